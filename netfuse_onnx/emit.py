@@ -1,0 +1,217 @@
+"""The emitter: creates nodes, weights and constants for the rules, so that a rule never names anything.
+
+It owns names (each node keeps its source's name, so that profiles stay readable), the differences
+between opsets, rank padding, and the forms in which a weight is wanted. Nodes go into an
+onnx-graphsurgeon graph; bytes never pass through here, a weight is a data-less tensor and a Recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.types import PER_MODEL, SHARED, Layout, Recipe, Weight
+
+Tensor = gs.Variable | gs.Constant
+Held = Tensor | tuple[Tensor, ...]
+"""What holds a value: one tensor, or one per model where its layout is PER_MODEL."""
+
+
+class Emitter:
+    """Builds the merged graph. `models` is N, `opset` the default domain's version."""
+
+    def __init__(self, name: str, models: int, opset: int, weights: Mapping[str, tuple[Weight, ...]],
+                 reserved: Iterable[str]) -> None:
+        self.models = models
+        self.opset = opset
+        self.graph = gs.Graph(name=name, opset=opset)
+        self.recipes: dict[str, Recipe] = {}
+        self.bodies: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self.scope = ""
+        self._weights = weights
+        self._forms: dict[tuple[Any, ...], gs.Constant] = {}
+        self._names = set(reserved)
+        self._node_names: set[str] = set()
+        self._claimed: set[int] = set()
+
+    # ------------------------------------------------------------------ nodes
+
+    def __call__(self, op: str, /, *ins: Tensor | None, **attrs: Any) -> Tensor:
+        """Emit one node of the default domain with one output."""
+        return self.node(op, ins, attrs)[0]
+
+    def node(self, op: str, ins: Sequence[Tensor | None], attrs: Mapping[str, Any] | None = None, *,
+             outs: Sequence[bool] = (True,), domain: str = "", captured: Sequence[Tensor] = (),
+             captured_names: tuple[str, ...] = ()) -> list[Tensor]:
+        """Emit one node. `outs` says which outputs are present; an absent one comes back as an empty
+        variable. `captured` are the tensors that its bodies read under `captured_names`."""
+        given = [gs.Variable.empty() if x is None else x for x in ins]
+        while given and given[-1].is_empty():
+            given.pop()
+        name = self._unique(self.scope or op, self._node_names)
+        outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
+        node = gs.Node(op, name, dict(attrs or {}), [*given, *captured], outputs, domain or None)
+        if captured_names:
+            self.bodies[name] = (len(given), captured_names)
+        self.graph.nodes.append(node)
+        return outputs
+
+    def claim(self, tensor: Tensor, name: str) -> None:
+        """Let a value that was just made carry `name`, or the nearest free one."""
+        fresh = isinstance(tensor, gs.Variable) and tensor.inputs and id(tensor) not in self._claimed
+        if fresh:
+            self._claimed.add(id(tensor))
+            self._names.discard(tensor.name)
+            tensor.name = self._unique(name, self._names)
+
+    def output(self, tensor: Tensor, name: str) -> gs.Variable:
+        """`tensor` as the graph output `name`, through an Identity where it cannot carry that name."""
+        taken = not isinstance(tensor, gs.Variable) or not tensor.inputs
+        if taken or any(tensor is out for out in self.graph.outputs):
+            self.scope = f"{name}/output"
+            tensor = self("Identity", tensor)
+        self._names.discard(tensor.name)
+        self._claimed.add(id(tensor))
+        tensor.name = name
+        self.graph.outputs.append(tensor)
+        return tensor
+
+    def input(self, name: str) -> gs.Variable:
+        tensor = gs.Variable(name)
+        self.graph.inputs.append(tensor)
+        return tensor
+
+    def fresh(self, name: str) -> str:
+        """`name`, or the nearest that nothing carries yet."""
+        return self._unique(name, self._names)
+
+    def _variable(self, name: str) -> gs.Variable:
+        return gs.Variable(self._unique(name, self._names))
+
+    @staticmethod
+    def _unique(name: str, taken: set[str]) -> str:
+        found, count = name, 2
+        while found in taken:
+            found, count = f"{name}-{count}", count + 1
+        taken.add(found)
+        return found
+
+    # ------------------------------------------------------------------ constants and weights
+
+    def const(self, values: Any, dtype: Any = np.int64) -> gs.Constant:
+        """A small constant; equal ones are one initializer."""
+        array = np.asarray(values, dtype)
+        return self.tensor_const(onnx.numpy_helper.from_array(array))
+
+    def tensor_const(self, proto: onnx.TensorProto) -> gs.Constant:
+        proto.ClearField("name")
+        key = ("const", proto.SerializeToString(deterministic=True))
+        if key not in self._forms:
+            name = self._unique(f"const/{'x'.join(map(str, proto.dims)) or 'scalar'}", self._names)
+            self._forms[key] = gs.Constant(name, LazyValues(proto))
+        return self._forms[key]
+
+    def filled(self, value: float, dtype: int, shape: Sequence[int]) -> gs.Constant:
+        """A constant of an ONNX element type with one value everywhere."""
+        kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+        return self.tensor_const(onnx.numpy_helper.from_array(np.full(tuple(shape), value, kind)))
+
+    def weight(self, value: str, layout: Layout) -> Held:
+        """Source weight `value` in a layout. Any layout is free: the bytes are laid out by the writer."""
+        parts = self._weights[value]
+        if layout == PER_MODEL:
+            if len(parts) == 1:
+                return (self._form(value, parts),) * self.models
+            return tuple(self._form(f"{value}/{m}", (part,), value) for m, part in enumerate(parts))
+        if layout == SHARED:
+            return self._form(value, parts)
+        every = parts if len(parts) == self.models else parts * self.models
+        shape = merged_dims(layout, parts[0].shape, self.models)
+        outer = math.prod(parts[0].shape[: layout.axis])
+        return self._form(value, every, value, shape=shape, outer=outer)
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """True for a tensor whose bytes are laid out by a recipe."""
+        return tensor.name in self.recipes
+
+    def reform(self, tensor: Tensor, **changes: Any) -> gs.Constant:
+        """A weight under another shape or transform: another recipe over the same source bytes."""
+        recipe = dataclasses.replace(self.recipes[tensor.name], **changes)
+        return self._constant(tensor.name, recipe)
+
+    def _form(self, name: str, parts: tuple[Weight, ...], value: str = "", **changes: Any) -> gs.Constant:
+        recipe = Recipe(value or name, parts, parts[0].dtype, parts[0].shape)
+        return self._constant(name, dataclasses.replace(recipe, **changes))
+
+    def _constant(self, name: str, recipe: Recipe) -> gs.Constant:
+        key = ("weight", recipe)
+        if key not in self._forms:
+            proto = onnx.TensorProto(data_type=recipe.dtype, dims=recipe.shape)
+            proto.data_location = onnx.TensorProto.EXTERNAL
+            found = gs.Constant(self._unique(name, self._names), LazyValues(proto))
+            self.recipes[found.name] = recipe
+            self._forms[key] = found
+        return self._forms[key]
+
+    # ------------------------------------------------------------------ shapes, by opset
+
+    def reshape(self, x: Tensor, target: Sequence[int]) -> Tensor:
+        """Reshape; a weight with a static target only changes its dims."""
+        if self.is_weight(x) and min(target, default=1) > 0:
+            return self.reform(x, shape=tuple(target))
+        return self("Reshape", x, self.const(list(target)))
+
+    def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Insert axes of size 1; `axes` count in the result, from the front."""
+        if not axes:
+            return x
+        if self.is_weight(x):
+            shape = list(self.recipes[x.name].shape)
+            for axis in sorted(axes):
+                shape.insert(axis, 1)
+            return self.reform(x, shape=tuple(shape))
+        return self._axes_op("Unsqueeze", x, axes)
+
+    def squeeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        return self._axes_op("Squeeze", x, axes) if axes else x
+
+    def _axes_op(self, op: str, x: Tensor, axes: Sequence[int]) -> Tensor:
+        if self.opset < 13:
+            return self(op, x, axes=list(axes))
+        return self(op, x, self.const(list(axes)))
+
+    def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
+        return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))
+
+    def swap_last(self, x: Tensor, rank: int) -> Tensor:
+        """Swap the last two of `rank` axes. A stacked weight is written that way instead."""
+        if self.is_weight(x):
+            recipe = self.recipes[x.name]
+            if recipe.transform in ("", "T") and recipe.outer == 1 and len(recipe.parts[0].shape) >= 2:
+                shape = (*recipe.shape[:-2], recipe.shape[-1], recipe.shape[-2])
+                return self.reform(x, shape=shape, transform="" if recipe.transform else "T")
+        return self.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
+
+    def prepend(self, head: int, shape: Tensor, values: np.ndarray[Any, Any] | None) -> Tensor:
+        """The shape [head, *shape], a constant where `values`, those of `shape`, are known."""
+        if values is not None:
+            return self.const([head, *values.reshape(-1).tolist()])
+        return self("Concat", self.const([head]), shape, axis=0)
+
+    def pad_rank(self, x: Tensor, layout: Layout, rank: int, to: int, at: int) -> Tensor:
+        """Make a value of per-model rank `rank` broadcast against one of rank `to` whose model axis
+        stands at `at`: [N, d..] -> [N, 1.., d..], and an axis of 1 for the models in a SHARED value."""
+        missing = to - rank
+        if layout.stacked and at < missing:
+            return self.unsqueeze(x, range(1, missing - at + 1))
+        if layout == SHARED and at > missing:
+            return self.unsqueeze(x, [at - missing])
+        return x

@@ -1,0 +1,109 @@
+"""The last step of lower: the emitter's graph as a ModelProto, its recipes, and the report.
+
+onnx-graphsurgeon removes what nothing reads and writes the nodes. Types at the edge are written here,
+because it cannot express sequences, optionals and maps; so are the names of what bodies capture, which
+it does not see.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from netfuse_onnx import weights
+from netfuse_onnx.bodies import rename
+from netfuse_onnx.boundary import Boundary
+from netfuse_onnx.emit import Emitter
+from netfuse_onnx.types import PER_MODEL, Correspondence, Merged, Plan, Recipe
+
+INLINE_LIMIT = 1024
+"""Weights up to this many bytes are part of the graph proto, where shape inference can read them."""
+
+TRIVIAL = ("Constant", "Identity")
+
+
+def export(corr: Correspondence, plan: Plan, emit: Emitter, edge: Boundary,
+           conversions: Sequence[Mapping[str, Any]], core: int) -> Merged:
+    """`core` is the number of nodes before those that split the outputs."""
+    inner = {id(node) for node in emit.graph.nodes[:core]}
+    graph = emit.graph.cleanup()
+    boundary = sum(id(node) not in inner and node.op not in TRIVIAL for node in graph.nodes)
+    model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
+    model.ir_version = corr.ir_version
+    model.producer_name, model.producer_version = "netfuse-onnx", ""
+    _bind_bodies(model.graph, emit.bodies)
+    for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(infos)
+    recipes = _place_weights(model.graph, emit.recipes)
+    joins = sum(c["nodes"] for c in conversions if c["value"] in corr.graph.inputs and c["from"] == str(PER_MODEL))
+    report = _report(corr, plan, model, conversions, boundary + joins)
+    report["weights"] = {name: _recipe_line(recipe) for name, recipe in recipes.items()}
+    return Merged(model, recipes, report)
+
+
+def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in sorted(corr.opsets.items())]
+
+
+def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[str, ...]]]) -> None:
+    """Captured values travelled as extra inputs; write their final names into the bodies."""
+    for node in graph.node:
+        if node.name not in bodies:
+            continue
+        count, captured = bodies[node.name]
+        final = dict(zip(captured, node.input[count:], strict=True))
+        del node.input[count:]
+        for attr in node.attribute:
+            if attr.HasField("g"):
+                rename(attr.g, lambda name, final=final: final.get(name, name))  # type: ignore[misc]
+
+
+def _place_weights(graph: onnx.GraphProto, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """Small weights go into the graph; returns the recipes of the others."""
+    large: dict[str, Recipe] = {}
+    for tensor in graph.initializer:
+        recipe = recipes.get(tensor.name)
+        if recipe is None:
+            continue
+        if tensor.data_type == onnx.TensorProto.STRING:
+            tensor.ClearField("data_location")
+            for part in recipe.parts:
+                tensor.string_data.extend(part.data)
+        elif weights.recipe_nbytes(recipe) <= INLINE_LIMIT:
+            tensor.ClearField("data_location")
+            tensor.raw_data = b"".join(weights.stream(recipe))
+        else:
+            large[tensor.name] = recipe
+    return large
+
+
+def _recipe_line(recipe: Recipe) -> dict[str, Any]:
+    return {"value": recipe.value, "outer": recipe.outer, "transform": recipe.transform,
+            "parts": len(recipe.parts)}
+
+
+def _report(corr: Correspondence, plan: Plan, model: onnx.ModelProto,
+            conversions: Sequence[Mapping[str, Any]], boundary: int) -> dict[str, Any]:
+    nodes = [
+        {"name": node.name, "op": node.key, "became": str(chosen.became), "rule": chosen.rule,
+         "reason": chosen.reason, "takes": [str(t) for t in chosen.takes],
+         "gives": [str(g) for g in chosen.gives]}
+        for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True)
+    ]
+    merged = sum(node.op_type not in TRIVIAL for node in model.graph.node)
+    return {
+        "models": corr.models,
+        "nodes": nodes,
+        "became": dict(sorted(Counter(str(c.became) for c in plan.lowerings).items())),
+        "conversions": list(conversions),
+        "source_nodes": corr.sources[0].node_count,
+        "merged_nodes": merged - boundary,
+        "boundary_nodes": boundary,
+        "cost": round(plan.cost, 3),
+        "notes": list(plan.notes),
+    }

@@ -1,0 +1,84 @@
+"""How one layout becomes another: the conversions, as routes of single hops.
+
+The planner prices a route and the emitter walks it, so both see the same hops. SHARED never appears as
+a target: data that differs between models cannot be made one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Kind, Layout
+
+
+def route(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Layout, ...]:
+    """The layouts to pass through from `src` (excluded) to `dst` (included); () when they are equal.
+
+    `dims` are the per-model dims: PER_MODEL -> FOLDED(a) joins along axis a only where its size is
+    static. Along a dynamic axis unequal sizes would silently hand rows of one model to another, so the
+    join is made on a new axis, where unequal sizes fail, and folded after.
+    """
+    if src == dst:
+        return ()
+    if src == SHARED or dst == SHARED:
+        return (dst,)
+    if src == PER_MODEL:
+        static = dst.folded and isinstance(dims[dst.axis], int)
+        return (dst,) if dst.stacked or static else (STACKED(dst.axis), dst)
+    if dst == PER_MODEL:
+        return (dst,)
+    hops: list[Layout] = []
+    at = src
+    if at.folded:
+        at = STACKED(at.axis)
+        hops.append(at)
+    if at.axis != dst.axis:
+        hops.append(STACKED(dst.axis))
+    if dst.folded:
+        hops.append(dst)
+    return tuple(hops)
+
+
+def merged_dims(layout: Layout, dims: Sequence[Dim], models: int) -> tuple[Dim, ...]:
+    """Dims of the one tensor that holds the value: [N, d0, ..] or [.., N*d_a, ..]."""
+    out = list(dims)
+    if layout.stacked:
+        out.insert(layout.axis, models)
+    elif layout.folded:
+        dim = out[layout.axis]
+        out[layout.axis] = models * dim if isinstance(dim, int) else None
+    return tuple(out)
+
+
+def moves_nothing(src: Layout, dst: Layout, dims: Sequence[Dim]) -> bool:
+    """True where STACKED(a) -> STACKED(b) passes only axes of size 1, so that a Reshape does it."""
+    if src.kind is not Kind.STACKED or dst.kind is not Kind.STACKED:
+        return False
+    low, high = sorted((src.axis, dst.axis))
+    return all(dim == 1 for dim in dims[low:high])
+
+
+def same_dim(left: Dim, right: Dim) -> bool:
+    """True where two dims are known to be equal: one size, or one symbol."""
+    return left is not None and left == right
+
+
+def volume(dims: Sequence[Dim], unknown: int) -> int:
+    """Elements of a tensor, with `unknown` standing in for every dim that is not static."""
+    return math.prod(dim if isinstance(dim, int) else unknown for dim in dims)
+
+
+def places(rank: int) -> tuple[Layout, ...]:
+    """The layouts that axis-wise operators are offered for a value of this rank.
+
+    Two positions are enough: 0 is where batched products want the models, 1 is where grouped
+    convolutions do; an operator that moves axes itself (Transpose, Unsqueeze, ..) gets from one to the
+    other for nothing.
+    """
+    found = [STACKED(0)]
+    if rank >= 1:
+        found.append(FOLDED(0))
+    if rank >= 2:
+        found += [STACKED(1), FOLDED(1)]
+    return tuple(found)

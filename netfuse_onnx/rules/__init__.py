@@ -1,0 +1,7 @@
+"""The batching rules, one file per operator family. Importing this package registers them all."""
+
+from netfuse_onnx.rules import conv, elementwise, index, matmul, norm, pool, reduce, shape
+from netfuse_onnx.rules._registry import Option, Refuse, Site, options, table
+
+__all__ = ["Option", "Refuse", "Site", "options", "table",
+           "conv", "elementwise", "index", "matmul", "norm", "pool", "reduce", "shape"]

@@ -1,0 +1,63 @@
+"""Small helpers that rule bodies share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.layouts import places
+from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
+from netfuse_onnx.types import SHARED, Layout
+
+
+def again(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
+    """Emit the source's own operator on other inputs, with some attributes changed. An attribute given
+    as None is dropped."""
+    merged = {k: v for k, v in {**site.node.attrs, **attrs}.items() if v is not None}
+    outs = [name != "" for name in site.node.outputs]
+    return emit.node(site.op, ins, merged, outs=outs, domain=site.node.domain)
+
+
+def physical(layout: Layout, axis: int) -> int:
+    """Where per-model axis `axis` stands in the merged tensor. A folded axis keeps its place."""
+    return axis + 1 if layout.stacked and axis >= layout.axis else axis
+
+
+def shifted(layout: Layout, axes: Sequence[int]) -> list[int]:
+    return [physical(layout, axis) for axis in axes]
+
+
+def touches(layout: Layout, axes: Sequence[int]) -> bool:
+    """True where an operator along `axes` would mix models: one of them is folded."""
+    return layout.folded and layout.axis in axes
+
+
+def first_takes(site: Site, layout: Layout) -> tuple[Layout, ...]:
+    """Input 0 in `layout`, everything else as it is."""
+    return (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
+
+
+def per_axis(
+    site: Site,
+    body: Callable[[Layout], Body],
+    gives: Callable[[Layout], Layout | None] = lambda layout: layout,
+    *,
+    axes: Sequence[int] = (),
+    name: str = "",
+    nodes: float = 1.0,
+) -> Iterator[Option]:
+    """Options for an operator on input 0 along `axes`: one for every place of the model axis that the
+    operator leaves alone. `gives` maps the layout taken to the layout given, None to skip it."""
+    site.only_mapped(0)
+    for layout in places(site.rank(0)):
+        given = None if touches(layout, axes) else gives(layout)
+        if given is not None:
+            outs = (given,) * len(site.node.outputs)
+            yield Option(name or site.op.lower(), first_takes(site, layout), outs, body(layout), nodes)
+
+
+def need(condition: bool, reason: str) -> None:
+    """Refuse, with the reason, unless the condition holds."""
+    if not condition:
+        raise Refuse(reason)

@@ -1,0 +1,136 @@
+"""Operators that act on each element: one input (any layout passes through) or several that broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.layouts import places, same_dim
+from netfuse_onnx.rules._build import again, need, per_axis
+from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
+
+UNARY = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
+    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+    "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu",
+    "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh",
+    "ThresholdedRelu",
+)  # fmt: skip
+
+BROADCAST = (
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
+    "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
+    "Sum", "Where", "Xor",
+)  # fmt: skip
+
+
+@family(*UNARY)
+def unary(site: Site) -> Iterator[Option]:
+    """element by element, in whatever layout the input has"""
+    training = site.values[2] if site.op == "Dropout" and site.has(2) else None
+    need(site.op != "Dropout" or not site.has(2) or training is not None and not training.any(),
+         "Dropout in training mode draws random numbers")
+    yield from per_axis(site, lambda layout: again, name="unary")
+
+
+@family("CastLike")
+def cast_like(site: Site) -> Iterator[Option]:
+    """element by element; only the type of the second input is read"""
+    for layout in places(site.rank(0)):
+        if site.mapped[0]:
+            target = STACKED(0) if site.mapped[1] else SHARED
+            yield Option("unary", (layout, target), (layout,), again)
+
+
+@family("Clip")
+def clip_per_model(site: Site) -> Iterator[Option]:
+    """bounds that differ between the models become Max and Min"""
+    need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
+    rank = site.rank(0)
+    takes = tuple(STACKED(0) if site.is_mapped(i) else SHARED for i in range(len(site.node.inputs)))
+
+    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
+        x = ins[0]
+        need(x is not None, "")
+        padded = [None if v is None else emit.pad_rank(v, takes[i], site.rank(i), rank, 0)
+                  for i, v in enumerate(ins)]
+        result = padded[0]
+        for op, bound in zip(("Max", "Min"), padded[1:], strict=False):
+            if bound is not None:
+                result = emit(op, result, bound)
+        return result  # type: ignore[return-value]  # input 0 is never absent
+
+    yield Option("clip_per_model", takes, (STACKED(0),), body, nodes=2)
+
+
+@family(*BROADCAST)
+def broadcasting(site: Site) -> Iterator[Option]:
+    """element by element with broadcasting; ranks are padded just after the model axis"""
+    rank = max(site.rank(i) for i in range(len(site.node.inputs)))
+    for layout in places(rank):
+        if layout.stacked:
+            yield _stacked(site, layout.axis, rank)
+        else:
+            yield from _folded(site, layout.axis, rank)
+
+
+def _stacked(site: Site, at: int, rank: int) -> Option:
+    """[.., N, d_a, ..] op [N, 1.., d..] -> [.., N, d_a, ..]"""
+    count = len(site.node.inputs)
+    takes = tuple(
+        STACKED(max(0, at - (rank - site.rank(i)))) if site.mapped[i] else SHARED for i in range(count)
+    )
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        padded = [emit.pad_rank(x, takes[i], site.rank(i), rank, at) for i, x in enumerate(ins)]
+        return again(site, padded, emit)[0]
+
+    pads = sum(
+        not site.weight[i] and (site.mapped[i] and at < rank - site.rank(i)) for i in range(count)
+    )
+    return Option("broadcasting", takes, (STACKED(at),), body, 1 + 0.25 * pads)
+
+
+def _folded(site: Site, at: int, rank: int) -> Iterator[Option]:
+    """[.., N*d_a, ..] op [.., N*d_a, ..]: right only where no operand broadcasts along the folded axis,
+    or where one is the same for all models there."""
+    takes: list[Layout] = []
+    spread: dict[int, int] = {}
+    width = _width(site, at, rank)
+    for i in range(len(site.node.inputs)):
+        own = at - (rank - site.rank(i))
+        dim = site.dims(i)[own] if own >= 0 else 1
+        if not site.mapped[i]:
+            if dim == 1 and width != 1:
+                takes.append(SHARED)
+                continue
+            if own < 0 or not same_dim(dim, width):
+                return
+            takes.append(FOLDED(own))
+        elif own >= 0 and same_dim(dim, width):
+            takes.append(FOLDED(own))
+        elif site.weight[i] and isinstance(width, int) and all(d == 1 for d in site.dims(i)):
+            takes.append(STACKED(0))  # one number per model: each is written d_a times
+            spread[i] = width
+        else:
+            return
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        ready = list(ins)
+        for i, times in spread.items():
+            shape = (emit.models * times,) + (1,) * (rank - at - 1)
+            ready[i] = emit.reform(ins[i], shape=shape, transform=f"x{times}")
+        return again(site, ready, emit)[0]
+
+    yield Option("broadcasting", tuple(takes), (FOLDED(at),), body)
+
+
+def _width(site: Site, at: int, rank: int) -> int | str | None:
+    """Size of the output along axis `at`, where the operands make it certain."""
+    dims = [site.dims(i)[at - (rank - site.rank(i))]
+            for i in range(len(site.node.inputs)) if at >= rank - site.rank(i)]
+    wide = [dim for dim in dims if dim != 1]
+    if not wide:
+        return 1
+    return wide[0] if all(same_dim(dim, wide[0]) for dim in wide) else None

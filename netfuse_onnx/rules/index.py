@@ -1,0 +1,137 @@
+"""Operators that select and join along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from onnx import TensorProto
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.layouts import places
+from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted, touches
+from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules.reduce import one_axis
+from netfuse_onnx.types import SHARED, STACKED, Layout
+
+
+@family("Concat")
+def concat(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis"""
+    rank = site.rank(0)
+    axis = site.axis(int(site.attr("axis")), rank)
+    count = len(site.node.inputs)
+    for layout in places(rank):
+        if not touches(layout, [axis]):
+            body: Body = _axis(physical(layout, axis))
+            yield Option("concat", (layout,) * count, (layout,), body)
+
+
+def _axis(axis: int) -> Body:
+    return lambda site, ins, emit: again(site, ins, emit, axis=axis)
+
+
+@family("Split")
+def split(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis"""
+    yield from one_axis(site, 0, name="split")
+
+
+@family("Slice")
+def slices(site: Site) -> Iterator[Option]:
+    """the axes are shifted past the model axis"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    axes = site.ints(3, "axes")
+    if axes is None:
+        starts = site.attr("starts")
+        length = site.dims(1)[0] if starts is None else len(starts)
+        need(isinstance(length, int), "the number of its axes is unknown")
+        axes = list(range(int(length or 0)))
+    axes = [site.axis(a, rank) for a in axes]
+
+    def body(layout: Layout) -> Body:
+        def emit_slice(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+            moved = shifted(layout, axes)
+            if not site.has(1):
+                return again(site, [ins[0]], emit, axes=moved)
+            kind: Any = emit.const(moved)
+            if site.inputs[1].dtype == TensorProto.INT32:
+                kind = emit.const(moved, "int32")
+            return again(site, [*ins[:3], kind, *ins[4:5]], emit)
+
+        return emit_slice
+
+    yield from per_axis(site, body, axes=axes, name="slice")
+
+
+@family("Gather")
+def gather(site: Site) -> Iterator[Option]:
+    """one of data and indices per model: the axis is shifted past the model axis"""
+    need(site.mapped != (True, True), "both its data and its indices differ between the models")
+    data, indices = site.rank(0), site.rank(1)
+    axis = site.axis(int(site.attr("axis", 0)), data)
+    if site.mapped[0]:
+        for layout in places(data):
+            if not touches(layout, [axis]):
+                at = layout.axis + (indices - 1 if layout.axis > axis else 0)
+                yield Option("gather", (layout, SHARED), (Layout(layout.kind, at),), _axis(physical(layout, axis)))
+        return
+    for layout in places(indices):
+        yield Option("gather", (SHARED, layout), (Layout(layout.kind, axis + layout.axis),), _axis(axis))
+
+
+@family("Gather")
+def gather_per_model(site: Site) -> Iterator[Option]:
+    """both per model: GatherND with the models as its batch; an index out of range is an error, not a neighbour"""
+    need(site.mapped == (True, True), "one form of Gather fits")
+    need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
+    data, indices = site.rank(0), site.rank(1)
+    axis = site.axis(int(site.attr("axis", 0)), data)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        # [N, ..axis.., rest] -> [N, axis, .., rest]; GatherND; then the axes before `axis` go back.
+        table = emit.transpose(ins[0], [0, axis + 1, *(a + 1 for a in range(data) if a != axis)])
+        where = ins[1]
+        if site.inputs[1].dtype != TensorProto.INT64:
+            where = emit("Cast", where, to=TensorProto.INT64)
+        where = emit.unsqueeze(where, [indices + 1])
+        found = emit("GatherND", table, where, batch_dims=1)
+        before = range(1 + indices, 1 + indices + axis)
+        inner = range(1, 1 + indices)
+        after = range(1 + indices + axis, indices + data)
+        return emit.transpose(found, [0, *before, *inner, *after])
+
+    nodes = 1.25 + 2 * (axis > 0) + (site.inputs[1].dtype != TensorProto.INT64)
+    yield Option("gather_per_model", (STACKED(0), STACKED(0)), (STACKED(0),), body, nodes)
+
+
+@family("GatherElements")
+def gather_elements(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis; data and indices are both stacked"""
+    rank = site.rank(0)
+    axis = site.axis(int(site.attr("axis", 0)), rank)
+    for layout in places(rank):
+        if layout.stacked:
+            yield Option("gather_elements", (layout, layout), (layout,), _axis(physical(layout, axis)))
+
+
+@family("GatherND")
+def gather_nd(site: Site) -> Iterator[Option]:
+    """the models are one more batch axis"""
+    need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
+    batch = int(site.attr("batch_dims", 0)) + 1
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        return again(site, ins, emit, batch_dims=batch)
+
+    yield Option("gather_nd", (STACKED(0), STACKED(0)), (STACKED(0),), body)
+
+
+@family("OneHot")
+def one_hot(site: Site) -> Iterator[Option]:
+    """the new axis is shifted past the model axis"""
+    site.only_mapped(0)
+    rank = site.out_rank()
+    axis = site.axis(int(site.attr("axis", -1)), rank)
+    yield Option("one_hot", (STACKED(0), SHARED, SHARED), (STACKED(0),), _axis(axis + 1))

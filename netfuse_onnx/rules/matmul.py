@@ -1,0 +1,100 @@
+"""Matrix products: the models are one more batch axis (NetFuse, arXiv:2009.13062, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.types import FOLDED, SHARED, STACKED
+
+
+@family("MatMul")
+def matmul(site: Site) -> Iterator[Option]:
+    """batched: M(..ik), M(..kj) -> M(..ij)"""
+    left, right = site.rank(0), site.rank(1)
+    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    wide = max(left, right, 2)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        x, w = ins
+        # A vector gains the axis that MatMul would give it, here, where the model axis is known.
+        if left == 1:
+            x = emit.unsqueeze(x, [1 if site.mapped[0] else 0])
+        if right == 1:
+            w = emit.unsqueeze(w, [2 if site.mapped[1] else 1])
+        x = emit.pad_rank(x, takes[0], max(left, 2), wide, 0)
+        w = emit.pad_rank(w, takes[1], max(right, 2), wide, 0)
+        y = emit("MatMul", x, w)
+        gone = ([wide - 1] if left == 1 else []) + ([wide] if right == 1 else [])
+        return emit.squeeze(y, gone)
+
+    vectors = (left == 1) + (right == 1)
+    yield Option("matmul", takes, (STACKED(0),), body, 1 + 0.5 * vectors)
+
+
+@family("MatMul")
+def matmul_shared_weights(site: Site) -> Iterator[Option]:
+    """one weight: (M..)ik, kj -> (M..)ij, the models join the rows"""
+    need(site.mapped == (True, False) and site.rank(1) == 2, "its weight is not one shared matrix")
+    rank = site.rank(0)
+    for layout in (FOLDED(0), STACKED(1), FOLDED(1)):
+        if rank >= 2 and layout.axis <= rank - 2:
+            yield Option("matmul_shared_weights", (layout, SHARED), (layout,), again)
+
+
+@family("Gemm")
+def gemm(site: Site) -> Iterator[Option]:
+    """batched: M(ik), M(kj) + M(..j) -> M(ij), as MatMul and Add; transB is undone in the written weight"""
+    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
+    trans = [bool(site.attr("transA", 0)), bool(site.attr("transB", 0))]
+    alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
+    with_c = site.has(2) and beta != 0.0
+
+    def scaled(x: Tensor, by: float, emit: Emitter) -> Tensor:
+        return x if by == 1.0 else emit("Mul", x, emit.filled(by, site.inputs[0].dtype, ()))
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        a, b = (
+            emit.swap_last(x, 3 if site.mapped[i] else 2) if trans[i] else x for i, x in enumerate(ins[:2])
+        )
+        y = scaled(emit("MatMul", a, b), alpha, emit)
+        if not with_c:
+            return y
+        c = emit.pad_rank(scaled(ins[2], beta, emit), takes[2], site.rank(2), 2, 0)
+        return emit("Add", y, c)
+
+    product = trans[0] + (trans[1] and not site.weight[1]) + (alpha != 1.0)
+    extra = with_c + (with_c and beta != 1.0)
+    yield Option("gemm", takes, (STACKED(0),), body, 1.0 + product + extra)
+
+
+@family("Gemm")
+def gemm_shared_weights(site: Site) -> Iterator[Option]:
+    """one weight: (Mi)k, kj -> (Mi)j, the models join the rows"""
+    need(not site.is_mapped(1) and not site.is_mapped(2), "its weight or bias differs between the models")
+    need(not site.attr("transA", 0), "its rows are the second axis")
+    if site.has(2):
+        dims = site.dims(2)
+        need(len(dims) < 2 or dims[0] == 1, "its bias differs between the rows")
+    yield Option("gemm_shared_weights", (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1), (FOLDED(0),), again)
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@family("Einsum")
+def einsum(site: Site) -> Iterator[Option]:
+    """one more letter, the models, on every operand that differs between them"""
+    equation = site.attr("equation").decode().replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = [c for c in left if c.isalpha()]
+        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    free = next(c for c in LETTERS if c not in equation)
+    terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
+    merged = f"{','.join(terms)}->{free}{right}"
+    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
+    yield Option("einsum", takes, (STACKED(0),), lambda s, ins, emit: again(s, ins, emit, equation=merged))

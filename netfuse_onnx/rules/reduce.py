@@ -1,0 +1,125 @@
+"""Operators along axes: reductions, softmax, cumulative sums, sorting. The axis is shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
+from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.types import Kind, Layout
+
+REDUCE = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+
+AXES_INPUT_SINCE = {"ReduceSum": 13}
+"""The opset from which the axes of a reduction are an input; 18 for all others."""
+
+
+@family(*REDUCE)
+def reduce(site: Site) -> Iterator[Option]:
+    """the axes are shifted past the model axis"""
+    rank = site.rank(0)
+    given = site.ints(1, "axes")
+    if not given and site.attr("noop_with_empty_axes", 0):
+        yield from per_axis(site, lambda layout: again, name="reduce")
+        return
+    axes = sorted(site.axis(a, rank) for a in given) if given else list(range(rank))
+    keep = bool(site.attr("keepdims", 1))
+    as_input = site.opset >= AXES_INPUT_SINCE.get(site.op, 18)
+
+    def body(layout: Layout) -> Body:
+        def emit_reduce(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+            moved = shifted(layout, axes)
+            if as_input:
+                return again(site, [ins[0], emit.const(moved)], emit)
+            return again(site, [ins[0]], emit, axes=moved)
+
+        return emit_reduce
+
+    if not axes:  # a scalar: nothing to reduce, and no axes would mean all of them
+        yield from per_axis(site, lambda layout: _scalar, name="reduce")
+        return
+    yield from per_axis(site, body, lambda layout: layout if keep else dropped(layout, axes), axes=axes,
+                        name="reduce")
+
+
+def _scalar(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    """A scalar is reduced over an axis of size 1 that is added for it."""
+    x = emit.unsqueeze(ins[0], [1])
+    if site.opset >= AXES_INPUT_SINCE.get(site.op, 18):
+        return again(site, [x, emit.const([1])], emit, keepdims=0)
+    return again(site, [x], emit, axes=[1], keepdims=0)
+
+
+def dropped(layout: Layout, axes: Sequence[int]) -> Layout:
+    """Where the model axis stands once per-model `axes` are gone."""
+    return Layout(layout.kind, layout.axis - sum(axis < layout.axis for axis in axes))
+
+
+def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iterator[Option]:
+    """An operator with one `axis` attribute, which is shifted; `gone`: the axis disappears."""
+    rank = site.rank(0)
+    need(rank > 0, "its input is a scalar")
+    axis = site.axis(int(site.attr("axis", default)), rank)
+
+    def body(layout: Layout) -> Body:
+        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+
+    gives = (lambda layout: dropped(layout, [axis])) if gone else (lambda layout: layout)
+    yield from per_axis(site, body, gives, axes=[axis], name=name)
+
+
+@family("Softmax", "LogSoftmax", "Hardmax")
+def softmax(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis"""
+    if site.opset < 13:  # over all axes from `axis` on, flattened
+        axis = site.axis(int(site.attr("axis", 1)), site.rank(0))
+        need(axis == site.rank(0) - 1, f"before opset 13 it flattens axes {axis} and up")
+        need(site.rank(0) > 0, "its input is a scalar")
+    yield from one_axis(site, -1 if site.opset >= 13 else 1, name="softmax")
+
+
+@family("ArgMax", "ArgMin")
+def arg(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis"""
+    yield from one_axis(site, 0, name="arg", gone=not site.attr("keepdims", 1))
+
+
+@family("LpNormalization")
+def lp_norm(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis"""
+    yield from one_axis(site, -1, name="lp_norm")
+
+
+@family("TopK")
+def top_k(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis; k is the same for all models"""
+    yield from one_axis(site, -1, name="top_k")
+
+
+@family("CumSum", "CumProd")
+def cumulative(site: Site) -> Iterator[Option]:
+    """the axis, an input, is shifted past the model axis"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    axis = site.axis((site.ints(1) or [0])[0], rank)
+
+    def body(layout: Layout) -> Body:
+        return lambda s, ins, emit: again(s, [ins[0], emit.const(physical(layout, axis))], emit)
+
+    yield from per_axis(site, body, axes=[axis], name="cumulative")
+
+
+@family("Trilu")
+def trilu(site: Site) -> Iterator[Option]:
+    """on the last two axes; the models are a batch axis"""
+    rank = site.rank(0)
+    last = range(rank - 2, rank)
+    yield from per_axis(
+        site, lambda layout: again,
+        lambda layout: None if layout.kind is Kind.STACKED and layout.axis > rank - 2 else layout,
+        axes=last, name="trilu",
+    )

@@ -1,0 +1,232 @@
+"""Operators that move, add, drop or regroup axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.layouts import places, same_dim
+from netfuse_onnx.rules._build import again, first_takes, need, per_axis, physical, shifted
+from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules.reduce import dropped
+from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Layout
+
+
+@family("Transpose")
+def transpose(site: Site) -> Iterator[Option]:
+    """the model axis may move along for nothing: STACKED(a) -> STACKED(b)"""
+    rank = site.rank(0)
+    perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]
+
+    def body(take: Layout, give: Layout) -> Body:
+        def emit_transpose(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+            if take.folded:
+                return again(site, ins, emit, perm=perm)[0]
+            moved = shifted(take, perm)
+            moved.insert(give.axis, take.axis)
+            return emit.transpose(ins[0], moved)
+
+        return emit_transpose
+
+    for take in places(rank):
+        if take.folded:
+            yield Option("transpose", (take,), (FOLDED(perm.index(take.axis)),), body(take, take))
+            continue
+        for give in places(rank):
+            if give.stacked:
+                yield Option("transpose", (take,), (give,), body(take, give))
+
+
+@family("Unsqueeze")
+def unsqueeze(site: Site) -> Iterator[Option]:
+    """the new axes are shifted past the model axis, which may end on either side of them"""
+    site.only_mapped(0)
+    rank = site.out_rank()
+    axes = sorted(site.axis(a, rank) for a in site.ints(1, "axes") or [])
+    kept = [a for a in range(rank) if a not in axes]  # where each axis of the input ends up
+
+    def body(give: Layout) -> Body:
+        return lambda site, ins, emit: emit.unsqueeze(ins[0], shifted(give, axes))
+
+    for take in places(site.rank(0)):
+        if take.folded:
+            give = FOLDED(kept[take.axis])
+            yield Option("unsqueeze", first_takes(site, take), (give,), body(give), 0.25)
+            continue
+        low = kept[take.axis - 1] + 1 if take.axis else 0
+        high = kept[take.axis] if take.axis < len(kept) else rank
+        for at in range(low, high + 1):
+            if at in (0, 1, low, high):
+                yield Option("unsqueeze", first_takes(site, take), (STACKED(at),), body(STACKED(at)), 0.25)
+
+
+@family("Squeeze")
+def squeeze(site: Site) -> Iterator[Option]:
+    """the axes are shifted past the model axis"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    given = site.ints(1, "axes")
+    if given is None:
+        dims = site.dims(0)
+        need(all(isinstance(d, int) for d in dims), "the axes that it drops depend on a size that is unknown")
+        given = [a for a, d in enumerate(dims) if d == 1]
+    axes = sorted(site.axis(a, rank) for a in given)
+
+    def body(layout: Layout) -> Body:
+        return lambda site, ins, emit: emit.squeeze(ins[0], shifted(layout, axes))
+
+    yield from per_axis(site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze", nodes=0.25)
+
+
+@family("Flatten")
+def flatten(site: Site) -> Iterator[Option]:
+    """d0.. -> two axes for each model"""
+    dims = site.dims(0)
+    axis = site.axis(int(site.attr("axis", 1)), len(dims))
+    rows, cols = _product(dims[:axis]), _product(dims[axis:])
+    if axis >= 1:
+        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), again, 0.25)
+    if axis == 1 and len(dims) >= 2:
+        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), again, 0.25)
+    if axis == 1:
+        target = [0, 0, cols if cols is not None else -1]
+    elif rows is not None or cols is not None:
+        target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
+    else:
+        return
+    yield Option("flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target), 0.25)
+
+
+def _product(dims: Sequence[Dim]) -> int | None:
+    sizes = [d for d in dims if isinstance(d, int)]
+    product = math.prod(sizes)
+    # A size of 0 cannot be written in a target: there 0 copies.
+    return product if len(sizes) == len(dims) and product else None
+
+
+@family("Reshape")
+def reshape(site: Site) -> Iterator[Option]:
+    """the model axis is written into the target; 0 and -1 keep their meaning"""
+    site.only_mapped(0)
+    target = site.values[1]
+
+    def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        return again(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit)[0]
+
+    yield Option("reshape", (STACKED(0), SHARED), (STACKED(0),), stacked_first, 0.25 + (target is None))
+    if target is None or site.attr("allowzero", 0):
+        return
+    sizes = [int(t) for t in target.reshape(-1)]
+    for take in places(site.rank(0)):
+        if take != STACKED(0) and take.axis < len(sizes) and _keeps(site.dims(0), sizes, take.axis):
+            yield Option("reshape", (take, SHARED), (take,), _with_target(take, sizes), 0.25)
+
+
+def _with_target(layout: Layout, sizes: list[int]) -> Body:
+    """N stands before target[a], or multiplies it. A 0 after a STACKED axis copies from its own place."""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        merged = list(sizes)
+        if layout.stacked:
+            merged.insert(layout.axis, emit.models)
+        elif merged[layout.axis] > 0:
+            merged[layout.axis] *= emit.models
+        return again(site, [ins[0], emit.const(merged)], emit)[0]
+
+    return body
+
+
+def _keeps(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
+    """True where the axes before `axis` come out as they went in, so that a model axis there survives."""
+    tail, wanted = _product(dims[axis:]), [t or _copied(dims, i) for i, t in enumerate(target)]
+    if axis == 1 and target[0] == -1:
+        rest = _product(wanted[1:])
+        return tail is not None and tail == rest
+    return all(target[i] == 0 or same_dim(dims[i], target[i]) for i in range(axis))
+
+
+def _copied(dims: Sequence[Dim], i: int) -> Dim:
+    return dims[i] if i < len(dims) else None
+
+
+@family("Expand")
+def expand(site: Site) -> Iterator[Option]:
+    """the shape gains an axis of 1 for the models"""
+    site.only_mapped(0)
+    rank, wide = site.rank(0), site.out_rank()
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        # Where the shape is shorter than the input, its own rank counts, padded from the left.
+        shape, known = ins[1], site.values[1]
+        length = site.dims(1)[0]
+        short = wide - length if isinstance(length, int) else 0
+        if short and known is not None:
+            merged = emit.const([1] * (short + 1) + [int(v) for v in known.reshape(-1)])
+        elif short:
+            merged = emit("Concat", emit.const([1] * (short + 1)), shape, axis=0)
+        else:
+            merged = emit.prepend(1, shape, known)
+        return emit("Expand", emit.pad_rank(ins[0], STACKED(0), rank, wide, 0), merged)
+
+    yield Option("expand", (STACKED(0), SHARED), (STACKED(0),), body, 1.0 + (site.values[1] is None))
+
+
+@family("Tile")
+def tile(site: Site) -> Iterator[Option]:
+    """the model axis is repeated once"""
+    site.only_mapped(0)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        return emit("Tile", ins[0], emit.prepend(1, ins[1], site.values[1]))
+
+    yield Option("tile", (STACKED(0), SHARED), (STACKED(0),), body, 1.0 + (site.values[1] is None))
+
+
+@family("Pad")
+def pad(site: Site) -> Iterator[Option]:
+    """no padding along the model axis"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    pads = site.ints(1, "pads") or []
+    named = site.ints(3)
+    axes = [site.axis(a, rank) for a in named] if named is not None else list(range(rank))
+    half = len(axes)
+    padded = [a for k, a in enumerate(axes) if pads[k] or pads[half + k]]
+
+    def body(layout: Layout) -> Body:
+        def emit_pad(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+            merged = [0] * (2 * (rank + layout.stacked))
+            for k, axis in enumerate(axes):
+                merged[physical(layout, axis)] = pads[k]
+                merged[physical(layout, axis) + rank + layout.stacked] = pads[half + k]
+            if not site.has(1):
+                return again(site, [ins[0]], emit, pads=merged)
+            return again(site, [ins[0], emit.const(merged), *ins[2:3]], emit)
+
+        return emit_pad
+
+    yield from per_axis(site, body, axes=padded, name="pad")
+
+
+@family("Shape", "Size")
+def shape_of(site: Site) -> Iterator[Option]:
+    """once for all models: their shapes are equal"""
+    rank = site.rank(0)
+    first = lambda s, ins, emit: again(s, [ins[0][0]], emit)  # noqa: E731  # any of the N will do
+    yield Option("shape_of", (PER_MODEL,), (SHARED,), first, 0.5)
+    if site.op == "Size":
+        return
+    start = site.axis(int(site.attr("start", 0)), rank)
+    end = site.axis(int(site.attr("end", rank)), rank)
+
+    def body(layout: Layout) -> Body:
+        low, high = physical(layout, start), max(physical(layout, end - 1) + 1, 0)
+        if site.opset >= 15:
+            return lambda s, ins, emit: emit("Shape", ins[0], start=low, end=high)
+        return lambda s, ins, emit: emit("Slice", emit("Shape", ins[0]), emit.const([low]), emit.const([high]))
+
+    for layout in places(rank):
+        inside = start < layout.axis < end if layout.stacked else start <= layout.axis < end
+        if not inside and start < end:
+            yield Option("shape_of", (layout,), (SHARED,), body(layout), 1.0)

@@ -1,0 +1,258 @@
+"""The frozen values that travel between the stages: load -> match -> plan -> lower -> write -> verify.
+
+Nothing here computes anything expensive, and nothing here imports onnx at run time, so every stage may
+import it. Shapes are per model unless a name says `merged`; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+
+# --------------------------------------------------------------------------- layouts
+
+
+class Kind(enum.IntEnum):
+    """Where the model axis of a value lives."""
+
+    SHARED = 0
+    STACKED = 1
+    FOLDED = 2
+    PER_MODEL = 3
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Layout:
+    """How the N per-model values of one tensor, each d0..dk, are held.
+
+    SHARED: no model axis, one value for all. STACKED(a): an axis of its own, size N, before d_a.
+    FOLDED(a): d_a becomes N*d_a, model-major. PER_MODEL: N separate tensors.
+    """
+
+    kind: Kind
+    axis: int = 0
+
+    def __str__(self) -> str:
+        name = self.kind.name
+        return f"{name}({self.axis})" if self.kind in (Kind.STACKED, Kind.FOLDED) else name
+
+    @property
+    def stacked(self) -> bool:
+        return self.kind is Kind.STACKED
+
+    @property
+    def folded(self) -> bool:
+        return self.kind is Kind.FOLDED
+
+
+SHARED = Layout(Kind.SHARED)
+PER_MODEL = Layout(Kind.PER_MODEL)
+
+
+def STACKED(axis: int) -> Layout:
+    """The model axis stands on its own, before per-model axis `axis`."""
+    return Layout(Kind.STACKED, axis)
+
+
+def FOLDED(axis: int) -> Layout:
+    """Per-model axis `axis` is N times as long, model-major."""
+    return Layout(Kind.FOLDED, axis)
+
+
+# --------------------------------------------------------------------------- weights
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes in a file: raw little-endian tensor data exactly as ONNX's raw_data holds it."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One constant tensor of one source: type, per-model shape, and where its bytes lie.
+
+    `data` is an Extent for anything large and `bytes` (raw_data) for small tensors. A string tensor,
+    which has no raw form, keeps a tuple of its elements.
+    """
+
+    dtype: int  # onnx.TensorProto.DataType
+    shape: tuple[int, ...]
+    data: Extent | bytes | tuple[bytes, ...]
+
+
+# --------------------------------------------------------------------------- graphs
+
+
+Dim = int | str | None
+"""A static size, a symbol, or unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueType:
+    """Element type and per-model dims of a tensor value. `dims` is None where the rank is unknown;
+    `dtype` is 0 where the type is. `proto` is set for what is not a tensor (sequence, optional, map)."""
+
+    dtype: int = 0
+    dims: tuple[Dim, ...] | None = None
+    proto: onnx.TypeProto | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.dims is None else len(self.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator. `inputs` may hold '' for an absent optional input.
+
+    `attrs` maps names to plain Python values (int, float, bytes, lists of them, TensorProto) and, for
+    bodies, to GraphProto. `captured` lists, in order of first use, the outer values that the bodies
+    read: bodies carry no weights of their own, load hoists those to the main graph.
+    """
+
+    op: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    captured: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`Conv`, or `com.microsoft.FusedConv` outside the default domain."""
+        return f"{self.domain}.{self.op}" if self.domain else self.op
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every value the node depends on: inputs, then captured ones."""
+        return self.inputs + self.captured
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A main graph in normal form: functions inlined, nodes sorted, no Identity, no Constant nodes, no
+    dead nodes; every constant is a weight of the main graph."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    weights: Mapping[str, Weight]
+    types: Mapping[str, ValueType]  # inputs and outputs always; the rest where inferred
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input model: its normal form, and what else of the file the merged model must carry."""
+
+    path: str
+    graph: Graph
+    opsets: Mapping[str, int]  # domain ('' for ai.onnx) -> version
+    ir_version: int
+    metadata: Mapping[str, str]
+    files: tuple[str, ...]  # every file read: the model, then external data
+    node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
+    digest_parts: tuple[str, ...] = ()
+
+
+# --------------------------------------------------------------------------- match
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondence:
+    """N equivalent sources, expressed in the names of the first.
+
+    `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
+    order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
+    `ragged` are values whose shape differs between the models by construction (--partial).
+    """
+
+    sources: tuple[Source, ...]
+    names: tuple[str, ...]
+    graph: Graph  # of the first source, with inferred types
+    weights: Mapping[str, tuple[Weight, ...]]
+    opsets: Mapping[str, int]
+    ir_version: int
+    attrs: Mapping[int, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    ragged: frozenset[str] = frozenset()
+
+    @property
+    def models(self) -> int:
+        return len(self.sources)
+
+
+# --------------------------------------------------------------------------- plan
+
+
+class Became(enum.StrEnum):
+    """What became of a node, as `inspect` shows it."""
+
+    BATCHED = "batched"
+    GROUPED = "grouped"
+    SHARED = "shared"
+    REPLICATED = "replicated"
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """What the plan chose for one node. `option` is a rules.Option for a batched node, else None."""
+
+    became: Became
+    takes: tuple[Layout, ...]
+    gives: tuple[Layout, ...]
+    rule: str = ""
+    option: Any = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A lowering per node (by index in the graph) and the layout each graph output must end in."""
+
+    lowerings: tuple[Lowering, ...]
+    cost: float
+    exact: bool
+    notes: tuple[str, ...] = ()
+
+
+# --------------------------------------------------------------------------- lower
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a merged weight is made from source weights, so that it can be streamed and undone.
+
+    Each part (one per model; fewer only when a tensor is shared) is a source weight seen as `outer`
+    equal runs of bytes after `transform`; the merged tensor is run 0 of every part, run 1 of every
+    part, ... `outer` = 1 is plain concatenation: STACKED(0) and FOLDED(0). STACKED(a) and FOLDED(a)
+    are the same bytes under another shape: outer = d0*..*d(a-1).
+
+    transform: "" the bytes as they are; "T" the last two axes swapped; "x<k>" each *element* k times.
+    """
+
+    value: str  # name of the weight in the first source
+    parts: tuple[Weight, ...]
+    dtype: int
+    shape: tuple[int, ...]  # merged
+    outer: int = 1
+    transform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The lowered graph: an onnx.ModelProto whose large initializers are data-less, the recipe of each
+    of those by initializer name, and the report. The writer fills in the bytes."""
+
+    model: onnx.ModelProto
+    recipes: Mapping[str, Recipe]
+    report: Mapping[str, Any]
