@@ -12,7 +12,7 @@ import onnx
 
 from netfuse_onnx.emit import Emitter, Held
 from netfuse_onnx.errors import NotStackable, UsageFault
-from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Layout, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Dim, Layout, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]
@@ -32,6 +32,7 @@ class Boundary:
                 f"Its inputs are: {', '.join(corr.graph.inputs)}.",
             )
         self._refuse_unstackable()
+        self._refuse_clashes()
 
     def names(self) -> set[str]:
         """Every name at the edge: nothing inside may take one of these."""
@@ -82,6 +83,16 @@ class Boundary:
                 for name in names:
                     yield value_info(f"{model}/{name}", types[name])
 
+    def _refuse_clashes(self) -> None:
+        seen: set[str] = set()
+        for info in (*self.input_infos(), *self.output_infos()):
+            if info.name in seen:
+                raise UsageFault(
+                    f"Two inputs or outputs of the merged model would be called {info.name!r}.",
+                    "Give the models other --names.",
+                )
+            seen.add(info.name)
+
     def _refuse_unstackable(self) -> None:
         if not self.stacked:
             return
@@ -100,5 +111,7 @@ def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoPro
     """A graph input or output; `models` adds a leading axis of that size."""
     if kind.proto is not None:
         return onnx.ValueInfoProto(name=name, type=kind.proto)
-    dims = None if kind.dims is None else ([models] if models else []) + list(kind.dims)
+    dims: list[Dim] | None = None if kind.dims is None else list(kind.dims)
+    if models and dims is not None:
+        dims.insert(0, models)
     return onnx.helper.make_tensor_value_info(name, kind.dtype, dims)

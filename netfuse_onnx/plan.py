@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from netfuse_onnx import steering
 from netfuse_onnx.cost import Cost
 from netfuse_onnx.elimination import Problem, Solution
+from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.layouts import volume
-from netfuse_onnx.rules import Option, Site, options
+from netfuse_onnx.rules import Site, options
+from netfuse_onnx.rules.fallback import BODY, RANDOM
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
@@ -46,14 +50,21 @@ class Candidates:
     ends: dict[str, Layout] = field(default_factory=dict)
 
 
-def plan(corr: Correspondence, *, io: str = "separate", share: frozenset[str] = frozenset(),
-         target: str = "generic") -> Plan:
+def plan(
+    corr: Correspondence,
+    *,
+    io: str = "separate",
+    share: frozenset[str] = frozenset(),
+    target: str = "generic",
+) -> Plan:
     """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once."""
     found = candidates(corr, io=io, share=share)
     problem = Search(corr.graph, corr.weights, found, Cost(corr.models))
     solution = problem.solve()
     chosen = problem.chosen(solution)
-    notes = () if solution.exact else ("the plan's search was cut: its cost is an upper bound, not the minimum",)
+    notes = (
+        () if solution.exact else ("the plan's search was cut: its cost is an upper bound, not the minimum",)
+    )
     return Plan(chosen, solution.cost, solution.exact, notes)
 
 
@@ -75,35 +86,47 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str]) -> Candi
         found.options.append(_offers(corr, found, index, node, opset))
         _mark(found, graph, node, found.options[-1])
     for name in graph.outputs:
+        if io == "stacked" and name in found.ragged:
+            raise NotStackable(
+                f"Output {name!r} cannot be stacked: its shape may differ between the models.",
+                "Use --io separate.",
+            )
         found.ends[name] = fed if name in found.mapped else SHARED
     return found
 
 
 def _offers(corr: Correspondence, found: Candidates, index: int, node: Node, opset: int) -> list[Lowering]:
-    differing = index in corr.attrs
-    if not differing and not steering.random(node) and not any(v in found.mapped for v in node.reads):
-        shared = (SHARED,)
-        return [Lowering(Became.SHARED, shared * len(node.inputs), shared * len(node.outputs))]
-    if differing:
-        offers, reason = [], "its attributes differ between the models"
-    elif steering.random(node):
-        offers, reason = [], "it draws random numbers"
-    elif node.captured or steering.bodies(node):
-        offers, reason = [], "its body is control flow"
-    elif any(v in found.ragged for v in node.inputs):
-        ragged = next(v for v in node.inputs if v in found.ragged)
-        offers, reason = [], f"the shape of its input {ragged!r} may differ between the models"
-    else:
+    mapped = any(v in found.mapped for v in node.reads)
+    if not mapped and index not in corr.attrs and not steering.random(node):
+        return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs))]
+    reason = _cannot(corr, found, index, node)
+    if not reason:
         offers, reason = options(site(corr, found.mapped, node, opset))
-    if offers:
-        return [_batched(offer) for offer in offers]
+        if offers:
+            return [Lowering(offer.became, offer.takes, offer.gives, offer.rule, offer) for offer in offers]
     return [replicated(node, found.mapped, reason)]
+
+
+def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> str:
+    """Why a node is replicated whatever its rules say, or ""."""
+    if index in corr.attrs:
+        return "its attributes differ between the models"
+    if steering.random(node):
+        return RANDOM
+    if steering.bodies(node):
+        return BODY
+    for name in node.inputs:
+        if name in found.ragged:
+            return f"the shape of its input {name!r} may differ between the models"
+    return ""
 
 
 def site(corr: Correspondence, mapped: set[str], node: Node, opset: int) -> Site:
     """A node as its rules see it."""
     return Site(
-        node, corr.models, opset,
+        node,
+        corr.models,
+        opset,
         tuple(_type(corr, v) for v in node.inputs),
         tuple(_type(corr, v) for v in node.outputs),
         tuple(v in mapped for v in node.inputs),
@@ -117,13 +140,9 @@ def _type(corr: Correspondence, name: str) -> ValueType:
     return ValueType(parts[0].dtype, parts[0].shape) if parts else corr.graph.types.get(name, ValueType())
 
 
-def _known(parts: tuple[Weight, ...]) -> np.ndarray | None:  # type: ignore[type-arg]
+def _known(parts: tuple[Weight, ...]) -> NDArray[Any] | None:
     small = len(parts) == 1 and isinstance(parts[0].data, bytes)
     return array(parts[0]) if small else None
-
-
-def _batched(offer: Option) -> Lowering:
-    return Lowering(offer.became, offer.takes, offer.gives, offer.rule, offer)
 
 
 def replicated(node: Node, mapped: set[str], reason: str) -> Lowering:
@@ -156,7 +175,9 @@ class Search:
     rule out its absence, and making it costs one conversion, however many read it.
     """
 
-    def __init__(self, graph: Graph, weights: Mapping[str, tuple[Weight, ...]], found: Candidates, cost: Cost) -> None:
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, tuple[Weight, ...]], found: Candidates, cost: Cost
+    ) -> None:
         self.found = found
         self.cost = cost
         self.graph = graph
@@ -230,8 +251,15 @@ class Search:
         for layout in sorted(set().union(end, *(w for per_option in wants.values() for w in per_option))):
             self._price_layout(name, layout, (scope, made), wants, forced=layout in end)
 
-    def _price_layout(self, name: str, layout: Layout, made: tuple[list[int], list[Layout]],
-                      wants: Mapping[int, list[set[Layout]]], *, forced: bool) -> None:
+    def _price_layout(
+        self,
+        name: str,
+        layout: Layout,
+        made: tuple[list[int], list[Layout]],
+        wants: Mapping[int, list[set[Layout]]],
+        *,
+        forced: bool,
+    ) -> None:
         scope, sources = made
         price = [self._convert(name, src, {layout}) for src in sources]
         if not any(price):
@@ -242,8 +270,10 @@ class Search:
         for i, per_option in wants.items():
             needs = [layout in w for w in per_option]
             if any(needs):
-                self.problem.add([there, self.nodes[i]], np.array([[np.inf if n else 0.0 for n in needs],
-                                                                   [0.0] * len(needs)]))
+                self.problem.add(
+                    [there, self.nodes[i]],
+                    np.array([[np.inf if n else 0.0 for n in needs], [0.0] * len(needs)]),
+                )
 
     def _convert(self, name: str, src: Layout, wanted: set[Layout]) -> float:
         value = self.graph.types.get(name, ValueType())

@@ -3,5 +3,18 @@
 from netfuse_onnx.rules import conv, elementwise, index, matmul, norm, pool, reduce, shape
 from netfuse_onnx.rules._registry import Option, Refuse, Site, options, table
 
-__all__ = ["Option", "Refuse", "Site", "options", "table",
-           "conv", "elementwise", "index", "matmul", "norm", "pool", "reduce", "shape"]
+__all__ = [
+    "Option",
+    "Refuse",
+    "Site",
+    "conv",
+    "elementwise",
+    "index",
+    "matmul",
+    "norm",
+    "options",
+    "pool",
+    "reduce",
+    "shape",
+    "table",
+]

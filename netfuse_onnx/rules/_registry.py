@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from netfuse_onnx.rules.fallback import REASONS
 from netfuse_onnx.types import SHARED, Became, Dim, Layout, Node, ValueType
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def options(site: Site) -> tuple[list[Option], str]:
     """Every lowering on offer for a node, or none and the reason."""
     rules = REGISTRY.get(site.node.key)
     if not rules:
-        return [], f"no batching rule for {site.node.key}"
+        return [], REASONS.get(site.node.key, f"no batching rule for {site.node.key}")
     found: list[Option] = []
     reasons: list[str] = []
     for entry in rules:

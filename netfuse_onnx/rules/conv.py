@@ -20,7 +20,9 @@ def _wide_possible(site: Site) -> str:
     return "" if _group(site) == 1 else "its input is shared and its filters are already grouped"
 
 
-@rule("Conv", "ConvTranspose", takes=(FOLDED(1), FOLDED(0), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED)
+@rule(
+    "Conv", "ConvTranspose", takes=(FOLDED(1), FOLDED(0), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED
+)
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, M models are M times the groups"""
     return again(site, ins, emit, group=emit.models * _group(site))

@@ -29,8 +29,10 @@ BROADCAST = (
 def unary(site: Site) -> Iterator[Option]:
     """element by element, in whatever layout the input has"""
     training = site.values[2] if site.op == "Dropout" and site.has(2) else None
-    need(site.op != "Dropout" or not site.has(2) or training is not None and not training.any(),
-         "Dropout in training mode draws random numbers")
+    need(
+        site.op != "Dropout" or not site.has(2) or (training is not None and not training.any()),
+        "Dropout in training mode draws random numbers",
+    )
     yield from per_axis(site, lambda layout: again, name="unary")
 
 
@@ -53,13 +55,15 @@ def clip_per_model(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         x = ins[0]
         need(x is not None, "")
-        padded = [None if v is None else emit.pad_rank(v, takes[i], site.rank(i), rank, 0)
-                  for i, v in enumerate(ins)]
+        padded = [
+            None if v is None else emit.pad_rank(v, takes[i], site.rank(i), rank, 0)
+            for i, v in enumerate(ins)
+        ]
         result = padded[0]
         for op, bound in zip(("Max", "Min"), padded[1:], strict=False):
             if bound is not None:
                 result = emit(op, result, bound)
-        return result  # type: ignore[return-value]  # input 0 is never absent
+        return result
 
     yield Option("clip_per_model", takes, (STACKED(0),), body, nodes=2)
 
@@ -86,9 +90,7 @@ def _stacked(site: Site, at: int, rank: int) -> Option:
         padded = [emit.pad_rank(x, takes[i], site.rank(i), rank, at) for i, x in enumerate(ins)]
         return again(site, padded, emit)[0]
 
-    pads = sum(
-        not site.weight[i] and (site.mapped[i] and at < rank - site.rank(i)) for i in range(count)
-    )
+    pads = sum(not site.weight[i] and (site.mapped[i] and at < rank - site.rank(i)) for i in range(count))
     return Option("broadcasting", takes, (STACKED(at),), body, 1 + 0.25 * pads)
 
 
@@ -128,8 +130,11 @@ def _folded(site: Site, at: int, rank: int) -> Iterator[Option]:
 
 def _width(site: Site, at: int, rank: int) -> int | str | None:
     """Size of the output along axis `at`, where the operands make it certain."""
-    dims = [site.dims(i)[at - (rank - site.rank(i))]
-            for i in range(len(site.node.inputs)) if at >= rank - site.rank(i)]
+    dims = [
+        site.dims(i)[at - (rank - site.rank(i))]
+        for i in range(len(site.node.inputs))
+        if at >= rank - site.rank(i)
+    ]
     wide = [dim for dim in dims if dim != 1]
     if not wide:
         return 1

@@ -75,7 +75,9 @@ def gather(site: Site) -> Iterator[Option]:
         for layout in places(data):
             if not touches(layout, [axis]):
                 at = layout.axis + (indices - 1 if layout.axis > axis else 0)
-                yield Option("gather", (layout, SHARED), (Layout(layout.kind, at),), _axis(physical(layout, axis)))
+                yield Option(
+                    "gather", (layout, SHARED), (Layout(layout.kind, at),), _axis(physical(layout, axis))
+                )
         return
     for layout in places(indices):
         yield Option("gather", (SHARED, layout), (Layout(layout.kind, axis + layout.axis),), _axis(axis))
@@ -83,7 +85,7 @@ def gather(site: Site) -> Iterator[Option]:
 
 @family("Gather")
 def gather_per_model(site: Site) -> Iterator[Option]:
-    """both per model: GatherND with the models as its batch; an index out of range is an error, not a neighbour"""
+    """both per model: GatherND with the models as its batch; an index out of range is an error"""
     need(site.mapped == (True, True), "one form of Gather fits")
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     data, indices = site.rank(0), site.rank(1)

@@ -78,7 +78,9 @@ def gemm_shared_weights(site: Site) -> Iterator[Option]:
     if site.has(2):
         dims = site.dims(2)
         need(len(dims) < 2 or dims[0] == 1, "its bias differs between the rows")
-    yield Option("gemm_shared_weights", (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1), (FOLDED(0),), again)
+    yield Option(
+        "gemm_shared_weights", (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1), (FOLDED(0),), again
+    )
 
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -92,7 +94,9 @@ def einsum(site: Site) -> Iterator[Option]:
     terms = left.split(",")
     if not arrow:
         letters = [c for c in left if c.isalpha()]
-        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        right = ("..." if "..." in left else "") + "".join(
+            sorted(c for c in set(letters) if letters.count(c) == 1)
+        )
     free = next(c for c in LETTERS if c not in equation)
     terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
     merged = f"{','.join(terms)}->{free}{right}"

@@ -17,8 +17,13 @@ def _inference_only(site: Site) -> str:
     return ""
 
 
-@rule("BatchNormalization", takes=(FOLDED(1), FOLDED(0)), gives=FOLDED(1), when=_inference_only,
-      became=Became.GROUPED)
+@rule(
+    "BatchNormalization",
+    takes=(FOLDED(1), FOLDED(0)),
+    gives=FOLDED(1),
+    when=_inference_only,
+    became=Became.GROUPED,
+)
 @rule("InstanceNormalization", takes=(FOLDED(1), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED)
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """more channels: N(MC)HW, (MC) -> N(MC)HW"""
@@ -47,7 +52,7 @@ def layer_norm(site: Site) -> Iterator[Option]:
     affine = [i for i in (1, 2) if site.has(i)]
     differs = any(site.mapped[i] for i in affine)
     for layout in places(rank):
-        if touches(layout, range(first, rank)) or layout.stacked and layout.axis > first:
+        if touches(layout, range(first, rank)) or (layout.stacked and layout.axis > first):
             continue
         if not differs:
             takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)

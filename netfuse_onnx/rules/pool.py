@@ -35,8 +35,10 @@ def _if_folded(layout: Layout) -> Layout | None:
 @family("Resize", "Upsample")
 def resize(site: Site) -> Iterator[Option]:
     """over the spatial axes: N(MC)HW or (MN)CHW; a size given for the folded axis is multiplied"""
-    need(site.op != "Resize" or not site.has(1) or _empty(site, 1),
-         "a region of interest is given in fractions of every axis")
+    need(
+        site.op != "Resize" or not site.has(1) or _empty(site, 1),
+        "a region of interest is given in fractions of every axis",
+    )
     rank = site.rank(0)
     named = site.attr("axes")
     axes = [site.axis(a, rank) for a in named] if named else list(range(rank))
@@ -54,7 +56,9 @@ def resize(site: Site) -> Iterator[Option]:
             ready = list(ins)
             sizes = ready[3] if len(ready) > 3 else None
             if sizes is not None and layout.axis in axes:
-                ready[3] = _multiply(site, sizes, [emit.models if a == layout.axis else 1 for a in axes], emit)
+                ready[3] = _multiply(
+                    site, sizes, [emit.models if a == layout.axis else 1 for a in axes], emit
+                )
             return again(site, ready, emit)
 
         return emit_resize

@@ -42,8 +42,9 @@ def reduce(site: Site) -> Iterator[Option]:
     if not axes:  # a scalar: nothing to reduce, and no axes would mean all of them
         yield from per_axis(site, lambda layout: _scalar, name="reduce")
         return
-    yield from per_axis(site, body, lambda layout: layout if keep else dropped(layout, axes), axes=axes,
-                        name="reduce")
+    yield from per_axis(
+        site, body, lambda layout: layout if keep else dropped(layout, axes), axes=axes, name="reduce"
+    )
 
 
 def _scalar(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
@@ -119,7 +120,9 @@ def trilu(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     last = range(rank - 2, rank)
     yield from per_axis(
-        site, lambda layout: again,
+        site,
+        lambda layout: again,
         lambda layout: None if layout.kind is Kind.STACKED and layout.axis > rank - 2 else layout,
-        axes=last, name="trilu",
+        axes=last,
+        name="trilu",
     )

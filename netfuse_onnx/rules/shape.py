@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
-from netfuse_onnx.rules._build import again, first_takes, need, per_axis, physical, shifted
+from netfuse_onnx.rules._build import again, first_takes, need, per_axis, physical, shifted, touches
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.rules.reduce import dropped
 from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Layout
@@ -76,7 +76,9 @@ def squeeze(site: Site) -> Iterator[Option]:
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: emit.squeeze(ins[0], shifted(layout, axes))
 
-    yield from per_axis(site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze", nodes=0.25)
+    yield from per_axis(
+        site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze", nodes=0.25
+    )
 
 
 @family("Flatten")
@@ -95,7 +97,9 @@ def flatten(site: Site) -> Iterator[Option]:
         target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
     else:
         return
-    yield Option("flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target), 0.25)
+    yield Option(
+        "flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target), 0.25
+    )
 
 
 def _product(dims: Sequence[Dim]) -> int | None:
@@ -211,22 +215,45 @@ def pad(site: Site) -> Iterator[Option]:
 
 @family("Shape", "Size")
 def shape_of(site: Site) -> Iterator[Option]:
-    """once for all models: their shapes are equal"""
-    rank = site.rank(0)
-    first = lambda s, ins, emit: again(s, [ins[0][0]], emit)  # noqa: E731  # any of the N will do
-    yield Option("shape_of", (PER_MODEL,), (SHARED,), first, 0.5)
-    if site.op == "Size":
-        return
+    """once for all models: their shapes are equal, the join that holds them together says so"""
+    dims = site.dims(0)
+    rank = len(dims)
+    if all(isinstance(d, int) for d in dims):  # else sizes could differ unseen where no join compares them
+        yield Option(
+            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: again(s, [ins[0][0]], emit), 0.5
+        )
     start = site.axis(int(site.attr("start", 0)), rank)
     end = site.axis(int(site.attr("end", rank)), rank)
-
-    def body(layout: Layout) -> Body:
-        low, high = physical(layout, start), max(physical(layout, end - 1) + 1, 0)
-        if site.opset >= 15:
-            return lambda s, ins, emit: emit("Shape", ins[0], start=low, end=high)
-        return lambda s, ins, emit: emit("Slice", emit("Shape", ins[0]), emit.const([low]), emit.const([high]))
-
+    axes = list(range(max(start, 0), min(end, rank)))
     for layout in places(rank):
-        inside = start < layout.axis < end if layout.stacked else start <= layout.axis < end
-        if not inside and start < end:
-            yield Option("shape_of", (layout,), (SHARED,), body(layout), 1.0)
+        if site.op == "Size":
+            yield Option("shape_of", (layout,), (SHARED,), _size, 2.0)
+        elif axes:
+            plain = shifted(layout, axes)
+            whole = plain == list(range(plain[0], plain[-1] + 1)) and not touches(layout, axes)
+            yield Option("shape_of", (layout,), (SHARED,), _shape(layout, axes), 1.0 if whole else 2.0)
+
+
+def _size(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+    return emit("Div", emit("Size", ins[0]), emit.const(emit.models))
+
+
+def _shape(layout: Layout, axes: list[int]) -> Body:
+    """The per-model sizes of `axes`: the model axis is left out, or divided out of a folded one."""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        wanted = shifted(layout, axes)
+        low, high = wanted[0], wanted[-1] + 1
+        if emit.opset >= 15:
+            shape = emit("Shape", ins[0], start=low, end=high)
+        elif (low, high) == (0, site.rank(0) + layout.stacked):
+            shape = emit("Shape", ins[0])
+        else:
+            shape = emit("Slice", emit("Shape", ins[0]), emit.const([low]), emit.const([high]))
+        if high - low > len(wanted):
+            return emit("Gather", shape, emit.const([axis - low for axis in wanted]), axis=0)
+        if touches(layout, axes):
+            return emit("Div", shape, emit.const([emit.models if a == layout.axis else 1 for a in axes]))
+        return shape
+
+    return body

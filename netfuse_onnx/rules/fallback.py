@@ -1,0 +1,29 @@
+"""Operators that stay once per model, and why.
+
+An operator without a rule and without a line here is replicated as well: right, but for a reason that
+somebody may argue with.
+"""
+
+from __future__ import annotations
+
+RECURRENT = "a recurrent operator holds one set of weights, and ONNX has no form with a batch of them"
+SIZE_FROM_DATA = "the size of its output depends on its data, so the models' outputs may differ in shape"
+RANDOM = "it draws random numbers, which each model draws for itself"
+BODY = "it has a body, which runs as often, and on the branch, that its own model's data says"
+
+REASONS = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), RECURRENT),
+    **dict.fromkeys(("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"), SIZE_FROM_DATA),
+    **dict.fromkeys(
+        (
+            "Bernoulli",
+            "Multinomial",
+            "RandomNormal",
+            "RandomNormalLike",
+            "RandomUniform",
+            "RandomUniformLike",
+        ),
+        RANDOM,
+    ),
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), BODY),
+}

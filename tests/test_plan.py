@@ -1,0 +1,123 @@
+"""The plan is the cheapest one: against brute force over every combination of lowerings."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from netfuse_onnx import plan as planning
+from netfuse_onnx.cost import Cost
+from netfuse_onnx.infer import infer
+from netfuse_onnx.load import load
+from netfuse_onnx.match import match
+from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Became, Correspondence, Lowering, ValueType
+
+SHAPE = [2, 4, 3, 3]  # every value of the random graphs has this shape, so that any edge is legal
+STEPS = ("Relu", "Conv", "Add", "Softmax", "Transpose", "Concat", "MatMul", "LSTMish")
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[tuple[str, int, int]]:
+    """A random graph: steps (operator, first operand, second operand), operands counted backwards, so
+    that values with several consumers that want different layouts are common."""
+    count = draw(st.integers(1, 6))
+    return [
+        (draw(st.sampled_from(STEPS)), draw(st.integers(0, i)), draw(st.integers(0, i))) for i in range(count)
+    ]
+
+
+def family(steps: list[tuple[str, int, int]], folder, models: int) -> Correspondence:  # type: ignore[no-untyped-def]
+    paths = []
+    for m in range(models):
+        rng = np.random.default_rng(m)
+        nodes, weights, values = [], [], ["x"]
+        for k, (op, a, b) in enumerate(steps):
+            left, right, out = values[a], values[b], f"v{k}"
+            if op == "Conv":
+                weights.append(
+                    numpy_helper.from_array(rng.standard_normal((4, 4, 1, 1)).astype("f"), f"w{k}")
+                )
+                nodes.append(helper.make_node("Conv", [left, f"w{k}"], [out], name=f"n{k}"))
+            elif op == "MatMul":
+                weights.append(numpy_helper.from_array(rng.standard_normal((3, 3)).astype("f"), f"w{k}"))
+                nodes.append(helper.make_node("MatMul", [left, f"w{k}"], [out], name=f"n{k}"))
+            elif op == "Concat":  # two halves of the channels, joined again
+                nodes.append(helper.make_node("Split", [left], [f"p{k}", f"q{k}"], axis=1, num_outputs=2))
+                nodes.append(helper.make_node("Concat", [f"q{k}", f"p{k}"], [out], axis=1, name=f"n{k}"))
+            elif op == "LSTMish":  # an operator that is replicated
+                nodes.append(helper.make_node("Mystery", [left], [out], name=f"n{k}", domain="test.custom"))
+            else:
+                extra = {"Softmax": {"axis": 1}, "Transpose": {"perm": [0, 1, 3, 2]}}.get(op, {})
+                ins = [left, right] if op == "Add" else [left]
+                nodes.append(helper.make_node(op, ins, [out], name=f"n{k}", **extra))
+            values.append(out)
+        info = [helper.make_tensor_value_info(v, TensorProto.FLOAT, SHAPE) for v in values]
+        graph = helper.make_graph(nodes, "g", info[:1], info[-1:], weights, value_info=info[1:-1])
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("test.custom", 1)]
+        path = folder / f"m{m}.onnx"
+        path.write_bytes(helper.make_model(graph, opset_imports=opsets).SerializeToString())
+        paths.append(path)
+    sources = [load(str(path)) for path in paths]
+    return match([infer(sources[0]), *sources[1:]], [path.stem for path in paths])
+
+
+def price(
+    corr: Correspondence, found: planning.Candidates, chosen: tuple[Lowering, ...], cost: Cost
+) -> float:
+    """The plan's cost, written down plainly: each node, and each (value, layout) that is not as made."""
+    total, made, wanted = 0.0, dict(found.inputs), set()
+    for node, low in zip(corr.graph.nodes, chosen, strict=True):
+        if low.became is Became.REPLICATED:
+            total += cost.replicated()
+        else:
+            total += cost.lowering(low.option.nodes if low.option else 1.0)
+        for name, take in zip(node.reads, low.takes, strict=True):
+            if name in corr.weights:
+                equal = len(corr.weights[name]) == 1 and take not in (SHARED, PER_MODEL)
+                total += cost.tiled_weight(math.prod(corr.weights[name][0].shape)) if equal else 0.0
+            elif name:
+                wanted.add((name, take))
+        made.update(zip(node.outputs, low.gives, strict=True))
+    wanted |= {(name, end) for name, end in found.ends.items() if end != SHARED and name not in corr.weights}
+    for name, layout in wanted:
+        total += cost.conversion(made[name], layout, corr.graph.types.get(name, ValueType()))
+    return total
+
+
+@settings(max_examples=120, deadline=None)
+@given(graphs(), st.sampled_from([2, 3]), st.sampled_from(["separate", "stacked"]))
+def test_no_combination_is_cheaper(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]], models: int, io: str
+) -> None:
+    corr = family(steps, tmp_path_factory.mktemp("plan"), models)
+    found = planning.candidates(corr, io=io, share=frozenset())
+    assume(math.prod(len(offers) for offers in found.options) <= 5000)
+    plan = planning.plan(corr, io=io)
+    cost = Cost(models)
+    best = min(price(corr, found, chosen, cost) for chosen in itertools.product(*found.options))
+    assert plan.exact
+    assert plan.cost == pytest.approx(price(corr, found, plan.lowerings, cost))
+    assert plan.cost == pytest.approx(best)
+
+
+def test_convolutions_are_grouped_and_products_batched(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    plan = planning.plan(
+        family([("Conv", 0, 0), ("Relu", 1, 0), ("Conv", 2, 0), ("MatMul", 3, 0)], tmp_path, 2)
+    )
+    conv, relu, again, product = plan.lowerings
+    assert conv.became is again.became is Became.GROUPED
+    assert relu.gives == (FOLDED(1),), "between two convolutions nothing moves"
+    assert product.takes[0] == STACKED(0)
+
+
+def test_replicated_operators_stay_per_model_between_each_other(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    corr = family([("LSTMish", 0, 0), ("LSTMish", 1, 0)], tmp_path, 3)
+    first, second = planning.plan(corr).lowerings
+    assert first.gives == second.takes == (PER_MODEL,)
+    assert "test.custom.Mystery" in first.reason
