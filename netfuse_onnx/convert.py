@@ -64,12 +64,12 @@ def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim]) -> tuple[
 def _unfold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
     """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..].
 
-    Where later dims are static their sizes are written out; else an axis of 1 goes in first, so that
-    0 copies each of them from its own place.
+    Where later dims are static their sizes are written out; else, and where a size is 0, which means a
+    copy, an axis of 1 goes in first, so that 0 copies each of them from its own place.
     """
     dim, after = dims[axis], dims[axis + 1 :]
     size = dim if isinstance(dim, int) else -1
-    if all(isinstance(d, int) for d in after):
+    if size and all(isinstance(d, int) and d for d in after):
         return emit.reshape(x, [0] * axis + [emit.models, size, *(d for d in after if isinstance(d, int))])
     x = emit.unsqueeze(x, [axis])
     return emit.reshape(x, [0] * axis + [emit.models, size] + [0] * len(after))
@@ -80,7 +80,7 @@ def _fold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
     dim, after = dims[axis], dims[axis + 1 :]
     size = emit.models * dim if isinstance(dim, int) else -1
     unknown = [d for d in after if not isinstance(d, int)]
-    if size < 0 and unknown or len(unknown) > 1:
+    if (size < 0 and unknown) or len(unknown) > 1 or 0 in (size, *after):
         x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
         return emit.squeeze(x, [axis])
     return emit.reshape(x, [0] * axis + [size, *(d if isinstance(d, int) else -1 for d in after)])
@@ -88,7 +88,7 @@ def _fold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
 
 def _move(emit: Emitter, x: Tensor, src: Layout, dst: Layout, dims: Sequence[Dim]) -> Tensor:
     """STACKED(a) -> STACKED(b): a Transpose, or a Reshape where the axes between have size 1."""
-    if moves_nothing(src, dst, dims) and sum(not isinstance(d, int) for d in dims) <= 1:
+    if moves_nothing(src, dst, dims) and sum(not isinstance(d, int) for d in dims) <= 1 and 0 not in dims:
         merged = [d if isinstance(d, int) else -1 for d in dims]
         merged.insert(dst.axis, emit.models)
         return emit.reshape(x, merged)

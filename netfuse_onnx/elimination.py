@@ -79,6 +79,7 @@ class _Elimination:
             for v in scope:
                 self.uses[v].add(index)
         self.trail: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
+        self._next = len(self.tables)
 
     def run(self) -> tuple[int, ...]:
         heap = [(self._size(v), v) for v in range(len(self.sizes))]
@@ -93,12 +94,12 @@ class _Elimination:
                 heapq.heappush(heap, (now, v))
                 continue
             if now > self.limit:
-                self._fix(max(self._scope(v) & left, key=lambda u: (len(self.uses[u]), -u)))
-                for u in left:
-                    heapq.heappush(heap, (self._size(u), u))
-                continue
+                v = max(self._scope(v), key=lambda u: (len(self.uses[u]), -u))
+                changed = self._fix(v)
+            else:
+                changed = self._eliminate(v)
             left.discard(v)
-            for u in self._eliminate(v):
+            for u in changed:
                 heapq.heappush(heap, (self._size(u), u))
         return self._walk_back()
 
@@ -130,34 +131,39 @@ class _Elimination:
         return rest
 
     def _put(self, scope: tuple[int, ...], table: Table) -> None:
-        index = max(self.tables, default=-1) + 1 if not hasattr(self, "_next") else self._next
-        self._next = index + 1
-        self.tables[index] = (scope, table)
+        self.tables[self._next] = (scope, table)
         for u in scope:
-            self.uses[u].add(index)
+            self.uses[u].add(self._next)
+        self._next += 1
 
-    def _fix(self, v: int) -> None:
-        """Give v the value that looks best alone, so that the tables around it shrink."""
+    def _fix(self, v: int) -> tuple[int, ...]:
+        """Give v the value that looks best alone, so that the tables around it lose an axis."""
         self.exact = False
         taken = self._take(v)
+        rest = tuple(sorted({u for scope, _ in taken for u in scope} - {v}))
         hopeful = sum(
             table.min(axis=tuple(a for a, u in enumerate(scope) if u != v)) for scope, table in taken
         )
-        value = int(np.argmin(hopeful))
-        self.sizes[v] = 1
-        for scope, table in taken:
-            self._put(scope, table.take([value], axis=scope.index(v)))
+        value = np.argmin(hopeful)
         self.trail.append((v, (), np.asarray(value)))
+        for scope, table in taken:
+            if len(scope) > 1:
+                self._put(
+                    tuple(u for u in scope if u != v), np.asarray(table.take(value, axis=scope.index(v)))
+                )
+        return rest
 
     def _walk_back(self) -> tuple[int, ...]:
+        """Best values, last eliminated first. A fixed variable stands before all that it shaped."""
         values = [0] * len(self.sizes)
-        fixed = {v: int(best) for v, rest, best in self.trail if not rest and best.ndim == 0}
         for v, rest, best in reversed(self.trail):
-            values[v] = int(best[tuple(0 if self.sizes[u] == 1 else values[u] for u in rest)])
-        return tuple(fixed.get(v, value) if self.sizes[v] == 1 else value for v, value in enumerate(values))
+            values[v] = int(best[tuple(values[u] for u in rest)])
+        return tuple(values)
 
 
-def _joint(taken: Sequence[tuple[tuple[int, ...], Table]], scope: tuple[int, ...], sizes: Sequence[int]) -> Table:
+def _joint(
+    taken: Sequence[tuple[tuple[int, ...], Table]], scope: tuple[int, ...], sizes: Sequence[int]
+) -> Table:
     """The sum of tables, over all variables of `scope`."""
     total = np.zeros([sizes[u] for u in scope])
     for part, table in taken:

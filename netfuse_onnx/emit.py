@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -20,16 +20,22 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from netfuse_onnx.layouts import merged_dims
 from netfuse_onnx.types import PER_MODEL, SHARED, Layout, Recipe, Weight
 
-Tensor = gs.Variable | gs.Constant
-Held = Tensor | tuple[Tensor, ...]
+Tensor: TypeAlias = gs.Tensor
+Held: TypeAlias = Tensor | tuple[Tensor, ...]
 """What holds a value: one tensor, or one per model where its layout is PER_MODEL."""
 
 
 class Emitter:
     """Builds the merged graph. `models` is N, `opset` the default domain's version."""
 
-    def __init__(self, name: str, models: int, opset: int, weights: Mapping[str, tuple[Weight, ...]],
-                 reserved: Iterable[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        models: int,
+        opset: int,
+        weights: Mapping[str, tuple[Weight, ...]],
+        reserved: Iterable[str],
+    ) -> None:
         self.models = models
         self.opset = opset
         self.graph = gs.Graph(name=name, opset=opset)
@@ -48,9 +54,17 @@ class Emitter:
         """Emit one node of the default domain with one output."""
         return self.node(op, ins, attrs)[0]
 
-    def node(self, op: str, ins: Sequence[Tensor | None], attrs: Mapping[str, Any] | None = None, *,
-             outs: Sequence[bool] = (True,), domain: str = "", captured: Sequence[Tensor] = (),
-             captured_names: tuple[str, ...] = ()) -> list[Tensor]:
+    def node(
+        self,
+        op: str,
+        ins: Sequence[Tensor | None],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        outs: Sequence[bool] = (True,),
+        domain: str = "",
+        captured: Sequence[Tensor] = (),
+        captured_names: tuple[str, ...] = (),
+    ) -> list[Tensor]:
         """Emit one node. `outs` says which outputs are present; an absent one comes back as an empty
         variable. `captured` are the tensors that its bodies read under `captured_names`."""
         given = [gs.Variable.empty() if x is None else x for x in ins]
@@ -135,7 +149,7 @@ class Emitter:
             return self._form(value, parts)
         every = parts if len(parts) == self.models else parts * self.models
         shape = merged_dims(layout, parts[0].shape, self.models)
-        outer = math.prod(parts[0].shape[: layout.axis])
+        outer = math.prod(parts[0].shape[: layout.axis]) or 1  # 0 where there is nothing to lay out
         return self._form(value, every, value, shape=shape, outer=outer)
 
     def is_weight(self, tensor: Tensor) -> bool:
@@ -187,6 +201,14 @@ class Emitter:
         if self.opset < 13:
             return self(op, x, axes=list(axes))
         return self(op, x, self.const(list(axes)))
+
+    def reduce(self, op: str, x: Tensor, axes: Sequence[int], *, keepdims: int = 0) -> Tensor:
+        """A reduction over `axes`, none of which leaves x as it is."""
+        if not axes:
+            return x
+        if self.opset >= (13 if op == "ReduceSum" else 18):
+            return self(op, x, self.const(list(axes)), keepdims=keepdims)
+        return self(op, x, axes=list(axes), keepdims=keepdims)
 
     def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
         return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))

@@ -26,8 +26,14 @@ INLINE_LIMIT = 1024
 TRIVIAL = ("Constant", "Identity")
 
 
-def export(corr: Correspondence, plan: Plan, emit: Emitter, edge: Boundary,
-           conversions: Sequence[Mapping[str, Any]], core: int) -> Merged:
+def export(
+    corr: Correspondence,
+    plan: Plan,
+    emit: Emitter,
+    edge: Boundary,
+    conversions: Sequence[Mapping[str, Any]],
+    core: int,
+) -> Merged:
     """`core` is the number of nodes before those that split the outputs."""
     inner = {id(node) for node in emit.graph.nodes[:core]}
     graph = emit.graph.cleanup()
@@ -40,7 +46,9 @@ def export(corr: Correspondence, plan: Plan, emit: Emitter, edge: Boundary,
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
     recipes = _place_weights(model.graph, emit.recipes)
-    joins = sum(c["nodes"] for c in conversions if c["value"] in corr.graph.inputs and c["from"] == str(PER_MODEL))
+    joins = sum(
+        c["nodes"] for c in conversions if c["value"] in corr.graph.inputs and c["from"] == str(PER_MODEL)
+    )
     report = _report(corr, plan, model, conversions, boundary + joins)
     report["weights"] = {name: _recipe_line(recipe) for name, recipe in recipes.items()}
     return Merged(model, recipes, report)
@@ -83,16 +91,31 @@ def _place_weights(graph: onnx.GraphProto, recipes: Mapping[str, Recipe]) -> dic
 
 
 def _recipe_line(recipe: Recipe) -> dict[str, Any]:
-    return {"value": recipe.value, "outer": recipe.outer, "transform": recipe.transform,
-            "parts": len(recipe.parts)}
+    return {
+        "value": recipe.value,
+        "outer": recipe.outer,
+        "transform": recipe.transform,
+        "parts": len(recipe.parts),
+    }
 
 
-def _report(corr: Correspondence, plan: Plan, model: onnx.ModelProto,
-            conversions: Sequence[Mapping[str, Any]], boundary: int) -> dict[str, Any]:
+def _report(
+    corr: Correspondence,
+    plan: Plan,
+    model: onnx.ModelProto,
+    conversions: Sequence[Mapping[str, Any]],
+    boundary: int,
+) -> dict[str, Any]:
     nodes = [
-        {"name": node.name, "op": node.key, "became": str(chosen.became), "rule": chosen.rule,
-         "reason": chosen.reason, "takes": [str(t) for t in chosen.takes],
-         "gives": [str(g) for g in chosen.gives]}
+        {
+            "name": node.name,
+            "op": node.key,
+            "became": str(chosen.became),
+            "rule": chosen.rule,
+            "reason": chosen.reason,
+            "takes": [str(t) for t in chosen.takes],
+            "gives": [str(g) for g in chosen.gives],
+        }
         for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True)
     ]
     merged = sum(node.op_type not in TRIVIAL for node in model.graph.node)

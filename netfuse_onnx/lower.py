@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx import boundary
@@ -22,7 +21,6 @@ from netfuse_onnx.errors import InternalError
 from netfuse_onnx.finish import export
 from netfuse_onnx.layouts import route
 from netfuse_onnx.types import (
-    PER_MODEL,
     SHARED,
     Became,
     Correspondence,
@@ -35,7 +33,9 @@ from netfuse_onnx.types import (
 )
 
 
-def lower(corr: Correspondence, plan: Plan, *, io: str = "separate", share: frozenset[str] = frozenset()) -> Merged:
+def lower(
+    corr: Correspondence, plan: Plan, *, io: str = "separate", share: frozenset[str] = frozenset()
+) -> Merged:
     """Emit the merged graph. `io` and `share` must be those that the plan was made for."""
     return _Lowerer(corr, plan, boundary.Boundary(corr, io, share)).run()
 
@@ -53,10 +53,14 @@ class _Lowerer:
 
     def run(self) -> Merged:
         self.edge.feed(self.emit, self._keep)
-        for index, (node, lowering) in enumerate(zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)):
+        for index, (node, lowering) in enumerate(
+            zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
+        ):
             self.emit.scope = node.name or f"{node.op}_{index}"
             self._check(node, lowering)
-            for k, (name, held) in enumerate(zip(node.outputs, self._node(index, node, lowering), strict=True)):
+            for k, (name, held) in enumerate(
+                zip(node.outputs, self._node(index, node, lowering), strict=True)
+            ):
                 if name:
                     self._claim(held, name)
                     self._keep(name, lowering.gives[k], held)
@@ -66,7 +70,9 @@ class _Lowerer:
 
     def _check(self, node: Node, lowering: Lowering) -> None:
         if len(lowering.gives) != len(node.outputs):
-            raise InternalError(f"rule {lowering.rule!r} gives {len(lowering.gives)} layouts for node {node.name!r}")
+            raise InternalError(
+                f"rule {lowering.rule!r} gives {len(lowering.gives)} layouts for node {node.name!r}"
+            )
 
     # ------------------------------------------------------------------ values
 
@@ -138,7 +144,12 @@ class _Lowerer:
         if node.captured:
             attrs = bind(attrs, self.emit)
         outs = [name != "" for name in node.outputs]
-        return self.emit.node(node.op, ins[:count], attrs, outs=outs, domain=node.domain,
-                              captured=ins[count:], captured_names=node.captured)
-
-
+        return self.emit.node(
+            node.op,
+            ins[:count],
+            attrs,
+            outs=outs,
+            domain=node.domain,
+            captured=ins[count:],
+            captured_names=node.captured,
+        )

@@ -12,13 +12,25 @@ import onnx
 
 from netfuse_onnx.types import Node
 
-RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-                    "RandomUniformLike"})
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
-DATA_DEPENDENT = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique",
-                            "ConcatFromSequence", "SequenceAt", "OptionalGetElement", "ImageDecoder"})
+DATA_DEPENDENT = frozenset(
+    {
+        "Compress",
+        "NonMaxSuppression",
+        "NonZero",
+        "StringSplit",
+        "Unique",
+        "ConcatFromSequence",
+        "SequenceAt",
+        "OptionalGetElement",
+        "ImageDecoder",
+    }
+)
 
 STEERED_BY = {
     "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2),

@@ -4,26 +4,33 @@ A test gives a small model whose data are all graph inputs, and values with a le
 oracle turns inputs into weights, equal or different, as its `roles` say, merges, and compares every
 output of every model in ONNX Runtime, with its optimisations on and off. Where a node has several
 lowerings, each is forced in turn, not only the one that the plan would choose.
+
+`graph` builds such a model from ONNX text, `draw` its values, `check` runs one case, and `sweep` the
+cases that every rule must pass: all combinations of roles, several N, both kinds of I/O.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+from netfuse_onnx import opset as opsets
 from netfuse_onnx import plan as planning
 from netfuse_onnx import weights
 from netfuse_onnx.cost import Cost
+from netfuse_onnx.infer import infer
 from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
 from netfuse_onnx.match import match
-from netfuse_onnx.infer import infer
 from netfuse_onnx.types import Became, Correspondence, Merged, Plan
 
 Array = np.ndarray
@@ -31,6 +38,50 @@ LEVELS = (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.
 TOLERANCE = {np.float32: 2e-5, np.float16: 4e-3, np.float64: 1e-12}
 
 ROLES = ("input", "shared input", "weight", "shared weight")
+IO = ("separate", "stacked")
+
+# --------------------------------------------------------------------------- cases
+
+
+def graph(inputs: str, body: str, opset: int = 17) -> onnx.ModelProto:
+    """A model from ONNX text, such as `graph("float[2,3] x", "y = Relu(x)")`. Every value that no node
+    reads is an output; its type is what onnx infers."""
+    text = f'<ir_version: 10, opset_import: ["" : {opset}]> g ({inputs}) => () {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    read = {name for node in model.graph.node for name in node.input}
+    for name in (name for node in model.graph.node for name in node.output if name and name not in read):
+        model.graph.output.add(name=name)
+    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def draw(
+    model: onnx.ModelProto,
+    models: int,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    low: float = -2.0,
+    high: float = 2.0,
+    given: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Values [N, *shape] for every graph input, uniform in [low, high]; `sizes` binds symbols. An array in
+    `given` is the value for every model."""
+    rng = np.random.default_rng(7)
+    values = {}
+    for info in model.graph.input:
+        kind = info.type.tensor_type
+        shape = [(sizes or {})[d.dim_param] if d.dim_param else d.dim_value for d in kind.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        if given and info.name in given:
+            value = np.stack([np.asarray(given[info.name], dtype)] * models)
+        elif dtype == np.bool_:
+            size = int(np.prod(shape))  # half of them true
+            value = np.stack([rng.permutation((np.arange(size) + m) % 2).reshape(shape) for m in range(models)])
+        elif np.issubdtype(dtype, np.integer):
+            value = rng.integers(int(low), int(high), (models, *shape), endpoint=True)
+        else:
+            value = rng.uniform(low, high, (models, *shape))
+        values[info.name] = value.astype(dtype)
+    return values
 
 
 def roles(names: Sequence[str], allowed: Sequence[str] = ROLES) -> Iterator[dict[str, str]]:
@@ -40,8 +91,116 @@ def roles(names: Sequence[str], allowed: Sequence[str] = ROLES) -> Iterator[dict
             yield dict(zip(names, combination, strict=True))
 
 
-def as_models(model: onnx.ModelProto, values: Mapping[str, Array], role: Mapping[str, str],
-              folder: Path) -> list[Path]:
+def some_roles(names: Sequence[str]) -> list[dict[str, str]]:
+    """The roles of up to two names; of more, enough that every two names meet in every pair of roles."""
+    every = list(roles(names))
+    if len(names) < 3:
+        return every
+
+    def pairs(role: Mapping[str, str]) -> set[tuple[tuple[str, str], ...]]:
+        return set(itertools.combinations(role.items(), 2))
+
+    left = set().union(*map(pairs, every))
+    chosen = []
+    while left:
+        best = max(every, key=lambda role: len(pairs(role) & left))
+        left -= pairs(best)
+        chosen.append(best)
+    return chosen
+
+
+def sweep(
+    model: onnx.ModelProto,
+    folder: Path,
+    *,
+    models: Sequence[int] = (3, 2, 5, 1),
+    steer: Sequence[str] = ("shared weight",),
+    sizes: Mapping[str, int] | None = None,
+    low: float = -2.0,
+    high: float = 2.0,
+    given: Mapping[str, Array] | None = None,
+    fixed: Mapping[str, str] | None = None,
+    alike: Collection[str] = (),
+    keep_opset: bool = False,
+    tolerance: float | None = None,
+    thorough: bool = False,
+) -> None:
+    """Check the model with every combination of roles of its inputs. Nothing may be replicated.
+
+    The first of `models`, which should equal a dim, is the usual N, the others take turns, and so do both
+    kinds of I/O; `thorough` tries every N and both kinds with every combination. Inputs that are `given`
+    steer: they are equal in all models and take each role of `steer`. `fixed` gives other inputs a role of
+    their own. The rest is as in draw and check.
+    """
+    given, fixed = given or {}, fixed or {}
+    free = [info.name for info in model.graph.input if info.name not in {*given, *fixed}]
+    steering = [dict.fromkeys(given, kind) for kind in (steer if given else steer[:1])]
+    combinations = list(itertools.product(some_roles(free), steering))
+    for turn, (role, more) in enumerate(combinations):
+        for n, io in itertools.product(models, IO) if thorough else turns(models, turn, len(combinations)):
+            values = draw(model, n, sizes=sizes, low=low, high=high, given=given)
+            what = {**role, **more, **fixed}
+            check(
+                model, values, what, folder, io=io, alike=alike, keep_opset=keep_opset, tolerance=tolerance
+            )
+
+
+def turns(models: Sequence[int], turn: int, count: int) -> list[tuple[int, str]]:
+    """The N and I/O of case `turn` of `count`. A few cases get two N each; of many, every third gets an
+    unusual one."""
+    usual, others = models[0], models[1:] or models
+    io = IO[(turn + turn // 4) % 2]
+    if count <= 4:
+        return [(usual, io), (others[turn % len(others)], IO[1 - IO.index(io)])]
+    return [(others[turn // 3 % len(others)] if turn % 3 == 0 else usual, io)]
+
+
+def check(
+    model: onnx.ModelProto,
+    values: Mapping[str, Array],
+    role: Mapping[str, str],
+    folder: Path,
+    *,
+    io: str = "separate",
+    reason: str = "",
+    alike: Collection[str] = (),
+    keep_opset: bool = False,
+    tolerance: float | None = None,
+) -> None:
+    """Merge and compare. `values[name]` is [N, *shape].
+
+    `reason` is a pattern: some node is replicated and says so; without it no node may be. `alike` names
+    outputs that may be equal in all models: for the others the case must tell two models apart.
+    `keep_opset` leaves the models at their opset, as operators that onnx cannot convert do.
+    """
+    paths = as_models(model, values, role, folder)
+    corr = family(paths, keep_opset=keep_opset)
+    share = frozenset(name for name, kind in role.items() if kind == "shared input")
+    fed = [name for name, kind in role.items() if kind.endswith("input")]
+    singles = [
+        run(str(path), {name: np.asarray(values[name][0 if name in share else m]) for name in fed}, LEVELS[0])
+        for m, path in enumerate(paths)
+    ]
+    assert_distinct(singles, alike)
+    for plan in plans(corr, io, share):
+        what = f"N={len(paths)} {io} {role} {[(low.rule, *map(str, low.takes)) for low in plan.lowerings]}"
+        left = [low.reason for low in plan.lowerings if low.became is Became.REPLICATED]
+        if reason:
+            assert any(re.search(reason, why) for why in left), f"not replicated for that: {left} {what}"
+        else:
+            assert not left, f"replicated: {left[0]} {what}"
+        merged = materialise(lower(corr, plan, io=io, share=share))
+        for level in LEVELS:
+            got = run(merged, merged_feeds(values, fed, share, io, corr.names), level)
+            compare(singles, got, io, corr.names, what, tolerance)
+
+
+# --------------------------------------------------------------------------- steps
+
+
+def as_models(
+    model: onnx.ModelProto, values: Mapping[str, Array], role: Mapping[str, str], folder: Path
+) -> list[Path]:
     """One file per model: inputs whose role is a weight become initializers with that model's value."""
     paths = []
     for m in range(len(next(iter(values.values())))):
@@ -52,16 +211,17 @@ def as_models(model: onnx.ModelProto, values: Mapping[str, Array], role: Mapping
                 (found,) = [i for i in copy.graph.input if i.name == name]
                 copy.graph.input.remove(found)
                 array = values[name][0 if kind.startswith("shared") else m]
-                copy.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+                copy.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         path = folder / f"m{m}.onnx"
         onnx.save(copy, path)
         paths.append(path)
     return paths
 
 
-def family(paths: Sequence[Path]) -> Correspondence:
+def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence:
     sources = [load(str(path)) for path in paths]
-    return match([infer(sources[0]), *sources[1:]], [path.stem for path in paths])
+    with mock.patch.object(opsets, "TARGET", 0) if keep_opset else nullcontext():
+        return match([infer(sources[0]), *sources[1:]], [path.stem for path in paths])
 
 
 def materialise(merged: Merged) -> bytes:
@@ -87,53 +247,63 @@ def run(model: bytes | str, feeds: Mapping[str, Array], level: ort.GraphOptimiza
 
 
 def plans(corr: Correspondence, io: str, share: frozenset[str]) -> Iterator[Plan]:
-    """The best plan, then one per lowering of each node, with that lowering forced."""
+    """The best plan, then one per lowering of each node that it did not choose, with that one forced."""
     found = planning.candidates(corr, io=io, share=share)
-    yield planning.plan(corr, io=io, share=share)
+    best = planning.plan(corr, io=io, share=share)
+    yield best
     for i, offers in enumerate(found.options):
         for offer in offers if len(offers) > 1 else []:
-            forced = dataclasses.replace(found, options=[*found.options[:i], [offer], *found.options[i + 1 :]])
+            if identity(offer) == identity(best.lowerings[i]):
+                continue
+            forced = dataclasses.replace(
+                found, options=[*found.options[:i], [offer], *found.options[i + 1 :]]
+            )
             search = planning.Search(corr.graph, corr.weights, forced, Cost(corr.models))
             solution = search.solve()
             yield Plan(search.chosen(solution), solution.cost, solution.exact)
 
 
-def check(model: onnx.ModelProto, values: Mapping[str, Array], role: Mapping[str, str], folder: Path, *,
-          io: str = "separate", batched: bool = True, tolerance: float | None = None) -> None:
-    """Merge and compare. `values[name]` is [N, *shape]. `batched`: nothing may be replicated."""
-    paths = as_models(model, values, role, folder)
-    corr = family(paths)
-    share = frozenset(name for name, kind in role.items() if kind == "shared input")
-    fed = [name for name, kind in role.items() if kind.endswith("input")]
-    singles = [
-        run(str(path), {name: values[name][0 if name in share else m] for name in fed}, LEVELS[0])
-        for m, path in enumerate(paths)
-    ]
-    for plan in plans(corr, io, share):
-        if batched:
-            left = [low for low in plan.lowerings if low.became is Became.REPLICATED]
-            assert not left, f"replicated, {role}: {left[0].reason}"
-        merged = materialise(lower(corr, plan, io=io, share=share))
-        for level in LEVELS:
-            got = run(merged, merged_feeds(values, fed, share, io, corr.names), level)
-            compare(singles, got, io, corr.names, f"{role} {[low.takes for low in plan.lowerings]}", tolerance)
+def identity(offer: planning.Lowering) -> tuple[object, ...]:
+    return offer.rule, offer.takes, offer.gives
 
 
-def merged_feeds(values: Mapping[str, Array], fed: Sequence[str], share: frozenset[str], io: str,
-                 names: Sequence[str]) -> dict[str, Array]:
+def merged_feeds(
+    values: Mapping[str, Array],
+    fed: Sequence[str],
+    share: frozenset[str],
+    io: str,
+    names: Sequence[str],
+) -> dict[str, Array]:
     feeds = {}
     for name in fed:
         if name in share:
-            feeds[name] = values[name][0]
+            feeds[name] = np.asarray(values[name][0])
         elif io == "stacked":
             feeds[name] = values[name]
         else:
-            feeds |= {f"{model}/{name}": values[name][m] for m, model in enumerate(names)}
+            feeds |= {f"{model}/{name}": np.asarray(values[name][m]) for m, model in enumerate(names)}
     return feeds
 
 
-def compare(singles: Sequence[Mapping[str, Array]], got: Mapping[str, Array], io: str, names: Sequence[str],
-            what: str, tolerance: float | None) -> None:
+# --------------------------------------------------------------------------- verdicts
+
+
+def assert_distinct(singles: Sequence[Mapping[str, Array]], alike: Collection[str]) -> None:
+    """A case in which all models give the same could not see two of them swapped."""
+    for name, first in singles[0].items():
+        same = [np.array_equal(first, other[name], equal_nan=first.dtype.kind == "f") for other in singles[1:]]
+        if same and first.size and name not in alike:
+            assert not all(same), f"output {name} is the same in all models: the case proves nothing"
+
+
+def compare(
+    singles: Sequence[Mapping[str, Array]],
+    got: Mapping[str, Array],
+    io: str,
+    names: Sequence[str],
+    what: str,
+    tolerance: float | None,
+) -> None:
     for m, (model, single) in enumerate(zip(names, singles, strict=True)):
         for name, want in single.items():
             have = got[name][m] if io == "stacked" else got[f"{model}/{name}"]
@@ -149,4 +319,5 @@ def close(have: Array, want: Array, what: str, tolerance: float | None = None) -
         return
     finite = np.abs(want[np.isfinite(want)], dtype=np.float64)
     scale = float(finite.max(initial=1e-3))
-    np.testing.assert_allclose(have, want, rtol=limit, atol=limit * scale, err_msg=what)
+    if finite.size < want.size or not (np.abs(have - want) <= limit * scale).all():
+        np.testing.assert_allclose(have, want, rtol=limit, atol=limit * scale, err_msg=what)

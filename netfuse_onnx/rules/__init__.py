@@ -1,6 +1,19 @@
 """The batching rules, one file per operator family. Importing this package registers them all."""
 
-from netfuse_onnx.rules import conv, elementwise, index, matmul, norm, pool, reduce, shape
+from netfuse_onnx.rules import (
+    conv,
+    elementwise,
+    index,
+    matmul,
+    norm,
+    pool,
+    quantize,
+    reduce,
+    sample,
+    scatter,
+    shape,
+    signal,
+)
 from netfuse_onnx.rules._registry import Option, Refuse, Site, options, table
 
 __all__ = [
@@ -14,7 +27,11 @@ __all__ = [
     "norm",
     "options",
     "pool",
+    "quantize",
     "reduce",
+    "sample",
+    "scatter",
     "shape",
+    "signal",
     "table",
 ]

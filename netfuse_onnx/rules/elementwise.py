@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from netfuse_onnx import ort_compat
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Layout
 
 UNARY = (
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
-    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh",
-    "ThresholdedRelu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil",
+    "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal",
+    "RegexFullMatch", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
+    "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 
 BROADCAST = (
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
-    "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
-    "Sum", "Where", "Xor",
+    "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
+    "StringConcat", "Sub", "Sum", "Where", "Xor",
 )  # fmt: skip
 
 
@@ -39,16 +40,28 @@ def unary(site: Site) -> Iterator[Option]:
 @family("CastLike")
 def cast_like(site: Site) -> Iterator[Option]:
     """element by element; only the type of the second input is read"""
+    if not site.mapped[0]:  # equal for all models, whichever of the N second inputs is read
+        yield Option(
+            "unary", (SHARED, PER_MODEL), (SHARED,), lambda s, ins, emit: again(s, [ins[0], ins[1][0]], emit)
+        )
+        return
+    target = STACKED(0) if site.mapped[1] else SHARED
     for layout in places(site.rank(0)):
-        if site.mapped[0]:
-            target = STACKED(0) if site.mapped[1] else SHARED
-            yield Option("unary", (layout, target), (layout,), again)
+        yield Option("unary", (layout, target), (layout,), again)
+
+
+@family("SwiGLU")
+def same_shapes(site: Site) -> Iterator[Option]:
+    """element by element, without broadcasting: all inputs in one layout"""
+    for layout in places(site.rank(0)):
+        yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), again)
 
 
 @family("Clip")
 def clip_per_model(site: Site) -> Iterator[Option]:
     """bounds that differ between the models become Max and Min"""
     need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
+    need(site.inputs[0].dtype not in ort_compat.NO_MAX, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
     takes = tuple(STACKED(0) if site.is_mapped(i) else SHARED for i in range(len(site.node.inputs)))
 
@@ -82,15 +95,15 @@ def broadcasting(site: Site) -> Iterator[Option]:
 def _stacked(site: Site, at: int, rank: int) -> Option:
     """[.., N, d_a, ..] op [N, 1.., d..] -> [.., N, d_a, ..]"""
     count = len(site.node.inputs)
-    takes = tuple(
-        STACKED(max(0, at - (rank - site.rank(i)))) if site.mapped[i] else SHARED for i in range(count)
-    )
+    # PRelu broadcasts one way: its first input has the shape of the output, model axis included.
+    held = [mapped or (site.op == "PRelu" and i == 0) for i, mapped in enumerate(site.mapped)]
+    takes = tuple(STACKED(max(0, at - (rank - site.rank(i)))) if held[i] else SHARED for i in range(count))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         padded = [emit.pad_rank(x, takes[i], site.rank(i), rank, at) for i, x in enumerate(ins)]
         return again(site, padded, emit)[0]
 
-    pads = sum(not site.weight[i] and (site.mapped[i] and at < rank - site.rank(i)) for i in range(count))
+    pads = sum(not site.weight[i] and held[i] and at < rank - site.rank(i) for i in range(count))
     return Option("broadcasting", takes, (STACKED(at),), body, 1 + 0.25 * pads)
 
 
@@ -121,7 +134,7 @@ def _folded(site: Site, at: int, rank: int) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         ready = list(ins)
         for i, times in spread.items():
-            shape = (emit.models * times,) + (1,) * (rank - at - 1)
+            shape = (1,) * at + (emit.models * times,) + (1,) * (rank - at - 1)
             ready[i] = emit.reform(ins[i], shape=shape, transform=f"x{times}")
         return again(site, ready, emit)[0]
 

@@ -1,0 +1,54 @@
+# Everything happens inside .venv and build/. `make demo` and `make test` need nothing set up before them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
+
+# The trained family that the demo merges: magika, ppocr_det, funcnet_head or seizure.
+DEMO ?= magika
+DEMO_DIR := build/demo
+
+.PHONY: help setup demo test test-all lint clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## Create .venv with everything for development (does nothing when up to date)
+
+# Two stamps: running the compiler takes a small installation, developing it takes torch.
+$(VENV)/.run: pyproject.toml requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "netfuse-onnx needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing netfuse-onnx and ONNX Runtime"
+	@$(INSTALL) -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "Installing the development tools, torch and transformers"
+	@$(INSTALL) -e '.[cpu,samples,dev]'
+	@touch $@
+
+demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge it, prove it equal, print the report
+	@mkdir -p $(DEMO_DIR)
+	$(BIN)/python -m sample_models real $(DEMO) --out $(DEMO_DIR)
+	$(BIN)/netfuse-onnx merge $(DEMO_DIR)/$(DEMO)/*.onnx -o $(DEMO_DIR)/merged.onnx
+	$(BIN)/netfuse-onnx inspect $(DEMO_DIR)/merged.onnx
+
+# One thread per test process: the workers already fill the cores.
+test: lint ## Lint, type check, and all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
+
+test-all: lint ## The same with the slow tests: full-size models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m ''
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+clean: ## Remove what make and the tools made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

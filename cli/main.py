@@ -1,0 +1,322 @@
+"""Commands, options and exit codes. What the commands do is in netfuse_onnx.api, how it looks in render.
+
+Exit codes: 0 yes; 1 the answer is no; 2 usage; 3 a file can't be read or written or is invalid; 4 our bug;
+130 interrupted; 143 terminated. Humans read stderr; data goes to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from netfuse_onnx import __version__
+from netfuse_onnx.errors import NetfuseError, UsageFault
+
+Command = Callable[..., Any]
+
+ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="netfuse-onnx")
+def cli() -> None:
+    """Merge N ONNX models of one architecture with different weights into one graph, proven equal.
+
+    \b
+    Example:
+      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx
+    """
+
+
+# --------------------------------------------------------------------------- options
+
+
+def _common(command: Command) -> Command:
+    """Options of every command."""
+    for add in (
+        click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
+    ):
+        command = add(command)
+    return command
+
+
+def _proof(command: Command) -> Command:
+    """Options of what proves values."""
+    for add in (
+        click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators."),
+        click.option("--inputs", default="", metavar="FILE.npz", help="Prove with these inputs: a/x or x."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs."
+        ),
+        click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
+        click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
+        click.option(
+            "--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."
+        ),
+        click.option(
+            "--provider",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where to prove; auto is CUDA when it is usable.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+_models = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ...")
+_names = click.option("--names", metavar="a,b,c", help="Model names. Default: file names without ending.")
+_partial = click.option("--partial", is_flag=True, help="Accept local differences; replicate those nodes.")
+
+
+# --------------------------------------------------------------------------- commands
+
+
+@cli.command()
+@_models
+@click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
+@_names
+@click.option(
+    "--io",
+    type=click.Choice(["separate", "stacked"]),
+    default="separate",
+    show_default=True,
+    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model.",
+)
+@click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
+@click.option(
+    "--target",
+    type=click.Choice(["generic", "cpu", "cuda"]),
+    default="generic",
+    show_default=True,
+    help="generic: batch all that can be batched.",
+)
+@_partial
+@click.option("--strict", is_flag=True, help="Fail where a node would be replicated.")
+@click.option("--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime.")
+@click.option("--external-data", "data", flag_value="external", help="Always write weights to a second file.")
+@click.option("--single-file", "data", flag_value="single", help="Always write one file (up to 2 GiB).")
+@_proof
+@_common
+def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: bool, **given: Any) -> int:
+    """Merge models into one graph, prove it equal to them, then write it.
+
+    With --io separate, a symbolic dimension has one size for all models in a call: pad where they differ.
+
+    \b
+    Example:
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
+    """
+    _at_least_two(models)
+    from netfuse_onnx import api
+
+    from . import render
+    from .progress import progress
+
+    proof = _proof_arguments(given)
+    given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data")}
+    given["data"] = given["data"] or "auto"
+    with progress() as tell:
+        report = api.merge(models, names=_split(names), verify=not no_verify, progress=tell, **given, **proof)
+    return render.answer(report, render.merge, as_json, data=False)
+
+
+@cli.command()
+@_models
+@_names
+@_partial
+@_common
+def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bool) -> int:
+    """Are the models one architecture? If not: what differs, and where.
+
+    \b
+    Example:
+      netfuse-onnx check a.onnx b.onnx
+    """
+    _at_least_two(models)
+    from netfuse_onnx import api
+
+    from . import render
+
+    report = api.check(models, names=_split(names), partial=partial)
+    return render.answer(report, render.check, as_json, data=False)
+
+
+@cli.command()
+@click.argument("merged", metavar="merged.onnx")
+@_models
+@_proof
+@_common
+def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
+    """Prove a merged file against the models it was made of, bytes and values.
+
+    \b
+    Example:
+      netfuse-onnx verify merged.onnx a.onnx b.onnx
+    """
+    if not models:
+        raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
+    from netfuse_onnx import api
+
+    from . import render
+    from .progress import progress
+
+    with progress() as tell:
+        report = api.verify(merged, models, progress=tell, **_proof_arguments(given))
+    return render.answer(report, render.verify, as_json, data=False)
+
+
+@cli.command()
+@click.argument("merged", metavar="merged.onnx")
+@_common
+def inspect(merged: str, as_json: bool) -> int:
+    """Show what became of every node: batched, grouped, shared or replicated, and why.
+
+    \b
+    Example:
+      netfuse-onnx inspect merged.onnx
+    """
+    from netfuse_onnx import api
+
+    from . import render
+
+    return render.answer(api.inspect(merged), render.inspect, as_json, data=True)
+
+
+@cli.command()
+@_common
+def rules(as_json: bool) -> int:
+    """List the operators that have a batching rule. All others are replicated once per model.
+
+    \b
+    Example:
+      netfuse-onnx rules
+    """
+    from netfuse_onnx import api
+
+    from . import render
+
+    return render.answer(api.rules(), render.rules, as_json, data=True)
+
+
+def _at_least_two(models: Sequence[str]) -> None:
+    if len(models) < 2:
+        raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else names.split(",")
+
+
+def _proof_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    from netfuse_onnx import arguments
+
+    keys = ("provider", "rtol", "atol", "seed", "inputs", "libraries")
+    chosen = {key: given[key] for key in keys if given[key] is not None}
+    return chosen | {"dims": arguments.dimensions(given["dims"])}
+
+
+# --------------------------------------------------------------------------- running
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code. Never raises but for SystemExit on a signal."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    debug, as_json = "--debug" in args, "--json" in args
+    try:
+        with _signals(), _quiet(debug):
+            code = cli.main(args, prog_name="netfuse-onnx", standalone_mode=False)
+            sys.stdout.flush()
+            return int(code or 0)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted: nothing was written.")
+        return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(UsageFault(error.format_message(), _see_help(error)), debug, as_json)
+    except NetfuseError as error:
+        return _fail(error, debug, as_json)
+    except Exception as error:
+        return _fail(_bug(error), debug, as_json)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack, so that temporary files are removed on the way."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Warnings of libraries are not for users."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _fail(error: NetfuseError, debug: bool, as_json: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if as_json:
+        from . import render
+
+        render.failure(error)
+    _say(f"error: {error.message}")
+    if error.hint:
+        _say(error.hint, prefix="  ")
+    return error.exit_code
+
+
+def _bug(error: Exception) -> NetfuseError:
+    from netfuse_onnx.errors import InternalError
+
+    if isinstance(error, MemoryError):
+        return InternalError("There is not enough memory.", "Use --no-verify, or a machine with more.")
+    first = (str(error).strip().splitlines() or [""])[0]
+    bug = InternalError(f"{type(error).__name__}: {first}", ISSUES)
+    bug.__cause__ = error
+    return bug
+
+
+def _see_help(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"See {context.command_path if context else 'netfuse-onnx'} --help."
+
+
+def _say(text: str, prefix: str = "netfuse-onnx: ") -> None:
+    click.echo(prefix + text, err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""How reports look: tables and sentences on a terminal, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from netfuse_onnx.errors import NetfuseError
+from netfuse_onnx.report import (
+    CheckReport,
+    InspectReport,
+    Lowered,
+    MergeReport,
+    NodeRow,
+    RulesReport,
+    ValuesProof,
+    VerifyReport,
+    describe,
+)
+
+Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport)
+
+WIDTH = 160
+"""Columns where the output is no terminal."""
+
+REASONS = 10
+"""How many reasons for replication are printed; --json and inspect have them all."""
+
+
+def answer(report: Report, show: Callable[[Report, Console], None], as_json: bool, *, data: bool) -> int:
+    """Print a report and return its exit code. `data`: the table is what was asked for, so it goes to
+    stdout; else it is for humans, on stderr. JSON is always on stdout, and alone."""
+    if as_json:
+        write_json(report.to_json())
+    else:
+        show(report, _console(data))
+    return report.exit_code
+
+
+def failure(error: NetfuseError) -> None:
+    """An error as JSON, with the report as far as it got."""
+    known = error.report.to_json() if hasattr(error.report, "to_json") else {}
+    told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    write_json({**known, "ok": False, **told})
+
+
+def write_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+
+
+# --------------------------------------------------------------------------- verbs
+
+
+def merge(report: MergeReport, console: Console) -> None:
+    _line(
+        console,
+        f"{report.out}: {len(report.models)} models ({_some(report.models)}) in one, {_bytes(report.size)}",
+    )
+    _lowered(report.lowered, console)
+    if report.proof:
+        _proofs(report.proof, console)
+    else:
+        _line(console, "Not verified (--no-verify).")
+    if report.io == "separate" and report.symbols:
+        _line(console, f"{_some(report.symbols)}: one size for all models in a call; pad where they differ.")
+    _warnings(report.warnings, console)
+
+
+def check(report: CheckReport, console: Console) -> None:
+    if not report.equivalent:
+        _line(console, f"Not equivalent: {report.difference}")
+        if report.hint:
+            _line(console, f"  {report.hint}")
+        return
+    _line(console, f"Equivalent: {_some(report.models)} are one architecture of {report.nodes} nodes.")
+    _line(
+        console,
+        f"Weights: {report.weights}, of which {report.shared_weights} are the same in all models; "
+        f"{_bytes(report.distinct_bytes)} merged, {_bytes(report.bytes)} apart.",
+    )
+    _line(console, f"Inputs: {_some(report.inputs)}. Outputs: {_some(report.outputs)}.")
+
+
+def verify(report: VerifyReport, console: Console) -> None:
+    _line(console, f"{report.merged}: {len(report.models)} models ({_some(report.models)})")
+    _proofs(report, console)
+    _warnings(report.warnings, console)
+    if not report.ok:
+        _line(console, f"netfuse-onnx: error: {report.failure}")
+
+
+def inspect(report: InspectReport, console: Console) -> None:
+    _line(console, f"{report.merged}: {len(report.models)} models, by netfuse-onnx {report.version}")
+    models = _table(console, "model", "SHA-256 of the source")
+    for name in report.models:
+        models.add_row(Text(name), report.sha256.get(name, ""))
+    console.print(models)
+    shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
+    _line(console, f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
+    _lowered(report.lowered, console)
+    nodes = _table(console, "node", "operator", "became", "how")
+    for row in report.lowered.nodes:
+        nodes.add_row(Text(row.name), Text(row.op), row.became, Text(_how(row)))
+    console.print(nodes)
+    if report.lowered.conversions:
+        conversions = _table(console, "conversion of", "from", "to", "nodes")
+        for step in report.lowered.conversions:
+            conversions.add_row(Text(step.value), Text(step.before), Text(step.after), str(step.nodes))
+        console.print(conversions)
+
+
+def rules(report: RulesReport, console: Console) -> None:
+    table = _table(console, "operator", "rule", "how")
+    before = ""
+    for row in report.rules:
+        table.add_row(Text(row.op if row.op != before else ""), Text(row.rule), Text(row.how))
+        before = row.op
+    console.print(table)
+
+
+# --------------------------------------------------------------------------- parts
+
+
+def _lowered(lowered: Lowered, console: Console) -> None:
+    table = _table(console, "operator", "nodes", "batched", "grouped", "shared", "replicated")
+    for row in lowered.operators():
+        counts = (row.total, row.batched, row.grouped, row.shared, row.replicated)
+        table.add_row(Text(row.op), *(str(n) if n else "" for n in counts))
+    console.print(table)
+    steps = sum(c.nodes for c in lowered.conversions)
+    ratio = f" ({lowered.merged_nodes / lowered.source_nodes:.2f} x)" if lowered.source_nodes else ""
+    _line(
+        console,
+        f"Nodes: {lowered.source_nodes} in each source, {lowered.merged_nodes} merged{ratio}, "
+        f"{steps} of these change layouts; {lowered.boundary_nodes} more join inputs and split outputs.",
+    )
+    _reasons(lowered.replicated, console)
+    for note in lowered.notes:
+        _line(console, f"Note: {note}")
+
+
+def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
+    """Replicated nodes by reason."""
+    reasons: dict[tuple[str, str], int] = {}
+    for row in rows:
+        reasons[row.op, row.reason] = reasons.get((row.op, row.reason), 0) + 1
+    for (op, reason), count in list(reasons.items())[:REASONS]:
+        _line(console, f"Replicated: {count} x {op}: {reason}")
+    if len(reasons) > REASONS:
+        _line(console, f"Replicated: {len(reasons) - REASONS} more reasons, see inspect")
+
+
+def _proofs(report: VerifyReport, console: Console) -> None:
+    held = report.bytes
+    if held.ok:
+        _line(
+            console, f"Bytes: {held.weights} weights ({_bytes(held.bytes)}) equal the sources', bit for bit."
+        )
+    for problem in held.problems[:REASONS]:
+        _line(console, f"Bytes: {problem}")
+    values = report.values
+    for problem in values.problems:
+        _line(console, f"Values: {problem}")
+    if values.outputs:
+        _values(values, len(report.models), console)
+
+
+def _values(values: ValuesProof, models: int, console: Console) -> None:
+    wrong = [row for row in values.outputs if not row.ok]
+    for row in wrong[:REASONS]:
+        _line(console, f"Values: {describe(row)}{_noise(row.noise)}")
+    where = values.provider.upper()
+    if values.placed:
+        where += " (" + ", ".join(f"{n} nodes on {p}" for p, n in sorted(values.placed.items())) + ")"
+    verdict = "equal the sources'" if not wrong else f"differ in {len(wrong)} outputs"
+    _line(
+        console,
+        f"Values: {len(values.outputs)} outputs of {models} models {verdict} on {where}; "
+        f"cases: {'; '.join(values.cases)}.",
+    )
+    worst = values.worst
+    if worst is not None and not wrong:
+        _line(
+            console,
+            f"Worst: output {worst.output} of {worst.model} at {list(worst.at)}, {worst.got} for "
+            f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
+            f"({worst.precision}){_noise(worst.noise)}.",
+        )
+    if values.spread:
+        one, two = values.spread.models
+        _line(
+            console,
+            f"Spread: on the same input {one} and {two}, the most alike, are {values.spread.ratio:.3g} times "
+            "what is allowed apart.",
+        )
+    if values.tf32 is not None:
+        _line(
+            console,
+            f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale.",
+        )
+
+
+def _noise(noise: float | None) -> str:
+    return "" if noise is None else f"; the source's own rounding noise is {noise:.3g}"
+
+
+def _warnings(warnings: Sequence[str], console: Console) -> None:
+    for warning in warnings:
+        _line(console, f"netfuse-onnx: warning: {warning}")
+
+
+def _how(row: NodeRow) -> str:
+    if row.reason:
+        return row.reason
+    layouts = f"{', '.join(row.takes)} -> {', '.join(row.gives)}" if row.takes or row.gives else ""
+    return f"{row.rule}: {layouts}" if row.rule and layouts else row.rule or layouts
+
+
+def _table(console: Console, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for i, column in enumerate(columns):
+        number = column in ("nodes", "batched", "grouped", "shared", "replicated")
+        table.add_column(
+            column, justify="right" if number else "left", overflow="fold", no_wrap=i == 0 and number
+        )
+    return table
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1, which means "no" here
+
+
+def _console(data: bool) -> Console:
+    console = _Console(stderr=not data, highlight=False)
+    return console if console.is_terminal else _Console(stderr=not data, highlight=False, width=WIDTH)
+
+
+def _line(console: Console, text: str) -> None:
+    """One sentence; a terminal may wrap it, a pipe gets it whole. Names may hold brackets: no markup."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _bytes(size: int) -> str:
+    if size < 1000:
+        return f"{size} bytes"
+    power = min(4, int(math.log10(size) / 3))
+    return f"{size / 1000**power:.3g} {('', 'kB', 'MB', 'GB', 'TB')[power]}"

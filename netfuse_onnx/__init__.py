@@ -1,0 +1,60 @@
+"""netfuse-onnx merges N ONNX models of one architecture with different weights into one graph.
+
+The functions here are the verbs of the command line. They are loaded on first use, so that importing the
+package (as `netfuse-onnx --help` does) loads neither onnx nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from netfuse_onnx.errors import (
+    AnswerIsNo,
+    FileFault,
+    InternalError,
+    NetfuseError,
+    NotEquivalent,
+    NotProven,
+    NotStackable,
+    StrictViolated,
+    UsageFault,
+    ValuesDiffer,
+)
+
+if TYPE_CHECKING:
+    from netfuse_onnx.api import check, inspect, merge, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnswerIsNo",
+    "FileFault",
+    "InternalError",
+    "NetfuseError",
+    "NotEquivalent",
+    "NotProven",
+    "NotStackable",
+    "StrictViolated",
+    "UsageFault",
+    "ValuesDiffer",
+    "__version__",
+    "check",
+    "inspect",
+    "merge",
+    "verify",
+]
+
+_VERBS = frozenset({"check", "inspect", "merge", "verify"})
+"""No module of the package may have one of these names."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        from netfuse_onnx import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

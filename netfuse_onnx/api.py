@@ -1,0 +1,223 @@
+"""The verbs: merge, check, verify, inspect, rules. Glue of the stages; the command line is a skin over it.
+
+Paths are strings. All raise FileFault for files that can't be read or written and UsageFault for
+arguments that make no sense; what else they raise is said with each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, Unpack, cast
+
+from netfuse_onnx import arguments, metadata, runtime, staging, symbols, weights, write
+from netfuse_onnx import plan as planning
+from netfuse_onnx.digests import Digests
+from netfuse_onnx.errors import NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
+from netfuse_onnx.load import load
+from netfuse_onnx.lower import lower
+from netfuse_onnx.match import match
+from netfuse_onnx.prove import prove
+from netfuse_onnx.report import (
+    CheckReport,
+    InspectReport,
+    Lowered,
+    MergeReport,
+    RuleRow,
+    RulesReport,
+    VerifyReport,
+)
+from netfuse_onnx.trial import Options, Progress
+from netfuse_onnx.types import Correspondence
+
+
+class Proof(TypedDict, total=False):
+    """How the values are proved: the options that merge and verify share."""
+
+    provider: str
+    """auto, cpu or cuda; auto is CUDA where it is usable."""
+    dims: Mapping[str, int]
+    """Sizes of symbolic dimensions."""
+    rtol: float
+    """Allowed relative error; default by precision."""
+    atol: float
+    """Allowed absolute error, in the units of the outputs; default by precision and scale."""
+    seed: int
+    inputs: str
+    """An .npz file of real inputs."""
+    libraries: Sequence[str]
+    """Shared libraries of custom operators."""
+
+
+def merge(
+    paths: Sequence[str],
+    out: str,
+    *,
+    names: Sequence[str] | None = None,
+    io: str = "separate",
+    share: Sequence[str] = (),
+    target: str = "generic",
+    partial: bool = False,
+    strict: bool = False,
+    verify: bool = True,
+    data: str = "auto",
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
+) -> MergeReport:
+    """Merge models of one architecture into the file `out`, which is replaced once both proofs hold.
+
+    The arguments are the options of the command line; `data` is where the weights go: auto, external or
+    single. Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the
+    MergeReport in its `report`; then `out` is as it was.
+    """
+    labels = arguments.model_names(paths, names)
+    arguments.choice("io", io)
+    arguments.choice("target", target)
+    arguments.choice("data", data)
+    options = _options(io, share, proof) if verify else None
+    staging.check_target(out, paths)
+    family = _family(paths, labels, partial)
+    once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
+    merged = lower(family, planning.plan(family, io=io, share=once, target=target), io=io, share=once)
+    answer = MergeReport(
+        out=out,
+        sources=tuple(paths),
+        models=labels,
+        io=io,
+        share=tuple(sorted(once)),
+        target=target,
+        lowered=Lowered.read(merged.report),
+        symbols=symbols.free(family.graph.types[name].dims for name in family.graph.inputs),
+    )
+    if strict:
+        _refuse_replicated(answer)
+
+    def described(digests: Sequence[str]) -> dict[str, str]:
+        return metadata.build(family, merged, digests, io=io, share=share, target=target, partial=partial)
+
+    mode = cast(write.Mode, data)
+    with write.stage(merged, out, family.sources, mode=mode, metadata=described, progress=progress) as staged:
+        if options:
+            proved = prove(staged.model_path, merged.recipes, family, options, progress)
+            answer = answer.proved(proved)
+            _refuse_unproved(answer, proved)
+        staged.commit()
+    return answer.written(staged.files)
+
+
+def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
+    """Whether the models are one architecture. A no is a report that is not ok, and says what differs."""
+    labels = arguments.model_names(paths, names)
+    try:
+        family = _family(paths, labels, partial)
+    except NotEquivalent as error:
+        return CheckReport(tuple(paths), labels, False, difference=error.message, hint=error.hint)
+    sizes = {name: [weights.nbytes(part) for part in parts] for name, parts in family.weights.items()}
+    shared = [name for name, parts in family.weights.items() if len(parts) == 1]
+    distinct = sum(map(sum, sizes.values()))
+    return CheckReport(
+        sources=tuple(paths),
+        models=labels,
+        equivalent=True,
+        nodes=family.sources[0].node_count,
+        weights=len(sizes),
+        shared_weights=len(shared),
+        bytes=distinct + sum((family.models - 1) * sizes[name][0] for name in shared),
+        distinct_bytes=distinct,
+        inputs=family.graph.inputs,
+        outputs=family.graph.outputs,
+        opsets=family.opsets,
+    )
+
+
+def verify(
+    merged: str, paths: Sequence[str], *, progress: Progress | None = None, **proof: Unpack[Proof]
+) -> VerifyReport:
+    """Prove a merged file against its sources again. A failed proof is a report that is not ok.
+
+    Raises NotEquivalent when the sources do not match, NotProven when they take no inputs that were
+    tried, FileFault when `merged` was not written by netfuse-onnx.
+    """
+    known = metadata.read(merged)
+    options = _options(known.io, known.share, proof)
+    if len(paths) != len(known.models):
+        raise UsageFault(
+            f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
+            f"Give the models that were merged, in their order: {', '.join(known.models)}.",
+        )
+    family = _family(paths, known.models, known.partial)
+    strangers = metadata.strangers(known, paths, Digests(family.sources).result())
+    return prove(merged, metadata.recipes(known, family, merged), family, options, progress).warned(strangers)
+
+
+def inspect(merged: str) -> InspectReport:
+    """What became of every node, from the merged file alone."""
+    known = metadata.read(merged)
+    return InspectReport(
+        merged=merged,
+        version=known.version,
+        models=known.models,
+        sha256=dict(zip(known.models, known.sha256, strict=False)),
+        io=known.io,
+        share=known.share,
+        target=known.target,
+        lowered=known.lowered,
+        weights=len(known.weights),
+    )
+
+
+def rules() -> RulesReport:
+    """The operators that have a batching rule. All others are replicated once per model."""
+    from netfuse_onnx import rules as registry
+
+    rows = [RuleRow(op, rule.name, rule.how) for op, entries in registry.table().items() for rule in entries]
+    return RulesReport(tuple(rows))
+
+
+# --------------------------------------------------------------------------- helpers
+
+
+def _family(paths: Sequence[str], names: Sequence[str], partial: bool) -> Correspondence:
+    return match([load(path) for path in paths], names, partial=partial)
+
+
+def _options(io: str, share: Sequence[str], proof: Proof) -> Options:
+    """Raises UsageFault, before any work, when ONNX Runtime or the provider is missing."""
+    provider = arguments.choice("provider", proof.get("provider", "auto"))
+    return Options(
+        runtime=runtime.choose(provider, [os.path.abspath(path) for path in proof.get("libraries", ())]),
+        io=io,
+        share=frozenset(share),
+        dims=arguments.sizes(proof.get("dims", {})),
+        seed=proof.get("seed", 0),
+        rtol=proof.get("rtol"),
+        atol=proof.get("atol"),
+        file=proof.get("inputs", ""),
+    )
+
+
+def _refuse_replicated(answer: MergeReport) -> None:
+    rows = answer.lowered.replicated
+    if not rows:
+        return
+    named = "; ".join(f"{row.op} {row.name!r}: {row.reason}" for row in rows[:3])
+    more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
+    total = len(answer.lowered.nodes)
+    error = StrictViolated(
+        f"{len(rows)} of {total} nodes would be replicated once per model ({named}{more}).",
+        " ".join(answer.lowered.notes) or "Merge without --strict to accept that.",
+    )
+    error.report = answer
+    raise error
+
+
+def _refuse_unproved(answer: MergeReport, proved: VerifyReport) -> None:
+    if proved.ok:
+        return
+    error = ValuesDiffer(
+        f"The merged model is not equal to its sources: {proved.failure}",
+        f"{answer.out} was not written. If the difference is rounding, allow it with --rtol or --atol; "
+        "else please report it.",
+    )
+    error.report = answer
+    raise error

@@ -1,0 +1,77 @@
+"""What the verbs are given, checked before any work. Everything here raises UsageFault."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from netfuse_onnx.errors import UsageFault
+
+CHOICES = {
+    "io": ("separate", "stacked"),
+    "target": ("generic", "cpu", "cuda"),
+    "data": ("auto", "external", "single"),
+    "provider": ("auto", "cpu", "cuda"),
+}
+
+
+def choice(kind: str, value: str) -> str:
+    """One of the words that an option knows."""
+    if value not in CHOICES[kind]:
+        raise UsageFault(f"There is no {kind} {value!r}.", f"Choose {' or '.join(CHOICES[kind])}.")
+    return value
+
+
+def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the models: those given, or the file stems with -2, -3 where they clash."""
+    if names is None:
+        return _stems(paths)
+    if len(names) != len(paths):
+        raise UsageFault(f"{len(names)} names for {len(paths)} models.", "Give one name per model, in order.")
+    for name in names:
+        if not name or "/" in name:
+            raise UsageFault(f"A model can't be called {name!r}.", "Names are not empty and hold no slash.")
+        if names.count(name) > 1:
+            raise UsageFault(f"Two models are called {name!r}.", "Give every model a name of its own.")
+    return tuple(names)
+
+
+def shared_inputs(share: Sequence[str], known: Sequence[str], path: str) -> frozenset[str]:
+    """The inputs fed once; all of them exist."""
+    for name in share:
+        if name not in known:
+            raise UsageFault(
+                f"{path} has no input {name!r} to share.", f"Its inputs are: {', '.join(known)}."
+            )
+    return frozenset(share)
+
+
+def dimensions(pairs: Sequence[str]) -> dict[str, int]:
+    """`NAME=VALUE` -> sizes. The last = counts: names may hold one."""
+    found = {}
+    for pair in pairs:
+        name, mark, value = pair.rpartition("=")
+        if not (mark and name and value.isascii() and value.isdecimal()):
+            raise UsageFault(f"{pair!r} is no dimension.", "Write --dim NAME=VALUE, such as --dim batch=4.")
+        found[name] = int(value)
+    return found
+
+
+def sizes(dims: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that are none are refused."""
+    for name, value in dims.items():
+        if value < 0:
+            raise UsageFault(f"Dimension {name!r} can't have size {value}.", "Sizes are 0 or more.")
+    return dict(dims)
+
+
+def _stems(paths: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for path in paths:
+        stem = os.path.splitext(os.path.basename(path))[0] or "model"
+        name, count = stem, 1
+        while name in found:
+            count += 1
+            name = f"{stem}-{count}"
+        found.append(name)
+    return tuple(found)

@@ -1,0 +1,147 @@
+"""Every gap of ONNX Runtime that this package works around, each with the version it was seen in.
+
+This is the only module that knows about them; `runtime.py` holds sessions, nothing else does. A gap is
+removed from here when the oldest supported version no longer has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+from typing import Any
+
+import numpy as np
+
+from netfuse_onnx.errors import UsageFault
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+NOT_NUMPY = {"bfloat16": 16, "float8e4m3fn": 17, "float8e4m3fnuz": 18, "float8e5m2": 19, "float8e5m2fnuz": 20}
+"""Element types that session.run neither takes nor gives as numpy arrays (1.32), as ONNX numbers them."""
+
+NO_MAX = (2, 3)
+"""Element types that Clip takes and that Max and Min have no kernel for (1.32): uint8 and int8."""
+
+MISSING = (
+    "ONNX Runtime is not installed, and the proof of the values needs it.",
+    "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "
+    "or give --no-verify to merge without the proof.",
+)
+
+
+@functools.cache
+def onnxruntime() -> Any:
+    """The onnxruntime module with its own log silenced.
+
+    Raises UsageFault, naming the extras, when it is not installed. Seen in 1.31: it reports on stderr
+    what it raises as an exception anyway.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        if error.name not in (None, "onnxruntime"):
+            raise UsageFault(f"ONNX Runtime does not load: {error}.", MISSING[1]) from error
+        raise UsageFault(*MISSING) from error
+    ort.set_default_logger_severity(4)
+    return ort
+
+
+def cuda_listed() -> bool:
+    """Whether this ONNX Runtime was built with CUDA. That it runs is another matter."""
+    return CUDA in onnxruntime().get_available_providers()
+
+
+@functools.cache
+def cuda_problem() -> str:
+    """Why CUDA can't be used, or '' when a session really ran on it.
+
+    Seen in 1.31.1: onnxruntime-gpu on a machine without a GPU lists CUDAExecutionProvider as available
+    and falls back to the CPU with a line on stderr. So the only proof is to run something.
+    """
+    ort = onnxruntime()
+    if not cuda_listed():
+        return f"this ONNX Runtime ({ort.__version__}) was built without CUDA"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it can't find
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        session = ort.InferenceSession(_tiny_model(), options, providers=[CUDA], enable_fallback=0)
+        if CUDA not in session.get_providers():
+            return "ONNX Runtime fell back to the CPU (no usable CUDA device or libraries)"
+        session.run(None, {"x": np.ones(4, np.float32)})
+    except Exception as error:
+        return first_line(error)
+    return ""
+
+
+def providers(name: str, *, tf32: bool) -> list[tuple[str, dict[str, str]]]:
+    """The provider list of a session. CUDA computes fp32 products in TF32 unless told not to (1.32)."""
+    if name == "cuda":
+        return [(CUDA, {"use_tf32": "1" if tf32 else "0"}), (CPU, {})]
+    return [(CPU, {})]
+
+
+def placement(session: Any) -> dict[str, int]:
+    """Provider -> nodes that it runs, after optimisation. Empty before 1.24, which can't tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    placed: dict[str, int] = {}
+    try:
+        for part in session.get_provider_graph_assignment_info():
+            placed[part.ep_name] = placed.get(part.ep_name, 0) + len(part.get_nodes())
+    except Exception:
+        return {}
+    return placed
+
+
+def element_type(ort_type: str) -> str:
+    """`tensor(float)` -> `float`; the type itself when it isn't a tensor."""
+    return ort_type[7:-1] if ort_type.startswith("tensor(") else ort_type
+
+
+def to_ort(array: np.ndarray[Any, Any], ort_type: str) -> Any:
+    """A numpy array as an OrtValue of the type that the model declares."""
+    ort = onnxruntime()
+    number = NOT_NUMPY.get(element_type(ort_type))
+    if number is None:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    bits = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, number)
+
+
+def from_ort(value: Any) -> Any:
+    """An OrtValue on the CPU as a numpy array (ml_dtypes for what numpy lacks), or a list of them."""
+    if value.is_tensor_sequence():
+        return value.numpy() if hasattr(value, "numpy") else list(value)
+    name = element_type(value.data_type())
+    if name not in NOT_NUMPY:
+        return value.numpy()
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(NOT_NUMPY[name])
+    shape = tuple(value.shape())
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def first_line(error: BaseException) -> str:
+    """What an ONNX Runtime error says, without its prefix, source positions and further lines."""
+    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return text.strip().rstrip(".")[:400]
+
+
+def _tiny_model() -> bytes:
+    from onnx import parser
+
+    text = '<ir_version: 7, opset_import: ["": 13]> g (float[4] x) => (float[4] y) {y = Add(x, x)}'
+    model = parser.parse_model(text)
+    data: bytes = model.SerializeToString()
+    return data

@@ -1,0 +1,327 @@
+"""What the verbs answer: plain dataclasses that turn into JSON and own the exit code.
+
+How they look on a terminal is the business of cli/render.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from netfuse_onnx.types import Became
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """What became of one node of the first source."""
+
+    name: str
+    op: str
+    became: str
+    rule: str = ""
+    reason: str = ""
+    takes: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A change of layout that was inserted. `nodes` is how many nodes it took; 0 is a renaming."""
+
+    value: str
+    before: str
+    after: str
+    nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """How many nodes of one operator became what."""
+
+    op: str
+    total: int
+    batched: int
+    grouped: int
+    shared: int
+    replicated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What the plan did: the part of the report that the merged file carries and `inspect` reads back."""
+
+    nodes: tuple[NodeRow, ...]
+    conversions: tuple[Conversion, ...]
+    source_nodes: int
+    merged_nodes: int
+    boundary_nodes: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, report: Mapping[str, Any]) -> Lowered:
+        """From the mapping that lower writes. Unknown keys are ignored, so that old files stay readable."""
+        return cls(
+            nodes=tuple(_node(row) for row in report.get("nodes", ())),
+            conversions=tuple(
+                Conversion(str(c["value"]), str(c["from"]), str(c["to"]), int(c.get("nodes", 0)))
+                for c in report.get("conversions", ())
+            ),
+            source_nodes=int(report.get("source_nodes", 0)),
+            merged_nodes=int(report.get("merged_nodes", 0)),
+            boundary_nodes=int(report.get("boundary_nodes", 0)),
+            notes=tuple(map(str, report.get("notes", ()))),
+        )
+
+    def operators(self) -> tuple[OperatorRow, ...]:
+        """One row per operator, the most frequent first."""
+        counts: dict[str, dict[str, int]] = {}
+        for node in self.nodes:
+            row = counts.setdefault(node.op, dict.fromkeys(Became, 0))
+            row[node.became] = row.get(node.became, 0) + 1
+        rows = [
+            OperatorRow(op, sum(c.values()), c["batched"], c["grouped"], c["shared"], c["replicated"])
+            for op, c in counts.items()
+        ]
+        return tuple(sorted(rows, key=lambda row: (-row.total, row.op)))
+
+    @property
+    def replicated(self) -> tuple[NodeRow, ...]:
+        return tuple(node for node in self.nodes if node.became == Became.REPLICATED)
+
+
+@dataclass(frozen=True, slots=True)
+class BytesProof:
+    """Proof (a): every merged weight, undone, is the sources' weights bit for bit."""
+
+    weights: int = 0
+    bytes: int = 0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class OutputProof:
+    """One output of one model at its worst element over all cases. `ratio` is error / allowed."""
+
+    model: str
+    output: str
+    precision: str
+    case: str
+    ratio: float
+    error: float
+    allowed: float
+    at: tuple[int, ...] = ()
+    got: str = ""
+    want: str = ""
+    wrong: int = 0
+    size: int = 0
+    noise: float | None = None
+    ties: int = 0
+    problem: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problem and self.ratio <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far apart the two most alike models are on the same input, in units of what is allowed."""
+
+    ratio: float
+    models: tuple[str, str]
+
+    @property
+    def telling(self) -> bool:
+        """Whether two swapped models would have been seen."""
+        return self.ratio >= 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ValuesProof:
+    """Proof (b): the merged model gives what the sources give."""
+
+    provider: str
+    cases: tuple[str, ...]
+    outputs: tuple[OutputProof, ...] = ()
+    skipped: tuple[str, ...] = ()
+    placed: Mapping[str, int] = field(default_factory=dict)
+    spread: Spread | None = None
+    tf32: float | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and bool(self.cases) and all(out.ok for out in self.outputs)
+
+    @property
+    def worst(self) -> OutputProof | None:
+        return max(self.outputs, key=lambda out: (bool(out.problem), out.ratio), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Common to the answers of all verbs."""
+
+    @property
+    def ok(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that JSON lacks become strings."""
+        return {"ok": self.ok, **_plain(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport(_Report):
+    merged: str
+    models: tuple[str, ...]
+    bytes: BytesProof
+    values: ValuesProof
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.bytes.ok and self.values.ok
+
+    def warned(self, more: Sequence[str]) -> VerifyReport:
+        """The same with further warnings, in front."""
+        return dataclasses.replace(self, warnings=(*more, *self.warnings))
+
+    @property
+    def failure(self) -> str:
+        """The first thing that is wrong, as a sentence; '' when nothing is."""
+        for problem in (*self.bytes.problems, *self.values.problems):
+            return problem
+        worst = self.values.worst
+        if worst is None or worst.ok:
+            return "" if self.ok else "No output was compared."
+        return describe(worst)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport(_Report):
+    out: str
+    sources: tuple[str, ...]
+    models: tuple[str, ...]
+    io: str
+    share: tuple[str, ...]
+    target: str
+    lowered: Lowered
+    symbols: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    size: int = 0
+    proof: VerifyReport | None = None
+    warnings: tuple[str, ...] = ()
+
+    def proved(self, proof: VerifyReport) -> MergeReport:
+        """The same after the proofs."""
+        return dataclasses.replace(self, proof=proof, warnings=(*self.warnings, *proof.warnings))
+
+    def written(self, files: Sequence[str]) -> MergeReport:
+        """The same after the files are in place. `size` is theirs together, in bytes."""
+        return dataclasses.replace(self, files=tuple(files), size=sum(map(os.path.getsize, files)))
+
+    @property
+    def ok(self) -> bool:
+        return self.proof is None or self.proof.ok
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport(_Report):
+    sources: tuple[str, ...]
+    models: tuple[str, ...]
+    equivalent: bool
+    difference: str = ""
+    hint: str = ""
+    nodes: int = 0
+    weights: int = 0
+    shared_weights: int = 0
+    bytes: int = 0
+    distinct_bytes: int = 0
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    opsets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return self.equivalent
+
+
+@dataclass(frozen=True, slots=True)
+class InspectReport(_Report):
+    merged: str
+    version: str
+    models: tuple[str, ...]
+    sha256: Mapping[str, str]
+    io: str
+    share: tuple[str, ...]
+    target: str
+    lowered: Lowered
+    weights: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """One line of the table of supported operators."""
+
+    op: str
+    rule: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class RulesReport(_Report):
+    rules: tuple[RuleRow, ...]
+
+    @property
+    def ok(self) -> bool:
+        return True
+
+
+def describe(out: OutputProof) -> str:
+    """One sentence on the worst element of an output."""
+    head = f"Output {out.output} of model {out.model} differs ({out.case})"
+    if out.problem:
+        return f"{head}: {out.problem}."
+    return (
+        f"{head} at {list(out.at)}: {out.got}, not {out.want}; error {out.error:.3g}, "
+        f"allowed {out.allowed:.3g}; {out.wrong} of {out.size} elements are wrong."
+    )
+
+
+def _node(row: Mapping[str, Any]) -> NodeRow:
+    keys = {f.name for f in dataclasses.fields(NodeRow)}
+    known = {k: tuple(v) if isinstance(v, list | tuple) else str(v) for k, v in row.items() if k in keys}
+    return NodeRow(**{"name": "", "op": "", "became": ""} | known)  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"ok": value.ok, **own} if hasattr(value, "ok") and not isinstance(value, _Report) else own
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,50 @@
+"""Operators that write at indices: the model number becomes one more coordinate, or the axis is shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.layouts import places
+from netfuse_onnx.rules._build import again, need, physical
+from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.types import STACKED, Layout
+
+
+@family("ScatterElements", "Scatter")
+def scatter_elements(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis; data, indices and updates are all stacked"""
+    rank = site.rank(0)
+    axis = site.axis(int(site.attr("axis", 0)), rank)
+
+    def body(layout: Layout) -> Body:
+        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+
+    for layout in places(rank):
+        if layout.stacked:
+            yield Option("scatter_elements", (layout,) * 3, (layout,), body(layout))
+
+
+@family("ScatterND")
+def scatter_nd(site: Site) -> Iterator[Option]:
+    """the model number is the first coordinate: an index out of range stays an error"""
+    need(site.rank(1) >= 1, "its indices are a scalar")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        return again(site, [ins[0], with_model(site, ins[1], emit), ins[2]], emit)[0]
+
+    yield Option("scatter_nd", (STACKED(0),) * 3, (STACKED(0),), body, 2.0)
+
+
+def with_model(site: Site, indices: Tensor, emit: Emitter) -> Tensor:
+    """[N, .., k] -> [N, .., k + 1]: the number of the model before each tuple of coordinates."""
+    dims = site.dims(1)
+    ids = np.arange(emit.models).reshape(-1, *[1] * len(dims))
+    lead = dims[:-1]
+    if all(isinstance(d, int) for d in lead):
+        shape = (emit.models, *(d for d in lead if isinstance(d, int)), 1)
+        return emit("Concat", emit.const(np.broadcast_to(ids, shape)), indices, axis=-1)
+    zeros = emit("Mul", emit("Gather", indices, emit.const([0]), axis=len(dims)), emit.const(0))
+    return emit("Concat", emit("Add", zeros, emit.const(ids)), indices, axis=-1)

@@ -1,0 +1,123 @@
+"""Small operators that are batched along axes of their own: signals, determinants, labels, caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.layouts import places
+from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
+from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
+
+
+@family("Det")
+def det(site: Site) -> Iterator[Option]:
+    """the models are a batch axis"""
+    rank = site.rank(0)
+    for layout in places(rank):
+        if layout.axis <= rank - 2 - layout.folded:
+            yield Option("det", (layout,), (layout,), again)
+
+
+@family("DFT")
+def dft(site: Site) -> Iterator[Option]:
+    """the axis is shifted past the model axis"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    as_input = site.opset >= 20
+    given = site.ints(2) if as_input else [int(site.attr("axis", 1))]
+    axis = site.axis((given or [-2])[0], rank)
+
+    def body(layout: Layout) -> Body:
+        moved = physical(layout, axis)
+        if not as_input:
+            return lambda s, ins, emit: again(s, ins, emit, axis=moved)
+        return lambda s, ins, emit: again(
+            s, [*ins[:2], *[None] * (2 - len(ins[:2])), emit.const(moved)], emit
+        )
+
+    last = rank - 1
+    yield from per_axis(
+        site, body, lambda layout: None if layout.stacked and layout.axis > axis else layout,
+        axes=[axis, last], name="dft",
+    )  # fmt: skip
+
+
+@family("STFT")
+def stft(site: Site) -> Iterator[Option]:
+    """the models join the batch; the window is the same for all models"""
+    site.only_mapped(0)
+    takes = (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1)
+    yield Option("stft", takes, (FOLDED(0),), again)
+
+
+@family("MeanVarianceNormalization")
+def mean_variance(site: Site) -> Iterator[Option]:
+    """the axes are shifted past the model axis"""
+    rank = site.rank(0)
+    axes = [site.axis(int(a), rank) for a in site.attr("axes", [0, 2, 3])]
+
+    def body(layout: Layout) -> Body:
+        return lambda s, ins, emit: again(s, ins, emit, axes=shifted(layout, axes))
+
+    yield from per_axis(site, body, axes=axes, name="mean_variance")
+
+
+@family("CenterCropPad")
+def center_crop_pad(site: Site) -> Iterator[Option]:
+    """the axes are named, and shifted past the model axis"""
+    rank = site.rank(0)
+    axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
+
+    def body(layout: Layout) -> Body:
+        return lambda s, ins, emit: again(s, ins, emit, axes=shifted(layout, axes))
+
+    yield from per_axis(site, body, axes=axes, name="center_crop_pad")
+
+
+@family("EyeLike")
+def eye_like(site: Site) -> Iterator[Option]:
+    """once for all models: only the shape of its input is read"""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        attrs = dict(site.node.attrs)
+        attrs.setdefault("dtype", site.inputs[0].dtype)
+        return emit("EyeLike", emit("Gather", ins[0], emit.const(0), axis=0), **attrs)
+
+    yield Option("eye_like", (STACKED(0),), (SHARED,), body, 2.0)
+
+
+@family("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
+def loss(site: Site) -> Iterator[Option]:
+    """per sample, the models join the batch; a mean or a sum is taken model by model after"""
+    reduction = site.attr("reduction", b"mean")
+    need(not site.is_mapped(2), "its class weights differ between the models")
+    takes = (FOLDED(0), FOLDED(0), SHARED)[: len(site.node.inputs)]
+    after = FOLDED(0) if reduction == b"none" else STACKED(0)
+
+    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+        if reduction == b"none":
+            return again(site, ins, emit)
+        each, *log_prob = again(site, ins, emit, reduction=b"none")
+        total = _per_model_sum(each, emit)
+        if reduction == b"mean":
+            total = emit("Div", total, _per_model_sum(_share(site, ins, emit), emit))
+        return [total, *log_prob]
+
+    gives = (after, FOLDED(0))[: len(site.node.outputs)]
+    yield Option("loss", takes, gives, body, 1.0 if reduction == b"none" else 8.0)
+
+
+def _per_model_sum(x: Tensor, emit: Emitter) -> Tensor:
+    flat = emit.reshape(x, [emit.models, -1])
+    return emit.reduce("ReduceSum", flat, [1])
+
+
+def _share(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Tensor:
+    """The weight with which each label counts, 0 where it is ignored: the loss of log-probabilities of -1."""
+    x = ins[0]
+    kind = site.inputs[0].dtype
+    ones = emit("Sub", emit("Mul", x, emit.filled(0.0, kind, ())), emit.filled(1.0, kind, ()))
+    attrs = {k: v for k, v in site.node.attrs.items() if k == "ignore_index"}
+    return emit.node("NegativeLogLikelihoodLoss", [ones, *ins[1:]], {**attrs, "reduction": b"none"})[0]

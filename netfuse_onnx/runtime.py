@@ -1,0 +1,106 @@
+"""Sessions of ONNX Runtime: which provider really runs, and plain arrays in and out.
+
+A `Session` keeps nothing but the session itself, so that deleting it frees the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netfuse_onnx import ort_compat
+from netfuse_onnx.errors import UsageFault
+
+Array = np.ndarray[Any, Any]
+Value = Array | list[Any] | None
+"""A tensor, a sequence of tensors, or an empty optional."""
+
+
+class RunFailed(Exception):
+    """ONNX Runtime refused to load or to run a model; the message is its first line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where sessions run ('cpu' or 'cuda') and the custom operator libraries that they load."""
+
+    provider: str
+    libraries: tuple[str, ...] = ()
+    note: str = ""
+
+
+def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
+    """The runtime for 'auto', 'cpu' or 'cuda'.
+
+    Raises UsageFault when ONNX Runtime is missing, or when 'cuda' was asked for and is not what runs.
+    """
+    if provider not in ("auto", "cpu", "cuda"):
+        raise UsageFault(f"There is no provider {provider!r}.", "Choose auto, cpu or cuda.")
+    ort_compat.onnxruntime()
+    if provider == "cpu":
+        return Runtime("cpu", tuple(libraries))
+    problem = ort_compat.cuda_problem()
+    if not problem:
+        return Runtime("cuda", tuple(libraries))
+    if provider == "cuda":
+        raise UsageFault(
+            f"CUDA was asked for, but can't be used: {problem}.",
+            "Install netfuse-onnx[gpu] on a machine with a GPU, or give --provider cpu.",
+        )
+    return Runtime("cpu", tuple(libraries), note=problem if ort_compat.cuda_listed() else "")
+
+
+class Session:
+    """One model, loaded. Raises RunFailed when ONNX Runtime does not take it."""
+
+    def __init__(
+        self,
+        model: str | bytes,
+        runtime: Runtime,
+        *,
+        optimise: bool = True,
+        tf32: bool = False,
+        folder: str = "",
+    ) -> None:
+        ort = ort_compat.onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.enable_mem_pattern = False  # shapes change from run to run
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if folder:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            for library in runtime.libraries:
+                options.register_custom_ops_library(library)
+            self._session = ort.InferenceSession(
+                model, options, providers=ort_compat.providers(runtime.provider, tf32=tf32), enable_fallback=0
+            )
+        except Exception as error:
+            raise RunFailed(ort_compat.first_line(error)) from error
+        self.inputs = {port.name: port.type for port in self._session.get_inputs()}
+        self.outputs = {port.name: port.type for port in self._session.get_outputs()}
+        self.placed = ort_compat.placement(self._session)
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """All outputs by name. Feeds that the model does not have are left out. Raises RunFailed."""
+        given = {name: value for name, value in feeds.items() if name in self.inputs and value is not None}
+        try:
+            if self._plain:
+                return dict(zip(self.outputs, self._session.run(None, given), strict=True))
+            values = {name: ort_compat.to_ort(np.asarray(v), self.inputs[name]) for name, v in given.items()}
+            results = self._session.run_with_ort_values(list(self.outputs), values)
+            return {name: ort_compat.from_ort(v) for name, v in zip(self.outputs, results, strict=True)}
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise RunFailed(ort_compat.first_line(error)) from error
+
+    @property
+    def _plain(self) -> bool:
+        types = [*self.inputs.values(), *self.outputs.values()]
+        return not any(ort_compat.element_type(t) in ort_compat.NOT_NUMPY for t in types)

@@ -1,0 +1,80 @@
+"""What the standard says of an operator at one opset, in a form that is quick to ask many times."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, defs
+from onnx import AttributeProto as A
+
+_KIND: Mapping[str, int] = dict(AttributeProto.AttributeType.items())
+
+STANDARD = frozenset({"", "ai.onnx.ml", "ai.onnx.preview.training"})
+"""Domains whose operators are all known: what is not there does not exist."""
+
+_READ: Mapping[int, Callable[[AttributeProto], Any]] = {
+    A.FLOAT: lambda a: a.f,
+    A.INT: lambda a: a.i,
+    A.STRING: lambda a: a.s,
+    A.TENSOR: lambda a: a.t,
+    A.SPARSE_TENSOR: lambda a: a.sparse_tensor,
+    A.GRAPH: lambda a: a.g,
+    A.TYPE_PROTO: lambda a: a.tp,
+    A.FLOATS: lambda a: list(a.floats),
+    A.INTS: lambda a: list(a.ints),
+    A.STRINGS: lambda a: list(a.strings),
+    A.TENSORS: lambda a: list(a.tensors),
+    A.SPARSE_TENSORS: lambda a: list(a.sparse_tensors),
+    A.GRAPHS: lambda a: list(a.graphs),
+    A.TYPE_PROTOS: lambda a: list(a.type_protos),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One operator at one opset."""
+
+    since: int
+    deprecated: bool
+    inputs: tuple[int, int]  # least, most
+    outputs: tuple[int, int]
+    variadic_outputs: bool
+    kinds: Mapping[str, int]  # attribute -> AttributeProto.AttributeType
+    required: frozenset[str]
+    defaults: Mapping[str, Any] = field(repr=False)
+
+
+def canonical(domain: str) -> str:
+    """The default domain has two spellings; this package uses ''."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def value_of(attribute: AttributeProto) -> Any:
+    """The plain Python value, as onnx.helper.get_attribute_value gives it, some times faster."""
+    read = _READ.get(attribute.type)
+    return read(attribute) if read else onnx.helper.get_attribute_value(attribute)
+
+
+@functools.cache
+def facts(op: str, domain: str, version: int) -> Facts | None:
+    """None where neither the standard nor the installed onnx package knows the operator."""
+    try:
+        schema = defs.get_schema(op, version, domain)
+    except defs.SchemaError:
+        return None
+    attributes = schema.attributes
+    variadic = defs.OpSchema.FormalParameterOption.Variadic
+    return Facts(
+        since=schema.since_version,
+        deprecated=schema.deprecated,
+        inputs=(schema.min_input, schema.max_input),
+        outputs=(schema.min_output, schema.max_output),
+        variadic_outputs=bool(schema.outputs) and schema.outputs[-1].option == variadic,
+        kinds={name: _KIND[str(a.type).rpartition(".")[2]] for name, a in attributes.items()},
+        required=frozenset(name for name, a in attributes.items() if a.required),
+        defaults={name: value_of(a.default_value) for name, a in attributes.items() if a.default_value.name},
+    )

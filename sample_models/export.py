@@ -1,0 +1,114 @@
+"""From a family to ONNX files: one network, re-weighted and exported once per model.
+
+Each file is an export of its own, not a copy with other bytes: that is what a user's files are.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sample_models.families import Family, Input
+from sample_models.weights import randomise
+
+OPSETS = {"dynamo": 18, "torchscript": 17}
+EXAMPLE = {"batch": 2, "sequence": 9}  # neither 0, 1 nor a size that the networks themselves contain
+
+
+def export_family(
+    family: Family,
+    out: Path,
+    *,
+    count: int,
+    tiny: bool = False,
+    exporter: str = "dynamo",
+    seed: int = 0,
+    external_data: bool = False,
+) -> Iterator[Path]:
+    """Write `count` models to `out`/NAME-0.onnx and on, yielding each path when it is complete."""
+    out.mkdir(parents=True, exist_ok=True)
+    for noisy in ("torch.onnx", "onnxscript", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)  # torchvision is not installed, and the like
+    network = family.build(tiny).eval()
+    inputs = family.inputs(tiny)
+    for index in range(count):
+        randomise(network, seed * 1000 + index)
+        path = out / f"{family.name}-{index}.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters' own deprecations: not the user's affair
+            if exporter == "dynamo":
+                _dynamo(network, family, inputs, path, external_data)
+            else:
+                _torchscript(network, family, inputs, path)
+                if external_data:
+                    _move_out(path)
+        yield path
+
+
+def example(inputs: tuple[Input, ...], sizes: dict[str, int], seed: int = 0) -> dict[str, Tensor]:
+    """Seeded inputs with the dynamic dims bound to `sizes`; a mask starts with ones, as masks do."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
+    for item in inputs:
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in item.dims]
+        if item.high:
+            value = torch.randint(0, item.high, shape, generator=generator)
+            if item.name == "attention_mask":
+                value[:, : max(1, shape[1] // 2)] = 1
+        else:
+            value = torch.randn(shape, generator=generator)
+        values[item.name] = value
+    return values
+
+
+def _dynamo(
+    network: nn.Module, family: Family, inputs: tuple[Input, ...], path: Path, external_data: bool
+) -> None:
+    dims = {name: torch.export.Dim(name) for name in EXAMPLE}
+    shapes = tuple(
+        {axis: dims[dim] for axis, dim in enumerate(item.dims) if isinstance(dim, str)} for item in inputs
+    )
+    torch.onnx.export(
+        network,
+        tuple(example(inputs, EXAMPLE).values()),
+        path,
+        dynamo=True,
+        opset_version=OPSETS["dynamo"],
+        input_names=[item.name for item in inputs],
+        output_names=list(family.outputs),
+        dynamic_shapes=shapes,
+        external_data=external_data,
+        verbose=False,
+    )
+
+
+def _torchscript(network: nn.Module, family: Family, inputs: tuple[Input, ...], path: Path) -> None:
+    axes = {
+        item.name: {axis: dim for axis, dim in enumerate(item.dims) if isinstance(dim, str)}
+        for item in inputs
+    }
+    torch.onnx.export(
+        network,
+        tuple(example(inputs, EXAMPLE).values()),
+        path,
+        dynamo=False,
+        opset_version=OPSETS["torchscript"],
+        input_names=[item.name for item in inputs],
+        output_names=list(family.outputs),
+        dynamic_axes=axes | family.outputs,
+    )
+
+
+def _move_out(path: Path) -> None:
+    """The TorchScript exporter writes external data only above 2 GB, so onnx moves it afterwards."""
+    import onnx
+
+    model = onnx.load(path)
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)
+    onnx.save_model(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)

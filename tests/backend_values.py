@@ -1,0 +1,120 @@
+"""The three models of a backend case: which inputs steer, and values that differ between the models.
+
+Model 0 keeps the values of the case. The others get them permuted, and floats scaled and shifted as well,
+seeded by the names of the case and the input. What a value may be is known to the operator alone, so the
+harness asks ONNX Runtime: LEVELS are tried from the boldest change to none.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from netfuse_onnx.steering import STEERED_BY
+
+Array = np.ndarray
+Value = Array | list[Any] | None
+
+LEVELS = ("shrink", "grow", "permute", "same")
+"""What is done to a value. shrink keeps |x| <= 1, grow keeps x >= 1, both keep x > 0."""
+
+STEERS: Mapping[str, tuple[int, ...]] = {
+    **STEERED_BY,
+    "CumProd": (1,), "CumSum": (1,), "Dropout": (2,), "If": (0,), "Loop": (0, 1), "NonMaxSuppression": (2,),
+    "SequenceAt": (1,), "SequenceErase": (1,), "SequenceInsert": (2,), "Trilu": (1,),
+}  # fmt: skip
+"""Inputs that are equal in all models: they say how much, where or how often, not what."""
+
+INDICES: Mapping[str, tuple[int, ...]] = {
+    "Attention": (6,), "GRU": (4,), "Gather": (1,), "GatherElements": (1,), "GatherND": (1,), "LSTM": (4,),
+    "MaxUnpool": (1,), "NegativeLogLikelihoodLoss": (1,), "OneHot": (0,), "RNN": (4,),
+    "ReverseSequence": (1,), "RoiAlign": (2,), "RotaryEmbedding": (3,), "Scatter": (1,),
+    "ScatterElements": (1,), "ScatterND": (1,), "SoftmaxCrossEntropyLoss": (1,), "TensorScatter": (2,),
+    "ArrayFeatureExtractor": (1,),
+}  # fmt: skip
+"""Inputs that point into something: they are permuted along one axis, which keeps them valid and distinct."""
+
+FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+
+
+def vary(value: Value, model: int, level: str, *, index: bool, seed: str) -> Value:
+    """The value of one model; that of model 0 is the case's own."""
+    if model == 0 or level == "same" or value is None:
+        return value
+    if isinstance(value, list):
+        return [vary(v, model, level, index=index, seed=f"{seed}/{i}") for i, v in enumerate(value)]
+    rng = np.random.default_rng([zlib.crc32(seed.encode()), model])
+    moved = permuted(value, rng, index=index)
+    if level == "permute" or not value.size:
+        return moved
+    if value.dtype.type in FLOATS and not index:
+        return scaled(moved, model, grow=level == "grow")
+    return moved if differs(moved, value) else replaced(value, model, rng, index=index)
+
+
+def permuted(value: Array, rng: np.random.Generator, *, index: bool) -> Array:
+    """Another order of the elements, or of the rows along the first axis that has several."""
+    for _ in range(4):
+        if index:
+            axis = next((a for a, size in enumerate(value.shape) if size > 1), 0)
+            moved = rng.permutation(value, axis=axis) if value.ndim else value
+        else:
+            moved = value.reshape(-1)[rng.permutation(value.size)].reshape(value.shape)
+        if differs(moved, value):
+            return moved
+    return value
+
+
+def scaled(value: Array, model: int, *, grow: bool) -> Array:
+    wide = value.astype(np.float64)
+    largest = float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))
+    factor = 1 + 0.2 * model if grow else 1 - 0.1 * (model + 1)
+    return np.asarray(wide * factor + 0.1 * model * largest).astype(value.dtype)
+
+
+def replaced(value: Array, model: int, rng: np.random.Generator, *, index: bool) -> Array:
+    """Another value for what stays the same in any order."""
+    if value.dtype == np.bool_:
+        flat = value.reshape(-1).copy()
+        flat[(model - 1) % flat.size] ^= True
+        return flat.reshape(value.shape)
+    if value.dtype.kind == "O":
+        return np.array([f"{s}{'xyz'[model]}" for s in value.reshape(-1)], object).reshape(value.shape)
+    if index:
+        high = int(value.max())
+        return rng.integers(min(int(value.min()), 0), high, value.shape, endpoint=True).astype(value.dtype)
+    wide = value.astype(np.float64) if value.dtype.kind == "V" else value
+    with np.errstate(all="ignore"):
+        return np.asarray(wide + model).astype(value.dtype)
+
+
+def differs(a: Value, b: Value) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) != len(b) or any(differs(x, y) for x, y in zip(a, b, strict=True))
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return a is not b
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return True
+    return a.tolist() != b.tolist() if a.dtype.kind == "O" else a.tobytes() != b.tobytes()
+
+
+def attempts(names: list[str], accepts: Any) -> dict[str, str]:
+    """The boldest level per input that `accepts`: one level for all of them, else input by input."""
+    for level in LEVELS[:2]:
+        if accepts(dict.fromkeys(names, level)):
+            return dict.fromkeys(names, level)
+    chosen = dict.fromkeys(names, "same")
+    for name, level in steps(names):
+        if chosen[name] == "same" and accepts(chosen | {name: level}):
+            chosen[name] = level
+    return chosen
+
+
+def steps(names: list[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        for level in LEVELS[:-1]:
+            yield name, level

@@ -1,0 +1,165 @@
+"""The shape of the code: stages import to the left only, `--help` is light, and the docs' commands run."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from families import family
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "netfuse_onnx"
+STAGES = ("load", "match", "plan", "lower", "write", "prove")
+"""In order. `prove` is the module of the verb verify."""
+SKIN = ("api", "cli", "__main__")
+HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "rich")
+MOST_LINES, MOST_OF_A_FUNCTION = 350, 40
+
+
+def modules() -> dict[str, Path]:
+    """Dotted names below netfuse_onnx -> files; the package itself is ''."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@functools.cache
+def imports(name: str) -> frozenset[str]:
+    """What a module of the package imports of the package at run time, in functions too."""
+    known = modules()
+    inside = name if known[name].stem == "__init__" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in _at_run_time(ast.parse(known[name].read_text())):
+        targets: list[str] = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = inside.split(".") if inside else []
+            up = package[: len(package) - node.level + 1] if node.level else []
+            start = ["netfuse_onnx", *up] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            targets = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        found |= {t.removeprefix("netfuse_onnx.") for t in targets if t.startswith("netfuse_onnx.")}
+    return frozenset(found & known.keys() - {name})
+
+
+def _at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        yield child
+        yield from _at_run_time(child)
+
+
+def reached(name: str) -> set[str]:
+    """Everything that a module imports, directly or not."""
+    found, queue = set[str](), [name]
+    while queue:
+        fresh = imports(queue.pop()) - found
+        found |= fresh
+        queue += fresh
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_nothing_to_its_right(stage: str) -> None:
+    right = set(STAGES[STAGES.index(stage) + 1 :]) | set(SKIN)
+    assert not reached(stage) & right
+
+
+def test_the_shared_types_import_nothing() -> None:
+    assert not imports("types")
+    assert not imports("errors")
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_rules_and_helpers_know_no_stage_but_those_that_use_them(name: str) -> None:
+    if name.startswith("rules"):
+        assert not reached(name) & {*STAGES, *SKIN}
+    elif name not in SKIN and name:
+        assert not reached(name) & set(SKIN)
+
+
+def test_no_module_is_named_like_a_verb() -> None:
+    assert not {"merge", "check", "verify", "inspect"} & modules().keys()
+
+
+def _python_files() -> list[Path]:
+    return [path for folder in ("netfuse_onnx", "cli") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", _python_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = 1 + (body[-1].end_lineno or 0) - body[0].lineno if body else 0
+            assert lines <= MOST_OF_A_FUNCTION, f"{node.name} has {lines} lines"
+
+
+# --------------------------------------------------------------------------- light help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["merge", "--help"], ["verify", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from netfuse_onnx.cli.main import main
+assert main({arguments!r}) == 0
+loaded = [m for m in {HEAVY!r} if m in sys.modules]
+sys.exit(f"loaded: {{loaded}}" if loaded else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, netfuse_onnx; sys.exit(any(m in sys.modules for m in {HEAVY!r}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --------------------------------------------------------------------------- docs
+
+
+def _commands() -> list[tuple[str, str]]:
+    """The fenced blocks marked `sh` of the README and of docs/. What should not run is marked otherwise."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        if path.exists():
+            blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+            found += [(f"{path.name}:{i + 1}", block) for i, block in enumerate(blocks)]
+    return found
+
+
+@pytest.mark.parametrize(("where", "commands"), _commands(), ids=[where for where, _ in _commands()])
+def test_the_commands_in_the_docs_run(tmp_path: Path, where: str, commands: str) -> None:
+    """Each block in a folder of its own with a.onnx, b.onnx, c.onnx and merged.onnx."""
+    tools, work = tmp_path / "bin", tmp_path / "work"
+    tools.mkdir()
+    work.mkdir()
+    for name, command in (("netfuse-onnx", "-m netfuse_onnx"), ("python", "")):
+        shim = tools / name
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        shim.chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    above = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PATH": path, "PYTHONPATH": above}
+    family(work, count=3)
+    ready = "netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx"
+    for script in (ready, commands):
+        done = subprocess.run(
+            ["sh", "-e", "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"

@@ -1,0 +1,378 @@
+"""verify: what is right passes, and whatever is wrong is seen and named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from families import MLP_TEXT, family, model, save
+from onnx import TensorProto, numpy_helper
+
+import netfuse_onnx
+from netfuse_onnx import ort_compat, runtime
+from netfuse_onnx.errors import FileFault, NotEquivalent, NotProven, UsageFault, ValuesDiffer
+from netfuse_onnx.report import VerifyReport
+
+WIDE = MLP_TEXT.replace("8]", "64]")
+WIDE_WEIGHTS = {"w1": (64, 16), "b1": (16,), "w2": (16, 4)}
+
+
+def merged(folder: Path, paths: list[str], io: str = "separate", **options: object) -> str:
+    """The family merged without proofs."""
+    out = str(folder / "merged.onnx")
+    netfuse_onnx.merge(paths, out, verify=False, io=io, **options)  # type: ignore[arg-type]
+    return out
+
+
+def tampered(path: str, change: Callable[[onnx.ModelProto], None]) -> str:
+    """A merged file after `change`."""
+    proto = onnx.load(path)
+    change(proto)
+    return save(Path(path), proto)
+
+
+# --------------------------------------------------------------------------- what is right
+
+
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_merge_is_proved_with_batches_of_1_2_and_n(tmp_path: Path, io: str, count: int) -> None:
+    report = netfuse_onnx.merge(family(tmp_path, WIDE, WIDE_WEIGHTS, count), str(tmp_path / "m.onnx"), io=io)
+    assert report.proof is not None
+    assert report.proof.ok
+    assert report.proof.values.cases == tuple(f"n={n}" for n in sorted({1, 2, count}))
+    assert len(report.proof.values.outputs) == count
+    assert report.proof.bytes.weights > 0
+
+
+def test_a_shared_input_is_fed_once(tmp_path: Path) -> None:
+    report = netfuse_onnx.merge(family(tmp_path), str(tmp_path / "m.onnx"), share=["x"])
+    assert report.ok
+    assert [info.name for info in onnx.load(tmp_path / "m.onnx").graph.input] == ["x"]
+
+
+def test_verify_again_from_the_file_alone(tmp_path: Path) -> None:
+    paths = family(tmp_path, count=3)
+    report = netfuse_onnx.verify(merged(tmp_path, paths), paths)
+    assert report.ok
+    assert not report.warnings
+    assert report.values.spread is not None
+    assert report.values.spread.telling
+
+
+def test_inputs_and_outputs_pair_by_position_where_names_differ(tmp_path: Path) -> None:
+    text = "g (float[n, 3] {0}, float[n, 3] {1}) => (float[n, 3] {2}) {{ {2} = Sub({0}, {1}) }}"
+    paths = [
+        save(tmp_path / "a.onnx", model(text.format("x", "y", "z"))),
+        save(tmp_path / "b.onnx", model(text.format("p", "q", "r"))),
+    ]
+    assert netfuse_onnx.verify(merged(tmp_path, paths), paths).ok
+
+
+# --------------------------------------------------------------------------- what is wrong
+
+
+def test_a_changed_weight_is_seen_by_both_proofs(tmp_path: Path) -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        (tensor,) = (t for t in proto.graph.initializer if len(t.raw_data) == 2 * 64 * 16 * 4)
+        raw = bytearray(tensor.raw_data)
+        raw[64 * 16 * 4 + 23] ^= 0x40  # the exponent of one element of model b
+        tensor.raw_data = bytes(raw)
+
+    paths = family(tmp_path, WIDE, WIDE_WEIGHTS)
+    report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), change), paths)
+    assert not report.ok
+    assert "is not 'w1' of b: byte 23 differs" in report.bytes.problems[0]
+    assert [row.model for row in report.values.outputs if not row.ok] == ["b"]
+
+
+def test_a_changed_operator_is_seen_by_the_values(tmp_path: Path) -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        (node,) = (n for n in proto.graph.node if n.op_type == "Relu")
+        node.op_type = "Softplus"
+
+    paths = family(tmp_path)
+    report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), change), paths)
+    assert report.bytes.ok
+    assert not report.values.ok
+    assert report.failure.startswith("Output y of model ")
+
+
+def test_swapped_models_are_seen(tmp_path: Path) -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        outputs = proto.graph.output
+        for node in proto.graph.node:
+            for i, name in enumerate(node.output):
+                node.output[i] = {"a/y": "b/y", "b/y": "a/y"}.get(name, name)
+        assert {o.name for o in outputs} == {"a/y", "b/y"}
+
+    paths = family(tmp_path)
+    report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), change), paths)
+    assert [row.ok for row in report.values.outputs] == [False, False]
+
+
+def test_a_failed_proof_leaves_the_target_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from netfuse_onnx import judge
+
+    out = tmp_path / "m.onnx"
+    out.write_bytes(b"the old model")
+    impossible = dict.fromkeys(judge.BY_PRECISION, judge.Tolerance(0.0, 0.0, -1.0))
+    monkeypatch.setattr(judge, "BY_PRECISION", impossible)
+    monkeypatch.setattr(judge, "measure", lambda *_: {i: {"y": -1.0} for i in range(3)})
+    with pytest.raises(ValuesDiffer) as caught:
+        netfuse_onnx.merge(family(tmp_path), str(out), atol=0.0, rtol=0.0)
+    assert caught.value.report is not None
+    assert out.read_bytes() == b"the old model"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "m.onnx"]
+
+
+def test_equal_models_could_be_swapped_unseen(tmp_path: Path) -> None:
+    paths = family(tmp_path, count=1)
+    twice = [*paths, save(tmp_path / "again.onnx", onnx.load(paths[0]))]
+    report = netfuse_onnx.verify(merged(tmp_path, twice), twice)
+    assert report.ok
+    assert "could not have shown the two swapped" in report.warnings[0]
+
+
+# --------------------------------------------------------------------------- the right sources
+
+
+def test_another_order_is_refused(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    with pytest.raises(UsageFault, match="another order"):
+        netfuse_onnx.verify(merged(tmp_path, paths), paths[::-1])
+
+
+def test_another_number_is_refused(tmp_path: Path) -> None:
+    paths = family(tmp_path, count=3)
+    with pytest.raises(UsageFault, match="holds 3 models"):
+        netfuse_onnx.verify(merged(tmp_path, paths), paths[:2])
+
+
+def test_a_strange_source_is_named(tmp_path: Path) -> None:
+    paths = family(tmp_path, count=3)
+    report = netfuse_onnx.verify(merged(tmp_path, paths[:2]), [paths[0], paths[2]])
+    assert not report.ok
+    assert "c.onnx is not the file that was merged as b" in report.warnings[0]
+
+
+def test_a_file_of_another_maker_is_refused(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    with pytest.raises(FileFault, match="not written by netfuse-onnx"):
+        netfuse_onnx.verify(paths[0], paths)
+
+
+# --------------------------------------------------------------------------- inputs
+
+
+def prove(folder: Path, text: str, **options: object) -> VerifyReport:
+    weights = {"table": (5, 4)} if "table" in text else {}
+    paths = family(folder, text, weights)
+    report: VerifyReport = netfuse_onnx.verify(merged(folder, paths), paths, **options)  # type: ignore[arg-type]
+    return report
+
+
+def test_indices_stay_within_their_table(tmp_path: Path) -> None:
+    text = """g (int32[n, s] ids) => (float[n, s, 4] y) {
+        wide = Cast <to = 7> (ids)
+        y = Gather(table, wide)
+    }"""
+    report = prove(tmp_path, text)
+    assert report.ok
+    assert not report.values.skipped
+
+
+def test_a_refused_batch_is_reported_and_the_others_count(tmp_path: Path) -> None:
+    text = """g (float[n, 8] x) => (float[2, 4] y) <int64[2] to = {2, 4}> { y = Reshape(x, to) }"""
+    report = prove(tmp_path, text)
+    assert report.ok
+    assert report.values.cases == ("n=1",)
+    assert report.values.skipped[0].startswith("n=2: ")
+
+
+def test_nothing_runs(tmp_path: Path) -> None:
+    text = "g (float[n, 8] x) => (float[2, 11] y) <int64[2] to = {7, 11}> { y = Reshape(x, to) }"
+    with pytest.raises(NotProven, match="No inputs were found"):
+        prove(tmp_path, text)
+
+
+def test_dims_are_bound(tmp_path: Path) -> None:
+    text = "g (float[n, s] x) => (float[n, s] y) { y = Softmax(x) }"
+    assert prove(tmp_path, text, dims={"n": 4}).values.cases == ("n=4, s=8",)
+    assert prove(tmp_path, text, dims={"s": 3}).values.cases == ("n=1, s=3", "n=2, s=3")
+    with pytest.raises(UsageFault, match="no symbolic dimension 'm'"):
+        prove(tmp_path, text, dims={"m": 4})
+
+
+def test_sums_of_dims_are_computed(tmp_path: Path) -> None:
+    text = """g (float[n, p] past, float[n, s] x, float[n, q] all) => (float[n, q] y) {
+        both = Concat <axis = 1> (past, x)
+        y = Add(both, all)
+    }"""
+    proto = model(text)
+    proto.graph.input[2].type.tensor_type.shape.dim[1].dim_param = "p + s"
+    paths = [save(tmp_path / f"{name}.onnx", proto) for name in "ab"]
+    report = netfuse_onnx.verify(merged(tmp_path, paths), paths)
+    assert report.ok
+    assert report.values.cases[0] == "n=1, p=8, s=9"
+
+
+@pytest.mark.parametrize("key", ["own", "same", "stacked"])
+def test_given_inputs(tmp_path: Path, key: str) -> None:
+    paths = family(tmp_path)
+    out = merged(tmp_path, paths)
+    x = np.random.default_rng(1).standard_normal((2, 3, 8)).astype(np.float32)
+    held = {"own": {"a/x": x[0], "b/x": x[1]}, "same": {"x": x[0]}, "stacked": {"x": x}}[key]
+    np.savez(tmp_path / "in.npz", **held)
+    report = netfuse_onnx.verify(out, paths, inputs=str(tmp_path / "in.npz"))
+    assert report.ok
+    assert report.values.cases == ("given inputs",)
+
+
+def test_given_inputs_that_lack_one(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    out = merged(tmp_path, paths)
+    np.savez(tmp_path / "in.npz", z=np.zeros(3))
+    with pytest.raises(UsageFault, match="neither 'a/x' nor 'x'"):
+        netfuse_onnx.verify(out, paths, inputs=str(tmp_path / "in.npz"))
+    (tmp_path / "in.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(FileFault, match="read as an"):
+        netfuse_onnx.verify(out, paths, inputs=str(tmp_path / "in.npz"))
+
+
+def test_other_element_types_and_values(tmp_path: Path) -> None:
+    text = """g (bfloat16[n, 3] b, float16[n, 3] h, bool[n] c, int8[n, 3] i, double d)
+        => (bfloat16[n, 3] b2, float16[n, 3] h2, bool[n] c2, int8[n, 3] i2, double d2) {
+        b2 = Identity(b)
+        h2 = Add(h, h)
+        c2 = Not(c)
+        i2 = Identity(i)
+        d2 = Mul(d, d)
+    }"""
+    report = prove(tmp_path, text)
+    assert report.ok
+    precisions = {row.output: row.precision for row in report.values.outputs}
+    assert precisions["b2"] == "bfloat16"
+    assert precisions["h2"] == "float16"
+    assert precisions["d2"] == "float64"
+    assert precisions["i2"] == precisions["c2"] == "exact"
+
+
+def test_strings(tmp_path: Path) -> None:
+    text = "g (string[n] s, string[n] t) => (bool[n] y, string[n] u) { y = Equal(s, t) u = Identity(s) }"
+    paths = family(tmp_path, text, opset=19)
+    assert netfuse_onnx.verify(merged(tmp_path, paths), paths).ok
+
+
+def test_random_outputs_are_compared_by_shape_and_said(tmp_path: Path) -> None:
+    text = """g (float[n, 3] x) => (float[n, 3] y, float[n, 3] z) {
+        r = RandomNormalLike(x)
+        y = Add(r, x)
+        z = Neg(x)
+    }"""
+    report = prove(tmp_path, text)
+    assert report.ok
+    assert any("y: random" in warning for warning in report.warnings)
+
+
+def test_sequences(tmp_path: Path) -> None:
+    text = """g (float[n, 4] x) => (seq(float[n, 2]) y) <int64[2] half = {2, 2}> {
+        y = SplitToSequence <axis = 1> (x, half)
+    }"""
+    assert prove(tmp_path, text).ok
+
+
+def test_a_tie_is_reported_and_a_wrong_index_is_not_one(tmp_path: Path) -> None:
+    text = """g (float[n, 4] x) => (int64[n] y) {
+        z = Mul(x, zero)
+        y = ArgMax <axis = 1, keepdims = 0> (z)
+    }"""
+    proto = model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
+    paths = [save(tmp_path / f"{name}.onnx", proto) for name in "ab"]
+
+    def last(to: onnx.ModelProto) -> None:
+        for node in to.graph.node:
+            if node.op_type == "ArgMax":
+                node.attribute.append(onnx.helper.make_attribute("select_last_index", 1))
+
+    report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), last), paths)
+    assert report.ok
+    assert sum(row.ties for row in report.values.outputs) > 0
+    assert any("scores are equal" in warning for warning in report.warnings)
+
+    def least(to: onnx.ModelProto) -> None:
+        for node in to.graph.node:
+            node.op_type = {"ArgMax": "ArgMin"}.get(node.op_type, node.op_type)
+
+    plain = [save(tmp_path / f"{n}.onnx", model(text.replace("Mul(x, zero)", "Neg(x)"))) for n in "cd"]
+    assert not netfuse_onnx.verify(tampered(merged(tmp_path, plain), least), plain).ok
+
+
+# --------------------------------------------------------------------------- ONNX Runtime
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """What was found out about ONNX Runtime is forgotten before and after."""
+    caches = (ort_compat.onnxruntime, ort_compat.cuda_problem)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_missing_onnx_runtime_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageFault, match=r"netfuse-onnx\[cpu\]"):
+        netfuse_onnx.merge(["missing.onnx", "too.onnx"], str(tmp_path / "m.onnx"))
+    paths = family(tmp_path)
+    assert netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), verify=False).proof is None
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cuda_that_falls_back_is_not_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = ort_compat.onnxruntime()
+    listed = [ort_compat.CUDA, ort_compat.CPU]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    if ort_compat.cuda_problem() == "":
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(UsageFault, match="CUDA was asked for"):
+        runtime.choose("cuda")
+    chosen = runtime.choose("auto")
+    assert chosen.provider == "cpu"
+    assert chosen.note
+
+
+def test_bfloat16_travels_both_ways() -> None:
+    proto = model("g (bfloat16[3] x) => (bfloat16[3] y) { y = Identity(x) }")
+    session = runtime.Session(proto.SerializeToString(), runtime.Runtime("cpu"))
+    x = np.array([1.5, -2, np.inf]).astype(onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+    y = session.run({"x": x})["y"]
+    assert isinstance(y, np.ndarray)
+    assert y.dtype == x.dtype
+    assert y.tobytes() == x.tobytes()
+
+
+def test_what_onnx_runtime_refuses_is_one_line() -> None:
+    with pytest.raises(runtime.RunFailed) as caught:
+        runtime.Session(b"no model", runtime.Runtime("cpu"))
+    assert "\n" not in str(caught.value)
+    assert "ONNXRuntimeError" not in str(caught.value)
+
+
+def test_sources_that_do_not_match_are_no_proof(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    out = merged(tmp_path, paths)
+    save(tmp_path / "b.onnx", model("g (float[n, 8] x) => (float[n, 8] y) { y = Relu(x) }"))
+    with pytest.raises(NotEquivalent):
+        netfuse_onnx.verify(out, paths)
