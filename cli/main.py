@@ -17,7 +17,9 @@ from typing import Any
 import click
 
 from netfuse_onnx import __version__
-from netfuse_onnx.errors import NetfuseError, UsageFault
+from netfuse_onnx.errors import InternalError, NetfuseError, UsageFault
+
+from .plain import forgive, plain
 
 Command = Callable[..., Any]
 
@@ -231,6 +233,7 @@ def _proof_arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. Never raises but for SystemExit on a signal."""
+    forgive()
     args = list(sys.argv[1:] if arguments is None else arguments)
     debug, as_json = "--debug" in args, "--json" in args
     try:
@@ -293,14 +296,13 @@ def _fail(error: NetfuseError, debug: bool, as_json: bool) -> int:
 
         render.failure(error)
     _say(f"error: {error.message}")
-    if error.hint:
-        _say(error.hint, prefix="  ")
+    hint = error.hint or (ISSUES if isinstance(error, InternalError) else "")
+    if hint:
+        _say(hint, prefix="  ")
     return error.exit_code
 
 
 def _bug(error: Exception) -> NetfuseError:
-    from netfuse_onnx.errors import InternalError
-
     if isinstance(error, MemoryError):
         return InternalError("There is not enough memory.", "Use --no-verify, or a machine with more.")
     first = (str(error).strip().splitlines() or [""])[0]
@@ -315,7 +317,7 @@ def _see_help(error: click.ClickException) -> str:
 
 
 def _say(text: str, prefix: str = "netfuse-onnx: ") -> None:
-    click.echo(prefix + text, err=True)
+    click.echo(prefix + plain(text), err=True)
 
 
 if __name__ == "__main__":

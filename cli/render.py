@@ -26,6 +26,8 @@ from netfuse_onnx.report import (
     describe,
 )
 
+from .plain import plain
+
 Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport)
 
 WIDTH = 160
@@ -65,6 +67,11 @@ def merge(report: MergeReport, console: Console) -> None:
         f"{report.out}: {len(report.models)} models ({_some(report.models)}) in one, {_bytes(report.size)}",
     )
     _lowered(report.lowered, console)
+    if report.copied and report.proof:
+        case = report.proof.values.cases[0]
+        _line(
+            console, f"Joining inputs and splitting outputs copies {_bytes(report.copied)} a call ({case})."
+        )
     if report.proof:
         _proofs(report.proof, console)
     else:
@@ -101,19 +108,19 @@ def inspect(report: InspectReport, console: Console) -> None:
     _line(console, f"{report.merged}: {len(report.models)} models, by netfuse-onnx {report.version}")
     models = _table(console, "model", "SHA-256 of the source")
     for name in report.models:
-        models.add_row(Text(name), report.sha256.get(name, ""))
+        models.add_row(_text(name), _text(report.sha256.get(name, "")))
     console.print(models)
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
     _line(console, f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     _lowered(report.lowered, console)
     nodes = _table(console, "node", "operator", "became", "how")
     for row in report.lowered.nodes:
-        nodes.add_row(Text(row.name), Text(row.op), row.became, Text(_how(row)))
+        nodes.add_row(_text(row.name), _text(row.op), _text(row.became), _text(_how(row)))
     console.print(nodes)
     if report.lowered.conversions:
         conversions = _table(console, "conversion of", "from", "to", "nodes")
         for step in report.lowered.conversions:
-            conversions.add_row(Text(step.value), Text(step.before), Text(step.after), str(step.nodes))
+            conversions.add_row(_text(step.value), _text(step.before), _text(step.after), str(step.nodes))
         console.print(conversions)
 
 
@@ -121,7 +128,7 @@ def rules(report: RulesReport, console: Console) -> None:
     table = _table(console, "operator", "rule", "how")
     before = ""
     for row in report.rules:
-        table.add_row(Text(row.op if row.op != before else ""), Text(row.rule), Text(row.how))
+        table.add_row(_text(row.op if row.op != before else ""), _text(row.rule), _text(row.how))
         before = row.op
     console.print(table)
 
@@ -133,7 +140,7 @@ def _lowered(lowered: Lowered, console: Console) -> None:
     table = _table(console, "operator", "nodes", "batched", "grouped", "shared", "replicated")
     for row in lowered.operators():
         counts = (row.total, row.batched, row.grouped, row.shared, row.replicated)
-        table.add_row(Text(row.op), *(str(n) if n else "" for n in counts))
+        table.add_row(_text(row.op), *(str(n) if n else "" for n in counts))
     console.print(table)
     steps = sum(c.nodes for c in lowered.conversions)
     ratio = f" ({lowered.merged_nodes / lowered.source_nodes:.2f} x)" if lowered.source_nodes else ""
@@ -246,7 +253,11 @@ def _console(data: bool) -> Console:
 
 def _line(console: Console, text: str) -> None:
     """One sentence; a terminal may wrap it, a pipe gets it whole. Names may hold brackets: no markup."""
-    console.print(Text(text), soft_wrap=not console.is_terminal)
+    console.print(_text(text), soft_wrap=not console.is_terminal)
+
+
+def _text(text: str) -> Text:
+    return Text(plain(text))
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

@@ -6,6 +6,7 @@ arguments that make no sense; what else they raise is said with each.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, cast
@@ -14,9 +15,11 @@ from netfuse_onnx import arguments, metadata, runtime, staging, symbols, weights
 from netfuse_onnx import plan as planning
 from netfuse_onnx.digests import Digests
 from netfuse_onnx.errors import NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
+from netfuse_onnx.fold import fold
 from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
 from netfuse_onnx.match import match
+from netfuse_onnx.observe import observed
 from netfuse_onnx.prove import prove
 from netfuse_onnx.report import (
     CheckReport,
@@ -76,7 +79,7 @@ def merge(
     arguments.choice("data", data)
     options = _options(io, share, proof) if verify else None
     staging.check_target(out, paths)
-    family = _family(paths, labels, partial)
+    family = _family(paths, labels, partial, proof.get("libraries", ()))
     once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
     merged = lower(family, planning.plan(family, io=io, share=once, target=target), io=io, share=once)
     answer = MergeReport(
@@ -145,7 +148,7 @@ def verify(
             f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
             f"Give the models that were merged, in their order: {', '.join(known.models)}.",
         )
-    family = _family(paths, known.models, known.partial)
+    family = _family(paths, known.models, known.partial, proof.get("libraries", ()))
     strangers = metadata.strangers(known, paths, Digests(family.sources).result())
     return prove(merged, metadata.recipes(known, family, merged), family, options, progress).warned(strangers)
 
@@ -177,8 +180,12 @@ def rules() -> RulesReport:
 # --------------------------------------------------------------------------- helpers
 
 
-def _family(paths: Sequence[str], names: Sequence[str], partial: bool) -> Correspondence:
-    return match([load(path) for path in paths], names, partial=partial)
+def _family(
+    paths: Sequence[str], names: Sequence[str], partial: bool, libraries: Sequence[str] = ()
+) -> Correspondence:
+    """Load, match and fold. Where only a run can tell the rank of a value, the first source is run."""
+    complete = functools.partial(observed, libraries=tuple(map(os.path.abspath, libraries)))
+    return fold(match([load(path) for path in paths], names, partial=partial, complete=complete))
 
 
 def _options(io: str, share: Sequence[str], proof: Proof) -> Options:

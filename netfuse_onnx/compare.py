@@ -58,6 +58,7 @@ class Gap:
     want: str = ""
     error: float = 0.0
     allowed: float = 0.0
+    scale: float = 0.0
     wrong: int = 0
     size: int = 0
     problem: str = ""
@@ -163,6 +164,7 @@ def _worst(error: Array, allowed: Array, got: Array, want: Array) -> Gap:
         allowed=float(allowed[at]),
         wrong=int((ratio > 1.0).sum()),
         size=int(ratio.size),
+        scale=_scale(want),
     )
 
 

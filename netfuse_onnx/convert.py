@@ -22,9 +22,9 @@ def hop(emit: Emitter, x: Held, src: Layout, dst: Layout, dims: Sequence[Dim]) -
     if dst == PER_MODEL:
         return _apart(emit, x, src, dims)
     if src.folded:
-        return _unfold(emit, x, src.axis, dims)
+        return unfold(emit, x, src.axis, dims)
     if dst.folded:
-        return _fold(emit, x, dst.axis, dims)
+        return fold(emit, x, dst.axis, dims)
     return _move(emit, x, src, dst, dims)
 
 
@@ -61,7 +61,7 @@ def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim]) -> tuple[
     return tuple(emit.node("Split", [x], {"axis": src.axis, "split": [dim] * emit.models}, outs=outs))
 
 
-def _unfold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
+def unfold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
     """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..].
 
     Where later dims are static their sizes are written out; else, and where a size is 0, which means a
@@ -75,7 +75,7 @@ def _unfold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
     return emit.reshape(x, [0] * axis + [emit.models, size] + [0] * len(after))
 
 
-def _fold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
+def fold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
     """STACKED(a) -> FOLDED(a): [.., N, d, ..] -> [.., N*d, ..]."""
     dim, after = dims[axis], dims[axis + 1 :]
     size = emit.models * dim if isinstance(dim, int) else -1

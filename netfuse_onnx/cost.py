@@ -7,9 +7,11 @@ file leaves open are priced at `UNKNOWN_DIM`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from netfuse_onnx.layouts import moves_nothing, route, volume
+from netfuse_onnx.steering import UNJOINABLE
 from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, ValueType
 
 BYTES_PER_NODE = 4 << 20
@@ -42,7 +44,10 @@ class Cost:
         dims = value.dims or ()
         total = 0.0
         for hop in route(src, dst, dims):
-            total += self._hop(src, hop, dims)
+            price = self._hop(src, hop, dims)
+            if price > RESHAPE and value.dtype in UNJOINABLE:
+                return math.inf
+            total += price
             src = hop
         return total
 

@@ -43,7 +43,7 @@ def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
     if only_a and only_b:
         i, j = _most_alike(a, b, (only_a, only_b), miss, (left, right))
         found = difference(a, b, a.steps[i], b.steps[j], (left, right))
-        return _error(a, b, f"{place(a, i)} against {place(b, j)}: {found.what}", found.hint)
+        return _error(a, b, f"{places(a, i, b, j)}: {found.what}", found.hint)
     for mine, other, only in ((a, b, only_a), (b, a, only_b)):
         if only:
             what = f"{place(mine, only[0])} of {mine.path} has no counterpart in {other.path}"
@@ -58,6 +58,12 @@ def place(flat: Flat, i: int) -> str:
     output = next((name.rsplit("\0", 1)[-1] for name in step.outs if name), "")
     where = f"operator {i + 1} of {len(flat.steps)}, output '{output}'{inside}"
     return f"{step_name(step)} ({where})"
+
+
+def places(a: Flat, i: int, b: Flat, j: int) -> str:
+    """Both places; one where they read alike."""
+    here, there = place(a, i), place(b, j)
+    return here if here == there else f"{here} against {there}"
 
 
 def step_name(step: Step) -> str:

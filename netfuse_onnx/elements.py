@@ -19,7 +19,7 @@ from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.tensors import BITS, Values, nbytes, unit, unpack
 from netfuse_onnx.types import Extent, Recipe, Weight
 
-BAND = 32 << 20  # bytes of a matrix held at once to transpose it
+BAND = 16 << 20  # bytes of a matrix held at once to transpose it
 _CHUNK = 1 << 20  # bytes read at a time to fill a band
 _OPEN_FILES = 32
 
@@ -133,17 +133,15 @@ class Transposed:
         self._band: Values = np.empty((0, 0), unit(self.bits))
 
     def read(self, start: int, count: int) -> Values:
-        out = np.empty(count, unit(self.bits))
-        done = 0
-        while done < count:
-            matrix, inside = divmod(start + done, self.rows * self.columns)
-            column = inside // self.rows
-            band = self._load(matrix, column // self.width).reshape(-1)
-            at = inside - column // self.width * self.width * self.rows
-            some = min(count - done, len(band) - at)
-            out[done : done + some] = band[at : at + some]
-            done += some
-        return out
+        pieces = []
+        while count:
+            matrix, inside = divmod(start, self.rows * self.columns)
+            band = inside // (self.rows * self.width)
+            held = self._load(matrix, band).reshape(-1)
+            at = inside - band * self.width * self.rows
+            pieces.append(held[at : at + count])
+            start, count = start + len(pieces[-1]), count - len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, unit(self.bits)), *pieces])
 
     def _load(self, matrix: int, band: int) -> Values:
         """Columns of one matrix as [columns of the band, rows]."""

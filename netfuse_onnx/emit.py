@@ -210,6 +210,12 @@ class Emitter:
             return self(op, x, self.const(list(axes)), keepdims=keepdims)
         return self(op, x, axes=list(axes), keepdims=keepdims)
 
+    def require(self, condition: Tensor) -> Tensor:
+        """An int64 zero of shape [1] that exists only where all of `condition` ([k] bool) is true: ONNX
+        has no assertion, but Gather fails on an index out of range."""
+        broken = self("Cast", self("Not", condition), to=onnx.TensorProto.INT64)
+        return self("Gather", self.const([0]), self.reduce("ReduceMax", broken, [0], keepdims=1), axis=0)
+
     def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
         return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))
 

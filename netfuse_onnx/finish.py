@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -80,14 +81,23 @@ def _place_weights(graph: onnx.GraphProto, recipes: Mapping[str, Recipe]) -> dic
             continue
         if tensor.data_type == onnx.TensorProto.STRING:
             tensor.ClearField("data_location")
-            for part in recipe.parts:
-                tensor.string_data.extend(part.data)
+            tensor.string_data.extend(_strings(recipe))
         elif weights.recipe_nbytes(recipe) <= INLINE_LIMIT:
             tensor.ClearField("data_location")
             tensor.raw_data = b"".join(weights.stream(recipe))
         else:
             large[tensor.name] = recipe
     return large
+
+
+def _strings(recipe: Recipe) -> list[bytes]:
+    """The elements of a merged string tensor: its parts, laid out as the writer lays out bytes."""
+    parts = [np.array(part.data, object).reshape(part.shape) for part in recipe.parts]
+    if recipe.transform == "T":
+        parts = [part.swapaxes(-1, -2) for part in parts]
+    elif recipe.transform:
+        parts = [part.repeat(int(recipe.transform[1:])) for part in parts]
+    return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))
 
 
 def _recipe_line(recipe: Recipe) -> dict[str, Any]:
@@ -113,7 +123,7 @@ def _report(
             "became": str(chosen.became),
             "rule": chosen.rule,
             "reason": chosen.reason,
-            "takes": [str(t) for t in chosen.takes],
+            "takes": [str(t or "unread") for t in chosen.takes],
             "gives": [str(g) for g in chosen.gives],
         }
         for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True)

@@ -72,7 +72,7 @@ class Fixed:
                 f"weight '{name}' decides a shape, so it must be equal, "
                 f"and it is {_values(mine)} and {_values(theirs)}"
             )
-        where = f"{differ.place(self.flat, i)} against {differ.place(other, pairing.steps[i])}"
+        where = differ.places(self.flat, i, other, pairing.steps[i])
         return NotEquivalent(
             f"{self.flat.path} and {other.path} differ at {where}: input {k}: {what}.", differ.PARTIAL
         )

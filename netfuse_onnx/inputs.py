@@ -17,8 +17,9 @@ import numpy as np
 
 from netfuse_onnx import symbols
 from netfuse_onnx.domains import Accepts, Domains
+from netfuse_onnx.normal import value_type
 from netfuse_onnx.pairing import pair
-from netfuse_onnx.runtime import Value
+from netfuse_onnx.runtime import Array, Value
 from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 FLOATS = {"f", "V", "c"}  # numpy kinds; bfloat16 and float8 of ml_dtypes are of kind V
@@ -60,14 +61,13 @@ def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     static: dict[str, int] = {}
     rows = []
     for name in first.inputs:
-        kinds = [s.graph.types[pair(first.inputs, s.graph.inputs)[name]] for s in family.sources]
-        dims = symbols.meet(name, [kind.dims for kind in kinds], static)
-        rows.append((name, kinds[0], dims))
+        kinds = [_tensor(s.graph.types[pair(first.inputs, s.graph.inputs)[name]]) for s in family.sources]
+        dims = symbols.meet(name, [kind.dims for kind, _ in kinds], static)
+        rows.append((name, *kinds[0], dims))
     specs = []
-    for name, kind, dims in rows:
-        element, sequence = _element(kind)
+    for name, kind, sequence, dims in rows:
         bound = None if dims is None else tuple(static.get(d, d) if isinstance(d, str) else d for d in dims)
-        specs.append(InputSpec(name, element, bound, domains.of(name), sequence))
+        specs.append(InputSpec(name, kind.dtype, bound, domains.of(name), sequence))
     return tuple(specs)
 
 
@@ -103,13 +103,12 @@ def draw(
         key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.label.encode())]
         rng = np.random.default_rng(key)
         shape = symbols.sizes(spec.dims or (), case.sizes)
-        feeds[spec.name] = [_array(spec, shape, case, rng) for _ in range(2)] if spec.sequence else None
-        if not spec.sequence:
-            feeds[spec.name] = _array(spec, shape, case, rng)
+        drawn = [_array(spec, shape, case, rng) for _ in range(2 if spec.sequence else 1)]
+        feeds[spec.name] = drawn if spec.sequence else drawn[0]
     return feeds
 
 
-def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.Generator) -> Value:
+def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.Generator) -> Array:
     dtype, accepts = spec.numpy, spec.accepts
     if dtype.kind == "O":
         words = np.array(["alpha", "beta", "gamma", ""], dtype=object)
@@ -126,7 +125,7 @@ def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.G
 
 def _integers(
     accepts: Accepts, shape: tuple[int, ...], case: Case, rng: np.random.Generator, dtype: np.dtype[Any]
-) -> np.ndarray[Any, Any]:
+) -> Array:
     if case.integers == "ones":
         return np.ones(shape, np.int64)
     if case.integers == "small":
@@ -141,7 +140,7 @@ def _integers(
     return np.asarray(rng.integers(accepts.low, 4, shape))
 
 
-def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Ones, then zeros, along the last axis: at least one 1 in every row."""
     if not shape or shape[-1] == 0:
         return np.ones(shape, bool)
@@ -149,17 +148,17 @@ def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, A
     return np.asarray(np.arange(shape[-1]) < lengths[..., None])
 
 
-def _element(kind: ValueType) -> tuple[int, bool]:
-    """The element type of a tensor, of a sequence of tensors or of an optional tensor; 0 for others."""
-    if kind.proto is None:
-        return kind.dtype, False
-    proto = kind.proto
-    sequence = proto.HasField("sequence_type")
-    if proto.HasField("optional_type"):
-        proto = proto.optional_type.elem_type
-    if proto.HasField("sequence_type"):
-        sequence, proto = True, proto.sequence_type.elem_type
-    return (int(proto.tensor_type.elem_type), sequence) if proto.HasField("tensor_type") else (0, sequence)
+def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
+    """The tensor in an optional or a sequence, and whether it is a sequence. Maps have no type here."""
+    proto, sequence = kind.proto, False
+    while proto is not None and proto.WhichOneof("value") in ("optional_type", "sequence_type"):
+        wrapper = getattr(proto, proto.WhichOneof("value") or "")
+        sequence = sequence or proto.HasField("sequence_type")
+        proto = wrapper.elem_type
+    if proto is None:
+        return kind, sequence
+    inner = value_type(proto)
+    return (inner if inner.proto is None else ValueType()), sequence
 
 
 def _label(sizes: Mapping[str, int], batches: Sequence[str]) -> str:

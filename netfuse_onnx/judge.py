@@ -76,6 +76,7 @@ class Judge:
             ratio=gap.ratio,
             error=gap.error,
             allowed=gap.allowed,
+            scale=gap.scale,
             at=gap.at,
             got=gap.got,
             want=gap.want,

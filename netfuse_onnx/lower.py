@@ -113,7 +113,8 @@ class _Lowerer:
     # ------------------------------------------------------------------ nodes
 
     def _node(self, index: int, node: Node, lowering: Lowering) -> Sequence[Held]:
-        ins = [self.fetch(v, take) if v else None for v, take in zip(node.reads, lowering.takes, strict=True)]
+        reads = zip(node.reads, lowering.takes, strict=True)
+        ins = [self.fetch(name, take) if name and take else None for name, take in reads]
         if lowering.became is Became.SHARED:
             return self._once(node, node.attrs, ins)
         if lowering.became is Became.REPLICATED:

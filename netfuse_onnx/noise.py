@@ -28,6 +28,7 @@ def measure(trial: Trial, model: int, cases: set[int]) -> dict[int, dict[str, fl
             for case in cases:
                 for name, change in probe(trial, session, model, case).items():
                     noise[case][name] = max(noise[case][name], change)
+            del session  # before the next is made
         except RunFailed:
             continue  # then this probe tells nothing
     return noise

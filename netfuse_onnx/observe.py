@@ -33,7 +33,8 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     except (RunFailed, NetfuseError, ValueError):
         return {}
     graph = source.graph
-    alone = Correspondence((source,), ("",), graph, {}, source.opsets, source.ir_version)
+    held = {name: (weight,) for name, weight in graph.weights.items()}
+    alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
     specs = inputs.describe(alone)
     for case in itertools.islice(inputs.cases(specs, 2, {}, ()), ATTEMPTS):
         try:

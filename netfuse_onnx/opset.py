@@ -3,7 +3,8 @@
 From opset 17 on all rules apply; below, each rule says what it needs. Where no operator in use has changed,
 only the number changes. The converter runs on the skeleton. Where it is known to be wrong (checked against
 ONNX Runtime with onnx 1.23), it is not asked: Resize and Upsample from before opset 11, whose coordinates it
-leaves to the new default, and operators outside the default domain, on some of which it asserts.
+leaves to the new default, GroupNormalization from before 21, whose scale it leaves per group, and operators
+outside the default domain, on some of which it asserts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.types import Source
 
 TARGET = 17
-_RESIZING = {"Resize": 11, "Upsample": 11}
+_WRONG = {"Resize": 11, "Upsample": 11, "GroupNormalization": 21}
 _COMPLEX = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence")
 HINT = "Export all models with one opset, or convert them with onnx.version_converter first."
 
@@ -63,7 +64,7 @@ def converted(source: Source, version: int) -> Source:
     opsets = {**source.opsets, "": version}
     if all(_unchanged(op, now, version) for domain, op in used if not domain):
         return replace(source, opsets=opsets)
-    _refuse(source, used, now)
+    _refuse(source, used, now, version)
     small = replace(source, opsets={"": now})
     try:
         result = version_converter.convert_version(rebuild.model(small), version)
@@ -85,15 +86,15 @@ def converted(source: Source, version: int) -> Source:
     return replace(source, graph=graph, opsets=opsets)
 
 
-def _refuse(source: Source, used: set[tuple[str, str]], now: int) -> None:
+def _refuse(source: Source, used: set[tuple[str, str]], now: int, version: int) -> None:
     """Raises Unconvertible for what the converter is known to get wrong."""
     for domain, op in sorted(used):
         if domain:
             raise Unconvertible(
                 f"{source.path} uses {domain}.{op}, which onnx.version_converter doesn't know"
             )
-        if now < _RESIZING.get(op, 0):
-            raise Unconvertible(f"{source.path} uses {op} of opset {now}, whose coordinates it would change")
+        if now < _WRONG.get(op, 0) <= version:
+            raise Unconvertible(f"{source.path} uses {op} of opset {now}, whose meaning it would change")
         if op.startswith(_COMPLEX):
             raise Unconvertible(f"{source.path} uses {op}, whose type the converter drops")
     for name in (*source.graph.inputs, *source.graph.outputs):

@@ -25,6 +25,9 @@ NOT_NUMPY = {"bfloat16": 16, "float8e4m3fn": 17, "float8e4m3fnuz": 18, "float8e5
 NO_MAX = (2, 3)
 """Element types that Clip takes and that Max and Min have no kernel for (1.32): uint8 and int8."""
 
+NO_STRING_BROADCAST = "ONNX Runtime's StringConcat broadcasts wrongly along an inner axis"
+"""Seen in 1.32: [3, 2, 3] with [3, 1, 3] repeats the wrong strings."""
+
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",
     "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "

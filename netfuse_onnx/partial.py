@@ -59,8 +59,8 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
         if mine.dtype != theirs.dtype:
             what = differ.weight_difference(name, mine, twin, theirs)
             raise NotEquivalent(
-                f"{ours.path} and {flat.path} differ at {differ.place(ours, i)} against "
-                f"{differ.place(flat, pairing.steps[i])}: input {k}: {what}.",
+                f"{ours.path} and {flat.path} differ at "
+                f"{differ.places(ours, i, flat, pairing.steps[i])}: input {k}: {what}.",
                 "Export all models with one precision.",
             )
 

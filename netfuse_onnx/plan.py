@@ -20,7 +20,7 @@ from netfuse_onnx.elimination import Problem, Solution
 from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.layouts import volume
 from netfuse_onnx.rules import Site, options
-from netfuse_onnx.rules.fallback import BODY, RANDOM
+from netfuse_onnx.rules.fallback import BODY, RANDOM, UNJOINABLE, UNSHAREABLE
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
@@ -97,14 +97,23 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str]) -> Candi
 
 def _offers(corr: Correspondence, found: Candidates, index: int, node: Node, opset: int) -> list[Lowering]:
     mapped = any(v in found.mapped for v in node.reads)
-    if not mapped and index not in corr.attrs and not steering.random(node):
+    alone = index in corr.attrs or steering.random(node) or _unshareable(corr.graph, node)
+    if not mapped and not alone:
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs))]
     reason = _cannot(corr, found, index, node)
     if not reason:
         offers, reason = options(site(corr, found.mapped, node, opset))
         if offers:
-            return [Lowering(offer.became, offer.takes, offer.gives, offer.rule, offer) for offer in offers]
+            batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers]
+            stuck = any(_type(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))
+            apart = stuck and batched[0].gives[0] != SHARED
+            return [*batched, replicated(node, found.mapped, UNJOINABLE)] if apart else batched
     return [replicated(node, found.mapped, reason)]
+
+
+def _unshareable(graph: Graph, node: Node) -> bool:
+    """A graph output that is not a tensor is made for each model: no Identity could give it N names."""
+    return any(v in graph.outputs and graph.types[v].proto is not None for v in node.outputs)
 
 
 def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> str:
@@ -115,6 +124,8 @@ def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> 
         return RANDOM
     if steering.bodies(node):
         return BODY
+    if _unshareable(corr.graph, node):
+        return UNSHAREABLE
     for name in node.inputs:
         if name in found.ragged:
             return f"the shape of its input {name!r} may differ between the models"
@@ -209,10 +220,10 @@ class Search:
             return self.cost.replicated()
         return self.cost.lowering(offer.option.nodes if offer.option else 1.0)
 
-    def _tiled(self, name: str, layout: Layout) -> float:
+    def _tiled(self, name: str, layout: Layout | None) -> float:
         """A weight is laid out by the writer, for nothing, unless it is one that would be repeated."""
         parts = self.weights[name]
-        if len(parts) > 1 or layout in (SHARED, PER_MODEL):
+        if len(parts) > 1 or layout in (None, SHARED, PER_MODEL):
             return 0.0
         return self.cost.tiled_weight(volume(parts[0].shape, 1))
 
@@ -237,7 +248,7 @@ class Search:
         """For each option of node i: the layouts in which it wants the value."""
         reads = self.graph.nodes[i].reads
         places = [k for k, v in enumerate(reads) if v == name]
-        return [{offer.takes[k] for k in places if k < len(offer.takes)} for offer in self.found.options[i]]
+        return [{take for k in places if (take := offer.takes[k])} for offer in self.found.options[i]]
 
     def _price_value(self, name: str, users: list[int]) -> None:
         scope, made = self._made(name)

@@ -18,7 +18,7 @@ from netfuse_onnx.types import Correspondence, Recipe
 from netfuse_onnx.values import prove_values, silent
 
 NOISY = 1e-2
-"""Noise of a source, relative to what its precision alone would allow, from which a proof says little."""
+"""Noise of a source, relative to the largest element, from which a proof says little."""
 
 
 def prove(
@@ -74,15 +74,14 @@ def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:
         one, two = values.spread.models
         found.append(
             f"On the same input the models {one} and {two} differ by only {values.spread.ratio:.2g} times "
-            "what is allowed, so the values could not have shown the two swapped. Give real inputs with --inputs."
+            "what is allowed, so the values could not have shown the two swapped. Give real inputs with "
+            "--inputs."
         )
-    noisy = [
-        row for row in values.outputs if row.noise and row.allowed and row.ok and row.noise > _limit(row.want)
-    ]
+    noisy = [row for row in values.outputs if row.ok and (row.noise or 0.0) > NOISY * row.scale]
     if noisy:
         found.append(
-            f"Output {noisy[0].output} of {noisy[0].model} alone changes by {noisy[0].noise:.3g} with graph "
-            "optimisations on and off: the models are this sensitive to rounding on these inputs."
+            f"Output {noisy[0].output} of {noisy[0].model} alone changes by {noisy[0].noise:.3g} with "
+            f"rounding, where its largest element is {noisy[0].scale:.3g}: this proof says little about it."
         )
     chance = sorted({row.output for row in values.outputs if row.precision.startswith("random")})
     if chance:
@@ -94,10 +93,3 @@ def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:
     if options.runtime.note:
         found.append(f"Proved on the CPU: {options.runtime.note}.")
     return found
-
-
-def _limit(want: str) -> float:
-    try:
-        return NOISY * abs(float(want))
-    except ValueError:
-        return 0.0

@@ -118,6 +118,7 @@ class OutputProof:
     ratio: float
     error: float
     allowed: float
+    scale: float = 0.0
     at: tuple[int, ...] = ()
     got: str = ""
     want: str = ""
@@ -147,7 +148,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class ValuesProof:
-    """Proof (b): the merged model gives what the sources give."""
+    """Proof (b): the merged model gives what the sources give. `sizes`: bytes of every input and output,
+    all models together, in the first case; an input fed once counts once."""
 
     provider: str
     cases: tuple[str, ...]
@@ -156,6 +158,7 @@ class ValuesProof:
     placed: Mapping[str, int] = field(default_factory=dict)
     spread: Spread | None = None
     tf32: float | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @property
@@ -225,6 +228,15 @@ class MergeReport(_Report):
     size: int = 0
     proof: VerifyReport | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def copied(self) -> int | None:
+        """Bytes that joining inputs and splitting outputs copies in the first case; None without a proof."""
+        if self.proof is None:
+            return None
+        edges = {(c.before, c.value) for c in self.lowered.conversions if c.before == "PER_MODEL"}
+        edges |= {(c.after, c.value) for c in self.lowered.conversions if c.after == "PER_MODEL"}
+        return sum(self.proof.values.sizes.get(value, 0) for _, value in edges)
 
     def proved(self, proof: VerifyReport) -> MergeReport:
         """The same after the proofs."""

@@ -25,11 +25,13 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Where sessions run ('cpu' or 'cuda') and the custom operator libraries that they load."""
+    """Where sessions run ('cpu' or 'cuda') and the custom operator libraries that they load. `required`:
+    CUDA was asked for by name. `note`: why it is the CPU although this ONNX Runtime knows CUDA."""
 
     provider: str
     libraries: tuple[str, ...] = ()
     note: str = ""
+    required: bool = False
 
 
 def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
@@ -44,7 +46,7 @@ def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
         return Runtime("cpu", tuple(libraries))
     problem = ort_compat.cuda_problem()
     if not problem:
-        return Runtime("cuda", tuple(libraries))
+        return Runtime("cuda", tuple(libraries), required=provider == "cuda")
     if provider == "cuda":
         raise UsageFault(
             f"CUDA was asked for, but can't be used: {problem}.",
@@ -82,6 +84,8 @@ class Session:
             )
         except Exception as error:
             raise RunFailed(ort_compat.first_line(error)) from error
+        if runtime.provider == "cuda" and ort_compat.CUDA not in self._session.get_providers():
+            raise RunFailed("it fell back from CUDA to the CPU")
         self.inputs = {port.name: port.type for port in self._session.get_inputs()}
         self.outputs = {port.name: port.type for port in self._session.get_outputs()}
         self.placed = ort_compat.placement(self._session)

@@ -33,10 +33,13 @@ _READ: Mapping[int, Callable[[AttributeProto], Any]] = {
     A.TYPE_PROTOS: lambda a: list(a.type_protos),
 }
 
+_STILL_RUNS = {"GroupNormalization"}
+"""Withdrawn at opset 18 and redefined at 21; exporters write it, ONNX Runtime (1.32) runs it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One operator at one opset."""
+    """One operator at one opset. `deprecated`: it was withdrawn, and ONNX Runtime refuses it."""
 
     since: int
     deprecated: bool
@@ -70,7 +73,7 @@ def facts(op: str, domain: str, version: int) -> Facts | None:
     variadic = defs.OpSchema.FormalParameterOption.Variadic
     return Facts(
         since=schema.since_version,
-        deprecated=schema.deprecated,
+        deprecated=schema.deprecated and op not in _STILL_RUNS,
         inputs=(schema.min_input, schema.max_input),
         outputs=(schema.min_output, schema.max_output),
         variadic_outputs=bool(schema.outputs) and schema.outputs[-1].option == variadic,

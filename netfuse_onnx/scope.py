@@ -18,6 +18,7 @@ from netfuse_onnx.errors import FileFault
 from netfuse_onnx.types import Weight
 
 AGAIN = "The file is not a valid ONNX model; export it again."
+_REFUSED = {AttributeProto.UNDEFINED, AttributeProto.GRAPHS}  # no operator has lists of graphs
 _KINDS = {int(v): k for k, v in AttributeProto.AttributeType.items()}
 
 
@@ -118,6 +119,10 @@ class Scope:
             attrs[name] = schemas.value_of(attribute)
             if facts is not None and facts.kinds.get(name) != attribute.type:
                 self._attribute(node, facts, attribute)
+            if attribute.type in _REFUSED:
+                raise self.fault(
+                    f"the attribute '{name}' of {label(node)} is of kind {_KINDS[attribute.type]}"
+                )
             if attribute.type == AttributeProto.GRAPH:
                 bodies.append(name)
                 free.extend(n for n in outer_names(attribute.g) if n not in free)
@@ -162,8 +167,7 @@ class Scope:
         if name not in facts.kinds:
             raise self.fault(f"{label(node)} has an attribute '{name}', which the operator does not know")
         found, wanted = _KINDS.get(attribute.type, "?"), _KINDS.get(facts.kinds[name], "?")
-        if found != "UNDEFINED":
-            raise self.fault(f"the attribute '{name}' of {label(node)} is {found} and should be {wanted}")
+        raise self.fault(f"the attribute '{name}' of {label(node)} is {found} and should be {wanted}")
 
 
 def label(node: NodeProto) -> str:

@@ -70,6 +70,8 @@ def _values(window: Window, runs: Sequence[Field], dtype: int) -> Iterator[Value
     field = value_field(dtype)
     width = {"float_data": 4, "double_data": 8}.get(field, 0)
     for run in runs:
+        if width and (run.end - run.start) % (width if run.wire == 2 else width + 1):
+            raise MalformedError(f"the {field} at byte {run.at} is no whole number of values")
         if not width:
             numbers = _varints(window, run.start, run.end)
             yield from numbers if run.wire == 2 else _every_second(numbers)

@@ -18,6 +18,16 @@ RANDOM = frozenset(
 
 BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
+UNJOINABLE = frozenset(
+    getattr(onnx.TensorProto, name)
+    for name in (
+        "FLOAT4E2M1", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0",
+        "INT2", "INT4", "UINT2", "UINT4",
+    )
+    if hasattr(onnx.TensorProto, name)
+)  # fmt: skip
+"""Element types that Concat, Split, Gather and Transpose do not take: no layout but a reshaped one."""
+
 DATA_DEPENDENT = frozenset(
     {
         "Compress",

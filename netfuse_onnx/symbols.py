@@ -7,6 +7,7 @@ products (`past + sequence`): those are computed. An unnamed dynamic dim is call
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from netfuse_onnx.types import Dim
@@ -59,7 +60,7 @@ def spatial(shapes: Sequence[Dims]) -> frozenset[str]:
 
 
 def ladder(names: Sequence[str], wide: frozenset[str], batch: int) -> Iterator[dict[str, int]]:
-    """Sizes for the symbols, to be tried in order: first all different, then alike."""
+    """Sizes for the symbols, to be tried in order: all different, alike, one the sum of two others."""
     if not names:
         yield {}
         return
@@ -68,6 +69,10 @@ def ladder(names: Sequence[str], wide: frozenset[str], batch: int) -> Iterator[d
     for plain, large in zip(PLAIN, SPATIAL, strict=True):
         yield {n: large if n in wide else plain for n in names}
     yield dict.fromkeys(names, batch)
+    different = {n: PLAIN[0] + i for i, n in enumerate(names)}
+    for total in names[::-1]:
+        for one, two in itertools.combinations([n for n in names if n != total], 2):
+            yield different | {total: different[one] + different[two]}
 
 
 def sizes(dims: Sequence[Dim], values: Mapping[str, int]) -> tuple[int, ...]:

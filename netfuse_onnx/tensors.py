@@ -7,7 +7,7 @@ the lowest bit up. Reference: `TensorProto` in onnx.proto, https://onnx.ai/onnx/
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,9 +77,11 @@ def unit(bits: int) -> np.dtype[Any]:
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every dense tensor of a model: initializers and attributes, nested bodies and functions too."""
+    """Every tensor of a model: initializers and attributes, nested bodies and functions too; of sparse
+    ones the values and the indices."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
         yield from _node_tensors(function.node)
 
 
@@ -155,17 +157,28 @@ def _float_bytes(tensor: TensorProto) -> bytes:
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     yield from _node_tensors(graph.node)
 
 
-def _node_tensors(nodes: Any) -> Iterator[TensorProto]:
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            elif attribute.HasField("g"):
-                yield from _graph_tensors(attribute.g)
-            else:
-                yield from attribute.tensors
-                for graph in attribute.graphs:
-                    yield from _graph_tensors(graph)
+        if node.attribute:
+            yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        elif attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        elif attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        else:
+            yield from attribute.tensors
+            for graph in attribute.graphs:
+                yield from _graph_tensors(graph)
+            for sparse in attribute.sparse_tensors:
+                yield from (sparse.values, sparse.indices)

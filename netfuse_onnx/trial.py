@@ -21,6 +21,8 @@ from netfuse_onnx.types import Correspondence
 
 ATTEMPTS = 40
 """How many choices of inputs the first source is offered per batch size."""
+VACUOUS = 5
+"""How many of these may run and give nothing but NaN, infinities or empty tensors, before one is taken."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total."""
@@ -121,6 +123,7 @@ class Trial:
                 )
             if len(self.alike) == model:
                 self.alike.append(self.run(session, model, self.feeds(self.cases[0], 0)))
+            del session  # before the next is made
 
     def _batches(self) -> list[int]:
         names = symbols.batches([spec.dims for spec in self.specs])
@@ -130,7 +133,7 @@ class Trial:
 
     def _find(self, session: Session, batch: int) -> None:
         """The first case that runs and gives something; else one that runs; else none, with the reason."""
-        reason, vacuous = "", None
+        reason, vacuous = "", list[tuple[Case, dict[str, Value]]]()
         for case in self._candidates(batch):
             try:
                 result = self.run(session, 0, self.feeds(case, 0))
@@ -140,10 +143,12 @@ class Trial:
             if any(finite(v) for v in result.values()):
                 self._keep(case, result)
                 return
-            vacuous = vacuous or (case, result)
+            vacuous.append((case, result))
+            if len(vacuous) == VACUOUS:
+                break
         if vacuous:
-            self._keep(*vacuous)
-            reason = f"{vacuous[0].label}: all outputs are empty or NaN, so nothing was compared"
+            self._keep(*vacuous[0])
+            reason = f"{vacuous[0][0].label}: all outputs are empty or NaN, so nothing was compared"
         self.skipped.append(reason)
 
     def _keep(self, case: Case, result: dict[str, Value]) -> None:

@@ -208,7 +208,7 @@ class Lowering:
     """What the plan chose for one node. `option` is a rules.Option for a batched node, else None."""
 
     became: Became
-    takes: tuple[Layout, ...]
+    takes: tuple[Layout | None, ...]
     gives: tuple[Layout, ...]
     rule: str = ""
     option: Any = None

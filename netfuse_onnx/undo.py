@@ -7,6 +7,7 @@ and shares none of its transforms, so that a mistake there can't hide here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from netfuse_onnx.errors import ValuesDiffer
 from netfuse_onnx.tensors import Values, nbytes, unit
 from netfuse_onnx.types import Extent, Recipe, Weight
 
-_TILE = 1 << 21  # elements compared at a time
+_BAND = 1 << 21  # elements of a transposed matrix held at a time
+_TILE = 1 << 18  # elements compared at a time: they stay in the processor's cache
 _SHORT = 512  # bytes of a run below which a read per run costs more than reading past the others
 
 
 def first_difference(recipe: Recipe, merged: Extent) -> tuple[int, int] | None:
     """Where the bytes at `merged` don't hold a source's weight: (model, byte offset in its raw form),
-    or None when all is equal. Models in order; within one, a differing byte of the first unequal tile.
+    or None when all is equal. Of several differences it is the first that the comparison meets.
 
     Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read.
     """
@@ -31,10 +33,39 @@ def first_difference(recipe: Recipe, merged: Extent) -> tuple[int, int] | None:
         raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} bytes, {merged.length} are there.")
     with Files() as files:
         whole = Plain(Weight(recipe.dtype, recipe.shape, merged), files)
-        for model, weight in enumerate(recipe.parts):
-            offset = _compare(_Part(whole, recipe, model), Plain(weight, files), weight, recipe.transform)
+        sources = [Plain(weight, files) for weight in recipe.parts]
+        if recipe.transform != "T":
+            times = int(recipe.transform[1:]) if recipe.transform else 1
+            return _compare_runs(whole, sources, recipe.outer, times)
+        for model, (weight, source) in enumerate(zip(recipe.parts, sources, strict=True)):
+            rows, columns = weight.shape[-2:]
+            offset = _compare_transposed(_Part(whole, recipe, model), source, rows, columns)
             if offset is not None:
                 return model, offset
+    return None
+
+
+def _compare_runs(whole: Plain, sources: Sequence[Plain], outer: int, times: int) -> tuple[int, int] | None:
+    """One pass over the merged bytes: in every period a run of each model, each element `times` times."""
+    runs = [source.count // outer for source in sources]
+    period = sum(runs) * times
+    rows = max(1, _TILE // max(1, period))  # periods at a time
+    for top in range(0, outer, rows):
+        rows = min(rows, outer - top)
+        together = whole.read(top * period, rows * period).reshape(rows, period) if rows > 1 else None
+        before = 0
+        for model, (source, run) in enumerate(zip(sources, runs, strict=True)):
+            for at in range(0, run, max(run, 1) if rows > 1 else _TILE):
+                count = run if rows > 1 else min(_TILE, run - at)
+                if together is None:
+                    got = whole.read(top * period + before + at * times, count * times)
+                else:
+                    got = together[:, before : before + run * times]
+                want = source.read(top * run + at, rows * count)
+                found = _unequal(got.reshape(rows * count, times), want.reshape(-1, 1))
+                if found:
+                    return model, (top * run + at + found[0] // times) * source.bits // 8 + found[1]
+            before += run * times
     return None
 
 
@@ -43,8 +74,7 @@ class _Part:
 
     def __init__(self, whole: Plain, recipe: Recipe, model: int) -> None:
         self.whole, self.bits = whole, whole.bits
-        times = 1 if recipe.transform == "T" else _times(recipe.transform)
-        sizes = [math.prod(part.shape) * times // recipe.outer for part in recipe.parts]
+        sizes = [math.prod(part.shape) // recipe.outer for part in recipe.parts]
         self.period, self.before, self.run = sum(sizes), sum(sizes[:model]), sizes[model]
 
     def read(self, start: int, count: int) -> Values:
@@ -59,7 +89,7 @@ class _Part:
                 some = min(count, self.run - lead)
                 pieces.append(self.whole.read(run * self.period + self.before + lead, some))
                 start, count = start + some, count - some
-            return np.concatenate(pieces)
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         step = max(1, _TILE // self.period)
         rows = [self._rows(top, min(step, last + 1 - top)) for top in range(first, last + 1, step)]
         lead = start - first * self.run
@@ -71,27 +101,10 @@ class _Part:
         return values[:, self.before : self.before + self.run].reshape(-1)
 
 
-def _compare(part: _Part, source: Plain, weight: Weight, transform: str) -> int | None:
-    """Byte offset of a difference between a part, its transform undone, and the source."""
-    if transform == "T":
-        return _compare_transposed(part, source, *weight.shape[-2:])
-    times = _times(transform)
-    step = max(1, _TILE // times)
-    for at in range(0, source.count, step):
-        count = min(step, source.count - at)
-        got = part.read(at * times, count * times).reshape(count, times)
-        want = source.read(at, count)
-        for column in range(times):
-            found = _unequal(np.ascontiguousarray(got[:, column]), want)
-            if found:
-                return (at + found[0]) * source.bits // 8 + found[1]
-    return None
-
-
 def _compare_transposed(part: _Part, source: Plain, rows: int, columns: int) -> int | None:
     """The part holds [L, C, R], the source [L, R, C]; tiles of columns, then of rows."""
     size = rows * columns
-    wide = max(1, min(columns, _TILE // max(1, rows)))
+    wide = max(1, min(columns, _BAND // max(1, rows)))
     high = max(1, min(rows, _TILE // max(1, columns)))
     for matrix in range(source.count // max(1, size)):
         for left in range(0, columns, wide):
@@ -100,8 +113,7 @@ def _compare_transposed(part: _Part, source: Plain, rows: int, columns: int) -> 
             for top in range(0, rows, high):
                 count = min(high, rows - top)
                 block = source.read(matrix * size + top * columns, count * columns).reshape(count, columns)
-                want = np.ascontiguousarray(block[:, left : left + some])
-                found = _unequal(np.ascontiguousarray(turned[top : top + count]), want)
+                found = _unequal(turned[top : top + count], block[:, left : left + some])
                 if found:
                     row, within = divmod(found[0], some)
                     at = matrix * size + (top + row) * columns + left + within
@@ -110,12 +122,10 @@ def _compare_transposed(part: _Part, source: Plain, rows: int, columns: int) -> 
 
 
 def _unequal(got: Values, want: Values) -> tuple[int, int] | None:
-    """The first element whose bits differ, and its first differing byte. Both contiguous."""
-    a, b = got.reshape(-1).view(np.uint8), want.reshape(-1).view(np.uint8)
-    if np.array_equal(a, b):
+    """The first element of `got` whose bits differ, and its first differing byte."""
+    equal = got == want
+    if equal.all():
         return None
-    return divmod(int(np.flatnonzero(a != b)[0]), want.itemsize)
-
-
-def _times(transform: str) -> int:
-    return int(transform[1:]) if transform else 1
+    index = int(np.flatnonzero(~equal)[0])
+    a, b = (np.broadcast_to(x, got.shape).reshape(-1)[index].tobytes() for x in (got, want))
+    return index, next(byte for byte in range(len(a)) if a[byte] != b[byte])

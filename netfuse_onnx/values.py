@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from netfuse_onnx.compare import difference
 from netfuse_onnx.judge import Judge, spread
+from netfuse_onnx.ort_compat import CUDA
 from netfuse_onnx.report import ValuesProof
 from netfuse_onnx.runtime import RunFailed, Session, Value
 from netfuse_onnx.trial import Options, Progress, Trial
@@ -37,6 +40,9 @@ def prove_values(
         problem = f"The merged model does not run in ONNX Runtime: {error}."
         return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
     placed = session.placed
+    problems = []
+    if options.runtime.required and placed and CUDA not in placed:
+        problems.append("CUDA was asked for, but ONNX Runtime placed every node on the CPU.")
     del session
     rows = Judge(trial, tell).rows(results)
     return ValuesProof(
@@ -46,8 +52,22 @@ def prove_values(
         skipped=tuple(trial.skipped),
         placed=placed,
         spread=spread(trial, rows),
+        sizes=_sizes(trial),
+        problems=tuple(problems),
         tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
     )
+
+
+def _sizes(trial: Trial) -> dict[str, int]:
+    """Bytes of every input and output in the first case."""
+    found: dict[str, int] = {}
+    for model in range(trial.family.models):
+        feeds = trial.feeds(trial.cases[0], model)
+        for name, value in (*feeds.items(), *trial.outputs[model][0].items()):
+            if model == 0 or name not in trial.options.share:
+                parts = value if isinstance(value, list) else [value]
+                found[name] = found.get(name, 0) + sum(np.asarray(part).nbytes for part in parts)
+    return found
 
 
 def _tf32(merged: str, trial: Trial, results: Sequence[Mapping[str, Value]]) -> float | None:

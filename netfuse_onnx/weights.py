@@ -124,15 +124,9 @@ def stream(recipe: Recipe, block: int = _BLOCK) -> Iterator[bytes]:
     check(recipe)
     bits = BITS[recipe.dtype]
     as_bytes = not recipe.transform and not any(size % 8 for size in _run_bits(recipe))
-    band = BAND // (len(recipe.parts) if recipe.outer > 1 else 1)
+    size = max(1, block if bits < 8 or as_bytes else block * 8 // bits)
     with Files() as files:
-        if as_bytes:
-            readers: list[Elements] = [Plain(part, files, as_bytes=True) for part in recipe.parts]
-        else:
-            readers = [transformed(part, recipe.transform, files, band) for part in recipe.parts]
-        values = _interleaved(
-            readers, recipe.outer, max(1, block if bits < 8 or as_bytes else block * 8 // bits)
-        )
+        values = _values(recipe, files, as_bytes, size)
         if as_bytes or bits >= 8:
             yield from (some.tobytes() for some in values)
         else:
@@ -166,6 +160,22 @@ def _run_bits(recipe: Recipe) -> list[int]:
     """Size in bits of one run of each part, after the transform."""
     times = int(recipe.transform[1:]) if recipe.transform.startswith("x") else 1
     return [math.prod(part.shape) * times * BITS[part.dtype] // recipe.outer for part in recipe.parts]
+
+
+def _values(recipe: Recipe, files: Files, as_bytes: bool, block: int) -> Iterator[Values]:
+    """The merged elements. Without interleaving the parts come one by one, so that only one of them
+    holds a band to transpose; else they share that memory."""
+
+    def reader(weight: Weight, band: int) -> Elements:
+        plain = Plain(weight, files, as_bytes=True)
+        return plain if as_bytes else transformed(weight, recipe.transform, files, band)
+
+    if recipe.outer == 1:
+        for part in recipe.parts:
+            yield from _interleaved([reader(part, BAND)], 1, block)
+    else:
+        readers = [reader(part, 4 * BAND // len(recipe.parts)) for part in recipe.parts]
+        yield from _interleaved(readers, recipe.outer, block)
 
 
 def _interleaved(readers: Sequence[Elements], outer: int, block: int) -> Iterator[Values]:

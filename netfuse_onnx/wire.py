@@ -44,6 +44,7 @@ _PROTO: Mapping[str, Any] = {
     "attribute": onnx.AttributeProto,
 }
 _KNOWN = {kind: {f.number for f in proto.DESCRIPTOR.fields} for kind, proto in _PROTO.items()}
+_WIRES = {4: (2, 5), 5: (2, 0), 7: (2, 0), 9: (2,), 10: (2, 1), 11: (2, 0)}  # packed or not, by field
 _VALUES = {
     4: "float_data",
     5: "int32_data",
@@ -207,6 +208,9 @@ class _Scanner:
 
 def _append(runs: list[Field], one: Field) -> None:
     """Adds a field; values that stand unpacked, one field each, join into one run (wire != 2)."""
+    tag_bytes = one.start - one.at if one.wire != 2 else 1
+    if one.wire not in _WIRES[one.number] or tag_bytes != 1:
+        raise MalformedError(f"the tensor values at byte {one.at} have the wrong form")
     last = runs[-1] if runs else None
     if last and one.wire != 2 and one.wire == last.wire and last.end == one.at:
         runs[-1] = last._replace(end=one.end)

@@ -105,11 +105,11 @@ def stage(
             f"{out} would take {skeleton.size / 1e9:.1f} GB, and a single model file can have 2 GiB.",
             "Let the weights go to a file of their own: leave out --single-file.",
         )
-    staging.check_room(out, skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
     digests = Digests(sources)
     folder: staging.Staging | None = None
     try:
-        folder = staging.Staging(out)
+        folder = staging.Staging(out)  # which also makes room: it removes what a killed run left
+        staging.check_room(out, skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
         write = _write_inline if inside or not merged.recipes else _write_external
         job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
         data = write(job)
@@ -215,11 +215,11 @@ def _write_inline(job: _Job) -> None:
 
 def _write_external(job: _Job) -> str:
     """The weights in a file of their own, the model refers to it by its base name; returns that name."""
-    tell, at = job.teller(), 0
+    heads, tell, at = job.skeleton.heads, job.teller(), 0
     places = []
     unnamed = "data"
     with _created(job.folder, unnamed) as fd:
-        for head in job.skeleton.heads:
+        for head in heads:
             recipe = job.recipes[head.name]
             at = -(-at // _ALIGN) * _ALIGN
             size = weights.recipe_nbytes(recipe)
@@ -227,10 +227,10 @@ def _write_external(job: _Job) -> str:
             places.append((at, size))
             at += size
     stem = job.folder.name.removesuffix(".onnx")
-    name = f"{stem}-{_content(job.recipes, job.digests.files())}.data"
+    name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
     fields = []
-    for head, (offset, size) in zip(job.skeleton.heads, places, strict=True):
+    for head, (offset, size) in zip(heads, places, strict=True):
         external.refer(head, Extent(name, offset, size))
         fields.append(_field(_INITIALIZER, head.SerializeToString(deterministic=True)))
     body = job.skeleton.graph + b"".join(fields)
@@ -262,7 +262,8 @@ def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
 
 def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
     """8 hex digits that stand for the data file's bytes, without reading them: they follow from the
-    recipes and the sources' digests. A weight that lies in no source file (decoded ones) is read."""
+    recipes, in the file's order, and the sources' digests. What lies in no source
+    file, small or decoded weights, is read."""
 
     def part(weight: Weight) -> list[object]:
         if isinstance(weight.data, Extent) and weight.data.path in files:

@@ -12,34 +12,36 @@ prints what is batched, and by operator what is replicated or fails, and why.
 from __future__ import annotations
 
 import argparse
-import collections
-import ctypes
 import dataclasses
 import functools
+import itertools
 import json
-import multiprocessing
 import re
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnx_graphsurgeon as gs
 import oracle
-from backend_values import INDICES, STEERS, Array, Value, attempts, differs, vary
+from backend_run import Session, alike, compare, finite
+from backend_table import ABSENT, FAULTS, Row, summary, table
+from backend_values import INDICES, LEVELS, STEERS, Value, boldest, differs, vary
 from onnx import numpy_helper
 
 from netfuse_onnx import plan as planning
 from netfuse_onnx import steering
+from netfuse_onnx.fold import fold
 from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
 from netfuse_onnx.match import match
@@ -47,10 +49,11 @@ from netfuse_onnx.types import Became
 
 MODELS = ("a", "b", "c")
 FORMS = ("A", "B")
-FINE = ("batched", "replicated")
-FAULTS = ("wrong values", "merge error", "run error")
-PATIENCE = 120.0
-"""Seconds after which a case that says nothing is given up."""
+SALTS = ("", "+", "++", "+++")
+"""What is added to the seed, in turn, until the models' results differ."""
+
+OLDER = (25, 24, 23, 22, 21, 19, 17, 13)
+"""Opsets that are tried, in turn, where ONNX Runtime has no kernel for a case's own."""
 
 # --------------------------------------------------------------------------- cases
 
@@ -66,27 +69,34 @@ class Case:
     steers: frozenset[str]
     indices: frozenset[str]
     random: bool
+    opset: int = 0  # set where the model was moved to an older one
 
     @property
     def data(self) -> list[str]:
         return [name for name in self.values if name not in self.steers]
 
 
-def collect(pattern: str = "") -> list[Case]:
-    """All cases in order of their names; an expanded one has the roles of the inputs of the plain one."""
+def collect(pattern: str = "", every: int = 1) -> list[Case]:
+    """The cases whose names match, or each operator's first and then one in `every`, by name."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tests = {test.name: test for test in collect_testcases(None)}
-    plain = {name: re.sub(r"_expanded.*", "", name) for name in tests}
-    return [case(tests[name], tests[plain[name]]) for name in sorted(tests) if re.search(pattern, name)]
+    found = [case(tests[name], tests[base(name)]) for name in sorted(tests) if re.search(pattern, name)]
+    found.sort(key=lambda one: one.op)
+    groups = itertools.groupby(found, key=lambda one: one.op)
+    return [one for _, group in groups for one in itertools.islice(group, 0, None, every)]
+
+
+def base(name: str) -> str:
+    """The plain case of one whose function is expanded: its inputs have the same names."""
+    return re.sub(r"_expanded.*", "", name)
 
 
 def case(test: Any, plain: Any) -> Case:
-    values = {
-        info.name: as_value(v) for info, v in zip(test.model.graph.input, test.data_sets[0][0], strict=True)
-    }
+    inputs = zip(test.model.graph.input, test.data_sets[0][0], strict=True)
+    values = {info.name: as_value(value) for info, value in inputs}
     nodes = plain.model.graph.node
     return Case(
         name=test.name,
@@ -107,9 +117,9 @@ def as_value(value: Any) -> Value:
     return np.asarray(value)
 
 
-def positions(nodes: Sequence[onnx.NodeProto], table: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+def positions(nodes: Sequence[onnx.NodeProto], places: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     for node in nodes:
-        yield from (node.input[i] for i in table.get(node.op_type, ()) if i < len(node.input))
+        yield from (node.input[i] for i in places.get(node.op_type, ()) if i < len(node.input))
 
 
 def is_random(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
@@ -118,93 +128,22 @@ def is_random(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
     return node.op_type in steering.RANDOM
 
 
-# --------------------------------------------------------------------------- ONNX Runtime
-
-
-class Session:
-    """A model in ONNX Runtime; types that numpy lacks go in and out through models that hold or cast them."""
-
-    def __init__(self, model: bytes, level: ort.GraphOptimizationLevel = oracle.LEVELS[0]) -> None:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = level
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.outputs = [out.name for out in self.session.get_outputs()]
-        ports = [*self.session.get_inputs(), *self.session.get_outputs()]
-        self.plain = all(port.type not in SPECIAL for port in ports)
-
-    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        if self.plain:
-            return dict(zip(self.outputs, self.session.run(None, dict(feeds)), strict=True))
-        given = {name: to_ort(np.asarray(value)) for name, value in feeds.items()}
-        found = self.session.run_with_ort_values(self.outputs, given)
-        return {name: from_ort(value) for name, value in zip(self.outputs, found, strict=True)}
-
-
-SPECIAL = {
-    f"tensor({name})"
-    for name in (
-        "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0",
-        "int4", "uint4", "int2", "uint2", "float4e2m1", "float4e2m1fn",
-    )
-}  # fmt: skip
-
-
-def to_ort(array: Array) -> ort.OrtValue:
-    tensor = numpy_helper.from_array(array, "y")
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Constant", [], ["y"], value=tensor)],
-        "g",
-        [],
-        [onnx.helper.make_tensor_value_info("y", tensor.data_type, array.shape)],
-    )
-    return Session(serialised(graph)).session.run_with_ort_values(["y"], {})[0]
-
-
-def from_ort(value: ort.OrtValue) -> Array:
-    if value.data_type() not in SPECIAL:
-        return value.numpy()
-    kind, shape = value.element_type(), tuple(value.shape())
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    count = int(np.prod(shape, dtype=np.int64))
-    packed = 8 // BITS.get(kind, 8)
-    raw = ctypes.string_at(value.data_ptr(), -(-count // packed) * dtype.itemsize) if count else b""
-    tensor = onnx.TensorProto(data_type=kind, dims=shape, raw_data=raw)
-    return numpy_helper.to_array(tensor)
-
-
-BITS = {
-    onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4,
-    onnx.TensorProto.INT2: 2, onnx.TensorProto.UINT2: 2,
-}  # fmt: skip
-
-
-def serialised(graph: onnx.GraphProto) -> bytes:
-    opsets = [onnx.helper.make_opsetid("", 25)]
-    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=11).SerializeToString()
+def older(case: Case) -> Iterator[Case]:
+    """The case as it is, then at older opsets."""
+    yield case
+    own = {entry.domain: entry.version for entry in case.model.opset_import}
+    for opset in OLDER:
+        if opset < own.get("", 0):
+            model = onnx.ModelProto()
+            model.CopyFrom(case.model)
+            next(entry for entry in model.opset_import if not entry.domain).version = opset
+            yield dataclasses.replace(case, model=model, opset=opset)
 
 
 # --------------------------------------------------------------------------- families
 
 
-@dataclass
-class Row:
-    """What became of one case in one form."""
-
-    case: str
-    op: str
-    form: str
-    status: str = ""
-    detail: str = ""
-    replicated: list[tuple[str, str]] = field(default_factory=list)
-    levels: dict[str, str] = field(default_factory=dict)
-    same: list[str] = field(default_factory=list)
-    distinct: bool = True
-    seconds: float = 0.0
-
-
-def baked(case: Case, values: Mapping[str, Value], names: Sequence[str]) -> onnx.ModelProto:
+def baked(case: Case, values: Mapping[str, Value], names: Sequence[str]) -> bytes:
     """The case's model with the inputs `names` turned into initializers."""
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
@@ -214,75 +153,100 @@ def baked(case: Case, values: Mapping[str, Value], names: Sequence[str]) -> onnx
     model.graph.input.extend(kept)
     for name in names:
         model.graph.initializer.append(numpy_helper.from_array(values[name], name))
-    return model
+    return model.SerializeToString()
 
 
 class Family:
-    """The three models of a case: values that ONNX Runtime takes, and what each model gives alone.
+    """The three models of a case: values that ONNX Runtime takes, as bold as it takes them.
 
-    Raises ValueError where ONNX Runtime does not run the case as it is.
+    Raises what ONNX Runtime raises where it does not run the case as it is.
     """
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.model = baked(case, case.values, sorted(case.steers)).SerializeToString()
-        try:
-            self.session = Session(self.model)
-            self.first = self.session.run({name: case.values[name] for name in case.data})
-        except Exception as error:
-            raise ValueError(short(error)) from error
-        self.levels = attempts(case.data, self._accepts)
-        self.values = [self._values(m, self.levels) for m in range(len(MODELS))]
+        self.model = baked(case, case.values, sorted(case.steers))
+        self.session = Session(self.model)
+        self.first = self.session.run({name: case.values[name] for name in case.data})
+        self.levels, self.values = self._vary()
 
-    def _values(self, model: int, levels: Mapping[str, str]) -> dict[str, Value]:
-        case = self.case
-        return {
+    def _vary(self) -> tuple[dict[str, str], list[dict[str, Value]]]:
+        """Values with which the models give different results; else any that they take."""
+        for salt, level in itertools.product(SALTS, LEVELS[:-1]):
+            levels = dict.fromkeys(self.case.data, level)
+            if levels and self._accepts(levels, salt=salt, telling=True):
+                return levels, self._values(levels, salt)
+        levels = boldest(self.case.data, self._accepts)
+        return levels, self._values(levels)
+
+    def _values(self, levels: Mapping[str, str], salt: str = "") -> list[dict[str, Value]]:
+        case, seed = self.case, base(self.case.name) + salt
+        columns = {
             name: vary(
-                case.values[name],
-                model,
-                level,
-                index=name in case.indices,
-                seed=f"{re.sub('_expanded.*', '', case.name)}/{name}",
+                case.values[name], len(MODELS), level, index=name in case.indices, seed=f"{seed}/{name}"
             )
             for name, level in levels.items()
         }
+        return [{name: column[m] for name, column in columns.items()} for m in range(len(MODELS))]
 
-    def _accepts(self, levels: Mapping[str, str]) -> bool:
+    def _accepts(self, levels: Mapping[str, str], *, salt: str = "", telling: bool = False) -> bool:
         """Whether the other models run and give as many finite numbers as the case itself."""
         try:
-            found = [self.session.run(self._values(m, levels)) for m in range(1, len(MODELS))]
+            found = [self.session.run(values) for values in self._values(levels, salt)[1:]]
         except Exception:
             return False
-        return all(finite(outputs) >= finite(self.first) for outputs in found)
+        if any(finite(outputs) < finite(self.first) for outputs in found):
+            return False
+        pairs = itertools.combinations([self.first, *found], 2)
+        return not (telling and any(alike(a, b) for a, b in pairs))
 
     @functools.cached_property
     def same(self) -> list[str]:
-        """Data inputs that ONNX Runtime takes in no other value."""
+        """Data inputs that have one value in all models."""
         first, *others = self.values
         return [name for name in first if not any(differs(first[name], other[name]) for other in others)]
 
     def sources(self, form: str) -> tuple[list[bytes], list[str]]:
-        """The models' files, and the names of the inputs that they are fed."""
+        """The models' files, one where they are all the same, and the names of the inputs that are fed."""
         data = self.case.data
         weights = [name for name in data[1:] if isinstance(self.case.values[name], np.ndarray)]
         if form == "A" or not weights:
             return [self.model], data
-        steers = {name: self.case.values[name] for name in sorted(self.case.steers)}
-        models = [baked(self.case, steers | mine, [*steers, *weights]) for mine in self.values]
-        return [model.SerializeToString() for model in models], [n for n in data if n not in weights]
+        names = [*sorted(self.case.steers), *weights]
+        files = [baked(self.case, {**self.case.values, **mine}, names) for mine in self.values]
+        return files, [name for name in data if name not in weights]
 
     def feeds(self, model: int, names: Sequence[str]) -> dict[str, Value]:
         return {name: self.values[model][name] for name in names}
 
 
-def finite(outputs: Mapping[str, Value]) -> int:
-    arrays = [v for v in outputs.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
-    return sum(int(np.isfinite(v).sum()) for v in arrays)
+@dataclass
+class Singles:
+    """What each model gives alone."""
 
+    family: Family
+    files: Sequence[bytes]
+    fed: Sequence[str]
 
-def short(error: BaseException) -> str:
-    text = " ".join((str(error) or type(error).__name__).split())
-    return f"{type(error).__name__}: {text}"[:400]
+    def __post_init__(self) -> None:
+        self.sessions = [Session(file) for file in self.files] * (len(MODELS) // len(self.files))
+        self.outputs = [self._run(session, m) for m, session in enumerate(self.sessions)]
+
+    def _run(self, session: Session, model: int) -> dict[str, Value]:
+        return session.run(self.family.feeds(model, self.fed))
+
+    def unoptimised(self, model: int) -> dict[str, Value]:
+        return self._run(Session(self.files[model % len(self.files)], oracle.LEVELS[1]), model)
+
+    @property
+    def blind(self) -> bool:
+        """Whether one model's weights, or inputs where there are none, could stand in for another's."""
+        for m, other in itertools.combinations(range(len(MODELS)), 2):
+            swapped = self.outputs[other]
+            if len(self.files) > 1:
+                swapped = self._run(self.sessions[other], m)
+            if alike(swapped, self.outputs[m]):
+                return True
+        return False
 
 
 # --------------------------------------------------------------------------- one case
@@ -290,49 +254,82 @@ def short(error: BaseException) -> str:
 
 def examine(case: Case, forms: Sequence[str], folder: Path, tell: Callable[[str], None]) -> list[Row]:
     """The rows of one case. `tell` is called with the form before anything that may not come back."""
-    rows = [Row(case.name, case.op, form) for form in forms]
     tell(forms[0])
-    try:
-        family = Family(case)
-    except ValueError as error:
-        return [dataclasses.replace(row, status="not run alone", detail=str(error)) for row in rows]
+    family, fault = start(case)
+    rows = [Row(case.name, case.op, form, ABSENT, fault) for form in forms]
+    if family is None:
+        return rows
     for i, row in enumerate(rows):
         tell(row.form)
-        row.levels, row.same = family.levels, family.same
         files, fed = family.sources(row.form)
         if i and len(files) == 1:
             rows[i] = dataclasses.replace(rows[0], form=row.form, seconds=0.0)
             continue
-        start = time.perf_counter()
+        row.opset, row.levels, row.same = family.case.opset, family.levels, family.same
+        began = time.perf_counter()
         try:
-            judge(row, family, files, fed, folder)
+            row.status, row.detail = judge(row, Singles(family, files, fed), folder), ""
         except Failed as failure:
             row.status, row.detail = failure.status, failure.detail
-        row.seconds = round(time.perf_counter() - start, 3)
+        row.seconds = round(time.perf_counter() - began, 3)
     return rows
+
+
+def start(case: Case) -> tuple[Family | None, str]:
+    """The family, at the newest opset that ONNX Runtime has kernels for, or why there is none."""
+    fault = ""
+    for version in older(case):
+        try:
+            return Family(version), ""
+        except Exception as error:
+            fault = fault or short(error)
+            if type(error).__name__ != "NotImplemented":
+                break
+    return None, fault
+
+
+def judge(row: Row, alone: Singles, folder: Path) -> str:
+    """Merge the models, run the merged one, and compare. Raises Failed."""
+    row.blind = alone.blind
+    with failing("merge error"):
+        merged, row.replicated = merge(alone.files, folder)
+    family = alone.family
+    feeds = {
+        f"{model}/{name}": value
+        for m, model in enumerate(MODELS)
+        for name, value in family.feeds(m, alone.fed).items()
+    }
+    for level in oracle.LEVELS:
+        with failing("run error", level.name):
+            got = Session(merged, level).run(feeds)
+        with failing("wrong values", level.name):
+            for m, model in enumerate(MODELS):
+                want = alone.outputs[m]
+                mine = {name: got[f"{model}/{name}"] for name in want}
+                other = functools.partial(alone.unoptimised, m)
+                compare(mine, want, other, f"of model {model}", shapes_only=family.case.random)
+    return "replicated" if row.replicated else "batched"
+
+
+def merge(files: Sequence[bytes], folder: Path) -> tuple[bytes, list[tuple[str, str]]]:
+    """The merged model, and the operators that it holds once per model with the reasons."""
+    paths = [folder / f"{model}.onnx" for model, _ in zip(MODELS, files, strict=False)]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    corr = api._family([str(path) for path in paths] * (len(MODELS) // len(files)), MODELS, partial=False)
+    plan = planning.plan(corr)
+    left = [
+        (node.key, lowering.reason)
+        for node, lowering in zip(corr.graph.nodes, plan.lowerings, strict=True)
+        if lowering.became is Became.REPLICATED
+    ]
+    return oracle.materialise(lower(corr, plan)), left
 
 
 class Failed(Exception):
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(f"{status}: {detail}")
         self.status, self.detail = status, detail
-
-
-def judge(row: Row, family: Family, files: Sequence[bytes], fed: Sequence[str], folder: Path) -> None:
-    """Run the models alone, merge them, run the merged model; fill in the row. Raises Failed."""
-    with failing("not run alone"):
-        alone = singles(files, family, fed)
-    row.distinct = not alone[0] or any(differs(alone[0][k], other[k]) for other in alone[1:] for k in alone[0])
-    with failing("merge error"):
-        merged, row.replicated = merge(files, folder)
-    feeds = {f"{m}/{name}": v for i, m in enumerate(MODELS) for name, v in family.feeds(i, fed).items()}
-    for level in oracle.LEVELS:
-        with failing("run error", level.name):
-            got = Session(merged, level).run(feeds)
-        with failing("wrong values", level.name):
-            touchy = functools.cache(lambda: singles(files, family, fed, oracle.LEVELS[1]))
-            compare(alone, got, touchy, shapes_only=family.case.random)
-    row.status = "replicated" if row.replicated else "batched"
 
 
 class failing:
@@ -348,245 +345,36 @@ class failing:
             raise Failed(self.status, f"{short(error)} {self.where}".strip()) from error
 
 
-def singles(
-    files: Sequence[bytes],
-    family: Family,
-    fed: Sequence[str],
-    level: ort.GraphOptimizationLevel = oracle.LEVELS[0],
-) -> list[dict[str, Value]]:
-    sessions = [Session(file, level) for file in files] * (len(MODELS) // len(files))
-    return [session.run(family.feeds(m, fed)) for m, session in enumerate(sessions)]
+def short(error: BaseException) -> str:
+    text = " ".join((str(error) or "no message").split())
+    return f"{type(error).__name__}: {text}"[:400]
 
 
-def merge(files: Sequence[bytes], folder: Path) -> tuple[bytes, list[tuple[str, str]]]:
-    """The merged model, and the operators that it holds once per model with the reasons."""
-    sources = []
-    for i, data in enumerate(files):
-        path = folder / f"{MODELS[i]}.onnx"
-        path.write_bytes(data)
-        sources.append(load(str(path)))
-    corr = match(sources * (len(MODELS) // len(sources)), MODELS)
-    plan = planning.plan(corr)
-    left = [
-        (node.key, lowering.reason)
-        for node, lowering in zip(corr.graph.nodes, plan.lowerings, strict=True)
-        if lowering.became is Became.REPLICATED
-    ]
-    return oracle.materialise(lower(corr, plan)), left
+# --------------------------------------------------------------------------- command line
 
 
-# --------------------------------------------------------------------------- comparison
-
-
-def compare(
-    alone: Sequence[Mapping[str, Value]],
-    got: Mapping[str, Value],
-    touchy: Callable[[], Sequence[Mapping[str, Value]]],
-    *,
-    shapes_only: bool,
-) -> None:
-    """Equal within the tolerance of the type, or twice the source's own difference between levels."""
-    for m, (model, outputs) in enumerate(zip(MODELS, alone, strict=True)):
-        for name, want in outputs.items():
-            have = got[f"{model}/{name}"]
-            same_kind(have, want, f"{name} of model {m}")
-            if shapes_only:
-                continue
-            try:
-                close(have, want, f"{name} of model {m}")
-            except AssertionError:
-                slack = 2 * distance(want, touchy()[m][name])
-                if not slack or not distance(have, want) <= slack:
-                    raise
-
-
-def same_kind(have: Value, want: Value, what: str) -> None:
-    if isinstance(have, np.ndarray) and isinstance(want, np.ndarray):
-        assert (have.shape, have.dtype) == (want.shape, want.dtype), (
-            f"{what} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}"
-        )
-    elif isinstance(have, list) and isinstance(want, list):
-        assert len(have) == len(want), f"{what} has {len(have)} elements, not {len(want)}"
-        for i, (h, w) in enumerate(zip(have, want, strict=True)):
-            same_kind(h, w, f"{what}, element {i}")
-    else:
-        assert type(have) is type(want), f"{what} is {type(have).__name__}, not {type(want).__name__}"
-
-
-def close(have: Any, want: Any, what: str) -> None:
-    if isinstance(want, list):
-        for i, (h, w) in enumerate(zip(have, want, strict=True)):
-            close(h, w, f"{what}, element {i}")
-    elif isinstance(want, np.ndarray):
-        special = want.dtype.kind == "V"
-        limit = 2e-2 if want.dtype == "bfloat16" else None
-        oracle.close(*(v.astype(np.float32) if special else v for v in (have, want)), what, limit)
-    else:
-        assert have == want, what
-
-
-def distance(a: Any, b: Any) -> float:
-    """The largest difference of two values; infinite where they can't be subtracted."""
-    if isinstance(a, list):
-        return max((distance(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
-    if not isinstance(a, np.ndarray) or a.dtype.kind in "OSU" or a.shape != b.shape:
-        return 0.0 if not differs(a, b) else np.inf
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    odd = ~(np.isfinite(x) & np.isfinite(y))
-    if not np.array_equal(x[odd], y[odd], equal_nan=True):
-        return np.inf
-    return float(np.abs(x[~odd] - y[~odd]).max(initial=0.0))
-
-
-# --------------------------------------------------------------------------- all cases
-
-
-def table(cases: Sequence[Case], forms: Sequence[str] = FORMS, jobs: int = 1) -> list[Row]:
-    """Examine the cases in processes of their own: one that dies takes its case with it, not the rest."""
-    todo = list(range(len(cases)))[::-1]
-    rows: dict[int, list[Row]] = {}
-    workers = [Worker(cases, forms) for _ in range(max(1, min(jobs, len(cases))))]
-    for worker in workers:
-        worker.start(todo)
-    while any(worker.busy for worker in workers):
-        busy = {worker.pipe: worker for worker in workers if worker.busy}
-        wait(busy, timeout=1.0)
-        for worker in busy.values():
-            worker.collect(rows, todo)
-    for worker in workers:
-        worker.stop()
-    return [row for i in sorted(rows) for row in rows[i]]
-
-
-class Worker:
-    """A process that examines one case after another."""
-
-    def __init__(self, cases: Sequence[Case], forms: Sequence[str]) -> None:
-        self.cases, self.forms = cases, forms
-        self.at, self.form, self.busy = -1, forms[0], False
-
-    def start(self, todo: list[int]) -> None:
-        context = multiprocessing.get_context("fork")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.cases, self.forms), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._next(todo)
-
-    def _next(self, todo: list[int]) -> None:
-        self.busy = bool(todo)
-        if todo:
-            self.at = todo.pop()
-            self.heard = time.monotonic()
-            self.pipe.send(self.at)
-
-    def collect(self, rows: dict[int, list[Row]], todo: list[int]) -> None:
-        """Take what the process says; where it died or fell silent, say so and start another."""
-        try:
-            while self.busy and self.pipe.poll():
-                self._hear(self.pipe.recv(), rows, todo)
-        except (EOFError, ConnectionResetError):
-            self._lost(f"the process died (exit code {self._exit_code()})", rows, todo)
-        if self.busy and time.monotonic() - self.heard > PATIENCE:
-            self.process.kill()
-            self._lost(f"no answer in {PATIENCE:.0f} s", rows, todo)
-
-    def _hear(self, said: Any, rows: dict[int, list[Row]], todo: list[int]) -> None:
-        self.heard = time.monotonic()
-        if isinstance(said, str):
-            self.form = said
-        else:
-            rows[self.at] = said
-            self._next(todo)
-
-    def _lost(self, why: str, rows: dict[int, list[Row]], todo: list[int]) -> None:
-        case = self.cases[self.at]
-        rows[self.at] = [Row(case.name, case.op, f, "run error", f"{why} in form {self.form}") for f in self.forms]
-        self.start(todo)
-
-    def _exit_code(self) -> int | None:
-        self.process.join(5)
-        return self.process.exitcode
-
-    def stop(self) -> None:
-        self.pipe.send(None)
-        self.process.join(5)
-
-
-def serve(pipe: Connection, cases: Sequence[Case], forms: Sequence[str]) -> None:
+def serve(pipe: Connection, forms: Sequence[str] = FORMS) -> None:
     warnings.simplefilter("ignore")
+    gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
     with tempfile.TemporaryDirectory() as folder:
-        while (index := pipe.recv()) is not None:
-            pipe.send(examine(cases[index], forms, Path(folder), pipe.send))
-
-
-# --------------------------------------------------------------------------- summary
-
-
-def summary(rows: Sequence[Row]) -> str:
-    return "\n".join([*totals(rows), "", *by_operator(rows)])
-
-
-def totals(rows: Sequence[Row]) -> Iterator[str]:
-    cases = {row.case for row in rows}
-    out = {row.case for row in rows if row.status == "not run alone"}
-    yield f"{len(cases)} cases, of which ONNX Runtime runs {len(cases - out)} alone"
-    counted = [row for row in rows if row.case not in out]
-    for form in sorted({row.form for row in rows}):
-        count = collections.Counter(row.status for row in counted if row.form == form)
-        yield f"form {form}: " + ", ".join(f"{count[s]} {s}" for s in (*FINE, *FAULTS) if count[s])
-    yield f"batched in every form: {share(rows):.1%} of the cases"
-    weak = [row for row in counted if row.same]
-    yield f"{len(weak)} rows hold an input that is equal in all models, {blind(counted)} give the same in all"
-
-
-def blind(rows: Sequence[Row]) -> int:
-    return sum(not row.distinct for row in rows)
-
-
-def share(rows: Sequence[Row]) -> float:
-    """The part of the cases that run alone whose every form is batched."""
-    whole = {row.case for row in rows} - {row.case for row in rows if row.status == "not run alone"}
-    rest = {row.case for row in rows if row.status != "batched"}
-    return len(whole - rest) / max(1, len(whole))
-
-
-def by_operator(rows: Sequence[Row]) -> Iterator[str]:
-    """One line per operator that is not batched throughout, then its reasons."""
-    for op in sorted({row.op for row in rows}):
-        mine = [row for row in rows if row.op == op and row.status != "not run alone"]
-        count = collections.Counter(row.status for row in mine)
-        if count["batched"] == len(mine):
-            continue
-        yield f"{op}: " + ", ".join(f"{count[s]} {s}" for s in (*FINE, *FAULTS) if count[s])
-        for reason, where in sorted(reasons(mine).items(), key=lambda item: -len(item[1])):
-            yield f"    {len(where)} x {reason}  [{', '.join(where[:2])}{', ...' if len(where) > 2 else ''}]"
-
-
-def reasons(rows: Sequence[Row]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        label = f"{row.case} {row.form}"
-        lines = [f"{op} replicated: {why}" for op, why in row.replicated] if row.status == "replicated" else []
-        if row.status in FAULTS:
-            lines = [f"{row.status}: {row.detail}"]
-        for line in dict.fromkeys(lines):
-            found.setdefault(line, []).append(label)
-    return found
+        while (case := pipe.recv()) is not None:
+            pipe.send(examine(case, forms, Path(folder), pipe.send))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--filter", default="", metavar="REGEX", help="only cases whose name it matches")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one in N cases of each operator")
     parser.add_argument("--form", choices=FORMS)
     parser.add_argument("--json", metavar="FILE", help="write one object per case and form")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    start = time.monotonic()
-    rows = table(collect(args.filter), (args.form,) if args.form else FORMS, args.jobs)
+    began = time.monotonic()
+    forms = (args.form,) if args.form else FORMS
+    rows = table(collect(args.filter, args.every), forms, functools.partial(serve, forms=forms), args.jobs)
     if args.json:
         Path(args.json).write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
-    sys.stdout.write(f"{summary(rows)}\n\n{time.monotonic() - start:.0f} s\n")
+    sys.stdout.write(f"{summary(rows)}\n\n{time.monotonic() - began:.0f} s\n")
     return int(any(row.status in FAULTS for row in rows))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+import netfuse_onnx
 
 MLP = {"w1": (8, 16), "b1": (16,), "w2": (16, 4)}
 MLP_TEXT = """g (float[n, 8] x) => (float[n, 4] y) {
@@ -16,6 +18,8 @@ MLP_TEXT = """g (float[n, 8] x) => (float[n, 4] y) {
     r = Relu(i)
     y = MatMul(r, w2)
 }"""
+WIDE = MLP_TEXT.replace("8]", "64]")
+WIDE_WEIGHTS = {"w1": (64, 16), "b1": (16,), "w2": (16, 4)}
 
 
 def model(
@@ -49,3 +53,17 @@ def family(
 def save(path: Path, proto: onnx.ModelProto) -> str:
     path.write_bytes(proto.SerializeToString())
     return str(path)
+
+
+def merged(folder: Path, paths: list[str], io: str = "separate", **options: object) -> str:
+    """The family merged without proofs."""
+    out = str(folder / "merged.onnx")
+    netfuse_onnx.merge(paths, out, verify=False, io=io, **options)  # type: ignore[arg-type]
+    return out
+
+
+def tampered(path: str, change: Callable[[onnx.ModelProto], None]) -> str:
+    """A merged file after `change`."""
+    proto = onnx.load(path)
+    change(proto)
+    return save(Path(path), proto)

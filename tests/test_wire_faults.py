@@ -12,7 +12,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_files import check_equal, external_model, model_of, saved, typed, with_first
+from model_files import check_equal, external_model, model_of, refer, saved, typed, with_first
 from onnx import TensorProto, helper, numpy_helper
 
 from netfuse_onnx import weights, wire
@@ -204,6 +204,46 @@ def test_sparse_tensors_are_inline_or_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(FileFault, match="sparse"):
                 wire.scan(path)
+
+
+def test_a_small_sparse_tensor_may_lie_outside(tmp_path: Path) -> None:
+    (tmp_path / "s.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    values = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[4])
+    refer(values, location="s.bin")
+    model = model_of()
+    places = numpy_helper.from_array(np.arange(4))
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [9]))
+    scanned = wire.scan(saved(tmp_path, model))
+    assert scanned.files[1:] == (str(tmp_path / "s.bin"),)
+    sparse = scanned.model.graph.sparse_initializer[0]
+    assert list(weights.array(weights.weight_of(sparse.values))) == [0, 1, 2, 3]
+
+
+def test_a_path_that_is_not_text(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(folder)
+    tensor = numpy_helper.from_array(np.zeros(5000, np.float32), "w")
+    path = saved(Path(folder), model_of(tensor))
+    with pytest.raises(FileFault, match="UTF-8 path"):
+        wire.scan(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        b"\x22\x06" + bytes(6) + b"\x22\x82\x10" + bytes(2050),  # packed floats that are not whole
+        b"\x20\x01" * 900,  # floats as varints
+        b"\x48\x01" * 900,  # raw_data as a varint
+        b"\xa5\x00" + bytes(4) + b"\x25\x00\x00\x00\x00" * 500,  # a tag in two bytes
+    ],
+)
+def test_tensor_values_in_the_wrong_form(tmp_path: Path, values: bytes) -> None:
+    body = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[514]).SerializeToString() + values
+    graph = model_of().graph.SerializeToString() + b"\x2a" + varint(len(body)) + body
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_of().SerializeToString() + b"\x3a" + varint(len(graph)) + graph)
+    with pytest.raises(FileFault):
+        wire.scan(str(path))
 
 
 def test_graphs_nested_without_end(tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ CALLS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process loses nothing that it wrote: fsync is for power cuts, its order has its own test."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 def state(out: Path) -> tuple[bytes, ...] | None:
     """All bytes that the target consists of; raises when it is not whole."""
     if not out.exists():
@@ -155,6 +161,17 @@ def test_every_system_call_may_fail(tmp_path: Path, old: write.Mode, new: write.
             assert not hidden(tmp_path)
             assert data_files(tmp_path) == set(wire.external_locations(str(out)))
     assert faults > total // 3
+
+
+def test_bytes_reach_the_disk_before_names_do(tmp_path: Path) -> None:
+    """After a power cut: every file and folder is synced between the change and what relies on it."""
+    out, paths, _ = states(tmp_path, "external", "external")
+    with pytest.MonkeyPatch.context() as patch:
+        seen = stopping_at(-1, lambda: None, patch)
+        put(paths, out, "external")
+    order = [name for name in seen if name in ("pwrite", "copy_file_range", "fsync", "replace", "unlink")]
+    steps = [name for i, name in enumerate(order) if order[i - 1 : i] != [name]]
+    assert "".join(step[0] for step in steps[-12:]).endswith("fpf" + "rfrf" + "u" * (steps[-1] == "unlink"))
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

@@ -111,11 +111,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Option:
-    """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is), `gives[k]` per
-    output, `nodes` emitted (fractions for nodes that copy nothing)."""
+    """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
+    body does not read), `gives[k]` per output, `nodes` emitted (fractions for nodes that copy nothing)."""
 
     rule: str
-    takes: tuple[Layout, ...]
+    takes: tuple[Layout | None, ...]
     gives: tuple[Layout, ...]
     body: Body
     nodes: float = 1.0
@@ -158,7 +158,8 @@ def rule(
     nodes: float = 1.0,
     became: Became = Became.BATCHED,
 ) -> Callable[[Body], Body]:
-    """Register one fixed lowering. `when` returns "" or the reason why it refuses.
+    """Register one fixed lowering. `when` returns "" or the reason why it refuses. The last of `takes`
+    and of `gives` stands for all further inputs and outputs.
 
     An input that `takes` says SHARED must be equal in all models; an input that is equal in all models
     but taken otherwise is tiled by the planner, at a price.
@@ -167,6 +168,7 @@ def rule(
     def register(body: Body) -> Body:
         name = getattr(body, "__name__", "rule")
         line = (body.__doc__ or "").strip().split("\n")[0]
+        outs = (gives,) if isinstance(gives, Layout) else tuple(gives)
 
         def offers(site: Site) -> Iterator[Option]:
             count = len(site.node.inputs)
@@ -177,7 +179,7 @@ def rule(
             reason = when(site) if when else ""
             if reason:
                 raise Refuse(reason)
-            given = (gives,) * len(site.node.outputs) if isinstance(gives, Layout) else tuple(gives)
+            given = tuple(outs[min(k, len(outs) - 1)] for k in range(len(site.node.outputs)))
             yield Option(name, wanted, given, body, nodes, became)
 
         for op in ops:
@@ -192,6 +194,8 @@ def options(site: Site) -> tuple[list[Option], str]:
     rules = REGISTRY.get(site.node.key)
     if not rules:
         return [], REASONS.get(site.node.key, f"no batching rule for {site.node.key}")
+    if name := _unranked(site):
+        return [], f"the rank of {name!r} is unknown"
     found: list[Option] = []
     reasons: list[str] = []
     for entry in rules:
@@ -200,6 +204,15 @@ def options(site: Site) -> tuple[list[Option], str]:
         except Refuse as refusal:
             reasons.append(str(refusal))
     return found, "" if found else "; ".join(dict.fromkeys(reasons)) or "no form of its rule applies here"
+
+
+def _unranked(site: Site) -> str:
+    """A tensor of the node that no layout can be given to, or ""."""
+    node = site.node
+    for name, kind in zip((*node.inputs, *node.outputs), (*site.inputs, *site.outputs), strict=True):
+        if name and kind.dims is None and kind.proto is None:
+            return name
+    return ""
 
 
 def table() -> Mapping[str, Sequence[Rule]]:

@@ -9,11 +9,11 @@ from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil",
-    "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "Celu", "Clip", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
     "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal",
     "RegexFullMatch", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
     "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
@@ -22,37 +22,46 @@ UNARY = (
 BROADCAST = (
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
-    "StringConcat", "Sub", "Sum", "Where", "Xor",
+    "Sub", "Sum", "Where", "Xor",
 )  # fmt: skip
 
 
 @family(*UNARY)
 def unary(site: Site) -> Iterator[Option]:
     """element by element, in whatever layout the input has"""
-    training = site.values[2] if site.op == "Dropout" and site.has(2) else None
-    need(
-        site.op != "Dropout" or not site.has(2) or (training is not None and not training.any()),
-        "Dropout in training mode draws random numbers",
-    )
     yield from per_axis(site, lambda layout: again, name="unary")
+
+
+@family("Dropout")
+def dropout(site: Site) -> Iterator[Option]:
+    """element by element; nothing is dropped at inference, whatever the ratio"""
+    training = site.values[2] if site.has(2) else None
+    idle = not site.has(2) or (training is not None and not training.any())
+    need(idle, "Dropout in training mode draws random numbers")
+    for layout in places(site.rank(0)):
+        takes = (layout, None, None)[: len(site.node.inputs)]
+        gives = (layout,) * len(site.node.outputs)
+        yield Option("dropout", takes, gives, lambda s, ins, emit: again(s, ins[:1], emit))
 
 
 @family("CastLike")
 def cast_like(site: Site) -> Iterator[Option]:
-    """element by element; only the type of the second input is read"""
-    if not site.mapped[0]:  # equal for all models, whichever of the N second inputs is read
-        yield Option(
-            "unary", (SHARED, PER_MODEL), (SHARED,), lambda s, ins, emit: again(s, [ins[0], ins[1][0]], emit)
-        )
-        return
-    target = STACKED(0) if site.mapped[1] else SHARED
-    for layout in places(site.rank(0)):
-        yield Option("unary", (layout, target), (layout,), again)
+    """element by element; only the type of the second input matters, and it is known"""
+    target = site.inputs[1].dtype
+    need(target != 0, "the type of its second input is unknown")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        return emit("Cast", ins[0], **{**site.node.attrs, "to": target})
+
+    for layout in places(site.rank(0)) if site.mapped[0] else (SHARED,):
+        yield Option("cast_like", (layout, None), (layout,), body)
 
 
-@family("SwiGLU")
+@family("StringConcat", "SwiGLU")
 def same_shapes(site: Site) -> Iterator[Option]:
     """element by element, without broadcasting: all inputs in one layout"""
+    alike = all(same_dim(a, b) for a, b in zip(site.dims(0), site.dims(1), strict=False))
+    need(site.rank(0) == site.rank(1) and alike, ort_compat.NO_STRING_BROADCAST)
     for layout in places(site.rank(0)):
         yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), again)
 
@@ -125,7 +134,7 @@ def _folded(site: Site, at: int, rank: int) -> Iterator[Option]:
             takes.append(FOLDED(own))
         elif own >= 0 and same_dim(dim, width):
             takes.append(FOLDED(own))
-        elif site.weight[i] and isinstance(width, int) and all(d == 1 for d in site.dims(i)):
+        elif site.weight[i] and isinstance(width, int) and width and all(d == 1 for d in site.dims(i)):
             takes.append(STACKED(0))  # one number per model: each is written d_a times
             spread[i] = width
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
@@ -133,7 +133,21 @@ def gather_nd(site: Site) -> Iterator[Option]:
 @family("OneHot")
 def one_hot(site: Site) -> Iterator[Option]:
     """the new axis is shifted past the model axis"""
-    site.only_mapped(0)
+    site.only_mapped(0, 2)
     rank = site.out_rank()
     axis = site.axis(int(site.attr("axis", -1)), rank)
-    yield Option("one_hot", (STACKED(0), SHARED, SHARED), (STACKED(0),), _axis(axis + 1))
+    if not site.mapped[2]:
+        yield Option("one_hot", (STACKED(0), SHARED, SHARED), (STACKED(0),), _axis(axis + 1))
+        return
+    at = STACKED(0) if site.mapped[0] else SHARED
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        """Where(hot, on, off): the two values are [N, 2]."""
+        moved = axis + 1 if site.mapped[0] else axis
+        marks = emit.const([0, 1], helper.tensor_dtype_to_np_dtype(site.inputs[2].dtype))
+        hot = emit("Cast", emit("OneHot", *ins[:2], marks, axis=moved), to=TensorProto.BOOL)
+        each = [emit("Gather", ins[2], emit.const(k), axis=1) for k in (0, 1)]
+        off, on = (emit.pad_rank(value, STACKED(0), 0, rank, 0) for value in each)
+        return emit("Where", hot, on, off)
+
+    yield Option("one_hot", (at, SHARED, STACKED(0)), (STACKED(0),), body, 5.5)

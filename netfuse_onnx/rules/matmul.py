@@ -97,7 +97,8 @@ def einsum(site: Site) -> Iterator[Option]:
         right = ("..." if "..." in left else "") + "".join(
             sorted(c for c in set(letters) if letters.count(c) == 1)
         )
-    free = next(c for c in LETTERS if c not in equation)
+    free = next((c for c in LETTERS if c not in equation), "")
+    need(free != "", "its equation has no letter left for the models")
     terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
     merged = f"{','.join(terms)}->{free}{right}"
     takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)

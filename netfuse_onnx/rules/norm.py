@@ -19,12 +19,11 @@ def _inference_only(site: Site) -> str:
 
 @rule(
     "BatchNormalization",
+    "InstanceNormalization",
     takes=(FOLDED(1), FOLDED(0)),
-    gives=FOLDED(1),
-    when=_inference_only,
+    gives=(FOLDED(1), FOLDED(0)),
     became=Became.GROUPED,
 )
-@rule("InstanceNormalization", takes=(FOLDED(1), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED)
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """more channels: N(MC)HW, (MC) -> N(MC)HW"""
     return again(site, ins, emit)
@@ -46,7 +45,6 @@ def group_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Hel
 @family("LayerNormalization", "RMSNormalization")
 def layer_norm(site: Site) -> Iterator[Option]:
     """over the last axes; a scale or bias that differs between the models becomes Mul and Add"""
-    need(site.gone(1) and site.gone(2), "its mean and deviation outputs are used")
     rank = site.rank(0)
     first = site.axis(int(site.attr("axis", -1)), rank)
     affine = [i for i in (1, 2) if site.has(i)]
@@ -56,7 +54,8 @@ def layer_norm(site: Site) -> Iterator[Option]:
             continue
         if not differs:
             takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
-            yield Option("layer_norm", takes, (layout,), _same_axis(first - rank))
+            gives = (layout,) * len(site.node.outputs)
+            yield Option("layer_norm", takes, gives, _same_axis(first - rank))
         elif layout == STACKED(0):
             yield _per_model_affine(site, rank, first)
 
@@ -78,12 +77,13 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
     shape = site.dims(1)
     need(all(isinstance(d, int) for d in shape), "the size of its scale is unknown")
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         ones = emit.filled(1.0, site.inputs[1].dtype, [d for d in shape if isinstance(d, int)])
-        y = again(site, [ins[0], ones], emit, axis=first - rank)[0]
+        y, *statistics = again(site, [ins[0], ones], emit, axis=first - rank)
         for op, i in (("Mul", 1), ("Add", 2)):
             if site.has(i):
                 y = emit(op, y, emit.pad_rank(ins[i], takes[i], site.rank(i), rank, 0))
-        return y
+        return [y, *statistics]
 
-    return Option("layer_norm", takes, (STACKED(0),), body, nodes=count)
+    gives = (STACKED(0), takes[0], takes[0])[: len(site.node.outputs)]  # the statistics are those of x
+    return Option("layer_norm", takes, gives, body, nodes=count)

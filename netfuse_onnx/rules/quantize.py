@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
+from netfuse_onnx.layouts import places, volume
 from netfuse_onnx.rules._build import again, need, per_axis, physical, touches
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
@@ -137,52 +137,123 @@ def matmul_integer(site: Site) -> Iterator[Option]:
     yield Option("matmul_integer", takes, (STACKED(0),), batched if scalars else widened, 1 if scalars else 6)
 
 
+EXACT_TERMS = (1 << 24) // (255 * 255)
+"""Products of two bytes that float32 adds up without rounding."""
+
+
+def _exact_in_float(site: Site, w: int) -> bool:
+    """True where a sum over one filter is exact in float32, the only type of ONNX Runtime's CPU Conv."""
+    return 0 < volume(site.dims(w)[1:], 0) <= EXACT_TERMS
+
+
 @family("ConvInteger")
 def conv_integer(site: Site) -> Iterator[Option]:
-    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW; the zero points are the same for all models"""
-    need(not site.is_mapped(2) and not site.is_mapped(3), "ConvInteger takes one zero point for all groups")
+    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW; zero points that differ are taken off first, in float, exactly"""
     points = (SHARED,) * (len(site.node.inputs) - 2)
-    need(not site.has(3) or site.rank(3) == 0, "its filters have a zero point each")
     group = int(site.attr("group", 1))
-    yield Option(
-        "conv_integer", (FOLDED(1), FOLDED(0), *points), (FOLDED(1),),
-        lambda s, ins, emit: again(s, ins, emit, group=group * emit.models), became=Became.GROUPED,
-    )  # fmt: skip
-    if not site.mapped[1]:
-        yield Option("conv_integer", (FOLDED(0), SHARED, *points), (FOLDED(0),), again)
+    plain = not (site.is_mapped(2) or site.is_mapped(3)) and not (site.has(3) and site.rank(3))
+
+    def grouped(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        return again(site, ins, emit, group=group * emit.models)
+
+    def in_float(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
+        total = _float_conv(site, (0, 2), (1, 3), ins, emit)
+        return emit("Cast", total, to=TensorProto.INT32)
+
+    if plain:
+        takes = (FOLDED(1), FOLDED(0), *points)
+        yield Option("conv_integer", takes, (FOLDED(1),), grouped, 1.0, Became.GROUPED)
+        if not site.mapped[1]:
+            yield Option("conv_integer", (FOLDED(0), SHARED, *points), (FOLDED(0),), again)
+        return
+    need(_exact_in_float(site, 1), "its zero points differ, and its sums are not exact in float32")
+    takes = (FOLDED(1), FOLDED(0), *(_point_layout(site, i) for i in range(2, len(site.node.inputs))))
+    yield Option("conv_integer", takes, (FOLDED(1),), in_float, 8.0, Became.GROUPED)
+
+
+def _point_layout(site: Site, i: int) -> Layout:
+    """A zero point or scale per model is [N]; one per filter is folded with the filters."""
+    if site.has(i) and site.rank(i) and site.dims(i) != (1,):
+        return FOLDED(0)
+    return STACKED(0) if site.is_mapped(i) else SHARED
+
+
+def _along(site: Site, i: int, held: Tensor, axis: int, times: int, rank: int, emit: Emitter) -> Tensor:
+    """Parameter i for a tensor of `rank` folded at `axis`: [N*times, 1..], or a scalar as it is."""
+    if _point_layout(site, i) == SHARED:
+        return held
+    if _point_layout(site, i) == STACKED(0):
+        held = emit.reshape(held, [emit.models, 1])
+        held = emit.reshape(emit("Expand", held, emit.const([emit.models, times])), [emit.models * times])
+    return emit.unsqueeze(held, range(1, rank - axis))
+
+
+def _float_conv(site: Site, x: tuple[int, int], w: tuple[int, int], ins: Sequence[Tensor | None],
+                emit: Emitter) -> Tensor:  # fmt: skip
+    """The sums of an integer convolution as a grouped Conv of exact float32 integers."""
+    rank = site.rank(x[0])
+    sides = []
+    for (i, point), axis in ((x, 1), (w, 0)):
+        side = emit("Cast", ins[i], to=TensorProto.FLOAT)
+        held = ins[point] if site.has(point) else None
+        if held is not None:
+            width = site.dims(i)[axis]
+            need(isinstance(width, int), "the number of its channels is unknown")
+            zero = emit("Cast", held, to=TensorProto.FLOAT)
+            side = emit("Sub", side, _along(site, point, zero, axis, int(width or 0), rank, emit))
+        sides.append(side)
+    attrs = {**site.node.attrs, "group": emit.models * int(site.attr("group", 1))}
+    return emit("Conv", *sides, **attrs)
 
 
 @family("QLinearConv")
 def qlinear_conv(site: Site) -> Iterator[Option]:
-    """grouped, in int8; scales that differ are carried by the scale of each filter"""
-    for i in (2, 5, 7):
-        need(not site.is_mapped(i), "QLinearConv takes one zero point for all groups")
-    need(site.rank(5) == 0, "its filters have a zero point each")
+    """grouped, in int8, with scales that differ in the scale of each filter; else in float, exactly"""
     group = int(site.attr("group", 1))
-    takes = [SHARED] * len(site.node.inputs)
+    takes = [_point_layout(site, i) for i in range(len(site.node.inputs))]
     takes[0], takes[3] = FOLDED(1), FOLDED(0)
-    takes[4] = FOLDED(0) if site.rank(4) else STACKED(0) if site.mapped[4] else SHARED
     if site.has(8):
         takes[8] = FOLDED(0)
     carried = site.mapped[1] or site.mapped[6]
-    for i in (1, 6):
-        takes[i] = STACKED(0) if site.mapped[i] else SHARED
     filters = site.dims(3)[0]
     need(isinstance(filters, int), "the number of its filters is unknown")
+    count = int(filters or 0)
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
         ready = list(ins)
         if carried or (site.mapped[4] and not site.rank(4)):
-            ready[4] = _filter_scales(site, ins, int(filters or 0), emit)
+            ready[4] = _filter_scales(site, ins, count, emit)
         if carried:
-            one = emit.filled(1.0, TensorProto.FLOAT, ())
-            ready[1] = ready[6] = one
+            ready[1] = ready[6] = emit.filled(1.0, TensorProto.FLOAT, ())
         return again(site, ready, emit, group=group * emit.models)
 
-    yield Option("qlinear_conv", tuple(takes), (FOLDED(1),), body, 1 + 4 * carried, Became.GROUPED)
-    if not any(site.mapped[1:]):
-        shared = (SHARED,) * (len(takes) - 1)
-        yield Option("qlinear_conv", (FOLDED(0), *shared), (FOLDED(0),), again)
+    points_differ = any(site.mapped[i] for i in (2, 5, 7)) or site.rank(5) > 0
+    if not points_differ:
+        yield Option("qlinear_conv", tuple(takes), (FOLDED(1),), body, 1 + 4 * carried, Became.GROUPED)
+        if not any(site.mapped[1:]):
+            shared = (SHARED,) * (len(takes) - 1)
+            yield Option("qlinear_conv", (FOLDED(0), *shared), (FOLDED(0),), again)
+        return
+    need(_exact_in_float(site, 3), "its zero points differ, and its sums are not exact in float32")
+
+    def in_float(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
+        rank = site.rank(0)
+        total = emit("Cast", _float_conv(site, (0, 2), (3, 5), ins, emit), to=TensorProto.INT32)
+        if site.has(8):
+            total = emit("Add", total, emit.unsqueeze(ins[8], range(1, rank - 1)))
+        scale = emit.unsqueeze(_filter_scales(site, ins, count, emit), range(1, rank - 1))
+        y = emit("Round", emit("Mul", emit("Cast", total, to=TensorProto.FLOAT), scale))
+        zero = emit("Cast", ins[7], to=TensorProto.FLOAT)
+        y = emit("Add", y, _along(site, 7, zero, 1, count, rank, emit))
+        return _saturated(y, site.inputs[7].dtype, emit)
+
+    yield Option("qlinear_conv", tuple(takes), (FOLDED(1),), in_float, 22.0, Became.GROUPED)
+
+
+def _saturated(y: Tensor, kind: int, emit: Emitter) -> Tensor:
+    low, high = (0, 255) if kind == TensorProto.UINT8 else (-128, 127)
+    y = emit("Clip", y, *(emit.filled(v, TensorProto.FLOAT, ()) for v in (low, high)))
+    return emit("Cast", y, to=kind)
 
 
 def _filter_scales(site: Site, ins: Sequence[Tensor | None], filters: int, emit: Emitter) -> Tensor:
@@ -191,7 +262,7 @@ def _filter_scales(site: Site, ins: Sequence[Tensor | None], filters: int, emit:
     def column(i: int) -> Tensor:
         """[N, 1], or [N, O] for one scale per filter, or a scalar that all models share."""
         held = ins[i]
-        if i == 4 and site.rank(i):
+        if i == 4 and _point_layout(site, i) == FOLDED(0):
             return emit.reshape(held, [emit.models, filters])
         return emit.reshape(held, [emit.models, 1]) if site.mapped[i] else held
 
@@ -210,7 +281,7 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
     wide = max(left, right)
     takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
     params = (1, 2, 4, 5, 6, 7)
-    need(all(site.rank(i) == 0 for i in params), "its scales are not per tensor")
+    need(all(site.dims(i) in ((), (1,)) for i in params), "its scales are not per tensor")
     plain = not any(site.mapped[i] for i in params)
 
     def batched(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
@@ -228,12 +299,11 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
             x = emit("Cast", emit.pad_rank(ins[i], takes[i], site.rank(i), wide, 0), to=TensorProto.INT32)
             sides.append(emit("Sub", x, emit("Cast", param(i + 2), to=TensorProto.INT32)))
         total = emit("Cast", emit("MatMul", *sides), to=TensorProto.FLOAT)
-        scale = emit("Div", emit("Mul", param(1), param(4)), param(6))
+        scales = [emit("Cast", param(i), to=TensorProto.FLOAT) for i in (1, 4, 6)]
+        scale = emit("Div", emit("Mul", *scales[:2]), scales[2])
         y = emit("Round", emit("Mul", total, scale))
         y = emit("Add", y, emit("Cast", param(7), to=TensorProto.FLOAT))
-        low, high = (0, 255) if site.inputs[7].dtype == TensorProto.UINT8 else (-128, 127)
-        y = emit("Clip", y, *(emit.filled(v, TensorProto.FLOAT, ()) for v in (low, high)))
-        return emit("Cast", y, to=site.inputs[7].dtype)
+        return _saturated(y, site.inputs[7].dtype, emit)
 
     yield Option(
         "qlinear_matmul", takes, (STACKED(0),), batched if plain else written_out, 1 if plain else 14

@@ -76,11 +76,20 @@ def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iter
 @family("Softmax", "LogSoftmax", "Hardmax")
 def softmax(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
-    if site.opset < 13:  # over all axes from `axis` on, flattened
-        axis = site.axis(int(site.attr("axis", 1)), site.rank(0))
-        need(axis == site.rank(0) - 1, f"before opset 13 it flattens axes {axis} and up")
-        need(site.rank(0) > 0, "its input is a scalar")
-    yield from one_axis(site, -1 if site.opset >= 13 else 1, name="softmax")
+    if site.opset >= 13:
+        yield from one_axis(site, -1, name="softmax")
+        return
+    rank = site.rank(0)
+    axis = site.axis(int(site.attr("axis", 1)), rank)
+
+    def body(layout: Layout) -> Body:
+        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+
+    def before(layout: Layout) -> Layout | None:
+        """It works on all axes from `axis` on at once, so the model axis may not stand among them."""
+        return layout if layout.axis <= axis else None
+
+    yield from per_axis(site, body, before, axes=range(axis, rank), name="softmax")
 
 
 @family("ArgMax", "ArgMin")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules._build import again, first_takes, need, per_axis, physical, shifted, touches
@@ -187,11 +190,45 @@ def tile(site: Site) -> Iterator[Option]:
     yield Option("tile", (STACKED(0), SHARED), (STACKED(0),), body, 1.0 + (site.values[1] is None))
 
 
+def _pad_inner(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+    """Widths that are computed at run time, for all axes but the model axis."""
+    inner = emit.const(list(range(1, site.rank(0) + 1)))
+    value = ins[2] if len(ins) > 2 else None
+    return again(site, [*ins[:2], value, inner], emit)
+
+
+def _pad_per_model(site: Site) -> Iterator[Option]:
+    """A value per model: pad with a zero, and put the value where a mask, padded alike, says so."""
+    site.only_mapped(0, 2)
+    need(site.opset >= 18, "its value differs between the models, and before opset 18 Pad names no axes")
+    need(site.attr("mode", b"constant") == b"constant", "its value differs between the models")
+    rank = site.rank(0)
+    named = site.ints(3)
+    axes = [site.axis(a, rank) + 1 for a in named] if named is not None else list(range(1, rank + 1))
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        inner = emit.const(axes)
+        one = numpy_helper.from_array(np.array([1], np.int32))
+        same = emit("ConstantOfShape", emit("Shape", ins[0]), value=one)
+        mask = emit("Cast", emit("Pad", same, ins[1], None, inner), to=TensorProto.BOOL)
+        value = emit.pad_rank(emit.reshape(ins[2], [emit.models]), STACKED(0), 0, rank, 0)
+        return emit("Where", mask, emit("Pad", ins[0], ins[1], None, inner), value)
+
+    takes = (STACKED(0), SHARED, STACKED(0), SHARED)[: len(site.node.inputs)]
+    yield Option("pad", takes, (STACKED(0),), body, 7.0)
+
+
 @family("Pad")
 def pad(site: Site) -> Iterator[Option]:
     """no padding along the model axis"""
+    if site.is_mapped(2):
+        yield from _pad_per_model(site)
+        return
     site.only_mapped(0)
     rank = site.rank(0)
+    if site.has(1) and site.values[1] is None and not site.has(3) and site.opset >= 18:
+        yield Option("pad", first_takes(site, STACKED(0)), (STACKED(0),), _pad_inner)
+        return
     pads = site.ints(1, "pads") or []
     named = site.ints(3)
     axes = [site.axis(a, rank) for a in named] if named is not None else list(range(rank))

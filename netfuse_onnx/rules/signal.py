@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from netfuse_onnx.convert import fold, unfold
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
+from netfuse_onnx.rules._build import again, per_axis, physical, shifted
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
@@ -92,7 +93,9 @@ def eye_like(site: Site) -> Iterator[Option]:
 def loss(site: Site) -> Iterator[Option]:
     """per sample, the models join the batch; a mean or a sum is taken model by model after"""
     reduction = site.attr("reduction", b"mean")
-    need(not site.is_mapped(2), "its class weights differ between the models")
+    if site.is_mapped(2):
+        yield from _weighted(site)
+        return
     takes = (FOLDED(0), FOLDED(0), SHARED)[: len(site.node.inputs)]
     after = FOLDED(0) if reduction == b"none" else STACKED(0)
 
@@ -107,6 +110,37 @@ def loss(site: Site) -> Iterator[Option]:
 
     gives = (after, FOLDED(0))[: len(site.node.outputs)]
     yield Option("loss", takes, gives, body, 1.0 if reduction == b"none" else 8.0)
+
+
+def _weighted(site: Site) -> Iterator[Option]:
+    """Class weights that differ are multiplied into the log-probabilities, whose loss then has none."""
+    reduction = site.attr("reduction", b"mean")
+    rank, kind = site.rank(0), site.inputs[0].dtype
+    ignored = {k: v for k, v in site.node.attrs.items() if k == "ignore_index"}
+
+    def each(x: Tensor, labels: Tensor, emit: Emitter) -> Tensor:
+        """[N, B, C, ..] -> the loss of every sample, [N, ..]."""
+        attrs = {**ignored, "reduction": b"none"}
+        rows = fold(emit, x, 0, site.dims(0))
+        losses = emit.node("NegativeLogLikelihoodLoss", [rows, labels], attrs)[0]
+        return unfold(emit, losses, 0, site.dims(1))
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        x, labels, weights = ins
+        if site.op == "SoftmaxCrossEntropyLoss":
+            x = emit("LogSoftmax", x, axis=2)
+        weights = emit.unsqueeze(weights, [1, *range(3, rank + 1)])
+        total = each(emit("Mul", x, weights), labels, emit)
+        if reduction != b"none":
+            inner = list(range(1, rank))
+            total = emit.reduce("ReduceSum", total, inner)
+        if reduction == b"mean":
+            minus = emit("Sub", emit("Mul", x, emit.filled(0.0, kind, ())), weights)
+            total = emit("Div", total, emit.reduce("ReduceSum", each(minus, labels, emit), inner))
+        return [total, x][: len(site.node.outputs)]
+
+    outs = (STACKED(0),) * len(site.node.outputs)
+    yield Option("loss", (STACKED(0), FOLDED(0), STACKED(0)), outs, body, 14.0)
 
 
 def _per_model_sum(x: Tensor, emit: Emitter) -> Tensor:

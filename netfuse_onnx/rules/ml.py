@@ -1,0 +1,41 @@
+"""ai.onnx.ml: operators that treat each row on its own. The models are more rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from netfuse_onnx.layouts import places
+from netfuse_onnx.rules._build import again, per_axis
+from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.types import FOLDED, SHARED, STACKED
+
+ROWS = (
+    "CategoryMapper", "Imputer", "LinearClassifier", "LinearRegressor", "Normalizer", "OneHotEncoder",
+    "SVMClassifier", "SVMRegressor", "Scaler", "TreeEnsemble", "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
+)  # fmt: skip
+
+
+@family(*(f"ai.onnx.ml.{op}" for op in ROWS))
+def rows(site: Site) -> Iterator[Option]:
+    """row by row: (MN)C, the models are more rows"""
+    if site.rank(0) >= 2:
+        yield Option("rows", (FOLDED(0),), (FOLDED(0),) * len(site.node.outputs), again)
+
+
+@family("ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder")
+def element(site: Site) -> Iterator[Option]:
+    """element by element"""
+    yield from per_axis(site, lambda layout: again, name="element")
+
+
+@family("ai.onnx.ml.ArrayFeatureExtractor")
+def features(site: Site) -> Iterator[Option]:
+    """the same features of every row"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    for layout in places(rank):
+        if layout.axis < rank - layout.folded and rank >= 2:
+            yield Option("features", (layout, SHARED), (layout,), again)
+    if rank == 1:  # the result of a vector is a matrix of one row
+        yield Option("features", (STACKED(0), SHARED), (FOLDED(0),), again)

@@ -1,0 +1,101 @@
+"""Resampling: N(MC)HW or (MN)CHW. The folded axis must keep its size, or models would be mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from onnx import TensorProto
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._registry import Body, Option, Refuse, Site, family
+from netfuse_onnx.types import FOLDED, SHARED
+
+
+@family("Resize", "Upsample")
+def resize(site: Site) -> Iterator[Option]:
+    """over the spatial axes: N(MC)HW or (MN)CHW; a size for the folded axis is multiplied"""
+    site.only_mapped(0)
+    rank = site.rank(0)
+    axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
+    takes = (SHARED,) * (len(site.node.inputs) - 1)
+    refusals = []
+    for axis in range(min(2, rank)):
+        try:
+            body, nodes = _along(site, axis, axes)
+        except Refuse as refusal:  # the other axis may do
+            refusals.append(refusal)
+            continue
+        yield Option("resize", (FOLDED(axis), *takes), (FOLDED(axis),), body, nodes)
+    if refusals:
+        raise refusals[0]
+
+
+def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:
+    """The body that resizes `axes` with the models folded into `axis`, and its nodes."""
+    if axis not in axes:
+        return again, 1.0
+    need(site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch", "it keeps an aspect ratio")
+    k = axes.index(axis)
+    _refuse_region(site, k, len(axes))
+    return _by_sizes(site, axes, k) if _how(site) == "sizes" else _by_scales(site, k)
+
+
+def _how(site: Site) -> str:
+    """Whether an input of sizes decides, or scales."""
+    if site.op == "Resize" and site.has(3) and not _empty(site, 3):
+        return "sizes"
+    return "scales"
+
+
+def _empty(site: Site, i: int) -> bool:
+    return site.inputs[i].dims == (0,)
+
+
+def _refuse_region(site: Site, k: int, count: int) -> None:
+    """A region of interest may only take all of the folded axis."""
+    if site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize" or not site.has(1):
+        return
+    roi = site.values[1]
+    need(roi is not None, "its region of interest is computed at run time")
+    flat = [] if roi is None else roi.reshape(-1).tolist()
+    need((flat[k], flat[k + count]) == (0.0, 1.0), "its region of interest cuts the batch or the channels")
+
+
+def _by_sizes(site: Site, axes: list[int], k: int) -> tuple[Body, float]:
+    known = site.values[3]
+    size = site.dims(0)[axes[k]]
+    need(known is None or known.reshape(-1)[k] == size, "it resizes the batch or the channels")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        scale = [emit.models if axis == axes[k] else 1 for axis in axes]
+        if known is not None:
+            sizes = emit.const([int(v) * f for v, f in zip(known.reshape(-1), scale, strict=True)])
+        else:
+            sizes = emit("Mul", ins[3], emit.const(scale))
+            there = emit("Gather", emit("Shape", ins[0]), emit.const([axes[k]]), axis=0)
+            same = emit("Equal", there, emit("Gather", sizes, emit.const([k]), axis=0))
+            sizes = emit("Add", sizes, emit.require(same))
+        return again(site, [*ins[:3], sizes], emit)
+
+    return body, 1.0 if known is not None else 9.0
+
+
+def _by_scales(site: Site, k: int) -> tuple[Body, float]:
+    at = 2 if site.op == "Resize" and site.opset >= 11 else 1
+    known = site.values[at] if site.has(at) else None
+    named: Any = site.attr("scales")
+    if known is None and named is None:
+
+        def guarded(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+            one = emit.filled(1.0, TensorProto.FLOAT, (1,))
+            zero = emit.require(emit("Equal", emit("Gather", ins[at], emit.const([k]), axis=0), one))
+            ready = list(ins)
+            ready[at] = emit("Add", ins[at], emit("Cast", zero, to=TensorProto.FLOAT))
+            return again(site, ready, emit)
+
+        return guarded, 8.0
+    scale = float(named[k] if known is None else known.reshape(-1)[k])
+    need(scale == 1.0, "it resizes the batch or the channels")
+    return again, 1.0

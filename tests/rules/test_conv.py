@@ -1,0 +1,75 @@
+"""Convolutions."""
+
+import pytest
+from oracle import check, draw, graph, sweep
+
+OPS = ("Conv", "ConvTranspose")
+
+# image, filters, attributes; the bias is added by the test
+CONV = [
+    ("2,3,5", "4,3,3", ""), ("2,3,4,5", "4,3,2,3", ""), ("1,3,3,4,4", "4,3,2,2,2", ""),
+    ("2,4,5,5", "6,2,3,3", "<group = 2>"), ("2,3,5,5", "3,1,3,3", "<group = 3>"),
+    ("2,3,5,5", "6,1,3,3", "<group = 3, pads = [1, 1, 1, 1]>"),
+    ("2,3,6,5", "4,3,3,3", "<strides = [2, 1], pads = [1, 0, 2, 1], dilations = [2, 1]>"),
+    ("2,3,5,5", "4,3,3,3", '<auto_pad = "SAME_UPPER", strides = [2, 2]>'),
+    ("3,3,1,1", "3,3,1,1", ""), ("B,3,H,4", "4,3,3,3", "<pads = [1, 1, 1, 1]>"), ("0,3,4,4", "4,3,3,3", ""),
+]  # fmt: skip
+TRANSPOSED = [
+    ("2,3,5", "3,4,3", ""), ("2,3,4,5", "3,4,2,3", "<strides = [2, 2]>"), ("1,3,2,3,3", "3,2,2,2,2", ""),
+    ("2,4,4,4", "4,3,3,3", "<group = 2, output_padding = [1, 0], strides = [2, 1]>"),
+    ("2,3,4,4", "3,1,2,2", "<group = 3>"), ("2,3,4,4", "3,2,3,3", "<pads = [1, 0, 1, 1], dilations = [1, 2]>"),
+    ("2,3,4,4", "3,2,3,3", "<output_shape = [8, 8], strides = [2, 2]>"), ("B,3,H,4", "3,2,3,3", ""),
+]  # fmt: skip
+SIZES = {"B": 3, "H": 5}
+
+
+@pytest.mark.parametrize(("x", "w", "attributes"), CONV)
+def test_conv(x, w, attributes, tmp_path):
+    """Without a bias every role; with one, as each exporter writes it."""
+    sweep(graph(f"float[{x}] x, float[{w}] w", f"y = Conv{attributes}(x, w)"), tmp_path, sizes=SIZES, alike=wide(w))
+
+
+def wide(w):
+    return ()
+
+
+@pytest.mark.parametrize(("x", "w", "attributes"), TRANSPOSED)
+def test_conv_transpose(x, w, attributes, tmp_path):
+    sweep(graph(f"float[{x}] x, float[{w}] w", f"y = ConvTranspose{attributes}(x, w)"), tmp_path, sizes=SIZES)
+
+
+@pytest.mark.parametrize(("op", "w", "b"), [("Conv", "4,3,3", 4), ("ConvTranspose", "3,4,3", 4), ("Conv", "6,1,3", 6)])
+def test_bias(op, w, b, tmp_path):
+    attributes = "<group = 3>" if w == "6,1,3" else ""
+    model = graph(f"float[2,3,5] x, float[{w}] w, float[{b}] b", f"y = {op}{attributes}(x, w, b)")
+    sweep(model, tmp_path)
+
+
+def test_every_role_and_number(tmp_path):
+    sweep(graph("float[2,3,5] x, float[3,3,3] w", "y = Conv(x, w)"), tmp_path, thorough=True)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", ["float16"])
+def test_other_types(op, dtype, tmp_path):
+    model = graph(f"{dtype}[2,3,5] x, {dtype}[3,3,3] w, {dtype}[3] b", f"y = {op}(x, w, b)")
+    check(model, draw(model, 3), {"x": "input", "w": "weight", "b": "weight"}, tmp_path)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 22])
+def test_opsets(opset, tmp_path):
+    model = graph("float[B,3,5] x, float[4,3,3] w, float[4] b", "y = Conv(x, w, b)", opset)
+    for x in ("input", "shared input"):
+        values = draw(model, 3, sizes=SIZES)
+        check(model, values, {"x": x, "w": "weight", "b": "weight"}, tmp_path, keep_opset=True)
+
+
+def test_a_block_of_a_network(tmp_path):
+    """Convolutions, a skip and a 1x1 of which nothing has to move: channels stay folded."""
+    text = "float[B,3,4,4] x, float[4,3,3,3] v, float[4] b, float[4,4,1,1] w, float[4,1,3,3] d"
+    body = """a = Conv<pads = [1, 1, 1, 1]>(x, v, b)  r = Relu(a)  c = Conv(r, w)
+              e = Conv<group = 4, pads = [1, 1, 1, 1]>(c, d)  y = Add(e, r)"""
+    model = graph(text, body)
+    role = {"x": "input", "v": "weight", "b": "weight", "w": "weight", "d": "weight"}
+    check(model, draw(model, 3, sizes=SIZES), role, tmp_path)
+    check(model, draw(model, 3, sizes=SIZES), role | {"w": "shared weight"}, tmp_path, io="stacked")
