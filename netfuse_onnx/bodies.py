@@ -7,11 +7,12 @@ outer values keep their source names until export, when the names of the merged 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from netfuse_onnx.emit import Emitter
+if TYPE_CHECKING:
+    from netfuse_onnx.emit import Emitter
 
 
 def bind(attrs: Mapping[str, Any], emit: Emitter) -> dict[str, Any]:
@@ -30,9 +31,13 @@ def defined(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (tensor.name for tensor in graph.initializer)
     for node in graph.node:
         yield from filter(None, node.output)
-        for attr in node.attribute:
-            if attr.HasField("g"):
-                yield from defined(attr.g)
+        for body in inside(node):
+            yield from defined(body)
+
+
+def inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of a node."""
+    return (attr.g for attr in node.attribute if attr.HasField("g"))
 
 
 def renamed(graph: onnx.GraphProto, name: Callable[[str], str]) -> onnx.GraphProto:
@@ -50,6 +55,5 @@ def rename(graph: onnx.GraphProto, name: Callable[[str], str]) -> None:
     for node in graph.node:
         node.input[:] = [name(v) if v else "" for v in node.input]
         node.output[:] = [name(v) if v else "" for v in node.output]
-        for attr in node.attribute:
-            if attr.HasField("g"):
-                rename(attr.g, name)
+        for body in inside(node):
+            rename(body, name)

@@ -49,49 +49,60 @@ def _join(emit: Emitter, xs: tuple[Tensor, ...], dst: Layout) -> Tensor:
 
 
 def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim]) -> tuple[Tensor, ...]:
-    """STACKED -> N scalar Gathers; FOLDED -> one Split."""
+    """STACKED -> N scalar Gathers; FOLDED -> one Split, whose sizes are written out where they are known."""
     if src.stacked:
         return tuple(emit("Gather", x, emit.const(m), axis=src.axis) for m in range(emit.models))
     dim = dims[src.axis]
     outs = [True] * emit.models
+    if isinstance(dim, int):
+        return tuple(emit.split(x, [dim] * emit.models, src.axis))
     if emit.opset >= 18:
         return tuple(emit.node("Split", [x], {"axis": src.axis, "num_outputs": emit.models}, outs=outs))
-    if emit.opset >= 13 or not isinstance(dim, int):
-        return tuple(emit.node("Split", [x], {"axis": src.axis}, outs=outs))
-    return tuple(emit.node("Split", [x], {"axis": src.axis, "split": [dim] * emit.models}, outs=outs))
+    return tuple(emit.node("Split", [x], {"axis": src.axis}, outs=outs))
 
 
 def unfold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
-    """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..].
-
-    Where later dims are static their sizes are written out; else, and where a size is 0, which means a
-    copy, an axis of 1 goes in first, so that 0 copies each of them from its own place.
-    """
+    """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..]."""
     dim, after = dims[axis], dims[axis + 1 :]
-    size = dim if isinstance(dim, int) else -1
-    if size and all(isinstance(d, int) and d for d in after):
-        return emit.reshape(x, [0] * axis + [emit.models, size, *(d for d in after if isinstance(d, int))])
-    x = emit.unsqueeze(x, [axis])
-    return emit.reshape(x, [0] * axis + [emit.models, size] + [0] * len(after))
+    target = _written([*dims[:axis], emit.models, dim, *after])
+    if target is not None:
+        return emit.reshape(x, target)
+    if isinstance(dim, int) or emit.opset < 15:  # an axis of 1, so that each 0 copies from its own place
+        x = emit.unsqueeze(x, [axis])
+        size = dim if isinstance(dim, int) else -1
+        return emit.reshape(x, [0] * axis + [emit.models, size] + [0] * len(after))
+    sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
+    rest = emit("Div", emit("Shape", x, start=axis), emit.const([emit.models] + [1] * len(after)))
+    return emit("Reshape", x, emit("Concat", *sizes, emit.const([emit.models]), rest, axis=0), allowzero=1)
 
 
 def fold(emit: Emitter, x: Tensor, axis: int, dims: Sequence[Dim]) -> Tensor:
     """STACKED(a) -> FOLDED(a): [.., N, d, ..] -> [.., N*d, ..]."""
     dim, after = dims[axis], dims[axis + 1 :]
     size = emit.models * dim if isinstance(dim, int) else -1
-    unknown = [d for d in after if not isinstance(d, int)]
-    if (size < 0 and unknown) or len(unknown) > 1 or 0 in (size, *after):
+    target = _written([*dims[:axis], size if size >= 0 else None, *after])
+    if target is not None:
+        return emit.reshape(x, target)
+    if isinstance(dim, int) or emit.opset < 15:  # at equal rank, so that each 0 copies from its own place
         x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
         return emit.squeeze(x, [axis])
-    return emit.reshape(x, [0] * axis + [size, *(d if isinstance(d, int) else -1 for d in after)])
+    sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
+    rest = emit("Mul", emit("Shape", x, start=axis + 1), emit.const([emit.models] + [1] * len(after)))
+    return emit("Reshape", x, emit("Concat", *sizes, rest, axis=0) if sizes else rest, allowzero=1)
+
+
+def _written(dims: Sequence[Dim]) -> list[int] | None:
+    """A Reshape target that says all of `dims`, or None. One may be open, which becomes -1, and then no
+    other may turn out 0: -1 is undefined beside it."""
+    target = [dim if isinstance(dim, int) else -1 for dim in dims]
+    return None if 0 in target or target.count(-1) > 1 else target
 
 
 def _move(emit: Emitter, x: Tensor, src: Layout, dst: Layout, dims: Sequence[Dim]) -> Tensor:
     """STACKED(a) -> STACKED(b): a Transpose, or a Reshape where the axes between have size 1."""
-    if moves_nothing(src, dst, dims) and sum(not isinstance(d, int) for d in dims) <= 1 and 0 not in dims:
-        merged = [d if isinstance(d, int) else -1 for d in dims]
-        merged.insert(dst.axis, emit.models)
-        return emit.reshape(x, merged)
+    target = _written([*dims[: dst.axis], emit.models, *dims[dst.axis :]])
+    if target is not None and moves_nothing(src, dst, dims):
+        return emit.reshape(x, target)
     perm = [axis for axis in range(len(dims) + 1) if axis != src.axis]
     perm.insert(dst.axis, src.axis)
     return emit.transpose(x, perm)

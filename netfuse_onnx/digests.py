@@ -20,7 +20,8 @@ class Digests:
     """The digests of a family, being computed from the moment of construction.
 
     A source of one file has that file's SHA-256. One with external data has the SHA-256 of the lines
-    `<digest>  <file name>` that sha256sum prints for its files, the model first.
+    `<digest>  <file name>` that sha256sum prints for its files, the model first. A context manager:
+    what is not finished at its end is stopped.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -30,6 +31,12 @@ class Digests:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Digests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
 
     def result(self) -> tuple[str, ...]:
         """One digest per source, in hex. Waits. FileFault when a file can't be read."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from netfuse_onnx.layouts import merged_dims
-from netfuse_onnx.types import PER_MODEL, SHARED, Layout, Recipe, Weight
+from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, Weight
 
 Tensor: TypeAlias = gs.Tensor
 Held: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -47,6 +48,18 @@ class Emitter:
         self._names = set(reserved)
         self._node_names: set[str] = set()
         self._claimed: set[int] = set()
+        self.captured: dict[int, Tensor] = {}
+        self._own: set[int] | None = None
+
+    def child(self, name: str, weights: Mapping[str, tuple[Weight, ...]]) -> Emitter:
+        """An emitter for the body of a node: names, constants and recipes are the whole model's, nodes its
+        own. It notes every outer tensor that its nodes read in `captured`."""
+        child = copy(self)
+        child.graph = gs.Graph(name=name, opset=self.opset)
+        child.scope = ""
+        child.captured, child._own = {}, set()
+        child._weights = weights
+        return child
 
     # ------------------------------------------------------------------ nodes
 
@@ -73,9 +86,13 @@ class Emitter:
         name = self._unique(self.scope or op, self._node_names)
         outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
         node = gs.Node(op, name, dict(attrs or {}), [*given, *captured], outputs, domain or None)
-        if captured_names:
+        if captured:
             self.bodies[name] = (len(given), captured_names)
         self.graph.nodes.append(node)
+        if self._own is not None:
+            read = [x for x in (*given, *captured) if not x.is_empty() and id(x) not in self._own]
+            self.captured |= {id(x): x for x in read}
+            self._own |= {id(x) for x in outputs}
         return outputs
 
     def claim(self, tensor: Tensor, name: str) -> None:
@@ -88,7 +105,8 @@ class Emitter:
 
     def output(self, tensor: Tensor, name: str) -> gs.Variable:
         """`tensor` as the graph output `name`, through an Identity where it cannot carry that name."""
-        taken = not isinstance(tensor, gs.Variable) or not tensor.inputs
+        outer = self._own is not None and id(tensor) not in self._own
+        taken = outer or not isinstance(tensor, gs.Variable) or not tensor.inputs
         if taken or any(tensor is out for out in self.graph.outputs):
             self.scope = f"{name}/output"
             tensor = self("Identity", tensor)
@@ -98,9 +116,12 @@ class Emitter:
         self.graph.outputs.append(tensor)
         return tensor
 
-    def input(self, name: str) -> gs.Variable:
-        tensor = gs.Variable(name)
+    def input(self, name: str, dtype: int | None = None, dims: Sequence[Dim] | None = None) -> gs.Variable:
+        """A graph input. Those of the main graph get their whole type at export."""
+        tensor = gs.Variable(name if self._own is None else self.fresh(name), dtype, dims)
         self.graph.inputs.append(tensor)
+        if self._own is not None:
+            self._own.add(id(tensor))
         return tensor
 
     def fresh(self, name: str) -> str:
@@ -201,6 +222,12 @@ class Emitter:
         if self.opset < 13:
             return self(op, x, axes=list(axes))
         return self(op, x, self.const(list(axes)))
+
+    def split(self, x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
+        outs = [True] * len(sizes)
+        if self.opset < 13:
+            return self.node("Split", [x], {"axis": axis, "split": list(sizes)}, outs=outs)
+        return self.node("Split", [x, self.const(list(sizes))], {"axis": axis}, outs=outs)
 
     def reduce(self, op: str, x: Tensor, axes: Sequence[int], *, keepdims: int = 0) -> Tensor:
         """A reduction over `axes`, none of which leaves x as it is."""

@@ -8,7 +8,7 @@ it does not see.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx import weights
-from netfuse_onnx.bodies import rename
+from netfuse_onnx.bodies import inside, rename
 from netfuse_onnx.boundary import Boundary
+from netfuse_onnx.control import Nested
 from netfuse_onnx.emit import Emitter
-from netfuse_onnx.types import PER_MODEL, Correspondence, Merged, Plan, Recipe
+from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
 
 INLINE_LIMIT = 1024
 """Weights up to this many bytes are part of the graph proto, where shape inference can read them."""
@@ -47,9 +48,7 @@ def export(
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
     recipes = _place_weights(model.graph, emit.recipes)
-    joins = sum(
-        c["nodes"] for c in conversions if c["value"] in corr.graph.inputs and c["from"] == str(PER_MODEL)
-    )
+    joins = sum(c["nodes"] for c in conversions if c["boundary"] and c["value"] in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
     report["weights"] = {name: _recipe_line(recipe) for name, recipe in recipes.items()}
     return Merged(model, recipes, report)
@@ -60,16 +59,18 @@ def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
 
 
 def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[str, ...]]]) -> None:
-    """Captured values travelled as extra inputs; write their final names into the bodies."""
+    """Captured values travelled as extra inputs; write their final names into the bodies. A body holds no
+    weights, though onnx-graphsurgeon writes down those that it reads."""
     for node in graph.node:
-        if node.name not in bodies:
-            continue
-        count, captured = bodies[node.name]
-        final = dict(zip(captured, node.input[count:], strict=True))
-        del node.input[count:]
-        for attr in node.attribute:
-            if attr.HasField("g"):
-                rename(attr.g, lambda name, final=final: final.get(name, name))  # type: ignore[misc]
+        if node.name in bodies:
+            count, captured = bodies[node.name]
+            final = dict(zip(captured, node.input[count:], strict=False))
+            del node.input[count:]
+            for body in inside(node):
+                rename(body, lambda name, final=final: final.get(name, name))  # type: ignore[misc]
+        for body in inside(node):
+            body.ClearField("initializer")
+            _bind_bodies(body, bodies)
 
 
 def _place_weights(graph: onnx.GraphProto, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
@@ -109,16 +110,17 @@ def _recipe_line(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _report(
-    corr: Correspondence,
-    plan: Plan,
-    model: onnx.ModelProto,
-    conversions: Sequence[Mapping[str, Any]],
-    boundary: int,
-) -> dict[str, Any]:
-    nodes = [
-        {
-            "name": node.name,
+def _count(graph: onnx.GraphProto) -> int:
+    """Non-trivial nodes, those of bodies included."""
+    bodies = (body for node in graph.node for body in inside(node))
+    return sum(node.op_type not in TRIVIAL for node in graph.node) + sum(map(_count, bodies))
+
+
+def _lines(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[dict[str, Any]]:
+    """What became of each node, those of merged bodies behind the node that owns them."""
+    for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True):
+        yield {
+            "name": where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
             "op": node.key,
             "became": str(chosen.became),
             "rule": chosen.rule,
@@ -126,13 +128,24 @@ def _report(
             "takes": [str(t or "unread") for t in chosen.takes],
             "gives": [str(g) for g in chosen.gives],
         }
-        for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True)
-    ]
-    merged = sum(node.op_type not in TRIVIAL for node in model.graph.node)
+        if isinstance(chosen.option, Nested):
+            for attr, body in chosen.option.bodies.items():
+                yield from _lines(body.corr, body.plan, f"{where}{node.name or node.op}/{attr}/")
+
+
+def _report(
+    corr: Correspondence,
+    plan: Plan,
+    model: onnx.ModelProto,
+    conversions: Sequence[Mapping[str, Any]],
+    boundary: int,
+) -> dict[str, Any]:
+    nodes = list(_lines(corr, plan))
+    merged = _count(model.graph)
     return {
         "models": corr.models,
         "nodes": nodes,
-        "became": dict(sorted(Counter(str(c.became) for c in plan.lowerings).items())),
+        "became": dict(sorted(Counter(line["became"] for line in nodes).items())),
         "conversions": list(conversions),
         "source_nodes": corr.sources[0].node_count,
         "merged_nodes": merged - boundary,

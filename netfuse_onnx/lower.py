@@ -13,15 +13,18 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx import boundary
-from netfuse_onnx import plan as planning
 from netfuse_onnx.bodies import bind
+from netfuse_onnx.control import Nested
 from netfuse_onnx.convert import hop
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.finish import export
-from netfuse_onnx.layouts import route
+from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.offers import site
 from netfuse_onnx.types import (
+    PER_MODEL,
     SHARED,
+    STACKED,
     Became,
     Correspondence,
     Layout,
@@ -37,36 +40,42 @@ def lower(
     corr: Correspondence, plan: Plan, *, io: str = "separate", share: frozenset[str] = frozenset()
 ) -> Merged:
     """Emit the merged graph. `io` and `share` must be those that the plan was made for."""
-    return _Lowerer(corr, plan, boundary.Boundary(corr, io, share)).run()
+    edge = boundary.Boundary(corr, io, share)
+    emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
+    conversions: list[dict[str, Any]] = []
+    lowerer = _Lowerer(corr, plan, emit, conversions)
+    edge.feed(emit, lowerer.keep)
+    lowerer.run()
+    core = len(emit.graph.nodes)
+    lowerer.edge = True
+    edge.drain(emit, lowerer.fetch, lowerer.made)
+    return export(corr, plan, emit, edge, conversions, core)
 
 
 class _Lowerer:
-    def __init__(self, corr: Correspondence, plan: Plan, edge: boundary.Boundary) -> None:
+    """Emits the nodes of one graph: the main graph, or the body of a control-flow operator."""
+
+    def __init__(
+        self, corr: Correspondence, plan: Plan, emit: Emitter, conversions: list[dict[str, Any]]
+    ) -> None:
         self.corr = corr
         self.plan = plan
-        self.edge = edge
-        graph = corr.graph
-        self.emit = Emitter(graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
+        self.emit = emit
+        self.conversions = conversions
         self.held: dict[tuple[str, Layout], Held] = {}
         self.made: dict[str, Layout] = {}
-        self.conversions: list[dict[str, Any]] = []
+        self.edge = False
 
-    def run(self) -> Merged:
-        self.edge.feed(self.emit, self._keep)
-        for index, (node, lowering) in enumerate(
-            zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
-        ):
+    def run(self) -> None:
+        nodes = zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
+        for index, (node, lowering) in enumerate(nodes):
             self.emit.scope = node.name or f"{node.op}_{index}"
             self._check(node, lowering)
-            for k, (name, held) in enumerate(
-                zip(node.outputs, self._node(index, node, lowering), strict=True)
-            ):
+            outputs = zip(node.outputs, lowering.gives, self._node(index, node, lowering), strict=True)
+            for name, layout, held in outputs:
                 if name:
                     self._claim(held, name)
-                    self._keep(name, lowering.gives[k], held)
-        core = len(self.emit.graph.nodes)
-        self.edge.drain(self.emit, self.fetch, self.made)
-        return export(self.corr, self.plan, self.emit, self.edge, self.conversions, core)
+                    self.keep(name, layout, held)
 
     def _check(self, node: Node, lowering: Lowering) -> None:
         if len(lowering.gives) != len(node.outputs):
@@ -76,7 +85,7 @@ class _Lowerer:
 
     # ------------------------------------------------------------------ values
 
-    def _keep(self, name: str, layout: Layout, held: Held) -> None:
+    def keep(self, name: str, layout: Layout, held: Held) -> None:
         self.made[name] = layout
         self.held[name, layout] = held
 
@@ -106,9 +115,10 @@ class _Lowerer:
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
         if count:
-            self.conversions.append(
-                {"value": name, "from": str(self.made[name]), "to": str(layout), "nodes": count}
-            )
+            made = self.made[name]
+            joins = made == PER_MODEL and name in self.corr.graph.inputs
+            line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
+            self.conversions.append({**line, "boundary": self.edge or joins})
 
     # ------------------------------------------------------------------ nodes
 
@@ -119,9 +129,10 @@ class _Lowerer:
             return self._once(node, node.attrs, ins)
         if lowering.became is Became.REPLICATED:
             return self._replicate(index, node, ins)
-        opset = self.corr.opsets.get("", 1)
-        mapped = {v for v, take in zip(node.inputs, lowering.takes, strict=True) if self._is_mapped(v)}
-        result = lowering.option.body(planning.site(self.corr, mapped, node, opset), ins, self.emit)
+        if isinstance(lowering.option, Nested):
+            return self._merged_inside(node, lowering.option, ins)
+        mapped = {name for name in node.inputs if self._is_mapped(name)}
+        result = lowering.option.body(site(self.corr, mapped, node), ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:
@@ -139,6 +150,34 @@ class _Lowerer:
             per_model.append(self._once(node, attrs, mine))
         self.emit.scope = scope
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
+
+    def _merged_inside(self, node: Node, nested: Nested, ins: Sequence[Any]) -> list[Tensor]:
+        """The operator once, on bodies that run all models."""
+        count = len(node.inputs)
+        attrs = {**node.attrs, **nested.attrs}
+        captured: dict[int, Tensor] = {}
+        scope = self.emit.scope
+        for attr, body in nested.bodies.items():
+            child = self.emit.child(f"{scope}/{attr}", body.corr.weights)
+            inner = _Lowerer(body.corr, body.plan, child, self.conversions)
+            for name, layout in body.inputs.items():
+                value = body.corr.graph.types[name]
+                dims = None if value.dims is None else merged_dims(layout, value.dims, self.emit.models)
+                inner.keep(name, layout, child.input(name, value.dtype, dims))
+            for name, held in zip(node.captured, ins[count:], strict=True):
+                if held is not None:
+                    inner.keep(name, self._layout_of(name), held)
+            inner.run()
+            for name, layout in body.ends.items():
+                child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
+            attrs[attr] = child.graph
+            captured |= child.captured
+        self.emit.scope = scope
+        outs = [name != "" for name in node.outputs]
+        return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
+
+    def _layout_of(self, name: str) -> Layout:
+        return STACKED(0) if self._is_mapped(name) else SHARED
 
     def _once(self, node: Node, attrs: Mapping[str, Any], ins: Sequence[Any]) -> list[Tensor]:
         count = len(node.inputs)

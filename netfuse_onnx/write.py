@@ -88,26 +88,25 @@ def stage(
     mode: Mode = "auto",
     metadata: Metadata,
     progress: Progress | None = None,
+    digests: Digests | None = None,
 ) -> Staged:
     """Writes the merged model beside `out`, complete and synced, to be proven and then committed.
 
     `mode`: weights inside the model file (single), in `NAME-<8 hex>.data` beside it (external), or the
     latter from 1 GiB on (auto). `metadata` is given the sources' digests when it is a function.
     `progress` is told what is done, and the weight bytes done and in total, at least every 16 MiB.
+    `digests`: those of the sources, where the caller has started them earlier; stage() ends them.
 
     Raises FileFault when the target can't be written or a source can't be read; nothing stays behind.
     """
-    check(out, sources)
-    skeleton = _Skeleton(merged)
-    inside = mode == "single" or (mode == "auto" and skeleton.size < INLINE_BELOW)
-    if inside and skeleton.size > _PROTOBUF_LIMIT:
-        raise FileFault(
-            f"{out} would take {skeleton.size / 1e9:.1f} GB, and a single model file can have 2 GiB.",
-            "Let the weights go to a file of their own: leave out --single-file.",
-        )
-    digests = Digests(sources)
+    digests = digests or Digests(sources)
     folder: staging.Staging | None = None
     try:
+        check(out, sources)
+        skeleton = _Skeleton(merged)
+        inside = mode == "single" or (mode == "auto" and skeleton.size < INLINE_BELOW)
+        if inside:
+            _check_single(out, skeleton.size)
         folder = staging.Staging(out)  # which also makes room: it removes what a killed run left
         staging.check_room(out, skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
         write = _write_inline if inside or not merged.recipes else _write_external
@@ -135,6 +134,14 @@ def read_merged_extents(path: str) -> Mapping[str, Extent]:
     scanned = wire.scan(path, threshold=0)
     empty = {t.name: Extent(path, 0, 0) for t in scanned.model.graph.initializer if 0 in t.dims}
     return {**scanned.extents, **empty}
+
+
+def _check_single(out: str, size: int) -> None:
+    if size > _PROTOBUF_LIMIT:
+        raise FileFault(
+            f"{out} would take {size / 1e9:.1f} GB, and a single model file can have 2 GiB.",
+            "Let the weights go to a file of their own: leave out --single-file.",
+        )
 
 
 class _Skeleton:
@@ -210,6 +217,7 @@ def _write_inline(job: _Job) -> None:
             at = _put(fd, at, head)
             weights.copy(job.recipes[proto.name], fd, at, tell)
             at += size
+        os.fsync(fd)  # while the digests, which the tail waits for, are still being computed
         _put(fd, at, job.tail())
 
 

@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import itertools
 import json
-import re
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,229 +27,25 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 import oracle
-from backend_run import Session, alike, compare, finite
+from backend_family import MODELS, Case, Family, Singles, collect, older
+from backend_run import Session, compare
 from backend_table import ABSENT, FAULTS, Row, summary, table
-from backend_values import INDICES, LEVELS, STEERS, Value, boldest, differs, vary
-from onnx import numpy_helper
 
+from netfuse_onnx import api
 from netfuse_onnx import plan as planning
-from netfuse_onnx import steering
-from netfuse_onnx.fold import fold
-from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
-from netfuse_onnx.match import match
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, Correspondence, Plan
 
-MODELS = ("a", "b", "c")
 FORMS = ("A", "B")
-SALTS = ("", "+", "++", "+++")
-"""What is added to the seed, in turn, until the models' results differ."""
-
-OLDER = (25, 24, 23, 22, 21, 19, 17, 13)
-"""Opsets that are tried, in turn, where ONNX Runtime has no kernel for a case's own."""
-
-# --------------------------------------------------------------------------- cases
-
-
-@dataclass(frozen=True)
-class Case:
-    """One backend test. `op` is the operator that it is about, also where its function is expanded."""
-
-    name: str
-    op: str
-    model: onnx.ModelProto
-    values: Mapping[str, Value]
-    steers: frozenset[str]
-    indices: frozenset[str]
-    random: bool
-    opset: int = 0  # set where the model was moved to an older one
-
-    @property
-    def data(self) -> list[str]:
-        return [name for name in self.values if name not in self.steers]
-
-
-def collect(pattern: str = "", every: int = 1) -> list[Case]:
-    """The cases whose names match, or each operator's first and then one in `every`, by name."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tests = {test.name: test for test in collect_testcases(None)}
-    found = [case(tests[name], tests[base(name)]) for name in sorted(tests) if re.search(pattern, name)]
-    found.sort(key=lambda one: one.op)
-    groups = itertools.groupby(found, key=lambda one: one.op)
-    return [one for _, group in groups for one in itertools.islice(group, 0, None, every)]
-
-
-def base(name: str) -> str:
-    """The plain case of one whose function is expanded: its inputs have the same names."""
-    return re.sub(r"_expanded.*", "", name)
-
-
-def case(test: Any, plain: Any) -> Case:
-    inputs = zip(test.model.graph.input, test.data_sets[0][0], strict=True)
-    values = {info.name: as_value(value) for info, value in inputs}
-    nodes = plain.model.graph.node
-    return Case(
-        name=test.name,
-        op="+".join(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes),
-        model=test.model,
-        values=values,
-        steers=frozenset(positions(nodes, STEERS)) & values.keys(),
-        indices=frozenset(positions(nodes, INDICES)) & values.keys(),
-        random=any(is_random(node, values) for node in nodes),
-    )
-
-
-def as_value(value: Any) -> Value:
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    if value is None or isinstance(value, list):
-        return None if value is None else [as_value(v) for v in value]
-    return np.asarray(value)
-
-
-def positions(nodes: Sequence[onnx.NodeProto], places: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    for node in nodes:
-        yield from (node.input[i] for i in places.get(node.op_type, ()) if i < len(node.input))
-
-
-def is_random(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
-    if node.op_type == "Dropout":
-        return len(node.input) > 2 and bool(np.any(values[node.input[2]]))
-    return node.op_type in steering.RANDOM
-
-
-def older(case: Case) -> Iterator[Case]:
-    """The case as it is, then at older opsets."""
-    yield case
-    own = {entry.domain: entry.version for entry in case.model.opset_import}
-    for opset in OLDER:
-        if opset < own.get("", 0):
-            model = onnx.ModelProto()
-            model.CopyFrom(case.model)
-            next(entry for entry in model.opset_import if not entry.domain).version = opset
-            yield dataclasses.replace(case, model=model, opset=opset)
-
-
-# --------------------------------------------------------------------------- families
-
-
-def baked(case: Case, values: Mapping[str, Value], names: Sequence[str]) -> bytes:
-    """The case's model with the inputs `names` turned into initializers."""
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
-    model.ir_version = max(model.ir_version, 4)
-    kept = [info for info in model.graph.input if info.name not in names]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    for name in names:
-        model.graph.initializer.append(numpy_helper.from_array(values[name], name))
-    return model.SerializeToString()
-
-
-class Family:
-    """The three models of a case: values that ONNX Runtime takes, as bold as it takes them.
-
-    Raises what ONNX Runtime raises where it does not run the case as it is.
-    """
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.model = baked(case, case.values, sorted(case.steers))
-        self.session = Session(self.model)
-        self.first = self.session.run({name: case.values[name] for name in case.data})
-        self.levels, self.values = self._vary()
-
-    def _vary(self) -> tuple[dict[str, str], list[dict[str, Value]]]:
-        """Values with which the models give different results; else any that they take."""
-        for salt, level in itertools.product(SALTS, LEVELS[:-1]):
-            levels = dict.fromkeys(self.case.data, level)
-            if levels and self._accepts(levels, salt=salt, telling=True):
-                return levels, self._values(levels, salt)
-        levels = boldest(self.case.data, self._accepts)
-        return levels, self._values(levels)
-
-    def _values(self, levels: Mapping[str, str], salt: str = "") -> list[dict[str, Value]]:
-        case, seed = self.case, base(self.case.name) + salt
-        columns = {
-            name: vary(
-                case.values[name], len(MODELS), level, index=name in case.indices, seed=f"{seed}/{name}"
-            )
-            for name, level in levels.items()
-        }
-        return [{name: column[m] for name, column in columns.items()} for m in range(len(MODELS))]
-
-    def _accepts(self, levels: Mapping[str, str], *, salt: str = "", telling: bool = False) -> bool:
-        """Whether the other models run and give as many finite numbers as the case itself."""
-        try:
-            found = [self.session.run(values) for values in self._values(levels, salt)[1:]]
-        except Exception:
-            return False
-        if any(finite(outputs) < finite(self.first) for outputs in found):
-            return False
-        pairs = itertools.combinations([self.first, *found], 2)
-        return not (telling and any(alike(a, b) for a, b in pairs))
-
-    @functools.cached_property
-    def same(self) -> list[str]:
-        """Data inputs that have one value in all models."""
-        first, *others = self.values
-        return [name for name in first if not any(differs(first[name], other[name]) for other in others)]
-
-    def sources(self, form: str) -> tuple[list[bytes], list[str]]:
-        """The models' files, one where they are all the same, and the names of the inputs that are fed."""
-        data = self.case.data
-        weights = [name for name in data[1:] if isinstance(self.case.values[name], np.ndarray)]
-        if form == "A" or not weights:
-            return [self.model], data
-        names = [*sorted(self.case.steers), *weights]
-        files = [baked(self.case, {**self.case.values, **mine}, names) for mine in self.values]
-        return files, [name for name in data if name not in weights]
-
-    def feeds(self, model: int, names: Sequence[str]) -> dict[str, Value]:
-        return {name: self.values[model][name] for name in names}
-
-
-@dataclass
-class Singles:
-    """What each model gives alone."""
-
-    family: Family
-    files: Sequence[bytes]
-    fed: Sequence[str]
-
-    def __post_init__(self) -> None:
-        self.sessions = [Session(file) for file in self.files] * (len(MODELS) // len(self.files))
-        self.outputs = [self._run(session, m) for m, session in enumerate(self.sessions)]
-
-    def _run(self, session: Session, model: int) -> dict[str, Value]:
-        return session.run(self.family.feeds(model, self.fed))
-
-    def unoptimised(self, model: int) -> dict[str, Value]:
-        return self._run(Session(self.files[model % len(self.files)], oracle.LEVELS[1]), model)
-
-    @property
-    def blind(self) -> bool:
-        """Whether one model's weights, or inputs where there are none, could stand in for another's."""
-        for m, other in itertools.combinations(range(len(MODELS)), 2):
-            swapped = self.outputs[other]
-            if len(self.files) > 1:
-                swapped = self._run(self.sessions[other], m)
-            if alike(swapped, self.outputs[m]):
-                return True
-        return False
-
 
 # --------------------------------------------------------------------------- one case
 
 
-def examine(case: Case, forms: Sequence[str], folder: Path, tell: Callable[[str], None]) -> list[Row]:
+def examine(
+    case: Case, forms: Sequence[str], folder: Path, tell: Callable[[str], None], *, forced: bool = False
+) -> list[Row]:
     """The rows of one case. `tell` is called with the form before anything that may not come back."""
     tell(forms[0])
     family, fault = start(case)
@@ -268,7 +61,7 @@ def examine(case: Case, forms: Sequence[str], folder: Path, tell: Callable[[str]
         row.opset, row.levels, row.same = family.case.opset, family.levels, family.same
         began = time.perf_counter()
         try:
-            row.status, row.detail = judge(row, Singles(family, files, fed), folder), ""
+            row.status, row.detail = judge(row, Singles(family, files, fed), folder, forced=forced), ""
         except Failed as failure:
             row.status, row.detail = failure.status, failure.detail
         row.seconds = round(time.perf_counter() - began, 3)
@@ -288,42 +81,51 @@ def start(case: Case) -> tuple[Family | None, str]:
     return None, fault
 
 
-def judge(row: Row, alone: Singles, folder: Path) -> str:
+def judge(row: Row, alone: Singles, folder: Path, *, forced: bool) -> str:
     """Merge the models, run the merged one, and compare. Raises Failed."""
     row.blind = alone.blind
     with failing("merge error"):
-        merged, row.replicated = merge(alone.files, folder)
+        corr = match(alone.files, folder)
+        plans = list(oracle.plans(corr, "separate", frozenset())) if forced else [planning.plan(corr)]
+    row.replicated = replicated(corr, plans[0])
+    for i, plan in enumerate(plans):
+        where = f", lowered by {[lowering.rule for lowering in plan.lowerings]}" if i else ""
+        with failing("merge error", where):
+            merged = oracle.materialise(lower(corr, plan))
+        for level in oracle.LEVELS:
+            verdict(merged, alone, level, f"{level.name}{where}")
+    return "replicated" if row.replicated else "batched"
+
+
+def match(files: Sequence[bytes], folder: Path) -> Correspondence:
+    paths = [folder / f"{model}.onnx" for model, _ in zip(MODELS, files, strict=False)]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    return api._family([str(path) for path in paths] * (len(MODELS) // len(files)), MODELS, partial=False)
+
+
+def replicated(corr: Correspondence, plan: Plan) -> list[tuple[str, str]]:
+    """The operators that the plan holds once per model, with the reasons."""
+    pairs = zip(corr.graph.nodes, plan.lowerings, strict=True)
+    return [(node.key, lowering.reason) for node, lowering in pairs if lowering.became is Became.REPLICATED]
+
+
+def verdict(merged: bytes, alone: Singles, level: Any, where: str) -> None:
+    """Raises Failed where the merged model does not run or gives something else than the single ones."""
     family = alone.family
     feeds = {
         f"{model}/{name}": value
         for m, model in enumerate(MODELS)
         for name, value in family.feeds(m, alone.fed).items()
     }
-    for level in oracle.LEVELS:
-        with failing("run error", level.name):
-            got = Session(merged, level).run(feeds)
-        with failing("wrong values", level.name):
-            for m, model in enumerate(MODELS):
-                want = alone.outputs[m]
-                mine = {name: got[f"{model}/{name}"] for name in want}
-                other = functools.partial(alone.unoptimised, m)
-                compare(mine, want, other, f"of model {model}", shapes_only=family.case.random)
-    return "replicated" if row.replicated else "batched"
-
-
-def merge(files: Sequence[bytes], folder: Path) -> tuple[bytes, list[tuple[str, str]]]:
-    """The merged model, and the operators that it holds once per model with the reasons."""
-    paths = [folder / f"{model}.onnx" for model, _ in zip(MODELS, files, strict=False)]
-    for path, data in zip(paths, files, strict=True):
-        path.write_bytes(data)
-    corr = api._family([str(path) for path in paths] * (len(MODELS) // len(files)), MODELS, partial=False)
-    plan = planning.plan(corr)
-    left = [
-        (node.key, lowering.reason)
-        for node, lowering in zip(corr.graph.nodes, plan.lowerings, strict=True)
-        if lowering.became is Became.REPLICATED
-    ]
-    return oracle.materialise(lower(corr, plan)), left
+    with failing("run error", where):
+        got = Session(merged, level).run(feeds)
+    with failing("wrong values", where):
+        for m, model in enumerate(MODELS):
+            want = alone.outputs[m]
+            mine = {name: got[f"{model}/{name}"] for name in want}
+            other = functools.partial(alone.unoptimised, m)
+            compare(mine, want, other, f"of model {model}", shapes_only=family.case.random)
 
 
 class Failed(Exception):
@@ -353,12 +155,12 @@ def short(error: BaseException) -> str:
 # --------------------------------------------------------------------------- command line
 
 
-def serve(pipe: Connection, forms: Sequence[str] = FORMS) -> None:
+def serve(pipe: Connection, forms: Sequence[str], forced: bool) -> None:
     warnings.simplefilter("ignore")
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
     with tempfile.TemporaryDirectory() as folder:
         while (case := pipe.recv()) is not None:
-            pipe.send(examine(case, forms, Path(folder), pipe.send))
+            pipe.send(examine(case, forms, Path(folder), pipe.send, forced=forced))
 
 
 def main() -> int:
@@ -366,12 +168,14 @@ def main() -> int:
     parser.add_argument("--filter", default="", metavar="REGEX", help="only cases whose name it matches")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one in N cases of each operator")
     parser.add_argument("--form", choices=FORMS)
+    parser.add_argument("--forced", action="store_true", help="try every lowering of every node as well")
     parser.add_argument("--json", metavar="FILE", help="write one object per case and form")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     began = time.monotonic()
     forms = (args.form,) if args.form else FORMS
-    rows = table(collect(args.filter, args.every), forms, functools.partial(serve, forms=forms), args.jobs)
+    service = functools.partial(serve, forms=forms, forced=args.forced)
+    rows = table(collect(args.filter, args.every), forms, service, args.jobs)
     if args.json:
         Path(args.json).write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     sys.stdout.write(f"{summary(rows)}\n\n{time.monotonic() - began:.0f} s\n")

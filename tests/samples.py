@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import oracle
 import pytest
 from onnx import AttributeProto, TensorProto
 
@@ -40,6 +39,7 @@ TOLERANCE = 1e-4
 """Of float32 outputs, relative to the largest element. Models of a family differ by about 1."""
 
 TRIVIAL = ("Constant", "Identity")
+Arrays = Mapping[str, np.ndarray]
 
 # --------------------------------------------------------------------------- models
 
@@ -132,9 +132,7 @@ def draw(
     return found
 
 
-def session(
-    path: str, level: Any = LEVELS[-1]
-) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+def session(path: str, level: Any = LEVELS[-1]) -> Callable[[Arrays], Arrays]:
     """A function from inputs to outputs, by name."""
     options = ort.SessionOptions()
     options.graph_optimization_level = level
@@ -142,13 +140,15 @@ def session(
     options.intra_op_num_threads = 1
     loaded = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [out.name for out in loaded.get_outputs()]
-    return lambda feeds: dict(zip(names, loaded.run(None, dict(feeds)), strict=True))
+    return lambda feeds: dict(
+        zip(names, loaded.run(None, {name: np.asarray(value) for name, value in feeds.items()}), strict=True)
+    )
 
 
 def agree(
     merged: str,
     paths: Sequence[str],
-    cases: Sequence[Mapping[str, np.ndarray]],
+    cases: Sequence[Arrays],
     *,
     io: str = "separate",
     share: Collection[str] = (),
@@ -162,36 +162,56 @@ def agree(
     for level in levels:
         run = session(merged, level)
         for index, values in enumerate(cases):
-            got = run(oracle.merged_feeds(values, list(values), frozenset(share), io, names))
-            singles = [want[index] for want in wants]
-            oracle.assert_distinct(singles, ())
-            oracle.compare(singles, got, io, names, f"{Path(merged).name}, {level}", TOLERANCE)
-            worst = max(
-                worst,
-                *(
-                    _error(single, got, name, m, io)
-                    for m, (name, single) in enumerate(zip(names, singles, strict=True))
-                ),
-            )
+            got = run(_feeds(values, io, share, names))
+            _assert_distinct([want[index] for want in wants])
+            for m, model in enumerate(names):
+                error = _error(wants[m][index], _of_model(got, io, m, model), f"{model}, {level}")
+                worst = max(worst, error)
     return worst
 
 
-def _singles(
-    path: str, model: int, cases: Sequence[Mapping[str, np.ndarray]], share: Collection[str]
-) -> list[dict[str, np.ndarray]]:
+def _singles(path: str, model: int, cases: Sequence[Arrays], share: Collection[str]) -> list[Arrays]:
     run = session(path)
     return [
         run({name: value[0 if name in share else model] for name, value in case.items()}) for case in cases
     ]
 
 
-def _error(
-    single: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], model: str, m: int, io: str
-) -> float:
-    pairs = [
-        (want, got[name][m] if io == "stacked" else got[f"{model}/{name}"]) for name, want in single.items()
-    ]
-    return max(float(np.abs(have - want).max() / np.abs(want).max()) for want, have in pairs)
+def _feeds(values: Arrays, io: str, share: Collection[str], names: Sequence[str]) -> Arrays:
+    """What the merged model is fed: `values` are [N, ...]."""
+    feeds = {}
+    for name, value in values.items():
+        if name in share:
+            feeds[name] = value[0]
+        elif io == "stacked":
+            feeds[name] = value
+        else:
+            feeds |= {f"{model}/{name}": value[m] for m, model in enumerate(names)}
+    return feeds
+
+
+def _of_model(got: Arrays, io: str, m: int, model: str) -> Arrays:
+    if io == "stacked":
+        return {name: value[m] for name, value in got.items()}
+    prefix = f"{model}/"
+    return {name[len(prefix) :]: value for name, value in got.items() if name.startswith(prefix)}
+
+
+def _assert_distinct(singles: Sequence[Arrays]) -> None:
+    """Models that give the same could not be seen swapped."""
+    for name, first in singles[0].items():
+        for other in singles[1:]:
+            assert not np.allclose(first, other[name], rtol=10 * TOLERANCE), f"{name} is alike in two models"
+
+
+def _error(want: Arrays, have: Arrays, what: str) -> float:
+    assert set(want) == set(have), what
+    errors = []
+    for name, value in want.items():
+        assert (have[name].shape, have[name].dtype) == (value.shape, value.dtype), f"{name} of {what}"
+        errors.append(float(np.abs(have[name] - value).max() / np.abs(value).max()))
+        assert errors[-1] <= TOLERANCE, f"{name} of {what}: relative error {errors[-1]}"
+    return max(errors)
 
 
 # --------------------------------------------------------------------------- files

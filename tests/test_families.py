@@ -104,7 +104,8 @@ def test_stacked_with_shared_inputs(name: str, exporter: str, tmp_path: Path) ->
     assert [i.name for i in found.graph.input] == [item.name for item in FAMILIES[name].inputs(True)]
     for info in found.graph.output:
         assert info.type.tensor_type.shape.dim[0].dim_value == len(paths)
-    samples.agree(out, paths, cases(name, len(paths)), io="stacked", share=SHARE[name], levels=LEVELS[::3])
+    inputs = cases(name, len(paths), exporter)
+    samples.agree(out, paths, inputs, io="stacked", share=SHARE[name], levels=LEVELS[::3])
 
 
 @pytest.mark.parametrize("name", ["bert", "xlnet", "resnet50"])

@@ -153,6 +153,15 @@ def test_the_digest_of_a_source_with_external_data(tmp_path: Path) -> None:
         digests.Digests([check_gone]).result()
 
 
+def test_digests_started_early(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    sources = [source(p) for p in paths]
+    with digests.Digests(sources) as early:
+        staged = write.stage(merged(paths), str(tmp_path / "m.onnx"), sources, metadata={}, digests=early)
+        assert staged.digests == early.result() == tuple(digests.of_files([p]) for p in paths)
+        staged.discard()
+
+
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
     paths = family(tmp_path)
     seen: list[tuple[str, int, int]] = []

@@ -59,7 +59,7 @@ def states(folder: Path, old: write.Mode, new: write.Mode) -> tuple[Path, list[s
     """A folder with a merged model in it, the sources of the next one, and what that one will be."""
     (folder / "a").mkdir()
     (folder / "b").mkdir()
-    first, second = family(folder / "a", 2, 10_000), family(folder / "b", 2, 10_000)
+    first, second = family(folder / "a", 2, 3000), family(folder / "b", 2, 3000)
     out = folder / "m.onnx"
     put(second, out, new)
     after = state(out)
@@ -134,8 +134,8 @@ def test_killed_at_every_system_call(tmp_path: Path, old: write.Mode, new: write
 
 
 @pytest.mark.parametrize(("old", "new"), MODES)
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_every_system_call_may_fail(tmp_path: Path, old: write.Mode, new: write.Mode, code: int) -> None:
+def test_every_system_call_may_fail(tmp_path: Path, old: write.Mode, new: write.Mode) -> None:
+    code = errno.EIO if old == new else errno.ENOSPC
     out, paths, after = states(tmp_path, old, new)
     before = state(out)
     assert before is not None
@@ -246,7 +246,7 @@ def test_a_limit_on_file_size(tmp_path: Path, mode: write.Mode) -> None:
     before = state(out)
 
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             put(paths, out, mode)
         except FileFault as fault:

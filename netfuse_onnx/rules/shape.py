@@ -94,12 +94,9 @@ def flatten(site: Site) -> Iterator[Option]:
         yield Option("flatten", (FOLDED(0),), (FOLDED(0),), again, 0.25)
     if axis == 1 and len(dims) >= 2:
         yield Option("flatten", (FOLDED(1),), (FOLDED(1),), again, 0.25)
-    if axis == 1:
-        target = [0, 0, cols if cols is not None else -1]
-    elif rows is not None or cols is not None:
-        target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
-    else:
+    if rows is None and cols is None:  # -1 is undefined where the other turns out 0
         return
+    target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
     yield Option(
         "flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target), 0.25
     )
@@ -125,8 +122,11 @@ def reshape(site: Site) -> Iterator[Option]:
     if target is None or site.attr("allowzero", 0):
         return
     sizes = [int(t) for t in target.reshape(-1)]
-    for take in places(site.rank(0)):
-        if take != STACKED(0) and take.axis < len(sizes) and _keeps(site.dims(0), sizes, take.axis):
+    dims = site.dims(0)
+    for take in places(len(dims)):
+        if take == STACKED(0) or take.axis >= len(sizes) or not _keeps(dims, sizes, take.axis):
+            continue
+        if take.stacked or sizes[take.axis] != -1 or _divides(dims, sizes, take.axis):
             yield Option("reshape", (take, SHARED), (take,), _with_target(take, sizes), 0.25)
 
 
@@ -151,6 +151,21 @@ def _keeps(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
         rest = _product(wanted[1:])
         return tail is not None and tail == rest
     return all(target[i] == 0 or same_dim(dims[i], target[i]) for i in range(axis))
+
+
+def _divides(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
+    """True where the -1 at `axis` must come out whole for each model, and not only for all N together."""
+    left = [dim for dim in dims[axis:] if not isinstance(dim, int)]
+    for i in range(axis + 1, len(target)):
+        copied = _copied(dims, i)
+        if target[i] == 0 and copied in left:
+            left.remove(copied)
+        elif target[i] == 0 and not isinstance(copied, int):
+            return False
+    sizes = [target[i] or _copied(dims, i) for i in range(axis + 1, len(target))]
+    need = math.prod(size for size in sizes if isinstance(size, int))
+    have = math.prod(dim for dim in dims[axis:] if isinstance(dim, int))
+    return need > 0 and have % need == 0
 
 
 def _copied(dims: Sequence[Dim], i: int) -> Dim:
@@ -280,15 +295,14 @@ def _shape(layout: Layout, axes: list[int]) -> Body:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         wanted = shifted(layout, axes)
-        low, high = wanted[0], wanted[-1] + 1
+        low, high = 0, site.rank(0) + layout.stacked
         if emit.opset >= 15:
+            low, high = wanted[0], wanted[-1] + 1
             shape = emit("Shape", ins[0], start=low, end=high)
-        elif (low, high) == (0, site.rank(0) + layout.stacked):
-            shape = emit("Shape", ins[0])
         else:
-            shape = emit("Slice", emit("Shape", ins[0]), emit.const([low]), emit.const([high]))
+            shape = emit("Shape", ins[0])
         if high - low > len(wanted):
-            return emit("Gather", shape, emit.const([axis - low for axis in wanted]), axis=0)
+            shape = emit("Gather", shape, emit.const([axis - low for axis in wanted]), axis=0)
         if touches(layout, axes):
             return emit("Div", shape, emit.const([emit.models if a == layout.axis else 1 for a in axes]))
         return shape

@@ -201,9 +201,11 @@ def test_shape(attributes, x, tmp_path):
             check(model, draw(model, n, sizes=SIZES), {"x": role}, tmp_path, alike=alike, io="stacked" if n == 2 else "separate")
 
 
-@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("opset", [9, 13, 17])
 @pytest.mark.parametrize("op", ["Shape", "Size"])
 @pytest.mark.parametrize("x", ["", "3", "B,S,3", "B,0"])
 def test_shape_of_any_rank_and_opset(op, opset, x, tmp_path):
+    if x == "B,0" and opset < 15:
+        pytest.skip("what is empty folds by a computed shape, from opset 15 on")
     kind = f"float[{x}]" if x else "float"
     sweep(graph(f"{kind} x", f"y = {op}(x)", opset), tmp_path, sizes=SIZES, alike="y", keep_opset=True)
