@@ -132,7 +132,7 @@ class _Lowerer:
         if isinstance(lowering.option, Nested):
             return self._merged_inside(node, lowering.option, ins)
         mapped = {name for name in node.inputs if self._is_mapped(name)}
-        result = lowering.option.body(site(self.corr, mapped, node), ins, self.emit)
+        result = lowering.option.body(site(self.corr, mapped, node, index), ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:

@@ -12,6 +12,7 @@ takes what all sources take: a dim that is static in any source is static, two d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from netfuse_onnx import differ, opset, signature, tied
 from netfuse_onnx import partial as partial_
@@ -21,6 +22,7 @@ from netfuse_onnx.infer import Complete, infer
 from netfuse_onnx.isomorph import isomorphism
 from netfuse_onnx.positional import Miss, Pairing, walk
 from netfuse_onnx.refine import Colours, Level, refine
+from netfuse_onnx.sameness import TABLES
 from netfuse_onnx.types import Correspondence, Source
 
 
@@ -53,7 +55,10 @@ def match(
         ir_version=max(source.ir_version for source in sources),
     )
     others = list(zip(sources[1:], flats, pairings, strict=True))
-    return partial_.described(family, ours, fixed, others) if partial else family
+    if partial:
+        return partial_.described(family, ours, fixed, others)
+    tables = any(node.domain == TABLES for node in graph.nodes)
+    return replace(family, attrs=partial_.attributes(ours, others)) if tables else family
 
 
 def _pair(a: Flat, b: Flat, fixed: Fixed, partial: bool) -> Pairing:

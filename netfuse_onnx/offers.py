@@ -65,14 +65,14 @@ def _offers(
     alone = index in corr.attrs or steering.random(node) or _unshareable(corr.graph, node)
     if not mapped and not alone:
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs))]
-    reason = _cannot(corr, found, index, node)
+    reason = _cannot(corr, found, node)
     if not reason and steering.bodies(node):
         answer = bodies(corr, found, node)
         if isinstance(answer, Lowering):
             return [answer]
         reason = answer
     if not reason:
-        offers, reason = options(site(corr, found.mapped, node))
+        offers, reason = options(site(corr, found.mapped, node, index))
         if offers:
             batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers]
             stuck = any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))
@@ -86,10 +86,8 @@ def _unshareable(graph: Graph, node: Node) -> bool:
     return any(v in graph.outputs and graph.types[v].proto is not None for v in node.outputs)
 
 
-def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> str:
+def _cannot(corr: Correspondence, found: Candidates, node: Node) -> str:
     """Why a node is replicated whatever its rules say, or ""."""
-    if index in corr.attrs:
-        return "its attributes differ between the models"
     if steering.random(node):
         return RANDOM
     if _unshareable(corr.graph, node):
@@ -100,7 +98,7 @@ def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> 
     return ""
 
 
-def site(corr: Correspondence, mapped: set[str], node: Node) -> Site:
+def site(corr: Correspondence, mapped: set[str], node: Node, index: int) -> Site:
     """A node as its rules see it."""
     return Site(
         node,
@@ -111,6 +109,7 @@ def site(corr: Correspondence, mapped: set[str], node: Node) -> Site:
         tuple(v in mapped for v in node.inputs),
         tuple(v in corr.weights for v in node.inputs),
         tuple(_known(corr.weights.get(v, ())) for v in node.inputs),
+        corr.attrs.get(index, ()),
     )
 
 

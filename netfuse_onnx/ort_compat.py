@@ -28,6 +28,10 @@ NO_MAX = (2, 3)
 NO_STRING_BROADCAST = "ONNX Runtime's StringConcat broadcasts wrongly along an inner axis"
 """Seen in 1.32: [3, 2, 3] with [3, 1, 3] repeats the wrong strings."""
 
+RESIZE_BLENDS_ALL = 3
+"""Up to this rank an interpolating Resize blends all axes, with weight 0 along those that it leaves alone
+(1.32), and 0 times NaN is NaN. Of rank 4 it blends the last two."""
+
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",
     "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "

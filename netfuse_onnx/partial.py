@@ -16,7 +16,7 @@ from netfuse_onnx.fixed import Fixed
 from netfuse_onnx.flat import Flat
 from netfuse_onnx.infer import infer
 from netfuse_onnx.positional import Pairing
-from netfuse_onnx.sameness import same_attributes
+from netfuse_onnx.sameness import identical_attributes
 from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
@@ -30,7 +30,7 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     """
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
-    attrs = _attributes(ours, others)
+    attrs = attributes(ours, others)
     inferred = [infer(source) for source, _, _ in others]
     types = dict(family.graph.types)
     ragged = {name for name, found in family.weights.items() if len({w.shape for w in found}) > 1}
@@ -65,7 +65,7 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
             )
 
 
-def _attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
+def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
     """For each node whose attributes differ: those of each model."""
     found: dict[int, tuple[Mapping[str, Any], ...]] = {}
     for i, step in enumerate(ours.steps):
@@ -73,7 +73,7 @@ def _attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[
         unlike = [
             flat
             for (_, flat, _), twin in zip(others, twins, strict=True)
-            if not same_attributes(step, twin, ours, flat)
+            if not identical_attributes(step, twin, ours, flat)
         ]
         if unlike and step.scope:
             raise NotEquivalent(

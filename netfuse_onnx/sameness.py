@@ -18,6 +18,9 @@ from netfuse_onnx import schemas, weights
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.flat import Flat, Step
 
+TABLES = "ai.onnx.ml"
+"""The domain whose attributes are weights: coefficients, trees, tables. They may differ."""
+
 COMMUTATIVE = frozenset(
     {"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal"}
     | {"BitwiseAnd", "BitwiseOr", "BitwiseXor"}
@@ -47,6 +50,21 @@ def same_operation(a: Step, b: Step, in_a: Flat, in_b: Flat, loose: bool = False
     return loose or same_attributes(a, b, in_a, in_b)
 
 
+def identical_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
+    """Equal attributes, the tables of ai.onnx.ml included."""
+    if a.domain == TABLES:
+        return _plainly_equal(a.attrs, b.attrs)
+    return same_attributes(a, b, in_a, in_b)
+
+
+def _signature(attrs: Mapping[str, Any]) -> dict[str, Hashable]:
+    """Of an ai.onnx.ml operator: what decides the shape and the type of its outputs."""
+    counted = {name: len(value) for name, value in attrs.items() if name.startswith(("classlabels", "cats_"))}
+    sized = {name: value for name, value in attrs.items() if name in ("n_targets", "targets")}
+    typed = {name: True for name in attrs if name.startswith(("default_", "values_", "keys_"))}
+    return {**counted, **sized, **typed}
+
+
 def same_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
     if _plainly_equal(a.attrs, b.attrs):
         return True
@@ -63,6 +81,8 @@ def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
     """The attributes that say something, in a form that can be compared and hashed."""
     if not step.attrs:
         return {}
+    if step.domain == TABLES:
+        return _signature(step.attrs)
     known = _defaults(step.op, step.domain, flat.opsets.get(step.domain, 1))
     result = {}
     for name, value in step.attrs.items():

@@ -5,10 +5,12 @@ Each file is an export of its own, not a copy with other bytes: that is what a u
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ from sample_models.families import Family, Input
 from sample_models.weights import randomise
 
 OPSETS = {"dynamo": 18, "torchscript": 17}
-EXAMPLE = {"batch": 2, "sequence": 9}  # neither 0, 1 nor a size that the networks themselves contain
+EXAMPLE = {"batch": 2, "sequence": 9, "past": 5, "nodes": 7, "edges": 11}
+"""Sizes of the dynamic dims: neither 0, 1 nor a size that the networks themselves contain."""
 
 
 def export_family(
@@ -70,9 +73,10 @@ def _dynamo(
     network: nn.Module, family: Family, inputs: tuple[Input, ...], path: Path, external_data: bool
 ) -> None:
     dims = {name: torch.export.Dim(name) for name in EXAMPLE}
-    shapes = tuple(
+    shapes: tuple[Any, ...] = tuple(
         {axis: dims[dim] for axis, dim in enumerate(item.dims) if isinstance(dim, str)} for item in inputs
     )
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
     torch.onnx.export(
         network,
         tuple(example(inputs, EXAMPLE).values()),
@@ -81,7 +85,7 @@ def _dynamo(
         opset_version=OPSETS["dynamo"],
         input_names=[item.name for item in inputs],
         output_names=list(family.outputs),
-        dynamic_shapes=shapes,
+        dynamic_shapes=(shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes,
         external_data=external_data,
         verbose=False,
     )

@@ -12,7 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Networks of transformers define more of them, all called ..Norm or ..Norm2d."""
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def randomise(network: nn.Module, seed: int) -> None:
@@ -20,7 +22,7 @@ def randomise(network: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, module in network.named_modules():
-            if isinstance(module, NORMS):
+            if isinstance(module, NORMS) or type(module).__name__.removesuffix("2d").endswith("Norm"):
                 joins_sum = name.endswith("bn3") or "downsample" in name
                 _norm(module, (0.2, 0.6) if joins_sum else (0.5, 1.5), generator)
                 continue
@@ -48,7 +50,7 @@ def _spread(module: nn.Module, key: str, parameter: Tensor) -> float:
         return 0.1
     if isinstance(module, nn.Embedding):
         return 0.5
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         return math.sqrt(2.0 / math.prod(parameter.shape[1:]))
     if isinstance(module, nn.Linear | nn.LSTM):
         return 1.0 / math.sqrt(parameter.shape[-1])

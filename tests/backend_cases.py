@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import math
 import sys
 import tempfile
 import time
@@ -88,7 +89,7 @@ def judge(row: Row, alone: Singles, folder: Path, *, forced: bool) -> str:
         corr = match(alone.files, folder)
         plans = list(oracle.plans(corr, "separate", frozenset())) if forced else [planning.plan(corr)]
     row.replicated = replicated(corr, plans[0])
-    for i, plan in enumerate(plans):
+    for i, plan in enumerate(plan for plan in plans if plan.cost < math.inf):
         where = f", lowered by {[lowering.rule for lowering in plan.lowerings]}" if i else ""
         with failing("merge error", where):
             merged = oracle.materialise(lower(corr, plan))

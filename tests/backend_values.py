@@ -123,7 +123,7 @@ def replaced(value: Array, model: int, rng: np.random.Generator, *, index: bool)
         flat[(model - 1) % flat.size] ^= True
         return flat.reshape(value.shape)
     if value.dtype.kind == "O":
-        return np.array([f"{s}{'xyz'[model]}" for s in value.reshape(-1)], object).reshape(value.shape)
+        return np.array([f"{s}{model}" for s in value.reshape(-1)], object).reshape(value.shape)
     if index:
         low, high = min(int(value.min()), 0), max(int(value.max()), 1)
         return rng.integers(low, high, value.shape, endpoint=True).astype(value.dtype)

@@ -1,6 +1,7 @@
 """The batching rules, one file per operator family. Importing this package registers them all."""
 
 from netfuse_onnx.rules import (
+    attributes,
     conv,
     elementwise,
     index,
@@ -23,6 +24,7 @@ __all__ = [
     "Option",
     "Refuse",
     "Site",
+    "attributes",
     "conv",
     "elementwise",
     "index",

@@ -43,6 +43,8 @@ class Site:
     mapped: tuple[bool, ...]
     weight: tuple[bool, ...]
     values: tuple[np.ndarray[Any, Any] | None, ...]
+    attrs: tuple[Mapping[str, Any], ...] = ()
+    """Where attributes differ between the models: those of each; else empty."""
 
     @property
     def op(self) -> str:
@@ -138,13 +140,19 @@ REGISTRY: dict[str, list[Rule]] = {}
 """Operator key (`Conv`, `com.microsoft.FusedConv`) -> its rules, in order of registration."""
 
 
-def family(*ops: str, how: str = "") -> Callable[[Offers], Offers]:
-    """Register a generator of Options for several operators."""
+DIFFERING: dict[str, list[Rule]] = {}
+"""The same for nodes whose attributes differ between the models: rules that make constants of them."""
+
+
+def family(*ops: str, how: str = "", differing: bool = False) -> Callable[[Offers], Offers]:
+    """Register a generator of Options for several operators; `differing` attributes are its business."""
 
     def register(offers: Offers) -> Offers:
         line = how or (offers.__doc__ or "").strip().split("\n")[0]
         for op in ops:
-            REGISTRY.setdefault(op, []).append(Rule(offers.__name__, line, offers))
+            (DIFFERING if differing else REGISTRY).setdefault(op, []).append(
+                Rule(offers.__name__, line, offers)
+            )
         return offers
 
     return register
@@ -191,7 +199,9 @@ def rule(
 
 def options(site: Site) -> tuple[list[Option], str]:
     """Every lowering on offer for a node, or none and the reason."""
-    rules = REGISTRY.get(site.node.key)
+    rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
+    if not rules and site.attrs:
+        return [], "its attributes differ between the models"
     if not rules:
         return [], REASONS.get(site.node.key, f"no batching rule for {site.node.key}")
     if name := _unranked(site):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 
+from netfuse_onnx import ort_compat
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site, family
-from netfuse_onnx.types import FOLDED, SHARED
+from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 
 @family("Resize", "Upsample")
@@ -20,6 +22,9 @@ def resize(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
     takes = (SHARED,) * (len(site.node.inputs) - 1)
+    if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
+        yield Option("resize", (STACKED(0), *takes), (STACKED(0),), *_in_front(site, axes))
+        return
     refusals = []
     for axis in range(min(2, rank)):
         try:
@@ -40,6 +45,39 @@ def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:
     k = axes.index(axis)
     _refuse_region(site, k, len(axes))
     return _by_sizes(site, axes, k) if _how(site) == "sizes" else _by_scales(site, k)
+
+
+def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
+    """[N, 1.., d..] of rank 4: nothing is blended across the models."""
+    need(
+        site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize",
+        "it has a region of interest",
+    )
+    need(site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch", "it keeps an aspect ratio")
+    ones = ort_compat.RESIZE_BLENDS_ALL - site.rank(0)
+    by_sizes = _how(site) == "sizes"
+    at = 3 if by_sizes else _scales_at(site)
+    known = site.values[at]
+
+    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
+        added = range(1, ones + 1)
+        ready = [None if ins[0] is None else emit.unsqueeze(ins[0], added), *ins[1:]]
+        head = [emit.models if by_sizes else 1] + [1] * ones
+        kind = np.int64 if by_sizes else np.float32
+        if site.attr("axes"):
+            pass  # they are shifted, and the sizes are theirs alone
+        elif known is not None:
+            ready[at] = emit.const([*head, *known.reshape(-1).tolist()], kind)
+        else:
+            ready[at] = emit("Concat", emit.const(head, kind), ins[at], axis=0)
+        shifted = [axis + ones + 1 for axis in axes] if site.attr("axes") else None
+        return emit.squeeze(again(site, ready, emit, axes=shifted)[0], added)
+
+    return body, 1.5
+
+
+def _scales_at(site: Site) -> int:
+    return 2 if site.op == "Resize" and site.opset >= 11 else 1
 
 
 def _how(site: Site) -> str:
@@ -83,7 +121,7 @@ def _by_sizes(site: Site, axes: list[int], k: int) -> tuple[Body, float]:
 
 
 def _by_scales(site: Site, k: int) -> tuple[Body, float]:
-    at = 2 if site.op == "Resize" and site.opset >= 11 else 1
+    at = _scales_at(site)
     known = site.values[at] if site.has(at) else None
     named: Any = site.attr("scales")
     if known is None and named is None:

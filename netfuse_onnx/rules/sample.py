@@ -108,7 +108,7 @@ def _repeated_mask(site: Site, mask: Tensor, batch: int, emit: Emitter) -> Tenso
     rank = len(dims)
     mask = emit.unsqueeze(mask, range(1, 5 - rank)) if rank < 4 else mask
     mask = emit("Expand", mask, emit.const([1, batch, 1, 1, 1]))
-    tail = [d if isinstance(d, int) else -1 for d in (1, *dims)[-3:]]
+    tail = [d if isinstance(d, int) else -1 for d in (1, 1, 1, *dims)[-3:]]
     need(tail.count(-1) <= 1, "the sizes of its mask are unknown")
     return emit.reshape(mask, [emit.models * batch, *tail])
 

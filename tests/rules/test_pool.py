@@ -96,6 +96,20 @@ def test_resize_of_channels_never_folds_them(tmp_path):
     sweep(model, tmp_path, given={"sizes": [2, 6, 4]})
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("shape", ["B,3,4", "3,4"])
+def test_resize_of_small_ranks(mode, shape, tmp_path):
+    rank = shape.count(",") + 1
+    last = [1] * (rank - 1)
+    for key, kind, value in (("scales", "float", [*last, 2.5]), ("sizes", "int64", [3, 3, 7][-rank:])):
+        text = f"float[{shape}] x, {kind}[{rank}] {key}"
+        model = graph(text, f'y = Resize<mode = "{mode}">(x, {", " if key == "scales" else ", , "}{key})')
+        steer = ("shared weight", "shared input") if mode == "linear" else ("shared weight",)
+        sweep(model, tmp_path, sizes=SIZES, given={key: value}, steer=steer)
+    model = graph(f"float[{shape}] x, float[1] s", f'y = Resize<mode = "{mode}", axes = [-1]>(x, , s)', 18)
+    sweep(model, tmp_path, sizes=SIZES, given={"s": [2.5]})
+
+
 @pytest.mark.parametrize("sizes", [[2, 3, 8], [2, 6, 4], [4, 3, 4]])
 def test_resize_of_channels_or_batch_by_a_size_of_the_caller(sizes, tmp_path):
     """It fails where the folded axis would be resized, which would blend two models."""

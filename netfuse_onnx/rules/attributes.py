@@ -1,0 +1,124 @@
+"""Attributes that differ between the models: constants with a model axis take their place.
+
+Element-wise activations under --partial; ai.onnx.ml operators always, whose attributes are their weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.rules._build import need
+from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.types import SHARED, STACKED
+
+Column = Callable[[str, float], Tensor]
+"""One number per model, [N, 1..]: an attribute and its default."""
+
+
+def _numbers(site: Site, emit: Emitter) -> Column:
+    kind = helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)
+    shape = (emit.models,) + (1,) * site.rank(0)
+
+    def column(name: str, default: float) -> Tensor:
+        return emit.const(np.reshape([attrs.get(name, default) for attrs in site.attrs], shape), kind)
+
+    return column
+
+
+def _only(site: Site, *names: str) -> None:
+    """Refuse where an attribute differs that no constant stands for."""
+    for name in {name for attrs in site.attrs for name in attrs} - set(names):
+        values = [attrs.get(name) for attrs in site.attrs]
+        need(
+            all(value == values[0] for value in values), f"its attribute {name!r} differs between the models"
+        )
+
+
+Form = Callable[[Tensor, Column, Emitter], Tensor]
+
+
+def _leaky_relu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
+    slope = emit("Mul", x, number("alpha", 0.01))
+    return emit("Where", emit("Less", x, number("", 0.0)), slope, x)
+
+
+def _elu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
+    curve = emit("Mul", emit("Elu", x), number("alpha", 1.0))
+    return emit("Where", emit("Less", x, number("", 0.0)), curve, x)
+
+
+def _thresholded_relu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
+    return emit("Where", emit("Greater", x, number("alpha", 1.0)), x, number("", 0.0))
+
+
+def _hard_sigmoid(x: Tensor, number: Column, emit: Emitter) -> Tensor:
+    line = emit("Add", emit("Mul", x, number("alpha", 0.2)), number("beta", 0.5))
+    return emit("Max", number("", 0.0), emit("Min", number("", 1.0), line))
+
+
+ACTIVATIONS: dict[str, tuple[Form, tuple[str, ...]]] = {
+    "Elu": (_elu, ("alpha",)),
+    "HardSigmoid": (_hard_sigmoid, ("alpha", "beta")),
+    "LeakyRelu": (_leaky_relu, ("alpha",)),
+    "ThresholdedRelu": (_thresholded_relu, ("alpha",)),
+}
+
+
+@family(*ACTIVATIONS, differing=True)
+def activation(site: Site) -> Iterator[Option]:
+    """written out, with one constant per model for each attribute that differs"""
+    form, names = ACTIVATIONS[site.op]
+    _only(site, *names)
+    rank = site.rank(0)
+    held = STACKED(0) if site.mapped[0] else SHARED
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        return form(emit.pad_rank(ins[0], held, rank, rank, 0), _numbers(site, emit), emit)
+
+    yield Option("activation", (held,), (STACKED(0),), body, 4.0)
+
+
+@family("ai.onnx.ml.Scaler", differing=True)
+def scaler(site: Site) -> Iterator[Option]:
+    """(x - offset) * scale, with the offsets and scales of each model"""
+    _only(site, "offset", "scale")
+    rank = site.rank(0)
+    held = STACKED(0) if site.mapped[0] else SHARED
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        x = ins[0]
+        if site.inputs[0].dtype != TensorProto.FLOAT:
+            x = emit("Cast", x, to=TensorProto.FLOAT)
+        tables = [np.array([attrs[name] for attrs in site.attrs], np.float32) for name in ("offset", "scale")]
+        offset, scale = (emit.const(t.reshape(len(t), *[1] * (rank - 1), -1), np.float32) for t in tables)
+        return emit("Mul", emit("Sub", x, offset), scale)
+
+    yield Option("scaler", (held,), (STACKED(0),), body, 3.0)
+
+
+@family("ai.onnx.ml.LinearRegressor", differing=True)
+def linear_regressor(site: Site) -> Iterator[Option]:
+    """batched: M(bc), M(ct) + M(t) -> M(bt), with the coefficients of each model"""
+    _only(site, "coefficients", "intercepts")
+    need(site.attr("post_transform", b"NONE") == b"NONE", "it transforms its scores")
+    need(site.rank(0) == 2, "its input is not a matrix")
+    targets = int(site.attr("targets", 1))
+    held = STACKED(0) if site.mapped[0] else SHARED
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        x = ins[0]
+        if site.inputs[0].dtype != TensorProto.FLOAT:
+            x = emit("Cast", x, to=TensorProto.FLOAT)
+        weights = np.array([attrs["coefficients"] for attrs in site.attrs], np.float32)
+        weights = weights.reshape(emit.models, targets, -1).swapaxes(1, 2)
+        y = emit("MatMul", x, emit.const(weights, np.float32))
+        if not all("intercepts" in attrs for attrs in site.attrs):
+            return y
+        bias = np.array([attrs["intercepts"] for attrs in site.attrs], np.float32)
+        return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
+
+    yield Option("linear_regressor", (held,), (STACKED(0),), body, 3.0)

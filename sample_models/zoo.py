@@ -1,0 +1,13 @@
+"""Many architectures, each at a size of a few hundred kB: what the compiler is measured on for breadth.
+
+`bench/architectures.py` exports, merges and proves them all and prints the table.
+"""
+
+from __future__ import annotations
+
+from sample_models import zoo_vision
+from sample_models.zoo_build import Architecture
+
+ZOO: dict[str, Architecture] = {
+    item.name: item for part in (zoo_vision,) for item in part.ARCHITECTURES
+}

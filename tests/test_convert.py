@@ -1,0 +1,126 @@
+"""Layout conversions: every layout to every other one, against numpy."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from oracle import LEVELS, run
+
+from netfuse_onnx.convert import hop
+from netfuse_onnx.emit import Emitter
+from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED
+
+MODELS = 3
+SIZES = {"B": 3, "S": 2}
+
+
+def layouts(rank):
+    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank))]
+
+
+def hold(values, layout):
+    """numpy's view of N values in a layout: the tensors that hold them."""
+    if layout == SHARED:
+        return [values[0]]
+    if layout == PER_MODEL:
+        return list(values)
+    return [np.stack(values, layout.axis) if layout.stacked else np.concatenate(values, layout.axis)]
+
+
+def converter(src, dst, dims, models=MODELS, opset=17):
+    """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`."""
+    emit = Emitter("g", models, opset, {}, ())
+    emit.scope = "conversion"
+    kind = dims if src in (SHARED, PER_MODEL) else merged_dims(src, dims, models)
+    ins = tuple(emit.input(f"x{i}") for i in range(models if src == PER_MODEL else 1))
+    held = ins if src == PER_MODEL else ins[0]
+    at = src
+    for step in route(src, dst, dims):
+        held, at = hop(emit, held, at, step, dims), step
+    for i, tensor in enumerate(held if isinstance(held, tuple) else [held]):
+        emit.output(tensor, f"y{i}")
+    model = gs.export_onnx(emit.graph, do_type_check=False, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    model.ir_version = 8
+    model.graph.ClearField("input")
+    for tensor in ins:
+        info = onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, kind)
+        model.graph.input.append(info)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def agree(src, dst, dims, sizes, models=MODELS, opset=17):
+    shape = [sizes.get(d, d) for d in dims]
+    values = np.arange(models * int(np.prod(shape)), dtype=np.float32).reshape(models, *shape)
+    if src == SHARED:
+        values[:] = values[0]
+    model = converter(src, dst, dims, models, opset)
+    feeds = {f"x{i}": np.asarray(v) for i, v in enumerate(hold(values, src))}
+    got = run(model.SerializeToString(), feeds, LEVELS[0])
+    for i, want in enumerate(hold(values, dst)):
+        np.testing.assert_array_equal(got[f"y{i}"], want, err_msg=f"{src} -> {dst} of {dims}", strict=True)
+
+
+DIMS = [(), (3,), (2, 3), (1, 3), (3, 3), (2, 1, 3), ("B", 3), (3, "S"), ("B", "S", 2), ("B", 2, "S"), (0, 3), (2, 0, 3)]
+
+
+@pytest.mark.parametrize("dims", DIMS, ids=str)
+def test_every_pair_of_layouts(dims):
+    for src, dst in itertools.product([SHARED, *layouts(len(dims))], layouts(len(dims))):
+        if src != dst:
+            agree(src, dst, dims, SIZES)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 18, 21])
+@pytest.mark.parametrize("dims", [(2, 3), ("B", "S", 2)], ids=str)
+def test_opsets(dims, opset):
+    for src, dst in itertools.product([SHARED, *layouts(len(dims))], layouts(len(dims))):
+        if src != dst:
+            agree(src, dst, dims, SIZES, opset=opset)
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_numbers_of_models(models):
+    for src, dst in itertools.permutations(layouts(2), 2):
+        agree(src, dst, (2, 1), {}, models)
+
+
+@pytest.mark.parametrize("dims", [("B", 3), ("B", "S", 2), ("B", 2, "S"), ("B", 0)], ids=str)
+@pytest.mark.parametrize("sizes", [{"B": 0, "S": 2}, {"B": 2, "S": 0}], ids=str)
+def test_what_turns_out_empty(dims, sizes):
+    """An empty batch, or the empty cache of a first step: -1 in a Reshape is undefined beside a 0."""
+    for src, dst in itertools.permutations(layouts(len(dims)), 2):
+        agree(src, dst, dims, sizes)
+
+
+@pytest.mark.parametrize("dims", [("B", 3), (3, "S"), ("B", "S", 2)], ids=str)
+def test_values_of_unequal_size_never_join(dims):
+    """Joined along an open axis, a row of one model would silently become another's."""
+    for dst in layouts(len(dims))[1:]:
+        model = converter(PER_MODEL, dst, dims).SerializeToString()
+        for name in (d for d in dims if isinstance(d, str)):
+            feeds = {
+                f"x{m}": np.zeros([{**SIZES, name: 1 + m}.get(d, d) for d in dims], np.float32)
+                for m in range(MODELS)
+            }
+            with pytest.raises(Exception, match="Non-zero status code"):
+                run(model, feeds, LEVELS[0])
+
+
+def test_a_static_axis_joins_at_once():
+    assert route(PER_MODEL, FOLDED(1), ("B", 3)) == (FOLDED(1),)
+    assert route(PER_MODEL, FOLDED(0), ("B", 3)) == (STACKED(0), FOLDED(0))
+
+
+def test_moving_between_folds_takes_one_transpose():
+    nodes = converter(FOLDED(0), FOLDED(1), (2, 3)).graph.node
+    assert [node.op_type for node in nodes].count("Transpose") == 1
+
+
+def test_passing_axes_of_one_moves_no_data():
+    nodes = converter(STACKED(0), STACKED(1), (1, 3)).graph.node
+    assert [node.op_type for node in nodes] == ["Reshape"]
