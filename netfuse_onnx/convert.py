@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.join import join
 from netfuse_onnx.layouts import moves_nothing
 from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout
 
@@ -18,7 +19,7 @@ def hop(emit: Emitter, x: Held, src: Layout, dst: Layout, dims: Sequence[Dim]) -
     if src == SHARED:
         return _spread(emit, x, dst, len(dims))
     if isinstance(x, tuple):
-        return _join(emit, x, dst)
+        return join(emit, x, dst, dims)
     if dst == PER_MODEL:
         return _apart(emit, x, src, dims)
     if src.folded:
@@ -39,13 +40,6 @@ def _spread(emit: Emitter, x: Held, dst: Layout, rank: int) -> Held:
         return emit("Tile", x, emit.const(repeats))
     shape = [emit.models if axis == dst.axis else 1 for axis in range(rank + 1)]
     return emit("Expand", emit.unsqueeze(x, [dst.axis]), emit.const(shape))
-
-
-def _join(emit: Emitter, xs: tuple[Tensor, ...], dst: Layout) -> Tensor:
-    """N x d.. -> STACKED by Concat on a new axis, which fails on unequal sizes; FOLDED by Concat."""
-    if dst.stacked:
-        xs = tuple(emit.unsqueeze(x, [dst.axis]) for x in xs)
-    return emit("Concat", *xs, axis=dst.axis)
 
 
 def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim]) -> tuple[Tensor, ...]:

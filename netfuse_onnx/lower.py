@@ -105,12 +105,15 @@ class _Lowerer:
         return self.held[name, layout]
 
     def _convert(self, name: str, layout: Layout) -> None:
-        dims = self.corr.graph.types.get(name, ValueType()).dims or ()
+        value = self.corr.graph.types.get(name, ValueType())
+        dims = value.dims or ()
         at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
         for step in route(at, layout, dims):
             if (name, step) not in self.held:
                 self.emit.scope = f"{name}/{step}"
                 self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims)
+                if at == PER_MODEL and value.dtype:
+                    self._declare(self.held[name, step], step, value)
             at = step
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
@@ -119,6 +122,12 @@ class _Lowerer:
             joins = made == PER_MODEL and name in self.corr.graph.inputs
             line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
             self.conversions.append({**line, "boundary": self.edge or joins})
+
+    def _declare(self, joined: Held, layout: Layout, value: ValueType) -> None:
+        """Write down the type of a joined value: its shape check hides it from shape inference."""
+        if isinstance(joined, gs.Variable):
+            joined.dtype = value.dtype
+            joined.shape = merged_dims(layout, value.dims or (), self.emit.models)
 
     # ------------------------------------------------------------------ nodes
 

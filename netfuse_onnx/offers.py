@@ -133,11 +133,13 @@ def replicated(node: Node, mapped: set[str], reason: str) -> Lowering:
 def _mark(found: Candidates, graph: Graph, node: Node, offers: Sequence[Lowering]) -> None:
     """Mapped and ragged outputs of a node. All options of a node give SHARED, or none does."""
     first = offers[0]
+    sizes = {dim for name in graph.inputs for dim in graph.types[name].dims or ()}
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:
             found.mapped.add(name)
     if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, found.ragged):
         for name in node.outputs:
             dims = graph.types.get(name, ValueType()).dims
-            if dims is None or not all(isinstance(d, int) for d in dims):
+            # A symbol of the graph's inputs is one size for all models; a join would notice if it lied.
+            if dims is None or not all(isinstance(d, int) or (d and d in sizes) for d in dims):
                 found.ragged.add(name)
