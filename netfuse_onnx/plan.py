@@ -7,12 +7,15 @@ exact (elimination.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from netfuse_onnx import control
 from netfuse_onnx.cost import Cost
 from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.offers import Candidates, propagate
 from netfuse_onnx.search import Search, solved
-from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Layout, Plan
+from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Became, Correspondence, Layout, Plan
 
 __all__ = ["Candidates", "Search", "candidates", "plan"]
 
@@ -25,7 +28,27 @@ def plan(
     target: str = "generic",
 ) -> Plan:
     """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once."""
-    return solved(corr, candidates(corr, io=io, share=share), Cost(corr.models))
+    found = candidates(corr, io=io, share=share)
+    best = solved(corr, found, Cost(corr.models))
+    return replace(best, notes=(*best.notes, *_advice(corr, found, share)))
+
+
+def _advice(corr: Correspondence, found: Candidates, share: frozenset[str]) -> Iterator[str]:
+    """Inputs that configure the graph (a rate, a flag, a size) and would free nodes if they were shared."""
+    apart = _replicated(found)
+    if not apart:
+        return
+    for name, layout in found.inputs.items():
+        rank = corr.graph.types[name].rank
+        if layout == SHARED or rank is None or rank > 1:
+            continue
+        freed = apart - _replicated(propagate(corr, {**found.inputs, name: SHARED}, control.offer))
+        if freed:
+            yield f"--share-input {name} would batch {len(freed)} of the {len(apart)} replicated operators."
+
+
+def _replicated(found: Candidates) -> set[int]:
+    return {i for i, offers in enumerate(found.options) if offers[0].became is Became.REPLICATED}
 
 
 def candidates(corr: Correspondence, *, io: str, share: frozenset[str]) -> Candidates:

@@ -1,7 +1,7 @@
 """Writing beside the target so that it is, at every moment, the old model or the new one, whole.
 
 The new files are made under their final names in a hidden folder beside the target, so that they can
-be loaded and proven there. Placing them is: the data file (its name is unique to its content), then
+be loaded and proven there. A target that is a link stays one: what it points to is the target. Placing them is: the data file (its name is unique to its content), then
 the model, each by a rename. What a killed run leaves is that hidden folder; the next run to the same
 target removes it. A lock on the folder tells a dead run from a live one.
 """
@@ -29,7 +29,7 @@ class Staging:
     """The hidden folder of one run, and the target that its files are for. Raises FileFault."""
 
     def __init__(self, out: str) -> None:
-        self.out = os.path.abspath(out)
+        self.out = real(out)
         self.home, self.name = os.path.split(self.out)
         stem = re.escape(self.name.removesuffix(".onnx"))
         self._ours = re.compile(stem + r"-[0-9a-f]{8}\.data")
@@ -107,23 +107,38 @@ class Staging:
         return left
 
 
+def real(out: str) -> str:
+    """The file that writing to `out` is to replace: through a link that is its last part, the file behind
+    it. A link stays a link."""
+    path = os.path.abspath(out)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
 def check_target(out: str, read: Iterable[str]) -> None:
     """FileFault unless `out` can be written: its folder exists, it is no folder or device, and it is
-    none of the files in `read` (by device and inode)."""
-    home = os.path.dirname(os.path.abspath(out))
+    none of the files in `read` (by device and inode). Links are followed."""
+    if not out:
+        raise FileFault("The output file has no name: ''.", "Name the model file to write, say merged.onnx.")
+    home = os.path.dirname(real(out))
     if not os.path.isdir(home):
         what = "is not a folder" if os.path.lexists(home) else "does not exist"
         raise FileFault(f"{out} can't be written: {home} {what}.", "Create the folder, or name another one.")
     if os.path.isdir(out) or not os.path.basename(out):
         raise FileFault(f"{out} is a folder.", "Name the model file to write, say merged.onnx in it.")
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise FileFault(f"{home} may not be written to.", "Check its permissions, or name another folder.")
+    if _through_device(out):
+        raise FileFault(f"{out} is a device or stream.", "Name a file to write the model to.")
     try:
         target = os.stat(out)
-    except OSError:
-        return
-    if not stat.S_ISREG(target.st_mode):
+    except FileNotFoundError:
+        target = None
+    except OSError as error:  # a loop of links, a name that is too long
+        raise unwritable(out, error) from error
+    if target and not stat.S_ISREG(target.st_mode):
         raise FileFault(f"{out} is not a regular file.", "Name a file to write the model to.")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise FileFault(f"{home} may not be written to.", "Check its permissions, or name another folder.")
+    if target is None:
+        return
     for path in read:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(path), target):
@@ -132,7 +147,7 @@ def check_target(out: str, read: Iterable[str]) -> None:
 
 def unwritable(out: str, error: OSError) -> FileFault:
     """The FileFault for a failed write."""
-    home = os.path.dirname(os.path.abspath(out))
+    home = os.path.dirname(real(out))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FileFault(f"{out} can't be written: no room left in {home}.", "Free some, or write elsewhere.")
     if error.errno == errno.EFBIG:
@@ -142,7 +157,7 @@ def unwritable(out: str, error: OSError) -> FileFault:
 
 def check_room(out: str, size: int) -> None:
     """FileFault unless `size` bytes fit where `out` goes, beside what is there."""
-    home = os.path.dirname(os.path.abspath(out))
+    home = os.path.dirname(real(out))
     disk = os.statvfs(home)
     free = disk.f_bavail * disk.f_frsize
     if size > free:
@@ -150,6 +165,21 @@ def check_room(out: str, size: int) -> None:
             f"{out} takes {size / 1e6:,.0f} MB, and {home} has room for {free / 1e6:,.0f} MB.",
             "Free some, or write elsewhere.",
         )
+
+
+def _through_device(out: str) -> bool:
+    """Whether `out`, or a link on the way from it, lies where devices and open files have names: what is
+    behind /dev/stdout may be a regular file, but it is the shell's to write. /dev/shm is a folder."""
+    path = os.path.abspath(out)
+    for _ in range(40):  # as many as the system follows
+        home = os.path.realpath(os.path.dirname(path))
+        if home == "/dev" or home.split(os.sep)[1] in ("proc", "sys"):
+            return True
+        path = os.path.join(home, os.path.basename(path))
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(home, os.readlink(path))
+    return False
 
 
 def _locations(path: str) -> frozenset[str] | None:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from sample_models import zoo_vision
+from sample_models import zoo_decoders, zoo_dense, zoo_encoders, zoo_sequences, zoo_tables, zoo_vision
 from sample_models.zoo_build import Architecture
 
-ZOO: dict[str, Architecture] = {
-    item.name: item for part in (zoo_vision,) for item in part.ARCHITECTURES
-}
+PARTS = (zoo_vision, zoo_dense, zoo_encoders, zoo_decoders, zoo_sequences, zoo_tables)
+
+ZOO: dict[str, Architecture] = {item.name: item for part in PARTS for item in part.ARCHITECTURES}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from netfuse_onnx import plan as planning
 from netfuse_onnx.cost import Cost
@@ -121,3 +121,25 @@ def test_replicated_operators_stay_per_model_between_each_other(tmp_path) -> Non
     first, second = planning.plan(corr).lowerings
     assert first.gives == second.takes == (PER_MODEL,)
     assert "test.custom.Mystery" in first.reason
+
+
+def test_an_input_that_blocks_batching_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n, 4] x, bool flag) => (float[n, 4] y) {
+        y = If (flag) <then_branch = t () => (float[n, 4] a) { a = MatMul(x, w) },
+                       else_branch = e () => (float[n, 4] b) { b = Relu(x) }>
+    }"""
+    paths = []
+    for m in range(2):
+        model = parser.parse_model(text)
+        weight = np.full((4, 4), m + 1, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+        paths.append(tmp_path / f"m{m}.onnx")
+        paths[-1].write_bytes(model.SerializeToString())
+    corr = match([load(str(path)) for path in paths], ["a", "b"])
+    apart = planning.plan(corr)
+    assert apart.lowerings[0].became is Became.REPLICATED
+    assert apart.notes == ("--share-input flag would batch 1 of the 1 replicated operators.",)
+    inside = planning.plan(corr, share=frozenset({"flag"}))
+    assert inside.lowerings[0].became is Became.BATCHED
+    assert inside.notes == ()

@@ -192,11 +192,9 @@ def quantize(b: Builder, op: str) -> None:
     x = b.value(np.float32, exact=True) if op == "QuantizeLinear" else b.value(kind, low=-20, high=100)
     axis = b.axis(x.rank) if x.rank and b.maybe(0.5) else None
     shape = () if axis is None else (x.shape[axis],)
-    scale = b.leaf(shape, np.float32, low=0.125, high=1, role=b.rng.choice(("weight", "shared weight", "input")))
-    for k, array in enumerate(scale.arrays):  # powers of two: nothing is rounded
-        scale.arrays[k] = np.exp2(np.round(np.log2(array))).astype(np.float32)
-    if scale.role.startswith("shared"):  # type: ignore[attr-defined]
-        scale.arrays = scale.arrays[:1] * b.world.models
+    role = b.rng.choice(("weight", "shared weight", "input"))
+    powers = [np.exp2(b.world.numpy.integers(-3, 1, shape)).astype(np.float32) for _ in range(b.world.models)]
+    scale = b.hold(role, powers[:1] * b.world.models if role.startswith("shared") else powers)
     zero = b.leaf(shape, kind, low=0, high=9) if op == "QuantizeLinear" or b.maybe(0.7) else None
     attrs = {} if axis is None else {"axis": axis}
     y = b.node(op, [x, scale, zero], keeps="arith", **attrs)

@@ -1,0 +1,349 @@
+"""Speech, audio and time series; recurrent networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sample_models.families import Input
+from sample_models.zoo_build import BOTH, Architecture, Pretrained, config
+
+WAVE = {
+    "vocab_size": 20,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 2, 2),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+HIDDEN = ("last_hidden_state",)
+
+
+def wav2vec2() -> nn.Module:
+    settings = config("Wav2Vec2Config", **WAVE, feat_extract_norm="group")
+    return Pretrained("Wav2Vec2ForCTC", settings, ("input_values",), ("logits",))
+
+
+def hubert() -> nn.Module:
+    settings = config("HubertConfig", **WAVE, feat_extract_norm="layer", do_stable_layer_norm=True)
+    return Pretrained("HubertModel", settings, ("input_values",), HIDDEN)
+
+
+def wavlm() -> nn.Module:
+    return Pretrained("WavLMModel", config("WavLMConfig", **WAVE), ("input_values",), HIDDEN)
+
+
+def whisper() -> nn.Module:
+    settings = config(
+        "WhisperConfig",
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        vocab_size=99,
+        pad_token_id=0,
+        max_source_positions=32,
+        max_target_positions=32,
+    )
+    takes = ("input_features", "decoder_input_ids")
+    return Pretrained("WhisperForConditionalGeneration", settings, takes, ("logits",), use_cache=False)
+
+
+class Residual(nn.Module):
+    """HiFi-GAN's block: dilated convolutions, each beside a shortcut."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv1d(width, width, kernel, dilation=rate, padding=rate * (kernel - 1) // 2)
+            for rate in (1, 3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(nn.functional.leaky_relu(x, 0.1))
+        return x
+
+
+class HiFiGAN(nn.Module):
+    """A vocoder (Kong et al., arXiv:2010.05646): mel frames to samples."""
+
+    def __init__(self, mels: int = 16, width: int = 32) -> None:
+        super().__init__()
+        self.enter = nn.Conv1d(mels, width, 7, padding=3)
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose1d(width >> i, width >> (i + 1), 8, 4, padding=2) for i in range(2)
+        )
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(Residual(width >> (i + 1), kernel) for kernel in (3, 5)) for i in range(2)
+        )
+        self.leave = nn.Conv1d(width >> 2, 1, 7, padding=3)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.enter(mel)
+        for up, blocks in zip(self.ups, self.blocks, strict=True):
+            x = up(nn.functional.leaky_relu(x, 0.1))
+            one, two = blocks
+            x = (one(x) + two(x)) / 2
+        return torch.tanh(self.leave(nn.functional.leaky_relu(x)))
+
+
+class WaveNet(nn.Module):
+    """Gated dilated causal convolutions with skips (van den Oord et al., arXiv:1609.03499)."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        rates = (1, 2, 4, 8)
+        self.enter = nn.Conv1d(1, width, 1)
+        self.gates = nn.ModuleList(nn.Conv1d(width, 2 * width, 2, dilation=rate) for rate in rates)
+        self.skips = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in rates)
+        self.outs = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in rates)
+        self.leave = nn.Sequential(nn.ReLU(), nn.Conv1d(width, width, 1), nn.ReLU(), nn.Conv1d(width, 8, 1))
+        self.rates = rates
+
+    def forward(self, samples: Tensor) -> Tensor:
+        x = self.enter(samples)
+        total = torch.zeros_like(x)
+        for rate, gate, skip, out in zip(self.rates, self.gates, self.skips, self.outs, strict=True):
+            a, b = gate(nn.functional.pad(x, (rate, 0))).chunk(2, 1)
+            y = torch.tanh(a) * torch.sigmoid(b)
+            total = total + skip(y)
+            x = x + out(y)
+        scores: Tensor = self.leave(total)
+        return scores
+
+
+class TCN(nn.Module):
+    """A temporal convolutional network (Bai et al., arXiv:1803.01271)."""
+
+    def __init__(self, features: int = 8, width: int = 24) -> None:
+        super().__init__()
+        self.first = nn.ModuleList()
+        self.second = nn.ModuleList()
+        self.short = nn.Conv1d(features, width, 1)
+        for i in range(3):
+            self.first.append(nn.Conv1d(width if i else features, width, 3, dilation=2**i))
+            self.second.append(nn.Conv1d(width, width, 3, dilation=2**i))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        for i, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
+            y = torch.relu(first(nn.functional.pad(x, (2 ** (i + 1), 0))))
+            y = torch.relu(second(nn.functional.pad(y, (2 ** (i + 1), 0))))
+            x = torch.relu(y + (x if i else self.short(x)))
+        scores: Tensor = self.head(x[:, :, -1])
+        return scores
+
+
+class Conformer(nn.Module):
+    """One convolution-augmented block (Gulati et al., arXiv:2005.08100) on subsampled frames."""
+
+    def __init__(self, mels: int = 16, size: int = 32) -> None:
+        super().__init__()
+        self.sample = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU())
+        self.enter = nn.Linear(8 * (mels // 2), size)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(5))
+        self.feeds = nn.ModuleList(
+            nn.Sequential(nn.Linear(size, 2 * size), nn.SiLU(), nn.Linear(2 * size, size)) for _ in range(2)
+        )
+        self.attention = nn.MultiheadAttention(size, 4, batch_first=True)
+        self.gate = nn.Conv1d(size, 2 * size, 1)
+        self.depth = nn.Conv1d(size, size, 7, padding=3, groups=size)
+        self.batch = nn.BatchNorm1d(size)
+        self.point = nn.Conv1d(size, size, 1)
+        self.head = nn.Linear(size, 20)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.enter(self.sample(mel[:, None]).permute(0, 2, 1, 3).flatten(2))
+        x = x + 0.5 * self.feeds[0](self.norms[0](x))
+        y = self.norms[1](x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        y = nn.functional.glu(self.gate(self.norms[2](x).transpose(1, 2)), 1)
+        x = x + self.point(nn.functional.silu(self.batch(self.depth(y)))).transpose(1, 2)
+        x = x + 0.5 * self.feeds[1](self.norms[3](x))
+        return torch.log_softmax(self.head(self.norms[4](x)), -1)
+
+
+def patchtst() -> nn.Module:
+    settings = config(
+        "PatchTSTConfig",
+        num_input_channels=3,
+        context_length=32,
+        prediction_length=8,
+        patch_length=8,
+        patch_stride=8,
+        d_model=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=64,
+        loss="mse",
+    )
+    return Pretrained("PatchTSTForPrediction", settings, ("past_values",), ("prediction_outputs",))
+
+
+def patchtsmixer() -> nn.Module:
+    settings = config(
+        "PatchTSMixerConfig",
+        context_length=32,
+        prediction_length=8,
+        patch_length=8,
+        patch_stride=8,
+        num_input_channels=3,
+        d_model=16,
+        num_layers=2,
+        loss="mse",
+    )
+    takes, gives = ("past_values",), ("prediction_outputs",)
+    return Pretrained("PatchTSMixerForPrediction", settings, takes, gives)
+
+
+class NBeats(nn.Module):
+    """Stacked blocks that each explain a part and pass on the rest (Oreshkin et al., arXiv:1905.10437)."""
+
+    def __init__(self, past: int = 24, future: int = 6, width: int = 32) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(past, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+            for _ in range(3)
+        )
+        self.back = nn.ModuleList(nn.Linear(width, past) for _ in range(3))
+        self.ahead = nn.ModuleList(nn.Linear(width, future) for _ in range(3))
+
+    def forward(self, past: Tensor) -> Tensor:
+        total = torch.zeros_like(past[:, :6])
+        for block, back, ahead in zip(self.blocks, self.back, self.ahead, strict=True):
+            hidden = block(past)
+            past = past - back(hidden)
+            total = total + ahead(hidden)
+        return total
+
+
+class Autoformer(nn.Module):
+    """Series decomposition (Wu et al., arXiv:2106.13008): a moving average apart from the rest, attention
+    on the rest."""
+
+    def __init__(self, features: int = 4, size: int = 32, past: int = 24, future: int = 8) -> None:
+        super().__init__()
+        self.enter = nn.Conv1d(features, size, 3, padding=1)
+        self.attention = nn.MultiheadAttention(size, 4, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.norm = nn.LayerNorm(size)
+        self.season = nn.Linear(past, future)
+        self.trend = nn.Linear(past, future)
+        self.leave = nn.Linear(size, features)
+
+    @staticmethod
+    def _average(x: Tensor) -> Tensor:
+        """Moving average over time, the ends repeated."""
+        padded = nn.functional.pad(x.transpose(1, 2), (2, 2), mode="replicate")
+        return nn.functional.avg_pool1d(padded, 5, 1).transpose(1, 2)
+
+    def forward(self, past: Tensor) -> Tensor:
+        trend = self._average(past)
+        x = self.enter((past - trend).transpose(1, 2)).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x - self._average(x)
+        x = self.norm(x + self.feed(x))
+        season = self.leave(self.season(x.transpose(1, 2)).transpose(1, 2))
+        return season + self.trend(trend.transpose(1, 2)).transpose(1, 2)
+
+
+def timesfm() -> nn.Module:
+    settings = config(
+        "TimesFmConfig",
+        patch_length=8,
+        context_length=32,
+        horizon_length=8,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        head_dim=8,
+    )
+    takes = ("past_values", "past_values_padding", "freq")
+    return Pretrained("TimesFmModel", settings, takes, HIDDEN)
+
+
+class Tagger(nn.Module):
+    """Embedding, a bidirectional recurrent layer, scores per token."""
+
+    def __init__(self, cell: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 16)
+        self.cell = cell(16, 24, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(48, 9)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.cell(self.embed(input_ids))[0])
+        return scores
+
+
+class CRNN(nn.Module):
+    """Text in images (Shi et al., arXiv:1507.05717): convolutions, then a recurrent layer along the line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1),
+            nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d((4, 2)), nn.Conv2d(32, 32, (2, 3), padding=(0, 1)),
+        )  # fmt: skip
+        self.cell = nn.GRU(32, 24, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(48, 12)
+
+    def forward(self, line: Tensor) -> Tensor:
+        x = self.layers(line).squeeze(2).transpose(1, 2)
+        return torch.log_softmax(self.head(self.cell(x)[0]), -1)
+
+
+class Cells(nn.Module):
+    """An LSTM cell written out, eight steps unrolled: a recurrent network without a recurrent operator."""
+
+    def __init__(self, features: int = 8, hidden: int = 16) -> None:
+        super().__init__()
+        self.gates = nn.Linear(features + hidden, 4 * hidden)
+        self.head = nn.Linear(hidden, 3)
+        self.hidden = hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = memory = torch.zeros_like(x[:, 0, :1]).expand(-1, self.hidden)
+        for step in range(8):
+            into, forget, new, out = self.gates(torch.cat([x[:, step], state], -1)).chunk(4, -1)
+            memory = torch.sigmoid(forget) * memory + torch.sigmoid(into) * torch.tanh(new)
+            state = torch.sigmoid(out) * torch.tanh(memory)
+        scores: Tensor = self.head(state)
+        return scores
+
+
+SPEECH, SERIES, RECURRENT = "speech", "time series", "recurrent"
+SAMPLES = (Input("samples", ("batch", 640)),)
+IDS = (Input("input_ids", ("batch", "sequence"), 50),)
+LISTEN = (Input("input_features", ("batch", 16, 64)), Input("decoder_input_ids", ("batch", 6), 99))
+
+ARCHITECTURES = (
+    Architecture("wav2vec2", SPEECH, wav2vec2, SAMPLES, exporters=BOTH),
+    Architecture("hubert", SPEECH, hubert, SAMPLES),
+    Architecture("wavlm", SPEECH, wavlm, SAMPLES),
+    Architecture("whisper", SPEECH, whisper, LISTEN),
+    Architecture("conformer", SPEECH, Conformer, (Input("mel", ("batch", 24, 16)),)),
+    Architecture("hifigan", "vocoder", HiFiGAN, (Input("mel", ("batch", 16, 12)),), exporters=BOTH),
+    Architecture("wavenet", "vocoder", WaveNet, (Input("samples", ("batch", 1, 64)),), exporters=BOTH),
+    Architecture("tcn", SERIES, TCN, (Input("x", ("batch", 32, 8)),), exporters=BOTH),
+    Architecture("patchtst", SERIES, patchtst, (Input("past", ("batch", 32, 3)),)),
+    Architecture("patchtsmixer", SERIES, patchtsmixer, (Input("past", ("batch", 32, 3)),)),
+    Architecture("nbeats", SERIES, NBeats, (Input("past", ("batch", 24)),)),
+    Architecture("autoformer", SERIES, Autoformer, (Input("past", ("batch", 24, 4)),)),
+    Architecture("lstm_tagger", RECURRENT, lambda: Tagger(nn.LSTM), IDS, exporters=BOTH),
+    Architecture("gru_tagger", RECURRENT, lambda: Tagger(nn.GRU), IDS, exporters=BOTH),
+    Architecture("crnn", RECURRENT, CRNN, (Input("line", ("batch", 1, 16, 48)),)),
+    Architecture("lstm_cells", RECURRENT, Cells, (Input("x", ("batch", 8, 8)),)),
+)
