@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 DEMO ?= magika
 DEMO_DIR := build/demo
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -48,6 +48,9 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+
+docs: $(VENV)/.run ## Write docs/operators.md from the rules
+	$(BIN)/python docs/operators.py
 
 clean: ## Remove what make and the tools made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,8 @@ graph over those of one source; nodes that only join inputs or split outputs are
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import statistics
 import sys
@@ -120,7 +122,8 @@ def exported(item: Architecture, exporter: str, work: Path, models: int, *, fres
     folder = work / exporter
     paths = [folder / f"{item.name}-{m}.onnx" for m in range(models)]
     if fresh or not all(path.exists() for path in paths):
-        paths = list(export_family(item.family, folder, count=models, exporter=exporter))
+        with contextlib.redirect_stdout(io.StringIO()):  # on a failure torch prints the graph
+            paths = list(export_family(item.family, folder, count=models, exporter=exporter))
     return paths
 
 

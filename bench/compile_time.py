@@ -5,7 +5,7 @@
 
 Each FOLDER holds the models of one family; the first 2, 4 and 8 are merged. A round is `cp` of the files
 (with their external data) and `sync` of the copies, and one merge, each a process of its own, in turn first.
-All files are read once before. What was written is removed and flushed between the measured times.
+All files are read before each of the two. What was written is removed and flushed after each.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def main() -> int:
 
 def measure(folder: Path, models: Sequence[Path], work: Path, rounds: int) -> Row:
     files = [file for model in models for file in (model, *sorted(folder.glob(f"{model.name}.data*")))]
-    for file in files:
-        _read(file)
     load = os.getloadavg()[0]
     copies, merges, peak = [], [], 0.0
     for turn in range(rounds):
         for what in ("cp", "merge") if turn % 2 == 0 else ("merge", "cp"):
             with _scratch(work) as out:
+                for file in files:  # every time: some kernels reclaim cached pages within seconds
+                    _read(file)
                 if what == "cp":
                     copies.append(_run(_copy(files, out))[0])
                 else:

@@ -142,7 +142,7 @@ def _lowered(lowered: Lowered, console: Console) -> None:
         counts = (row.total, row.batched, row.grouped, row.shared, row.replicated)
         table.add_row(_text(row.op), *(str(n) if n else "" for n in counts))
     console.print(table)
-    steps = sum(c.nodes for c in lowered.conversions)
+    steps = sum(c.nodes for c in lowered.conversions if not c.boundary)
     ratio = f" ({lowered.merged_nodes / lowered.source_nodes:.2f} x)" if lowered.source_nodes else ""
     _line(
         console,

@@ -101,7 +101,7 @@ def merge(
     mode = cast(write.Mode, data)
     with write.stage(merged, out, family.sources, mode=mode, metadata=described, progress=progress) as staged:
         if options:
-            proved = prove(staged.model_path, merged.recipes, family, options, progress)
+            proved = prove(staged.model_path, merged.every_recipe, family, options, progress)
             answer = answer.proved(proved)
             _refuse_unproved(answer, proved)
         staged.commit()

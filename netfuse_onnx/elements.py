@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from netfuse_onnx import external
 from netfuse_onnx.errors import FileFault, InternalError
@@ -172,11 +173,14 @@ def transformed(weight: Weight, transform: str, files: Files, band: int = BAND) 
 
 def check(recipe: Recipe) -> None:
     """InternalError when the parts of a recipe can't fill its shape exactly."""
-    times = int(recipe.transform[1:]) if recipe.transform.startswith("x") else 1
+    transform, flat = recipe.transform, any(len(part.shape) < 2 for part in recipe.parts)
+    times = int(transform[1:]) if transform.startswith("x") and transform[1:].isdecimal() else 1
     counts = [math.prod(part.shape) * times for part in recipe.parts]
     whole = recipe.outer > 0 and not any(count % recipe.outer for count in counts)
-    typed = recipe.dtype in BITS and all(part.dtype == recipe.dtype for part in recipe.parts)
-    if not whole or not typed or sum(counts) != math.prod(recipe.shape):
+    known = recipe.dtype in BITS or recipe.dtype == TensorProto.STRING
+    typed = known and all(part.dtype == recipe.dtype for part in recipe.parts)
+    possible = transform in ("", f"x{times}") or (transform == "T" and not flat)
+    if not whole or not typed or not possible or sum(counts) != math.prod(recipe.shape):
         raise InternalError(
             f"The parts of merged weight {recipe.value!r} don't fill its shape {list(recipe.shape)}.",
             "Please report this.",

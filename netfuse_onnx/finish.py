@@ -47,11 +47,13 @@ def export(
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
-    recipes = _place_weights(model.graph, emit.recipes)
+    large, small = _place_weights(model.graph, emit.recipes)
     joins = sum(c["nodes"] for c in conversions if c["boundary"] and c["value"] in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
-    report["weights"] = {name: _recipe_line(recipe) for name, recipe in recipes.items()}
-    return Merged(model, recipes, report)
+    inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
+    merged = Merged(model, large, report, inline)
+    report["weights"] = {name: _recipe_line(recipe) for name, recipe in merged.every_recipe.items()}
+    return merged
 
 
 def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
@@ -73,9 +75,12 @@ def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[s
             _bind_bodies(body, bodies)
 
 
-def _place_weights(graph: onnx.GraphProto, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """Small weights go into the graph; returns the recipes of the others."""
+def _place_weights(
+    graph: onnx.GraphProto, recipes: Mapping[str, Recipe]
+) -> tuple[dict[str, Recipe], dict[str, Recipe]]:
+    """Small weights go into the graph; returns the recipes of the others, and theirs."""
     large: dict[str, Recipe] = {}
+    small: dict[str, Recipe] = {}
     for tensor in graph.initializer:
         recipe = recipes.get(tensor.name)
         if recipe is None:
@@ -83,12 +88,14 @@ def _place_weights(graph: onnx.GraphProto, recipes: Mapping[str, Recipe]) -> dic
         if tensor.data_type == onnx.TensorProto.STRING:
             tensor.ClearField("data_location")
             tensor.string_data.extend(_strings(recipe))
+            small[tensor.name] = recipe
         elif weights.recipe_nbytes(recipe) <= INLINE_LIMIT:
             tensor.ClearField("data_location")
             tensor.raw_data = b"".join(weights.stream(recipe))
+            small[tensor.name] = recipe
         else:
             large[tensor.name] = recipe
-    return large
+    return large, small
 
 
 def _strings(recipe: Recipe) -> list[bytes]:

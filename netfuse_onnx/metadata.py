@@ -7,12 +7,13 @@ when the sources are at hand. It is deterministic: no times, no paths.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netfuse_onnx import __version__, wire
-from netfuse_onnx.errors import FileFault, UsageFault
+from netfuse_onnx import __version__, elements, wire
+from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.report import Lowered
 from netfuse_onnx.types import Correspondence, Merged, Recipe
 
@@ -60,7 +61,7 @@ def build(
         "share": sorted(share),
         "target": target,
         "partial": partial,
-        "weights": {name: _recipe(family, recipe) for name, recipe in merged.recipes.items()},
+        "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
         "nodes": rows,
     }
@@ -106,7 +107,7 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
     known = metadata.sha256
     if tuple(digests) != known and sorted(digests) == sorted(known):
         ordered = [paths[digests.index(want)] for want in known]
-        raise UsageFault("The models are given in another order than merged.", f"Give {' '.join(ordered)}.")
+        raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
     rows = zip(paths, digests, known, metadata.models, strict=True)
     return [
         f"{path} is not the file that was merged as {name}: its SHA-256 differs."
@@ -127,13 +128,14 @@ def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, 
             parts = family.weights[line["value"]]
             chosen = tuple(parts[i] for i in line.get("parts", range(len(parts))))
             outer, transform = int(line.get("outer", 1)), str(line.get("transform", ""))
-            tensor = tensors[name]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            shape = tuple(tensors[name].dims)
+            found[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
+            elements.check(found[name])
+        except (KeyError, IndexError, TypeError, ValueError, InternalError) as error:
             raise FileFault(
                 f"{path} says nothing usable about its weight {name!r} ({error!r}).",
                 "Are these the models that were merged? If so, merge again.",
             ) from error
-        found[name] = Recipe(line["value"], chosen, tensor.data_type, tuple(tensor.dims), outer, transform)
     return found
 
 

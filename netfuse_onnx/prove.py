@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from netfuse_onnx import weights, write
 from netfuse_onnx.errors import ValuesDiffer
 from netfuse_onnx.report import BytesProof, ValuesProof, VerifyReport
+from netfuse_onnx.tensors import BITS
 from netfuse_onnx.trial import Options, Progress
 from netfuse_onnx.types import Correspondence, Recipe
 from netfuse_onnx.values import prove_values, silent
@@ -42,16 +43,19 @@ def prove_bytes(
     path: str, recipes: Mapping[str, Recipe], family: Correspondence, tell: Progress
 ) -> BytesProof:
     """Proof (a)."""
-    extents = write.read_merged_extents(path)
+    held = write.read_merged(path)
     problems, size = [], 0
     for done, (name, recipe) in enumerate(recipes.items()):
         tell("comparing the weights", done, len(recipes))
-        if name not in extents:
+        if name not in held:
             problems.append(f"The merged model has no weight {name!r}.")
             continue
-        size += extents[name].length
+        if (held[name].dtype, held[name].shape) != (recipe.dtype, recipe.shape):
+            problems.append(f"Weight {name!r} of the merged model has another type or shape than its sources.")
+            continue
+        size += weights.nbytes(held[name])
         try:
-            found = weights.first_difference(recipe, extents[name])
+            found = weights.first_difference(recipe, held[name].data)
         except ValuesDiffer as error:
             problems.append(error.message)
             continue
@@ -65,7 +69,8 @@ def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, of
     whole = family.weights.get(recipe.value, ())
     owners = [i for i, weight in enumerate(whole) if weight == recipe.parts[part]]
     model = family.names[owners[0]] if owners and len(whole) == family.models else "all models"
-    return f"Weight {name!r} of the merged model is not {recipe.value!r} of {model}: byte {offset} differs."
+    what = "byte" if recipe.dtype in BITS else "string"
+    return f"Weight {name!r} of the merged model is not {recipe.value!r} of {model}: {what} {offset} differs."
 
 
 def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:

@@ -31,12 +31,14 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A change of layout that was inserted. `nodes` is how many nodes it took; 0 is a renaming."""
+    """A change of layout that was inserted. `nodes` is how many nodes it took; 0 is a renaming.
+    `boundary`: it joins an input or splits an output."""
 
     value: str
     before: str
     after: str
     nodes: int = 0
+    boundary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,7 @@ class Lowered:
         """From the mapping that lower writes. Unknown keys are ignored, so that old files stay readable."""
         return cls(
             nodes=tuple(_node(row) for row in report.get("nodes", ())),
-            conversions=tuple(
-                Conversion(str(c["value"]), str(c["from"]), str(c["to"]), int(c.get("nodes", 0)))
-                for c in report.get("conversions", ())
-            ),
+            conversions=tuple(_conversion(row) for row in report.get("conversions", ())),
             source_nodes=int(report.get("source_nodes", 0)),
             merged_nodes=int(report.get("merged_nodes", 0)),
             boundary_nodes=int(report.get("boundary_nodes", 0)),
@@ -184,7 +183,8 @@ class _Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that JSON lacks become strings."""
-        return {"ok": self.ok, **_plain(self)}
+        plain: dict[str, Any] = _plain(self)
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,10 +324,15 @@ def _node(row: Mapping[str, Any]) -> NodeRow:
     return NodeRow(**{"name": "", "op": "", "became": ""} | known)  # type: ignore[arg-type]
 
 
+def _conversion(row: Mapping[str, Any]) -> Conversion:
+    where, nodes = bool(row.get("boundary", False)), int(row.get("nodes", 0))
+    return Conversion(str(row["value"]), str(row["from"]), str(row["to"]), nodes, where)
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"ok": value.ok, **own} if hasattr(value, "ok") and not isinstance(value, _Report) else own
+        return {"ok": value.ok, **own} if hasattr(value, "ok") else own
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):

@@ -21,16 +21,19 @@ _TILE = 1 << 18  # elements compared at a time: they stay in the processor's cac
 _SHORT = 512  # bytes of a run below which a read per run costs more than reading past the others
 
 
-def first_difference(recipe: Recipe, merged: Extent) -> tuple[int, int] | None:
+def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> tuple[int, int] | None:
     """Where the bytes at `merged` don't hold a source's weight: (model, byte offset in its raw form),
-    or None when all is equal. Of several differences it is the first that the comparison meets.
+    or None when all is equal. Of several differences it is the first that the comparison meets. Strings
+    are compared whole, and their offsets count them.
 
     Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read.
     """
     check(recipe)
-    if merged.length != nbytes(recipe.dtype, recipe.shape):
-        size = nbytes(recipe.dtype, recipe.shape)
-        raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} bytes, {merged.length} are there.")
+    if isinstance(merged, tuple):
+        return _compare_strings(recipe, merged)
+    have, size = len(merged) if isinstance(merged, bytes) else merged.length, nbytes(recipe.dtype, recipe.shape)
+    if have != size:
+        raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} bytes, {have} are there.")
     with Files() as files:
         whole = Plain(Weight(recipe.dtype, recipe.shape, merged), files)
         sources = [Plain(weight, files) for weight in recipe.parts]
@@ -42,6 +45,28 @@ def first_difference(recipe: Recipe, merged: Extent) -> tuple[int, int] | None:
             offset = _compare_transposed(_Part(whole, recipe, model), source, rows, columns)
             if offset is not None:
                 return model, offset
+    return None
+
+
+def _compare_strings(recipe: Recipe, merged: tuple[bytes, ...]) -> tuple[int, int] | None:
+    """String tensors are small and have no raw form: element by element."""
+    if len(merged) != math.prod(recipe.shape):
+        raise ValuesDiffer(
+            f"Merged weight {recipe.value!r} has {math.prod(recipe.shape)} strings, {len(merged)} are there."
+        )
+    times = int(recipe.transform[1:]) if recipe.transform.startswith("x") else 1
+    sizes = [math.prod(part.shape) * times // recipe.outer for part in recipe.parts]
+    for model, part in enumerate(recipe.parts):
+        rows, columns = part.shape[-2:] if recipe.transform == "T" else (1, 1)
+        before = sum(sizes[:model])
+        for at, want in enumerate(part.data if isinstance(part.data, tuple) else ()):
+            matrix, inside = divmod(at, rows * columns)
+            row, column = divmod(inside, columns)
+            turned = matrix * rows * columns + column * rows + row
+            for copy in range(times):
+                run, within = divmod(turned * times + copy, sizes[model])
+                if merged[run * sum(sizes) + before + within] != want:
+                    return model, at
     return None
 
 

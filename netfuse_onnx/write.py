@@ -128,12 +128,17 @@ def check(out: str, sources: Sequence[Source]) -> None:
     staging.check_target(out, (path for source in sources for path in source.files))
 
 
-def read_merged_extents(path: str) -> Mapping[str, Extent]:
-    """Where the bytes of each initializer of a written model lie, small ones too.
-    For the byte proof. FileFault as wire.scan."""
+def read_merged(path: str) -> Mapping[str, Weight]:
+    """Each initializer of a written model, small ones too, by reference to its bytes; strings and what is
+    empty as it is. For the byte proof. FileFault as wire.scan."""
     scanned = wire.scan(path, threshold=0)
-    empty = {t.name: Extent(path, 0, 0) for t in scanned.model.graph.initializer if 0 in t.dims}
-    return {**scanned.extents, **empty}
+    found = {}
+    for tensor in scanned.model.graph.initializer:
+        data: Extent | bytes | tuple[bytes, ...] = scanned.extents.get(tensor.name, b"")
+        if tensor.data_type == TensorProto.STRING:
+            data = tuple(tensor.string_data)
+        found[tensor.name] = Weight(tensor.data_type, tuple(tensor.dims), data)
+    return found
 
 
 def _check_single(out: str, size: int) -> None:

@@ -14,6 +14,9 @@ from sample_models.families import Family, Input
 
 BOTH = ("dynamo", "torchscript")
 
+EAGER: dict[str, Any] = {"attn_implementation": "eager"}
+"""For the networks whose fused attention, with a bias, torch's exporters do not take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sample_models.zoo_build import BOTH, Architecture, config, image, vision
+from sample_models.zoo_build import BOTH, EAGER, Architecture, config, image, vision
 
 
 def conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -96,7 +96,8 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kept, other = x.chunk(2, 1)
-        return nn.functional.channel_shuffle(torch.cat([kept, self.branch(other)], 1), 2)
+        mixed = torch.cat([kept, self.branch(other)], 1).unflatten(1, (2, -1))
+        return mixed.transpose(1, 2).flatten(1, 2)
 
 
 def shufflenet() -> nn.Module:
@@ -163,14 +164,14 @@ def efficientnet() -> nn.Module:
     sizes = {
         "width_coefficient": 0.25,
         "image_size": 32,
-        "hidden_dim": 64,
-        "kernel_sizes": [3, 5],
-        "in_channels": [32, 16],
-        "out_channels": [16, 24],
+        "hidden_dim": 320,  # a quarter of 1280, as wide as the last layer is
+        "kernel_sizes": [3, 5, 3],
+        "in_channels": [32, 16, 24],
+        "out_channels": [16, 24, 320],
         "depthwise_padding": [],
-        "strides": [1, 2],
-        "num_block_repeats": [1, 2],
-        "expand_ratios": [1, 6],
+        "strides": [1, 2, 1],
+        "num_block_repeats": [1, 2, 1],
+        "expand_ratios": [1, 6, 6],
         "num_labels": 10,
     }
     settings = config("EfficientNetConfig", **sizes)
@@ -203,7 +204,7 @@ def deit() -> nn.Module:
 
 
 def beit() -> nn.Module:
-    settings = config("BeitConfig", **TRANSFORMER, use_relative_position_bias=True)
+    settings = config("BeitConfig", **TRANSFORMER, **EAGER, use_relative_position_bias=True)
     return vision("BeitForImageClassification", settings, "logits")
 
 
@@ -214,7 +215,7 @@ def dinov2() -> nn.Module:
 
 def swin() -> nn.Module:
     sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
-    settings = config("SwinConfig", **sizes, window_size=4, num_labels=10)
+    settings = config("SwinConfig", **sizes, **EAGER, window_size=4, num_labels=10)
     return vision("SwinForImageClassification", settings, "logits")
 
 

@@ -31,12 +31,23 @@ def test_merge_says_what_it_did_on_stderr(tmp_path: Path, run: Run) -> None:
         assert words in err
 
 
+def test_nodes_at_the_edge_are_counted_once(tmp_path: Path, run: Run) -> None:
+    """What joins inputs and splits outputs is no change of layout among the merged nodes."""
+    _, _, err = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx")
+    assert "4 in each source, 4 merged (1.00 x), 0 of these change layouts; " in err
+    text = "g (float[n, 4] x) => (float[n, 4] y) { a = Mul(x, w)  b = Bernoulli(a)  y = Mul(b, w) }"
+    run("merge", *family(tmp_path, text, {"w": (4,)}), "-o", tmp_path / "m.onnx")
+    rows = json.loads(run("inspect", tmp_path / "m.onnx", "--json")[1])["lowered"]["conversions"]
+    assert {row["value"] for row in rows if not row["boundary"]} == {"a", "b"}
+
+
 def test_merge_as_json(tmp_path: Path, run: Run) -> None:
     code, out, err = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", "--json")
     report = json.loads(out)
     assert (code, err) == (0, "")
     assert report["ok"]
     assert report["models"] == ["a", "b"]
+    assert report["proof"]["ok"]
     assert report["proof"]["values"]["cases"] == ["n=1", "n=2"]
     assert {node["op"] for node in report["lowered"]["nodes"]} == {"MatMul", "Add", "Relu"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +73,75 @@ def test_a_changed_weight_is_seen_by_both_proofs(tmp_path: Path) -> None:
     assert [row.model for row in report.values.outputs if not row.ok] == ["b"]
 
 
+def test_every_weight_takes_part_in_the_proof_of_the_bytes(tmp_path: Path) -> None:
+    """Those that stand inside of the graph too: small ones, scalars, empty ones, strings."""
+    text = """g (float[n, 8] x, int64[n] k) => (float[n, 4] y, string[n] z) {
+        h = MatMul(x, w1)  i = Add(h, b1)  j = Mul(i, s)  c = Concat <axis = 1> (j, e)
+        y = MatMul(c, w2)  z = Gather(t, k)
+    }"""
+    paths = family(tmp_path, text, {"w1": (8, 16), "b1": (16,), "s": (), "e": (1, 0), "w2": (16, 4)})
+    paths = [path for path in paths if _with_words(path, [f"{path[-6]}{i}" for i in range(5)])]
+    out = merged(tmp_path, paths)
+    assert netfuse_onnx.inspect(out).weights == 6
+    whole = netfuse_onnx.verify(out, paths)
+    assert whole.ok
+    assert (whole.bytes.weights, whole.bytes.bytes) == (6, 4 * 2 * (128 + 16 + 1 + 64) + 4 * 5)
+    for tensor in onnx.load(out).graph.initializer:
+        if 0 in tensor.dims or tensor.name not in _recipes(out):
+            continue
+
+        def change(proto: onnx.ModelProto, name: str = tensor.name) -> None:
+            (found,) = (t for t in proto.graph.initializer if t.name == name)
+            if found.string_data:
+                found.string_data[7] = b"other"
+            else:
+                found.raw_data = found.raw_data[:-1] + bytes([found.raw_data[-1] ^ 1])
+
+        before = Path(out).read_bytes()
+        report = netfuse_onnx.verify(tampered(out, change), paths)
+        assert [f"of b: {'string 2' if tensor.string_data else 'byte'}" in p for p in report.bytes.problems] == [True]
+        Path(out).write_bytes(before)
+
+
+def _with_words(path: str, words: list[str]) -> str:
+    proto = onnx.load(path)
+    proto.graph.initializer.append(onnx.helper.make_tensor("t", TensorProto.STRING, [5], words))
+    return save(Path(path), proto)
+
+
+def _recipes(path: str) -> dict[str, dict[str, object]]:
+    (entry,) = (p for p in onnx.load(path).metadata_props if p.key == "netfuse_onnx")
+    found: dict[str, dict[str, object]] = json.loads(entry.value)["weights"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "line", [{"value": "w1", "outer": 0}, {"value": "b1"}, {"value": "w1", "transform": "xy"}, {"parts": 3}, {"value": "b1", "transform": "T"}]
+)
+def test_metadata_that_do_not_fit_are_a_damaged_file(tmp_path: Path, line: dict[str, object]) -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        (entry,) = (p for p in proto.metadata_props if p.key == "netfuse_onnx")
+        value = json.loads(entry.value)
+        (name,) = (n for n, known in value["weights"].items() if known["value"] == "w1")
+        value["weights"][name] = line
+        entry.value = json.dumps(value)
+
+    paths = family(tmp_path)
+    with pytest.raises(FileFault, match="nothing usable"):
+        netfuse_onnx.verify(tampered(merged(tmp_path, paths), change), paths)
+
+
+def test_a_weight_of_another_type_or_gone_is_a_failed_proof(tmp_path: Path) -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        for tensor in proto.graph.initializer:
+            if len(tensor.raw_data) == 2 * 16 * 4:
+                tensor.data_type = TensorProto.INT32
+
+    paths = family(tmp_path)
+    report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), change), paths)
+    assert "another type or shape" in report.bytes.problems[0]
+
+
 def test_a_changed_operator_is_seen_by_the_values(tmp_path: Path) -> None:
     def change(proto: onnx.ModelProto) -> None:
         (node,) = (n for n in proto.graph.node if n.op_type == "Relu")
@@ -126,6 +197,14 @@ def test_another_order_is_refused(tmp_path: Path) -> None:
     paths = family(tmp_path)
     with pytest.raises(UsageFault, match="another order"):
         netfuse_onnx.verify(merged(tmp_path, paths), paths[::-1])
+
+
+def test_the_right_order_is_given_for_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "it's here").mkdir()
+    paths = family(tmp_path / "it's here")
+    with pytest.raises(UsageFault) as caught:
+        netfuse_onnx.verify(merged(tmp_path, paths), paths[::-1])
+    assert caught.value.hint == f"Give {shlex.join(paths)}"
 
 
 def test_another_number_is_refused(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def check_holds(out: Path, paths: Sequence[str]) -> None:
     for one, path, result in zip(x, paths, got, strict=True):
         w, b = (numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer)
         np.testing.assert_allclose(result, one @ w + 1 + b, rtol=1e-4, atol=1e-4)
-    extents = write.read_merged_extents(str(out))
+    held = write.read_merged(str(out))
     for name, recipe in merged(paths).recipes.items():
-        assert weights.first_difference(recipe, extents[name]) is None
+        assert weights.first_difference(recipe, held[name].data) is None
 
 
 def listing(folder: Path) -> list[str]:
@@ -263,13 +263,44 @@ def test_targets_that_are_refused_before_any_work(tmp_path: Path) -> None:
         "s0.onnx/m.onnx": "not a folder",
         "": "is a folder",
         "pipe": "not a regular file",
+        "loop": "levels of symbolic links",
+        "to a stream": "device or stream",
+        "nowhere": "does not exist",
     }
+    os.symlink("loop", tmp_path / "loop")
+    os.symlink("/dev/stdout", tmp_path / "to a stream")
+    os.symlink("no/m.onnx", tmp_path / "nowhere")
     before = listing(tmp_path)
     for name, says in cases.items():
         with pytest.raises(FileFault, match=says) as caught:
             put(paths, Path(f"{tmp_path}/{name}"))
         assert caught.value.hint
         assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("out", ["/dev/stdout", "/dev/null", "/dev/m.onnx", "/proc/self/fd/1", "/dev/fd/1"])
+def test_devices_and_streams_are_no_targets(out: str) -> None:
+    """Even where they lead to a regular file, as stdout does in a redirected run."""
+    with pytest.raises(FileFault, match="device or stream"):
+        write.check(out, [])
+
+
+@pytest.mark.parametrize("mode", ["single", "external"])
+@pytest.mark.parametrize("old", [True, False], ids=["over an old model", "to a new one"])
+def test_a_link_stays_a_link_and_its_file_is_written(tmp_path: Path, mode: write.Mode, old: bool) -> None:
+    paths, home = family(tmp_path), tmp_path / "models"
+    home.mkdir()
+    link = tmp_path / "current.onnx"
+    link.symlink_to("models/hop.onnx")
+    (home / "hop.onnx").symlink_to("v1.onnx")
+    if old:
+        put(paths, home / "v1.onnx", "external")
+    put(family(tmp_path), link, mode)
+    assert link.is_symlink() and (home / "hop.onnx").is_symlink()
+    assert not (home / "v1.onnx").is_symlink()
+    check_holds(home / "v1.onnx", paths)
+    assert listing(tmp_path) == ["current.onnx", "models", *(os.path.basename(p) for p in paths)]
+    assert len(listing(home)) == (3 if mode == "external" else 2)
 
 
 def test_external_data_of_a_source_is_no_target_either(tmp_path: Path) -> None:

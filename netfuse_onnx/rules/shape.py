@@ -207,9 +207,13 @@ def tile(site: Site) -> Iterator[Option]:
 
 def _pad_inner(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
     """Widths that are computed at run time, for all axes but the model axis."""
-    inner = emit.const(list(range(1, site.rank(0) + 1)))
+    rank = site.rank(0)
     value = ins[2] if len(ins) > 2 else None
-    return again(site, [*ins[:2], value, inner], emit)
+    if site.opset >= 18:
+        return again(site, [*ins[:2], value, emit.const(list(range(1, rank + 1)))], emit)
+    both = emit("Reshape", ins[1], emit.const([2, rank]))
+    both = emit("Concat", emit.const([[0], [0]]), both, axis=1)
+    return again(site, [ins[0], emit("Reshape", both, emit.const([-1])), value], emit)
 
 
 def _pad_per_model(site: Site) -> Iterator[Option]:
@@ -241,8 +245,8 @@ def pad(site: Site) -> Iterator[Option]:
         return
     site.only_mapped(0)
     rank = site.rank(0)
-    if site.has(1) and site.values[1] is None and not site.has(3) and site.opset >= 18:
-        yield Option("pad", first_takes(site, STACKED(0)), (STACKED(0),), _pad_inner)
+    if site.has(1) and site.values[1] is None and not site.has(3):
+        yield Option("pad", first_takes(site, STACKED(0)), (STACKED(0),), _pad_inner, 1.0 + (site.opset < 18))
         return
     pads = site.ints(1, "pads") or []
     named = site.ints(3)

@@ -349,7 +349,7 @@ class Builder:
         names = [self.world.name() if there else "" for there in present]
         while ins and ins[-1] is None:
             ins = ins[:-1]
-        given = {k: v for k, v in attrs.items() if v is not None}
+        given = {k: v for k, v in attrs.items() if v is not None and v != []}
         node = helper.make_node(op, [v.name if v else "" for v in ins], names, domain=domain, **given)
         if self.maybe(0.7):
             node.name = f"n{self.world.count}"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle import check, draw, graph, sweep
+from oracle import check, draw, few_roles, graph, some_roles, sweep
 
 OPS = ("Einsum", "Gemm", "MatMul")
 
@@ -21,7 +21,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("x", "w"), PAIRS)
 def test_matmul_of_any_two_ranks(x, w, tmp_path):
-    sweep(graph(f"float[{x}] x, float[{w}] w", "y = MatMul(x, w)"), tmp_path, sizes=SIZES)
+    sweep(graph(f"float[{x}] x, float[{w}] w", "y = MatMul(x, w)"), tmp_path, sizes=SIZES, roles=few_roles)
 
 
 def test_matmul_with_every_role_and_number(tmp_path):
@@ -43,7 +43,7 @@ def test_matmul_with_itself(tmp_path):
 def test_matmul_opsets(opset, tmp_path):
     """Vectors too: their axes come and go by Unsqueeze and Squeeze, whose form depends on the opset."""
     for x in ("4", "2,3,4"):
-        sweep(graph(f"float[{x}] x, float[4] w", "y = MatMul(x, w)", opset), tmp_path, keep_opset=True)
+        sweep(graph(f"float[{x}] x, float[4] w", "y = MatMul(x, w)", opset), tmp_path, keep_opset=True, roles=few_roles)
 
 
 # ------------------------------------------------------------------------ Gemm
@@ -56,7 +56,7 @@ def test_gemm(trans, bias, tmp_path):
     b = "4,2" if "transB" in trans else "2,4"
     c = "" if bias is None else f", float[{bias}] c" if bias else ", float c"
     model = graph(f"float[{a}] a, float[{b}] b{c}", f"y = Gemm{trans}(a, b{', c' if c else ''})")
-    sweep(model, tmp_path)
+    sweep(model, tmp_path, roles=few_roles if bias in ("", "1", "1,4") else some_roles)
 
 
 @pytest.mark.parametrize("scale", ["alpha = 0.5", "beta = 0.25", "alpha = 2.0, beta = -1.5", "beta = 0.0"])
@@ -71,12 +71,12 @@ def test_gemm_scaled(scale, dtype, tmp_path):
 @pytest.mark.parametrize("opset", [9, 11, 13])
 def test_gemm_opsets(opset, tmp_path):
     model = graph("float[B,2] a, float[4,2] b, float[4] c", "y = Gemm<transB = 1>(a, b, c)", opset)
-    sweep(model, tmp_path, sizes=SIZES, keep_opset=True)
+    sweep(model, tmp_path, sizes=SIZES, keep_opset=True, roles=few_roles)
 
 
 def test_gemm_of_an_empty_batch(tmp_path):
     model = graph("float[B,2] a, float[2,4] b, float[4] c", "y = Gemm(a, b, c)")
-    sweep(model, tmp_path, sizes={"B": 0})
+    sweep(model, tmp_path, sizes={"B": 0}, roles=few_roles)
 
 
 # ------------------------------------------------------------------------ Einsum
@@ -93,7 +93,7 @@ def test_gemm_of_an_empty_batch(tmp_path):
 )  # fmt: skip
 def test_einsum_of_two(equation, x, y, tmp_path):
     model = graph(f"float[{x}] x, float[{y}] y", f'z = Einsum<equation = "{equation}">(x, y)')
-    sweep(model, tmp_path, sizes=SIZES)
+    sweep(model, tmp_path, sizes=SIZES, roles=few_roles)
 
 
 @pytest.mark.parametrize("equation", ["ij->ji", "ij->", "ij->i", "ii->i", "ij", "ji", "...j->j..."])
