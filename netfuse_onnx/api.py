@@ -91,6 +91,7 @@ def merge(
         target=target,
         lowered=Lowered.read(merged.report),
         symbols=symbols.free(family.graph.types[name].dims for name in family.graph.inputs),
+        warnings=family.warnings,
     )
     if strict:
         _refuse_replicated(answer)
@@ -130,6 +131,8 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
         inputs=family.graph.inputs,
         outputs=family.graph.outputs,
         opsets=family.opsets,
+        differences=family.differences,
+        warnings=family.warnings,
     )
 
 

@@ -182,8 +182,6 @@ def _loop(inside: _Inside) -> Lowering:
 
 def _scan(inside: _Inside) -> Lowering:
     node = inside.node
-    if inside.corr.opsets.get("", 1) < 9:
-        raise Apart("before opset 9 Scan has a batch axis of its own")
     count = int(node.attrs["num_scan_inputs"])
     states_in, scanned = node.inputs[: len(node.inputs) - count], node.inputs[len(node.inputs) - count :]
     kinds = [kind(inside.corr, name) for name in node.inputs]

@@ -16,8 +16,8 @@ from netfuse_onnx.types import Source
 def load(path: str, *, opset: int | None = None) -> Source:
     """One source in normal form; with `opset`, converted to that version of the default domain.
 
-    Raises FileFault for a file that can't be read or is no valid model, NotEquivalent where the conversion
-    is not possible.
+    Raises FileFault for a file that can't be read, is no valid model or is older than opset 9, NotEquivalent
+    where the conversion is not possible.
     """
     scanned = wire.scan(path)
     model = _inlined(scanned.model, path)
@@ -33,6 +33,7 @@ def load(path: str, *, opset: int | None = None) -> Source:
         files=tuple(scanned.files),
         node_count=_count(model.graph),
     )
+    source = opsets_.read(source)
     return source if opset is None else opsets_.convert(source, opset)
 
 

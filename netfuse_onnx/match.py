@@ -53,6 +53,7 @@ def match(
         weights=weights,
         opsets=first.opsets,
         ir_version=max(source.ir_version for source in sources),
+        warnings=signature.narrowings(sources, names),
     )
     others = list(zip(sources[1:], flats, pairings, strict=True))
     if partial:

@@ -19,6 +19,7 @@ from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.types import Source
 
 TARGET = 17
+OLDEST = 9
 _WRONG = {"Resize": 11, "Upsample": 11, "GroupNormalization": 21}
 _COMPLEX = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence")
 HINT = "Export all models with one opset, or convert them with onnx.version_converter first."
@@ -26,6 +27,22 @@ HINT = "Export all models with one opset, or convert them with onnx.version_conv
 
 class Unconvertible(Exception):
     """Why a source stays at its opset; the message completes 'because'."""
+
+
+def read(source: Source) -> Source:
+    """A source as load gives it: of opset 9 or newer. An older one counts as 9 where none of its operators
+    has changed. Raises FileFault for others: the converter is wrong there too (Scan)."""
+    now = source.opsets.get("", OLDEST)
+    if now >= OLDEST:
+        return source
+    for domain, op in sorted(set(_operators(source))):
+        if not domain and not _unchanged(op, now, OLDEST):
+            raise FileFault(
+                f"{source.path} has opset {now}, whose {op} is another than that of opset {OLDEST}, the oldest "
+                "that can be merged.",
+                "Export the model again with a newer opset: 17 or later is best.",
+            )
+    return replace(source, opsets={**source.opsets, "": OLDEST})
 
 
 def align(sources: Sequence[Source]) -> tuple[Source, ...]:

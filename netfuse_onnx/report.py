@@ -266,6 +266,8 @@ class CheckReport(_Report):
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     opsets: Mapping[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

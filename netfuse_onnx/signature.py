@@ -35,6 +35,24 @@ def common(sources: Sequence[Source]) -> Source:
     return replace(first, graph=replace(first.graph, types=types))
 
 
+def narrowings(sources: Sequence[Source], names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for every dim of an input that is static in some sources only: it is in the merged model."""
+    first = sources[0].graph.inputs
+    twins = [pair(first, source.graph.inputs) for source in sources]
+    found = []
+    for name in first:
+        kinds = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
+        known = [(kind.dims, model) for kind, model in zip(kinds, names, strict=True) if kind.dims]
+        for axis in range(min((len(dims) for dims, _ in known), default=0)):
+            fixed = [(dims[axis], model) for dims, model in known if isinstance(dims[axis], int)]
+            if fixed and len(fixed) < len(known):
+                open_ = next(dims[axis] for dims, _ in known if not isinstance(dims[axis], int))
+                said = f"dimension {open_!r}" if open_ else f"dimension {axis}"
+                size, model = fixed[0]
+                found.append(f"Input {name}: {said} is {size} in {model}, so it is {size} in the merged model.")
+    return tuple(found)
+
+
 def _counts(
     first: Source, other: Source, what: str, ours: Sequence[str], theirs: Sequence[str]
 ) -> NotEquivalent:

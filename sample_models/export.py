@@ -19,7 +19,7 @@ from sample_models.families import Family, Input
 from sample_models.weights import randomise
 
 OPSETS = {"dynamo": 18, "torchscript": 17}
-EXAMPLE = {"batch": 2, "sequence": 9, "past": 5, "nodes": 7, "edges": 11}
+EXAMPLE = {"batch": 2, "sequence": 9, "past": 5, "past + 1": 6, "nodes": 7, "edges": 11}
 """Sizes of the dynamic dims: neither 0, 1 nor a size that the networks themselves contain."""
 
 
@@ -72,7 +72,8 @@ def example(inputs: tuple[Input, ...], sizes: dict[str, int], seed: int = 0) -> 
 def _dynamo(
     network: nn.Module, family: Family, inputs: tuple[Input, ...], path: Path, external_data: bool
 ) -> None:
-    dims = {name: torch.export.Dim(name) for name in EXAMPLE}
+    dims = {name: torch.export.Dim(name) for name in EXAMPLE if "+" not in name}
+    dims["past + 1"] = dims["past"] + 1
     shapes: tuple[Any, ...] = tuple(
         {axis: dims[dim] for axis, dim in enumerate(item.dims) if isinstance(dim, str)} for item in inputs
     )

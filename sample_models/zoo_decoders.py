@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sample_models.families import Input
-from sample_models.zoo_build import BOTH, Architecture, config, text, tokens
+from sample_models.zoo_build import BOTH, EAGER, Architecture, config, text, tokens
 
 SIZES: dict[str, Any] = {
     "vocab_size": 99,
@@ -38,9 +38,10 @@ class Step(nn.Module):
         torch.manual_seed(0)
         self.model = getattr(transformers, model)(settings)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         from transformers import DynamicCache
 
+        input_ids, attention_mask, *past = tensors
         cache = DynamicCache()
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
@@ -50,14 +51,17 @@ class Step(nn.Module):
 
 
 def step_inputs(heads: int, size: int, layers: int = 2) -> tuple[Input, ...]:
-    """A mask over past and new tokens has a length of its own, so one new token at a time is exported."""
+    """One new token for each sequence, and a cache of any length."""
     past = tuple(
-        Input(f"past.{layer}.{kind}", ("batch", heads, 16, size)) for layer in range(layers) for kind in "kv"
+        Input(f"past.{layer}.{kind}", ("batch", heads, "past", size))
+        for layer in range(layers)
+        for kind in ("key", "value")
     )
-    return (Input("input_ids", ("batch", 1), 99), Input("attention_mask", ("batch", 17), 2), *past)
+    mask = Input("attention_mask", ("batch", "past + 1"), 2)
+    return (Input("input_ids", ("batch", 1), 99), mask, *past)
 
 
-STEP_OUTPUTS = ("logits", *(f"present.{layer}.{kind}" for layer in range(2) for kind in "kv"))
+STEP_OUTPUTS = ("logits", *(f"present.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")))
 
 
 def gpt2() -> nn.Module:
@@ -122,7 +126,7 @@ def t5() -> nn.Module:
 
     sizes = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     takes = ("input_ids", "attention_mask", "decoder_input_ids")
-    settings = config("T5Config", **sizes)
+    settings = config("T5Config", **sizes, **EAGER)
     return Pretrained("T5ForConditionalGeneration", settings, takes, ("logits",), use_cache=False)
 
 

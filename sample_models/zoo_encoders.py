@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from sample_models.families import Input
-from sample_models.zoo_build import BOTH, Architecture, config, text, tokens
+from sample_models.zoo_build import BOTH, EAGER, Architecture, config, text, tokens
 
 SIZES: dict[str, Any] = {
     "vocab_size": 99,
@@ -84,7 +84,7 @@ def fnet() -> nn.Module:
 
 def t5_encoder() -> nn.Module:
     sizes = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    return text("T5EncoderModel", config("T5Config", **sizes), HIDDEN)
+    return text("T5EncoderModel", config("T5Config", **sizes, **EAGER), HIDDEN)
 
 
 DOMAIN = "text encoder"

@@ -121,7 +121,7 @@ class GAT(nn.Module):
         for enter, sends, takes in zip(self.enter, self.sends, self.takes, strict=True):
             x = enter(nodes)
             score = nn.functional.leaky_relu(sends(x)[start] + takes(x)[end], 0.2)
-            weight = torch.exp(score - score.amax())
+            weight = torch.exp(score - score.max())
             total = torch.zeros_like(x[:, :1]).index_add(0, end, weight)
             summed = torch.zeros_like(x).index_add(0, end, weight * x[start])
             nodes = nn.functional.elu(summed / (total + 1e-6))

@@ -320,6 +320,20 @@ def test_the_file_s_own_types_and_a_run_fill_gaps(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------- opsets
 
+
+def test_sources_from_before_opset_9(tmp_path: Path) -> None:
+    """Refused where an operator has changed since, in a body too; else they count as 9."""
+    plain = loaded(tmp_path, "g (bool[2] x, bool[2] y) => (bool[2] z) { z = And(x, y) }", 7)
+    assert plain.opsets[""] == 9
+    old = "y = BatchNormalization(x, s, s, s, s)"
+    inside = f"y = If(p) <then_branch = t () => (float[2,3,4] y) {{ {old} }}, else_branch = e () => "
+    inside += "(float[2,3,4] y) { y = Neg(x) }>"
+    for body in (old, inside):
+        text = f"g (float[2,3,4] x, bool p) => (float[2,3,4] y) <float[3] s = {{1,2,3}}> {{ {body} }}"
+        with pytest.raises(FileFault, match="has opset 8, whose BatchNormalization"):
+            loaded(tmp_path, text, 8)
+
+
 CONVERTED = [
     (11, "g (float[2,3,4] x) => (float[2,3,4] y) { y = Softmax<axis=1>(x) }"),
     (11, "g (float[2,3,N] x) => (float[2,3,N] y) { y = LogSoftmax<axis=-1>(x) }"),
