@@ -105,8 +105,8 @@ _partial = click.option("--partial", is_flag=True, help="Accept local difference
 @_partial
 @click.option("--strict", is_flag=True, help="Fail where a node would be replicated.")
 @click.option("--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime.")
-@click.option("--external-data", "data", flag_value="external", help="Always write weights to a second file.")
-@click.option("--single-file", "data", flag_value="single", help="Always write one file (up to 2 GiB).")
+@click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
+@click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
 @_proof
 @_common
 def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: bool, **given: Any) -> int:
@@ -126,8 +126,8 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
     from .progress import progress
 
     proof = _proof_arguments(given)
+    given["data"] = _data(given["external"], given["single"])
     given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data")}
-    given["data"] = given["data"] or "auto"
     with progress() as tell:
         report = api.merge(models, names=_split(names), verify=not no_verify, progress=tell, **given, **proof)
     return render.answer(report, render.merge, as_json, data=False)
@@ -214,6 +214,12 @@ def rules(as_json: bool) -> int:
 def _at_least_two(models: Sequence[str]) -> None:
     if len(models) < 2:
         raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
+
+
+def _data(external: bool, single: bool) -> str:
+    if external and single:
+        raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
+    return "external" if external else "single" if single else "auto"
 
 
 def _split(names: str | None) -> list[str] | None:

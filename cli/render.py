@@ -87,13 +87,23 @@ def check(report: CheckReport, console: Console) -> None:
         if report.hint:
             _line(console, f"  {report.hint}")
         return
-    _line(console, f"Equivalent: {_some(report.models)} are one architecture of {report.nodes} nodes.")
+    alike = f"{_some(report.models)} are one architecture of {report.nodes} nodes"
+    if report.differences:
+        count = len(report.differences)
+        _line(console, f"Alike: {alike} but for {count} operator{'s' if count > 1 else ''} (--partial):")
+        for line in report.differences[:REASONS]:
+            _line(console, f"  {line}")
+        if count > REASONS:
+            _line(console, f"  and {count - REASONS} more, see --json.")
+    else:
+        _line(console, f"Equivalent: {alike}.")
     _line(
         console,
         f"Weights: {report.weights}, of which {report.shared_weights} are the same in all models; "
         f"{_bytes(report.distinct_bytes)} merged, {_bytes(report.bytes)} apart.",
     )
     _line(console, f"Inputs: {_some(report.inputs)}. Outputs: {_some(report.outputs)}.")
+    _warnings(report.warnings, console)
 
 
 def verify(report: VerifyReport, console: Console) -> None:

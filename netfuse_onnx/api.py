@@ -7,7 +7,6 @@ arguments that make no sense; what else they raise is said with each.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
@@ -31,7 +30,7 @@ from netfuse_onnx.report import (
     VerifyReport,
 )
 from netfuse_onnx.trial import Options, Progress
-from netfuse_onnx.types import Correspondence
+from netfuse_onnx.types import Correspondence, Merged, Source
 
 
 class Proof(TypedDict, total=False):
@@ -77,35 +76,34 @@ def merge(
     arguments.choice("io", io)
     arguments.choice("target", target)
     arguments.choice("data", data)
-    options = _options(io, share, proof) if verify else None
+    libraries = runtime.libraries(proof.get("libraries", ()))
+    options = _options(io, share, proof, libraries) if verify else None
     staging.check_target(out, paths)
-    family = _family(paths, labels, partial, proof.get("libraries", ()))
-    once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
-    merged = lower(family, planning.plan(family, io=io, share=once, target=target), io=io, share=once)
-    answer = MergeReport(
-        out=out,
-        sources=tuple(paths),
-        models=labels,
-        io=io,
-        share=tuple(sorted(once)),
-        target=target,
-        lowered=Lowered.read(merged.report),
-        symbols=symbols.free(family.graph.types[name].dims for name in family.graph.inputs),
-        warnings=family.warnings,
-    )
-    if strict:
-        _refuse_replicated(answer)
-
-    def described(digests: Sequence[str]) -> dict[str, str]:
-        return metadata.build(family, merged, digests, io=io, share=share, target=target, partial=partial)
-
-    mode = cast(write.Mode, data)
-    with write.stage(merged, out, family.sources, mode=mode, metadata=described, progress=progress) as staged:
-        if options:
-            proved = prove(staged.model_path, merged.every_recipe, family, options, progress)
-            answer = answer.proved(proved)
-            _refuse_unproved(answer, proved)
-        staged.commit()
+    sources = [load(path) for path in paths]
+    with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
+        family = _matched(sources, labels, partial, libraries)
+        once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
+        merged = lower(family, planning.plan(family, io=io, share=once, target=target), io=io, share=once)
+        answer = _answer(out, family, merged, io=io, share=once, target=target)
+        if strict:
+            _refuse_replicated(answer)
+        about = functools.partial(
+            metadata.build, family, merged, io=io, share=share, target=target, partial=partial
+        )
+        with write.stage(
+            merged,
+            out,
+            sources,
+            mode=cast(write.Mode, data),
+            metadata=about,
+            progress=progress,
+            digests=digests,
+        ) as staged:
+            if options:
+                proved = prove(staged.model_path, merged.every_recipe, family, options, progress)
+                answer = answer.proved(proved)
+                _refuse_unproved(answer, proved)
+            staged.commit()
     return answer.written(staged.files)
 
 
@@ -145,14 +143,17 @@ def verify(
     tried, FileFault when `merged` was not written by netfuse-onnx.
     """
     known = metadata.read(merged)
-    options = _options(known.io, known.share, proof)
+    libraries = runtime.libraries(proof.get("libraries", ()))
+    options = _options(known.io, known.share, proof, libraries)
     if len(paths) != len(known.models):
         raise UsageFault(
             f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
             f"Give the models that were merged, in their order: {', '.join(known.models)}.",
         )
-    family = _family(paths, known.models, known.partial, proof.get("libraries", ()))
-    strangers = metadata.strangers(known, paths, Digests(family.sources).result())
+    sources = [load(path) for path in paths]
+    with Digests(sources) as digests:
+        family = _matched(sources, known.models, known.partial, libraries)
+        strangers = metadata.strangers(known, paths, digests.result())
     return prove(merged, metadata.recipes(known, family, merged), family, options, progress).warned(strangers)
 
 
@@ -183,19 +184,40 @@ def rules() -> RulesReport:
 # --------------------------------------------------------------------------- helpers
 
 
-def _family(
-    paths: Sequence[str], names: Sequence[str], partial: bool, libraries: Sequence[str] = ()
+def _family(paths: Sequence[str], names: Sequence[str], partial: bool) -> Correspondence:
+    return _matched([load(path) for path in paths], names, partial)
+
+
+def _matched(
+    sources: Sequence[Source], names: Sequence[str], partial: bool, libraries: tuple[str, ...] = ()
 ) -> Correspondence:
-    """Load, match and fold. Where only a run can tell the rank of a value, the first source is run."""
-    complete = functools.partial(observed, libraries=tuple(map(os.path.abspath, libraries)))
-    return fold(match([load(path) for path in paths], names, partial=partial, complete=complete))
+    """Match and fold. Where only a run can tell the rank of a value, the first source is run."""
+    complete = functools.partial(observed, libraries=libraries)
+    return fold(match(sources, names, partial=partial, complete=complete))
 
 
-def _options(io: str, share: Sequence[str], proof: Proof) -> Options:
+def _answer(
+    out: str, family: Correspondence, merged: Merged, *, io: str, share: frozenset[str], target: str
+) -> MergeReport:
+    """What is known before the proofs and the files."""
+    return MergeReport(
+        out=out,
+        sources=tuple(source.path for source in family.sources),
+        models=family.names,
+        io=io,
+        share=tuple(sorted(share)),
+        target=target,
+        lowered=Lowered.read(merged.report),
+        symbols=symbols.free(family.graph.types[name].dims for name in family.graph.inputs),
+        warnings=family.warnings,
+    )
+
+
+def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
     """Raises UsageFault, before any work, when ONNX Runtime or the provider is missing."""
     provider = arguments.choice("provider", proof.get("provider", "auto"))
     return Options(
-        runtime=runtime.choose(provider, [os.path.abspath(path) for path in proof.get("libraries", ())]),
+        runtime=runtime.choose(provider, libraries),
         io=io,
         share=frozenset(share),
         dims=arguments.sizes(proof.get("dims", {})),

@@ -69,6 +69,7 @@ def _stems(paths: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0] or "model"
+        stem = os.fsencode(stem).decode(errors="replace")  # a file name need not be UTF-8, ONNX names are
         name, count = stem, 1
         while name in found:
             count += 1

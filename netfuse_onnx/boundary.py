@@ -49,18 +49,22 @@ class Boundary:
                 keep(name, PER_MODEL, tuple(emit.input(f"{model}/{name}") for model in self.corr.names))
 
     def drain(self, emit: Emitter, fetch: Fetch, made: Mapping[str, Layout]) -> None:
-        """Create the graph outputs, model by model where they are separate."""
+        """Create the graph outputs, model by model where they are separate. An input of the sources that is
+        an output too is both in the merged model as well, unless it is fed once."""
         graph = self.corr.graph
+        through = set(graph.inputs) - self.share
         if self.stacked:
             for name in graph.outputs:
                 held = fetch(name, STACKED(0))
-                emit.output(held if not isinstance(held, tuple) else held[0], name)
+                tensor = held if not isinstance(held, tuple) else held[0]
+                emit.output(tensor, name, itself=name in through)
             return
         columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
         for m, model in enumerate(self.corr.names):
             for name in graph.outputs:
                 held = columns[name]
-                emit.output(held[m] if isinstance(held, tuple) else held, f"{model}/{name}")
+                tensor = held[m] if isinstance(held, tuple) else held
+                emit.output(tensor, f"{model}/{name}", itself=name in through)
 
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
         yield from self._in_order(self.corr.graph.inputs, self.share)
@@ -84,14 +88,25 @@ class Boundary:
                     yield value_info(f"{model}/{name}", types[name])
 
     def _refuse_clashes(self) -> None:
+        """Inputs, then outputs; only what passes through may be both."""
+        graph = self.corr.graph
+        both = set(graph.inputs).intersection(graph.outputs) - self.share
+        if self.stacked and (once := self.share.intersection(graph.outputs)):
+            raise UsageFault(
+                f"Input {min(once)!r} is an output too: it can't be fed once and given once per model.",
+                f"Leave out --share-input {min(once)}, or use --io separate.",
+            )
+        labels = both if self.stacked else {f"{model}/{name}" for model in self.corr.names for name in both}
+        inputs = [info.name for info in self.input_infos()]
+        outputs = [info.name for info in self.output_infos() if info.name not in labels]
         seen: set[str] = set()
-        for info in (*self.input_infos(), *self.output_infos()):
-            if info.name in seen:
+        for name in (*inputs, *outputs):
+            if name in seen:
                 raise UsageFault(
-                    f"Two inputs or outputs of the merged model would be called {info.name!r}.",
+                    f"Two inputs or outputs of the merged model would be called {name!r}.",
                     "Give the models other --names.",
                 )
-            seen.add(info.name)
+            seen.add(name)
 
     def _refuse_unstackable(self) -> None:
         if not self.stacked:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.join import join
 from netfuse_onnx.layouts import moves_nothing
 from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout
 
 
-def hop(emit: Emitter, x: Held, src: Layout, dst: Layout, dims: Sequence[Dim]) -> Held:
-    """One hop of a route, for a value of per-model `dims`."""
+def hop(emit: Emitter, x: Held, src: Layout, dst: Layout, dims: Sequence[Dim], dtype: int = 0) -> Held:
+    """One hop of a route, for a value of per-model `dims` and ONNX element type `dtype`."""
     if src == SHARED:
         return _spread(emit, x, dst, len(dims))
     if isinstance(x, tuple):
         return join(emit, x, dst, dims)
     if dst == PER_MODEL:
-        return _apart(emit, x, src, dims)
+        return _apart(emit, x, src, dims, dtype)
     if src.folded:
         return unfold(emit, x, src.axis, dims)
     if dst.folded:
@@ -38,12 +40,14 @@ def _spread(emit: Emitter, x: Held, dst: Layout, rank: int) -> Held:
     if dst.folded:
         repeats = [emit.models if axis == dst.axis else 1 for axis in range(rank)]
         return emit("Tile", x, emit.const(repeats))
-    shape = [emit.models if axis == dst.axis else 1 for axis in range(rank + 1)]
-    return emit("Expand", emit.unsqueeze(x, [dst.axis]), emit.const(shape))
+    return emit("Concat", *(emit.unsqueeze(x, [dst.axis]),) * emit.models, axis=dst.axis)
 
 
-def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim]) -> tuple[Tensor, ...]:
+def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim], dtype: int) -> tuple[Tensor, ...]:
     """STACKED -> N scalar Gathers; FOLDED -> one Split, whose sizes are written out where they are known."""
+    if src.stacked and dtype == TensorProto.STRING:  # ort_compat.GATHER_LOSES_STRINGS
+        parts = emit.split(x, [1] * emit.models, src.axis)
+        return tuple(emit.squeeze(part, [src.axis]) for part in parts)
     if src.stacked:
         return tuple(emit("Gather", x, emit.const(m), axis=src.axis) for m in range(emit.models))
     dim = dims[src.axis]

@@ -45,7 +45,7 @@ class Cost:
         total = 0.0
         for hop in route(src, dst, dims):
             price = self._hop(src, hop, dims)
-            if price > RESHAPE and value.dtype in UNJOINABLE:
+            if price > 0.0 and value.dtype in UNJOINABLE:
                 return math.inf
             total += price
             src = hop

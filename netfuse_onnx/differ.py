@@ -21,7 +21,8 @@ from netfuse_onnx.types import Weight
 
 LIMIT = 64  # steps of one side that are compared with all of the other's first ones
 SAME_CODE = "Export all models from the same code with the same version of the same exporter."
-PARTIAL = "--partial merges everything else and runs this operator once per model."
+PARTIAL = "--partial merges models that differ in no more than this."
+"""Stands for the hint that match gives when it knows in how much they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,9 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
         return Difference(f"{x.node.key} is not {y.node.key}", SAME_CODE)
     if x.scope != y.scope:
         return Difference("one is inside of a body that the other is not in", SAME_CODE)
-    ours, theirs = essential(x, a), essential(y, b)
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            said = f"attribute '{name}' is {_said(x, name)} and {_said(y, name)}"
-            return Difference(said, PARTIAL)
+    said = attribute_difference(a, b, x, y)
+    if said:
+        return Difference(said, PARTIAL)
     if len(x.ins) != len(y.ins):
         return Difference(f"{len(x.ins)} inputs and {len(y.ins)} inputs", SAME_CODE)
     if not commutative(x):
@@ -94,6 +93,15 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
                 if unlike:
                     return Difference(f"input {k}: {unlike}", PARTIAL)
     return _wiring(a, b, x, y, colours)
+
+
+def attribute_difference(a: Flat, b: Flat, x: Step, y: Step) -> str:
+    """`attribute 'alpha' is 0.1 and 0.2`; empty where all are equal."""
+    ours, theirs = essential(x, a), essential(y, b)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            return f"attribute '{name}' is {_said(x, name)} and {_said(y, name)}"
+    return ""
 
 
 def weight_difference(name: str, mine: Weight, other: str, theirs: Weight) -> str:

@@ -19,9 +19,9 @@ _BLOCK = 1 << 20  # bytes; hashing is no faster above 16 KiB
 class Digests:
     """The digests of a family, being computed from the moment of construction.
 
-    A source of one file has that file's SHA-256. One with external data has the SHA-256 of the lines
-    `<digest>  <file name>` that sha256sum prints for its files, the model first. A context manager:
-    what is not finished at its end is stopped.
+    A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
+    files, the model first, one a line; names don't count. A context manager: what is not finished at its
+    end is stopped.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -42,8 +42,7 @@ class Digests:
         """One digest per source, in hex. Waits. FileFault when a file can't be read."""
         files = self.files()
         return tuple(
-            _joined(source.files, [files[os.path.abspath(path)] for path in source.files])
-            for source in self._sources
+            _joined([files[os.path.abspath(path)] for path in source.files]) for source in self._sources
         )
 
     def files(self) -> Mapping[str, str]:
@@ -76,16 +75,15 @@ class Digests:
 def of_files(paths: Sequence[str]) -> str:
     """The digest of one source that consists of these files, the model first. FileFault as above."""
     try:
-        return _joined(paths, [_hash(path, threading.Event()) for path in paths])
+        return _joined([_hash(path, threading.Event()) for path in paths])
     except OSError as error:
         raise external.unreadable(str(error.filename or paths[0]), error) from error
 
 
-def _joined(paths: Sequence[str], digests: Sequence[str]) -> str:
+def _joined(digests: Sequence[str]) -> str:
     if len(digests) == 1:
         return digests[0]
-    lines = (f"{digest}  {os.path.basename(path)}\n" for digest, path in zip(digests, paths, strict=True))
-    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def _hash(path: str, stop: threading.Event) -> str:

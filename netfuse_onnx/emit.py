@@ -103,8 +103,12 @@ class Emitter:
             self._names.discard(tensor.name)
             tensor.name = self._unique(name, self._names)
 
-    def output(self, tensor: Tensor, name: str) -> gs.Variable:
-        """`tensor` as the graph output `name`, through an Identity where it cannot carry that name."""
+    def output(self, tensor: Tensor, name: str, *, itself: bool = False) -> gs.Variable:
+        """`tensor` as the graph output `name`, through an Identity where it cannot carry that name. `itself`:
+        it is a graph input, which has that name already."""
+        if itself:
+            self.graph.outputs.append(tensor)
+            return tensor
         outer = self._own is not None and id(tensor) not in self._own
         taken = outer or not isinstance(tensor, gs.Variable) or not tensor.inputs
         if taken or any(tensor is out for out in self.graph.outputs):

@@ -26,6 +26,7 @@ _DAMAGED = "The model is damaged or its data belongs to another version: export 
 
 def unreadable(path: str, error: OSError | ValueError) -> FileFault:
     """The FileFault for a failed open or read."""
+    path = path or "''"
     if isinstance(error, FileNotFoundError):
         return FileFault(f"{path} does not exist.", "Check the path.")
     if isinstance(error, PermissionError):

@@ -52,30 +52,41 @@ class Fixed:
 
     def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
         """Whether the step reads a weight whose shape, or shape-deciding value, the other doesn't share."""
+        return self._unlike(step, other, pairing) is not None
+
+    def difference(self, step: int, other: Flat, pairing: Pairing) -> str:
+        """Which weight that is, in words; empty where there is none."""
+        j = self._unlike(step, other, pairing)
+        return "" if j is None else self._words(j, other, pairing)
+
+    def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
         for j in self._of_step.get(step, ()):
             i, k = self.flat.uses[j]
             mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[pairing.uses[j]]
             if mine.shape != theirs.shape or (self.value[j] and not weights.same(mine, theirs)):
-                return True
-        return False
+                return j
+        return None
 
     def error(self, other: Flat, pairing: Pairing) -> NotEquivalent:
         """The first fault in words."""
-        uses = pairing.uses
-        j = self.first_fault(other, uses) or 0
+        j = self.first_fault(other, pairing.uses) or 0
+        i, _ = self.flat.uses[j]
+        where = differ.places(self.flat, i, other, pairing.steps[i])
+        what = self._words(j, other, pairing)
+        return NotEquivalent(f"{self.flat.path} and {other.path} differ at {where}: {what}.", differ.PARTIAL)
+
+    def _words(self, j: int, other: Flat, pairing: Pairing) -> str:
+        """What is unlike in a use of a weight."""
         i, k = self.flat.uses[j]
-        name = self.flat.steps[i].ins[k]
-        mine, theirs = self.flat.weights[name], other.weights[uses[j]]
-        what = differ.weight_difference(name, mine, uses[j], theirs)
+        name, twin = self.flat.steps[i].ins[k], pairing.uses[j]
+        mine, theirs = self.flat.weights[name], other.weights[twin]
+        what = differ.weight_difference(name, mine, twin, theirs)
         if not what:
             what = (
                 f"weight '{name}' decides a shape, so it must be equal, "
                 f"and it is {_values(mine)} and {_values(theirs)}"
             )
-        where = differ.places(self.flat, i, other, pairing.steps[i])
-        return NotEquivalent(
-            f"{self.flat.path} and {other.path} differ at {where}: input {k}: {what}.", differ.PARTIAL
-        )
+        return f"input {k}: {what}"
 
 
 def _values(weight: Weight) -> str:

@@ -1,8 +1,8 @@
 """Types and ranks of every value of a source.
 
-onnx's own inference first, on a skeleton; what the file itself says of a value fills gaps and is
-inferred from again. `complete` is the last resort for the ranks that are still missing: one run of
-the model with those values as outputs.
+onnx's own inference first, on a skeleton, with the shape functions of ONNX Runtime's operators
+(shapes_contrib.py); what the file itself says of a value fills gaps and is inferred from again. `complete`
+is the last resort for the ranks that are still missing: one run of the model with those values as outputs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import onnx
 
 from netfuse_onnx import rebuild
 from netfuse_onnx.normal import value_type
+from netfuse_onnx.shapes_contrib import known_to_onnx
 from netfuse_onnx.types import Dim, Source, ValueType
 
 Complete = Callable[[Source, tuple[str, ...]], Mapping[str, ValueType]]
@@ -51,7 +52,8 @@ def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[s
     found: dict[str, ValueType] = {}
     try:
         skeleton = rebuild.model(start, values=[name for name in known or () if name not in graph.outputs])
-        inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
+        with known_to_onnx(graph.nodes):
+            inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
         for info in (*inferred.value_info, *inferred.output):
             found[info.name] = value_type(info.type)
     except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
@@ -72,7 +74,7 @@ def _with(
 
 
 def _meet(first: ValueType, second: ValueType | None) -> ValueType:
-    """What two accounts of one value know together; the first where they contradict."""
+    """What two accounts of one value know together; the second where they contradict."""
     if second is None or first.proto is not None:
         return first
     if second.proto is not None:
@@ -84,8 +86,9 @@ def _meet(first: ValueType, second: ValueType | None) -> ValueType:
 
 
 def _narrower(a: Dim, b: Dim) -> Dim:
-    """A size says more than a symbol. Of two symbols the second counts: `a` may be one that onnx made up."""
-    if isinstance(a, int) or b is None:
+    """A size says more than a symbol. Otherwise the second counts: a symbol may be one that onnx made up,
+    and onnx's inference has been seen to miscount (STFT, 1.23) where no runtime did."""
+    if b is None or (isinstance(a, int) and not isinstance(b, int)):
         return a
     return b
 

@@ -111,7 +111,7 @@ class _Lowerer:
         for step in route(at, layout, dims):
             if (name, step) not in self.held:
                 self.emit.scope = f"{name}/{step}"
-                self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims)
+                self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
                 if at == PER_MODEL and value.dtype:
                     self._declare(self.held[name, step], step, value)
             at = step

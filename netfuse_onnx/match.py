@@ -78,9 +78,20 @@ def _pair(a: Flat, b: Flat, fixed: Fixed, partial: bool) -> Pairing:
         best = _loosely(a, b)
     if partial and best is not None:
         return best
-    if best is not None:
-        raise fixed.error(b, best)
-    raise differ.explain(a, b, tried.step if isinstance(tried, Miss) else len(a.steps))
+    miss = tried.step if isinstance(tried, Miss) else len(a.steps)
+    error = fixed.error(b, best) if best else differ.explain(a, b, miss)
+    if error.hint == differ.PARTIAL:
+        loose = None if partial else best or _loosely(a, b)
+        error.hint = _remedy(partial_.mergeable(a, fixed, b, loose) if loose else 0)
+    raise error
+
+
+def _remedy(differing: int) -> str:
+    """The hint for sources that differ in so many operators, and in nothing else; 0 where in more."""
+    if not differing:
+        return differ.SAME_CODE
+    only = "one operator differs" if differing == 1 else f"{differing} operators differ"
+    return f"--partial merges them all the same: {only}."
 
 
 def _loosely(a: Flat, b: Flat) -> Pairing | None:

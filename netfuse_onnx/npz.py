@@ -23,7 +23,7 @@ def given(
         with np.load(path, allow_pickle=False) as archive:
             held = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
-        problem = f"{path} can't be read as an .npz file: {error}."
+        problem = f"{path or chr(39) * 2} can't be read as an .npz file: {str(error).rstrip('.')}."
         raise FileFault(problem, "Write it with numpy.savez.") from error
     feeds: list[dict[str, Value]] = [{} for _ in names]
     for spec in specs:

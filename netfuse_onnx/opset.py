@@ -38,8 +38,8 @@ def read(source: Source) -> Source:
     for domain, op in sorted(set(_operators(source))):
         if not domain and not _unchanged(op, now, OLDEST):
             raise FileFault(
-                f"{source.path} has opset {now}, whose {op} is another than that of opset {OLDEST}, the oldest "
-                "that can be merged.",
+                f"{source.path} has opset {now}, whose {op} is not that of opset {OLDEST}, the oldest that "
+                "can be merged.",
                 "Export the model again with a newer opset: 17 or later is best.",
             )
     return replace(source, opsets={**source.opsets, "": OLDEST})

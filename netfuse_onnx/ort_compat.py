@@ -25,12 +25,12 @@ NOT_NUMPY = {"bfloat16": 16, "float8e4m3fn": 17, "float8e4m3fnuz": 18, "float8e5
 NO_MAX = (2, 3)
 """Element types that Clip takes and that Max and Min have no kernel for (1.32): uint8 and int8."""
 
-NO_STRING_BROADCAST = "ONNX Runtime's StringConcat broadcasts wrongly along an inner axis"
-"""Seen in 1.32: [3, 2, 3] with [3, 1, 3] repeats the wrong strings."""
+GATHER_LOSES_STRINGS = "1.32"
+"""Gather of strings copies only the first of each slice (seen in 1.32, CPU): Split and Squeeze instead."""
 
 RESIZE_BLENDS_ALL = 3
 """Up to this rank an interpolating Resize blends all axes, with weight 0 along those that it leaves alone
-(1.32), and 0 times NaN is NaN. Of rank 4 it blends the last two."""
+(1.32), and 0 times NaN is NaN. Of rank 4 it blends the last two, of rank 5 the last three."""
 
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",

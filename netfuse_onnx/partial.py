@@ -6,7 +6,7 @@ known to be equal in all models is ragged: the later stages keep it once per mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from netfuse_onnx.fixed import Fixed
 from netfuse_onnx.flat import Flat
 from netfuse_onnx.infer import infer
 from netfuse_onnx.positional import Pairing
-from netfuse_onnx.sameness import identical_attributes
+from netfuse_onnx.sameness import identical_attributes, same_attributes
 from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
@@ -49,7 +49,33 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
                 ragged.add(name)
                 types[name] = _common(kinds)
     graph = replace(family.graph, types=types)
-    return replace(family, graph=graph, attrs=attrs, ragged=frozenset(ragged))
+    said = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
+    return replace(family, graph=graph, attrs=attrs, ragged=frozenset(ragged), differences=said)
+
+
+def mergeable(ours: Flat, fixed: Fixed, flat: Flat, pairing: Pairing) -> int:
+    """In how many operators another source differs; 0 where --partial would refuse it."""
+    try:
+        _same_types(ours, flat, pairing)
+    except NotEquivalent:
+        return 0
+    steps = zip(ours.steps, pairing.steps, strict=True)
+    if any(step.scope and not same_attributes(step, flat.steps[j], ours, flat) for step, j in steps):
+        return 0
+    return sum(1 for _ in _differences(ours, fixed, [(flat, pairing)]))
+
+
+def _differences(ours: Flat, fixed: Fixed, others: Iterable[tuple[Flat, Pairing]]) -> Iterator[str]:
+    """A sentence for each operator that is not alike in all models, about the first that is unlike."""
+    others = list(others)
+    for i, step in enumerate(ours.steps):
+        for flat, pairing in others:
+            j = pairing.steps[i]
+            what = differ.attribute_difference(ours, flat, step, flat.steps[j])
+            what = what or fixed.difference(i, flat, pairing)
+            if what:
+                yield f"{differ.places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path})."
+                break
 
 
 def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:

@@ -51,7 +51,9 @@ def prove_bytes(
             problems.append(f"The merged model has no weight {name!r}.")
             continue
         if (held[name].dtype, held[name].shape) != (recipe.dtype, recipe.shape):
-            problems.append(f"Weight {name!r} of the merged model has another type or shape than its sources.")
+            problems.append(
+                f"Weight {name!r} of the merged model has another type or shape than its sources."
+            )
             continue
         size += weights.nbytes(held[name])
         try:
@@ -81,6 +83,9 @@ def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:
             f"On the same input the models {one} and {two} differ by only {values.spread.ratio:.2g} times "
             "what is allowed, so the values could not have shown the two swapped. Give real inputs with "
             "--inputs."
+            if values.spread.ratio
+            else f"On the same input the models {one} and {two} give exactly the same: are they one model? The "
+            "values could not have shown the two swapped."
         )
     noisy = [row for row in values.outputs if row.ok and (row.noise or 0.0) > NOISY * row.scale]
     if noisy:

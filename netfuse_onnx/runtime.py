@@ -5,6 +5,7 @@ A `Session` keeps nothing but the session itself, so that deleting it frees the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx import ort_compat
-from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.errors import FileFault, UsageFault
 
 Array = np.ndarray[Any, Any]
 Value = Array | list[Any] | None
 """A tensor, a sequence of tensors, or an empty optional."""
+
+
+LIBRARY = "Give --ort-library a shared library that this ONNX Runtime can load."
 
 
 class RunFailed(Exception):
@@ -53,6 +57,23 @@ def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
             "Install netfuse-onnx[gpu] on a machine with a GPU, or give --provider cpu.",
         )
     return Runtime("cpu", tuple(libraries), note=problem if ort_compat.cuda_listed() else "")
+
+
+def libraries(paths: Sequence[str]) -> tuple[str, ...]:
+    """Absolute paths of shared libraries of custom operators. FileFault for one that does not load; without
+    ONNX Runtime it need only be there."""
+    found = tuple(map(os.path.abspath, paths))
+    for path, named in zip(found, paths, strict=True):
+        if not os.path.isfile(path):
+            raise FileFault(f"{named or chr(39) * 2} does not exist.", LIBRARY)
+        try:
+            ort_compat.onnxruntime().SessionOptions().register_custom_ops_library(path)
+        except UsageFault:
+            continue
+        except Exception as error:
+            said = ort_compat.first_line(error)
+            raise FileFault(f"{named} is no library of custom operators: {said}.", LIBRARY) from error
+    return found
 
 
 class Session:

@@ -36,6 +36,9 @@ _READ: Mapping[int, Callable[[AttributeProto], Any]] = {
 _STILL_RUNS = {"GroupNormalization"}
 """Withdrawn at opset 18 and redefined at 21; exporters write it, ONNX Runtime (1.32) runs it."""
 
+OF_THE_RUNTIME = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
+"""What ONNX Runtime (1.32) has in the default domain at every opset, and its optimisers write there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

@@ -156,6 +156,8 @@ class Scope:
             raise self.fault(f"{label(node)} needs an opset import of the domain '{domain or 'ai.onnx'}'")
         version = self.opsets[domain]
         facts = schemas.facts(node.op_type, domain, version)
+        if facts is None and not domain and node.op_type in schemas.OF_THE_RUNTIME:
+            return None
         if facts is None or facts.deprecated:
             said = "does not have" if facts is None else "no longer has"
             spelled = f"opset {version}" if not domain else f"version {version} of {domain}"

@@ -49,7 +49,9 @@ def narrowings(sources: Sequence[Source], names: Sequence[str]) -> tuple[str, ..
                 open_ = next(dims[axis] for dims, _ in known if not isinstance(dims[axis], int))
                 said = f"dimension {open_!r}" if open_ else f"dimension {axis}"
                 size, model = fixed[0]
-                found.append(f"Input {name}: {said} is {size} in {model}, so it is {size} in the merged model.")
+                found.append(
+                    f"Input {name}: {said} is {size} in {model}, so it is {size} in the merged model."
+                )
     return tuple(found)
 
 

@@ -1,9 +1,10 @@
 """Writing beside the target so that it is, at every moment, the old model or the new one, whole.
 
 The new files are made under their final names in a hidden folder beside the target, so that they can
-be loaded and proven there. A target that is a link stays one: what it points to is the target. Placing them is: the data file (its name is unique to its content), then
+be loaded and proven there. Placing them is: the data file (its name is unique to its content), then
 the model, each by a rename. What a killed run leaves is that hidden folder; the next run to the same
-target removes it. A lock on the folder tells a dead run from a live one.
+target removes it. A lock on the folder tells a dead run from a live one. Where the name given is a link,
+the target is what it points to, and the link stays.
 """
 
 from __future__ import annotations
@@ -127,21 +128,12 @@ def check_target(out: str, read: Iterable[str]) -> None:
         raise FileFault(f"{out} is a folder.", "Name the model file to write, say merged.onnx in it.")
     if _through_device(out):
         raise FileFault(f"{out} is a device or stream.", "Name a file to write the model to.")
-    try:
-        target = os.stat(out)
-    except FileNotFoundError:
-        target = None
-    except OSError as error:  # a loop of links, a name that is too long
-        raise unwritable(out, error) from error
-    if target and not stat.S_ISREG(target.st_mode):
-        raise FileFault(f"{out} is not a regular file.", "Name a file to write the model to.")
+    target = _there(out)
     if not os.access(home, os.W_OK | os.X_OK):
         raise FileFault(f"{home} may not be written to.", "Check its permissions, or name another folder.")
-    if target is None:
-        return
-    for path in read:
+    for path in read if target else ():
         with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(path), target):
+            if target and os.path.samestat(os.stat(path), target):
                 raise FileFault(f"{out} is one of the models' own files, {path}.", "Write to another file.")
 
 
@@ -165,6 +157,19 @@ def check_room(out: str, size: int) -> None:
             f"{out} takes {size / 1e6:,.0f} MB, and {home} has room for {free / 1e6:,.0f} MB.",
             "Free some, or write elsewhere.",
         )
+
+
+def _there(out: str) -> os.stat_result | None:
+    """The file that stands at `out`, None where there is none. FileFault for what is no regular file."""
+    try:
+        target = os.stat(out)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # a loop of links, a name that is too long
+        raise unwritable(out, error) from error
+    if not stat.S_ISREG(target.st_mode):
+        raise FileFault(f"{out} is not a regular file.", "Name a file to write the model to.")
+    return target
 
 
 def _through_device(out: str) -> bool:

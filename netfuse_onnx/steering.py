@@ -10,6 +10,7 @@ from collections.abc import Set
 
 import onnx
 
+from netfuse_onnx.shapes_contrib import SHAPES
 from netfuse_onnx.types import Node
 
 RANDOM = frozenset(
@@ -26,7 +27,7 @@ UNJOINABLE = frozenset(
     )
     if hasattr(onnx.TensorProto, name)
 )  # fmt: skip
-"""Element types that Concat, Split, Gather and Transpose do not take: no layout but a reshaped one."""
+"""Element types that Concat, Split, Gather and Transpose do not take, nor Reshape all of them."""
 
 DATA_DEPENDENT = frozenset(
     {
@@ -44,7 +45,8 @@ DATA_DEPENDENT = frozenset(
 
 STEERED_BY = {
     "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2),
-    "ConstantOfShape": (0,), "DFT": (1, 2), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,),
+    "ConstantOfShape": (0,), "DFT": (1, 2), "Expand": (1,), "GroupQueryAttention": (6,),
+    "HammingWindow": (0,), "HannWindow": (0,),
     "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
     "ReduceL1": (1,), "ReduceL2": (1,), "ReduceLogSum": (1,), "ReduceLogSumExp": (1,), "ReduceMax": (1,),
     "ReduceMean": (1,), "ReduceMin": (1,), "ReduceProd": (1,), "ReduceSum": (1,), "ReduceSumSquare": (1,),
@@ -76,7 +78,7 @@ def ragged(node: Node, mapped: Set[str], shapeless: Set[str]) -> bool:
     """True where a replicated node's outputs may have another shape for each model."""
     if any(v in shapeless for v in node.reads):
         return True
-    if node.domain or node.op in DATA_DEPENDENT or bodies(node):
+    if node.op in DATA_DEPENDENT or bodies(node) or (node.domain and node.key not in SHAPES):
         return True
     steering = STEERED_BY.get(node.op, ())
     return any(i < len(node.inputs) and node.inputs[i] in mapped for i in steering)

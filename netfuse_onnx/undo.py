@@ -31,7 +31,10 @@ def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...])
     check(recipe)
     if isinstance(merged, tuple):
         return _compare_strings(recipe, merged)
-    have, size = len(merged) if isinstance(merged, bytes) else merged.length, nbytes(recipe.dtype, recipe.shape)
+    have, size = (
+        len(merged) if isinstance(merged, bytes) else merged.length,
+        nbytes(recipe.dtype, recipe.shape),
+    )
     if have != size:
         raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} bytes, {have} are there.")
     with Files() as files:

@@ -129,36 +129,6 @@ def segformer() -> nn.Module:
     return vision("SegformerForSemanticSegmentation", settings, "logits")
 
 
-def maskformer() -> nn.Module:
-    swin = config(
-        "SwinConfig",
-        image_size=64,
-        patch_size=4,
-        embed_dim=16,
-        depths=[1, 1, 1, 1],
-        num_heads=[2, 2, 4, 4],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    detr = config(
-        "DetrConfig",
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        backbone_config=config("ResNetConfig", **RESNET, out_features=["stage2"]),
-        d_model=32,
-        num_queries=10,
-        decoder_layers=2,
-        decoder_attention_heads=4,
-        decoder_ffn_dim=64,
-    )
-    settings = config(
-        "MaskFormerConfig", backbone_config=swin, decoder_config=detr, fpn_feature_size=32, mask_feature_size=32
-    )
-    gives = ("class_queries_logits", "masks_queries_logits")
-    return vision("MaskFormerForInstanceSegmentation", settings, *gives)
-
-
 class UNet(nn.Module):
     """Ronneberger et al., arXiv:1505.04597: down, up, and what was there before joined beside it."""
 
@@ -259,7 +229,7 @@ class EDSR(nn.Module):
 
 def swin2sr() -> nn.Module:
     sizes = {"image_size": 16, "patch_size": 1, "embed_dim": 16, "depths": [2], "num_heads": [2]}
-    settings = config("Swin2SRConfig", **sizes, window_size=4, mlp_ratio=2, upscale=2)
+    settings = config("Swin2SRConfig", **sizes, window_size=4, mlp_ratio=2.0, upscale=2)
     return vision("Swin2SRForImageSuperResolution", settings, "reconstruction")
 
 
@@ -352,7 +322,7 @@ def depth() -> nn.Module:
 
 
 WORDS = (Input("input_ids", ("batch", 9), 99), Input("attention_mask", ("batch", 9), 2))
-VAE_OUTPUTS = ("image", "mean", "spread")
+VAE_OUTPUTS = ("picture", "mean", "spread")
 
 ARCHITECTURES = (
     Architecture("yolo", "detection", Yolo, image(64), ("boxes", "scores"), exporters=BOTH),
@@ -360,7 +330,6 @@ ARCHITECTURES = (
     Architecture("detr", "detection", detr, image(64), BOXES),
     Architecture("yolos", "detection", yolos, image(), BOXES),
     Architecture("segformer", "segmentation", segformer, image(64)),
-    Architecture("maskformer", "segmentation", maskformer, image(64), ("classes", "masks")),
     Architecture("unet", "segmentation", UNet, image(), exporters=BOTH),
     Architecture("deeplab", "segmentation", DeepLab, image(), exporters=BOTH),
     Architecture("dpt", "depth", depth, image()),

@@ -29,6 +29,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import onnx_graphsurgeon as gs
+import onnxruntime as ort
 import oracle
 from backend_family import MODELS, Case, Family, Singles, collect, older
 from backend_run import Session, compare
@@ -158,6 +159,7 @@ def short(error: BaseException) -> str:
 
 def serve(pipe: Connection, forms: Sequence[str], forced: bool) -> None:
     warnings.simplefilter("ignore")
+    ort.set_default_logger_severity(4)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
     with tempfile.TemporaryDirectory() as folder:
         while (case := pipe.recv()) is not None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -240,35 +241,19 @@ def _ordered(graph: onnx.GraphProto, known: set[str]) -> None:
 
 def expansion(merged: onnx.ModelProto, source: str) -> float:
     """Nodes of the merged graph, those at its edge left out, per node of the source."""
-    first = onnx.load(source, load_external_data=False)
-    count = sum(node.op_type not in TRIVIAL for node in merged.graph.node) - len(_edge(merged.graph))
-    return count / sum(node.op_type not in TRIVIAL for node in first.graph.node)
+    first = onnx.load(source, load_external_data=False).graph
+    counted = [node.name for node in merged.graph.node if node.op_type not in TRIVIAL]
+    inner = len(counted) - sum(map(_edge(merged.graph, first), counted))
+    return inner / sum(node.op_type not in TRIVIAL for node in first.node)
 
 
-def _edge(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that join an input of all models, or split an output into one per model."""
-    inputs = {info.name for info in graph.input}
-    outputs = {info.name for info in graph.output}
-    lifted = {
-        node.output[0]: node for node in graph.node if node.op_type == "Unsqueeze" and node.input[0] in inputs
-    }
-    edge = []
-    for node in graph.node:
-        if (
-            node.op_type == "Concat"
-            and len(node.input) > 1
-            and all(name in inputs or name in lifted for name in node.input)
-        ):
-            owners = {
-                name.split("/")[0] for name in (lifted[v].input[0] if v in lifted else v for v in node.input)
-            }
-            if len(owners) == len(node.input):
-                edge += [node, *(lifted[name] for name in node.input if name in lifted)]
-        elif node.op_type in ("Gather", "Split", "Squeeze") and set(node.output) <= outputs:
-            edge.append(node)
-    split = {name for node in edge if node.op_type == "Squeeze" for name in node.input}
-    edge += [node for node in graph.node if node.op_type == "Split" and set(node.output) <= split]
-    return {node.name for node in edge}
+def _edge(merged: onnx.GraphProto, first: onnx.GraphProto) -> Callable[[str], bool]:
+    """Whether a node, by its name, joins an input of all models or splits an output into one per model."""
+    fed = {info.name for info in merged.input}
+    joined = "|".join(re.escape(info.name) for info in first.input if info.name not in fed) or "(?!)"
+    split = "|".join(re.escape(info.name) for info in first.output)
+    names = re.compile(rf"({joined})/(STACKED|FOLDED|ROWS)\b.*|({split})/PER_MODEL\b.*", re.DOTALL)
+    return lambda name: names.fullmatch(name) is not None
 
 
 def distinct_bytes(paths: Sequence[str]) -> int:

@@ -91,6 +91,49 @@ def test_check(tmp_path: Path, run: Run) -> None:
     assert json.loads(out)["ok"] is False
 
 
+def test_dims_that_are_not_dynamic_everywhere(tmp_path: Path, run: Run) -> None:
+    first, second, third = family(tmp_path, count=3)
+    save(tmp_path / "b.onnx", model(MLP_TEXT.replace("n, 8] x", "9, 8] x"), MLP, seed=5))
+    said = "Input x: dimension 'n' is 9 in b, so it is in the merged model."
+    code, _, err = run("merge", first, second, third, "-o", tmp_path / "m.onnx")
+    assert code == 0
+    assert f"warning: {said}" in err
+    report = json.loads(run("check", second, first, "--json")[1])
+    assert report["warnings"] == [said]
+    assert json.loads(run("check", first, third, "--json")[1])["warnings"] == []
+
+
+def test_check_of_models_that_differ_locally(tmp_path: Path, run: Run) -> None:
+    text = """g (float[n, 8] x) => (float[n, k] y) {{
+        a = LeakyRelu <alpha = {}> (x)  b = Relu(a)  y = MatMul(b, w)
+    }}"""
+    paths = [
+        save(tmp_path / f"{name}.onnx", model(text.format(alpha), {"w": (8, width)}))
+        for name, alpha, width in (("a", 0.1, 3), ("b", 0.1, 3), ("c", 0.2, 5))
+    ]
+    code, _, err = run("check", *paths)
+    assert code == 1
+    assert "--partial merges them all the same: 2 operators differ." in err
+    code, _, err = run("check", *paths, "--partial")
+    assert code == 0
+    assert "are one architecture of 3 nodes but for 2 operators (--partial):" in err
+    differences = json.loads(run("check", *paths, "--partial", "--json")[1])["differences"]
+    assert [line.split(":")[0].split(" ")[0] for line in differences] == ["LeakyRelu", "MatMul"]
+    assert "attribute 'alpha' is 0.1 and 0.2" in differences[0]
+    assert "weight 'w' is float32[8,3] and float32[8,5]" in differences[1]
+    assert json.loads(run("check", *paths[:2], "--partial", "--json")[1])["differences"] == []
+
+
+def test_partial_is_no_advice_where_it_does_not_help(tmp_path: Path, run: Run) -> None:
+    text = "g (float[n, 8] x) => (float[n, 8] y) {{ a = LeakyRelu <alpha = {}> (x)  y = {}(a) }}"
+    for name, given in (("a", (0.1, "Neg")), ("b", (0.2, "Exp"))):
+        save(tmp_path / f"{name}.onnx", model(text.format(*given)))
+    for more in ((), ("--partial",)):
+        code, _, err = run("check", tmp_path / "a.onnx", tmp_path / "b.onnx", *more)
+        assert code == 1
+        assert "--partial" not in err
+
+
 def test_verify_and_inspect(tmp_path: Path, run: Run) -> None:
     paths, out = family(tmp_path), tmp_path / "m.onnx"
     run("merge", *paths, "-o", out)

@@ -102,6 +102,7 @@ def test_one_model_only(tmp_path: Path, run: Run) -> None:
         (("--names", "one"), "1 names for 2 models"),
         (("--names", "one,one"), "Two models are called 'one'"),
         (("--names", "one,a/b"), "can't be called 'a/b'"),
+        (("--external-data", "--single-file"), "exclude each other"),
         (("--dim", "n"), "'n' is no dimension"),
         (("--dim", "n=-1"), "'n=-1' is no dimension"),
         (("--dim", "m=2"), "no symbolic dimension 'm'"),
@@ -188,6 +189,38 @@ def test_the_output_has_no_place(tmp_path: Path, run: Run) -> None:
     refused(run("merge", *paths, "-o", tmp_path / "no/m.onnx"), 3, "does not exist")
     refused(run("merge", *paths, "-o", tmp_path), 3, "is a folder")
     refused(run("inspect", paths[0]), 3, "not written by netfuse-onnx")
+
+
+def test_names_that_are_empty(tmp_path: Path, run: Run) -> None:
+    paths = family(tmp_path)
+    refused(run("merge", *paths, "-o", ""), 3, "has no name: ''")
+    refused(run("merge", paths[0], "", "-o", tmp_path / "m.onnx"), 3, "'' does not exist")
+
+
+def test_inputs_that_are_no_npz(tmp_path: Path, run: Run) -> None:
+    paths = family(tmp_path)
+    answer = run("merge", *paths, "-o", tmp_path / "m.onnx", "--inputs", paths[0])
+    refused(answer, 3, "can't be read as an .npz file")
+    assert ".." not in answer[2].replace(str(tmp_path), "")
+
+
+def test_a_library_that_does_not_load_is_said_before_any_work(tmp_path: Path, run: Run) -> None:
+    text = tmp_path / "text.so"
+    text.write_text("no library")
+    for path, said in ((tmp_path / "no.so", "does not exist"), (text, "is no library of custom operators")):
+        for more in ((), ("--no-verify",)):
+            answer = run("merge", "missing", "too", "-o", tmp_path / "m.onnx", "--ort-library", path, *more)
+            refused(answer, 3, str(path), said)
+        refused(run("verify", "missing", "too", "--ort-library", path), 3, "missing")
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path: Path, run: Run) -> None:
+    paths = family(tmp_path)
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.onnx")
+    os.rename(paths[1], odd)
+    assert run("merge", paths[0], odd, "-o", tmp_path / "m.onnx", "--no-verify")[0] == 0
+    assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["a/x", "b\ufffd/x"]
+    assert run("merge", paths[0], odd, "-o", tmp_path / "m.onnx", "--names", "a,b")[0] in (0, 1, 3)
 
 
 def test_no_room(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_every_weight_takes_part_in_the_proof_of_the_bytes(tmp_path: Path) -> No
 
         before = Path(out).read_bytes()
         report = netfuse_onnx.verify(tampered(out, change), paths)
-        assert [f"of b: {'string 2' if tensor.string_data else 'byte'}" in p for p in report.bytes.problems] == [True]
+        assert [
+            f"of b: {'string 2' if tensor.string_data else 'byte'}" in p for p in report.bytes.problems
+        ] == [True]
         Path(out).write_bytes(before)
 
 
@@ -116,7 +118,14 @@ def _recipes(path: str) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    "line", [{"value": "w1", "outer": 0}, {"value": "b1"}, {"value": "w1", "transform": "xy"}, {"parts": 3}, {"value": "b1", "transform": "T"}]
+    "line",
+    [
+        {"value": "w1", "outer": 0},
+        {"value": "b1"},
+        {"value": "w1", "transform": "xy"},
+        {"parts": 3},
+        {"value": "b1", "transform": "T"},
+    ],
 )
 def test_metadata_that_do_not_fit_are_a_damaged_file(tmp_path: Path, line: dict[str, object]) -> None:
     def change(proto: onnx.ModelProto) -> None:
@@ -187,6 +196,7 @@ def test_equal_models_could_be_swapped_unseen(tmp_path: Path) -> None:
     twice = [*paths, save(tmp_path / "again.onnx", onnx.load(paths[0]))]
     report = netfuse_onnx.verify(merged(tmp_path, twice), twice)
     assert report.ok
+    assert "a and again give exactly the same: are they one model?" in report.warnings[0]
     assert "could not have shown the two swapped" in report.warnings[0]
 
 
@@ -218,6 +228,22 @@ def test_a_strange_source_is_named(tmp_path: Path) -> None:
     report = netfuse_onnx.verify(merged(tmp_path, paths[:2]), [paths[0], paths[2]])
     assert not report.ok
     assert "c.onnx is not the file that was merged as b" in report.warnings[0]
+
+
+def test_external_data_of_another_version_are_strange(tmp_path: Path) -> None:
+    """The model file alone is the same; under another name it still is."""
+    paths = family(tmp_path, WIDE, WIDE_WEIGHTS)
+    for path in paths:
+        data = {"save_as_external_data": True, "location": f"{path[-6]}.bin", "size_threshold": 0}
+        onnx.save_model(onnx.load(path), path, **data)
+    out = merged(tmp_path, paths)
+    moved = str(Path(paths[1]).rename(tmp_path / "moved.onnx"))
+    assert not netfuse_onnx.verify(out, [paths[0], moved]).warnings
+    data_file = tmp_path / "b.bin"
+    data_file.write_bytes(data_file.read_bytes()[:-1] + b"\0")
+    report = netfuse_onnx.verify(out, [paths[0], moved])
+    assert "moved.onnx is not the file that was merged as b" in report.warnings[0]
+    assert not report.bytes.ok
 
 
 def test_a_file_of_another_maker_is_refused(tmp_path: Path) -> None:

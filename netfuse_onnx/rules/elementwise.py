@@ -22,7 +22,7 @@ UNARY = (
 BROADCAST = (
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
-    "Sub", "Sum", "Where", "Xor",
+    "StringConcat", "Sub", "Sum", "Where", "Xor",
 )  # fmt: skip
 
 
@@ -57,11 +57,9 @@ def cast_like(site: Site) -> Iterator[Option]:
         yield Option("cast_like", (layout, None), (layout,), body)
 
 
-@family("StringConcat", "SwiGLU")
+@family("SwiGLU")
 def same_shapes(site: Site) -> Iterator[Option]:
     """element by element, without broadcasting: all inputs in one layout"""
-    alike = all(same_dim(a, b) for a, b in zip(site.dims(0), site.dims(1), strict=False))
-    need(site.rank(0) == site.rank(1) and alike, ort_compat.NO_STRING_BROADCAST)
     for layout in places(site.rank(0)):
         yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), again)
 

@@ -117,6 +117,8 @@ def scan(b: Builder, op: str) -> None:
     outs.append(_own(child, b.rng.choice(child.pool[-2:])))
     if len({v.name for v in outs}) < len(outs):
         raise Unfit("one value twice")
+    if not outs[-1].arrays[0].size:
+        raise Unfit("ONNX Runtime 1.32 divides by the size of what Scan collects")
     graph = body(child, [*own, *slices], outs, b.maybe(0.5))
     attrs: dict[str, object] = {"num_scan_inputs": len(scanned)}
     if axes != [0] * len(axes):

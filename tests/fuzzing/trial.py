@@ -1,0 +1,228 @@
+"""Merges one random family, by the cheapest plan and by random ones, and compares with the single runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnx
+import oracle
+from fuzzing.build import Array
+from fuzzing.case import Case
+
+from netfuse_onnx import control, offers
+from netfuse_onnx import plan as planning
+from netfuse_onnx.cost import Cost
+from netfuse_onnx.errors import NotEquivalent, NotStackable
+from netfuse_onnx.lower import lower
+from netfuse_onnx.offers import Candidates
+from netfuse_onnx.types import SHARED, Became, Correspondence, Lowering, Plan
+
+REPLICATE = 0.06
+"""How often a random plan replicates what it need not."""
+
+
+class Discard(Exception):
+    """The case proves nothing: it does not run alone, or may not be merged."""
+
+
+class Failure(Exception):
+    """The merge is wrong. `kind` is one of: match, plan, lower, checker, run, values."""
+
+    def __init__(self, kind: str, detail: str, plan: Plan | None = None, output: str = "") -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.output = output
+        self.plan = plan
+
+
+Singles = Sequence[Mapping[str, Array]]
+
+
+def examine(case: Case, folder: Path, *, plans: int = 1) -> dict[str, int]:
+    """Try one case with the cheapest plan and `plans` random ones. Raises Discard or Failure. Counts what
+    was compared."""
+    paths = oracle.as_models(case.model, case.values, case.role, folder)
+    runs = [(case.values, _singles(paths, case.values, case.role))]
+    if case.other:
+        try:
+            runs.append((case.other, _singles(paths, case.other, case.role)))
+        except Discard:
+            pass  # the graph holds for its own sizes only
+    corr = _matched(paths, case)
+    share = oracle.shared(case.role)
+    sound = oracle.passes_checker(str(paths[0]))
+    done = {"merges": 0, "sizes": len(runs) - 1, "batched": 0, "replicated": 0, "unsteady": 0}
+    for k, (io, plan) in enumerate(_plans(corr, case, share, plans)):
+        merged = _lowered(corr, plan, io, share, sound=sound)
+        for became, count in ((Became.REPLICATED, "replicated"), (Became.BATCHED, "batched")):
+            done[count] += sum(low.became is became for low in plan.lowerings) * (k == 0)
+        for level in oracle.LEVELS if k < 2 else oracle.LEVELS[1:]:
+            for values, singles in runs:
+                done["unsteady"] += not _agrees(
+                    case, paths, corr, plan, merged, (io, level), values, singles
+                )
+        done["merges"] += 1
+    return done
+
+
+def _singles(paths: Sequence[Path], values: Mapping[str, Sequence[Array]], role: Mapping[str, str]) -> Singles:
+    try:
+        return oracle.run_apart(paths, values, role)
+    except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
+        raise Discard(f"does not run alone: {_first(error)}") from error
+
+
+def _matched(paths: Sequence[Path], case: Case) -> Correspondence:
+    try:
+        return oracle.family(paths, keep_opset=case.keep_opset)
+    except NotEquivalent as error:
+        raise Discard(f"not equivalent: {_first(error)}") from error
+    except Exception as error:
+        raise Failure("match", _trace(error)) from error
+
+
+# --------------------------------------------------------------------------- plans
+
+
+def _plans(
+    corr: Correspondence, case: Case, share: frozenset[str], count: int
+) -> Iterator[tuple[str, Plan]]:
+    """The cheapest plan, then random ones; with separate I/O where an output can't be stacked."""
+    rng = random.Random(case.seed)
+    io = case.io
+    for k in range(1 + count):
+        try:
+            try:
+                found = _one(corr, io, share, rng if k else None)
+            except NotStackable:
+                io = "separate"
+                found = _one(corr, io, share, rng if k else None)
+        except Exception as error:
+            raise Failure("plan", _trace(error)) from error
+        if np.isfinite(found.cost):
+            yield io, found
+
+
+def _one(corr: Correspondence, io: str, share: frozenset[str], rng: random.Random | None) -> Plan:
+    if rng is None:
+        return planning.plan(corr, io=io, share=share)
+
+    def solved(inner: Correspondence, found: Candidates, cost: Cost) -> Plan:
+        return _random(inner, found, cost, rng)
+
+    with mock.patch.object(control, "solved", solved):
+        return solved(corr, planning.candidates(corr, io=io, share=share), Cost(corr.models))
+
+
+def _random(corr: Correspondence, found: Candidates, cost: Cost, rng: random.Random) -> Plan:
+    """Any one of its options for every node, or none of them."""
+    chosen: list[list[Lowering]] = []
+    for node, options in zip(corr.graph.nodes, found.options, strict=True):
+        option = rng.choice(options)
+        if option.became in (Became.BATCHED, Became.GROUPED) and SHARED not in option.gives:
+            bodies = any(isinstance(value, onnx.GraphProto) for value in node.attrs.values())
+            if not bodies and rng.random() < REPLICATE:
+                option = offers.replicated(node, found.mapped, "by chance")
+        chosen.append([option])
+    drawn = dataclasses.replace(found, options=chosen)
+    search = planning.Search(corr.graph, corr.weights, drawn, cost)
+    solution = search.solve()
+    return Plan(search.chosen(solution), solution.cost, solution.exact)
+
+
+def _lowered(corr: Correspondence, plan: Plan, io: str, share: frozenset[str], *, sound: bool) -> bytes:
+    try:
+        merged = oracle.materialise(lower(corr, plan, io=io, share=share))
+    except Exception as error:
+        raise Failure("lower", _trace(error), plan) from error
+    if sound:
+        try:
+            onnx.checker.check_model(merged, full_check=True)
+        except Exception as error:
+            raise Failure("checker", _first(error), plan) from error
+    return merged
+
+
+# --------------------------------------------------------------------------- values
+
+
+def _agrees(
+    case: Case, paths: Sequence[Path], corr: Correspondence, plan: Plan, merged: bytes,
+    how: tuple[str, object], values: Mapping[str, Sequence[Array]], singles: Singles,
+) -> bool:  # fmt: skip
+    """False where the merged values differ, and so do those of a single model whose inputs change in the
+    last bits."""
+    io, level = how
+    what = str(level).rpartition(".")[2]
+    try:
+        got = oracle.run(merged, oracle.merged_feeds(values, case.role, io, corr.names), level)
+    except Exception as error:
+        raise Failure("run", f"{what}: {_first(error)}", plan) from error
+    for m, (model, single) in enumerate(zip(corr.names, singles, strict=True)):
+        for name, want in single.items():
+            have = got[name][m] if io == "stacked" else got[f"{model}/{name}"]
+            if have.shape != want.shape or have.dtype != want.dtype:
+                detail = f"{what}: {name} of model {m}: {have.dtype}{have.shape} for {want.dtype}{want.shape}"
+                raise Failure("values", detail, plan, name)
+            try:
+                oracle.close(have, want, f"{what}: {name} of model {m}")
+            except AssertionError as error:
+                if _unsteady(case, paths, values, m, name, have):
+                    return False
+                raise Failure("values", str(error), plan, name) from error
+    return True
+
+
+def _unsteady(
+    case: Case, paths: Sequence[Path], values: Mapping[str, Sequence[Array]], m: int, name: str, have: Array
+) -> bool:
+    """Whether the model alone is as far from itself: with optimisations off, or after a small change."""
+    rng = np.random.default_rng(0)
+    share = oracle.shared(case.role)
+    runs = []
+    for turn in range(5):
+        nudged = {k: [_nudged(a, rng) if turn > 1 else a for a in arrays] for k, arrays in values.items()}
+        again = oracle.as_models(case.model, nudged, case.role, paths[0].parent / "again") if turn > 1 else paths
+        fed = {k: nudged[k][0 if k in share else m] for k, r in case.role.items() if r.endswith("input")}
+        try:
+            runs.append(oracle.run(str(again[m]), fed, oracle.LEVELS[turn == 1])[name])
+        except Exception:  # it jumps so far that it fails
+            return True
+    if any(run.shape != runs[0].shape for run in runs):
+        return True
+    if have.dtype.kind == "b":
+        return bool((np.array(runs) != runs[0]).any(axis=0)[have != runs[0]].all())
+    want, far = np.asarray(runs[0], np.float64), np.asarray(runs, np.float64)
+    with np.errstate(all="ignore"):
+        spread = np.nan_to_num(np.abs(far - want), nan=np.inf).max(initial=0.0)
+        off = np.abs(np.asarray(have, np.float64) - want)
+        scale = float(np.abs(want[np.isfinite(want)]).max(initial=1e-3))
+    limit = oracle.TOLERANCE.get(have.dtype.type, 0.0) * scale
+    return bool((np.nan_to_num(off, nan=0.0) <= limit + 6 * spread).all()) and bool(
+        (np.isnan(have) == np.isnan(want)).all() or spread == np.inf
+    )
+
+
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    by = {2: 1e-3, 4: 2e-6, 8: 1e-13}[array.dtype.itemsize]
+    return (array * (1 + by * rng.choice([-1, 1], array.shape))).astype(array.dtype)
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _trace(error: BaseException) -> str:
+    """The exception and where it was raised."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__} at {where}: {_first(error)}"
