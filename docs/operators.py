@@ -30,6 +30,7 @@ once per model.
   replicated, and `merge`, `inspect` and `--json` give the reason.
 - Attributes that differ between the models replicate the node, unless a rule
   makes constants of them: see [the table](#attributes-that-differ).
+- A node among replicated ones may be replicated as well, where to join their values would cost more.
 - Random operators, and operators with random ones in their bodies, always run once per model.
 
 The column *rule* is the name that `netfuse-onnx inspect` prints. In *how*, `N` is the batch, `M` the models,
@@ -60,7 +61,7 @@ NO_RULE = """\
 ## Without a rule
 
 Operators of ONNX {version} that are replicated because nobody has written a rule for them. The same goes
-for every operator of another domain that is not in the first table.
+for every operator of another domain that is not in a table above.
 
 """
 

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.schemas import facts
 from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, Weight
 
 Tensor: TypeAlias = gs.Tensor
@@ -81,7 +82,9 @@ class Emitter:
         """Emit one node. `outs` says which outputs are present; an absent one comes back as an empty
         variable. `captured` are the tensors that its bodies read under `captured_names`."""
         given = [gs.Variable.empty() if x is None else x for x in ins]
-        while given and given[-1].is_empty():
+        known = facts(op, domain, self.opset)
+        least = known.inputs[0] if known else 0  # an empty name counts: Loop wants two inputs
+        while len(given) > least and given[-1].is_empty():
             given.pop()
         name = self._unique(self.scope or op, self._node_names)
         outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
@@ -241,11 +244,16 @@ class Emitter:
             return self(op, x, self.const(list(axes)), keepdims=keepdims)
         return self(op, x, axes=list(axes), keepdims=keepdims)
 
-    def require(self, condition: Tensor) -> Tensor:
-        """An int64 zero of shape [1] that exists only where all of `condition` ([k] bool) is true: ONNX
-        has no assertion, but Gather fails on an index out of range."""
-        broken = self("Cast", self("Not", condition), to=onnx.TensorProto.INT64)
-        return self("Gather", self.const([0]), self.reduce("ReduceMax", broken, [0], keepdims=1), axis=0)
+    def require(self, condition: Tensor, value: int = 0) -> Tensor:
+        """An int64 `value` of shape [1] that exists only where all of `condition` ([k] bool) is true: ONNX
+        has no assertion, but Reshape fails on another number of elements, wherever it runs."""
+        if self.opset < 14:  # there it can't be asked for none; Gather fails on an index out of range
+            broken = self("Cast", self("Not", condition), to=onnx.TensorProto.INT64)
+            index = self.reduce("ReduceMax", broken, [0], keepdims=1)
+            return self("Gather", self.const([value]), index, axis=0)
+        holds = self("Cast", condition, to=onnx.TensorProto.INT64)
+        count = self.reduce("ReduceMin", holds, [0], keepdims=1)
+        return self("Reshape", self.const([value]), count, allowzero=1)
 
     def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
         return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))

@@ -12,13 +12,14 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from netfuse_onnx import boundary
+from netfuse_onnx import boundary, steering
 from netfuse_onnx.bodies import bind
 from netfuse_onnx.control import Nested
 from netfuse_onnx.convert import hop
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.finish import export
+from netfuse_onnx.join import compared, join, uncounted
 from netfuse_onnx.layouts import merged_dims, route
 from netfuse_onnx.offers import site
 from netfuse_onnx.types import (
@@ -64,9 +65,12 @@ class _Lowerer:
         self.conversions = conversions
         self.held: dict[tuple[str, Layout], Held] = {}
         self.made: dict[str, Layout] = {}
+        self.uneven: set[str] = set()
+        """Values held per model whose shapes nothing has compared yet."""
         self.edge = False
 
     def run(self) -> None:
+        self.uneven.update(name for name, layout in self.made.items() if layout == PER_MODEL)
         nodes = zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
         for index, (node, lowering) in enumerate(nodes):
             self.emit.scope = node.name or f"{node.op}_{index}"
@@ -76,6 +80,8 @@ class _Lowerer:
                 if name:
                     self._claim(held, name)
                     self.keep(name, layout, held)
+            if PER_MODEL in lowering.gives and self._may_differ(index, node):
+                self.uneven.update(filter(None, node.outputs))
 
     def _check(self, node: Node, lowering: Lowering) -> None:
         if len(lowering.gives) != len(node.outputs):
@@ -111,9 +117,10 @@ class _Lowerer:
         for step in route(at, layout, dims):
             if (name, step) not in self.held:
                 self.emit.scope = f"{name}/{step}"
-                self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
-                if at == PER_MODEL and value.dtype:
-                    self._declare(self.held[name, step], step, value)
+                if at == PER_MODEL:
+                    self.held[name, step] = self._join(name, step, value)
+                else:
+                    self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
             at = step
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
@@ -123,11 +130,51 @@ class _Lowerer:
             line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
             self.conversions.append({**line, "boundary": self.edge or joins})
 
-    def _declare(self, joined: Held, layout: Layout, value: ValueType) -> None:
-        """Write down the type of a joined value: its shape check hides it from shape inference."""
-        if isinstance(joined, gs.Variable):
+    def _join(self, name: str, layout: Layout, value: ValueType) -> Tensor:
+        """A value of each model as one tensor. Its type is written down: a comparison of shapes hides it
+        from shape inference."""
+        xs, dims, checked = self._columns(name), value.dims or (), None
+        if name in self.uneven and uncounted(dims):
+            checked = self._compare(name)
+        joined = join(self.emit, xs, layout, dims, name in self.uneven, checked)
+        self.uneven.discard(name)
+        if isinstance(joined, gs.Variable) and value.dtype:
             joined.dtype = value.dtype
-            joined.shape = merged_dims(layout, value.dims or (), self.emit.models)
+            joined.shape = merged_dims(layout, dims, self.emit.models)
+        return joined
+
+    def _compare(self, name: str) -> Tensor | None:
+        """One comparison of the shapes of all inputs that are joined; None where `name` is none of them, or
+        alone. After it none of them needs another."""
+        if name not in self.corr.graph.inputs or self.emit.opset < 14:
+            return None
+        pairs = zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
+        wanted = {
+            name
+            for node, lowering in pairs
+            for name, take in zip(node.reads, lowering.takes, strict=True)
+            if take not in (None, PER_MODEL)
+        }
+        kinds = self.corr.graph.types
+        some = [
+            n for n in self.corr.graph.inputs if n in wanted & self.uneven and uncounted(kinds[n].dims or ())
+        ]
+        self.uneven.difference_update(set(some) - {name})
+        return compared(self.emit, [self._columns(n) for n in some], 1) if len(some) > 1 else None
+
+    def _columns(self, name: str) -> Sequence[Tensor]:
+        held = self.held[name, PER_MODEL]
+        return held if isinstance(held, tuple) else (held,)
+
+    def _may_differ(self, index: int, node: Node) -> bool:
+        """Whether what a node gives per model may be of unequal shapes."""
+        unlike = self.uneven | self.corr.ragged
+        mapped = {name for name in node.reads if name and self._is_mapped(name)}
+        return (
+            index in self.corr.attrs
+            or not unlike.isdisjoint(node.reads)
+            or steering.ragged(node, mapped, frozenset())
+        )
 
     # ------------------------------------------------------------------ nodes
 

@@ -32,6 +32,10 @@ RESIZE_BLENDS_ALL = 3
 """Up to this rank an interpolating Resize blends all axes, with weight 0 along those that it leaves alone
 (1.32), and 0 times NaN is NaN. Of rank 4 it blends the last two, of rank 5 the last three."""
 
+CENTER_CROP_PAD_MOVED = "1.32"
+"""Transpose, CenterCropPad, Transpose fails with optimisations on: its own axes are permuted as if they were
+sizes (seen in 1.32, CPU). With sizes that are known it is written as Slice and Pad."""
+
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",
     "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "

@@ -82,7 +82,9 @@ def times(*dims: Dim) -> Dim:
 
 
 def plus(a: Dim, b: Dim) -> Dim:
-    return a + b if isinstance(a, int) and isinstance(b, int) else a if b == 0 else None
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    return a if b == 0 else b if a == 0 else None
 
 
 def part(whole: Dim, count: int) -> Dim:

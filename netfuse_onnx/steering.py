@@ -34,23 +34,43 @@ DATA_DEPENDENT = frozenset(
         "Compress",
         "NonMaxSuppression",
         "NonZero",
+        "StringNormalizer",
         "StringSplit",
         "Unique",
         "ConcatFromSequence",
         "SequenceAt",
         "OptionalGetElement",
         "ImageDecoder",
+        # ONNX Runtime's own
+        "BeamSearch",
+        "BifurcationDetector",
+        "DynamicTimeWarping",
+        "EPContext",
+        "GreedySearch",
+        "RemovePadding",
+        "Sampling",
+        "Snpe",
+        "SpeculativePrefixCommit",
+        "Tokenizer",
+        "WhisperBeamSearch",
     }
 )
 
+READ = ("", "ai.onnx.ml", "com.microsoft")
+"""Domains whose operators have been read: those whose shapes follow values are named here, all others give
+outputs whose shapes follow from those of the inputs. Nothing is taken for granted of other domains."""
+
 STEERED_BY = {
     "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2),
-    "ConstantOfShape": (0,), "DFT": (1, 2), "Expand": (1,), "GroupQueryAttention": (6,),
-    "HammingWindow": (0,), "HannWindow": (0,),
+    "ConstantOfShape": (0,), "ConvTransposeWithDynamicPads": (2,), "CropAndResize": (3,), "DFT": (1, 2),
+    "DecoderAttention": (8, 9, 10), "DequantizeBFP": (1, 2), "DynamicSparseAttention": (10,),
+    "Expand": (1,), "ExpandDims": (1,), "GroupQueryAttention": (6,), "HammingWindow": (0,),
+    "HannWindow": (0,), "MatMulFpQ4": (2,),
     "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
     "ReduceL1": (1,), "ReduceL2": (1,), "ReduceLogSum": (1,), "ReduceLogSumExp": (1,), "ReduceMax": (1,),
     "ReduceMean": (1,), "ReduceMin": (1,), "ReduceProd": (1,), "ReduceSum": (1,), "ReduceSumSquare": (1,),
-    "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,),
+    "RelativePositionBias": (1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3),
+    "Slice": (1, 2, 3, 4), "SparseAttention": (7,), "Split": (1,),
     "SplitToSequence": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,),
 }  # fmt: skip
 """Inputs whose values, not only their shapes, decide the shape of an output."""
@@ -78,7 +98,9 @@ def ragged(node: Node, mapped: Set[str], shapeless: Set[str]) -> bool:
     """True where a replicated node's outputs may have another shape for each model."""
     if any(v in shapeless for v in node.reads):
         return True
-    if node.op in DATA_DEPENDENT or bodies(node) or (node.domain and node.key not in SHAPES):
+    if node.op in DATA_DEPENDENT or bodies(node):
+        return True
+    if node.domain not in READ and node.key not in SHAPES:
         return True
     steering = STEERED_BY.get(node.op, ())
     return any(i < len(node.inputs) and node.inputs[i] in mapped for i in steering)

@@ -19,6 +19,10 @@ from sample_models.families import Family, Input
 from sample_models.weights import randomise
 
 OPSETS = {"dynamo": 18, "torchscript": 17}
+PINNED = ("lstm",)
+"""Families whose dynamic dims the dynamo exporter pins to the example's. torch.export (2.13) takes the length
+that an LSTM loops over for a constant; the graph, whose LSTM has no loop, holds it in its types only."""
+
 EXAMPLE = {"batch": 2, "sequence": 9, "past": 5, "past + 1": 6, "nodes": 7, "edges": 11}
 """Sizes of the dynamic dims: neither 0, 1 nor a size that the networks themselves contain."""
 
@@ -46,6 +50,8 @@ def export_family(
             warnings.simplefilter("ignore")  # the exporters' own deprecations: not the user's affair
             if exporter == "dynamo":
                 _dynamo(network, family, inputs, path, external_data)
+                if family.name in PINNED:
+                    _unpin(path, family, inputs)
             else:
                 _torchscript(network, family, inputs, path)
                 if external_data:
@@ -90,6 +96,20 @@ def _dynamo(
         external_data=external_data,
         verbose=False,
     )
+
+
+def _unpin(path: Path, family: Family, inputs: tuple[Input, ...]) -> None:
+    """Declares the inputs and outputs as the family does. Types of what is between them are left out."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    axes = {item.name: dict(enumerate(item.dims)) for item in inputs} | family.outputs
+    for info in (*model.graph.input, *model.graph.output):
+        for axis, dim in axes[info.name].items():
+            if isinstance(dim, str):
+                info.type.tensor_type.shape.dim[axis].dim_param = dim
+    del model.graph.value_info[:]
+    onnx.save_model(model, path)
 
 
 def _torchscript(network: nn.Module, family: Family, inputs: tuple[Input, ...], path: Path) -> None:

@@ -222,4 +222,3 @@ DECODERS = {
         ("llama", "Llama of transformers, tiny, grouped queries, without a cache", _llama),
     )
 }
-

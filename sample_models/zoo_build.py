@@ -82,9 +82,11 @@ class Pretrained(nn.Module):
 
 
 def config(name: str, **settings: Any) -> Any:
-    """A configuration of transformers by its class name."""
+    """A configuration of transformers by its class name. What it warns of, such as a vocabulary without
+    the usual last token, is meant."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
     return getattr(transformers, name)(**settings)
 
 

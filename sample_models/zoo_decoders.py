@@ -166,9 +166,7 @@ class ExpertModel(nn.Module):
     def __init__(self, size: int = 32) -> None:
         super().__init__()
         self.embed = nn.Embedding(99, size)
-        self.attention = nn.ModuleList(
-            nn.MultiheadAttention(size, 4, batch_first=True) for _ in range(2)
-        )
+        self.attention = nn.ModuleList(nn.MultiheadAttention(size, 4, batch_first=True) for _ in range(2))
         self.experts = nn.ModuleList(Experts(size) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(5))
         self.head = nn.Linear(size, 99, bias=False)
@@ -186,7 +184,11 @@ class ExpertModel(nn.Module):
 
 
 def mixtral() -> nn.Module:
-    sizes = GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}
+    sizes = GROUPED | {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "experts_implementation": "batched_mm",
+    }
     return causal("MixtralForCausalLM", config("MixtralConfig", **sizes))
 
 

@@ -165,9 +165,7 @@ class DeepLab(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.stem = nn.Sequential(conv(3, 16, stride=2), conv(16, width, stride=2))
-        self.rates = nn.ModuleList(
-            nn.Conv2d(width, 16, 3, padding=rate, dilation=rate) for rate in (1, 2, 4)
-        )
+        self.rates = nn.ModuleList(nn.Conv2d(width, 16, 3, padding=rate, dilation=rate) for rate in (1, 2, 4))
         self.pooled = nn.Conv2d(width, 16, 1)
         self.head = nn.Sequential(conv(64, 32, 1), nn.Conv2d(32, 5, 1))
 
@@ -339,5 +337,5 @@ ARCHITECTURES = (
     Architecture("espcn", "super-resolution", espcn, image(16)),
     Architecture("edsr", "super-resolution", EDSR, image(16), exporters=BOTH),
     Architecture("swin2sr", "super-resolution", swin2sr, image(16)),
-    Architecture("clip", "image and text", clip, (*WORDS, *image()), ("text", "image")),
+    Architecture("clip", "image and text", clip, (*WORDS, *image()), ("text_embeds", "image_embeds")),
 )

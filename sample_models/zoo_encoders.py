@@ -68,10 +68,6 @@ def funnel() -> nn.Module:
     return text("FunnelBaseModel", config("FunnelConfig", **sizes), HIDDEN)
 
 
-def longformer() -> nn.Module:
-    return text("LongformerModel", config("LongformerConfig", **SIZES, attention_window=4), HIDDEN)
-
-
 def modernbert() -> nn.Module:
     settings = config("ModernBertConfig", **SIZES, pad_token_id=0, local_attention=4)
     return text("ModernBertModel", settings, HIDDEN)
@@ -100,7 +96,6 @@ ARCHITECTURES = (
     Architecture("mpnet", DOMAIN, mpnet, tokens()),
     Architecture("xlnet", DOMAIN, xlnet, tokens(mask=False)),
     Architecture("funnel", DOMAIN, funnel, FIXED),
-    Architecture("longformer", DOMAIN, longformer, FIXED),
     Architecture("modernbert", DOMAIN, modernbert, tokens()),
     Architecture("fnet", DOMAIN, fnet, FIXED[:1]),
     Architecture("t5_encoder", DOMAIN, t5_encoder, tokens(), exporters=BOTH),

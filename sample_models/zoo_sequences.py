@@ -83,17 +83,15 @@ class HiFiGAN(nn.Module):
         self.ups = nn.ModuleList(
             nn.ConvTranspose1d(width >> i, width >> (i + 1), 8, 4, padding=2) for i in range(2)
         )
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(Residual(width >> (i + 1), kernel) for kernel in (3, 5)) for i in range(2)
-        )
+        self.narrow = nn.ModuleList(Residual(width >> (i + 1), 3) for i in range(2))
+        self.wide = nn.ModuleList(Residual(width >> (i + 1), 5) for i in range(2))
         self.leave = nn.Conv1d(width >> 2, 1, 7, padding=3)
 
     def forward(self, mel: Tensor) -> Tensor:
         x = self.enter(mel)
-        for up, blocks in zip(self.ups, self.blocks, strict=True):
+        for up, narrow, wide in zip(self.ups, self.narrow, self.wide, strict=True):
             x = up(nn.functional.leaky_relu(x, 0.1))
-            one, two = blocks
-            x = (one(x) + two(x)) / 2
+            x = (narrow(x) + wide(x)) / 2
         return torch.tanh(self.leave(nn.functional.leaky_relu(x)))
 
 
@@ -255,7 +253,8 @@ class Autoformer(nn.Module):
         x = x - self._average(x)
         x = self.norm(x + self.feed(x))
         season = self.leave(self.season(x.transpose(1, 2)).transpose(1, 2))
-        return season + self.trend(trend.transpose(1, 2)).transpose(1, 2)
+        ahead: Tensor = season + self.trend(trend.transpose(1, 2)).transpose(1, 2)
+        return ahead
 
 
 def timesfm() -> nn.Module:
@@ -277,15 +276,23 @@ def timesfm() -> nn.Module:
 class Tagger(nn.Module):
     """Embedding, a bidirectional recurrent layer, scores per token."""
 
-    def __init__(self, cell: type[nn.RNNBase]) -> None:
+    def __init__(self, cell: nn.RNNBase) -> None:
         super().__init__()
         self.embed = nn.Embedding(50, 16)
-        self.cell = cell(16, 24, batch_first=True, bidirectional=True)
+        self.cell = cell
         self.head = nn.Linear(48, 9)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         scores: Tensor = self.head(self.cell(self.embed(input_ids))[0])
         return scores
+
+
+def lstm_tagger() -> nn.Module:
+    return Tagger(nn.LSTM(16, 24, batch_first=True, bidirectional=True))
+
+
+def gru_tagger() -> nn.Module:
+    return Tagger(nn.GRU(16, 24, batch_first=True, bidirectional=True))
 
 
 class CRNN(nn.Module):
@@ -342,8 +349,8 @@ ARCHITECTURES = (
     Architecture("patchtsmixer", SERIES, patchtsmixer, (Input("past", ("batch", 32, 3)),)),
     Architecture("nbeats", SERIES, NBeats, (Input("past", ("batch", 24)),)),
     Architecture("autoformer", SERIES, Autoformer, (Input("past", ("batch", 24, 4)),)),
-    Architecture("lstm_tagger", RECURRENT, lambda: Tagger(nn.LSTM), IDS, exporters=BOTH),
-    Architecture("gru_tagger", RECURRENT, lambda: Tagger(nn.GRU), IDS, exporters=BOTH),
+    Architecture("lstm_tagger", RECURRENT, lstm_tagger, IDS, exporters=BOTH),
+    Architecture("gru_tagger", RECURRENT, gru_tagger, IDS, exporters=BOTH),
     Architecture("crnn", RECURRENT, CRNN, (Input("line", ("batch", 1, 16, 48)),)),
     Architecture("lstm_cells", RECURRENT, Cells, (Input("x", ("batch", 8, 8)),)),
 )

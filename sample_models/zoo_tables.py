@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from sample_models.zoo_build import BOTH, Architecture
 def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers with ReLU between."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -76,8 +78,9 @@ class Sasrec(nn.Module):
         super().__init__()
         self.items = nn.Embedding(rows, size)
         self.places = nn.Embedding(32, size)
-        layer = {"dim_feedforward": 32, "batch_first": True, "norm_first": True}
-        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(size, 2, **layer) for _ in range(2))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(size, 2, 32, batch_first=True, norm_first=True) for _ in range(2)
+        )
 
     def forward(self, history: Tensor) -> Tensor:
         length = history.shape[1]
@@ -85,7 +88,8 @@ class Sasrec(nn.Module):
         mask = torch.full((length, length), float("-inf")).triu(1)
         for layer in self.layers:
             x = layer(x, src_mask=mask)
-        return x[:, -1] @ self.items.weight.T
+        scores: Tensor = x[:, -1] @ self.items.weight.T
+        return scores
 
 
 class GCN(nn.Module):
@@ -190,8 +194,7 @@ class TabTransformer(nn.Module):
     def __init__(self, fields: int = 5, rows: int = 60, size: int = 16) -> None:
         super().__init__()
         self.embed = nn.Embedding(rows, size)
-        layer = {"dim_feedforward": 32, "batch_first": True, "activation": "gelu"}
-        self.layer = nn.TransformerEncoderLayer(size, 4, **layer)
+        self.layer = nn.TransformerEncoderLayer(size, 4, 32, activation="gelu", batch_first=True)
         self.norm = nn.LayerNorm(6)
         self.head = mlp(fields * size + 6, 32, 2)
 

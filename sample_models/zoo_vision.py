@@ -96,8 +96,10 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kept, other = x.chunk(2, 1)
-        mixed = torch.cat([kept, self.branch(other)], 1).unflatten(1, (2, -1))
-        return mixed.transpose(1, 2).flatten(1, 2)
+        x = torch.cat([kept, self.branch(other)], 1)
+        batch, channels, height, width = x.shape
+        mixed = x.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+        return mixed.reshape(batch, channels, height, width)
 
 
 def shufflenet() -> nn.Module:

@@ -76,7 +76,7 @@ class _Worker:
         theirs.close()
         there.close()
         self.seed = 0
-        self.drawn = False
+        self.drawn = self.dead = False
 
     def give(self, seed: int) -> None:
         self.seed, self.drawn = seed, False
@@ -87,6 +87,7 @@ class _Worker:
         try:
             found: Verdict | None = self.verdicts.recv()
         except EOFError:
+            self.dead = True
             kind = "failure" if self.drawn else "discard"
             return self.seed, kind, "the process died", {}
         self.drawn = found is None
@@ -106,7 +107,7 @@ def fuzz(seed: int, count: int, *, jobs: int = 1, minimise: bool = True, plans: 
         for k, worker in enumerate(workers):
             if worker.verdicts not in ready or (verdict := worker.verdict()) is None:
                 continue
-            if not worker.process.is_alive():
+            if worker.dead:
                 worker = workers[k] = _Worker(options)
             done += verdict[1] != "discard"
             yield verdict

@@ -5,8 +5,8 @@ oracle turns inputs into weights, equal or different, as its `roles` say, merges
 output of every model in ONNX Runtime, with its optimisations on and off. Where a node has several
 lowerings, each is forced in turn, not only the one that the plan would choose.
 
-`graph` builds such a model from ONNX text, `draw` its values, `check` runs one case, and `sweep` the
-cases that every rule must pass: all combinations of roles, several N, both kinds of I/O.
+`check` runs one case, and `sweep` the cases that every rule must pass: all combinations of roles, several
+N, both kinds of I/O. What they are made of is in cases.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from unittest import mock
 import numpy as np
 import onnx
 import onnxruntime as ort
+from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
 from netfuse_onnx import opset as opsets
 from netfuse_onnx import plan as planning
@@ -34,88 +35,12 @@ from netfuse_onnx.match import match
 from netfuse_onnx.observe import observed
 from netfuse_onnx.types import Became, Correspondence, Merged, Plan
 
-Array = np.ndarray
+__all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
+
 LEVELS = (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
 TOLERANCE = {np.float32: 2e-5, np.float16: 4e-3, np.float64: 1e-12}
 
-ROLES = ("input", "shared input", "weight", "shared weight")
-IO = ("separate", "stacked")
-
 # --------------------------------------------------------------------------- cases
-
-
-def graph(inputs: str, body: str, opset: int = 17) -> onnx.ModelProto:
-    """A model from ONNX text, such as `graph("float[2,3] x", "y = Relu(x)")`. Every value that no node
-    reads is an output; its type is what onnx infers."""
-    text = f'<ir_version: 10, opset_import: ["" : {opset}]> g ({inputs}) => () {{ {body} }}'
-    model = onnx.parser.parse_model(text)
-    read = {name for node in model.graph.node for name in node.input}
-    for name in (name for node in model.graph.node for name in node.output if name and name not in read):
-        model.graph.output.add(name=name)
-    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-
-
-def draw(
-    model: onnx.ModelProto,
-    models: int,
-    *,
-    sizes: Mapping[str, int] | None = None,
-    low: float = -2.0,
-    high: float = 2.0,
-    given: Mapping[str, Array] | None = None,
-) -> dict[str, Array]:
-    """Values [N, *shape] for every graph input, uniform in [low, high]; `sizes` binds symbols. An array in
-    `given` is the value for every model."""
-    rng = np.random.default_rng(7)
-    values = {}
-    for info in model.graph.input:
-        kind = info.type.tensor_type
-        shape = [(sizes or {})[d.dim_param] if d.dim_param else d.dim_value for d in kind.shape.dim]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if given and info.name in given:
-            value = np.stack([np.asarray(given[info.name], dtype)] * models)
-        elif dtype == np.bool_:
-            size = int(np.prod(shape))  # half of them true
-            value = np.stack([rng.permutation((np.arange(size) + m) % 2).reshape(shape) for m in range(models)])
-        elif np.issubdtype(dtype, np.integer):
-            value = rng.integers(int(low), int(high), (models, *shape), endpoint=True)
-        else:
-            value = rng.uniform(low, high, (models, *shape))
-        values[info.name] = value.astype(dtype)
-    return values
-
-
-def roles(names: Sequence[str], allowed: Sequence[str] = ROLES) -> Iterator[dict[str, str]]:
-    """Every way to make each of `names` per model or shared, fed or stored; at least one is per model."""
-    for combination in itertools.product(allowed, repeat=len(names)):
-        if any(role in ("input", "weight") for role in combination):
-            yield dict(zip(names, combination, strict=True))
-
-
-def some_roles(names: Sequence[str]) -> list[dict[str, str]]:
-    """The roles of up to two names; of more, enough that every two names meet in every pair of roles."""
-    every = list(roles(names))
-    if len(names) < 3:
-        return every
-
-    def pairs(role: Mapping[str, str]) -> set[tuple[tuple[str, str], ...]]:
-        return set(itertools.combinations(role.items(), 2))
-
-    left = set().union(*map(pairs, every))
-    chosen = []
-    while left:
-        best = max(every, key=lambda role: len(pairs(role) & left))
-        left -= pairs(best)
-        chosen.append(best)
-    return chosen
-
-
-def few_roles(names: Sequence[str]) -> list[dict[str, str]]:
-    """Every name in every role, and what is usual: an input, then weights. For tables with many rows."""
-    cycle = [{name: ROLES[(turn + k) % 4] for k, name in enumerate(names)} for turn in range(4)]
-    usual = {name: "weight" if k else "input" for k, name in enumerate(names)}
-    found = [role for role in [*cycle, usual] if not {"input", "weight"}.isdisjoint(role.values())]
-    return [role for k, role in enumerate(found) if role not in found[:k]]
 
 
 def sweep(
@@ -150,19 +75,7 @@ def sweep(
         for n, io in itertools.product(models, IO) if thorough else turns(models, turn, len(combinations)):
             values = draw(model, n, sizes=sizes, low=low, high=high, given=given)
             what = {**role, **more, **fixed}
-            check(
-                model, values, what, folder, io=io, alike=alike, keep_opset=keep_opset, tolerance=tolerance
-            )
-
-
-def turns(models: Sequence[int], turn: int, count: int) -> list[tuple[int, str]]:
-    """The N and I/O of case `turn` of `count`. Two cases get two N each; of more, every third gets an
-    unusual one."""
-    usual, others = models[0], models[1:] or models
-    io = IO[(turn + turn // 4) % 2]
-    if count <= 2:
-        return [(usual, io), (others[turn % len(others)], IO[1 - IO.index(io)])]
-    return [(others[turn // 3 % len(others)] if turn % 3 == 0 else usual, io)]
+            check(model, values, what, folder, io=io, alike=alike, keep_opset=keep_opset, tolerance=tolerance)
 
 
 def check(
@@ -241,7 +154,9 @@ def as_models(
                 (found,) = [i for i in copy.graph.input if i.name == name]
                 copy.graph.input.remove(found)
                 array = values[name][0 if kind.startswith("shared") else m]
-                copy.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
+                copy.graph.initializer.append(
+                    onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
+                )
         path = folder / f"m{m}.onnx"
         onnx.save(copy, path)
         paths.append(path)
@@ -255,9 +170,7 @@ def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence
         return fold(match([sources[path] for path in paths], names, complete=observed))
 
 
-def every_merge(
-    corr: Correspondence, role: Mapping[str, str], io: str
-) -> Iterator[tuple[Plan, bytes, str]]:
+def every_merge(corr: Correspondence, role: Mapping[str, str], io: str) -> Iterator[tuple[Plan, bytes, str]]:
     """Every plan, the model that it makes, and a line that says which case it is."""
     share = shared(role)
     sound = passes_checker(corr.sources[0].path)
@@ -293,7 +206,9 @@ def materialise(merged: Merged) -> bytes:
     return model.SerializeToString()
 
 
-def run(model: bytes | str, feeds: Mapping[str, Array], level: ort.GraphOptimizationLevel) -> dict[str, Array]:
+def run(
+    model: bytes | str, feeds: Mapping[str, Array], level: ort.GraphOptimizationLevel
+) -> dict[str, Array]:
     return ask(session(model, level), feeds)
 
 
@@ -307,7 +222,9 @@ def session(model: bytes | str, level: ort.GraphOptimizationLevel) -> ort.Infere
 
 def ask(runner: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
     names = [out.name for out in runner.get_outputs()]
-    feeds = {name: np.array(value) for name, value in feeds.items()}  # some kernels write into what they are fed
+    feeds = {
+        name: np.array(value) for name, value in feeds.items()
+    }  # some kernels write into what they are fed
     return dict(zip(names, runner.run(None, feeds), strict=True))
 
 
@@ -365,7 +282,9 @@ def merged_feeds(
 def assert_distinct(singles: Sequence[Mapping[str, Array]], alike: Collection[str]) -> None:
     """A case in which all models give the same could not see two of them swapped."""
     for name, first in singles[0].items():
-        same = [np.array_equal(first, other[name], equal_nan=first.dtype.kind == "f") for other in singles[1:]]
+        same = [
+            np.array_equal(first, other[name], equal_nan=first.dtype.kind == "f") for other in singles[1:]
+        ]
         if same and first.size and name not in alike:
             assert not all(same), f"output {name} is the same in all models: the case proves nothing"
 

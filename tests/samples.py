@@ -52,23 +52,21 @@ def exported(
     size = Path("tiny" if tiny else "full", exporter, name)
     count = count or COUNT[exporter]
     ready = os.environ.get("NETFUSE_SAMPLES")
-    if ready:
-        paths = [Path(ready, size, f"{name}-{i}.onnx") for i in range(count)]
-        return [str(path) for path in paths]
-    folder = (out or BUILD / "samples" / _version()) / size
-    with _locked(folder):
-        paths = [folder / f"{name}-{i}.onnx" for i in range(count)]
-        if not (folder / "complete").exists():
-            _export(name, exporter, tiny, count, folder)
-    return [str(path) for path in paths]
+    folder = Path(ready, size) if ready else (out or BUILD / "samples" / _version()) / size
+    if not ready:
+        with _locked(folder):
+            _export(name, exporter, tiny, max(count, COUNT[exporter]), folder)
+    return [str(folder / f"{name}-{index}.onnx") for index in range(count)]
 
 
 def _export(name: str, exporter: str, tiny: bool, count: int, folder: Path) -> None:
-    from sample_models.export import export_family
+    done = folder / f"complete-{count}"
+    if not done.exists():
+        from sample_models.export import export_family
 
-    for _ in export_family(FAMILIES[name], folder, count=count, tiny=tiny, exporter=exporter):
-        pass
-    (folder / "complete").touch()
+        for _ in export_family(FAMILIES[name], folder, count=count, tiny=tiny, exporter=exporter):
+            pass
+        done.touch()
 
 
 def trained(name: str) -> list[str]:

@@ -94,7 +94,7 @@ def test_check(tmp_path: Path, run: Run) -> None:
 def test_dims_that_are_not_dynamic_everywhere(tmp_path: Path, run: Run) -> None:
     first, second, third = family(tmp_path, count=3)
     save(tmp_path / "b.onnx", model(MLP_TEXT.replace("n, 8] x", "9, 8] x"), MLP, seed=5))
-    said = "Input x: dimension 'n' is 9 in b, so it is in the merged model."
+    said = "Input x: dimension 'n' is 9 in b, so it is 9 in the merged model."
     code, _, err = run("merge", first, second, third, "-o", tmp_path / "m.onnx")
     assert code == 0
     assert f"warning: {said}" in err

@@ -44,7 +44,9 @@ def converter(src, dst, dims, models=MODELS, opset=17):
         held, at = hop(emit, held, at, step, dims), step
     for i, tensor in enumerate(held if isinstance(held, tuple) else [held]):
         emit.output(tensor, f"y{i}")
-    model = gs.export_onnx(emit.graph, do_type_check=False, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    model = gs.export_onnx(
+        emit.graph, do_type_check=False, opset_imports=[onnx.helper.make_opsetid("", opset)]
+    )
     model.ir_version = 8
     model.graph.ClearField("input")
     for tensor in ins:
@@ -65,7 +67,20 @@ def agree(src, dst, dims, sizes, models=MODELS, opset=17):
         np.testing.assert_array_equal(got[f"y{i}"], want, err_msg=f"{src} -> {dst} of {dims}", strict=True)
 
 
-DIMS = [(), (3,), (2, 3), (1, 3), (3, 3), (2, 1, 3), ("B", 3), (3, "S"), ("B", "S", 2), ("B", 2, "S"), (0, 3), (2, 0, 3)]
+DIMS = [
+    (),
+    (3,),
+    (2, 3),
+    (1, 3),
+    (3, 3),
+    (2, 1, 3),
+    ("B", 3),
+    (3, "S"),
+    ("B", "S", 2),
+    ("B", 2, "S"),
+    (0, 3),
+    (2, 0, 3),
+]
 
 
 @pytest.mark.parametrize("dims", DIMS, ids=str)
@@ -109,6 +124,26 @@ def test_values_of_unequal_size_never_join(dims):
             }
             with pytest.raises(Exception, match="Non-zero status code"):
                 run(model, feeds, LEVELS[0])
+
+
+@pytest.mark.parametrize("opset", [10, 13, 17, 21])
+@pytest.mark.parametrize("dims", [("B", 3), (3, "S"), ("B", "S", 2), ("B", 0)], ids=str)
+def test_values_without_elements_never_join_others(dims, opset):
+    """ONNX Runtime's Concat passes over them, whatever their shape."""
+    sizes = [
+        [(0, 2), (1, 2), (1, 2)],
+        [(1, 2), (0, 2), (0, 2)],
+        [(0, 2), (0, 3), (0, 2)],
+        [(2, 0), (0, 2), (2, 0)],
+    ]
+    for dst, each in itertools.product(layouts(len(dims))[1:], sizes):
+        model = converter(PER_MODEL, dst, dims, opset=opset).SerializeToString()
+        shapes = [[{"B": b, "S": s}.get(d, d) for d in dims] for b, s in each]
+        feeds = {f"x{m}": np.zeros(shape, np.float32) for m, shape in enumerate(shapes)}
+        if all(shape == shapes[0] for shape in shapes):
+            continue
+        with pytest.raises(Exception, match="Non-zero status code"):
+            run(model, feeds, LEVELS[0])
 
 
 def test_a_static_axis_joins_at_once():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from oracle import LEVELS, as_models, draw, every_merge, fails_or_is_right, family, graph, merged_feeds, run
@@ -51,7 +53,9 @@ UNEQUAL = [
 
 def dims_of(inputs):
     """The open dims of the inputs of a graph."""
-    return {dim for part in inputs.split("[")[1:] for dim in part.split("]")[0].split(",") if not dim.isdigit()}
+    return {
+        dim for part in inputs.split("[")[1:] for dim in part.split("]")[0].split(",") if not dim.isdigit()
+    }
 
 
 CASES = [(name, sizes) for name in OPEN for sizes in UNEQUAL if sizes[0].keys() <= dims_of(OPEN[name][0])]
@@ -82,6 +86,16 @@ def test_unequal_batches_fail(name, tmp_path):
     assert fails_or_is_right(model, values, role, tmp_path) == runs
 
 
+def must_fail(merged, feeds, message, what):
+    """The run ends in an error of ONNX Runtime that says so."""
+    failed = ""
+    try:
+        run(merged, feeds, LEVELS[1])
+    except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
+        failed = str(error)
+    assert re.search(message, failed, re.IGNORECASE), f"{what}: {failed or 'accepted'}"
+
+
 def test_rows_that_divide_only_together_fail(tmp_path):
     """Two models with 3 rows of 4 have 24 numbers, 3 rows of 8; each alone has no whole number of rows."""
     model = graph(*OPEN["reshape to larger rows"])
@@ -91,9 +105,7 @@ def test_rows_that_divide_only_together_fail(tmp_path):
     for io in ("separate", "stacked"):
         feeds = merged_feeds(values, role, io, corr.names)
         for _, merged, what in every_merge(corr, role, io):
-            with pytest.raises(Exception, match="cannot be reshaped"):
-                run(merged, feeds, LEVELS[1])
-                pytest.fail(what)
+            must_fail(merged, feeds, "cannot be reshaped", what)
 
 
 # ------------------------------------------------------------------------ indices out of range
@@ -118,9 +130,8 @@ def test_an_index_out_of_range_is_an_error(name, index, tmp_path):
         paths = as_models(model, values, role, tmp_path)
         for io in ("separate", "stacked"):
             for _, merged, what in every_merge(family(paths), role, io):
-                with pytest.raises(Exception, match=r"(?i)out of (data )?bounds|invalid ind|out of range"):
-                    run(merged, merged_feeds(values, role, io, ["m0", "m1", "m2"]), LEVELS[1])
-                    pytest.fail(f"an index of {index} was accepted: {what}")
+                feeds = merged_feeds(values, role, io, ["m0", "m1", "m2"])
+                must_fail(merged, feeds, "out of (data )?bounds|invalid ind|out of range", what)
 
 
 # ------------------------------------------------------------------------ NaN and infinity
@@ -137,10 +148,16 @@ POISONED = {
     "layer norm": ("float[2,3] x, float[3] w", "y = LayerNormalization(x, w, w)"),
     "softmax": ("float[3,3] x, float[3] w", "v = Mul(x, w)  y = Softmax<axis = 0>(v)"),
     "reduce": ("float[3,3] x, float[3] w", "v = Mul(x, w)  y = ReduceMax<axes = [1]>(v)"),
-    "cumulative": ("float[3,3] x, float[3] w", "a = Constant<value_int = 0>() v = Mul(x, w)  y = CumSum(v, a)"),
+    "cumulative": (
+        "float[3,3] x, float[3] w",
+        "a = Constant<value_int = 0>()  v = Mul(x, w)  y = CumSum(v, a)",
+    ),
     "clip": ("float[3,3] x, float w", "y = Clip(x, w)"),
-    "order": ("float[3,3] x, float[3] w", "k = Constant<value_ints = [2]>()  v = Mul(x, w)  y, i = TopK(v, k)"),
-    "pool": ("float[1,3,4] x, float[3,1] w", "v = Mul(x, w)  y = AveragePool<kernel_shape = [2], pads = [1, 1]>(v)"),
+    "order": (
+        "float[3,3] x, float[3] w",
+        "k = Constant<value_ints = [2]>()  v = Mul(x, w)  y, i = TopK(v, k)",
+    ),
+    "pool": ("float[1,3,4] x, float[3,1] w", "v = Mul(x, w)  y = AveragePool<kernel_shape = [2]>(v)"),
     "resize": (
         "float[1,3,4] x, float[3,1] w",
         's = Constant<value_floats = [1.0, 1.0, 2.0]>()  v = Mul(x, w)  y = Resize<mode = "linear">(v, , s)',

@@ -12,11 +12,22 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from netfuse_onnx import plan as planning
+from netfuse_onnx import steering
 from netfuse_onnx.cost import Cost
 from netfuse_onnx.infer import infer
 from netfuse_onnx.load import load
 from netfuse_onnx.match import match
-from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Became, Correspondence, Lowering, ValueType
+from netfuse_onnx.types import (
+    FOLDED,
+    PER_MODEL,
+    SHARED,
+    STACKED,
+    Became,
+    Correspondence,
+    Lowering,
+    Node,
+    ValueType,
+)
 
 SHAPE = [2, 4, 3, 3]  # every value of the random graphs has this shape, so that any edge is legal
 STEPS = ("Relu", "Conv", "Add", "Softmax", "Transpose", "Concat", "MatMul", "LSTMish")
@@ -121,6 +132,37 @@ def test_replicated_operators_stay_per_model_between_each_other(tmp_path) -> Non
     first, second = planning.plan(corr).lowerings
     assert first.gives == second.takes == (PER_MODEL,)
     assert "test.custom.Mystery" in first.reason
+
+
+def test_between_replicated_operators_nothing_is_joined(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    corr = family([("LSTMish", 0, 0), ("Relu", 1, 0), ("LSTMish", 2, 0)], tmp_path, 2)
+    plan = planning.plan(corr)
+    assert [lowering.gives for lowering in plan.lowerings] == [(PER_MODEL,)] * 3
+    assert "among replicated operators" in plan.lowerings[1].reason
+    behind = planning.plan(family([("LSTMish", 0, 0), ("Relu", 1, 0), ("MatMul", 2, 0)], tmp_path, 3))
+    assert behind.lowerings[1].became is Became.BATCHED
+
+
+RAGGED = {
+    "com.microsoft.CDist": False,
+    "com.microsoft.Tokenizer": True,
+    "com.microsoft.ExpandDims": True,
+    "ai.onnx.ml.Scaler": False,
+    "my.own.Relu": True,
+    "StringNormalizer": True,
+    "Unique": True,
+    "Relu": False,
+    "Reshape": True,
+}
+
+
+@pytest.mark.parametrize("key", RAGGED)
+def test_whose_shapes_follow_values(key: str) -> None:
+    """Operators of ONNX Runtime that are not named give shapes that follow from shapes; others may not."""
+    domain, _, op = key.rpartition(".")
+    node = Node(op, domain, "", ("x", "s"), ("y",), {})
+    assert steering.ragged(node, {"x", "s"}, set()) is RAGGED[key]
+    assert steering.ragged(node, {"x", "s"}, {"x"})
 
 
 def test_an_input_that_blocks_batching_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Every operator with a batching rule has a test against the oracle."""
+"""Every operator with a batching rule has a test against the oracle, in the file that names it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import importlib.util
 from pathlib import Path
 
 from netfuse_onnx.rules import table
-from netfuse_onnx.rules.fallback import REASONS
 
-RULES = Path(__file__).parent / "rules"
+UNTESTED = {
+    "SwiGLU": "ONNX Runtime has no kernel for it (1.32)",
+    "ai.onnx.ml.TreeEnsemble": "only by ONNX's backend cases",
+}
+"""Operators without a test here, and why. This list only gets shorter."""
 
 
-def declared() -> dict[str, set[str]]:
-    """Operator -> the files in tests/rules whose OPS name it."""
-    found: dict[str, set[str]] = {}
-    for path in sorted(RULES.glob("test_*.py")):
+def declared() -> set[str]:
+    """What the files in tests/rules say that they test."""
+    found: set[str] = set()
+    for path in sorted((Path(__file__).parent / "rules").glob("test_*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        for op in module.OPS:
-            found.setdefault(op, set()).add(path.name)
+        found |= set(module.OPS)
     return found
 
 
-def test_every_rule_is_tested():
-    assert set(table()) - set(declared()) == set()
+def test_every_rule_is_tested_or_excused():
+    assert set(table()) - declared() == set(UNTESTED)
+
+
+def test_no_file_names_an_operator_without_a_rule():
+    assert declared() <= set(table())

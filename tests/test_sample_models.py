@@ -53,6 +53,25 @@ def test_text_exports_run_with_any_batch_and_sequence(tmp_path: Path, name: str)
         assert np.isfinite(first).all()
 
 
+def test_every_dynamo_export_of_the_lstm_takes_any_sequence(tmp_path: Path) -> None:
+    """torch.export pins the length of an LSTM; what is exported must hold for others all the same."""
+    family, network = FAMILIES["lstm"], FAMILIES["lstm"].build(True).eval()
+    paths = list(export_family(family, tmp_path, count=2, tiny=True, exporter="dynamo", external_data=True))
+    for index, path in enumerate(paths):
+        onnx.checker.check_model(path, full_check=True)
+        (x,) = onnx.load(path, load_external_data=False).graph.input
+        assert [dim.dim_param or dim.dim_value for dim in x.type.tensor_type.shape.dim] == [
+            "batch",
+            "sequence",
+            16,
+        ]
+        randomise(network, index)
+        for sizes in ({"batch": 1, "sequence": 7}, {"batch": 3, "sequence": 32}):
+            want = network(*example(family.inputs(True), sizes).values())
+            for mine, theirs in zip(run(path, "lstm", **sizes), want, strict=True):
+                np.testing.assert_allclose(mine, theirs.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_weight_differs_between_seeds_and_agrees_within_one(name: str) -> None:
     network = FAMILIES[name].build(True)

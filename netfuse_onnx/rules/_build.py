@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.emit import Emitter, Tensor
@@ -17,6 +18,23 @@ def again(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any)
     merged = {k: v for k, v in {**site.node.attrs, **attrs}.items() if v is not None}
     outs = [name != "" for name in site.node.outputs]
     return emit.node(site.op, ins, merged, outs=outs, domain=site.node.domain)
+
+
+def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] | None = None) -> Site:
+    """The site as if its node were another operator of the default domain on some of its inputs, with one
+    output: how rules of fused operators ask those of the operators that they are made of."""
+
+    def some(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[i] for i in which)
+
+    node = replace(
+        site.node, op=op, domain="", inputs=some(site.node.inputs), outputs=site.node.outputs[:1],
+        attrs=dict(attrs or {}),
+    )  # fmt: skip
+    return replace(
+        site, node=node, inputs=some(site.inputs), outputs=site.outputs[:1], mapped=some(site.mapped),
+        weight=some(site.weight), values=some(site.values),
+    )  # fmt: skip
 
 
 def physical(layout: Layout, axis: int) -> int:

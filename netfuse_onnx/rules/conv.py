@@ -14,7 +14,7 @@ def _group(site: Site) -> int:
     return int(site.attr("group", 1))
 
 
-def _wide_possible(site: Site) -> str:
+def wide_possible(site: Site) -> str:
     if not site.is_mapped(1) and not site.is_mapped(2):
         return "its weights are equal"
     return "" if _group(site) == 1 else "its input is shared and its filters are already grouped"
@@ -28,7 +28,7 @@ def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     return again(site, ins, emit, group=emit.models * _group(site))
 
 
-@rule("Conv", takes=(SHARED, FOLDED(0), FOLDED(0)), gives=FOLDED(1), when=_wide_possible)
+@rule("Conv", takes=(SHARED, FOLDED(0), FOLDED(0)), gives=FOLDED(1), when=wide_possible)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
     return again(site, ins, emit)

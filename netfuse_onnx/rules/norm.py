@@ -42,7 +42,7 @@ def group_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Hel
     return again(site, ins, emit, num_groups=emit.models * int(site.attr("num_groups")))
 
 
-@family("LayerNormalization", "RMSNormalization")
+@family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(site: Site) -> Iterator[Option]:
     """over the last axes; a scale or bias that differs between the models becomes Mul and Add"""
     rank = site.rank(0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from netfuse_onnx.convert import unfold
 from netfuse_onnx.emit import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, per_axis
+from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import FOLDED, STACKED, Layout
 
@@ -38,6 +38,13 @@ def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[
 def per_image(site: Site) -> Iterator[Option]:
     """reads across the channels of one image: (MN)CHW, the models join the batch"""
     yield from per_axis(site, lambda layout: again, _if_folded, axes=range(1, site.rank(0)), name="per_image")
+
+
+@family("DepthToSpace")
+def pixel_shuffle(site: Site) -> Iterator[Option]:
+    """the channel leads in CRD mode: N(MCbb)HW -> N(MC)(Hb)(Wb), more channels"""
+    need(site.attr("mode", b"DCR") == b"CRD", "its channels follow the blocks")
+    yield Option("pixel_shuffle", (FOLDED(1),), (FOLDED(1),), again)
 
 
 def _if_folded(layout: Layout) -> Layout | None:

@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from netfuse_onnx import ort_compat
 from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.layouts import same_dim
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED
@@ -25,8 +26,12 @@ def resize(site: Site) -> Iterator[Option]:
     if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
         yield Option("resize", (STACKED(0), *takes), (STACKED(0),), *_in_front(site, axes))
         return
+    sizes = _inferred_sizes(site)
     refusals = []
     for axis in range(min(2, rank)):
+        if sizes and axis not in sizes:
+            yield Option("resize", (FOLDED(axis), *[None] * len(takes)), (FOLDED(axis),), _to_sizes(sizes))
+            continue
         try:
             body, nodes = _along(site, axis, axes)
         except Refuse as refusal:  # the other axis may do
@@ -47,17 +52,39 @@ def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:
     return _by_sizes(site, axes, k) if _how(site) == "sizes" else _by_scales(site, k)
 
 
+def _inferred_sizes(site: Site) -> dict[int, int]:
+    """Sizes that are computed at run time, by axis, where the dims of the output tell them; the axes that
+    keep their size are left out. Before opset 18 none can be."""
+    plain = site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize"
+    stretched = site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+    if not (plain and stretched and site.opset >= 18 and _how(site) == "sizes" and site.values[3] is None):
+        return {}
+    pairs = enumerate(zip(site.dims(0), site.out_dims(), strict=True))
+    changed = {axis: out for axis, (dim, out) in pairs if not same_dim(dim, out)}
+    sizes = {axis: out for axis, out in changed.items() if isinstance(out, int)}
+    return sizes if len(sizes) == len(changed) else {}
+
+
+def _to_sizes(sizes: dict[int, int]) -> Body:
+    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+        return again(site, [ins[0], None, None, emit.const(list(sizes.values()))], emit, axes=list(sizes))
+
+    return body
+
+
 def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
-    """[N, 1.., d..] of rank 4: nothing is blended across the models."""
+    """[N, 1.., d..] of rank 4, or of rank 5 for three axes: nothing is blended across the models."""
     need(
         site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize",
         "it has a region of interest",
     )
     need(site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch", "it keeps an aspect ratio")
-    ones = ort_compat.RESIZE_BLENDS_ALL - site.rank(0)
     by_sizes = _how(site) == "sizes"
     at = 3 if by_sizes else _scales_at(site)
     known = site.values[at]
+    ones = ort_compat.RESIZE_BLENDS_ALL - site.rank(0)
+    if ones == 0 and not _keeps_first(site, axes, known, by_sizes):
+        ones = 1
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         added = range(1, ones + 1)
@@ -74,6 +101,14 @@ def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
         return emit.squeeze(again(site, ready, emit, axes=shifted)[0], added)
 
     return body, 1.5
+
+
+def _keeps_first(site: Site, axes: list[int], known: np.ndarray[Any, Any] | None, by_sizes: bool) -> bool:
+    """True where the first axis surely stays as long as it is."""
+    if 0 not in axes:
+        return True
+    same = site.dims(0)[0] if by_sizes else 1.0
+    return known is not None and bool(known.reshape(-1)[axes.index(0)] == same)
 
 
 def _scales_at(site: Site) -> int:

@@ -46,5 +46,10 @@ def with_model(site: Site, indices: Tensor, emit: Emitter) -> Tensor:
     if all(isinstance(d, int) for d in lead):
         shape = (emit.models, *(d for d in lead if isinstance(d, int)), 1)
         return emit("Concat", emit.const(np.broadcast_to(ids, shape)), indices, axis=-1)
+    (size,) = dims[-1:]
+    if isinstance(size, int):  # a column of zeros in front, to which the number is added
+        front = [0] * len(dims) + [1] + [0] * (len(dims) + 1)
+        column = np.concatenate([ids, np.zeros((*ids.shape[:-1], size), np.int64)], -1)
+        return emit("Add", emit("Pad", indices, emit.const(front)), emit.const(column))
     zeros = emit("Mul", emit("Gather", indices, emit.const([0]), axis=len(dims)), emit.const(0))
     return emit("Concat", emit("Add", zeros, emit.const(ids)), indices, axis=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -113,21 +114,35 @@ def _product(dims: Sequence[Dim]) -> int | None:
 def reshape(site: Site) -> Iterator[Option]:
     """the model axis is written into the target; 0 and -1 keep their meaning"""
     site.only_mapped(0)
-    target = site.values[1]
+    inferred = _inferred_target(site) if site.values[1] is None else None
+    target = site.values[1] if inferred is None else inferred
+    read = SHARED if inferred is None else None
+    attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return again(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit)[0]
+        return again(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
 
-    yield Option("reshape", (STACKED(0), SHARED), (STACKED(0),), stacked_first, 0.25 + (target is None))
-    if target is None or site.attr("allowzero", 0):
+    yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first, 0.25 + (target is None))
+    sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
+    if 0 in sizes and inferred is None and site.attr("allowzero", 0):
         return
-    sizes = [int(t) for t in target.reshape(-1)]
     dims = site.dims(0)
     for take in places(len(dims)):
         if take == STACKED(0) or take.axis >= len(sizes) or not _keeps(dims, sizes, take.axis):
             continue
         if take.stacked or sizes[take.axis] != -1 or _divides(dims, sizes, take.axis):
-            yield Option("reshape", (take, SHARED), (take,), _with_target(take, sizes), 0.25)
+            yield Option("reshape", (take, read), (take,), _with_target(take, sizes), 0.25)
+
+
+def _inferred_target(site: Site) -> np.ndarray[Any, Any] | None:
+    """A target that is computed at run time, where the dims of the output tell it: a 0 copies a dim that
+    keeps its place, and one may be -1, unless another may turn out empty."""
+    dims, wanted = site.dims(0), list[int]()
+    for i, dim in enumerate(site.out_dims()):
+        copied = not isinstance(dim, int) and same_dim(dim, _copied(dims, i))
+        wanted.append(dim if isinstance(dim, int) and dim else 0 if copied else -1)
+    unclear = -1 in wanted and (0 in wanted or wanted.count(-1) > 1)
+    return None if unclear or 0 in site.out_dims() else np.array(wanted, np.int64)
 
 
 def _with_target(layout: Layout, sizes: list[int]) -> Body:
@@ -139,7 +154,7 @@ def _with_target(layout: Layout, sizes: list[int]) -> Body:
             merged.insert(layout.axis, emit.models)
         elif merged[layout.axis] > 0:
             merged[layout.axis] *= emit.models
-        return again(site, [ins[0], emit.const(merged)], emit)[0]
+        return again(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
 
     return body
 
@@ -170,39 +185,6 @@ def _divides(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
 
 def _copied(dims: Sequence[Dim], i: int) -> Dim:
     return dims[i] if i < len(dims) else None
-
-
-@family("Expand")
-def expand(site: Site) -> Iterator[Option]:
-    """the shape gains an axis of 1 for the models"""
-    site.only_mapped(0)
-    rank, wide = site.rank(0), site.out_rank()
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        # Where the shape is shorter than the input, its own rank counts, padded from the left.
-        shape, known = ins[1], site.values[1]
-        length = site.dims(1)[0]
-        short = wide - length if isinstance(length, int) else 0
-        if short and known is not None:
-            merged = emit.const([1] * (short + 1) + [int(v) for v in known.reshape(-1)])
-        elif short:
-            merged = emit("Concat", emit.const([1] * (short + 1)), shape, axis=0)
-        else:
-            merged = emit.prepend(1, shape, known)
-        return emit("Expand", emit.pad_rank(ins[0], STACKED(0), rank, wide, 0), merged)
-
-    yield Option("expand", (STACKED(0), SHARED), (STACKED(0),), body, 1.0 + (site.values[1] is None))
-
-
-@family("Tile")
-def tile(site: Site) -> Iterator[Option]:
-    """the model axis is repeated once"""
-    site.only_mapped(0)
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return emit("Tile", ins[0], emit.prepend(1, ins[1], site.values[1]))
-
-    yield Option("tile", (STACKED(0), SHARED), (STACKED(0),), body, 1.0 + (site.values[1] is None))
 
 
 def _pad_inner(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:

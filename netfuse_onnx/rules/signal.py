@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from netfuse_onnx.convert import fold, unfold
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, per_axis, physical, shifted
+from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
@@ -71,10 +71,32 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
 
+    wanted = site.values[1]
+    sizes = [dim for dim in (site.dims(0)[a] for a in axes) if isinstance(dim, int)]
+
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: again(s, ins, emit, axes=shifted(layout, axes))
+        moved = shifted(layout, axes)
+        if wanted is None or len(sizes) < len(axes):
+            return lambda s, ins, emit: again(s, ins, emit, axes=moved)
+        each = list(zip(moved, sizes, (int(w) for w in wanted.reshape(-1)), strict=True))
+        return lambda s, ins, emit: _cut_and_padded(ins[0], rank + layout.stacked, each, emit)
 
     yield from per_axis(site, body, axes=axes, name="center_crop_pad")
+
+
+def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], emit: Emitter) -> Tensor:
+    """`each`: (axis, size, size wanted). Written out, because ONNX Runtime fails on CenterCropPad between two
+    Transposes (ort_compat.CENTER_CROP_PAD_MOVED), which a change of layout adds."""
+    cut = [(axis, (size - want) // 2, want) for axis, size, want in each if size > want]
+    pads = [0] * (2 * rank)
+    for axis, size, want in each:
+        if size < want:
+            pads[axis] = (want - size) // 2
+            pads[axis + rank] = want - size - pads[axis]
+    if cut:
+        starts, ends = [start for _, start, _ in cut], [start + want for _, start, want in cut]
+        x = emit("Slice", x, emit.const(starts), emit.const(ends), emit.const([axis for axis, *_ in cut]))
+    return emit("Pad", x, emit.const(pads)) if any(pads) or not cut else x
 
 
 @family("EyeLike")
@@ -93,6 +115,9 @@ def eye_like(site: Site) -> Iterator[Option]:
 def loss(site: Site) -> Iterator[Option]:
     """per sample, the models join the batch; a mean or a sum is taken model by model after"""
     reduction = site.attr("reduction", b"mean")
+    # ONNX Runtime (1.32) reads on where the labels are fewer than the samples: into the next model's.
+    rows = {dim for dim in (site.dims(0)[0], site.dims(1)[0]) if dim is not None}
+    need(len(rows) < 2, "its samples and its labels may differ in number")
     if site.is_mapped(2):
         yield from _weighted(site)
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from fuzzing.build import MICROSOFT, ML, Builder, Unfit, Value, operators
 
@@ -71,11 +73,11 @@ def image(b: Builder, spatial: int | None = None, channels: int | None = None) -
     return b.leaf((batch, width, *(b.rng.choice([1, 3, 4, 5] if spatial < 3 else [2, 3]) for _ in range(spatial))))
 
 
-def _window(b: Builder, x: Value, most: int = 3) -> dict[str, object]:
+def _window(b: Builder, x: Value, most: int = 3) -> dict[str, Any]:
     """Kernel, strides, padding, dilations."""
     spatial = x.rank - 2
     kernel = [b.rng.randint(1, min(most, max(1, d))) for d in x.shape[2:]]
-    attrs: dict[str, object] = {"kernel_shape": kernel}
+    attrs: dict[str, Any] = {"kernel_shape": kernel}
     if b.maybe(0.4):
         attrs["strides"] = [b.rng.choice([1, 2]) for _ in range(spatial)]
     chance = b.rng.random()
@@ -111,13 +113,23 @@ def pool(b: Builder, op: str) -> None:
         outs = [True, True] if b.maybe(0.3) and x.exact else [True]
         if len(outs) == 2 and b.maybe(0.2):
             attrs["storage_order"] = 1
-        if b.maybe(0.3):
+        if "auto_pad" not in attrs and b.maybe(0.3):
             attrs["ceil_mode"] = 1
-        b.many(op, [x], outs, **attrs)
+        y = b.many(op, [x], outs, **attrs)[0]
+        if "ceil_mode" in attrs and y.shape != _ceiled(x, attrs):
+            raise Unfit("onnx before opset 22 counts a window that starts in the padding")
         return
     if op == "AveragePool" and b.maybe(0.5):
         attrs["count_include_pad"] = 1
     b.node(op, [x], keeps="round", **attrs)
+
+
+def _ceiled(x: Value, attrs: dict[str, Any]) -> tuple[int, ...]:
+    """The shape that onnx infers for a pool with ceil_mode."""
+    spatial = x.rank - 2
+    pads = attrs.get("pads", [0] * (2 * spatial))
+    room = [d + pads[k] + pads[k + spatial] - attrs["kernel_shape"][k] for k, d in enumerate(x.shape[2:])]
+    return (*x.shape[:2], *(-(-r // s) + 1 for r, s in zip(room, attrs.get("strides", [1] * spatial), strict=True)))
 
 
 @operators("GlobalAveragePool GlobalMaxPool GlobalLpPool LRN", weight=1.2)
@@ -128,6 +140,8 @@ def whole_image(b: Builder, op: str) -> None:
 @operators("BatchNormalization InstanceNormalization GroupNormalization:18 GroupNormalization:21", weight=2.5)
 def channel_norm(b: Builder, op: str) -> None:
     x = image(b) if b.maybe(0.85) or op != "BatchNormalization" else b.value(rank=(2, 2))
+    if op == "GroupNormalization" and b.world.float == np.float64:
+        raise Unfit("its statistics are float32")
     channels = x.shape[1]
     attrs = {"epsilon": 0.01}
     if op == "BatchNormalization":
@@ -144,6 +158,8 @@ def channel_norm(b: Builder, op: str) -> None:
 
 @operators("LayerNormalization:17 RMSNormalization:23 MeanVarianceNormalization", weight=2)
 def layer_norm(b: Builder, op: str) -> None:
+    if op != "MeanVarianceNormalization" and b.world.float == np.float64:
+        raise Unfit("its statistics are float32")
     x = b.value(rank=(2, 4))
     if op == "MeanVarianceNormalization":
         b.node(op, [x], keeps="round", axes=sorted(a % x.rank for a in b.axes(x.rank, least=1)))
@@ -272,7 +288,7 @@ def loss(b: Builder, op: str) -> None:
 def signal(b: Builder, op: str) -> None:
     if op == "STFT":
         x = b.like((b.rng.choice([1, 2, b.world.models]), 8, 1), np.float32)
-        window = b.like((4,), np.float32) if b.maybe(0.5) else None
+        window = b.like((4,), np.float32)  # without one, onnx infers a wrong number of frequencies
         b.node(op, [x, b.const(2), window, b.const(4)], keeps="round")
         return
     x = b.like((*b.dims(b.rng.choice([2, 3])), 1), np.float32)

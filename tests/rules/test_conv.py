@@ -17,7 +17,8 @@ CONV = [
 TRANSPOSED = [
     ("2,3,5", "3,4,3", ""), ("2,3,4,5", "3,4,2,3", "<strides = [2, 2]>"), ("1,3,2,3,3", "3,2,2,2,2", ""),
     ("2,4,4,4", "4,3,3,3", "<group = 2, output_padding = [1, 0], strides = [2, 1]>"),
-    ("2,3,4,4", "3,1,2,2", "<group = 3>"), ("2,3,4,4", "3,2,3,3", "<pads = [1, 0, 1, 1], dilations = [1, 2]>"),
+    ("2,3,4,4", "3,1,2,2", "<group = 3>"),
+    ("2,3,4,4", "3,2,3,3", "<pads = [1, 0, 1, 1], dilations = [1, 2]>"),
     ("2,3,4,4", "3,2,3,3", "<output_shape = [8, 8], strides = [2, 2]>"), ("B,3,H,4", "3,2,3,3", ""),
 ]  # fmt: skip
 SIZES = {"B": 3, "H": 5}
@@ -34,7 +35,9 @@ def test_conv_transpose(x, w, attributes, tmp_path):
     sweep(graph(f"float[{x}] x, float[{w}] w", f"y = ConvTranspose{attributes}(x, w)"), tmp_path, sizes=SIZES)
 
 
-@pytest.mark.parametrize(("op", "w", "b"), [("Conv", "4,3,3", 4), ("ConvTranspose", "3,4,3", 4), ("Conv", "6,1,3", 6)])
+@pytest.mark.parametrize(
+    ("op", "w", "b"), [("Conv", "4,3,3", 4), ("ConvTranspose", "3,4,3", 4), ("Conv", "6,1,3", 6)]
+)
 def test_bias(op, w, b, tmp_path):
     attributes = "<group = 3>" if w == "6,1,3" else ""
     model = graph(f"float[2,3,5] x, float[{w}] w, float[{b}] b", f"y = {op}{attributes}(x, w, b)")

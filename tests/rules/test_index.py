@@ -15,7 +15,11 @@ def test_concat(axis, tmp_path):
     shape = [2, 3, 4]
     shape[axis] = 3
     other = ",".join(map(str, shape))
-    sweep(graph(f"float[2,3,4] x, float[{other}] y", f"z = Concat<axis = {axis}>(x, y)"), tmp_path, roles=few_roles)
+    sweep(
+        graph(f"float[2,3,4] x, float[{other}] y", f"z = Concat<axis = {axis}>(x, y)"),
+        tmp_path,
+        roles=few_roles,
+    )
 
 
 @pytest.mark.parametrize(("x", "y"), [("B,3", "S,3"), ("B,S", "B,2"), ("3,0", "3,2")])
@@ -47,7 +51,11 @@ def test_split_evenly(axis, opset, tmp_path):
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_split_by_sizes(axis, tmp_path):
-    sweep(graph("float[3,3,3] x, int64[2] s", f"y, z = Split<axis = {axis}>(x, s)"), tmp_path, given={"s": [2, 1]})
+    sweep(
+        graph("float[3,3,3] x, int64[2] s", f"y, z = Split<axis = {axis}>(x, s)"),
+        tmp_path,
+        given={"s": [2, 1]},
+    )
     model = graph("float[3,3,3] x", f"y, z = Split<axis = {axis}, split = [1, 2]>(x)", 11)
     sweep(model, tmp_path, keep_opset=True)
     model = graph("float[3,3,3] x", f"y, z = Split<axis = {axis}, num_outputs = 2>(x)", 18)
@@ -67,8 +75,8 @@ def test_split_by_sizes_that_nobody_knows_is_replicated(tmp_path):
 
 SLICES = [
     ([1], [3], None, None), ([1, 0], [3, 2], None, None), ([1], [9], [1], None), ([-2], [9], [-1], None),
-    ([0, 1], [2, 4], [0, 2], None), ([3], [-9], [2], [-1]), ([0], [4], [-1], [2]), ([0, 0], [2, 1], [2, 0], [1, 1]),
-    ([2], [2], [1], None),
+    ([0, 1], [2, 4], [0, 2], None), ([3], [-9], [2], [-1]), ([0], [4], [-1], [2]),
+    ([0, 0], [2, 1], [2, 0], [1, 1]), ([2], [2], [1], None),
 ]  # fmt: skip
 
 
@@ -101,9 +109,9 @@ def test_slice_by_bounds_of_the_caller(tmp_path):
 # ------------------------------------------------------------------------ Gather and its like
 
 GATHERS = [
-    ("5", "", 0), ("5", "3", 0), ("5", "2,3", 0), ("5,3", "2", 0), ("5,3", "", 0), ("3,5", "3", 1), ("3,5", "", -1),
-    ("3,5", "2,2", 1), ("2,5,3", "2", 1), ("2,5,3", "2,3", -2), ("2,3,5", "", 2), ("2,3,5", "2,2", 2), ("B,5,S", "3", 1),
-    ("5,4", "B,S", 0), ("5,4", "0", 0), ("0,5", "2", 1),
+    ("5", "", 0), ("5", "3", 0), ("5", "2,3", 0), ("5,3", "2", 0), ("5,3", "", 0), ("3,5", "3", 1),
+    ("3,5", "", -1), ("3,5", "2,2", 1), ("2,5,3", "2", 1), ("2,5,3", "2,3", -2), ("2,3,5", "", 2),
+    ("2,3,5", "2,2", 2), ("B,5,S", "3", 1), ("5,4", "B,S", 0), ("5,4", "0", 0), ("0,5", "2", 1),
 ]  # fmt: skip
 
 
@@ -138,13 +146,19 @@ def test_gather_opsets(opset, tmp_path):
         check(model, values, role, tmp_path, keep_opset=True, reason=reason)
 
 
-@pytest.mark.parametrize(("data", "indices", "axis"), [("5,3", "2,3", 0), ("3,5", "3,2", 1), ("2,5,3", "2,3,3", -2), ("B,5", "B,2", 1)])
+@pytest.mark.parametrize(
+    ("data", "indices", "axis"),
+    [("5,3", "2,3", 0), ("3,5", "3,2", 1), ("2,5,3", "2,3,3", -2), ("B,5", "B,2", 1)],
+)
 def test_gather_elements(data, indices, axis, tmp_path):
     model = graph(f"float[{data}] x, int64[{indices}] i", f"y = GatherElements<axis = {axis}>(x, i)")
     sweep(model, tmp_path, sizes=SIZES, low=-5, high=4)
 
 
-@pytest.mark.parametrize(("data", "indices", "batch"), [("3,3", "2,2", 0), ("3,3,4", "3,1", 0), ("3,3,4", "3,2,1", 1), ("B,3,4", "B,2", 1)])
+@pytest.mark.parametrize(
+    ("data", "indices", "batch"),
+    [("3,3", "2,2", 0), ("3,3,4", "3,1", 0), ("3,3,4", "3,2,1", 1), ("B,3,4", "B,2", 1)],
+)
 def test_gather_nd(data, indices, batch, tmp_path):
     model = graph(f"float[{data}] x, int64[{indices}] i", f"y = GatherND<batch_dims = {batch}>(x, i)")
     sweep(model, tmp_path, sizes=SIZES, low=-3, high=2)

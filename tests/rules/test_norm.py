@@ -4,14 +4,23 @@ import numpy as np
 import pytest
 from oracle import check, draw, few_roles, graph, roles, some_roles, sweep
 
-OPS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization")
+OPS = (
+    "BatchNormalization",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "RMSNormalization",
+)
 SIZES = {"B": 3, "S": 4}
 
 
 @pytest.mark.parametrize("x", ["2,3", "2,3,4", "2,3,2,2", "2,3,2,2,2", "B,3,S", "0,3,2"])
 def test_batch_norm(x, tmp_path):
     """x, scale and mean in every role; bias and variance take what the others do not."""
-    model = graph(f"float[{x}] x, float[3] s, float[3] b, float[3] m, float[3] v", "y = BatchNormalization(x, s, b, m, v)")
+    model = graph(
+        f"float[{x}] x, float[3] s, float[3] b, float[3] m, float[3] v",
+        "y = BatchNormalization(x, s, b, m, v)",
+    )
     sweep(model, tmp_path, sizes=SIZES, low=0.5, high=2, roles=some_roles if x == "2,3,4" else few_roles)
 
 
@@ -67,7 +76,9 @@ def test_layer_norm(x, axis, scale, bias, tmp_path):
     sweep(model, tmp_path, sizes=SIZES, roles=few_roles)
 
 
-@pytest.mark.parametrize(("x", "axis", "scale"), [("2,3,4", -1, "4"), ("2,3,4", 1, "3,4"), ("B,S,4", -1, "4")])
+@pytest.mark.parametrize(
+    ("x", "axis", "scale"), [("2,3,4", -1, "4"), ("2,3,4", 1, "3,4"), ("B,S,4", -1, "4")]
+)
 def test_rms_norm(x, axis, scale, tmp_path):
     model = graph(f"float[{x}] x, float[{scale}] s", f"y = RMSNormalization<axis = {axis}>(x, s)", 23)
     sweep(model, tmp_path, sizes=SIZES)

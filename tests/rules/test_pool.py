@@ -4,19 +4,21 @@ import pytest
 from oracle import draw, fails_or_is_right, graph, sweep
 
 OPS = (
-    "AveragePool", "DepthToSpace", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LRN", "LpPool", "MaxPool",
-    "Resize", "SpaceToDepth", "Upsample",
+    "AveragePool", "DepthToSpace", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LRN", "LpPool",
+    "MaxPool", "Resize", "SpaceToDepth", "Upsample",
 )  # fmt: skip
 SIZES = {"B": 3, "H": 4}
 
 POOLS = [
-    ("AveragePool", "<kernel_shape = [2, 3]>", 17), ("AveragePool", "<kernel_shape = [2, 2], pads = [1, 0, 0, 1]>", 17),
+    ("AveragePool", "<kernel_shape = [2, 3]>", 17),
+    ("AveragePool", "<kernel_shape = [2, 2], pads = [1, 0, 0, 1]>", 17),
     ("AveragePool", "<kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>", 19),
     ("AveragePool", "<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>", 11),
-    ("MaxPool", "<kernel_shape = [2, 2], strides = [2, 1]>", 17), ("MaxPool", "<kernel_shape = [2, 2], dilations = [2, 1]>", 12),
-    ("MaxPool", '<kernel_shape = [3, 3], auto_pad = "SAME_LOWER">', 9), ("LpPool", "<kernel_shape = [2, 2], p = 2>", 17),
-    ("GlobalAveragePool", "", 17), ("GlobalMaxPool", "", 9), ("GlobalLpPool", "<p = 2>", 17),
-    ("LRN", "<size = 3, alpha = 0.1>", 17),
+    ("MaxPool", "<kernel_shape = [2, 2], strides = [2, 1]>", 17),
+    ("MaxPool", "<kernel_shape = [2, 2], dilations = [2, 1]>", 12),
+    ("MaxPool", '<kernel_shape = [3, 3], auto_pad = "SAME_LOWER">', 9),
+    ("LpPool", "<kernel_shape = [2, 2], p = 2>", 17), ("GlobalAveragePool", "", 17), ("GlobalMaxPool", "", 9),
+    ("GlobalLpPool", "<p = 2>", 17), ("LRN", "<size = 3, alpha = 0.1>", 17),
 ]  # fmt: skip
 
 
@@ -30,7 +32,12 @@ def test_pools(op, attributes, opset, tmp_path):
 def test_pools_of_any_rank(x, op, tmp_path):
     kernel = [2] * (x.count(",") - 1)
     attributes = f"<kernel_shape = {kernel}>" if op == "MaxPool" else ""
-    sweep(graph(f"float[{x}] x", f"y = {op}{attributes}(x)"), tmp_path, sizes=SIZES | {"C": 3}, thorough=x == "B,3,H")
+    sweep(
+        graph(f"float[{x}] x", f"y = {op}{attributes}(x)"),
+        tmp_path,
+        sizes=SIZES | {"C": 3},
+        thorough=x == "B,3,H",
+    )
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -44,14 +51,19 @@ def test_max_pool_with_indices(x, order, tmp_path):
 
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
 def test_depth_and_space(mode, tmp_path):
-    sweep(graph("float[B,12,2,3] x", f'y = DepthToSpace<blocksize = 2, mode = "{mode}">(x)'), tmp_path, sizes=SIZES)
+    sweep(
+        graph("float[B,12,2,3] x", f'y = DepthToSpace<blocksize = 2, mode = "{mode}">(x)'),
+        tmp_path,
+        sizes=SIZES,
+    )
     sweep(graph("float[2,3,4,H] x", "y = SpaceToDepth<blocksize = 2>(x)"), tmp_path, sizes=SIZES)
 
 
 # ------------------------------------------------------------------------ Resize
 
 MODES = [
-    'mode = "nearest"', 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"',
+    'mode = "nearest"',
+    'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"',
     'mode = "linear"', 'mode = "linear", coordinate_transformation_mode = "align_corners"',
     'mode = "cubic", coordinate_transformation_mode = "pytorch_half_pixel"',
 ]  # fmt: skip
@@ -72,8 +84,9 @@ def test_resize_by_sizes(mode, x, tmp_path):
 
 def test_resize_by_computed_sizes(tmp_path):
     """As torch exports it: batch and channels of x, the rest of another value."""
-    body = """s = Shape(x)  t = Shape(z)  low = Constant<value_ints = [0]>()  two = Constant<value_ints = [2]>()
-              four = Constant<value_ints = [4]>()  head = Slice(s, low, two)  tail = Slice(t, two, four)
+    body = """s = Shape(x)  t = Shape(z)  low = Constant<value_ints = [0]>()
+              two = Constant<value_ints = [2]>()  four = Constant<value_ints = [4]>()
+              head = Slice(s, low, two)  tail = Slice(t, two, four)
               sizes = Concat<axis = 0>(head, tail)  y = Resize<mode = "linear">(x, , , sizes)"""
     model = graph("float[B,3,H,W] x, float[B,1,2,5] z", body)
     sweep(model, tmp_path, sizes=SIZES | {"W": 2}, fixed={"z": "input"})
@@ -92,8 +105,9 @@ def test_resize_of_named_axes(tmp_path):
 def test_resize_of_channels_never_folds_them(tmp_path):
     model = graph("float[2,3,4] x, float[3] scales", "y = Resize(x, , scales)")
     sweep(model, tmp_path, given={"scales": [1, 2, 1]})
-    model = graph("float[2,3,4] x, int64[3] sizes", "y = Resize(x, , , sizes)")
-    sweep(model, tmp_path, given={"sizes": [2, 6, 4]})
+    for mode in ("half_pixel", "align_corners"):
+        body = f'y = Resize<coordinate_transformation_mode = "{mode}">(x, , , sizes)'
+        sweep(graph("float[2,3,4] x, int64[3] sizes", body), tmp_path, given={"sizes": [2, 5, 4]})
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])

@@ -5,12 +5,12 @@ import pytest
 from oracle import check, draw, graph, sweep
 
 REDUCE = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
 OPS = (
-    *REDUCE, "ArgMax", "ArgMin", "CumProd", "CumSum", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "TopK",
-    "Trilu",
+    *REDUCE, "ArgMax", "ArgMin", "CumProd", "CumSum", "Hardmax", "LogSoftmax", "LpNormalization",
+    "Softmax", "TopK", "Trilu",
 )  # fmt: skip
 SIZES = {"B": 3, "S": 4}
 
@@ -43,11 +43,18 @@ def test_axes(keep, axes, opset, tmp_path):
     sweep(reduction("ReduceSum", axes, f"keepdims = {keep}", opset), tmp_path, keep_opset=True)
 
 
-@pytest.mark.parametrize("x", ["float", "float[3]", "float[B,3]", "float[B,S,2]", "float[0,3]", "float[2,0,3]"])
+@pytest.mark.parametrize(
+    "x", ["float", "float[3]", "float[B,3]", "float[B,S,2]", "float[0,3]", "float[2,0,3]"]
+)
 @pytest.mark.parametrize("keep", [0, 1])
 def test_reductions_of_any_shape(x, keep, tmp_path):
     for axes in (None, [0]) if x != "float" else (None,):
-        sweep(reduction("ReduceSum", axes, f"keepdims = {keep}", 18, x), tmp_path, sizes=SIZES, alike="y" if "0" in x else "")
+        sweep(
+            reduction("ReduceSum", axes, f"keepdims = {keep}", 18, x),
+            tmp_path,
+            sizes=SIZES,
+            alike="y" if "0" in x else "",
+        )
 
 
 def test_no_axes(tmp_path):
@@ -138,6 +145,12 @@ def test_top_k_opsets(opset, tmp_path):
 def test_cumulative(op, opset, axis, tmp_path):
     model = graph("float[3,2,4] x, int64 a", f"y = {op}<exclusive = 1, reverse = 1>(x, a)", opset)
     sweep(model, tmp_path, given={"a": axis}, keep_opset=True)
+
+
+def test_cumulative_along_an_axis_of_the_caller_is_replicated(tmp_path):
+    model = graph("float[3,4] x, int64 a", "y = CumSum(x, a)")
+    values = draw(model, 3, given={"a": 1})
+    check(model, values, {"x": "input", "a": "shared input"}, tmp_path, reason="'a' is computed at run time")
 
 
 @pytest.mark.parametrize("upper", [0, 1])

@@ -12,7 +12,9 @@ OPS = (
 SIZES = {"B": 3, "S": 4}
 
 
-@pytest.mark.parametrize("perm", [*itertools.permutations(range(3)), *list(itertools.permutations(range(4)))[1::3]])
+@pytest.mark.parametrize(
+    "perm", [*itertools.permutations(range(3)), *list(itertools.permutations(range(4)))[1::3]]
+)
 def test_transpose(perm, tmp_path):
     shape = "2,3,4" if len(perm) == 3 else "2,3,1,4"
     sweep(graph(f"float[{shape}] x", f"y = Transpose<perm = {list(perm)}>(x)"), tmp_path)
@@ -59,6 +61,14 @@ def test_squeeze(axes, x, opset, tmp_path):
         sweep(model, tmp_path, models=(3, 1), sizes=SIZES, keep_opset=True)
 
 
+@pytest.mark.parametrize("op", ["Unsqueeze", "Squeeze"])
+def test_axes_of_the_caller_are_replicated(op, tmp_path):
+    """Nobody knows where the model axis would come to stand."""
+    model = graph("float[3,1,2] x, int64[1] a", f"y = {op}(x, a)")
+    values = draw(model, 3, given={"a": [1]})
+    check(model, values, {"x": "input", "a": "shared input"}, tmp_path, reason="'a' is computed|rank of 'y'")
+
+
 def test_axes_of_a_scalar(tmp_path):
     sweep(graph("float x", "a = Constant<value_ints = [0]>() y = Unsqueeze(x, a)"), tmp_path, models=(3, 1))
     sweep(graph("float[1] x", "a = Constant<value_ints = [0]>() y = Squeeze(x, a)"), tmp_path, models=(3, 1))
@@ -89,8 +99,9 @@ RESHAPES = [
     ("2,3,4", [6, 4]), ("2,3,4", [2, 12]), ("2,3,4", [-1]), ("2,3,4", [0, -1]), ("2,3,4", [0, 0, 2, 2]),
     ("2,3,4", [-1, 3, 2, 2]), ("2,3,4", [4, 3, 2]), ("3,3,3", [3, 9]), ("3,3,3", [9, 3]), ("3,4", [1, 3, 4]),
     ("3,4", [3, 1, -1]), ("3,4", [12, 1]), ("6", [3, 2]), ("", [1]), ("1", []), ("", []), ("B,3,4", [-1, 12]),
-    ("B,3,4", [0, 12]), ("B,S,4", [0, 0, 2, 2]), ("B,S,4", [0, -1, 4]), ("B,S,4", [-1, 4]), ("B,3,4", [0, 3, -1]),
-    ("B,12", [-1, 3, 4]), ("B,6,2", [0, 3, -1]), ("0,4", [0, 2, 2]), ("0,4", [-1, 2]), ("B,4", [-1, 8]), ("2,4", [-1, 8]),
+    ("B,3,4", [0, 12]), ("B,S,4", [0, 0, 2, 2]), ("B,S,4", [0, -1, 4]), ("B,S,4", [-1, 4]),
+    ("B,3,4", [0, 3, -1]), ("B,12", [-1, 3, 4]), ("B,6,2", [0, 3, -1]), ("0,4", [0, 2, 2]), ("0,4", [-1, 2]),
+    ("B,4", [-1, 8]), ("2,4", [-1, 8]),
 ]  # fmt: skip
 
 
@@ -111,8 +122,9 @@ def test_reshape_where_0_is_a_size(x, target, tmp_path):
 
 def test_reshape_to_a_shape_that_is_computed(tmp_path):
     """As exporters write it: the batch of x, then sizes that are known."""
-    body = """s = Shape(x)  zero = Constant<value_int = 0>()  b = Gather(s, zero)  ax = Constant<value_ints = [0]>()
-              u = Unsqueeze(b, ax)  rest = Constant<value_ints = [2, -1]>()  t = Concat<axis = 0>(u, rest)  y = Reshape(x, t)"""
+    body = """s = Shape(x)  zero = Constant<value_int = 0>()  b = Gather(s, zero)
+              first = Constant<value_ints = [0]>()  u = Unsqueeze(b, first)
+              rest = Constant<value_ints = [2, -1]>()  t = Concat<axis = 0>(u, rest)  y = Reshape(x, t)"""
     sweep(graph("float[B,S,2] x", body), tmp_path, sizes=SIZES, thorough=True)
 
 
@@ -133,8 +145,10 @@ def test_reshape_opsets(opset, tmp_path):
 
 @pytest.mark.parametrize(
     ("x", "shape"),
-    [("3,1", [3, 4]), ("3,1", [2, 3, 4]), ("3,4", [1]), ("3,4", [4]), ("3,4", [3, 1]), ("2,3,1", [3, 4]), ("", [3]),
-     ("", []), ("B,1", [1, 3]), ("1", [3, 0]), ("3", [3, 3, 3]), ("B,S,1", [1, 2])],
+    [
+        ("3,1", [3, 4]), ("3,1", [2, 3, 4]), ("3,4", [1]), ("3,4", [4]), ("3,4", [3, 1]), ("2,3,1", [3, 4]),
+        ("", [3]), ("", []), ("B,1", [1, 3]), ("1", [3, 0]), ("3", [3, 3, 3]), ("B,S,1", [1, 2]),
+    ],
 )  # fmt: skip
 def test_expand(x, shape, tmp_path):
     kind = f"float[{x}]" if x else "float"
@@ -142,7 +156,9 @@ def test_expand(x, shape, tmp_path):
     sweep(model, tmp_path, given={"s": shape}, sizes=SIZES, steer=("shared weight", "shared input"))
 
 
-@pytest.mark.parametrize(("x", "repeats"), [("3,2", [1, 3]), ("3,2", [2, 2]), ("3", [3]), ("B,1,S", [1, 3, 1]), ("3,2", [0, 1])])
+@pytest.mark.parametrize(
+    ("x", "repeats"), [("3,2", [1, 3]), ("3,2", [2, 2]), ("3", [3]), ("B,1,S", [1, 3, 1]), ("3,2", [0, 1])]
+)
 def test_tile(x, repeats, tmp_path):
     model = graph(f"float[{x}] x, int64[{len(repeats)}] r", "y = Tile(x, r)")
     sweep(model, tmp_path, given={"r": repeats}, sizes=SIZES, steer=("shared weight", "shared input"))
@@ -158,11 +174,27 @@ def test_pad(mode, pads, tmp_path):
 @pytest.mark.parametrize("opset", [9, 11, 13, 18, 21])
 def test_pad_with_a_value(opset, tmp_path):
     if opset == 9:
-        sweep(graph("float[3,B] x", "y = Pad<pads = [0, 1, 0, 2], value = 0.5>(x)", 9), tmp_path, sizes=SIZES, keep_opset=True)
+        sweep(
+            graph("float[3,B] x", "y = Pad<pads = [0, 1, 0, 2], value = 0.5>(x)", 9),
+            tmp_path,
+            sizes=SIZES,
+            keep_opset=True,
+        )
         return
     given = {"p": [0, 1, 0, 2], "v": 0.5}
     model = graph("float[3,B] x, int64[4] p, float v", "y = Pad(x, p, v)", opset)
     sweep(model, tmp_path, given=given, sizes=SIZES, keep_opset=True)
+
+
+@pytest.mark.parametrize("axes", [None, [1]])
+def test_pad_with_a_value_of_its_own(axes, tmp_path):
+    pads = [0, 1, 2, 0] if axes is None else [1, 2]
+    more = ", int64[1] a" if axes else ""
+    model = graph(
+        f"float[3,B] x, int64[{len(pads)}] p, float v{more}", f"y = Pad(x, p, v{', a' if axes else ''})", 18
+    )
+    given = {"p": pads} | ({"a": axes} if axes else {})
+    sweep(model, tmp_path, given=given, sizes=SIZES)
 
 
 @pytest.mark.parametrize("axes", [[1], [-1], [2, 0], [-3]])
@@ -184,8 +216,10 @@ def test_pad_by_widths_of_the_caller(opset, tmp_path):
 
 @pytest.mark.parametrize(
     "attributes",
-    ["", "<start = 1>", "<end = 2>", "<start = 1, end = 2>", "<start = -2>", "<end = -1>", "<start = -9, end = 9>",
-     "<start = 2, end = 1>", "<start = 3>"],
+    [
+        "", "<start = 1>", "<end = 2>", "<start = 1, end = 2>", "<start = -2>", "<end = -1>",
+        "<start = -9, end = 9>", "<start = 2, end = 1>", "<start = 3>",
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("x", ["2,3,4", "B,3,S"])
 def test_shape(attributes, x, tmp_path):
@@ -197,7 +231,9 @@ def test_shape(attributes, x, tmp_path):
     check(model, draw(model, 2, sizes=SIZES), {"x": "input"}, tmp_path, alike=alike, io="stacked")
 
 
-@pytest.mark.parametrize(("x", "opset"), [(x, n) for n in (9, 13, 17) for x in ("", "3", "B,S,3")] + [("B,0", 17)])
+@pytest.mark.parametrize(
+    ("x", "opset"), [(x, n) for n in (9, 13, 17) for x in ("", "3", "B,S,3")] + [("B,0", 17)]
+)
 @pytest.mark.parametrize("op", ["Shape", "Size"])
 def test_shape_of_any_rank_and_opset(op, opset, x, tmp_path):
     kind = f"float[{x}]" if x else "float"

@@ -1,0 +1,185 @@
+"""ONNX Runtime's fused operators: products, convolutions and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.rules import conv, elementwise, matmul
+from netfuse_onnx.rules._build import again, need, per_axis, seen_as
+from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule
+from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+
+DOMAIN = "com.microsoft"
+
+
+def fused(emit: Emitter, op: str, *ins: Tensor | None, **attrs: Any) -> Tensor:
+    """Emit one of ONNX Runtime's own operators with one output."""
+    return emit.node(op, ins, attrs, domain=DOMAIN)[0]
+
+
+# --------------------------------------------------------------------------- activations
+
+
+@family(f"{DOMAIN}.Gelu", f"{DOMAIN}.QuickGelu")
+def activation(site: Site) -> Iterator[Option]:
+    """element by element, in whatever layout the input has"""
+    yield from per_axis(site, lambda layout: again, name="activation")
+
+
+GELU = {"BiasGelu": "Gelu", "FastGelu": "FastGelu"}
+"""Operator with a bias -> the one that is left when the bias has been added."""
+
+
+@family(*(f"{DOMAIN}.{op}" for op in GELU))
+def biased_activation(site: Site) -> Iterator[Option]:
+    """element by element; a bias that differs between the models is added first"""
+    rank = site.rank(0)
+    if not site.is_mapped(1):
+        yield from per_axis(site, lambda layout: again, axes=[rank - 1], name="biased_activation")
+        return
+    for option in elementwise.broadcasting(seen_as(site, "Add", (0, 1))):
+
+        def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
+            total = inner.body(seen_as(site, "Add", (0, 1)), ins, emit)
+            return fused(emit, GELU[site.op], total)
+
+        yield replace(option, rule="biased_activation", body=body, nodes=option.nodes + 1)
+
+
+# --------------------------------------------------------------------------- convolutions
+
+
+def _group(site: Site) -> int:
+    return int(site.attr("group", 1))
+
+
+@rule(f"{DOMAIN}.FusedConv", takes=(FOLDED(1), FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
+      became=Became.GROUPED)  # fmt: skip
+def fused_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, with the sum and the activation that it has"""
+    return again(site, ins, emit, group=emit.models * _group(site))
+
+
+def _wide(site: Site) -> str:
+    return conv.wide_possible(seen_as(site, "Conv", range(min(len(site.node.inputs), 3)), site.node.attrs))
+
+
+@rule(f"{DOMAIN}.FusedConv", takes=(SHARED, FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), when=_wide)
+def fused_conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
+    return again(site, ins, emit)
+
+
+@rule(f"{DOMAIN}.FusedConv", takes=(FOLDED(0), SHARED, SHARED, FOLDED(0)), gives=FOLDED(0))
+def fused_conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    """one set of filters: (MN)CHW, OCkk -> (MN)OHW, the models join the batch"""
+    return again(site, ins, emit)
+
+
+# --------------------------------------------------------------------------- products
+
+
+@family(f"{DOMAIN}.FusedGemm")
+def fused_gemm(site: Site) -> Iterator[Option]:
+    """batched: MatMul, Add and the activation"""
+    given = ("transA", "transB", "alpha", "beta")
+    plain = seen_as(
+        site, "Gemm", range(len(site.node.inputs)), {k: site.attr(k) for k in given if k in site.node.attrs}
+    )
+    name = site.attr("activation", b"").decode()
+    need(name != "", "it names no activation")
+    attrs = {
+        k: site.attr(f"activation_{k}")
+        for k in ("alpha", "beta", "gamma")
+        if f"activation_{k}" in site.node.attrs and k in TAKES.get(name, ())
+    }
+
+    for option in matmul.gemm(plain):
+
+        def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
+            return emit(name, inner.body(plain, ins, emit), **attrs)
+
+        yield replace(option, rule="fused_gemm", body=body, nodes=option.nodes + 1)
+
+
+TAKES = {
+    "Elu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Selu": ("alpha", "gamma"),
+    "ThresholdedRelu": ("alpha",),
+}  # fmt: skip
+"""Which parameters an activation has."""
+
+REGISTRY[f"{DOMAIN}.FusedGemm"] += [
+    entry for entry in REGISTRY["Gemm"] if entry.name == "gemm_shared_weights"
+]
+
+
+@family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")
+def fused_matmul(site: Site) -> Iterator[Option]:
+    """batched: M(..ik), M(..kj) -> M(..ij), transposed and scaled as it was"""
+    ranks = [site.rank(0), site.rank(1)]
+    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    wide = max(*ranks, 2)
+    vector = ranks[1] == 1 and bool(site.attr("transA", 0))
+    need(
+        not vector,
+        "ONNX Runtime (1.32) reads a transposed matrix beside a vector as if it were not transposed",
+    )
+    batch_moved = [bool(site.attr(f"transBatch{side}", 0)) and ranks[i] > 2 for i, side in enumerate("AB")]
+
+    def operand(i: int, x: Tensor, site: Site, emit: Emitter) -> Tensor:
+        lead = int(site.mapped[i])
+        if batch_moved[i]:  # [i, .., k] -> [.., i, k]
+            rank = ranks[i]
+            inner = [*range(1, rank - 1), 0, rank - 1]
+            x = emit.transpose(x, [*range(lead), *(a + lead for a in inner)])
+        if ranks[i] == 1:
+            x = emit.unsqueeze(x, [lead + i])
+        return emit.pad_rank(x, takes[i], max(ranks[i], 2), wide, 0)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        ready = [operand(i, x, site, emit) for i, x in enumerate(ins)]
+        # A vector is never transposed; it gained its second axis above.
+        changes = {f"trans{side}": site.attr(f"trans{side}", 0) if ranks[i] > 1 else 0
+                   for i, side in enumerate("AB")}  # fmt: skip
+        gone = dict.fromkeys(("transBatchA", "transBatchB"))
+        (y,) = again(site, ready, emit, **changes, **gone)
+        return emit.squeeze(y, [wide - 1] * (ranks[0] == 1) + [wide] * (ranks[1] == 1))
+
+    extra = 0.5 * ranks.count(1) + sum(batch_moved)
+    yield Option("fused_matmul", takes, (STACKED(0),), body, 1 + extra)
+
+
+@family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")
+def fused_matmul_shared_weights(site: Site) -> Iterator[Option]:
+    """one weight: (M..)ik, kj -> (M..)ij, the models join the rows"""
+    need(not site.attr("transA", 0) and not site.attr("transBatchA", 0), "its rows are not where models join")
+    yield from matmul.matmul_shared_weights(site)
+
+
+# --------------------------------------------------------------------------- packed weights
+
+PACKED = (
+    "its weights are packed, a few bits each, for one model: batched, they would be unpacked to floats at "
+    "every run"
+)
+
+
+@family(f"{DOMAIN}.MatMulNBits", f"{DOMAIN}.MatMulBnb4")
+def packed(site: Site) -> Iterator[Option]:
+    """one weight, the models join the rows; or one input for all models, whose weights are more columns"""
+    rank = site.rank(0)
+    weights = [i for i in range(1, len(site.node.inputs)) if site.has(i)]
+    if not any(site.mapped[i] for i in weights):
+        yield from per_axis(site, lambda layout: again, axes=[rank - 1], name="packed")
+        return
+    need(not site.mapped[0] and site.op == "MatMulNBits" and not site.has(4), PACKED)
+    columns = int(site.attr("N"))
+    takes = tuple(FOLDED(0) if i in weights else SHARED for i in range(len(site.node.inputs)))
+
+    def wide(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        return again(site, ins, emit, N=columns * emit.models)
+
+    yield Option("packed", takes, (FOLDED(rank - 1),), wide)

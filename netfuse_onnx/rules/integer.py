@@ -1,0 +1,272 @@
+"""Sums of products of bytes, for all models at once, in the runtime's int8 kernels.
+
+A zero point is one number in those kernels. Where the models have different ones the kernel runs without,
+and what that leaves out follows in int32, exactly:
+
+    sum (x - p)(w - q) = sum x (w - q) - p sum (w - q) = sum x w - p sum w - q sum (x - p)
+
+The sums over weights alone are constants, which ONNX Runtime folds when it loads the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.rules._build import need
+from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+
+INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
+LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127)}
+
+
+def held(site: Site, i: int) -> Layout:
+    """How the rules here take an input: by itself where it differs between the models."""
+    return STACKED(0) if site.is_mapped(i) else SHARED
+
+
+# --------------------------------------------------------------------------- scales and zero points
+
+
+@dataclass(frozen=True)
+class Param:
+    """A scale or zero point: one number, or one per column or filter (`wide`). `mapped`: [N, ..]."""
+
+    tensor: Tensor
+    mapped: bool
+    wide: bool
+    stored: bool
+    dtype: int
+
+    def cast(self, to: int, emit: Emitter) -> Param:
+        return replace(self, tensor=emit("Cast", self.tensor, to=to), stored=False, dtype=to)
+
+    def beside(self, rank: int, emit: Emitter) -> Tensor:
+        """For a tensor [N, .., C] of `rank` axes per model: [N, 1.., C or 1], or [C], or a scalar."""
+        if self.mapped:
+            return emit.reshape(self.tensor, [emit.models, *[1] * (rank - 1), -1 if self.wide else 1])
+        return self.tensor if self.wide else emit.reshape(self.tensor, [])
+
+    def matrix(self, emit: Emitter) -> Tensor:
+        """[N, C or 1], or what broadcasts against it."""
+        return self.beside(1, emit)
+
+    def spread(self, count: int, emit: Emitter) -> Tensor:
+        """[N*count]: one number for each channel of all models."""
+        if self.stored and self.mapped and not self.wide:
+            return emit.reform(self.tensor, shape=(emit.models * count,), transform=f"x{count}")
+        whole = emit("Expand", self.matrix(emit), emit.const([emit.models, count]))
+        return emit.reshape(whole, [emit.models * count])
+
+
+def param(site: Site, ins: Sequence[Any], i: int) -> Param | None:
+    """Input i, taken as `held` says, as a Param; None where it is absent."""
+    if not site.has(i) or ins[i] is None:
+        return None
+    wide = len(site.dims(i)) == 1 and site.dims(i) != (1,)
+    need(site.rank(i) < 2, "it has scales or zero points per row")
+    return Param(ins[i], site.mapped[i], wide, site.weight[i], site.inputs[i].dtype)
+
+
+def one(site: Site, *which: int) -> bool:
+    """True where each of these parameters is one number."""
+    return all(not site.has(i) or site.dims(i) in ((), (1,)) for i in which)
+
+
+# --------------------------------------------------------------------------- matrix products
+
+
+@dataclass(frozen=True)
+class Side:
+    """An operand of a product: its tensor, how it is held, its dims per model, and its zero point."""
+
+    x: Tensor
+    layout: Layout
+    dims: tuple[Dim, ...]
+    dtype: int
+    zero: Param | None = None
+
+
+def layout_of(site: Site, i: int, zero: int) -> Layout:
+    """The right operand is stacked where its zero point differs between the models, too."""
+    return STACKED(0) if site.is_mapped(i) or site.is_mapped(zero) else SHARED
+
+
+def products(a: Side, b: Side, emit: Emitter) -> Tensor:
+    """[N, .., i, k] x [N, .., k, j] -> int32 [N, .., i, j]"""
+    wide = max(len(a.dims), len(b.dims))
+    left, right = (emit.pad_rank(s.x, s.layout, len(s.dims), wide, 0) for s in (a, b))
+    zero_b = _column_zero(b, right, wide, emit)
+    if a.zero is None or not a.zero.mapped:
+        point = None if a.zero is None else emit.reshape(a.zero.tensor, [])
+        return emit("MatMulInteger", left, right, point, zero_b)
+    total = emit("MatMulInteger", left, right, None, zero_b)
+    column = _column_sums(a, b, right, zero_b, emit)
+    return emit("Sub", total, emit("Mul", a.zero.cast(INT32, emit).beside(wide, emit), column))
+
+
+def cost(a_mapped: bool, b_mapped: bool) -> float:
+    """Nodes of `products` when the zero points of the operands differ between the models."""
+    return 1.0 + 4 * a_mapped + b_mapped
+
+
+def _column_zero(b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor | None:
+    """The zero point as MatMulInteger takes it: a scalar, [C], or one row beside each matrix of `right`."""
+    if b.zero is None:
+        return None
+    if not b.zero.mapped:
+        return b.zero.tensor if b.zero.wide else emit.reshape(b.zero.tensor, [])
+    inner = [1] * (wide - len(b.dims)) + [d if isinstance(d, int) else 0 for d in b.dims[:-2]]
+    columns = b.dims[-1]
+    shape = [emit.models, *inner, 1, columns]
+    if isinstance(columns, int) and all(inner):
+        if b.zero.stored and not b.zero.wide and all(d == 1 for d in inner):
+            return emit.reform(b.zero.tensor, shape=tuple(shape), transform=f"x{columns}")
+        target: Tensor = emit.const(shape)
+    else:
+        row = emit("Slice", right, emit.const([0]), emit.const([1]), emit.const([wide - 1]))
+        target = emit("Shape", row)
+    return emit("Expand", b.zero.beside(wide, emit), target)
+
+
+def _column_sums(a: Side, b: Side, right: Tensor, zero: Tensor | None, emit: Emitter) -> Tensor:
+    """sum over k of (w - q): [.., 1, j], int32"""
+    depth = b.dims[-2]
+    if isinstance(depth, int):
+        return emit("MatMulInteger", emit.filled(1, a.dtype, [1, depth]), right, None, zero)
+    whole = emit("Cast", right, to=INT32)
+    if zero is not None:
+        whole = emit("Sub", whole, emit("Cast", zero, to=INT32))
+    return emit.reduce("ReduceSum", whole, [-2], keepdims=1)
+
+
+# --------------------------------------------------------------------------- convolutions
+
+
+@dataclass(frozen=True)
+class Image:
+    """An integer convolution N(MC)HW, (MO)Ckk -> N(MO)HW: its operands and their zero points."""
+
+    x: Tensor
+    w: Tensor
+    dims: tuple[Dim, ...]  # of x, per model
+    filters: tuple[int, ...]  # dims of w, per model
+    dtypes: tuple[int, int]
+    zeros: tuple[Param | None, Param | None]
+    attrs: dict[str, Any]
+
+    @property
+    def groups(self) -> int:
+        return int(self.attrs.get("group", 1))
+
+    def merged(self, emit: Emitter) -> dict[str, Any]:
+        return {**self.attrs, "group": self.groups * emit.models}
+
+
+def accumulated(image: Image, emit: Emitter) -> Tensor:
+    """int32 N(MO)HW, whichever zero points differ."""
+    zero_x, zero_w = image.zeros
+    if zero_x is not None and zero_x.mapped:
+        image = padded(image, emit)
+    plain_x = None if zero_x is None or zero_x.mapped else emit.reshape(zero_x.tensor, [])
+    apart = zero_w is not None and zero_w.mapped
+    plain_w = None if zero_w is None or apart else emit.reshape(zero_w.tensor, [])
+    total = emit("ConvInteger", image.x, image.w, plain_x, plain_w, **image.merged(emit))
+    if apart and zero_w is not None:
+        total = emit("Sub", total, _patches(image, zero_w, plain_x, emit))
+    if zero_x is not None and zero_x.mapped:
+        total = emit("Sub", total, emit.unsqueeze(correction(image, emit), range(1, len(image.dims) - 1)))
+    return total
+
+
+def correction(image: Image, emit: Emitter) -> Tensor:
+    """p * sum (w - q) for each filter of all models: [N*O], int32. With a q per model: p * sum w, as the
+    rest of it is in the sums over the patches."""
+    zero_x, zero_w = image.zeros
+    filters = emit("Cast", image.w, to=INT32)
+    if zero_w is not None and not zero_w.mapped:
+        filters = emit("Sub", filters, emit.reshape(zero_w.cast(INT32, emit).tensor, []))
+    sums = emit.reduce("ReduceSum", filters, list(range(1, len(image.dims))))
+    point = zero_x.cast(INT32, emit) if zero_x is not None else None
+    return emit("Mul", sums, point.spread(image.filters[0], emit)) if point is not None else sums
+
+
+def _patches(image: Image, zero_w: Param, plain_x: Tensor | None, emit: Emitter) -> Tensor:
+    """q * sum (x - p) over what each filter sees: N(MO)HW, from one sum for each group of filters."""
+    zero_x = image.zeros[0]
+    groups, (count, *size) = image.groups * emit.models, image.filters
+    ones = emit.filled(1, image.dtypes[1], [groups, *size])
+    sums = emit("ConvInteger", image.x, ones, plain_x, None, **image.merged(emit))
+    if zero_x is not None and zero_x.mapped:
+        p = zero_x.cast(INT32, emit).spread(image.groups, emit)
+        whole = emit("Mul", p, emit.const(int(np.prod(size)), "int32"))
+        sums = emit("Sub", sums, emit.unsqueeze(whole, range(1, len(image.dims) - 1)))
+    if count > image.groups:  # each group's sums once per filter
+        sums = emit("Gather", sums, emit.const(np.repeat(np.arange(groups), count // image.groups)), axis=1)
+    q = zero_w.cast(INT32, emit).spread(count, emit)
+    return emit("Mul", sums, emit.unsqueeze(q, range(1, len(image.dims) - 1)))
+
+
+def padded(image: Image, emit: Emitter) -> Image:
+    """The image with its border written out: where a convolution pads, it pads with the zero point."""
+    inner = len(image.dims) - 2
+    pads = list(image.attrs.get("pads", [0] * (2 * inner)))
+    attrs = {k: v for k, v in image.attrs.items() if k not in ("pads", "auto_pad")}
+    zero_x = image.zeros[0]
+    if not any(pads) or zero_x is None:
+        return replace(image, attrs=attrs)
+    widths = emit.const([0, 0, *pads[:inner], 0, 0, *pads[inner:]])
+    size = emit("Slice", emit("Shape", image.x), emit.const([2]), emit.const([inner + 2]))
+    size = emit("Concat", emit.const([1, 1]), size, axis=0)
+    inside = emit("Pad", emit("Expand", emit.const(1, "int32"), size), widths)
+    channels = image.filters[1] * image.groups
+    border = emit.unsqueeze(zero_x.spread(channels, emit), [0, *range(2, inner + 2)])
+    x = emit("Where", emit("Cast", inside, to=TensorProto.BOOL), emit("Pad", image.x, widths), border)
+    return replace(image, x=x, attrs=attrs)
+
+
+def can_be_padded(site: Site) -> None:
+    """Refuse where `padded` would not know the widths, or Pad takes no bytes."""
+    why = "its zero points differ between the models, and "
+    need(site.opset >= 13, why + "Pad takes no bytes before opset 13")
+    need(site.attr("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"), why + "its padding is automatic")
+
+
+# --------------------------------------------------------------------------- back to bytes
+
+
+def requantised(total: Tensor, scale: Param, zero: Param, rank: int, emit: Emitter) -> Tensor:
+    """round(total * scale) + zero, saturated, of int32 [N, ..] with `rank` axes per model, as the runtime's
+    kernels compute it."""
+    if emit.opset < 13:
+        return _written_out(total, scale.beside(rank, emit), zero.beside(rank, emit), zero.dtype, emit)
+    if scale.wide:
+        real = emit("Mul", emit("Cast", total, to=FLOAT), scale.beside(rank, emit))
+    else:
+        real = emit("DequantizeLinear", total, _vector(scale, emit), axis=0)
+    ones = emit.filled(1.0, FLOAT, [emit.models] if zero.mapped else [])
+    return emit("QuantizeLinear", real, ones, _vector(zero, emit), axis=0)
+
+
+def _vector(one_each: Param, emit: Emitter) -> Tensor:
+    return emit.reshape(one_each.tensor, [emit.models] if one_each.mapped else [])
+
+
+def requantised_image(total: Tensor, scale: Tensor, zero: Param, filters: int, emit: Emitter) -> Tensor:
+    """The same of N(MO)HW, with a `scale` for each filter of all models."""
+    real = emit("DequantizeLinear", total, scale, axis=1)
+    ones = emit.filled(1.0, FLOAT, [emit.models * filters])
+    return emit("QuantizeLinear", real, ones, zero.spread(filters, emit), axis=1)
+
+
+def _written_out(total: Tensor, scale: Tensor, zero: Tensor, dtype: int, emit: Emitter) -> Tensor:
+    """Without the axes that QuantizeLinear has from opset 13 on."""
+    y = emit("Round", emit("Mul", emit("Cast", total, to=FLOAT), scale))
+    y = emit("Add", y, emit("Cast", zero, to=FLOAT))
+    return emit("Cast", emit("Clip", y, *(emit.filled(v, FLOAT, ()) for v in LIMITS[dtype])), to=dtype)

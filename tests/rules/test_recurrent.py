@@ -1,0 +1,47 @@
+"""Recurrent operators: shared weights join the batch, weights of its own keep each model apart."""
+
+import pytest
+from oracle import check, draw, graph
+
+OPS = ("GRU", "LSTM", "RNN")
+GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
+
+
+def drawn(model):
+    """Small numbers, so that nothing saturates, and lengths of 1 to 4."""
+    values = draw(model, 3, sizes={"B": 3}, low=-1, high=1)
+    if "n" in values:
+        values["n"] = draw(model, 3, sizes={"B": 3}, low=1, high=4)["n"]
+    return values
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("extra", [False, True])
+def test_recurrent(op, direction, extra, tmp_path):
+    sides, wide = 1 + (direction == "bidirectional"), GATES[op] * 3
+    text = f"float[4,B,2] x, float[{sides},{wide},2] w, float[{sides},{wide},3] r"
+    names = ["x", "w", "r"]
+    if extra:
+        text += f", float[{sides},{2 * wide}] b, int32[B] n, float[{sides},B,3] h"
+        names += ["b", "n", "h"]
+        if op == "LSTM":
+            text += f", float[{sides},B,3] c, float[{sides},9] p"
+            names += ["c", "p"]
+    outs = "y, h1, c1" if op == "LSTM" else "y, h1"
+    model = graph(text, f'{outs} = {op}<hidden_size = 3, direction = "{direction}">({", ".join(names)})')
+    weights = {name: kind for name in names if name in "wrbp" for kind in ["shared weight"]}
+    states = [name for name in names if name in "nhc"]
+    for x, state in (
+        ("input", "input"),
+        ("input", "shared input"),
+        ("shared input", "input"),
+        ("weight", "weight"),
+    ):
+        if extra or x != "shared input":
+            values = drawn(model)
+            role = {"x": x, **weights, **dict.fromkeys(states, state)}
+            check(model, values, role, tmp_path)
+    values = drawn(model)
+    role = {"x": "input", **dict.fromkeys(weights, "weight"), **dict.fromkeys(states, "input")}
+    check(model, values, role, tmp_path, reason="one set of weights")
