@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from netfuse_onnx import steering
 from netfuse_onnx.rules import Site, options
-from netfuse_onnx.rules.fallback import NEIGHBOURS, RANDOM, UNJOINABLE, UNSHAREABLE
+from netfuse_onnx.rules.fallback import RANDOM, UNJOINABLE, UNSHAREABLE
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
@@ -38,7 +38,6 @@ class Candidates:
     options: list[list[Lowering]] = field(default_factory=list)
     mapped: set[str] = field(default_factory=set)
     ragged: set[str] = field(default_factory=set)
-    apart: set[str] = field(default_factory=set)  # what replicated nodes may give
     inputs: dict[str, Layout] = field(default_factory=dict)
     ends: dict[str, Layout] = field(default_factory=dict)
 
@@ -76,19 +75,10 @@ def _offers(
         offers, reason = options(site(corr, found.mapped, node, index))
         if offers:
             batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers]
-            reason = _also_apart(corr, found, node, batched[0].gives[0])
-            return [*batched, replicated(node, found.mapped, reason)] if reason else batched
+            stuck = any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))
+            apart = stuck and batched[0].gives[0] != SHARED
+            return [*batched, replicated(node, found.mapped, UNJOINABLE)] if apart else batched
     return [replicated(node, found.mapped, reason)]
-
-
-def _also_apart(corr: Correspondence, found: Candidates, node: Node, gives: Layout) -> str:
-    """Why a node that can be batched may be replicated all the same, or ""."""
-    if gives == SHARED:
-        return ""
-    if any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs)):
-        return UNJOINABLE
-    weighted = any(len(corr.weights.get(v, ())) > 1 for v in node.inputs)
-    return NEIGHBOURS if not weighted and not found.apart.isdisjoint(node.inputs) else ""
 
 
 def _unshareable(graph: Graph, node: Node) -> bool:
@@ -143,8 +133,6 @@ def replicated(node: Node, mapped: set[str], reason: str) -> Lowering:
 def _mark(found: Candidates, graph: Graph, node: Node, offers: Sequence[Lowering]) -> None:
     """Mapped and ragged outputs of a node. All options of a node give SHARED, or none does."""
     first = offers[0]
-    if offers[-1].became is Became.REPLICATED:
-        found.apart.update(filter(None, node.outputs))
     sizes = {dim for name in graph.inputs for dim in graph.types[name].dims or ()}
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:

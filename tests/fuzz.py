@@ -39,8 +39,8 @@ def judge(case: Case, *, minimise: bool = True, plans: int = 1) -> Verdict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "again").mkdir()
-        if not case.model.graph.output:
-            return seed, "discard", "no node worked out", {}
+        if not case.model.graph.output or not case.values:
+            return seed, "discard", "no node worked out, or nothing differs", {}
         try:
             return seed, "ok", "", examine(case, folder, plans=plans)
         except Discard as reason:

@@ -22,7 +22,6 @@ from samples import LEVELS
 
 import netfuse_onnx
 from netfuse_onnx.report import MergeReport
-from netfuse_onnx.rules.fallback import NEIGHBOURS
 from sample_models.families import FAMILIES
 
 EXPORTERS = ("torchscript", "dynamo")
@@ -66,8 +65,8 @@ def merged(paths: list[str], folder: Path, **options: Any) -> tuple[str, MergeRe
 
 
 def replicated(report: MergeReport) -> set[str]:
-    """Operators that no rule batches. What would be joined and split again between two such is left out."""
-    return {row.op for row in report.lowered.replicated if row.reason != NEIGHBOURS}
+    """Operators that run once per model."""
+    return {row.op for row in report.lowered.replicated}
 
 
 def cases(name: str, models: int) -> list[dict[str, np.ndarray]]:

@@ -34,7 +34,20 @@ def _axis(axis: int) -> Body:
 @family("Split")
 def split(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
-    yield from one_axis(site, 0, name="split")
+    rank, count = site.rank(0), len(site.node.outputs)
+    size = site.dims(0)[site.axis(int(site.attr("axis", 0)), rank)] if rank else None
+    sized = site.has(1) or site.attr("split") or site.attr("num_outputs")
+    if sized or not isinstance(size, int):
+        yield from one_axis(site, 0, name="split")
+        return
+    # ort_compat.SPLITS_JOINED
+    sizes = [size // count] * count
+    axis = site.axis(int(site.attr("axis", 0)), rank)
+
+    def body(layout: Layout) -> Body:
+        return lambda s, ins, emit: emit.split(ins[0], sizes, physical(layout, axis))
+
+    yield from per_axis(site, body, axes=[axis], name="split")
 
 
 @family("Slice")

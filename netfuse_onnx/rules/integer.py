@@ -117,22 +117,34 @@ def cost(a_mapped: bool, b_mapped: bool) -> float:
 
 
 def _column_zero(b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor | None:
-    """The zero point as MatMulInteger takes it: a scalar, [C], or one row beside each matrix of `right`."""
-    if b.zero is None:
+    """The zero point as MatMulInteger takes it: a scalar, or a row beside each matrix of `right`."""
+    zero = b.zero
+    if zero is None:
         return None
-    if not b.zero.mapped:
-        return b.zero.tensor if b.zero.wide else emit.reshape(b.zero.tensor, [])
-    inner = [1] * (wide - len(b.dims)) + [d if isinstance(d, int) else 0 for d in b.dims[:-2]]
-    columns = b.dims[-1]
-    shape = [emit.models, *inner, 1, columns]
-    if isinstance(columns, int) and all(inner):
-        if b.zero.stored and not b.zero.wide and all(d == 1 for d in inner):
-            return emit.reform(b.zero.tensor, shape=tuple(shape), transform=f"x{columns}")
-        target: Tensor = emit.const(shape)
+    if not zero.mapped and not zero.wide:
+        return emit.reshape(zero.tensor, [])
+    return rows(zero, b, right, wide, emit)
+
+
+def rows(each: Param, b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor:
+    """[C], or [N, .., 1, C] beside the matrices [N, .., K, C] of the right operand `b`, padded as `right`."""
+    if b.layout == SHARED:
+        if len(b.dims) == 2:
+            return each.tensor
+        missing, lead = 0, []
     else:
-        row = emit("Slice", right, emit.const([0]), emit.const([1]), emit.const([wide - 1]))
+        missing, lead = wide - len(b.dims), [emit.models]
+    inner = [*lead, *[1] * missing, *(d if isinstance(d, int) else 0 for d in b.dims[:-2])]
+    columns = b.dims[-1]
+    if isinstance(columns, int) and all(inner):
+        if each.stored and each.mapped and not each.wide and inner == [emit.models, *[1] * (len(inner) - 1)]:
+            return emit.reform(each.tensor, shape=(*inner, 1, columns), transform=f"x{columns}")
+        target: Tensor = emit.const([*inner, 1, columns])
+    else:
+        at = len(inner)
+        row = emit("Slice", right, emit.const([0]), emit.const([1]), emit.const([at]))
         target = emit("Shape", row)
-    return emit("Expand", b.zero.beside(wide, emit), target)
+    return emit("Expand", each.beside(wide, emit), target)
 
 
 def _column_sums(a: Side, b: Side, right: Tensor, zero: Tensor | None, emit: Emitter) -> Tensor:

@@ -27,6 +27,7 @@ from netfuse_onnx.rules.integer import (
     products,
     requantised,
     requantised_image,
+    rows,
 )
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
 
@@ -96,8 +97,12 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
 def _batched(takes: Sequence[Layout]):  # type: ignore[no-untyped-def]  # returns a Body
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         ready, wide = list(ins), max(site.rank(0), site.rank(3))
+        _, right = sides(site, ins, takes, (0, 2), (3, 5))
         for i in (0, 3):
             ready[i] = emit.pad_rank(ins[i], takes[i], site.rank(i), wide, 0)
+        for i in (4, 5):
+            if not one(site, i):
+                ready[i] = rows(_param(site, ins, i), right, ready[3], wide, emit)
         return again(site, ready, emit)
 
     return body

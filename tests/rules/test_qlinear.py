@@ -32,12 +32,12 @@ def values_of(model, n, scales="", points=""):
     return values
 
 
-def every(model, folder, roles, *, up="", **options):
-    """`up` names the scale of the result, which brings sums back into the range of a byte."""
+def every(model, folder, roles, *, up="", terms=8, **options):
+    """`up` names the scale of the result, which brings sums of `terms` back into the range of a byte."""
     for turn, role in enumerate(roles):
         values = values_of(model, (3, 2)[turn % 2], **options)
         if up:
-            values[up] = values[up] * np.float32(400)
+            values[up] = values[up] * np.float32(140 * terms**0.5)
         check(model, values, role, folder, io=IO[turn % 2])
 
 
@@ -148,7 +148,8 @@ def test_qlinear_conv(per, dims, filters, attributes, x, w, tmp_path):
     model = graph(f"{x}[{dims}] x, {text}", f"y = QLinearConv{attributes}(x, a, b, w, c, d, e, f, g)")
     roles = [role | {"w": "weight", "g": "weight"} for role in differing(model, "abcdef")]
     step = {0: 5, 1: 11}.get(CONVS.index((dims, filters, attributes)), 31)
-    every(model, tmp_path, roles[(1 if per else 0) :: step], up="e", scales="ace", points="bdf")
+    terms = np.prod([int(d) for d in filters.split(",")[1:]])
+    every(model, tmp_path, roles[(1 if per else 0) :: step], up="e", terms=terms, scales="ace", points="bdf")
 
 
 def test_qlinear_conv_of_one_image(tmp_path):
