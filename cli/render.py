@@ -30,8 +30,8 @@ from .plain import plain
 
 Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport)
 
-WIDTH = 160
-"""Columns where the output is no terminal."""
+WIDTH = 1000
+"""Columns where the output is no terminal: a line that is folded there is a line that grep misses."""
 
 REASONS = 10
 """How many reasons for replication are printed; --json and inspect have them all."""

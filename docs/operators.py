@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from netfuse_onnx import rules
+from netfuse_onnx import control, rules
 from netfuse_onnx.rules._registry import DIFFERING
 from netfuse_onnx.rules.fallback import REASONS
 
@@ -30,7 +30,6 @@ once per model.
   replicated, and `merge`, `inspect` and `--json` give the reason.
 - Attributes that differ between the models replicate the node, unless a rule
   makes constants of them: see [the table](#attributes-that-differ).
-- A node among replicated ones may be replicated as well, where to join their values would cost more.
 - Random operators, and operators with random ones in their bodies, always run once per model.
 
 The column *rule* is the name that `netfuse-onnx inspect` prints. In *how*, `N` is the batch, `M` the models,
@@ -65,9 +64,8 @@ for every operator of another domain that is not in a table above.
 
 """
 
-INSIDE = "merged inside: its bodies run all models, where condition and trip count are the same for all"
-CONTROL = {"If": INSIDE, "Loop": INSIDE, "Scan": INSIDE}
-"""netfuse_onnx/control.py; no rules, because they plan and lower whole graphs."""
+CONTROL = dict.fromkeys(control.WAYS, control.HOW)
+"""No rules, because they plan and lower whole graphs."""
 
 DOMAINS = {"": "ai.onnx", "ai.onnx.ml": "ai.onnx.ml"}
 """The domains of the standard that hold inference operators."""

@@ -7,7 +7,7 @@ arguments that make no sense; what else they raise is said with each.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments, metadata, runtime, staging, symbols, weights, write
@@ -174,11 +174,16 @@ def inspect(merged: str) -> InspectReport:
 
 
 def rules() -> RulesReport:
-    """The operators that have a batching rule. All others are replicated once per model."""
-    from netfuse_onnx import rules as registry
+    """How each operator is batched, or why it is replicated. One that is not named is replicated."""
+    from netfuse_onnx import control
+    from netfuse_onnx.rules._registry import DIFFERING, table
+    from netfuse_onnx.rules.fallback import REASONS
 
-    rows = [RuleRow(op, rule.name, rule.how) for op, entries in registry.table().items() for rule in entries]
-    return RulesReport(tuple(rows))
+    rows = [RuleRow(op, rule.name, rule.how) for op, entries in table().items() for rule in entries]
+    rows += [RuleRow(op, "merged_inside", control.HOW) for op in control.WAYS]
+    rows += [RuleRow(op, rule.name, rule.how) for op, entries in DIFFERING.items() for rule in entries]
+    rows += [RuleRow(op, "replicated", f"otherwise: {why}") for op, why in REASONS.items()]
+    return RulesReport(tuple(sorted(rows, key=lambda row: row.op)))
 
 
 # --------------------------------------------------------------------------- helpers
@@ -208,9 +213,16 @@ def _answer(
         share=tuple(sorted(share)),
         target=target,
         lowered=Lowered.read(merged.report),
-        symbols=symbols.free(family.graph.types[name].dims for name in family.graph.inputs),
-        warnings=family.warnings,
+        symbols=symbols.free(
+            symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
+        ),
+        warnings=(*family.warnings, *_untold(target)),
     )
+
+
+def _untold(target: str) -> Iterator[str]:
+    if target != "generic":
+        yield f"There are no costs for --target {target} yet: the plan is the generic one."
 
 
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:

@@ -34,6 +34,9 @@ from netfuse_onnx.types import (
     ValueType,
 )
 
+HOW = "merged inside: its bodies run all models, where condition and trip count are the same for all"
+WAYS = ("If", "Loop", "Scan")
+
 
 @dataclass(frozen=True)
 class BodyPlan:

@@ -37,13 +37,14 @@ CENTER_CROP_PAD_MOVED = "1.32"
 sizes (seen in 1.32, CPU). With sizes that are known it is written as Slice and Pad."""
 
 ZERO_POINT_LOST = 21
-"""Below this opset, with optimisations on, a DequantizeLinear with one scale and no zero point that a Reshape,
-Transpose, Squeeze, Unsqueeze, Slice, Relu or MaxPool reads is moved behind it as a pair of uint8: negative
-numbers become 0 (seen in 1.32, CPU). From there on it is an int8 zero point, even 0, that fails to load."""
+"""Below this opset, with optimisations on, a DequantizeLinear with one scale and no zero point that a
+Reshape, Transpose, Squeeze, Unsqueeze, Slice, Relu or MaxPool reads is moved behind it as a pair of uint8:
+negative numbers become 0 (seen in 1.32, CPU). From there on it is an int8 zero point, even 0, that fails
+to load."""
 
 SPLITS_JOINED = "1.32"
-"""Two Splits of one tensor along one axis into unequal numbers of equal parts are made one, with optimisations
-on (seen in 1.32): the sizes are written out where they are known."""
+"""Two Splits of one tensor along one axis into unequal numbers of equal parts are made one, with
+optimisations on (seen in 1.32): the sizes are written out where they are known."""
 
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",

@@ -84,8 +84,8 @@ def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:
             "what is allowed, so the values could not have shown the two swapped. Give real inputs with "
             "--inputs."
             if values.spread.ratio
-            else f"On the same input the models {one} and {two} give exactly the same: are they one model? The "
-            "values could not have shown the two swapped."
+            else f"On the same input the models {one} and {two} give exactly the same: are they one model? "
+            "The values could not have shown the two swapped."
         )
     noisy = [row for row in values.outputs if row.ok and (row.noise or 0.0) > NOISY * row.scale]
     if noisy:

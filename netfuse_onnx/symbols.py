@@ -31,11 +31,20 @@ def meet(name: str, shapes: Sequence[Dims], static: dict[str, int]) -> Dims:
     result: list[Dim] = []
     for i, dim in enumerate(first):
         fixed = [d[i] for d in known if len(d) == len(first) and isinstance(d[i], int)]
-        symbol = dim if dim is not None else f"{name}.{i}"
+        symbol = dim if dim is not None else _unnamed(name, i)
         if fixed and isinstance(symbol, str):
             static[symbol] = int(fixed[0] or 0)
         result.append(fixed[0] if fixed else symbol)
     return tuple(result)
+
+
+def named(name: str, dims: Dims) -> Dims:
+    """The dims of an input, those without a name called `INPUT.POSITION`."""
+    return dims and tuple(_unnamed(name, i) if dim is None else dim for i, dim in enumerate(dims))
+
+
+def _unnamed(name: str, position: int) -> str:
+    return f"{name}.{position}"
 
 
 def free(shapes: Iterable[Dims]) -> tuple[str, ...]:

@@ -103,6 +103,18 @@ def test_dims_that_are_not_dynamic_everywhere(tmp_path: Path, run: Run) -> None:
     assert json.loads(run("check", first, third, "--json")[1])["warnings"] == []
 
 
+def test_dims_without_a_name_have_one_size_too(tmp_path: Path, run: Run) -> None:
+    paths = family(tmp_path, "g (float[?, 8] x) => (float[?, 8] y) { y = Mul(x, w) }", {"w": (8,)})
+    err = run("merge", *paths, "-o", tmp_path / "m.onnx")[2]
+    assert "x.0: one size for all models in a call; pad where they differ." in err
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_target_without_costs_says_so(tmp_path: Path, run: Run, target: str) -> None:
+    err = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", "--target", target)[2]
+    assert f"warning: There are no costs for --target {target} yet" in err
+
+
 def test_check_of_models_that_differ_locally(tmp_path: Path, run: Run) -> None:
     text = """g (float[n, 8] x) => (float[n, k] y) {{
         a = LeakyRelu <alpha = {}> (x)  b = Relu(a)  y = MatMul(b, w)

@@ -32,7 +32,7 @@ BARS = {
     "xlnet": 1.25,
     "cnn": 1.25,
     "mlp": 1.85,
-    "lstm": 2.0,
+    "lstm": 2.7,
 }
 """Merged nodes per source node at this size: each Gemm becomes two nodes and each LayerNormalization three,
 which weighs more in small networks. The LSTM is repeated per model, with what it needs."""

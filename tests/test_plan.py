@@ -134,15 +134,6 @@ def test_replicated_operators_stay_per_model_between_each_other(tmp_path) -> Non
     assert "test.custom.Mystery" in first.reason
 
 
-def test_between_replicated_operators_nothing_is_joined(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    corr = family([("LSTMish", 0, 0), ("Relu", 1, 0), ("LSTMish", 2, 0)], tmp_path, 2)
-    plan = planning.plan(corr)
-    assert [lowering.gives for lowering in plan.lowerings] == [(PER_MODEL,)] * 3
-    assert "among replicated operators" in plan.lowerings[1].reason
-    behind = planning.plan(family([("LSTMish", 0, 0), ("Relu", 1, 0), ("MatMul", 2, 0)], tmp_path, 3))
-    assert behind.lowerings[1].became is Became.BATCHED
-
-
 RAGGED = {
     "com.microsoft.CDist": False,
     "com.microsoft.Tokenizer": True,
