@@ -271,7 +271,7 @@ ARCHITECTURES = (
     Architecture("gpt_neox", DOMAIN, gpt_neox, tokens()),
     Architecture("t5", DOMAIN, t5, PAIRS),
     Architecture("bart", DOMAIN, bart, PAIRS),
-    Architecture("moe", "mixture of experts", ExpertModel, tokens(mask=False), exporters=BOTH),
+    Architecture("moe", "mixture of experts", ExpertModel, tokens(mask=False)),
     Architecture("mixtral", "mixture of experts", mixtral, tokens()),
     Architecture("ssm", "state space", StateSpace, tokens(mask=False)),
     Architecture("mamba", "state space", mamba, SHORT),

@@ -79,6 +79,37 @@ class SSD(nn.Module):
         return found.gather(1, which[..., None].expand(-1, -1, 4)), best
 
 
+class Picked(nn.Module):
+    """YOLO's boxes above a score, in one list: how many there are, the data say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Yolo()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = self.network(image)
+        best = scores.amax(-1)
+        keep = best > 0.25
+        return boxes[keep], best[keep]
+
+
+class Video(nn.Module):
+    """Convolutions over space and time (C3D: Tran et al., arXiv:1412.0767)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool3d((1, 2, 2)),
+            nn.Conv3d(8, 16, 3, padding=1), nn.BatchNorm3d(16), nn.ReLU(), nn.MaxPool3d(2),
+            nn.Conv3d(16, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.layers(clip))
+        return scores
+
+
 def detr() -> nn.Module:
     backbone = config("ResNetConfig", **RESNET, out_features=["stage2"])
     settings = config(
@@ -325,11 +356,13 @@ VAE_OUTPUTS = ("picture", "mean", "spread")
 ARCHITECTURES = (
     Architecture("yolo", "detection", Yolo, image(64), ("boxes", "scores"), exporters=BOTH),
     Architecture("ssd", "detection", SSD, image(32), ("boxes", "scores"), exporters=BOTH),
+    Architecture("yolo_picked", "detection", Picked, image(64), ("boxes", "scores")),
     Architecture("detr", "detection", detr, image(64), BOXES),
     Architecture("yolos", "detection", yolos, image(), BOXES),
     Architecture("segformer", "segmentation", segformer, image(64)),
     Architecture("unet", "segmentation", UNet, image(), exporters=BOTH),
     Architecture("deeplab", "segmentation", DeepLab, image(), exporters=BOTH),
+    Architecture("c3d", "video", Video, (Input("clip", ("batch", 3, 4, 16, 16)),), exporters=BOTH),
     Architecture("dpt", "depth", depth, image()),
     Architecture("dcgan", "generation", DCGAN, (Input("noise", ("batch", 16)),), exporters=BOTH),
     Architecture("vae", "generation", VAE, (*image(), Input("noise", ("batch", 8))), VAE_OUTPUTS),

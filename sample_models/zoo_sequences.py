@@ -331,9 +331,26 @@ class Cells(nn.Module):
         return scores
 
 
+class TextCNN(nn.Module):
+    """Convolutions of three widths over words, each pooled over time (Kim, arXiv:1408.5882)."""
+
+    def __init__(self, size: int = 16) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(99, size)
+        self.convs = nn.ModuleList(nn.Conv1d(size, 12, width) for width in (2, 3, 4))
+        self.head = nn.Linear(36, 4)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids).transpose(1, 2)
+        pooled = [torch.relu(conv(x)).amax(-1) for conv in self.convs]
+        scores: Tensor = self.head(torch.cat(pooled, 1))
+        return scores
+
+
 SPEECH, SERIES, RECURRENT = "speech", "time series", "recurrent"
 SAMPLES = (Input("samples", ("batch", 640)),)
 IDS = (Input("input_ids", ("batch", "sequence"), 50),)
+ONE_LAYER = "few nodes around a recurrent operator, which is there once per model"
 LISTEN = (Input("input_features", ("batch", 16, 64)), Input("decoder_input_ids", ("batch", 6), 99))
 
 ARCHITECTURES = (
@@ -349,8 +366,9 @@ ARCHITECTURES = (
     Architecture("patchtsmixer", SERIES, patchtsmixer, (Input("past", ("batch", 32, 3)),)),
     Architecture("nbeats", SERIES, NBeats, (Input("past", ("batch", 24)),)),
     Architecture("autoformer", SERIES, Autoformer, (Input("past", ("batch", 24, 4)),)),
-    Architecture("lstm_tagger", RECURRENT, lstm_tagger, IDS, exporters=BOTH),
-    Architecture("gru_tagger", RECURRENT, gru_tagger, IDS, exporters=BOTH),
+    Architecture("lstm_tagger", RECURRENT, lstm_tagger, IDS, exporters=BOTH, reason=ONE_LAYER),
+    Architecture("gru_tagger", RECURRENT, gru_tagger, IDS, exporters=BOTH, reason=ONE_LAYER),
     Architecture("crnn", RECURRENT, CRNN, (Input("line", ("batch", 1, 16, 48)),)),
+    Architecture("textcnn", "text", TextCNN, (Input("input_ids", ("batch", 16), 99),), exporters=BOTH),
     Architecture("lstm_cells", RECURRENT, Cells, (Input("x", ("batch", 8, 8)),)),
 )

@@ -188,6 +188,28 @@ class Dueling(nn.Module):
         return quality, quality.argmax(-1)
 
 
+class EarlyExit(nn.Module):
+    """Answers from the first layers when these are sure, else from all of them: a condition per model."""
+
+    def __init__(self, seen: int = 12, actions: int = 4) -> None:
+        super().__init__()
+        self.first = mlp(seen, 32, 32)
+        self.more = mlp(32, 64, 64, 32)
+        self.head = nn.Linear(32, actions)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        x = self.first(seen)
+        quick = torch.softmax(self.head(x), -1)
+
+        def slow(x: Tensor, quick: Tensor) -> Tensor:
+            return torch.softmax(self.head(self.more(x)), -1)
+
+        answer: Tensor = torch.cond(
+            quick.amax(-1).mean() > 0.5, lambda x, quick: quick.clone(), slow, (x, quick)
+        )
+        return answer
+
+
 class TabTransformer(nn.Module):
     """Categories attend to each other, numbers pass by (Huang et al., arXiv:2012.06678)."""
 
@@ -204,6 +226,41 @@ class TabTransformer(nn.Module):
         return scores
 
 
+class PointNet(nn.Module):
+    """Qi et al., arXiv:1612.00593: the same layers on each point, then the maximum over all points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in ((3, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv1d(fan_in, fan_out, 1), nn.BatchNorm1d(fan_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.head = mlp(64, 32, 8)
+
+    def forward(self, points: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.layers(points.transpose(1, 2)).amax(-1))
+        return scores
+
+
+class NeRF(nn.Module):
+    """A radiance field (Mildenhall et al., arXiv:2003.08934): sines of the position, layers with a skip."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.register_buffer("rates", 2.0 ** torch.arange(4))
+        self.first = mlp(27, width, width)
+        self.second = mlp(width + 27, width, width)
+        self.density = nn.Linear(width, 1)
+        self.colour = mlp(width + 3, width, 3)
+
+    def forward(self, place: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        angles = (place[..., None] * self.get_buffer("rates")).flatten(1)
+        known = torch.cat([place, angles.sin(), angles.cos()], -1)
+        x = torch.relu(self.second(torch.cat([torch.relu(self.first(known)), known], -1)))
+        colour = torch.sigmoid(self.colour(torch.cat([x, direction], -1)))
+        return colour, nn.functional.softplus(self.density(x))
+
+
 RECOMMENDER, GRAPH, POLICY = "recommender", "graph network", "policy"
 CLICK = (Input("dense", ("batch", 8)), Input("ids", ("batch", 4), 100))
 VISIT = (
@@ -215,8 +272,12 @@ NODES = Input("nodes", ("nodes", 8))
 MATRIX = (NODES, Input("adjacency", ("nodes", "nodes")))
 EDGES = (Input("nodes", (12, 8)), Input("edges", (2, "edges"), 12))
 ROW = (Input("categories", ("batch", 5), 60), Input("numbers", ("batch", 6)))
+SEEN = (Input("seen", ("batch", 12)),)
 FRAMES = (Input("frames", ("batch", 4, 32, 32)),)
+RAYS = (Input("place", ("batch", 3)), Input("direction", ("batch", 3)))
 ACTED = ("mean", "spread", "value")
+
+GEMMS = "half of its nodes are Gemm, a batched product and the addition of a bias"
 
 ARCHITECTURES = (
     Architecture("dlrm", RECOMMENDER, DLRM, CLICK, exporters=BOTH),
@@ -226,7 +287,10 @@ ARCHITECTURES = (
     Architecture("gcn", GRAPH, GCN, MATRIX, exporters=BOTH),
     Architecture("gat", GRAPH, GAT, EDGES, exporters=BOTH),
     Architecture("graphsage", GRAPH, SAGE, EDGES),
-    Architecture("actor_critic", POLICY, Policy, (Input("seen", ("batch", 12)),), ACTED, exporters=BOTH),
+    Architecture("actor_critic", POLICY, Policy, SEEN, ACTED, exporters=BOTH, reason=GEMMS),
+    Architecture("early_exit", POLICY, EarlyExit, SEEN, reason=GEMMS),
     Architecture("dueling_dqn", POLICY, Dueling, FRAMES, ("quality", "action")),
+    Architecture("pointnet", "points", PointNet, (Input("points", ("batch", 24, 3)),), exporters=BOTH),
+    Architecture("nerf", "points", NeRF, RAYS, ("colour", "density")),
     Architecture("tabtransformer", "tables", TabTransformer, ROW),
 )

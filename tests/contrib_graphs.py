@@ -50,7 +50,9 @@ def shapes_agree(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], sizes:
     options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [out.name for out in session.get_outputs()]
-    for name, value in zip(names, session.run(None, {k: np.asarray(v) for k, v in feeds.items()}), strict=True):
+    for name, value in zip(
+        names, session.run(None, {k: np.asarray(v) for k, v in feeds.items()}), strict=True
+    ):
         dtype, dims = told(model)[name]
         assert onnx.helper.tensor_dtype_to_np_dtype(dtype) == value.dtype, name
         bound = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims]

@@ -9,6 +9,7 @@ per model. Its result may then differ by one step where a value lies between two
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,11 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.rules import elementwise
-from netfuse_onnx.rules._build import again, need, per_axis, seen_as
+from netfuse_onnx.rules._build import again, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.rules.integer import Param, param
-from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
+from netfuse_onnx.rules.integer import Param, held, param
+from netfuse_onnx.types import FOLDED, SHARED, Dim, Layout, ValueType
 
 Triple = tuple[int, int, int]
 """The inputs that hold a value, its scale and its zero point; -1 for a value that is computed."""
@@ -75,13 +76,19 @@ def last_pool(site: Site) -> Iterator[Option]:
 
 
 def _options(site: Site, row: Bytes) -> Iterator[Option]:
-    params = [*row.result, *(i for _, scale, zero in row.operands for i in (scale, zero))]
-    differ = any(site.is_mapped(i) for i in params)
+    params = [*row.result, *(i for _, *pair in row.operands for i in pair)]
     floats = _on_floats(site, row)
-    options = list(_last_channels(floats) if site.attr("channels_last", 0) else _offers(floats))
-    if differ:
+    options = _last_channels(floats) if site.attr("channels_last", 0) else _offers(floats)
+    if any(site.is_mapped(i) for i in params):
         need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
-        need(not site.attr("channels_last", 0) or row.op == "GlobalAveragePool", "its channels come last")
+        last = (
+            floats.op != "Softmax"
+            or site.axis(int(site.attr("axis", -1)), floats.rank(0)) == floats.rank(0) - 1
+        )
+        need(
+            floats.opset >= 13 or last,
+            "its scales differ between the models, and it is a Softmax of several axes",
+        )
         yield from (_written_out(site, row, floats, option) for option in options if _sized(floats, option))
     else:
         yield from (_itself(site, row, floats, option) for option in options)
@@ -90,7 +97,8 @@ def _options(site: Site, row: Bytes) -> Iterator[Option]:
 def _on_floats(site: Site, row: Bytes) -> Site:
     """The site of the operator on floats. An operand whose parameters differ between the models does, too."""
     data = (*row.plain, *(x for x, _, _ in row.operands))
-    seen = seen_as(site, row.op, data, site.node.attrs)
+    attrs = {k: v for k, v in site.node.attrs.items() if k not in ("channels_last", "opset")}
+    seen = seen_as(site, row.op, data, attrs)
     mapped = [site.mapped[i] for i in row.plain]
     mapped += [any(site.is_mapped(i) for i in triple) for triple in row.operands]
     kinds = [ValueType(TensorProto.FLOAT, kind.dims) for kind in seen.inputs]
@@ -100,27 +108,37 @@ def _on_floats(site: Site, row: Bytes) -> Site:
 
 def _offers(floats: Site) -> Iterator[Option]:
     for entry in REGISTRY[floats.op]:
-        try:
+        with suppress(Refuse):
             yield from entry.offers(floats)
-        except Refuse:
-            continue
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
         yield from elementwise.folded_at(floats, rank - 1, rank)
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:
-    for layout in (FOLDED(0), FOLDED(floats.rank(0) - 1)):
-        yield Option("last_channels", (layout,), (layout,), again)
+    """A pool over all axes but the first and the last."""
+    rank = floats.rank(0)
+    first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        if isinstance(emit, _Instead):
+            return again(site, ins, emit)[0]
+        return emit.transpose(again(site, [emit.transpose(ins[0], first)], emit)[0], last)
+
+    for layout in (FOLDED(0), FOLDED(rank - 1)):
+        yield Option("last_channels", (layout,), (layout,), body)
 
 
 # --------------------------------------------------------------------------- the operator itself
 
 
+Build = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
+
+
 class _Instead:
     """An emitter for the rule of the operator on floats: where that emits its operator, it gets another."""
 
-    def __init__(self, emit: Emitter, op: str, build: Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]):
+    def __init__(self, emit: Emitter, op: str, build: Build) -> None:
         self._emit, self._op, self._build = emit, op, build
 
     def __getattr__(self, name: str) -> Any:
@@ -130,7 +148,12 @@ class _Instead:
         return self.node(op, ins, attrs)[0]
 
     def node(self, op: str, ins: Sequence[Any], attrs: Mapping[str, Any], **more: Any) -> list[Tensor]:
+        """As Emitter.node."""
         return self._build(ins, attrs) if op == self._op else self._emit.node(op, ins, attrs, **more)
+
+
+def _instead(emit: Emitter, op: str, build: Build) -> Emitter:
+    return _Instead(emit, op, build)  # type: ignore[return-value]  # it behaves like one
 
 
 def _itself(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
@@ -145,9 +168,9 @@ def _itself(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
             ready = list(ins)
             for i, operand in zip(data, operands, strict=True):
                 ready[i] = operand
-            return emit.node(site.op, ready, attrs, domain=site.node.domain)
+            return emit.node(site.op, ready, {**site.node.attrs, **attrs}, domain=site.node.domain)
 
-        return option.body(floats, [ins[i] for i in data], _Instead(emit, row.op, build))  # type: ignore[arg-type]
+        return option.body(floats, [ins[i] for i in data], _instead(emit, row.op, build))
 
     return replace(option, rule="on_bytes", takes=tuple(takes), body=body)
 
@@ -165,38 +188,55 @@ def _sized(floats: Site, option: Option) -> bool:
 
 
 def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
-    takes = [_held(site, i) for i in range(len(site.node.inputs))]
-    first = len(row.plain)
-    for k, i in enumerate((*row.plain, *(x for x, _, _ in row.operands))):
-        takes[i] = option.takes[k] or SHARED
-    gives = option.gives[0]
+    takes: list[Layout | None] = [held(site, i) for i in range(len(site.node.inputs))]
+    data = (*row.plain, *(x for x, _, _ in row.operands))
+    for i, take in zip(data, option.takes, strict=True):
+        takes[i] = take
+    apart = row.op in FUSED_WRONGLY
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         operands = [ins[i] for i in row.plain]
-        for k, (x, scale, zero) in enumerate(row.operands):
-            layout = option.takes[first + k] or SHARED
-            operands.append(_real(site, ins, (x, scale, zero), layout, floats.dims(first + k), emit))
-        found = option.body(floats, operands, emit)
-        y = found if isinstance(found, Tensor) else list(found)[0]  # type: ignore[arg-type]
+        for x, *params in row.operands:
+            scale, zero = (param(site, ins, i) for i in params)
+            operands.append(_real(ins[x], scale, zero, takes[x] or SHARED, site.dims(x), emit))
+        found = option.body(floats, operands, _with_axes(emit) if row.op == "ReduceMean" else emit)
+        y: Any = found[0] if isinstance(found, list) else found
         scale, zero = (param(site, ins, i) for i in row.result)
-        return _bytes(y, (scale, zero), gives, floats, row.op in FUSED_WRONGLY, site.outputs[0].dtype, emit)
+        return _rounded(y, scale, zero, option.gives[0], site, apart, emit)
 
-    nodes = option.nodes + len(row.operands) + 1 + (row.op in FUSED_WRONGLY)
+    nodes = option.nodes + len(row.operands) + 1 + apart
     return replace(option, rule="on_bytes", takes=tuple(takes), body=body, nodes=nodes)
 
 
-def _held(site: Site, i: int) -> Layout:
-    from netfuse_onnx.rules.integer import held
+def _with_axes(emit: Emitter) -> Emitter:
+    """The rule sees the axes as an attribute, as the operator on bytes has them, whatever the opset."""
 
-    return held(site, i)
+    def build(ins: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
+        return [emit.reduce("ReduceMean", ins[0], attrs["axes"], keepdims=int(attrs.get("keepdims", 1)))]
+
+    return _instead(emit, "ReduceMean", build)
 
 
-def _real(site: Site, ins: Sequence[Tensor | None], which: Triple, layout: Layout, dims: Sequence[Any],
+def _real(x: Tensor | None, scale: Param | None, zero: Param | None, layout: Layout, dims: Sequence[Dim],
           emit: Emitter) -> Tensor:  # fmt: skip
     """An operand as floats, in its layout."""
-    x, scale, zero = which
-    params = [_along(param(site, ins, i), layout, dims, emit) for i in (scale, zero)]
-    apart = layout != SHARED and any(p is not None and p.mapped for p in (param(site, ins, i) for i in (scale, zero)))
-    if not apart:
-        return emit("DequantizeLinear", ins[x], *params)
-    return emit("DequantizeLinear", ins[x], *params, axis=layout.axis)
+    params = [p for p in (scale, zero) if p is not None]
+    if not any(p.mapped for p in params):
+        return emit("DequantizeLinear", x, *(p.tensor for p in params))
+    return emit("DequantizeLinear", x, *(p.along(layout, dims, emit) for p in params), axis=layout.axis)
+
+
+def _rounded(y: Any, scale: Param | None, zero: Param | None, layout: Layout, site: Site, apart: bool,
+             emit: Emitter) -> Tensor:  # fmt: skip
+    """The result as bytes. `apart`: the division stands before QuantizeLinear, which then is no part of what
+    ONNX Runtime would fuse."""
+    need(scale is not None, "it lacks a scale")
+    params, dims = [p for p in (scale, zero) if p is not None], site.out_dims()
+    mapped = any(p.mapped for p in params)
+    steps, *points = [p.along(layout, dims, emit) if mapped else p.tensor for p in params]
+    axis = {"axis": layout.axis} if mapped else {}
+    if apart:
+        behind = len(dims) - layout.axis - layout.folded
+        y = emit("Div", y, emit.unsqueeze(steps, range(1, behind + 1)) if mapped else steps)
+        steps = emit("Div", steps, steps)
+    return emit("QuantizeLinear", y, steps, *points, **axis)

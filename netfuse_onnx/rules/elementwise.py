@@ -96,7 +96,7 @@ def broadcasting(site: Site) -> Iterator[Option]:
         if layout.stacked:
             yield _stacked(site, layout.axis, rank)
         else:
-            yield from _folded(site, layout.axis, rank)
+            yield from folded_at(site, layout.axis, rank)
 
 
 def _stacked(site: Site, at: int, rank: int) -> Option:
@@ -114,7 +114,7 @@ def _stacked(site: Site, at: int, rank: int) -> Option:
     return Option("broadcasting", takes, (STACKED(at),), body, 1 + 0.25 * pads)
 
 
-def _folded(site: Site, at: int, rank: int) -> Iterator[Option]:
+def folded_at(site: Site, at: int, rank: int) -> Iterator[Option]:
     """[.., N*d_a, ..] op [.., N*d_a, ..]: right only where no operand broadcasts along the folded axis,
     or where one is the same for all models there."""
     takes: list[Layout] = []

@@ -59,10 +59,18 @@ class Param:
 
     def spread(self, count: int, emit: Emitter) -> Tensor:
         """[N*count]: one number for each channel of all models."""
-        if self.stored and self.mapped and not self.wide:
+        if self.mapped and not self.wide and (self.stored or count == 1):
+            if count == 1:
+                return emit.reshape(self.tensor, [emit.models])
             return emit.reform(self.tensor, shape=(emit.models * count,), transform=f"x{count}")
         whole = emit("Expand", self.matrix(emit), emit.const([emit.models, count]))
         return emit.reshape(whole, [emit.models * count])
+
+    def along(self, layout: Layout, dims: Sequence[Dim], emit: Emitter) -> Tensor:
+        """One number for each index of the axis on which a value of `dims` per model has its models."""
+        size = dims[layout.axis] if layout.folded else 1
+        need(isinstance(size, int), "the size of its folded axis is unknown")
+        return self.spread(int(str(size)), emit)
 
 
 def param(site: Site, ins: Sequence[Any], i: int) -> Param | None:

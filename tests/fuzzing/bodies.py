@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from fuzzing.build import Array, Builder, Unfit, Value, body, evaluate, operators
 from onnx import GraphProto, helper
+
+from fuzzing.build import Array, Builder, Unfit, Value, body, evaluate, operators
 
 
 def _depth(b: Builder) -> int:
@@ -54,7 +55,9 @@ def if_(b: Builder, op: str) -> None:
     if flags and b.maybe(0.5):
         flag = b.rng.choice(flags)
     else:
-        flag = b.leaf((), np.bool_, role=b.rng.choice(("shared input", "shared input", "shared weight", "input")))
+        flag = b.leaf(
+            (), np.bool_, role=b.rng.choice(("shared input", "shared input", "shared weight", "input"))
+        )
     then = _inner(b)
     outs = [_own(then, v) for v in then.pool[-b.rng.choice([1, 1, 2]) :]]
     other = _inner(b)
@@ -110,7 +113,10 @@ def scan(b: Builder, op: str) -> None:
         second = b.leaf((first.shape[axes[0]], *b.dims(1)))
         scanned.append(second)
         axes.append(0)
-    slices = [_inside(b, [np.take(a, 0, axis=axis) for a in v.arrays]) for v, axis in zip(scanned, axes, strict=True)]
+    slices = [
+        _inside(b, [np.take(a, 0, axis=axis) for a in v.arrays])
+        for v, axis in zip(scanned, axes, strict=True)
+    ]
     own = [_inside(b, v.arrays) for v in states]
     child = _inner(b, [*own, *slices])
     outs = [_result(child, v.dtype, v.shape) for v in own]

@@ -191,9 +191,10 @@ class Builder:
         """A new input or weight; `same`: with one value for all models, whatever its role."""
         world, rng = self.world, self.rng
         dtype = dtype or world.float
-        role = role or rng.choices(
-            ("input", "weight", "shared input", "shared weight"), (0.4, 0.35, 0.1, 0.15)
-        )[0]
+        role = (
+            role
+            or rng.choices(("input", "weight", "shared input", "shared weight"), (0.4, 0.35, 0.1, 0.15))[0]
+        )
         shape = tuple(shape)
 
         def draw(sizes: tuple[int, ...]) -> Array:
@@ -298,7 +299,9 @@ class Builder:
 
     def anything(self, rank: tuple[int, int] = (0, 4)) -> Value:
         """A value of any type."""
-        dtype = self.rng.choices([self.world.float, np.int64, np.bool_, np.int32, np.uint8], (8, 2, 1, 1, 0.5))
+        dtype = self.rng.choices(
+            [self.world.float, np.int64, np.bool_, np.int32, np.uint8], (8, 2, 1, 1, 0.5)
+        )
         return self.value(dtype[0], rank)
 
     def like(self, shape: Sequence[int], dtype: Any = None, **leaf: Any) -> Value:
@@ -410,9 +413,9 @@ def _drawn(world: World, shape: tuple[int, ...], dtype: Any, low: float, high: f
         return np.asarray(rng.integers(math.ceil(low), math.floor(high), shape, endpoint=True)).astype(dtype)
     if world.rough:
         return np.asarray(rng.uniform(low, high, shape)).astype(dtype)
-    return (np.asarray(rng.integers(math.ceil(low * 8), math.floor(high * 8), shape, endpoint=True)) / 8).astype(
-        dtype
-    )
+    return (
+        np.asarray(rng.integers(math.ceil(low * 8), math.floor(high * 8), shape, endpoint=True)) / 8
+    ).astype(dtype)
 
 
 # --------------------------------------------------------------------------- running
@@ -446,7 +449,9 @@ def evaluate(
     model = helper.make_model(graph, opset_imports=imports(world.opset), ir_version=10)
     results: list[list[Array]] = []
     try:
-        session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            model.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+        )
         for m in range(world.models):
             same = m > 0 and all(v.arrays[m] is v.arrays[0] for v in values)
             feeds = {v.name: np.array(v.arrays[m]) for v in values}
@@ -466,7 +471,9 @@ def body(builder: Builder, inputs: Sequence[Value], outputs: Sequence[Value], sh
     """The nodes of a nested builder as a graph; `shapes`: declare sizes, not only types."""
     infos = [
         helper.make_tensor_value_info(
-            v.name, helper.np_dtype_to_tensor_dtype(v.arrays[0].dtype), v.shape if shapes and not v.ragged else None
+            v.name,
+            helper.np_dtype_to_tensor_dtype(v.arrays[0].dtype),
+            v.shape if shapes and not v.ragged else None,
         )
         for v in (*inputs, *outputs)
     ]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from fuzzing import bodies, elementwise, networks, shapes  # these register their operators
-from fuzzing.build import Array, Builder, Leaf, Value, World, imports, reads
 from onnx import helper
 
+from fuzzing import bodies, elementwise, networks, shapes  # these register their operators
+from fuzzing.build import Array, Builder, Leaf, Value, World, imports, reads
 from netfuse_onnx.bodies import inside
 
 __all__ = ["Case", "bodies", "draw", "elementwise", "networks", "shapes"]
@@ -54,7 +54,9 @@ def draw(seed: int) -> Case:
         rough=rng.random() < 0.3, zeros=rng.random() < 0.1, odd=rng.random() < 0.1, symbols={},
     )  # fmt: skip
     if rng.random() < 0.4:
-        world.symbols = {name: rng.choice([models, 1, 2, 3, 4]) for name in rng.sample(["n", "s"], rng.choice([1, 2]))}
+        world.symbols = {
+            name: rng.choice([models, 1, 2, 3, 4]) for name in rng.sample(["n", "s"], rng.choice([1, 2]))
+        }
     builder = Builder(world)
     for _ in range(rng.choice([1, 2, 3])):
         builder.leaf(builder.dims(rng.randint(1, 4)), role="input")

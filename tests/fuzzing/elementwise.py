@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from fuzzing.build import Builder, Unfit, operators
 from onnx import TensorProto, helper
+
+from fuzzing.build import Builder, Unfit, operators
 
 SMOOTH = """Exp Sin Cos Tan Sinh Cosh Tanh Atan Asinh Sigmoid Erf Softplus Softsign Elu Selu Celu LeakyRelu
     HardSigmoid HardSwish:14 Mish:18 Gelu:20 Swish:24 Sqrt Log Reciprocal Acos Asin Atanh Acosh"""
@@ -120,7 +121,9 @@ def where(b: Builder, op: str) -> None:
 
 # --------------------------------------------------------------------------- along axes
 
-REDUCE = "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp"
+REDUCE = (
+    "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp"
+)
 SINCE = {"ReduceSum": 13}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from fuzzing.build import MICROSOFT, ML, Builder, Unfit, Value, operators
 
 
@@ -72,7 +73,9 @@ def image(b: Builder, spatial: int | None = None, channels: int | None = None) -
     spatial = spatial or b.rng.choice([1, 1, 2, 2, 2, 3])
     batch = min(b.dim(), 3)
     width = channels * b.rng.choice([1, 2]) if channels else b.dim()
-    return b.leaf((batch, width, *(b.rng.choice([1, 3, 4, 5] if spatial < 3 else [2, 3]) for _ in range(spatial))))
+    return b.leaf(
+        (batch, width, *(b.rng.choice([1, 3, 4, 5] if spatial < 3 else [2, 3]) for _ in range(spatial)))
+    )
 
 
 def _window(b: Builder, x: Value, most: int = 3) -> dict[str, Any]:
@@ -131,7 +134,10 @@ def _ceiled(x: Value, attrs: dict[str, Any]) -> tuple[int, ...]:
     spatial = x.rank - 2
     pads = attrs.get("pads", [0] * (2 * spatial))
     room = [d + pads[k] + pads[k + spatial] - attrs["kernel_shape"][k] for k, d in enumerate(x.shape[2:])]
-    return (*x.shape[:2], *(-(-r // s) + 1 for r, s in zip(room, attrs.get("strides", [1] * spatial), strict=True)))
+    return (
+        *x.shape[:2],
+        *(-(-r // s) + 1 for r, s in zip(room, attrs.get("strides", [1] * spatial), strict=True)),
+    )
 
 
 @operators("GlobalAveragePool GlobalMaxPool GlobalLpPool LRN", weight=1.2)
@@ -147,7 +153,12 @@ def channel_norm(b: Builder, op: str) -> None:
     channels = x.shape[1]
     attrs = {"epsilon": 0.01}
     if op == "BatchNormalization":
-        ins = [b.like((channels,)), b.like((channels,)), b.like((channels,)), b.leaf((channels,), low=0.5, high=2)]
+        ins = [
+            b.like((channels,)),
+            b.like((channels,)),
+            b.like((channels,)),
+            b.leaf((channels,), low=0.5, high=2),
+        ]
     elif op == "InstanceNormalization":
         ins = [b.like((channels,)), b.like((channels,))]
     else:
@@ -180,7 +191,10 @@ def resize(b: Builder, op: str) -> None:
     x = image(b, b.rng.choice([1, 2]))
     spatial = x.rank - 2
     mode = b.rng.choice(["nearest", "linear"])
-    attrs = {"mode": mode, "coordinate_transformation_mode": b.rng.choice(["asymmetric", "half_pixel", "align_corners"])}
+    attrs = {
+        "mode": mode,
+        "coordinate_transformation_mode": b.rng.choice(["asymmetric", "half_pixel", "align_corners"]),
+    }
     if mode == "nearest":
         attrs["nearest_mode"] = b.rng.choice(["floor", "round_prefer_floor"])
     head = [1.0, 1.0]
@@ -238,7 +252,11 @@ def attention(b: Builder, op: str) -> None:
     batch = b.rng.choice([1, 2, b.world.models])
     if op == "Attention":
         k = b.like((batch, heads, 3, size))
-        mask = b.like(b.rng.choice([(length, 3), (1, 1, length, 3), (batch, 1, length, 3)])) if b.maybe(0.5) else None
+        mask = (
+            b.like(b.rng.choice([(length, 3), (1, 1, length, 3), (batch, 1, length, 3)]))
+            if b.maybe(0.5)
+            else None
+        )
         ins = [b.like((batch, heads, length, size)), k, b.like((batch, heads, 3, size)), mask]
         b.node(op, ins, keeps="round", is_causal=int(mask is None and b.maybe(0.4)))
     elif op == "RotaryEmbedding":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from fuzzing.build import MOST, Builder, Unfit, Value, operators
 from onnx import numpy_helper
+
+from fuzzing.build import MOST, Builder, Unfit, Value, operators
 
 
 def _regrouped(b: Builder, size: int) -> list[int]:

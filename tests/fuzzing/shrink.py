@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+from onnx import helper
+
 from fuzzing.build import Array, reads
 from fuzzing.case import Case, typed
 from fuzzing.trial import Discard, Failure, examine
-from onnx import helper
 
 PLANS = 6
 """Random plans that a smaller case is tried with."""
@@ -104,7 +105,9 @@ def _pruned(case: Case, outputs: list[str]) -> Case:
         array = _arrays(case, name)[0]
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         graph.output.add().CopyFrom(helper.make_tensor_value_info(name, kind, None))
-    typed(model, {name: _arrays(case, name)[0].ndim for name in outputs if name in kept or name in case.known})
+    typed(
+        model, {name: _arrays(case, name)[0].ndim for name in outputs if name in kept or name in case.known}
+    )
     names = {info.name for info in inputs}
     return dataclasses.replace(
         case, model=model, role={n: r for n, r in case.role.items() if n in names},
@@ -127,7 +130,11 @@ def _fed(case: Case, name: str) -> Case:
     model.graph.input.append(helper.make_tensor_value_info(name, kind, dims))
     outputs = [info.name for info in model.graph.output if info.name != name]
     fed = dataclasses.replace(
-        case, model=model, role={**case.role, name: "input"}, values={**case.values, name: list(arrays)}, other=None
+        case,
+        model=model,
+        role={**case.role, name: "input"},
+        values={**case.values, name: list(arrays)},
+        other=None,
     )
     return _pruned(fed, outputs)
 

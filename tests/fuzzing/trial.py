@@ -11,9 +11,9 @@ from unittest import mock
 import numpy as np
 import onnx
 import oracle
+
 from fuzzing.build import Array
 from fuzzing.case import Case
-
 from netfuse_onnx import control, offers
 from netfuse_onnx import plan as planning
 from netfuse_onnx.cost import Cost
@@ -63,14 +63,14 @@ def examine(case: Case, folder: Path, *, plans: int = 1) -> dict[str, int]:
             done[count] += sum(low.became is became for low in plan.lowerings) * (k == 0)
         for level in oracle.LEVELS if k < 2 else oracle.LEVELS[1:]:
             for values, singles in runs:
-                done["unsteady"] += not _agrees(
-                    case, paths, corr, plan, merged, (io, level), values, singles
-                )
+                done["unsteady"] += not _agrees(case, paths, corr, plan, merged, (io, level), values, singles)
         done["merges"] += 1
     return done
 
 
-def _singles(paths: Sequence[Path], values: Mapping[str, Sequence[Array]], role: Mapping[str, str]) -> Singles:
+def _singles(
+    paths: Sequence[Path], values: Mapping[str, Sequence[Array]], role: Mapping[str, str]
+) -> Singles:
     try:
         return oracle.run_apart(paths, values, role)
     except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
@@ -89,9 +89,7 @@ def _matched(paths: Sequence[Path], case: Case) -> Correspondence:
 # --------------------------------------------------------------------------- plans
 
 
-def _plans(
-    corr: Correspondence, case: Case, share: frozenset[str], count: int
-) -> Iterator[tuple[str, Plan]]:
+def _plans(corr: Correspondence, case: Case, share: frozenset[str], count: int) -> Iterator[tuple[str, Plan]]:
     """The cheapest plan, then random ones; with separate I/O where an output can't be stacked."""
     rng = random.Random(case.seed)
     io = case.io
@@ -187,7 +185,9 @@ def _unsteady(
     runs = []
     for turn in range(5):
         nudged = {k: [_nudged(a, rng) if turn > 1 else a for a in arrays] for k, arrays in values.items()}
-        again = oracle.as_models(case.model, nudged, case.role, paths[0].parent / "again") if turn > 1 else paths
+        again = (
+            oracle.as_models(case.model, nudged, case.role, paths[0].parent / "again") if turn > 1 else paths
+        )
         fed = {k: nudged[k][0 if k in share else m] for k, r in case.role.items() if r.endswith("input")}
         try:
             runs.append(oracle.run(str(again[m]), fed, oracle.LEVELS[turn == 1])[name])

@@ -1,12 +1,9 @@
-"""Quantised operators."""
+"""Quantisation. Products and convolutions of bytes are in test_qlinear."""
 
 import pytest
 from oracle import check, draw, few_roles, graph, some_roles, sweep
 
-OPS = (
-    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear",
-)  # fmt: skip
+OPS = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
 SIZES = {"B": 3, "S": 4}
 
 
@@ -70,60 +67,3 @@ def test_linear_in_blocks(tmp_path):
 def test_dynamic(x, tmp_path):
     kind = f"float[{x}]" if x else "float"
     sweep(graph(f"{kind} x", "y, s, z = DynamicQuantizeLinear(x)"), tmp_path, sizes=SIZES, alike=("y", "z"))
-
-
-@pytest.mark.parametrize(("a", "b"), [("3,4", "4,2"), ("2,3,4", "4,2"), ("3,4", "2,4,3"), ("B,S,4", "4,3")])
-@pytest.mark.parametrize("points", ["", ", uint8 p", ", uint8 p, int8 q"])
-def test_matmul_integer(a, b, points, tmp_path):
-    names = "".join(part.split()[-1] for part in points.split(",") if part.strip())
-    model = graph(f"uint8[{a}] a, int8[{b}] b{points}", f"y = MatMulInteger({', '.join('ab' + names)})")
-    vary(model, tmp_path, few_roles("ab" + names) if names else some_roles("ab"))
-
-
-def test_matmul_integer_with_a_zero_point_per_column(tmp_path):
-    model = graph("uint8[3,4] a, uint8[4,2] b, uint8 p, uint8[2] q", "y = MatMulInteger(a, b, p, q)")
-    vary(model, tmp_path, [{"a": "input", "b": "weight", "p": "weight", "q": "weight"}])
-
-
-@pytest.mark.parametrize("points", ["", ", uint8 p", ", uint8 p, uint8 q"])
-@pytest.mark.parametrize("group", [1, 3])
-def test_conv_integer(points, group, tmp_path):
-    names = "".join(part.split()[-1] for part in points.split(",") if part.strip())
-    text = f"uint8[2,3,4,4] x, uint8[6,{3 // group},2,2] w{points}"
-    model = graph(text, f"y = ConvInteger<group = {group}, pads = [1, 0, 0, 1]>({', '.join('xw' + names)})")
-    vary(model, tmp_path, few_roles("xw" + names) if names else some_roles("xw"))
-
-
-@pytest.mark.parametrize("per_filter", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_qlinear_conv(per_filter, bias, tmp_path):
-    kind = "[6]" if per_filter else ""
-    text = f"uint8[2,3,4,4] x, float a, uint8 b, uint8[6,3,2,2] w, float{kind} c, uint8{kind} d, float e"
-    text += ", uint8 f, int32[6] g" if bias else ", uint8 f"
-    model = graph(text, f"y = QLinearConv({', '.join('xabwcdef' + ('g' if bias else ''))})")
-    names = [info.name for info in model.graph.input]
-    shared = dict.fromkeys(names, "shared weight")
-    roles = [
-        shared | {"x": "input", "w": "weight"},
-        shared | {"x": "input"},
-        dict.fromkeys(names, "weight") | {"x": "input"},
-    ]
-    if per_filter:  # ONNX Runtime takes one zero point for all filters
-        model.graph.node[0].input[5] = "f"
-        model.graph.input.remove(next(info for info in model.graph.input if info.name == "d"))
-        roles = [{name: kind for name, kind in role.items() if name != "d"} for role in roles]
-        shared.pop("d")
-    vary(model, tmp_path, [*roles, shared | {"x": "input", "a": "weight", "e": "weight"}])
-
-
-def test_qlinear_matmul(tmp_path):
-    text = "uint8[2,3,4] x, float a, uint8 b, uint8[4,2] w, float c, uint8 d, float e, uint8 f"
-    model = graph(text, "y = QLinearMatMul(x, a, b, w, c, d, e, f)")
-    names = [info.name for info in model.graph.input]
-    shared = dict.fromkeys(names, "shared weight")
-    roles = [shared | {"x": "input", "w": "weight"}, shared | {"w": "weight", "x": "shared input"}]
-    vary(
-        model,
-        tmp_path,
-        [*roles, dict.fromkeys(names, "weight") | {"x": "input"}, shared | {"x": "input", "e": "weight"}],
-    )
