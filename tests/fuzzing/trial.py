@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,10 +50,8 @@ def examine(case: Case, folder: Path, *, plans: int = 1) -> dict[str, int]:
     paths = oracle.as_models(case.model, case.values, case.role, folder)
     runs = [(case.values, _singles(paths, case.values, case.role))]
     if case.other:
-        try:
+        with contextlib.suppress(Discard):  # the graph holds for its own sizes only
             runs.append((case.other, _singles(paths, case.other, case.role)))
-        except Discard:
-            pass  # the graph holds for its own sizes only
     corr = _matched(paths, case)
     share = oracle.shared(case.role)
     sound = oracle.passes_checker(str(paths[0]))
