@@ -193,7 +193,7 @@ def _proofs(report: VerifyReport, console: Console) -> None:
 def _values(values: ValuesProof, models: int, console: Console) -> None:
     wrong = [row for row in values.outputs if not row.ok]
     for row in wrong[:REASONS]:
-        _line(console, f"Values: {describe(row)}{_noise(row.noise)}")
+        _line(console, f"Values: {describe(row).rstrip('.')}{_noise(row.noise)}.")
     where = values.provider.upper()
     if values.placed:
         where += " (" + ", ".join(f"{n} nodes on {p}" for p, n in sorted(values.placed.items())) + ")"

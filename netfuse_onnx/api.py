@@ -13,13 +13,14 @@ from typing import TypedDict, Unpack, cast
 from netfuse_onnx import arguments, metadata, runtime, staging, symbols, weights, write
 from netfuse_onnx import plan as planning
 from netfuse_onnx.digests import Digests
-from netfuse_onnx.errors import NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
+from netfuse_onnx.errors import FileFault, NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
 from netfuse_onnx.fold import fold
 from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
 from netfuse_onnx.match import match
 from netfuse_onnx.observe import observed
 from netfuse_onnx.prove import prove
+from netfuse_onnx.qdq import integers
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -81,7 +82,7 @@ def merge(
     staging.check_target(out, paths)
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
-        family = _matched(sources, labels, partial, libraries)
+        family = _matched(sources, labels, partial, libraries, target)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
         merged = lower(family, planning.plan(family, io=io, share=once, target=target), io=io, share=once)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
@@ -139,8 +140,9 @@ def verify(
 ) -> VerifyReport:
     """Prove a merged file against its sources again. A failed proof is a report that is not ok.
 
-    Raises NotEquivalent when the sources do not match, NotProven when they take no inputs that were
-    tried, FileFault when `merged` was not written by netfuse-onnx.
+    Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
+    merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
+    FileFault when `merged` was not written by netfuse-onnx.
     """
     known = metadata.read(merged)
     libraries = runtime.libraries(proof.get("libraries", ()))
@@ -152,9 +154,15 @@ def verify(
         )
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:
-        family = _matched(sources, known.models, known.partial, libraries)
+        family = _matched(sources, known.models, known.partial, libraries, known.target)
         strangers = metadata.strangers(known, paths, digests.result())
-    return prove(merged, metadata.recipes(known, family, merged), family, options, progress).warned(strangers)
+    try:
+        recipes = metadata.recipes(known, family, merged)
+    except FileFault as error:
+        if strangers:
+            raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
+        raise
+    return prove(merged, recipes, family, options, progress).warned(strangers)
 
 
 def inspect(merged: str) -> InspectReport:
@@ -194,11 +202,17 @@ def _family(paths: Sequence[str], names: Sequence[str], partial: bool) -> Corres
 
 
 def _matched(
-    sources: Sequence[Source], names: Sequence[str], partial: bool, libraries: tuple[str, ...] = ()
+    sources: Sequence[Source],
+    names: Sequence[str],
+    partial: bool,
+    libraries: tuple[str, ...] = (),
+    target: str = "generic",
 ) -> Correspondence:
-    """Match and fold. Where only a run can tell the rank of a value, the first source is run."""
+    """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
+    groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
     complete = functools.partial(observed, libraries=libraries)
-    return fold(match(sources, names, partial=partial, complete=complete))
+    family = fold(match(sources, names, partial=partial, complete=complete))
+    return family if target == "cuda" else integers(family)
 
 
 def _answer(

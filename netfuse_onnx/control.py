@@ -180,7 +180,8 @@ def _loop(inside: _Inside) -> Lowering:
     ]
     given = dict(zip(_own(node, "body"), [SHARED, SHARED, *held], strict=True))
     body = inside.planned(sub, found, given, dict(zip(sub.graph.outputs, ends, strict=True)))
-    return inside.lowering({"body": body}, [SHARED, SHARED, *held], [*held, *collected])
+    takes = [SHARED, SHARED, *held][: len(node.inputs)]  # an absent condition may not even be named
+    return inside.lowering({"body": body}, takes, [*held, *collected])
 
 
 def _scan(inside: _Inside) -> Lowering:

@@ -86,6 +86,7 @@ class Emitter:
         least = known.inputs[0] if known else 0  # an empty name counts: Loop wants two inputs
         while len(given) > least and given[-1].is_empty():
             given.pop()
+        given += [gs.Variable.empty() for _ in range(least - len(given))]
         name = self._unique(self.scope or op, self._node_names)
         outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
         node = gs.Node(op, name, dict(attrs or {}), [*given, *captured], outputs, domain or None)

@@ -132,8 +132,9 @@ def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, 
             found[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
             elements.check(found[name])
         except (KeyError, IndexError, TypeError, ValueError, InternalError) as error:
+            said = error.message.rstrip(".") if isinstance(error, InternalError) else repr(error)
             raise FileFault(
-                f"{path} says nothing usable about its weight {name!r} ({error!r}).",
+                f"{path} says nothing usable about its weight {name!r}: {said}.",
                 "Are these the models that were merged? If so, merge again.",
             ) from error
     return found

@@ -57,6 +57,7 @@ class Trial:
         self.outputs: list[list[dict[str, Value]]] = [[] for _ in family.sources]
         self.alike: list[dict[str, Value]] = []
         self.skipped: list[str] = []
+        self.telling = False  # whether a case gives an element that can be compared
         symbolic = symbols.free(spec.dims for spec in self.specs)
         for name in options.dims:
             if name not in symbolic:
@@ -117,9 +118,17 @@ class Trial:
             else:
                 self._repeat(session, model)
             if not self.cases:
+                given = self.options.file
                 raise NotProven(
                     f"No inputs were found that the models take ({self.skipped[-1]}).",
-                    "Give real ones with --inputs FILE.npz, or sizes with --dim NAME=VALUE.",
+                    f"Check names, shapes and types in {given}."
+                    if given
+                    else "Give real ones with --inputs FILE.npz, or sizes with --dim NAME=VALUE.",
+                )
+            if not self.telling:
+                raise NotProven(
+                    f"Nothing could be compared ({self.skipped[-1]}).",
+                    "Give other inputs with --inputs FILE.npz, or sizes with --dim NAME=VALUE, or --no-verify.",
                 )
             if len(self.alike) == model:
                 self.alike.append(self.run(session, model, self.feeds(self.cases[0], 0)))
@@ -141,6 +150,7 @@ class Trial:
                 reason = reason or f"{case.label}: {error}"
                 continue
             if any(finite(v) for v in result.values()):
+                self.telling = True
                 self._keep(case, result)
                 return
             vacuous.append((case, result))
@@ -148,7 +158,7 @@ class Trial:
                 break
         if vacuous:
             self._keep(*vacuous[0])
-            reason = f"{vacuous[0][0].label}: all outputs are empty or NaN, so nothing was compared"
+            reason = f"{vacuous[0][0].label}: all outputs are empty or NaN, so it tells nothing"
         self.skipped.append(reason)
 
     def _keep(self, case: Case, result: dict[str, Value]) -> None:

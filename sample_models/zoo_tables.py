@@ -278,6 +278,7 @@ RAYS = (Input("place", ("batch", 3)), Input("direction", ("batch", 3)))
 ACTED = ("mean", "spread", "value")
 
 GEMMS = "half of its nodes are Gemm, a batched product and the addition of a bias"
+BRANCHES = "most of its nodes stand in the branches of an If, whose condition is one per model"
 
 ARCHITECTURES = (
     Architecture("dlrm", RECOMMENDER, DLRM, CLICK, exporters=BOTH),
@@ -288,7 +289,7 @@ ARCHITECTURES = (
     Architecture("gat", GRAPH, GAT, EDGES, exporters=BOTH),
     Architecture("graphsage", GRAPH, SAGE, EDGES),
     Architecture("actor_critic", POLICY, Policy, SEEN, ACTED, exporters=BOTH, reason=GEMMS),
-    Architecture("early_exit", POLICY, EarlyExit, SEEN, reason=GEMMS),
+    Architecture("early_exit", POLICY, EarlyExit, SEEN, reason=BRANCHES),
     Architecture("dueling_dqn", POLICY, Dueling, FRAMES, ("quality", "action")),
     Architecture("pointnet", "points", PointNet, (Input("points", ("batch", 24, 3)),), exporters=BOTH),
     Architecture("nerf", "points", NeRF, RAYS, ("colour", "density")),

@@ -31,37 +31,38 @@ Verdict = tuple[int, str, str, dict[str, int]]
 
 def one(seed: int, *, minimise: bool = True, plans: int = 1) -> Verdict:
     """Draw, merge and compare the graph of a seed."""
-    return judge(draw(seed), minimise=minimise, plans=plans)
+    with tempfile.TemporaryDirectory() as folder:
+        return judge(draw(seed), Path(folder), minimise=minimise, plans=plans)
 
 
-def judge(case: Case, *, minimise: bool = True, plans: int = 1) -> Verdict:
+def judge(case: Case, folder: Path, *, minimise: bool = True, plans: int = 1) -> Verdict:
+    """Merge and compare; files go into `folder`, over those of the case before."""
+    (folder / "again").mkdir(exist_ok=True)
     seed = case.seed
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "again").mkdir()
-        if not case.model.graph.output or not case.values:
-            return seed, "discard", "no node worked out, or nothing differs", {}
-        try:
-            return seed, "ok", "", examine(case, folder, plans=plans)
-        except Discard as reason:
-            return seed, "discard", str(reason), {}
-        except Failure as failure:
-            found = failure
-        if minimise:
-            case, found = shrink(case, found, folder)
-        chosen = [] if found.plan is None else [
-            f"  {low.became} {low.rule} {[str(t) for t in low.takes]} -> {[str(g) for g in low.gives]}"
-            for low in found.plan.lowerings
-        ]  # fmt: skip
-        return seed, "failure", "\n".join([str(found), str(case), *chosen]), {}
+    if not case.model.graph.output or not case.values:
+        return seed, "discard", "no node worked out, or nothing differs", {}
+    try:
+        return seed, "ok", "", examine(case, folder, plans=plans)
+    except Discard as reason:
+        return seed, "discard", str(reason), {}
+    except Failure as failure:
+        found = failure
+    if minimise:
+        case, found = shrink(case, found, folder)
+    chosen = [] if found.plan is None else [
+        f"  {low.became} {low.rule} {[str(t) for t in low.takes]} -> {[str(g) for g in low.gives]}"
+        for low in found.plan.lowerings
+    ]  # fmt: skip
+    return seed, "failure", "\n".join([str(found), str(case), *chosen]), {}
 
 
 def _work(seeds: Connection, verdicts: Connection, options: dict[str, int]) -> None:
-    while True:
-        seed = seeds.recv()
-        case = draw(seed)
-        verdicts.send(None)  # whatever happens now is no fault of a single operator
-        verdicts.send(judge(case, minimise=bool(options["minimise"]), plans=options["plans"]))
+    with tempfile.TemporaryDirectory() as folder:
+        while True:
+            case = draw(seeds.recv())
+            verdicts.send(None)  # whatever happens now is no fault of a single operator
+            minimise = bool(options["minimise"])
+            verdicts.send(judge(case, Path(folder), minimise=minimise, plans=options["plans"]))
 
 
 class _Worker:

@@ -52,6 +52,13 @@ def test_loop(body: str, tmp_path: Path) -> None:
     oracle.sweep(model, tmp_path, given=given, steer=("shared weight", "shared input"), alike=["z", "k"])
 
 
+def test_a_loop_without_a_condition(tmp_path: Path) -> None:
+    body = """all = Loop (n, "") <
+        body = l (int64 i, bool keep) => (bool again, float[3,4] out) { again = Identity(keep) out = Tanh(w) }>"""
+    model = oracle.graph("int64 n, float[3,4] w", body)
+    oracle.sweep(model, tmp_path, given={"n": np.array(3)})
+
+
 @pytest.mark.parametrize(("axis", "out"), [(0, 0), (1, 0), (0, 1), (-1, -1)])
 def test_scan(axis: int, out: int, tmp_path: Path) -> None:
     shape = "3,4" if axis == 0 else "4,3"

@@ -230,6 +230,13 @@ def test_a_strange_source_is_named(tmp_path: Path) -> None:
     assert "c.onnx is not the file that was merged as b" in report.warnings[0]
 
 
+def test_one_model_in_place_of_all_is_named(tmp_path: Path) -> None:
+    """Its weights are one where there were three, so nothing can be undone."""
+    paths = family(tmp_path, count=3)
+    with pytest.raises(ValuesDiffer, match=r"a\.onnx is not the file that was merged as b"):
+        netfuse_onnx.verify(merged(tmp_path, paths), paths[:1] * 3)
+
+
 def test_external_data_of_another_version_are_strange(tmp_path: Path) -> None:
     """The model file alone is the same; under another name it still is."""
     paths = family(tmp_path, WIDE, WIDE_WEIGHTS)

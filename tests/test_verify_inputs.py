@@ -164,10 +164,19 @@ def test_a_tie_is_reported_and_a_wrong_index_is_not_one(tmp_path: Path) -> None:
     assert not netfuse_onnx.verify(tampered(merged(tmp_path, plain), least), plain).ok
 
 
-def test_only_nan_is_proved_but_said(tmp_path: Path) -> None:
-    report = prove(tmp_path, "g (float[n, 3] x) => (float[n, 3] y) { z = Sub(x, x) y = Div(z, z) }")
-    assert report.ok
-    assert any("all outputs are empty or NaN" in warning for warning in report.warnings)
+def test_where_nothing_is_compared_nothing_is_proved(tmp_path: Path) -> None:
+    with pytest.raises(NotProven, match=r"Nothing could be compared .* all outputs are empty or NaN"):
+        prove(tmp_path, "g (float[n, 3] x) => (float[n, 3] y) { z = Sub(x, x) y = Div(z, z) }")
+    paths = family(tmp_path)
+    with pytest.raises(NotProven, match="n=0: all outputs are empty"):
+        netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), dims={"n": 0})
+
+
+def test_given_inputs_that_do_not_fit(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", x=np.zeros((2, 7), np.float32))
+    with pytest.raises(NotProven) as caught:
+        netfuse_onnx.merge(family(tmp_path), str(tmp_path / "m.onnx"), inputs=str(tmp_path / "bad.npz"))
+    assert caught.value.hint == f"Check names, shapes and types in {tmp_path / 'bad.npz'}."
 
 
 def test_noise_is_measured_on_the_source(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def attention(site: Site) -> Iterator[Option]:
     if not site.is_mapped(1) and not site.is_mapped(2):
         yield _joined(site, takes, 5, (BATCH, FOLDED(1)), "attention")
         return
-    yield projected(site, takes, Parts(site, past=4), _product)
+    yield projected(site, takes, Parts(site, past=4), _product, (0, 1, 2))
 
 
 class Parts:
@@ -198,10 +198,11 @@ def _product(site: Site, ins: Sequence[Tensor | None], takes: Takes, emit: Emitt
     return y
 
 
-def projected(site: Site, takes: Takes, parts: Parts, product: Any, count: int = 3) -> Option:
-    """A batched product whose parts are query, key and value of MultiHeadAttention."""
-    for i in range(count):
-        takes[i] = STACKED(0) if site.is_mapped(i) else SHARED
+def projected(site: Site, takes: Takes, parts: Parts, product: Any, operands: Sequence[int]) -> Option:
+    """A batched product of `operands` whose parts are query, key and value of MultiHeadAttention."""
+    for i in operands:
+        if i < len(takes):
+            takes[i] = STACKED(0) if site.is_mapped(i) else SHARED
     past, mask, bias = parts.past, parts.mask, parts.bias
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:

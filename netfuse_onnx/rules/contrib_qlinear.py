@@ -16,12 +16,13 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.ort_compat import ZERO_POINT_LOST
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import again, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.integer import Param, held, param
-from netfuse_onnx.types import FOLDED, SHARED, Dim, Layout, ValueType
+from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
 
 Triple = tuple[int, int, int]
 """The inputs that hold a value, its scale and its zero point; -1 for a value that is computed."""
@@ -46,7 +47,6 @@ TABLE = {
     "QLinearSoftmax": Bytes("Softmax", ONE, (3, 4)),
     "QLinearAveragePool": Bytes("AveragePool", ONE, (3, 4)),
     "QLinearGlobalAveragePool": Bytes("GlobalAveragePool", ONE, (3, 4)),
-    "QLinearReduceMean": Bytes("ReduceMean", ONE, (3, 4)),
     "QLinearWhere": Bytes("Where", ((1, 2, 3), (4, 5, 6)), (7, 8), (0,)),
 }
 
@@ -77,9 +77,10 @@ def last_pool(site: Site) -> Iterator[Option]:
 
 def _options(site: Site, row: Bytes) -> Iterator[Option]:
     params = [*row.result, *(i for _, *pair in row.operands for i in pair)]
-    floats = _on_floats(site, row)
+    differ = any(site.is_mapped(i) for i in params)
+    floats = _on_floats(site, row, stored=not differ)
     options = _last_channels(floats) if site.attr("channels_last", 0) else _offers(floats)
-    if any(site.is_mapped(i) for i in params):
+    if differ:
         need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
         last = (
             floats.op != "Softmax"
@@ -94,8 +95,9 @@ def _options(site: Site, row: Bytes) -> Iterator[Option]:
         yield from (_itself(site, row, floats, option) for option in options)
 
 
-def _on_floats(site: Site, row: Bytes) -> Site:
-    """The site of the operator on floats. An operand whose parameters differ between the models does, too."""
+def _on_floats(site: Site, row: Bytes, *, stored: bool) -> Site:
+    """The site of the operator on floats. An operand whose parameters differ between the models does, too.
+    Without `stored` no operand is a weight: its floats are computed."""
     data = (*row.plain, *(x for x, _, _ in row.operands))
     attrs = {k: v for k, v in site.node.attrs.items() if k not in ("channels_last", "opset")}
     seen = seen_as(site, row.op, data, attrs)
@@ -103,7 +105,8 @@ def _on_floats(site: Site, row: Bytes) -> Site:
     mapped += [any(site.is_mapped(i) for i in triple) for triple in row.operands]
     kinds = [ValueType(TensorProto.FLOAT, kind.dims) for kind in seen.inputs]
     opset = int(site.attr("opset", 13)) if row.op == "Softmax" else min(site.opset, 17)
-    return replace(seen, mapped=tuple(mapped), inputs=tuple(kinds), opset=opset)
+    weight = tuple(stored and flag for flag in seen.weight)
+    return replace(seen, mapped=tuple(mapped), inputs=tuple(kinds), weight=weight, opset=opset)
 
 
 def _offers(floats: Site) -> Iterator[Option]:
@@ -152,7 +155,7 @@ class _Instead:
         return self._build(ins, attrs) if op == self._op else self._emit.node(op, ins, attrs, **more)
 
 
-def _instead(emit: Emitter, op: str, build: Build) -> Emitter:
+def instead(emit: Emitter, op: str, build: Build) -> Emitter:
     return _Instead(emit, op, build)  # type: ignore[return-value]  # it behaves like one
 
 
@@ -170,7 +173,7 @@ def _itself(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
                 ready[i] = operand
             return emit.node(site.op, ready, {**site.node.attrs, **attrs}, domain=site.node.domain)
 
-        return option.body(floats, [ins[i] for i in data], _instead(emit, row.op, build))
+        return option.body(floats, [ins[i] for i in data], instead(emit, row.op, build))
 
     return replace(option, rule="on_bytes", takes=tuple(takes), body=body)
 
@@ -198,8 +201,8 @@ def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option
         operands = [ins[i] for i in row.plain]
         for x, *params in row.operands:
             scale, zero = (param(site, ins, i) for i in params)
-            operands.append(_real(ins[x], scale, zero, takes[x] or SHARED, site.dims(x), emit))
-        found = option.body(floats, operands, _with_axes(emit) if row.op == "ReduceMean" else emit)
+            operands.append(_real(ins[x], scale, zero, takes[x] or SHARED, site.inputs[x], emit))
+        found = option.body(floats, operands, emit)
         y: Any = found[0] if isinstance(found, list) else found
         scale, zero = (param(site, ins, i) for i in row.result)
         return _rounded(y, scale, zero, option.gives[0], site, apart, emit)
@@ -208,22 +211,17 @@ def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option
     return replace(option, rule="on_bytes", takes=tuple(takes), body=body, nodes=nodes)
 
 
-def _with_axes(emit: Emitter) -> Emitter:
-    """The rule sees the axes as an attribute, as the operator on bytes has them, whatever the opset."""
-
-    def build(ins: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
-        return [emit.reduce("ReduceMean", ins[0], attrs["axes"], keepdims=int(attrs.get("keepdims", 1)))]
-
-    return _instead(emit, "ReduceMean", build)
-
-
-def _real(x: Tensor | None, scale: Param | None, zero: Param | None, layout: Layout, dims: Sequence[Dim],
+def _real(x: Tensor | None, scale: Param | None, zero: Param | None, layout: Layout, kind: ValueType,
           emit: Emitter) -> Tensor:  # fmt: skip
     """An operand as floats, in its layout."""
     params = [p for p in (scale, zero) if p is not None]
     if not any(p.mapped for p in params):
-        return emit("DequantizeLinear", x, *(p.tensor for p in params))
-    return emit("DequantizeLinear", x, *(p.along(layout, dims, emit) for p in params), axis=layout.axis)
+        given = [p.tensor for p in params]
+        if zero is None and emit.opset < ZERO_POINT_LOST:
+            given.append(emit.filled(0, kind.dtype, ()))
+        return emit("DequantizeLinear", x, *given)
+    vectors = [p.along(layout, kind.dims or (), emit) for p in params]
+    return emit("DequantizeLinear", x, *vectors, axis=layout.axis)
 
 
 def _rounded(y: Any, scale: Param | None, zero: Param | None, layout: Layout, site: Site, apart: bool,

@@ -144,7 +144,7 @@ def rows(each: Param, b: Side, right: Tensor, wide: int, emit: Emitter) -> Tenso
         missing, lead = wide - len(b.dims), [emit.models]
     inner = [*lead, *[1] * missing, *(d if isinstance(d, int) else 0 for d in b.dims[:-2])]
     columns = b.dims[-1]
-    if isinstance(columns, int) and all(inner):
+    if isinstance(columns, int) and columns and all(inner):
         if each.stored and each.mapped and not each.wide and inner == [emit.models, *[1] * (len(inner) - 1)]:
             return emit.reform(each.tensor, shape=(*inner, 1, columns), transform=f"x{columns}")
         target: Tensor = emit.const([*inner, 1, columns])
@@ -261,17 +261,23 @@ def can_be_padded(site: Site) -> None:
 # --------------------------------------------------------------------------- back to bytes
 
 
+def dequantised(total: Tensor, scale: Param, rank: int, emit: Emitter) -> Tensor:
+    """total * scale in floats, of int32 [N, ..] with `rank` axes per model. With one number for each model in
+    DequantizeLinear: ONNX Runtime (1.32) fuses MatMulInteger, Cast and Mul to an operator that reads zero
+    points per model wrongly, and moves a DequantizeLinear of one number behind a Reshape."""
+    if scale.mapped and not scale.wide:
+        return emit("DequantizeLinear", total, _vector(scale, emit), axis=0)
+    real = emit("DequantizeLinear", total, emit.filled(1.0, FLOAT, [emit.models]), axis=0)
+    return emit("Mul", real, scale.beside(rank, emit))
+
+
 def requantised(total: Tensor, scale: Param, zero: Param, rank: int, emit: Emitter) -> Tensor:
     """round(total * scale) + zero, saturated, of int32 [N, ..] with `rank` axes per model, as the runtime's
     kernels compute it."""
     if emit.opset < 13:
         return _written_out(total, scale.beside(rank, emit), zero.beside(rank, emit), zero.dtype, emit)
-    if scale.wide:
-        real = emit("Mul", emit("Cast", total, to=FLOAT), scale.beside(rank, emit))
-    else:
-        real = emit("DequantizeLinear", total, _vector(scale, emit), axis=0)
     ones = emit.filled(1.0, FLOAT, [emit.models] if zero.mapped else [])
-    return emit("QuantizeLinear", real, ones, _vector(zero, emit), axis=0)
+    return emit("QuantizeLinear", dequantised(total, scale, rank, emit), ones, _vector(zero, emit), axis=0)
 
 
 def _vector(one_each: Param, emit: Emitter) -> Tensor:

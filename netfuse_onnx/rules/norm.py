@@ -17,11 +17,16 @@ def _inference_only(site: Site) -> str:
     return ""
 
 
+def _with_channels(site: Site) -> str:
+    return "" if site.rank(0) >= 2 else "its input has no axis of channels"
+
+
 @rule(
     "BatchNormalization",
     "InstanceNormalization",
     takes=(FOLDED(1), FOLDED(0)),
     gives=(FOLDED(1), FOLDED(0)),
+    when=_with_channels,
     became=Became.GROUPED,
 )
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
@@ -49,8 +54,11 @@ def layer_norm(site: Site) -> Iterator[Option]:
     first = site.axis(int(site.attr("axis", -1)), rank)
     affine = [i for i in (1, 2) if site.has(i)]
     differs = any(site.mapped[i] for i in affine)
+    outer = any(site.rank(i) > rank - first for i in affine)  # they are aligned with the axes before, too
     for layout in places(rank):
         if touches(layout, range(first, rank)) or (layout.stacked and layout.axis > first):
+            continue
+        if outer and layout != STACKED(0):
             continue
         if not differs:
             takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)

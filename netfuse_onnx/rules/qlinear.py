@@ -49,8 +49,13 @@ def sides(site: Site, ins: Sequence[Tensor | None], takes: Sequence[Layout | Non
 def product_takes(site: Site, a: tuple[int, int], b: tuple[int, int]) -> list[Layout]:
     need(site.rank(a[0]) >= 2 and site.rank(b[0]) >= 2, "one of its operands is a vector")
     need(one(site, a[1]), "the zero point of its left operand is not one number")
+    need(site.dims(b[0])[-1] != 0, "its right operand has no columns")
     takes = [held(site, i) for i in range(len(site.node.inputs))]
     takes[b[0]] = layout_of(site, *b)
+    if not any(
+        site.is_mapped(i) for i in (*a, *b)
+    ):  # only scales differ: the sums get the axis for them here
+        takes[b[0]] = STACKED(0)
     return takes
 
 
@@ -84,6 +89,9 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
     if not scales and not any(site.mapped[i] for i in (2, 5, 7)):
         yield Option("qlinear_matmul", tuple(takes), (STACKED(0),), _batched(takes))
         return
+
+    if takes[0] == takes[3] == SHARED:  # what differs comes after the product
+        takes[0] = STACKED(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         total = products(*sides(site, ins, takes, (0, 2), (3, 5)), emit)
@@ -126,7 +134,7 @@ def output_scale(site: Site, ins: Sequence[Tensor | None], which: tuple[int, ...
 
 # --------------------------------------------------------------------------- convolutions
 
-WEIGHTS_TAKE = "the sizes of its filters are unknown"
+WEIGHTS_TAKE = "the sizes of its filters are unknown, or 0"
 
 
 def image(site: Site, ins: Sequence[Tensor | None], x: tuple[int, int], w: tuple[int, int]) -> Image:
@@ -145,7 +153,7 @@ def conv_takes(site: Site, x: int, w: int) -> list[Layout]:
 
 
 def _known_filters(site: Site, w: int) -> None:
-    need(all(isinstance(d, int) for d in site.dims(w)), WEIGHTS_TAKE)
+    need(all(isinstance(d, int) and d for d in site.dims(w)), WEIGHTS_TAKE)
 
 
 @family("ConvInteger")

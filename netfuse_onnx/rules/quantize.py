@@ -13,8 +13,11 @@ from netfuse_onnx.rules._build import again, need, per_axis, physical, touches
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
+MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
+"""They take what the standard's took only later: an axis, and 16 bits."""
 
-@family("QuantizeLinear", "DequantizeLinear")
+
+@family("QuantizeLinear", "DequantizeLinear", *MICROSOFT)
 def quantize(site: Site) -> Iterator[Option]:
     """per-tensor scales that differ become per-axis ones; per-axis ones are folded with their axis"""
     rank, scale = site.rank(0), site.dims(1)
@@ -29,7 +32,8 @@ def quantize(site: Site) -> Iterator[Option]:
     if per_tensor and not differs:
         yield from per_axis(site, _one_scale, name="quantize")
     elif per_tensor:
-        need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
+        axes = site.opset >= 13 or site.node.key in MICROSOFT
+        need(axes, "QuantizeLinear has one scale for all models before opset 13")
         yield from _per_model_scale(site, rank)
     else:
         yield from _per_axis_scale(site, rank, axis, differs)
@@ -96,19 +100,22 @@ def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator
 @family("DynamicQuantizeLinear")
 def dynamic_quantize(site: Site) -> Iterator[Option]:
     """written out over the axes of one model, with a scale per model"""
-    rank = site.rank(0)
-    yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic, 12.0 if rank else 10.0)
+    need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
+    yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic, 11.0)
 
 
 def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """ONNX's own definition (DynamicQuantizeLinear, opset 11), reduced over all but the model axis."""
-    x = ins[0]
-    axes = list(range(1, site.rank(0) + 1))
+    return quantised_dynamically(ins[0], site.rank(0), emit)
+
+
+def quantised_dynamically(x: Tensor, rank: int, emit: Emitter) -> list[Tensor]:
+    """[N, ..] -> bytes, scales and zero points [N]: ONNX's definition of DynamicQuantizeLinear (opset 11),
+    reduced over all but the model axis. The zero point is -min in steps, rounded and saturated."""
+    axes = list(range(1, rank + 1))
     zero = emit.filled(0.0, TensorProto.FLOAT, ())
-    ends = [emit(op, emit.reduce(f"Reduce{op}", x, axes), zero) for op in ("Max", "Min")]
-    span = emit("Div", emit("Sub", *ends), emit.filled(255.0, TensorProto.FLOAT, ()))
+    high, low = (emit(op, emit.reduce(f"Reduce{op}", x, axes), zero) for op in ("Max", "Min"))
+    span = emit("Div", emit("Sub", high, low), emit.filled(255.0, TensorProto.FLOAT, ()))
     scale = emit("Where", emit("Equal", span, zero), emit.filled(1.0, TensorProto.FLOAT, ()), span)
-    shift = emit("Round", emit("Neg", emit("Div", ends[1], scale)))
-    shift = emit("Clip", shift, zero, emit.filled(255.0, TensorProto.FLOAT, ()))
-    point = emit("Cast", shift, to=TensorProto.UINT8)
+    none = emit.filled(0, TensorProto.UINT8, [emit.models])
+    point = emit("QuantizeLinear", emit("Neg", low), scale, none, axis=0)
     return [emit("QuantizeLinear", x, scale, point, axis=0), scale, point]

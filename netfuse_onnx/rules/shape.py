@@ -71,6 +71,7 @@ def squeeze(site: Site) -> Iterator[Option]:
     site.only_mapped(0)
     rank = site.rank(0)
     given = site.ints(1, "axes")
+    need(given != [], "an empty list of axes means none to onnx and all of size 1 to ONNX Runtime")
     if given is None:
         dims = site.dims(0)
         need(all(isinstance(d, int) for d in dims), "the axes that it drops depend on a size that is unknown")

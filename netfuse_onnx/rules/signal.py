@@ -81,7 +81,11 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
         each = list(zip(moved, sizes, (int(w) for w in wanted.reshape(-1)), strict=True))
         return lambda s, ins, emit: _cut_and_padded(ins[0], rank + layout.stacked, each, emit)
 
-    yield from per_axis(site, body, axes=axes, name="center_crop_pad")
+    def place(layout: Layout) -> Layout | None:
+        """Where the operator itself is emitted: in front, where no Transpose is needed."""
+        return layout if layout.axis == 0 or len(sizes) == len(axes) else None
+
+    yield from per_axis(site, body, place, axes=axes, name="center_crop_pad")
 
 
 def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], emit: Emitter) -> Tensor:

@@ -50,12 +50,13 @@ def einsum(b: Builder, op: str) -> None:
     sizes: dict[str, int] = {}
     ins: list[Value] = []
     for term in equation.partition("->")[0].split(","):
-        more = [b.dim()] if "..." in term and b.maybe(0.6) and "+" not in sizes else []
+        more = [b.dim() or 1] if "..." in term and b.maybe(0.6) and "+" not in sizes else []
         if "..." in term and "+" in sizes:
             more = [sizes["+"]] if sizes["+"] else []
         if "..." in term:
             sizes["+"] = more[0] if more else 0
-        ins.append(b.like([*more, *(sizes.setdefault(c, b.dim()) for c in term.replace("...", ""))]))
+        # ONNX Runtime 1.32 divides by sizes of 0 here, and the process dies.
+        ins.append(b.like([*more, *(sizes.setdefault(c, b.dim() or 1) for c in term.replace("...", ""))]))
     b.node(op, ins, equation=equation, keeps="arith")
 
 
@@ -205,8 +206,13 @@ def resize(b: Builder, op: str) -> None:
         scales = b.steer([*head, *(b.rng.choice([1.0, 2.0, 0.5, 1.5]) for _ in range(spatial))], np.float32)
         b.node(op, [x, None, scales], keeps=keeps, **attrs)
     else:
-        sizes = [*(x.shape[:2] if head else ()), *(b.rng.randint(1, 6) for _ in range(spatial))]
-        b.node(op, [x, None, None, b.steer(sizes)], keeps=keeps, **attrs)
+        sizes = b.const([b.rng.randint(1, 6) for _ in range(spatial)])
+        if head and b.maybe(0.5):
+            sizes = b.const([*x.shape[:2], *sizes.arrays[0]])
+        elif head:
+            first = b.node("Slice", [b.node("Shape", [x]), b.const([0]), b.const([2])])
+            sizes = b.node("Concat", [first, sizes], axis=0)
+        b.node(op, [x, None, None, sizes], keeps=keeps, **attrs)
 
 
 @operators("GridSample:16 AffineGrid:20 RoiAlign:16 Det", weight=0.8)

@@ -42,6 +42,8 @@ class Failure(Exception):
 
 
 Singles = Sequence[Mapping[str, Array]]
+How = tuple[Plan, str, bytes, object]
+"""A plan, the kind of I/O, the merged model, the level of optimisation."""
 
 
 def examine(case: Case, folder: Path, *, plans: int = 1) -> dict[str, int]:
@@ -61,8 +63,7 @@ def examine(case: Case, folder: Path, *, plans: int = 1) -> dict[str, int]:
         for became, count in ((Became.REPLICATED, "replicated"), (Became.BATCHED, "batched")):
             done[count] += sum(low.became is became for low in plan.lowerings) * (k == 0)
         for level in oracle.LEVELS if k < 2 else oracle.LEVELS[1:]:
-            for values, singles in runs:
-                done["unsteady"] += not _agrees(case, paths, corr, plan, merged, (io, level), values, singles)
+            done["unsteady"] += _disagreements(case, paths, corr.names, (plan, io, merged, level), runs)
         done["merges"] += 1
     return done
 
@@ -148,31 +149,39 @@ def _lowered(corr: Correspondence, plan: Plan, io: str, share: frozenset[str], *
 # --------------------------------------------------------------------------- values
 
 
-def _agrees(
-    case: Case, paths: Sequence[Path], corr: Correspondence, plan: Plan, merged: bytes,
-    how: tuple[str, object], values: Mapping[str, Sequence[Array]], singles: Singles,
-) -> bool:  # fmt: skip
-    """False where the merged values differ, and so do those of a single model whose inputs change in the
-    last bits."""
-    io, level = how
+def _disagreements(
+    case: Case, paths: Sequence[Path], names: Sequence[str], how: How,
+    runs: Sequence[tuple[Mapping[str, Sequence[Array]], Singles]],
+) -> int:  # fmt: skip
+    """In how many runs the merged values differ, and so do those of a single model whose inputs change in the
+    last bits. Raises Failure where they differ otherwise."""
+    plan, io, merged, level = how
     what = str(level).rpartition(".")[2]
+    count, runner = 0, None
+    for values, singles in runs:
+        try:
+            runner = runner or oracle.session(merged, level)
+            got = oracle.ask(runner, oracle.merged_feeds(values, case.role, io, names))
+        except Exception as error:
+            raise Failure("run", f"{what}: {_first(error)}", plan) from error
+        for m, (model, single) in enumerate(zip(names, singles, strict=True)):
+            for name, want in single.items():
+                have = got[name][m] if io == "stacked" else got[f"{model}/{name}"]
+                difference = _difference(have, want, f"{what}: {name} of model {m}")
+                if difference and not _unsteady(case, paths, values, m, name, have):
+                    raise Failure("values", difference, plan, name)
+                count += bool(difference)
+    return count
+
+
+def _difference(have: Array, want: Array, what: str) -> str:
+    if have.shape != want.shape or have.dtype != want.dtype:
+        return f"{what}: {have.dtype}{have.shape} for {want.dtype}{want.shape}"
     try:
-        got = oracle.run(merged, oracle.merged_feeds(values, case.role, io, corr.names), level)
-    except Exception as error:
-        raise Failure("run", f"{what}: {_first(error)}", plan) from error
-    for m, (model, single) in enumerate(zip(corr.names, singles, strict=True)):
-        for name, want in single.items():
-            have = got[name][m] if io == "stacked" else got[f"{model}/{name}"]
-            if have.shape != want.shape or have.dtype != want.dtype:
-                detail = f"{what}: {name} of model {m}: {have.dtype}{have.shape} for {want.dtype}{want.shape}"
-                raise Failure("values", detail, plan, name)
-            try:
-                oracle.close(have, want, f"{what}: {name} of model {m}")
-            except AssertionError as error:
-                if _unsteady(case, paths, values, m, name, have):
-                    return False
-                raise Failure("values", str(error), plan, name) from error
-    return True
+        oracle.close(have, want, what)
+    except AssertionError as error:
+        return str(error).strip()
+    return ""
 
 
 def _unsteady(
@@ -181,7 +190,7 @@ def _unsteady(
     """Whether the model alone is as far from itself: with optimisations off, or after a small change."""
     rng = np.random.default_rng(0)
     share = oracle.shared(case.role)
-    runs = []
+    runs: list[Array] = []
     for turn in range(5):
         nudged = {k: [_nudged(a, rng) if turn > 1 else a for a in arrays] for k, arrays in values.items()}
         again = (
@@ -194,6 +203,8 @@ def _unsteady(
             return True
     if any(run.shape != runs[0].shape for run in runs):
         return True
+    if have.shape != runs[0].shape or have.dtype != runs[0].dtype:
+        return False
     if have.dtype.kind == "b":
         return bool((np.array(runs) != runs[0]).any(axis=0)[have != runs[0]].all())
     want, far = np.asarray(runs[0], np.float64), np.asarray(runs, np.float64)

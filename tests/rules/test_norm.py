@@ -24,6 +24,14 @@ def test_batch_norm(x, tmp_path):
     sweep(model, tmp_path, sizes=SIZES, low=0.5, high=2, roles=some_roles if x == "2,3,4" else few_roles)
 
 
+def test_batch_norm_of_a_vector(tmp_path):
+    """It has one channel, which is no axis: the models join the batch, or stay apart."""
+    model = graph("float[3] x, float[1] s, float[1] b, float[1] m, float[1] v", "y = BatchNormalization(x, s, b, m, v)")
+    values = draw(model, 3, low=0.5)
+    check(model, values, {"x": "input", **dict.fromkeys("sbmv", "shared weight")}, tmp_path)
+    check(model, values, {"x": "input", **dict.fromkeys("sbmv", "weight")}, tmp_path, reason="no axis of channels")
+
+
 @pytest.mark.parametrize("opset", [9, 14, 15])
 def test_batch_norm_opsets(opset, tmp_path):
     text = "float[2,3,4] x, float[3] s, float[3] b, float[3] m, float[3] v"
@@ -82,6 +90,14 @@ def test_layer_norm(x, axis, scale, bias, tmp_path):
 def test_rms_norm(x, axis, scale, tmp_path):
     model = graph(f"float[{x}] x, float[{scale}] s", f"y = RMSNormalization<axis = {axis}>(x, s)", 23)
     sweep(model, tmp_path, sizes=SIZES)
+
+
+@pytest.mark.parametrize("scale", ["3,4", "2,3,4", "2,1,4"])
+def test_layer_norm_whose_scale_depends_on_the_axes_before(scale, tmp_path):
+    """N equals the batch: a scale of [2, 3, 4] must not meet the model axis."""
+    model = graph(f"float[2,3,4] x, float[{scale}] s, float[{scale}] b", "y = LayerNormalization(x, s, b)")
+    sweep(model, tmp_path, models=(2, 3), roles=few_roles)
+    check(model, draw(model, 2), {"x": "input", "s": "shared weight", "b": "shared weight"}, tmp_path)
 
 
 def test_layer_norm_with_every_role_and_number(tmp_path):

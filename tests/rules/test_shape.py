@@ -69,6 +69,13 @@ def test_axes_of_the_caller_are_replicated(op, tmp_path):
     check(model, values, {"x": "input", "a": "shared input"}, tmp_path, reason="'a' is computed|rank of 'y'")
 
 
+def test_squeeze_of_an_empty_list_of_axes_is_replicated(tmp_path):
+    model = graph("float[1,2] x, int64[0] a", "y = Squeeze(x, a)")
+    del model.graph.output[0].type.tensor_type.shape.dim[:]  # onnx says (1, 2), ONNX Runtime gives (2,)
+    model.graph.output[0].type.tensor_type.shape.dim.add(dim_value=2)
+    check(model, draw(model, 3), {"x": "input", "a": "shared weight"}, tmp_path, reason="empty list of axes")
+
+
 def test_axes_of_a_scalar(tmp_path):
     sweep(graph("float x", "a = Constant<value_ints = [0]>() y = Unsqueeze(x, a)"), tmp_path, models=(3, 1))
     sweep(graph("float[1] x", "a = Constant<value_ints = [0]>() y = Squeeze(x, a)"), tmp_path, models=(3, 1))
