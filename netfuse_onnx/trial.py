@@ -128,7 +128,7 @@ class Trial:
             if not self.telling:
                 raise NotProven(
                     f"Nothing could be compared ({self.skipped[-1]}).",
-                    "Give other inputs with --inputs FILE.npz, or sizes with --dim NAME=VALUE, or --no-verify.",
+                    "Give other inputs with --inputs FILE.npz, sizes with --dim NAME=VALUE, or --no-verify.",
                 )
             if len(self.alike) == model:
                 self.alike.append(self.run(session, model, self.feeds(self.cases[0], 0)))

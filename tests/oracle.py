@@ -33,7 +33,6 @@ from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
 from netfuse_onnx.match import match
 from netfuse_onnx.observe import observed
-from netfuse_onnx.qdq import integers
 from netfuse_onnx.types import Became, Correspondence, Merged, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]

@@ -54,7 +54,7 @@ def test_two_equal_splits_into_unequal_numbers_of_parts(tmp_path: Path) -> None:
 def test_a_quantised_product_that_differs_only_in_its_output(differs: str, tmp_path: Path) -> None:
     """The product itself is the same for all models: what comes after has N on an axis that was not there."""
     inputs = "uint8[3,2] a, uint8[2,3] b, float scale, uint8 zero, float one, uint8 nought"
-    role = {name: "shared weight" for name in ("a", "b", "scale", "zero", "one", "nought")} | {differs: "weight"}
+    role = dict.fromkeys(("a", "b", "scale", "zero", "one", "nought"), "shared weight") | {differs: "weight"}
     text = "y = QLinearMatMul(a, one, nought, b, one, nought, scale, zero)"
     merge(text, inputs, role, tmp_path, models=3, low=1, high=3)
 
@@ -91,14 +91,18 @@ def test_loss_of_as_many_labels_as_samples(reduction: str, tmp_path: Path) -> No
 def test_quantised_convolution_of_an_open_number_of_channels(tmp_path: Path) -> None:
     """Refused while the node is emitted, when it was too late for another lowering."""
     inputs = "uint8[n,n,3,3] x, int8[3,2,2,2] w, float s, uint8 zero, int8 zero_w, uint8 zero_y"
-    role = {name: "weight" for name in ("w", "s", "zero_w", "zero_y")} | {"zero": "shared weight"}
+    role = dict.fromkeys(("w", "s", "zero_w", "zero_y"), "weight") | {"zero": "shared weight"}
     text = "y = QLinearConv(x, s, zero, w, s, zero_w, s, zero_y)"
     merge(text, inputs, role, tmp_path, sizes={"n": 2}, low=1, high=5, opset=17)
 
 
-@pytest.mark.parametrize("op", ["ConvInteger(x, w, zero, zero_w)", "QLinearConv(x, s, zero, w, s, zero_w, s, zero)"])
+@pytest.mark.parametrize(
+    "op", ["ConvInteger(x, w, zero, zero_w)", "QLinearConv(x, s, zero, w, s, zero_w, s, zero)"]
+)
 def test_quantised_convolution_without_filters(op: str, tmp_path: Path) -> None:
-    inputs = "uint8[2,2,3,3] x, int8[0,2,2,2] w, uint8 zero, int8 zero_w" + (", float s" if "s," in op else "")
+    inputs = "uint8[2,2,3,3] x, int8[0,2,2,2] w, uint8 zero, int8 zero_w" + (
+        ", float s" if "s," in op else ""
+    )
     role = {"w": "weight", "zero": "shared weight", "zero_w": "weight", "s": "shared weight"}
     merge(f"y = {op}", inputs, role, tmp_path, low=1, high=5, reason="or 0")
 
@@ -107,4 +111,3 @@ def test_quantised_product_without_columns(tmp_path: Path) -> None:
     inputs = "uint8[3,5,2] a, uint8[2,0] b, float s, uint8 zero"
     role = {"a": "weight", "b": "weight", "s": "shared weight", "zero": "weight"}
     merge("y = QLinearMatMul(a, s, zero, b, s, zero, s, zero)", inputs, role, tmp_path, low=1, high=5)
-

@@ -128,7 +128,7 @@ def test_packed(bias, bits, zeros, tmp_path):
     attributes = f"bits = {bits}, block_size = {block}, N = {n}, K = {k}"
     model = graph(text, f"y = com.microsoft.MatMulNBits<{attributes}>({names})")
     shared = {info.name: "shared weight" for info in model.graph.input}
-    own = {name: "weight" for name in shared}
+    own = dict.fromkeys(shared, "weight")
     every(
         model,
         tmp_path,

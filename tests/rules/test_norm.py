@@ -26,10 +26,18 @@ def test_batch_norm(x, tmp_path):
 
 def test_batch_norm_of_a_vector(tmp_path):
     """It has one channel, which is no axis: the models join the batch, or stay apart."""
-    model = graph("float[3] x, float[1] s, float[1] b, float[1] m, float[1] v", "y = BatchNormalization(x, s, b, m, v)")
+    model = graph(
+        "float[3] x, float[1] s, float[1] b, float[1] m, float[1] v", "y = BatchNormalization(x, s, b, m, v)"
+    )
     values = draw(model, 3, low=0.5)
     check(model, values, {"x": "input", **dict.fromkeys("sbmv", "shared weight")}, tmp_path)
-    check(model, values, {"x": "input", **dict.fromkeys("sbmv", "weight")}, tmp_path, reason="no axis of channels")
+    check(
+        model,
+        values,
+        {"x": "input", **dict.fromkeys("sbmv", "weight")},
+        tmp_path,
+        reason="no axis of channels",
+    )
 
 
 @pytest.mark.parametrize("opset", [9, 14, 15])
