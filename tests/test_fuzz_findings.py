@@ -110,4 +110,5 @@ def test_quantised_convolution_without_filters(op: str, tmp_path: Path) -> None:
 def test_quantised_product_without_columns(tmp_path: Path) -> None:
     inputs = "uint8[3,5,2] a, uint8[2,0] b, float s, uint8 zero"
     role = {"a": "weight", "b": "weight", "s": "shared weight", "zero": "weight"}
-    merge("y = QLinearMatMul(a, s, zero, b, s, zero, s, zero)", inputs, role, tmp_path, low=1, high=5)
+    text = "y = QLinearMatMul(a, s, zero, b, s, zero, s, zero)"
+    merge(text, inputs, role, tmp_path, low=1, high=5, reason="has no columns")

@@ -124,12 +124,18 @@ def _param(site: Site, ins: Sequence[Tensor | None], i: int) -> Param:
 
 def output_scale(site: Site, ins: Sequence[Tensor | None], which: tuple[int, ...], emit: Emitter) -> Param:
     """a * b / c of these scales, in the order in which the runtime multiplies; one number each: [N]."""
-    a, b, *c = (_param(site, ins, i) for i in which)
-    scale = emit("Mul", a.matrix(emit), b.matrix(emit))
+    every = [_param(site, ins, i) for i in which]
+    a, b, *c = (
+        _in_float32(p.matrix(emit), site.inputs[i].dtype, emit) for p, i in zip(every, which, strict=True)
+    )
+    scale = emit("Mul", a, b)
     if c:
-        scale = emit("Div", scale, c[0].matrix(emit))
-    every = (a, b, *c)
+        scale = emit("Div", scale, c[0])
     return Param(scale, any(p.mapped for p in every), any(p.wide for p in every), stored=False, dtype=FLOAT)
+
+
+def _in_float32(scale: Tensor, dtype: int, emit: Emitter) -> Tensor:
+    return scale if dtype == FLOAT else emit("Cast", scale, to=FLOAT)
 
 
 # --------------------------------------------------------------------------- convolutions

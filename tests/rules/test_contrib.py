@@ -5,7 +5,9 @@ import pytest
 from contrib_graphs import graph, shapes_agree
 from oracle import check, draw, sweep
 
-OPS = tuple(
+OPS = (
+    "SimplifiedLayerNormalization",
+) + tuple(
     f"com.microsoft.{op}"
     for op in (
         "BiasGelu", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu",
