@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -276,7 +277,11 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(
     out.write_bytes(b"the old model")
     before = sorted(os.listdir(tmp_path))
     command = [sys.executable, "-m", "netfuse_onnx", "merge", *paths, "-o", str(out), "--no-verify"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+    listening = functools.partial(signal.signal, number, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    )
     deadline = time.monotonic() + 60
     while sorted(os.listdir(tmp_path)) == before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)

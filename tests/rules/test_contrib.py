@@ -7,12 +7,10 @@ from oracle import check, draw, sweep
 
 OPS = (
     "SimplifiedLayerNormalization",
-) + tuple(
-    f"com.microsoft.{op}"
-    for op in (
+    *(f"com.microsoft.{op}" for op in (
         "BiasGelu", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu",
         "QuickGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "TransposeMatMul",
-    )
+    )),
 )  # fmt: skip
 SIZES = {"B": 3, "S": 4, "H": 5}
 
