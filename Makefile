@@ -37,9 +37,10 @@ demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge it, prove it equ
 	$(BIN)/netfuse-onnx merge $(DEMO_DIR)/$(DEMO)/*.onnx -o $(DEMO_DIR)/merged.onnx
 	$(BIN)/netfuse-onnx inspect $(DEMO_DIR)/merged.onnx
 
-# One thread per test process: the workers already fill the cores.
+# One thread per test process: the workers already fill the cores. `test` draws the same examples in each run,
+# `test-all` draws new ones.
 test: lint ## Lint, type check, and all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q --hypothesis-profile=ci
 
 test-all: lint ## The same with the slow tests: full-size models
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m ''

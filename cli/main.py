@@ -253,6 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted: nothing was written.")
         return 130
+    except SystemExit:  # of _signals
+        _say("terminated: nothing was written.")
+        raise
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code

@@ -93,7 +93,7 @@ def difference(one: Value, two: Value) -> tuple[float, float]:
     if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
         parts = [difference(a, b) for a, b in zip(one, two, strict=True)]
         return max((p[0] for p in parts), default=0.0), max((p[1] for p in parts), default=0.0)
-    gap = compare(one, two, EXACT)
+    gap = compare(one, two, Tolerance(0.0, 0.0, floor=1.0))  # whose worst element is the farthest
     if one is None or two is None or isinstance(two, list):
         return (0.0 if gap.ok else np.inf), 0.0
     return (np.inf if gap.problem else gap.error), _scale(np.asarray(two))

@@ -32,9 +32,9 @@ RESIZE_BLENDS_ALL = 3
 """Up to this rank an interpolating Resize blends all axes, with weight 0 along those that it leaves alone
 (1.32), and 0 times NaN is NaN. Of rank 4 it blends the last two, of rank 5 the last three."""
 
-CENTER_CROP_PAD_MOVED = "1.32"
-"""Transpose, CenterCropPad, Transpose fails with optimisations on: its own axes are permuted as if they were
-sizes (seen in 1.32, CPU). With sizes that are known it is written as Slice and Pad."""
+PAD_AXES_MOVED = "1.32"
+"""Transpose, Pad with axes, Transpose: optimised, the widths are permuted as if all axes were named,
+in order (seen in 1.32, CPU). It fails, or gives wrong values. CenterCropPad is a Pad with axes inside."""
 
 ZERO_POINT_LOST = 21
 """Below this opset, with optimisations on, a DequantizeLinear with one scale and no zero point that a

@@ -173,6 +173,51 @@ def quantised_mean(call: Call) -> Kinds:
     return [ValueType(call.kind(0).dtype, kept)]
 
 
+# --------------------------------------------------------------------------- channels in blocks
+
+NCHWC = "com.microsoft.nchwc."
+BLOCK = 16
+
+
+def _blocked(channels: Dim) -> Dim:
+    """Channels are padded to whole blocks of 8 or 16, by machine."""
+    return channels if isinstance(channels, int) and channels % BLOCK == 0 else None
+
+
+@shape(f"{NCHWC}Conv")
+def blocked_conv(call: Call) -> Kinds:
+    return [standard("Conv", [call.kind(0), call.kind(1)], call.attrs)]
+
+
+@shape(f"{NCHWC}MaxPool", f"{NCHWC}AveragePool", f"{NCHWC}GlobalMaxPool", f"{NCHWC}GlobalAveragePool")
+def blocked_pool(call: Call) -> Kinds:
+    batch, channels, *sizes = call.dims(0, 4)
+    kernel = call.attr("kernel_shape")
+    if kernel is None:
+        return [ValueType(call.kind(0).dtype, (batch, channels, *[1] * len(sizes)))]
+    return [standard("MaxPool", [call.kind(0)], call.attrs)]
+
+
+@shape(f"{NCHWC}Upsample")
+def blocked_upsample(call: Call) -> Kinds:
+    scales = [int(v) for v in call.attr("scales")]
+    return [
+        ValueType(call.kind(0).dtype, tuple(times(d, s) for d, s in zip(call.dims(0), scales, strict=True)))
+    ]
+
+
+@shape(f"{NCHWC}ReorderInput")
+def into_blocks(call: Call) -> Kinds:
+    dims = moved(call.dims(0), last=False) if call.attr("channels_last", 0) else call.dims(0)
+    return [ValueType(call.kind(0).dtype, (dims[0], _blocked(dims[1]), *dims[2:]))]
+
+
+@shape(f"{NCHWC}ReorderOutput")
+def out_of_blocks(call: Call) -> Kinds:
+    dims = (call.dims(0)[0], int(call.attr("channels")), *call.dims(0)[2:])
+    return [ValueType(call.kind(0).dtype, moved(dims, last=True) if call.attr("channels_last", 0) else dims)]
+
+
 # --------------------------------------------------------------------------- attention
 
 

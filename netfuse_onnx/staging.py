@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import stat
+import weakref
 from collections.abc import Iterable
 
 from netfuse_onnx import wire
@@ -74,6 +75,8 @@ class Staging:
         between the two steps; then another one is made."""
         while True:
             folder = os.path.join(self.home, self._prefix + secrets.token_hex(4))
+            # A signal may unwind the stack before anybody holds this object: then its end is the folder's.
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             os.mkdir(folder, 0o700)
             lock = _locked(folder)
             if os.path.isdir(folder) and lock is not None:

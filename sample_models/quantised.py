@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 import onnxruntime as ort
 import torch
 from onnxruntime.quantization import (
@@ -99,8 +100,11 @@ def _prepared(source: Path, target: Path) -> Path:
 
 def _blocks(bits: int, *, symmetric: bool, block: int = 32, form: Any = QuantFormat.QOperator) -> Make:
     def make(source: Path, target: Path, family: Family) -> None:
+        model = onnx.load(source)
+        if form == QuantFormat.QDQ:  # the tool raises the opset, and leaves the operators as they were
+            model = onnx.version_converter.convert_version(model, 21)
         quantizer = MatMulNBitsQuantizer(
-            onnx.load(source), bits=bits, block_size=block, is_symmetric=symmetric, quant_format=form
+            model, bits=bits, block_size=block, is_symmetric=symmetric, quant_format=form
         )
         quantizer.process()
         onnx.save(quantizer.model.model, target)
@@ -120,6 +124,18 @@ def _saved(level: str) -> Make:
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 3
         ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    return make
+
+
+def _then(first: Make, second: Make) -> Make:
+    """One tool after another."""
+
+    def make(source: Path, target: Path, family: Family) -> None:
+        between = target.with_suffix(".between.onnx")
+        first(source, between, family)
+        second(between, target, family)
+        between.unlink()
 
     return make
 
@@ -154,6 +170,10 @@ VARIANTS: dict[str, Make] = {
     "ort-basic": _saved("BASIC"),
     "ort-extended": _saved("EXTENDED"),
     "ort-all": _saved("ALL"),
+    "qdq-u8-ort-all": _then(
+        _static(QuantFormat.QDQ, QuantType.QUInt8, QuantType.QInt8, per_channel=True), _saved("ALL")
+    ),
+    "dynamic-ort-all": _then(_dynamic(QuantType.QUInt8), _saved("ALL")),
     "transformer-bert": _transformer("bert"),
     "transformer-gpt2": _transformer("gpt2"),
 }

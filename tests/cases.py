@@ -76,8 +76,8 @@ def some_roles(names: Sequence[str]) -> list[dict[str, str]]:
     def pairs(role: Mapping[str, str]) -> set[tuple[tuple[str, str], ...]]:
         return set(itertools.combinations(role.items(), 2))
 
-    left = set().union(*map(pairs, every))
-    chosen = []
+    chosen = [_alone(names)]
+    left = set().union(*map(pairs, every)) - pairs(chosen[0])
     while left:
         best = max(every, key=lambda role: len(pairs(role) & left))
         left -= pairs(best)
@@ -86,18 +86,25 @@ def some_roles(names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def few_roles(names: Sequence[str]) -> list[dict[str, str]]:
-    """Every name in every role, and what is usual: an input, then weights. For tables with many rows."""
+    """Every name in every role, and what is usual: an input, then weights, their own or shared. For tables
+    with many rows."""
     cycle = [{name: ROLES[(turn + k) % 4] for k, name in enumerate(names)} for turn in range(4)]
     usual = {name: "weight" if k else "input" for k, name in enumerate(names)}
-    found = [role for role in [*cycle, usual] if not {"input", "weight"}.isdisjoint(role.values())]
+    found = [*cycle, usual, _alone(names)]
+    found = [role for role in found if not {"input", "weight"}.isdisjoint(role.values())]
     return [role for k, role in enumerate(found) if role not in found[:k]]
+
+
+def _alone(names: Sequence[str]) -> dict[str, str]:
+    """The first differs between the models, and nothing else does."""
+    return {name: "shared weight" if k else "input" for k, name in enumerate(names)}
 
 
 def turns(models: Sequence[int], turn: int, count: int) -> list[tuple[int, str]]:
     """The N and I/O of case `turn` of `count`. Two cases get two N each; of more, every third gets an
     unusual one."""
     usual, others = models[0], models[1:] or models
-    io = IO[(turn + turn // 4) % 2]
+    io = IO[turn.bit_count() % 2]  # in step with no role
     if count <= 2:
         return [(usual, io), (others[turn % len(others)], IO[1 - IO.index(io)])]
     return [(others[turn // 3 % len(others)] if turn % 3 == 0 else usual, io)]

@@ -11,12 +11,13 @@ import onnxruntime as ort
 from netfuse_onnx.shapes_contrib import known_to_onnx
 from netfuse_onnx.types import Node
 
-DOMAIN = "com.microsoft"
+DOMAINS = [("com.microsoft", 1), ("com.microsoft.nchwc", 1)]
 
 
 def graph(inputs: str, body: str, opset: int = 17) -> onnx.ModelProto:
     """As oracle.graph, with com.microsoft imported: `graph("float[2,3] x", "y = com.microsoft.Gelu(x)")`."""
-    text = f'<ir_version: 10, opset_import: ["" : {opset}, "{DOMAIN}" : 1]> g ({inputs}) => () {{ {body} }}'
+    opsets = ", ".join(f'"{domain}" : {version}' for domain, version in [("", opset), *DOMAINS])
+    text = f"<ir_version: 10, opset_import: [{opsets}]> g ({inputs}) => () {{ {body} }}"
     model = onnx.parser.parse_model(text)
     read = {name for node in model.graph.node for name in node.input}
     for name in (name for node in model.graph.node for name in node.output if name and name not in read):

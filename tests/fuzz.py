@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -56,19 +57,26 @@ def judge(case: Case, folder: Path, *, minimise: bool = True, plans: int = 1) ->
     return seed, "failure", "\n".join([str(found), str(case), *chosen]), {}
 
 
-def _work(seeds: Connection, verdicts: Connection, options: dict[str, int]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            case = draw(seeds.recv())
-            verdicts.send(None)  # whatever happens now is no fault of a single operator
-            minimise = bool(options["minimise"])
-            verdicts.send(judge(case, Path(folder), minimise=minimise, plans=options["plans"]))
+@dataclass(frozen=True)
+class Options:
+    folder: Path
+    minimise: bool = True
+    plans: int = 1
+
+
+def _work(seeds: Connection, verdicts: Connection, options: Options) -> None:
+    while True:
+        case = draw(seeds.recv())
+        verdicts.send(None)  # whatever happens now is no fault of a single operator
+        verdicts.send(judge(case, options.folder, minimise=options.minimise, plans=options.plans))
 
 
 class _Worker:
     """A process of its own, since ONNX Runtime aborts on some graphs."""
 
-    def __init__(self, options: dict[str, int]) -> None:
+    def __init__(self, options: Options) -> None:
+        options.folder.mkdir(exist_ok=True)
+        self.options = options
         context = multiprocessing.get_context("spawn")
         theirs, self.seeds = context.Pipe(duplex=False)
         self.verdicts, there = context.Pipe(duplex=False)
@@ -97,9 +105,16 @@ class _Worker:
 
 def fuzz(seed: int, count: int, *, jobs: int = 1, minimise: bool = True, plans: int = 1) -> Iterator[Verdict]:
     """Verdicts until `count` graphs were compared or failed."""
-    options = {"minimise": int(minimise), "plans": plans}
     queue = iter(range(seed * SPAN, (seed + 1) * SPAN))
-    workers = [_Worker(options) for _ in range(jobs)]
+    with tempfile.TemporaryDirectory() as name:
+        workers = [_Worker(Options(Path(name) / str(k), minimise, plans)) for k in range(jobs)]
+        yield from _verdicts(workers, queue, count)
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+
+
+def _verdicts(workers: list[_Worker], queue: Iterator[int], count: int) -> Iterator[Verdict]:
     for worker in workers:
         worker.give(next(queue))
     done = 0
@@ -109,12 +124,10 @@ def fuzz(seed: int, count: int, *, jobs: int = 1, minimise: bool = True, plans: 
             if worker.verdicts not in ready or (verdict := worker.verdict()) is None:
                 continue
             if worker.dead:
-                worker = workers[k] = _Worker(options)
+                worker = workers[k] = _Worker(worker.options)
             done += verdict[1] != "discard"
             yield verdict
             worker.give(next(queue))
-    for worker in workers:
-        worker.process.kill()
 
 
 def summary(verdicts: Iterator[Verdict], *, say: bool = True) -> tuple[Counter[str], list[Verdict]]:

@@ -33,6 +33,7 @@ from netfuse_onnx.load import load
 from netfuse_onnx.lower import lower
 from netfuse_onnx.match import match
 from netfuse_onnx.observe import observed
+from netfuse_onnx.qdq import integers
 from netfuse_onnx.types import Became, Correspondence, Merged, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
@@ -167,7 +168,7 @@ def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence
     sources = {path: load(str(path)) for path in paths}
     with mock.patch.object(opsets, "TARGET", 0) if keep_opset else nullcontext():
         names = [f"m{m}" for m in range(len(paths))]
-        return fold(match([sources[path] for path in paths], names, complete=observed))
+        return integers(fold(match([sources[path] for path in paths], names, complete=observed)))
 
 
 def every_merge(corr: Correspondence, role: Mapping[str, str], io: str) -> Iterator[tuple[Plan, bytes, str]]:
@@ -299,6 +300,9 @@ def compare(
 ) -> None:
     for m, (model, single) in enumerate(zip(names, singles, strict=True)):
         for name, want in single.items():
+            assert io == "separate" or len(got[name]) == len(names), (
+                f"{what}: {name} has another axis of models"
+            )
             have = got[name][m] if io == "stacked" else got[f"{model}/{name}"]
             assert have.shape == want.shape and have.dtype == want.dtype, f"{what}: {name} of model {m}"
             close(have, want, f"{what}: {name} of model {m}", tolerance)

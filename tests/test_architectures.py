@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.architectures import measure
+from sample_models.weights import randomise
 from sample_models.zoo import ZOO
 
 QUICK = (
@@ -39,6 +41,17 @@ def test_architecture(name: str, exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "exporter"), [case for case in ALL if case not in QUICK])
 def test_every_architecture(name: str, exporter: str, tmp_path: Path) -> None:
     check(name, exporter, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_each_parameter_differs_between_seeds(name: str) -> None:
+    network = ZOO[name].build()
+    states = []
+    for seed in (0, 1):
+        randomise(network, seed)
+        states.append({key: value.clone() for key, value in network.named_parameters()})
+    assert not [key for key, value in states[0].items() if torch.equal(value, states[1][key])]
 
 
 def test_the_zoo_is_broad() -> None:

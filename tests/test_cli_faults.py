@@ -289,9 +289,34 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == code, said
-    assert "Traceback" not in said
+    assert "Traceback" not in said and said.count("nothing was written") == 1
     assert sorted(os.listdir(tmp_path)) == before
     assert out.read_bytes() == b"the old model"
+
+
+@pytest.mark.parametrize(
+    "step", ["os.mkdir", "fcntl.flock", "staging.Staging", "staging.check_room", "write.stage"]
+)
+def test_a_signal_right_after_a_step_leaves_nothing_behind(tmp_path: Path, step: str) -> None:
+    paths = family(tmp_path)
+    owner, name = step.split(".")
+    code = f"""
+import fcntl, os, signal, sys
+from netfuse_onnx import staging, write
+from netfuse_onnx.cli.main import main
+done = {owner}.{name}
+def struck(*given, **named):
+    result = done(*given, **named)
+    if {step!r} != "os.mkdir" or ".netfuse-onnx-" in given[0]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return result
+{owner}.{name} = struck
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", code, "merge", *paths, "-o", str(tmp_path / "m.onnx"), "--no-verify"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx"]
 
 
 def test_a_closed_pipe_is_no_error() -> None:

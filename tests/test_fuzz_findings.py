@@ -74,6 +74,11 @@ def test_center_crop_pad_between_transposes(tmp_path: Path) -> None:
     on axis 1 transposes before and after."""
     text = "sizes = Constant<value_ints = [1, 3]>() y = CenterCropPad<axes = [2, 1]>(x, sizes)"
     merge(text, "float[4,1,6] x", {}, tmp_path, opset=20)
+    merge(text, "float[4,n,m] x", {}, tmp_path, opset=20, sizes={"n": 1, "m": 6})
+    merge(text, "float[4,n,m] x", {}, tmp_path, opset=20, sizes={"n": 5, "m": 1})
+    text = "y = CenterCropPad<axes = [1, 0]>(x, sizes)"
+    merge(text, "float[n,m,2] x, int64[2] sizes", {"sizes": "shared input"}, tmp_path, opset=18,
+          sizes={"n": 2, "m": 3}, low=1, high=5)  # fmt: skip
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from netfuse_onnx.emit import Emitter, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
@@ -79,3 +81,21 @@ def need(condition: bool, reason: str) -> None:
     """Refuse, with the reason, unless the condition holds."""
     if not condition:
         raise Refuse(reason)
+
+
+def all_widths(
+    pads: Tensor, known: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
+) -> Tensor:
+    """Widths [2*rank] for Pad, from `pads`, those of some `axes`; `known` are its values. Pad's own axes are
+    never used: ort_compat.PAD_AXES_MOVED."""
+    if known is not None:
+        flat, merged = known.reshape(-1).tolist(), [0] * (2 * rank)
+        for k, axis in enumerate(axes):
+            merged[axis], merged[axis + rank] = flat[k], flat[k + len(axes)]
+        return emit.const(merged)
+    both = emit("Reshape", pads, emit.const([2, len(axes)]))
+    both = emit("Concat", emit.const([[0], [0]]), both, axis=1)
+    order = [axes.index(axis) + 1 if axis in axes else 0 for axis in range(rank)]
+    if order != list(range(len(axes) + 1)):
+        both = emit("Gather", both, emit.const(order), axis=1)
+    return emit("Reshape", both, emit.const([-1]))

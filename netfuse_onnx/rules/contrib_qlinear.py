@@ -21,7 +21,7 @@ from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import again, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.rules.integer import Param, held, param
+from netfuse_onnx.rules.params import Param, held, param
 from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
 
 Triple = tuple[int, int, int]
@@ -200,11 +200,11 @@ def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         operands = [ins[i] for i in row.plain]
         for x, *params in row.operands:
-            scale, zero = (param(site, ins, i) for i in params)
+            scale, zero = (param(site, ins, i, emit) for i in params)
             operands.append(_real(ins[x], scale, zero, takes[x] or SHARED, site.inputs[x], emit))
         found = option.body(floats, operands, emit)
         y: Any = found[0] if isinstance(found, list) else found
-        scale, zero = (param(site, ins, i) for i in row.result)
+        scale, zero = (param(site, ins, i, emit) for i in row.result)
         return _rounded(y, scale, zero, option.gives[0], site, apart, emit)
 
     nodes = option.nodes + len(row.operands) + 1 + apart
@@ -216,7 +216,7 @@ def _real(x: Tensor | None, scale: Param | None, zero: Param | None, layout: Lay
     """An operand as floats, in its layout."""
     params = [p for p in (scale, zero) if p is not None]
     if not any(p.mapped for p in params):
-        given = [p.tensor for p in params]
+        given = [p.shaped([], emit) for p in params]
         if zero is None and emit.opset < ZERO_POINT_LOST:
             given.append(emit.filled(0, kind.dtype, ()))
         return emit("DequantizeLinear", x, *given)
@@ -231,7 +231,7 @@ def _rounded(y: Any, scale: Param | None, zero: Param | None, layout: Layout, si
     need(scale is not None, "it lacks a scale")
     params, dims = [p for p in (scale, zero) if p is not None], site.out_dims()
     mapped = any(p.mapped for p in params)
-    steps, *points = [p.along(layout, dims, emit) if mapped else p.tensor for p in params]
+    steps, *points = [p.along(layout, dims, emit) if mapped else p.shaped([], emit) for p in params]
     axis = {"axis": layout.axis} if mapped else {}
     if apart:
         behind = len(dims) - layout.axis - layout.folded

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
@@ -15,17 +16,14 @@ from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.contrib_attention import Parts, Takes, projected
 from netfuse_onnx.rules.contrib_qlinear import instead
 from netfuse_onnx.rules.integer import (
-    Param,
     Side,
     cost,
     dequantised,
-    held,
     layout_of,
-    one,
-    param,
     products,
     requantised,
 )
+from netfuse_onnx.rules.params import Param, combined, held, one, param
 from netfuse_onnx.rules.qlinear import output_scale, product_takes, qlinear_conv, sides
 from netfuse_onnx.rules.quantize import quantised_dynamically
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout, ValueType
@@ -49,17 +47,17 @@ def quantised_gemm(site: Site) -> Iterator[Option]:
     alpha = float(site.attr("alpha", 1.0))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        left, right = sides(site, ins, takes, (0, 2), (3, 5))
+        left, right = sides(site, ins, takes, (0, 2), (3, 5), emit)
         total = products(_turned(left, "A", site, emit), _turned(right, "B", site, emit), emit)
         if site.has(6):
             total = emit("Add", total, emit.pad_rank(ins[6], takes[6], site.rank(6), 2, 0))
         scale = output_scale(site, ins, (1, 4, 7) if bytes_out else (1, 4), emit)
         if alpha != 1.0:
-            factor = emit.filled(alpha, TensorProto.FLOAT, ())
-            scale = replace(scale, tensor=emit("Mul", scale.tensor, factor))
+            factor = Param(None, False, False, TensorProto.FLOAT, np.array(alpha, np.float32))
+            scale = combined("Mul", scale, factor, emit)
         if not bytes_out:
             return dequantised(total, scale, 2, emit)
-        zero = param(site, ins, 8)
+        zero = param(site, ins, 8, emit)
         return requantised(total, scale, zero, 2, emit) if zero is not None else total
 
     nodes = cost(site.is_mapped(2), site.is_mapped(5)) + 3.0 + site.has(6)
@@ -90,7 +88,7 @@ def float_product(site: Site) -> Iterator[Option]:
     need(site.opset >= 13, OLD)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        total = products(*sides(site, ins, takes, (0, 4), (1, 5)), emit)
+        total = products(*sides(site, ins, takes, (0, 4), (1, 5), emit), emit)
         return _scaled(total, output_scale(site, ins, (2, 3), emit), site, ins, 6, held(site, 6), emit)
 
     nodes = cost(site.is_mapped(4), site.is_mapped(5)) + 2.0 + site.has(6)
@@ -118,24 +116,17 @@ def dynamic_product(site: Site) -> Iterator[Option]:
             x, step, point = quantised_dynamically(ins[0], site.rank(0), emit)
         else:
             x, step, point = emit.node("DynamicQuantizeLinear", [ins[0]], outs=[True] * 3)
-        zero, scale = (Param(t, mapped, wide=False, stored=False, dtype=k)
-                       for t, k in ((point, TensorProto.UINT8), (step, TensorProto.FLOAT)))  # fmt: skip
+        zero = Param(point, mapped, wide=False, dtype=TensorProto.UINT8)
+        scale = Param(step, mapped, wide=False, dtype=TensorProto.FLOAT)
         left = Side(x, takes[0], site.dims(0), TensorProto.UINT8, zero)
-        right = Side(ins[1], takes[1], site.dims(1), site.inputs[1].dtype, param(site, ins, 3))
-        other = param(site, ins, 2)
-        need(other is not None, "it lacks a scale")
-        return _scaled(
-            products(left, right, emit), _times(scale, other, emit), site, ins, 4, held(site, 4), emit
-        )
+        right = Side(ins[1], takes[1], site.dims(1), site.inputs[1].dtype, param(site, ins, 3, emit))
+        other = param(site, ins, 2, emit)
+        total = products(left, right, emit)
+        scale = combined("Mul", scale, other, emit) if other is not None else scale
+        return _scaled(total, scale, site, ins, 4, held(site, 4), emit)
 
     nodes = 12.0 + cost(site.mapped[0], site.is_mapped(3)) + site.has(4)
     yield Option("dynamic_product", tuple(takes), (STACKED(0),), body, nodes)
-
-
-def _times(a: Param, b: Param | None, emit: Emitter) -> Param:
-    if b is None:
-        return a
-    return Param(emit("Mul", a.matrix(emit), b.matrix(emit)), a.mapped or b.mapped, b.wide, False, a.dtype)
 
 
 # --------------------------------------------------------------------------- attention
@@ -166,7 +157,7 @@ def _quantised_product(site: Site, ins: Sequence[Tensor | None], takes: Takes, e
     """[N, B, S, D] x [N, 1, D, 3H] + [N, 1, 1, 3H]"""
     held_ = [take or SHARED for take in takes]
     held_[1] = layout_of(site, 1, 7)
-    total = products(*sides(site, ins, held_, (0, 6), (1, 7)), emit)
+    total = products(*sides(site, ins, held_, (0, 6), (1, 7), emit), emit)
     y = dequantised(total, output_scale(site, ins, (3, 4), emit), 3, emit)
     return emit("Add", y, emit.pad_rank(ins[2], held_[2], 1, 3, 0))
 

@@ -44,7 +44,9 @@ def _expanded(site: Site) -> list[int] | None:
         return [1] * (wide - len(flat)) + flat
     dims = (*[1] * (wide - site.rank(0)), *site.dims(0))
     out = site.out_dims()
-    if any(not isinstance(o, int) and not same_dim(o, d) for o, d in zip(out, dims, strict=True)):
+    if any(
+        not same_dim(o, d) and not (isinstance(o, int) and d == 1) for o, d in zip(out, dims, strict=True)
+    ):
         return None
     return [o if isinstance(o, int) else 1 for o in out]
 

@@ -14,7 +14,7 @@ UNSHAREABLE = "it gives an output of the graph that is not a tensor"
 BODY = "it has a body, which runs as often, and on the branch, that its own model's data says"
 
 REASONS = {
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), RECURRENT),
+    **dict.fromkeys(("GRU", "LSTM", "RNN", "com.microsoft.DynamicQuantizeLSTM"), RECURRENT),
     **dict.fromkeys(("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"), SIZE_FROM_DATA),
     **dict.fromkeys(
         (

@@ -10,7 +10,6 @@ The sums over weights alone are constants, which ONNX Runtime folds when it load
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,72 +19,11 @@ from onnx import TensorProto
 from netfuse_onnx.emit import Emitter, Tensor
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.rules.params import Param, rows_of, stored
 from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127)}
-
-
-def held(site: Site, i: int) -> Layout:
-    """How the rules here take an input: by itself where it differs between the models."""
-    return STACKED(0) if site.is_mapped(i) else SHARED
-
-
-# --------------------------------------------------------------------------- scales and zero points
-
-
-@dataclass(frozen=True)
-class Param:
-    """A scale or zero point: one number, or one per column or filter (`wide`). `mapped`: [N, ..]."""
-
-    tensor: Tensor
-    mapped: bool
-    wide: bool
-    stored: bool
-    dtype: int
-
-    def cast(self, to: int, emit: Emitter) -> Param:
-        return replace(self, tensor=emit("Cast", self.tensor, to=to), stored=False, dtype=to)
-
-    def beside(self, rank: int, emit: Emitter) -> Tensor:
-        """For a tensor [N, .., C] of `rank` axes per model: [N, 1.., C or 1], or [C], or a scalar."""
-        if self.mapped:
-            return emit.reshape(self.tensor, [emit.models, *[1] * (rank - 1), -1 if self.wide else 1])
-        return self.tensor if self.wide else emit.reshape(self.tensor, [])
-
-    def matrix(self, emit: Emitter) -> Tensor:
-        """[N, C or 1], or what broadcasts against it."""
-        return self.beside(1, emit)
-
-    def spread(self, count: int, emit: Emitter) -> Tensor:
-        """[N*count]: one number for each channel of all models."""
-        if self.mapped and not self.wide and (self.stored or count == 1):
-            if count == 1:
-                return emit.reshape(self.tensor, [emit.models])
-            return emit.reform(self.tensor, shape=(emit.models * count,), transform=f"x{count}")
-        whole = emit("Expand", self.matrix(emit), emit.const([emit.models, count]))
-        return emit.reshape(whole, [emit.models * count])
-
-    def along(self, layout: Layout, dims: Sequence[Dim], emit: Emitter) -> Tensor:
-        """One number for each index of the axis on which a value of `dims` per model has its models."""
-        size = dims[layout.axis] if layout.folded else 1
-        need(isinstance(size, int), "the size of its folded axis is unknown")
-        return self.spread(int(str(size)), emit)
-
-
-def param(site: Site, ins: Sequence[Any], i: int) -> Param | None:
-    """Input i, taken as `held` says, as a Param; None where it is absent."""
-    if not site.has(i) or ins[i] is None:
-        return None
-    wide = len(site.dims(i)) == 1 and site.dims(i) != (1,)
-    need(site.rank(i) < 2, "it has scales or zero points per row")
-    return Param(ins[i], site.mapped[i], wide, site.weight[i], site.inputs[i].dtype)
-
-
-def one(site: Site, *which: int) -> bool:
-    """True where each of these parameters is one number."""
-    return all(not site.has(i) or site.dims(i) in ((), (1,)) for i in which)
-
 
 # --------------------------------------------------------------------------- matrix products
 
@@ -112,7 +50,7 @@ def products(a: Side, b: Side, emit: Emitter) -> Tensor:
     left, right = (emit.pad_rank(s.x, s.layout, len(s.dims), wide, 0) for s in (a, b))
     zero_b = _column_zero(b, right, wide, emit)
     if a.zero is None or not a.zero.mapped:
-        point = None if a.zero is None else emit.reshape(a.zero.tensor, [])
+        point = None if a.zero is None else a.zero.number(emit)
         return emit("MatMulInteger", left, right, point, zero_b)
     total = emit("MatMulInteger", left, right, None, zero_b)
     column = _column_sums(a, b, right, zero_b, emit)
@@ -130,7 +68,7 @@ def _column_zero(b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor | N
     if zero is None:
         return None
     if not zero.mapped and not zero.wide:
-        return emit.reshape(zero.tensor, [])
+        return zero.number(emit)
     return rows(zero, b, right, wide, emit)
 
 
@@ -138,15 +76,18 @@ def rows(each: Param, b: Side, right: Tensor, wide: int, emit: Emitter) -> Tenso
     """[C], or [N, .., 1, C] beside the matrices [N, .., K, C] of the right operand `b`, padded as `right`."""
     if b.layout == SHARED:
         if len(b.dims) == 2:
-            return each.tensor
+            return each.shaped([-1], emit)
         missing, lead = 0, []
     else:
         missing, lead = wide - len(b.dims), [emit.models]
     inner = [*lead, *[1] * missing, *(d if isinstance(d, int) else 0 for d in b.dims[:-2])]
     columns = b.dims[-1]
     if isinstance(columns, int) and columns and all(inner):
-        if each.stored and each.mapped and not each.wide and inner == [emit.models, *[1] * (len(inner) - 1)]:
-            return emit.reform(each.tensor, shape=(*inner, 1, columns), transform=f"x{columns}")
+        if each.value is not None:
+            whole = each.value.reshape(rows_of(each, emit), *[1] * len(inner), -1)
+            if b.layout == SHARED:
+                whole = whole[0]
+            return stored(np.broadcast_to(whole, (*inner, 1, columns)), emit)
         target: Tensor = emit.const([*inner, 1, columns])
     else:
         at = len(inner)
@@ -194,9 +135,9 @@ def accumulated(image: Image, emit: Emitter) -> Tensor:
     zero_x, zero_w = image.zeros
     if zero_x is not None and zero_x.mapped:
         image = padded(image, emit)
-    plain_x = None if zero_x is None or zero_x.mapped else emit.reshape(zero_x.tensor, [])
+    plain_x = None if zero_x is None or zero_x.mapped else zero_x.number(emit)
     apart = zero_w is not None and zero_w.mapped
-    plain_w = None if zero_w is None or apart else emit.reshape(zero_w.tensor, [])
+    plain_w = None if zero_w is None or apart else zero_w.number(emit)
     total = emit("ConvInteger", image.x, image.w, plain_x, plain_w, **image.merged(emit))
     if apart and zero_w is not None:
         total = emit("Sub", total, _patches(image, zero_w, plain_x, emit))
@@ -210,8 +151,9 @@ def correction(image: Image, emit: Emitter) -> Tensor:
     rest of it is in the sums over the patches."""
     zero_x, zero_w = image.zeros
     filters = emit("Cast", image.w, to=INT32)
-    if zero_w is not None and not zero_w.mapped:
-        filters = emit("Sub", filters, emit.reshape(zero_w.cast(INT32, emit).tensor, []))
+    point_w = None if zero_w is None or zero_w.mapped else zero_w.cast(INT32, emit).number(emit)
+    if point_w is not None:
+        filters = emit("Sub", filters, point_w)
     sums = emit.reduce("ReduceSum", filters, list(range(1, len(image.dims))))
     point = zero_x.cast(INT32, emit) if zero_x is not None else None
     return emit("Mul", sums, point.spread(image.filters[0], emit)) if point is not None else sums
@@ -281,7 +223,7 @@ def requantised(total: Tensor, scale: Param, zero: Param, rank: int, emit: Emitt
 
 
 def _vector(one_each: Param, emit: Emitter) -> Tensor:
-    return emit.reshape(one_each.tensor, [emit.models] if one_each.mapped else [])
+    return one_each.shaped([emit.models] if one_each.mapped else [], emit)
 
 
 def requantised_image(total: Tensor, scale: Tensor, zero: Param, filters: int, emit: Emitter) -> Tensor:

@@ -13,22 +13,19 @@ from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.integer import (
     Image,
-    Param,
     Side,
     accumulated,
     can_be_padded,
     correction,
     cost,
-    held,
     layout_of,
-    one,
     padded,
-    param,
     products,
     requantised,
     requantised_image,
     rows,
 )
+from netfuse_onnx.rules.params import Param, combined, held, one, param
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
 
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
@@ -37,10 +34,10 @@ FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 
 
 def sides(site: Site, ins: Sequence[Tensor | None], takes: Sequence[Layout | None], a: tuple[int, int],
-          b: tuple[int, int]) -> tuple[Side, Side]:  # fmt: skip
+          b: tuple[int, int], emit: Emitter) -> tuple[Side, Side]:  # fmt: skip
     """The operands of a product, each an input and the input that is its zero point."""
     left, right = (
-        Side(ins[i], takes[i] or SHARED, site.dims(i), site.inputs[i].dtype, param(site, ins, zero))
+        Side(ins[i], takes[i] or SHARED, site.dims(i), site.inputs[i].dtype, param(site, ins, zero, emit))
         for i, zero in (a, b)
     )
     return left, right
@@ -65,7 +62,7 @@ def matmul_integer(site: Site) -> Iterator[Option]:
     takes = product_takes(site, (0, 2), (1, 3))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return products(*sides(site, ins, takes, (0, 2), (1, 3)), emit)
+        return products(*sides(site, ins, takes, (0, 2), (1, 3), emit), emit)
 
     nodes = cost(site.is_mapped(2), site.is_mapped(3))
     yield Option("matmul_integer", tuple(takes), (STACKED(0),), body, nodes)
@@ -94,9 +91,11 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
         takes[0] = STACKED(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        total = products(*sides(site, ins, takes, (0, 2), (3, 5)), emit)
+        total = products(*sides(site, ins, takes, (0, 2), (3, 5), emit), emit)
         rank = max(site.rank(0), site.rank(3))
-        return requantised(total, output_scale(site, ins, (1, 4, 6), emit), _param(site, ins, 7), rank, emit)
+        return requantised(
+            total, output_scale(site, ins, (1, 4, 6), emit), _param(site, ins, 7, emit), rank, emit
+        )
 
     nodes = cost(site.is_mapped(2), site.is_mapped(5)) + 2.0
     yield Option("qlinear_matmul", tuple(takes), (STACKED(0),), body, nodes)
@@ -105,37 +104,30 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
 def _batched(takes: Sequence[Layout]):  # type: ignore[no-untyped-def]  # returns a Body
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         ready, wide = list(ins), max(site.rank(0), site.rank(3))
-        _, right = sides(site, ins, takes, (0, 2), (3, 5))
+        _, right = sides(site, ins, takes, (0, 2), (3, 5), emit)
         for i in (0, 3):
             ready[i] = emit.pad_rank(ins[i], takes[i], site.rank(i), wide, 0)
         for i in (4, 5):
-            if not one(site, i):
-                ready[i] = rows(_param(site, ins, i), right, ready[3], wide, emit)
+            if site.rank(i):
+                found = _param(site, ins, i, emit)
+                ready[i] = rows(found, right, ready[3], wide, emit) if found.wide else found.shaped([], emit)
         return again(site, ready, emit)
 
     return body
 
 
-def _param(site: Site, ins: Sequence[Tensor | None], i: int) -> Param:
-    found = param(site, ins, i)
+def _param(site: Site, ins: Sequence[Tensor | None], i: int, emit: Emitter) -> Param:
+    found = param(site, ins, i, emit)
     need(found is not None, "it lacks a scale or zero point")
     return found  # type: ignore[return-value]  # need has refused
 
 
 def output_scale(site: Site, ins: Sequence[Tensor | None], which: tuple[int, ...], emit: Emitter) -> Param:
-    """a * b / c of these scales, in the order in which the runtime multiplies; one number each: [N]."""
-    every = [_param(site, ins, i) for i in which]
-    a, b, *c = (
-        _in_float32(p.matrix(emit), site.inputs[i].dtype, emit) for p, i in zip(every, which, strict=True)
-    )
-    scale = emit("Mul", a, b)
-    if c:
-        scale = emit("Div", scale, c[0])
-    return Param(scale, any(p.mapped for p in every), any(p.wide for p in every), stored=False, dtype=FLOAT)
-
-
-def _in_float32(scale: Tensor, dtype: int, emit: Emitter) -> Tensor:
-    return scale if dtype == FLOAT else emit("Cast", scale, to=FLOAT)
+    """a * b, or a * b / c, of these scales in float32, in the order in which the runtime multiplies."""
+    every = (_param(site, ins, i, emit) for i in which)
+    a, b, *c = (p if p.dtype == FLOAT else p.cast(FLOAT, emit) for p in every)
+    scale = combined("Mul", a, b, emit)
+    return combined("Div", scale, c[0], emit) if c else scale
 
 
 # --------------------------------------------------------------------------- convolutions
@@ -143,11 +135,13 @@ def _in_float32(scale: Tensor, dtype: int, emit: Emitter) -> Tensor:
 WEIGHTS_TAKE = "the sizes of its filters are unknown, or 0"
 
 
-def image(site: Site, ins: Sequence[Tensor | None], x: tuple[int, int], w: tuple[int, int]) -> Image:
+def image(
+    site: Site, ins: Sequence[Tensor | None], x: tuple[int, int], w: tuple[int, int], emit: Emitter
+) -> Image:
     """A convolution, whose operands are each an input and the input that is its zero point."""
     filters = tuple(int(str(d)) for d in site.dims(w[0]))
     attrs = {k: v for k, v in site.node.attrs.items() if k != "channels_last"}
-    zeros = (param(site, ins, x[1]), param(site, ins, w[1]))
+    zeros = (param(site, ins, x[1], emit), param(site, ins, w[1], emit))
     dtypes = (site.inputs[x[0]].dtype, site.inputs[w[0]].dtype)
     return Image(ins[x[0]], ins[w[0]], site.dims(x[0]), filters, dtypes, zeros, attrs)
 
@@ -185,7 +179,7 @@ def conv_integer(site: Site) -> Iterator[Option]:
         can_be_padded(site)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return accumulated(image(site, ins, (0, 2), (1, 3)), emit)
+        return accumulated(image(site, ins, (0, 2), (1, 3), emit), emit)
 
     nodes = 1.0 + 8 * site.is_mapped(2) + 4 * site.is_mapped(3)
     yield Option("conv_integer", tuple(takes), (FOLDED(1),), body, nodes, Became.GROUPED)
@@ -219,13 +213,15 @@ def _scaled(site: Site, takes: Sequence[Layout], groups: int) -> Option:
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
         ready = list(ins)
-        conv = image(site, ins, (0, 2), (3, 5))
+        conv = image(site, ins, (0, 2), (3, 5), emit)
         attrs: dict[str, int | None] = {"group": groups}
         if scaled:
             ready[1] = ready[6] = emit.filled(1.0, FLOAT, ())
             ready[4] = output_scale(site, ins, (1, 4, 6), emit).spread(conv.filters[0], emit)
-        elif not one(site, 4):
-            ready[4] = _param(site, ins, 4).spread(conv.filters[0], emit)
+        elif site.rank(4):
+            ready[4] = _param(site, ins, 4, emit).spread(conv.filters[0], emit)
+        if site.rank(5):
+            ready[5] = _param(site, ins, 5, emit).shaped([], emit)
         if site.is_mapped(2):
             conv = padded(conv, emit)
             bias = correction(conv, emit)
@@ -247,12 +243,12 @@ def _in_parts(site: Site, takes: Sequence[Layout]) -> Option:
         can_be_padded(site)
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
-        conv = image(site, ins, (0, 2), (3, 5))
+        conv = image(site, ins, (0, 2), (3, 5), emit)
         total, count = accumulated(conv, emit), conv.filters[0]
         if site.has(8):
             total = emit("Add", total, emit.unsqueeze(ins[8], range(1, len(conv.dims) - 1)))
         scale = output_scale(site, ins, (1, 4, 6), emit).spread(count, emit)
-        return requantised_image(total, scale, _param(site, ins, 7), count, emit)
+        return requantised_image(total, scale, _param(site, ins, 7, emit), count, emit)
 
     nodes = 8.0 + 8 * site.is_mapped(2) + 4 * site.is_mapped(5)
     return Option("qlinear_conv", tuple(takes), (FOLDED(1),), body, nodes, Became.GROUPED)

@@ -59,10 +59,13 @@ def _inferred_sizes(site: Site) -> dict[int, int]:
     stretched = site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch"
     if not (plain and stretched and site.opset >= 18 and _how(site) == "sizes" and site.values[3] is None):
         return {}
-    pairs = enumerate(zip(site.dims(0), site.out_dims(), strict=True))
-    changed = {axis: out for axis, (dim, out) in pairs if not same_dim(dim, out)}
-    sizes = {axis: out for axis, out in changed.items() if isinstance(out, int)}
-    return sizes if len(sizes) == len(changed) else {}
+    sizes = {}
+    for axis, (dim, out) in enumerate(zip(site.dims(0), site.out_dims(), strict=True)):
+        if not same_dim(dim, out):
+            if not (isinstance(dim, int) and isinstance(out, int)):
+                return {}
+            sizes[axis] = out
+    return sizes
 
 
 def _to_sizes(sizes: dict[int, int]) -> Body:

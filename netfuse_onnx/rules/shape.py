@@ -11,7 +11,15 @@ from onnx import TensorProto, numpy_helper
 
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
-from netfuse_onnx.rules._build import again, first_takes, need, per_axis, physical, shifted, touches
+from netfuse_onnx.rules._build import (
+    again,
+    all_widths,
+    first_takes,
+    need,
+    per_axis,
+    shifted,
+    touches,
+)
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.rules.reduce import dropped
 from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Layout
@@ -137,13 +145,17 @@ def reshape(site: Site) -> Iterator[Option]:
 
 def _inferred_target(site: Site) -> np.ndarray[Any, Any] | None:
     """A target that is computed at run time, where the dims of the output tell it: a 0 copies a dim that
-    keeps its place, and one may be -1, unless another may turn out empty."""
+    keeps its place, and one may be -1, unless another may turn out empty. Where open dims of the input come
+    to nothing in the output, a file declares a size that it does not have."""
     dims, wanted = site.dims(0), list[int]()
     for i, dim in enumerate(site.out_dims()):
         copied = not isinstance(dim, int) and same_dim(dim, _copied(dims, i))
         wanted.append(dim if isinstance(dim, int) and dim else 0 if copied else -1)
     unclear = -1 in wanted and (0 in wanted or wanted.count(-1) > 1)
-    return None if unclear or 0 in site.out_dims() else np.array(wanted, np.int64)
+    lost = any(not isinstance(d, int) and wanted[i : i + 1] != [0] for i, d in enumerate(dims))
+    if unclear or 0 in site.out_dims() or (lost and -1 not in wanted):
+        return None
+    return np.array(wanted, np.int64)
 
 
 def _with_target(layout: Layout, sizes: list[int]) -> Body:
@@ -188,36 +200,28 @@ def _copied(dims: Sequence[Dim], i: int) -> Dim:
     return dims[i] if i < len(dims) else None
 
 
-def _pad_inner(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-    """Widths that are computed at run time, for all axes but the model axis."""
-    rank = site.rank(0)
-    value = ins[2] if len(ins) > 2 else None
-    if site.opset >= 18:
-        return again(site, [*ins[:2], value, emit.const(list(range(1, rank + 1)))], emit)
-    both = emit("Reshape", ins[1], emit.const([2, rank]))
-    both = emit("Concat", emit.const([[0], [0]]), both, axis=1)
-    return again(site, [ins[0], emit("Reshape", both, emit.const([-1])), value], emit)
-
-
 def _pad_per_model(site: Site) -> Iterator[Option]:
     """A value per model: pad with a zero, and put the value where a mask, padded alike, says so."""
     site.only_mapped(0, 2)
-    need(site.opset >= 18, "its value differs between the models, and before opset 18 Pad names no axes")
     need(site.attr("mode", b"constant") == b"constant", "its value differs between the models")
     rank = site.rank(0)
-    named = site.ints(3)
-    axes = [site.axis(a, rank) + 1 for a in named] if named is not None else list(range(1, rank + 1))
+    axes = shifted(STACKED(0), _pad_axes(site, rank))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        inner = emit.const(axes)
+        widths = all_widths(ins[1], site.values[1], axes, rank + 1, emit)
         one = numpy_helper.from_array(np.array([1], np.int32))
         same = emit("ConstantOfShape", emit("Shape", ins[0]), value=one)
-        mask = emit("Cast", emit("Pad", same, ins[1], None, inner), to=TensorProto.BOOL)
+        mask = emit("Cast", emit("Pad", same, widths), to=TensorProto.BOOL)
         value = emit.pad_rank(emit.reshape(ins[2], [emit.models]), STACKED(0), 0, rank, 0)
-        return emit("Where", mask, emit("Pad", ins[0], ins[1], None, inner), value)
+        return emit("Where", mask, emit("Pad", ins[0], widths), value)
 
     takes = (STACKED(0), SHARED, STACKED(0), SHARED)[: len(site.node.inputs)]
     yield Option("pad", takes, (STACKED(0),), body, 7.0)
+
+
+def _pad_axes(site: Site, rank: int) -> list[int]:
+    named = site.ints(3)
+    return [site.axis(a, rank) for a in named] if named is not None else list(range(rank))
 
 
 @family("Pad")
@@ -228,28 +232,26 @@ def pad(site: Site) -> Iterator[Option]:
         return
     site.only_mapped(0)
     rank = site.rank(0)
-    if site.has(1) and site.values[1] is None and not site.has(3):
-        yield Option("pad", first_takes(site, STACKED(0)), (STACKED(0),), _pad_inner, 1.0 + (site.opset < 18))
-        return
-    pads = site.ints(1, "pads") or []
-    named = site.ints(3)
-    axes = [site.axis(a, rank) for a in named] if named is not None else list(range(rank))
+    axes = _pad_axes(site, rank)
+    computed = site.has(1) and site.values[1] is None
+    pads = [] if computed else site.ints(1, "pads") or []
     half = len(axes)
-    padded = [a for k, a in enumerate(axes) if pads[k] or pads[half + k]]
+    padded = axes if computed else [a for k, a in enumerate(axes) if pads[k] or pads[half + k]]
 
     def body(layout: Layout) -> Body:
         def emit_pad(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            merged = [0] * (2 * (rank + layout.stacked))
-            for k, axis in enumerate(axes):
-                merged[physical(layout, axis)] = pads[k]
-                merged[physical(layout, axis) + rank + layout.stacked] = pads[half + k]
+            moved, whole = shifted(layout, axes), rank + layout.stacked
             if not site.has(1):
+                merged = [0] * (2 * whole)
+                for k, axis in enumerate(moved):
+                    merged[axis], merged[axis + whole] = pads[k], pads[half + k]
                 return again(site, [ins[0]], emit, pads=merged)
-            return again(site, [ins[0], emit.const(merged), *ins[2:3]], emit)
+            widths = all_widths(ins[1], site.values[1], moved, whole, emit)
+            return again(site, [ins[0], widths, *ins[2:3]], emit)
 
         return emit_pad
 
-    yield from per_axis(site, body, axes=padded, name="pad")
+    yield from per_axis(site, body, axes=padded, name="pad", nodes=1.0 + 1.5 * computed)
 
 
 @family("Shape", "Size")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from onnx import TensorProto
+
 from netfuse_onnx.convert import fold, unfold
 from netfuse_onnx.emit import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
+from netfuse_onnx.rules._build import again, all_widths, need, per_axis, physical, shifted
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
@@ -73,24 +75,22 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
 
     wanted = site.values[1]
     sizes = [dim for dim in (site.dims(0)[a] for a in axes) if isinstance(dim, int)]
+    known = wanted is not None and len(sizes) == len(axes)
 
     def body(layout: Layout) -> Body:
         moved = shifted(layout, axes)
-        if wanted is None or len(sizes) < len(axes):
-            return lambda s, ins, emit: again(s, ins, emit, axes=moved)
+        if wanted is None or not known:
+            whole = rank + layout.stacked
+            return lambda s, ins, emit: _cut_and_padded_later(s, ins[0], ins[1], whole, moved, emit)
         each = list(zip(moved, sizes, (int(w) for w in wanted.reshape(-1)), strict=True))
         return lambda s, ins, emit: _cut_and_padded(ins[0], rank + layout.stacked, each, emit)
 
-    def place(layout: Layout) -> Layout | None:
-        """Where the operator itself is emitted: in front, where no Transpose is needed."""
-        return layout if layout.axis == 0 or len(sizes) == len(axes) else None
-
-    yield from per_axis(site, body, place, axes=axes, name="center_crop_pad")
+    yield from per_axis(site, body, axes=axes, name="center_crop_pad", nodes=1.0 if known else 12.0)
 
 
 def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], emit: Emitter) -> Tensor:
     """`each`: (axis, size, size wanted). Written out, because ONNX Runtime fails on CenterCropPad between two
-    Transposes (ort_compat.CENTER_CROP_PAD_MOVED), which a change of layout adds."""
+    Transposes (ort_compat.PAD_AXES_MOVED), which a change of layout adds."""
     cut = [(axis, (size - want) // 2, want) for axis, size, want in each if size > want]
     pads = [0] * (2 * rank)
     for axis, size, want in each:
@@ -101,6 +101,22 @@ def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], 
         starts, ends = [start for _, start, _ in cut], [start + want for _, start, want in cut]
         x = emit("Slice", x, emit.const(starts), emit.const(ends), emit.const([axis for axis, *_ in cut]))
     return emit("Pad", x, emit.const(pads)) if any(pads) or not cut else x
+
+
+def _cut_and_padded_later(
+    site: Site, x: Tensor, wanted: Tensor, rank: int, axes: Sequence[int], emit: Emitter
+) -> Tensor:
+    """The same for sizes that only a run knows."""
+    at, zero, two = emit.const(list(axes)), emit.const([0]), emit.const([2])
+    if site.inputs[1].dtype != TensorProto.INT64:
+        wanted = emit("Cast", wanted, to=TensorProto.INT64)
+    size = emit("Gather", emit("Shape", x), at, axis=0)
+    start = emit("Div", emit("Max", emit("Sub", size, wanted), zero), two)
+    x = emit("Slice", x, start, emit("Add", start, wanted), at)
+    short = emit("Max", emit("Sub", wanted, size), zero)
+    before = emit("Div", short, two)
+    widths = emit("Concat", before, emit("Sub", short, before), axis=0)
+    return emit("Pad", x, all_widths(widths, None, axes, rank, emit))
 
 
 @family("EyeLike")

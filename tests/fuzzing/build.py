@@ -260,6 +260,8 @@ class Builder:
         found = [v for v in self.pool if v.steady and fits(v)]
         if not found:
             raise Unfit("no such value")
+        differ = [v for v in found if any(array is not v.arrays[0] for array in v.arrays)]
+        found = differ if differ and self.maybe(0.7) else found
         if self.maybe(0.5):
             return found[-1 - min(len(found) - 1, int(self.rng.expovariate(0.7)))]
         return self.rng.choice(found)

@@ -66,9 +66,10 @@ def spread(b: Builder, op: str) -> None:
     if op == "Tile":
         b.node(op, [x, b.steer([b.rng.choice([1, 1, 2, 3]) for _ in range(x.rank)])])
         return
-    shape = [b.rng.choice([1, d, b.dim() if d == 1 else d]) for d in x.shape]
+    # ONNX Runtime 1.32 takes an Expand to a size of 0 for one that changes nothing.
+    shape = [b.rng.choice([1, d, (b.dim() or 1) if d == 1 else d]) for d in x.shape]
     if b.maybe(0.3):
-        shape = [b.dim(), *shape]
+        shape = [b.dim() or 1, *shape]
     elif b.maybe(0.2):
         shape = shape[1:]
     b.node(op, [x, b.steer(shape)])

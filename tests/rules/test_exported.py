@@ -1,7 +1,7 @@
 """Shapes that exporters compute at run time, although the types say what comes out."""
 
 import pytest
-from oracle import draw, fails_or_is_right, graph, sweep
+from oracle import check, draw, fails_or_is_right, graph, sweep
 
 OPS = ("Expand", "Reshape", "Resize")
 SIZES = {"B": 3, "S": 4}
@@ -21,7 +21,24 @@ def shaped(x: str, sizes: str, op: str, opset: int = 18, taken: str = BATCH):
 )
 @pytest.mark.parametrize("attrs", ["", "<allowzero = 1>"])
 def test_reshape(x, sizes, attrs, tmp_path):
-    sweep(shaped(x, sizes, f"y = Reshape{attrs}(x, t)"), tmp_path, sizes=SIZES)
+    model = shaped(x, sizes, f"y = Reshape{attrs}(x, t)")
+    sweep(model, tmp_path, sizes=SIZES)
+    sweep(model, tmp_path, sizes={"B": 0}, models=(3,))
+
+
+WRONG = [
+    ("B,12", "3,4", "y = Reshape(x, t)", "2,3,4"),
+    ("B,3,1", "3,4", "y = Expand(x, t)", "2,3,4"),
+]
+
+
+@pytest.mark.parametrize(("x", "sizes", "op", "declared"), WRONG)
+def test_declared_sizes_of_an_output_are_not_believed(x, sizes, op, declared, tmp_path):
+    """Exporters write the sizes of their example where nobody told them that an output is dynamic."""
+    model = shaped(x, sizes, op)
+    for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim, declared.split(","), strict=True):
+        dim.dim_value = int(size)
+    check(model, draw(model, 3, sizes=SIZES), {"x": "input"}, tmp_path)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, {"B": 0, "S": 4}, {"B": 3, "S": 0}])

@@ -135,6 +135,14 @@ def test_reshape_to_a_shape_that_is_computed(tmp_path):
     sweep(graph("float[B,S,2] x", body), tmp_path, sizes=SIZES, thorough=True)
 
 
+@pytest.mark.parametrize("sizes", [{"B": 3, "S": 2}, {"B": 0, "S": 2}, {"B": 2, "S": 0}], ids=str)
+def test_reshape_to_sizes_that_are_computed(sizes, tmp_path):
+    """No -1 in the source, so nothing is undefined where a size turns out 0."""
+    body = """head = Shape<end = 1>(x)  tail = Shape<start = 1>(x)  all = ReduceProd(tail)
+              t = Concat<axis = 0>(head, all)  y = Reshape<allowzero = 1>(x, t)"""
+    sweep(graph("float[B,S,2] x", body), tmp_path, sizes=sizes)
+
+
 def test_reshape_with_a_target_of_its_own_is_replicated(tmp_path):
     model = graph("float[2,6] x, int64[2] t", "y = Reshape(x, t)")
     values = draw(model, 3) | {"t": np.array([[3, 4], [4, 3], [2, 6]])}

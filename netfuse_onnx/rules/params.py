@@ -1,0 +1,138 @@
+"""Scales and zero points: one number, one per column, for all models or each its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.rules._build import need
+from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+from netfuse_onnx.weights import array
+
+Values: TypeAlias = NDArray[Any]
+MOST = 1 << 18
+"""Most elements of a scale or zero point that is computed with here."""
+
+
+def held(site: Site, i: int) -> Layout:
+    """How the rules here take an input: by itself where it differs between the models."""
+    return STACKED(0) if site.is_mapped(i) else SHARED
+
+
+@dataclass(frozen=True)
+class Param:
+    """A scale or zero point: one number, or one per column or filter (`wide`). `mapped`: [N, ..].
+
+    Where it is stored, `value` holds it, and what is computed from it is computed here, not in the graph.
+    """
+
+    tensor: Tensor | None
+    mapped: bool
+    wide: bool
+    dtype: int
+    value: Values | None = None
+
+    def cast(self, to: int, emit: Emitter) -> Param:
+        if self.value is not None:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(to)
+            return replace(self, tensor=None, dtype=to, value=self.value.astype(kind))
+        return replace(self, tensor=emit("Cast", self.tensor, to=to), dtype=to)
+
+    def shaped(self, shape: Sequence[int], emit: Emitter) -> Tensor:
+        if self.value is not None:
+            return stored(self.value.reshape(shape), emit)
+        return emit.reshape(self.tensor, shape)
+
+    def beside(self, rank: int, emit: Emitter) -> Tensor:
+        """For a tensor [N, .., C] of `rank` axes per model: [N, 1.., C or 1], or [C], or a scalar."""
+        if self.mapped:
+            return self.shaped([emit.models, *[1] * (rank - 1), -1 if self.wide else 1], emit)
+        return self.shaped([-1] if self.wide else [], emit)
+
+    def number(self, emit: Emitter) -> Tensor | None:
+        """What is one number for all models; None for a zero point of 0, which is the operators' default."""
+        if self.value is not None and self.value.dtype.kind in "iu" and not self.value.any():
+            return None
+        return self.shaped([], emit)
+
+    def matrix(self, emit: Emitter) -> Tensor:
+        """[N, C or 1], or what broadcasts against it."""
+        return self.beside(1, emit)
+
+    def spread(self, count: int, emit: Emitter) -> Tensor:
+        """[N*count]: one number for each channel of all models."""
+        if self.value is not None:
+            rows = self.value.reshape(rows_of(self, emit), -1)
+            return stored(np.broadcast_to(rows, (emit.models, count)).reshape(-1), emit)
+        if self.mapped and not self.wide and count == 1:
+            return emit.reshape(self.tensor, [emit.models])
+        whole = emit("Expand", self.matrix(emit), emit.const([emit.models, count]))
+        return emit.reshape(whole, [emit.models * count])
+
+    def along(self, layout: Layout, dims: Sequence[Dim], emit: Emitter) -> Tensor:
+        """One number for each index of the axis on which a value of `dims` per model has its models."""
+        size = dims[layout.axis] if layout.folded else 1
+        need(isinstance(size, int), "the size of its folded axis is unknown")
+        return self.spread(int(str(size)), emit)
+
+
+def rows_of(p: Param, emit: Emitter) -> int:
+    """One row of numbers, or one for each model."""
+    return emit.models if p.mapped else 1
+
+
+def combined(op: str, a: Param, b: Param, emit: Emitter) -> Param:
+    """a * b or a / b, in float32: [N, C or 1], or [C], or a scalar."""
+    mapped, wide = a.mapped or b.mapped, a.wide or b.wide
+    if a.value is not None and b.value is not None:
+        one, two = (
+            p.value.reshape(emit.models if p.mapped else 1, -1) for p in (a, b) if p.value is not None
+        )
+        with np.errstate(all="ignore"):
+            value = one * two if op == "Mul" else one / two
+        return Param(None, mapped, wide, a.dtype, value)
+    return Param(emit(op, a.matrix(emit), b.matrix(emit)), mapped, wide, a.dtype)
+
+
+def param(site: Site, ins: Sequence[Any], i: int, emit: Emitter) -> Param | None:
+    """Input i, taken as `held` says, as a Param; None where it is absent."""
+    if not site.has(i) or ins[i] is None:
+        return None
+    need(site.rank(i) < 2, "it has scales or zero points per row")
+    wide = len(site.dims(i)) == 1 and site.dims(i) != (1,)
+    value = _known(ins[i], emit) if site.weight[i] else None
+    if value is not None and wide:
+        each = value.reshape(emit.models if site.mapped[i] else 1, -1)
+        if each.size and (each == each[:, :1]).all():  # the same for all of them: one number
+            wide, value = False, each[:, :1]
+    return Param(ins[i], site.mapped[i], wide, site.inputs[i].dtype, value)
+
+
+def _known(x: Tensor, emit: Emitter) -> Values | None:
+    """The values of a small weight in the layout that it was fetched in."""
+    recipe = emit.recipes.get(x.name)
+    if recipe is None or recipe.transform or math.prod(recipe.shape) > MOST:
+        return None
+    return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
+
+
+def stored(value: Values, emit: Emitter) -> Tensor:
+    """A small constant."""
+    return emit.tensor_const(onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape)))
+
+
+def one(site: Site, *which: int) -> bool:
+    """True where each of these parameters is one number, or the same one for all columns."""
+    return all(not site.has(i) or site.dims(i) in ((), (1,)) or _alike(site.values[i]) for i in which)
+
+
+def _alike(value: Values | None) -> bool:
+    return value is not None and value.size > 0 and bool((value == value.reshape(-1)[0]).all())
