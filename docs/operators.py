@@ -10,7 +10,8 @@ from pathlib import Path
 
 import onnx
 
-from netfuse_onnx import control, rules
+from netfuse_onnx import rules
+from netfuse_onnx.plan import control
 from netfuse_onnx.rules._registry import DIFFERING
 from netfuse_onnx.rules.fallback import REASONS
 

@@ -10,17 +10,16 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments, metadata, runtime, staging, symbols, weights, write
-from netfuse_onnx import plan as planning
-from netfuse_onnx.digests import Digests
+from netfuse_onnx import arguments
 from netfuse_onnx.errors import FileFault, NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
-from netfuse_onnx.fold import fold
-from netfuse_onnx.load import load
-from netfuse_onnx.lower import lower
-from netfuse_onnx.match import match
-from netfuse_onnx.observe import observed
-from netfuse_onnx.prove import prove
-from netfuse_onnx.qdq import integers
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.plan.qdq import integers
+from netfuse_onnx.prove.prover import prove
+from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -30,8 +29,12 @@ from netfuse_onnx.report import (
     RulesReport,
     VerifyReport,
 )
-from netfuse_onnx.trial import Options, Progress
+from netfuse_onnx.run import runtime, symbols
+from netfuse_onnx.run.observe import observed
+from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Source
+from netfuse_onnx.write import metadata, staging, writer
+from netfuse_onnx.write.digests import Digests
 
 
 class Proof(TypedDict, total=False):
@@ -91,11 +94,11 @@ def merge(
         about = functools.partial(
             metadata.build, family, merged, io=io, share=share, target=target, partial=partial
         )
-        with write.stage(
+        with writer.stage(
             merged,
             out,
             sources,
-            mode=cast(write.Mode, data),
+            mode=cast(writer.Mode, data),
             metadata=about,
             progress=progress,
             digests=digests,
@@ -183,7 +186,7 @@ def inspect(merged: str) -> InspectReport:
 
 def rules() -> RulesReport:
     """How each operator is batched, or why it is replicated. One that is not named is replicated."""
-    from netfuse_onnx import control
+    from netfuse_onnx.plan import control
     from netfuse_onnx.rules._registry import DIFFERING, table
     from netfuse_onnx.rules.fallback import REASONS
 

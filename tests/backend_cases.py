@@ -36,8 +36,8 @@ from backend_run import Session, compare
 from backend_table import ABSENT, FAULTS, Row, summary, table
 
 from netfuse_onnx import api
-from netfuse_onnx import plan as planning
-from netfuse_onnx.lower import lower
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.types import Became, Correspondence, Plan
 
 FORMS = ("A", "B")

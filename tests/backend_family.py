@@ -18,7 +18,7 @@ from backend_run import Session, alike, finite
 from backend_values import INDICES, LEVELS, STEERS, Value, boldest, differs, vary
 from onnx import numpy_helper
 
-from netfuse_onnx import steering
+from netfuse_onnx.ops import steering
 
 MODELS = ("a", "b", "c")
 

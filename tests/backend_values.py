@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from netfuse_onnx.steering import STEERED_BY
+from netfuse_onnx.ops.steering import STEERED_BY
 
 Array = np.ndarray
 Value = Array | list[Any] | None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from netfuse_onnx.shapes_contrib import known_to_onnx
+from netfuse_onnx.ops.shapes_contrib import known_to_onnx
 from netfuse_onnx.types import Node
 
 DOMAINS = [("com.microsoft", 1), ("com.microsoft.nchwc", 1)]

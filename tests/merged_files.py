@@ -10,8 +10,9 @@ import onnx
 from model_files import model_of, saved
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx import weights, wire, write
+from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Graph, Merged, Recipe, Source
+from netfuse_onnx.write import writer
 
 RNG = np.random.default_rng(3)
 EMPTY = Graph("g", (), (), (), {}, {})
@@ -54,9 +55,9 @@ def merged(paths: Sequence[str]) -> Merged:
 
 
 def put(
-    paths: Sequence[str], out: Path, mode: write.Mode = "auto", metadata: write.Metadata | None = None
+    paths: Sequence[str], out: Path, mode: writer.Mode = "auto", metadata: writer.Metadata | None = None
 ) -> None:
-    with write.stage(
+    with writer.stage(
         merged(paths), str(out), [source(p) for p in paths], mode=mode, metadata=metadata or {}
     ) as s:
         s.commit()

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx import weights, wire
-from netfuse_onnx.tensors import tensors
+from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.tensors import tensors
 
 
 def model_of(*initializers: TensorProto, nodes: tuple[onnx.NodeProto, ...] = ()) -> onnx.ModelProto:

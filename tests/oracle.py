@@ -24,16 +24,16 @@ import onnx
 import onnxruntime as ort
 from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
-from netfuse_onnx import opset as opsets
-from netfuse_onnx import plan as planning
-from netfuse_onnx import weights
-from netfuse_onnx.cost import Cost
-from netfuse_onnx.fold import fold
-from netfuse_onnx.load import load
-from netfuse_onnx.lower import lower
-from netfuse_onnx.match import match
-from netfuse_onnx.observe import observed
-from netfuse_onnx.qdq import integers
+from netfuse_onnx.load import opset as opsets
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.plan.qdq import integers
+from netfuse_onnx.run.observe import observed
+from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Became, Correspondence, Merged, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]

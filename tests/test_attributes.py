@@ -9,11 +9,11 @@ import onnx.parser
 import oracle
 import pytest
 
-from netfuse_onnx import plan as planning
-from netfuse_onnx.fold import fold
-from netfuse_onnx.load import load
-from netfuse_onnx.lower import lower
-from netfuse_onnx.match import match
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.types import Became
 
 CASES = {

@@ -112,7 +112,7 @@ def test_one_model_only(tmp_path: Path, run: Run) -> None:
 )
 def test_usage(tmp_path: Path, run: Run, arguments: tuple[str, ...], said: str) -> None:
     if said == "CUDA was asked for":
-        from netfuse_onnx import ort_compat
+        from netfuse_onnx.run import ort_compat
 
         if not ort_compat.cuda_problem():
             pytest.skip("this machine has CUDA")
@@ -295,14 +295,15 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize(
-    "step", ["os.mkdir", "fcntl.flock", "staging.Staging", "staging.check_room", "write.stage"]
+    "step", ["os.mkdir", "fcntl.flock", "staging.Staging", "staging.check_room", "writer.stage"]
 )
 def test_a_signal_right_after_a_step_leaves_nothing_behind(tmp_path: Path, step: str) -> None:
     paths = family(tmp_path)
     owner, name = step.split(".")
     code = f"""
 import fcntl, os, signal, sys
-from netfuse_onnx import staging, write
+from netfuse_onnx.write import staging
+from netfuse_onnx.write import writer
 from netfuse_onnx.cli.main import main
 done = {owner}.{name}
 def struck(*given, **named):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netfuse_onnx.compare import BY_PRECISION, EXACT, Tolerance, compare, difference, finite
+from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Tolerance, compare, difference, finite
 
 FP32 = BY_PRECISION["float32"]
 

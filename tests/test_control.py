@@ -8,8 +8,8 @@ import numpy as np
 import oracle
 import pytest
 
-from netfuse_onnx import plan as planning
-from netfuse_onnx.lower import lower
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.types import SHARED, STACKED, Became
 
 IF = """y = If (c) <

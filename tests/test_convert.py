@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 import pytest
 from oracle import LEVELS, run
 
-from netfuse_onnx.convert import hop
-from netfuse_onnx.emit import Emitter
+from netfuse_onnx.emit.convert import hop
+from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.layouts import merged_dims, route
 from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netfuse_onnx.elimination import Problem
+from netfuse_onnx.plan.elimination import Problem
 
 
 @st.composite

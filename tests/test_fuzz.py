@@ -10,7 +10,7 @@ from fuzzing.case import Case, draw
 from fuzzing.shrink import shrink
 from fuzzing.trial import Discard, Failure, examine
 
-from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.types import Layout
 
 SEED = 20

@@ -10,11 +10,11 @@ from families import family, save
 from families import model as build
 from onnx import numpy_helper
 
-from netfuse_onnx import inputs, symbols
-from netfuse_onnx.domains import Accepts, Domains
-from netfuse_onnx.inputs import Case
-from netfuse_onnx.load import load
-from netfuse_onnx.match import match
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.run import inputs, symbols
+from netfuse_onnx.run.domains import Accepts, Domains
+from netfuse_onnx.run.inputs import Case
 from netfuse_onnx.types import Correspondence
 
 

@@ -10,10 +10,12 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from netfuse_onnx import observe, opset, rebuild, weights
 from netfuse_onnx.errors import FileFault, NotEquivalent
-from netfuse_onnx.infer import infer, unknown
-from netfuse_onnx.load import load
+from netfuse_onnx.load import opset, rebuild
+from netfuse_onnx.load.infer import infer, unknown
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.run import observe
+from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Extent, Source, ValueType
 
 HEAD = '<ir_version: 8, opset_import: ["" : {}]>\n'

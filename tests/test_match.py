@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
-from netfuse_onnx import rebuild, weights
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import load
-from netfuse_onnx.match import match
+from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, helper
 
-from netfuse_onnx import rebuild
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import load
-from netfuse_onnx.match import match
+from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.match.matcher import match
 from netfuse_onnx.types import Correspondence, Source
 
 SEEDS = st.integers(0, 2**32)

@@ -11,12 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from netfuse_onnx import plan as planning
-from netfuse_onnx import steering
-from netfuse_onnx.cost import Cost
-from netfuse_onnx.infer import infer
-from netfuse_onnx.load import load
-from netfuse_onnx.match import match
+from netfuse_onnx.load.infer import infer
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.ops import steering
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.types import (
     FOLDED,
     PER_MODEL,

@@ -15,8 +15,8 @@ from families import WIDE, WIDE_WEIGHTS, family, merged, model, save, tampered
 from onnx import TensorProto
 
 import netfuse_onnx
-from netfuse_onnx import ort_compat, runtime
 from netfuse_onnx.errors import FileFault, NotEquivalent, UsageFault, ValuesDiffer
+from netfuse_onnx.run import ort_compat, runtime
 
 # --------------------------------------------------------------------------- what is right
 
@@ -177,7 +177,7 @@ def test_swapped_models_are_seen(tmp_path: Path) -> None:
 
 
 def test_a_failed_proof_leaves_the_target_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from netfuse_onnx import judge
+    from netfuse_onnx.prove import judge
 
     out = tmp_path / "m.onnx"
     out.write_bytes(b"the old model")

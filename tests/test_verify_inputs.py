@@ -11,13 +11,13 @@ from families import WIDE, WIDE_WEIGHTS, family, merged, model, save, tampered
 from onnx import numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx import runtime
 from netfuse_onnx.errors import FileFault, NotProven, UsageFault
-from netfuse_onnx.load import load
-from netfuse_onnx.match import match
-from netfuse_onnx.noise import measure
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.prove.noise import measure
+from netfuse_onnx.prove.trial import Options, Trial
 from netfuse_onnx.report import VerifyReport
-from netfuse_onnx.trial import Options, Trial
+from netfuse_onnx.run import runtime
 
 
 def prove(folder: Path, text: str, **options: object) -> VerifyReport:

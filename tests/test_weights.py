@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from netfuse_onnx import elements, undo, weights
 from netfuse_onnx.errors import FileFault, InternalError, ValuesDiffer
-from netfuse_onnx.tensors import BITS, nbytes, pack, unit, unpack
+from netfuse_onnx.storage import elements, undo, weights
+from netfuse_onnx.storage.tensors import BITS, nbytes, pack, unit, unpack
 from netfuse_onnx.types import Extent, Recipe, Weight
 
 RNG = np.random.default_rng(1)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from model_files import check_equal, model_of, saved, typed
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx import weights, wire
-from netfuse_onnx.protobuf import varint
+from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.protobuf import varint
 
 RNG = np.random.default_rng(0)
 
@@ -158,7 +158,7 @@ def test_the_spill_folder_goes_with_the_process(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "from netfuse_onnx import wire\n"
+        "from netfuse_onnx.storage import wire\n"
         f"wire.scan({path!r})\n"
         "assert os.listdir(os.environ['TMPDIR'])\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"

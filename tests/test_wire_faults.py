@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from model_files import check_equal, external_model, model_of, refer, saved, typed, with_first
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx import weights, wire
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.protobuf import varint
-from netfuse_onnx.tensors import tensors
+from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.protobuf import varint
+from netfuse_onnx.storage.tensors import tensors
 
 RNG = np.random.default_rng(0)
 

@@ -17,9 +17,10 @@ from merged_files import EMPTY, family, merged, put, source
 from model_files import model_of, saved
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx import digests, weights, wire, write
 from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Merged, Recipe, Source
+from netfuse_onnx.write import digests, writer
 
 RNG = np.random.default_rng(3)
 
@@ -32,7 +33,7 @@ def check_holds(out: Path, paths: Sequence[str]) -> None:
     for one, path, result in zip(x, paths, got, strict=True):
         w, b = (numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer)
         np.testing.assert_allclose(result, one @ w + 1 + b, rtol=1e-4, atol=1e-4)
-    held = write.read_merged(str(out))
+    held = writer.read_merged(str(out))
     for name, recipe in merged(paths).recipes.items():
         assert weights.first_difference(recipe, held[name].data) is None
 
@@ -45,7 +46,7 @@ def listing(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["auto", "single"])
-def test_a_single_file(tmp_path: Path, mode: write.Mode) -> None:
+def test_a_single_file(tmp_path: Path, mode: writer.Mode) -> None:
     paths, out = family(tmp_path), tmp_path / "m.onnx"
     before = listing(tmp_path)
     put(paths, out, mode, {"netfuse": "1"})
@@ -74,18 +75,18 @@ def test_external_data(tmp_path: Path) -> None:
 
 
 def test_large_models_go_external_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "INLINE_BELOW", 1000)
+    monkeypatch.setattr(writer, "INLINE_BELOW", 1000)
     paths, out = family(tmp_path), tmp_path / "m.onnx"
     put(paths, out)
     assert any(name.endswith(".data") for name in listing(tmp_path))
-    monkeypatch.setattr(write, "_PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(writer, "_PROTOBUF_LIMIT", 1000)
     with pytest.raises(FileFault, match="--single-file"):
         put(paths, out, "single")
     check_holds(out, paths)
 
 
 @pytest.mark.parametrize("mode", ["single", "external"])
-def test_the_same_bytes_wherever_the_sources_lie(tmp_path: Path, mode: write.Mode) -> None:
+def test_the_same_bytes_wherever_the_sources_lie(tmp_path: Path, mode: writer.Mode) -> None:
     """Same contents, other folder, other time: same names and bytes, also for decoded weights."""
     results = []
     paths = family(tmp_path)
@@ -105,7 +106,7 @@ def test_the_same_bytes_wherever_the_sources_lie(tmp_path: Path, mode: write.Mod
         recipes = {**plan.recipes, "i": Recipe("i", parts, 7, (600, 8))}
         both = [source(p) for p in copies + spilled]
         (folder / "out").mkdir()
-        staged = write.stage(
+        staged = writer.stage(
             Merged(plan.model, recipes, {}), str(folder / "out/m.onnx"), both, mode=mode, metadata={}
         )
         staged.commit()
@@ -156,7 +157,7 @@ def test_digests_started_early(tmp_path: Path) -> None:
     paths = family(tmp_path)
     sources = [source(p) for p in paths]
     with digests.Digests(sources) as early:
-        staged = write.stage(merged(paths), str(tmp_path / "m.onnx"), sources, metadata={}, digests=early)
+        staged = writer.stage(merged(paths), str(tmp_path / "m.onnx"), sources, metadata={}, digests=early)
         assert staged.digests == early.result() == tuple(digests.of_files([p]) for p in paths)
         staged.discard()
 
@@ -164,7 +165,7 @@ def test_digests_started_early(tmp_path: Path) -> None:
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
     paths = family(tmp_path)
     seen: list[tuple[str, int, int]] = []
-    staged = write.stage(
+    staged = writer.stage(
         merged(paths),
         str(tmp_path / "m.onnx"),
         [source(p) for p in paths],
@@ -184,7 +185,7 @@ def test_nothing_moves_before_the_commit(tmp_path: Path) -> None:
     out.write_bytes(b"old")
     before = listing(tmp_path)
     for mode in ("single", "external"):
-        with write.stage(
+        with writer.stage(
             merged(paths), str(out), [source(p) for p in paths], mode=mode, metadata={}
         ) as staged:
             assert out.read_bytes() == b"old"
@@ -281,12 +282,12 @@ def test_targets_that_are_refused_before_any_work(tmp_path: Path) -> None:
 def test_devices_and_streams_are_no_targets(out: str) -> None:
     """Even where they lead to a regular file, as stdout does in a redirected run."""
     with pytest.raises(FileFault, match="device or stream"):
-        write.check(out, [])
+        writer.check(out, [])
 
 
 @pytest.mark.parametrize("mode", ["single", "external"])
 @pytest.mark.parametrize("old", [True, False], ids=["over an old model", "to a new one"])
-def test_a_link_stays_a_link_and_its_file_is_written(tmp_path: Path, mode: write.Mode, old: bool) -> None:
+def test_a_link_stays_a_link_and_its_file_is_written(tmp_path: Path, mode: writer.Mode, old: bool) -> None:
     paths, home = family(tmp_path), tmp_path / "models"
     home.mkdir()
     link = tmp_path / "current.onnx"
@@ -306,7 +307,7 @@ def test_external_data_of_a_source_is_no_target_either(tmp_path: Path) -> None:
     path = family(tmp_path, 1)[0]
     onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     with pytest.raises(FileFault, match="own files"):
-        write.check(str(tmp_path / "w.bin"), [source(path)])
+        writer.check(str(tmp_path / "w.bin"), [source(path)])
 
 
 def test_weights_without_bytes_are_our_bug(tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ def test_weights_without_bytes_are_our_bug(tmp_path: Path) -> None:
     good = merged(paths)
     for recipes in ({"w": good.recipes["w"]}, {**good.recipes, "z": good.recipes["w"]}):
         with pytest.raises(InternalError, match="lost"):
-            write.stage(Merged(good.model, recipes, {}), str(tmp_path / "m.onnx"), [], metadata={})
+            writer.stage(Merged(good.model, recipes, {}), str(tmp_path / "m.onnx"), [], metadata={})
     good.model.graph.initializer[0].dims[0] += 1
     with pytest.raises(InternalError, match="shape"):
-        write.stage(good, str(tmp_path / "m.onnx"), [], metadata={})
+        writer.stage(good, str(tmp_path / "m.onnx"), [], metadata={})

@@ -15,8 +15,9 @@ import onnx
 import pytest
 from merged_files import family, merged, put, source
 
-from netfuse_onnx import wire, write
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.storage import wire
+from netfuse_onnx.write import writer
 
 CALLS = (
     "open",
@@ -55,7 +56,7 @@ def data_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("m-*.data")}
 
 
-def states(folder: Path, old: write.Mode, new: write.Mode) -> tuple[Path, list[str], tuple[bytes, ...]]:
+def states(folder: Path, old: writer.Mode, new: writer.Mode) -> tuple[Path, list[str], tuple[bytes, ...]]:
     """A folder with a merged model in it, the sources of the next one, and what that one will be."""
     (folder / "a").mkdir()
     (folder / "b").mkdir()
@@ -108,7 +109,7 @@ MODES = [("single", "single"), ("external", "external"), ("external", "single"),
 
 
 @pytest.mark.parametrize(("old", "new"), MODES)
-def test_killed_at_every_system_call(tmp_path: Path, old: write.Mode, new: write.Mode) -> None:
+def test_killed_at_every_system_call(tmp_path: Path, old: writer.Mode, new: writer.Mode) -> None:
     """kill -9 before each system call that changes something, one after the other."""
     out, paths, after = states(tmp_path, old, new)
     before = state(out)
@@ -134,7 +135,7 @@ def test_killed_at_every_system_call(tmp_path: Path, old: write.Mode, new: write
 
 
 @pytest.mark.parametrize(("old", "new"), MODES)
-def test_every_system_call_may_fail(tmp_path: Path, old: write.Mode, new: write.Mode) -> None:
+def test_every_system_call_may_fail(tmp_path: Path, old: writer.Mode, new: writer.Mode) -> None:
     code = errno.EIO if old == new else errno.ENOSPC
     out, paths, after = states(tmp_path, old, new)
     before = state(out)
@@ -218,7 +219,7 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: type[BaseException]) -> 
 def test_a_live_run_is_left_alone(tmp_path: Path) -> None:
     """Two runs to one target: neither takes the other's files, the last one wins."""
     out, paths, after = states(tmp_path, "single", "external")
-    first = write.stage(merged(paths), str(out), [source(p) for p in paths], mode="external", metadata={})
+    first = writer.stage(merged(paths), str(out), [source(p) for p in paths], mode="external", metadata={})
     put([p.replace("/b/", "/a/") for p in paths], out, "external")
     assert Path(first.model_path).exists()
     first.commit()
@@ -240,7 +241,7 @@ def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("mode", ["single", "external"])
-def test_a_limit_on_file_size(tmp_path: Path, mode: write.Mode) -> None:
+def test_a_limit_on_file_size(tmp_path: Path, mode: writer.Mode) -> None:
     """The system's own refusal in the middle of a copy, from the kernel and not from a patch."""
     out, paths, _ = states(tmp_path, "single", mode)
     before = state(out)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
 from netfuse_onnx.types import SHARED, Layout

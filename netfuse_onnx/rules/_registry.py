@@ -18,7 +18,7 @@ from netfuse_onnx.types import SHARED, Became, Dim, Layout, Node, ValueType
 if TYPE_CHECKING:
     import numpy as np
 
-    from netfuse_onnx.emit import Emitter, Held
+    from netfuse_onnx.emit.emitter import Emitter, Held
 
 Body = Callable[["Site", "Sequence[Any]", "Emitter"], "Held | Sequence[Held]"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from onnx import TensorProto, helper
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import SHARED, STACKED

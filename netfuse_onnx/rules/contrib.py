@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import again, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onnx import TensorProto
 
-from netfuse_onnx.convert import fold as folded
-from netfuse_onnx.convert import unfold
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.convert import fold as folded
+from netfuse_onnx.emit.convert import unfold
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import same_dim
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family

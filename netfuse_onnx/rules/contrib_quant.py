@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN

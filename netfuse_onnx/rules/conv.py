@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import again
 from netfuse_onnx.rules._registry import Site, rule
 from netfuse_onnx.types import FOLDED, SHARED, Became

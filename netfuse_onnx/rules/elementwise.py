@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from netfuse_onnx import ort_compat
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.run import ort_compat
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 UNARY = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx import TensorProto, helper
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted, touches
 from netfuse_onnx.rules._registry import Body, Option, Site, family

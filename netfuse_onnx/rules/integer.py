@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
 from netfuse_onnx.rules.params import Param, rows_of, stored

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from netfuse_onnx.emit import Emitter, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
-from netfuse_onnx.weights import array
 
 Values: TypeAlias = NDArray[Any]
 MOST = 1 << 18

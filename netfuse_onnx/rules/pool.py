@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from netfuse_onnx.convert import unfold
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.convert import unfold
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import FOLDED, STACKED, Layout

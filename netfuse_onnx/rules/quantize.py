@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from netfuse_onnx import ort_compat
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import again, need, per_axis, physical, touches
 from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.run import ort_compat
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family, rule
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import again, need, physical
 from netfuse_onnx.rules._registry import Body, Option, Site, family

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules._build import (
     again,

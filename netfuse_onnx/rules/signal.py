@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from netfuse_onnx.convert import fold, unfold
-from netfuse_onnx.emit import Emitter, Held, Tensor
+from netfuse_onnx.emit.convert import fold, unfold
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import again, all_widths, need, per_axis, physical, shifted
 from netfuse_onnx.rules._registry import Body, Option, Site, family

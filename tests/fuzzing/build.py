@@ -18,8 +18,8 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto, NodeProto, helper
 
-from netfuse_onnx.bodies import inside
-from netfuse_onnx.control import outer
+from netfuse_onnx.emit.bodies import inside
+from netfuse_onnx.plan.control import outer
 
 Array = np.ndarray
 MOST = 400

@@ -12,7 +12,7 @@ from onnx import helper
 
 from fuzzing import bodies, elementwise, networks, shapes  # these register their operators
 from fuzzing.build import Array, Builder, Leaf, Value, World, imports, reads
-from netfuse_onnx.bodies import inside
+from netfuse_onnx.emit.bodies import inside
 
 __all__ = ["Case", "bodies", "draw", "elementwise", "networks", "shapes"]
 

@@ -16,12 +16,12 @@ import oracle
 
 from fuzzing.build import Array
 from fuzzing.case import Case
-from netfuse_onnx import control, offers
-from netfuse_onnx import plan as planning
-from netfuse_onnx.cost import Cost
 from netfuse_onnx.errors import NotEquivalent, NotStackable
-from netfuse_onnx.lower import lower
-from netfuse_onnx.offers import Candidates
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.plan import control, offers
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.types import SHARED, Became, Correspondence, Lowering, Plan
 
 REPLICATE = 0.06

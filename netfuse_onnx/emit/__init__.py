@@ -1,0 +1,1 @@
+"""What rules write graphs with: the emitter, conversions between layouts, joins."""

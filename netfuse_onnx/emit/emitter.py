@@ -1,0 +1,285 @@
+"""The emitter: creates nodes, weights and constants for the rules, so that a rule never names anything.
+
+It owns names (each node keeps its source's name, so that profiles stay readable), the differences
+between opsets, rank padding, and the forms in which a weight is wanted. Nodes go into an
+onnx-graphsurgeon graph; bytes never pass through here, a weight is a data-less tensor and a Recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.ops.schemas import facts
+from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, Weight
+
+Tensor: TypeAlias = gs.Tensor
+Held: TypeAlias = Tensor | tuple[Tensor, ...]
+"""What holds a value: one tensor, or one per model where its layout is PER_MODEL."""
+
+
+class Emitter:
+    """Builds the merged graph. `models` is N, `opset` the default domain's version."""
+
+    def __init__(
+        self,
+        name: str,
+        models: int,
+        opset: int,
+        weights: Mapping[str, tuple[Weight, ...]],
+        reserved: Iterable[str],
+    ) -> None:
+        self.models = models
+        self.opset = opset
+        self.graph = gs.Graph(name=name, opset=opset)
+        self.recipes: dict[str, Recipe] = {}
+        self.bodies: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self.scope = ""
+        self._weights = weights
+        self._forms: dict[tuple[Any, ...], gs.Constant] = {}
+        self._names = set(reserved)
+        self._node_names: set[str] = set()
+        self._claimed: set[int] = set()
+        self.captured: dict[int, Tensor] = {}
+        self._own: set[int] | None = None
+
+    def child(self, name: str, weights: Mapping[str, tuple[Weight, ...]]) -> Emitter:
+        """An emitter for the body of a node: names, constants and recipes are the whole model's, nodes its
+        own. It notes every outer tensor that its nodes read in `captured`."""
+        child = copy(self)
+        child.graph = gs.Graph(name=name, opset=self.opset)
+        child.scope = ""
+        child.captured, child._own = {}, set()
+        child._weights = weights
+        return child
+
+    # ------------------------------------------------------------------ nodes
+
+    def __call__(self, op: str, /, *ins: Tensor | None, **attrs: Any) -> Tensor:
+        """Emit one node of the default domain with one output."""
+        return self.node(op, ins, attrs)[0]
+
+    def node(
+        self,
+        op: str,
+        ins: Sequence[Tensor | None],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        outs: Sequence[bool] = (True,),
+        domain: str = "",
+        captured: Sequence[Tensor] = (),
+        captured_names: tuple[str, ...] = (),
+    ) -> list[Tensor]:
+        """Emit one node. `outs` says which outputs are present; an absent one comes back as an empty
+        variable. `captured` are the tensors that its bodies read under `captured_names`."""
+        given = [gs.Variable.empty() if x is None else x for x in ins]
+        known = facts(op, domain, self.opset)
+        least = known.inputs[0] if known else 0  # an empty name counts: Loop wants two inputs
+        while len(given) > least and given[-1].is_empty():
+            given.pop()
+        given += [gs.Variable.empty() for _ in range(least - len(given))]
+        name = self._unique(self.scope or op, self._node_names)
+        outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
+        node = gs.Node(op, name, dict(attrs or {}), [*given, *captured], outputs, domain or None)
+        if captured:
+            self.bodies[name] = (len(given), captured_names)
+        self.graph.nodes.append(node)
+        if self._own is not None:
+            read = [x for x in (*given, *captured) if not x.is_empty() and id(x) not in self._own]
+            self.captured |= {id(x): x for x in read}
+            self._own |= {id(x) for x in outputs}
+        return outputs
+
+    def claim(self, tensor: Tensor, name: str) -> None:
+        """Let a value that was just made carry `name`, or the nearest free one."""
+        fresh = isinstance(tensor, gs.Variable) and tensor.inputs and id(tensor) not in self._claimed
+        if fresh:
+            self._claimed.add(id(tensor))
+            self._names.discard(tensor.name)
+            tensor.name = self._unique(name, self._names)
+
+    def output(self, tensor: Tensor, name: str, *, itself: bool = False) -> gs.Variable:
+        """`tensor` as the graph output `name`, through an Identity where it cannot carry that name. `itself`:
+        it is a graph input, which has that name already."""
+        if itself:
+            self.graph.outputs.append(tensor)
+            return tensor
+        outer = self._own is not None and id(tensor) not in self._own
+        taken = outer or not isinstance(tensor, gs.Variable) or not tensor.inputs
+        if taken or any(tensor is out for out in self.graph.outputs):
+            self.scope = f"{name}/output"
+            tensor = self("Identity", tensor)
+        self._names.discard(tensor.name)
+        self._claimed.add(id(tensor))
+        tensor.name = name
+        self.graph.outputs.append(tensor)
+        return tensor
+
+    def input(self, name: str, dtype: int | None = None, dims: Sequence[Dim] | None = None) -> gs.Variable:
+        """A graph input. Those of the main graph get their whole type at export."""
+        tensor = gs.Variable(name if self._own is None else self.fresh(name), dtype, dims)
+        self.graph.inputs.append(tensor)
+        if self._own is not None:
+            self._own.add(id(tensor))
+        return tensor
+
+    def fresh(self, name: str) -> str:
+        """`name`, or the nearest that nothing carries yet."""
+        return self._unique(name, self._names)
+
+    def _variable(self, name: str) -> gs.Variable:
+        return gs.Variable(self._unique(name, self._names))
+
+    @staticmethod
+    def _unique(name: str, taken: set[str]) -> str:
+        found, count = name, 2
+        while found in taken:
+            found, count = f"{name}-{count}", count + 1
+        taken.add(found)
+        return found
+
+    # ------------------------------------------------------------------ constants and weights
+
+    def const(self, values: Any, dtype: Any = np.int64) -> gs.Constant:
+        """A small constant; equal ones are one initializer."""
+        array = np.asarray(values, dtype)
+        return self.tensor_const(onnx.numpy_helper.from_array(array))
+
+    def tensor_const(self, proto: onnx.TensorProto) -> gs.Constant:
+        proto.ClearField("name")
+        key = ("const", proto.SerializeToString(deterministic=True))
+        if key not in self._forms:
+            name = self._unique(f"const/{'x'.join(map(str, proto.dims)) or 'scalar'}", self._names)
+            self._forms[key] = gs.Constant(name, LazyValues(proto))
+        return self._forms[key]
+
+    def filled(self, value: float, dtype: int, shape: Sequence[int]) -> gs.Constant:
+        """A constant of an ONNX element type with one value everywhere."""
+        kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+        return self.tensor_const(onnx.numpy_helper.from_array(np.full(tuple(shape), value, kind)))
+
+    def weight(self, value: str, layout: Layout) -> Held:
+        """Source weight `value` in a layout. Any layout is free: the bytes are laid out by the writer."""
+        parts = self._weights[value]
+        if layout == PER_MODEL:
+            if len(parts) == 1:
+                return (self._form(value, parts),) * self.models
+            return tuple(self._form(f"{value}/{m}", (part,), value) for m, part in enumerate(parts))
+        if layout == SHARED:
+            return self._form(value, parts)
+        every = parts if len(parts) == self.models else parts * self.models
+        shape = merged_dims(layout, parts[0].shape, self.models)
+        outer = math.prod(parts[0].shape[: layout.axis]) or 1  # 0 where there is nothing to lay out
+        return self._form(value, every, value, shape=shape, outer=outer)
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """True for a tensor whose bytes are laid out by a recipe."""
+        return tensor.name in self.recipes
+
+    def reform(self, tensor: Tensor, **changes: Any) -> gs.Constant:
+        """A weight under another shape or transform: another recipe over the same source bytes."""
+        recipe = dataclasses.replace(self.recipes[tensor.name], **changes)
+        return self._constant(tensor.name, recipe)
+
+    def _form(self, name: str, parts: tuple[Weight, ...], value: str = "", **changes: Any) -> gs.Constant:
+        recipe = Recipe(value or name, parts, parts[0].dtype, parts[0].shape)
+        return self._constant(name, dataclasses.replace(recipe, **changes))
+
+    def _constant(self, name: str, recipe: Recipe) -> gs.Constant:
+        key = ("weight", recipe)
+        if key not in self._forms:
+            proto = onnx.TensorProto(data_type=recipe.dtype, dims=recipe.shape)
+            proto.data_location = onnx.TensorProto.EXTERNAL
+            found = gs.Constant(self._unique(name, self._names), LazyValues(proto))
+            self.recipes[found.name] = recipe
+            self._forms[key] = found
+        return self._forms[key]
+
+    # ------------------------------------------------------------------ shapes, by opset
+
+    def reshape(self, x: Tensor, target: Sequence[int]) -> Tensor:
+        """Reshape; a weight with a static target only changes its dims."""
+        if self.is_weight(x) and min(target, default=1) > 0:
+            return self.reform(x, shape=tuple(target))
+        return self("Reshape", x, self.const(list(target)))
+
+    def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Insert axes of size 1; `axes` count in the result, from the front."""
+        if not axes:
+            return x
+        if self.is_weight(x):
+            shape = list(self.recipes[x.name].shape)
+            for axis in sorted(axes):
+                shape.insert(axis, 1)
+            return self.reform(x, shape=tuple(shape))
+        return self._axes_op("Unsqueeze", x, axes)
+
+    def squeeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        return self._axes_op("Squeeze", x, axes) if axes else x
+
+    def _axes_op(self, op: str, x: Tensor, axes: Sequence[int]) -> Tensor:
+        if self.opset < 13:
+            return self(op, x, axes=list(axes))
+        return self(op, x, self.const(list(axes)))
+
+    def split(self, x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
+        outs = [True] * len(sizes)
+        if self.opset < 13:
+            return self.node("Split", [x], {"axis": axis, "split": list(sizes)}, outs=outs)
+        return self.node("Split", [x, self.const(list(sizes))], {"axis": axis}, outs=outs)
+
+    def reduce(self, op: str, x: Tensor, axes: Sequence[int], *, keepdims: int = 0) -> Tensor:
+        """A reduction over `axes`, none of which leaves x as it is."""
+        if not axes:
+            return x
+        if self.opset >= (13 if op == "ReduceSum" else 18):
+            return self(op, x, self.const(list(axes)), keepdims=keepdims)
+        return self(op, x, axes=list(axes), keepdims=keepdims)
+
+    def require(self, condition: Tensor, value: int = 0) -> Tensor:
+        """An int64 `value` of shape [1] that exists only where all of `condition` ([k] bool) is true: ONNX
+        has no assertion, but Reshape fails on another number of elements, wherever it runs."""
+        if self.opset < 14:  # there it can't be asked for none; Gather fails on an index out of range
+            broken = self("Cast", self("Not", condition), to=onnx.TensorProto.INT64)
+            index = self.reduce("ReduceMax", broken, [0], keepdims=1)
+            return self("Gather", self.const([value]), index, axis=0)
+        holds = self("Cast", condition, to=onnx.TensorProto.INT64)
+        count = self.reduce("ReduceMin", holds, [0], keepdims=1)
+        return self("Reshape", self.const([value]), count, allowzero=1)
+
+    def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
+        return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))
+
+    def swap_last(self, x: Tensor, rank: int) -> Tensor:
+        """Swap the last two of `rank` axes. A stacked weight is written that way instead."""
+        if self.is_weight(x):
+            recipe = self.recipes[x.name]
+            if recipe.transform in ("", "T") and recipe.outer == 1 and len(recipe.parts[0].shape) >= 2:
+                shape = (*recipe.shape[:-2], recipe.shape[-1], recipe.shape[-2])
+                return self.reform(x, shape=shape, transform="" if recipe.transform else "T")
+        return self.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
+
+    def prepend(self, head: int, shape: Tensor, values: np.ndarray[Any, Any] | None) -> Tensor:
+        """The shape [head, *shape], a constant where `values`, those of `shape`, are known."""
+        if values is not None:
+            return self.const([head, *values.reshape(-1).tolist()])
+        return self("Concat", self.const([head]), shape, axis=0)
+
+    def pad_rank(self, x: Tensor, layout: Layout, rank: int, to: int, at: int) -> Tensor:
+        """Make a value of per-model rank `rank` broadcast against one of rank `to` whose model axis
+        stands at `at`: [N, d..] -> [N, 1.., d..], and an axis of 1 for the models in a SHARED value."""
+        missing = to - rank
+        if layout.stacked and at < missing:
+            return self.unsqueeze(x, range(1, missing - at + 1))
+        if layout == SHARED and at > missing:
+            return self.unsqueeze(x, [at - missing])
+        return x

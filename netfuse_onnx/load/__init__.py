@@ -1,0 +1,1 @@
+"""Path -> Source: the graph in normal form, weights as references, opsets, inferred types."""

@@ -1,0 +1,78 @@
+"""Constant nodes of every attribute kind, and sparse initializers, as weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, SparseTensorProto, TensorProto
+
+from netfuse_onnx.errors import FileFault
+from netfuse_onnx.ops import schemas
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Weight
+
+DENSE_LIMIT = 1 << 28
+"""Bytes that one sparse tensor may unfold to. It would have to be held in memory."""
+
+
+def constant(node: NodeProto, path: str) -> Weight:
+    """The value of a Constant node. Raises FileFault where it has none."""
+    if len(node.attribute) != 1:
+        raise FileFault(
+            f"{path}: Constant node '{node.name or node.output[0]}' has {len(node.attribute)} attributes, "
+            "it must have exactly one value.",
+            "The file is not a valid ONNX model; export it again.",
+        )
+    attribute = node.attribute[0]
+    value = schemas.value_of(attribute)
+    match attribute.name:
+        case "value":
+            return weights.weight_of(value)
+        case "sparse_value":
+            return dense(value, path)
+        case "value_float" | "value_floats":
+            return _plain(TensorProto.FLOAT, "<f4", value)
+        case "value_int" | "value_ints":
+            return _plain(TensorProto.INT64, "<i8", value)
+        case "value_string":
+            return Weight(TensorProto.STRING, (), (value,))
+        case "value_strings":
+            return Weight(TensorProto.STRING, (len(value),), tuple(value))
+    raise FileFault(
+        f"{path}: Constant node '{node.name or node.output[0]}' has an attribute '{attribute.name}', "
+        "which the operator does not know.",
+        "The file is not a valid ONNX model; export it again.",
+    )
+
+
+def dense(sparse: SparseTensorProto, path: str) -> Weight:
+    """A sparse tensor written out. Its indices are positions, or one row of coordinates for each value."""
+    shape = tuple(sparse.dims)
+    values = weights.array(weights.weight_of(sparse.values))
+    places = weights.array(weights.weight_of(sparse.indices)).astype(np.int64)
+    name = sparse.values.name
+    if math.prod(shape) * values.dtype.itemsize > DENSE_LIMIT:
+        raise FileFault(
+            f"{path}: the sparse tensor '{name}' of shape {list(shape)} would take more than "
+            f"{DENSE_LIMIT >> 20} MiB when written out.",
+            "Store it as a dense initializer.",
+        )
+    full = np.zeros(math.prod(shape), values.dtype)
+    try:
+        if places.ndim == 2:
+            places = np.ravel_multi_index(tuple(places.T), shape)
+        full[places] = values
+    except (ValueError, IndexError) as fault:
+        raise FileFault(
+            f"{path}: the indices of the sparse tensor '{name}' do not fit its shape {list(shape)}.",
+            "The file is not a valid ONNX model; export it again.",
+        ) from fault
+    return Weight(sparse.values.data_type, shape, full.tobytes())
+
+
+def _plain(dtype: int, kind: str, value: float | int | Sequence[Any]) -> Weight:
+    array = np.asarray(value, dtype=kind)
+    return Weight(dtype, array.shape, array.tobytes())

@@ -1,0 +1,102 @@
+"""Types and ranks of every value of a source.
+
+onnx's own inference first, on a skeleton, with the shape functions of ONNX Runtime's operators
+(shapes_contrib.py); what the file itself says of a value fills gaps and is inferred from again. `complete`
+is the last resort for the ranks that are still missing: one run of the model with those values as outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import onnx
+
+from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.ops.shapes_contrib import known_to_onnx
+from netfuse_onnx.types import Dim, Source, ValueType
+
+Complete = Callable[[Source, tuple[str, ...]], Mapping[str, ValueType]]
+"""Finds the types of the named values of a source, those that it can."""
+
+
+def infer(source: Source, complete: Complete | None = None) -> Source:
+    """The source with a type for every value; one whose rank stays unknown has `dims` None."""
+    graph = source.graph
+    hints = {name: graph.types[name] for name in graph.types if name not in graph.inputs}
+    types = _run(source)
+    if missing := _missing(source, types):
+        known = {name: hints[name] for name in missing if name in hints and _typed(hints[name])}
+        types = _with(source, types, known)
+    if complete is not None and (missing := _missing(source, types)):
+        types = _with(source, types, complete(_typed_source(source, types), missing))
+    return _typed_source(source, types)
+
+
+def unknown(source: Source) -> tuple[str, ...]:
+    """Values of unknown rank, in topological order."""
+    return _missing(source, source.graph.types)
+
+
+def _typed_source(source: Source, types: Mapping[str, ValueType]) -> Source:
+    return replace(source, graph=replace(source.graph, types=types))
+
+
+def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[str, ValueType]:
+    """One pass of onnx's inference over declared inputs and `known`; outputs keep what the file declares."""
+    graph = source.graph
+    bare = {name: graph.types[name] for name in graph.inputs if name in graph.types}
+    start = _typed_source(source, bare | dict(known or {}))
+    declared = {name: graph.types[name] for name in graph.outputs if name in graph.types}
+    found: dict[str, ValueType] = {}
+    try:
+        skeleton = rebuild.model(start, values=[name for name in known or () if name not in graph.outputs])
+        with known_to_onnx(graph.nodes):
+            inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
+        for info in (*inferred.value_info, *inferred.output):
+            found[info.name] = value_type(info.type)
+    except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
+        found = dict(known or {})
+    values = [name for node in graph.nodes for name in node.outputs if name]
+    types = {name: _meet(found.get(name, ValueType()), declared.get(name)) for name in values}
+    return types | bare
+
+
+def _with(
+    source: Source, types: dict[str, ValueType], known: Mapping[str, ValueType]
+) -> dict[str, ValueType]:
+    """Inference again, with more known than before; it never loses what was known."""
+    if not known:
+        return types
+    again = _run(source, known)
+    return {name: _meet(_meet(types[name], again.get(name)), known.get(name)) for name in types}
+
+
+def _meet(first: ValueType, second: ValueType | None) -> ValueType:
+    """What two accounts of one value know together; the second where they contradict."""
+    if second is None or first.proto is not None:
+        return first
+    if second.proto is not None:
+        return first if first.dtype else second
+    dtype = first.dtype or second.dtype
+    if first.dims is None or second.dims is None or len(first.dims) != len(second.dims):
+        return ValueType(dtype, second.dims if first.dims is None else first.dims)
+    return ValueType(dtype, tuple(map(_narrower, first.dims, second.dims)))
+
+
+def _narrower(a: Dim, b: Dim) -> Dim:
+    """A size says more than a symbol. Otherwise the second counts: a symbol may be one that onnx made up,
+    and onnx's inference has been seen to miscount (STFT, 1.23) where no runtime did."""
+    if b is None or (isinstance(a, int) and not isinstance(b, int)):
+        return a
+    return b
+
+
+def _typed(kind: ValueType) -> bool:
+    return kind.dims is not None or kind.proto is not None
+
+
+def _missing(source: Source, types: Mapping[str, ValueType]) -> tuple[str, ...]:
+    values: Iterable[str] = (name for node in source.graph.nodes for name in node.outputs if name)
+    return tuple(name for name in values if not _typed(types.get(name, ValueType())))

@@ -1,0 +1,219 @@
+"""A parsed file in the normal form of types.Graph.
+
+What is only spelling disappears here, so that the later stages never see it: Constant nodes and
+initializers inside of bodies become weights of the main graph, Identity nodes are bypassed, dead nodes
+dropped, nodes sorted. A body keeps nodes only, its names don't shadow outer ones, and the node that owns
+it lists the outer values that it reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from onnx import AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto
+
+from netfuse_onnx.load.scope import Op, Scope
+from netfuse_onnx.types import Dim, Graph, Node, ValueType, Weight
+
+Names = Callable[[str], str | None]
+"""A name of the file -> its name in the normal form; None where the scope and those around it lack it."""
+
+
+def normalise(graph: GraphProto, path: str, opsets: Mapping[str, int]) -> Graph:
+    """The main graph in normal form. Raises FileFault where it is invalid."""
+    return _Normaliser(graph, path, opsets).run()
+
+
+def value_type(proto: TypeProto) -> ValueType:
+    """A declared type. An empty or negative dim counts as unknown."""
+    if proto.WhichOneof("value") != "tensor_type":
+        return ValueType(proto=proto) if proto.WhichOneof("value") else ValueType()
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return ValueType(tensor.elem_type)
+    return ValueType(tensor.elem_type, tuple([_dim(d) for d in tensor.shape.dim]))
+
+
+def _dim(dim: Any) -> Dim:
+    kind = dim.WhichOneof("value")
+    if kind == "dim_value":
+        value: int = dim.dim_value
+        return value if value >= 0 else None
+    return (dim.dim_param or None) if kind == "dim_param" else None
+
+
+class _Normaliser:
+    def __init__(self, graph: GraphProto, path: str, opsets: Mapping[str, int]) -> None:
+        self.graph, self.path, self.opsets = graph, path, opsets
+        self.scope = Scope(graph, path, opsets, lambda name: False)
+        self.weights: dict[str, Weight] = {}
+        self.renamed: dict[str, str] = {}
+        self._definitions: Counter[str] | None = None
+
+    def run(self) -> Graph:
+        scope = self.scope
+        seen: set[str] = set()
+        for name in scope.outputs:
+            if name in seen:
+                raise scope.fault(f"the graph output '{name}' is listed twice")
+            seen.add(name)
+        tail = list(self._outputs())
+        nodes = [self._main_node(op) for op in scope.ops] + tail
+        used = {name for node in nodes for name in node.reads}
+        for name, weight in scope.constants.items():
+            if (final := self.renamed.get(name, name)) in used:
+                self.weights[final] = weight
+        return Graph(
+            name=self.graph.name,
+            inputs=tuple(value.name for value in scope.inputs),
+            outputs=tuple(scope.outputs),
+            nodes=tuple(nodes),
+            weights={name: self.weights[name] for name in self.weights if name in used},
+            types=self._types(nodes),
+        )
+
+    def _outputs(self) -> Iterator[Node]:
+        """Lets each graph output keep its name: a node's result takes it, all else keeps one Identity."""
+        scope = self.scope
+        for name in scope.outputs:
+            root = scope.root(name)
+            if root in scope.produced and root not in self.renamed:
+                self.renamed[root] = name
+                continue
+            if name == root and name in scope.constants:
+                self.renamed[name] = self._fresh(name)
+            elif name == root and root not in scope.produced:
+                continue  # the output is an input, under one name
+            source = self.renamed.get(root, root)
+            yield Node("Identity", "", scope.alias_nodes.get(name, ""), (source,), (name,), {})
+
+    def _name(self, name: str) -> str | None:
+        root = self.scope.root(name)
+        return self.renamed.get(root, root) if root in self.scope.defined else None
+
+    def _main_node(self, op: Op) -> Node:
+        renamed, alias = self.renamed, self.scope.alias
+        if alias or renamed:
+            inputs = tuple([renamed.get(r := self.scope.root(n), r) for n in op.inputs])
+            outputs = tuple([renamed.get(n, n) for n in op.outputs])
+        else:
+            inputs, outputs = tuple(op.inputs), tuple(op.outputs)
+        captured: dict[str, None] = {}
+        for attribute in op.bodies:
+            body, reads = self._body(op.attrs[attribute], self._name, frozenset(self.scope.defined))
+            op.attrs[attribute] = body
+            captured.update(dict.fromkeys(reads))
+        proto = op.proto
+        return Node(proto.op_type, op.domain, proto.name, inputs, outputs, op.attrs, tuple(captured))
+
+    def _body(self, graph: GraphProto, outer: Names, taken: frozenset[str]) -> tuple[GraphProto, list[str]]:
+        """A body in normal form and the outer values that it reads. `taken` are the names around it."""
+        scope = Scope(graph, self.path, self.opsets, lambda name: outer(name) is not None)
+        local: dict[str, str] = {}
+        for name in [v.name for v in scope.inputs] + [n for op in scope.ops for n in op.outputs if n]:
+            local[name] = self._fresh(name) if name in taken else name
+        hoisted = {name: self._hoisted(name, weight) for name, weight in scope.constants.items()}
+        own, captured = set(local.values()), dict[str, None]()
+
+        def final(name: str) -> str | None:
+            root = scope.root(name)
+            return local.get(root) or hoisted.get(root) or outer(root)
+
+        def reads(name: str) -> str:
+            found = final(name) if name else ""
+            if found and found not in own:
+                captured[found] = None
+            return found or ""
+
+        body = GraphProto(name=graph.name)
+        for op in scope.ops:
+            node = body.node.add()
+            node.CopyFrom(op.proto)
+            _rewire(node, [reads(n) for n in op.inputs], [local.get(n, "") for n in op.outputs])
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.GRAPH:
+                    inner, names = self._body(attribute.g, final, taken | scope.defined)
+                    attribute.g.CopyFrom(inner)
+                    captured.update(dict.fromkeys(n for n in names if n not in own))
+        body.input.extend(_named(v, local[v.name]) for v in scope.inputs)
+        self._body_outputs(body, graph, scope, reads)
+        return body, list(captured)
+
+    def _body_outputs(
+        self, body: GraphProto, graph: GraphProto, scope: Scope, reads: Callable[[str], str]
+    ) -> None:
+        """An output of a body must be the result of one of its nodes, and of no other output."""
+        results = {name for node in body.node for name in node.output}
+        for value in graph.output:
+            name = reads(value.name)
+            if name not in results:
+                fresh = self._fresh(value.name)
+                body.node.add(op_type="Identity", input=[name], output=[fresh])
+                name = fresh
+            results.discard(name)
+            body.output.append(_named(value, name))
+
+    def _hoisted(self, name: str, weight: Weight) -> str:
+        final = name if self._counts()[name] == 1 else self._fresh(name)
+        self.weights[final] = weight
+        return final
+
+    def _fresh(self, name: str) -> str:
+        counts = self._counts()
+        i = 2
+        while counts[f"{name}__{i}"]:
+            i += 1
+        counts[f"{name}__{i}"] = 1
+        return f"{name}__{i}"
+
+    def _counts(self) -> Counter[str]:
+        """How often each name is defined anywhere in the file. Only files with bodies ask."""
+        if self._definitions is None:
+            self._definitions = Counter(_definitions(self.graph))
+        return self._definitions
+
+    def _types(self, nodes: list[Node]) -> dict[str, ValueType]:
+        """Declared types of inputs and outputs, and what else the file says of values that are left."""
+        graph = self.graph
+        left = {name for node in nodes for name in node.outputs}
+        types: dict[str, ValueType] = {}
+        for value in graph.value_info:
+            name = self.renamed.get(value.name, value.name)
+            if name in left:
+                types[name] = value_type(value.type)
+        for value in self.scope.inputs:
+            types[value.name] = value_type(value.type)
+        for value in graph.output:
+            types[value.name] = value_type(value.type)
+        return types
+
+
+def _rewire(node: NodeProto, inputs: list[str], outputs: list[str]) -> None:
+    del node.input[:]
+    del node.output[:]
+    node.input.extend(inputs)
+    node.output.extend(outputs)
+    if node.domain == "ai.onnx":
+        node.domain = ""
+
+
+def _named(value: ValueInfoProto, name: str) -> ValueInfoProto:
+    result = ValueInfoProto()
+    result.CopyFrom(value)
+    result.name = name
+    return result
+
+
+def _definitions(graph: GraphProto) -> Iterator[str]:
+    constant = {t.name for t in graph.initializer}
+    yield from constant
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+    yield from (v.name for v in graph.input if v.name not in constant)
+    for node in graph.node:
+        yield from node.output
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _definitions(attribute.g)

@@ -1,0 +1,79 @@
+"""A source's normal form as an onnx.ModelProto again, for tools that want one.
+
+Large weights become graph inputs of their type: shape inference and the version converter need no more,
+and no bytes are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto, helper
+
+from netfuse_onnx.ops.schemas import facts
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Extent, Node, Source, ValueType, Weight
+
+
+def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
+    """The skeleton model: same inputs, outputs, nodes and small weights; `values` get their type declared."""
+    graph = source.graph
+    result = ModelProto(ir_version=max(source.ir_version, 4))
+    for domain, version in source.opsets.items():
+        result.opset_import.add(domain=domain, version=version)
+    target = result.graph
+    target.name = graph.name or "graph"
+    target.input.extend(declared(name, graph.types.get(name, ValueType())) for name in graph.inputs)
+    for name, weight in graph.weights.items():
+        if isinstance(weight.data, Extent):
+            target.input.append(declared(name, type_of(weight)))
+        else:
+            target.initializer.append(weights.proto(weight, name))
+    target.output.extend(declared(name, graph.types.get(name, ValueType())) for name in graph.outputs)
+    target.value_info.extend(declared(name, graph.types[name]) for name in values)
+    for node in graph.nodes:
+        target.node.append(node_proto(node, source.opsets))
+    return result
+
+
+def type_of(weight: Weight) -> ValueType:
+    return ValueType(weight.dtype, weight.shape)
+
+
+def declared(name: str, kind: ValueType) -> ValueInfoProto:
+    """A typed name. What is not known is left out."""
+    info = ValueInfoProto(name=name)
+    if kind.proto is not None:
+        info.type.CopyFrom(kind.proto)
+    elif kind.dtype:
+        tensor = info.type.tensor_type
+        tensor.elem_type = kind.dtype
+        if kind.dims is not None:
+            tensor.shape.SetInParent()
+        for dim in kind.dims or ():
+            entry = tensor.shape.dim.add()
+            if isinstance(dim, int):
+                entry.dim_value = dim
+            elif dim:
+                entry.dim_param = dim
+    return info
+
+
+def node_proto(node: Node, opsets: Mapping[str, int]) -> NodeProto:
+    """The node as ONNX holds it."""
+    result = NodeProto(op_type=node.op, domain=node.domain, name=node.name)
+    result.input.extend(node.inputs)
+    result.output.extend(node.outputs)
+    known = facts(node.op, node.domain, opsets.get(node.domain, 1))
+    kinds = known.kinds if known else {}
+    result.attribute.extend(attribute(name, value, kinds.get(name)) for name, value in node.attrs.items())
+    return result
+
+
+def attribute(name: str, value: Any, kind: int | None) -> AttributeProto:
+    """An attribute from its plain value. An empty list has no type of its own: `kind` tells it."""
+    if isinstance(value, list) and not value:
+        kind_name = AttributeProto.AttributeType.Name(kind or AttributeProto.INTS)
+        return AttributeProto(name=name, type=kind_name)
+    return helper.make_attribute(name, value, attr_type=kind)

@@ -1,0 +1,1 @@
+"""Plan -> Merged: a model without bytes, and a recipe for each weight."""

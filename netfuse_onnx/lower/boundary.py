@@ -1,0 +1,132 @@
+"""The edge of the merged graph: what it is fed and what it gives, by I/O mode.
+
+separate: input x of model a is `a/x`, output y is `a/y`, with the source's types. stacked: the source's
+names, one leading axis of size N. A shared input keeps its name, shape and type and is fed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import onnx
+
+from netfuse_onnx.emit.emitter import Emitter, Held
+from netfuse_onnx.errors import NotStackable, UsageFault
+from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Dim, Layout, ValueType
+
+Keep = Callable[[str, Layout, Held], None]
+Fetch = Callable[[str, Layout], Held]
+
+
+class Boundary:
+    """Names, types and joins at the edge."""
+
+    def __init__(self, corr: Correspondence, io: str, share: frozenset[str]) -> None:
+        self.corr = corr
+        self.stacked = io == "stacked"
+        self.share = share
+        unknown = share - set(corr.graph.inputs)
+        if unknown:
+            raise UsageFault(
+                f"--share-input {min(unknown)!r} is not an input of {corr.sources[0].path}.",
+                f"Its inputs are: {', '.join(corr.graph.inputs)}.",
+            )
+        self._refuse_unstackable()
+        self._refuse_clashes()
+
+    def names(self) -> set[str]:
+        """Every name at the edge: nothing inside may take one of these."""
+        return {info.name for info in (*self.input_infos(), *self.output_infos())}
+
+    def feed(self, emit: Emitter, keep: Keep) -> None:
+        """Create the graph inputs."""
+        for name in self.corr.graph.inputs:
+            if name in self.share:
+                keep(name, SHARED, emit.input(name))
+            elif self.stacked:
+                keep(name, STACKED(0), emit.input(name))
+            else:
+                keep(name, PER_MODEL, tuple(emit.input(f"{model}/{name}") for model in self.corr.names))
+
+    def drain(self, emit: Emitter, fetch: Fetch, made: Mapping[str, Layout]) -> None:
+        """Create the graph outputs, model by model where they are separate. An input of the sources that is
+        an output too is both in the merged model as well, unless it is fed once."""
+        graph = self.corr.graph
+        through = set(graph.inputs) - self.share
+        if self.stacked:
+            for name in graph.outputs:
+                held = fetch(name, STACKED(0))
+                tensor = held if not isinstance(held, tuple) else held[0]
+                emit.output(tensor, name, itself=name in through)
+            return
+        columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
+        for m, model in enumerate(self.corr.names):
+            for name in graph.outputs:
+                held = columns[name]
+                tensor = held[m] if isinstance(held, tuple) else held
+                emit.output(tensor, f"{model}/{name}", itself=name in through)
+
+    def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
+        yield from self._in_order(self.corr.graph.inputs, self.share)
+
+    def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
+        yield from self._in_order(self.corr.graph.outputs, frozenset())
+
+    def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
+        """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
+        types = self.corr.graph.types
+        if self.stacked:
+            for name in names:
+                yield value_info(name, types[name], 0 if name in once else self.corr.models)
+        elif names is self.corr.graph.inputs:
+            for name in names:
+                for label in [name] if name in once else [f"{model}/{name}" for model in self.corr.names]:
+                    yield value_info(label, types[name])
+        else:
+            for model in self.corr.names:
+                for name in names:
+                    yield value_info(f"{model}/{name}", types[name])
+
+    def _refuse_clashes(self) -> None:
+        """Inputs, then outputs; only what passes through may be both."""
+        graph = self.corr.graph
+        both = set(graph.inputs).intersection(graph.outputs) - self.share
+        if self.stacked and (once := self.share.intersection(graph.outputs)):
+            raise UsageFault(
+                f"Input {min(once)!r} is an output too: it can't be fed once and given once per model.",
+                f"Leave out --share-input {min(once)}, or use --io separate.",
+            )
+        labels = both if self.stacked else {f"{model}/{name}" for model in self.corr.names for name in both}
+        inputs = [info.name for info in self.input_infos()]
+        outputs = [info.name for info in self.output_infos() if info.name not in labels]
+        seen: set[str] = set()
+        for name in (*inputs, *outputs):
+            if name in seen:
+                raise UsageFault(
+                    f"Two inputs or outputs of the merged model would be called {name!r}.",
+                    "Give the models other --names.",
+                )
+            seen.add(name)
+
+    def _refuse_unstackable(self) -> None:
+        if not self.stacked:
+            return
+        for kind, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
+            for name in names:
+                ragged = name in self.corr.ragged
+                if (self.corr.graph.types[name].proto is not None and name not in self.share) or ragged:
+                    raise NotStackable(
+                        f"{kind} {name!r} of {self.corr.sources[0].path} cannot be stacked: "
+                        + ("its shape differs between the models." if ragged else "it is not a tensor."),
+                        "Use --io separate.",
+                    )
+
+
+def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoProto:
+    """A graph input or output; `models` adds a leading axis of that size."""
+    if kind.proto is not None:
+        return onnx.ValueInfoProto(name=name, type=kind.proto)
+    dims: list[Dim] | None = None if kind.dims is None else list(kind.dims)
+    if models and dims is not None:
+        dims.insert(0, models)
+    return onnx.helper.make_tensor_value_info(name, kind.dtype, dims)

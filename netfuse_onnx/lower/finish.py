@@ -1,0 +1,162 @@
+"""The last step of lower: the emitter's graph as a ModelProto, its recipes, and the report.
+
+onnx-graphsurgeon removes what nothing reads and writes the nodes. Types at the edge are written here,
+because it cannot express sequences, optionals and maps; so are the names of what bodies capture, which
+it does not see.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from netfuse_onnx.emit.bodies import inside, rename
+from netfuse_onnx.emit.emitter import Emitter
+from netfuse_onnx.lower.boundary import Boundary
+from netfuse_onnx.plan.control import Nested
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
+
+INLINE_LIMIT = 1024
+"""Weights up to this many bytes are part of the graph proto, where shape inference can read them."""
+
+TRIVIAL = ("Constant", "Identity")
+
+
+def export(
+    corr: Correspondence,
+    plan: Plan,
+    emit: Emitter,
+    edge: Boundary,
+    conversions: Sequence[Mapping[str, Any]],
+    core: int,
+) -> Merged:
+    """`core` is the number of nodes before those that split the outputs."""
+    inner = {id(node) for node in emit.graph.nodes[:core]}
+    graph = emit.graph.cleanup()
+    boundary = sum(id(node) not in inner and node.op not in TRIVIAL for node in graph.nodes)
+    model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
+    model.ir_version = corr.ir_version
+    model.producer_name, model.producer_version = "netfuse-onnx", ""
+    _bind_bodies(model.graph, emit.bodies)
+    for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(infos)
+    large, small = _place_weights(model.graph, emit.recipes)
+    joins = sum(c["nodes"] for c in conversions if c["boundary"] and c["value"] in corr.graph.inputs)
+    report = _report(corr, plan, model, conversions, boundary + joins)
+    inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
+    merged = Merged(model, large, report, inline)
+    report["weights"] = {name: _recipe_line(recipe) for name, recipe in merged.every_recipe.items()}
+    return merged
+
+
+def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in sorted(corr.opsets.items())]
+
+
+def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[str, ...]]]) -> None:
+    """Captured values travelled as extra inputs; write their final names into the bodies. A body holds no
+    weights, though onnx-graphsurgeon writes down those that it reads."""
+    for node in graph.node:
+        if node.name in bodies:
+            count, captured = bodies[node.name]
+            final = dict(zip(captured, node.input[count:], strict=False))
+            del node.input[count:]
+            for body in inside(node):
+                rename(body, lambda name, final=final: final.get(name, name))  # type: ignore[misc]
+        for body in inside(node):
+            body.ClearField("initializer")
+            _bind_bodies(body, bodies)
+
+
+def _place_weights(
+    graph: onnx.GraphProto, recipes: Mapping[str, Recipe]
+) -> tuple[dict[str, Recipe], dict[str, Recipe]]:
+    """Small weights go into the graph; returns the recipes of the others, and theirs."""
+    large: dict[str, Recipe] = {}
+    small: dict[str, Recipe] = {}
+    for tensor in graph.initializer:
+        recipe = recipes.get(tensor.name)
+        if recipe is None:
+            continue
+        if tensor.data_type == onnx.TensorProto.STRING:
+            tensor.ClearField("data_location")
+            tensor.string_data.extend(_strings(recipe))
+            small[tensor.name] = recipe
+        elif weights.recipe_nbytes(recipe) <= INLINE_LIMIT:
+            tensor.ClearField("data_location")
+            tensor.raw_data = b"".join(weights.stream(recipe))
+            small[tensor.name] = recipe
+        else:
+            large[tensor.name] = recipe
+    return large, small
+
+
+def _strings(recipe: Recipe) -> list[bytes]:
+    """The elements of a merged string tensor: its parts, laid out as the writer lays out bytes."""
+    parts = [np.array(part.data, object).reshape(part.shape) for part in recipe.parts]
+    if recipe.transform == "T":
+        parts = [part.swapaxes(-1, -2) for part in parts]
+    elif recipe.transform:
+        parts = [part.repeat(int(recipe.transform[1:])) for part in parts]
+    return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))
+
+
+def _recipe_line(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "value": recipe.value,
+        "outer": recipe.outer,
+        "transform": recipe.transform,
+        "parts": len(recipe.parts),
+    }
+
+
+def _count(graph: onnx.GraphProto) -> int:
+    """Non-trivial nodes, those of bodies included."""
+    bodies = (body for node in graph.node for body in inside(node))
+    return sum(node.op_type not in TRIVIAL for node in graph.node) + sum(map(_count, bodies))
+
+
+def _lines(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[dict[str, Any]]:
+    """What became of each node, those of merged bodies behind the node that owns them."""
+    for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True):
+        yield {
+            "name": where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
+            "op": node.key,
+            "became": str(chosen.became),
+            "rule": chosen.rule,
+            "reason": chosen.reason,
+            "takes": [str(t or "unread") for t in chosen.takes],
+            "gives": [str(g) for g in chosen.gives],
+        }
+        if isinstance(chosen.option, Nested):
+            for attr, body in chosen.option.bodies.items():
+                yield from _lines(body.corr, body.plan, f"{where}{node.name or node.op}/{attr}/")
+
+
+def _report(
+    corr: Correspondence,
+    plan: Plan,
+    model: onnx.ModelProto,
+    conversions: Sequence[Mapping[str, Any]],
+    boundary: int,
+) -> dict[str, Any]:
+    nodes = list(_lines(corr, plan))
+    merged = _count(model.graph)
+    return {
+        "models": corr.models,
+        "nodes": nodes,
+        "became": dict(sorted(Counter(line["became"] for line in nodes).items())),
+        "conversions": list(conversions),
+        "source_nodes": corr.sources[0].node_count,
+        "merged_nodes": merged - boundary,
+        "boundary_nodes": boundary,
+        "cost": round(plan.cost, 3),
+        "notes": list(plan.notes),
+    }

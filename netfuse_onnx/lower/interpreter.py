@@ -1,0 +1,252 @@
+"""lower: Plan -> Merged, an interpreter loop over the first source's nodes.
+
+For each node it fetches the inputs in the layouts that the plan took, converting where needed, and lets
+the rule's body emit. Conversions are cached per (value, layout). The loop follows the source's order, so
+the result is sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from netfuse_onnx.emit.bodies import bind
+from netfuse_onnx.emit.convert import hop
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.emit.join import compared, join, uncounted
+from netfuse_onnx.errors import InternalError
+from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.lower import boundary
+from netfuse_onnx.lower.finish import export
+from netfuse_onnx.ops import steering
+from netfuse_onnx.plan.control import Nested
+from netfuse_onnx.plan.offers import site
+from netfuse_onnx.types import (
+    PER_MODEL,
+    SHARED,
+    STACKED,
+    Became,
+    Correspondence,
+    Layout,
+    Lowering,
+    Merged,
+    Node,
+    Plan,
+    ValueType,
+)
+
+
+def lower(
+    corr: Correspondence, plan: Plan, *, io: str = "separate", share: frozenset[str] = frozenset()
+) -> Merged:
+    """Emit the merged graph. `io` and `share` must be those that the plan was made for."""
+    edge = boundary.Boundary(corr, io, share)
+    emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
+    conversions: list[dict[str, Any]] = []
+    lowerer = _Lowerer(corr, plan, emit, conversions)
+    edge.feed(emit, lowerer.keep)
+    lowerer.run()
+    core = len(emit.graph.nodes)
+    lowerer.edge = True
+    edge.drain(emit, lowerer.fetch, lowerer.made)
+    return export(corr, plan, emit, edge, conversions, core)
+
+
+class _Lowerer:
+    """Emits the nodes of one graph: the main graph, or the body of a control-flow operator."""
+
+    def __init__(
+        self, corr: Correspondence, plan: Plan, emit: Emitter, conversions: list[dict[str, Any]]
+    ) -> None:
+        self.corr = corr
+        self.plan = plan
+        self.emit = emit
+        self.conversions = conversions
+        self.held: dict[tuple[str, Layout], Held] = {}
+        self.made: dict[str, Layout] = {}
+        self.uneven: set[str] = set()
+        """Values held per model whose shapes nothing has compared yet."""
+        self.edge = False
+
+    def run(self) -> None:
+        self.uneven.update(name for name, layout in self.made.items() if layout == PER_MODEL)
+        nodes = zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
+        for index, (node, lowering) in enumerate(nodes):
+            self.emit.scope = node.name or f"{node.op}_{index}"
+            self._check(node, lowering)
+            outputs = zip(node.outputs, lowering.gives, self._node(index, node, lowering), strict=True)
+            for name, layout, held in outputs:
+                if name:
+                    self._claim(held, name)
+                    self.keep(name, layout, held)
+            if PER_MODEL in lowering.gives and self._may_differ(index, node):
+                self.uneven.update(filter(None, node.outputs))
+
+    def _check(self, node: Node, lowering: Lowering) -> None:
+        if len(lowering.gives) != len(node.outputs):
+            raise InternalError(
+                f"rule {lowering.rule!r} gives {len(lowering.gives)} layouts for node {node.name!r}"
+            )
+
+    # ------------------------------------------------------------------ values
+
+    def keep(self, name: str, layout: Layout, held: Held) -> None:
+        self.made[name] = layout
+        self.held[name, layout] = held
+
+    def _claim(self, held: Held, name: str) -> None:
+        if isinstance(held, tuple):
+            for model, tensor in zip(self.corr.names, held, strict=True):
+                self.emit.claim(tensor, f"{model}/{name}")
+        else:
+            self.emit.claim(held, name)
+
+    def fetch(self, name: str, layout: Layout) -> Held:
+        """A value in a layout, converted once however many ask."""
+        if name in self.corr.weights:
+            return self.emit.weight(name, layout)
+        if (name, layout) not in self.held:
+            self._convert(name, layout)
+        return self.held[name, layout]
+
+    def _convert(self, name: str, layout: Layout) -> None:
+        value = self.corr.graph.types.get(name, ValueType())
+        dims = value.dims or ()
+        at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
+        for step in route(at, layout, dims):
+            if (name, step) not in self.held:
+                self.emit.scope = f"{name}/{step}"
+                if at == PER_MODEL:
+                    self.held[name, step] = self._join(name, step, value)
+                else:
+                    self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
+            at = step
+        self.emit.scope = scope
+        count = len(self.emit.graph.nodes) - before
+        if count:
+            made = self.made[name]
+            joins = made == PER_MODEL and name in self.corr.graph.inputs
+            line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
+            self.conversions.append({**line, "boundary": self.edge or joins})
+
+    def _join(self, name: str, layout: Layout, value: ValueType) -> Tensor:
+        """A value of each model as one tensor. Its type is written down: a comparison of shapes hides it
+        from shape inference."""
+        xs, dims, checked = self._columns(name), value.dims or (), None
+        if name in self.uneven and uncounted(dims):
+            checked = self._compare(name)
+        joined = join(self.emit, xs, layout, dims, name in self.uneven, checked)
+        self.uneven.discard(name)
+        if isinstance(joined, gs.Variable) and value.dtype:
+            joined.dtype = value.dtype
+            joined.shape = merged_dims(layout, dims, self.emit.models)
+        return joined
+
+    def _compare(self, name: str) -> Tensor | None:
+        """One comparison of the shapes of all inputs that are joined; None where `name` is none of them, or
+        alone. After it none of them needs another."""
+        if name not in self.corr.graph.inputs or self.emit.opset < 14:
+            return None
+        pairs = zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
+        wanted = {
+            name
+            for node, lowering in pairs
+            for name, take in zip(node.reads, lowering.takes, strict=True)
+            if take not in (None, PER_MODEL)
+        }
+        kinds = self.corr.graph.types
+        some = [
+            n for n in self.corr.graph.inputs if n in wanted & self.uneven and uncounted(kinds[n].dims or ())
+        ]
+        self.uneven.difference_update(set(some) - {name})
+        return compared(self.emit, [self._columns(n) for n in some], 1) if len(some) > 1 else None
+
+    def _columns(self, name: str) -> Sequence[Tensor]:
+        held = self.held[name, PER_MODEL]
+        return held if isinstance(held, tuple) else (held,)
+
+    def _may_differ(self, index: int, node: Node) -> bool:
+        """Whether what a node gives per model may be of unequal shapes."""
+        unlike = self.uneven | self.corr.ragged
+        mapped = {name for name in node.reads if name and self._is_mapped(name)}
+        return (
+            index in self.corr.attrs
+            or not unlike.isdisjoint(node.reads)
+            or steering.ragged(node, mapped, frozenset())
+        )
+
+    # ------------------------------------------------------------------ nodes
+
+    def _node(self, index: int, node: Node, lowering: Lowering) -> Sequence[Held]:
+        reads = zip(node.reads, lowering.takes, strict=True)
+        ins = [self.fetch(name, take) if name and take else None for name, take in reads]
+        if lowering.became is Became.SHARED:
+            return self._once(node, node.attrs, ins)
+        if lowering.became is Became.REPLICATED:
+            return self._replicate(index, node, ins)
+        if isinstance(lowering.option, Nested):
+            return self._merged_inside(node, lowering.option, ins)
+        mapped = {name for name in node.inputs if self._is_mapped(name)}
+        result = lowering.option.body(site(self.corr, mapped, node, index), ins, self.emit)
+        return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
+
+    def _is_mapped(self, name: str) -> bool:
+        parts = self.corr.weights.get(name)
+        return len(parts) > 1 if parts else bool(name) and self.made[name] != SHARED
+
+    def _replicate(self, index: int, node: Node, ins: Sequence[Held | None]) -> Sequence[Held]:
+        """Once per model, on that model's inputs, attributes and captured values."""
+        per_model = []
+        scope = self.emit.scope
+        for m, model in enumerate(self.corr.names):
+            self.emit.scope = f"{model}/{scope}"
+            attrs = self.corr.attrs[index][m] if index in self.corr.attrs else node.attrs
+            mine = [x[m] if isinstance(x, tuple) else x for x in ins]
+            per_model.append(self._once(node, attrs, mine))
+        self.emit.scope = scope
+        return [tuple(outs) for outs in zip(*per_model, strict=True)]
+
+    def _merged_inside(self, node: Node, nested: Nested, ins: Sequence[Any]) -> list[Tensor]:
+        """The operator once, on bodies that run all models."""
+        count = len(node.inputs)
+        attrs = {**node.attrs, **nested.attrs}
+        captured: dict[int, Tensor] = {}
+        scope = self.emit.scope
+        for attr, body in nested.bodies.items():
+            child = self.emit.child(f"{scope}/{attr}", body.corr.weights)
+            inner = _Lowerer(body.corr, body.plan, child, self.conversions)
+            for name, layout in body.inputs.items():
+                value = body.corr.graph.types[name]
+                dims = None if value.dims is None else merged_dims(layout, value.dims, self.emit.models)
+                inner.keep(name, layout, child.input(name, value.dtype, dims))
+            for name, held in zip(node.captured, ins[count:], strict=True):
+                if held is not None:
+                    inner.keep(name, self._layout_of(name), held)
+            inner.run()
+            for name, layout in body.ends.items():
+                child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
+            attrs[attr] = child.graph
+            captured |= child.captured
+        self.emit.scope = scope
+        outs = [name != "" for name in node.outputs]
+        return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
+
+    def _layout_of(self, name: str) -> Layout:
+        return STACKED(0) if self._is_mapped(name) else SHARED
+
+    def _once(self, node: Node, attrs: Mapping[str, Any], ins: Sequence[Any]) -> list[Tensor]:
+        count = len(node.inputs)
+        if node.captured:
+            attrs = bind(attrs, self.emit)
+        outs = [name != "" for name in node.outputs]
+        return self.emit.node(
+            node.op,
+            ins[:count],
+            attrs,
+            outs=outs,
+            domain=node.domain,
+            captured=ins[count:],
+            captured_names=node.captured,
+        )

@@ -1,0 +1,116 @@
+"""What weights must have in common: type and shape, and the value where it decides a shape.
+
+A value decides a shape as an operand that the operator takes for sizes, axes or bounds, or on the way
+there: an integer that is concatenated, sliced or computed into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.match import differ
+from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.positional import Pairing
+from netfuse_onnx.ops import steering
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Graph, Weight
+
+ARITHMETIC = frozenset(
+    {"Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Add", "Sub", "Mul", "Div", "Mod", "Neg"}
+    | {"Abs", "Min", "Max", "Floor", "Ceil", "Where", "Equal", "Expand", "Reshape", "Range", "ReduceProd"}
+)
+"""Operators that shapes are computed with, on scalars and vectors."""
+_INTEGERS = {6, 7}  # onnx.TensorProto.INT32, INT64
+
+
+class Fixed:
+    """The demands on the weights of a family whose first source is `flat`."""
+
+    def __init__(self, flat: Flat, graph: Graph) -> None:
+        self.flat = flat
+        steering_values = _steering(flat, graph)
+        self._of_step: dict[int, list[int]] = {}
+        for j, (i, _) in enumerate(flat.uses):
+            self._of_step.setdefault(i, []).append(j)
+        self.value: list[bool] = []  # for each use of a weight: whether its value must be equal
+        for i, k in flat.uses:
+            step = flat.steps[i]
+            direct = not step.domain and k in steering.STEERED_BY.get(step.op, ())
+            integer = flat.weights[step.ins[k]].dtype in _INTEGERS
+            on_the_way = integer and step.op in ARITHMETIC and not steering_values.isdisjoint(step.outs)
+            self.value.append(direct or (on_the_way and not step.domain))
+
+    def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
+        """The first use of a weight that the other source's can't stand for."""
+        flat = self.flat
+        for j, ((i, k), name) in enumerate(zip(flat.uses, uses, strict=True)):
+            mine, theirs = flat.weights[flat.steps[i].ins[k]], other.weights[name]
+            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+                return j
+            if self.value[j] and not weights.same(mine, theirs):
+                return j
+        return None
+
+    def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
+        """Whether the step reads a weight whose shape, or shape-deciding value, the other doesn't share."""
+        return self._unlike(step, other, pairing) is not None
+
+    def difference(self, step: int, other: Flat, pairing: Pairing) -> str:
+        """Which weight that is, in words; empty where there is none."""
+        j = self._unlike(step, other, pairing)
+        return "" if j is None else self._words(j, other, pairing)
+
+    def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
+        for j in self._of_step.get(step, ()):
+            i, k = self.flat.uses[j]
+            mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[pairing.uses[j]]
+            if mine.shape != theirs.shape or (self.value[j] and not weights.same(mine, theirs)):
+                return j
+        return None
+
+    def error(self, other: Flat, pairing: Pairing) -> NotEquivalent:
+        """The first fault in words."""
+        j = self.first_fault(other, pairing.uses) or 0
+        i, _ = self.flat.uses[j]
+        where = differ.places(self.flat, i, other, pairing.steps[i])
+        what = self._words(j, other, pairing)
+        return NotEquivalent(f"{self.flat.path} and {other.path} differ at {where}: {what}.", differ.PARTIAL)
+
+    def _words(self, j: int, other: Flat, pairing: Pairing) -> str:
+        """What is unlike in a use of a weight."""
+        i, k = self.flat.uses[j]
+        name, twin = self.flat.steps[i].ins[k], pairing.uses[j]
+        mine, theirs = self.flat.weights[name], other.weights[twin]
+        what = differ.weight_difference(name, mine, twin, theirs)
+        if not what:
+            what = (
+                f"weight '{name}' decides a shape, so it must be equal, "
+                f"and it is {_values(mine)} and {_values(theirs)}"
+            )
+        return f"input {k}: {what}"
+
+
+def _values(weight: Weight) -> str:
+    if weights.nbytes(weight) > 256:
+        return differ.weight_text(weight)
+    return str(weights.array(weight).tolist())
+
+
+def _steering(flat: Flat, graph: Graph) -> set[str]:
+    """Computed values that end up as sizes, axes or bounds."""
+    found: set[str] = set()
+    for step in reversed(flat.steps):
+        if step.domain:
+            continue
+        found.update(step.ins[k] for k in steering.STEERED_BY.get(step.op, ()) if k < len(step.ins))
+        if step.op in ARITHMETIC and any(n in found and _flat_shape(graph, n) for n in step.outs):
+            found.update(step.ins)
+    found.discard("")
+    return found
+
+
+def _flat_shape(graph: Graph, name: str) -> bool:
+    """Whether it is a scalar or a vector as far as is known."""
+    kind = graph.types.get(name)
+    return kind is None or kind.rank is None or kind.rank <= 1

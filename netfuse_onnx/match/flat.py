@@ -1,0 +1,96 @@
+"""A graph with its bodies laid open: one list of steps in topological order, for comparing.
+
+A body becomes ordinary steps before its owner. A BEGIN step gives the body's inputs and a token; the
+owner reads the token and the body's outputs. So a comparison of plain lists compares bodies too, and a
+captured value is an operand like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import GraphProto, NodeProto
+
+from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.ops import schemas
+from netfuse_onnx.types import Graph, Node, Source, Weight
+
+BEGIN = "<body>"
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A node, by the names of `ins` and `outs` that are unique across bodies. `main` is the index of the
+    main graph's node that it belongs to, `scope` the bodies around it."""
+
+    op: str
+    domain: str
+    ins: tuple[str, ...]
+    outs: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    node: Node
+    main: int
+    scope: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Flat:
+    """A source laid open. `uses` lists every (step, operand) that is a weight, in order."""
+
+    path: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    steps: list[Step]
+    weights: Mapping[str, Weight]
+    opsets: Mapping[str, int]
+    uses: list[tuple[int, int]]
+
+
+def flatten(source: Source, first: Graph | None = None) -> Flat:
+    """The source laid open, its inputs and outputs in the order of those of `first` that they stand for."""
+    graph: Graph = source.graph
+    inputs, outputs = graph.inputs, graph.outputs
+    if first is not None:
+        inputs = tuple(pair(first.inputs, inputs).values())
+        outputs = tuple(pair(first.outputs, outputs).values())
+    steps: list[Step] = []
+    for i, node in enumerate(graph.nodes):
+        if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):
+            steps.extend(_opened(node, i, (), lambda name: name))
+        else:
+            steps.append(Step(node.op, node.domain, node.inputs, node.outputs, node.attrs, node, i))
+    held = graph.weights
+    uses = [(i, k) for i, step in enumerate(steps) for k, name in enumerate(step.ins) if name in held]
+    return Flat(source.path, inputs, outputs, steps, held, source.opsets, uses)
+
+
+def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str], str]) -> Iterator[Step]:
+    """The steps of the node's bodies, then the node itself."""
+    plain = {name: value for name, value in node.attrs.items() if not isinstance(value, GraphProto)}
+    extra: list[str] = []
+    owner = next((name for name in map(outer, node.outputs) if name), "")
+    for name in sorted(node.attrs.keys() - plain.keys()):
+        prefix = f"{owner}\0{name}\0"
+        body: GraphProto = node.attrs[name]
+        inner = (*scope, name)
+        local = {v.name for v in body.input} | {n for part in body.node for n in part.output}
+
+        def rename(value: str, prefix: str = prefix, local: set[str] = local) -> str:
+            return prefix + value if value in local and value else outer(value)
+
+        token = prefix
+        starts = (token, *(rename(v.name) for v in body.input))
+        yield Step(BEGIN, "", (), starts, {"of": name, "op": node.op}, node, main, inner)
+        for part in body.node:
+            yield from _opened(_node(part), main, inner, rename)
+        extra += [token, *(rename(v.name) for v in body.output)]
+    ins = (*map(outer, node.inputs), *extra)
+    outs = tuple(map(outer, node.outputs))
+    yield Step(node.op, node.domain, ins, outs, plain, node, main, scope)
+
+
+def _node(proto: NodeProto) -> Node:
+    attrs = {a.name: schemas.value_of(a) for a in proto.attribute}
+    return Node(proto.op_type, proto.domain, proto.name, tuple(proto.input), tuple(proto.output), attrs)

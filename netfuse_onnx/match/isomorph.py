@@ -1,0 +1,154 @@
+"""An isomorphism of two graphs whose colours agree, found by walking back from the outputs.
+
+From an output on everything is forced, but for the operands of commutative operators that look alike. Those
+are chosen last, one at a time, and taken back where they lead into a contradiction. Any isomorphism will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.positional import Pairing
+from netfuse_onnx.match.refine import Level, leaf_marks
+from netfuse_onnx.match.sameness import commutative
+
+TRIES = 5000
+"""Choices that may be taken back before the search gives up."""
+
+
+@dataclass(slots=True)
+class _State:
+    """`steps`: a -> b, `back`: b -> a. `open` are pairs of commutative steps that have operands left:
+    (step of a, step of b, operands of a, operands of b)."""
+
+    steps: dict[int, int] = field(default_factory=dict)
+    back: dict[int, int] = field(default_factory=dict)
+    open: list[tuple[int, int, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+
+    def copy(self) -> _State:
+        return _State(dict(self.steps), dict(self.back), list(self.open))
+
+
+class _Search:
+    def __init__(self, a: Flat, b: Flat, colours: tuple[Sequence[int], Sequence[int]]) -> None:
+        self.a, self.b = a, b
+        self.colours = colours
+        self.maker_a, self.maker_b = _makers(a), _makers(b)
+        self.inputs = dict(zip(a.inputs, b.inputs, strict=True))
+        self.free_order = [commutative(step) for step in a.steps]
+
+    def run(self) -> dict[int, int] | None:
+        """Steps of a -> steps of b; None where there is no isomorphism (or it wasn't found in time)."""
+        state = _State()
+        if not self.follow(state, list(zip(self.a.outputs, self.b.outputs, strict=True))):
+            return None
+        choices: list[tuple[_State, list[tuple[int, str, str]]]] = []
+        for _ in range(TRIES):
+            if not state.open:
+                return state.steps
+            options = self.options(state)
+            if len(options) > 1:
+                choices.append((state.copy(), options[1:]))
+            if options and self.choose(state, options[0]):
+                continue
+            resumed = self.resume(choices)
+            if resumed is None:
+                return None
+            state = resumed
+        return None
+
+    def resume(self, choices: list[tuple[_State, list[tuple[int, str, str]]]]) -> _State | None:
+        """The state after the next choice that was not tried yet and doesn't contradict at once."""
+        while choices:
+            saved, rest = choices.pop()
+            if len(rest) > 1:
+                choices.append((saved.copy(), rest[1:]))
+            if self.choose(saved, rest[0]):
+                return saved
+        return None
+
+    def options(self, state: _State) -> list[tuple[int, str, str]]:
+        """Ways to pair one operand: (place in `open`, operand of a, operand of b). Of all open pairs the
+        first that leaves no choice, else the first. Equal names come first."""
+        best: list[tuple[int, str, str]] = []
+        for place, (_, _, ours, theirs) in enumerate(state.open):
+            x = ours[0]
+            found = [(place, x, y) for y in dict.fromkeys(theirs) if self.could(state, x, y)]
+            if len(found) <= 1:
+                return found
+            best = best or sorted(found, key=lambda option: option[2] != option[1])
+        return best
+
+    def could(self, state: _State, x: str, y: str) -> bool:
+        """Whether value y may still stand for value x."""
+        if x not in self.maker_a or y not in self.maker_b:
+            return x not in self.maker_a and y not in self.maker_b and self.inputs.get(x) == y
+        (i, k), (j, m) = self.maker_a[x], self.maker_b[y]
+        if k != m or self.colours[0][i] != self.colours[1][j]:
+            return False
+        return state.steps.get(i, j) == j and state.back.get(j, i) == i
+
+    def choose(self, state: _State, option: tuple[int, str, str]) -> bool:
+        place, x, y = option
+        i, j, ours, theirs = state.open.pop(place)
+        at = theirs.index(y)
+        if ours[1:]:
+            state.open.append((i, j, ours[1:], theirs[:at] + theirs[at + 1 :]))
+        return self.follow(state, [(x, y)])
+
+    def follow(self, state: _State, pairs: list[tuple[str, str]]) -> bool:
+        """Pairs values and all that follows from it. False on a contradiction."""
+        while pairs:
+            x, y = pairs.pop()
+            if not x or not y:
+                if x or y:
+                    return False
+                continue
+            if not self.could(state, x, y):
+                return False
+            if x not in self.maker_a or self.maker_a[x][0] in state.steps:
+                continue
+            i, j = self.maker_a[x][0], self.maker_b[y][0]
+            state.steps[i], state.back[j] = j, i
+            ours = [n for n in self.a.steps[i].ins if n not in self.a.weights]
+            theirs = [n for n in self.b.steps[j].ins if n not in self.b.weights]
+            if len(ours) != len(theirs):
+                return False
+            if self.free_order[i] and len(ours) > 1:
+                state.open.append((i, j, tuple(ours), tuple(theirs)))
+            else:
+                pairs += zip(ours, theirs, strict=True)
+        return True
+
+
+def isomorphism(
+    a: Flat, b: Flat, colours: tuple[Sequence[int], Sequence[int]], level: Level
+) -> Pairing | None:
+    """A correspondence of all steps and weights, or None."""
+    found = _Search(a, b, colours).run()
+    if found is None or len(found) != len(a.steps):
+        return None
+    marks_a = dict(zip(a.uses, leaf_marks(a, level), strict=True))
+    marks_b = dict(zip(b.uses, leaf_marks(b, level), strict=True))
+    uses: list[str] = []
+    for i, step in enumerate(a.steps):
+        ours, theirs = _weight_slots(a, i), _weight_slots(b, found[i])
+        if len(ours) != len(theirs) or (ours != theirs and not commutative(step)):
+            return None
+        for k in ours:
+            alike = [m for m in theirs if marks_b[found[i], m] == marks_a[i, k]] or theirs
+            chosen = k if k in alike else alike[0]
+            theirs.remove(chosen)
+            uses.append(b.steps[found[i]].ins[chosen])
+    return Pairing([found[i] for i in range(len(a.steps))], uses)
+
+
+def _weight_slots(flat: Flat, step: int) -> list[int]:
+    return [k for k, name in enumerate(flat.steps[step].ins) if name in flat.weights]
+
+
+def _makers(flat: Flat) -> dict[str, tuple[int, int]]:
+    """Value -> (step, which of its outputs)."""
+    return {name: (i, k) for i, step in enumerate(flat.steps) for k, name in enumerate(step.outs) if name}

@@ -1,0 +1,119 @@
+"""Graph inputs and outputs of a family: how many, of which types, and which dims all sources accept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx import TensorProto, TypeProto
+
+from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.types import Dim, Source, ValueType
+
+HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
+
+
+def common(sources: Sequence[Source]) -> Source:
+    """The first source, its inputs narrowed to what all sources accept.
+
+    A dim that is static in any source is static; symbols keep the first source's names. Raises
+    NotEquivalent where the counts, element types, ranks or static sizes differ.
+    """
+    first = sources[0]
+    types = dict(first.graph.types)
+    for other in sources[1:]:
+        for what, ours, theirs in (
+            ("input", first.graph.inputs, other.graph.inputs),
+            ("output", first.graph.outputs, other.graph.outputs),
+        ):
+            if len(ours) != len(theirs):
+                raise _counts(first, other, what, ours, theirs)
+        for name, twin in pair(first.graph.inputs, other.graph.inputs).items():
+            mine, its = types.get(name, ValueType()), other.graph.types.get(twin, ValueType())
+            types[name] = _narrowed(first, other, name, twin, mine, its)
+    return replace(first, graph=replace(first.graph, types=types))
+
+
+def narrowings(sources: Sequence[Source], names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for every dim of an input that is static in some sources only: it is in the merged model."""
+    first = sources[0].graph.inputs
+    twins = [pair(first, source.graph.inputs) for source in sources]
+    found = []
+    for name in first:
+        kinds = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
+        known = [(kind.dims, model) for kind, model in zip(kinds, names, strict=True) if kind.dims]
+        for axis in range(min((len(dims) for dims, _ in known), default=0)):
+            fixed = [(dims[axis], model) for dims, model in known if isinstance(dims[axis], int)]
+            if fixed and len(fixed) < len(known):
+                open_ = next(dims[axis] for dims, _ in known if not isinstance(dims[axis], int))
+                said = f"dimension {open_!r}" if open_ else f"dimension {axis}"
+                size, model = fixed[0]
+                found.append(
+                    f"Input {name}: {said} is {size} in {model}, so it is {size} in the merged model."
+                )
+    return tuple(found)
+
+
+def _counts(
+    first: Source, other: Source, what: str, ours: Sequence[str], theirs: Sequence[str]
+) -> NotEquivalent:
+    rows = [(first.path, ours, theirs), (other.path, theirs, ours)]
+    extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
+    said = f": {', '.join(extra[:4])}" if extra else ""
+    return NotEquivalent(
+        f"{first.path} has {_plural(len(ours), what)} and {other.path} has {len(theirs)}{said}.", HINT
+    )
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _narrowed(
+    first: Source, other: Source, name: str, twin: str, mine: ValueType, its: ValueType
+) -> ValueType:
+    """The type that both accept."""
+    if kind_text(mine) != kind_text(its):
+        raise _unlike(first, other, name, twin, f"is {kind_text(mine)} and {kind_text(its)}")
+    if mine.proto is not None or its.dims is None:
+        return mine
+    if mine.dims is None:
+        return replace(mine, dims=tuple(d if isinstance(d, int) else None for d in its.dims))
+    if len(mine.dims) != len(its.dims):
+        raise _unlike(first, other, name, twin, f"has rank {len(mine.dims)} and rank {len(its.dims)}")
+    dims: list[Dim] = []
+    for axis, (a, b) in enumerate(zip(mine.dims, its.dims, strict=True)):
+        if isinstance(a, int) and isinstance(b, int) and a != b:
+            raise _unlike(first, other, name, twin, f"has size {a} and size {b} on axis {axis}")
+        dims.append(b if isinstance(b, int) else a)
+    return replace(mine, dims=tuple(dims))
+
+
+def kind_text(kind: ValueType) -> str:
+    """`tensor(float)`, `sequence(tensor(float))`."""
+    if kind.proto is not None:
+        return _proto_text(kind.proto)
+    return f"tensor({TensorProto.DataType.Name(kind.dtype).lower()})"
+
+
+def _proto_text(proto: TypeProto) -> str:
+    match proto.WhichOneof("value"):
+        case "tensor_type":
+            return kind_text(ValueType(proto.tensor_type.elem_type))
+        case "sequence_type":
+            return f"sequence({_proto_text(proto.sequence_type.elem_type)})"
+        case "optional_type":
+            return f"optional({_proto_text(proto.optional_type.elem_type)})"
+        case "map_type":
+            key = kind_text(ValueType(proto.map_type.key_type))
+            return f"map({key},{_proto_text(proto.map_type.value_type)})"
+        case other:
+            return str(other)
+
+
+def _unlike(first: Source, other: Source, name: str, twin: str, said: str) -> NotEquivalent:
+    also = "" if name == twin else f" ('{twin}' in the second)"
+    return NotEquivalent(
+        f"{first.path} and {other.path} differ in graph input '{name}'{also}: it {said}.", HINT
+    )

@@ -1,0 +1,124 @@
+"""The weights of a family, by use: what one file ties and another keeps twice is kept twice.
+
+Bit-identical weights of all models become one entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnx import AttributeProto, GraphProto
+
+from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.positional import Pairing
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Graph, Node, Source, Weight
+
+Family = tuple[Weight, ...]
+
+
+def untie(
+    graph: Graph, flat: Flat, sources: Sequence[Source], pairings: Sequence[Pairing]
+) -> tuple[Graph, dict[str, Family]]:
+    """The first source's graph with one name for each distinct family of weights, and these families."""
+    held = [source.graph.weights for source in sources[1:]]
+    found: dict[str, dict[tuple[str, ...], str]] = {}
+    families: dict[str, Family] = {}
+    renamed: dict[tuple[int, int], str] = {}
+    taken = set(graph.weights) | set(graph.types) | set(graph.inputs)
+    for j, (i, k) in enumerate(flat.uses):
+        name = flat.steps[i].ins[k]
+        key = tuple([pairing.uses[j] for pairing in pairings])
+        known = found.setdefault(name, {})
+        if key not in known:
+            family = (graph.weights[name], *(h[n] for h, n in zip(held, key, strict=True)))
+            known[key] = _named(name, family, known, families, taken)
+        if known[key] != name:
+            renamed[i, k] = known[key]
+    if renamed:
+        graph = _renamed(graph, flat, renamed)
+        graph = replace(graph, weights={name: families[name][0] for name in families})
+    return graph, {name: collapsed(family) for name, family in families.items()}
+
+
+def collapsed(family: Family) -> Family:
+    """One entry where all models hold the same bits."""
+    return family[:1] if all(weights.same(family[0], other) for other in family[1:]) else family
+
+
+def _named(
+    name: str,
+    family: Family,
+    known: Mapping[tuple[str, ...], str],
+    families: dict[str, Family],
+    taken: set[str],
+) -> str:
+    """The name under which the family is kept: that of an equal one, or a new one."""
+    if not known:
+        families[name] = family
+        return name
+    for other in dict.fromkeys(known.values()):
+        if all(weights.same(a, b) for a, b in zip(families[other], family, strict=True)):
+            return other
+    i = 2
+    while f"{name}__{i}" in taken:
+        i += 1
+    fresh = f"{name}__{i}"
+    taken.add(fresh)
+    families[fresh] = family
+    return fresh
+
+
+def _renamed(graph: Graph, flat: Flat, renamed: Mapping[tuple[int, int], str]) -> Graph:
+    """The graph with other weights at the given operands of steps."""
+    nodes = list(graph.nodes)
+    inner: dict[int, dict[str, set[str]]] = {}
+    for i, step in enumerate(flat.steps):
+        node = nodes[step.main]
+        for k, name in enumerate(step.ins):
+            if name not in graph.weights:
+                continue
+            fresh = renamed.get((i, k), name)
+            if step.scope:
+                inner.setdefault(step.main, {}).setdefault(name, set()).add(fresh)
+            elif fresh != name:
+                inputs = (*node.inputs[:k], fresh, *node.inputs[k + 1 :])
+                nodes[step.main] = node = replace(node, inputs=inputs)
+    for main, names in inner.items():
+        if any(fresh != {name} for name, fresh in names.items()):
+            nodes[main] = _recaptured(nodes[main], flat, names)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _recaptured(node: Node, flat: Flat, names: Mapping[str, set[str]]) -> Node:
+    """A node whose bodies read other weights. One body can't tell two uses of one name apart."""
+    for name, fresh in names.items():
+        if len(fresh) > 1:
+            raise NotEquivalent(
+                f"{flat.path} uses weight '{name}' in several places inside of {node.key} '{node.name}', "
+                "where another model has different weights.",
+                "Export the models so that they either all tie these weights, or none does.",
+            )
+    to = {name: next(iter(fresh)) for name, fresh in names.items()}
+    attrs = {k: _rewired(v, to) if isinstance(v, GraphProto) else v for k, v in node.attrs.items()}
+    return replace(node, attrs=attrs, captured=tuple(to.get(name, name) for name in node.captured))
+
+
+def _rewired(body: GraphProto, to: Mapping[str, str]) -> GraphProto:
+    """A copy of the body that reads other outer values. Bodies in normal form don't shadow names."""
+    copy = GraphProto()
+    copy.CopyFrom(body)
+    _rewire(copy, to)
+    return copy
+
+
+def _rewire(body: GraphProto, to: Mapping[str, str]) -> None:
+    for node in body.node:
+        for k, name in enumerate(node.input):
+            if name in to:
+                node.input[k] = to[name]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _rewire(attribute.g, to)

@@ -1,0 +1,1 @@
+"""Facts about operators: schemas, shape functions, which of their inputs steer shapes."""

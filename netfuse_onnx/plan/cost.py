@@ -1,0 +1,64 @@
+"""What a plan costs: the one place where the planner's numbers live.
+
+The unit is one emitted node. Bytes that a conversion copies are charged on top, at `BYTES_PER_NODE` to
+the unit, so that among plans with equally many nodes the one that moves less data wins. Dims that the
+file leaves open are priced at `UNKNOWN_DIM`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from netfuse_onnx.layouts import moves_nothing, route, volume
+from netfuse_onnx.ops.steering import UNJOINABLE
+from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, ValueType
+
+BYTES_PER_NODE = 4 << 20
+UNKNOWN_DIM = 4
+
+RESHAPE = 0.25
+"""A Reshape copies nothing; it is a node in a profile, not a kernel."""
+
+
+class Cost:
+    """Prices lowerings and layout conversions for one merge of `models` models."""
+
+    def __init__(self, models: int) -> None:
+        self.models = models
+
+    def lowering(self, nodes: float) -> float:
+        """A batched lowering that emits `nodes` nodes."""
+        return nodes
+
+    def replicated(self) -> float:
+        """One node per model."""
+        return float(self.models)
+
+    def tiled_weight(self, elements: int) -> float:
+        """A weight that is equal in all models but written once per model."""
+        return 0.5 + self.models * elements * 4 / BYTES_PER_NODE
+
+    def conversion(self, src: Layout, dst: Layout, value: ValueType) -> float:
+        """All hops from `src` to `dst` of one run-time value. Paid once per (value, dst)."""
+        dims = value.dims or ()
+        total = 0.0
+        for hop in route(src, dst, dims):
+            price = self._hop(src, hop, dims)
+            if price > 0.0 and value.dtype in UNJOINABLE:
+                return math.inf
+            total += price
+            src = hop
+        return total
+
+    def _hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
+        copied = self.models * volume(dims, UNKNOWN_DIM) * 4 / BYTES_PER_NODE
+        if src == SHARED:
+            return 0.0 if dst == PER_MODEL else 1.0 + copied + (RESHAPE if dst.stacked else 0.0)
+        if src == PER_MODEL:
+            return 1.0 + copied + (self.models * RESHAPE if dst.stacked else 0.0)
+        if dst == PER_MODEL:
+            return copied + (1.0 if src.folded else float(self.models))
+        if src.stacked and dst.stacked and not moves_nothing(src, dst, dims):
+            return 1.0 + copied
+        return RESHAPE

@@ -1,0 +1,70 @@
+"""plan: Correspondence + rules -> Plan, a lowering for every node.
+
+Nodes that nothing mapped reaches run once. The others get the combination of options (offers.py) with the
+least total cost over the whole graph (cost.py), conversions paid once per (value, layout). The minimum is
+exact (elimination.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.plan import control
+from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.offers import Candidates, propagate
+from netfuse_onnx.plan.search import Search, solved
+from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Became, Correspondence, Layout, Plan
+
+__all__ = ["Candidates", "Search", "candidates", "plan"]
+
+
+def plan(
+    corr: Correspondence,
+    *,
+    io: str = "separate",
+    share: frozenset[str] = frozenset(),
+    target: str = "generic",
+) -> Plan:
+    """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once."""
+    found = candidates(corr, io=io, share=share)
+    best = solved(corr, found, Cost(corr.models))
+    return replace(best, notes=(*best.notes, *_advice(corr, found, share)))
+
+
+def _advice(corr: Correspondence, found: Candidates, share: frozenset[str]) -> Iterator[str]:
+    """Inputs that configure the graph (a rate, a flag, a size) and would free nodes if they were shared."""
+    apart = _replicated(found)
+    if not apart:
+        return
+    for name, layout in found.inputs.items():
+        rank = corr.graph.types[name].rank
+        if layout == SHARED or rank is None or rank > 1:
+            continue
+        freed = apart - _replicated(propagate(corr, {**found.inputs, name: SHARED}, control.offer))
+        if freed:
+            yield f"--share-input {name} would batch {len(freed)} of the {len(apart)} replicated operators."
+
+
+def _replicated(found: Candidates) -> set[int]:
+    return {i for i, offers in enumerate(found.options) if offers[0].became is Became.REPLICATED}
+
+
+def candidates(corr: Correspondence, *, io: str, share: frozenset[str]) -> Candidates:
+    """What the search works on, with the layouts that the edge of the merged graph asks for."""
+    graph = corr.graph
+    fed = STACKED(0) if io == "stacked" else PER_MODEL
+    tensors = {name for name in graph.inputs if graph.types[name].proto is None}
+    inputs: dict[str, Layout] = {
+        name: SHARED if name in share else fed if name in tensors else PER_MODEL for name in graph.inputs
+    }
+    found = propagate(corr, inputs, control.offer)
+    for name in graph.outputs:
+        if io == "stacked" and name in found.ragged:
+            raise NotStackable(
+                f"Output {name!r} cannot be stacked: its shape may differ between the models.",
+                "Use --io separate.",
+            )
+        found.ends[name] = fed if name in found.mapped else SHARED
+    return found

@@ -1,0 +1,106 @@
+"""verify: two proofs that a merged model file is its sources.
+
+(a) bytes: every merged weight, its recipe undone, equals the sources' weights bit for bit.
+(b) values: in ONNX Runtime it gives what the sources give (values.py).
+
+The module is not called verify.py because `netfuse_onnx.verify` is the verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from netfuse_onnx.errors import ValuesDiffer
+from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.prove.values import prove_values, silent
+from netfuse_onnx.report import BytesProof, ValuesProof, VerifyReport
+from netfuse_onnx.storage import weights
+from netfuse_onnx.storage.tensors import BITS
+from netfuse_onnx.types import Correspondence, Recipe
+from netfuse_onnx.write import writer
+
+NOISY = 1e-2
+"""Noise of a source, relative to the largest element, from which a proof says little."""
+
+
+def prove(
+    path: str,
+    recipes: Mapping[str, Recipe],
+    family: Correspondence,
+    options: Options,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Both proofs of the merged model file at `path`. A failed proof is a report that is not ok.
+
+    Raises NotProven when no inputs are found that the sources take, FileFault when a file can't be read.
+    """
+    tell = progress or silent
+    held = prove_bytes(path, recipes, family, tell)
+    values = prove_values(path, family, options, tell)
+    return VerifyReport(path, family.names, held, values, tuple(_warnings(values, options)))
+
+
+def prove_bytes(
+    path: str, recipes: Mapping[str, Recipe], family: Correspondence, tell: Progress
+) -> BytesProof:
+    """Proof (a)."""
+    held = writer.read_merged(path)
+    problems, size = [], 0
+    for done, (name, recipe) in enumerate(recipes.items()):
+        tell("comparing the weights", done, len(recipes))
+        if name not in held:
+            problems.append(f"The merged model has no weight {name!r}.")
+            continue
+        if (held[name].dtype, held[name].shape) != (recipe.dtype, recipe.shape):
+            problems.append(
+                f"Weight {name!r} of the merged model has another type or shape than its sources."
+            )
+            continue
+        size += weights.nbytes(held[name])
+        try:
+            found = weights.first_difference(recipe, held[name].data)
+        except ValuesDiffer as error:
+            problems.append(error.message)
+            continue
+        if found is not None:
+            problems.append(_difference(name, recipe, family, *found))
+    return BytesProof(len(recipes), size, tuple(problems))
+
+
+def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, offset: int) -> str:
+    """`part` is a position in the recipe, which is a model where the recipe holds all of them."""
+    whole = family.weights.get(recipe.value, ())
+    owners = [i for i, weight in enumerate(whole) if weight == recipe.parts[part]]
+    model = family.names[owners[0]] if owners and len(whole) == family.models else "all models"
+    what = "byte" if recipe.dtype in BITS else "string"
+    return f"Weight {name!r} of the merged model is not {recipe.value!r} of {model}: {what} {offset} differs."
+
+
+def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:
+    found = []
+    if values.spread is not None and not values.spread.telling:
+        one, two = values.spread.models
+        found.append(
+            f"On the same input the models {one} and {two} differ by only {values.spread.ratio:.2g} times "
+            "what is allowed, so the values could not have shown the two swapped. Give real inputs with "
+            "--inputs."
+            if values.spread.ratio
+            else f"On the same input the models {one} and {two} give exactly the same: are they one model? "
+            "The values could not have shown the two swapped."
+        )
+    noisy = [row for row in values.outputs if row.ok and (row.noise or 0.0) > NOISY * row.scale]
+    if noisy:
+        found.append(
+            f"Output {noisy[0].output} of {noisy[0].model} alone changes by {noisy[0].noise:.3g} with "
+            f"rounding, where its largest element is {noisy[0].scale:.3g}: this proof says little about it."
+        )
+    chance = sorted({row.output for row in values.outputs if row.precision.startswith("random")})
+    if chance:
+        found.append(f"{', '.join(chance)}: random, so only type and shape were compared.")
+    tied = sum(row.ties for row in values.outputs)
+    if tied:
+        found.append(f"{tied} indices differ between elements whose scores are equal within what is allowed.")
+    found += [f"Skipped: {reason}." for reason in values.skipped]
+    if options.runtime.note:
+        found.append(f"Proved on the CPU: {options.runtime.note}.")
+    return found

@@ -1,0 +1,201 @@
+"""Runs of the sources for the proof of the values: one source at a time, each freed before the next.
+
+The first source chooses the inputs: one case per batch size (1, 2 and N), from what `inputs` offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from netfuse_onnx.errors import NotProven, UsageFault
+from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.prove.compare import finite
+from netfuse_onnx.run import inputs, symbols
+from netfuse_onnx.run.inputs import Case, InputSpec
+from netfuse_onnx.run.npz import given
+from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
+from netfuse_onnx.types import Correspondence
+
+ATTEMPTS = 40
+"""How many choices of inputs the first source is offered per batch size."""
+VACUOUS = 5
+"""How many of these may run and give nothing but NaN, infinities or empty tensors, before one is taken."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and the total."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to prove. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override."""
+
+    runtime: Runtime
+    io: str = "separate"
+    share: frozenset[str] = frozenset()
+    dims: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    rtol: float | None = None
+    atol: float | None = None
+    file: str = ""
+
+
+class Trial:
+    """The cases, and what the sources gave: `outputs[model][case]` by the first source's output names.
+
+    `alike[model]` is what each model gives on the inputs of the first in the first case; empty when a
+    later source refused that case.
+    """
+
+    def __init__(self, family: Correspondence, options: Options) -> None:
+        self.family = family
+        self.options = options
+        self.specs: tuple[InputSpec, ...] = inputs.describe(family)
+        self.cases: list[Case] = []
+        self.outputs: list[list[dict[str, Value]]] = [[] for _ in family.sources]
+        self.alike: list[dict[str, Value]] = []
+        self.skipped: list[str] = []
+        self.telling = False  # whether a case gives an element that can be compared
+        symbolic = symbols.free(spec.dims for spec in self.specs)
+        for name in options.dims:
+            if name not in symbolic:
+                known = ", ".join(symbolic) or "none"
+                raise UsageFault(f"There is no symbolic dimension {name!r}.", f"The models have: {known}.")
+
+    # ------------------------------------------------------------------ feeding
+
+    def feeds(self, case: Case, model: int) -> dict[str, Value]:
+        """The inputs of one model, by the first source's names."""
+        return inputs.draw(self.specs, case, model, self.options.share, self.options.seed)
+
+    def merged_feeds(self, case: Case) -> dict[str, Value]:
+        """The inputs of all models, as the merged model takes them."""
+        merged: dict[str, Value] = {}
+        drawn = [self.feeds(case, model) for model in range(self.family.models)]
+        for spec in self.specs:
+            values = [feed[spec.name] for feed in drawn]
+            if spec.name in self.options.share:
+                merged[spec.name] = values[0]
+            elif self.options.io == "stacked":
+                merged[spec.name] = np.stack([np.asarray(v) for v in values])
+            else:
+                merged |= {
+                    f"{model}/{spec.name}": v for model, v in zip(self.family.names, values, strict=True)
+                }
+        return merged
+
+    def run(self, session: Session, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Run one source; inputs and outputs by the first source's names. Raises RunFailed."""
+        first, own = self.family.sources[0].graph, self.family.sources[model].graph
+        result = session.run(self.renamed(model, feeds))
+        return {name: result[other] for name, other in pair(first.outputs, own.outputs).items()}
+
+    def renamed(self, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Feeds by the names that the file of one model uses."""
+        sources = self.family.sources
+        names = pair(sources[0].graph.inputs, sources[model].graph.inputs)
+        return {names[name]: value for name, value in feeds.items()}
+
+    # ------------------------------------------------------------------ running
+
+    def run_sources(self, tell: Progress) -> None:
+        """Fill in cases and outputs. Raises NotProven when the sources take no inputs that were tried."""
+        for model, source in enumerate(self.family.sources):
+            tell("running the sources", model, self.family.models)
+            try:
+                session = Session(source.path, self.options.runtime)
+            except RunFailed as error:
+                raise NotProven(
+                    f"{source.path} does not load in ONNX Runtime: {error}.",
+                    f"{'Give --ort-library for its operators' if _unknown(error) else 'Mend the model'}, "
+                    "or merge without the proof: --no-verify.",
+                ) from error
+            if model == 0:
+                for batch in self._batches():
+                    self._find(session, batch)
+            else:
+                self._repeat(session, model)
+            if not self.cases:
+                given = self.options.file
+                raise NotProven(
+                    f"No inputs were found that the models take ({self.skipped[-1]}).",
+                    f"Check names, shapes and types in {given}."
+                    if given
+                    else "Give real ones with --inputs FILE.npz, or sizes with --dim NAME=VALUE.",
+                )
+            if not self.telling:
+                raise NotProven(
+                    f"Nothing could be compared ({self.skipped[-1]}).",
+                    "Give other inputs with --inputs FILE.npz, sizes with --dim NAME=VALUE, or --no-verify.",
+                )
+            if len(self.alike) == model:
+                self.alike.append(self.run(session, model, self.feeds(self.cases[0], 0)))
+            del session  # before the next is made
+
+    def _batches(self) -> list[int]:
+        names = symbols.batches([spec.dims for spec in self.specs])
+        if self.options.file or not set(names) - set(self.options.dims):
+            return [1]
+        return sorted({1, 2, self.family.models})
+
+    def _find(self, session: Session, batch: int) -> None:
+        """The first case that runs and gives something; else one that runs; else none, with the reason."""
+        reason, vacuous = "", list[tuple[Case, dict[str, Value]]]()
+        for case in self._candidates(batch):
+            try:
+                result = self.run(session, 0, self.feeds(case, 0))
+            except RunFailed as error:
+                reason = reason or f"{case.label}: {error}"
+                continue
+            if any(finite(v) for v in result.values()):
+                self.telling = True
+                self._keep(case, result)
+                return
+            vacuous.append((case, result))
+            if len(vacuous) == VACUOUS:
+                break
+        if vacuous:
+            self._keep(*vacuous[0])
+            reason = f"{vacuous[0][0].label}: all outputs are empty or NaN, so it tells nothing"
+        self.skipped.append(reason)
+
+    def _keep(self, case: Case, result: dict[str, Value]) -> None:
+        self.cases.append(case)
+        self.outputs[0].append(result)
+
+    def _candidates(self, batch: int) -> list[Case]:
+        options = self.options
+        if options.file:
+            feeds = given(options.file, self.specs, self.family.names, options.share)
+            return [Case("given inputs", {}, given=feeds)]
+        for spec in self.specs:
+            if not spec.dtype or (spec.dims is None and not spec.sequence):
+                raise NotProven(
+                    f"No input can be made up for {spec.name!r}, whose type or rank is unknown.",
+                    "Give real ones with --inputs FILE.npz.",
+                )
+        found = inputs.cases(self.specs, batch, options.dims, self.cases)
+        return [case for case, _ in zip(found, range(ATTEMPTS), strict=False)]
+
+    def _repeat(self, session: Session, model: int) -> None:
+        """Run a further source on the cases; one that it refuses is dropped for all."""
+        kept = []
+        for i, case in enumerate(self.cases):
+            try:
+                self.outputs[model].append(self.run(session, model, self.feeds(case, model)))
+                kept.append(i)
+            except RunFailed as error:
+                self.skipped.append(f"{case.label}: model {self.family.names[model]}: {error}")
+        if kept[:1] != [0]:
+            self.alike = []
+        if len(kept) < len(self.cases):
+            for m in range(model):
+                self.outputs[m] = [self.outputs[m][i] for i in kept]
+            self.cases = [self.cases[i] for i in kept]
+
+
+def _unknown(error: RunFailed) -> bool:
+    """Whether ONNX Runtime lacks an operator, so that a custom library may help."""
+    return "is not a registered" in str(error) or "NOT_IMPLEMENTED" in str(error.__cause__)

@@ -1,0 +1,89 @@
+"""Proof (b): the merged model computes what the N sources compute, in ONNX Runtime.
+
+The sources run one at a time and are freed, then the merged model runs, so that memory is the larger of
+the two plus the outputs. Every model gets inputs of its own; a swap of two models is seen where their
+outputs differ on the same input, and the `spread` says whether they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from netfuse_onnx.prove.compare import difference
+from netfuse_onnx.prove.judge import Judge, spread
+from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.report import ValuesProof
+from netfuse_onnx.run.ort_compat import CUDA
+from netfuse_onnx.run.runtime import RunFailed, Session, Value
+from netfuse_onnx.types import Correspondence
+
+
+def prove_values(
+    merged: str, family: Correspondence, options: Options, progress: Progress | None = None
+) -> ValuesProof:
+    """Run the sources, then the merged model file, and compare every output of every model.
+
+    Raises NotProven when no inputs are found that the sources take, UsageFault on --dim or --inputs that
+    do not fit the models.
+    """
+    tell = progress or silent
+    trial = Trial(family, options)
+    trial.run_sources(tell)
+    tell("running the merged model", 0, 1)
+    provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
+    try:
+        session = Session(merged, options.runtime)
+        results = [session.run(trial.merged_feeds(case)) for case in trial.cases]
+    except RunFailed as error:
+        problem = f"The merged model does not run in ONNX Runtime: {error}."
+        return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
+    placed = session.placed
+    problems = []
+    if options.runtime.required and placed and CUDA not in placed:
+        problems.append("CUDA was asked for, but ONNX Runtime placed every node on the CPU.")
+    del session
+    rows = Judge(trial, tell).rows(results)
+    return ValuesProof(
+        provider=provider,
+        cases=labels,
+        outputs=rows,
+        skipped=tuple(trial.skipped),
+        placed=placed,
+        spread=spread(trial, rows),
+        sizes=_sizes(trial),
+        problems=tuple(problems),
+        tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
+    )
+
+
+def _sizes(trial: Trial) -> dict[str, int]:
+    """Bytes of every input and output in the first case."""
+    found: dict[str, int] = {}
+    for model in range(trial.family.models):
+        feeds = trial.feeds(trial.cases[0], model)
+        for name, value in (*feeds.items(), *trial.outputs[model][0].items()):
+            if model == 0 or name not in trial.options.share:
+                parts = value if isinstance(value, list) else [value]
+                found[name] = found.get(name, 0) + sum(np.asarray(part).nbytes for part in parts)
+    return found
+
+
+def _tf32(merged: str, trial: Trial, results: Sequence[Mapping[str, Value]]) -> float | None:
+    """Largest relative difference that TF32, which CUDA uses by default, makes to the merged outputs."""
+    try:
+        session = Session(merged, trial.options.runtime, tf32=True)
+        worst = 0.0
+        for case, exact in zip(trial.cases, results, strict=True):
+            fast = session.run(trial.merged_feeds(case))
+            for name, value in exact.items():
+                gap, scale = difference(fast[name], value)
+                worst = max(worst, gap / scale if scale else 0.0)
+        return worst
+    except RunFailed:
+        return None
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress is shown."""

@@ -1,0 +1,166 @@
+"""Inputs for the proof of the values: what each graph input accepts, and seeded arrays of that kind.
+
+Nothing is known about a model but its graph. So integers are drawn within the bounds that their
+consumers imply (the rows of the table that a Gather reads), masks are ones followed by zeros, symbolic
+dims are tried from a short ladder of sizes, and whatever the first source refuses is tried with smaller
+values. `--inputs` and `--dim` replace the guessing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.run import symbols
+from netfuse_onnx.run.domains import Accepts, Domains
+from netfuse_onnx.run.runtime import Array, Value
+from netfuse_onnx.types import Correspondence, Dim, ValueType
+
+FLOATS = {"f", "V", "c"}  # numpy kinds; bfloat16 and float8 of ml_dtypes are of kind V
+STYLES = (("normal", "fit"), ("normal", "small"), ("normal", "ones"), ("unit", "fit"), ("unit", "ones"))
+"""How floats and integers are drawn, in the order in which they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One graph input of the family. A dim is static where any source has it static."""
+
+    name: str
+    dtype: int
+    dims: tuple[Dim, ...] | None
+    accepts: Accepts
+    sequence: bool = False
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        import onnx
+
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One choice of sizes, and of how values are drawn."""
+
+    label: str
+    sizes: Mapping[str, int]
+    floats: str = "normal"
+    integers: str = "fit"
+    given: tuple[Mapping[str, Value], ...] = field(default=(), repr=False)
+
+
+def describe(family: Correspondence) -> tuple[InputSpec, ...]:
+    """What each graph input accepts, in the names of the first source."""
+    first, domains = family.sources[0].graph, Domains(family)
+    static: dict[str, int] = {}
+    rows = []
+    for name in first.inputs:
+        kinds = [_tensor(s.graph.types[pair(first.inputs, s.graph.inputs)[name]]) for s in family.sources]
+        dims = symbols.meet(name, [kind.dims for kind, _ in kinds], static)
+        rows.append((name, *kinds[0], dims))
+    specs = []
+    for name, kind, sequence, dims in rows:
+        bound = None if dims is None else tuple(static.get(d, d) if isinstance(d, str) else d for d in dims)
+        specs.append(InputSpec(name, kind.dtype, bound, domains.of(name), sequence))
+    return tuple(specs)
+
+
+def cases(
+    specs: Sequence[InputSpec], batch: int, dims: Mapping[str, int], seen: Sequence[Case]
+) -> Iterator[Case]:
+    """What to try for one batch size, the most telling first. `seen` are the cases that ran for other batch
+    sizes: their sizes and style come first."""
+    names = symbols.free(spec.dims for spec in specs)
+    batches = symbols.batches([spec.dims for spec in specs])
+    outer = dict.fromkeys(batches, batch) | dict(dims)
+    tried = [replace(c, sizes=dict(c.sizes) | outer) for c in seen[:1]]
+    spatial = symbols.spatial([spec.dims for spec in specs])
+    for style in STYLES:
+        for sizes in symbols.ladder([n for n in names if n not in outer], spatial, batch):
+            tried.append(Case("", sizes | outer, *style))
+    done: list[Case] = []
+    for case in tried:
+        labelled = replace(case, label=_label(case.sizes, batches))
+        if labelled not in done:
+            done.append(labelled)
+            yield labelled
+
+
+def draw(
+    specs: Sequence[InputSpec], case: Case, model: int, shared: frozenset[str], seed: int
+) -> dict[str, Value]:
+    """The feeds of one model, by the first source's input names. Shared inputs are alike for all models."""
+    if case.given:
+        return dict(case.given[model])
+    feeds: dict[str, Value] = {}
+    for i, spec in enumerate(specs):
+        key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.label.encode())]
+        rng = np.random.default_rng(key)
+        shape = symbols.sizes(spec.dims or (), case.sizes)
+        drawn = [_array(spec, shape, case, rng) for _ in range(2 if spec.sequence else 1)]
+        feeds[spec.name] = drawn if spec.sequence else drawn[0]
+    return feeds
+
+
+def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.Generator) -> Array:
+    dtype, accepts = spec.numpy, spec.accepts
+    if dtype.kind == "O":
+        words = np.array(["alpha", "beta", "gamma", ""], dtype=object)
+        return np.asarray(words[rng.integers(0, 4, shape)], dtype=object).reshape(shape)
+    if accepts.mask and dtype.kind != "b":
+        return _mask(shape, rng).astype(dtype)
+    if dtype.kind == "b":
+        return _mask(shape, rng) if accepts.mask else np.asarray(rng.random(shape) < 0.5)
+    if dtype.kind in FLOATS and accepts.high is None and not accepts.values:
+        values = rng.standard_normal(shape) if case.floats == "normal" else rng.random(shape)
+        return np.asarray(values).astype(dtype)
+    return _integers(accepts, shape, case, rng, dtype).astype(dtype)
+
+
+def _integers(
+    accepts: Accepts, shape: tuple[int, ...], case: Case, rng: np.random.Generator, dtype: np.dtype[Any]
+) -> Array:
+    if case.integers == "ones":
+        return np.ones(shape, np.int64)
+    if case.integers == "small":
+        return np.asarray(rng.integers(0, 2, shape))
+    if accepts.values:
+        return np.asarray(rng.choice(np.array(accepts.values), shape))
+    if accepts.high is not None:
+        return np.asarray(rng.integers(min(accepts.low, accepts.high - 1), accepts.high, shape))
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return np.asarray(rng.integers(info.min, info.max + 1, shape))
+    return np.asarray(rng.integers(accepts.low, 4, shape))
+
+
+def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Ones, then zeros, along the last axis: at least one 1 in every row."""
+    if not shape or shape[-1] == 0:
+        return np.ones(shape, bool)
+    lengths = rng.integers(1, shape[-1] + 1, shape[:-1])
+    return np.asarray(np.arange(shape[-1]) < lengths[..., None])
+
+
+def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
+    """The tensor in an optional or a sequence, and whether it is a sequence. Maps have no type here."""
+    proto, sequence = kind.proto, False
+    while proto is not None and proto.WhichOneof("value") in ("optional_type", "sequence_type"):
+        wrapper = getattr(proto, proto.WhichOneof("value") or "")
+        sequence = sequence or proto.HasField("sequence_type")
+        proto = wrapper.elem_type
+    if proto is None:
+        return kind, sequence
+    inner = value_type(proto)
+    return (inner if inner.proto is None else ValueType()), sequence
+
+
+def _label(sizes: Mapping[str, int], batches: Sequence[str]) -> str:
+    order = [*batches, *(name for name in sizes if name not in batches)]
+    return ", ".join(f"{name}={sizes[name]}" for name in order) or "static shapes"

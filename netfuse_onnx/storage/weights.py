@@ -1,0 +1,250 @@
+"""Weights as bytes that stay where they are: read, compare, merge by recipe, copy.
+
+A weight is never held whole unless it is small: everything runs over blocks, so that memory depends
+neither on the number of models nor on their size. Values are compared and copied as bits.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from netfuse_onnx.errors import InternalError
+from netfuse_onnx.storage import external
+from netfuse_onnx.storage.elements import BAND, Elements, Files, Plain, check, transformed
+from netfuse_onnx.storage.tensors import BITS, Values, pack, raw_values
+from netfuse_onnx.storage.tensors import nbytes as raw_nbytes
+from netfuse_onnx.storage.undo import first_difference
+from netfuse_onnx.types import Extent, Recipe, Weight
+
+__all__ = [
+    "array",
+    "blocks",
+    "copy",
+    "first_difference",
+    "nbytes",
+    "proto",
+    "recipe_nbytes",
+    "same",
+    "stream",
+    "weight_of",
+]
+
+_BLOCK = 1 << 20  # bytes
+_RUN = 1 << 16  # bytes of a run from which a system call of its own pays
+_COPY = 16 << 20  # bytes per copy_file_range: an interrupt is answered in between
+_NO_RANGE = {
+    errno.EXDEV,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EBADF,
+    errno.ETXTBSY,
+}
+
+
+def weight_of(tensor: TensorProto) -> Weight:
+    """The weight that a TensorProto of a skeleton (wire.scan) holds: an Extent when it is external,
+    raw bytes when inline in whichever field, a tuple of byte strings for a string tensor."""
+    dtype, shape = tensor.data_type, tuple(tensor.dims)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return Weight(dtype, shape, external.extent_of(tensor))
+    if dtype == TensorProto.STRING:
+        return Weight(dtype, shape, tuple(tensor.string_data))
+    return Weight(dtype, shape, raw_values(tensor))
+
+
+def nbytes(weight: Weight) -> int:
+    """Size in bytes of the raw form; of a string tensor, of its characters."""
+    if isinstance(weight.data, tuple):
+        return sum(map(len, weight.data))
+    return raw_nbytes(weight.dtype, weight.shape)
+
+
+def proto(weight: Weight, name: str = "") -> TensorProto:
+    """An inline TensorProto with the values. Reads the whole weight: for small ones."""
+    tensor = TensorProto(name=name, data_type=weight.dtype, dims=weight.shape)
+    if isinstance(weight.data, tuple):
+        tensor.string_data.extend(weight.data)
+    else:
+        with Files() as files:
+            tensor.raw_data = files.read(weight.data, 0, nbytes(weight))
+    return tensor
+
+
+def array(weight: Weight) -> Values:
+    """The values as a numpy array, of an ml_dtypes type where numpy has none, and of objects (str)
+    for strings. Reads the whole weight: for small ones."""
+    return numpy_helper.to_array(proto(weight))
+
+
+def blocks(weight: Weight, size: int = _BLOCK) -> Iterator[bytes]:
+    """The raw form in blocks of `size` bytes, the last one shorter. FileFault when the file shrank."""
+    total, data = nbytes(weight), _raw(weight)
+    with Files() as files:
+        for at in range(0, total, size):
+            yield files.read(data, at, min(size, total - at))
+
+
+def same(a: Weight, b: Weight) -> bool:
+    """Whether two weights are equal in type, shape and every bit. Stops at the first difference; most
+    weights of a family differ in the first page."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    if a.data == b.data:
+        return True
+    if isinstance(a.data, tuple) or isinstance(b.data, tuple):
+        return False
+    total, at, size = nbytes(a), 0, 4096
+    with Files() as files:
+        while at < total:
+            size = min(size, total - at)
+            if files.read(a.data, at, size) != files.read(b.data, at, size):
+                return False
+            at, size = at + size, _BLOCK
+    return True
+
+
+def recipe_nbytes(recipe: Recipe) -> int:
+    """Size in bytes of the merged weight."""
+    return raw_nbytes(recipe.dtype, recipe.shape)
+
+
+def stream(recipe: Recipe, block: int = _BLOCK) -> Iterator[bytes]:
+    """The merged weight's raw form in blocks of about `block` bytes.
+
+    Raises FileFault when a source can't be read, InternalError when the parts don't fill the shape.
+    """
+    check(recipe)
+    bits = BITS[recipe.dtype]
+    as_bytes = not recipe.transform and not any(size % 8 for size in _run_bits(recipe))
+    size = max(1, block if bits < 8 or as_bytes else block * 8 // bits)
+    with Files() as files:
+        values = _values(recipe, files, as_bytes, size)
+        if as_bytes or bits >= 8:
+            yield from (some.tobytes() for some in values)
+        else:
+            yield from _packed(values, bits)
+
+
+def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] | None = None) -> None:
+    """Writes the merged weight to `fd` from byte `offset`.
+
+    Long runs that need no transform are copied inside the kernel, the rest is streamed. `progress` is
+    told the bytes of each block. Raises OSError when the target can't be written, FileFault when a
+    source can't be read.
+    """
+    report = progress or (lambda _: None)
+    bits = _run_bits(recipe)
+    if recipe.transform or any(size % 8 for size in bits) or min(bits, default=0) // 8 < _RUN:
+        for block in stream(recipe):
+            _write(fd, block, offset)
+            offset += len(block)
+            report(len(block))
+        return
+    check(recipe)
+    with Files() as files:
+        for run in range(recipe.outer):
+            for part, size in zip(recipe.parts, (size // 8 for size in bits), strict=True):
+                _copy_run(part, run * size, size, fd, offset, files, report)
+                offset += size
+
+
+def _run_bits(recipe: Recipe) -> list[int]:
+    """Size in bits of one run of each part, after the transform."""
+    times = int(recipe.transform[1:]) if recipe.transform.startswith("x") else 1
+    return [math.prod(part.shape) * times * BITS[part.dtype] // recipe.outer for part in recipe.parts]
+
+
+def _values(recipe: Recipe, files: Files, as_bytes: bool, block: int) -> Iterator[Values]:
+    """The merged elements. Without interleaving the parts come one by one, so that only one of them
+    holds a band to transpose; else they share that memory."""
+
+    def reader(weight: Weight, band: int) -> Elements:
+        plain = Plain(weight, files, as_bytes=True)
+        return plain if as_bytes else transformed(weight, recipe.transform, files, band)
+
+    if recipe.outer == 1:
+        for part in recipe.parts:
+            yield from _interleaved([reader(part, BAND)], 1, block)
+    else:
+        readers = [reader(part, 4 * BAND // len(recipe.parts)) for part in recipe.parts]
+        yield from _interleaved(readers, recipe.outer, block)
+
+
+def _interleaved(readers: Sequence[Elements], outer: int, block: int) -> Iterator[Values]:
+    """Run 0 of every reader, run 1 of every reader, ..., in arrays of about `block` elements."""
+    sizes = [reader.count // outer for reader in readers]
+    if max(sizes, default=0) > block // 16:
+        for run in range(outer):
+            for reader, size in zip(readers, sizes, strict=True):
+                for at in range(0, size, block):
+                    yield reader.read(run * size + at, min(block, size - at))
+        return
+    step = max(1, block // max(1, sum(sizes)))  # many short runs: as many as fill a block at once
+    for top in range(0, outer, step):
+        rows = min(step, outer - top)
+        parts = [
+            r.read(top * size, rows * size).reshape(rows, size)
+            for r, size in zip(readers, sizes, strict=True)
+        ]
+        yield np.concatenate(parts, axis=1).reshape(-1)
+
+
+def _packed(values: Iterator[Values], bits: int) -> Iterator[bytes]:
+    """Elements of less than a byte in packed form; what doesn't fill whole bytes waits for the next."""
+    rest = np.empty(0, np.uint8)
+    for some in values:
+        rest = np.concatenate((rest, some))
+        whole = len(rest) // 4 * 4  # four elements fill whole bytes at every width
+        yield pack(rest[:whole], bits)
+        rest = rest[whole:]
+    yield pack(rest, bits)
+
+
+def _copy_run(
+    weight: Weight, start: int, length: int, fd: int, offset: int, files: Files, report: Callable[[int], None]
+) -> None:
+    """Bytes start..start+length of a weight to byte `offset` of `fd`."""
+    while length:
+        some = min(length, _COPY)
+        moved = 0
+        if isinstance(weight.data, Extent):
+            moved = _in_kernel(files.fd(weight.data.path), weight.data.offset + start, some, fd, offset)
+        if not moved:
+            block = files.read(_raw(weight), start, min(some, _BLOCK))
+            _write(fd, block, offset)
+            moved = len(block)
+        start, offset, length = start + moved, offset + moved, length - moved
+        report(moved)
+
+
+def _in_kernel(source: int, start: int, length: int, fd: int, offset: int) -> int:
+    """Bytes copied by copy_file_range; 0 where the system or the file systems can't."""
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    try:
+        return os.copy_file_range(source, fd, length, start, offset)
+    except OSError as error:
+        if error.errno in _NO_RANGE:
+            return 0
+        raise
+
+
+def _write(fd: int, block: bytes, offset: int) -> None:
+    rest = memoryview(block)
+    while rest:
+        done = os.pwrite(fd, rest, offset)
+        rest, offset = rest[done:], offset + done
+
+
+def _raw(weight: Weight) -> Extent | bytes:
+    if isinstance(weight.data, tuple):
+        raise InternalError("A string tensor has no raw form.", "Please report this.")
+    return weight.data

@@ -1,0 +1,218 @@
+"""Where the bytes lie inside an ONNX file, found without reading them.
+
+A model file is one protobuf message whose bulk is tensor data. The scanner walks the wire format with
+small reads, copies all that is small, and replaces large tensor data by a reference to its place
+(file, offset, length): the skeleton. Not a memory map: touched pages would count as resident memory,
+and memory must not grow with the models. Format: https://protobuf.dev/programming-guides/encoding/.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from netfuse_onnx.errors import FileFault
+from netfuse_onnx.storage import external, spill
+from netfuse_onnx.storage.protobuf import Field, MalformedError, Window, varint
+from netfuse_onnx.storage.tensors import BITS, dtype_name, value_field
+from netfuse_onnx.types import Extent
+
+_DEPTH = 90  # nested messages; protobuf itself stops at 100
+_DAMAGED = "The file is damaged or not an ONNX model: export or download it again."
+
+# What a large length-delimited field of a message is: a message to look into, or something else.
+_TENSOR, _SPARSE, _DROP = "tensor", "sparse", "drop"
+_INSIDE: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 25: "function", 20: _DROP},  # 20: training_info, no part of inference
+    "graph": {1: "node", 5: _TENSOR, 15: _SPARSE},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: _SPARSE, 23: _SPARSE},
+}
+_PROTO: Mapping[str, Any] = {
+    "model": onnx.ModelProto,
+    "graph": onnx.GraphProto,
+    "function": onnx.FunctionProto,
+    "node": onnx.NodeProto,
+    "attribute": onnx.AttributeProto,
+}
+_KNOWN = {kind: {f.number for f in proto.DESCRIPTOR.fields} for kind, proto in _PROTO.items()}
+_WIRES = {4: (2, 5), 5: (2, 0), 7: (2, 0), 9: (2,), 10: (2, 1), 11: (2, 0)}  # packed or not, by field
+_VALUES = {
+    4: "float_data",
+    5: "int32_data",
+    7: "int64_data",
+    9: "raw_data",
+    10: "double_data",
+    11: "uint64_data",
+}
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A model without its large tensor data.
+
+    In `model` such a tensor has data_location EXTERNAL and the external_data entries location (an
+    absolute path), offset and length, in bytes, of its raw little-endian form. `extents` gives the
+    same for the initializers of the main graph, by name. `files`: every file read, the model first.
+    """
+
+    model: onnx.ModelProto
+    extents: Mapping[str, Extent]
+    files: tuple[str, ...]
+
+
+def scan(path: str, *, threshold: int = 1024) -> Scanned:
+    """The skeleton of the model at `path`: tensor data of more than `threshold` bytes stays where it is.
+    Bytes as they lie in the file: the raw form of packed numbers may be eight times as long.
+
+    Raises FileFault for whatever cannot be read, is no valid model, or points outside its folder.
+    """
+    with _opened(path) as (fd, size):
+        scanner = _Scanner(Window(fd, size), os.path.abspath(path), threshold)
+        model = _parse(scanner, path)
+    if not model.HasField("graph") or not model.opset_import:
+        missing = "opset imports" if model.HasField("graph") else "graph"
+        raise FileFault(f"{path} is not an ONNX model: it has no {missing}.", _DAMAGED)
+    extents, files = external.settle(model, path, threshold, scanner.found)
+    return Scanned(model, extents, files)
+
+
+def external_locations(path: str) -> frozenset[str]:
+    """The external data locations that the model at `path` names, as written there, unchecked."""
+    with _opened(path) as (fd, size):
+        scanner = _Scanner(Window(fd, size), os.path.abspath(path), 1024)
+        model = _parse(scanner, path)
+    return external.locations(model, scanner.found)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[int, int]]:
+    """Descriptor and size in bytes of a model file; what can't be a model is a FileFault."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise FileFault(f"{path} is a folder, not a model file.", "Name the .onnx file in it.")
+        if not stat.S_ISREG(mode):
+            raise FileFault(f"{path} is not a regular file.", "Save the model to a file first.")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise external.unreadable(path, error) from error
+    try:
+        size = os.fstat(fd).st_size
+        if not size:
+            raise FileFault(f"{path} is empty.", _DAMAGED)
+        if os.pread(fd, len(external.LFS_HEAD), 0) == external.LFS_HEAD:
+            raise FileFault(f"{path} is a Git LFS pointer, not the model.", external.LFS_HINT)
+        yield fd, size
+    finally:
+        os.close(fd)
+
+
+def _parse(scanner: _Scanner, path: str) -> onnx.ModelProto:
+    try:
+        model = onnx.ModelProto()
+        model.ParseFromString(scanner.skeleton())
+        return model
+    except MalformedError as error:
+        raise FileFault(f"{path} is not a valid ONNX model: {error}.", _DAMAGED) from error
+    except DecodeError as error:
+        raise FileFault(f"{path} is not a valid ONNX model: a field has the wrong form.", _DAMAGED) from error
+    except OSError as error:
+        raise external.unreadable(path, error) from error
+
+
+@dataclass
+class _Scanner:
+    """Builds the skeleton's wire bytes, and collects the extents that it refers to."""
+
+    window: Window
+    path: str
+    threshold: int
+    found: set[Extent] = field(default_factory=set)
+
+    def skeleton(self) -> bytes:
+        return self._message("model", 0, self.window.size, 0)
+
+    def _message(self, kind: str, start: int, end: int, depth: int) -> bytes:
+        """A message without its large data. Runs of small fields are copied as they stand."""
+        if depth > _DEPTH:
+            raise MalformedError(f"its graphs are nested more than {_DEPTH} levels deep")
+        out, kept = [], start
+        for one in self.window.fields(start, end):
+            if one.wire != 2 or one.end - one.start <= self.threshold:
+                continue
+            inside = _INSIDE[kind].get(one.number)
+            if inside is None and one.number in _KNOWN[kind]:
+                continue
+            out.append(self.window.take(kept, one.at))
+            kept = one.end
+            if inside is None or inside is _DROP:
+                continue
+            if inside is _SPARSE:
+                raise MalformedError(
+                    f"it holds a sparse tensor of {one.end - one.start} bytes, which is not supported"
+                )
+            body = (
+                self._tensor(one)
+                if inside is _TENSOR
+                else self._message(inside, one.start, one.end, depth + 1)
+            )
+            out += [varint(one.number << 3 | 2), varint(len(body)), body]
+        out.append(self.window.take(kept, end))
+        return b"".join(out)
+
+    def _tensor(self, at: Field) -> bytes:
+        """A TensorProto, its values replaced by their place when they are large."""
+        values: dict[int, list[Field]] = {}
+        out, kept, dtype, outside = [], at.start, 0, False
+        for one in self.window.fields(at.start, at.end):
+            if one.number == 2 and one.wire == 0:
+                dtype = self.window.varint(one.start, one.end)[0]
+            elif one.number in _VALUES:
+                _append(values.setdefault(one.number, []), one)
+            elif one.number == 14 and one.wire == 0:
+                outside = self.window.varint(one.start, one.end)[0] == 1
+            if one.number in _VALUES or one.number in (13, 14):
+                out.append(self.window.take(kept, one.at))
+                kept = one.end
+        if sum(one.end - one.start for run in values.values() for one in run) <= self.threshold:
+            return self.window.take(at.start, at.end)
+        if len(values) > 1 or outside:
+            raise MalformedError(f"the tensor at byte {at.at} holds its values twice")
+        out += [self.window.take(kept, at.end), self._reference(dtype, *values.popitem())]
+        return b"".join(out)
+
+    def _reference(self, dtype: int, number: int, runs: list[Field]) -> bytes:
+        """The external_data fields for values in field `number`; those not in raw form are spilled."""
+        if dtype not in BITS or (number != 9 and _VALUES[number] != value_field(dtype)):
+            raise MalformedError(
+                f"a tensor of type {dtype_name(dtype)} can't keep its values in {_VALUES[number]}"
+            )
+        if number == 9 or (number in (4, 10) and len(runs) == 1 and runs[0].wire == 2):
+            extent = Extent(self.path, runs[-1].start, runs[-1].end - runs[-1].start)
+        else:
+            extent = spill.decode(self.window, runs, dtype)
+        self.found.add(extent)
+        tensor = onnx.TensorProto()
+        external.refer(tensor, extent)
+        return bytes(tensor.SerializeToString())
+
+
+def _append(runs: list[Field], one: Field) -> None:
+    """Adds a field; values that stand unpacked, one field each, join into one run (wire != 2)."""
+    tag_bytes = one.start - one.at if one.wire != 2 else 1
+    if one.wire not in _WIRES[one.number] or tag_bytes != 1:
+        raise MalformedError(f"the tensor values at byte {one.at} have the wrong form")
+    last = runs[-1] if runs else None
+    if last and one.wire != 2 and one.wire == last.wire and last.end == one.at:
+        runs[-1] = last._replace(end=one.end)
+    else:
+        runs.append(one if one.wire == 2 else one._replace(start=one.at))

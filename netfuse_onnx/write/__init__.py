@@ -1,0 +1,1 @@
+"""Merged -> Staged: files beside the target, complete and synced; then their place, all or nothing."""

@@ -1,0 +1,96 @@
+"""SHA-256 of the sources, on a thread of its own while the weights are copied: the pages that one of the
+two reads are still in memory for the other, and hashlib releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+
+from netfuse_onnx.errors import FileFault
+from netfuse_onnx.storage import external
+from netfuse_onnx.types import Source
+
+_BLOCK = 1 << 18  # bytes: stays in the second-level cache between the read and the hash
+
+
+class Digests:
+    """The digests of a family, being computed from the moment of construction.
+
+    A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
+    files, the model first, one a line; names don't count. A context manager: what is not finished at its
+    end is stopped.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._files: dict[str, str] = {}
+        self._fault: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Digests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def result(self) -> tuple[str, ...]:
+        """One digest per source, in hex. Waits. FileFault when a file can't be read."""
+        files = self.files()
+        return tuple(
+            _joined([files[os.path.abspath(path)] for path in source.files]) for source in self._sources
+        )
+
+    def files(self) -> Mapping[str, str]:
+        """The digest of every file of every source by absolute path. Waits. FileFault as above."""
+        self._thread.join()
+        if self._fault is not None:
+            raise self._fault
+        return self._files
+
+    def cancel(self) -> None:
+        """Stops the work, and returns when it has stopped."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            known: dict[tuple[int, int], str] = {}  # one source given twice is read once
+            for path in dict.fromkeys(os.path.abspath(f) for source in self._sources for f in source.files):
+                status = os.stat(path)
+                key = (status.st_dev, status.st_ino)
+                if key not in known:
+                    known[key] = _hash(path, self._stop)
+                self._files[path] = known[key]
+        except OSError as error:
+            self._fault = external.unreadable(path, error)
+        except BaseException as error:  # raised again by the thread that asks for the result
+            self._fault = error
+
+
+def of_files(paths: Sequence[str]) -> str:
+    """The digest of one source that consists of these files, the model first. FileFault as above."""
+    try:
+        return _joined([_hash(path, threading.Event()) for path in paths])
+    except OSError as error:
+        raise external.unreadable(str(error.filename or paths[0]), error) from error
+
+
+def _joined(digests: Sequence[str]) -> str:
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _hash(path: str, stop: threading.Event) -> str:
+    total, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            if stop.is_set():
+                raise FileFault("Hashing the sources was stopped.")
+            total.update(block[:count])
+    return total.hexdigest()

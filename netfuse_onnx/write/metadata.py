@@ -1,0 +1,172 @@
+"""What a merged model says about itself: one JSON value under the key `netfuse_onnx` of metadata_props.
+
+It is enough for `inspect` to show what became of every node, and for `verify` to undo every merged weight
+when the sources are at hand. It is deterministic: no times, no paths.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netfuse_onnx import __version__
+from netfuse_onnx.errors import FileFault, InternalError, UsageFault
+from netfuse_onnx.report import Lowered
+from netfuse_onnx.storage import elements, wire
+from netfuse_onnx.types import Correspondence, Merged, Recipe
+
+KEY = "netfuse_onnx"
+FORMAT = 1
+"""Raised when a reader of the old format would misread the new one."""
+
+DROPPED_IF_EMPTY = ("rule", "reason", "takes", "gives")
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The JSON value, read back. `weights` maps merged initializers to what `recipes` needs."""
+
+    version: str
+    models: tuple[str, ...]
+    sha256: tuple[str, ...]
+    io: str
+    share: tuple[str, ...]
+    target: str
+    partial: bool
+    lowered: Lowered
+    weights: Mapping[str, Mapping[str, Any]]
+
+
+def build(
+    family: Correspondence,
+    merged: Merged,
+    digests: Sequence[str],
+    *,
+    io: str,
+    share: Sequence[str],
+    target: str,
+    partial: bool,
+) -> dict[str, str]:
+    """All metadata_props of a merged model, the sources' own included. `digests`: SHA-256 by source."""
+    report = merged.report
+    rows = [{k: v for k, v in row.items() if v or k not in DROPPED_IF_EMPTY} for row in report["nodes"]]
+    value = {
+        "format": FORMAT,
+        "version": __version__,
+        "models": list(family.names),
+        "sha256": list(digests),
+        "io": io,
+        "share": sorted(share),
+        "target": target,
+        "partial": partial,
+        "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
+        **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
+        "nodes": rows,
+    }
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return {KEY: text} | _inherited(family)
+
+
+def read(path: str) -> Metadata:
+    """The metadata of a merged model file. Raises FileFault when it is no model, or has none."""
+    props = {entry.key: entry.value for entry in wire.scan(path).model.metadata_props}
+    if KEY not in props:
+        raise FileFault(
+            f"{path} was not written by netfuse-onnx: it carries no {KEY!r} metadata.",
+            "Give the output of netfuse-onnx merge.",
+        )
+    try:
+        value = json.loads(props[KEY])
+        if value["format"] != FORMAT:
+            newer = f"{path} was written by netfuse-onnx {value['version']}, in another format."
+            raise FileFault(newer, "Use that version to read it.")
+        return Metadata(
+            version=str(value["version"]),
+            models=tuple(map(str, value["models"])),
+            sha256=tuple(map(str, value["sha256"])),
+            io=str(value["io"]),
+            share=tuple(map(str, value["share"])),
+            target=str(value["target"]),
+            partial=bool(value["partial"]),
+            lowered=Lowered.read(value),
+            weights=dict(value["weights"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileFault(
+            f"The netfuse-onnx metadata of {path} is damaged: {error!r}.", "Merge again."
+        ) from error
+
+
+def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """A warning for every source that is not, byte for byte, the one that was merged in its place.
+
+    Raises UsageFault when the right sources come in another order.
+    """
+    known = metadata.sha256
+    if tuple(digests) != known and sorted(digests) == sorted(known):
+        ordered = [paths[digests.index(want)] for want in known]
+        raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
+    rows = zip(paths, digests, known, metadata.models, strict=True)
+    return [
+        f"{path} is not the file that was merged as {name}: its SHA-256 differs."
+        for path, got, want, name in rows
+        if got != want
+    ]
+
+
+def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, Recipe]:
+    """The recipes of the merged weights, for sources that were matched again.
+
+    Raises FileFault where the metadata do not fit the sources or the merged file.
+    """
+    tensors = {t.name: t for t in wire.scan(path).model.graph.initializer}
+    found = {}
+    for name, line in metadata.weights.items():
+        try:
+            parts = family.weights[line["value"]]
+            chosen = tuple(parts[i] for i in line.get("parts", range(len(parts))))
+            outer, transform = int(line.get("outer", 1)), str(line.get("transform", ""))
+            shape = tuple(tensors[name].dims)
+            found[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
+            elements.check(found[name])
+        except (KeyError, IndexError, TypeError, ValueError, InternalError) as error:
+            said = error.message.rstrip(".") if isinstance(error, InternalError) else repr(error)
+            raise FileFault(
+                f"{path} says nothing usable about its weight {name!r}: {said}.",
+                "Are these the models that were merged? If so, merge again.",
+            ) from error
+    return found
+
+
+def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
+    """One merged weight. `parts` (positions among the models' weights) only where it is not all of them."""
+    line: dict[str, Any] = {"value": recipe.value}
+    if recipe.outer != 1:
+        line["outer"] = recipe.outer
+    if recipe.transform:
+        line["transform"] = recipe.transform
+    whole = family.weights[recipe.value]
+    if tuple(recipe.parts) != tuple(whole):
+        line["parts"] = _positions(recipe, whole)
+    return line
+
+
+def _positions(recipe: Recipe, whole: Sequence[Any]) -> list[int]:
+    by_identity = {id(weight): i for i, weight in enumerate(whole)}
+    return [by_identity[id(p)] if id(p) in by_identity else whole.index(p) for p in recipe.parts]
+
+
+def _inherited(family: Correspondence) -> dict[str, str]:
+    """The sources' metadata: what is equal in all models as it is, the rest as `model/KEY`."""
+    kept: dict[str, str] = {}
+    first = family.sources[0].metadata
+    for key, value in first.items():
+        if key != KEY and all(source.metadata.get(key) == value for source in family.sources):
+            kept[key] = value
+    for name, source in zip(family.names, family.sources, strict=True):
+        own = {f"{name}/{key}": value for key, value in source.metadata.items() if key not in kept}
+        kept |= own
+    return dict(sorted(kept.items()))

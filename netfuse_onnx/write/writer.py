@@ -1,0 +1,319 @@
+"""The merged model to disk: offsets first, then bytes, then the names.
+
+Weights are streamed by their recipes from where they lie; memory depends neither on the number of
+models nor on their size. The bytes depend only on the merged graph, the sources and the metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+import onnx
+from onnx import TensorProto
+
+from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.storage import external, weights, wire
+from netfuse_onnx.storage.protobuf import varint
+from netfuse_onnx.storage.tensors import tensors
+from netfuse_onnx.types import Extent, Merged, Recipe, Source, Weight
+from netfuse_onnx.write import staging
+from netfuse_onnx.write.digests import Digests
+
+Progress = Callable[[str, int, int], None]
+Mode = Literal["auto", "external", "single"]
+Metadata = Mapping[str, str] | Callable[[tuple[str, ...]], Mapping[str, str]]
+
+INLINE_BELOW = 1 << 30  # bytes of a model from which its weights get a file of their own
+_PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes that every reader takes, with room for the metadata
+_ALIGN = 64  # bytes: a cache line, and the widest vector load
+_SLACK = 1 << 20  # bytes of room for metadata and folder entries
+_GRAPH, _INITIALIZER, _RAW_DATA, _METADATA = b"\x3a", b"\x2a", b"\x4a", b"\x72"  # field tags
+_FORMAT = 1  # of the data file: goes into its name
+
+
+class Staged:
+    """A merged model that is complete and on disk, but not yet in its place.
+
+    `model_path` can be loaded. A context manager: what was not committed is discarded.
+    """
+
+    def __init__(
+        self, folder: staging.Staging, data: str | None, digests: tuple[str, ...], size: int
+    ) -> None:
+        self._staging, self._data = folder, data
+        self.out, self.digests, self.size = folder.out, digests, size
+        self.model_path = os.path.join(folder.folder, folder.name)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The model, then its data file if it has one, at their final paths."""
+        names = (self._staging.name, self._data) if self._data else (self._staging.name,)
+        return tuple(os.path.join(self._staging.home, name) for name in names)
+
+    def commit(self) -> None:
+        """Puts the model in its place. FileFault when that fails; then the old model still stands."""
+        try:
+            self._staging.place(self._data)
+        except OSError as error:
+            raise staging.unwritable(self.out, error) from error
+        finally:
+            self._staging.remove()
+        self.model_path = self.out
+
+    def discard(self) -> None:
+        """Removes everything that was written. Does nothing after a commit."""
+        if self.model_path != self.out:
+            self._staging.remove()
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def stage(
+    merged: Merged,
+    out: str,
+    sources: Sequence[Source],
+    *,
+    mode: Mode = "auto",
+    metadata: Metadata,
+    progress: Progress | None = None,
+    digests: Digests | None = None,
+) -> Staged:
+    """Writes the merged model beside `out`, complete and synced, to be proven and then committed.
+
+    `mode`: weights inside the model file (single), in `NAME-<8 hex>.data` beside it (external), or the
+    latter from 1 GiB on (auto). `metadata` is given the sources' digests when it is a function.
+    `progress` is told what is done, and the weight bytes done and in total, at least every 16 MiB.
+    `digests`: those of the sources, where the caller has started them earlier; stage() ends them.
+
+    Raises FileFault when the target can't be written or a source can't be read; nothing stays behind.
+    """
+    digests = digests or Digests(sources)
+    folder: staging.Staging | None = None
+    try:
+        check(out, sources)
+        skeleton = _Skeleton(merged)
+        inside = mode == "single" or (mode == "auto" and skeleton.size < INLINE_BELOW)
+        if inside:
+            _check_single(out, skeleton.size)
+        folder = staging.Staging(out)  # which also makes room: it removes what a killed run left
+        staging.check_room(out, skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
+        write = _write_inline if inside or not merged.recipes else _write_external
+        job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
+        data = write(job)
+        folder.sync()
+        return Staged(folder, data, digests.result(), skeleton.size)
+    except BaseException as error:
+        digests.cancel()
+        if folder:
+            folder.remove()
+        if isinstance(error, OSError):
+            raise staging.unwritable(out, error) from error
+        raise
+
+
+def check(out: str, sources: Sequence[Source]) -> None:
+    """What can be said before any work: FileFault when `out` can't be written or is a file of a source."""
+    staging.check_target(out, (path for source in sources for path in source.files))
+
+
+def read_merged(path: str) -> Mapping[str, Weight]:
+    """Each initializer of a written model, small ones too, by reference to its bytes; strings and what is
+    empty as it is. For the byte proof. FileFault as wire.scan."""
+    scanned = wire.scan(path, threshold=0)
+    found = {}
+    for tensor in scanned.model.graph.initializer:
+        data: Extent | bytes | tuple[bytes, ...] = scanned.extents.get(tensor.name, b"")
+        if tensor.data_type == TensorProto.STRING:
+            data = tuple(tensor.string_data)
+        found[tensor.name] = Weight(tensor.data_type, tuple(tensor.dims), data)
+    return found
+
+
+def _check_single(out: str, size: int) -> None:
+    if size > _PROTOBUF_LIMIT:
+        raise FileFault(
+            f"{out} would take {size / 1e9:.1f} GB, and a single model file can have 2 GiB.",
+            "Let the weights go to a file of their own: leave out --single-file.",
+        )
+
+
+class _Skeleton:
+    """The merged model taken apart into what is written: the initializers with recipes, in order, and
+    the serialised rest."""
+
+    def __init__(self, merged: Merged) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(merged.model)
+        self.heads = [_head(t, merged.recipes) for t in model.graph.initializer if t.name in merged.recipes]
+        kept = [t for t in model.graph.initializer if t.name not in merged.recipes]
+        missing = merged.recipes.keys() - {head.name for head in self.heads}
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+        for tensor in tensors(model):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                missing.add(tensor.name)
+        if missing:
+            raise InternalError(f"Weight {min(missing)!r} lost its bytes.", "Please report this.")
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self.graph = bytes(model.graph.SerializeToString(deterministic=True))
+        model.ClearField("graph")
+        model.ClearField("metadata_props")
+        self.model = bytes(model.SerializeToString(deterministic=True))
+        weight = sum(weights.recipe_nbytes(recipe) for recipe in merged.recipes.values())
+        self.weight = weight
+        self.size = len(self.model) + len(self.graph) + weight + 256 * len(self.heads)
+
+    def tail(self, metadata: Mapping[str, str]) -> bytes:
+        """The metadata_props fields, written last: the digests are not known before."""
+        entries = {**self.metadata, **metadata}
+        protos = (onnx.StringStringEntryProto(key=key, value=value) for key, value in entries.items())
+        return b"".join(_field(_METADATA, proto.SerializeToString()) for proto in protos)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One write: what, where to, and who is told."""
+
+    skeleton: _Skeleton
+    recipes: Mapping[str, Recipe]
+    folder: staging.Staging
+    digests: Digests
+    metadata: Metadata
+    progress: Progress
+
+    def tail(self) -> bytes:
+        given = self.metadata(self.digests.result()) if callable(self.metadata) else self.metadata
+        return self.skeleton.tail(given)
+
+    def teller(self) -> Callable[[int], None]:
+        """Adds up what copy() reports for one run over all recipes."""
+        done = 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress("writing the weights", done, self.skeleton.weight)
+
+        return tell
+
+
+def _write_inline(job: _Job) -> None:
+    """One valid ModelProto with one graph field: every length is known before the bytes are read."""
+    skeleton = job.skeleton
+    heads = [_inline_head(head, job.recipes[head.name]) for head in skeleton.heads]
+    sizes = [weights.recipe_nbytes(job.recipes[head.name]) for head in skeleton.heads]
+    graph_size = len(skeleton.graph) + sum(map(len, heads)) + sum(sizes)
+    with _created(job.folder, job.folder.name) as fd:
+        at = _put(fd, 0, skeleton.model + _GRAPH + varint(graph_size) + skeleton.graph)
+        tell = job.teller()
+        for proto, head, size in zip(skeleton.heads, heads, sizes, strict=True):
+            at = _put(fd, at, head)
+            weights.copy(job.recipes[proto.name], fd, at, tell)
+            at += size
+        os.fsync(fd)  # while the digests, which the tail waits for, are still being computed
+        _put(fd, at, job.tail())
+
+
+def _write_external(job: _Job) -> str:
+    """The weights in a file of their own, the model refers to it by its base name; returns that name."""
+    heads, tell, at = job.skeleton.heads, job.teller(), 0
+    places = []
+    unnamed = "data"
+    with _created(job.folder, unnamed) as fd:
+        for head in heads:
+            recipe = job.recipes[head.name]
+            at = -(-at // _ALIGN) * _ALIGN
+            size = weights.recipe_nbytes(recipe)
+            weights.copy(recipe, fd, at, tell)
+            places.append((at, size))
+            at += size
+    stem = job.folder.name.removesuffix(".onnx")
+    name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
+    os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
+    fields = []
+    for head, (offset, size) in zip(heads, places, strict=True):
+        external.refer(head, Extent(name, offset, size))
+        fields.append(_field(_INITIALIZER, head.SerializeToString(deterministic=True)))
+    body = job.skeleton.graph + b"".join(fields)
+    with _created(job.folder, job.folder.name) as fd:
+        _put(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
+    return name
+
+
+def _head(tensor: TensorProto, recipes: Mapping[str, Recipe]) -> TensorProto:
+    """Name, type and shape of an initializer with a recipe, and no values."""
+    recipe = recipes[tensor.name]
+    if (tensor.data_type, tuple(tensor.dims)) != (recipe.dtype, recipe.shape):
+        raise InternalError(f"Weight {tensor.name!r} and its recipe differ in shape.", "Please report this.")
+    head = TensorProto()
+    head.CopyFrom(tensor)
+    for field in ("raw_data", "external_data", "data_location"):
+        head.ClearField(field)
+    return head
+
+
+def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
+    """What stands in the graph before the recipe's bytes: tag and length of the initializer, its small
+    fields, tag and length of raw_data."""
+    small = bytes(head.SerializeToString(deterministic=True))
+    size = weights.recipe_nbytes(recipe)
+    raw = _RAW_DATA + varint(size)
+    return _INITIALIZER + varint(len(small) + len(raw) + size) + small + raw
+
+
+def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
+    """8 hex digits that stand for the data file's bytes, without reading them: they follow from the
+    recipes, in the file's order, and the sources' digests. What lies in no source
+    file, small or decoded weights, is read."""
+
+    def part(weight: Weight) -> list[object]:
+        if isinstance(weight.data, Extent) and weight.data.path in files:
+            return [files[weight.data.path], weight.data.offset, weight.data.length]
+        total = hashlib.sha256()
+        for block in weights.blocks(weight):
+            total.update(block)
+        return [total.hexdigest()]
+
+    rows = [
+        [name, r.dtype, r.shape, r.outer, r.transform, [[p.shape, part(p)] for p in r.parts]]
+        for name, r in recipes.items()
+    ]
+    text = json.dumps([_FORMAT, _ALIGN, rows])
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+@contextmanager
+def _created(folder: staging.Staging, name: str) -> Iterator[int]:
+    """A descriptor of a new file in the staging folder, synced to disk at the end."""
+    fd = folder.create(name)
+    try:
+        yield fd
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _put(fd: int, at: int, data: bytes) -> int:
+    """Writes all of `data` at byte `at`; returns where it ends."""
+    rest = memoryview(data)
+    while rest:
+        done = os.pwrite(fd, rest, at)
+        rest, at = rest[done:], at + done
+    return at
+
+
+def _field(tag: bytes, value: bytes) -> bytes:
+    return tag + varint(len(value)) + value
