@@ -7,7 +7,7 @@ arguments that make no sense; what else they raise is said with each.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments
@@ -16,7 +16,10 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan import targets
+from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
@@ -87,7 +90,8 @@ def merge(
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
         family = _matched(sources, labels, partial, libraries, target)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
-        merged = lower(family, planning.plan(family, io=io, share=once, target=target), io=io, share=once)
+        cost = _cost(target, family.models, proof.get("dims", {}))
+        merged = lower(family, planning.plan(family, io=io, share=once, cost=cost), io=io, share=once)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
             _refuse_replicated(answer)
@@ -188,7 +192,7 @@ def rules() -> RulesReport:
     """How each operator is batched, or why it is replicated. One that is not named is replicated."""
     from netfuse_onnx.plan import control
     from netfuse_onnx.rules._registry import DIFFERING, table
-    from netfuse_onnx.rules.fallback import REASONS
+    from netfuse_onnx.rules.fallback import CHEAPER, REASONS
 
     rows = [RuleRow(op, rule.name, rule.how) for op, entries in table().items() for rule in entries]
     rows += [RuleRow(op, "merged_inside", control.HOW) for op in control.WAYS]
@@ -233,13 +237,13 @@ def _answer(
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),
-        warnings=(*family.warnings, *_untold(target)),
+        warnings=family.warnings,
     )
 
 
-def _untold(target: str) -> Iterator[str]:
-    if target != "generic":
-        yield f"There are no costs for --target {target} yet: the plan is the generic one."
+def _cost(target: str, models: int, dims: Mapping[str, int]) -> Cost:
+    """By what the plan chooses: nodes and bytes, or what was measured on the target."""
+    return Cost(models) if target == "generic" else Measured(models, targets.target(target), dims)
 
 
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
@@ -258,7 +262,7 @@ def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, 
 
 
 def _refuse_replicated(answer: MergeReport) -> None:
-    rows = answer.lowered.replicated
+    rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]
     if not rows:
         return
     named = "; ".join(f"{row.op} {row.name!r}: {row.reason}" for row in rows[:3])

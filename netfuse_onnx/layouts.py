@@ -21,6 +21,8 @@ def route(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Layout, ...]:
     """
     if src == dst:
         return ()
+    if src.channels or dst.channels:
+        return _by_way_of_channels(src, dst, dims)
     if src == SHARED or dst == SHARED:
         return (dst,)
     if src == PER_MODEL:
@@ -40,9 +42,27 @@ def route(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Layout, ...]:
     return tuple(hops)
 
 
+def _by_way_of_channels(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Layout, ...]:
+    """The last axis alone in front is a Transpose away from being folded where it is; everything else goes
+    by way of a stacked axis, in front or wherever it is wanted."""
+    last = len(dims) - 1
+    if src.channels and dst.channels:
+        return (STACKED(0), dst)
+    if src.channels:
+        near = FOLDED(last) if src.axis == last and (dst in (PER_MODEL, FOLDED(last))) else STACKED(0)
+        near = dst if dst.stacked else STACKED(dst.axis) if dst.folded and near.stacked else near
+        return (near,) if near == dst else (near, dst)
+    near = FOLDED(last) if dst.axis == last and src in (PER_MODEL, FOLDED(last)) else STACKED(0)
+    near = src if src.stacked else STACKED(src.axis) if src.folded and near.stacked else near
+    return (dst,) if near == src else (*route(src, near, dims), dst)
+
+
 def merged_dims(layout: Layout, dims: Sequence[Dim], models: int) -> tuple[Dim, ...]:
     """Dims of the one tensor that holds the value: [N, d0, ..] or [.., N*d_a, ..]."""
     out = list(dims)
+    if layout.channels:
+        front = [models * dim if isinstance(dim, int) else None for dim in out[layout.axis : layout.axis + 1]]
+        return (1, *front, *out[layout.axis + 1 :], *out[: layout.axis], *([1] if len(out) == 2 else []))
     if layout.stacked:
         out.insert(layout.axis, models)
     elif layout.folded:

@@ -24,6 +24,7 @@ class Kind(enum.IntEnum):
     STACKED = 1
     FOLDED = 2
     PER_MODEL = 3
+    CHANNELS = 4
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,6 +33,8 @@ class Layout:
 
     SHARED: no model axis, one value for all. STACKED(a): an axis of its own, size N, before d_a.
     FOLDED(a): d_a becomes N*d_a, model-major. PER_MODEL: N separate tensors.
+    CHANNELS(a): the axes from a on stand in front, d_a folded, as the channels of one image:
+    [1, N*d_a, .., dk, d0, .., d(a-1)], with a last axis of 1 where k = 1.
     """
 
     kind: Kind
@@ -39,7 +42,7 @@ class Layout:
 
     def __str__(self) -> str:
         name = self.kind.name
-        return f"{name}({self.axis})" if self.kind in (Kind.STACKED, Kind.FOLDED) else name
+        return name if self.kind in (Kind.SHARED, Kind.PER_MODEL) else f"{name}({self.axis})"
 
     @property
     def stacked(self) -> bool:
@@ -48,6 +51,10 @@ class Layout:
     @property
     def folded(self) -> bool:
         return self.kind is Kind.FOLDED
+
+    @property
+    def channels(self) -> bool:
+        return self.kind is Kind.CHANNELS
 
 
 SHARED = Layout(Kind.SHARED)
@@ -62,6 +69,11 @@ def STACKED(axis: int) -> Layout:
 def FOLDED(axis: int) -> Layout:
     """Per-model axis `axis` is N times as long, model-major."""
     return Layout(Kind.FOLDED, axis)
+
+
+def CHANNELS(axis: int) -> Layout:
+    """The axes from `axis` on are the channels of one image that all models share, model-major."""
+    return Layout(Kind.CHANNELS, axis)
 
 
 # --------------------------------------------------------------------------- weights

@@ -32,6 +32,7 @@ from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.qdq import integers
+from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Became, Correspondence, Merged, Plan
@@ -60,6 +61,7 @@ def sweep(
     keep_opset: bool = False,
     tolerance: float | None = None,
     thorough: bool = False,
+    tuned: bool = True,
 ) -> None:
     """Check the model with every combination of roles of its inputs. Nothing may be replicated.
 
@@ -76,7 +78,17 @@ def sweep(
         for n, io in itertools.product(models, IO) if thorough else turns(models, turn, len(combinations)):
             values = draw(model, n, sizes=sizes, low=low, high=high, given=given)
             what = {**role, **more, **fixed}
-            check(model, values, what, folder, io=io, alike=alike, keep_opset=keep_opset, tolerance=tolerance)
+            check(
+                model,
+                values,
+                what,
+                folder,
+                io=io,
+                alike=alike,
+                keep_opset=keep_opset,
+                tolerance=tolerance,
+                tuned=tuned,
+            )
 
 
 def check(
@@ -90,18 +102,20 @@ def check(
     alike: Collection[str] = (),
     keep_opset: bool = False,
     tolerance: float | None = None,
+    tuned: bool = True,
 ) -> None:
     """Merge and compare. `values[name]` is [N, *shape].
 
     `reason` is a pattern: some node is replicated and says so; without it no node may be. `alike` names
     outputs that may be equal in all models: for the others the case must tell two models apart.
-    `keep_opset` leaves the models at their opset, as operators that onnx cannot convert do.
+    `keep_opset` leaves the models at their opset, as operators that onnx cannot convert do. `tuned`: also by
+    lowerings that only pay by measured costs.
     """
     paths = as_models(model, values, role, folder)
     corr = family(paths, keep_opset=keep_opset)
     singles = run_apart(paths, values, role)
     assert_distinct(singles, alike)
-    for turn, (plan, merged, what) in enumerate(every_merge(corr, role, io)):
+    for turn, (plan, merged, what) in enumerate(every_merge(corr, role, io, tuned)):
         left = [low.reason for low in plan.lowerings if low.became is Became.REPLICATED]
         if reason:
             assert any(re.search(reason, why) for why in left), f"not replicated for that: {left} {what}"
@@ -171,11 +185,13 @@ def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence
         return integers(fold(match([sources[path] for path in paths], names, complete=observed)))
 
 
-def every_merge(corr: Correspondence, role: Mapping[str, str], io: str) -> Iterator[tuple[Plan, bytes, str]]:
+def every_merge(
+    corr: Correspondence, role: Mapping[str, str], io: str, tuned: bool = True
+) -> Iterator[tuple[Plan, bytes, str]]:
     """Every plan, the model that it makes, and a line that says which case it is."""
     share = shared(role)
     sound = passes_checker(corr.sources[0].path)
-    for plan in plans(corr, io, share):
+    for plan in plans(corr, io, share, tuned):
         what = f"N={corr.models} {io} {role} {[(low.rule, *map(str, low.takes)) for low in plan.lowerings]}"
         model = materialise(lower(corr, plan, io=io, share=share))
         if sound:
@@ -242,9 +258,18 @@ def run_apart(
     ]
 
 
-def plans(corr: Correspondence, io: str, share: frozenset[str]) -> Iterator[Plan]:
-    """The best plan, then one per lowering of each node that it did not choose, with that one forced."""
-    found = planning.candidates(corr, io=io, share=share)
+class Every(Cost):
+    """Nodes and bytes, with everything on offer."""
+
+    tuned = True
+
+
+def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> Iterator[Plan]:
+    """The best plan, then one per lowering of each node that it did not choose, with that one forced. Those
+    that only pay by measured costs are among them; once per model for the price of it is not."""
+    cost = Every(corr.models) if tuned else Cost(corr.models)
+    found = planning.candidates(corr, io=io, share=share, cost=cost)
+    found.options = [[o for o in offers if o.reason != CHEAPER] for offers in found.options]
     best = planning.plan(corr, io=io, share=share)
     yield best
     for i, offers in enumerate(found.options):
@@ -254,7 +279,7 @@ def plans(corr: Correspondence, io: str, share: frozenset[str]) -> Iterator[Plan
             forced = dataclasses.replace(
                 found, options=[*found.options[:i], [offer], *found.options[i + 1 :]]
             )
-            search = planning.Search(corr.graph, corr.weights, forced, Cost(corr.models))
+            search = planning.Search(corr, forced, Cost(corr.models))
             solution = search.solve()
             yield Plan(search.chosen(solution), solution.cost, solution.exact)
 

@@ -13,14 +13,16 @@ from oracle import LEVELS, run
 from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.layouts import merged_dims, route
-from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED
+from netfuse_onnx.types import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
 
 
-def layouts(rank):
-    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank))]
+def layouts(dims):
+    rank = len(dims)
+    front = [CHANNELS(axis) for axis in range(1, rank) if isinstance(dims[axis], int)]
+    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front]
 
 
 def hold(values, layout):
@@ -29,6 +31,10 @@ def hold(values, layout):
         return [values[0]]
     if layout == PER_MODEL:
         return list(values)
+    if layout.channels:  # [1, (N d_a), .., dk, d0, .., d(a-1)]
+        moved = np.moveaxis(values, range(layout.axis + 1, values.ndim), range(1, values.ndim - layout.axis))
+        folded = moved.reshape(1, moved.shape[0] * moved.shape[1], *moved.shape[2:])
+        return [folded[..., None] if values.ndim == 3 else folded]
     return [np.stack(values, layout.axis) if layout.stacked else np.concatenate(values, layout.axis)]
 
 
@@ -85,7 +91,7 @@ DIMS = [
 
 @pytest.mark.parametrize("dims", DIMS, ids=str)
 def test_every_pair_of_layouts(dims):
-    for src, dst in itertools.product([SHARED, *layouts(len(dims))], layouts(len(dims))):
+    for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
         if src != dst:
             agree(src, dst, dims, SIZES)
 
@@ -93,14 +99,14 @@ def test_every_pair_of_layouts(dims):
 @pytest.mark.parametrize("opset", [9, 11, 13, 18, 21])
 @pytest.mark.parametrize("dims", [(2, 3), ("B", "S", 2)], ids=str)
 def test_opsets(dims, opset):
-    for src, dst in itertools.product([SHARED, *layouts(len(dims))], layouts(len(dims))):
+    for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
         if src != dst:
             agree(src, dst, dims, SIZES, opset=opset)
 
 
 @pytest.mark.parametrize("models", [1, 2])
 def test_numbers_of_models(models):
-    for src, dst in itertools.permutations(layouts(2), 2):
+    for src, dst in itertools.permutations(layouts((2, 3)), 2):
         agree(src, dst, (2, 1), {}, models)
 
 
@@ -108,14 +114,14 @@ def test_numbers_of_models(models):
 @pytest.mark.parametrize("sizes", [{"B": 0, "S": 2}, {"B": 2, "S": 0}], ids=str)
 def test_what_turns_out_empty(dims, sizes):
     """An empty batch, or the empty cache of a first step: -1 in a Reshape is undefined beside a 0."""
-    for src, dst in itertools.permutations(layouts(len(dims)), 2):
+    for src, dst in itertools.permutations(layouts(dims), 2):
         agree(src, dst, dims, sizes)
 
 
 @pytest.mark.parametrize("dims", [("B", 3), (3, "S"), ("B", "S", 2)], ids=str)
 def test_values_of_unequal_size_never_join(dims):
     """Joined along an open axis, a row of one model would silently become another's."""
-    for dst in layouts(len(dims))[1:]:
+    for dst in layouts(dims)[1:]:
         model = converter(PER_MODEL, dst, dims).SerializeToString()
         for name in (d for d in dims if isinstance(d, str)):
             feeds = {
@@ -136,7 +142,7 @@ def test_values_without_elements_never_join_others(dims, opset):
         [(0, 2), (0, 3), (0, 2)],
         [(2, 0), (0, 2), (2, 0)],
     ]
-    for dst, each in itertools.product(layouts(len(dims))[1:], sizes):
+    for dst, each in itertools.product(layouts(dims)[1:], sizes):
         model = converter(PER_MODEL, dst, dims, opset=opset).SerializeToString()
         shapes = [[{"B": b, "S": s}.get(d, d) for d in dims] for b, s in each]
         feeds = {f"x{m}": np.zeros(shape, np.float32) for m, shape in enumerate(shapes)}

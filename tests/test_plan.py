@@ -17,6 +17,9 @@ from netfuse_onnx.match.matcher import match
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.measured import Measured
+from netfuse_onnx.plan.offers import site
+from netfuse_onnx.plan.targets import target
 from netfuse_onnx.types import (
     FOLDED,
     PER_MODEL,
@@ -83,11 +86,8 @@ def price(
 ) -> float:
     """The plan's cost, written down plainly: each node, and each (value, layout) that is not as made."""
     total, made, wanted = 0.0, dict(found.inputs), set()
-    for node, low in zip(corr.graph.nodes, chosen, strict=True):
-        if low.became is Became.REPLICATED:
-            total += cost.replicated()
-        else:
-            total += cost.lowering(low.option.nodes if low.option else 1.0)
+    for index, (node, low) in enumerate(zip(corr.graph.nodes, chosen, strict=True)):
+        total += cost.lowering(low, site(corr, found.mapped, node, index))
         for name, take in zip(node.reads, low.takes, strict=True):
             if name in corr.weights:
                 equal = len(corr.weights[name]) == 1 and take not in (SHARED, PER_MODEL)
@@ -102,15 +102,19 @@ def price(
 
 
 @settings(max_examples=120, deadline=None)
-@given(graphs(), st.sampled_from([2, 3]), st.sampled_from(["separate", "stacked"]))
+@given(graphs(), st.sampled_from([2, 3]), st.sampled_from(["separate", "stacked"]), st.booleans())
 def test_no_combination_is_cheaper(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]], models: int, io: str
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, int, int]],
+    models: int,
+    io: str,
+    generic: bool,
 ) -> None:
     corr = family(steps, tmp_path_factory.mktemp("plan"), models)
-    found = planning.candidates(corr, io=io, share=frozenset())
+    cost = Cost(models) if generic else Measured(models, target("cpu"))
+    found = planning.candidates(corr, io=io, share=frozenset(), cost=cost)
     assume(math.prod(len(offers) for offers in found.options) <= 5000)
-    plan = planning.plan(corr, io=io)
-    cost = Cost(models)
+    plan = planning.plan(corr, io=io, cost=cost)
     best = min(price(corr, found, chosen, cost) for chosen in itertools.product(*found.options))
     assert plan.exact
     assert plan.cost == pytest.approx(price(corr, found, plan.lowerings, cost))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
+from netfuse_onnx.emit.channels import from_channels, to_channels
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.emit.join import join
 from netfuse_onnx.layouts import moves_nothing
@@ -22,6 +23,10 @@ def hop(emit: Emitter, x: Held, src: Layout, dst: Layout, dims: Sequence[Dim], d
         return _spread(emit, x, dst, len(dims))
     if isinstance(x, tuple):
         return join(emit, x, dst, dims)
+    if dst.channels:
+        return to_channels(emit, x, src, dst.axis, dims)
+    if src.channels:
+        return from_channels(emit, x, src.axis, dst, dims)
     if dst == PER_MODEL:
         return _apart(emit, x, src, dims, dtype)
     if src.folded:

@@ -22,7 +22,7 @@ from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.control import Nested
-from netfuse_onnx.plan.offers import site
+from netfuse_onnx.plan.offers import kind, site
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
@@ -105,14 +105,16 @@ class _Lowerer:
 
     def fetch(self, name: str, layout: Layout) -> Held:
         """A value in a layout, converted once however many ask."""
-        if name in self.corr.weights:
+        if name in self.corr.weights and not layout.channels:
             return self.emit.weight(name, layout)
+        if name in self.corr.weights and name not in self.made:  # the writer moves no axes to the front
+            self.keep(name, STACKED(0), self.emit.weight(name, STACKED(0)))
         if (name, layout) not in self.held:
             self._convert(name, layout)
         return self.held[name, layout]
 
     def _convert(self, name: str, layout: Layout) -> None:
-        value = self.corr.graph.types.get(name, ValueType())
+        value = kind(self.corr, name)
         dims = value.dims or ()
         at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
         for step in route(at, layout, dims):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx
 
@@ -18,7 +19,7 @@ from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.offers import Candidates, kind, propagate
+from netfuse_onnx.plan.offers import Bodies, Candidates, kind, propagate
 from netfuse_onnx.plan.search import solved
 from netfuse_onnx.rules.fallback import BODY
 from netfuse_onnx.types import (
@@ -61,13 +62,18 @@ class Apart(Exception):
     """The node must be replicated; the text says why."""
 
 
-def offer(corr: Correspondence, found: Candidates, node: Node) -> Lowering | str:
+def offers(cost: Cost) -> Bodies:
+    """How bodies are merged in plans of this cost."""
+    return partial(_offer, cost)
+
+
+def _offer(cost: Cost, corr: Correspondence, found: Candidates, node: Node) -> Lowering | str:
     """A lowering that merges the bodies of `node`, or why it is replicated."""
     ways = {"If": _if, "Loop": _loop, "Scan": _scan}
     try:
         if node.domain or node.op not in ways:
             return BODY
-        return ways[node.op](_Inside(corr, found, node))
+        return ways[node.op](_Inside(cost, corr, found, node))
     except Apart as reason:
         return str(reason)
 
@@ -75,8 +81,8 @@ def offer(corr: Correspondence, found: Candidates, node: Node) -> Lowering | str
 class _Inside:
     """What the three operators share: bodies as correspondences, and their plans."""
 
-    def __init__(self, corr: Correspondence, found: Candidates, node: Node) -> None:
-        self.corr, self.found, self.node = corr, found, node
+    def __init__(self, cost: Cost, corr: Correspondence, found: Candidates, node: Node) -> None:
+        self.cost, self.corr, self.found, self.node = cost, corr, found, node
         for name in node.reads:
             if name in found.ragged:
                 raise Apart(f"the shape of {name!r} may differ between the models")
@@ -117,7 +123,7 @@ class _Inside:
         return fold(sub)
 
     def spread(self, sub: Correspondence, given: Mapping[str, Layout]) -> Candidates:
-        found = propagate(sub, {**given, **self.captured()}, offer)
+        found = propagate(sub, {**given, **self.captured()}, offers(self.cost), tuned=self.cost.tuned)
         for name in sub.graph.outputs:
             if name in found.ragged or (name in found.mapped and kind(sub, name).dims is None):
                 raise Apart(f"the shape of its body's output {name!r} may differ between the models")
@@ -129,7 +135,7 @@ class _Inside:
             if end != SHARED and kind(sub, name).dims is None:
                 raise Apart(f"the rank of its body's output {name!r} is unknown")
         found.ends = dict(ends)
-        return BodyPlan(sub, solved(sub, found, Cost(sub.models)), given, ends)
+        return BodyPlan(sub, solved(sub, found, self.cost), given, ends)
 
     def lowering(
         self,

@@ -1,8 +1,8 @@
-"""What a plan costs: the one place where the planner's numbers live.
+"""What a plan costs where no target is named: the one place where the planner's numbers live.
 
 The unit is one emitted node. Bytes that a conversion copies are charged on top, at `BYTES_PER_NODE` to
 the unit, so that among plans with equally many nodes the one that moves less data wins. Dims that the
-file leaves open are priced at `UNKNOWN_DIM`.
+file leaves open are priced at `UNKNOWN_DIM`. Costs measured for a target are in measured.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from netfuse_onnx.layouts import moves_nothing, route, volume
 from netfuse_onnx.ops.steering import UNJOINABLE
-from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, ValueType
+from netfuse_onnx.rules import Site
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
 
 BYTES_PER_NODE = 4 << 20
 UNKNOWN_DIM = 4
@@ -24,16 +25,17 @@ RESHAPE = 0.25
 class Cost:
     """Prices lowerings and layout conversions for one merge of `models` models."""
 
+    tuned = False
+    """Whether options that only pay by measured costs are on offer."""
+
     def __init__(self, models: int) -> None:
         self.models = models
 
-    def lowering(self, nodes: float) -> float:
-        """A batched lowering that emits `nodes` nodes."""
-        return nodes
-
-    def replicated(self) -> float:
-        """One node per model."""
-        return float(self.models)
+    def lowering(self, offer: Lowering, site: Site) -> float:
+        """What a node costs in one of its lowerings."""
+        if offer.became is Became.REPLICATED:
+            return float(self.models)
+        return float(offer.option.nodes) if offer.option else 1.0
 
     def tiled_weight(self, elements: int) -> float:
         """A weight that is equal in all models but written once per model."""
@@ -44,14 +46,15 @@ class Cost:
         dims = value.dims or ()
         total = 0.0
         for hop in route(src, dst, dims):
-            price = self._hop(src, hop, dims)
+            price = self.hop(src, hop, dims)
             if price > 0.0 and value.dtype in UNJOINABLE:
                 return math.inf
             total += price
             src = hop
         return total
 
-    def _hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
+    def hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
+        """One hop of a route."""
         copied = self.models * volume(dims, UNKNOWN_DIM) * 4 / BYTES_PER_NODE
         if src == SHARED:
             return 0.0 if dst == PER_MODEL else 1.0 + copied + (RESHAPE if dst.stacked else 0.0)
@@ -59,6 +62,8 @@ class Cost:
             return 1.0 + copied + (self.models * RESHAPE if dst.stacked else 0.0)
         if dst == PER_MODEL:
             return copied + (1.0 if src.folded else float(self.models))
+        if src.channels or dst.channels:
+            return 1.0 + copied + RESHAPE
         if src.stacked and dst.stacked and not moves_nothing(src, dst, dims):
             return 1.0 + copied
         return RESHAPE

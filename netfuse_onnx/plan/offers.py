@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from netfuse_onnx.ops import steering
 from netfuse_onnx.rules import Site, options
-from netfuse_onnx.rules.fallback import RANDOM, UNJOINABLE, UNSHAREABLE
+from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import (
     PER_MODEL,
@@ -46,20 +46,22 @@ Bodies = Callable[[Correspondence, Candidates, Node], Lowering | str]
 """Offers a lowering for a node with bodies, or says why it is replicated (control.py)."""
 
 
-def propagate(corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies) -> Candidates:
+def propagate(
+    corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies, *, tuned: bool = False
+) -> Candidates:
     """Spread what is mapped and what is ragged, and collect every option. `inputs` says how each graph
-    input is held."""
+    input is held; `tuned` adds the options that only pay by measured costs, once per model among them."""
     found = Candidates(ragged=set(corr.ragged), inputs=dict(inputs))
     found.mapped = {name for name, layout in inputs.items() if layout != SHARED}
     found.mapped |= {name for name, parts in corr.weights.items() if len(parts) > 1}
     for index, node in enumerate(corr.graph.nodes):
-        found.options.append(_offers(corr, found, index, node, bodies))
+        found.options.append(_offers(corr, found, index, node, bodies, tuned))
         _mark(found, corr.graph, node, found.options[-1])
     return found
 
 
 def _offers(
-    corr: Correspondence, found: Candidates, index: int, node: Node, bodies: Bodies
+    corr: Correspondence, found: Candidates, index: int, node: Node, bodies: Bodies, tuned: bool
 ) -> list[Lowering]:
     mapped = any(v in found.mapped for v in node.reads)
     alone = index in corr.attrs or steering.random(node) or _unshareable(corr.graph, node)
@@ -73,11 +75,12 @@ def _offers(
         reason = answer
     if not reason:
         offers, reason = options(site(corr, found.mapped, node, index))
-        if offers:
-            batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers]
+        batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers if tuned or not o.tuned]
+        if batched:
             stuck = any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))
-            apart = stuck and batched[0].gives[0] != SHARED
-            return [*batched, replicated(node, found.mapped, UNJOINABLE)] if apart else batched
+            apart = (stuck or tuned) and batched[0].gives[0] != SHARED
+            why = UNJOINABLE if stuck else CHEAPER
+            return [*batched, replicated(node, found.mapped, why)] if apart else batched
     return [replicated(node, found.mapped, reason)]
 
 

@@ -25,15 +25,17 @@ def plan(
     *,
     io: str = "separate",
     share: frozenset[str] = frozenset(),
-    target: str = "generic",
+    cost: Cost | None = None,
 ) -> Plan:
-    """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once."""
-    found = candidates(corr, io=io, share=share)
-    best = solved(corr, found, Cost(corr.models))
-    return replace(best, notes=(*best.notes, *_advice(corr, found, share)))
+    """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once; `cost`: by what
+    the choice is made, that of no target by default."""
+    cost = cost or Cost(corr.models)
+    found = candidates(corr, io=io, share=share, cost=cost)
+    best = solved(corr, found, cost)
+    return replace(best, notes=(*best.notes, *_advice(corr, found, share, cost)))
 
 
-def _advice(corr: Correspondence, found: Candidates, share: frozenset[str]) -> Iterator[str]:
+def _advice(corr: Correspondence, found: Candidates, share: frozenset[str], cost: Cost) -> Iterator[str]:
     """Inputs that configure the graph (a rate, a flag, a size) and would free nodes if they were shared."""
     apart = _replicated(found)
     if not apart:
@@ -42,7 +44,8 @@ def _advice(corr: Correspondence, found: Candidates, share: frozenset[str]) -> I
         rank = corr.graph.types[name].rank
         if layout == SHARED or rank is None or rank > 1:
             continue
-        freed = apart - _replicated(propagate(corr, {**found.inputs, name: SHARED}, control.offer))
+        shared = {**found.inputs, name: SHARED}
+        freed = apart - _replicated(propagate(corr, shared, control.offers(cost)))
         if freed:
             yield f"--share-input {name} would batch {len(freed)} of the {len(apart)} replicated operators."
 
@@ -51,7 +54,7 @@ def _replicated(found: Candidates) -> set[int]:
     return {i for i, offers in enumerate(found.options) if offers[0].became is Became.REPLICATED}
 
 
-def candidates(corr: Correspondence, *, io: str, share: frozenset[str]) -> Candidates:
+def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Cost) -> Candidates:
     """What the search works on, with the layouts that the edge of the merged graph asks for."""
     graph = corr.graph
     fed = STACKED(0) if io == "stacked" else PER_MODEL
@@ -59,7 +62,7 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str]) -> Candi
     inputs: dict[str, Layout] = {
         name: SHARED if name in share else fed if name in tensors else PER_MODEL for name in graph.inputs
     }
-    found = propagate(corr, inputs, control.offer)
+    found = propagate(corr, inputs, control.offers(cost), tuned=cost.tuned)
     for name in graph.outputs:
         if io == "stacked" and name in found.ragged:
             raise NotStackable(

@@ -9,24 +9,22 @@ import numpy as np
 from netfuse_onnx.layouts import volume
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
-from netfuse_onnx.plan.offers import Candidates
+from netfuse_onnx.plan.offers import Candidates, site
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
-    Became,
+    STACKED,
     Correspondence,
-    Graph,
     Layout,
     Lowering,
     Plan,
     ValueType,
-    Weight,
 )
 
 
 def solved(corr: Correspondence, found: Candidates, cost: Cost) -> Plan:
     """The cheapest plan among what is on offer."""
-    problem = Search(corr.graph, corr.weights, found, cost)
+    problem = Search(corr, found, cost)
     solution = problem.solve()
     notes = (
         () if solution.exact else ("the plan's search was cut: its cost is an upper bound, not the minimum",)
@@ -42,16 +40,14 @@ class Search:
     rule out its absence, and making it costs one conversion, however many read it.
     """
 
-    def __init__(
-        self, graph: Graph, weights: Mapping[str, tuple[Weight, ...]], found: Candidates, cost: Cost
-    ) -> None:
-        self.found = found
-        self.cost = cost
-        self.graph = graph
-        self.weights = weights
+    def __init__(self, corr: Correspondence, found: Candidates, cost: Cost) -> None:
+        self.corr, self.found, self.cost = corr, found, cost
+        self.graph, self.weights = corr.graph, corr.weights
         self.problem = Problem()
         self.nodes = [self.problem.variable(len(offers)) for offers in found.options]
-        self.producer = {v: (i, k) for i, n in enumerate(graph.nodes) for k, v in enumerate(n.outputs) if v}
+        self.producer = {
+            v: (i, k) for i, n in enumerate(self.graph.nodes) for k, v in enumerate(n.outputs) if v
+        }
         self._price_nodes()
         self._price_values()
 
@@ -65,20 +61,20 @@ class Search:
 
     def _price_nodes(self) -> None:
         for i, (v, offers) in enumerate(zip(self.nodes, self.found.options, strict=True)):
-            prices = np.array([self._lowering(offer) for offer in offers], np.float64)
-            for k, name in enumerate(self.graph.nodes[i].inputs):
+            node = self.graph.nodes[i]
+            seen = site(self.corr, self.found.mapped, node, i)
+            prices = np.array([self.cost.lowering(offer, seen) for offer in offers], np.float64)
+            for k, name in enumerate(node.inputs):
                 if name in self.weights:
                     prices += [self._tiled(name, offer.takes[k]) for offer in offers]
             self.problem.add([v], prices)
 
-    def _lowering(self, offer: Lowering) -> float:
-        if offer.became is Became.REPLICATED:
-            return self.cost.replicated()
-        return self.cost.lowering(offer.option.nodes if offer.option else 1.0)
-
     def _tiled(self, name: str, layout: Layout | None) -> float:
-        """A weight is laid out by the writer, for nothing, unless it is one that would be repeated."""
+        """A weight is laid out by the writer, for nothing, unless it is one that would be repeated, or whose
+        axes would move to the front."""
         parts = self.weights[name]
+        if layout and layout.channels:
+            return self.cost.conversion(STACKED(0), layout, ValueType(parts[0].dtype, parts[0].shape))
         if len(parts) > 1 or layout in (None, SHARED, PER_MODEL):
             return 0.0
         return self.cost.tiled_weight(volume(parts[0].shape, 1))

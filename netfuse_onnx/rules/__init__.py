@@ -2,6 +2,7 @@
 
 from netfuse_onnx.rules import (
     attributes,
+    channels,
     contrib,
     contrib_attention,
     contrib_nchwc,
@@ -33,6 +34,7 @@ __all__ = [
     "Refuse",
     "Site",
     "attributes",
+    "channels",
     "contrib",
     "contrib_attention",
     "contrib_nchwc",

@@ -114,7 +114,10 @@ class Site:
 @dataclass(frozen=True)
 class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
-    body does not read), `gives[k]` per output, `nodes` emitted (fractions for nodes that copy nothing)."""
+    body does not read), `gives[k]` per output, `nodes` emitted (fractions for nodes that copy nothing).
+
+    `tuned`: on offer only to plans with measured costs. `kernel`: the kind of kernel in targets/*.json that
+    does its arithmetic, where it is not the usual one of its operator."""
 
     rule: str
     takes: tuple[Layout | None, ...]
@@ -122,6 +125,8 @@ class Option:
     body: Body
     nodes: float = 1.0
     became: Became = Became.BATCHED
+    tuned: bool = False
+    kernel: str = ""
 
 
 Offers = Callable[[Site], Iterator[Option]]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
+from netfuse_onnx.rules import channels
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.run import ort_compat
@@ -30,6 +31,7 @@ BROADCAST = (
 def unary(site: Site) -> Iterator[Option]:
     """element by element, in whatever layout the input has"""
     yield from per_axis(site, lambda layout: again, name="unary")
+    yield from channels.passing(site)
 
 
 @family("Dropout")
@@ -97,6 +99,7 @@ def broadcasting(site: Site) -> Iterator[Option]:
             yield _stacked(site, layout.axis, rank)
         else:
             yield from folded_at(site, layout.axis, rank)
+    yield from channels.broadcasting(site)
 
 
 def _stacked(site: Site, at: int, rank: int) -> Option:

@@ -10,6 +10,7 @@ RECURRENT = "a recurrent operator holds one set of weights, and ONNX has no form
 SIZE_FROM_DATA = "the size of its output depends on its data, so the models' outputs may differ in shape"
 RANDOM = "it draws random numbers, which each model draws for itself"
 UNJOINABLE = "no operator joins or splits tensors of its element type"
+CHEAPER = "by the costs measured for the target, once per model is cheaper"
 UNSHAREABLE = "it gives an output of the graph that is not a tensor"
 BODY = "it has a body, which runs as often, and on the branch, that its own model's data says"
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import oracle
+from oracle import Every
 
 from fuzzing.build import Array
 from fuzzing.case import Case
@@ -166,7 +167,8 @@ def _one(corr: Correspondence, io: str, share: frozenset[str], rng: random.Rando
         return _random(inner, found, cost, rng)
 
     with mock.patch.object(control, "solved", solved):
-        return solved(corr, planning.candidates(corr, io=io, share=share), Cost(corr.models))
+        cost = Every(corr.models)
+        return solved(corr, planning.candidates(corr, io=io, share=share, cost=cost), cost)
 
 
 def _random(corr: Correspondence, found: Candidates, cost: Cost, rng: random.Random) -> Plan:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle import check, draw, few_roles, graph, some_roles, sweep
+from oracle import check, draw, fails_or_is_right, few_roles, graph, some_roles, sweep
 
 OPS = ("Einsum", "Gemm", "MatMul")
 
@@ -80,7 +80,14 @@ def test_gemm_opsets(opset, tmp_path):
 
 def test_gemm_of_an_empty_batch(tmp_path):
     model = graph("float[B,2] a, float[2,4] b, float[4] c", "y = Gemm(a, b, c)")
-    sweep(model, tmp_path, sizes={"B": 0}, roles=few_roles)
+    sweep(model, tmp_path, sizes={"B": 0}, roles=few_roles, tuned=False)
+
+
+def test_an_empty_image_fails(tmp_path):
+    """As a convolution, which a target may ask for. It does not give anything wrong."""
+    model = graph("float[B,2] a, float[2,4] b", "y = Gemm(a, b)")
+    values = draw(model, 3, sizes={"B": 0})
+    assert fails_or_is_right(model, values, {"a": "input", "b": "weight"}, tmp_path) > 0
 
 
 # ------------------------------------------------------------------------ Einsum

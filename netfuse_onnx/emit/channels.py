@@ -1,0 +1,58 @@
+"""The layout CHANNELS: some trailing axes of a value as the channels of one image, for all models at once.
+
+A product with weights is a 1x1 convolution then, with a group per model (rules/channels.py). What is
+written here is axes [d0, .., d(a-1), d_a, .., dk] -> [1, (N d_a), .., dk, d0, .., d(a-1)], and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.types import Dim, Layout
+
+
+def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Sequence[Dim]) -> Tensor:
+    """From STACKED(b), or FOLDED of the last axis where it alone moves."""
+    rank = len(dims)
+    if src.folded:  # [d0.., (N dk)] -> [(N dk), d0..]
+        x = emit.transpose(x, [rank - 1, *range(rank - 1)])
+        return emit.unsqueeze(x, [0, rank + 1] if rank == 2 else [0])
+    place = [axis + (axis >= src.axis) for axis in range(rank)]  # of each axis beside the models'
+    x = emit.transpose(x, [src.axis, *(place[axis] for axis in moved(at, rank))])
+    return folded(emit, x, at, dims)
+
+
+def folded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
+    """[N, d_a, ..] -> [1, (N d_a), ..], all axes in their places."""
+    x = emit.reshape(x, [1, emit.models * _size(dims[at]), *[0] * (len(dims) - 1)])
+    return emit.unsqueeze(x, [3]) if len(dims) == 2 else x
+
+
+def unfolded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
+    """[1, (N d_a), ..] -> [N, d_a, ..], all axes in their places."""
+    if len(dims) == 2:
+        x = emit.squeeze(x, [3])
+    return emit.reshape(x, [emit.models, _size(dims[at]), *[0] * (len(dims) - 1)])
+
+
+def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Sequence[Dim]) -> Tensor:
+    """To STACKED(b), or FOLDED of the last axis where it alone moves."""
+    rank = len(dims)
+    if dst.folded:
+        x = emit.squeeze(x, [0, 3] if rank == 2 else [0])
+        return emit.transpose(x, [*range(1, rank), 0])
+    x = unfolded(emit, x, at, dims)
+    order = moved(at, rank)
+    perm = [1 + order.index(axis) for axis in range(rank)]
+    return emit.transpose(x, [*perm[: dst.axis], 0, *perm[dst.axis :]])
+
+
+def moved(at: int, rank: int) -> list[int]:
+    """The axes in the order in which they stand behind the models."""
+    return [*range(at, rank), *range(at)]
+
+
+def _size(dim: Dim) -> int:
+    assert isinstance(dim, int), "only an axis of known size is folded"
+    return dim

@@ -1,0 +1,87 @@
+"""What a plan costs on a target, in microseconds: launches, bytes and arithmetic at measured speeds.
+
+An operator costs its launches, and either its products, at the speed of the kernel that does them, or the
+bytes that it reads and writes. Sizes that the file leaves open are the user's (--dim), else 1 for the first
+axis of a value, the batch, and `OPEN` for any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from netfuse_onnx.layouts import moves_nothing
+from netfuse_onnx.ops import steering
+from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.targets import Target
+from netfuse_onnx.plan.work import work
+from netfuse_onnx.rules import Site
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
+
+OPEN = 128
+ITEM = 4  # bytes of an element, where it matters little which
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
+
+
+class Measured(Cost):
+    """Prices by what was measured on a target."""
+
+    tuned = True
+
+    def __init__(self, models: int, target: Target, sizes: Mapping[str, int] | None = None) -> None:
+        super().__init__(models)
+        self.target = target
+        self.given = dict(sizes or {})
+
+    def sizes(self, dims: Sequence[Dim]) -> tuple[int, ...]:
+        return tuple(self._size(dim, axis) for axis, dim in enumerate(dims))
+
+    def _size(self, dim: Dim, axis: int) -> int:
+        if isinstance(dim, int):
+            return dim
+        return self.given.get(dim or "", 1 if axis == 0 else OPEN)
+
+    def nbytes(self, kind: ValueType) -> int:
+        return ITEM * math.prod(self.sizes(kind.dims or ()))
+
+    def lowering(self, offer: Lowering, site: Site) -> float:
+        if offer.became is Became.REPLICATED:
+            return self.models * (self.target.launch + self._run(site, None))
+        if offer.became is Became.SHARED:
+            return self.target.launch + self._run(site, None)
+        nodes = float(offer.option.nodes)
+        if steering.bodies(site.node):  # the price of the plan inside
+            return nodes
+        return nodes * (self.target.view if nodes < 1.0 else self.target.launch) + self._run(site, offer)
+
+    def _run(self, site: Site, offer: Lowering | None) -> float:
+        """All but the launches."""
+        target = self.target
+        found = work(site, offer, self.sizes)
+        if found is not None:
+            return target.kernels[found.kernel].microseconds(found.count, found.m, found.n, found.k)
+        if site.op in VIEWS:
+            return 0.0
+        times = 1 if offer is None else self.models
+        moved = sum(self.nbytes(kind) for kind in (*site.inputs, *site.outputs) if kind.dims)
+        return times * moved / (target.transposed if site.op == "Transpose" else target.streamed)
+
+    def tiled_weight(self, elements: int) -> float:
+        return self.models * elements * ITEM / self.target.streamed
+
+    def hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
+        target = self.target
+        moved = 2 * self.models * ITEM * math.prod(self.sizes(dims))
+        if src == SHARED:
+            return 0.0 if dst == PER_MODEL else target.launch + moved / target.copied
+        if src == PER_MODEL or dst == PER_MODEL:
+            other = dst if src == PER_MODEL else src
+            apart = self.models * (
+                (target.view if src == PER_MODEL else target.launch) if other.stacked else target.part
+            )
+            return target.launch + apart + moved / target.copied
+        if src.channels or dst.channels:
+            return target.launch + target.view + moved / target.transposed
+        if src.stacked and dst.stacked and not moves_nothing(src, dst, dims):
+            return target.launch + moved / target.transposed
+        return target.view

@@ -1,0 +1,73 @@
+"""What was measured on a target: the constants of the cost model, from targets/*.json.
+
+bench/calibrate.py measures and writes them, with the machine, the versions and the date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from netfuse_onnx.errors import InternalError
+
+NAMES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How fast a kind of kernel multiplies [m,k] by [k,n]: 2*m*n*k operations at `gflops`, slowed by
+    (1 + half/size) for each of m, n and k, so that at size = half it runs at half the speed."""
+
+    gflops: float
+    half: tuple[float, float, float]
+
+    def microseconds(self, count: int, m: int, n: int, k: int) -> float:
+        """`count` products in one launch, the launch not counted."""
+        slowed = 1.0
+        for size, half in zip((m, n, k), self.half, strict=True):
+            slowed *= 1.0 + half / max(size, 1)
+        return 2e-3 * count * m * n * k / self.gflops * slowed
+
+
+@dataclass(frozen=True)
+class Target:
+    """Times in microseconds, rates in bytes per microsecond."""
+
+    name: str
+    launch: float
+    """One node that computes something."""
+    view: float
+    """One node that copies nothing: Reshape, Unsqueeze."""
+    part: float
+    """One more input of a Concat, or output of a Split."""
+    copied: float
+    """Concat, Split, Gather of a slice."""
+    transposed: float
+    streamed: float
+    """An elementwise operator, reading and writing."""
+    kernels: Mapping[str, Kernel]
+    provenance: Mapping[str, Any]
+
+
+def target(name: str) -> Target:
+    """The constants of `cpu` or `cuda`."""
+    text = resources.files("netfuse_onnx").joinpath("targets", f"{name}.json").read_text("utf-8")
+    return parsed(name, json.loads(text))
+
+
+def parsed(name: str, value: Mapping[str, Any]) -> Target:
+    try:
+        kernels = {
+            kind: Kernel(float(k["gflops"]), (float(k["half"][0]), float(k["half"][1]), float(k["half"][2])))
+            for kind, k in value["kernels"].items()
+        }
+        times, rates = value["microseconds"], value["bytes_per_microsecond"]
+        return Target(
+            name, float(times["launch"]), float(times["view"]), float(times["part"]), float(rates["copied"]),
+            float(rates["transposed"]), float(rates["streamed"]), kernels, value["provenance"],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InternalError(f"targets/{name}.json lacks or spoils {error}.", "Please report this.") from error
