@@ -32,6 +32,7 @@ from netfuse_onnx.report import (
     RulesReport,
     VerifyReport,
 )
+from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
@@ -192,7 +193,7 @@ def rules() -> RulesReport:
     """How each operator is batched, or why it is replicated. One that is not named is replicated."""
     from netfuse_onnx.plan import control
     from netfuse_onnx.rules._registry import DIFFERING, table
-    from netfuse_onnx.rules.fallback import CHEAPER, REASONS
+    from netfuse_onnx.rules.fallback import REASONS
 
     rows = [RuleRow(op, rule.name, rule.how) for op, entries in table().items() for rule in entries]
     rows += [RuleRow(op, "merged_inside", control.HOW) for op in control.WAYS]
