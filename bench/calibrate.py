@@ -1,12 +1,13 @@
 """Measures the constants of the cost model on the machine at hand, and writes netfuse_onnx/targets/NAME.json.
 
-    python bench/calibrate.py                 # --provider cpu
+    python bench/calibrate.py                        # the CPU
     python bench/calibrate.py --provider cuda
+    python bench/calibrate.py --out mine.json        # for merge --target mine.json
 
 Each case is a chain of one kind of node with weights of its own, so long that the weights of a real network
 go by, not the same few from the cache. A node's time is the chain's shortest time over its length: other
 processes only ever add to it. The speeds of a kernel over sizes are then fitted by (gflops, half) of
-plan/targets.py, with the sum of squared logarithms of predicted over measured time as the error.
+plan/targets.py; the error is the sum of squared logarithms of predicted over measured time.
 """
 
 from __future__ import annotations
@@ -28,14 +29,27 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from netfuse_onnx.plan.targets import Kernel
-from netfuse_onnx.plan.work import convolution_kernel
+from netfuse_onnx.plan.work import convolution_kernel, pointwise_kernel
 
 TARGETS = Path(__file__).parent.parent / "netfuse_onnx" / "targets"
-WEIGHTS = 48 << 20  # bytes that a chain's weights come to, where LONGEST allows it
-LONGEST = 48  # nodes
-SIZES = ((17, 64), (64, 64), (128, 128), (256, 256), (768, 768), (768, 3072), (1536, 128))
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+WEIGHTS = 32 << 20  # bytes that a chain's weights come to, where LONGEST allows it
+LONGEST = 32  # nodes
+LARGEST = 2e9  # multiplications in a node
+WIDTHS = ((17, 64), (64, 64), (128, 128), (256, 256), (768, 768), (768, 3072), (1536, 128))
 ROWS = (1, 8, 16, 64, 128, 512)
 MODELS = (1, 4, 8, 32)
+CONVOLUTIONS = (  # channels in, out, side of the image, side of the filter, groups
+    (64, 64, 56, 3, 1), (128, 128, 28, 3, 1), (256, 256, 14, 3, 1), (512, 512, 7, 3, 1),
+    (64, 256, 56, 1, 1), (256, 1024, 14, 1, 1), (512, 2048, 7, 1, 1), (128, 128, 56, 3, 32),
+    (256, 256, 28, 3, 32), (512, 512, 14, 3, 32), (3, 64, 112, 7, 1), (3, 32, 48, 3, 1),
+    (24, 144, 24, 1, 1), (32, 192, 12, 1, 1), (96, 576, 6, 1, 1), (20, 40, 24, 3, 1),
+    (96, 96, 48, 3, 96), (144, 144, 24, 3, 144), (576, 576, 6, 3, 576),
+)  # fmt: skip
+
+Made = tuple[onnx.NodeProto, list[onnx.TensorProto]]
+Link = Callable[[int, str], Made]
+"""Node i of a chain, reading a value of that name, and its weights."""
 
 
 @dataclass(frozen=True)
@@ -58,142 +72,103 @@ class Case:
 # --------------------------------------------------------------------------- chains
 
 
-def chain(
-    shape: Sequence[int],
-    length: int,
-    node: Callable[[int, str], tuple[onnx.NodeProto, list[onnx.TensorProto]]],
-) -> bytes:
-    """x of `shape` -> node 0 -> node 1 -> .. -> y, which is made small, so that nothing of it is timed."""
+def chain(shape: Sequence[int], length: int, link: Link) -> bytes:
+    """x of `shape` -> node 0 -> node 1 -> .. -> y"""
     at, nodes, weights = "x", [], []
     for i in range(length):
-        made, more = node(i, at)
-        nodes.append(made)
+        node, more = link(i, at)
+        nodes.append(node)
         weights += more
-        at = made.output[0]
-    nodes.append(helper.make_node("Shape", [at], ["y"]))
-    nodes.append(helper.make_node("Identity", [at], ["z"]))
-    graph = helper.make_graph(
-        nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)], weights,
-    )  # fmt: skip
-    del graph.node[len(nodes) - 2]
+        at = node.output[0]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    result = helper.make_tensor_value_info(at, TensorProto.FLOAT, None)
+    return serialised(helper.make_graph(nodes, "chain", [given], [result], weights))
+
+
+def serialised(graph: onnx.GraphProto) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     return bytes(model.SerializeToString())
 
 
 def stored(name: str, *shape: int) -> onnx.TensorProto:
-    values = np.random.default_rng(len(name)).standard_normal(shape, np.float32) / math.sqrt(shape[-1])
-    return numpy_helper.from_array(values.astype(np.float32), name)
+    """A weight. Its values do not matter, so that they are small."""
+    return numpy_helper.from_array(np.full(shape, 1.0 / math.prod(shape[1:]), np.float32), name)
 
 
-def long(nbytes: int) -> int:
+def long(elements: int) -> int:
     """An even length whose weights come to WEIGHTS bytes."""
-    return 2 * max(1, min(LONGEST, WEIGHTS // max(nbytes, 1)) // 2)
+    return 2 * max(1, min(LONGEST, WEIGHTS // (4 * elements)) // 2)
 
 
-def products() -> Iterator[Case]:
-    for k, n in SIZES:
-        for rows in ROWS:
-            for models in MODELS:
-                if (
-                    models * rows * k * n > 4e9 / 2
-                    or models * k * n > 40e6
-                    or (models == 32 and k * n > 70000)
-                ):
-                    continue
-                length = long(4 * models * k * n)
-                if models == 1:
-                    yield from product(rows, k, n, length)
-                else:
-                    yield stacked(models, rows, k, n, length)
-                    yield pointwise(models, rows, k, n, length)
-
-
-def turns(i: int, k: int, n: int) -> tuple[int, int]:
+def turn(i: int, k: int, n: int) -> tuple[int, int]:
+    """Every other node leads back."""
     return (k, n) if i % 2 == 0 else (n, k)
 
 
-def product(rows: int, k: int, n: int, length: int) -> Iterator[Case]:
-    def node(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-        return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), [stored(f"w{i}", *turns(i, k, n))]
+def products() -> Iterator[Case]:
+    """A linear layer: one, N as a batch of matrices, and N as one convolution."""
+    for k, n in WIDTHS:
+        for rows in ROWS:
+            for models in MODELS:
+                if models * rows * k * n > LARGEST or (models == 32 and k * n > 70_000):
+                    continue
+                length = long(models * k * n)
+                if models == 1:
+                    model = chain([rows, k], length, product((), k, n))
+                    yield Case("product", 1, rows, n, k, length, model)
+                    continue
+                model = chain([models, rows, k], length, product((models,), k, n))
+                yield Case("product_stacked", models, rows, n, k, length, model)
+                model = chain([1, models * k, rows, 1], length, convolution(k, n, 1, 1, models))
+                yield Case(pointwise_kernel(k, n), models, rows, n, k, length, model)
 
-    yield Case("product", 1, rows, n, k, length, chain([rows, k], length, node))
+
+def product(front: tuple[int, ...], k: int, n: int) -> Link:
+    def link(i: int, x: str) -> Made:
+        return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), [stored(f"w{i}", *front, *turn(i, k, n))]
+
+    return link
 
 
-def stacked(models: int, rows: int, k: int, n: int, length: int) -> Case:
-    def node(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-        return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), [stored(f"w{i}", models, *turns(i, k, n))]
+def convolution(into: int, out: int, side: int, groups: int, models: int) -> Link:
+    def link(i: int, x: str) -> Made:
+        a, b = turn(i, into, out)
+        weight = stored(f"w{i}", models * b, a // groups, side, side)
+        attrs = {"group": models * groups, "pads": [side // 2] * 4}
+        return helper.make_node("Conv", [x, weight.name], [f"y{i}"], **attrs), [weight]
 
-    return Case("product_stacked", models, rows, n, k, length, chain([models, rows, k], length, node))
-
-
-def pointwise(models: int, rows: int, k: int, n: int, length: int) -> Case:
-    def node(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-        into, out = turns(i, k, n)
-        weight = stored(f"w{i}", models * out, into, 1, 1)
-        return helper.make_node("Conv", [x, weight.name], [f"y{i}"], group=models), [weight]
-
-    return Case(
-        "convolution_pointwise", models, rows, n, k, length, chain([1, models * k, rows, 1], length, node)
-    )
+    return link
 
 
 def products_of_values() -> Iterator[Case]:
-    """Scores and their use, as attention has them: [c,m,k] x [c,k,m], then [c,m,m] x [c,m,k]."""
+    """As attention has them: [c,m,k] x [c,k,m], then [c,m,m] x [c,m,k]."""
     for count in (12, 48, 96):
         for m, k in ((16, 64), (128, 64), (64, 32), (256, 32)):
-            ones = np.full((count, k, m), 1.0 / k, np.float32), np.full((count, m, k), 1.0 / m, np.float32)
 
-            def node(
-                i: int, x: str, ones: tuple[np.ndarray, np.ndarray] = ones
-            ) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-                held = [numpy_helper.from_array(ones[i % 2], f"w{i}")]
-                return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), held
+            def link(i: int, x: str, count: int = count, m: int = m, k: int = k) -> Made:
+                shape = (count, k, m) if i % 2 == 0 else (count, m, k)
+                return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), [stored(f"w{i}", *shape)]
 
-            yield Case("product_values", count, m, m, k, 8, chain([count, m, k], 8, node))
+            yield Case("product_values", count, m, m, k, 8, chain([count, m, k], 8, link))
 
 
 def convolutions() -> Iterator[Case]:
-    shapes = (
-        (64, 64, 56, 3, 1), (128, 128, 28, 3, 1), (256, 256, 14, 3, 1), (512, 512, 7, 3, 1), (64, 256, 56, 1, 1),
-        (256, 1024, 14, 1, 1), (512, 2048, 7, 1, 1), (128, 128, 56, 3, 32), (256, 256, 28, 3, 32), (512, 512, 14, 3, 32),
-        (3, 64, 112, 7, 1), (3, 32, 48, 3, 1), (24, 144, 24, 1, 1), (32, 192, 12, 1, 1), (96, 576, 6, 1, 1), (20, 40, 24, 3, 1),
-        (96, 96, 48, 3, 96), (144, 144, 24, 3, 144), (576, 576, 6, 3, 576),
-    )  # fmt: skip
-    for into, out, side, kernel, groups in shapes:
+    for into, out, image, side, groups in CONVOLUTIONS:
         for models in (1, 2, 8):
-            nbytes = 4 * models * out * (into // groups) * kernel * kernel
-            length = min(long(nbytes), 8)
-
-            def node(
-                i: int,
-                x: str,
-                into: int = into,
-                out: int = out,
-                kernel: int = kernel,
-                groups: int = groups,
-                models: int = models,
-            ) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-                a, b = turns(i, into, out)
-                weight = stored(f"w{i}", models * b, a // groups, kernel, kernel)
-                pads = [kernel // 2] * 4
-                return helper.make_node(
-                    "Conv", [x, weight.name], [f"y{i}"], group=models * groups, pads=pads
-                ), [weight]
-
-            kind = convolution_kernel(into // groups, out // groups, models * groups)
-            if kind != convolution_kernel(out // groups, into // groups, models * groups):
-                length = 1
-            model = chain([1, models * into, side, side], length, node)
-            k, n = into // groups * kernel * kernel, out // groups
-            yield Case(kind, models * groups, side * side, n, k, length, model)
+            a, b = into // groups, out // groups
+            kind = convolution_kernel(a, b, models * groups)
+            there_and_back = kind == convolution_kernel(b, a, models * groups)
+            length = min(long(models * out * a * side * side), 8) if there_and_back else 1
+            link = convolution(into, out, side, groups, models)
+            model = chain([1, models * into, image, image], length, link)
+            yield Case(kind, models * groups, image * image, b, a * side * side, length, model)
 
 
 # --------------------------------------------------------------------------- time
 
 
 class Bench:
-    """Shortest time of a run, in microseconds."""
+    """The shortest time of a run of a model, in microseconds."""
 
     def __init__(self, provider: str, threads: int, rounds: int) -> None:
         self.rounds, self.provider = rounds, provider
@@ -201,11 +176,10 @@ class Bench:
         self.options.intra_op_num_threads = threads
         self.options.log_severity_level = 3
 
-    def __call__(self, model: bytes, feeds: dict[str, np.ndarray] | None = None) -> float:
-        names = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-        session = ort.InferenceSession(model, self.options, providers=[names[self.provider]])
-        if session.get_providers()[0] != names[self.provider]:
-            raise SystemExit(f"{self.provider} is not usable here")
+    def __call__(self, model: bytes) -> float:
+        session = ort.InferenceSession(model, self.options, providers=[PROVIDERS[self.provider]])
+        if session.get_providers()[0] != PROVIDERS[self.provider]:
+            raise SystemExit(f"{self.provider} is not usable here.")
         binding = session.io_binding()
         for value in session.get_inputs():
             fed = np.ones(value.shape, np.float32)
@@ -218,6 +192,10 @@ class Bench:
             session.run_with_iobinding(binding)
             best = min(best, time.perf_counter() - start)
         return best * 1e6
+
+    def node(self, make: Callable[[int], bytes], few: int, many: int) -> float:
+        """What each further node, or input, costs."""
+        return (self(make(many)) - self(make(few))) / (many - few)
 
 
 # --------------------------------------------------------------------------- fit
@@ -235,125 +213,90 @@ def fitted(cases: Sequence[tuple[Case, float]], launch: float) -> tuple[Kernel, 
 
     best, step = np.log([100.0, 8.0, 8.0, 8.0]), 1.0
     while step > 1e-3:
-        tries = [best + step * move for axis in range(4) for move in (np.eye(4)[axis], -np.eye(4)[axis])]
-        tries = [np.clip(p, [-2, -4, -4, -4], [14, 7, 7, 7]) for p in tries]
-        found = min(tries, key=error)
+        moves = [sign * step * np.eye(4)[axis] for axis in range(4) for sign in (1, -1)]
+        found = min((np.clip(best + move, [-2, -4, -4, -4], [14, 7, 7, 7]) for move in moves), key=error)
         if error(found) < error(best) - 1e-12:
             best = found
         else:
             step /= 2
-    halves = [round(float(h), 3) for h in np.exp(best[1:])]
-    kernel = Kernel(round(float(np.exp(best[0])), 2), (halves[0], halves[1], halves[2]))
-    return kernel, math.exp(math.sqrt(error(best) / len(cases)))
+    gflops, *half = (round(float(value), 3) for value in np.exp(best))
+    return Kernel(gflops, (half[0], half[1], half[2])), math.exp(math.sqrt(error(best) / len(cases)))
 
 
-# --------------------------------------------------------------------------- the rest of the constants
-
-
-def small(op: str, length: int, **attrs: object) -> bytes:
-    return chain([4, 4], length, lambda i, x: (helper.make_node(op, [x], [f"y{i}"], **attrs), []))
+# --------------------------------------------------------------------------- everything but products
 
 
 def launches(bench: Bench) -> dict[str, float]:
-    """One node that does next to nothing, and one that copies nothing; alone, and as a part of a Concat."""
+    """A node that does next to nothing, one that copies nothing, and one more input of a Concat."""
 
-    def slope(make: Callable[[int], bytes], few: int, many: int) -> float:
-        return (bench(make(many)) - bench(make(few))) / (many - few)
+    def small(length: int) -> bytes:
+        return chain([4, 4], length, lambda i, x: (helper.make_node("Sin", [x], [f"y{i}"]), []))
+
+    def view(i: int, x: str) -> Made:
+        shape = numpy_helper.from_array(np.array([2, 8] if i % 2 == 0 else [4, 4], np.int64), f"s{i}")
+        return helper.make_node("Reshape", [x, shape.name], [f"y{i}"], allowzero=1), [shape]
 
     def joined(count: int) -> bytes:
         ins = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, 4]) for i in range(count)]
-        node = helper.make_node("Concat", [v.name for v in ins], ["y"], axis=0)
-        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-        graph = helper.make_graph([node], "join", ins, [out])
-        return bytes(
-            helper.make_model(
-                graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-            ).SerializeToString()
-        )
-
-    def views(length: int) -> bytes:
-        def node(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-            shape = np.array([2, 8] if i % 2 == 0 else [4, 4], np.int64)
-            return helper.make_node("Reshape", [x, f"s{i}"], [f"y{i}"], allowzero=1), [
-                numpy_helper.from_array(shape, f"s{i}")
-            ]
-
-        return chain([4, 4], length, node)
+        node = helper.make_node("Concat", [value.name for value in ins], ["y"], axis=0)
+        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        return serialised(helper.make_graph([node], "join", ins, [result]))
 
     return {
-        "launch": round(slope(lambda n: small("Sin", n), 10, 110), 3),
-        "view": round(slope(views, 10, 110), 3),
-        "part": round(slope(joined, 4, 64), 3),
+        "launch": round(bench.node(small, 10, 110), 3),
+        "view": round(bench.node(lambda length: chain([4, 4], length, view), 10, 110), 3),
+        "part": round(bench.node(joined, 4, 64), 3),
     }
 
 
 def rates(bench: Bench) -> dict[str, float]:
     """Bytes read and written per microsecond, of tensors like those between layers."""
-    shape, nbytes = [8, 128, 768], 2 * 4 * 8 * 128 * 768
+    shape = [8, 128, 768]
+    nbytes = 2 * 4 * math.prod(shape)
 
-    def per_node(
-        node: Callable[[int, str], tuple[onnx.NodeProto, list[onnx.TensorProto]]], size: int = nbytes
-    ) -> float:
-        return size / ((bench(chain(shape, 12, node)) - bench(chain(shape, 4, node))) / 8)
+    def time_of(*ops: str) -> float:
+        """Of these operators, one after the other, again and again."""
 
-    def transpose(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-        return helper.make_node("Transpose", [x], [f"y{i}"], perm=[0, 2, 1]), []
+        def link(i: int, x: str) -> Made:
+            op = ops[i % len(ops)]
+            if op == "Tile":
+                once = numpy_helper.from_array(np.ones(3, np.int64), f"r{i}")
+                return helper.make_node(op, [x, once.name], [f"y{i}"]), [once]
+            attrs = {"perm": [0, 2, 1]} if op == "Transpose" else {}
+            return helper.make_node(op, [x], [f"y{i}"], **attrs), []
 
-    def copy(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-        half = numpy_helper.from_array(np.array([1, 1, 1], np.int64), f"r{i}")
-        return helper.make_node("Tile", [x, f"r{i}"], [f"y{i}"]), [half]
+        return len(ops) * bench.node(lambda length: chain(shape, length, link), 4, 12)
 
-    def add(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-        return helper.make_node("Neg" if i % 2 else "Abs", [x], [f"y{i}"]), []
-
-    # Two Transposes in a row would be cancelled, so an operator that is timed apart stands between.
-    plain = (bench(chain(shape, 12, add)) - bench(chain(shape, 4, add))) / 8
-    both = (
-        bench(chain(shape, 12, lambda i, x: transpose(i, x) if i % 2 else softmax(i, x)))
-        - bench(chain(shape, 4, lambda i, x: transpose(i, x) if i % 2 else softmax(i, x)))
-    ) / 4
-    soft = (bench(chain(shape, 12, softmax)) - bench(chain(shape, 4, softmax))) / 8
     return {
-        "copied": round(per_node(copy), 1),
-        "transposed": round(nbytes / max(both - soft, 1.0), 1),
-        "streamed": round(nbytes / plain, 1),
+        "copied": round(nbytes / time_of("Tile"), 1),
+        # Two Transposes in a row would cancel out.
+        "transposed": round(nbytes / (time_of("Softmax", "Transpose") - time_of("Softmax")), 1),
+        "streamed": round(nbytes / (time_of("Abs", "Neg") / 2), 1),
     }
 
 
-def softmax(i: int, x: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-    return helper.make_node("Softmax", [x], [f"y{i}"], axis=-1), []
-
-
 def machine(provider: str, threads: int) -> dict[str, object]:
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), ""
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
     return {
-        "measured": datetime.date.today().isoformat(), "by": "bench/calibrate.py", "provider": provider,
-        "processor": model or platform.processor(), "threads": threads, "onnxruntime": ort.__version__,
-    }  # fmt: skip
+        "measured": datetime.date.today().isoformat(),
+        "by": "bench/calibrate.py",
+        "provider": provider,
+        "processor": processor or platform.processor(),
+        "threads": threads,
+        "onnxruntime": ort.__version__,
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--provider", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    bench = Bench(given.provider, given.threads, given.rounds)
+def measured(bench: Bench) -> dict[str, object]:
     times, speeds = launches(bench), rates(bench)
     print(times, speeds, flush=True)
     found: dict[str, list[tuple[Case, float]]] = {}
     for case in (*products(), *products_of_values(), *convolutions()):
         taken = bench(case.model) / case.length
         found.setdefault(case.kernel, []).append((case, taken))
-        print(
-            f"{case.kernel:24}{case.count:5} x [{case.m},{case.k}] x [{case.k},{case.n}]: {taken:9.1f} us, {1e-3 * case.operations / taken:7.1f} GFLOPS",
-            flush=True,
-        )
+        size = f"{case.count} x [{case.m},{case.k}] x [{case.k},{case.n}]"
+        print(f"{case.kernel:24} {size:32} {taken:10.1f} us {1e-3 * case.operations / taken:8.1f} GFLOPS")
     kernels = {}
     for kind, cases in sorted(found.items()):
         kernel, factor = fitted(cases, times["launch"])
@@ -364,9 +307,20 @@ def main() -> None:
             "typical_factor": round(factor, 3),
         }
         print(kind, kernels[kind])
-    value = {
-        "provenance": machine(given.provider, given.threads), "microseconds": times, "bytes_per_microsecond": speeds, "kernels": kernels,
-    }  # fmt: skip
+    return {"microseconds": times, "bytes_per_microsecond": speeds, "kernels": kernels}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--provider", default="cpu", choices=PROVIDERS)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="default: the installed target of that provider")
+    given = parser.parse_args()
+    constants = measured(Bench(given.provider, given.threads, given.rounds))
+    value = {"provenance": machine(given.provider, given.threads), **constants}
     out = given.out or TARGETS / f"{given.provider}.json"
     out.write_text(json.dumps(value, indent=2) + "\n")
 

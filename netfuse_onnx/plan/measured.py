@@ -80,8 +80,8 @@ class Measured(Cost):
                 (target.view if src == PER_MODEL else target.launch) if other.stacked else target.part
             )
             return target.launch + apart + moved / target.copied
-        if src.channels or dst.channels:
-            return target.launch + target.view + moved / target.transposed
+        if src.channels or dst.channels:  # and the runtime's own change to and from blocks of channels
+            return 2 * target.launch + target.view + moved / target.transposed + moved / target.copied
         if src.stacked and dst.stacked and not moves_nothing(src, dst, dims):
             return target.launch + moved / target.transposed
         return target.view

@@ -60,7 +60,7 @@ def _product(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
             return Work("product", 1, rows * site.models, n, k)
         if offer and offer.takes[0] == SHARED and not kernel:
             return Work("product_stacked", site.models, rows, n, k)
-        return Work(kernel or "product_stacked", site.models, rows, n, k)
+        return Work(pointwise_kernel(k, n) if kernel else "product_stacked", site.models, rows, n, k)
     count = math.prod(y[:-2]) if len(y) > 2 else 1
     m = max(rows // max(count, 1), 1)
     return Work("product_values", count * (site.models if batched else 1), m, n, k)
@@ -92,3 +92,8 @@ def convolution_kernel(into: int, out: int, groups: int) -> str:
     if out % BLOCK == 0 and (into % BLOCK == 0 or (groups == 1 and into < FEW)):
         return "convolution_blocked"
     return "convolution_plain"
+
+
+def pointwise_kernel(k: int, n: int) -> str:
+    """Of a linear layer from k to n channels that runs as a 1x1 convolution."""
+    return "pointwise_blocked" if k % BLOCK == 0 and n % BLOCK == 0 else "pointwise_plain"
