@@ -33,8 +33,8 @@ from netfuse_onnx.plan.work import convolution_kernel, pointwise_kernel
 
 TARGETS = Path(__file__).parent.parent / "netfuse_onnx" / "targets"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-WEIGHTS = 32 << 20  # bytes that a chain's weights come to, where LONGEST allows it
-LONGEST = 32  # nodes
+WEIGHTS = 160 << 20  # bytes that a chain's weights come to, more than a cache holds, where LONGEST allows it
+LONGEST = 128  # matrices in a chain: as many where each model has its own node as where they share one
 LARGEST = 2e9  # multiplications in a node
 WIDTHS = ((17, 64), (64, 64), (128, 128), (256, 256), (768, 768), (768, 3072), (1536, 128))
 ROWS = (1, 8, 16, 64, 128, 512)
@@ -91,13 +91,15 @@ def serialised(graph: onnx.GraphProto) -> bytes:
 
 
 def stored(name: str, *shape: int) -> onnx.TensorProto:
-    """A weight. Its values do not matter, so that they are small."""
-    return numpy_helper.from_array(np.full(shape, 1.0 / math.prod(shape[1:]), np.float32), name)
+    """A weight. Its values are small, and others than those of weights of other names: equal ones may be
+    one to the runtime."""
+    value = (1.0 + 1e-3 * int(name[1:])) / math.prod(shape[1:])
+    return numpy_helper.from_array(np.full(shape, value, np.float32), name)
 
 
-def long(elements: int) -> int:
-    """An even length whose weights come to WEIGHTS bytes."""
-    return 2 * max(1, min(LONGEST, WEIGHTS // (4 * elements)) // 2)
+def long(elements: int, models: int) -> int:
+    """An even number of nodes, each with `models` matrices of so many elements."""
+    return 2 * max(1, min(LONGEST, WEIGHTS // (4 * elements)) // (2 * models))
 
 
 def turn(i: int, k: int, n: int) -> tuple[int, int]:
@@ -112,7 +114,7 @@ def products() -> Iterator[Case]:
             for models in MODELS:
                 if models * rows * k * n > LARGEST or (models == 32 and k * n > 70_000):
                     continue
-                length = long(models * k * n)
+                length = long(k * n, models)
                 if models == 1:
                     model = chain([rows, k], length, product((), k, n))
                     yield Case("product", 1, rows, n, k, length, model)
@@ -158,7 +160,7 @@ def convolutions() -> Iterator[Case]:
             a, b = into // groups, out // groups
             kind = convolution_kernel(a, b, models * groups)
             there_and_back = kind == convolution_kernel(b, a, models * groups)
-            length = min(long(models * out * a * side * side), 8) if there_and_back else 1
+            length = min(long(out * a * side * side, models), 8) if there_and_back else 1
             link = convolution(into, out, side, groups, models)
             model = chain([1, models * into, image, image], length, link)
             yield Case(kind, models * groups, image * image, b, a * side * side, length, model)
