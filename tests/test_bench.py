@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from commands import Run, refused
-from families import family, merged, tampered
+from families import family, merged, model, save, tampered
 
 import netfuse_onnx
+from bench import models, plot, serving, vmap
+from bench.zoo import PAPER, ROWS, ZOO
+from netfuse_onnx import api
+from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.prove.trial import Options
+from netfuse_onnx.run.runtime import choose
 
+ROOT = Path(__file__).parent.parent
 WAYS = {"in sequence", "concurrent", "processes", "side by side", "merged"}
 SHORT = ("--rounds", "3", "--seconds", "0")
 
@@ -73,3 +84,97 @@ def test_bench_from_python(tmp_path: Path) -> None:
     assert report.ok and report.case == "n=2"
     with pytest.raises(netfuse_onnx.UsageFault):
         netfuse_onnx.bench(merged(tmp_path, paths), paths, rounds=0)
+
+
+# --------------------------------------------------------------------------- the harness
+
+
+def _harness(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    options = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--exporter", "torchscript"]
+    options += ["--only", "policy", "--counts", "2", "--batches", "1", *SHORT, "--no-torch"]
+    command = [sys.executable, str(ROOT / "bench/serving.py"), *options, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_case_is_a_file_and_is_not_measured_twice(tmp_path: Path) -> None:
+    done = _harness(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "out").iterdir()
+    result = json.loads(path.read_text())
+    assert path.name == "policy-n2-b1-fp32.json"
+    assert (result["ok"], result["count"], result["case"]) == (True, 2, "batch=1")
+    labels = {row["label"] for row in result["rows"]}
+    assert labels >= (WAYS - {"merged"}) | {"merged, generic"}
+    assert any("stacked" in label for label in labels)
+    before = path.stat().st_mtime_ns
+    again = _harness(tmp_path)
+    assert (again.returncode, again.stdout, path.stat().st_mtime_ns) == (0, "", before)
+    assert "| policy | fp32 | 1 | 2 | generic |" in plot.table(plot.read(tmp_path / "out"))
+
+
+def test_the_time_is_kept(tmp_path: Path) -> None:
+    done = _harness(tmp_path, "--budget", "0")
+    assert "The time is up" in done.stdout
+    assert "cut short" in _harness(tmp_path, "--budget", "0.5").stdout
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_headline_comes_first() -> None:
+    given = argparse.Namespace(only=None, dtypes=["fp32", "fp16"], batches=[1, 8], counts=[1, 8, 32])
+    found = list(serving.cases(given))
+    paper = [row.name for row in ROWS if row.group == PAPER]
+    assert [case.stem for case in found[: len(paper)]] == [f"{name}-n32-b1-fp32" for name in paper]
+    assert [case.stem for case in found[len(paper) :][: len(paper)]] == [f"{n}-n8-b1-fp32" for n in paper]
+    assert len({case.stem for case in found}) == len(found) == 12 * len(ROWS)
+
+
+def test_further_models_differ_in_what_the_first_two_differ_in(tmp_path: Path) -> None:
+    text = "g (float[n, 4] x) => (float[n, 4] y) { a = Mul(x, w)  y = Add(a, same) }"
+    paths = [tmp_path / f"m-{i}.onnx" for i in range(4)]
+    for i, path in enumerate(paths[:2]):
+        proto = model(text, {"w": (4,)}, seed=i)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "same"))
+        save(path, proto)
+    models._multiply(paths)
+    found = [{t.name: t.raw_data for t in onnx.load(path).graph.initializer} for path in paths]
+    assert len({row["w"] for row in found}) == 4
+    assert len({row["same"] for row in found}) == 1
+
+
+def test_half_precision_models_merge_and_run(tmp_path: Path) -> None:
+    first, second = (Path(path) for path in family(tmp_path))
+    paths = [str(models._halved(path, tmp_path / "fp16" / path.name)) for path in (first, second)]
+    report = netfuse_onnx.merge(paths, str(tmp_path / "merged.onnx"), provider="cpu")
+    assert report.proof is not None
+    assert report.proof.values.worst is not None
+    assert report.proof.values.worst.precision == "float16"
+
+
+def test_vmap_is_checked_against_its_modules(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    row = ZOO["policy"]
+    paths = [str(path) for path in models.files(row.family, tmp_path, 2, exporter="torchscript")]
+    matched = api._family(paths, ["a", "b"], False)
+    work = Workload(matched, Options(choose("cpu"), dims={"batch": 3}), lambda *_: None)
+    contender = vmap.Vmap(work, row.family, "fp32")
+    contender.setup()
+    assert contender.check()[1] == ""
+    assert [value["y"].shape for value in contender.results()] == [(3, 6), (3, 6)]
+    contender._modules.reverse()
+    assert "output y" in contender.check()[1]
+    contender.close()
+
+
+def test_results_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    times = {"median": 1.5, "low": 1.4, "high": 1.6, "samples": 9}
+    results = [
+        {
+            "group": "g", "name": name, "dtype": "fp32", "batch": batch, "count": count,
+            "speedups": [{"merged": "merged, cpu", "best": "in sequence", "times": times}],
+        }
+        for name in ("one", "two") for batch in (1, 8) for count in (2, 4)
+    ]  # fmt: skip
+    plot.draw(results, tmp_path / "a.svg")
+    plot.draw(results, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -18,7 +18,7 @@ from netfuse_onnx.measure import machine, memory, profile
 from netfuse_onnx.measure.contenders import Contender, OneGraph
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
-from netfuse_onnx.measure.rounds import Effort, Quartiles, Run, interleave, quick, ratio
+from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, quick, ratio, sample
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
@@ -76,7 +76,7 @@ def contest(
         together = _fit(work, ways)
         for done, way in enumerate(ways):
             tell("loading", done, len(ways))
-            _open(way, work, together)
+            _open(way, work, effort, together)
         _measure(ways, together, effort, tell)
         _close(ways)
         profiled, said = _profile(work, ways) if with_profile else ((), [])
@@ -104,14 +104,14 @@ def contest(
 def _choose(way: _Way, work: Workload, folder: str, effort: Effort) -> None:
     """The settings that are fastest alone."""
     entry, tried = way.entry, dict[Settings, float]()
+    if entry.size * LOADED > SHARE * (_free(work) or float("inf")):
+        return way.failed(f"{entry.size / 1e9:.1f} GB of weights do not fit into memory")
     if entry.writes > SHARE * shutil.disk_usage(folder).free:
         return way.failed(f"there is no room on the disk for {entry.writes / 1e9:.1f} GB")
     try:
         entry.prepare()
     except (RunFailed, OSError) as error:
         return way.failed(error)
-    if entry.size * LOADED > SHARE * (_free(work) or float("inf")):
-        return way.failed(f"{entry.size / 1e9:.1f} GB of weights do not fit into memory")
     problem: Exception | None = None
     end = time.monotonic() + PATIENCE
     for settings in entry.choices if len(entry.choices) > 1 else ():
@@ -146,8 +146,8 @@ def _fit(work: Workload, ways: Sequence[_Way]) -> bool:
 # --------------------------------------------------------------------------- measuring
 
 
-def _open(way: _Way, work: Workload, stay: bool) -> None:
-    """Load it, note what that costs, and check what it gives."""
+def _open(way: _Way, work: Workload, effort: Effort, stay: bool) -> None:
+    """Load it, note what that costs, and check what it gives. If it can't stay, this is its first turn."""
     contender = way.contender
     if contender is None:
         return
@@ -161,6 +161,8 @@ def _open(way: _Way, work: Workload, stay: bool) -> None:
         grown = memory.resident() - before + contender.elsewhere()
         gpu = memory.gpu()[0] - used if cuda else 0
         error, problem = contender.check()
+        if not stay:
+            way.samples.append(sample(contender.run, effort))
     except RunFailed as failure:
         return way.failed(failure)
     way.row = replace(way.row, load=load, resident=max(0, grown), gpu=max(0, gpu), error=error)
@@ -175,10 +177,12 @@ def _measure(ways: Sequence[_Way], together: bool, effort: Effort, tell: Progres
     turns = {name: functools.partial(_turn, way, together) for name, way in racing.items()}
     if not turns:
         return
+    if not together:  # loading takes longer than measuring
+        effort = replace(effort, rounds=FEWEST - 1, fewest=FEWEST - 1)
     found = interleave(turns, effort, tell=lambda done, total: tell("measuring", done, total))
     for name, way in racing.items():
-        if way.contender is not None:
-            way.row = replace(way.row, seconds=Quartiles.of(found[name]), samples=tuple(found[name]))
+        samples = (*way.samples, *found[name])
+        way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
 
 
 def _turn(way: _Way, together: bool) -> AbstractContextManager[Run]:

@@ -21,7 +21,7 @@ LEAST = 0.01
 CALLS = 2000
 """The most calls in a sample."""
 FEWEST = 3
-"""Rounds there are in any case, however little time is left."""
+"""Rounds there are in any case, however little time there is."""
 
 Run = Callable[[], object]
 
@@ -45,12 +45,13 @@ class Quartiles:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to measure: up to `rounds` rounds, none started after `seconds`."""
+    """How long to measure: up to `rounds` rounds, none but `fewest` started after `seconds`."""
 
     rounds: int = 25
     seconds: float = 20.0
     least: float = LEAST
     pause: float = PAUSE
+    fewest: int = FEWEST
 
 
 def sample(run: Run, effort: Effort) -> float:
@@ -82,7 +83,7 @@ def interleave(
     order, found = list(turns), {name: list[float]() for name in turns}
     shuffle, end = random.Random(seed), time.monotonic() + effort.seconds
     for done in range(effort.rounds):
-        if done >= FEWEST and time.monotonic() >= end:
+        if done >= effort.fewest and time.monotonic() >= end:
             break
         tell(done, effort.rounds)
         shuffle.shuffle(order)
