@@ -121,7 +121,7 @@ def table(results: Sequence[Result]) -> str:
         "",
         *(["**From more than one machine: don't compare lines.**", ""] if len(machines) > 1 else []),
         *([f"**The machine was busy before {len(busy)} cases: measure these again.**", ""] if busy else []),
-        "| network | type | batch | models | merged for | ms | best alternative | ms | speed-up | quartiles |",
+        "| network | type | batch | models | merged | ms | best alternative | ms | speed-up | quartiles |",
         "|---|---|---:|---:|---|---:|---|---:|---:|---|",
         *(line for result in results for line in _lines(result)),
     ]

@@ -16,6 +16,7 @@ import argparse
 import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,7 @@ def main() -> int:
     given = _arguments()
     if given.one:
         return measure(Case(**json.loads(given.one)), given)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the case that runs ends, too
     given.out = given.out or Path("bench/results") / given.provider
     given.out.mkdir(parents=True, exist_ok=True)
     start, failed = time.monotonic(), 0

@@ -165,7 +165,36 @@ def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
     assert all(worker.returncode is not None for worker in contender._workers)
 
 
+def test_a_worker_that_is_gone_drops_out(tmp_path: Path) -> None:
+    contender = Processes(workload(family(tmp_path)), Settings())
+    contender.setup()
+    for worker in contender._workers:
+        worker.kill()
+        worker.wait()
+    with pytest.raises(RunFailed, match="a worker ended"):
+        contender.run()
+    contender.close()
+
+
 # --------------------------------------------------------------------------- the whole
+
+
+def test_what_fails_on_the_way_is_a_row_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, calls = family(tmp_path), list[int]()
+
+    def fails(self: Concurrent) -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            raise RunFailed("no more memory")
+
+    monkeypatch.setattr(Concurrent, "run", fails)
+    monkeypatch.setattr(Concurrent, "check", lambda self: (0.0, ""))
+    found = contest(workload(paths), [MergedFile("merged", merged(tmp_path, paths))], effort=FAST)
+    problems = {row.kind: row.problem for row in found.rows if row.problem}
+    assert problems == {"concurrent": "no more memory"}
+    assert found.speedups
 
 
 def test_more_settings_than_one_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

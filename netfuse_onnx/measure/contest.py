@@ -179,10 +179,16 @@ def _measure(ways: Sequence[_Way], together: bool, effort: Effort, tell: Progres
         return
     if not together:  # loading takes longer than measuring
         effort = replace(effort, rounds=FEWEST - 1, fewest=FEWEST - 1)
-    found = interleave(turns, effort, tell=lambda done, total: tell("measuring", done, total))
+    found = interleave(
+        turns,
+        effort,
+        tell=lambda done, total: tell("measuring", done, total),
+        drop=lambda name, error: racing[name].failed(error),
+    )
     for name, way in racing.items():
-        samples = (*way.samples, *found[name])
-        way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
+        if way.contender is not None:
+            samples = (*way.samples, *found[name])
+            way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
 
 
 def _turn(way: _Way, together: bool) -> AbstractContextManager[Run]:

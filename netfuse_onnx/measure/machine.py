@@ -13,12 +13,12 @@ PACKAGES = ("numpy", "onnx", "torch")
 
 
 def machine(provider: str) -> dict[str, str | int]:
-    """Processor, cores that may be used, memory, system, and the GPU where it is used."""
+    """Processor, cores that may be used, memory that is free, system, and the GPU where it is used."""
     found: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "memory": memory.available(),
+        "memory_available": memory.available(),
     }
     return found | ({"gpu": memory.gpu_name()} if provider == "cuda" else {})
 

@@ -23,6 +23,7 @@ from netfuse_onnx.run.runtime import Array, RunFailed, Value
 
 ALIGNED = 64
 COMMAND = (sys.executable, "-m", "netfuse_onnx.measure.worker")
+ENDED = "a worker ended"
 PATIENCE = 10.0
 """Seconds that a worker has to end by itself."""
 
@@ -50,11 +51,12 @@ class Processes(Contender):
         self._feed()
         count = min(self.work.models, self.work.cores)
         for first in range(count):
-            self._workers.append(self._start(range(first, self.work.models, count)))
+            self._start(range(first, self.work.models, count))
         for worker in self._workers:
             self._resident += self._ready(worker)
+        self._folder.cleanup()  # all have mapped it: nothing stays behind, whatever ends this process
 
-    def _start(self, share: range) -> subprocess.Popen[bytes]:
+    def _start(self, share: range) -> None:
         order = {
             "memory": self._path,
             "provider": self.work.runtime.provider,
@@ -66,14 +68,20 @@ class Processes(Contender):
                 for m in share
             ],
         }
-        worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        assert worker.stdin
-        worker.stdin.write(json.dumps(order).encode() + b"\n")
-        return worker
+        worker = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # an interrupt is for this process; a worker ends with its stdin
+        )
+        self._workers.append(worker)
+        _tell(worker, json.dumps(order).encode() + b"\n")
 
     def _ready(self, worker: subprocess.Popen[bytes]) -> int:
         assert worker.stdout
-        answer = json.loads(worker.stdout.readline() or b'{"problem": "a worker ended"}')
+        answer = json.loads(worker.stdout.readline() or json.dumps({"problem": ENDED}))
         if "problem" in answer:
             raise RunFailed(answer["problem"])
         return int(answer["resident"])
@@ -85,12 +93,11 @@ class Processes(Contender):
     def run(self) -> list[dict[str, Array]]:
         self._feed()
         for worker in self._workers:
-            assert worker.stdin
-            worker.stdin.write(b".")
+            _tell(worker, b".")
         for worker in self._workers:
             assert worker.stdout
             if worker.stdout.read(1) != b".":
-                raise RunFailed("a worker ended")
+                raise RunFailed(ENDED)
         return [
             {name: np.array(view(self._memory, slot)) for name, slot in slots.items()}
             for slots in self._outputs
@@ -126,6 +133,14 @@ class _Layout:
             found[name] = (self.size, value.shape, value.dtype.str)
             self.size += -(-value.nbytes // ALIGNED) * ALIGNED
         return found
+
+
+def _tell(worker: subprocess.Popen[bytes], what: bytes) -> None:
+    assert worker.stdin
+    try:
+        worker.stdin.write(what)
+    except BrokenPipeError as error:
+        raise RunFailed(ENDED) from error
 
 
 def _memory() -> str | None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from netfuse_onnx.run.runtime import RunFailed
+
 PAUSE = 0.01
 LEAST = 0.01
 """Seconds: the pause before a turn, the least length of a sample."""
@@ -77,9 +79,10 @@ def interleave(
     effort: Effort,
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    drop: Callable[[str, RunFailed], None] = lambda name, error: None,
 ) -> dict[str, list[float]]:
     """Seconds per call of each contender, a sample per round. A turn is taken inside of its context, so that
-    contenders that do not fit into memory together can be loaded for it."""
+    contenders that do not fit into memory together can be loaded for it. One that fails drops out."""
     order, found = list(turns), {name: list[float]() for name in turns}
     shuffle, end = random.Random(seed), time.monotonic() + effort.seconds
     for done in range(effort.rounds):
@@ -87,9 +90,13 @@ def interleave(
             break
         tell(done, effort.rounds)
         shuffle.shuffle(order)
-        for name in order:
-            with turns[name]() as run:
-                found[name].append(sample(run, effort))
+        for name in list(order):
+            try:
+                with turns[name]() as run:
+                    found[name].append(sample(run, effort))
+            except RunFailed as error:
+                order.remove(name)
+                drop(name, error)
     return found
 
 

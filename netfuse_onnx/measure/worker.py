@@ -16,7 +16,7 @@ import numpy as np
 
 from netfuse_onnx.measure.memory import resident
 from netfuse_onnx.measure.sessions import Runner, Settings
-from netfuse_onnx.run.runtime import Array, RunFailed, Runtime
+from netfuse_onnx.run.runtime import Array, Runtime
 
 Slot = tuple[int, tuple[int, ...], str]
 """Where an array lies in the shared file: offset, shape, type."""
@@ -40,7 +40,7 @@ def main() -> int:
         models = [_Model(row, memory, runtime, order) for row in order["models"]]
         for model in models:
             model.run()
-    except RunFailed as error:
+    except Exception as error:  # it has no other way to say so
         answers.write(json.dumps({"problem": str(error)}).encode() + b"\n")
         return 1
     answers.write(json.dumps({"resident": resident() - empty}).encode() + b"\n")
