@@ -9,7 +9,11 @@ INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 DEMO ?= magika
 DEMO_DIR := build/demo
 
-.PHONY: help setup demo test test-all lint docs clean
+# What `make bench` measures on, and more of its options: see bench/README.md.
+PROVIDER ?= cpu
+BENCH ?=
+
+.PHONY: help setup demo test test-all lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -49,6 +53,10 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+
+bench: $(VENV)/.dev ## Measure merged models against all other ways (PROVIDER=cuda, BENCH="--budget 540")
+	$(BIN)/python bench/serving.py --provider $(PROVIDER) $(BENCH)
+	$(BIN)/python bench/plot.py bench/results/$(PROVIDER)
 
 docs: $(VENV)/.run ## Write docs/operators.md from the rules
 	$(BIN)/python docs/operators.py

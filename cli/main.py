@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +19,19 @@ import click
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import InternalError, NetfuseError, UsageFault
 
+from .options import (
+    at_least_two,
+    common_options,
+    data_arguments,
+    models_argument,
+    names_option,
+    partial_option,
+    proof_arguments,
+    proof_options,
+    some_models,
+    split,
+)
 from .plain import forgive, plain
-
-Command = Callable[..., Any]
 
 ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
 
@@ -37,56 +47,13 @@ def cli() -> None:
     """
 
 
-# --------------------------------------------------------------------------- options
-
-
-def _common(command: Command) -> Command:
-    """Options of every command."""
-    for add in (
-        click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
-        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
-    ):
-        command = add(command)
-    return command
-
-
-def _proof(command: Command) -> Command:
-    """Options of what proves values."""
-    for add in (
-        click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators."),
-        click.option("--inputs", default="", metavar="FILE.npz", help="Prove with these inputs: a/x or x."),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs."
-        ),
-        click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
-        click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
-        click.option(
-            "--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."
-        ),
-        click.option(
-            "--provider",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where to prove; auto is CUDA when it is usable.",
-        ),
-    ):
-        command = add(command)
-    return command
-
-
-_models = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ...")
-_names = click.option("--names", metavar="a,b,c", help="Model names. Default: file names without ending.")
-_partial = click.option("--partial", is_flag=True, help="Accept local differences; replicate those nodes.")
-
-
 # --------------------------------------------------------------------------- commands
 
 
 @cli.command()
-@_models
+@models_argument
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
-@_names
+@names_option
 @click.option(
     "--io",
     type=click.Choice(["separate", "stacked"]),
@@ -102,13 +69,13 @@ _partial = click.option("--partial", is_flag=True, help="Accept local difference
     show_default=True,
     help="generic: batch all that can be batched.",
 )
-@_partial
+@partial_option
 @click.option("--strict", is_flag=True, help="Fail where a node would be replicated.")
 @click.option("--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime.")
 @click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
 @click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
-@_proof
-@_common
+@proof_options
+@common_options
 def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: bool, **given: Any) -> int:
     """Merge models into one graph, prove it equal to them, then write it.
 
@@ -119,25 +86,25 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
     """
-    _at_least_two(models)
+    at_least_two(models)
     from netfuse_onnx import api
 
     from . import render
     from .progress import progress
 
-    proof = _proof_arguments(given)
-    given["data"] = _data(given["external"], given["single"])
+    proof = proof_arguments(given)
+    given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data")}
     with progress() as tell:
-        report = api.merge(models, names=_split(names), verify=not no_verify, progress=tell, **given, **proof)
+        report = api.merge(models, names=split(names), verify=not no_verify, progress=tell, **given, **proof)
     return render.answer(report, render.merge, as_json, data=False)
 
 
 @cli.command()
-@_models
-@_names
-@_partial
-@_common
+@models_argument
+@names_option
+@partial_option
+@common_options
 def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bool) -> int:
     """Are the models one architecture? If not: what differs, and where.
 
@@ -145,20 +112,20 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
     Example:
       netfuse-onnx check a.onnx b.onnx
     """
-    _at_least_two(models)
+    at_least_two(models)
     from netfuse_onnx import api
 
     from . import render
 
-    report = api.check(models, names=_split(names), partial=partial)
+    report = api.check(models, names=split(names), partial=partial)
     return render.answer(report, render.check, as_json, data=False)
 
 
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
-@_models
-@_proof
-@_common
+@models_argument
+@proof_options
+@common_options
 def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Prove a merged file against the models it was made of, bytes and values.
 
@@ -166,21 +133,58 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
     Example:
       netfuse-onnx verify merged.onnx a.onnx b.onnx
     """
-    if not models:
-        raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
+    some_models(models)
     from netfuse_onnx import api
 
     from . import render
     from .progress import progress
 
     with progress() as tell:
-        report = api.verify(merged, models, progress=tell, **_proof_arguments(given))
+        report = api.verify(merged, models, progress=tell, **proof_arguments(given))
     return render.answer(report, render.verify, as_json, data=False)
 
 
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
-@_common
+@models_argument
+@click.option(
+    "--profile", is_flag=True, help="Where the time goes: by kind of operator, merged and separate."
+)
+@click.option("--rounds", type=click.IntRange(1), default=25, show_default=True, help="Turns of each way.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=20.0,
+    show_default=True,
+    help="Starts no round after these.",
+)
+@proof_options
+@common_options
+def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
+    """How fast is a merged file, against every other way to run its models?
+
+    The batch is 1 where --dim does not say otherwise. Measure on a quiet machine.
+
+    \b
+    Example:
+      netfuse-onnx bench merged.onnx a.onnx b.onnx
+      netfuse-onnx bench merged.onnx a.onnx b.onnx --dim batch=8 --profile
+    """
+    some_models(models)
+    from netfuse_onnx import api
+
+    from . import render, render_bench
+    from .progress import progress
+
+    proof = proof_arguments(given) | {key: given[key] for key in ("profile", "rounds", "seconds")}
+    with progress() as tell:
+        report = api.bench(merged, models, progress=tell, **proof)
+    return render.answer(report, render_bench.bench, as_json, data=True)
+
+
+@cli.command()
+@click.argument("merged", metavar="merged.onnx")
+@common_options
 def inspect(merged: str, as_json: bool) -> int:
     """Show what became of every node: batched, grouped, shared or replicated, and why.
 
@@ -196,7 +200,7 @@ def inspect(merged: str, as_json: bool) -> int:
 
 
 @cli.command()
-@_common
+@common_options
 def rules(as_json: bool) -> int:
     """List the operators that have a batching rule. All others are replicated once per model.
 
@@ -209,29 +213,6 @@ def rules(as_json: bool) -> int:
     from . import render
 
     return render.answer(api.rules(), render.rules, as_json, data=True)
-
-
-def _at_least_two(models: Sequence[str]) -> None:
-    if len(models) < 2:
-        raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
-
-
-def _data(external: bool, single: bool) -> str:
-    if external and single:
-        raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
-    return "external" if external else "single" if single else "auto"
-
-
-def _split(names: str | None) -> list[str] | None:
-    return None if names is None else names.split(",")
-
-
-def _proof_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    from netfuse_onnx import arguments
-
-    keys = ("provider", "rtol", "atol", "seed", "inputs", "libraries")
-    chosen = {key: given[key] for key in keys if given[key] is not None}
-    return chosen | {"dims": arguments.dimensions(given["dims"])}
 
 
 # --------------------------------------------------------------------------- running

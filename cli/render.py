@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from netfuse_onnx.errors import NetfuseError
+from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -28,7 +29,7 @@ from netfuse_onnx.report import (
 
 from .plain import plain
 
-Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport)
+Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport, BenchReport)
 
 WIDTH = 1000
 """Columns where the output is no terminal: a line that is folded there is a line that grep misses."""

@@ -22,7 +22,7 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import check, inspect, merge, verify
+    from netfuse_onnx.api import bench, check, inspect, merge, verify
 
 __version__ = "0.1.0"
 
@@ -38,13 +38,14 @@ __all__ = [
     "UsageFault",
     "ValuesDiffer",
     "__version__",
+    "bench",
     "check",
     "inspect",
     "merge",
     "verify",
 ]
 
-_VERBS = frozenset({"check", "inspect", "merge", "verify"})
+_VERBS = frozenset({"bench", "check", "inspect", "merge", "verify"})
 """No module of the package may have one of these names."""
 
 

@@ -1,4 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules. Glue of the stages; the command line is a skin over it.
+"""The verbs: merge, check, verify, inspect, rules, bench. Glue of the stages; the command line is a skin over
+them.
 
 Paths are strings. All raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; what else they raise is said with each.
@@ -7,6 +8,7 @@ arguments that make no sense; what else they raise is said with each.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
@@ -15,6 +17,11 @@ from netfuse_onnx.errors import FileFault, NotEquivalent, StrictViolated, UsageF
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.match.matcher import match
+from netfuse_onnx.measure.contest import contest
+from netfuse_onnx.measure.entries import MergedFile
+from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.measure.rounds import Effort
+from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.cost import Cost
@@ -23,6 +30,7 @@ from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -35,7 +43,7 @@ from netfuse_onnx.report import (
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
-from netfuse_onnx.storage import weights
+from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Correspondence, Merged, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
@@ -152,18 +160,7 @@ def verify(
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
     FileFault when `merged` was not written by netfuse-onnx.
     """
-    known = metadata.read(merged)
-    libraries = runtime.libraries(proof.get("libraries", ()))
-    options = _options(known.io, known.share, proof, libraries)
-    if len(paths) != len(known.models):
-        raise UsageFault(
-            f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
-            f"Give the models that were merged, in their order: {', '.join(known.models)}.",
-        )
-    sources = [load(path) for path in paths]
-    with Digests(sources) as digests:
-        family = _matched(sources, known.models, known.partial, libraries, known.target)
-        strangers = metadata.strangers(known, paths, digests.result())
+    known, options, family, strangers = _known(merged, paths, proof)
     try:
         recipes = metadata.recipes(known, family, merged)
     except FileFault as error:
@@ -171,6 +168,31 @@ def verify(
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
     return prove(merged, recipes, family, options, progress).warned(strangers)
+
+
+def bench(
+    merged: str,
+    paths: Sequence[str],
+    *,
+    rounds: int = 25,
+    seconds: float = 20.0,
+    profile: bool = False,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
+) -> BenchReport:
+    """Measure a merged file against every other way to run its sources: `rounds` rounds, none started after
+    `seconds`. `profile` attributes the time to kinds of operators. Outputs that differ are a report that is
+    not ok.
+
+    Raises what `verify` raises.
+    """
+    effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
+    known, options, family, strangers = _known(merged, paths, proof)
+    tell = progress or silent
+    work = Workload(family, options, tell)
+    size = sum(map(os.path.getsize, wire.scan(merged).files))
+    file = MergedFile("merged", merged, known.io, known.share, size)
+    return contest(work, [file], effort=effort, with_profile=profile, tell=tell).warned(strangers)
 
 
 def inspect(merged: str) -> InspectReport:
@@ -207,6 +229,25 @@ def rules() -> RulesReport:
 
 def _family(paths: Sequence[str], names: Sequence[str], partial: bool) -> Correspondence:
     return _matched([load(path) for path in paths], names, partial)
+
+
+def _known(
+    merged: str, paths: Sequence[str], proof: Proof
+) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
+    """What a merged file says of itself, how to run it, its sources, and which of these are strangers to
+    it."""
+    known = metadata.read(merged)
+    libraries = runtime.libraries(proof.get("libraries", ()))
+    options = _options(known.io, known.share, proof, libraries)
+    if len(paths) != len(known.models):
+        raise UsageFault(
+            f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
+            f"Give the models that were merged, in their order: {', '.join(known.models)}.",
+        )
+    sources = [load(path) for path in paths]
+    with Digests(sources) as digests:
+        family = _matched(sources, known.models, known.partial, libraries, known.target)
+        return known, options, family, metadata.strangers(known, paths, digests.result())
 
 
 def _matched(

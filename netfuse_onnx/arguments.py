@@ -65,6 +65,13 @@ def sizes(dims: Mapping[str, int]) -> dict[str, int]:
     return dict(dims)
 
 
+def positive(what: str, value: int) -> int:
+    """A number of which there must be at least one."""
+    if value < 1:
+        raise UsageFault(f"{what} can't be {value}.", "Give 1 or more.")
+    return value
+
+
 def _stems(paths: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
     for path in paths:

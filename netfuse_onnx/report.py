@@ -170,7 +170,7 @@ class ValuesProof:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class Report:
     """Common to the answers of all verbs."""
 
     @property
@@ -188,7 +188,7 @@ class _Report:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport(_Report):
+class VerifyReport(Report):
     merged: str
     models: tuple[str, ...]
     bytes: BytesProof
@@ -215,7 +215,7 @@ class VerifyReport(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class MergeReport(_Report):
+class MergeReport(Report):
     out: str
     sources: tuple[str, ...]
     models: tuple[str, ...]
@@ -252,7 +252,7 @@ class MergeReport(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class CheckReport(_Report):
+class CheckReport(Report):
     sources: tuple[str, ...]
     models: tuple[str, ...]
     equivalent: bool
@@ -275,7 +275,7 @@ class CheckReport(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class InspectReport(_Report):
+class InspectReport(Report):
     merged: str
     version: str
     models: tuple[str, ...]
@@ -301,7 +301,7 @@ class RuleRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RulesReport(_Report):
+class RulesReport(Report):
     rules: tuple[RuleRow, ...]
 
     @property

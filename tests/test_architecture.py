@@ -16,8 +16,8 @@ from families import family
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "netfuse_onnx"
-STAGES = ("load", "match", "plan", "lower", "write", "prove")
-"""In order. Each is a package; `prove` is that of the verb verify."""
+STAGES = ("load", "match", "plan", "lower", "write", "prove", "measure")
+"""In order. Each is a package; `prove` is that of the verb verify, `measure` that of bench."""
 SKIN = ("api", "cli", "__main__")
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "rich")
 MOST_LINES, MOST_OF_A_FUNCTION = 350, 40
@@ -98,7 +98,7 @@ def test_rules_and_helpers_know_no_stage_but_those_that_use_them(name: str) -> N
 
 
 def test_no_module_is_named_like_a_verb() -> None:
-    assert not {"merge", "check", "verify", "inspect"} & modules().keys()
+    assert not {"merge", "check", "verify", "inspect", "bench"} & modules().keys()
 
 
 def _python_files() -> list[Path]:
@@ -119,7 +119,9 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 # --------------------------------------------------------------------------- light help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["merge", "--help"], ["verify", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["merge", "--help"], ["verify", "--help"], ["bench", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys

@@ -11,7 +11,7 @@ import pytest
 from commands import Run
 from families import MLP, MLP_TEXT, family, model, save
 
-COMMANDS = ("merge", "check", "verify", "inspect", "rules")
+COMMANDS = ("merge", "check", "verify", "inspect", "rules", "bench")
 
 
 # --------------------------------------------------------------------------- what it says

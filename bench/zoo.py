@@ -1,0 +1,164 @@
+"""What is measured: the paper's four networks at full size, usual ones of today, and such as are so small
+that launching their operators takes longer than computing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sample_models.families import BATCH, FAMILIES, TEXT, Dims, Family, Input
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the benchmark: a family, and the sizes of its dynamic dims other than the batch."""
+
+    name: str
+    group: str
+    family: Family
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+PAPER, USUAL, SMALL = "paper", "usual", "dispatch-bound"
+
+LAYERS, HEADS, SIZE, WORDS = 6, 8, 64, 8192
+"""Of the small decoder."""
+
+
+def _family(
+    name: str, what: str, build: Callable[[], nn.Module], inputs: Mapping[str, Dims], outputs: Any = "y"
+) -> Family:
+    """A family of one size. An input called input_ids holds token ids."""
+    high = {"input_ids": WORDS, "attention_mask": 2}
+    given = tuple(Input(key, dims, high.get(key, 0)) for key, dims in inputs.items())
+    named = {outputs: BATCH} if isinstance(outputs, str) else outputs
+    return Family(name, what, lambda tiny: build(), lambda tiny: given, named)
+
+
+def _mlp(*sizes: int, act: str = "ReLU") -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from torch import nn
+
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), getattr(nn, act)()]
+        return nn.Sequential(*layers[:-1])
+
+    return build
+
+
+def _wakeword() -> nn.Module:
+    """openWakeWord's: 16 frames of 96 features, two hidden layers, a score."""
+    from torch import nn
+
+    body = [nn.Linear(1536, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 128), nn.LayerNorm(128)]
+    return nn.Sequential(*body, nn.ReLU(), nn.Linear(128, 1), nn.Sigmoid())
+
+
+def _atari() -> nn.Module:
+    """Mnih et al., 2015: three convolutions over four frames."""
+    from torch import nn
+
+    eyes = [nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3)]
+    head = [nn.ReLU(), nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 6)]
+    return nn.Sequential(*eyes, *head)
+
+
+def _mobilenet(side: int) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from sample_models.zoo_build import config, vision
+
+        settings = config("MobileNetV2Config", image_size=side, num_labels=1000)
+        return vision("MobileNetV2ForImageClassification", settings, "logits")
+
+    return build
+
+
+def _efficientnet() -> nn.Module:
+    """B0. The configuration's own sizes are those of B7."""
+    from sample_models.zoo_build import config, vision
+
+    sizes = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280}
+    settings = config("EfficientNetConfig", **sizes, num_labels=1000)
+    return vision("EfficientNetForImageClassification", settings, "logits")
+
+
+def _vit() -> nn.Module:
+    """ViT-Ti/16."""
+    from sample_models.zoo_build import config, vision
+
+    sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": 1000}
+    return vision("ViTForImageClassification", config("ViTConfig", **sizes), "logits")
+
+
+def _distilbert() -> nn.Module:
+    from sample_models.zoo_build import config, text
+
+    return text("DistilBertModel", config("DistilBertConfig"), "last_hidden_state")
+
+
+def _decoder() -> nn.Module:
+    """One step of a Llama of 25 million parameters, with its cache as inputs and outputs."""
+    from sample_models.zoo_build import config
+    from sample_models.zoo_decoders import Step
+
+    sizes = {"vocab_size": WORDS, "hidden_size": HEADS * SIZE, "intermediate_size": 1376}
+    heads = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": HEADS}
+    return Step("LlamaForCausalLM", config("LlamaConfig", **sizes, **heads, head_dim=SIZE))
+
+
+def _cache(word: str) -> tuple[str, ...]:
+    return tuple(f"{word}.{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value"))
+
+
+_STEP: dict[str, Dims] = {
+    "input_ids": ("batch", 1),
+    "attention_mask": ("batch", "past + 1"),
+    **dict.fromkeys(_cache("past"), ("batch", HEADS, "past", SIZE)),
+}
+_STEP_OUT = dict.fromkeys(("logits", *_cache("present")), BATCH)
+_IDS: dict[str, Dims] = {"input_ids": ("batch", "sequence"), "attention_mask": ("batch", "sequence")}
+
+
+def _image(side: int, channels: int = 3) -> dict[str, Dims]:
+    return {"image": ("batch", channels, side, side)}
+
+
+def _vector(size: int) -> dict[str, Dims]:
+    return {"x": ("batch", size)}
+
+
+ROWS = (
+    Measured("resnet50", PAPER, FAMILIES["resnet50"]),
+    Measured("resnext50", PAPER, FAMILIES["resnext50"]),
+    Measured("bert", PAPER, FAMILIES["bert"], {"sequence": 128}),
+    Measured("xlnet", PAPER, FAMILIES["xlnet"], {"sequence": 128}),
+    Measured("bert-16", PAPER, FAMILIES["bert"], {"sequence": 16}),
+    Measured("xlnet-16", PAPER, FAMILIES["xlnet"], {"sequence": 16}),
+    Measured(
+        "policy", SMALL, _family("policy", "MLP 17-64-64-6", _mlp(17, 64, 64, 6, act="Tanh"), _vector(17))
+    ),
+    Measured("tabular", SMALL, _family("tabular", "MLP 32-128-128-8", _mlp(32, 128, 128, 8), _vector(32))),
+    Measured("wakeword", SMALL, _family("wakeword", "MLP 1536-128-128-1", _wakeword, _vector(1536))),
+    Measured("keyword", SMALL, FAMILIES["cnn"]),
+    Measured("atari", SMALL, _family("atari", "CNN of a policy", _atari, _image(84, 4))),
+    Measured("mobilenet-64", USUAL, _family("mobilenet-64", "MobileNet v2", _mobilenet(64), _image(64))),
+    Measured("mobilenet-96", USUAL, _family("mobilenet-96", "MobileNet v2", _mobilenet(96), _image(96))),
+    Measured("efficientnet", USUAL, _family("efficientnet", "EfficientNet-B0", _efficientnet, _image(224))),
+    Measured("vit", USUAL, _family("vit", "ViT-Ti/16", _vit, _image(224))),
+    Measured(
+        "distilbert",
+        USUAL,
+        _family("distilbert", "DistilBERT", _distilbert, _IDS, {"y": TEXT}),
+        {"sequence": 128},
+    ),
+    Measured(
+        "decoder", USUAL, _family("decoder", "a step of a Llama", _decoder, _STEP, _STEP_OUT), {"past": 64}
+    ),
+)
+ZOO = {row.name: row for row in ROWS}

@@ -1,0 +1,87 @@
+"""Options that several commands share, and what their values mean to the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from netfuse_onnx.errors import UsageFault
+
+Command = Callable[..., Any]
+
+
+def common_options(command: Command) -> Command:
+    """Options of every command."""
+    for add in (
+        click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
+    ):
+        command = add(command)
+    return command
+
+
+def proof_options(command: Command) -> Command:
+    """Options of what proves values."""
+    for add in (
+        click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators."),
+        click.option("--inputs", default="", metavar="FILE.npz", help="Prove with these inputs: a/x or x."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs."
+        ),
+        click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
+        click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
+        click.option(
+            "--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."
+        ),
+        click.option(
+            "--provider",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where to prove; auto is CUDA when it is usable.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+models_argument = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ...")
+names_option = click.option(
+    "--names", metavar="a,b,c", help="Model names. Default: file names without ending."
+)
+partial_option = click.option(
+    "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
+)
+
+
+# --------------------------------------------------------------------------- their values
+
+
+def at_least_two(models: Sequence[str]) -> None:
+    if len(models) < 2:
+        raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
+
+
+def some_models(models: Sequence[str]) -> None:
+    if not models:
+        raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
+
+
+def data_arguments(external: bool, single: bool) -> str:
+    if external and single:
+        raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
+    return "external" if external else "single" if single else "auto"
+
+
+def split(names: str | None) -> list[str] | None:
+    return None if names is None else names.split(",")
+
+
+def proof_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    from netfuse_onnx import arguments
+
+    keys = ("provider", "rtol", "atol", "seed", "inputs", "libraries")
+    chosen = {key: given[key] for key in keys if given[key] is not None}
+    return chosen | {"dims": arguments.dimensions(given["dims"])}

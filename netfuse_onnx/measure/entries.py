@@ -1,0 +1,101 @@
+"""Who takes part, and with which settings each may try: the same freedom for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netfuse_onnx.measure.contenders import (
+    Concurrent,
+    Contender,
+    CudaGraphs,
+    InSequence,
+    OneGraph,
+    SideBySide,
+)
+from netfuse_onnx.measure.processes import Processes
+from netfuse_onnx.measure.sessions import Settings
+from netfuse_onnx.measure.sidebyside import sidebyside
+from netfuse_onnx.measure.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class MergedFile:
+    """A merged model: its label in the report, and how it is fed. `size`: bytes of all its files."""
+
+    label: str
+    path: str
+    io: str = "separate"
+    share: tuple[str, ...] = ()
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A way of running the models, and the settings to choose from. `size`: bytes of the files that it loads;
+    `prepare` writes what it needs first."""
+
+    kind: str
+    label: str
+    make: Callable[[Settings], Contender]
+    choices: tuple[Settings, ...]
+    size: int
+    merged: bool = False
+    prepare: Callable[[], object] = lambda: None
+    writes: int = 0
+    """Bytes that `prepare` writes."""
+
+
+def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[Entry]:
+    """Every way there is on the provider. `folder` is for files that are needed on the way."""
+    cuda, size = work.runtime.provider == "cuda", sum(work.sizes)
+    one = (Settings(),)
+    beside = str(Path(folder) / "sidebyside.onnx")
+    found = [
+        Entry(InSequence.kind, "in sequence", _plain(InSequence, work), sessions(work), size),
+        Entry(Concurrent.kind, "concurrent", _plain(Concurrent, work), one, size),
+        Entry(Processes.kind, "processes", _plain(Processes, work), one, size),
+        Entry(
+            SideBySide.kind,
+            "side by side",
+            lambda settings: SideBySide(work, settings, beside),
+            graphs(work),
+            size,
+            prepare=lambda: sidebyside(work.paths, folder),
+            writes=size,
+        ),
+    ]
+    if cuda:
+        graph = (Settings(graph=True),)
+        found.insert(1, Entry(CudaGraphs.kind, CudaGraphs.kind, _plain(CudaGraphs, work), graph, size))
+    return found + [_merged(work, file) for file in merged]
+
+
+def sessions(work: Workload) -> tuple[Settings, ...]:
+    """For one session after the other. On the CPU the pools of those that wait may take cores away from the
+    one that runs, so spinning is tried both ways."""
+    if work.runtime.provider == "cuda" or work.cores == 1:
+        return (Settings(),)
+    return (Settings(), Settings(work.cores, spin=False), Settings(work.cores))
+
+
+def graphs(work: Workload) -> tuple[Settings, ...]:
+    """For one graph: threads that share an operator, or threads that run branches of the graph."""
+    if work.runtime.provider == "cuda":
+        return (Settings(), Settings(graph=True))
+    if work.cores == 1:
+        return (Settings(),)
+    branches = (Settings(1, work.cores, spin=False), Settings(1, work.cores))
+    return (*sessions(work), *branches)
+
+
+def _plain(cls: type[Contender], work: Workload) -> Callable[[Settings], Contender]:
+    return lambda settings: cls(work, settings)
+
+
+def _merged(work: Workload, file: MergedFile) -> Entry:
+    def make(settings: Settings) -> Contender:
+        return OneGraph(work, settings, file.path, io=file.io, share=file.share)
+
+    return Entry(OneGraph.kind, file.label, make, graphs(work), file.size, merged=True)

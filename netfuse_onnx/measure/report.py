@@ -1,0 +1,91 @@
+"""What `bench` answers. How it looks on a terminal is the business of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from netfuse_onnx.measure.rounds import Quartiles
+from netfuse_onnx.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of running the models once. Times are in seconds of a call of all models, sizes in bytes.
+
+    `resident` and `gpu` are by how much loading it and one run grew this machine's memory (its own
+    processes together), `tried` the seconds of each setting that was tried, `error` the worst output as
+    error / allowed, `problem` why it can't be compared: it does not run, or is not equal.
+    """
+
+    kind: str
+    label: str
+    merged: bool = False
+    settings: str = ""
+    seconds: Quartiles | None = None
+    load: float = 0.0
+    resident: int = 0
+    gpu: int = 0
+    file: int = 0
+    error: float | None = None
+    tried: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[float, ...] = ()
+    problem: str = ""
+
+    @property
+    def ran(self) -> bool:
+        return self.seconds is not None and not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times as fast one merged model is as the best alternative, round by round."""
+
+    merged: str
+    best: str
+    times: Quartiles
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """One kind of operator: seconds and kernels of a call, of all models separately and of the merged one."""
+
+    kind: str
+    separate: float
+    separate_kernels: int
+    merged: float
+    merged_kernels: int
+
+    @property
+    def loss(self) -> float:
+        """Seconds that merging added; negative is a gain."""
+        return self.merged - self.separate
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport(Report):
+    models: tuple[str, ...]
+    case: str
+    provider: str
+    rows: tuple[Row, ...]
+    speedups: tuple[Speedup, ...] = ()
+    together: bool = True
+    """Whether all were loaded at once; else each was loaded for its turn."""
+    tf32: bool = False
+    profile: tuple[KindRow, ...] = ()
+    machine: Mapping[str, str | int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    load: float = 0.0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every merged model ran, and all that ran gave the same."""
+        return all(row.ran for row in self.rows if row.merged) and not any(
+            row.problem and row.error is not None for row in self.rows
+        )
+
+    def warned(self, more: Sequence[str]) -> BenchReport:
+        return dataclasses.replace(self, warnings=(*more, *self.warnings))

@@ -1,0 +1,134 @@
+"""Sessions as they are served: all optimisations on, and the thread settings that one has to choose.
+
+A call is numpy arrays in and numpy arrays out, for every way of running the models; on CUDA the copies to
+the device and back are part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run.runtime import RunFailed, Runtime, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user can choose. `threads` share one operator; `branches` > 1 run that many operators of one
+    graph at once; `spin`: idle threads wait busily; `graph`: CUDA graphs. 0 threads: there is no choice."""
+
+    threads: int = 1
+    branches: int = 1
+    spin: bool = True
+    graph: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
+        words += [f"{self.branches} branches"] if self.branches > 1 else []
+        words += ["no spinning"] if not self.spin else []
+        words += ["CUDA graph"] if self.graph else []
+        return ", ".join(words)
+
+
+def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = True, profile: str = "") -> Any:
+    """An InferenceSession. `profile` is the prefix of a profile's file. Raises RunFailed."""
+    ort = ort_compat.onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = settings.threads
+    if settings.branches > 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        options.inter_op_num_threads = settings.branches
+    if not settings.spin:
+        for pool in ("intra", "inter"):
+            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    try:
+        for library in runtime.libraries:
+            options.register_custom_ops_library(library)
+        return ort.InferenceSession(
+            path, options, providers=_providers(runtime, settings, tf32), enable_fallback=0
+        )
+    except Exception as error:
+        raise RunFailed(ort_compat.first_line(error)) from error
+
+
+def _providers(runtime: Runtime, settings: Settings, tf32: bool) -> list[tuple[str, dict[str, str]]]:
+    found = ort_compat.providers(runtime.provider, tf32=tf32)
+    if settings.graph:
+        found = [(ort_compat.CUDA, found[0][1] | {"enable_cuda_graph": "1"})]
+    return found
+
+
+class Runner:
+    """One session and what it is fed. `wanted` tells the outputs' shapes, which CUDA graphs need."""
+
+    def __init__(
+        self,
+        path: str,
+        feeds: Mapping[str, Value],
+        wanted: Mapping[str, Value],
+        runtime: Runtime,
+        settings: Settings,
+        tf32: bool = True,
+    ) -> None:
+        self._session = session(path, runtime, settings, tf32=tf32)
+        if runtime.provider == "cuda" and ort_compat.CUDA not in self._session.get_providers():
+            raise RunFailed("it fell back from CUDA to the CPU")
+        self.outputs = [port.name for port in self._session.get_outputs()]
+        known = {port.name for port in self._session.get_inputs()}
+        self._feeds = {name: value for name, value in feeds.items() if name in known and value is not None}
+        self._bound = _Bound(self._session, self._feeds, self.outputs, wanted) if settings.graph else None
+
+    def run(self) -> Sequence[Value]:
+        """The outputs, in order. Raises RunFailed."""
+        try:
+            if self._bound is not None:
+                return self._bound.run()
+            found: Sequence[Value] = self._session.run(self.outputs, self._feeds)
+            return found
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise RunFailed(ort_compat.first_line(error)) from error
+
+    def named(self) -> dict[str, Value]:
+        """The outputs by name. Raises RunFailed."""
+        return dict(zip(self.outputs, self.run(), strict=True))
+
+
+class _Bound:
+    """Inputs and outputs at fixed places on the device: a CUDA graph replays with its addresses."""
+
+    def __init__(
+        self, session: Any, feeds: Mapping[str, Value], outputs: Sequence[str], wanted: Mapping[str, Value]
+    ) -> None:
+        ort = ort_compat.onnxruntime()
+        self._session = session
+        self._binding = session.io_binding()
+        self._inputs, self._outputs = [], []
+        try:
+            for name, value in feeds.items():
+                array = np.ascontiguousarray(np.asarray(value))
+                place = ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+                self._binding.bind_ortvalue_input(name, place)
+                self._inputs.append((place, array))
+            for name in outputs:
+                array = np.asarray(wanted[name])
+                place = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
+                self._binding.bind_ortvalue_output(name, place)
+                self._outputs.append(place)
+        except Exception as error:
+            raise RunFailed(ort_compat.first_line(error)) from error
+
+    def run(self) -> Sequence[Value]:
+        for place, array in self._inputs:
+            place.update_inplace(array)
+        self._session.run_with_iobinding(self._binding)
+        return [place.numpy() for place in self._outputs]

@@ -1,0 +1,116 @@
+"""The models side by side in one graph, no operator merged: what onnx.compose.merge_models gives.
+
+Every name of model m gets the prefix `m/`, the names that bodies capture included, which onnx.compose leaves
+alone. Weights are streamed into a data file, so memory does not grow with the models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from netfuse_onnx.run.runtime import RunFailed
+from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.tensors import tensors
+
+ALIGNED = 4096
+"""Bytes: so that a runtime can map a weight where it lies."""
+DATA = "sidebyside.data"
+
+
+def sidebyside(paths: Sequence[str], folder: str) -> str:
+    """Write the graph into `folder`, and return its path. Raises RunFailed where the models' opsets differ,
+    FileFault for files that can't be read."""
+    out = ModelProto()
+    with open(os.path.join(folder, DATA), "wb") as data:
+        for number, path in enumerate(paths):
+            model = wire.scan(path).model
+            _move(model, data)
+            _prefix(model, f"{number}/")
+            _add(out, model, path)
+    target = os.path.join(folder, "sidebyside.onnx")
+    onnx.save_model(out, target)
+    return target
+
+
+def _move(model: ModelProto, data: BinaryIO) -> None:
+    """Large weights of the main graph go to the data file, others into the model."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            weight = weights.weight_of(tensor)
+            data.write(bytes(-data.tell() % ALIGNED))
+            places = {"location": DATA, "offset": data.tell(), "length": weights.nbytes(weight)}
+            data.writelines(weights.blocks(weight))
+            del tensor.external_data[:]
+            for key, value in places.items():
+                tensor.external_data.add(key=key, value=str(value))
+    for tensor in tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data[0].value != DATA:
+            tensor.CopyFrom(weights.proto(weights.weight_of(tensor), tensor.name))
+
+
+def _add(out: ModelProto, model: ModelProto, path: str) -> None:
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if not out.opset_import:
+        out.ir_version = model.ir_version
+        out.graph.name = "side by side"
+        out.opset_import.MergeFrom(model.opset_import)
+    elif opsets != {entry.domain or "ai.onnx": entry.version for entry in out.opset_import}:
+        raise RunFailed(f"{path} has other opsets than the first model")
+    out.ir_version = max(out.ir_version, model.ir_version)
+    out.functions.MergeFrom(model.functions)
+    for field in ("node", "initializer", "sparse_initializer", "input", "output", "quantization_annotation"):
+        getattr(out.graph, field).MergeFrom(getattr(model.graph, field))
+
+
+def _prefix(model: ModelProto, prefix: str) -> None:
+    """Rename everything that has a name. Names inside of functions are their own."""
+    called = {(f.domain, f.name): f"{prefix}{f.name}" for f in model.functions}
+    for function in model.functions:
+        function.name = called[function.domain, function.name]
+        for node in _nodes(function.node):
+            node.op_type = called.get((node.domain, node.op_type), node.op_type)
+    for graph in _graphs(model.graph):
+        _prefix_graph(graph, prefix, called)
+
+
+def _prefix_graph(graph: GraphProto, prefix: str, called: Mapping[tuple[str, str], str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = prefix + value.name
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = prefix + sparse.values.name
+    for note in graph.quantization_annotation:
+        note.tensor_name = prefix + note.tensor_name
+        for entry in note.quant_parameter_tensor_names:
+            entry.value = prefix + entry.value
+    for node in graph.node:
+        node.name = node.name and prefix + node.name
+        node.op_type = called.get((node.domain, node.op_type), node.op_type)
+        for names in (node.input, node.output):
+            names[:] = [prefix + name if name else "" for name in names]
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and all that its nodes hold."""
+    yield graph
+    for node in graph.node:
+        for inner in _bodies(node):
+            yield from _graphs(inner)
+
+
+def _nodes(nodes: Any) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for body in _bodies(node):
+            yield from _nodes(body.node)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs

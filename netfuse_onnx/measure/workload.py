@@ -1,0 +1,132 @@
+"""One call of all N models: what each is fed, what each has to give, and whether it was given.
+
+Inputs are made as `verify` makes them, with a batch of 1 where --dim does not say otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
+from netfuse_onnx.prove.judge import UNIT, Judge, tolerance
+from netfuse_onnx.prove.lineage import Lineage, lineages
+from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.run import inputs, symbols
+from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.types import Correspondence
+
+Results = Sequence[Mapping[str, Value]]
+"""The outputs of every model, by the first source's names."""
+
+TF32 = "float16"
+"""TF32 has as many bits of mantissa as float16: so much is allowed where it is on."""
+
+
+class Workload:
+    """The models of a family with inputs for one call. Raises NotProven where they take none that were tried,
+    UsageFault on --dim or --inputs that do not fit."""
+
+    def __init__(
+        self, family: Correspondence, options: Options, tell: Progress, *, tf32: bool = True
+    ) -> None:
+        heads = symbols.batches([spec.dims for spec in inputs.describe(family)])
+        dims = dict.fromkeys(heads, 1) | dict(options.dims)
+        self.trial = Trial(family, dataclasses.replace(options, io="separate", dims=dims))
+        self.trial.run_sources(tell)
+        self.names = family.names
+        self.paths = tuple(source.path for source in family.sources)
+        self.runtime = options.runtime
+        self.tf32 = tf32 and options.runtime.provider == "cuda"
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.sizes = tuple(sum(map(os.path.getsize, source.files)) for source in family.sources)
+        case = self.trial.cases[0]
+        self.case = case.label
+        self.given = [self.trial.feeds(case, model) for model in range(family.models)]
+        """By the first source's names."""
+        self.wanted: Results = [self.trial.outputs[model][0] for model in range(family.models)]
+        graphs = [source.graph for source in family.sources]
+        self.outputs = [pair(graphs[0].outputs, graph.outputs) for graph in graphs]
+        self._lines = lineages(family.graph)
+
+    @property
+    def models(self) -> int:
+        return len(self.paths)
+
+    # ------------------------------------------------------------------ one model's own names
+
+    def feeds(self, model: int) -> dict[str, Value]:
+        """The inputs of one model, as its file calls them."""
+        return self.trial.renamed(model, self.given[model])
+
+    def wants(self, model: int) -> dict[str, Value]:
+        """The outputs of one model, as its file calls them."""
+        return {own: self.wanted[model][name] for name, own in self.outputs[model].items()}
+
+    def first_names(self, model: int, result: Mapping[str, Value]) -> dict[str, Value]:
+        """What one model gave, by the first source's names."""
+        return {name: result[own] for name, own in self.outputs[model].items()}
+
+    # ------------------------------------------------------------------ the merged model's names
+
+    def merged_feeds(self, io: str, share: Sequence[str]) -> dict[str, Value]:
+        return self._merged(self.given, io, share)
+
+    def merged_wants(self, io: str) -> dict[str, Value]:
+        return self._merged(self.wanted, io, ())
+
+    def _merged(self, values: Results, io: str, share: Sequence[str]) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for name, first in values[0].items():
+            if name in share:
+                found[name] = first
+            elif io == "stacked":
+                found[name] = np.stack([np.asarray(own[name]) for own in values])
+            else:
+                found |= {f"{m}/{name}": own[name] for m, own in zip(self.names, values, strict=True)}
+        return found
+
+    def taken_apart(self, result: Mapping[str, Value], io: str) -> Results:
+        """The merged model's outputs, per model."""
+        names = self.outputs[0]
+        if io == "stacked":
+            return [{n: np.asarray(result[n])[m] for n in names} for m in range(self.models)]
+        return [{n: result[f"{model}/{n}"] for n in names} for model in self.names]
+
+    # ------------------------------------------------------------------ right or wrong
+
+    def error(self, results: Results) -> tuple[float, str]:
+        """The worst output as error / allowed, with the tolerances of the proof (float16's where TF32 is on),
+        and what is wrong: '' when all are right."""
+        if self.tf32:
+            return self._loosely(results)
+        flat = {f"{m}/{n}": v for m, own in zip(self.names, results, strict=True) for n, v in own.items()}
+        rows = Judge(self.trial, lambda *_: None).rows([flat])
+        worst = max(rows, key=lambda row: (bool(row.problem), row.ratio))
+        if worst.ok:
+            return worst.ratio, ""
+        what = worst.problem or f"error {worst.error:.3g}, allowed {worst.allowed:.3g}"
+        return worst.ratio, f"output {worst.output} of {worst.model}: {what}"
+
+    def _loosely(self, results: Results) -> tuple[float, str]:
+        worst, said = Gap(), ""
+        for model, got, want in zip(self.names, results, self.wanted, strict=True):
+            for name, line in self._lines.items():
+                gap = (
+                    Gap() if line.random else compare(got[name], want[name], self._allowed(line, want[name]))
+                )
+                if (bool(gap.problem), gap.ratio) > (bool(worst.problem), worst.ratio):
+                    what = gap.problem or f"error {gap.error:.3g}, allowed {gap.allowed:.3g}"
+                    worst, said = gap, f"output {name} of {model}: {what}"
+        return worst.ratio, "" if worst.ok else said
+
+    def _allowed(self, line: Lineage, want: Value) -> Tolerance:
+        found = tolerance(line, want, self.trial.options)
+        if line.precision != "float32" or found.rtol == 0.0 or self.trial.options.rtol is not None:
+            return found
+        base = BY_PRECISION[TF32]
+        return Tolerance(base.rtol, base.atol, found.floor, UNIT if line.bounded else 0.0)
