@@ -103,6 +103,16 @@ def test_a_bias_stays_as_it_is(tmp_path: Path) -> None:
         assert ops.count("DequantizeLinear") == 3, what
 
 
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_the_mean_of_no_losses(dtype: str, tmp_path: Path) -> None:
+    """ONNX Runtime calls it 0, not what is left of 0 / 0."""
+    text = 'y = NegativeLogLikelihoodLoss<reduction = "mean">(x, labels) z = Neg(w)'
+    merge(text, f"{dtype}[0,4,3] x, int64[0,3] labels, float[2] w", {}, tmp_path, alike=("y",))
+    merge(
+        text, f"{dtype}[s,4,3] x, int64[s,3] labels, float[2] w", {}, tmp_path, sizes={"s": 2}, low=0, high=3
+    )
+
+
 def test_two_equal_splits_into_unequal_numbers_of_parts(tmp_path: Path) -> None:
     """ONNX Runtime makes them one where their axes have become the same."""
     text = "a, b = Split<axis=0>(x) c, d, e, f = Split<axis=-1>(x)"
@@ -199,6 +209,13 @@ def test_the_rank_behind_computed_axes(tmp_path: Path) -> None:
     role = {"axes": "shared input", "w": "weight"}
     merge("y = ReduceSum<keepdims = 0>(x, axes) z = MatMul(y, w)", "float[3,1,4,4] x, int64[2] axes, float[4,4] w",
           role, tmp_path, given={"axes": [1, 0]}, reason="computed at run time")  # fmt: skip
+
+
+def test_the_rank_behind_a_squeeze_of_open_sizes(tmp_path: Path) -> None:
+    """A run told it, for the sizes that happened to be drawn: an axis of size 1 is gone, others are not."""
+    for size in (1, 5):
+        merge("u = Squeeze(x) v = MatMul(u, w) y = ReduceSum<keepdims = 0>(v)", "float[5,n] x, float[5,5] w",
+              {"w": "weight"}, tmp_path, sizes={"n": size}, reason="rank")  # fmt: skip
 
 
 # --------------------------------------------------------------------------- failures of the merge

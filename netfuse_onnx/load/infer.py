@@ -35,8 +35,24 @@ def infer(source: Source, complete: Complete | None = None) -> Source:
         known = {name: hints[name] for name in missing if name in hints and _typed(hints[name])}
         types = _with(source, types, known)
     if complete is not None and (missing := _missing(source, types)):
-        types = _with(source, types, complete(_typed_source(source, types), missing))
+        steady = tuple(name for name in missing if name not in _varying(source, types))
+        types = _with(source, types, complete(_typed_source(source, types), steady)) if steady else types
     return _typed_source(source, types)
+
+
+def _varying(source: Source, types: Mapping[str, ValueType]) -> set[str]:
+    """Values whose rank may be another in another run: a Squeeze without axes drops what happens to have
+    size 1. No run tells their ranks, nor those of what depends on them."""
+    found: set[str] = set()
+    for node in source.graph.nodes:
+        dims = types.get(node.inputs[0], ValueType()).dims if node.inputs else ()
+        axes = len(node.inputs) > 1 or "axes" in node.attrs
+        if node.op == "Squeeze" and not node.domain and not axes:
+            static = dims is not None and all(isinstance(dim, int) for dim in dims)
+            found.update(() if static or _typed(types[node.outputs[0]]) else node.outputs)
+        if not found.isdisjoint(node.reads):
+            found.update(filter(None, node.outputs))
+    return found
 
 
 def unknown(source: Source) -> tuple[str, ...]:

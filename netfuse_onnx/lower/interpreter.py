@@ -275,9 +275,11 @@ class _Lowerer:
 
 
 def _known(found: ValueType, declared: ValueType) -> ValueType:
-    """What is found of a value, and what the file declares of the rest."""
+    """What is found of a value, and what the file declares of the rest and of what onnx made up a symbol for."""
     dims = declared.dims if found.dims is None else found.dims
     if dims is not None and declared.dims is not None and len(dims) == len(declared.dims):
         pairs = zip(dims, declared.dims, strict=True)
-        dims = tuple([mine if isinstance(mine, int) else said for mine, said in pairs])
+        dims = tuple(
+            [said if mine is None or str(mine).startswith("unk__") else mine for mine, said in pairs]
+        )
     return ValueType(found.dtype or declared.dtype, dims, found.proto)

@@ -100,7 +100,19 @@ def _runs(paths: Sequence[Path], case: Case) -> Iterator[Run]:
     for values, uneven in ((case.other, False), (_unevenly(case), True)):
         if values:
             with contextlib.suppress(Discard):  # the graph holds for its own sizes only
-                yield Run(values, _singles(paths, values, case.role, plain=True), uneven)
+                singles = _singles(paths, values, case.role, plain=True)
+                if _as_declared(case, singles):
+                    yield Run(values, singles, uneven)
+
+
+def _as_declared(case: Case, singles: Singles) -> bool:
+    """Whether the outputs have the ranks that the graph declares (a Squeeze may drop an axis more), and none is
+    empty where the merged graph can't say so (see case.draw)."""
+    ranks = {out.name: len(out.type.tensor_type.shape.dim) for out in case.model.graph.output}
+    opset = max(entry.version for entry in case.model.opset_import if not entry.domain)
+    least = 1 if case.keep_opset and opset < 15 else 0
+    every = [(name, array) for single in singles for name, array in single.items()]
+    return all(array.ndim == ranks[name] and array.size >= least for name, array in every)
 
 
 def _unevenly(case: Case) -> Values | None:
