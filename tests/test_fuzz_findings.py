@@ -195,7 +195,8 @@ def test_a_pool_whose_last_window_starts_in_the_padding(op: str, attrs: str, tmp
     """onnx counts it, ONNX Runtime doesn't: the sizes behind it were wrong."""
     for size in (1, 2, 3, 4):
         text = f"v = {op}<ceil_mode = 1, {attrs}>(x) u = Mul(v, w) y = ReduceMax<keepdims = 1>(u)"
-        merge(text, f"float[1,1,{size}] x, float[1] w", {"w": "weight"}, tmp_path, opset=17)
+        for role in ("input", "weight"):
+            merge(text, f"float[1,1,{size}] x, float[1] w", {"x": role, "w": "weight"}, tmp_path, opset=17)
 
 
 def test_frequencies_of_an_stft_that_leaves_them_to_the_default(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ def infer(source: Source, complete: Complete | None = None) -> Source:
         known = {name: hints[name] for name in missing if name in hints and _typed(hints[name])}
         types = _with(source, types, known)
     if complete is not None and (missing := _missing(source, types)):
-        steady = tuple(name for name in missing if name not in _varying(source, types))
-        types = _with(source, types, complete(_typed_source(source, types), steady)) if steady else types
+        varying = _varying(source, types)
+        if steady := tuple(name for name in missing if name not in varying):
+            types = _with(source, types, complete(_typed_source(source, types), steady))
     return _typed_source(source, types)
 
 

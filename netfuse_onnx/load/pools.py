@@ -7,10 +7,10 @@ and nobody miscounts. It needs sizes, so it happens after inference, which then 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from netfuse_onnx.types import Graph, Node, ValueType
+from netfuse_onnx.types import Dim, Graph, Node, ValueType
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 RIGHT = 22
@@ -23,16 +23,22 @@ def floored(graph: Graph, types: Mapping[str, ValueType], opset: int) -> Graph:
         return graph
     nodes = tuple(
         replace(node, attrs={**node.attrs, "ceil_mode": 0})
-        if node.op in POOLS and _gains_nothing(node, types.get(node.inputs[0], ValueType()))
+        if node.op in POOLS and _gains_nothing(node, _dims(node.inputs[0], graph, types))
         else node
         for node in graph.nodes
     )
     return graph if nodes == graph.nodes else replace(graph, nodes=nodes)
 
 
-def _gains_nothing(node: Node, x: ValueType) -> bool:
-    """True where some windows that rounding up adds are dropped, and none is kept."""
-    attrs, sizes = node.attrs, (x.dims or ())[2:]
+def _dims(name: str, graph: Graph, types: Mapping[str, ValueType]) -> Sequence[Dim]:
+    if name in graph.weights:
+        return graph.weights[name].shape
+    return types.get(name, ValueType()).dims or ()
+
+
+def _gains_nothing(node: Node, dims: Sequence[Dim]) -> bool:
+    """True where some windows that rounding up adds are dropped, and none is kept. `dims`: what it pools."""
+    attrs, sizes = node.attrs, dims[2:]
     if not attrs.get("ceil_mode", 0) or attrs.get("auto_pad", b"NOTSET") != b"NOTSET" or node.domain:
         return False
     count = len(attrs["kernel_shape"])

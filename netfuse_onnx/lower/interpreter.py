@@ -275,7 +275,7 @@ class _Lowerer:
 
 
 def _known(found: ValueType, declared: ValueType) -> ValueType:
-    """What is found of a value, and what the file declares of the rest and of what onnx made up a symbol for."""
+    """What is found of a value; what the file declares of the rest, and of what onnx made up a symbol for."""
     dims = declared.dims if found.dims is None else found.dims
     if dims is not None and declared.dims is not None and len(dims) == len(declared.dims):
         pairs = zip(dims, declared.dims, strict=True)
