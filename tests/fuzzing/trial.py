@@ -16,6 +16,7 @@ import oracle
 
 from fuzzing.build import Array
 from fuzzing.case import Case
+from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.errors import NotEquivalent, NotStackable
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import control, offers
@@ -83,7 +84,7 @@ def _examine(case: Case, folder: Path, plans: int) -> dict[str, int]:
     runs = list(_runs(paths, case))
     corr = _matched(paths, case)
     share = oracle.shared(case.role)
-    sound = oracle.passes_checker(str(paths[0]))
+    sound = not _misread(case.model.graph) and oracle.passes_checker(str(paths[0]))
     done = {"merges": 0, "sizes": len(runs) - 1, "batched": 0, "replicated": 0, "unsteady": 0}
     for k, (io, plan) in enumerate(_plans(corr, case, share, plans)):
         merged = _lowered(corr, plan, io, share, sound=sound)
@@ -93,6 +94,13 @@ def _examine(case: Case, folder: Path, plans: int) -> dict[str, int]:
             done["unsteady"] += _disagreements(case, paths, corr.names, (plan, io, merged, level), runs)
         done["merges"] += 1
     return done
+
+
+def _misread(graph: onnx.GraphProto) -> bool:
+    """Whether onnx's checker (1.23) may be wrong, or die: it takes a Slice in a body whose bounds stand outside
+    of it, as a merge leaves them, for empty when it works out a computed shape."""
+    bodies = [inner for node in graph.node for inner in inside(node)]
+    return any(node.op_type == "Slice" for body in bodies for node in body.node) or any(map(_misread, bodies))
 
 
 def _runs(paths: Sequence[Path], case: Case) -> Iterator[Run]:
