@@ -9,7 +9,6 @@ import onnx
 import onnxruntime as ort
 
 from netfuse_onnx.ops.shapes_contrib import known_to_onnx
-from netfuse_onnx.types import Node
 
 DOMAINS = [("com.microsoft", 1), ("com.microsoft.nchwc", 1)]
 
@@ -22,7 +21,7 @@ def graph(inputs: str, body: str, opset: int = 17) -> onnx.ModelProto:
     read = {name for node in model.graph.node for name in node.input}
     for name in (name for node in model.graph.node for name in node.output if name and name not in read):
         model.graph.output.add(name=name)
-    with known_to_onnx([Node(n.op_type, n.domain, "", (), (), {}) for n in model.graph.node]):
+    with known_to_onnx(model.graph):
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     untyped = [out.name for out in model.graph.output if not out.type.WhichOneof("value")]
     assert not untyped, f"no shape function tells the type of {untyped}"

@@ -182,10 +182,9 @@ def test_memory_is_bounded(
 def test_empty_and_scalar_weights(tmp_path: Path) -> None:
     for shape in ((0, 3), (3, 0), ()):
         parts = tuple(stored(tmp_path / "s", 1, shape) for _ in range(2))
-        for transform in ("", "x2") + (("T",) if shape else ()):
-            recipe = Recipe(
-                "w", parts, 1, (math.prod(shape) * 2 * (2 if transform == "x2" else 1),), 1, transform
-            )
+        for transform in ("", "x2", "x0") + (("T",) if shape else ()):
+            count = 2 * math.prod(shape) * {"x2": 2, "x0": 0}.get(transform, 1)
+            recipe = Recipe("w", parts, 1, (count,), 1, transform)
             assert weights.first_difference(recipe, written(tmp_path / "m", recipe)) is None
 
 

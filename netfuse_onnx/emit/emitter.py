@@ -20,7 +20,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from netfuse_onnx.layouts import merged_dims
 from netfuse_onnx.ops.schemas import facts
-from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, Weight
+from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
 Held: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -51,6 +51,7 @@ class Emitter:
         self._claimed: set[int] = set()
         self.captured: dict[int, Tensor] = {}
         self._own: set[int] | None = None
+        self._kinds: dict[int, tuple[Tensor, ValueType]] = {}
 
     def child(self, name: str, weights: Mapping[str, tuple[Weight, ...]]) -> Emitter:
         """An emitter for the body of a node: names, constants and recipes are the whole model's, nodes its
@@ -106,6 +107,17 @@ class Emitter:
             self._claimed.add(id(tensor))
             self._names.discard(tensor.name)
             tensor.name = self._unique(name, self._names)
+
+    def note(self, tensor: Tensor, kind: ValueType) -> None:
+        """Remember the type of a tensor that holds a value. It is not written to the file."""
+        self._kinds[id(tensor)] = (tensor, kind)
+
+    def kind(self, tensor: Tensor) -> ValueType:
+        """The type of a constant or weight, or what was noted; unknown for what a rule made on its way."""
+        if isinstance(tensor, gs.Constant):
+            proto = tensor._values.tensor
+            return ValueType(proto.data_type, tuple(proto.dims))
+        return self._kinds[id(tensor)][1] if id(tensor) in self._kinds else ValueType()
 
     def output(self, tensor: Tensor, name: str, *, itself: bool = False) -> gs.Variable:
         """`tensor` as the graph output `name`, through an Identity where it cannot carry that name. `itself`:

@@ -14,6 +14,8 @@ import onnx
 
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.load.pools import floored
+from netfuse_onnx.ops.corrected import corrected
 from netfuse_onnx.ops.shapes_contrib import known_to_onnx
 from netfuse_onnx.types import Dim, Source, ValueType
 
@@ -26,12 +28,32 @@ def infer(source: Source, complete: Complete | None = None) -> Source:
     graph = source.graph
     hints = {name: graph.types[name] for name in graph.types if name not in graph.inputs}
     types = _run(source)
+    while (graph := floored(source.graph, types, source.opsets.get("", 1))) is not source.graph:
+        source = replace(source, graph=graph)
+        types = _run(source)
     if missing := _missing(source, types):
         known = {name: hints[name] for name in missing if name in hints and _typed(hints[name])}
         types = _with(source, types, known)
     if complete is not None and (missing := _missing(source, types)):
-        types = _with(source, types, complete(_typed_source(source, types), missing))
+        varying = _varying(source, types)
+        if steady := tuple(name for name in missing if name not in varying):
+            types = _with(source, types, complete(_typed_source(source, types), steady))
     return _typed_source(source, types)
+
+
+def _varying(source: Source, types: Mapping[str, ValueType]) -> set[str]:
+    """Values whose rank may be another in another run: a Squeeze without axes drops what happens to have
+    size 1. No run tells their ranks, nor those of what depends on them."""
+    found: set[str] = set()
+    for node in source.graph.nodes:
+        dims = types.get(node.inputs[0], ValueType()).dims if node.inputs else ()
+        axes = len(node.inputs) > 1 or "axes" in node.attrs
+        if node.op == "Squeeze" and not node.domain and not axes:
+            static = dims is not None and all(isinstance(dim, int) for dim in dims)
+            found.update(() if static or _typed(types[node.outputs[0]]) else node.outputs)
+        if not found.isdisjoint(node.reads):
+            found.update(filter(None, node.outputs))
+    return found
 
 
 def unknown(source: Source) -> tuple[str, ...]:
@@ -52,7 +74,8 @@ def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[s
     found: dict[str, ValueType] = {}
     try:
         skeleton = rebuild.model(start, values=[name for name in known or () if name not in graph.outputs])
-        with known_to_onnx(graph.nodes):
+        corrected(skeleton)
+        with known_to_onnx(skeleton.graph):
             inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
         for info in (*inferred.value_info, *inferred.output):
             found[info.name] = value_type(info.type)

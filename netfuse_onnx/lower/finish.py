@@ -8,7 +8,7 @@ it does not see.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,11 @@ def export(
     emit: Emitter,
     edge: Boundary,
     conversions: Sequence[Mapping[str, Any]],
-    core: int,
+    drained: Set[int],
 ) -> Merged:
-    """`core` is the number of nodes before those that split the outputs."""
-    inner = {id(node) for node in emit.graph.nodes[:core]}
+    """`drained`: the nodes that split the outputs, by id."""
     graph = emit.graph.cleanup()
-    boundary = sum(id(node) not in inner and node.op not in TRIVIAL for node in graph.nodes)
+    boundary = sum(id(node) in drained and node.op not in TRIVIAL for node in graph.nodes)
     model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
     model.ir_version = corr.ir_version
     model.producer_name, model.producer_version = "netfuse-onnx", ""

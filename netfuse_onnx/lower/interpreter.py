@@ -18,7 +18,9 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.emit.join import compared, join, uncounted
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
+from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.control import Nested
@@ -51,7 +53,9 @@ def lower(
     core = len(emit.graph.nodes)
     lowerer.edge = True
     edge.drain(emit, lowerer.fetch, lowerer.made)
-    return export(corr, plan, emit, edge, conversions, core)
+    drained = {id(node) for node in emit.graph.nodes[core:]}
+    settle(emit)
+    return export(corr, plan, emit, edge, conversions, drained)
 
 
 class _Lowerer:
@@ -94,7 +98,14 @@ class _Lowerer:
 
     def keep(self, name: str, layout: Layout, held: Held) -> None:
         self.made[name] = layout
+        self._hold(name, layout, held)
+
+    def _hold(self, name: str, layout: Layout, held: Held) -> None:
         self.held[name, layout] = held
+        value = self.corr.graph.types.get(name, ValueType())
+        dims = None if value.dims is None else merged_dims(layout, value.dims, self.corr.models)
+        for tensor in held if isinstance(held, tuple) else (held,):
+            self.emit.note(tensor, ValueType(value.dtype, dims))
 
     def _claim(self, held: Held, name: str) -> None:
         if isinstance(held, tuple):
@@ -121,9 +132,10 @@ class _Lowerer:
             if (name, step) not in self.held:
                 self.emit.scope = f"{name}/{step}"
                 if at == PER_MODEL:
-                    self.held[name, step] = self._join(name, step, value)
+                    moved: Held = self._join(name, step, value)
                 else:
-                    self.held[name, step] = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
+                    moved = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
+                self._hold(name, step, moved)
             at = step
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
@@ -227,13 +239,23 @@ class _Lowerer:
                 if held is not None:
                     inner.keep(name, self._layout_of(name), held)
             inner.run()
-            for name, layout in body.ends.items():
-                child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
+            for declared, (name, layout) in zip(node.attrs[attr].output, body.ends.items(), strict=True):
+                out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
+                self._declare(out, layout, _known(kind(body.corr, name), value_type(declared.type)))
+            settle(child)
             attrs[attr] = child.graph
             captured |= child.captured
         self.emit.scope = scope
         outs = [name != "" for name in node.outputs]
         return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
+
+    def _declare(self, out: gs.Variable, layout: Layout, value: ValueType) -> None:
+        """Write down the type of a body's output: ort_compat.OUTPUTS_UNTYPED. Symbols are left out, for those
+        that onnx made up mean nothing here."""
+        out.dtype = value.dtype or None
+        if value.dims is not None:
+            dims = merged_dims(layout, value.dims, self.emit.models)
+            out.shape = tuple(dim if isinstance(dim, int) else None for dim in dims)
 
     def _layout_of(self, name: str) -> Layout:
         return STACKED(0) if self._is_mapped(name) else SHARED
@@ -252,3 +274,14 @@ class _Lowerer:
             captured=ins[count:],
             captured_names=node.captured,
         )
+
+
+def _known(found: ValueType, declared: ValueType) -> ValueType:
+    """What is found of a value; what the file declares of the rest, and of what onnx made up a symbol for."""
+    dims = declared.dims if found.dims is None else found.dims
+    if dims is not None and declared.dims is not None and len(dims) == len(declared.dims):
+        pairs = zip(dims, declared.dims, strict=True)
+        dims = tuple(
+            [said if mine is None or str(mine).startswith("unk__") else mine for mine, said in pairs]
+        )
+    return ValueType(found.dtype or declared.dtype, dims, found.proto)

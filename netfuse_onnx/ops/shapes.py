@@ -11,15 +11,15 @@ Sources: the operators' documents in ONNX Runtime (docs/ContribOperators.md) and
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, TensorProto, TypeProto, defs, helper, shape_inference
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, defs, helper, shape_inference
 
-from netfuse_onnx.types import Dim, Node, ValueType
+from netfuse_onnx.types import Dim, ValueType
 
 Kinds = Sequence[ValueType]
 UNKNOWN = ValueType()
@@ -160,8 +160,8 @@ _ANY = "any"
 
 
 @contextmanager
-def known_to_onnx(nodes: Iterable[Node]) -> Iterator[None]:
-    """Within, onnx's inference knows the operators of `nodes` that have a shape function.
+def known_to_onnx(graph: GraphProto) -> Iterator[None]:
+    """Within, onnx's inference knows the operators of `graph` that have a shape function.
 
     onnx's registry is one per process: what is registered is taken out again. An older onnx has no way to
     lend it a function; then nothing happens, and the ranks stay unknown.
@@ -172,7 +172,7 @@ def known_to_onnx(nodes: Iterable[Node]) -> Iterator[None]:
     with _LOCK:
         lent: list[tuple[str, str]] = []
         try:
-            for key in sorted(_keys(nodes)):
+            for key in sorted(_keys(graph)):
                 domain, _, op = key.rpartition(".")
                 try:
                     defs.register_schema(_schema(op, domain, SHAPES[key]))
@@ -185,14 +185,18 @@ def known_to_onnx(nodes: Iterable[Node]) -> Iterator[None]:
                 defs.deregister_schema(op, 1, domain)
 
 
-def _keys(nodes: Iterable[Node]) -> set[str]:
-    """The operators to lend; all of them where a node has a body, which may hold any."""
-    used = {key for node in nodes for key in ([*SHAPES] if node.captured or _body(node) else [node.key])}
-    return used & SHAPES.keys()
+def every_node(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from every_node(attribute.g)
 
 
-def _body(node: Node) -> bool:
-    return any(isinstance(value, GraphProto) for value in node.attrs.values())
+def _keys(graph: GraphProto) -> set[str]:
+    """The operators to lend."""
+    return {f"{node.domain}.{node.op_type}" for node in every_node(graph)} & SHAPES.keys()
 
 
 def _schema(op: str, domain: str, function: Shape) -> defs.OpSchema:

@@ -46,7 +46,7 @@ def sides(site: Site, ins: Sequence[Tensor | None], takes: Sequence[Layout | Non
 def product_takes(site: Site, a: tuple[int, int], b: tuple[int, int]) -> list[Layout]:
     need(site.rank(a[0]) >= 2 and site.rank(b[0]) >= 2, "one of its operands is a vector")
     need(one(site, a[1]), "the zero point of its left operand is not one number")
-    need(site.dims(b[0])[-1] != 0, "its right operand has no columns")
+    need(0 not in site.dims(b[0]), "its right operand is empty")
     takes = [held(site, i) for i in range(len(site.node.inputs))]
     takes[b[0]] = layout_of(site, *b)
     if not any(

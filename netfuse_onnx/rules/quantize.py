@@ -10,7 +10,6 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import again, need, per_axis, physical, touches
 from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.run import ort_compat
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
@@ -30,29 +29,13 @@ def quantize(site: Site) -> Iterator[Option]:
     per_tensor = len(scale) == 0 or (scale == (1,) and not (axis < rank and site.dims(0)[axis] == 1))
     differs = site.is_mapped(1) or site.is_mapped(2)
     if per_tensor and not differs:
-        yield from per_axis(site, _one_scale, name="quantize")
+        yield from per_axis(site, lambda layout: again, name="quantize")
     elif per_tensor:
         axes = site.opset >= 13 or site.node.key in MICROSOFT
         need(axes, "QuantizeLinear has one scale for all models before opset 13")
         yield from _per_model_scale(site, rank)
     else:
         yield from _per_axis_scale(site, rank, axis, differs)
-
-
-def _one_scale(layout: Layout) -> Body:
-    """The operator as it is. Without a zero point ONNX Runtime clips negative numbers where a Reshape follows
-    (ort_compat.ZERO_POINT_LOST): int8 gets its 0; int32, which takes none there, is written out."""
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held | Sequence[Held]:
-        bare = site.op == "DequantizeLinear" and not site.has(2)
-        kind, to = site.inputs[0].dtype, site.inputs[1].dtype
-        if bare and kind == TensorProto.INT32 and to == TensorProto.FLOAT and layout.stacked:
-            return emit("Mul", emit("Cast", ins[0], to=to), ins[1])
-        if bare and kind == TensorProto.INT8 and site.opset < ort_compat.ZERO_POINT_LOST:
-            return again(site, [*ins[:2], emit.filled(0, kind, [1] * site.rank(1))], emit)
-        return again(site, ins, emit)
-
-    return body
 
 
 def _axis(axis: int) -> Body:

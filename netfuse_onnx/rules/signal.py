@@ -148,13 +148,15 @@ def loss(site: Site) -> Iterator[Option]:
         if reduction == b"none":
             return again(site, ins, emit)
         each, *log_prob = again(site, ins, emit, reduction=b"none")
-        total = _per_model_sum(each, emit)
-        if reduction == b"mean":
-            total = emit("Div", total, _per_model_sum(_share(site, ins, emit), emit))
+        total = _per_model("ReduceMean" if plain else "ReduceSum", each, emit)
+        if reduction == b"mean" and not plain:
+            total = emit("Div", total, _per_model("ReduceSum", _share(site, ins, emit), emit))
         return [total, *log_prob]
 
+    # Every label counts as much. Then what ONNX Runtime (1.32) makes of no labels is 0, as it is alone.
+    plain = reduction == b"mean" and not site.has(2) and site.attr("ignore_index") is None
     gives = (after, FOLDED(0))[: len(site.node.outputs)]
-    yield Option("loss", takes, gives, body, 1.0 if reduction == b"none" else 8.0)
+    yield Option("loss", takes, gives, body, 1.0 if reduction == b"none" else 3.0 if plain else 8.0)
 
 
 def _weighted(site: Site) -> Iterator[Option]:
@@ -188,9 +190,8 @@ def _weighted(site: Site) -> Iterator[Option]:
     yield Option("loss", (STACKED(0), FOLDED(0), STACKED(0)), outs, body, 14.0)
 
 
-def _per_model_sum(x: Tensor, emit: Emitter) -> Tensor:
-    flat = emit.reshape(x, [emit.models, -1])
-    return emit.reduce("ReduceSum", flat, [1])
+def _per_model(op: str, x: Tensor, emit: Emitter) -> Tensor:
+    return emit.reduce(op, emit.reshape(x, [emit.models, -1]), [1])
 
 
 def _share(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Tensor:

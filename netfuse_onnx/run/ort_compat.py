@@ -37,14 +37,19 @@ PAD_AXES_MOVED = "1.32"
 in order (seen in 1.32, CPU). It fails, or gives wrong values. CenterCropPad is a Pad with axes inside."""
 
 ZERO_POINT_LOST = 21
-"""Below this opset, with optimisations on, a DequantizeLinear with one scale and no zero point that a
-Reshape, Transpose, Squeeze, Unsqueeze, Slice, Relu or MaxPool reads is moved behind it as a pair of uint8:
-negative numbers become 0 (seen in 1.32, CPU). From there on it is an int8 zero point, even 0, that fails
-to load."""
+MOVED_BEHIND = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
+"""With optimisations on, a DequantizeLinear with one stored scale is moved behind such an operator, as a
+pair (seen in 1.32, CPU). The pair is uint8 where there is no zero point below this opset (at any, in
+com.microsoft): negative numbers become 0, silently. It is int8 and uint8 at once where there is an int8 zero
+point, even 0, from there on; it is int32 where there is one of int32: these do not load."""
 
 SPLITS_JOINED = "1.32"
 """Two Splits of one tensor along one axis into unequal numbers of equal parts are made one, with
 optimisations on (seen in 1.32): the sizes are written out where they are known."""
+
+OUTPUTS_UNTYPED = "1.32"
+"""Scan refuses bodies with an output whose rank it can't infer, and Loop without iterations gives what it
+collects the shape that the body declares, or zeros (seen in 1.32): the outputs of merged bodies are typed."""
 
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",

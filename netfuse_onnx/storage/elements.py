@@ -109,6 +109,8 @@ class Repeated:
         self.count, self.bits = source.count * times, source.bits
 
     def read(self, start: int, count: int) -> Values:
+        if not self.times:
+            return self.source.read(0, 0)
         first, lead = divmod(start, self.times)
         last = -(-(start + count) // self.times)
         return np.repeat(self.source.read(first, last - first), self.times)[lead : lead + count]

@@ -470,13 +470,12 @@ def imports(opset: int) -> list[onnx.OperatorSetIdProto]:
 
 
 def body(builder: Builder, inputs: Sequence[Value], outputs: Sequence[Value], shapes: bool) -> GraphProto:
-    """The nodes of a nested builder as a graph; `shapes`: declare sizes, not only types."""
-    infos = [
-        helper.make_tensor_value_info(
-            v.name,
-            helper.np_dtype_to_tensor_dtype(v.arrays[0].dtype),
-            v.shape if shapes and not v.ragged else None,
-        )
-        for v in (*inputs, *outputs)
-    ]
+    """The nodes of a nested builder as a graph; `shapes`: declare ranks, and sizes where none is open (what
+    the file says of them would be false of other sizes), not only types."""
+    infos = []
+    for v in (*inputs, *outputs):
+        sizes = v.shape if not builder.world.symbols else [None] * v.rank
+        dims = sizes if shapes and not v.ragged else None
+        kind = helper.np_dtype_to_tensor_dtype(v.arrays[0].dtype)
+        infos.append(helper.make_tensor_value_info(v.name, kind, dims))
     return helper.make_graph(builder.nodes, "body", infos[: len(inputs)], infos[len(inputs) :])

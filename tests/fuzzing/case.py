@@ -107,7 +107,7 @@ def _model(builder: Builder, rng: random.Random) -> onnx.ModelProto:
     used = {node.domain for node in _every(graph)} | {""}
     for entry in [e for e in model.opset_import if e.domain not in used]:
         model.opset_import.remove(entry)
-    return typed(model, {name: world.known[name].arrays[0].ndim for name in outputs})
+    return typed(model, {name: world.known[name].arrays[0].shape for name in outputs})
 
 
 def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -117,21 +117,27 @@ def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from _every(body)
 
 
-def typed(model: onnx.ModelProto, ranks: Mapping[str, int]) -> onnx.ModelProto:
-    """Every output with what onnx infers of its shape, or its rank alone."""
+def typed(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """Every output with what onnx infers of its shape, where that is what a run gives (`shapes`), or its rank
+    alone."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError:
         inferred = model
     found = {info.name: info for info in inferred.graph.output}
     for output in model.graph.output:
-        shape = found[output.name].type.tensor_type.shape
-        for k in range(ranks[output.name]):
+        inferred_dims = found[output.name].type.tensor_type.shape.dim
+        known = len(inferred_dims) == len(shapes[output.name])
+        for k, size in enumerate(shapes[output.name]):
             dim = output.type.tensor_type.shape.dim.add()
-            if len(shape.dim) == ranks[output.name] and not shape.dim[k].dim_param.startswith("unk__"):
-                dim.CopyFrom(shape.dim[k])
+            if known and _true(inferred_dims[k], size):
+                dim.CopyFrom(inferred_dims[k])
         output.type.tensor_type.shape.SetInParent()
     return model
+
+
+def _true(dim: onnx.TensorShapeProto.Dimension, size: int) -> bool:
+    return dim.dim_value == size if dim.HasField("dim_value") else not dim.dim_param.startswith("unk__")
 
 
 def _info(value: Value, dims: tuple[int | str, ...] | None) -> onnx.ValueInfoProto:

@@ -191,16 +191,16 @@ def dynamic_quantize(b: Builder, op: str) -> None:
 
 @operators("QuantizeLinear DequantizeLinear", weight=1.5)
 def quantize(b: Builder, op: str) -> None:
-    # From opset 21 on ONNX Runtime 1.32 refuses an int8 pair before a Reshape or Transpose: it gives the pair
-    # that it moves behind that an output_dtype, and then makes it uint8.
-    kind = b.rng.choice([np.uint8, np.int8] if b.opset < 21 else [np.uint8])
+    # From opset 21 on ONNX Runtime 1.32 refuses an int8 pair before a Reshape or Transpose, alone too.
+    kind = b.rng.choice([np.uint8, np.int8] if op == "QuantizeLinear" else [np.uint8, np.int8, np.int32])
     x = b.value(np.float32, exact=True) if op == "QuantizeLinear" else b.value(kind, low=-20, high=100)
     axis = b.axis(x.rank) if x.rank and b.maybe(0.5) else None
     shape = () if axis is None else (x.shape[axis],)
     role = b.rng.choice(("weight", "shared weight", "input"))
     powers = [np.exp2(b.world.numpy.integers(-3, 1, shape)).astype(np.float32) for _ in range(b.world.models)]
     scale = b.hold(role, powers[:1] * b.world.models if role.startswith("shared") else powers)
-    zero = b.leaf(shape, kind, low=0, high=9) if op == "QuantizeLinear" or b.maybe(0.7) else None
+    pointed = op == "QuantizeLinear" or (kind != np.int32 and b.maybe(0.7))
+    zero = b.leaf(shape, kind, low=0, high=9) if pointed else None
     attrs = {} if axis is None else {"axis": axis}
     y = b.node(op, [x, scale, zero], keeps="arith", **attrs)
     if op == "QuantizeLinear" and b.maybe(0.6):

@@ -106,7 +106,7 @@ def _pruned(case: Case, outputs: list[str]) -> Case:
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         graph.output.add().CopyFrom(helper.make_tensor_value_info(name, kind, None))
     typed(
-        model, {name: _arrays(case, name)[0].ndim for name in outputs if name in kept or name in case.known}
+        model, {name: _arrays(case, name)[0].shape for name in outputs if name in kept or name in case.known}
     )
     names = {info.name for info in inputs}
     return dataclasses.replace(
