@@ -136,7 +136,7 @@ def measure(case: Case, given: argparse.Namespace) -> int:
     family = fold(match(sources, names, partial=False, complete=complete))
     options = Options(runtime.choose(given.provider), dims={"batch": case.batch, **row.sizes})
     work = Workload(family, options, lambda *_: None)
-    merged = list(_merged(list(map(str, paths)), names, scratch, given))
+    merged = list(_merged(list(map(str, paths)), names, scratch, given, dict(options.dims)))
     more = [] if given.no_torch else vmap.entries(work, row.family, case.dtype)
     more = [entry for entry in more if not (given.no_compile and entry.kind == vmap.VmapCompiled.kind)]
     effort = Effort(rounds=given.rounds, seconds=given.seconds)
@@ -147,7 +147,7 @@ def measure(case: Case, given: argparse.Namespace) -> int:
 
 
 def _merged(
-    paths: Sequence[str], names: Sequence[str], folder: Path, given: argparse.Namespace
+    paths: Sequence[str], names: Sequence[str], folder: Path, given: argparse.Namespace, dims: dict[str, int]
 ) -> Iterator[MergedFile]:
     """The merged files. Targets that give the same file are one; the last is there with stacked I/O, too."""
     found: dict[bytes, list[str]] = {}
@@ -156,7 +156,9 @@ def _merged(
     plans += [(given.targets[-1], "stacked")] if small and not given.no_stacked else []
     for target, io in plans:
         out = folder / f"{target}-{io}.onnx"
-        report = netfuse_onnx.merge(paths, str(out), names=names, io=io, target=target, verify=False)
+        report = netfuse_onnx.merge(
+            paths, str(out), names=names, io=io, target=target, verify=False, dims=dims
+        )
         label = target if io == "separate" else f"{target}, stacked"
         plan = repr((io, report.lowered)).encode()
         if plan in found:
