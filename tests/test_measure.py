@@ -197,6 +197,12 @@ def test_what_fails_on_the_way_is_a_row_with_its_reason(
     assert found.speedups
 
 
+def test_more_threads_must_be_clearly_faster() -> None:
+    one, two, three = Settings(1), Settings(2), Settings(3)
+    assert contests._best({one: 1.0, two: 0.97, three: 0.96}) == one
+    assert contests._best({one: 1.0, two: 0.5, three: 0.49}) == two
+
+
 def test_more_settings_than_one_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = family(tmp_path)
     work = workload(paths)

@@ -10,7 +10,7 @@ import functools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +26,8 @@ from netfuse_onnx.run.runtime import RunFailed
 
 PATIENCE = 60.0
 """Seconds for which one way tries settings; then the best so far is taken."""
+CLEARLY = 0.95
+"""Of the seconds of simpler settings, what others may take to be preferred."""
 LOADED = 1.5
 """How much memory a session takes, in sizes of its file."""
 SHARE = 0.8
@@ -128,9 +130,19 @@ def _choose(way: _Way, work: Workload, folder: str, effort: Effort) -> None:
             contender.close()
     if len(entry.choices) > 1 and not tried:
         return way.failed(problem or "no settings could be tried")
-    best = min(tried, key=tried.__getitem__) if tried else entry.choices[0]
+    best = _best(tried) if tried else entry.choices[0]
     way.contender = entry.make(best)
     way.row = replace(way.row, settings=str(best), tried={str(s): t for s, t in tried.items()})
+
+
+def _best(tried: Mapping[Settings, float]) -> Settings:
+    """The fastest; but one that comes later, with more threads, must be clearly faster. Alone, it may seem as
+    fast as one thread is, and then stall in the rounds when another process has one of the cores."""
+    best = next(iter(tried))
+    for settings, seconds in tried.items():
+        if seconds < CLEARLY * tried[best]:
+            best = settings
+    return best
 
 
 def _free(work: Workload) -> int:

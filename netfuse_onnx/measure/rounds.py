@@ -70,8 +70,8 @@ def sample(run: Run, effort: Effort) -> float:
 
 
 def quick(run: Run, effort: Effort) -> float:
-    """Seconds of one call, roughly: the best of a few short samples."""
-    return min(sample(run, effort) for _ in range(3))
+    """Seconds of one call, roughly: the median of a few samples."""
+    return statistics.median(sample(run, effort) for _ in range(5))
 
 
 def interleave(
