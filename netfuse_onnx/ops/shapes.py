@@ -196,7 +196,7 @@ def every_node(graph: GraphProto) -> Iterator[NodeProto]:
 
 def _keys(graph: GraphProto) -> set[str]:
     """The operators to lend."""
-    return {f"{node.domain}.{node.op_type}" for node in every_node(graph)} & SHAPES.keys()
+    return {f"{node.domain}.{node.op_type}".removeprefix(".") for node in every_node(graph)} & SHAPES.keys()
 
 
 def _schema(op: str, domain: str, function: Shape) -> defs.OpSchema:
