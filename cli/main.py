@@ -64,10 +64,11 @@ def cli() -> None:
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
-    type=click.Choice(["generic", "cpu", "cuda"]),
+    metavar="generic|cpu|cuda|FILE",
     default="generic",
     show_default=True,
-    help="generic: batch all that can be batched.",
+    help="generic: batch all that can be batched. Else what is cheapest by measured costs, for the sizes "
+    "given by --dim; FILE.json is written by bench/calibrate.py on the machine that will serve.",
 )
 @partial_option
 @click.option("--strict", is_flag=True, help="Fail where a node would be replicated.")

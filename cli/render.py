@@ -160,9 +160,20 @@ def _lowered(lowered: Lowered, console: Console) -> None:
         f"Nodes: {lowered.source_nodes} in each source, {lowered.merged_nodes} merged{ratio}, "
         f"{steps} of these change layouts; {lowered.boundary_nodes} more join inputs and split outputs.",
     )
+    _predicted(lowered, console)
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         _line(console, f"Note: {note}")
+
+
+def _predicted(lowered: Lowered, console: Console) -> None:
+    """What the target's costs say of the plan, and of those that lost."""
+    if lowered.predicted:
+        parts = ", ".join(f"{part} {cost:,.0f}" for part, cost in lowered.predicted.items())
+        total = sum(lowered.predicted.values())
+        _line(console, f"Predicted for the target: {total:,.0f} us a call ({parts}).")
+    for name, cost in lowered.alternatives.items():
+        _line(console, f"Instead: {name} {cost:,.0f} us.")
 
 
 def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
@@ -236,6 +247,10 @@ def _warnings(warnings: Sequence[str], console: Console) -> None:
 
 
 def _how(row: NodeRow) -> str:
+    return f"{_why(row)} ({row.cost})" if row.cost else _why(row)
+
+
+def _why(row: NodeRow) -> str:
     if row.reason:
         return row.reason
     layouts = f"{', '.join(row.takes)} -> {', '.join(row.gives)}" if row.takes or row.gives else ""

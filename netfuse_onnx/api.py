@@ -90,7 +90,7 @@ def merge(
     """
     labels = arguments.model_names(paths, names)
     arguments.choice("io", io)
-    arguments.choice("target", target)
+    arguments.target(target)
     arguments.choice("data", data)
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = _options(io, share, proof, libraries) if verify else None

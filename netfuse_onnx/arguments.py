@@ -22,6 +22,11 @@ def choice(kind: str, value: str) -> str:
     return value
 
 
+def target(value: str) -> str:
+    """A target that is known, or a file of constants that bench/calibrate.py wrote."""
+    return value if value.endswith(".json") else choice("target", value)
+
+
 def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the models: those given, or the file stems with -2, -3 where they clash."""
     if names is None:

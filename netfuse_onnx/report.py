@@ -25,6 +25,7 @@ class NodeRow:
     became: str
     rule: str = ""
     reason: str = ""
+    cost: str = ""
     takes: tuple[str, ...] = ()
     gives: tuple[str, ...] = ()
 
@@ -63,6 +64,10 @@ class Lowered:
     merged_nodes: int
     boundary_nodes: int
     notes: tuple[str, ...] = ()
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    """Microseconds a call that the target's costs say, by what became of the nodes."""
+    alternatives: Mapping[str, float] = field(default_factory=dict)
+    """The same for whole plans that lost."""
 
     @classmethod
     def read(cls, report: Mapping[str, Any]) -> Lowered:
@@ -74,6 +79,8 @@ class Lowered:
             merged_nodes=int(report.get("merged_nodes", 0)),
             boundary_nodes=int(report.get("boundary_nodes", 0)),
             notes=tuple(map(str, report.get("notes", ()))),
+            predicted=_prices(report.get("predicted", {})),
+            alternatives=_prices(report.get("alternatives", {})),
         )
 
     def operators(self) -> tuple[OperatorRow, ...]:
@@ -324,6 +331,10 @@ def _node(row: Mapping[str, Any]) -> NodeRow:
     keys = {f.name for f in dataclasses.fields(NodeRow)}
     known = {k: tuple(v) if isinstance(v, list | tuple) else str(v) for k, v in row.items() if k in keys}
     return NodeRow(**{"name": "", "op": "", "became": ""} | known)  # type: ignore[arg-type]
+
+
+def _prices(row: Mapping[str, Any]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in row.items()}
 
 
 def _conversion(row: Mapping[str, Any]) -> Conversion:

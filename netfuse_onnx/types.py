@@ -232,6 +232,16 @@ class Lowering:
 
 
 @dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a plan is expected to cost on its target, in microseconds a call: by what became of the nodes,
+    and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's."""
+
+    parts: Mapping[str, float]
+    alternatives: Mapping[str, float]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A lowering per node (by index in the graph) and the layout each graph output must end in."""
 
@@ -239,6 +249,7 @@ class Plan:
     cost: float
     exact: bool
     notes: tuple[str, ...] = ()
+    prediction: Prediction | None = None
 
 
 # --------------------------------------------------------------------------- lower

@@ -124,13 +124,15 @@ def _count(graph: onnx.GraphProto) -> int:
 
 def _lines(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[dict[str, Any]]:
     """What became of each node, those of merged bodies behind the node that owns them."""
-    for node, chosen in zip(corr.graph.nodes, plan.lowerings, strict=True):
+    costs = plan.prediction.nodes if plan.prediction else ("",) * len(plan.lowerings)
+    for node, chosen, cost in zip(corr.graph.nodes, plan.lowerings, costs, strict=True):
         yield {
             "name": where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
             "op": node.key,
             "became": str(chosen.became),
             "rule": chosen.rule,
             "reason": chosen.reason,
+            "cost": cost,
             "takes": [str(t or "unread") for t in chosen.takes],
             "gives": [str(g) for g in chosen.gives],
         }
@@ -157,5 +159,7 @@ def _report(
         "merged_nodes": merged - boundary,
         "boundary_nodes": boundary,
         "cost": round(plan.cost, 3),
+        "predicted": dict(plan.prediction.parts) if plan.prediction else {},
+        "alternatives": dict(plan.prediction.alternatives) if plan.prediction else {},
         "notes": list(plan.notes),
     }

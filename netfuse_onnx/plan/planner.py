@@ -14,6 +14,7 @@ from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.plan import control
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.offers import Candidates, propagate
+from netfuse_onnx.plan.prediction import predicted
 from netfuse_onnx.plan.search import Search, solved
 from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Became, Correspondence, Layout, Plan
 
@@ -32,7 +33,12 @@ def plan(
     cost = cost or Cost(corr.models)
     found = candidates(corr, io=io, share=share, cost=cost)
     best = solved(corr, found, cost)
-    return replace(best, notes=(*best.notes, *_advice(corr, found, share, cost)))
+    expected = None
+    if cost.tuned:
+        generic = plan(corr, io=io, share=share)
+        expected = predicted(corr, found, best, generic, cost)
+    notes = (*best.notes, *_advice(corr, found, share, cost))
+    return replace(best, notes=notes, prediction=expected)
 
 
 def _advice(corr: Correspondence, found: Candidates, share: frozenset[str], cost: Cost) -> Iterator[str]:

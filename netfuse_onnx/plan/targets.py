@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from netfuse_onnx.errors import InternalError
+from netfuse_onnx.errors import FileFault, InternalError
 
 NAMES = ("cpu", "cuda")
+HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,17 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """The constants of `cpu` or `cuda`."""
-    text = resources.files("netfuse_onnx").joinpath("targets", f"{name}.json").read_text("utf-8")
-    return parsed(name, json.loads(text))
+    """The constants of `cpu` or `cuda`, or of a file that bench/calibrate.py wrote. FileFault where it is
+    none."""
+    if name in NAMES:
+        text = resources.files("netfuse_onnx").joinpath("targets", f"{name}.json").read_text("utf-8")
+        return parsed(name, json.loads(text))
+    try:
+        return parsed(name, json.loads(Path(name).read_text("utf-8")))
+    except OSError as error:
+        raise FileFault(f"{name} can't be read: {error.strerror}.", HINT) from error
+    except (ValueError, AttributeError, InternalError) as error:
+        raise FileFault(f"{name} holds no constants of a target.", HINT) from error
 
 
 def parsed(name: str, value: Mapping[str, Any]) -> Target:

@@ -22,7 +22,7 @@ KEY = "netfuse_onnx"
 FORMAT = 1
 """Raised when a reader of the old format would misread the new one."""
 
-DROPPED_IF_EMPTY = ("rule", "reason", "takes", "gives")
+DROPPED_IF_EMPTY = ("rule", "reason", "cost", "takes", "gives")
 
 
 @dataclass(frozen=True, slots=True)
