@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib import resources
 from pathlib import Path
 
 import onnx
@@ -110,9 +111,27 @@ def test_dims_without_a_name_have_one_size_too(tmp_path: Path, run: Run) -> None
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_a_target_without_costs_says_so(tmp_path: Path, run: Run, target: str) -> None:
-    err = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", "--target", target)[2]
-    assert f"warning: There are no costs for --target {target} yet" in err
+def test_a_target_says_what_it_expects(tmp_path: Path, run: Run, target: str) -> None:
+    out = tmp_path / "m.onnx"
+    code, _, err = run("merge", *family(tmp_path), "-o", out, "--target", target, "--dim", "n=1")
+    assert code == 0
+    assert "Predicted for the target" in err and "Instead: once per model" in err
+    report = json.loads(run("inspect", out, "--json")[1])
+    assert report["target"] == target
+    assert sum(report["lowered"]["predicted"].values()) <= min(report["lowered"]["alternatives"].values())
+
+
+def test_a_target_of_ones_own(tmp_path: Path, run: Run) -> None:
+    own = tmp_path / "mine.json"
+    own.write_text(resources.files("netfuse_onnx").joinpath("targets/cpu.json").read_text())
+    arguments = ("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", "--target")
+    assert run(*arguments, own)[0] == 0
+    own.write_text("{}")
+    code, _, err = run(*arguments, own)
+    assert code == 3 and "holds no constants of a target" in err
+    code, _, err = run(*arguments, tmp_path / "none.json")
+    assert code == 3 and "can't be read" in err
+    assert run(*arguments, "gpu")[0] == 2
 
 
 def test_check_of_models_that_differ_locally(tmp_path: Path, run: Run) -> None:

@@ -41,6 +41,8 @@ def biased_activation(site: Site) -> Iterator[Option]:
         yield from per_axis(site, lambda layout: again, axes=[rank - 1], name="biased_activation")
         return
     for option in elementwise.broadcasting(seen_as(site, "Add", (0, 1))):
+        if option.tuned:
+            continue
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
             total = inner.body(seen_as(site, "Add", (0, 1)), ins, emit)

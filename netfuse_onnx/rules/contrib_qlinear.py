@@ -112,7 +112,7 @@ def _on_floats(site: Site, row: Bytes, *, stored: bool) -> Site:
 def _offers(floats: Site) -> Iterator[Option]:
     for entry in REGISTRY[floats.op]:
         with suppress(Refuse):
-            yield from entry.offers(floats)
+            yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
         yield from elementwise.folded_at(floats, rank - 1, rank)

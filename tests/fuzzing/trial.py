@@ -166,20 +166,27 @@ def _plans(corr: Correspondence, case: Case, share: frozenset[str], count: int) 
     """The cheapest plan, then random ones; with separate I/O where an output can't be stacked."""
     rng = random.Random(case.seed)
     io = case.io
+    cost = Cost(corr.models) if _some_are_empty(case) else Every(corr.models)
     for k in range(1 + count):
         try:
             try:
-                found = _one(corr, io, share, rng if k else None)
+                found = _one(corr, io, share, cost, rng if k else None)
             except NotStackable:
                 io = "separate"
-                found = _one(corr, io, share, rng if k else None)
+                found = _one(corr, io, share, cost, rng if k else None)
         except Exception as error:
             raise Failure("plan", _trace(error)) from error
         if np.isfinite(found.cost):
             yield io, found
 
 
-def _one(corr: Correspondence, io: str, share: frozenset[str], rng: random.Random | None) -> Plan:
+def _some_are_empty(case: Case) -> bool:
+    """A convolution takes no image without elements, so that none is made of a product then."""
+    drawn = [*case.values.values(), *(case.other or {}).values(), *case.known.values()]
+    return any(0 in array.shape for arrays in drawn for array in arrays)
+
+
+def _one(corr: Correspondence, io: str, share: frozenset[str], cost: Cost, rng: random.Random | None) -> Plan:
     if rng is None:
         return planning.plan(corr, io=io, share=share)
 
@@ -187,7 +194,6 @@ def _one(corr: Correspondence, io: str, share: frozenset[str], rng: random.Rando
         return _random(inner, found, cost, rng)
 
     with mock.patch.object(control, "solved", solved):
-        cost = Every(corr.models)
         return solved(corr, planning.candidates(corr, io=io, share=share, cost=cost), cost)
 
 
@@ -202,7 +208,7 @@ def _random(corr: Correspondence, found: Candidates, cost: Cost, rng: random.Ran
                 option = offers.replicated(node, found.mapped, "by chance")
         chosen.append([option])
     drawn = dataclasses.replace(found, options=chosen)
-    search = planning.Search(corr.graph, corr.weights, drawn, cost)
+    search = planning.Search(corr, drawn, cost)
     solution = search.solve()
     return Plan(search.chosen(solution), solution.cost, solution.exact)
 

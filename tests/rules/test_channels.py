@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from oracle import check, draw, graph
 
+OPS = ("Gemm", "MatMul", "Reshape", "Transpose")
+
 SIZES = {"B": 2, "S": 3}
 
 
