@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments
@@ -279,8 +279,13 @@ def _answer(
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),
-        warnings=family.warnings,
+        warnings=(*family.warnings, *_unmeasured(target)),
     )
+
+
+def _unmeasured(target: str) -> Iterator[str]:
+    if target != "generic" and not targets.target(target).provenance.get("measured"):
+        yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
 
 
 def _cost(target: str, models: int, dims: Mapping[str, int]) -> Cost:
