@@ -264,7 +264,8 @@ class Recipe:
     part, ... `outer` = 1 is plain concatenation: STACKED(0) and FOLDED(0). STACKED(a) and FOLDED(a)
     are the same bytes under another shape: outer = d0*..*d(a-1).
 
-    transform: "" the bytes as they are; "T" the last two axes swapped; "x<k>" each *element* k times.
+    transform: "" the bytes as they are; "T" the last two axes swapped; "T<k>" the axes before axis k and
+    those from it on swapped, as two; "x<k>" each *element* k times.
     """
 
     value: str  # name of the weight in the first source

@@ -56,6 +56,8 @@ def expected(recipe: Recipe) -> bytes:
         values = bits_of(part)
         if recipe.transform == "T":
             values = values.swapaxes(-1, -2)
+        elif recipe.transform.startswith("T"):
+            values = values.reshape(math.prod(part.shape[: int(recipe.transform[1:])]), -1).T
         elif recipe.transform:
             values = np.repeat(values.reshape(-1), int(recipe.transform[1:]))
         parts.append(values.reshape(recipe.outer, -1))
@@ -69,7 +71,7 @@ def recipes(draw: st.DrawFn) -> Callable[[Path], Recipe]:
     dtype = draw(st.sampled_from([1, 2, 6, 7, 9, 10, 15, 16, 21, 22, 23, 25, 27]))
     shape = tuple(draw(st.lists(st.integers(1, 5), min_size=2, max_size=4)))
     models = draw(st.sampled_from([1, 2, 3, 5]))
-    transform = draw(st.sampled_from(["", "", "T", "x1", "x3"]))
+    transform = draw(st.sampled_from(["", "", "T", "T1", f"T{len(shape) - 1}", "x1", "x3"]))
     outer = draw(st.sampled_from([math.prod(shape[:axis]) for axis in range(len(shape) + 1)]))
     inline = draw(st.lists(st.booleans(), min_size=models, max_size=models))
     times = int(transform[1:]) if transform[:1] == "x" else 1

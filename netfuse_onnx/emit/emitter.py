@@ -280,6 +280,16 @@ class Emitter:
                 return self.reform(x, shape=shape, transform="" if recipe.transform else "T")
         return self.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
 
+    def swap_at(self, x: Tensor, axis: int, rows: int, columns: int) -> Tensor:
+        """A stacked weight as [N, columns, rows]: the per-model axes before `axis` come to `rows`, the others
+        to `columns`."""
+        shape = (self.models, columns, rows)
+        if self.is_weight(x):
+            recipe = self.recipes[x.name]
+            if not recipe.transform and recipe.outer == 1 and 0 < axis < len(recipe.parts[0].shape):
+                return self.reform(x, shape=shape, transform=f"T{axis}")
+        return self.transpose(self.reshape(x, [self.models, rows, columns]), [0, 2, 1])
+
     def prepend(self, head: int, shape: Tensor, values: np.ndarray[Any, Any] | None) -> Tensor:
         """The shape [head, *shape], a constant where `values`, those of `shape`, are known."""
         if values is not None:

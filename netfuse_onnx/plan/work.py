@@ -38,7 +38,30 @@ def work(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
         return _convolution(site, offer, sizes)
     if site.op in ("MatMul", "Gemm", "FusedMatMul"):
         return _product(site, offer, sizes)
-    return None
+    return _einsum(site, offer, sizes) if site.op == "Einsum" and len(site.inputs) == 2 else None
+
+
+def _einsum(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
+    """Of two operands. ONNX Runtime turns them into stacks of matrices, and packs none."""
+    left, _, result = site.attr("equation").decode().replace(" ", "").partition("->")
+    x, w = left.split(",")
+    if not (x + w + result).isalpha() or any(v.dims is None for v in site.inputs):
+        return None
+    size = dict(
+        zip(x + w, (*sizes(site.inputs[0].dims or ()), *sizes(site.inputs[1].dims or ())), strict=True)
+    )
+
+    def product(letters: set[str]) -> int:
+        return math.prod(size[c] for c in letters)
+
+    both, out = set(x) & set(w), set(result)
+    k, count = product(both - out), product(both & out)
+    m, n = product((set(x) - both) & out), product((set(w) - both) & out)
+    batched = offer is not None and offer.became is not Became.REPLICATED
+    kernel = "product_stacked" if site.weight[1] else "product_values"
+    if offer and batched and offer.option.kernel:
+        kernel = pointwise_kernel(k, n)
+    return Work(kernel, count * (site.models if batched else 1), m, n, k)
 
 
 def _product(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:

@@ -8,6 +8,7 @@ products at once. So where costs are measured (plan/measured.py), linear layers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -64,6 +65,52 @@ def pointwise(site: Site) -> Iterator[Option]:
     yield Option("pointwise", takes, (given,), body, 1.0, Became.GROUPED, tuned=True, kernel=KERNEL)
 
 
+@family("Einsum")
+def einsum_pointwise(site: Site) -> Iterator[Option]:
+    """a 1x1 convolution, with --target, where it is a product with weights: ibh,hnd->ibnd"""
+    found = _linear(site.attr("equation").decode().replace(" ", ""))
+    need(found is not None and len(site.node.inputs) == 2, "it is no product with weights")
+    assert found is not None
+    rows, inner, outer, turned = found
+    need(site.is_mapped(0) and site.is_mapped(1) and site.weight[1], "it has no weights per model")
+    need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
+    dims, weight = site.dims(0), site.dims(1)
+    k = [int(d) for d in dims[rows:] if isinstance(d, int)]
+    n = [int(str(d)) for d in (weight[:outer] if turned else weight[inner:])]
+    need(len(k) == inner and rows >= 2 and 0 not in (*k, *n, *dims), "its channels are of unknown number")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        x, ones, rest = ins[0], [1] * rows, [0] * rows
+        into, out = math.prod(k), math.prod(n)
+        if inner > 1:  # at equal rank, so that each 0 copies from its own place
+            x = emit.reshape(x, [1, emit.models * into, *[1] * (inner - 1), *rest])
+            x = emit.squeeze(x, range(2, inner + 1))
+        w = ins[1] if turned else emit.swap_at(ins[1], inner, into, out)
+        w = emit.reshape(w, [emit.models * out, into, *ones])
+        y = emit("Conv", x, w, group=emit.models, kernel_shape=ones)
+        if outer == 1:
+            return y
+        y = emit.unsqueeze(y, range(2, outer + 1))
+        return emit.reshape(y, [1, emit.models * n[0], *n[1:], *rest])
+
+    nodes = 1.0 + 0.5 * (inner > 1) + 0.5 * (outer > 1)
+    takes, gives = (CHANNELS(rows), STACKED(0)), (CHANNELS(rows),)
+    yield Option("einsum_pointwise", takes, gives, body, nodes, Became.GROUPED, tuned=True, kernel=KERNEL)
+
+
+def _linear(equation: str) -> tuple[int, int, int, bool] | None:
+    """Numbers of axes that are rows, inner, and outer, of rows+inner, inner+outer -> rows+outer; and whether
+    the second operand is outer+inner. None for any other equation."""
+    left, _, result = equation.partition("->")
+    x, _, w = left.partition(",")
+    inner = "".join(c for c in x if c in w)
+    rows, outer = x.removesuffix(inner), "".join(c for c in w if c not in inner)
+    distinct = all(len(set(term)) == len(term) and term.isalpha() for term in (x, w, result))
+    ordered = x == rows + inner and w in (inner + outer, outer + inner) and result == rows + outer
+    known = distinct and ordered and inner and outer
+    return (len(rows), len(inner), len(outer), w != inner + outer) if known else None
+
+
 def _bias(site: Site) -> Layout | None:
     """How a Gemm's C is taken, one number per channel. None where there is none."""
     if not site.has(2):
@@ -79,39 +126,53 @@ def _bias(site: Site) -> Layout | None:
 
 def passing(site: Site) -> Iterator[Option]:
     """One input, element by element."""
-    layout = channels(site.dims(0))
-    if layout is not None:
+    for layout in _fronts(site.dims(0)):
         takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
         yield Option("channels", takes, (layout,) * len(site.node.outputs), again, tuned=True)
 
 
+def _fronts(dims: Sequence[Dim]) -> Iterator[Layout]:
+    """The last axis as channels; and the last two, as heads are."""
+    last = channels(dims)
+    if last is not None:
+        yield last
+        if len(dims) >= 4 and isinstance(dims[-2], int):
+            yield CHANNELS(len(dims) - 2)
+
+
 def broadcasting(site: Site) -> Iterator[Option]:
-    """[1, (N K), r..] op the same, or op [1, (N K), 1..], a stored number per channel, or op one number."""
+    """[1, (N K), r..] op the same, or op [1, (N K), 1..], stored numbers per channel, or op one number."""
+    for layout in _fronts(site.out_dims()):
+        takes = [_operand(site, i, layout) for i in range(len(site.node.inputs))]
+        if layout in takes and all(takes) and (site.op != "PRelu" or takes[0] == layout):
+            yield _broadcast(site, layout, [take for take in takes if take])
+
+
+def _operand(site: Site, i: int, layout: Layout) -> Layout | None:
+    """How an operand is taken beside channels; None where it can't be."""
+    dims, out = site.dims(i), site.out_dims()
+    behind = len(out) - layout.axis
+    front, own = dims[:-behind], dims[-behind:]
+    if not site.mapped[i] and all(d == 1 for d in dims):
+        return SHARED
+    if own != tuple(out[-behind:]):
+        return None
+    if site.weight[i] and all(d == 1 for d in front):
+        return FOLDED(len(front))
+    return layout if site.mapped[i] and len(dims) == len(out) else None
+
+
+def _broadcast(site: Site, layout: Layout, takes: Sequence[Layout]) -> Option:
     out = site.out_dims()
-    layout, rank = channels(out), len(out)
-    if layout is None:
-        return
-    takes: list[Layout] = []
-    for i in range(len(site.node.inputs)):
-        dims = site.dims(i)
-        flat = all(d == 1 for d in dims[:-1])
-        if not site.mapped[i] and flat and (not dims or dims[-1] == 1):
-            takes.append(SHARED)
-        elif site.weight[i] and flat and dims and dims[-1] == out[-1]:
-            takes.append(FOLDED(len(dims) - 1))
-        elif site.mapped[i] and len(dims) == rank and dims[-1] == out[-1]:
-            takes.append(CHANNELS(rank - 1))
-        else:
-            return
-    if layout not in takes or (site.op == "PRelu" and takes[0] != layout):
-        return
+    own = [int(str(d)) for d in out[layout.axis :]]
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        shape = [1, emit.models * int(str(out[-1])), *[1] * max(rank - 1, 2)]
+        ones = [1] * (layout.axis + (len(out) == 2))
+        shape = [1, emit.models * own[0], *own[1:], *ones]
         ready = [emit.reshape(x, shape) if take.folded else x for x, take in zip(ins, takes, strict=True)]
         return again(site, ready, emit)
 
-    yield Option("channels", tuple(takes), (layout,), body, tuned=True)
+    return Option("channels", tuple(takes), (layout,), body, tuned=True)
 
 
 # --------------------------------------------------------------------------- heads

@@ -162,10 +162,13 @@ class Transposed:
 
 
 def transformed(weight: Weight, transform: str, files: Files, band: int = BAND) -> Elements:
-    """The elements of a recipe's part, after its transform: '', 'T' or 'x<k>'."""
+    """The elements of a recipe's part, after its transform: '', 'T', 'T<k>' or 'x<k>'."""
     plain = Plain(weight, files)
     if transform == "T":
         return Transposed(plain, weight.shape, band)
+    if transform.startswith("T") and transform[1:].isdigit():
+        at = int(transform[1:])
+        return Transposed(plain, (math.prod(weight.shape[:at]), math.prod(weight.shape[at:])), band)
     if transform.startswith("x") and transform[1:].isdigit():
         return Repeated(plain, int(transform[1:]))
     if transform:
@@ -181,7 +184,9 @@ def check(recipe: Recipe) -> None:
     whole = recipe.outer > 0 and not any(count % recipe.outer for count in counts)
     known = recipe.dtype in BITS or recipe.dtype == TensorProto.STRING
     typed = known and all(part.dtype == recipe.dtype for part in recipe.parts)
-    possible = transform in ("", f"x{times}") or (transform == "T" and not flat)
+    split = transform.startswith("T") and transform[1:].isdecimal()
+    inside = split and all(0 < int(transform[1:]) < len(part.shape) for part in recipe.parts)
+    possible = transform in ("", f"x{times}") or (transform == "T" and not flat) or inside
     if not whole or not typed or not possible or sum(counts) != math.prod(recipe.shape):
         raise InternalError(
             f"The parts of merged weight {recipe.value!r} don't fill its shape {list(recipe.shape)}.",

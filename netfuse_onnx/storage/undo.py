@@ -40,11 +40,13 @@ def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...])
     with Files() as files:
         whole = Plain(Weight(recipe.dtype, recipe.shape, merged), files)
         sources = [Plain(weight, files) for weight in recipe.parts]
-        if recipe.transform != "T":
+        if not recipe.transform.startswith("T"):
             times = int(recipe.transform[1:]) if recipe.transform else 1
             return _compare_runs(whole, sources, recipe.outer, times)
         for model, (weight, source) in enumerate(zip(recipe.parts, sources, strict=True)):
-            rows, columns = weight.shape[-2:]
+            split = recipe.transform[1:]
+            halves = (weight.shape[: int(split)], weight.shape[int(split) :]) if split else ()
+            rows, columns = map(math.prod, halves) if halves else weight.shape[-2:]
             offset = _compare_transposed(_Part(whole, recipe, model), source, rows, columns)
             if offset is not None:
                 return model, offset

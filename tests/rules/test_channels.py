@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracle import check, draw, graph
 
-OPS = ("Gemm", "MatMul", "Reshape", "Transpose")
+OPS = ("Einsum", "Gemm", "MatMul", "Reshape", "Transpose")
 
 SIZES = {"B": 2, "S": 3}
 
@@ -41,6 +41,30 @@ def test_broadcasting_per_channel(slope, tmp_path):
     op = f"float[B,S,4] x, float[4,4] u, float{f'[{slope}]' if slope else ''} s"
     merged(graph(op, "h = MatMul(x, u) y = Mul(h, s)"), tmp_path, 3, "us")
     merged(graph(op, "h = MatMul(x, u) y = Pow(s, h)"), tmp_path, 4, "us")
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("equation", ["abk,ko->abo", "abk,ok->abo", "abk,khd->abhd", "abhd,ohd->abo", "abhd,hdo->abo",
+                                      "abhd,hdop->abop"])  # fmt: skip
+def test_einsum_with_weights(equation, n, tmp_path):
+    size = {"a": "B", "b": "S", "k": 4, "o": 3, "h": 2, "d": 4, "p": 2}
+    x, w = (",".join(str(size[c]) for c in term) for term in equation.partition("->")[0].split(","))
+    merged(
+        graph(f"float[{x}] x, float[{w}] w", f'h = Einsum<equation = "{equation}">(x, w) y = Tanh(h)'),
+        tmp_path,
+        n,
+        "w",
+    )
+
+
+def test_heads_by_einsum(tmp_path):
+    """As XLNet has them, with a bias for each head."""
+    body = """q = Einsum<equation = "ibh,hnd->ibnd">(x, u) r = Add(q, b) k = Einsum<equation = "ibh,hnd->ibnd">(x, v)
+        s = Einsum<equation = "ibnd,jbnd->bnij">(r, k) p = Softmax(s) z = Einsum<equation = "bnij,jbnd->ibnd">(p, k)
+        y = Einsum<equation = "ibnd,hnd->ibh">(z, w)"""
+    inputs = "float[S,B,4] x, float[4,2,3] u, float[2,3] b, float[4,2,3] v, float[4,2,3] w"
+    for n in (2, 3, 4):
+        merged(graph(inputs, body), tmp_path, n, "ubvw")
 
 
 def test_of_unequal_widths(tmp_path):

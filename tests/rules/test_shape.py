@@ -56,7 +56,9 @@ def test_squeeze(axes, x, opset, tmp_path):
         body = f"a = Constant<value_ints = {axes}>() y = Squeeze(x, a)"
     model = graph(f"float[{x}] x", body, opset)
     if axes is None and "S" in x:
-        check(model, draw(model, 3, sizes=SIZES), {"x": "input"}, tmp_path, reason="the rank of .y. is unknown")
+        check(
+            model, draw(model, 3, sizes=SIZES), {"x": "input"}, tmp_path, reason="the rank of .y. is unknown"
+        )
     else:
         sweep(model, tmp_path, models=(3, 1), sizes=SIZES, keep_opset=True)
 
