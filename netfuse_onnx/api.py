@@ -26,7 +26,7 @@ from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.measured import Measured
+from netfuse_onnx.plan.measured import Measured, assumed
 from netfuse_onnx.plan.qdq import integers
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
@@ -99,7 +99,7 @@ def merge(
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
         family = _matched(sources, labels, partial, libraries, target)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
-        cost = _cost(target, family.models, proof.get("dims", {}))
+        cost = _cost(target, family, proof.get("dims", {}))
         merged = lower(family, planning.plan(family, io=io, share=once, cost=cost), io=io, share=once)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
@@ -288,9 +288,11 @@ def _unmeasured(target: str) -> Iterator[str]:
         yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
 
 
-def _cost(target: str, models: int, dims: Mapping[str, int]) -> Cost:
+def _cost(target: str, family: Correspondence, dims: Mapping[str, int]) -> Cost:
     """By what the plan chooses: nodes and bytes, or what was measured on the target."""
-    return Cost(models) if target == "generic" else Measured(models, targets.target(target), dims)
+    if target == "generic":
+        return Cost(family.models)
+    return Measured(family.models, targets.target(target), assumed(family.graph, dims))
 
 
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:

@@ -1,4 +1,4 @@
-"""Operators of the standard on which onnx's own inference (1.23) gives up, though the rank can be told.
+"""Operators of the standard on which onnx's own inference (1.23) gives up, though rank or sizes can be told.
 
 `corrected` changes the skeleton that is inferred from, never a graph that is merged: such a node is put into
 a domain of ours, whose shape functions shapes.py lends to onnx.
@@ -6,10 +6,10 @@ a domain of ours, whose shape functions shapes.py lends to onnx.
 
 from __future__ import annotations
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from netfuse_onnx.ops.shapes import UNKNOWN, Call, Kinds, every_node, shape
-from netfuse_onnx.types import ValueType
+from netfuse_onnx.types import Dim, ValueType
 
 DOMAIN = "netfuse"
 REDUCERS = (
@@ -22,11 +22,12 @@ COMPUTED = {*REDUCERS, "Squeeze"}
 
 def corrected(model: ModelProto) -> None:
     """Change the nodes of a skeleton, those of bodies included, whose axes are computed: a run would tell the
-    rank for those that happen to be drawn, twice the same one, say."""
+    rank for those that happen to be drawn, twice the same one, say. And Einsum, of which onnx tells the rank
+    alone."""
     stored = {"", *(tensor.name for tensor in model.graph.initializer)}
     for node in every_node(model.graph):
         computed = node.op_type in COMPUTED and len(node.input) > 1 and node.input[1] not in stored
-        if computed and not node.domain:
+        if (computed or _letters(node)) and not node.domain:
             node.domain = DOMAIN
     model.opset_import.add(domain=DOMAIN, version=1)
 
@@ -42,6 +43,29 @@ def _squeezed(call: Call) -> Kinds:
     if not isinstance(count, int) or not count:  # without axes it may be none of them or all
         return [UNKNOWN]
     return [_open(call, len(call.dims(0)) - count)]
+
+
+def _letters(node: NodeProto) -> bool:
+    return node.op_type == "Einsum" and not any(b"." in attr.s for attr in node.attribute)
+
+
+@shape(f"{DOMAIN}.Einsum")
+def _einsum(call: Call) -> Kinds:
+    equation = call.attr("equation").decode().replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        right = "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    sizes: dict[str, set[Dim]] = {}
+    for i, term in enumerate(left.split(",")):
+        for letter, dim in zip(term, call.dims(i, len(term)), strict=True):
+            sizes.setdefault(letter, set()).add(dim)
+    return [ValueType(call.kind(0).dtype, tuple(_agreed(sizes[letter]) for letter in right))]
+
+
+def _agreed(dims: set[Dim]) -> Dim:
+    """The size of a letter, which may be 1 in one place and another in the next."""
+    wide = {dim for dim in dims if isinstance(dim, int) and dim != 1}
+    return wide.pop() if len(wide) == 1 else dims.pop() if len(dims) == 1 else None
 
 
 def _open(call: Call, rank: int) -> ValueType:

@@ -2,7 +2,8 @@
 
 An operator costs its launches, and either its products, at the speed of the kernel that does them, or the
 bytes that it reads and writes. Sizes that the file leaves open are the user's (--dim), else 1 for the first
-axis of a value, the batch, and `OPEN` for any other.
+axis of an input, the batch, and `OPEN` for any other; what inference could not trace to an input is taken for
+as large as the largest of them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import work
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Graph, Layout, Lowering, ValueType
 
 OPEN = 128
 ITEM = 4  # bytes of an element, where it matters little which
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
+
+
+def assumed(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of the symbols of a graph's inputs."""
+    found = dict[str, int]()
+    for name in graph.inputs:
+        for axis, dim in enumerate(graph.types[name].dims or ()):
+            if isinstance(dim, str):
+                found.setdefault(dim, given.get(dim, 1 if axis == 0 else OPEN))
+    return found
 
 
 class Measured(Cost):
@@ -32,14 +43,10 @@ class Measured(Cost):
         super().__init__(models)
         self.target = target
         self.given = dict(sizes or {})
+        self.largest = max(self.given.values(), default=1)
 
     def sizes(self, dims: Sequence[Dim]) -> tuple[int, ...]:
-        return tuple(self._size(dim, axis) for axis, dim in enumerate(dims))
-
-    def _size(self, dim: Dim, axis: int) -> int:
-        if isinstance(dim, int):
-            return dim
-        return self.given.get(dim or "", 1 if axis == 0 else OPEN)
+        return tuple(dim if isinstance(dim, int) else self.given.get(dim or "", self.largest) for dim in dims)
 
     def nbytes(self, kind: ValueType) -> int:
         return ITEM * math.prod(self.sizes(kind.dims or ()))

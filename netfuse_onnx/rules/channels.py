@@ -169,7 +169,10 @@ def _broadcast(site: Site, layout: Layout, takes: Sequence[Layout]) -> Option:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         ones = [1] * (layout.axis + (len(out) == 2))
         shape = [1, emit.models * own[0], *own[1:], *ones]
-        ready = [emit.reshape(x, shape) if take.folded else x for x, take in zip(ins, takes, strict=True)]
+        ready = list(ins)
+        for i, take in enumerate(takes):
+            if take.folded or take == SHARED:  # ort_compat.SCALAR_BESIDE_ONES
+                ready[i] = emit.reshape(ins[i], shape if take.folded else [1] * len(shape))
         return again(site, ready, emit)
 
     return Option("channels", tuple(takes), (layout,), body, tuned=True)

@@ -36,6 +36,10 @@ PAD_AXES_MOVED = "1.32"
 """Transpose, Pad with axes, Transpose: optimised, the widths are permuted as if all axes were named,
 in order (seen in 1.32, CPU). It fails, or gives wrong values. CenterCropPad is a Pad with axes inside."""
 
+SCALAR_BESIDE_ONES = "1.32"
+"""An elementwise operator on one number of rank 0 or 1 and a value whose last axis is 1 takes 45 times as
+long as with a number of higher rank (CPU), as if every element were a row of its own."""
+
 ZERO_POINT_LOST = 21
 MOVED_BEHIND = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
 """With optimisations on, a DequantizeLinear with one stored scale is moved behind such an operator, as a
