@@ -14,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from netfuse_onnx.errors import NetfuseError
+from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
-    Lowered,
     MergeReport,
-    NodeRow,
     RulesReport,
     ValuesProof,
     VerifyReport,

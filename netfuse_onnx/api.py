@@ -16,6 +16,7 @@ from netfuse_onnx import arguments
 from netfuse_onnx.errors import FileFault, NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -34,7 +35,6 @@ from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
-    Lowered,
     MergeReport,
     RuleRow,
     RulesReport,

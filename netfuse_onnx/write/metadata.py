@@ -14,7 +14,7 @@ from typing import Any
 
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
-from netfuse_onnx.report import Lowered
+from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.storage import elements, wire
 from netfuse_onnx.types import Correspondence, Merged, Recipe
 
