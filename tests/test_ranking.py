@@ -48,7 +48,13 @@ def test_every_lowering_runs(found: list[ranking.Shape]) -> None:
 
 def test_times_within_a_twentieth_are_tied() -> None:
     right = ranking.verdict({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 10.4, "b": 10.0, "c": 20.0})
-    assert (right.chosen, right.fastest, right.right, right.pairs, right.pairs_right) == ("a", "b", True, 2, 2)
+    assert (right.chosen, right.fastest, right.right, right.pairs, right.pairs_right) == (
+        "a",
+        "b",
+        True,
+        2,
+        2,
+    )
     wrong = ranking.verdict({"a": 1.0, "b": 2.0}, {"a": 12.0, "b": 10.0})
     assert (wrong.right, wrong.loss, wrong.pairs_right) == (False, 1.2, 0)
 
@@ -59,7 +65,18 @@ def test_measured_shapes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for i in range(2):
         (tmp_path / f"{i}.onnx").rename(folder / f"policy-{i}.onnx")
     out = tmp_path / "out.json"
-    options = ["--models", str(tmp_path), "--only", "policy", "--out", str(out), "--count", "2"]
+    options = [
+        "--models",
+        str(tmp_path),
+        "--only",
+        "policy",
+        "--out",
+        str(out),
+        "--count",
+        "2",
+        "--threads",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", ["ranking.py", *options])
     assert ranking.main() == 0
     first = json.loads(out.read_text())
