@@ -19,7 +19,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +80,19 @@ def chain(shape: Sequence[int], length: int, link: Link) -> bytes:
         nodes.append(node)
         weights += more
         at = node.output[0]
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-    result = helper.make_tensor_value_info(at, TensorProto.FLOAT, None)
-    return serialised(helper.make_graph(nodes, "chain", [given], [result], weights))
+    return graph(nodes, {"x": shape}, {at: TensorProto.FLOAT}, weights)
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Mapping[str, int],
+    weights: Sequence[onnx.TensorProto],
+) -> bytes:
+    """From the shapes of the inputs, all float, and the types of the outputs."""
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    result = [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()]
+    return serialised(helper.make_graph(nodes, "chain", given, result, weights))
 
 
 def serialised(graph: onnx.GraphProto) -> bytes:
@@ -179,21 +189,27 @@ class Bench:
         self.options.log_severity_level = 3
 
     def __call__(self, model: bytes) -> float:
+        once = self.ready(model)
+        return min(once() for _ in range(self.rounds + 2))
+
+    def ready(self, model: bytes, sizes: Mapping[str, int] | None = None) -> Callable[[], float]:
+        """A loaded model, to be run and timed once; `sizes` are those of its open dims."""
         session = ort.InferenceSession(model, self.options, providers=[PROVIDERS[self.provider]])
         if session.get_providers()[0] != PROVIDERS[self.provider]:
             raise SystemExit(f"{self.provider} is not usable here.")
         binding = session.io_binding()
         for value in session.get_inputs():
-            fed = np.ones(value.shape, np.float32)
+            fed = np.ones([(sizes or {}).get(dim, dim) for dim in value.shape], np.float32)
             binding.bind_ortvalue_input(value.name, ort.OrtValue.ortvalue_from_numpy(fed, self.provider, 0))
         for value in session.get_outputs():
             binding.bind_output(value.name, self.provider)
-        best = math.inf
-        for _ in range(self.rounds + 2):
+
+        def once() -> float:
             start = time.perf_counter()
             session.run_with_iobinding(binding)
-            best = min(best, time.perf_counter() - start)
-        return best * 1e6
+            return (time.perf_counter() - start) * 1e6
+
+        return once
 
     def node(self, make: Callable[[int], bytes], few: int, many: int) -> float:
         """What each further node, or input, costs."""
@@ -239,10 +255,10 @@ def launches(bench: Bench) -> dict[str, float]:
         return helper.make_node("Reshape", [x, shape.name], [f"y{i}"], allowzero=1), [shape]
 
     def joined(count: int) -> bytes:
-        ins = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, 4]) for i in range(count)]
-        node = helper.make_node("Concat", [value.name for value in ins], ["y"], axis=0)
-        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-        return serialised(helper.make_graph([node], "join", ins, [result]))
+        ins = {f"x{i}": [1, 4] for i in range(count)}
+        return graph(
+            [helper.make_node("Concat", list(ins), ["y"], axis=0)], ins, {"y": TensorProto.FLOAT}, []
+        )
 
     return {
         "launch": round(bench.node(small, 10, 110), 3),

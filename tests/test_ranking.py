@@ -1,0 +1,86 @@
+"""bench/ranking.py: what it collects, builds and concludes. Its timings are not looked at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from families import model, save
+
+from bench import ranking
+from bench.calibrate import Bench
+
+LAYERS = """g (float[batch, 4, 6, 6] x) => (float[batch, 3] y) {
+    c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, filters)
+    p = GlobalAveragePool(c)
+    f = Flatten(p)
+    h = MatMul(f, square)
+    y = MatMul(h, w)
+}"""
+WEIGHTS = {"filters": (8, 4, 3, 3), "square": (8, 8), "w": (8, 3)}
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> list[ranking.Shape]:
+    paths = [tmp_path / f"{i}.onnx" for i in range(2)]
+    for i, path in enumerate(paths):
+        save(path, model(LAYERS, WEIGHTS, seed=i))
+    return list(ranking.shapes(list(map(str, paths)), 3, {"batch": 2}))
+
+
+def test_each_shape_has_its_lowerings(found: list[ranking.Shape]) -> None:
+    convolution, square, last = found
+    assert str(convolution) == "Conv [4, 6, 6] [8, 4, 3, 3] /2"
+    assert [(way.name, way.launches) for way in convolution.ways] == [("conv", 1), (ranking.APART, 3)]
+    assert {way.name for way in square.ways} == {"matmul", "pointwise", ranking.APART}
+    assert {(way.work.m, way.work.k, way.work.n) for way in last.ways} == {(2, 8, 3)}
+
+
+def test_every_lowering_runs(found: list[ranking.Shape]) -> None:
+    bench = Bench("cpu", 1, 1)
+    for what in found:
+        taken = ranking.measure(what, bench, {True: 0.0, False: 0.0})
+        assert taken is not None and set(taken) == {way.name for way in what.ways}
+        assert all(t > 0.0 for t in taken.values())
+
+
+def test_times_within_a_twentieth_are_tied() -> None:
+    right = ranking.verdict({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 10.4, "b": 10.0, "c": 20.0})
+    assert (right.chosen, right.fastest, right.right, right.pairs, right.pairs_right) == (
+        "a",
+        "b",
+        True,
+        2,
+        2,
+    )
+    wrong = ranking.verdict({"a": 1.0, "b": 2.0}, {"a": 12.0, "b": 10.0})
+    assert (wrong.right, wrong.loss, wrong.pairs_right) == (False, 1.2, 0)
+
+
+def test_measured_shapes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: object) -> None:
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    for i in range(2):
+        (tmp_path / f"{i}.onnx").rename(folder / f"policy-{i}.onnx")
+    out = tmp_path / "out.json"
+    options = [
+        "--models",
+        str(tmp_path),
+        "--only",
+        "policy",
+        "--out",
+        str(out),
+        "--count",
+        "2",
+        "--threads",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", ["ranking.py", *options])
+    assert ranking.main() == 0
+    first = json.loads(out.read_text())
+    assert first["summary"]["shapes"] == len(first["shapes"]) == 3
+    monkeypatch.setattr(ranking, "measure", lambda *_: pytest.fail("measured again"))
+    assert ranking.main() == 0
+    assert json.loads(out.read_text())["shapes"] == first["shapes"]
