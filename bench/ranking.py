@@ -37,17 +37,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench import calibrate, models
 from bench.calibrate import LONGEST, Bench, Link, Made
 from bench.zoo import ROWS, ZOO, Measured
-from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import measured, planner, targets
-from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.offers import site
+from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import Work, work
 from netfuse_onnx.rules import Site
 from netfuse_onnx.run.observe import observed
-from netfuse_onnx.types import Became, Correspondence, Lowering, ValueType
+from netfuse_onnx.types import Became, Lowering
 
 TIE = 1.05
 APART = "once per model"
@@ -105,24 +104,6 @@ def shapes(paths: Sequence[str], count: int, sizes: Mapping[str, int]) -> Iterat
         known = shape(seen, offers, cost.sizes)
         if known is not None and len(known.ways) > 1:
             yield known
-
-
-def sized(family: Correspondence, sizes: Mapping[str, int]) -> Correspondence:
-    """With inputs of these sizes, so that those of all other values follow."""
-
-    def fixed(kind: ValueType) -> ValueType:
-        if kind.dims is None:
-            return kind
-        return replace(kind, dims=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in kind.dims))
-
-    types = {name: fixed(kind) for name, kind in family.graph.types.items()}
-    graph = replace(family.graph, types=types)
-    while True:  # a folded Shape makes more of them known
-        graph = infer(replace(family.sources[0], graph=graph)).graph
-        family = replace(family, graph=graph)
-        if (less := fold(family)) is family:
-            return family
-        family, graph = less, less.graph
 
 
 def shape(seen: Site, offers: Sequence[Lowering], sizes: Any) -> Shape | None:

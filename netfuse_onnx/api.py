@@ -27,8 +27,9 @@ from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.measured import Measured, assumed
+from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
+from netfuse_onnx.plan.sized import assumed
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from netfuse_onnx.layouts import moves_nothing, route, volume
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Correspondence, Dim, Layout, Lowering, ValueType
 
 BYTES_PER_NODE = 4 << 20
 UNKNOWN_DIM = 4
@@ -30,6 +30,10 @@ class Cost:
 
     def __init__(self, models: int) -> None:
         self.models = models
+
+    def priced(self, corr: Correspondence) -> Correspondence:
+        """The family with the types by which it is priced."""
+        return corr
 
     def lowering(self, offer: Lowering, site: Site) -> float:
         """What a node costs in one of its lowerings."""

@@ -1,9 +1,8 @@
 """What a plan costs on a target, in microseconds: launches, bytes and arithmetic at measured speeds.
 
 An operator costs its launches, and either its products, at the speed of the kernel that does them, or the
-bytes that it reads and writes. Sizes that the file leaves open are the user's (--dim), else 1 for the first
-axis of an input, the batch, and `OPEN` for any other; what inference could not trace to an input is taken for
-as large as the largest of them.
+bytes that it reads and writes. Sizes that the file leaves open are bound before (sized.py); what inference
+could not trace to an input is taken for as large as the largest of them.
 """
 
 from __future__ import annotations
@@ -14,24 +13,14 @@ from collections.abc import Mapping, Sequence
 from netfuse_onnx.layouts import moves_nothing
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import work
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Graph, Layout, Lowering, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Correspondence, Dim, Layout, Lowering, ValueType
 
-OPEN = 128
 ITEM = 4  # bytes of an element, where it matters little which
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
-
-
-def assumed(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the symbols of a graph's inputs."""
-    found = dict[str, int]()
-    for name in graph.inputs:
-        for axis, dim in enumerate(graph.types[name].dims or ()):
-            if isinstance(dim, str):
-                found.setdefault(dim, given.get(dim, 1 if axis == 0 else OPEN))
-    return found
 
 
 class Measured(Cost):
@@ -47,6 +36,9 @@ class Measured(Cost):
 
     def sizes(self, dims: Sequence[Dim]) -> tuple[int, ...]:
         return tuple(dim if isinstance(dim, int) else self.given.get(dim or "", self.largest) for dim in dims)
+
+    def priced(self, corr: Correspondence) -> Correspondence:
+        return sized(corr, self.given)
 
     def nbytes(self, kind: ValueType) -> int:
         return ITEM * math.prod(self.sizes(kind.dims or ()))

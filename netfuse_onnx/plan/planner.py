@@ -32,11 +32,12 @@ def plan(
     the choice is made, that of no target by default."""
     cost = cost or Cost(corr.models)
     found = candidates(corr, io=io, share=share, cost=cost)
-    best = solved(corr, found, cost)
+    priced = cost.priced(corr)
+    best = solved(priced, found, cost)
     expected = None
     if cost.tuned:
         generic = plan(corr, io=io, share=share)
-        expected = predicted(corr, found, best, generic, cost)
+        expected = predicted(priced, found, best, generic, cost)
     notes = (*best.notes, *_advice(corr, found, share, cost))
     return replace(best, notes=notes, prediction=expected)
 

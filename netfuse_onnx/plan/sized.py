@@ -1,0 +1,45 @@
+"""The sizes for which a plan is made: those that a file leaves open, given or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from netfuse_onnx.load.infer import infer
+from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.types import Correspondence, Graph, ValueType
+
+OPEN = 128
+"""Of any open axis of an input but its first, which is the batch, and 1."""
+
+
+def assumed(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of the symbols of a graph's inputs."""
+    found = dict[str, int]()
+    for name in graph.inputs:
+        for axis, dim in enumerate(graph.types[name].dims or ()):
+            if isinstance(dim, str):
+                found.setdefault(dim, given.get(dim, 1 if axis == 0 else OPEN))
+    return found
+
+
+def sized(corr: Correspondence, sizes: Mapping[str, int]) -> Correspondence:
+    """The same family with types as they are when its inputs have these sizes. A Shape that is known then
+    makes others known, so that folding and inference take turns; the nodes stay all there."""
+    types = {name: _bound(kind, sizes) for name, kind in corr.graph.types.items()}
+    found = replace(corr, graph=replace(corr.graph, types=types))
+    while True:
+        found = replace(found, graph=infer(replace(corr.sources[0], graph=found.graph)).graph)
+        less = fold(found)
+        types |= {
+            name: _bound(kind, sizes) for name, kind in less.graph.types.items() if kind.dims is not None
+        }
+        if less is found:
+            return replace(corr, graph=replace(corr.graph, types=types))
+        found = less
+
+
+def _bound(kind: ValueType, sizes: Mapping[str, int]) -> ValueType:
+    if kind.dims is None:
+        return kind
+    return replace(kind, dims=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in kind.dims))
