@@ -22,6 +22,7 @@ from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
+from netfuse_onnx.lower.fusible import rearrange
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.plan.offers import kind, site
@@ -55,6 +56,7 @@ def lower(
     edge.drain(emit, lowerer.fetch, lowerer.made)
     drained = {id(node) for node in emit.graph.nodes[core:]}
     settle(emit)
+    rearrange(emit)
     return export(corr, plan, emit, edge, conversions, drained)
 
 
@@ -243,6 +245,7 @@ class _Lowerer:
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
                 self._declare(out, layout, _known(kind(body.corr, name), value_type(declared.type)))
             settle(child)
+            rearrange(child)
             attrs[attr] = child.graph
             captured |= child.captured
         self.emit.scope = scope
