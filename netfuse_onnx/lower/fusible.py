@@ -35,6 +35,8 @@ def _halve_last(erf: gs.Node, emit: Emitter) -> None:
         if scaled.op in ("Div", "Mul") and any(each is x for each in scaled.inputs):
             half.inputs = [x, plus.outputs[0]]
             last.inputs = [half.outputs[0], constant]
+            for node in (scaled, plus, last):
+                node.inputs = [_of_no_rank(value, emit) for value in node.inputs]
 
 
 def _reader(node: gs.Node, op: str, emit: Emitter) -> gs.Node | None:
@@ -51,9 +53,16 @@ def _other(node: gs.Node, known: gs.Node) -> Tensor:
     return right if left is known.outputs[0] else left
 
 
+def _of_no_rank(value: Tensor, emit: Emitter) -> Tensor:
+    """A number as the fusion wants it, whatever the rank that it was given beside other values."""
+    number = _number(value, emit)
+    return value if number is None else emit.filled(number, TensorProto.FLOAT, ())
+
+
 def _number(value: Tensor, emit: Emitter) -> float | None:
     """A stored number that all models share; None for anything else."""
-    if emit.kind(value).dims not in ((), (1,)):
+    dims = emit.kind(value).dims
+    if dims is None or any(dim != 1 for dim in dims):
         return None
     if recipe := emit.recipes.get(value.name):
         return (

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from netfuse_onnx.run.runtime import RunFailed
 
-PAUSE = 0.01
+PAUSE = 0.03
 LEAST = 0.01
 """Seconds: the pause before a turn, the least length of a sample."""
 CALLS = 2000
