@@ -121,26 +121,22 @@ def table(results: Sequence[Result]) -> str:
         "",
         *(["**From more than one machine: don't compare lines.**", ""] if len(machines) > 1 else []),
         *([f"**The machine was busy before {len(busy)} cases: measure these again.**", ""] if busy else []),
-        "| network | type | batch | models | merged | ms | best alternative | ms | speed-up | quartiles |",
-        "|---|---|---:|---:|---|---:|---|---:|---:|---|",
+        "| network | type | batch | models | merged | best alternative | speed-up | quartiles |",
+        "|---|---|---:|---:|---|---|---:|---|",
         *(line for result in results for line in _lines(result)),
     ]
     return "\n".join([*rows, ""])
 
 
 def _lines(result: Result) -> Iterable[str]:
-    seconds = {row["label"]: row["seconds"]["median"] for row in result["rows"] if row["seconds"]}
     head = f"| {result['name']} | {result['dtype']} | {result['batch']} | {result['count']} "
     if not result["speedups"]:
         why = next((row["problem"] for row in result["rows"] if row["merged"]), "")
-        yield f"{head}| {why or 'no alternative ran'} | | | | | |"
+        yield f"{head}| {why or 'no alternative ran'} | | | |"
     for speedup in result["speedups"]:
         merged, best, times = speedup["merged"], speedup["best"], speedup["times"]
         quartiles = f"{times['low']:.2f} - {times['high']:.2f}"
-        yield (
-            f"{head}| {merged.removeprefix('merged, ')} | {seconds[merged] * 1e3:.4g} | {best} "
-            f"| {seconds[best] * 1e3:.4g} | {times['median']:.2f} | {quartiles} |"
-        )
+        yield f"{head}| {merged.removeprefix('merged, ')} | {best} | {times['median']:.2f} | {quartiles} |"
 
 
 if __name__ == "__main__":

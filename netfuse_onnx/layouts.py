@@ -84,6 +84,12 @@ def same_dim(left: Dim, right: Dim) -> bool:
     return left is not None and left == right
 
 
+def known(dim: Dim) -> int:
+    """A dim of which a rule has made sure that it is a size."""
+    assert isinstance(dim, int), "a size is open that a rule took for known"
+    return dim
+
+
 def volume(dims: Sequence[Dim], unknown: int) -> int:
     """Elements of a tensor, with `unknown` standing in for every dim that is not static."""
     return math.prod(dim if isinstance(dim, int) else unknown for dim in dims)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import known
 from netfuse_onnx.types import Dim, Layout
 
 
@@ -25,7 +26,7 @@ def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Sequence[D
 
 def folded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
     """[N, d_a, ..] -> [1, (N d_a), ..], all axes in their places."""
-    x = emit.reshape(x, [1, emit.models * _size(dims[at]), *[0] * (len(dims) - 1)])
+    x = emit.reshape(x, [1, emit.models * known(dims[at]), *[0] * (len(dims) - 1)])
     return emit.unsqueeze(x, [3]) if len(dims) == 2 else x
 
 
@@ -33,7 +34,7 @@ def unfolded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
     """[1, (N d_a), ..] -> [N, d_a, ..], all axes in their places."""
     if len(dims) == 2:
         x = emit.squeeze(x, [3])
-    return emit.reshape(x, [emit.models, _size(dims[at]), *[0] * (len(dims) - 1)])
+    return emit.reshape(x, [emit.models, known(dims[at]), *[0] * (len(dims) - 1)])
 
 
 def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Sequence[Dim]) -> Tensor:
@@ -51,8 +52,3 @@ def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Sequence
 def moved(at: int, rank: int) -> list[int]:
     """The axes in the order in which they stand behind the models."""
     return [*range(at, rank), *range(at)]
-
-
-def _size(dim: Dim) -> int:
-    assert isinstance(dim, int), "only an axis of known size is folded"
-    return dim

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 
 from netfuse_onnx.measure import memory
 from netfuse_onnx.run import ort_compat
 
 PACKAGES = ("numpy", "onnx", "torch")
+LOOK = 0.3  # seconds
 
 
 def machine(provider: str) -> dict[str, str | int]:
@@ -35,8 +37,22 @@ def versions() -> dict[str, str]:
 
 
 def load() -> float:
-    """The load of the machine in the last minute; 0 where the system can't tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    """How many cores are busy just now, by whatever runs beside this process, which waits; 0 where the
+    system can't tell. (The usual load average remembers a minute: the case before this one.)"""
+    before = _ticks()
+    time.sleep(LOOK)
+    busy, every = (after - old for after, old in zip(_ticks(), before, strict=True))
+    return (os.cpu_count() or 1) * busy / every if every else 0.0
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all cores: busy, and in all."""
+    try:
+        with open("/proc/stat") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # without idle and waiting for a disk
 
 
 def _processor() -> str:

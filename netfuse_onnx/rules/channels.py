@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.channels import folded, moved, unfolded
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
+from netfuse_onnx.layouts import known, same_dim
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import CHANNELS, FOLDED, SHARED, STACKED, Became, Dim, Layout
@@ -27,8 +27,8 @@ KERNEL = "convolution_pointwise"
 def channels(dims: Sequence[Dim]) -> Layout | None:
     """The last axis as channels, where it is known and not the only one. No convolution takes an empty
     image."""
-    known = len(dims) >= 2 and isinstance(dims[-1], int) and 0 not in dims
-    return CHANNELS(len(dims) - 1) if known else None
+    possible = len(dims) >= 2 and isinstance(dims[-1], int) and 0 not in dims
+    return CHANNELS(len(dims) - 1) if possible else None
 
 
 # --------------------------------------------------------------------------- products
@@ -39,9 +39,7 @@ def pointwise(site: Site) -> Iterator[Option]:
     """a 1x1 convolution, with --target: 1(MK)r, (MO)K1 -> 1(MO)r, a group per model"""
     layout = channels(site.dims(0))
     need(layout is not None, "its input has no channels of a known number")
-    need(
-        site.is_mapped(0) and site.weight[1] and site.is_mapped(1), "it is no product with weights per model"
-    )
+    need(site.is_mapped(0) and site.is_mapped(1) and site.weight[1], "it has no weights per model")
     need(site.rank(1) == 2, "its weight is not one matrix")
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
     trans_a, turned = (bool(site.attr(name, 0)) for name in ("transA", "transB"))
@@ -55,10 +53,10 @@ def pointwise(site: Site) -> Iterator[Option]:
         w = ins[1] if turned else emit.swap_last(ins[1], 3)
         inner, outer = site.dims(1) if not turned else reversed(site.dims(1))
         ones = [1] * max(site.rank(0) - 1, 2)
-        w = emit.reshape(w, [emit.models * int(str(outer)), int(str(inner)), *ones])
+        w = emit.reshape(w, [emit.models * known(outer), known(inner), *ones])
         given = [ins[0], w]
         if bias is not None:
-            given.append(emit.reshape(ins[2], [emit.models * int(str(outer))]))
+            given.append(emit.reshape(ins[2], [emit.models * known(outer)]))
         return emit("Conv", *given, group=emit.models, kernel_shape=ones)
 
     given = CHANNELS(site.out_rank() - 1)
@@ -76,7 +74,7 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
     dims, weight = site.dims(0), site.dims(1)
     k = [int(d) for d in dims[rows:] if isinstance(d, int)]
-    n = [int(str(d)) for d in (weight[:outer] if turned else weight[inner:])]
+    n = [known(d) for d in (weight[:outer] if turned else weight[inner:])]
     need(len(k) == inner and rows >= 2 and 0 not in (*k, *n, *dims), "its channels are of unknown number")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
@@ -107,8 +105,8 @@ def _linear(equation: str) -> tuple[int, int, int, bool] | None:
     rows, outer = x.removesuffix(inner), "".join(c for c in w if c not in inner)
     distinct = all(len(set(term)) == len(term) and term.isalpha() for term in (x, w, result))
     ordered = x == rows + inner and w in (inner + outer, outer + inner) and result == rows + outer
-    known = distinct and ordered and inner and outer
-    return (len(rows), len(inner), len(outer), w != inner + outer) if known else None
+    linear = distinct and ordered and inner and outer
+    return (len(rows), len(inner), len(outer), w != inner + outer) if linear else None
 
 
 def _bias(site: Site) -> Layout | None:
@@ -164,7 +162,7 @@ def _operand(site: Site, i: int, layout: Layout) -> Layout | None:
 
 def _broadcast(site: Site, layout: Layout, takes: Sequence[Layout]) -> Option:
     out = site.out_dims()
-    own = [int(str(d)) for d in out[layout.axis :]]
+    own = [known(d) for d in out[layout.axis :]]
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         ones = [1] * (layout.axis + (len(out) == 2))
@@ -194,8 +192,8 @@ def heads(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         if split:  # an axis of 1, so that each 0 copies from its own place
             x = emit.unsqueeze(ins[0], [2])
-            return emit.reshape(x, [1, emit.models * int(str(out[at])), int(str(out[at + 1])), *rest])
-        x = emit.reshape(ins[0], [1, emit.models * int(str(out[at])), 1, *rest])
+            return emit.reshape(x, [1, emit.models * known(out[at]), known(out[at + 1]), *rest])
+        x = emit.reshape(ins[0], [1, emit.models * known(out[at]), 1, *rest])
         return emit.squeeze(x, [2])
 
     yield Option("heads", (CHANNELS(at), None), (CHANNELS(at),), body, 0.5, tuned=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from netfuse_onnx.emit.convert import fold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
+from netfuse_onnx.layouts import known, same_dim
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
@@ -186,7 +186,7 @@ class Parts:
         wide = site.dims(1)[1]
         given = [int(v) for v in site.attr("qkv_hidden_sizes", [])]
         need(bool(given) or isinstance(wide, int), "the size of its weights is unknown")
-        self.sizes = given or [int(str(wide)) // 3] * 3
+        self.sizes = given or [known(wide) // 3] * 3
 
 
 def _product(site: Site, ins: Sequence[Tensor | None], takes: Takes, emit: Emitter) -> Tensor:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.convert import fold as folded
 from netfuse_onnx.emit.convert import unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
+from netfuse_onnx.layouts import known, same_dim
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
@@ -58,7 +58,7 @@ def _summed(site: Site) -> bool:
 def _size(site: Site, i: int) -> int:
     size = site.dims(i)[-1]
     need(isinstance(size, int), "the size of its last axis is unknown")
-    return int(str(size))
+    return known(size)
 
 
 def _standard(site: Site) -> Option:

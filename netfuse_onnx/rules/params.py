@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import known
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
 from netfuse_onnx.storage.weights import array
@@ -81,7 +82,7 @@ class Param:
         """One number for each index of the axis on which a value of `dims` per model has its models."""
         size = dims[layout.axis] if layout.folded else 1
         need(isinstance(size, int), "the size of its folded axis is unknown")
-        return self.spread(int(str(size)), emit)
+        return self.spread(known(size), emit)
 
 
 def rows_of(p: Param, emit: Emitter) -> int:

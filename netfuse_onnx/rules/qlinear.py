@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import known
 from netfuse_onnx.rules import matmul
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
@@ -139,7 +140,7 @@ def image(
     site: Site, ins: Sequence[Tensor | None], x: tuple[int, int], w: tuple[int, int], emit: Emitter
 ) -> Image:
     """A convolution, whose operands are each an input and the input that is its zero point."""
-    filters = tuple(int(str(d)) for d in site.dims(w[0]))
+    filters = tuple(known(d) for d in site.dims(w[0]))
     attrs = {k: v for k, v in site.node.attrs.items() if k != "channels_last"}
     zeros = (param(site, ins, x[1], emit), param(site, ins, w[1], emit))
     dtypes = (site.inputs[x[0]].dtype, site.inputs[w[0]].dtype)
