@@ -107,6 +107,20 @@ def test_stacked_with_shared_inputs(name: str, exporter: str, tmp_path: Path) ->
     samples.agree(out, paths, inputs, io="stacked", share=SHARE[name], levels=LEVELS[::3])
 
 
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+@both_exporters
+@every_family
+def test_by_the_costs_of_a_target(name: str, exporter: str, io: str, tmp_path: Path) -> None:
+    """Proved, deterministic, and expected to be no slower than what is batched or apart throughout."""
+    paths = samples.exported(name, exporter)
+    out, report = merged(paths, tmp_path, target="cpu", io=io, dims={"batch": 4})
+    assert report.proof is not None and report.proof.ok
+    assert sum(report.lowered.predicted.values()) <= min(report.lowered.alternatives.values()) + 0.1
+    onnx.checker.check_model(out, full_check=True)
+    before = Path(out).read_bytes()
+    assert Path(merged(paths, tmp_path, target="cpu", io=io, dims={"batch": 4})[0]).read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["bert", "xlnet", "resnet50"])
 def test_dynamic_dims_keep_their_names(name: str, tmp_path: Path) -> None:
     paths = samples.exported(name, "torchscript")
