@@ -23,8 +23,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -36,100 +36,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import calibrate, models
 from bench.calibrate import LONGEST, Bench, Link, Made
+from bench.shapes import APART, Shape, Way, shapes
 from bench.zoo import ROWS, ZOO, Measured
-from netfuse_onnx.load.loader import load
-from netfuse_onnx.match.matcher import match
-from netfuse_onnx.plan import measured, planner, targets
-from netfuse_onnx.plan.offers import site
-from netfuse_onnx.plan.sized import sized
+from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.targets import Target
-from netfuse_onnx.plan.work import Work, work
-from netfuse_onnx.rules import Site
-from netfuse_onnx.run.observe import observed
-from netfuse_onnx.types import Became, Lowering
+
+__all__ = ["APART", "Shape", "Way", "shapes"]
 
 TIE = 1.05
-APART = "once per model"
 WEIGHTS = 64 << 20
 """Bytes of weights of one graph, or one node's. With more than `SKIPPED` in one node, a shape is skipped."""
 SKIPPED = 200 << 20
 OPERATIONS = 1e9
 """Multiplications of one graph, or one node's."""
-WINDOW = ("strides", "pads", "dilations", "auto_pad", "output_padding")
-
-
-@dataclass(frozen=True)
-class Way:
-    """A lowering: `launches` nodes, each doing `work`. `times`: how many models are in the batch, the
-    channels of the input, the filters, and the groups of one convolution."""
-
-    name: str
-    launches: int
-    work: Work
-    times: tuple[int, int, int, int] = (1, 1, 1, 1)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One operator of one model with its sizes, and the lowerings that merged models have for it."""
-
-    op: str
-    x: tuple[int, ...]
-    w: tuple[int, ...]
-    window: tuple[tuple[str, Any], ...]
-    ways: tuple[Way, ...]
-
-    def __str__(self) -> str:
-        if not self.window:
-            one = self.ways[0].work
-            return f"{one.count} x [{one.m},{one.k}] x [{one.k},{one.n}]"
-        said = dict(self.window)
-        more = f" /{said['strides'][0]}" if set(said.get("strides", (1,))) != {1} else ""
-        more += f" g{said['group']}" if said["group"] > 1 else ""
-        return f"{self.op} {list(self.x[1:])} {list(self.w)}{more}"
-
-
-# --------------------------------------------------------------------------- what there is
-
-
-def shapes(paths: Sequence[str], count: int, sizes: Mapping[str, int]) -> Iterator[Shape]:
-    """The products and convolutions of an architecture, of which two models are given. Those with one
-    lowering have nothing to rank."""
-    matched = match([load(path) for path in paths], ["a", "b"], partial=False, complete=observed)
-    family = sized(matched, sizes)
-    cost = measured.Measured(count, targets.target("cpu"), sizes)
-    found = planner.candidates(family, io="separate", share=frozenset(), cost=cost)
-    for index, (node, offers) in enumerate(zip(family.graph.nodes, found.options, strict=True)):
-        seen = replace(site(family, found.mapped, node, index), models=count)
-        known = shape(seen, offers, cost.sizes)
-        if known is not None and len(known.ways) > 1:
-            yield known
-
-
-def shape(seen: Site, offers: Sequence[Lowering], sizes: Any) -> Shape | None:
-    """One operator, with each of its lowerings that does other work."""
-    ways: dict[tuple[int, Work], Way] = {}
-    for offer in offers:
-        found = work(seen, offer, sizes)
-        if offer.became is Became.SHARED or found is None:
-            return None
-        launches = seen.models if offer.became is Became.REPLICATED else 1
-        name = offer.option.rule if offer.option else APART
-        ways.setdefault((launches, found), Way(name, launches, found, _times(name, seen.models)))
-    x, w = (tuple(sizes(kind.dims or ())) for kind in seen.inputs[:2])
-    window: tuple[tuple[str, Any], ...] = ()
-    if "Conv" in seen.op:
-        given = {key: seen.attr(key) for key in WINDOW if seen.attr(key) is not None}
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-        window = (("group", int(seen.attr("group", 1))), *sorted(given.items()))
-    else:  # MatMul and Gemm of one size are one shape
-        x, w = (), ()
-    return Shape("Product" if not window else seen.op, x, w, window, tuple(ways.values()))
-
-
-def _times(name: str, n: int) -> tuple[int, int, int, int]:
-    known = {"conv": (1, n, n, n), "conv_shared_input": (1, 1, n, 1), "conv_shared_weights": (n, 1, 1, 1)}
-    return known.get(name, (1, 1, 1, 1))
 
 
 # --------------------------------------------------------------------------- as graphs

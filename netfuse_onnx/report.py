@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,12 +94,13 @@ class ValuesProof:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(ABC):
     """Common to the answers of all verbs."""
 
     @property
+    @abstractmethod
     def ok(self) -> bool:
-        raise NotImplementedError
+        """Whether the answer is yes."""
 
     @property
     def exit_code(self) -> int:

@@ -8,13 +8,12 @@ helps, is written out. A bias of int32 stays where ONNX Runtime takes it into an
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.emit.stored import stored_number
 from netfuse_onnx.run.ort_compat import MOVED_BEHIND, ZERO_POINT_LOST
-from netfuse_onnx.storage import weights
 
 FLOAT, INT8, INT32 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT32
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -45,7 +44,7 @@ def _rewritten(node: gs.Node, emit: Emitter) -> Tensor | None:
             return None
         point = emit.filled(0, INT8, [1] * len(emit.kind(scale).dims or ()))
         return emit.node(node.op, [x, scale, point], node.attrs, domain=node.domain or "")[0]
-    stored = _stored(zero[0], emit)
+    stored = stored_number(zero[0], emit)
     if stored is None or node.domain or emit.opset < ZERO_POINT_LOST:
         return None
     if MOVED_BEHIND.isdisjoint(reader.op for reader in node.outputs[0].outputs):
@@ -66,7 +65,7 @@ def _written_out(node: gs.Node, emit: Emitter) -> Tensor:
     y, *params = node.inputs
     kind = emit.kind(params[0])
     scale, *zero = (emit.reshape(p, []) if kind.dims else p for p in params)
-    if zero and _stored(params[1], emit) != 0:
+    if zero and stored_number(params[1], emit) != 0:
         y = emit("Sub", _cast(y, INT32, emit), _cast(zero[0], INT32, emit))
     y = emit("Mul", emit("Cast", y, to=FLOAT), _cast(scale, FLOAT, emit))
     to = node.attrs.get("output_dtype") or kind.dtype
@@ -75,13 +74,6 @@ def _written_out(node: gs.Node, emit: Emitter) -> Tensor:
 
 def _cast(x: Tensor, to: int, emit: Emitter) -> Tensor:
     return x if emit.kind(x).dtype == to else emit("Cast", x, to=to)
-
-
-def _stored(zero: Tensor, emit: Emitter) -> int | None:
-    """The value of a zero point; None where it is computed."""
-    if recipe := emit.recipes.get(zero.name):
-        return int(np.asarray(weights.array(recipe.parts[0])).reshape(-1)[0])
-    return int(np.asarray(zero.values).reshape(-1)[0]) if isinstance(zero, gs.Constant) else None
 
 
 def _replace(node: gs.Node, result: Tensor, made: int, emit: Emitter) -> None:

@@ -8,12 +8,11 @@ twice x is more than float32 holds.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.storage import weights
+from netfuse_onnx.emit.stored import stored_number
 
 
 def rearrange(emit: Emitter) -> None:
@@ -64,10 +63,4 @@ def _number(value: Tensor, emit: Emitter) -> float | None:
     dims = emit.kind(value).dims
     if dims is None or any(dim != 1 for dim in dims):
         return None
-    if recipe := emit.recipes.get(value.name):
-        return (
-            float(np.asarray(weights.array(recipe.parts[0])).reshape(-1)[0])
-            if len(recipe.parts) == 1
-            else None
-        )
-    return float(np.asarray(value.values).reshape(-1)[0]) if isinstance(value, gs.Constant) else None
+    return stored_number(value, emit)
