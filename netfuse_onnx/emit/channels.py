@@ -26,14 +26,12 @@ def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Sequence[D
 
 def folded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
     """[N, d_a, ..] -> [1, (N d_a), ..], all axes in their places."""
-    x = emit.reshape(x, [1, emit.models * known(dims[at]), *[0] * (len(dims) - 1)])
-    return emit.unsqueeze(x, [3]) if len(dims) == 2 else x
+    filled = [1] if len(dims) == 2 else []
+    return emit.reshape(x, [1, emit.models * known(dims[at]), *[0] * (len(dims) - 1), *filled])
 
 
 def unfolded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
     """[1, (N d_a), ..] -> [N, d_a, ..], all axes in their places."""
-    if len(dims) == 2:
-        x = emit.squeeze(x, [3])
     return emit.reshape(x, [emit.models, known(dims[at]), *[0] * (len(dims) - 1)])
 
 
