@@ -13,11 +13,11 @@ import pytest
 from families import family, merged, model, save
 
 from netfuse_onnx import api
-from netfuse_onnx.measure import contest as contests
-from netfuse_onnx.measure import profile
+from netfuse_onnx.measure import choice, profile
+from netfuse_onnx.measure.choice import Way, finalists, narrowed
 from netfuse_onnx.measure.contenders import Concurrent, Contender, InSequence, OneGraph, SideBySide
-from netfuse_onnx.measure.contest import contest, speedups
-from netfuse_onnx.measure.entries import MergedFile, entries
+from netfuse_onnx.measure.contest import contest, fastest, speedups
+from netfuse_onnx.measure.entries import Entry, MergedFile, entries
 from netfuse_onnx.measure.processes import Processes
 from netfuse_onnx.measure.report import Row
 from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, interleave, ratio, sample
@@ -199,8 +199,40 @@ def test_what_fails_on_the_way_is_a_row_with_its_reason(
 
 def test_more_threads_must_be_clearly_faster() -> None:
     one, two, three = Settings(1), Settings(2), Settings(3)
-    assert contests._best({one: 1.0, two: 0.97, three: 0.96}) == one
-    assert contests._best({one: 1.0, two: 0.5, three: 0.49}) == two
+    assert finalists({one: 1.0, two: 0.97, three: 0.96}) == [one, three, two]
+    assert finalists({one: 1.0, two: 0.5, three: 0.49}) == [two, three]
+
+
+def test_the_settings_that_are_fastest_in_the_rounds_stand_for_a_way(tmp_path: Path) -> None:
+    sequence, pool, *_ = entries(workload(family(tmp_path)), [], str(tmp_path))
+
+    def way(entry: Entry, settings: str, seconds: float, problem: str = "", unequal: bool = False) -> Way:
+        samples = (seconds,) * 3
+        found = Quartiles.of(samples) if seconds else None
+        row = Row(entry.kind, entry.label, settings=settings, seconds=found, samples=samples, problem=problem)
+        return Way(entry, row, unequal=unequal)
+
+    slow, fast, broken = (
+        way(sequence, "1", 2.0),
+        way(sequence, "2", 1.0),
+        way(sequence, "3", 0.0, "no memory"),
+    )
+    wrong = way(pool, "2", 0.0, "not equal", unequal=True)
+    assert [*fastest([broken, slow, fast, way(pool, "1", 1.0), wrong])] == [fast, wrong]
+
+
+def test_where_not_all_settings_fit_into_memory_the_first_of_each_way_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = workload(family(tmp_path))
+    some = entries(work, [], str(tmp_path))
+    field = [[Way(e, Row(e.kind, e.label), e.make(Settings(n))) for n in (1, 2)] for e in some]
+    assert narrowed(work, field) == ([way for ways in field for way in ways], True)
+    needed = sum(entry.size for entry in some) * choice.LOADED / choice.SHARE
+    monkeypatch.setattr(choice.memory, "available", lambda: int(1.5 * needed))
+    assert narrowed(work, field) == ([ways[0] for ways in field], True)
+    monkeypatch.setattr(choice.memory, "available", lambda: int(0.5 * needed))
+    assert narrowed(work, field) == ([ways[0] for ways in field], False)
 
 
 def test_more_settings_than_one_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +250,7 @@ def test_what_does_not_fit_together_is_loaded_for_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = family(tmp_path)
-    monkeypatch.setattr(contests, "_fit", lambda work, ways: False)
+    monkeypatch.setattr(choice, "_fit", lambda work, ways: False)
     found = contest(workload(paths), [MergedFile("merged", merged(tmp_path, paths))], effort=FAST)
     assert found.ok and not found.together
     assert all(len(row.samples) == FEWEST for row in found.rows)
@@ -228,7 +260,7 @@ def test_what_is_larger_than_memory_is_a_row_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = family(tmp_path)
-    monkeypatch.setattr(contests.memory, "available", lambda: 1000)
+    monkeypatch.setattr(choice.memory, "available", lambda: 1000)
     found = contest(workload(paths), [MergedFile("merged", merged(tmp_path, paths), size=10)], effort=FAST)
     problems = {row.label: row.problem for row in found.rows}
     assert "do not fit into memory" in problems["in sequence"]

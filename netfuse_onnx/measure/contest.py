@@ -1,20 +1,22 @@
 """The whole comparison: settings are chosen, the winners measured together, in turns, and checked equal.
 
-Each way of running the models first tries its settings alone, briefly. The best of each way then goes into
-the rounds, all loaded at once where memory allows, else each loaded for its turn.
+Each way of running the models first tries its settings alone (choice.py). Those that may be its best go into
+the rounds, all loaded at once where memory allows, and the fastest there stands for it. Else the best of each
+goes on, loaded for its turn.
 """
 
 from __future__ import annotations
 
 import functools
-import shutil
+import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 from netfuse_onnx.measure import machine, memory, profile
+from netfuse_onnx.measure.choice import Way, choose, narrowed
 from netfuse_onnx.measure.contenders import Contender, OneGraph
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
@@ -24,33 +26,8 @@ from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
 
-PATIENCE = 60.0
-"""Seconds for which one way tries settings; then the best so far is taken."""
-CLEARLY = 0.95
-"""Of the seconds of simpler settings, what others may take to be preferred."""
-LOADED = 1.5
-"""How much memory a session takes, in sizes of its file."""
-SHARE = 0.8
-"""Of the memory that is free, what may be taken."""
 BUSY = 0.5
 """Load per core, before anything was measured, from which the times can't be trusted."""
-
-
-@dataclass
-class _Way:
-    """One entry on its way through the comparison."""
-
-    entry: Entry
-    row: Row
-    contender: Contender | None = None
-    samples: list[float] = field(default_factory=list)
-
-    def failed(self, error: Exception | str) -> None:
-        self.row = replace(self.row, problem=str(error) or type(error).__name__)
-        if self.contender is not None:
-            with suppress(RunFailed):
-                self.contender.close()
-        self.contender = None
 
 
 def contest(
@@ -70,17 +47,14 @@ def contest(
     with ExitStack() as stack:
         held = stack.enter_context(tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder))
         chosen = [entry for entry in (*entries(work, merged, held), *more) if only(entry)]
-        ways = [_Way(e, Row(e.kind, e.label, e.merged, file=e.size)) for e in chosen]
+        ways, together = narrowed(work, [*_chosen(chosen, work, held, effort, tell)])
         stack.callback(_close, ways)
-        for done, way in enumerate(ways):
-            tell("trying settings", done, len(ways))
-            _choose(way, work, held, effort)
-        together = _fit(work, ways)
         for done, way in enumerate(ways):
             tell("loading", done, len(ways))
             _open(way, work, effort, together)
         _measure(ways, together, effort, tell)
         _close(ways)
+        ways = list(fastest(ways))
         profiled, said = _profile(work, ways) if with_profile else ((), [])
     rows = tuple(way.row for way in ways)
     return BenchReport(
@@ -100,65 +74,18 @@ def contest(
     )
 
 
-# --------------------------------------------------------------------------- settings
-
-
-def _choose(way: _Way, work: Workload, folder: str, effort: Effort) -> None:
-    """The settings that are fastest alone."""
-    entry, tried = way.entry, dict[Settings, float]()
-    if entry.size * LOADED > SHARE * (_free(work) or float("inf")):
-        return way.failed(f"{entry.size / 1e9:.1f} GB of weights do not fit into memory")
-    if entry.writes > SHARE * shutil.disk_usage(folder).free:
-        return way.failed(f"there is no room on the disk for {entry.writes / 1e9:.1f} GB")
-    try:
-        entry.prepare()
-    except (RunFailed, OSError) as error:
-        return way.failed(error)
-    problem: Exception | None = None
-    end = time.monotonic() + PATIENCE
-    for settings in entry.choices if len(entry.choices) > 1 else ():
-        if tried and time.monotonic() > end:
-            break
-        contender = entry.make(settings)
-        try:
-            contender.setup()
-            contender.run()
-            tried[settings] = quick(contender.run, effort)
-        except RunFailed as error:
-            problem = error
-        finally:
-            contender.close()
-    if len(entry.choices) > 1 and not tried:
-        return way.failed(problem or "no settings could be tried")
-    best = _best(tried) if tried else entry.choices[0]
-    way.contender = entry.make(best)
-    way.row = replace(way.row, settings=str(best), tried={str(s): t for s, t in tried.items()})
-
-
-def _best(tried: Mapping[Settings, float]) -> Settings:
-    """The fastest; but one that comes later, with more threads, must be clearly faster. Alone, it may seem as
-    fast as one thread is, and then stall in the rounds when another process has one of the cores."""
-    best = next(iter(tried))
-    for settings, seconds in tried.items():
-        if seconds < CLEARLY * tried[best]:
-            best = settings
-    return best
-
-
-def _free(work: Workload) -> int:
-    return memory.gpu()[1] if work.runtime.provider == "cuda" else memory.available()
-
-
-def _fit(work: Workload, ways: Sequence[_Way]) -> bool:
-    """Whether all can be loaded at once. Where the system can't tell, they can."""
-    needed = sum(way.entry.size * LOADED for way in ways if way.contender)
-    return needed < SHARE * (_free(work) or float("inf"))
-
-
 # --------------------------------------------------------------------------- measuring
 
 
-def _open(way: _Way, work: Workload, effort: Effort, stay: bool) -> None:
+def _chosen(
+    chosen: Sequence[Entry], work: Workload, folder: str, effort: Effort, tell: Progress
+) -> Iterator[list[Way]]:
+    for done, entry in enumerate(chosen):
+        tell("trying settings", done, len(chosen))
+        yield choose(entry, work, folder, effort)
+
+
+def _open(way: Way, work: Workload, effort: Effort, stay: bool) -> None:
     """Load it, note what that costs, and check what it gives. If it can't stay, this is its first turn."""
     contender = way.contender
     if contender is None:
@@ -174,26 +101,28 @@ def _open(way: _Way, work: Workload, effort: Effort, stay: bool) -> None:
         gpu = memory.gpu()[0] - used if cuda else 0
         error, problem = contender.check()
         if not stay:
-            way.samples.append(sample(contender.run, effort))
+            way.samples.append(quick(contender.run, effort))
     except RunFailed as failure:
         return way.failed(failure)
     way.row = replace(way.row, load=load, resident=max(0, grown), gpu=max(0, gpu), error=error)
     if problem:
+        way.unequal = True
         way.failed(f"not equal: {problem}")
     elif not stay:
         contender.close()
 
 
-def _measure(ways: Sequence[_Way], together: bool, effort: Effort, tell: Progress) -> None:
+def _measure(ways: Sequence[Way], together: bool, effort: Effort, tell: Progress) -> None:
     racing = {str(i): way for i, way in enumerate(ways) if way.contender is not None}
     turns = {name: functools.partial(_turn, way, together) for name, way in racing.items()}
     if not turns:
         return
-    if not together:  # loading takes longer than measuring
+    if not together:
         effort = replace(effort, rounds=FEWEST - 1, fewest=FEWEST - 1)
     found = interleave(
         turns,
         effort,
+        take=sample if together else quick,  # where loading takes longer than measuring, more is measured
         tell=lambda done, total: tell("measuring", done, total),
         drop=lambda name, error: racing[name].failed(error),
     )
@@ -203,7 +132,7 @@ def _measure(ways: Sequence[_Way], together: bool, effort: Effort, tell: Progres
             way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
 
 
-def _turn(way: _Way, together: bool) -> AbstractContextManager[Run]:
+def _turn(way: Way, together: bool) -> AbstractContextManager[Run]:
     assert way.contender is not None
     return nullcontext(way.contender.run) if together else _loaded(way.contender)
 
@@ -218,13 +147,23 @@ def _loaded(contender: Contender) -> Iterator[Run]:
         contender.close()
 
 
-def _close(ways: Sequence[_Way]) -> None:
+def _close(ways: Sequence[Way]) -> None:
     for way in ways:
         if way.contender is not None:
             way.contender.close()
 
 
 # --------------------------------------------------------------------------- the answer
+
+
+def fastest(ways: Sequence[Way]) -> Iterator[Way]:
+    """Of each entry, what was fastest in the rounds; what gave other values comes before all."""
+
+    def rank(way: Way) -> tuple[bool, bool, float]:
+        return not way.unequal, not way.row.ran, way.row.seconds.median if way.row.seconds else 0.0
+
+    for _, same in itertools.groupby(ways, key=lambda way: id(way.entry)):
+        yield min(same, key=rank)
 
 
 def speedups(rows: Sequence[Row]) -> Iterator[Speedup]:
@@ -236,7 +175,7 @@ def speedups(rows: Sequence[Row]) -> Iterator[Speedup]:
             yield Speedup(row.label, best.label, ratio(best.samples, row.samples))
 
 
-def _profile(work: Workload, ways: Sequence[_Way]) -> tuple[tuple[KindRow, ...], list[str]]:
+def _profile(work: Workload, ways: Sequence[Way]) -> tuple[tuple[KindRow, ...], list[str]]:
     """Of the fastest merged model and the sequence, with the settings that were best for each."""
     ran = [w for w in ways if w.row.ran and isinstance(w.contender, OneGraph) and w.entry.merged]
     apart = next(

@@ -80,6 +80,7 @@ def interleave(
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
     drop: Callable[[str, RunFailed], None] = lambda name, error: None,
+    take: Callable[[Run, Effort], float] = sample,
 ) -> dict[str, list[float]]:
     """Seconds per call of each contender, a sample per round. A turn is taken inside of its context, so that
     contenders that do not fit into memory together can be loaded for it. One that fails drops out."""
@@ -93,7 +94,7 @@ def interleave(
         for name in list(order):
             try:
                 with turns[name]() as run:
-                    found[name].append(sample(run, effort))
+                    found[name].append(take(run, effort))
             except RunFailed as error:
                 order.remove(name)
                 drop(name, error)
