@@ -36,7 +36,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WEIGHTS = 160 << 20  # bytes that a chain's weights come to, more than a cache holds, where LONGEST allows it
 LONGEST = 128  # matrices in a chain: as many where each model has its own node as where they share one
 LARGEST = 2e9  # multiplications in a node
-WIDTHS = ((17, 64), (64, 64), (128, 128), (256, 256), (768, 768), (768, 3072), (1536, 128))
+WIDTHS = (
+    (64, 6), (512, 6), (128, 1), (17, 64), (64, 64), (128, 128), (256, 256), (768, 768), (768, 3072),
+    (1536, 128),
+)  # fmt: skip
 ROWS = (1, 8, 16, 64, 128, 512)
 MODELS = (1, 4, 8, 32)
 CONVOLUTIONS = (  # channels in, out, side of the image, side of the filter, groups
@@ -44,7 +47,9 @@ CONVOLUTIONS = (  # channels in, out, side of the image, side of the filter, gro
     (64, 256, 56, 1, 1), (256, 1024, 14, 1, 1), (512, 2048, 7, 1, 1), (128, 128, 56, 3, 32),
     (256, 256, 28, 3, 32), (512, 512, 14, 3, 32), (3, 64, 112, 7, 1), (3, 32, 48, 3, 1),
     (24, 144, 24, 1, 1), (32, 192, 12, 1, 1), (96, 576, 6, 1, 1), (20, 40, 24, 3, 1),
-    (96, 96, 48, 3, 96), (144, 144, 24, 3, 144), (576, 576, 6, 3, 576),
+    (96, 96, 48, 3, 96), (144, 144, 24, 3, 144), (576, 576, 6, 3, 576), (16, 96, 16, 1, 1),
+    (96, 24, 16, 1, 1), (384, 64, 4, 1, 1), (960, 160, 2, 1, 1), (96, 4, 1, 1, 1), (480, 20, 1, 1, 1),
+    (64, 64, 9, 3, 1), (144, 144, 8, 3, 144), (960, 960, 2, 3, 960), (24, 144, 56, 1, 1), (96, 96, 112, 3, 96),
 )  # fmt: skip
 
 Made = tuple[onnx.NodeProto, list[onnx.TensorProto]]
@@ -226,19 +231,22 @@ def fitted(cases: Sequence[tuple[Case, float]], launch: float) -> tuple[Kernel, 
     operations = np.array([c.operations for c, _ in cases])
 
     def error(p: np.ndarray) -> float:
-        slowed = np.prod(1.0 + np.exp(p[1:]) / sizes, axis=1)
-        return float(np.sum((np.log(launch + 1e-3 * operations / np.exp(p[0]) * slowed) - measured) ** 2))
+        slowed = np.prod(1.0 + np.exp(p[1:4]) / sizes, axis=1)
+        taken = launch + np.exp(p[4]) + 1e-3 * operations / np.exp(p[0]) * slowed
+        return float(np.sum((np.log(taken) - measured) ** 2))
 
-    best, step = np.log([100.0, 8.0, 8.0, 8.0]), 1.0
+    best, step = np.log([100.0, 8.0, 8.0, 8.0, 1.0]), 1.0
     while step > 1e-3:
-        moves = [sign * step * np.eye(4)[axis] for axis in range(4) for sign in (1, -1)]
-        found = min((np.clip(best + move, [-2, -4, -4, -4], [14, 7, 7, 7]) for move in moves), key=error)
+        moves = [sign * step * np.eye(5)[axis] for axis in range(5) for sign in (1, -1)]
+        found = min(
+            (np.clip(best + move, [-2, -4, -4, -4, -4], [14, 7, 7, 7, 4]) for move in moves), key=error
+        )
         if error(found) < error(best) - 1e-12:
             best = found
         else:
             step /= 2
-    gflops, *half = (round(float(value), 3) for value in np.exp(best))
-    return Kernel(gflops, (half[0], half[1], half[2])), math.exp(math.sqrt(error(best) / len(cases)))
+    gflops, m, n, k, start = (round(float(value), 3) for value in np.exp(best))
+    return Kernel(gflops, (m, n, k), start), math.exp(math.sqrt(error(best) / len(cases)))
 
 
 # --------------------------------------------------------------------------- everything but products
@@ -321,6 +329,7 @@ def measured(bench: Bench) -> dict[str, object]:
         kernels[kind] = {
             "gflops": kernel.gflops,
             "half": list(kernel.half),
+            "start": kernel.start,
             "cases": len(cases),
             "typical_factor": round(factor, 3),
         }

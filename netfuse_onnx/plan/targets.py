@@ -21,17 +21,19 @@ HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out
 @dataclass(frozen=True)
 class Kernel:
     """How fast a kind of kernel multiplies [m,k] by [k,n]: 2*m*n*k operations at `gflops`, slowed by
-    (1 + half/size) for each of m, n and k, so that at size = half it runs at half the speed."""
+    (1 + half/size) for each of m, n and k, so that at size = half it runs at half the speed. `start`: the
+    microseconds in which it shares itself out among the threads and waits for the last."""
 
     gflops: float
     half: tuple[float, float, float]
+    start: float = 0.0
 
     def microseconds(self, count: int, m: int, n: int, k: int) -> float:
         """`count` products in one launch, the launch not counted."""
         slowed = 1.0
         for size, half in zip((m, n, k), self.half, strict=True):
             slowed *= 1.0 + half / max(size, 1)
-        return 2e-3 * count * m * n * k / self.gflops * slowed
+        return self.start + 2e-3 * count * m * n * k / self.gflops * slowed
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ def target(name: str) -> Target:
 def parsed(name: str, value: Mapping[str, Any]) -> Target:
     try:
         kernels = {
-            kind: Kernel(float(k["gflops"]), (float(k["half"][0]), float(k["half"][1]), float(k["half"][2])))
+            kind: Kernel(
+                float(k["gflops"]),
+                (float(k["half"][0]), float(k["half"][1]), float(k["half"][2])),
+                float(k.get("start", 0.0)),
+            )
             for kind, k in value["kernels"].items()
         }
         times, rates = value["microseconds"], value["bytes_per_microsecond"]
