@@ -34,8 +34,9 @@ from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import calibrate, models
-from bench.calibrate import LONGEST, Bench, Link, Made
+from bench import calibrate, chains, models
+from bench.calibrate import Bench
+from bench.chains import LONGEST, Link, Made
 from bench.shapes import APART, Shape, Way, shapes
 from bench.zoo import ROWS, ZOO, Measured
 from netfuse_onnx.plan import targets
@@ -58,11 +59,11 @@ def node(what: Shape, way: Way) -> tuple[list[int | str], int, Link]:
     """The input's shape, the elements of a node's weights, and the node."""
     one = way.work
     if one.kernel.startswith("pointwise"):
-        link = _same(calibrate.convolution(one.k, one.n, 1, 1, one.count))
+        link = _same(chains.convolution(one.k, one.n, 1, 1, one.count))
         return [1, one.count * one.k, one.m, 1], one.count * one.k * one.n, link
     if not what.window:
         front = () if one.kernel == "product" else (one.count,)
-        link = _same(calibrate.product(front, one.k, one.n))
+        link = _same(chains.product(front, one.k, one.n))
         return [*front, "rows", one.k], one.count * one.k * one.n, link
     batch, channels, filters, groups = way.times
     weight = [what.w[0] * filters, *what.w[1:]]
@@ -70,9 +71,7 @@ def node(what: Shape, way: Way) -> tuple[list[int | str], int, Link]:
     attrs["group"] *= groups
 
     def convolution(i: int, x: str) -> Made:
-        return helper.make_node(what.op, [x, f"w{i}"], [f"y{i}"], **attrs), [
-            calibrate.stored(f"w{i}", *weight)
-        ]
+        return helper.make_node(what.op, [x, f"w{i}"], [f"y{i}"], **attrs), [chains.stored(f"w{i}", *weight)]
 
     return [what.x[0] * batch, what.x[1] * channels, *what.x[2:]], math.prod(weight), convolution
 
@@ -93,7 +92,7 @@ def bundle(what: Shape, way: Way, length: int) -> bytes:
         nodes += [made, seen]
         weights += more
         outputs[seen.output[0]] = TensorProto.FLOAT if seen.op_type == "MaxPool" else TensorProto.INT64
-    return calibrate.graph(nodes, inputs, outputs, weights)
+    return chains.graph(nodes, inputs, outputs, weights)
 
 
 def _image(what: Shape, way: Way) -> tuple[int, ...]:
@@ -126,7 +125,7 @@ def probes(bench: Bench) -> dict[bool, float]:
                     nodes.append(probe(at, image))
                     outputs[f"{at}p"] = TensorProto.FLOAT if image else TensorProto.INT64
             dims = [*shape[:-1], "rows"] if not image else shape
-            return calibrate.graph(nodes, {"x": dims}, {**outputs, at: TensorProto.FLOAT}, weights)
+            return chains.graph(nodes, {"x": dims}, {**outputs, at: TensorProto.FLOAT}, weights)
 
         found = times([bench.ready(probed(every), {"rows": 4}) for every in (True, False)], 40)
         return max(found[0] - found[1], 0.0) / 64
@@ -136,7 +135,7 @@ def probes(bench: Bench) -> dict[bool, float]:
 
     return {
         False: cost((), [4, 4], sine),
-        True: cost((4, 4), [1, 64, 4, 4], calibrate.convolution(64, 64, 1, 1, 1)),
+        True: cost((4, 4), [1, 64, 4, 4], chains.convolution(64, 64, 1, 1, 1)),
     }
 
 

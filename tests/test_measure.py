@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,18 +207,17 @@ def test_more_threads_must_be_clearly_faster() -> None:
 def test_the_settings_that_are_fastest_in_the_rounds_stand_for_a_way(tmp_path: Path) -> None:
     sequence, pool, *_ = entries(workload(family(tmp_path)), [], str(tmp_path))
 
-    def way(entry: Entry, settings: str, seconds: float, problem: str = "", unequal: bool = False) -> Way:
+    def way(
+        entry: Entry, settings: str, seconds: float, problem: str = "", error: float | None = None
+    ) -> Way:
         samples = (seconds,) * 3
         found = Quartiles.of(samples) if seconds else None
-        row = Row(entry.kind, entry.label, settings=settings, seconds=found, samples=samples, problem=problem)
-        return Way(entry, row, unequal=unequal)
+        row = Row(entry.kind, entry.label, settings=settings, seconds=found, samples=samples)
+        return Way(entry, replace(row, problem=problem, error=error))
 
-    slow, fast, broken = (
-        way(sequence, "1", 2.0),
-        way(sequence, "2", 1.0),
-        way(sequence, "3", 0.0, "no memory"),
-    )
-    wrong = way(pool, "2", 0.0, "not equal", unequal=True)
+    slow, fast = way(sequence, "1", 2.0), way(sequence, "2", 1.0)
+    broken = way(sequence, "3", 0.0, "no memory")
+    wrong = way(pool, "2", 0.0, "not equal", error=2.0)
     assert [*fastest([broken, slow, fast, way(pool, "1", 1.0), wrong])] == [fast, wrong]
 
 

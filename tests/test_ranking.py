@@ -1,4 +1,4 @@
-"""bench/ranking.py: what it collects, builds and concludes. Its timings are not looked at."""
+"""bench/ranking.py and calibrate.py: what they collect, build and conclude. No timing is looked at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 from families import model, save
 
 from bench import ranking
-from bench.calibrate import Bench
+from bench.calibrate import Bench, fitted
+from bench.chains import Case
+from netfuse_onnx.plan import targets
+from netfuse_onnx.plan.targets import Kernel
 
 LAYERS = """g (float[batch, 4, 6, 6] x) => (float[batch, 3] y) {
     c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, filters)
@@ -84,3 +87,26 @@ def test_measured_shapes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ranking, "measure", lambda *_: pytest.fail("measured again"))
     assert ranking.main() == 0
     assert json.loads(out.read_text())["shapes"] == first["shapes"]
+
+
+def test_the_fit_finds_the_constants_that_made_the_times() -> None:
+    kernel, launch = Kernel(200.0, (8.0, 4.0, 16.0), 5.0), 0.5
+    sizes = [(c, m, n, k) for c in (1, 8) for m in (1, 16, 512) for n in (8, 64, 768) for k in (16, 256)]
+    times = [(Case("", *size, 1, b""), launch + kernel.microseconds(*size)) for size in sizes]
+    found, factor = fitted(times, launch)
+    assert factor < 1.02
+    for size in sizes:
+        assert found.microseconds(*size) == pytest.approx(kernel.microseconds(*size), rel=0.1)
+
+
+def test_constants_without_a_start_have_none() -> None:
+    """Files of earlier calibrations are still read."""
+    target = targets.target("cpu")
+    value = json.loads((Path(targets.__file__).parent.parent / "targets" / "cpu.json").read_text())
+    for kernel in value["kernels"].values():
+        kernel["start"] = 3.0
+    later = targets.parsed("later", value)
+    for kind, kernel in target.kernels.items():
+        assert later.kernels[kind].microseconds(2, 16, 32, 64) == pytest.approx(
+            kernel.microseconds(2, 16, 32, 64) - kernel.start + 3.0
+        )

@@ -43,7 +43,6 @@ class Way:
     row: Row
     contender: Contender | None = None
     samples: list[float] = field(default_factory=list)
-    unequal: bool = False
 
     def failed(self, error: Exception | str) -> None:
         self.row = replace(self.row, problem=str(error) or type(error).__name__)

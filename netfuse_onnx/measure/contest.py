@@ -106,7 +106,6 @@ def _open(way: Way, work: Workload, effort: Effort, stay: bool) -> None:
         return way.failed(failure)
     way.row = replace(way.row, load=load, resident=max(0, grown), gpu=max(0, gpu), error=error)
     if problem:
-        way.unequal = True
         way.failed(f"not equal: {problem}")
     elif not stay:
         contender.close()
@@ -157,10 +156,10 @@ def _close(ways: Sequence[Way]) -> None:
 
 
 def fastest(ways: Sequence[Way]) -> Iterator[Way]:
-    """Of each entry, what was fastest in the rounds; what gave other values comes before all."""
+    """Of each entry, what was fastest in the rounds; what broke there comes before all."""
 
     def rank(way: Way) -> tuple[bool, bool, float]:
-        return not way.unequal, not way.row.ran, way.row.seconds.median if way.row.seconds else 0.0
+        return not way.row.broke, not way.row.ran, way.row.seconds.median if way.row.seconds else 0.0
 
     for _, same in itertools.groupby(ways, key=lambda way: id(way.entry)):
         yield min(same, key=rank)

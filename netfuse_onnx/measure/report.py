@@ -37,6 +37,11 @@ class Row:
     def ran(self) -> bool:
         return self.seconds is not None and not self.problem
 
+    @property
+    def broke(self) -> bool:
+        """Whether it ran, and then gave other values, or failed."""
+        return bool(self.problem) and self.error is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
@@ -83,9 +88,7 @@ class BenchReport(Report):
     @property
     def ok(self) -> bool:
         """Whether every merged model ran, and all that ran gave the same."""
-        return all(row.ran for row in self.rows if row.merged) and not any(
-            row.problem and row.error is not None for row in self.rows
-        )
+        return all(row.ran for row in self.rows if row.merged) and not any(row.broke for row in self.rows)
 
     def warned(self, more: Sequence[str]) -> BenchReport:
         return dataclasses.replace(self, warnings=(*more, *self.warnings))
