@@ -102,6 +102,12 @@ def turn(i: int, k: int, n: int) -> tuple[int, int]:
     return (k, n) if i % 2 == 0 else (n, k)
 
 
+def cases() -> Iterator[Case]:
+    yield from products()
+    yield from products_of_values()
+    yield from convolutions()
+
+
 def products() -> Iterator[Case]:
     """A linear layer: one, N as a batch of matrices, and N as one convolution."""
     for k, n in WIDTHS:
