@@ -242,7 +242,7 @@ def test_more_settings_than_one_are_tried(tmp_path: Path, monkeypatch: pytest.Mo
     found = contest(work, [MergedFile("merged", merged(tmp_path, paths))], effort=FAST)
     assert found.ok, found
     tried = {row.kind: len(row.tried) for row in found.rows}
-    assert tried == {"sequence": 3, "concurrent": 0, "processes": 0, "side by side": 5, "merged": 5}
+    assert tried == {"sequence": 4, "concurrent": 0, "processes": 0, "side by side": 5, "merged": 5}
     assert found.together
 
 

@@ -74,10 +74,11 @@ def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[E
 
 def sessions(work: Workload) -> tuple[Settings, ...]:
     """For one session after the other. On the CPU the pools of those that wait may take cores away from the
-    one that runs, so spinning is tried both ways."""
+    one that runs, so it is tried without spinning, and with it for as long as a call lasts."""
     if work.runtime.provider == "cuda" or work.cores == 1:
         return (Settings(),)
-    return (Settings(), Settings(work.cores, spin=False), Settings(work.cores))
+    cores = work.cores
+    return (Settings(), Settings(cores, spin=False), Settings(cores, rest=True), Settings(cores))
 
 
 def graphs(work: Workload) -> tuple[Settings, ...]:
@@ -86,8 +87,7 @@ def graphs(work: Workload) -> tuple[Settings, ...]:
         return (Settings(), Settings(graph=True))
     if work.cores == 1:
         return (Settings(),)
-    branches = (Settings(1, work.cores, spin=False), Settings(1, work.cores))
-    return (*sessions(work), *branches)
+    return (*sessions(work), Settings(branches=work.cores))
 
 
 def _plain(cls: type[Contender], work: Workload) -> Callable[[Settings], Contender]:

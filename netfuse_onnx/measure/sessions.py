@@ -19,17 +19,20 @@ from netfuse_onnx.run.runtime import RunFailed, Runtime, Value
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a user can choose. `threads` share one operator; `branches` > 1 run that many operators of one
-    graph at once; `spin`: idle threads wait busily; `graph`: CUDA graphs. 0 threads: there is no choice."""
+    graph at once; `spin`: idle threads wait busily; `rest`: but not when a call has ended; `graph`: CUDA
+    graphs. 0 threads: there is no choice."""
 
     threads: int = 1
     branches: int = 1
     spin: bool = True
+    rest: bool = False
     graph: bool = False
 
     def __str__(self) -> str:
         words = [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
         words += [f"{self.branches} branches"] if self.branches > 1 else []
         words += ["no spinning"] if not self.spin else []
+        words += ["no spinning between calls"] if self.rest else []
         words += ["CUDA graph"] if self.graph else []
         return ", ".join(words)
 
@@ -46,6 +49,8 @@ def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = Tru
     if not settings.spin:
         for pool in ("intra", "inter"):
             options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+    if settings.rest:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
