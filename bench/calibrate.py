@@ -8,7 +8,8 @@ Each case is a chain of one kind of node with weights of its own, so long that t
 go by, not the same few from the cache. A node's time is the chain's shortest time over its length, of all
 sweeps over the cases: other processes only ever add to it, and may do so for seconds. The speeds of a kernel
 over sizes are then fitted by (gflops, half, start) of plan/targets.py; the error is the sum of squared
-logarithms of predicted over measured time.
+logarithms of predicted over measured time, weighted by the root of the time: a wrong choice costs more where
+there is more to lose.
 """
 
 from __future__ import annotations
@@ -90,11 +91,15 @@ def fitted(cases: Sequence[tuple[Case, float]], launch: float) -> tuple[Kernel, 
     measured = np.log([t for _, t in cases])
     sizes = np.array([[c.m, c.n, c.k] for c, _ in cases], float)
     operations = np.array([c.operations for c, _ in cases])
+    weights = np.exp(measured / 2)
 
-    def error(p: np.ndarray) -> float:
+    def off(p: np.ndarray) -> np.ndarray:
         slowed = np.prod(1.0 + np.exp(p[1:4]) / sizes, axis=1)
         taken = launch + np.exp(p[4]) + 1e-3 * operations / np.exp(p[0]) * slowed
-        return float(np.sum((np.log(taken) - measured) ** 2))
+        return np.square(np.log(taken) - measured)
+
+    def error(p: np.ndarray) -> float:
+        return float(np.average(off(p), weights=weights))
 
     best, step = np.log([100.0, 8.0, 8.0, 8.0, 1.0]), 1.0
     while step > 1e-3:
@@ -105,7 +110,7 @@ def fitted(cases: Sequence[tuple[Case, float]], launch: float) -> tuple[Kernel, 
         else:
             step /= 2
     gflops, m, n, k, start = (round(float(value), 3) for value in np.exp(best))
-    return Kernel(gflops, (m, n, k), start), math.exp(math.sqrt(error(best) / len(cases)))
+    return Kernel(gflops, (m, n, k), start), math.exp(math.sqrt(np.mean(off(best))))
 
 
 # --------------------------------------------------------------------------- everything but products
@@ -206,7 +211,7 @@ def main() -> None:
     parser.add_argument("--provider", default="cpu", choices=PROVIDERS)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=7, help="of a case in a sweep; default: 7")
-    parser.add_argument("--sweeps", type=int, default=2, help="over all cases; default: 2")
+    parser.add_argument("--sweeps", type=int, default=4, help="over all cases; default: 4")
     parser.add_argument("--out", type=Path, help="default: the installed target of that provider")
     given = parser.parse_args()
     constants = measured(Bench(given.provider, given.threads, given.rounds), given.sweeps)
