@@ -32,6 +32,9 @@ CONVOLUTIONS = (  # channels in, out, side of the image, side of the filter, gro
     (96, 96, 112, 3, 96),
 )  # fmt: skip
 
+SQUARES = tuple((c, m, k) for c in (12, 48, 96) for m, k in ((16, 64), (128, 64), (64, 32), (256, 32)))
+"""Of attention: heads of all models, words, width of a head."""
+
 Made = tuple[onnx.NodeProto, list[onnx.TensorProto]]
 Link = Callable[[int, str], Made]
 """Node i of a chain, reading a value of that name, and its weights."""
@@ -105,6 +108,7 @@ def turn(i: int, k: int, n: int) -> tuple[int, int]:
 def cases() -> Iterator[Case]:
     yield from products()
     yield from products_of_values()
+    yield from einsums()
     yield from convolutions()
 
 
@@ -145,14 +149,28 @@ def convolution(into: int, out: int, side: int, groups: int, models: int) -> Lin
 
 def products_of_values() -> Iterator[Case]:
     """As attention has them: [c,m,k] x [c,k,m], then [c,m,m] x [c,m,k]."""
-    for count in (12, 48, 96):
-        for m, k in ((16, 64), (128, 64), (64, 32), (256, 32)):
+    for count, m, k in SQUARES:
 
-            def link(i: int, x: str, count: int = count, m: int = m, k: int = k) -> Made:
-                shape = (count, k, m) if i % 2 == 0 else (count, m, k)
-                return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), [stored(f"w{i}", *shape)]
+        def link(i: int, x: str, count: int = count, m: int = m, k: int = k) -> Made:
+            shape = (count, k, m) if i % 2 == 0 else (count, m, k)
+            return helper.make_node("MatMul", [x, f"w{i}"], [f"y{i}"]), [stored(f"w{i}", *shape)]
 
-            yield Case("product_values", count, m, m, k, 8, chain([count, m, k], 8, link))
+        yield Case("product_values", count, m, m, k, 8, chain([count, m, k], 8, link))
+
+
+def einsums() -> Iterator[Case]:
+    """The same, [m,c,k] and [m,c,k] to [c,m,m] and back, by ONNX Runtime's Einsum."""
+    for count, m, k in SQUARES:
+        yield Case("einsum", count, m, m, k, 8, chain([m, count, k], 8, einsum(count, m, k)))
+
+
+def einsum(count: int, m: int, k: int) -> Link:
+    def link(i: int, x: str) -> Made:
+        equation = "icd,jcd->cij" if i % 2 == 0 else "cij,jcd->icd"
+        weight = stored(f"w{i}", m, count, k)
+        return helper.make_node("Einsum", [x, weight.name], [f"y{i}"], equation=equation), [weight]
+
+    return link
 
 
 def convolutions() -> Iterator[Case]:

@@ -61,6 +61,9 @@ def node(what: Shape, way: Way) -> tuple[list[int | str], int, Link]:
     if one.kernel.startswith("pointwise"):
         link = _same(chains.convolution(one.k, one.n, 1, 1, one.count))
         return [1, one.count * one.k, one.m, 1], one.count * one.k * one.n, link
+    if one.kernel == "einsum":
+        link = _same(chains.einsum(one.count, one.n, one.k))
+        return ["rows", one.count, one.k], one.count * one.k * one.n, link
     if not what.window:
         front = () if one.kernel == "product" else (one.count,)
         link = _same(chains.product(front, one.k, one.n))

@@ -16,6 +16,12 @@ from netfuse_onnx.types import Dim, Layout
 def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Sequence[Dim]) -> Tensor:
     """From STACKED(b), or FOLDED of the last axis where it alone moves."""
     rank = len(dims)
+    if _together(src, at, dims):
+        x = emit.squeeze(emit.reshape(x, [*[0] * (rank - 1), _both(dims), 1]), [rank])
+        x = to_channels(emit, x, src, at, [*dims[:at], _both(dims)])
+        return emit.reshape(
+            emit.unsqueeze(x, [2]), [1, emit.models * known(dims[at]), known(dims[-1]), *[0] * at]
+        )
     if src.folded:  # [d0.., (N dk)] -> [(N dk), d0..]
         x = emit.transpose(x, [rank - 1, *range(rank - 1)])
         return emit.unsqueeze(x, [0, rank + 1] if rank == 2 else [0])
@@ -38,6 +44,10 @@ def unfolded(emit: Emitter, x: Tensor, at: int, dims: Sequence[Dim]) -> Tensor:
 def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Sequence[Dim]) -> Tensor:
     """To STACKED(b), or FOLDED of the last axis where it alone moves."""
     rank = len(dims)
+    if _together(dst, at, dims):
+        x = emit.squeeze(emit.reshape(x, [1, emit.models * _both(dims), 1, *[0] * at]), [2])
+        x = from_channels(emit, x, at, dst, [*dims[:at], _both(dims)])
+        return emit.reshape(emit.unsqueeze(x, [rank]), [*[0] * (rank - 1), known(dims[at]), known(dims[-1])])
     if dst.folded:
         x = emit.squeeze(x, [0, 3] if rank == 2 else [0])
         return emit.transpose(x, [*range(1, rank), 0])
@@ -45,6 +55,22 @@ def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Sequence
     order = moved(at, rank)
     perm = [1 + order.index(axis) for axis in range(rank)]
     return emit.transpose(x, [*perm[: dst.axis], 0, *perm[dst.axis :]])
+
+
+def image(emit: Emitter, x: Tensor, rank: int) -> Tensor:
+    """[d0, .., dk], equal in all models, -> [1, dk, d0, ..]."""
+    x = emit.unsqueeze(x, [0, rank + 1] if rank == 2 else [0])
+    return emit.transpose(x, [0, rank, *range(1, rank), *([3] if rank == 2 else [])])
+
+
+def _together(other: Layout, at: int, dims: Sequence[Dim]) -> bool:
+    """Whether the last two axes can move as one: ONNX Runtime's Transpose is fast where it moves one axis."""
+    two = len(dims) >= 4 and at == len(dims) - 2 and all(isinstance(dim, int) for dim in dims[at:])
+    return two and other.stacked and other.axis <= at
+
+
+def _both(dims: Sequence[Dim]) -> int:
+    return known(dims[-2]) * known(dims[-1])
 
 
 def moved(at: int, rank: int) -> list[int]:

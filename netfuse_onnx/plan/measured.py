@@ -58,12 +58,24 @@ class Measured(Cost):
         target = self.target
         found = work(site, offer, self.sizes)
         if found is not None:
-            return target.kernels[found.kernel].microseconds(found.count, found.m, found.n, found.k)
+            taken = target.kernels[found.kernel].microseconds(found.count, found.m, found.n, found.k)
+            return taken + (self._transposes(site, offer) if offer and offer.option else 0.0)
         if site.op in VIEWS:
             return 0.0
         times = 1 if offer is None else self.models
         moved = sum(self.nbytes(kind) for kind in (*site.inputs, *site.outputs) if kind.dims)
         return times * moved / (target.transposed if site.op == "Transpose" else target.streamed)
+
+    def _transposes(self, site: Site, offer: Lowering) -> float:
+        """Of what an option transposes on the way; stored weights are written that way."""
+        ports = (*site.inputs, *site.outputs)
+        mapped, stored = (*site.mapped, True), (*site.weight, False)
+        moved = sum(
+            2 * self.nbytes(ports[i]) * (self.models if mapped[i] else 1)
+            for i in offer.option.transposes
+            if not stored[i]
+        )
+        return moved / self.target.transposed
 
     def tiled_weight(self, elements: int) -> float:
         return self.models * elements * ITEM / self.target.streamed

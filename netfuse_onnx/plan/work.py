@@ -42,7 +42,7 @@ def work(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
 
 
 def _einsum(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
-    """Of two operands. ONNX Runtime turns them into stacks of matrices, and packs none."""
+    """Of two operands. ONNX Runtime turns them into stacks of matrices, which it copies, and packs none."""
     left, _, result = site.attr("equation").decode().replace(" ", "").partition("->")
     x, w = left.split(",")
     if not (x + w + result).isalpha() or any(v.dims is None for v in site.inputs):
@@ -57,11 +57,12 @@ def _einsum(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
     both, out = set(x) & set(w), set(result)
     k, count = product(both - out), product(both & out)
     m, n = product((set(x) - both) & out), product((set(w) - both) & out)
-    batched = offer is not None and offer.became is not Became.REPLICATED
-    kernel = "product_stacked" if site.weight[1] else "product_values"
-    if offer and batched and offer.option.kernel:
-        kernel = pointwise_kernel(k, n)
-    return Work(kernel, count * (site.models if batched else 1), m, n, k)
+    if offer is None or offer.became is Became.REPLICATED:
+        return Work("einsum", count, m, n, k)
+    option = offer.option
+    if option.became is Became.GROUPED:
+        return _pointwise(offer, site.models, m, n, k)
+    return Work(option.kernel or "einsum", count * site.models, m, n, k)
 
 
 def _product(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
@@ -78,15 +79,21 @@ def _product(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
     if batch == 1 and site.weight[1]:  # one matrix for all rows
         if not batched:
             return Work("product", 1, rows, n, k)
-        kernel = getattr(offer.option, "kernel", "") if offer else ""
         if not site.mapped[1]:
             return Work("product", 1, rows * site.models, n, k)
-        if offer and offer.takes[0] == SHARED and not kernel:
-            return Work("product_stacked", site.models, rows, n, k)
-        return Work(pointwise_kernel(k, n) if kernel else "product_stacked", site.models, rows, n, k)
+        if offer is not None and offer.became is Became.GROUPED:
+            return _pointwise(offer, site.models, rows, n, k)
+        return Work("product_stacked", site.models, rows, n, k)
     count = math.prod(y[:-2]) if len(y) > 2 else 1
     m = max(rows // max(count, 1), 1)
     return Work("product_values", count * (site.models if batched else 1), m, n, k)
+
+
+def _pointwise(offer: Lowering, models: int, m: int, n: int, k: int) -> Work:
+    """A group per model, or, where all read one input, as many more columns."""
+    if offer.takes[0] == SHARED:
+        return Work(pointwise_kernel(k, models * n), 1, m, models * n, k)
+    return Work(pointwise_kernel(k, n), models, m, n, k)
 
 
 def _convolution(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:

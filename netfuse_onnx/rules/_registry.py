@@ -117,7 +117,8 @@ class Option:
     body does not read), `gives[k]` per output, `nodes` emitted (fractions for nodes that copy nothing).
 
     `tuned`: on offer only to plans with measured costs. `kernel`: the kind of kernel in targets/*.json that
-    does its arithmetic, where it is not the usual one of its operator."""
+    does its arithmetic, where it is not the usual one of its operator. `transposes`: which inputs, then which
+    outputs, the body transposes on the way."""
 
     rule: str
     takes: tuple[Layout | None, ...]
@@ -127,6 +128,7 @@ class Option:
     became: Became = Became.BATCHED
     tuned: bool = False
     kernel: str = ""
+    transposes: tuple[int, ...] = ()
 
 
 Offers = Callable[[Site], Iterator[Option]]

@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from netfuse_onnx.emit.channels import folded, moved, unfolded
+from netfuse_onnx.emit.channels import folded, image, moved, unfolded
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim
 from netfuse_onnx.rules._build import again, need
@@ -36,10 +36,10 @@ def channels(dims: Sequence[Dim]) -> Layout | None:
 
 @family("MatMul", "Gemm")
 def pointwise(site: Site) -> Iterator[Option]:
-    """a 1x1 convolution, with --target: 1(MK)r, (MO)K1 -> 1(MO)r, a group per model"""
+    """a 1x1 convolution, with --target: 1(MK)r, (MO)K1 -> 1(MO)r, a group per model; or of one input, 1Kr"""
     layout = channels(site.dims(0))
     need(layout is not None, "its input has no channels of a known number")
-    need(site.is_mapped(0) and site.is_mapped(1) and site.weight[1], "it has no weights per model")
+    need(site.is_mapped(1) and site.weight[1], "it has no weights per model")
     need(site.rank(1) == 2, "its weight is not one matrix")
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
     trans_a, turned = (bool(site.attr(name, 0)) for name in ("transA", "transB"))
@@ -47,20 +47,21 @@ def pointwise(site: Site) -> Iterator[Option]:
     need(plain, "it scales or transposes its input")
     bias = _bias(site)
     assert layout is not None
-    takes = (layout, STACKED(0), *([] if bias is None else [bias]))
+    own = site.mapped[0]
+    takes = (layout if own else SHARED, STACKED(0), *([] if bias is None else [bias]))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         w = ins[1] if turned else emit.swap_last(ins[1], 3)
         inner, outer = site.dims(1) if not turned else reversed(site.dims(1))
         ones = [1] * max(site.rank(0) - 1, 2)
         w = emit.reshape(w, [emit.models * known(outer), known(inner), *ones])
-        given = [ins[0], w]
+        given = [ins[0] if own else image(emit, ins[0], site.rank(0)), w]
         if bias is not None:
             given.append(emit.reshape(ins[2], [emit.models * known(outer)]))
-        return emit("Conv", *given, group=emit.models, kernel_shape=ones)
+        return emit("Conv", *given, group=emit.models if own else 1, kernel_shape=ones)
 
-    given = CHANNELS(site.out_rank() - 1)
-    yield Option("pointwise", takes, (given,), body, 1.0, Became.GROUPED, tuned=True, kernel=KERNEL)
+    gives, moves = (CHANNELS(site.out_rank() - 1),), () if own else (0,)
+    yield Option("pointwise", takes, gives, body, 1.0 + len(moves), Became.GROUPED, True, KERNEL, moves)
 
 
 @family("Einsum")
@@ -70,7 +71,9 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
     need(found is not None and len(site.node.inputs) == 2, "it is no product with weights")
     assert found is not None
     rows, inner, outer, turned = found
-    need(site.is_mapped(0) and site.is_mapped(1) and site.weight[1], "it has no weights per model")
+    own = site.mapped[0]
+    need(site.is_mapped(1) and site.weight[1], "it has no weights per model")
+    need(own or inner == 1, "its input is equal in all models, with several inner axes")
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
     dims, weight = site.dims(0), site.dims(1)
     k = [int(d) for d in dims[rows:] if isinstance(d, int)]
@@ -78,22 +81,24 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
     need(len(k) == inner and rows >= 2 and 0 not in (*k, *n, *dims), "its channels are of unknown number")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        x, ones, rest = ins[0], [1] * rows, [0] * rows
+        ones, rest = [1] * rows, [0] * rows
+        x = ins[0] if own else image(emit, ins[0], rows + 1)
         into, out = math.prod(k), math.prod(n)
         if inner > 1:  # at equal rank, so that each 0 copies from its own place
             x = emit.reshape(x, [1, emit.models * into, *[1] * (inner - 1), *rest])
             x = emit.squeeze(x, range(2, inner + 1))
         w = ins[1] if turned else emit.swap_at(ins[1], inner, into, out)
         w = emit.reshape(w, [emit.models * out, into, *ones])
-        y = emit("Conv", x, w, group=emit.models, kernel_shape=ones)
+        y = emit("Conv", x, w, group=emit.models if own else 1, kernel_shape=ones)
         if outer == 1:
             return y
         y = emit.unsqueeze(y, range(2, outer + 1))
         return emit.reshape(y, [1, emit.models * n[0], *n[1:], *rest])
 
-    nodes = 1.0 + 0.5 * (inner > 1) + 0.5 * (outer > 1)
-    takes, gives = (CHANNELS(rows), STACKED(0)), (CHANNELS(rows),)
-    yield Option("einsum_pointwise", takes, gives, body, nodes, Became.GROUPED, tuned=True, kernel=KERNEL)
+    moves = () if own else (0,)
+    nodes = 1.0 + 0.5 * (inner > 1) + 0.5 * (outer > 1) + len(moves)
+    takes, gives = (CHANNELS(rows) if own else SHARED, STACKED(0)), (CHANNELS(rows),)
+    yield Option("einsum_pointwise", takes, gives, body, nodes, Became.GROUPED, True, KERNEL, moves)
 
 
 def _linear(equation: str) -> tuple[int, int, int, bool] | None:

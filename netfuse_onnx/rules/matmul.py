@@ -81,25 +81,3 @@ def gemm_shared_weights(site: Site) -> Iterator[Option]:
     yield Option(
         "gemm_shared_weights", (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1), (FOLDED(0),), again
     )
-
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-@family("Einsum")
-def einsum(site: Site) -> Iterator[Option]:
-    """one more letter, the models, on every operand that differs between them"""
-    equation = site.attr("equation").decode().replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        letters = [c for c in left if c.isalpha()]
-        right = ("..." if "..." in left else "") + "".join(
-            sorted(c for c in set(letters) if letters.count(c) == 1)
-        )
-    free = next((c for c in LETTERS if c not in equation), "")
-    need(free != "", "its equation has no letter left for the models")
-    terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
-    merged = f"{','.join(terms)}->{free}{right}"
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
-    yield Option("einsum", takes, (STACKED(0),), lambda s, ins, emit: again(s, ins, emit, equation=merged))

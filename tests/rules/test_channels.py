@@ -81,3 +81,16 @@ def test_of_unequal_widths(tmp_path):
 def test_the_oracle_sees_a_swap(tmp_path):
     values = draw(graph("float[B,4] x", "y = Relu(x)"), 3, sizes=SIZES)
     assert not np.array_equal(values["x"][0], values["x"][1])
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("body", ["MatMul(x, w)", "Gemm(x, w)", "Gemm<transB = 1>(x, w)", 'Einsum<equation = "ak,ko->ao">(x, w)',
+                                  'Einsum<equation = "abk,ok->abo">(x, w)', 'Einsum<equation = "abk,khd->abhd">(x, w)'])  # fmt: skip
+def test_one_input_for_all(body, n, tmp_path):
+    """One image, with the filters of all models."""
+    w = {"ok": "3,4", "khd": "4,2,3"}.get(
+        body.partition(",")[2][:3].strip("->"), "3,4" if "transB" in body else "4,3"
+    )
+    x = "B,S,4" if "abk" in body else "B,4"
+    model = graph(f"float[{x}] x, float[{w}] w", f"h = {body} y = Tanh(h)")
+    check(model, draw(model, n, sizes=SIZES), {"x": "shared input", "w": "weight"}, tmp_path, io="separate")

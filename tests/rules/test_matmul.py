@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from oracle import check, draw, fails_or_is_right, few_roles, graph, some_roles, sweep
 
+from netfuse_onnx.rules.einsum import Matrices, matrices
+
 OPS = ("Einsum", "Gemm", "MatMul")
 
 SIZES = {"B": 3, "S": 2}
@@ -99,12 +101,26 @@ def test_an_empty_image_fails(tmp_path):
         ("ij,jk->ik", "3,4", "4,2"), ("ij,jk", "3,4", "4,2"), ("ij,jk->ki", "3,4", "4,2"),
         ("i,i->", "3", "3"), ("bij,bjk->bik", "3,2,4", "3,4,2"), ("bid,bjd->bij", "B,3,4", "B,2,4"),
         ("i,j->ij", "3", "4"), ("...ij,...jk->...ik", "2,3,4", "2,4,3"), ("...ij,jk", "2,3,4", "4,3"),
-        ("bhid, bhjd -> bhij", "2,3,2,4", "2,3,3,4"), ("Ab,bC->AC", "3,4", "4,2"), ("ba,ca", "3,4", "2,4"),
+        ("bhid, bhjd -> bhij", "2,3,2,4", "2,3,3,4"), ("ibnd,jbnd->bnij", "S,B,2,4", "3,B,2,4"),
+        ("bnij,jbnd->ibnd", "B,2,S,3", "3,B,2,4"), ("bij,bjk->kbi", "3,S,4", "3,4,2"), ("Ab,bC->AC", "3,4", "4,2"), ("ba,ca", "3,4", "2,4"),
     ],
 )  # fmt: skip
 def test_einsum_of_two(equation, x, y, tmp_path):
     model = graph(f"float[{x}] x, float[{y}] y", f'z = Einsum<equation = "{equation}">(x, y)')
     sweep(model, tmp_path, sizes=SIZES, roles=few_roles)
+
+
+@pytest.mark.parametrize(
+    ("equation", "found"),
+    [
+        ("ibnd,jbnd->bnij", Matrices("bn", "i", "d", "j")), ("bnij,jbnd->ibnd", Matrices("bn", "i", "j", "d")),
+        ("ij,jk->ki", Matrices("", "i", "j", "k")), ("bij,bjk->bki", Matrices("b", "i", "j", "k")),
+        ("ibh,hnd->ibnd", None), ("bij,jk->bik", None), ("bij,bjk->ik", None), ("i,j->ij", None), ("ij,jk", None),
+        ("ii,ij->ij", None), ("...ij,...jk->...ik", None), ("bij,bij->bi", None), ("ij->ji", None),
+    ],
+)  # fmt: skip
+def test_what_is_a_product_of_matrices(equation, found):
+    assert matrices(equation) == found
 
 
 @pytest.mark.parametrize("equation", ["ij->ji", "ij->", "ij->i", "ii->i", "ij", "ji", "...j->j..."])
