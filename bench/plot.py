@@ -21,6 +21,7 @@ Result = Mapping[str, Any]
 Point = tuple[int, float, float, float]
 """Models, and how many times as fast: the median, the lower quartile, the upper one."""
 
+RANKING = "ranking.json"
 COLUMNS = 4
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 DASHES = {1: "-", 8: "--"}
@@ -41,7 +42,7 @@ def main() -> int:
 
 def read(folder: Path) -> list[Result]:
     """All results, by network, type, batch and number of models."""
-    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json") if path.name != RANKING]
     return sorted(found, key=lambda r: (r["group"], r["name"], r["dtype"], r["batch"], r["count"]))
 
 

@@ -6,6 +6,7 @@ the rounds as well, where memory allows.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -57,12 +58,12 @@ def choose(entry: Entry, work: Workload, folder: str, effort: Effort) -> list[Wa
     row = Row(entry.kind, entry.label, entry.merged, file=entry.size)
     try:
         _prepare(entry, work, folder)
-        tried = _trials(entry, effort) if len(entry.choices) > 1 else dict[Settings, float]()
+        tried, load = _trials(entry, effort) if len(entry.choices) > 1 else ({}, 0.0)
     except (RunFailed, OSError) as error:
         way = Way(entry, row)
         way.failed(error)
         return [way]
-    row = replace(row, tried={str(settings): seconds for settings, seconds in tried.items()})
+    row = replace(row, load=load, tried={str(settings): seconds for settings, seconds in tried.items()})
     chosen = finalists(tried) if tried else entry.choices[:1]
     return [Way(entry, replace(row, settings=str(some)), entry.make(some)) for some in chosen]
 
@@ -75,17 +76,20 @@ def _prepare(entry: Entry, work: Workload, folder: str) -> None:
     entry.prepare()
 
 
-def _trials(entry: Entry, effort: Effort) -> dict[Settings, float]:
-    """Seconds of a call, by settings. Raises RunFailed where none runs."""
+def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]:
+    """Seconds of a call, by settings, and the shortest time of loading. Raises RunFailed where none runs."""
     tried, problem = dict[Settings, float](), RunFailed("no settings could be tried")
+    load = math.inf
     end = time.monotonic() + PATIENCE
     for settings in entry.choices:
         if tried and time.monotonic() > end:
             break
         contender = entry.make(settings)
         try:
+            start = time.perf_counter()
             contender.setup()
             contender.run()
+            load = min(load, time.perf_counter() - start)
             tried[settings] = quick(contender.run, effort)
         except RunFailed as error:
             problem = error
@@ -93,7 +97,7 @@ def _trials(entry: Entry, effort: Effort) -> dict[Settings, float]:
             contender.close()
     if not tried:
         raise problem
-    return tried
+    return tried, load
 
 
 def finalists(tried: Mapping[Settings, float]) -> list[Settings]:

@@ -14,7 +14,8 @@ from netfuse_onnx.report import Report
 class Row:
     """One way of running the models once. Times are in seconds of a call of all models, sizes in bytes.
 
-    `resident` and `gpu` are by how much loading it and one run grew this machine's memory (its own
+    `load` is the shortest time of loading it and one run (the first finds the files on the disk), `resident`
+    and `gpu` are by how much loading it and one run grew this machine's memory (its own
     processes together), `tried` the seconds of each setting that was tried, `error` the worst output as
     error / allowed, `problem` why it can't be compared: it does not run, or is not equal.
     """

@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 Mode = Literal["auto", "external", "single"]
 Metadata = Mapping[str, str] | Callable[[tuple[str, ...]], Mapping[str, str]]
 
-INLINE_BELOW = 1 << 30  # bytes of a model from which its weights get a file of their own
+INLINE_BELOW = 64 << 20  # bytes of a model from which its weights get a file of their own, which loads faster
 _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes that every reader takes, with room for the metadata
 _ALIGN = 64  # bytes: a cache line, and the widest vector load
 _SLACK = 1 << 20  # bytes of room for metadata and folder entries
@@ -94,7 +94,7 @@ def stage(
     """Writes the merged model beside `out`, complete and synced, to be proven and then committed.
 
     `mode`: weights inside the model file (single), in `NAME-<8 hex>.data` beside it (external), or the
-    latter from 1 GiB on (auto). `metadata` is given the sources' digests when it is a function.
+    latter from 64 MiB on (auto). `metadata` is given the sources' digests when it is a function.
     `progress` is told what is done, and the weight bytes done and in total, at least every 16 MiB.
     `digests`: those of the sources, where the caller has started them earlier; stage() ends them.
 
