@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from families import model, save
 
-from bench import ranking
+from bench import calibrate, ranking
 from bench.calibrate import Bench, fitted
 from bench.chains import Case
+from bench.shapes import Shape, Way
+from netfuse_onnx.errors import FileFault
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.targets import Kernel
+from netfuse_onnx.plan.work import Work
 
 LAYERS = """g (float[batch, 4, 6, 6] x) => (float[batch, 3] y) {
     c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, filters)
@@ -101,12 +104,27 @@ def test_the_fit_finds_the_constants_that_made_the_times() -> None:
 
 def test_constants_without_a_start_have_none() -> None:
     """Files of earlier calibrations are still read."""
-    target = targets.target("cpu")
-    value = json.loads((Path(targets.__file__).parent.parent / "targets" / "cpu.json").read_text())
+    value = json.loads((calibrate.TARGETS / "cpu.json").read_text())
     for kernel in value["kernels"].values():
-        kernel["start"] = 3.0
-    later = targets.parsed("later", value)
-    for kind, kernel in target.kernels.items():
-        assert later.kernels[kind].microseconds(2, 16, 32, 64) == pytest.approx(
-            kernel.microseconds(2, 16, 32, 64) - kernel.start + 3.0
-        )
+        del kernel["start"]
+    assert {kernel.start for kernel in targets.parsed("earlier", value).kernels.values()} == {0.0}
+
+
+def test_a_target_without_a_kind_of_kernel_is_told(tmp_path: Path) -> None:
+    value = json.loads((calibrate.TARGETS / "cpu.json").read_text())
+    del value["kernels"]["einsum"]
+    (tmp_path / "old.json").write_text(json.dumps(value))
+    with pytest.raises(FileFault, match=r"old\.json does not hold .*einsum"):
+        targets.target(str(tmp_path / "old.json"))
+
+
+@pytest.mark.parametrize("name", targets.NAMES)
+def test_the_installed_targets_have_every_kind_of_kernel(name: str) -> None:
+    value = json.loads((calibrate.TARGETS / f"{name}.json").read_text())
+    assert set(value["kernels"]) == set(targets.KINDS)
+
+
+def test_an_einsum_can_be_ranked() -> None:
+    what = Shape("Product", (), (), (), (Way("einsum", 1, Work("einsum", 2, 4, 3, 5)),))
+    taken = ranking.measure(what, Bench("cpu", 1, 1), {True: 0.0, False: 0.0})
+    assert taken is not None and taken["einsum"] > 0.0

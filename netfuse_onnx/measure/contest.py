@@ -104,8 +104,8 @@ def _open(way: Way, work: Workload, effort: Effort, stay: bool) -> None:
             way.samples.append(quick(contender.run, effort))
     except RunFailed as failure:
         return way.failed(failure)
-    way.row = replace(way.row, load=min(load, way.row.load or load), error=error)
-    way.row = replace(way.row, resident=max(0, grown), gpu=max(0, gpu))
+    load = min(load, way.row.load or load)
+    way.row = replace(way.row, load=load, resident=max(0, grown), gpu=max(0, gpu), error=error)
     if problem:
         way.failed(f"not equal: {problem}")
     elif not stay:

@@ -15,6 +15,11 @@ from typing import Any
 from netfuse_onnx.errors import FileFault, InternalError
 
 NAMES = ("cpu", "cuda")
+KINDS = (
+    "convolution_blocked", "convolution_depthwise", "convolution_plain", "einsum", "pointwise_blocked",
+    "pointwise_plain", "product", "product_stacked", "product_values",
+)  # fmt: skip
+"""Of kernels, as plan/work.py names them."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 
 
@@ -67,19 +72,17 @@ def target(name: str) -> Target:
     except OSError as error:
         raise FileFault(f"{name} can't be read: {error.strerror}.", HINT) from error
     except (ValueError, AttributeError, InternalError) as error:
-        raise FileFault(f"{name} holds no constants of a target.", HINT) from error
+        raise FileFault(f"{name} does not hold the constants of a target: {error}", HINT) from error
+
+
+def _kernel(value: Mapping[str, Any]) -> Kernel:
+    m, n, k = map(float, value["half"])
+    return Kernel(float(value["gflops"]), (m, n, k), float(value.get("start", 0.0)))
 
 
 def parsed(name: str, value: Mapping[str, Any]) -> Target:
     try:
-        kernels = {
-            kind: Kernel(
-                float(k["gflops"]),
-                (float(k["half"][0]), float(k["half"][1]), float(k["half"][2])),
-                float(k.get("start", 0.0)),
-            )
-            for kind, k in value["kernels"].items()
-        }
+        kernels = {kind: _kernel(value["kernels"][kind]) for kind in KINDS}
         times, rates = value["microseconds"], value["bytes_per_microsecond"]
         return Target(
             name, float(times["launch"]), float(times["view"]), float(times["part"]), float(rates["copied"]),

@@ -21,8 +21,6 @@ from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import CHANNELS, FOLDED, SHARED, STACKED, Became, Dim, Layout
 
-KERNEL = "convolution_pointwise"
-
 
 def channels(dims: Sequence[Dim]) -> Layout | None:
     """The last axis as channels, where it is known and not the only one. No convolution takes an empty
@@ -61,7 +59,8 @@ def pointwise(site: Site) -> Iterator[Option]:
         return emit("Conv", *given, group=emit.models if own else 1, kernel_shape=ones)
 
     gives, moves = (CHANNELS(site.out_rank() - 1),), () if own else (0,)
-    yield Option("pointwise", takes, gives, body, 1.0 + len(moves), Became.GROUPED, True, KERNEL, moves)
+    nodes = 1.0 + len(moves)
+    yield Option("pointwise", takes, gives, body, nodes, Became.GROUPED, tuned=True, transposes=moves)
 
 
 @family("Einsum")
@@ -98,7 +97,7 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
     moves = () if own else (0,)
     nodes = 1.0 + 0.5 * (inner > 1) + 0.5 * (outer > 1) + len(moves)
     takes, gives = (CHANNELS(rows) if own else SHARED, STACKED(0)), (CHANNELS(rows),)
-    yield Option("einsum_pointwise", takes, gives, body, nodes, Became.GROUPED, True, KERNEL, moves)
+    yield Option("einsum_pointwise", takes, gives, body, nodes, Became.GROUPED, tuned=True, transposes=moves)
 
 
 def _linear(equation: str) -> tuple[int, int, int, bool] | None:

@@ -84,13 +84,15 @@ def test_the_oracle_sees_a_swap(tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
-@pytest.mark.parametrize("body", ["MatMul(x, w)", "Gemm(x, w)", "Gemm<transB = 1>(x, w)", 'Einsum<equation = "ak,ko->ao">(x, w)',
-                                  'Einsum<equation = "abk,ok->abo">(x, w)', 'Einsum<equation = "abk,khd->abhd">(x, w)'])  # fmt: skip
-def test_one_input_for_all(body, n, tmp_path):
+@pytest.mark.parametrize(
+    ("op", "x", "w"),
+    [
+        ("MatMul", "B,4", "4,3"), ("MatMul", "B,S,4", "4,3"), ("Gemm", "B,4", "4,3"), ("Gemm<transB = 1>", "B,4", "3,4"),
+        ('Einsum<equation = "ak,ko->ao">', "B,4", "4,3"), ('Einsum<equation = "abk,ok->abo">', "B,S,4", "3,4"),
+        ('Einsum<equation = "abk,khd->abhd">', "B,S,4", "4,2,3"),
+    ],
+)  # fmt: skip
+def test_one_input_for_all(op, x, w, n, tmp_path):
     """One image, with the filters of all models."""
-    w = {"ok": "3,4", "khd": "4,2,3"}.get(
-        body.partition(",")[2][:3].strip("->"), "3,4" if "transB" in body else "4,3"
-    )
-    x = "B,S,4" if "abk" in body else "B,4"
-    model = graph(f"float[{x}] x, float[{w}] w", f"h = {body} y = Tanh(h)")
+    model = graph(f"float[{x}] x, float[{w}] w", f"h = {op}(x, w) y = Tanh(h)")
     check(model, draw(model, n, sizes=SIZES), {"x": "shared input", "w": "weight"}, tmp_path, io="separate")
