@@ -72,7 +72,8 @@ def target(name: str) -> Target:
     except OSError as error:
         raise FileFault(f"{name} can't be read: {error.strerror}.", HINT) from error
     except (ValueError, AttributeError, InternalError) as error:
-        raise FileFault(f"{name} does not hold the constants of a target: {error}", HINT) from error
+        reason = error.__cause__ or error
+        raise FileFault(f"{name} holds no constants of a target ({reason}).", HINT) from error
 
 
 def _kernel(value: Mapping[str, Any]) -> Kernel:
