@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,24 @@ def test_draws(tmp_path: Path) -> None:
     assert np.asarray(one["image"]).max() > 200
     again = inputs.draw(specs, case, 0, frozenset({"f"}), seed=3)
     assert all(np.array_equal(one[name], again[name]) for name in one)
+
+
+def test_draws_of_another_scale_and_salt(tmp_path: Path) -> None:
+    text = """g (float[n, 3] f, int64[n, 2] ids, uint8[n, 8] image) =>
+        (float[n, 3] f2, float[n, 2, 4] y, uint8[n, 8] i2) {
+        f2 = Neg(f) y = Gather(table, ids) i2 = BitwiseNot(image) }"""
+    paths = [save(tmp_path / f"{n}.onnx", build(text, {"table": (5, 4)}, opset=18)) for n in "ab"]
+    specs = inputs.describe(match([load(path) for path in paths], ["a", "b"]))
+    case = Case("n=50", {"n": 50})
+    wide, other = replace(case, scale=10.0), replace(case, salt=1)
+    assert (case.label, wide.label, other.label) == ("n=50", "n=50, scale 10", "n=50, salt 1")
+    plain, scaled, salted = (inputs.draw(specs, c, 0, frozenset(), seed=3) for c in (case, wide, other))
+    np.testing.assert_allclose(scaled["f"], np.asarray(plain["f"]) * 10, rtol=1e-6)
+    for name in ("ids", "image"):
+        assert np.array_equal(scaled[name], plain[name])
+        assert not np.array_equal(salted[name], plain[name])
+    assert not np.array_equal(salted["f"], plain["f"])
+    assert set(np.unique(np.asarray(salted["ids"]))) <= set(range(5))
 
 
 def test_sizes_of_symbols() -> None:

@@ -46,13 +46,22 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One choice of sizes, and of how values are drawn."""
+    """One choice of sizes, and of how values are drawn. `title` tells the sizes. Floats are multiplied by
+    `scale`; another `salt` gives other values of the same kind."""
 
-    label: str
+    title: str
     sizes: Mapping[str, int]
     floats: str = "normal"
     integers: str = "fit"
     given: tuple[Mapping[str, Value], ...] = field(default=(), repr=False)
+    scale: float = 1.0
+    salt: int = 0
+
+    @property
+    def label(self) -> str:
+        """The title, and what is unusual about the values."""
+        scale = f", scale {self.scale:g}" if self.scale != 1.0 else ""
+        return f"{self.title}{scale}{f', salt {self.salt}' if self.salt else ''}"
 
 
 def describe(family: Correspondence) -> tuple[InputSpec, ...]:
@@ -86,7 +95,7 @@ def cases(
             tried.append(Case("", sizes | outer, *style))
     done: list[Case] = []
     for case in tried:
-        labelled = replace(case, label=_label(case.sizes, batches))
+        labelled = replace(case, title=_title(case.sizes, batches))
         if labelled not in done:
             done.append(labelled)
             yield labelled
@@ -100,8 +109,8 @@ def draw(
         return dict(case.given[model])
     feeds: dict[str, Value] = {}
     for i, spec in enumerate(specs):
-        key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.label.encode())]
-        rng = np.random.default_rng(key)
+        key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.title.encode())]
+        rng = np.random.default_rng([*key, case.salt] if case.salt else key)
         shape = symbols.sizes(spec.dims or (), case.sizes)
         drawn = [_array(spec, shape, case, rng) for _ in range(2 if spec.sequence else 1)]
         feeds[spec.name] = drawn if spec.sequence else drawn[0]
@@ -119,7 +128,7 @@ def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.G
         return _mask(shape, rng) if accepts.mask else np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in FLOATS and accepts.high is None and not accepts.values:
         values = rng.standard_normal(shape) if case.floats == "normal" else rng.random(shape)
-        return np.asarray(values).astype(dtype)
+        return np.asarray(values * case.scale).astype(dtype)
     return _integers(accepts, shape, case, rng, dtype).astype(dtype)
 
 
@@ -161,6 +170,6 @@ def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
     return (inner if inner.proto is None else ValueType()), sequence
 
 
-def _label(sizes: Mapping[str, int], batches: Sequence[str]) -> str:
+def _title(sizes: Mapping[str, int], batches: Sequence[str]) -> str:
     order = [*batches, *(name for name in sizes if name not in batches)]
     return ", ".join(f"{name}={sizes[name]}" for name in order) or "static shapes"
