@@ -19,6 +19,7 @@ from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
+    Isolation,
     MergeReport,
     RulesReport,
     ValuesProof,
@@ -222,18 +223,40 @@ def _values(values: ValuesProof, models: int, console: Console) -> None:
             f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
             f"({worst.precision}){_noise(worst.noise)}.",
         )
-    if values.spread:
+    if values.spread and values.spread.telling:
         one, two = values.spread.models
         _line(
             console,
-            f"Spread: on the same input {one} and {two}, the most alike, are {values.spread.ratio:.3g} times "
-            "what is allowed apart.",
+            f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
+            f"{values.spread.ratio:.3g} times the tolerance.",
+        )
+    if values.isolation:
+        _isolation(values.isolation, models, console)
+    if values.unreached:
+        _line(
+            console,
+            f"Not reached by any inputs that were tried: {_some(values.unreached, 3)}.",
         )
     if values.tf32 is not None:
         _line(
             console,
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale.",
         )
+
+
+def _isolation(isolation: Isolation, models: int, console: Console) -> None:
+    for problem in isolation.problems[:REASONS]:
+        _line(console, f"Isolation: {problem}")
+    if not isolation.ok:
+        return
+    sizes = (
+        f"; {isolation.refused} calls with unequal sizes failed, as they should" if isolation.refused else ""
+    )
+    _line(
+        console,
+        f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of the "
+        f"others as they were, bit for bit ({isolation.calls} calls){sizes}.",
+    )
 
 
 def _noise(noise: float | None) -> str:

@@ -7,13 +7,21 @@ arguments that make no sense; what else they raise is said with each.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments
-from netfuse_onnx.errors import FileFault, NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
+from netfuse_onnx.errors import (
+    FileFault,
+    NotEquivalent,
+    NotProven,
+    StrictViolated,
+    UsageFault,
+    ValuesDiffer,
+)
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
@@ -34,6 +42,7 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import (
+    NOT_PROVEN,
     CheckReport,
     InspectReport,
     MergeReport,
@@ -119,6 +128,7 @@ def merge(
         ) as staged:
             if options:
                 proved = prove(staged.model_path, merged.every_recipe, family, options, progress)
+                proved = dataclasses.replace(proved, strict=strict)
                 answer = answer.proved(proved)
                 _refuse_unproved(answer, proved)
             staged.commit()
@@ -153,9 +163,18 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
 
 
 def verify(
-    merged: str, paths: Sequence[str], *, progress: Progress | None = None, **proof: Unpack[Proof]
+    merged: str,
+    paths: Sequence[str],
+    *,
+    strict: bool = False,
+    isolation: bool = False,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
 ) -> VerifyReport:
     """Prove a merged file against its sources again. A failed proof is a report that is not ok.
+
+    `strict` refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd
+    values to every model, not to two.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
@@ -168,7 +187,9 @@ def verify(
         if strangers:
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
-    return prove(merged, recipes, family, options, progress).warned(strangers)
+    options = dataclasses.replace(options, isolation=isolation)
+    proved = prove(merged, recipes, family, options, progress).warned(strangers)
+    return dataclasses.replace(proved, strict=strict)
 
 
 def bench(
@@ -329,6 +350,14 @@ def _refuse_replicated(answer: MergeReport) -> None:
 def _refuse_unproved(answer: MergeReport, proved: VerifyReport) -> None:
     if proved.ok:
         return
+    if proved.exit_code == NOT_PROVEN:
+        unproven = NotProven(
+            proved.failure,
+            f"{answer.out} was not written. Give real inputs with --inputs, a tolerance with --rtol or --atol, "
+            "or write without the proof: --no-verify.",
+        )
+        unproven.report = answer
+        raise unproven
     error = ValuesDiffer(
         f"The merged model is not equal to its sources: {proved.failure}",
         f"{answer.out} was not written. If the difference is rounding, allow it with --rtol or --atol; "
