@@ -194,6 +194,11 @@ def _proofs(report: VerifyReport, console: Console) -> None:
         )
     for problem in held.problems[:REASONS]:
         _line(console, f"Bytes: {problem}")
+    graph = report.graph
+    if graph.ok and graph.made:
+        _line(console, f"Graph: {graph.nodes} nodes are what merging these sources gives.")
+    for problem in graph.problems[:REASONS]:
+        _line(console, f"Graph: {problem}")
     values = report.values
     for problem in values.problems:
         _line(console, f"Values: {problem}")

@@ -31,6 +31,24 @@ class BytesProof:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphProof:
+    """Proof (c): the graph of the file is the one that merging these sources gives. `note`: why the proof
+    was not made; '' where it was."""
+
+    nodes: int = 0
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def made(self) -> bool:
+        return not self.note
+
+
+@dataclass(frozen=True, slots=True)
 class OutputProof:
     """One output of one model at its worst element over all cases. `ratio` is error / allowed."""
 
@@ -119,10 +137,11 @@ class VerifyReport(Report):
     bytes: BytesProof
     values: ValuesProof
     warnings: tuple[str, ...] = ()
+    graph: GraphProof = GraphProof(note="The graph was not compared.")
 
     @property
     def ok(self) -> bool:
-        return self.bytes.ok and self.values.ok
+        return self.bytes.ok and self.graph.ok and self.values.ok
 
     def warned(self, more: Sequence[str]) -> VerifyReport:
         """The same with further warnings, in front."""
@@ -131,7 +150,7 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first thing that is wrong, as a sentence; '' when nothing is."""
-        for problem in (*self.bytes.problems, *self.values.problems):
+        for problem in (*self.bytes.problems, *self.graph.problems, *self.values.problems):
             return problem
         worst = self.values.worst
         if worst is None or worst.ok:

@@ -1,7 +1,8 @@
-"""verify: two proofs that a merged model file is its sources.
+"""verify: three proofs that a merged model file is its sources.
 
 (a) bytes: every merged weight, its recipe undone, equals the sources' weights bit for bit.
 (b) values: in ONNX Runtime it gives what the sources give (values.py).
+(c) graph: it is the graph that merging the sources gives (graph.py, again.py).
 
 The module is not called verify.py because `netfuse_onnx.verify` is the verb.
 """
@@ -10,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from netfuse_onnx.errors import ValuesDiffer
+from netfuse_onnx.errors import NotProven, ValuesDiffer
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
-from netfuse_onnx.report import BytesProof, ValuesProof, VerifyReport
+from netfuse_onnx.report import BytesProof, GraphProof, ValuesProof, VerifyReport
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.types import Correspondence, Recipe
@@ -29,15 +30,26 @@ def prove(
     family: Correspondence,
     options: Options,
     progress: Progress | None = None,
+    *,
+    graph: GraphProof,
 ) -> VerifyReport:
-    """Both proofs of the merged model file at `path`. A failed proof is a report that is not ok.
+    """The proofs of the merged model file at `path`; that of its `graph` is made already. A failed proof is
+    a report that is not ok.
 
-    Raises NotProven when no inputs are found that the sources take, FileFault when a file can't be read.
+    Raises NotProven when no inputs are found that the sources take, and nothing else is wrong; FileFault
+    when a file can't be read.
     """
     tell = progress or silent
     held = prove_bytes(path, recipes, family, tell)
-    values = prove_values(path, family, options, tell)
-    return VerifyReport(path, family.names, held, values, tuple(_warnings(values, options)))
+    try:
+        values = prove_values(path, family, options, tell)
+    except NotProven as error:
+        if held.ok and graph.ok:
+            raise
+        values = ValuesProof(options.runtime.provider, (), problems=(error.message,))
+    notes = (graph.note,) if graph.note else ()
+    warnings = (*notes, *_warnings(values, options))
+    return VerifyReport(path, family.names, held, values, warnings, graph)
 
 
 def prove_bytes(
