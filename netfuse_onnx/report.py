@@ -150,12 +150,14 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first thing that is wrong, as a sentence; '' when nothing is."""
-        for problem in (*self.bytes.problems, *self.graph.problems, *self.values.problems):
+        for problem in (*self.bytes.problems, *self.values.problems):
             return problem
         worst = self.values.worst
-        if worst is None or worst.ok:
-            return "" if self.ok else "No output was compared."
-        return describe(worst)
+        if worst is not None and not worst.ok:
+            return describe(worst)
+        for problem in self.graph.problems:
+            return problem
+        return "" if self.ok else "No output was compared."
 
 
 @dataclass(frozen=True, slots=True)
