@@ -17,6 +17,7 @@ from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
+    BytesProof,
     CheckReport,
     InspectReport,
     MergeReport,
@@ -189,9 +190,7 @@ def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
 def _proofs(report: VerifyReport, console: Console) -> None:
     held = report.bytes
     if held.ok:
-        _line(
-            console, f"Bytes: {held.weights} weights ({_bytes(held.bytes)}) equal the sources', bit for bit."
-        )
+        _line(console, f"Bytes: {_held(held, report.graph.made)}.")
     for problem in held.problems[:REASONS]:
         _line(console, f"Bytes: {problem}")
     graph = report.graph
@@ -204,6 +203,18 @@ def _proofs(report: VerifyReport, console: Console) -> None:
         _line(console, f"Values: {problem}")
     if values.outputs:
         _values(values, len(report.models), console)
+
+
+def _held(held: BytesProof, graph: bool) -> str:
+    """What was compared bit for bit, and what could not be."""
+    others = "by values and by the graph" if graph else "by values"
+    parts = [f"{held.weights} weights ({_bytes(held.bytes)})"] if held.weights else []
+    if held.attributes:
+        parts.append(f"{held.attributes} attributes ({_bytes(held.attribute_bytes)})")
+    if not parts:
+        return f"no weights to compare by bytes; proven {others}"
+    rest = f"; {held.elsewhere} more are computed into constants, proven {others}" if held.elsewhere else ""
+    return f"{' and '.join(parts)} equal the sources', bit for bit{rest}"
 
 
 def _values(values: ValuesProof, models: int, console: Console) -> None:

@@ -19,11 +19,16 @@ from netfuse_onnx.lowered import Lowered
 
 @dataclass(frozen=True, slots=True)
 class BytesProof:
-    """Proof (a): every merged weight, undone, is the sources' weights bit for bit."""
+    """Proof (a): every merged weight, undone, is the sources' weights bit for bit, and so are attributes that
+    are learned or differ between the models, each model's counted. `elsewhere`: weights and attributes that
+    were computed into constants or other operators; the proofs of the values and of the graph cover them."""
 
     weights: int = 0
     bytes: int = 0
     problems: tuple[str, ...] = ()
+    attributes: int = 0
+    attribute_bytes: int = 0
+    elsewhere: int = 0
 
     @property
     def ok(self) -> bool:

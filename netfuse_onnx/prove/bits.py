@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Hashable, Iterator
+from typing import Any
 
-from onnx import AttributeProto, NodeProto, TensorProto
+from google.protobuf.message import Message
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from netfuse_onnx.ops.schemas import value_of
-from netfuse_onnx.storage.weights import blocks, weight_of
+from netfuse_onnx.storage.weights import blocks, nbytes, weight_of
 
 LONGEST = 60
 """Most characters of a value in a message."""
@@ -27,27 +29,37 @@ def tensor_bits(tensor: TensorProto) -> Hashable:
     return weight.dtype, weight.shape, data
 
 
+def value_bits(value: Any) -> Hashable:
+    """A plain attribute value, equal exactly where every bit is. Of bodies only the presence counts."""
+    if isinstance(value, float):
+        return "float", struct.pack("<d", value)
+    if isinstance(value, list | tuple):
+        return tuple(map(value_bits, value))
+    if isinstance(value, TensorProto):
+        return tensor_bits(value)
+    if isinstance(value, GraphProto):
+        return "body"
+    if isinstance(value, Message):
+        data: bytes = value.SerializeToString(deterministic=True)
+        return data
+    plain: Hashable = value.encode() if isinstance(value, str) else value
+    return plain
+
+
 def bits(attribute: AttributeProto) -> Hashable:
-    """An attribute's type and value, equal exactly where every bit is. Of bodies only the number counts."""
-    kind, value = attribute.type, value_of(attribute)
-    if kind == AttributeProto.FLOAT:
-        return kind, struct.pack("<f", value)
-    if kind == AttributeProto.FLOATS:
-        return kind, struct.pack(f"<{len(value)}f", *value)
-    if kind == AttributeProto.TENSOR:
-        return kind, tensor_bits(value)
-    if kind == AttributeProto.TENSORS:
-        return kind, tuple(map(tensor_bits, value))
-    if kind in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-        return kind, len(attribute.graphs)
-    if kind in (AttributeProto.INT, AttributeProto.STRING):
-        return kind, value
-    if kind in (AttributeProto.INTS, AttributeProto.STRINGS):
-        return kind, tuple(value)
-    unnamed = AttributeProto()  # sparse tensors and types
-    unnamed.CopyFrom(attribute)
-    unnamed.ClearField("doc_string")
-    return kind, unnamed.SerializeToString(deterministic=True)
+    """An attribute's type and value."""
+    return attribute.type, value_bits(value_of(attribute))
+
+
+def value_nbytes(value: Any) -> int:
+    """Bytes of a plain attribute value as ONNX stores it."""
+    if isinstance(value, list | tuple):
+        return sum(map(value_nbytes, value))
+    if isinstance(value, TensorProto):
+        return nbytes(weight_of(value))
+    if isinstance(value, bytes):
+        return len(value)
+    return 4 if isinstance(value, float) else 8
 
 
 def unequal_attributes(a: NodeProto, b: NodeProto) -> Iterator[tuple[str, str, str]]:

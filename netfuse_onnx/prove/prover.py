@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.errors import NotProven, ValuesDiffer
+from netfuse_onnx.prove.attributes import prove_attributes
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
 from netfuse_onnx.report import BytesProof, GraphProof, ValuesProof, VerifyReport
-from netfuse_onnx.storage import weights
+from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.tensors import BITS
-from netfuse_onnx.types import Correspondence, Recipe
+from netfuse_onnx.types import Correspondence, Recipe, Weight
 from netfuse_onnx.write import writer
 
 NOISY = 1e-2
@@ -76,7 +77,20 @@ def prove_bytes(
             continue
         if found is not None:
             problems.append(_difference(name, recipe, family, *found))
-    return BytesProof(len(recipes), size, tuple(problems))
+    known = prove_attributes(wire.scan(path).model, family, frozenset(recipes))
+    computed = known.elsewhere + _computed(recipes, family)
+    problems += known.problems
+    return BytesProof(len(recipes), size, tuple(problems), known.count, known.bytes, computed)
+
+
+def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:
+    """How many weights that differ between the models no merged weight holds for all of them."""
+    held: dict[str, set[Weight]] = {}
+    for recipe in recipes.values():
+        held.setdefault(recipe.value, set()).update(recipe.parts)
+    read = {name for node in family.graph.nodes for name in node.reads}.union(family.graph.outputs)
+    own = {name: parts for name, parts in family.weights.items() if len(parts) > 1 and name in read}
+    return sum(not held.get(name, set()).issuperset(parts) for name, parts in own.items())
 
 
 def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, offset: int) -> str:
