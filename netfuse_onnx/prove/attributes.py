@@ -111,7 +111,7 @@ def _plain(attrs: Attributes) -> dict[str, Any]:
 
 @dataclass
 class _Held:
-    """A node of the merged file. `claimed`: a source has these attributes."""
+    """A node of the merged file. `claimed`: it was compared with a source."""
 
     name: str
     attrs: dict[str, Any]
@@ -145,8 +145,9 @@ class _File:
             for attrs, some in zip(learned.each, named, strict=True)
         ]
         if not any(named) and not all(found) and not _is_learned(learned.node.op, learned.node.domain):
-            yield LOST
-            return
+            if not _differing_numbers(learned):
+                yield LOST
+                return
         for model, attrs, some, held in zip(models, learned.each, named, found, strict=True):
             if not held:
                 yield f"{_title(learned)} of {model or 'all models'}: {_said(attrs, some)}"
@@ -174,7 +175,7 @@ class _File:
         """Whether a node holds exactly these attributes: one that carries the name, where there are any."""
         wanted = _bits(attrs)
         found = [held for held in named or self.nodes.get(key, ()) if held.bits == wanted]
-        for held in found:
+        for held in found or named[:1]:
             held.claimed = True
         return bool(found)
 
@@ -186,11 +187,11 @@ class _File:
         return bool(numbers) and all(self._stacked(learned, name) for name in sorted(numbers))
 
     def _stacked(self, learned: Learned, name: str) -> bool:
-        """The constant [N, ..] whose row m is the attribute of model m, as it is or transposed."""
-        default = _default(learned.node, name)
+        """The constant [N, ..] whose row m is the attribute of model m, as it is or transposed. Where a model
+        has none, and the operator no default, it is zeros."""
+        given = next(attrs[name] for attrs in learned.each if name in attrs)
+        default = _default(learned.node, name, np.zeros_like(given).tolist())
         rows = [attrs.get(name, default) for attrs in learned.each]
-        if any(row is None for row in rows):
-            return False
         return any(_holds(values, rows) for values in self._floats())
 
     def _floats(self) -> list[NDArray[Any]]:
@@ -227,16 +228,22 @@ def _row(values: NDArray[Any], wanted: NDArray[Any]) -> bool:
     return any(np.ascontiguousarray(form).tobytes() == target for form in forms)
 
 
+def _differing_numbers(learned: Learned) -> bool:
+    """Whether a float differs between the models: not axes, pads or modes, but something learned."""
+    names = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
+    return any(len({value_bits(attrs.get(name)) for attrs in learned.each}) > 1 for name in names)
+
+
 def _numeric(value: Any) -> bool:
     return isinstance(value, float) or (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(item, float) for item in value)
     )
 
 
-def _default(node: Node, name: str) -> Any:
+def _default(node: Node, name: str, otherwise: Any) -> Any:
     """The value of an attribute that is absent. The version of the operator matters for no default here."""
     known = schemas.facts(node.op, node.domain, 1 << 10)
-    return known.defaults.get(name) if known else None
+    return known.defaults.get(name, otherwise) if known else otherwise
 
 
 def _where(want: Any, have: Any) -> str:

@@ -116,9 +116,10 @@ def linear_regressor(site: Site) -> Iterator[Option]:
         weights = np.array([attrs["coefficients"] for attrs in site.attrs], np.float32)
         weights = weights.reshape(emit.models, targets, -1).swapaxes(1, 2)
         y = emit("MatMul", x, emit.const(weights, np.float32))
-        if not all("intercepts" in attrs for attrs in site.attrs):
+        if not any("intercepts" in attrs for attrs in site.attrs):
             return y
-        bias = np.array([attrs["intercepts"] for attrs in site.attrs], np.float32)
+        none = [0.0] * targets
+        bias = np.array([attrs.get("intercepts", none) for attrs in site.attrs], np.float32)
         return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
 
     yield Option("linear_regressor", (held,), (STACKED(0),), body, 3.0)
