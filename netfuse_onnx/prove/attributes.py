@@ -144,10 +144,10 @@ class _File:
             self._holding(attrs, some, learned.node.key)
             for attrs, some in zip(learned.each, named, strict=True)
         ]
-        if not any(named) and not all(found) and not _is_learned(learned.node.op, learned.node.domain):
-            if not _differing_numbers(learned):
-                yield LOST
-                return
+        node = learned.node
+        if not (any(named) or all(found) or _is_learned(node.op, node.domain) or _differing_numbers(learned)):
+            yield LOST
+            return
         for model, attrs, some, held in zip(models, learned.each, named, found, strict=True):
             if not held:
                 yield f"{_title(learned)} of {model or 'all models'}: {_said(attrs, some)}"

@@ -86,6 +86,7 @@ def activation(site: Site) -> Iterator[Option]:
 def scaler(site: Site) -> Iterator[Option]:
     """(x - offset) * scale, with the offsets and scales of each model"""
     _only(site, "offset", "scale")
+    need(all({"offset", "scale"} <= attrs.keys() for attrs in site.attrs), "it has no offset or no scale")
     rank = site.rank(0)
     held = STACKED(0) if site.mapped[0] else SHARED
 
