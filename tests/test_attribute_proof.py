@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from commands import Run
 from families import merged, save
 from onnx import numpy_helper
 
@@ -223,3 +224,22 @@ def test_coefficients_beside_models_without_intercepts(tmp_path: Path) -> None:
     paths = [save(tmp_path / "a.onnx", with_bias), save(tmp_path / "b.onnx", without)]
     report = netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"))
     assert report.proof is not None and report.proof.ok
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "said"),
+    [
+        ("Relu", "", "Bytes: no weights to compare by bytes; proven by values and by the graph."),
+        ("LeakyRelu", "<alpha = {}>", "Bytes: 2 attributes (8 bytes) equal the sources', bit for bit."),
+    ],
+)
+def test_the_words(op: str, attrs: str, said: str, tmp_path: Path, run: Run) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,3] x) => (float[n,3] y) {{ y = {} {} (x) }}'
+    paths = [
+        save(tmp_path / f"{k}.onnx", onnx.parser.parse_model(text.format(op, attrs.format(0.1 + k))))
+        for k in range(2)
+    ]
+    code, _, err = run("merge", *paths, "-o", str(tmp_path / "m.onnx"), "--partial")
+    assert code == 0
+    assert said in err.splitlines()
+    assert any(line.startswith("Graph: ") and line.endswith(" gives.") for line in err.splitlines())

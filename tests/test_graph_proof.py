@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import graphs
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from families import family, merged, save
 from onnx import NodeProto, helper, numpy_helper
@@ -299,6 +303,29 @@ def test_other_versions_are_told(changes: dict[str, object], said: str, made: Ma
     assert report.graph.ok and not report.graph.made
     assert said in report.graph.note
     assert report.graph.note in report.warnings
+
+
+def test_a_rank_that_a_run_told_depends_on_onnx_runtime(tmp_path: Path) -> None:
+    """onnx knows no shape function of this operator, nor does the package."""
+    text = "g (float[n, 4] x) => (float[n, 4] y) { a = com.microsoft.SampleOp(x) y = MatMul(a, w) }"
+    paths = family(tmp_path, text, {"w": (4, 4)})
+    out = merged(tmp_path, paths)
+    assert metadata.read(out).tools["onnxruntime"] == onnxruntime.__version__
+    assert proof(out, paths).made and proof(out, paths).ok
+
+
+def test_the_file_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """Sets of strings are in another order in each process, where nobody sorts them."""
+    paths = family(tmp_path, TEXT, WEIGHTS)
+    code = f"import netfuse_onnx; netfuse_onnx.merge({paths!r}, {{!r}}, verify=False, target={{!r}}, share=['c'])"
+    for target in ("generic", "cpu"):
+        files = []
+        for seed in ("0", "1", "2"):
+            out = str(tmp_path / f"{target}-{seed}.onnx")
+            run = [sys.executable, "-c", code.format(out, target)]
+            subprocess.run(run, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+            files.append(Path(out).read_bytes())
+        assert files[0] == files[1] == files[2]
 
 
 def test_metadata_name_the_versions(made: Made) -> None:
