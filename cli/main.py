@@ -138,7 +138,7 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
 @proof_options
 @common_options
 def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
-    """Prove a merged file against the models it was made of.
+    """Prove a merged file against the models it was made of: bytes, values and graph.
 
     \b
     Example:

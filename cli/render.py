@@ -17,6 +17,7 @@ from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
+    BytesProof,
     CheckReport,
     InspectReport,
     Isolation,
@@ -190,16 +191,31 @@ def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
 def _proofs(report: VerifyReport, console: Console) -> None:
     held = report.bytes
     if held.ok:
-        _line(
-            console, f"Bytes: {held.weights} weights ({_bytes(held.bytes)}) equal the sources', bit for bit."
-        )
+        _line(console, f"Bytes: {_held(held, report.graph.made)}.")
     for problem in held.problems[:REASONS]:
         _line(console, f"Bytes: {problem}")
+    graph = report.graph
+    if graph.ok and graph.made:
+        _line(console, f"Graph: {graph.nodes} nodes are what merging these sources gives.")
+    for problem in graph.problems[:REASONS]:
+        _line(console, f"Graph: {problem}")
     values = report.values
     for problem in values.problems:
         _line(console, f"Values: {problem}")
     if values.outputs:
         _values(values, len(report.models), console)
+
+
+def _held(held: BytesProof, graph: bool) -> str:
+    """What was compared bit for bit, and what could not be."""
+    others = "by values and by the graph" if graph else "by values"
+    parts = [f"{held.weights} weights ({_bytes(held.bytes)})"] if held.weights else []
+    if held.attributes:
+        parts.append(f"{held.attributes} attributes ({_bytes(held.attribute_bytes)})")
+    if not parts:
+        return f"no weights to compare by bytes; proven {others}"
+    rest = f"; {held.elsewhere} more are computed into constants, proven {others}" if held.elsewhere else ""
+    return f"{' and '.join(parts)} equal the sources', bit for bit{rest}"
 
 
 def _values(values: ValuesProof, models: int, console: Console) -> None:
@@ -254,8 +270,8 @@ def _isolation(isolation: Isolation, models: int, console: Console) -> None:
     )
     _line(
         console,
-        f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of the "
-        f"others as they were, bit for bit ({isolation.calls} calls){sizes}.",
+        f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
+        f"the others as they were, bit for bit ({isolation.calls} calls){sizes}.",
     )
 
 

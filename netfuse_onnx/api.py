@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments
@@ -31,13 +32,12 @@ from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.plan import costs, targets
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.plan import targets
-from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
-from netfuse_onnx.plan.sized import assumed
+from netfuse_onnx.prove import again
+from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
@@ -54,7 +54,7 @@ from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Correspondence, Merged, Source
+from netfuse_onnx.types import Correspondence, Merged, Source, ValueType
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -92,7 +92,7 @@ def merge(
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
-    """Merge models of one architecture into the file `out`, which is replaced once both proofs hold.
+    """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
     The arguments are the options of the command line; `data` is where the weights go: auto, external or
     single. Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the
@@ -109,14 +109,16 @@ def merge(
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
         family = _matched(sources, labels, partial, libraries, target)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
-        cost = _cost(target, family, proof.get("dims", {}))
-        merged = lower(family, planning.plan(family, io=io, share=once, cost=cost), io=io, share=once)
+        dims = proof.get("dims", {})
+        plan = planning.plan(family, io=io, share=once, cost=costs.cost(target, family, dims))
+        merged = lower(family, plan, io=io, share=once)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
             _refuse_replicated(answer)
         about = functools.partial(
-            metadata.build, family, merged, io=io, share=share, target=target, partial=partial
-        )
+            metadata.build, family, merged, io=io, share=share, target=target, partial=partial,
+            tools=again.tools(family), constants=again.constants(target), dims=dims,
+        )  # fmt: skip
         with writer.stage(
             merged,
             out,
@@ -127,7 +129,8 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                proved = prove(staged.model_path, merged.every_recipe, family, options, progress)
+                graph = prove_graph(staged.model_path, merged, merged.every_recipe)
+                proved = prove(staged.model_path, merged.every_recipe, family, options, progress, graph=graph)
                 proved = dataclasses.replace(proved, strict=strict)
                 answer = answer.proved(proved)
                 _refuse_unproved(answer, proved)
@@ -187,8 +190,10 @@ def verify(
         if strangers:
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
+    (progress or silent)("planning again", 0, 1)
+    graph = again.prove_again(merged, known, family, recipes)
     options = dataclasses.replace(options, isolation=isolation)
-    proved = prove(merged, recipes, family, options, progress).warned(strangers)
+    proved = prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
     return dataclasses.replace(proved, strict=strict)
 
 
@@ -281,9 +286,14 @@ def _matched(
 ) -> Correspondence:
     """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
-    complete = functools.partial(observed, libraries=libraries)
+    ran = []
+
+    def complete(source: Source, values: tuple[str, ...]) -> Mapping[str, ValueType]:
+        ran.append(source)
+        return observed(source, values, libraries)
+
     family = fold(match(sources, names, partial=partial, complete=complete))
-    return family if target == "cuda" else integers(family)
+    return replace(family if target == "cuda" else integers(family), ran=bool(ran))
 
 
 def _answer(
@@ -308,13 +318,6 @@ def _answer(
 def _unmeasured(target: str) -> Iterator[str]:
     if target != "generic" and not targets.target(target).provenance.get("measured"):
         yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
-
-
-def _cost(target: str, family: Correspondence, dims: Mapping[str, int]) -> Cost:
-    """By what the plan chooses: nodes and bytes, or what was measured on the target."""
-    if target == "generic":
-        return Cost(family.models)
-    return Measured(family.models, targets.target(target), assumed(family.graph, dims))
 
 
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
@@ -353,8 +356,8 @@ def _refuse_unproved(answer: MergeReport, proved: VerifyReport) -> None:
     if proved.exit_code == NOT_PROVEN:
         unproven = NotProven(
             proved.failure,
-            f"{answer.out} was not written. Give real inputs with --inputs, a tolerance with --rtol or --atol, "
-            "or write without the proof: --no-verify.",
+            f"{answer.out} was not written. Give real inputs with --inputs, or a tolerance with --rtol or "
+            "--atol, or write without the proof: --no-verify.",
         )
         unproven.report = answer
         raise unproven

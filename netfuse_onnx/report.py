@@ -22,15 +22,38 @@ NOT_PROVEN = 5
 
 @dataclass(frozen=True, slots=True)
 class BytesProof:
-    """Proof (a): every merged weight, undone, is the sources' weights bit for bit."""
+    """Proof (a): every merged weight, undone, is the sources' weights bit for bit, and so are attributes that
+    are learned or differ between the models, each model's counted. `elsewhere`: weights and attributes that
+    were computed into constants or other operators; the proofs of the values and of the graph cover them."""
 
     weights: int = 0
     bytes: int = 0
     problems: tuple[str, ...] = ()
+    attributes: int = 0
+    attribute_bytes: int = 0
+    elsewhere: int = 0
 
     @property
     def ok(self) -> bool:
         return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class GraphProof:
+    """Proof (c): the graph of the file is the one that merging these sources gives. `note`: why the proof
+    was not made; '' where it was."""
+
+    nodes: int = 0
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def made(self) -> bool:
+        return not self.note
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +216,25 @@ class VerifyReport(Report):
     bytes: BytesProof
     values: ValuesProof
     warnings: tuple[str, ...] = ()
+    graph: GraphProof = GraphProof(note="The graph was not compared.")
     blind: tuple[str, ...] = ()
     strict: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.bytes.ok and self.values.ok and not (self.strict and self.blind)
+        """Whether all proofs hold, and what `strict` asks for."""
+        return self._right and self.values.ok and not (self.strict and self.blind)
+
+    @property
+    def _right(self) -> bool:
+        return self.bytes.ok and self.graph.ok
 
     @property
     def exit_code(self) -> int:
         """5 where nothing is wrong, but the comparison can't tell, or not all that `strict` asks for."""
         if self.ok:
             return 0
-        return NOT_PROVEN if self.bytes.ok and (self.values.ok or self.values.unproven) else 1
+        return NOT_PROVEN if self._right and (self.values.ok or self.values.unproven) else 1
 
     def warned(self, more: Sequence[str]) -> VerifyReport:
         """The same with further warnings, in front."""
@@ -220,6 +249,8 @@ class VerifyReport(Report):
         worst = self.values.worst
         if worst is not None and not worst.ok:
             return describe(worst)
+        for problem in self.graph.problems:
+            return problem
         if self.values.ok and self.strict and self.blind:
             return self.blind[0]
         return "" if self.ok else "No output was compared."

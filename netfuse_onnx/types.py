@@ -188,7 +188,8 @@ class Correspondence:
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
     `ragged` are values whose shape differs between the models by construction (--partial).
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture.
+    than a source's, and in what the sources are not one architecture. `ran`: ONNX Runtime was asked for
+    ranks that inference could not tell, so that the plan depends on its version.
     """
 
     sources: tuple[Source, ...]
@@ -201,6 +202,7 @@ class Correspondence:
     ragged: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    ran: bool = False
 
     @property
     def models(self) -> int:

@@ -1,7 +1,8 @@
-"""verify: two proofs that a merged model file is its sources.
+"""verify: three proofs that a merged model file is its sources.
 
 (a) bytes: every merged weight, its recipe undone, equals the sources' weights bit for bit.
 (b) values: in ONNX Runtime it gives what the sources give (values.py).
+(c) graph: it is the graph that merging the sources gives (graph.py, again.py).
 
 The module is not called verify.py because `netfuse_onnx.verify` is the verb.
 """
@@ -10,13 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from netfuse_onnx.errors import ValuesDiffer
+from netfuse_onnx.errors import NotProven, ValuesDiffer
+from netfuse_onnx.prove.attributes import prove_attributes
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
-from netfuse_onnx.report import ALIKE, RANDOM, BytesProof, Spread, Telling, ValuesProof, VerifyReport
-from netfuse_onnx.storage import weights
+from netfuse_onnx.report import (
+    ALIKE,
+    RANDOM,
+    BytesProof,
+    GraphProof,
+    Spread,
+    Telling,
+    ValuesProof,
+    VerifyReport,
+)
+from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.tensors import BITS
-from netfuse_onnx.types import Correspondence, Recipe
+from netfuse_onnx.types import Correspondence, Recipe, Weight
 from netfuse_onnx.write import writer
 
 REMEDY = "Give real inputs with --inputs."
@@ -30,16 +41,27 @@ def prove(
     family: Correspondence,
     options: Options,
     progress: Progress | None = None,
+    *,
+    graph: GraphProof,
 ) -> VerifyReport:
-    """Both proofs of the merged model file at `path`. A failed proof is a report that is not ok.
+    """The proofs of the merged model file at `path`; that of its `graph` is made already. A failed proof is
+    a report that is not ok.
 
-    Raises NotProven when no inputs are found that the sources take, FileFault when a file can't be read.
+    Raises NotProven when no inputs are found that the sources take, and nothing else is wrong; FileFault
+    when a file can't be read.
     """
     tell = progress or silent
     held = prove_bytes(path, recipes, family, tell)
-    values = prove_values(path, family, options, tell)
+    try:
+        values = prove_values(path, family, options, tell)
+    except NotProven as error:
+        if held.ok and graph.ok:
+            raise
+        values = ValuesProof(options.runtime.provider, (), problems=(error.message,))
     blind = tuple(blind_spots(values))
-    return VerifyReport(path, family.names, held, values, (*blind, *_warnings(values, options)), blind)
+    notes = (graph.note,) if graph.note else ()
+    warnings = (*notes, *blind, *_warnings(values, options))
+    return VerifyReport(path, family.names, held, values, warnings, graph, blind)
 
 
 def prove_bytes(
@@ -66,7 +88,20 @@ def prove_bytes(
             continue
         if found is not None:
             problems.append(_difference(name, recipe, family, *found))
-    return BytesProof(len(recipes), size, tuple(problems))
+    known = prove_attributes(wire.scan(path).model, family, frozenset(recipes))
+    computed = known.elsewhere + _computed(recipes, family)
+    problems += known.problems
+    return BytesProof(len(recipes), size, tuple(problems), known.count, known.bytes, computed)
+
+
+def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:
+    """How many weights that differ between the models no merged weight holds for all of them."""
+    held: dict[str, set[Weight]] = {}
+    for recipe in recipes.values():
+        held.setdefault(recipe.value, set()).update(recipe.parts)
+    read = {name for node in family.graph.nodes for name in node.reads}.union(family.graph.outputs)
+    own = {name: parts for name, parts in family.weights.items() if len(parts) > 1 and name in read}
+    return sum(not held.get(name, set()).issuperset(parts) for name, parts in own.items())
 
 
 def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, offset: int) -> str:
