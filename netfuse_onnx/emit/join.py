@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import merged_dims, volume
 from netfuse_onnx.types import Dim, Layout
+
+SMALL = 512
+"""Elements of a row. Up to this many, a second Concat costs less on a CPU than one Shape per model."""
 
 
 def join(
@@ -27,13 +31,23 @@ def join(
     """
     parts = [emit.unsqueeze(x, [dst.axis]) for x in xs] if dst.stacked else list(xs)
     joined = emit("Concat", *parts, axis=dst.axis)
-    static = dims is not None and all(isinstance(dim, int) for dim in dims)
-    if static or not compare or len(xs) == 1:
+    dynamic = [axis for axis, dim in enumerate(dims or ()) if not isinstance(dim, int)]
+    if len(xs) == 1 or not compare or (dims is not None and not dynamic):
         return joined
-    return emit.require(joined, _faults(emit, parts))
+    if dims is not None and len(dynamic) == 1 and 0 < volume(dims, 1) <= SMALL:
+        target = [dim if isinstance(dim, int) else -1 for dim in merged_dims(dst, dims, len(xs))]
+        return _counted(emit, parts, joined, target)
+    return emit.require(joined, _unequal(emit, parts))
 
 
-def _faults(emit: Emitter, parts: Sequence[Tensor]) -> Tensor:
+def _counted(emit: Emitter, parts: Sequence[Tensor], joined: Tensor, target: Sequence[int]) -> Tensor:
+    """`joined`, whose parts can differ along one axis alone, -1 in `target`. Parts that have elements are as
+    long as `joined`, so all parts are if they have as many elements as it: else the first Reshape fails."""
+    total = emit("Shape", emit("Concat", *parts, axis=target.index(-1)))
+    return emit.reshape(emit("Reshape", joined, total), target)
+
+
+def _unequal(emit: Emitter, parts: Sequence[Tensor]) -> Tensor:
     """One number per axis: 0 where the sizes of all parts are equal, elsewhere -2 or less."""
     shapes = [emit("Shape", part) for part in parts]
     if emit.opset >= 12:
