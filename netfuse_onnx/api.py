@@ -30,6 +30,7 @@ from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
 from netfuse_onnx.plan.sized import assumed
+from netfuse_onnx.plan.sound import sound
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
@@ -261,7 +262,7 @@ def _matched(
     """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
     complete = functools.partial(observed, libraries=libraries)
-    family = fold(match(sources, names, partial=partial, complete=complete))
+    family = sound(fold(match(sources, names, partial=partial, complete=complete)))
     return family if target == "cuda" else integers(family)
 
 
