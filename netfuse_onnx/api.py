@@ -36,6 +36,7 @@ from netfuse_onnx.plan import costs, targets
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.qdq import integers
+from netfuse_onnx.plan.sound import sound
 from netfuse_onnx.prove import again
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
@@ -292,7 +293,7 @@ def _matched(
         ran.append(source)
         return observed(source, values, libraries)
 
-    family = fold(match(sources, names, partial=partial, complete=complete))
+    family = sound(fold(match(sources, names, partial=partial, complete=complete)))
     return replace(family if target == "cuda" else integers(family), ran=bool(ran))
 
 
