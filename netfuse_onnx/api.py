@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments
@@ -31,6 +32,7 @@ from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
 from netfuse_onnx.plan.sized import assumed
 from netfuse_onnx.prove.prover import prove
+from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import (
@@ -43,6 +45,7 @@ from netfuse_onnx.report import (
 )
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
+from netfuse_onnx.run.inputs import describe
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Correspondence, Merged, Source
@@ -66,6 +69,8 @@ class Proof(TypedDict, total=False):
     """An .npz file of real inputs."""
     libraries: Sequence[str]
     """Shared libraries of custom operators."""
+    max_memory: int | str
+    """Bytes that the proof may take, such as 2_000_000_000 or '2GB'; estimated before anything runs."""
 
 
 def merge(
@@ -106,8 +111,9 @@ def merge(
         if strict:
             _refuse_replicated(answer)
         about = functools.partial(
-            metadata.build, family, merged, io=io, share=share, target=target, partial=partial
-        )
+            metadata.build, family, merged, io=io, share=share, target=target, partial=partial,
+            dims=proof.get("dims", {}),
+        )  # fmt: skip
         with writer.stage(
             merged,
             out,
@@ -248,7 +254,14 @@ def _known(
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:
         family = _matched(sources, known.models, known.partial, libraries, known.target)
+        options = replace(options, dims={**_remembered(known.dims, family), **options.dims})
         return known, options, family, metadata.strangers(known, paths, digests.result())
+
+
+def _remembered(dims: Mapping[str, int], family: Correspondence) -> dict[str, int]:
+    """The sizes that merge was given, of those dimensions that the sources have."""
+    symbolic = symbols.free(spec.dims for spec in describe(family))
+    return {name: size for name, size in dims.items() if name in symbolic}
 
 
 def _matched(
@@ -308,6 +321,7 @@ def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, 
         rtol=proof.get("rtol"),
         atol=proof.get("atol"),
         file=proof.get("inputs", ""),
+        max_memory=arguments.memory(proof.get("max_memory", MAX_MEMORY)),
     )
 
 

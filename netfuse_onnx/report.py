@@ -72,7 +72,8 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class ValuesProof:
     """Proof (b): the merged model gives what the sources give. `sizes`: bytes of every input and output,
-    all models together, in the first case; an input fed once counts once."""
+    all models together, in the first case; an input fed once counts once. `shapes`: of every input of one
+    model, by case."""
 
     provider: str
     cases: tuple[str, ...]
@@ -83,6 +84,7 @@ class ValuesProof:
     tf32: float | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -42,7 +42,9 @@ def _plain(trial: Trial, session: Session, model: int, case: int) -> dict[str, f
 
 
 def _repeated(trial: Trial, session: Session, model: int, case: int) -> dict[str, float]:
-    """Every input COPIES times along its batch axis, every output taken apart again."""
+    """Every input COPIES times along its batch axis, every output taken apart again. Where memory allows."""
+    if not trial.room.fits(trial.cases[case], COPIES):
+        return {}
     batches = set(symbols.batches([spec.dims for spec in trial.specs]))
     feeds = trial.feeds(trial.cases[case], model)
     for spec in trial.specs:

@@ -31,11 +31,13 @@ def prove_values(
     tell = progress or silent
     trial = Trial(family, options)
     trial.run_sources(tell)
-    tell("running the merged model", 0, 1)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
     try:
         session = Session(merged, options.runtime)
-        results = [session.run(trial.merged_feeds(case)) for case in trial.cases]
+        results = []
+        for done, case in enumerate(trial.cases):
+            tell("running the merged model", done, len(trial.cases))
+            results.append(session.run(trial.merged_feeds(case)))
     except RunFailed as error:
         problem = f"The merged model does not run in ONNX Runtime: {error}."
         return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
@@ -54,6 +56,7 @@ def prove_values(
         spread=spread(trial, rows),
         sizes=_sizes(trial),
         problems=tuple(problems),
+        shapes={case.label: trial.room.shapes(case) for case in trial.cases},
         tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
     )
 
