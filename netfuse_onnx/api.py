@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments
@@ -45,7 +44,6 @@ from netfuse_onnx.report import (
 )
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
-from netfuse_onnx.run.inputs import describe
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Correspondence, Merged, Source
@@ -254,14 +252,8 @@ def _known(
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:
         family = _matched(sources, known.models, known.partial, libraries, known.target)
-        options = replace(options, dims={**_remembered(known.dims, family), **options.dims})
+        options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
-
-
-def _remembered(dims: Mapping[str, int], family: Correspondence) -> dict[str, int]:
-    """The sizes that merge was given, of those dimensions that the sources have."""
-    symbolic = symbols.free(spec.dims for spec in describe(family))
-    return {name: size for name, size in dims.items() if name in symbolic}
 
 
 def _matched(

@@ -14,7 +14,7 @@ from netfuse_onnx.run.inputs import Case
 from netfuse_onnx.run.offers import CLIMB, Offers
 from netfuse_onnx.run.runtime import RunFailed, Value
 
-ATTEMPTS = 120
+ATTEMPTS = 200
 """How many choices of inputs a source is offered per batch size."""
 SECONDS = 60.0
 """After so many, no further choice is offered."""

@@ -6,7 +6,7 @@ The first source chooses the inputs: one case per batch size (1, 2 and N), from 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class Options:
     file: str = ""
     max_memory: int = MAX_MEMORY
     wide: int = 0
+
+    def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
+        """The same with the sizes that merge was given, of symbols that the sources have and these options
+        do not bind."""
+        symbolic = symbols.free(spec.dims for spec in inputs.describe(family))
+        return replace(self, dims={name: dims[name] for name in symbolic if name in dims} | {**self.dims})
 
 
 class Trial:

@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 PROCESS = 120_000_000
 """Bytes that Python, the packages and ONNX Runtime take before anything is run."""
-REUSE = 1.5
+REUSE = 1.8
 """ONNX Runtime's arena takes so much more than what is alive: pieces too small for the next case are kept."""
 JUDGED = 72
 """Bytes per element of an output while it is compared: nine arrays of float64."""

@@ -26,6 +26,8 @@ PLAIN_TOP, SPATIAL_TOP = 6, 3
 """The rungs up to which a climb may show more. Above, sizes are only tried when smaller ones are refused."""
 STEPS = (1, 8, 8, 16, 32, 32, 128)
 """By which the plain dims of one rung differ."""
+RELATED = 6
+"""Among how many symbols (or groups of them) relations are looked for."""
 LARGEST = 1 << 14
 """The largest size that is read out of a message."""
 MENTIONED = 12
@@ -63,16 +65,27 @@ class Ladder:
                 yield self._spread(self.groups, (PLAIN[plain], STEPS[plain]), multiples[1])
         yield {name: SPATIAL[wide] if name in self.wide else PLAIN[plain] for name in self.names}
 
-    def small(self, batch: int) -> Iterator[Sizes]:
-        """What takes no size of 8 or more: tables of few rows, and what must be 1 or the batch."""
+    def small(self) -> Iterator[Sizes]:
+        """For what takes no size of 8 or more, such as tables of few rows."""
         yield {name: 3 + i for i, name in enumerate(self.names)}
-        for size in (4, 2, 1, batch):
-            yield dict.fromkeys(self.names, size)
+        yield dict.fromkeys(self.names, 4)
 
-    def relations(self, base: Mapping[str, int], fixed: Collection[int]) -> Iterator[Sizes]:
-        """One symbol (or group) in terms of the others, the last first: as a sum, one more or less, twice,
-        equal, as a product of two or with one of `fixed`. Differences and quotients are these, turned."""
-        units = self.groups[::-1]
+    def relations(self, outer: Mapping[str, int], fixed: Collection[int]) -> Iterator[Sizes]:
+        """One group in terms of the others, then one symbol where they are few; then as a multiple of a size
+        in `outer`, such as batch * heads. The sizes of the rest are those of the first rung, and `outer`."""
+        singles, base = tuple((name,) for name in self.names), Sizes()
+        for units in dict.fromkeys((self.groups, singles)):
+            if len(units) <= RELATED:
+                base = self._spread(units, (PLAIN[0], STEPS[0]), (SPATIAL[0], SPATIAL[0] // 2))
+                yield from self._related(units[::-1], {**base, **outer}, fixed)
+        for unit, size, factor in itertools.product(singles, dict.fromkeys(outer.values()), fixed):
+            yield self._with({**base, **outer}, unit, size * factor)
+
+    def _related(
+        self, units: Sequence[tuple[str, ...]], base: Mapping[str, int], fixed: Collection[int]
+    ) -> Iterator[Sizes]:
+        """One unit in terms of the others, the last first: equal, a sum, one more or less, twice, a product
+        of two or with one of `fixed`. Differences and quotients are these, turned."""
         for first, second in itertools.permutations(units, 2):  # equal
             yield self._with(base, first, base[second[0]])
         for shift in (0, 1, -1):

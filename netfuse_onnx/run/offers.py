@@ -85,19 +85,24 @@ class Offers:
         for sizes in self._far():
             yield self._case(sizes, first), LATER
         fixed = sorted(size for size in self.wider.taken if size > 1)
-        for sizes in self.wider.relations({**self.outer, **near[0]}, fixed):
+        for sizes in self.wider.relations(self.outer, fixed):
             yield self._case(sizes, first), 0
+        for size in (2, 1, self.batch):
+            yield self._case(dict.fromkeys(self.ladder.names, size), first), 0
         for style in others:
             for sizes in self._far():
                 yield self._case(sizes, style), 0
 
     def larger(self, case: Case) -> Iterator[Case]:
-        """The same with larger sizes, to see more."""
+        """The same with larger sizes, to see more: of each rung the first that runs."""
         style = (case.floats, case.integers)
         plain, wide = self.begin
         for up in () if self.only or not self.ladder.names else range(1, CLIMB + 1):
+            ran = False
             for sizes in self.ladder.rung((plain + up, wide + up)):
-                yield from self._follow(self._case(sizes, style), LATER)
+                for larger in () if ran else self._follow(self._case(sizes, style), LATER):
+                    yield larger
+                    ran = ran or not self._refusal
 
     def _far(self) -> Iterator[Sizes]:
         """The rungs above the first, then those below."""
@@ -109,7 +114,7 @@ class Offers:
         for down in range(max(self.begin)):
             yield from self.ladder.rung((min(down, plain), min(down, wide)))
         if self.ladder.names:
-            yield from self.ladder.small(self.batch)
+            yield from self.ladder.small()
 
     def _follow(self, case: Case, most: int) -> Iterator[Case]:
         """A case, and while it is refused what the messages propose: up to `most` further ones."""
