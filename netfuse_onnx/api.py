@@ -40,6 +40,7 @@ from netfuse_onnx.plan.sound import sound
 from netfuse_onnx.prove import again
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
+from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import (
@@ -76,6 +77,8 @@ class Proof(TypedDict, total=False):
     """An .npz file of real inputs."""
     libraries: Sequence[str]
     """Shared libraries of custom operators."""
+    max_memory: int | str
+    """Bytes that the proof may take, such as 2_000_000_000 or '2GB'; estimated before anything runs."""
 
 
 def merge(
@@ -275,6 +278,7 @@ def _known(
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:
         family = _matched(sources, known.models, known.partial, libraries, known.target)
+        options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
 
 
@@ -333,6 +337,7 @@ def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, 
         rtol=proof.get("rtol"),
         atol=proof.get("atol"),
         file=proof.get("inputs", ""),
+        max_memory=arguments.memory(proof.get("max_memory", MAX_MEMORY)),
     )
 
 

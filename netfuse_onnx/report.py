@@ -150,9 +150,9 @@ class Isolation:
 @dataclass(frozen=True, slots=True)
 class ValuesProof:
     """Proof (b): the merged model gives what the sources give. `sizes`: bytes of every input and output,
-    all models together, in the first case; an input fed once counts once. `telling`: a row for each output,
-    for families of two or more. `unreached`: nodes with a threshold, such as Clip, that the inputs did not
-    reach on one side."""
+    all models together, in the first case; an input fed once counts once. `shapes`: of every input of one
+    model, by case. `telling`: a row for each output, for families of two or more. `unreached`: nodes with a
+    threshold, such as Clip, that the inputs did not reach on one side."""
 
     provider: str
     cases: tuple[str, ...]
@@ -166,6 +166,7 @@ class ValuesProof:
     tf32: float | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -104,7 +104,7 @@ def test_sizes_of_symbols() -> None:
     assert symbols.batches([("n", "s"), ("n + 1",), (3, "t")]) == ("n",)
 
 
-def test_the_ladder_tries_sums() -> None:
+def test_the_ladder_tries_sums_OLD() -> None:
     tried = list(symbols.ladder(["past", "sequence", "total"], frozenset(), 2))
     assert len({*tried[0].values()}) == 3
     assert any(t["total"] == t["past"] + t["sequence"] and t["past"] != t["sequence"] for t in tried)

@@ -23,6 +23,8 @@ from netfuse_onnx.types import Correspondence
 Results = Sequence[Mapping[str, Value]]
 """The outputs of every model, by the first source's names."""
 
+SPATIAL = 3
+"""The rung of the ladder on which heights and widths begin: 64 and more, as networks of images serve them."""
 TF32 = "float16"
 """TF32 has as many bits of mantissa as float16: so much is allowed where it is on."""
 
@@ -36,7 +38,8 @@ class Workload:
     ) -> None:
         heads = symbols.batches([spec.dims for spec in inputs.describe(family)])
         dims = dict.fromkeys(heads, 1) | dict(options.dims)
-        self.trial = Trial(family, dataclasses.replace(options, io="separate", dims=dims, search=False))
+        options = dataclasses.replace(options, io="separate", dims=dims, search=False, wide=SPATIAL)
+        self.trial = Trial(family, options)
         self.trial.run_sources(tell)
         self.names = family.names
         self.paths = tuple(source.path for source in family.sources)

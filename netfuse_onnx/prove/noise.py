@@ -107,7 +107,9 @@ def _nudge(value: Array, rng: np.random.Generator) -> Array:
 
 
 def _repeated(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
-    """Every input COPIES times along its batch axis, every output taken apart again."""
+    """Every input COPIES times along its batch axis, every output taken apart again. Where memory allows."""
+    if not trial.room.fits(trial.cases[case], COPIES):
+        return
     batches = set(symbols.batches([spec.dims for spec in trial.specs]))
     feeds = trial.feeds(trial.cases[case], model)
     for spec in trial.specs:

@@ -37,11 +37,13 @@ def prove_values(
     judge = Judge(trial, tell)
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
-    tell("running the merged model", 0, 1)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
     try:
         session = Session(merged, options.runtime)
-        results = [session.run(trial.merged_feeds(case)) for case in trial.cases]
+        results = []
+        for done, case in enumerate(trial.cases):
+            tell("running the merged model", done, len(trial.cases))
+            results.append(session.run(trial.merged_feeds(case)))
         isolation = isolate(session, judge, results[0], thorough=options.isolation, tell=tell)
     except RunFailed as error:
         problem = f"The merged model does not run in ONNX Runtime: {error}."
@@ -65,6 +67,7 @@ def prove_values(
         isolation=isolation,
         sizes=_sizes(trial),
         problems=tuple(problems),
+        shapes={case.label: trial.room.shapes(case) for case in trial.cases},
         tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
     )
 

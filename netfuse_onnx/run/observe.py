@@ -15,11 +15,12 @@ from onnx import ModelProto, TensorProto, helper
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.run import inputs
+from netfuse_onnx.run.offers import Offers
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
-ATTEMPTS = 12
+ATTEMPTS = 32
 """How many choices of inputs are offered."""
 
 
@@ -38,10 +39,12 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     held = {name: (weight,) for name, weight in graph.weights.items()}
     alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
     specs = inputs.describe(alone)
-    for case in itertools.islice(inputs.cases(specs, 2, {}, ()), ATTEMPTS):
+    offers = Offers(specs, 2, {})
+    for case in itertools.islice(offers, ATTEMPTS):
         try:
             results = session.run(inputs.draw(specs, case, 0, frozenset(), 0))
-        except RunFailed:
+        except RunFailed as error:
+            offers.refused(str(error))
             continue
         return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
     return {}

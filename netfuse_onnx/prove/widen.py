@@ -37,7 +37,7 @@ def candidates(specs: Sequence[InputSpec], base: Case) -> Iterator[Case]:
     yield from found[: max(LEAST, BUDGET // max(1, elements))]
 
 
-class Search:
+class Widening:
     """What the first source has shown so far: live outputs, and the sides of thresholds that were reached."""
 
     def __init__(self, reach: Reach) -> None:
