@@ -127,6 +127,7 @@ class _OneModel:
         row = self._row(case, name, most if by_channel is None else by_channel, most)
         if most <= NOISY * row.scale:
             return row
+        row = self._row(case, name, most, most)
         plain = noise.plain.get(case, {}).get(name)
         beside = self._row(case, name, 0.0, most, plain) if plain is not None else row
         return replace(beside, plain=True) if beside.ok and plain is not None else replace(row, unproven=True)

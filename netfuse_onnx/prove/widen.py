@@ -18,7 +18,7 @@ from netfuse_onnx.run import symbols
 from netfuse_onnx.run.inputs import FLOATS, Case, InputSpec
 from netfuse_onnx.run.runtime import Value
 
-SCALES = (3.0, 10.0, 50.0, 1000.0)
+SCALES = (3.0, 10.0, 50.0, 1000.0, 100_000.0)
 """Floats are drawn around 1; images in bytes and sensors in volts are not."""
 SALTS = (1, 2, 3)
 """Other draws at the usual scale."""
