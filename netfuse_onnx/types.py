@@ -180,6 +180,14 @@ class Source:
 # --------------------------------------------------------------------------- match
 
 
+class Ran(enum.StrEnum):
+    """The answer of ONNX Runtime, on which a plan depends, where inference could not tell a rank."""
+
+    NOTHING = "nothing"
+    TOLD = "told"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Correspondence:
     """N equivalent sources, expressed in the names of the first.
@@ -188,8 +196,7 @@ class Correspondence:
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
     `ragged` are values whose shape differs between the models by construction (--partial).
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture. `ran`: ONNX Runtime was asked for
-    ranks that inference could not tell, so that the plan depends on its version.
+    than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     """
 
     sources: tuple[Source, ...]
@@ -202,7 +209,7 @@ class Correspondence:
     ragged: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
-    ran: bool = False
+    ran: Ran = Ran.NOTHING
 
     @property
     def models(self) -> int:
