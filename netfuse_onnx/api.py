@@ -56,7 +56,7 @@ from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Correspondence, Merged, Source, ValueType
+from netfuse_onnx.types import Correspondence, Merged, Ran, Source, ValueType
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -133,8 +133,10 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                graph = prove_graph(staged.model_path, merged, merged.every_recipe)
-                proved = prove(staged.model_path, merged.every_recipe, family, options, progress, graph=graph)
+                path = staged.model_path
+                recipes = metadata.recipes(metadata.read(path), family, path)
+                graph = prove_graph(path, merged, recipes)
+                proved = prove(path, recipes, family, options, progress, graph=graph)
                 proved = dataclasses.replace(proved, strict=strict)
                 answer = answer.proved(proved)
                 _refuse_unproved(answer, proved)
@@ -291,14 +293,16 @@ def _matched(
 ) -> Correspondence:
     """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
-    ran = []
+    ran = Ran.NOTHING
 
     def complete(source: Source, values: tuple[str, ...]) -> Mapping[str, ValueType]:
-        ran.append(source)
-        return observed(source, values, libraries)
+        nonlocal ran
+        found = observed(source, values, libraries)
+        ran = Ran.TOLD if found else Ran.FAILED
+        return found
 
     family = sound(fold(match(sources, names, partial=partial, complete=complete)))
-    return replace(family if target == "cuda" else integers(family), ran=bool(ran))
+    return replace(family if target == "cuda" else integers(family), ran=ran)
 
 
 def _answer(

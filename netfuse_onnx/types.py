@@ -180,6 +180,14 @@ class Source:
 # --------------------------------------------------------------------------- match
 
 
+class Ran(enum.StrEnum):
+    """The answer of ONNX Runtime, on which a plan depends, where inference could not tell a rank."""
+
+    NOTHING = "nothing"
+    TOLD = "told"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Correspondence:
     """N equivalent sources, expressed in the names of the first.
@@ -189,8 +197,7 @@ class Correspondence:
     `ragged` are values whose shape differs between the models by construction (--partial).
     `believed` are types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture. `ran`: ONNX Runtime was asked for
-    ranks that inference could not tell, so that the plan depends on its version.
+    than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     """
 
     sources: tuple[Source, ...]
@@ -204,7 +211,7 @@ class Correspondence:
     believed: Mapping[str, ValueType] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
-    ran: bool = False
+    ran: Ran = Ran.NOTHING
 
     @property
     def models(self) -> int:

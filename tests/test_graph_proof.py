@@ -249,6 +249,31 @@ def test_a_change_at_the_edge_is_refused_and_named(name: str, apart: Made, tmp_p
     refused(apart, *OF_MODELS[name], tmp_path / "changed.onnx")
 
 
+def test_any_input_that_reads_another_value_is_refused(apart: Made, tmp_path: Path) -> None:
+    """Of every node, those of bodies included; what it reads instead is defined before."""
+    data = onnx.load(apart[0]).SerializeToString()
+    model = onnx.ModelProto.FromString(data)
+    outer = [value.name for value in model.graph.input] + [t.name for t in model.graph.initializer]
+    rng = random.Random(0)
+    for index, node in enumerate(nodes_of(model.graph)):
+        for place, name in enumerate(node.input):
+            changed = onnx.ModelProto.FromString(data)
+            other = rng.choice([each for each in outer if each != name])
+            nodes_of(changed.graph)[index].input[place] = other
+            found = proof(save(tmp_path / "changed.onnx", changed), apart[1])
+            assert not found.ok, (node.name, place, name, other)
+
+
+def test_any_node_that_is_another_operator_is_refused(apart: Made, tmp_path: Path) -> None:
+    data = onnx.load(apart[0]).SerializeToString()
+    for index in range(len(nodes_of(onnx.ModelProto.FromString(data).graph))):
+        changed = onnx.ModelProto.FromString(data)
+        node = nodes_of(changed.graph)[index]
+        before, node.op_type = node.op_type, f"Other{node.op_type}"
+        found = proof(save(tmp_path / "changed.onnx", changed), apart[1])
+        assert any(f"({before}) is Other{before}" in problem for problem in found.problems), before
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_other_names_and_another_order_pass(seed: int, made: Made, tmp_path: Path) -> None:
     model = onnx.load(made[0])
@@ -262,6 +287,20 @@ def test_other_names_and_another_order_pass(seed: int, made: Made, tmp_path: Pat
     model.graph.doc_string = "sorted by another tool"
     found = proof(save(tmp_path / "renamed.onnx", model), made[1])
     assert (found.ok, found.made) == (True, True), found
+
+
+def test_weights_and_metadata_exchanged_together_are_refused(made: Made, tmp_path: Path) -> None:
+    """The bytes agree with the metadata; only the sources know which model stands first."""
+    model = onnx.load(made[0])
+    recorded = metadata.read(made[0]).weights
+    name = next(name for name, line in recorded.items() if line["value"] == "w")
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.raw_data = tensor.raw_data[64:] + tensor.raw_data[:64]
+    weights = {**recorded, name: {**recorded[name], "parts": [1, 0]}}
+    path = with_metadata(save(tmp_path / "m.onnx", model), tmp_path / "m.onnx", weights=weights)
+    found = proof(path, made[1])
+    assert netfuse_onnx.verify(path, made[1]).bytes.ok
+    assert any("models in the order" in problem for problem in found.problems), found.problems
 
 
 def test_a_failed_proof_of_the_graph_is_exit_code_1(made: Made, tmp_path: Path) -> None:
@@ -312,6 +351,18 @@ def test_a_rank_that_a_run_told_depends_on_onnx_runtime(tmp_path: Path) -> None:
     out = merged(tmp_path, paths)
     assert metadata.read(out).tools["onnxruntime"] == onnxruntime.__version__
     assert proof(out, paths).made and proof(out, paths).ok
+
+
+def test_a_merge_without_that_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where ONNX Runtime, or a library of operators, is missing at one of the two."""
+    text = "g (float[n, 4] x) => (float[n, 4] y) { a = com.microsoft.SampleOp(x) y = MatMul(a, w) }"
+    paths = family(tmp_path, text, {"w": (4, 4)})
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "observed", lambda *_, **__: {})
+        out = merged(tmp_path, paths)
+    found = proof(out, paths)
+    assert found.ok and not found.made
+    assert "onnxruntime without an answer" in found.note
 
 
 def test_the_file_is_the_same_in_every_process(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.report import GraphProof
 from netfuse_onnx.run import ort_compat
-from netfuse_onnx.types import Correspondence, Merged, Recipe
+from netfuse_onnx.types import Correspondence, Merged, Ran, Recipe
 from netfuse_onnx.write.metadata import Metadata
 
 ITSELF = "netfuse-onnx"
@@ -26,11 +26,10 @@ def tools(family: Correspondence) -> dict[str, str]:
     import onnx_graphsurgeon as gs
 
     found = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
-    if family.ran:
-        try:
-            found["onnxruntime"] = ort_compat.onnxruntime().__version__
-        except UsageFault:
-            found["onnxruntime"] = "none"
+    if family.ran is Ran.TOLD:
+        found["onnxruntime"] = ort_compat.onnxruntime().__version__
+    elif family.ran is Ran.FAILED:  # it is not installed, or lacks a library of operators
+        found["onnxruntime"] = "without an answer"
     return found
 
 

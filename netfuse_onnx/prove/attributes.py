@@ -8,6 +8,7 @@ its values. Which reader gets which constant is the matter of proof (c).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ TABLES = "ai.onnx.ml"
 
 LEARNED = frozenset({"TfIdfVectorizer"})
 """Operators of other domains whose attributes are weights."""
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 Attributes = Mapping[str, Any]
 
@@ -131,8 +134,8 @@ class _File:
         for node in every_node(model.graph):
             attrs = _attributes(node)
             self.nodes.setdefault(operator(node), []).append(_Held(node.name, attrs, _bits(attrs)))
-        self._constants = [t for t in model.graph.initializer if t.name not in weights]
-        self._arrays: list[NDArray[Any]] | None = None
+        constants = (t for t in model.graph.initializer if t.name not in weights)
+        self._floats = [t for t in constants if t.data_type in FLOATS]
 
     def differences(self, learned: Learned, family: Correspondence) -> Iterator[str]:
         """Sentences on what of the sources' attributes the file does not hold, or LOST."""
@@ -172,7 +175,7 @@ class _File:
         return [held for held in self.nodes.get(learned.node.key, ()) if form.fullmatch(held.name)]
 
     def _holding(self, attrs: Attributes, named: Sequence[_Held], key: str) -> bool:
-        """Whether a node holds exactly these attributes: one that carries the name, where there are any."""
+        """True where a node holds exactly these attributes: one that carries the name, if there are any."""
         wanted = _bits(attrs)
         found = [held for held in named or self.nodes.get(key, ()) if held.bits == wanted]
         for held in found or named[:1]:
@@ -182,7 +185,7 @@ class _File:
     # ------------------------------------------------------------------ constants
 
     def _as_constants(self, learned: Learned) -> bool:
-        """Whether every number that is an attribute stands in some constant, a row for each model."""
+        """True where every attribute of floats stands in some constant, a row for each model."""
         numbers = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
         return bool(numbers) and all(self._stacked(learned, name) for name in sorted(numbers))
 
@@ -192,14 +195,9 @@ class _File:
         given = next(attrs[name] for attrs in learned.each if name in attrs)
         default = _default(learned.node, name, np.zeros_like(given).tolist())
         rows = [attrs.get(name, default) for attrs in learned.each]
-        return any(_holds(values, rows) for values in self._floats())
-
-    def _floats(self) -> list[NDArray[Any]]:
-        if self._arrays is None:
-            kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-            some = [t for t in self._constants if t.data_type in kinds]
-            self._arrays = [array(weight_of(tensor)) for tensor in some]
-        return self._arrays
+        count = len(rows) * np.size(given)
+        some = [t for t in self._floats if math.prod(t.dims) == count and t.dims and t.dims[0] == len(rows)]
+        return any(_holds(array(weight_of(tensor)), rows) for tensor in some)
 
 
 def _said(attrs: Attributes, named: Sequence[_Held]) -> str:
@@ -215,8 +213,6 @@ def _said(attrs: Attributes, named: Sequence[_Held]) -> str:
 
 
 def _holds(values: NDArray[Any], rows: Sequence[Any]) -> bool:
-    if not values.ndim or values.shape[0] != len(rows):
-        return False
     return all(_row(values[m], np.asarray(row).reshape(-1)) for m, row in enumerate(rows))
 
 
@@ -229,7 +225,7 @@ def _row(values: NDArray[Any], wanted: NDArray[Any]) -> bool:
 
 
 def _differing_numbers(learned: Learned) -> bool:
-    """Whether a float differs between the models: not axes, pads or modes, but something learned."""
+    """True where a float differs between the models: not axes, pads or modes, but something learned."""
     names = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
     return any(len({value_bits(attrs.get(name)) for attrs in learned.each}) > 1 for name in names)
 

@@ -19,7 +19,8 @@ LONGEST = 60
 
 def same_tensor(a: TensorProto, b: TensorProto) -> bool:
     """Equal type, shape and bits. FileFault where bytes can't be read."""
-    return tensor_bits(a) == tensor_bits(b)
+    alike = a.data_type == b.data_type and list(a.dims) == list(b.dims)
+    return alike and tensor_bits(a) == tensor_bits(b)
 
 
 def tensor_bits(tensor: TensorProto) -> Hashable:

@@ -12,7 +12,7 @@ be equal, and their inputs are paired in turn. Whatever the outputs depend on is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
@@ -140,7 +140,7 @@ class _Walk:
     # ------------------------------------------------------------------ nodes
 
     def _producers(self, file: Origin, own: Origin) -> bool:
-        """Whether two outputs of nodes may be one value; the nodes are compared when they first meet."""
+        """True where two outputs of nodes may be one value. The nodes are compared when they first meet."""
         if file.place != own.place or self.scopes.get(file.scope) is not own.scope:
             return False
         ours, theirs = (file.scope, file.index), (own.scope, own.index)
@@ -215,6 +215,9 @@ class _Walk:
             if not same_tensor(file.scope.stored[file.name], own.scope.stored[own.name]):
                 told = f"{where} is the constant {file.name!r} in the file, of another value"
                 self.problems.append(f"{told} than merging these sources gives.")
+        elif have is not None and replace(have, parts=want.parts) == want != have:
+            told = f"{where} is the weight {file.name!r} of {want.value!r} in the file"
+            self.problems.append(f"{told}, which does not hold the models in the order of merging.")
         elif have != want:
             told = f"{where} is {_weight(file.name, have)} in the file"
             self.problems.append(f"{told}; merging these sources gives {_weight(own.name, want)}.")

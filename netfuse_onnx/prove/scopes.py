@@ -58,7 +58,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from. `index` is a node of the scope's graph, `place` one of its outputs, or the
+    """The definition of a value. `index` is a node of the scope's graph, `place` one of its outputs, or the
     position of an input."""
 
     made: Made
