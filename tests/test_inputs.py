@@ -104,12 +104,6 @@ def test_sizes_of_symbols() -> None:
     assert symbols.batches([("n", "s"), ("n + 1",), (3, "t")]) == ("n",)
 
 
-def test_the_ladder_tries_sums_OLD() -> None:
-    tried = list(symbols.ladder(["past", "sequence", "total"], frozenset(), 2))
-    assert len({*tried[0].values()}) == 3
-    assert any(t["total"] == t["past"] + t["sequence"] and t["past"] != t["sequence"] for t in tried)
-
-
 def test_a_dim_that_is_static_somewhere_is_static(tmp_path: Path) -> None:
     text = "g (float[n, {0}] x, float[n, {0}] z) => (float[n, {0}] y) {{ y = Add(x, z) }}"
     paths = [
