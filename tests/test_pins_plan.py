@@ -11,7 +11,8 @@ import onnx
 import pytest
 from families import family, merged, model, save
 from onnx import numpy_helper
-from oracle import IO, check, draw
+from oracle import IO, as_models, check, draw, every_merge
+from oracle import family as family_of
 from oracle import graph as standard
 from test_plan import price
 from test_qdq import STEP, operators, quantised, shares, values_of
@@ -21,7 +22,17 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import RESHAPE, Cost
-from netfuse_onnx.types import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED, Became, Correspondence, Lowering, ValueType
+from netfuse_onnx.types import (
+    CHANNELS,
+    FOLDED,
+    PER_MODEL,
+    SHARED,
+    STACKED,
+    Became,
+    Correspondence,
+    Lowering,
+    ValueType,
+)
 
 # --------------------------------------------------------------------------- prices
 
@@ -29,7 +40,11 @@ from netfuse_onnx.types import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED, Bec
 def test_what_conversions_cost() -> None:
     """In nodes: what copies nothing is a quarter, whatever moves data is at least one."""
     cost, image, row = Cost(3), ValueType(1, (2, 4, 5, 5)), ValueType(1, (1, 4, 5, 5))
-    for src, dst, value in ((STACKED(0), STACKED(1), row), (STACKED(1), FOLDED(1), image), (FOLDED(1), STACKED(1), image)):
+    for src, dst, value in (
+        (STACKED(0), STACKED(1), row),
+        (STACKED(1), FOLDED(1), image),
+        (FOLDED(1), STACKED(1), image),
+    ):
         assert cost.conversion(src, dst, value) == RESHAPE
     moving = ((STACKED(0), STACKED(1)), (PER_MODEL, FOLDED(1)), (FOLDED(1), PER_MODEL), (SHARED, FOLDED(0)),
               (FOLDED(0), FOLDED(1)), (STACKED(0), CHANNELS(3)))  # fmt: skip
@@ -221,7 +236,7 @@ def replicated(
         values[name] = np.array(each).astype(values[name].dtype)
     role = dict.fromkeys(values, "input") | dict.fromkeys(given, "shared input")
     check(proto, values, role, folder, reason=reason)
-    weights = {name: "weight" for name in own}
+    weights = dict.fromkeys(own, "weight")
     check(proto, values, role | weights, folder, reason=reason)
 
 
@@ -237,7 +252,9 @@ def test_a_trip_count_per_model(tmp_path: Path) -> None:
 def test_a_condition_that_a_body_computes_per_model(tmp_path: Path) -> None:
     text = LOOP.replace("AGAIN", "h = ReduceMax<keepdims = 0>(s) again = Less(h, top)")
     inputs = "int64 n, bool c, float[3,4] x, float top"
-    replicated(tmp_path, text, inputs, "condition that its body computes", {"top": [0.0, 3.0, 9.0]}, n=9, c=True)
+    replicated(
+        tmp_path, text, inputs, "condition that its body computes", {"top": [0.0, 3.0, 9.0]}, n=9, c=True
+    )
 
 
 def test_a_mode_per_model(tmp_path: Path) -> None:
@@ -271,7 +288,9 @@ def test_scales_along_another_axis_of_a_filter(tmp_path: Path) -> None:
 
 def test_a_value_that_is_read_and_given_is_paid_once(tmp_path: Path) -> None:
     """A graph output that one operator reads too: its conversion to an output is part of the price."""
-    text = "g (float[2, 4, 3, 3] x) => (float[2, 4, 3, 3] h, float[2, 4, 3, 3] y) { h = Conv(x, w) y = Relu(h) }"
+    text = (
+        "g (float[2, 4, 3, 3] x) => (float[2, 4, 3, 3] h, float[2, 4, 3, 3] y) { h = Conv(x, w) y = Relu(h) }"
+    )
     corr = _family(family(tmp_path, text, {"w": (4, 4, 1, 1)}))
     cost = Cost(2)
     found = planning.candidates(corr, io="separate", share=frozenset(), cost=cost)
@@ -282,3 +301,24 @@ def test_a_value_that_is_read_and_given_is_paid_once(tmp_path: Path) -> None:
 
 def _family(paths: list[str]) -> Correspondence:
     return match([load(path) for path in paths], [Path(path).stem for path in paths])
+
+
+# --------------------------------------------------------------------------- what ONNX Runtime gets wrong
+
+
+@pytest.mark.parametrize(
+    ("more", "stay"), [("z = Neg(v)", 3), ("z = Neg(c)", 2)], ids=["a bias", "read elsewhere too"]
+)
+def test_a_bias_that_others_read_is_written_out(tmp_path: Path, more: str, stay: int) -> None:
+    """ONNX Runtime takes a bias of int32 into an operator on bytes, and moves all other int32 as if they were bytes."""
+    text = """a = DequantizeLinear(x, scale, zero) b = DequantizeLinear(w, scale, zero) c = DequantizeLinear(bias, scale)
+        d = Conv(a, b, c) y = QuantizeLinear(d, scale, zero)"""
+    inputs = "uint8[1,2,3,3] x, uint8[2,2,2,2] w, int32[2] bias, float scale, uint8 zero, float[2] v"
+    proto = standard(inputs, f"{text} {more}")
+    role = {"x": "shared input", "v": "input"} | dict.fromkeys(
+        ("w", "bias", "scale", "zero"), "shared weight"
+    )
+    corr = family_of(as_models(proto, draw(proto, 2, low=1, high=5), role, tmp_path))
+    for _, found, what in every_merge(corr, role, "separate"):
+        ops = [node.op_type for node in onnx.load_from_string(found).graph.node]
+        assert ops.count("DequantizeLinear") == stay, what

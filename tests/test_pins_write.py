@@ -95,7 +95,10 @@ def test_metadata_of_the_sources(tmp_path: Path) -> None:
 
 def test_weights_equal_in_some_models_only_are_each_model_s_own(tmp_path: Path) -> None:
     text = "g (float[n, 4] x) => (float[n, 4] y) { y = Add(x, w) }"
-    paths = [save(tmp_path / f"{name}.onnx", model(text, {"w": (4,)}, seed)) for name, seed in zip("abc", (0, 0, 1), strict=True)]
+    paths = [
+        save(tmp_path / f"{name}.onnx", model(text, {"w": (4,)}, seed))
+        for name, seed in zip("abc", (0, 0, 1), strict=True)
+    ]
     report = netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"))
     assert report.proof is not None and report.proof.ok
     x = np.zeros((1, 4), np.float32)

@@ -43,7 +43,7 @@ MUTATIONS = (
         "netfuse_onnx/match/positional.py",
         "found[k] = (alike or rest)[0]",
         "found[k] = rest[0]",
-        "test_match.py", "test_match_random.py",
+        equivalent="A pair of unlike shapes is refused by Fixed.first_fault; the search after it pairs them right.",
     ),
     mutation(
         "axes-minus-1-and-minus-2-alike",
@@ -79,13 +79,6 @@ MUTATIONS = (
         '"pads": lambda v: set(v) <= {0},',
         '"pads": lambda v: set(v) <= {0, 1},',
         "test_match.py",
-    ),
-    mutation(
-        "bodies-of-any-branch-alike",
-        "netfuse_onnx/match/sameness.py",
-        "or len(a.ins) != len(b.ins) or a.scope != b.scope:",
-        "or len(a.ins) != len(b.ins):",
-        "test_match.py", "test_match_random.py",
     ),
     mutation(
         "int32-shape-constants-not-compared",

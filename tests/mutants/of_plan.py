@@ -109,13 +109,6 @@ MUTATIONS = (
         "test_odd_models.py", "test_match.py", "test_attributes.py",
     ),
     mutation(
-        "graph-outputs-folded",
-        "netfuse_onnx/plan/fold.py",
-        "kept = set(corr.graph.outputs) | corr.ragged",
-        "kept = set(corr.ragged)",
-        "test_odd_models.py", "test_match.py", "rules/test_shape.py",
-    ),
-    mutation(
         "the-first-model-is-folded",
         "netfuse_onnx/plan/fold.py",
         "    small = len(parts) == 1 and isinstance(parts[0].data, bytes)\n    return array(parts[0]) if small else None\n\n\ndef _evaluate",

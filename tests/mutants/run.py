@@ -61,7 +61,9 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="names of mistakes, or parts of them; all by default")
     parser.add_argument("--jobs", type=int, default=2, help="mistakes tried at once (default 2)")
     parser.add_argument("--no-check", action="store_true", help="skip the run without a mistake")
@@ -116,7 +118,9 @@ def _passes_unchanged(clean: Path, chosen: Sequence[Mutation], jobs: int) -> boo
     """True where all named tests pass without a mistake, and on the copy: else nothing is shown by a failure."""
     named = sorted({test for m in chosen for test in m.tests})
     files = sorted({test.partition("::")[0] for test in named})
-    shares = [[test for test in named if files.index(test.partition("::")[0]) % jobs == k] for k in range(jobs)]
+    shares = [
+        [test for test in named if files.index(test.partition("::")[0]) % jobs == k] for k in range(jobs)
+    ]
 
     def run(share: Sequence[str]) -> tuple[int | None, str]:
         home = clean.with_name(f"unchanged-{shares.index(list(share))}")
@@ -129,7 +133,9 @@ def _passes_unchanged(clean: Path, chosen: Sequence[Mutation], jobs: int) -> boo
     with ThreadPoolExecutor(jobs) as pool:
         for code, output in pool.map(run, [share for share in shares if share]):
             if code != PASSED:
-                _say(f"The named tests do not pass without a mistake:\n{output[-3000:] or 'they took too long'}")
+                _say(
+                    f"The named tests do not pass without a mistake:\n{output[-3000:] or 'they took too long'}"
+                )
                 return False
     _say(f"{len(named)} tests or files pass without a mistake.")
     return True
@@ -185,7 +191,9 @@ def _shown(outcome: Outcome) -> Outcome:
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> int:
-    counts = {v: sum(o.verdict == v for o in outcomes) for v in ("caught", "equivalent", "SURVIVED", "BROKEN")}
+    counts = {
+        v: sum(o.verdict == v for o in outcomes) for v in ("caught", "equivalent", "SURVIVED", "BROKEN")
+    }
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     _say(f"{len(outcomes)} mistakes in {seconds:.0f} s: {told}")
     bad = [outcome.mutation.name for outcome in outcomes if not outcome.good]
