@@ -140,12 +140,14 @@ def test_a_relu_stays_where_one_model_does_not_saturate(tmp_path: Path) -> None:
     check(proto, values, role, tmp_path, tolerance=STEP)
 
 
-@pytest.mark.parametrize("attribute", ["alpha = 0.5", "beta = 2.0"])
-def test_a_scaled_product_stays_one_of_floats(tmp_path: Path, attribute: str) -> None:
+@pytest.mark.parametrize(
+    ("attribute", "fused"), [("alpha = 1.0", True), ("alpha = 0.5", False), ("beta = 2.0", False)]
+)
+def test_a_scaled_product_stays_one_of_floats(tmp_path: Path, attribute: str, fused: bool) -> None:
     proto = quantised(f"z = Gemm<{attribute}>(i, j, k)", "uint8[B,6]", "int8[6,4]", bias="4")
     values = values_of(proto, 3)
-    role = shares(proto, **dict.fromkeys("aew", "weight"))
-    assert operators(proto, values, role, tmp_path)["Gemm"] == 1
+    role = shares(proto, **dict.fromkeys("acegsw", "weight"))
+    assert (operators(proto, values, role, tmp_path)["Gemm"] == 0) == fused
 
 
 def test_elements_that_move_to_another_scale_are_rounded_again(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ from families import family, model, save
 from families import merged as merged_file
 from merged_files import family as files
 from merged_files import merged as lowered
-from merged_files import source
+from merged_files import put, source
+from model_files import external_model, model_of, with_first
 from onnx import TensorProto, numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx.storage import weights
+from netfuse_onnx.errors import FileFault
+from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.protobuf import MalformedError, Window, varint
+from netfuse_onnx.storage.tensors import raw_values
 from netfuse_onnx.types import Merged, Recipe
 from netfuse_onnx.write import writer
 
@@ -60,6 +64,28 @@ def test_the_data_file_is_named_by_its_layout_too(tmp_path: Path) -> None:
     names = [named(tmp_path, merged, paths) for merged in others]
     assert len(set(names)) == len(names)
     assert named(tmp_path, plain, paths) == names[0]
+
+
+def test_the_data_file_is_named_by_what_the_sources_hold(tmp_path: Path) -> None:
+    """Other bytes at the same place of a source of the same size."""
+    paths = files(tmp_path)
+    before = named(tmp_path, lowered(paths), paths)
+    proto = onnx.load(paths[1])
+    raw = bytearray(proto.graph.initializer[0].raw_data)
+    raw[4000] ^= 1
+    proto.graph.initializer[0].raw_data = bytes(raw)
+    save(Path(paths[1]), proto)
+    assert named(tmp_path, lowered(paths), paths) != before
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_model_that_cannot_be_read_may_use_the_data(tmp_path: Path, readable: bool) -> None:
+    out, other = tmp_path / "m.onnx", tmp_path / "other.onnx"
+    put(files(tmp_path), out, "external")
+    (old,) = tmp_path.glob("m-*.data")
+    other.write_bytes(model_of().SerializeToString() if readable else b"a download that broke off")
+    put(files(tmp_path), out, "external")
+    assert old.exists() != readable
 
 
 # --------------------------------------------------------------------------- metadata
@@ -122,3 +148,80 @@ def test_a_weight_that_goes_on_is_no_proof(tmp_path: Path) -> None:
     for wrong in (whole[:-4], whole + whole[:4]):
         with pytest.raises(netfuse_onnx.ValuesDiffer, match="32 bytes"):
             weights.first_difference(recipe, wrong)
+
+
+# --------------------------------------------------------------------------- files that say two things
+
+
+def test_external_data_longer_than_its_shape(tmp_path: Path) -> None:
+    path, _ = external_model(tmp_path)
+    assert (
+        wire.scan(with_first(path, location="sub/w.bin", length=12000, offset=4)).extents["big"].length
+        == 12000
+    )
+    with pytest.raises(FileFault, match=r"holds 12004 bytes, shape \[3000\] takes 12000"):
+        wire.scan(with_first(path, location="sub/w.bin", length=12004, offset=4))
+
+
+def test_values_inside_and_outside_of_the_file(tmp_path: Path) -> None:
+    """A tensor that is said to lie in another file, and holds values as well."""
+    path, whole = external_model(tmp_path)
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.initializer[0].raw_data = whole.graph.initializer[0].raw_data
+    with pytest.raises(FileFault, match="holds its values twice"):
+        wire.scan(save(Path(path), proto))
+
+
+# --------------------------------------------------------------------------- values in typed fields
+
+
+def test_a_signalling_nan_keeps_its_bits() -> None:
+    """As a Python float it would lose the bit that makes it one."""
+    bits = np.array([0x7FA00001, 0x3F800000], "<u4").tobytes()
+    tensor = TensorProto.FromString(
+        TensorProto(data_type=1, dims=[2]).SerializeToString() + b"\x22\x08" + bits
+    )
+    assert len(tensor.float_data) == 2
+    assert raw_values(tensor) == bits
+
+
+def test_whatever_is_not_zero_is_true() -> None:
+    tensor = TensorProto(data_type=TensorProto.BOOL, dims=[4], int32_data=[2, 0, 1, 256])
+    assert raw_values(tensor) == b"\1\0\1\1"
+
+
+def test_numbers_that_are_not_packed(tmp_path: Path) -> None:
+    """A tag stands before each of them."""
+    numbers = np.arange(1, 200) * 3
+    head = TensorProto(name="w", data_type=TensorProto.INT64, dims=[len(numbers)]).SerializeToString()
+    tensor = head + b"".join(b"\x38" + varint(int(number)) for number in numbers)
+    proto = model_of()
+    graph = proto.graph.SerializeToString() + b"\x2a" + varint(len(tensor)) + tensor
+    proto.ClearField("graph")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString() + b"\x3a" + varint(len(graph)) + graph)
+    assert list(onnx.load(path).graph.initializer[0].int64_data) == numbers.tolist()
+    for threshold in (8, 100_000):
+        (found,) = wire.scan(str(path), threshold=threshold).model.graph.initializer
+        assert weights.array(weights.weight_of(found)).tolist() == numbers.tolist()
+
+
+def test_a_field_ends_inside_of_its_message(tmp_path: Path) -> None:
+    path = tmp_path / "message"
+    path.write_bytes(b"\x0a\x05abcdefgh")
+    with path.open("rb") as file:
+        window = Window(file.fileno(), 10)
+        assert [field.end for field in window.fields(0, 7)] == [7]
+        with pytest.raises(MalformedError, match="truncated"):
+            list(window.fields(0, 5))
+
+
+def test_every_weight_starts_at_a_cache_line(tmp_path: Path) -> None:
+    """Also behind one whose bytes are no multiple of that."""
+    paths = files(tmp_path, rows=301)
+    put(paths, tmp_path / "m.onnx", "external")
+    proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    held = [{e.key: e.value for e in t.external_data} for t in proto.graph.initializer if t.external_data]
+    assert len(held) == 2
+    assert int(held[0]["length"]) % 64
+    assert [int(entries["offset"]) % 64 for entries in held] == [0, 0]

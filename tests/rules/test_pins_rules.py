@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from families import save
+from oracle import IO, check
 
 import netfuse_onnx
 from netfuse_onnx.load.loader import load
@@ -44,3 +46,18 @@ def test_statistics_of_one_batch_are_not_those_of_all_models(tmp_path: Path, mod
     corr = match([load(path)] * 2, ["a", "b"])
     found = planning.candidates(corr, io="separate", share=frozenset(), cost=Cost(2))
     assert ("norm_shared_weights" in {offer.rule for offer in found.options[0]}) == joined
+
+
+@pytest.mark.parametrize("op", ["Add", "Where"])
+def test_dims_without_a_name_may_be_unequal(tmp_path: Path, op: str) -> None:
+    """One operand is broadcast along an axis of which both say nothing."""
+    call = {"Add": "y = Add(x, z)", "Where": "c = Greater(x, z) y = Where(c, x, z)"}[op]
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[?, 3] x, float[?, 3] z) => (float[?, 3] y) {{ {call} }}'
+    )
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 4):
+        values = {"x": rng.standard_normal((count, 1, 3)), "z": rng.standard_normal((count, 4, 3))}
+        values = {name: value.astype(np.float32) for name, value in values.items()}
+        for io in IO:
+            check(proto, values, {"x": "input", "z": "input"}, tmp_path, io=io)
