@@ -125,6 +125,7 @@ def test_every_output_of_every_model_is_compared(tmp_path: Path, output: str) ->
     paths = family(tmp_path, SUM, {"w": (4,)})
     proof = values(tmp_path, paths, behind("Mul", 1.01, output))
     assert [row.model for row in proof.outputs if not row.ok] == [output[0]]
+    assert not proof.ok
 
 
 @pytest.mark.parametrize("batch", [1, 2])

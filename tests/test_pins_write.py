@@ -18,6 +18,7 @@ from model_files import external_model, model_of, with_first
 from onnx import TensorProto, numpy_helper
 
 import netfuse_onnx
+from netfuse_onnx import arguments
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.protobuf import MalformedError, Window, varint
@@ -78,6 +79,13 @@ def test_the_data_file_is_named_by_what_the_sources_hold(tmp_path: Path) -> None
     assert named(tmp_path, lowered(paths), paths) != before
 
 
+def test_the_data_file_is_named_by_its_transforms_too(tmp_path: Path) -> None:
+    """Of square matrices, whose shape says nothing of it."""
+    paths = files(tmp_path, rows=8)
+    plain = lowered(paths)
+    assert named(tmp_path, plain, paths) != named(tmp_path, with_recipe(plain, transform="T"), paths)
+
+
 @pytest.mark.parametrize("readable", [True, False])
 def test_a_model_that_cannot_be_read_may_use_the_data(tmp_path: Path, readable: bool) -> None:
     out, other = tmp_path / "m.onnx", tmp_path / "other.onnx"
@@ -117,6 +125,16 @@ def test_metadata_of_the_sources(tmp_path: Path) -> None:
         "c/late": "c",
         "a/netfuse_onnx": "from an earlier merge",
     }
+
+
+def test_a_merged_model_tells_of_itself_not_of_its_sources(tmp_path: Path) -> None:
+    """Sources that were merged from others say all the same of that."""
+    paths = family(tmp_path, count=2)
+    for path in paths:
+        proto = onnx.load(path)
+        proto.metadata_props.add(key="netfuse_onnx", value="{}")
+        save(Path(path), proto)
+    assert netfuse_onnx.inspect(merged_file(tmp_path, paths)).models == ("a", "b")
 
 
 def test_weights_equal_in_some_models_only_are_each_model_s_own(tmp_path: Path) -> None:
@@ -225,3 +243,13 @@ def test_every_weight_starts_at_a_cache_line(tmp_path: Path) -> None:
     assert len(held) == 2
     assert int(held[0]["length"]) % 64
     assert [int(entries["offset"]) % 64 for entries in held] == [0, 0]
+
+
+# --------------------------------------------------------------------------- arguments
+
+
+def test_sizes_of_dimensions(tmp_path: Path) -> None:
+    assert arguments.dimensions(["a=b=3", "n=0"]) == {"a=b": 3, "n": 0}
+    paths = family(tmp_path)
+    with pytest.raises(netfuse_onnx.UsageFault, match="can't have size -1"):
+        netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), dims={"n": -1})

@@ -8,7 +8,7 @@ MUTATIONS = (
         "netfuse_onnx/lower/dequantize.py",
         "return None if _is_bias(node) else _written_out(node, emit)",
         "return None",
-        "test_pins_plan.py::test_a_bias_that_others_read_is_written_out",
+        "test_fuzz_findings.py::test_dequantized_once_for_all_models_keeps_its_sign",
     ),
     mutation(
         "every-reader-is-a-bias",

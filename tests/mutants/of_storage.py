@@ -123,13 +123,6 @@ MUTATIONS = (
         "test_pins_write.py::test_values_inside_and_outside_of_the_file",
     ),
     mutation(
-        "signalling-nans-changed",
-        "netfuse_onnx/storage/tensors.py",
-        '    if field == "float_data":\n        return _float_bytes(tensor)',
-        '    if field == "float_data":\n        return np.array(tensor.float_data, "<f4").tobytes()',
-        "test_pins_write.py::test_a_signalling_nan_keeps_its_bits",
-    ),
-    mutation(
         "truths-of-any-bit",
         "netfuse_onnx/storage/tensors.py",
         "        values = values != 0\n",
