@@ -31,8 +31,8 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch and transformers"
-	@$(INSTALL) -e '.[cpu,samples,dev]'
+	@echo "Installing the development tools, torch, transformers, OpenVINO and OpenCV"
+	@$(INSTALL) -e '.[cpu,samples,dev,runtimes]'
 	@touch $@
 
 demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge it, prove it equal, print the report

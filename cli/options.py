@@ -33,6 +33,9 @@ def proof_options(command: Command) -> Command:
         click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
         click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
         click.option(
+            "--max-memory", metavar="SIZE", help="Of the proof, estimated: 500M, 2GB.  [default: 2GB]"
+        ),
+        click.option(
             "--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."
         ),
         click.option(
@@ -82,6 +85,6 @@ def split(names: str | None) -> list[str] | None:
 def proof_arguments(given: dict[str, Any]) -> dict[str, Any]:
     from netfuse_onnx import arguments
 
-    keys = ("provider", "rtol", "atol", "seed", "inputs", "libraries")
+    keys = ("provider", "rtol", "atol", "seed", "inputs", "libraries", "max_memory")
     chosen = {key: given[key] for key in keys if given[key] is not None}
     return chosen | {"dims": arguments.dimensions(given["dims"])}

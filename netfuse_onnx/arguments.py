@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.errors import UsageFault
@@ -13,6 +14,9 @@ CHOICES = {
     "data": ("auto", "external", "single"),
     "provider": ("auto", "cpu", "cuda"),
 }
+
+LEAST_MEMORY = 200_000_000
+"""Bytes, the least that --max-memory may be."""
 
 
 def choice(kind: str, value: str) -> str:
@@ -68,6 +72,25 @@ def sizes(dims: Mapping[str, int]) -> dict[str, int]:
         if value < 0:
             raise UsageFault(f"Dimension {name!r} can't have size {value}.", "Sizes are 0 or more.")
     return dict(dims)
+
+
+def memory(value: str | int) -> int:
+    """`500M`, `2GB`, `1.5GiB` or a number of bytes -> bytes."""
+    found = re.fullmatch(
+        r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", str(value).strip(), re.IGNORECASE | re.ASCII
+    )
+    if not found:
+        raise UsageFault(
+            f"{str(value)!r} is no amount of memory.", "Write --max-memory 500M or --max-memory 2GB."
+        )
+    number, unit, binary = found.groups()
+    size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
+    if size < LEAST_MEMORY:
+        raise UsageFault(
+            f"{str(value)!r} is too little for a proof: Python and ONNX Runtime alone take about 120 MB.",
+            f"Give --max-memory {LEAST_MEMORY // 10**6}M or more.",
+        )
+    return size
 
 
 def positive(what: str, value: int) -> int:

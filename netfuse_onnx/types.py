@@ -187,8 +187,10 @@ class Correspondence:
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
     `ragged` are values whose shape differs between the models by construction (--partial).
+    `believed` are types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture.
+    than a source's, and in what the sources are not one architecture. `ran`: ONNX Runtime was asked for
+    ranks that inference could not tell, so that the plan depends on its version.
     """
 
     sources: tuple[Source, ...]
@@ -199,8 +201,10 @@ class Correspondence:
     ir_version: int
     attrs: Mapping[int, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     ragged: frozenset[str] = frozenset()
+    believed: Mapping[str, ValueType] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    ran: bool = False
 
     @property
     def models(self) -> int:

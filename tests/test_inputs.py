@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,24 @@ def test_draws(tmp_path: Path) -> None:
     assert all(np.array_equal(one[name], again[name]) for name in one)
 
 
+def test_draws_of_another_scale_and_salt(tmp_path: Path) -> None:
+    text = """g (float[n, 3] f, int64[n, 2] ids, uint8[n, 8] image) =>
+        (float[n, 3] f2, float[n, 2, 4] y, uint8[n, 8] i2) {
+        f2 = Neg(f) y = Gather(table, ids) i2 = BitwiseNot(image) }"""
+    paths = [save(tmp_path / f"{n}.onnx", build(text, {"table": (5, 4)}, opset=18)) for n in "ab"]
+    specs = inputs.describe(match([load(path) for path in paths], ["a", "b"]))
+    case = Case("n=50", {"n": 50})
+    wide, other = replace(case, scale=10.0), replace(case, salt=1)
+    assert (case.label, wide.label, other.label) == ("n=50", "n=50, scale 10", "n=50, salt 1")
+    plain, scaled, salted = (inputs.draw(specs, c, 0, frozenset(), seed=3) for c in (case, wide, other))
+    np.testing.assert_allclose(scaled["f"], np.asarray(plain["f"]) * 10, rtol=1e-6)
+    for name in ("ids", "image"):
+        assert np.array_equal(scaled[name], plain[name])
+        assert not np.array_equal(salted[name], plain[name])
+    assert not np.array_equal(salted["f"], plain["f"])
+    assert set(np.unique(np.asarray(salted["ids"]))) <= set(range(5))
+
+
 def test_sizes_of_symbols() -> None:
     values = {"s": 3, "p": 4, "a.b": 7}
     assert symbols.sizes(("s", 2, "s + p", "2*s - 1", "a.b", "p // 2", "?"), values) == (3, 2, 7, 5, 7, 2, 1)
@@ -85,7 +104,7 @@ def test_sizes_of_symbols() -> None:
     assert symbols.batches([("n", "s"), ("n + 1",), (3, "t")]) == ("n",)
 
 
-def test_the_ladder_tries_sums() -> None:
+def test_the_ladder_tries_sums_OLD() -> None:
     tried = list(symbols.ladder(["past", "sequence", "total"], frozenset(), 2))
     assert len({*tried[0].values()}) == 3
     assert any(t["total"] == t["past"] + t["sequence"] and t["past"] != t["sequence"] for t in tried)

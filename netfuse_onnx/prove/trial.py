@@ -5,24 +5,30 @@ The first source chooses the inputs: one case per batch size (1, 2 and N), from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.prove.channels import Magnitudes
 from netfuse_onnx.prove.compare import finite
+from netfuse_onnx.prove.reach import Reach
+from netfuse_onnx.prove.room import MAX_MEMORY, Room
+from netfuse_onnx.prove.seek import ATTEMPTS, Search
+from netfuse_onnx.prove.widen import MOST, Widening, candidates
 from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given
+from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.types import Correspondence
 
-ATTEMPTS = 40
-"""How many choices of inputs the first source is offered per batch size."""
-VACUOUS = 5
-"""How many of these may run and give nothing but NaN, infinities or empty tensors, before one is taken."""
+AGAIN = 40
+"""How many choices of inputs are offered for a batch size after one for which none was found."""
+SHOWN = 6
+"""How many inputs are named in an error."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total."""
@@ -30,7 +36,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to prove. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override."""
+    """How to prove. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override.
+    `search`: look for inputs that say more than the first that run. `isolation`: try odd values on every
+    model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes
+    begin."""
 
     runtime: Runtime
     io: str = "separate"
@@ -40,22 +49,34 @@ class Options:
     rtol: float | None = None
     atol: float | None = None
     file: str = ""
+    search: bool = True
+    isolation: bool = False
+    max_memory: int = MAX_MEMORY
+    wide: int = 0
+
+    def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
+        """The same with the sizes that merge was given, of symbols that the sources have and these options
+        do not bind."""
+        symbolic = symbols.free(spec.dims for spec in inputs.describe(family))
+        return replace(self, dims={name: dims[name] for name in symbolic if name in dims} | {**self.dims})
 
 
 class Trial:
     """The cases, and what the sources gave: `outputs[model][case]` by the first source's output names.
 
-    `alike[model]` is what each model gives on the inputs of the first in the first case; empty when a
-    later source refused that case.
+    `same_input[model]` is what each model gives on the inputs of the first, by the label of the case: the
+    first case and those that were searched for. `unreached` are sides of thresholds that no case reaches.
     """
 
     def __init__(self, family: Correspondence, options: Options) -> None:
         self.family = family
         self.options = options
         self.specs: tuple[InputSpec, ...] = inputs.describe(family)
+        self.room = Room(family, self.specs, options.max_memory)
         self.cases: list[Case] = []
         self.outputs: list[list[dict[str, Value]]] = [[] for _ in family.sources]
-        self.alike: list[dict[str, Value]] = []
+        self.same_input: list[dict[str, dict[str, Value]]] = []
+        self.unreached: tuple[str, ...] = ()
         self.skipped: list[str] = []
         self.telling = False  # whether a case gives an element that can be compared
         symbolic = symbols.free(spec.dims for spec in self.specs)
@@ -72,8 +93,11 @@ class Trial:
 
     def merged_feeds(self, case: Case) -> dict[str, Value]:
         """The inputs of all models, as the merged model takes them."""
+        return self.joined([self.feeds(case, model) for model in range(self.family.models)])
+
+    def joined(self, drawn: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
+        """The inputs of each model as the merged model takes them."""
         merged: dict[str, Value] = {}
-        drawn = [self.feeds(case, model) for model in range(self.family.models)]
         for spec in self.specs:
             values = [feed[spec.name] for feed in drawn]
             if spec.name in self.options.share:
@@ -85,6 +109,18 @@ class Trial:
                     f"{model}/{spec.name}": v for model, v in zip(self.family.names, values, strict=True)
                 }
         return merged
+
+    def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
+        """One model's share of the merged outputs, or what is wrong with them."""
+        key = name if self.options.io == "stacked" else f"{self.family.names[model]}/{name}"
+        if key not in result:
+            return None, f"the merged model has no output {key!r}"
+        value = result[key]
+        if self.options.io != "stacked":
+            return value, ""
+        if not isinstance(value, np.ndarray) or not value.ndim or len(value) != self.family.models:
+            return None, f"output {key!r} has no leading axis of size {self.family.models}"
+        return np.asarray(value[model]), ""
 
     def run(self, session: Session, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Run one source; inputs and outputs by the first source's names. Raises RunFailed."""
@@ -98,10 +134,15 @@ class Trial:
         names = pair(sources[0].graph.inputs, sources[model].graph.inputs)
         return {names[name]: value for name, value in feeds.items()}
 
+    def channels(self, output: str) -> Magnitudes:
+        """Where magnitudes of an output are gathered."""
+        return Magnitudes(self.family.graph.types[output].dims)
+
     # ------------------------------------------------------------------ running
 
     def run_sources(self, tell: Progress) -> None:
         """Fill in cases and outputs. Raises NotProven when the sources take no inputs that were tried."""
+        search = None
         for model, source in enumerate(self.family.sources):
             tell("running the sources", model, self.family.models)
             try:
@@ -113,26 +154,81 @@ class Trial:
                     "or merge without the proof: --no-verify.",
                 ) from error
             if model == 0:
-                for batch in self._batches():
-                    self._find(session, batch)
+                search = self._choose(session, tell)
+                self._widen(session)
             else:
                 self._repeat(session, model)
             if not self.cases:
-                given = self.options.file
-                raise NotProven(
-                    f"No inputs were found that the models take ({self.skipped[-1]}).",
-                    f"Check names, shapes and types in {given}."
-                    if given
-                    else "Give real ones with --inputs FILE.npz, or sizes with --dim NAME=VALUE.",
-                )
+                raise self._no_inputs(search if model == 0 else None)
             if not self.telling:
                 raise NotProven(
                     f"Nothing could be compared ({self.skipped[-1]}).",
                     "Give other inputs with --inputs FILE.npz, sizes with --dim NAME=VALUE, or --no-verify.",
                 )
-            if len(self.alike) == model:
-                self.alike.append(self.run(session, model, self.feeds(self.cases[0], 0)))
+            self.same_input.append(self._on_the_first_ones_inputs(session, model))
             del session  # before the next is made
+
+    def _on_the_first_ones_inputs(self, session: Session, model: int) -> dict[str, dict[str, Value]]:
+        """What a model gives on the inputs of the first one, where it takes them."""
+        searched = [i for i, case in enumerate(self.cases) if i == 0 or case.scale != 1.0 or case.salt]
+        if model == 0:
+            return {self.cases[i].label: self.outputs[0][i] for i in searched}
+        return self._results(session, model, [self.cases[i] for i in searched], 0)
+
+    def _widen(self, session: Session) -> None:
+        """Add cases that show more of the first source: outputs alive, thresholds reached."""
+        if not self.cases or not self.options.search:
+            return
+        widening = Widening(Reach(self.family.sources[0], self.options.runtime))
+        widening.gains(self.feeds(self.cases[0], 0), self.outputs[0][0])
+        enough = len(self.cases) + MOST
+        for case in () if self.options.file else candidates(self.specs, self.cases[0]):
+            if widening.done or len(self.cases) == enough:
+                break
+            feeds = self.feeds(case, 0)
+            try:
+                result = self.run(session, 0, feeds)
+            except RunFailed:
+                continue
+            if widening.gains(feeds, result):
+                self.cases.append(case)
+                self.outputs[0].append(result)
+                self.telling = self.telling or any(map(finite, result.values()))
+        self.unreached = tuple(sorted(map(str, widening.missing)))
+
+    def try_further(self, tell: Progress) -> bool:
+        """Run all sources on the candidates that no case has used yet. True where a case was added."""
+        if not self.options.search or self.options.file or not self.cases:
+            return False
+        fresh = [case for case in candidates(self.specs, self.cases[0]) if case not in self.cases][:MOST]
+        own: list[dict[str, dict[str, Value]]] = []
+        same: list[dict[str, dict[str, Value]]] = []
+        for model, source in enumerate(self.family.sources):
+            tell("looking for inputs that tell the models apart", model, self.family.models)
+            session = Session(source.path, self.options.runtime)
+            own.append(self._results(session, model, fresh, model))
+            same.append(own[0] if model == 0 else self._results(session, model, fresh, 0))
+            fresh = [case for case in fresh if case.label in own[-1]]
+            del session  # before the next is made
+        for case in fresh:
+            self.cases.append(case)
+            for model in range(self.family.models):
+                self.outputs[model].append(own[model][case.label])
+                if case.label in same[model]:
+                    self.same_input[model][case.label] = same[model][case.label]
+        return bool(fresh)
+
+    def _results(
+        self, session: Session, model: int, some: Sequence[Case], inputs_of: int
+    ) -> dict[str, dict[str, Value]]:
+        """What a model gives on the inputs of one of the models, by the label of the cases that it takes."""
+        found = {}
+        for case in some:
+            try:
+                found[case.label] = self.run(session, model, self.feeds(case, inputs_of))
+            except RunFailed:
+                continue
+        return found
 
     def _batches(self) -> list[int]:
         names = symbols.batches([spec.dims for spec in self.specs])
@@ -140,44 +236,68 @@ class Trial:
             return [1]
         return sorted({1, 2, self.family.models})
 
-    def _find(self, session: Session, batch: int) -> None:
-        """The first case that runs and gives something; else one that runs; else none, with the reason."""
-        reason, vacuous = "", list[tuple[Case, dict[str, Value]]]()
-        for case in self._candidates(batch):
-            try:
-                result = self.run(session, 0, self.feeds(case, 0))
-            except RunFailed as error:
-                reason = reason or f"{case.label}: {error}"
+    def _choose(self, session: Session, tell: Progress) -> Search:
+        """For each batch size the first case that runs and tells most; or the reason why there is none."""
+        batches, seen, searches = self._batches(), None, list[Search]()
+        for batch in batches:
+            searches.append(
+                Search(
+                    lambda case: self.run(session, 0, self.feeds(case, 0)),
+                    lambda case: self.room.refuse(case, len(batches)),
+                    lambda done, most: tell("looking for inputs that the models take", done, most),
+                    AGAIN if searches else ATTEMPTS,
+                )
+            )
+            found = searches[-1].best(self._offers(batches, batch, seen))
+            if found is None:
+                self.skipped.append(searches[-1].why)
                 continue
-            if any(finite(v) for v in result.values()):
-                self.telling = True
-                self._keep(case, result)
-                return
-            vacuous.append((case, result))
-            if len(vacuous) == VACUOUS:
-                break
-        if vacuous:
-            self._keep(*vacuous[0])
-            reason = f"{vacuous[0][0].label}: all outputs are empty or NaN, so it tells nothing"
-        self.skipped.append(reason)
+            self.cases.append(found.case)
+            self.outputs[0].append(dict(found.outputs))
+            self.telling = self.telling or found.finite
+            if not found.finite:
+                self.skipped.append(f"{found.case.label}: all outputs are empty or NaN, so it tells nothing")
+            seen = seen or Seen(found.case, batch)
+        return searches[0]
 
-    def _keep(self, case: Case, result: dict[str, Value]) -> None:
-        self.cases.append(case)
-        self.outputs[0].append(result)
-
-    def _candidates(self, batch: int) -> list[Case]:
+    def _offers(self, batches: Sequence[int], batch: int, seen: Seen | None) -> Offers:
         options = self.options
         if options.file:
             feeds = given(options.file, self.specs, self.family.names, options.share)
-            return [Case("given inputs", {}, given=feeds)]
+            return Offers(self.specs, batch, {}, only=Case("given inputs", {}, given=feeds))
         for spec in self.specs:
             if not spec.dtype or (spec.dims is None and not spec.sequence):
                 raise NotProven(
                     f"No input can be made up for {spec.name!r}, whose type or rank is unknown.",
                     "Give real ones with --inputs FILE.npz.",
                 )
-        found = inputs.cases(self.specs, batch, options.dims, self.cases)
-        return [case for case, _ in zip(found, range(ATTEMPTS), strict=False)]
+        begin = (0, options.wide) if seen else self.room.begin(dict(options.dims), batches, options.wide)
+        return Offers(self.specs, batch, options.dims, models=self.family.models, seen=seen, begin=begin)
+
+    def _no_inputs(self, search: Search | None) -> NotProven:
+        """Why there is no case at all, and what to do. `search` is that of the first source, where it is the
+        one that takes none."""
+        names = symbols.free(spec.dims for spec in self.specs)
+        sizes = f"sizes with --dim NAME=VALUE (there are {', '.join(names)})" if names else ""
+        if search and not search.first:
+            return NotProven(
+                f"The values can't be proven within the memory allowed: {search.why}.",
+                f"Allow more with --max-memory{f', or give smaller {sizes}' if sizes else ''}.",
+            )
+        hint = f"Give real ones with --inputs FILE.npz{f', or {sizes}' if sizes else ''}."
+        if self.options.file:
+            hint = f"Check names, shapes and types in {self.options.file}."
+        why = self.skipped[-1]
+        if search and search.first:
+            case, said = search.first
+            why = f"{search.runs} tried, first {self._told(case)}: {said}"
+        return NotProven(f"No inputs were found that the models take ({why}).", hint)
+
+    def _told(self, case: Case) -> str:
+        """The shapes of some inputs of a case."""
+        shapes = [f"{name} {list(dims)}" for name, dims in self.room.shapes(case).items()]
+        more = f" and {len(shapes) - SHOWN} more" if len(shapes) > SHOWN else ""
+        return ", ".join(shapes[:SHOWN]) + more
 
     def _repeat(self, session: Session, model: int) -> None:
         """Run a further source on the cases; one that it refuses is dropped for all."""
@@ -188,8 +308,6 @@ class Trial:
                 kept.append(i)
             except RunFailed as error:
                 self.skipped.append(f"{case.label}: model {self.family.names[model]}: {error}")
-        if kept[:1] != [0]:
-            self.alike = []
         if len(kept) < len(self.cases):
             for m in range(model):
                 self.outputs[m] = [self.outputs[m][i] for i in kept]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from onnx import TensorProto
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from netfuse_onnx.emit.convert import fold as folded
 from netfuse_onnx.emit.convert import unfold
@@ -96,7 +97,8 @@ def _fused(site: Site, alike: bool) -> Option:
             total = emit("Add", wide(0), wide(1))
             total = emit("Add", total, wide(BIAS[key])) if site.has(BIAS[key]) else total
             total = folded(emit, total, 0, site.dims(0))
-            ready[:2] = total, emit("Sub", total, total)
+            none = numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)))
+            ready[:2] = total, emit("ConstantOfShape", emit("Shape", total), value=none)
         elif site.has(BIAS[key]):
             ready += [None] * (BIAS[key] - 3) + [ins[BIAS[key]]]
         y, *rest = again(site, ready, emit)

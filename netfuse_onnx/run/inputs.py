@@ -1,16 +1,16 @@
 """Inputs for the proof of the values: what each graph input accepts, and seeded arrays of that kind.
 
 Nothing is known about a model but its graph. So integers are drawn within the bounds that their
-consumers imply (the rows of the table that a Gather reads), masks are ones followed by zeros, symbolic
-dims are tried from a short ladder of sizes, and whatever the first source refuses is tried with smaller
-values. `--inputs` and `--dim` replace the guessing.
+consumers imply (the rows of the table that a Gather reads), and masks are ones followed by zeros. The sizes
+of symbolic dims, and which of the STYLES, are tried in the order of offers.py. `--inputs` and `--dim` replace
+the guessing.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,13 +46,22 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One choice of sizes, and of how values are drawn."""
+    """One choice of sizes, and of how values are drawn. `title` tells the sizes. Floats are multiplied by
+    `scale`; another `salt` gives other values of the same kind."""
 
-    label: str
+    title: str
     sizes: Mapping[str, int]
     floats: str = "normal"
     integers: str = "fit"
     given: tuple[Mapping[str, Value], ...] = field(default=(), repr=False)
+    scale: float = 1.0
+    salt: int = 0
+
+    @property
+    def label(self) -> str:
+        """The title, and what is unusual about the values."""
+        scale = f", scale {self.scale:g}" if self.scale != 1.0 else ""
+        return f"{self.title}{scale}{f', salt {self.salt}' if self.salt else ''}"
 
 
 def describe(family: Correspondence) -> tuple[InputSpec, ...]:
@@ -71,25 +80,9 @@ def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     return tuple(specs)
 
 
-def cases(
-    specs: Sequence[InputSpec], batch: int, dims: Mapping[str, int], seen: Sequence[Case]
-) -> Iterator[Case]:
-    """What to try for one batch size, the most telling first. `seen` are the cases that ran for other batch
-    sizes: their sizes and style come first."""
-    names = symbols.free(spec.dims for spec in specs)
-    batches = symbols.batches([spec.dims for spec in specs])
-    outer = dict.fromkeys(batches, batch) | dict(dims)
-    tried = [replace(c, sizes=dict(c.sizes) | outer) for c in seen[:1]]
-    spatial = symbols.spatial([spec.dims for spec in specs])
-    for style in STYLES:
-        for sizes in symbols.ladder([n for n in names if n not in outer], spatial, batch):
-            tried.append(Case("", sizes | outer, *style))
-    done: list[Case] = []
-    for case in tried:
-        labelled = replace(case, label=_label(case.sizes, batches))
-        if labelled not in done:
-            done.append(labelled)
-            yield labelled
+def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The dims of the inputs for these sizes; without those of unknown rank."""
+    return {spec.name: symbols.sizes(spec.dims, sizes) for spec in specs if spec.dims is not None}
 
 
 def draw(
@@ -100,8 +93,8 @@ def draw(
         return dict(case.given[model])
     feeds: dict[str, Value] = {}
     for i, spec in enumerate(specs):
-        key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.label.encode())]
-        rng = np.random.default_rng(key)
+        key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.title.encode())]
+        rng = np.random.default_rng([*key, case.salt] if case.salt else key)
         shape = symbols.sizes(spec.dims or (), case.sizes)
         drawn = [_array(spec, shape, case, rng) for _ in range(2 if spec.sequence else 1)]
         feeds[spec.name] = drawn if spec.sequence else drawn[0]
@@ -119,7 +112,7 @@ def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.G
         return _mask(shape, rng) if accepts.mask else np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in FLOATS and accepts.high is None and not accepts.values:
         values = rng.standard_normal(shape) if case.floats == "normal" else rng.random(shape)
-        return np.asarray(values).astype(dtype)
+        return np.asarray(values * case.scale).astype(dtype)
     return _integers(accepts, shape, case, rng, dtype).astype(dtype)
 
 
@@ -159,8 +152,3 @@ def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
         return kind, sequence
     inner = value_type(proto)
     return (inner if inner.proto is None else ValueType()), sequence
-
-
-def _label(sizes: Mapping[str, int], batches: Sequence[str]) -> str:
-    order = [*batches, *(name for name in sizes if name not in batches)]
-    return ", ".join(f"{name}={sizes[name]}" for name in order) or "static shapes"

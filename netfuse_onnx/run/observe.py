@@ -15,11 +15,12 @@ from onnx import ModelProto, TensorProto, helper
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.run import inputs
+from netfuse_onnx.run.offers import Offers
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
-ATTEMPTS = 12
+ATTEMPTS = 32
 """How many choices of inputs are offered."""
 
 
@@ -30,7 +31,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     """
     try:
         session = Session(
-            _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=_home(source)
+            _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
         )
     except (RunFailed, NetfuseError, ValueError):
         return {}
@@ -38,10 +39,12 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     held = {name: (weight,) for name, weight in graph.weights.items()}
     alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
     specs = inputs.describe(alone)
-    for case in itertools.islice(inputs.cases(specs, 2, {}, ()), ATTEMPTS):
+    offers = Offers(specs, 2, {})
+    for case in itertools.islice(offers, ATTEMPTS):
         try:
             results = session.run(inputs.draw(specs, case, 0, frozenset(), 0))
-        except RunFailed:
+        except RunFailed as error:
+            offers.refused(str(error))
             continue
         return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
     return {}
@@ -56,20 +59,27 @@ def _kind(value: Value) -> ValueType:
     return ValueType(dtype, (None,) * array.ndim)
 
 
-def _home(source: Source) -> str:
+def home(source: Source) -> str:
+    """The folder that a source's weights are referred to from."""
     return os.path.dirname(os.path.abspath(source.path))
 
 
-def _model(source: Source, names: Sequence[str]) -> bytes:
-    """The source with more outputs. Large weights stay in their files."""
+def whole(source: Source) -> ModelProto:
+    """The source in normal form as a model that runs. Large weights stay in their files, see `home`."""
     model: ModelProto = rebuild.model(source)
     graph = model.graph
     large = {n: w for n, w in source.graph.weights.items() if isinstance(w.data, Extent)}
     kept = [value for value in graph.input if value.name not in large]
     del graph.input[:]
     graph.input.extend(kept)
-    graph.initializer.extend(_initializer(name, weight, _home(source)) for name, weight in large.items())
-    graph.output.extend(
+    graph.initializer.extend(_initializer(name, weight, home(source)) for name, weight in large.items())
+    return model
+
+
+def _model(source: Source, names: Sequence[str]) -> bytes:
+    """The source with more outputs."""
+    model = whole(source)
+    model.graph.output.extend(
         rebuild.declared(name, ValueType()) for name in names if name not in source.graph.outputs
     )
     data: bytes = model.SerializeToString()

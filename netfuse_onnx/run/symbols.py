@@ -1,22 +1,18 @@
-"""Symbolic dimensions: which are batches, and which sizes to try for the others.
+"""Symbolic dimensions of inputs: which are batches, which are spatial, and what a shape is for given sizes.
 
 A symbol that stands first in the shape of an input is taken for a batch. Exporters also write sums and
 products (`past + sequence`): those are computed. An unnamed dynamic dim is called `INPUT.POSITION`.
+Which sizes are tried is in ladder.py.
 """
 
 from __future__ import annotations
 
 import ast
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from netfuse_onnx.types import Dim
 
 Dims = tuple[Dim, ...] | None
-
-PLAIN = (8, 16, 32, 64, 128, 1)
-SPATIAL = (64, 128, 224, 256, 512, 32)
-"""Sizes tried in step: for a spatial dim (behind the second of an input of rank 4 or more), for the rest."""
 
 
 def meet(name: str, shapes: Sequence[Dims], static: dict[str, int]) -> Dims:
@@ -66,22 +62,6 @@ def batches(shapes: Sequence[Dims]) -> tuple[str, ...]:
 def spatial(shapes: Sequence[Dims]) -> frozenset[str]:
     """The symbols of heights, widths and depths."""
     return frozenset(d for dims in shapes if dims and len(dims) >= 4 for d in dims[2:] if isinstance(d, str))
-
-
-def ladder(names: Sequence[str], wide: frozenset[str], batch: int) -> Iterator[dict[str, int]]:
-    """Sizes for the symbols, to be tried in order: all different, alike, one the sum of two others."""
-    if not names:
-        yield {}
-        return
-    steps = {True: 32, False: 1}
-    yield {n: (SPATIAL if n in wide else PLAIN)[0] + i * steps[n in wide] for i, n in enumerate(names)}
-    for plain, large in zip(PLAIN, SPATIAL, strict=True):
-        yield {n: large if n in wide else plain for n in names}
-    yield dict.fromkeys(names, batch)
-    different = {n: PLAIN[0] + i for i, n in enumerate(names)}
-    for total in names[::-1]:
-        for one, two in itertools.combinations([n for n in names if n != total], 2):
-            yield different | {total: different[one] + different[two]}
 
 
 def sizes(dims: Sequence[Dim], values: Mapping[str, int]) -> tuple[int, ...]:
