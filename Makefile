@@ -13,7 +13,7 @@ DEMO_DIR := build/demo
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo test test-all lint docs bench clean
+.PHONY: help setup demo test test-all mutants lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -48,6 +48,10 @@ test: lint ## Lint, type check, and all tests but the slow ones
 
 test-all: lint ## The same with the slow tests: full-size models
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m ''
+
+# Small mistakes are put into a copy of the code, one at a time; the tests must see each (tests/mutants).
+mutants: $(VENV)/.dev ## Do the tests see small mistakes? Before a release; up to 20 minutes
+	$(BIN)/python -m tests.mutants.run
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

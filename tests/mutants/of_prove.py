@@ -1,0 +1,111 @@
+"""Mistakes in the proof itself: what makes it deaf."""
+
+from .mutation import mutation
+
+MUTATIONS = (
+    mutation(
+        "every-model-fed-the-inputs-of-model-0",
+        "netfuse_onnx/prove/trial.py",
+        "return inputs.draw(self.specs, case, model, self.options.share, self.options.seed)",
+        "return inputs.draw(self.specs, case, 0, self.options.share, self.options.seed)",
+        "test_pins_prove.py::test_a_model_that_reads_another_s_input_is_seen",
+    ),
+    mutation(
+        "every-model-draws-alike",
+        "netfuse_onnx/run/inputs.py",
+        "key = [seed, i, 0 if spec.name in shared else model, zlib.crc32(case.label.encode())]",
+        "key = [seed, i, 0, zlib.crc32(case.label.encode())]",
+        "test_pins_prove.py::test_a_model_that_reads_another_s_input_is_seen",
+    ),
+    mutation(
+        "tolerances-times-10",
+        "netfuse_onnx/prove/compare.py",
+        '"float32": Tolerance(1e-4, 1e-5),',
+        '"float32": Tolerance(1e-3, 1e-4),',
+        "test_pins_prove.py::test_an_error_of_four_tolerances_is_seen",
+    ),
+    mutation(
+        "tolerances-of-half-precision-times-10",
+        "netfuse_onnx/prove/compare.py",
+        '"float16": Tolerance(1e-2, 5e-3),',
+        '"float16": Tolerance(1e-1, 5e-2),',
+        "test_pins_prove.py::test_an_error_of_four_tolerances_is_seen",
+    ),
+    mutation(
+        "tolerances-of-doubles-times-10",
+        "netfuse_onnx/prove/compare.py",
+        '"float64": Tolerance(1e-9, 1e-10),',
+        '"float64": Tolerance(1e-8, 1e-9),',
+        "test_pins_prove.py::test_an_error_of_four_tolerances_is_seen",
+    ),
+    mutation(
+        "a-least-scale-for-every-output",
+        "netfuse_onnx/prove/judge.py",
+        "UNIT if line.bounded else 0.0",
+        "UNIT",
+        "test_pins_prove.py::test_small_numbers_are_compared_as_what_they_are",
+    ),
+    mutation(
+        "one-tie-excuses-all",
+        "netfuse_onnx/prove/ties.py",
+        "    if not close.all():\n",
+        "    if not close.any():\n",
+        "test_pins_prove.py::test_a_tie_excuses_no_other_index",
+    ),
+    mutation(
+        "integers-within-one",
+        "netfuse_onnx/prove/judge.py",
+        'return Tolerance(0.0, 0.0, 1.0) if line.rounded and kind in "iu" else EXACT',
+        'return Tolerance(0.0, 0.0, 1.0) if kind in "iu" else EXACT',
+        "test_pins_prove.py::test_integers_are_exact",
+    ),
+    mutation(
+        "chance-does-not-spread",
+        "netfuse_onnx/prove/lineage.py",
+        "random = _random(graph, node) or any(chance for _, chance in above)",
+        "random = _random(graph, node)",
+        "test_pins_prove.py::test_what_follows_from_chance_is_random",
+    ),
+    mutation(
+        "everything-is-random",
+        "netfuse_onnx/prove/lineage.py",
+        "random = _random(graph, node) or any(chance for _, chance in above)",
+        "random = True",
+        "test_pins_prove.py::test_what_follows_from_chance_is_random",
+    ),
+    mutation(
+        "the-last-type-counts",
+        "netfuse_onnx/prove/lineage.py",
+        "traits[out] = (max(worst, _own(graph, out)), random)",
+        "traits[out] = (_own(graph, out), random)",
+        "test_pins_prove.py::test_the_least_precise_type_on_the_way_counts",
+    ),
+    mutation(
+        "the-first-case-counts",
+        "netfuse_onnx/prove/judge.py",
+        "cases = range(len(self.trial.cases))",
+        "cases = range(1)",
+        "test_pins_prove.py::test_every_case_is_compared",
+    ),
+    mutation(
+        "the-first-output-counts",
+        "netfuse_onnx/report.py",
+        "return not self.problems and bool(self.cases) and all(out.ok for out in self.outputs)",
+        "return not self.problems and bool(self.cases) and any(out.ok for out in self.outputs)",
+        "test_pins_prove.py::test_every_output_of_every_model_is_compared",
+    ),
+    mutation(
+        "nan-anywhere",
+        "netfuse_onnx/prove/compare.py",
+        "        if odd.any():\n",
+        "        if odd.all():\n",
+        "test_compare.py::test_nan_and_infinity_stand_in_the_same_places",
+    ),
+    mutation(
+        "bytes-not-compared",
+        "netfuse_onnx/prove/prover.py",
+        "        if found is not None:\n            problems.append",
+        "        if False:\n            problems.append",
+        "test_verify.py::test_a_changed_weight_is_seen_by_both_proofs",
+    ),
+)  # fmt: skip
