@@ -14,12 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments
+from netfuse_onnx import arguments, refusals
 from netfuse_onnx.errors import (
     FileFault,
     NotEquivalent,
-    NotProven,
-    StrictViolated,
     UsageFault,
     ValuesDiffer,
 )
@@ -44,7 +42,6 @@ from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import (
-    NOT_PROVEN,
     CheckReport,
     InspectReport,
     MergeReport,
@@ -52,7 +49,6 @@ from netfuse_onnx.report import (
     RulesReport,
     VerifyReport,
 )
-from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
@@ -118,7 +114,7 @@ def merge(
         merged = lower(family, plan, io=io, share=once)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
-            _refuse_replicated(answer)
+            refusals.replicated(answer)
         about = functools.partial(
             metadata.build, family, merged, io=io, share=share, target=target, partial=partial,
             tools=again.tools(family), constants=again.constants(target), dims=dims,
@@ -139,7 +135,7 @@ def merge(
                 proved = prove(path, recipes, family, options, progress, graph=graph)
                 proved = dataclasses.replace(proved, strict=strict)
                 answer = answer.proved(proved)
-                _refuse_unproved(answer, proved)
+                refusals.unproved(answer, proved)
             staged.commit()
     return answer.written(staged.files)
 
@@ -343,38 +339,3 @@ def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, 
         file=proof.get("inputs", ""),
         max_memory=arguments.memory(proof.get("max_memory", MAX_MEMORY)),
     )
-
-
-def _refuse_replicated(answer: MergeReport) -> None:
-    rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]
-    if not rows:
-        return
-    named = "; ".join(f"{row.op} {row.name!r}: {row.reason}" for row in rows[:3])
-    more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
-    total = len(answer.lowered.nodes)
-    error = StrictViolated(
-        f"{len(rows)} of {total} nodes would be replicated once per model ({named}{more}).",
-        " ".join(answer.lowered.notes) or "Merge without --strict to accept that.",
-    )
-    error.report = answer
-    raise error
-
-
-def _refuse_unproved(answer: MergeReport, proved: VerifyReport) -> None:
-    if proved.ok:
-        return
-    if proved.exit_code == NOT_PROVEN:
-        unproven = NotProven(
-            proved.failure,
-            f"{answer.out} was not written. Give real inputs with --inputs, or a tolerance with --rtol or "
-            "--atol, or write without the proof: --no-verify.",
-        )
-        unproven.report = answer
-        raise unproven
-    error = ValuesDiffer(
-        f"The merged model is not equal to its sources: {proved.failure}",
-        f"{answer.out} was not written. If the difference is rounding, allow it with --rtol or --atol; "
-        "else please report it.",
-    )
-    error.report = answer
-    raise error
