@@ -16,17 +16,8 @@ from rich.text import Text
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.report import (
-    BytesProof,
-    CheckReport,
-    InspectReport,
-    Isolation,
-    MergeReport,
-    RulesReport,
-    ValuesProof,
-    VerifyReport,
-    describe,
-)
+from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
 
 from .plain import plain
 

@@ -41,14 +41,7 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import (
-    CheckReport,
-    InspectReport,
-    MergeReport,
-    RuleRow,
-    RulesReport,
-    VerifyReport,
-)
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RuleRow, RulesReport, VerifyReport
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire

@@ -14,9 +14,9 @@ from onnx import numpy_helper
 
 import netfuse_onnx
 from netfuse_onnx import api
+from netfuse_onnx.proofs import BytesProof
 from netfuse_onnx.prove.prover import prove_bytes
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import BytesProof
 from netfuse_onnx.write import metadata
 
 TREE = """nodes_treeids = [0, 0, 0], nodes_nodeids = [0, 1, 2], nodes_featureids = [1, 0, 0],

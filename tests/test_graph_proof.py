@@ -20,8 +20,8 @@ from onnx import NodeProto, helper, numpy_helper
 
 import netfuse_onnx
 from netfuse_onnx import api
+from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove import again
-from netfuse_onnx.report import GraphProof
 from netfuse_onnx.write import metadata
 
 TEXT = """g (float[n, 4] x, float[n, 4] v, bool c) => (float[n, 4] y, float[n] z)
@@ -304,13 +304,17 @@ def test_weights_and_metadata_exchanged_together_are_refused(made: Made, tmp_pat
 
 
 def test_a_failed_proof_of_the_graph_is_exit_code_1(made: Made, tmp_path: Path) -> None:
-    """The values can't see an idle node, nor a bound that no input reaches."""
+    """The values can't see a factor of 1."""
     model = onnx.load(made[0])
-    operator("Clip", "Identity")(model)
+    node = next(node for node in model.graph.node if node.op_type == "Clip")
+    idle = onnx.helper.make_node("Mul", [f"{node.output[0]}/before", "idle"], [node.output[0]])
+    node.output[0] = idle.input[0]
+    model.graph.node.insert(list(model.graph.node).index(node) + 1, idle)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "idle"))
     report = netfuse_onnx.verify(save(tmp_path / "changed.onnx", model), made[1])
     assert report.bytes.ok and report.values.ok
     assert (report.ok, report.exit_code) == (False, 1)
-    assert "(Clip) is Identity" in report.failure
+    assert "is Mul in the file" in report.failure
 
 
 # --------------------------------------------------------------------------- what can't be compared

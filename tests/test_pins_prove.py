@@ -16,7 +16,7 @@ from families import family, merged, model, save, tampered
 from onnx import helper, numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx.report import ValuesProof
+from netfuse_onnx.proofs import ValuesProof
 
 Change = Callable[[onnx.ModelProto], None]
 

@@ -15,10 +15,11 @@ import netfuse_onnx
 from netfuse_onnx.errors import NotProven
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
+from netfuse_onnx.proofs import BytesProof, Telling, ValuesProof
 from netfuse_onnx.prove.prover import blind_spots
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.prove.values import prove_values
-from netfuse_onnx.report import BytesProof, Telling, ValuesProof, VerifyReport
+from netfuse_onnx.report import VerifyReport
 from netfuse_onnx.run.runtime import Runtime
 
 Weights = Mapping[str, Sequence[int] | np.ndarray]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.ops import steering
+from netfuse_onnx.proofs import Isolation
 from netfuse_onnx.prove.compare import compare
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Progress, Trial
-from netfuse_onnx.report import Isolation
 from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.inputs import Case
 from netfuse_onnx.run.runtime import RunFailed, Session, Value

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove import ties
 from netfuse_onnx.prove.channels import Magnitudes
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Tolerance, compare
 from netfuse_onnx.prove.lineage import Lineage, family_lineages, lineages
 from netfuse_onnx.prove.noise import Array, Noise, measure
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.report import OutputProof
 from netfuse_onnx.run.runtime import Value
 
 BOUNDED_ERROR = {"float64": 4e-16, "float32": 2e-7, "float16": 2e-3}

@@ -12,19 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from netfuse_onnx.errors import NotProven, ValuesDiffer
+from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Spread, Telling, ValuesProof
 from netfuse_onnx.prove.attributes import prove_attributes
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
-from netfuse_onnx.report import (
-    ALIKE,
-    RANDOM,
-    BytesProof,
-    GraphProof,
-    Spread,
-    Telling,
-    ValuesProof,
-    VerifyReport,
-)
+from netfuse_onnx.report import VerifyReport
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.types import Correspondence, Recipe, Weight

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from netfuse_onnx.proofs import ALIKE, APART, RANDOM, Spread, Telling
 from netfuse_onnx.prove.compare import compare, finite, ratios
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.noise import Array
 from netfuse_onnx.prove.trial import Trial
-from netfuse_onnx.report import ALIKE, APART, RANDOM, Spread, Telling
 from netfuse_onnx.run.runtime import Value
 
 Ratios = dict[tuple[int, int], Array]

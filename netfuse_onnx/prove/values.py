@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from netfuse_onnx.proofs import RANDOM, ValuesProof
 from netfuse_onnx.prove.compare import difference
 from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.report import RANDOM, ValuesProof
 from netfuse_onnx.run.ort_compat import CUDA
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
