@@ -19,12 +19,12 @@ def openvino(path: str) -> Run:
     """OpenVINO's CPU plugin, in float32 (on some processors it would compute in bfloat16)."""
     import openvino as ov
 
-    core = ov.Core()
+    core, names = ov.Core(), output_names(path)
     compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(feeds: Arrays) -> dict[str, np.ndarray]:
         found = compiled(dict(feeds))
-        return {name: np.array(found[name]) for out in compiled.outputs for name in out.names}
+        return {name: np.array(found[name]) for name in names}
 
     return run
 
@@ -35,8 +35,7 @@ def opencv(path: str) -> Run:
 
     cv2.utils.logging.setLogLevel(0)
     net = cv2.dnn.readNetFromONNX(path)
-    graph = onnx.load(path, load_external_data=False).graph
-    names = [info.name for info in graph.output]
+    names = output_names(path)
 
     def run(feeds: Arrays) -> dict[str, np.ndarray]:
         for name, value in feeds.items():
@@ -44,6 +43,10 @@ def opencv(path: str) -> Run:
         return dict(zip(names, net.forward(names), strict=True))
 
     return run
+
+
+def output_names(path: str) -> list[str]:
+    return [info.name for info in onnx.load(path, load_external_data=False).graph.output]
 
 
 RUNTIMES: dict[str, Callable[[str], Run]] = {"openvino": openvino, "opencv": opencv}

@@ -27,6 +27,9 @@ ON_HOST = {"Add", "Sub", "Mul", "Div", "Min", "Max", "Equal", "Where", "Gather",
 """Operators on shapes that ONNX Runtime's CUDA provider leaves to the CPU: no input of theirs is marked as one
 that the host provides. Unsqueeze and Reduce belong to them while their axes are attributes."""
 
+SHAPE_FROM = {"Reshape": 1, "Expand": 1, "Tile": 1, "Resize": 2}
+"""Operators that take a shape, sizes or scales from the host, and the first input that is one."""
+
 
 def joining(dims: object, dst: Layout, models: int, opset: int) -> onnx.ModelProto:
     """A model of inputs x0, x1, .. of `dims` (None: of unknown rank), joined as y."""
@@ -111,20 +114,21 @@ def test_values_of_unknown_rank(opset: int) -> None:
 
 
 def off_host(model: onnx.ModelProto) -> list[str]:
-    """Nodes between a Shape and the Reshape that takes its shape from there that ONNX Runtime's CUDA provider
+    """Nodes between a Shape and the operator that takes its shape from there that ONNX Runtime's CUDA provider
     runs on the device: each is a copy there, a copy back, a wait, and the end of CUDA graphs."""
     (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
     by_attribute = ({"Unsqueeze"} if opset < 13 else set()) | (
         {"ReduceMin", "ReduceMax"} if opset < 18 else set()
     )
     made = {out: node for node in model.graph.node for out in node.output}
-    stored = {tensor.name for tensor in model.graph.initializer}
-    todo, found = [node.input[1] for node in model.graph.node if node.op_type == "Reshape"], []
+    given = {info.name for info in (*model.graph.input, *model.graph.initializer)}
+    takes = [x for node in model.graph.node for x in node.input[SHAPE_FROM.get(node.op_type, 99) :]]
+    todo, found = list(filter(None, takes)), []
     while todo:
         name = todo.pop()
         node = made.get(name)
         if node is None:
-            found += [] if name in stored else [name]
+            found += [] if name in given else [name]
         elif node.op_type not in ("Shape", "Constant"):
             found += [] if node.op_type in ON_HOST | by_attribute else [f"{node.op_type} {name}"]
             todo += node.input
@@ -147,7 +151,8 @@ def test_the_check_reads_shapes_on_the_host(dims: tuple[object, ...], opset: int
 
 @pytest.mark.parametrize("name", OPEN)
 def test_no_computed_shape_goes_through_the_device(name: str, tmp_path: Path) -> None:
-    """In merged files: what computes the shape of a Reshape holds no Reshape, up to the next Shape."""
+    """In merged files: what computes a shape holds no Reshape, up to the next Shape; nor does what requires
+    that a Resize leaves the axis of the models alone ("sizes of another value")."""
     model = graph(*OPEN[name])
     values = draw(model, 3, sizes={"B": 2, "C": 4, "S": 4}, low=1, high=3)
     role = {"x": "input", "w": "weight", "t": "shared input"}
