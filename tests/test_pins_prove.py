@@ -6,6 +6,7 @@ whatever the proof looks like inside.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from families import family, merged, model, save, tampered
 from onnx import helper, numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx.proofs import ValuesProof
+from netfuse_onnx.proofs import GraphProof, ValuesProof
+from netfuse_onnx.report import VerifyReport
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -107,14 +109,26 @@ def test_an_error_of_four_tolerances_is_seen(tmp_path: Path, kind: str, times: f
 
 
 def test_small_numbers_are_compared_as_what_they_are(tmp_path: Path) -> None:
-    """An output of 1e-4 at most, that is no probability: 5e-7 is not nothing."""
+    """An output of 1e-5 at most, that is no probability: 1.5e-7 is not nothing."""
     text = LINE.replace("y = Mul(x, w)", "t = Mul(x, w) y = Mul(t, s)")
-    paths = [_with(path, "s", 1e-4) for path in family(tmp_path, text, {"w": (4,)})]
+    paths = [_with(path, "s", 1e-5) for path in family(tmp_path, text, {"w": (4,)})]
     assert values(tmp_path, paths).ok
-    assert not values(tmp_path, paths, behind("Add", 5e-7)).ok
+    assert not values(tmp_path, paths, behind("Add", 1.5e-7)).ok
 
 
-def _with(path: str, name: str, value: float) -> str:
+@pytest.mark.parametrize(("shape", "dims"), [((4,), "4"), ((4, 1), "4, 5"), ((1, 4), "5, 4")])
+def test_a_small_channel_beside_large_ones(tmp_path: Path, shape: tuple[int, ...], dims: str) -> None:
+    """Scores of a hundredth beside boxes in pixels, in one output: one percent of a score is seen, whichever axis
+    tells them apart."""
+    scale = np.array([1000, 1000, 0.01, 0.01]).reshape(shape)
+    text = f"g (float[n, {dims}] x) => (float[n, {dims}] y) {{ t = Mul(x, w) y = Mul(t, s) }}"
+    paths = [_with(path, "s", scale) for path in family(tmp_path, text, {"w": shape})]
+    assert values(tmp_path, paths).ok
+    wrong = np.where(np.arange(4) == 2, 1.01, 1.0).reshape(shape)
+    assert not values(tmp_path, paths, behind("Mul", wrong)).ok
+
+
+def _with(path: str, name: str, value: float | np.ndarray) -> str:
     proto = onnx.load(path)
     proto.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     return save(Path(path), proto)
@@ -201,3 +215,174 @@ def test_what_follows_from_chance_is_random(tmp_path: Path) -> None:
     proof = values(tmp_path, family(tmp_path, text))
     assert {row.output for row in proof.outputs if row.precision.startswith("random")} == {"y"}
     assert proof.ok
+
+
+# --------------------------------------------------------------------------- noise
+
+TURNS = " ".join(
+    f"a{k} = Mul(x{k}, x{k}) b{k} = Mul(four, a{k}) c{k} = Mul(four, x{k}) x{k + 1} = Sub(c{k}, b{k})"
+    for k in range(30)
+)
+"""x -> 4x(1 - x), time and again: each turn doubles what rounding has changed."""
+
+
+def chaotic(folder: Path, turns: int) -> list[str]:
+    """Two models that amplify their own rounding by 2 to the power of `turns`."""
+    body = TURNS.split(f" a{turns} = ")[0]
+    text = f"g (float[n] x) => (float[n] y) {{ s = Add(x, w) x0 = Sigmoid(s) {body} y = Neg(x{turns}) }}"
+    return [_with(path, "four", 4.0) for path in family(folder, text, {"w": (1,)})]
+
+
+def noisy(folder: Path, paths: list[str], change: Change) -> VerifyReport:
+    report: VerifyReport = netfuse_onnx.verify(
+        tampered(merged(folder, paths), change), paths, dims={"n": 512}
+    )
+    return report
+
+
+def test_noise_excuses_a_few_times_itself_and_no_more(tmp_path: Path) -> None:
+    paths = chaotic(tmp_path, 10)
+    rows = noisy(tmp_path, paths, behind("Add", 0.5)).values.outputs
+    assert all(row.differs and row.noise and 1e-5 < row.noise < 5e-3 for row in rows)
+    least = min(row.noise or 0.0 for row in rows)
+    assert noisy(tmp_path, paths, behind("Add", least)).values.ok
+    report = noisy(tmp_path, paths, behind("Add", 12 * least))
+    assert not report.values.ok
+    assert report.exit_code == 1
+
+
+def test_noise_as_large_as_the_output_proves_nothing(tmp_path: Path) -> None:
+    paths = chaotic(tmp_path, 30)
+    report = noisy(tmp_path, paths, behind("Add", 0.05))
+    assert all(row.unproven and not row.ok for row in report.values.outputs)
+    assert (report.ok, report.values.unproven, report.exit_code) == (
+        False,
+        True,
+        1 if report.graph.problems else 5,
+    )
+    alone = dataclasses.replace(report, graph=GraphProof(1))
+    assert alone.exit_code == netfuse_onnx.NotProven.exit_code == 5
+    assert "says little" in alone.failure or "noise" in alone.failure or "rounding" in alone.failure
+
+
+# --------------------------------------------------------------------------- what could not have been shown
+
+
+DEAD = """g (float[n, 4] x) => (float[n, 4] y, float[n, 4] z) {
+    y = Mul(x, w) a = Mul(y, y) b = Neg(a) z = Relu(b) }"""
+LIKE = "g (float[n, 4] x) => (float[n, 4] y, float[n, 4] z) { y = Mul(x, w) a = Mul(w, tiny) b = Add(x, a) z = Neg(b) }"
+
+
+@pytest.mark.parametrize(("text", "said"), [(DEAD, "0.0 everywhere"), (LIKE, "can't tell a and b apart")])
+def test_an_output_that_says_nothing_is_named(tmp_path: Path, text: str, said: str) -> None:
+    paths = [_with(path, "tiny", 1e-6) for path in family(tmp_path, text, {"w": (4,)})]
+    out = merged(tmp_path, paths)
+    report = netfuse_onnx.verify(out, paths)
+    (blind,) = report.blind
+    assert blind.startswith("Output z ") and said in blind
+    assert blind in report.warnings
+    assert (report.ok, report.exit_code) == (True, 0)
+    strict = netfuse_onnx.verify(out, paths, strict=True)
+    assert (strict.ok, strict.exit_code, strict.failure) == (False, 5, blind)
+
+
+def test_a_threshold_far_away_is_reached(tmp_path: Path) -> None:
+    """Usual inputs are around 1; what a Clip does at 20 shows with larger ones."""
+
+    def without(proto: onnx.ModelProto) -> None:
+        for node in proto.graph.node:
+            if node.op_type == "Clip":
+                node.op_type = "Identity"
+                del node.input[1:]
+
+    text = "g (float[n, 4] x) => (float[n, 4] y) { h = Add(x, w) y = Clip(h, low, high) }"
+    paths = [_with(_with(path, "low", -20.0), "high", 20.0) for path in family(tmp_path, text, {"w": (4,)})]
+    assert values(tmp_path, paths).ok
+    assert not values(tmp_path, paths, without).ok
+
+
+# --------------------------------------------------------------------------- isolation
+
+
+def reaching(what: str) -> Change:
+    """A change by which model a's input reaches model b's output, where it is odd: times 0 it is nothing."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        for node in proto.graph.node:
+            node.output[:] = ["b/before" if name == "b/y" else name for name in node.output]
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+        parts = [
+            helper.make_node("ReduceMax", ["a/x"], ["largest"], keepdims=0),
+            helper.make_node(what, ["largest", "nothing"], ["share"]),
+            helper.make_node("Add", ["b/before", "share"], ["b/y"]),
+        ]
+        proto.graph.node.extend(parts)
+
+    return change
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_odd_values_that_reach_another_model_are_seen(tmp_path: Path, thorough: bool) -> None:
+    paths = family(tmp_path, SUM, {"w": (4,)})
+    out = merged(tmp_path, paths)
+    whole = netfuse_onnx.verify(out, paths, isolation=thorough).values
+    assert whole.isolation is not None and whole.isolation.ok
+    assert whole.isolation.refused > 0
+    report = netfuse_onnx.verify(tampered(out, reaching("Mul")), paths, isolation=thorough)
+    assert all(row.ok for row in report.values.outputs), "the usual values don't show it"
+    assert report.values.isolation is not None
+    assert "Output y of model b changes when model a is fed NaN" in report.values.isolation.problems[0]
+    assert (report.values.ok, report.exit_code) == (False, 1)
+
+
+def test_models_of_unequal_sizes_that_run_and_are_wrong_are_seen(tmp_path: Path) -> None:
+    """Model b gives as many rows as model a is fed."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        proto.graph.ClearField("node")
+        for name in "ab":
+            proto.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), f"{name}/zero"))
+        nodes = [
+            helper.make_node("Identity", ["a/x"], ["a/y"]),
+            helper.make_node("Shape", ["a/x"], ["sizes"]),
+            helper.make_node("Expand", ["one", "sizes"], ["ones"]),
+            helper.make_node("ReduceMean", ["b/x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Mul", ["mean", "ones"], ["b/y"]),
+        ]
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.float32), "one"))
+        proto.graph.node.extend(nodes)
+
+    text = "g (float[n, 4] x) => (float[n, 4] y) { y = Relu(x) }"
+    report = netfuse_onnx.verify(
+        tampered(merged(tmp_path, family(tmp_path, text)), change), family(tmp_path, text)
+    )
+    assert report.values.isolation is not None
+    assert any("is fed other sizes than the rest" in problem for problem in report.values.isolation.problems)
+
+
+# --------------------------------------------------------------------------- the graph
+
+
+def idle(proto: onnx.ModelProto) -> None:
+    """One more node, whose result nobody reads."""
+    proto.graph.node.append(helper.make_node("Exp", ["a/x"], ["nobody's"]))
+
+
+def turned(proto: onnx.ModelProto) -> None:
+    """The inputs in another order: they are fed by name, but a caller may count."""
+    inputs = list(proto.graph.input)[::-1]
+    proto.graph.ClearField("input")
+    proto.graph.input.extend(inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(idle, "No output depends on"), (turned, "The file's inputs are b/x, a/x")]
+)
+def test_a_graph_that_is_another_although_it_computes_the_same(
+    tmp_path: Path, change: Change, said: str
+) -> None:
+    paths = family(tmp_path, SUM, {"w": (4,)})
+    report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), change), paths)
+    assert report.values.ok and report.bytes.ok
+    assert any(said in problem for problem in report.graph.problems)
+    assert (report.ok, report.exit_code) == (False, 1)

@@ -144,4 +144,40 @@ MUTATIONS = (
         "target = _written([*dims[:axis], dim, emit.models, *after])",
         "test_convert.py::test_every_pair_of_layouts",
     ),
+    # joins of unequal shapes
+    mutation(
+        "joins-without-a-check",
+        "netfuse_onnx/emit/join.py",
+        "return emit.require(joined, _unequal(emit, parts))",
+        "return joined",
+        "test_join.py::test_values_join_where_all_shapes_are_equal_and_only_there",
+    ),
+    mutation(
+        "joins-along-one-axis-without-a-check",
+        "netfuse_onnx/emit/join.py",
+        "return _counted(emit, parts, joined, target)",
+        "return joined",
+        "test_join.py::test_values_join_where_all_shapes_are_equal_and_only_there",
+    ),
+    mutation(
+        "sizes-that-differ-by-one-joined",
+        "netfuse_onnx/emit/join.py",
+        'return emit("Add", less, less)',
+        "return less",
+        "test_join.py::test_values_join_where_all_shapes_are_equal_and_only_there",
+    ),
+    mutation(
+        "what-is-required-is-not",
+        "netfuse_onnx/emit/emitter.py",
+        'return self("Reshape", x, faults)',
+        "return x",
+        "test_join.py::test_what_is_required_holds_or_the_run_fails",
+    ),
+    mutation(
+        "values-that-may-differ-are-not-compared",
+        "netfuse_onnx/lower/interpreter.py",
+        "if PER_MODEL in lowering.gives and self._may_differ(index, node):",
+        "if False:",
+        "test_isolation.py", "test_join.py", "test_control.py",
+    ),
 )  # fmt: skip

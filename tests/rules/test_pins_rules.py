@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from families import save
-from oracle import IO, check
+from oracle import IO, check, draw, graph
 
 import netfuse_onnx
 from netfuse_onnx.load.loader import load
@@ -61,3 +61,31 @@ def test_dims_without_a_name_may_be_unequal(tmp_path: Path, op: str) -> None:
         values = {name: value.astype(np.float32) for name, value in values.items()}
         for io in IO:
             check(proto, values, {"x": "input", "z": "input"}, tmp_path, io=io)
+
+
+@pytest.mark.parametrize("op", ["Add", "Where"])
+def test_axes_of_one_name_may_be_unequal(tmp_path: Path, op: str) -> None:
+    """ONNX Runtime does not compare them, and broadcasts where one is 1."""
+    call = {"Add": "y = Add(x, z)", "Where": "c = Greater(x, z) y = Where(c, x, z)"}[op]
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3] x, float[n, 3] z) => (float[n, 3] y) {{ {call} }}'
+    )
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 4):
+        values = {"x": rng.standard_normal((count, 1, 3)), "z": rng.standard_normal((count, 4, 3))}
+        values = {name: value.astype(np.float32) for name, value in values.items()}
+        for io in IO:
+            check(proto, values, {"x": "input", "z": "input"}, tmp_path, io=io)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("op", ["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"])
+def test_an_ignored_loss_is_nothing_whatever_stands_there(tmp_path: Path, op: str, reduction: str) -> None:
+    """A sample that does not count may hold NaN or infinities."""
+    proto = graph("float[4,3] x, int64[4] t", f'y = {op}<reduction = "{reduction}", ignore_index = 9>(x, t)')
+    values = draw(proto, 3)
+    values["t"] = np.array([[0, 9, 2, 1], [9, 1, 9, 2], [2, 2, 0, 9]])
+    for model, labels in enumerate(values["t"]):
+        values["x"][model, labels == 9] = [np.nan, np.inf, -np.inf]
+    for io in IO:
+        check(proto, values, {"x": "input", "t": "input"}, tmp_path, io=io)
