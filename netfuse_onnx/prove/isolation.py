@@ -33,8 +33,8 @@ POISONS: Mapping[str, tuple[float, ...]] = {
     "the largest numbers": (1.0, -1.0),
 }
 """Name -> what floats become, in turns; 1.0 stands for the largest number of the type."""
-FEW = 2
-"""Models that are tried where all of them were not asked for."""
+LARGE = 1 << 20
+"""Elements of one model's inputs from which only the first model is tried, where not all were asked for."""
 
 
 def isolate(
@@ -42,15 +42,16 @@ def isolate(
 ) -> Isolation | None:
     """Try it on a merged model in the first case, whose results are `before`; None for a single model.
 
-    Without `thorough`, the first and the last model get one poison of everything.
+    Without `thorough`, the first and the last model get one poison of everything, then other values.
     """
     lab = _Lab(session, judge, before)
     if lab.models < 2:
         return None
-    models = list(range(lab.models)) if thorough else [0, lab.models - 1][:FEW]
+    cheap = thorough or lab.elements <= LARGE
+    models = list(range(lab.models)) if thorough else [0, lab.models - 1] if cheap else [0]
     names = [] if lab.steered() else list(POISONS) if thorough else list(POISONS)[:1]
     problems: list[str] = []
-    if not lab.trial.options.file:
+    if not lab.trial.options.file and (cheap or not names):
         names.append("")
     for model in models:
         tell("feeding odd values to one model", model, lab.models)
@@ -75,6 +76,8 @@ class _Lab:
         self.before = before
         self.case = self.trial.cases[0]
         self.models = self.trial.family.models
+        self.drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
+        self.elements = sum(v.size for v in self.drawn[0].values() if isinstance(v, np.ndarray))
         self.calls = 0
         self._again: Results | None = None
 
@@ -93,7 +96,7 @@ class _Lab:
 
     def poisoned(self, model: int, poison: str) -> Iterator[str]:
         """Problems with every model but the one that is fed odd values (or, for '', other usual ones)."""
-        drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
+        drawn = [dict(feeds) for feeds in self.drawn]
         other = self.trial.feeds(replace(self.case, salt=self.case.salt + 101), model) if not poison else {}
         for spec in self.trial.specs:
             if spec.name not in self.trial.options.share:
@@ -117,8 +120,7 @@ class _Lab:
     def _steady(self, model: int, name: str) -> bool:
         """Whether the same inputs give the same bits again: some kernels add up in the order of threads."""
         if self._again is None:
-            drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
-            self._again = self._run(self.trial.joined(drawn)) or {}
+            self._again = self._run(self.trial.joined(self.drawn)) or {}
         return bool(self._again) and self._same(model, name, self._again)
 
     def _same(self, model: int, name: str, after: Results) -> bool:
@@ -149,7 +151,7 @@ class _Lab:
     def of_other_size(self, model: int, case: Case) -> list[str] | None:
         """Problems when one model's inputs have other sizes; None where the call fails, as it should."""
         mine = inputs.draw(self.trial.specs, case, model, self.trial.options.share, self.trial.options.seed)
-        drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
+        drawn = [dict(feeds) for feeds in self.drawn]
         shared = {name: drawn[model][name] for name in self.trial.options.share}
         drawn[model] = {**mine, **shared}
         after = self._run(self.trial.joined(drawn))
