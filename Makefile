@@ -13,7 +13,7 @@ DEMO_DIR := build/demo
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo test test-all lint docs bench clean
+.PHONY: help setup demo test test-all mutants lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,8 +31,8 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch and transformers"
-	@$(INSTALL) -e '.[cpu,samples,dev]'
+	@echo "Installing the development tools, torch, transformers, OpenVINO and OpenCV"
+	@$(INSTALL) -e '.[cpu,samples,dev,runtimes]'
 	@touch $@
 
 demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge it, prove it equal, print the report
@@ -48,6 +48,10 @@ test: lint ## Lint, type check, and all tests but the slow ones
 
 test-all: lint ## The same with the slow tests: full-size models
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m ''
+
+# Small mistakes are put into a copy of the code, one at a time; the tests must see each (tests/mutants).
+mutants: $(VENV)/.dev ## Do the tests see small mistakes? Before a release; up to 20 minutes
+	$(BIN)/python -m tests.mutants.run
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

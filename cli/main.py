@@ -1,7 +1,8 @@
 """Commands, options and exit codes. What the commands do is in netfuse_onnx.api, how it looks in render.
 
 Exit codes: 0 yes; 1 the answer is no; 2 usage; 3 a file can't be read or written or is invalid; 4 our bug;
-130 interrupted; 143 terminated. Humans read stderr; data goes to stdout.
+5 not proven: the proof could not tell; 130 interrupted; 143 terminated. Humans read stderr; data goes to
+stdout.
 """
 
 from __future__ import annotations
@@ -71,7 +72,12 @@ def cli() -> None:
     "given by --dim; FILE.json is written by bench/calibrate.py on the machine that will serve.",
 )
 @partial_option
-@click.option("--strict", is_flag=True, help="Fail where a node would be replicated.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail where a node would be replicated (exit 1), or where an output's values can't tell two models "
+    "apart (exit 5).",
+)
 @click.option("--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime.")
 @click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
 @click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
@@ -125,14 +131,19 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
 @models_argument
+@click.option("--strict", is_flag=True, help="Fail where an output's values can't tell two models apart.")
+@click.option(
+    "--isolation", is_flag=True, help="Feed NaN, infinities and other sizes to every model in turn."
+)
 @proof_options
 @common_options
 def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
-    """Prove a merged file against the models it was made of, bytes and values.
+    """Prove a merged file against the models it was made of: bytes, values and graph.
 
     \b
     Example:
       netfuse-onnx verify merged.onnx a.onnx b.onnx
+      netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
     """
     some_models(models)
     from netfuse_onnx import api
@@ -141,7 +152,14 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
     from .progress import progress
 
     with progress() as tell:
-        report = api.verify(merged, models, progress=tell, **proof_arguments(given))
+        report = api.verify(
+            merged,
+            models,
+            strict=given["strict"],
+            isolation=given["isolation"],
+            progress=tell,
+            **proof_arguments(given),
+        )
     return render.answer(report, render.verify, as_json, data=False)
 
 

@@ -16,15 +16,8 @@ from rich.text import Text
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.report import (
-    CheckReport,
-    InspectReport,
-    MergeReport,
-    RulesReport,
-    ValuesProof,
-    VerifyReport,
-    describe,
-)
+from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
 
 from .plain import plain
 
@@ -189,16 +182,31 @@ def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
 def _proofs(report: VerifyReport, console: Console) -> None:
     held = report.bytes
     if held.ok:
-        _line(
-            console, f"Bytes: {held.weights} weights ({_bytes(held.bytes)}) equal the sources', bit for bit."
-        )
+        _line(console, f"Bytes: {_held(held, report.graph.made)}.")
     for problem in held.problems[:REASONS]:
         _line(console, f"Bytes: {problem}")
+    graph = report.graph
+    if graph.ok and graph.made:
+        _line(console, f"Graph: {graph.nodes} nodes are what merging these sources gives.")
+    for problem in graph.problems[:REASONS]:
+        _line(console, f"Graph: {problem}")
     values = report.values
     for problem in values.problems:
         _line(console, f"Values: {problem}")
     if values.outputs:
         _values(values, len(report.models), console)
+
+
+def _held(held: BytesProof, graph: bool) -> str:
+    """What was compared bit for bit, and what could not be."""
+    others = "by values and by the graph" if graph else "by values"
+    parts = [f"{held.weights} weights ({_bytes(held.bytes)})"] if held.weights else []
+    if held.attributes:
+        parts.append(f"{held.attributes} attributes ({_bytes(held.attribute_bytes)})")
+    if not parts:
+        return f"no weights to compare by bytes; proven {others}"
+    rest = f"; {held.elsewhere} more are computed into constants, proven {others}" if held.elsewhere else ""
+    return f"{' and '.join(parts)} equal the sources', bit for bit{rest}"
 
 
 def _values(values: ValuesProof, models: int, console: Console) -> None:
@@ -222,18 +230,40 @@ def _values(values: ValuesProof, models: int, console: Console) -> None:
             f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
             f"({worst.precision}){_noise(worst.noise)}.",
         )
-    if values.spread:
+    if values.spread and values.spread.telling:
         one, two = values.spread.models
         _line(
             console,
-            f"Spread: on the same input {one} and {two}, the most alike, are {values.spread.ratio:.3g} times "
-            "what is allowed apart.",
+            f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
+            f"{values.spread.ratio:.3g} times the tolerance.",
+        )
+    if values.isolation:
+        _isolation(values.isolation, models, console)
+    if values.unreached:
+        _line(
+            console,
+            f"Not reached by any inputs that were tried: {_some(values.unreached, 3)}.",
         )
     if values.tf32 is not None:
         _line(
             console,
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale.",
         )
+
+
+def _isolation(isolation: Isolation, models: int, console: Console) -> None:
+    for problem in isolation.problems[:REASONS]:
+        _line(console, f"Isolation: {problem}")
+    if not isolation.ok:
+        return
+    sizes = (
+        f"; {isolation.refused} calls with unequal sizes failed, as they should" if isolation.refused else ""
+    )
+    _line(
+        console,
+        f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
+        f"the others as they were, bit for bit ({isolation.calls} calls){sizes}.",
+    )
 
 
 def _noise(noise: float | None) -> str:

@@ -7,13 +7,20 @@ arguments that make no sense; what else they raise is said with each.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments
-from netfuse_onnx.errors import FileFault, NotEquivalent, StrictViolated, UsageFault, ValuesDiffer
+from netfuse_onnx import arguments, refusals
+from netfuse_onnx.errors import (
+    FileFault,
+    NotEquivalent,
+    UsageFault,
+    ValuesDiffer,
+)
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
@@ -23,30 +30,22 @@ from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.plan import costs, targets
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.plan import targets
-from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.qdq import integers
-from netfuse_onnx.plan.sized import assumed
+from netfuse_onnx.plan.sound import sound
+from netfuse_onnx.prove import again
+from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import (
-    CheckReport,
-    InspectReport,
-    MergeReport,
-    RuleRow,
-    RulesReport,
-    VerifyReport,
-)
-from netfuse_onnx.rules.fallback import CHEAPER
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RuleRow, RulesReport, VerifyReport
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Correspondence, Merged, Source
+from netfuse_onnx.types import Correspondence, Merged, Ran, Source, ValueType
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -86,7 +85,7 @@ def merge(
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
-    """Merge models of one architecture into the file `out`, which is replaced once both proofs hold.
+    """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
     The arguments are the options of the command line; `data` is where the weights go: auto, external or
     single. Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the
@@ -103,14 +102,15 @@ def merge(
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
         family = _matched(sources, labels, partial, libraries, target)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
-        cost = _cost(target, family, proof.get("dims", {}))
-        merged = lower(family, planning.plan(family, io=io, share=once, cost=cost), io=io, share=once)
+        dims = proof.get("dims", {})
+        plan = planning.plan(family, io=io, share=once, cost=costs.cost(target, family, dims))
+        merged = lower(family, plan, io=io, share=once)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
-            _refuse_replicated(answer)
+            refusals.replicated(answer)
         about = functools.partial(
             metadata.build, family, merged, io=io, share=share, target=target, partial=partial,
-            dims=proof.get("dims", {}),
+            tools=again.tools(family), constants=again.constants(target), dims=dims,
         )  # fmt: skip
         with writer.stage(
             merged,
@@ -122,9 +122,13 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                proved = prove(staged.model_path, merged.every_recipe, family, options, progress)
+                path = staged.model_path
+                recipes = metadata.recipes(metadata.read(path), family, path)
+                graph = prove_graph(path, merged, recipes)
+                proved = prove(path, recipes, family, options, progress, graph=graph)
+                proved = dataclasses.replace(proved, strict=strict)
                 answer = answer.proved(proved)
-                _refuse_unproved(answer, proved)
+                refusals.unproved(answer, proved)
             staged.commit()
     return answer.written(staged.files)
 
@@ -157,9 +161,18 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
 
 
 def verify(
-    merged: str, paths: Sequence[str], *, progress: Progress | None = None, **proof: Unpack[Proof]
+    merged: str,
+    paths: Sequence[str],
+    *,
+    strict: bool = False,
+    isolation: bool = False,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
 ) -> VerifyReport:
     """Prove a merged file against its sources again. A failed proof is a report that is not ok.
+
+    `strict` refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd
+    values to every model, not to two.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
@@ -172,7 +185,11 @@ def verify(
         if strangers:
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
-    return prove(merged, recipes, family, options, progress).warned(strangers)
+    (progress or silent)("planning again", 0, 1)
+    graph = again.prove_again(merged, known, family, recipes)
+    options = dataclasses.replace(options, isolation=isolation)
+    proved = prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
+    return dataclasses.replace(proved, strict=strict)
 
 
 def bench(
@@ -265,9 +282,16 @@ def _matched(
 ) -> Correspondence:
     """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
-    complete = functools.partial(observed, libraries=libraries)
-    family = fold(match(sources, names, partial=partial, complete=complete))
-    return family if target == "cuda" else integers(family)
+    ran = Ran.NOTHING
+
+    def complete(source: Source, values: tuple[str, ...]) -> Mapping[str, ValueType]:
+        nonlocal ran
+        found = observed(source, values, libraries)
+        ran = Ran.TOLD if found else Ran.FAILED
+        return found
+
+    family = sound(fold(match(sources, names, partial=partial, complete=complete)))
+    return replace(family if target == "cuda" else integers(family), ran=ran)
 
 
 def _answer(
@@ -294,13 +318,6 @@ def _unmeasured(target: str) -> Iterator[str]:
         yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
 
 
-def _cost(target: str, family: Correspondence, dims: Mapping[str, int]) -> Cost:
-    """By what the plan chooses: nodes and bytes, or what was measured on the target."""
-    if target == "generic":
-        return Cost(family.models)
-    return Measured(family.models, targets.target(target), assumed(family.graph, dims))
-
-
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
     """Raises UsageFault, before any work, when ONNX Runtime or the provider is missing."""
     provider = arguments.choice("provider", proof.get("provider", "auto"))
@@ -315,30 +332,3 @@ def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, 
         file=proof.get("inputs", ""),
         max_memory=arguments.memory(proof.get("max_memory", MAX_MEMORY)),
     )
-
-
-def _refuse_replicated(answer: MergeReport) -> None:
-    rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]
-    if not rows:
-        return
-    named = "; ".join(f"{row.op} {row.name!r}: {row.reason}" for row in rows[:3])
-    more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
-    total = len(answer.lowered.nodes)
-    error = StrictViolated(
-        f"{len(rows)} of {total} nodes would be replicated once per model ({named}{more}).",
-        " ".join(answer.lowered.notes) or "Merge without --strict to accept that.",
-    )
-    error.report = answer
-    raise error
-
-
-def _refuse_unproved(answer: MergeReport, proved: VerifyReport) -> None:
-    if proved.ok:
-        return
-    error = ValuesDiffer(
-        f"The merged model is not equal to its sources: {proved.failure}",
-        f"{answer.out} was not written. If the difference is rounding, allow it with --rtol or --atol; "
-        "else please report it.",
-    )
-    error.report = answer
-    raise error

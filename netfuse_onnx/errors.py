@@ -36,8 +36,10 @@ class ValuesDiffer(AnswerIsNo):
     """A proof failed: the merged model does not hold, or does not compute, what the sources do."""
 
 
-class NotProven(AnswerIsNo):
-    """The models could not be run, so nothing is known about their values."""
+class NotProven(NetfuseError):
+    """The proof could not tell: the models could not be run, or what they give says too little."""
+
+    exit_code = 5
 
 
 class StrictViolated(AnswerIsNo):

@@ -15,84 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from netfuse_onnx.lowered import Lowered
+from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
 
-
-@dataclass(frozen=True, slots=True)
-class BytesProof:
-    """Proof (a): every merged weight, undone, is the sources' weights bit for bit."""
-
-    weights: int = 0
-    bytes: int = 0
-    problems: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-
-@dataclass(frozen=True, slots=True)
-class OutputProof:
-    """One output of one model at its worst element over all cases. `ratio` is error / allowed."""
-
-    model: str
-    output: str
-    precision: str
-    case: str
-    ratio: float
-    error: float
-    allowed: float
-    scale: float = 0.0
-    at: tuple[int, ...] = ()
-    got: str = ""
-    want: str = ""
-    wrong: int = 0
-    size: int = 0
-    noise: float | None = None
-    ties: int = 0
-    problem: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return not self.problem and self.ratio <= 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How far apart the two most alike models are on the same input, in units of what is allowed."""
-
-    ratio: float
-    models: tuple[str, str]
-
-    @property
-    def telling(self) -> bool:
-        """Whether two swapped models would have been seen."""
-        return self.ratio >= 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class ValuesProof:
-    """Proof (b): the merged model gives what the sources give. `sizes`: bytes of every input and output,
-    all models together, in the first case; an input fed once counts once. `shapes`: of every input of one
-    model, by case."""
-
-    provider: str
-    cases: tuple[str, ...]
-    outputs: tuple[OutputProof, ...] = ()
-    skipped: tuple[str, ...] = ()
-    placed: Mapping[str, int] = field(default_factory=dict)
-    spread: Spread | None = None
-    tf32: float | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems and bool(self.cases) and all(out.ok for out in self.outputs)
-
-    @property
-    def worst(self) -> OutputProof | None:
-        return max(self.outputs, key=lambda out: (bool(out.problem), out.ratio), default=None)
+NOT_PROVEN = 5
+"""Exit code of a proof that could not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +42,33 @@ class Report(ABC):
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport(Report):
+    """The proofs of one merged file. `blind`: what the values could not have shown, which `warnings` repeat
+    and `strict` refuses."""
+
     merged: str
     models: tuple[str, ...]
     bytes: BytesProof
     values: ValuesProof
     warnings: tuple[str, ...] = ()
+    graph: GraphProof = field(default_factory=lambda: GraphProof(note="The graph was not compared."))
+    blind: tuple[str, ...] = ()
+    strict: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.bytes.ok and self.values.ok
+        """Whether all proofs hold, and what `strict` asks for."""
+        return self._right and self.values.ok and not (self.strict and self.blind)
+
+    @property
+    def _right(self) -> bool:
+        return self.bytes.ok and self.graph.ok
+
+    @property
+    def exit_code(self) -> int:
+        """5 where nothing is wrong, but the comparison can't tell, or not all that `strict` asks for."""
+        if self.ok:
+            return 0
+        return NOT_PROVEN if self._right and (self.values.ok or self.values.unproven) else 1
 
     def warned(self, more: Sequence[str]) -> VerifyReport:
         """The same with further warnings, in front."""
@@ -133,12 +77,17 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first thing that is wrong, as a sentence; '' when nothing is."""
-        for problem in (*self.bytes.problems, *self.values.problems):
+        isolation = self.values.isolation.problems if self.values.isolation else ()
+        for problem in (*self.bytes.problems, *self.values.problems, *isolation):
             return problem
         worst = self.values.worst
-        if worst is None or worst.ok:
-            return "" if self.ok else "No output was compared."
-        return describe(worst)
+        if worst is not None and not worst.ok:
+            return describe(worst)
+        for problem in self.graph.problems:
+            return problem
+        if self.values.ok and self.strict and self.blind:
+            return self.blind[0]
+        return "" if self.ok else "No output was compared."
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,17 +183,6 @@ class RulesReport(Report):
     @property
     def ok(self) -> bool:
         return True
-
-
-def describe(out: OutputProof) -> str:
-    """One sentence on the worst element of an output."""
-    head = f"Output {out.output} of model {out.model} differs ({out.case})"
-    if out.problem:
-        return f"{head}: {out.problem}."
-    return (
-        f"{head} at {list(out.at)}: {out.got}, not {out.want}; error {out.error:.3g}, "
-        f"allowed {out.allowed:.3g}; {out.wrong} of {out.size} elements are wrong."
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -180,6 +180,14 @@ class Source:
 # --------------------------------------------------------------------------- match
 
 
+class Ran(enum.StrEnum):
+    """The answer of ONNX Runtime, on which a plan depends, where inference could not tell a rank."""
+
+    NOTHING = "nothing"
+    TOLD = "told"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Correspondence:
     """N equivalent sources, expressed in the names of the first.
@@ -187,8 +195,9 @@ class Correspondence:
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
     `ragged` are values whose shape differs between the models by construction (--partial).
+    `believed` are types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture.
+    than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     """
 
     sources: tuple[Source, ...]
@@ -199,8 +208,10 @@ class Correspondence:
     ir_version: int
     attrs: Mapping[int, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     ragged: frozenset[str] = frozenset()
+    believed: Mapping[str, ValueType] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    ran: Ran = Ran.NOTHING
 
     @property
     def models(self) -> int:

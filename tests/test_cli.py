@@ -26,7 +26,8 @@ def test_merge_says_what_it_did_on_stderr(tmp_path: Path, run: Run) -> None:
         "MatMul",
         "bit for bit",
         "n=1; n=2",
-        "Spread",
+        "A mix-up of models would show: the two most alike, a and b, differ by",
+        "left all outputs of the others as they were, bit for bit",
         "one size for all models",
     ):
         assert words in err

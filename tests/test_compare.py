@@ -27,7 +27,7 @@ def test_the_absolute_part_goes_with_the_scale() -> None:
     assert not compare(floats(1e-8, 3e-8), tiny, FP32).ok
     assert compare(floats(100.0, 0.0005), floats(100.0, 0.0), FP32).ok
     assert not compare(floats(1e-7), floats(0.0), FP32).ok
-    assert compare(floats(1e-7), floats(0.0), Tolerance(1e-4, 1e-5, least=0.1)).ok
+    assert compare(floats(1e-7), floats(0.0), Tolerance(1e-4, 1e-5, scale=floats(0.1))).ok
     assert compare(floats(0.5), floats(0.0), Tolerance(0.0, 0.0, floor=0.5)).ok
 
 

@@ -178,12 +178,14 @@ def test_swapped_models_are_seen(tmp_path: Path) -> None:
 
 def test_a_failed_proof_leaves_the_target_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from netfuse_onnx.prove import judge
+    from netfuse_onnx.prove.noise import Noise
 
     out = tmp_path / "m.onnx"
     out.write_bytes(b"the old model")
     impossible = dict.fromkeys(judge.BY_PRECISION, judge.Tolerance(0.0, 0.0, -1.0))
     monkeypatch.setattr(judge, "BY_PRECISION", impossible)
-    monkeypatch.setattr(judge, "measure", lambda *_: {i: {"y": -1.0} for i in range(3)})
+    nothing = {"y": np.zeros(())}
+    monkeypatch.setattr(judge, "measure", lambda trial, model, cases: Noise(dict.fromkeys(cases, nothing)))
     with pytest.raises(ValuesDiffer) as caught:
         netfuse_onnx.merge(family(tmp_path), str(out), atol=0.0, rtol=0.0)
     assert caught.value.report is not None
@@ -197,7 +199,7 @@ def test_equal_models_could_be_swapped_unseen(tmp_path: Path) -> None:
     report = netfuse_onnx.verify(merged(tmp_path, twice), twice)
     assert report.ok
     assert "a and again give exactly the same: are they one model?" in report.warnings[0]
-    assert "could not have shown the two swapped" in report.warnings[0]
+    assert "could not have shown the two exchanged" in report.warnings[0]
 
 
 # --------------------------------------------------------------------------- the right sources

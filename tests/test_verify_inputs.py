@@ -152,7 +152,8 @@ def test_a_tie_is_reported_and_a_wrong_index_is_not_one(tmp_path: Path) -> None:
                 node.attribute.append(onnx.helper.make_attribute("select_last_index", 1))
 
     report = netfuse_onnx.verify(tampered(merged(tmp_path, paths), last), paths)
-    assert report.ok
+    assert report.values.ok
+    assert not report.graph.ok
     assert sum(row.ties for row in report.values.outputs) > 0
     assert any("scores are equal" in warning for warning in report.warnings)
 
@@ -161,7 +162,7 @@ def test_a_tie_is_reported_and_a_wrong_index_is_not_one(tmp_path: Path) -> None:
             node.op_type = {"ArgMax": "ArgMin"}.get(node.op_type, node.op_type)
 
     plain = [save(tmp_path / f"{n}.onnx", model(text.replace("Mul(x, zero)", "Neg(x)"))) for n in "cd"]
-    assert not netfuse_onnx.verify(tampered(merged(tmp_path, plain), least), plain).ok
+    assert not netfuse_onnx.verify(tampered(merged(tmp_path, plain), least), plain).values.ok
 
 
 def test_where_nothing_is_compared_nothing_is_proved(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_noise_is_measured_on_the_source(tmp_path: Path) -> None:
     trial = Trial(match([load(path) for path in paths], ["a", "b"]), Options(runtime.Runtime("cpu")))
     trial.run_sources(lambda *_: None)
     found = measure(trial, 1, {0, 1})
-    assert all(0 <= found[case]["y"] < 1e-3 for case in (0, 1))
+    assert all(0 <= found.changes[case]["y"].max() < 1e-3 for case in (0, 1))
     noisy = [out | {"y": out["y"] + 0.25} for out in trial.outputs[1]]  # as if the runs had differed
     trial.outputs[1] = noisy
-    assert measure(trial, 1, {0})[0]["y"] == pytest.approx(0.25, abs=1e-3)
+    assert measure(trial, 1, {0}).changes[0]["y"] == pytest.approx(0.25, abs=1e-3)

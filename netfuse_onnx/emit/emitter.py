@@ -257,16 +257,13 @@ class Emitter:
             return self(op, x, self.const(list(axes)), keepdims=keepdims)
         return self(op, x, axes=list(axes), keepdims=keepdims)
 
-    def require(self, condition: Tensor, value: int = 0) -> Tensor:
-        """An int64 `value` of shape [1] that exists only where all of `condition` ([k] bool) is true: ONNX
-        has no assertion, but Reshape fails on another number of elements, wherever it runs."""
-        if self.opset < 14:  # there it can't be asked for none; Gather fails on an index out of range
-            broken = self("Cast", self("Not", condition), to=onnx.TensorProto.INT64)
-            index = self.reduce("ReduceMax", broken, [0], keepdims=1)
-            return self("Gather", self.const([value]), index, axis=0)
-        holds = self("Cast", condition, to=onnx.TensorProto.INT64)
-        count = self.reduce("ReduceMin", holds, [0], keepdims=1)
-        return self("Reshape", self.const([value]), count, allowzero=1)
+    def require(self, x: Tensor, faults: Tensor) -> Tensor:
+        """`x`, if all `faults` (int64, one per axis of x) are 0. One of -2 or less makes the run fail, in
+        ONNX Runtime on the CPU and on CUDA and in OpenVINO.
+
+        ONNX has no assertion. A Reshape keeps an axis whose target is 0 and refuses targets below -1; it
+        copies no data and reads its target on the host."""
+        return self("Reshape", x, faults)
 
     def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
         return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))

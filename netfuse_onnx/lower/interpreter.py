@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from netfuse_onnx.emit.bodies import bind
 from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.emit.join import compared, join, uncounted
+from netfuse_onnx.emit.join import join
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import merged_dims, route
 from netfuse_onnx.load.normal import value_type
@@ -148,36 +148,13 @@ class _Lowerer:
             self.conversions.append({**line, "boundary": self.edge or joins})
 
     def _join(self, name: str, layout: Layout, value: ValueType) -> Tensor:
-        """A value of each model as one tensor. Its type is written down: a comparison of shapes hides it
-        from shape inference."""
-        xs, dims, checked = self._columns(name), value.dims or (), None
-        if name in self.uneven and uncounted(dims):
-            checked = self._compare(name)
-        joined = join(self.emit, xs, layout, dims, name in self.uneven, checked)
+        """A value of each model as one tensor. Its type is written down, because a comparison of shapes hides
+        it from shape inference; symbols are left out, for they belong to the inputs of one model."""
+        joined = join(self.emit, self._columns(name), layout, value.dims, name in self.uneven)
         self.uneven.discard(name)
-        if isinstance(joined, gs.Variable) and value.dtype:
-            joined.dtype = value.dtype
-            joined.shape = merged_dims(layout, dims, self.emit.models)
+        if isinstance(joined, gs.Variable):
+            self._declare(joined, layout, value)
         return joined
-
-    def _compare(self, name: str) -> Tensor | None:
-        """One comparison of the shapes of all inputs that are joined; None where `name` is none of them, or
-        alone. After it none of them needs another."""
-        if name not in self.corr.graph.inputs or self.emit.opset < 14:
-            return None
-        pairs = zip(self.corr.graph.nodes, self.plan.lowerings, strict=True)
-        wanted = {
-            name
-            for node, lowering in pairs
-            for name, take in zip(node.reads, lowering.takes, strict=True)
-            if take not in (None, PER_MODEL)
-        }
-        kinds = self.corr.graph.types
-        some = [
-            n for n in self.corr.graph.inputs if n in wanted & self.uneven and uncounted(kinds[n].dims or ())
-        ]
-        self.uneven.difference_update(set(some) - {name})
-        return compared(self.emit, [self._columns(n) for n in some], 1) if len(some) > 1 else None
 
     def _columns(self, name: str) -> Sequence[Tensor]:
         held = self.held[name, PER_MODEL]
@@ -253,8 +230,8 @@ class _Lowerer:
         return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
 
     def _declare(self, out: gs.Variable, layout: Layout, value: ValueType) -> None:
-        """Write down the type of a body's output: ort_compat.OUTPUTS_UNTYPED. Symbols are left out, for those
-        that onnx made up mean nothing here."""
+        """Write down the type of a value, as of a body's output: ort_compat.OUTPUTS_UNTYPED. Symbols are left
+        out, for those that onnx made up mean nothing here."""
         out.dtype = value.dtype or None
         if value.dims is not None:
             dims = merged_dims(layout, value.dims, self.emit.models)

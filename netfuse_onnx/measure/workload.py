@@ -13,7 +13,7 @@ import numpy as np
 
 from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
-from netfuse_onnx.prove.judge import UNIT, Judge, tolerance
+from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, lineages
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run import inputs, symbols
@@ -38,7 +38,8 @@ class Workload:
     ) -> None:
         heads = symbols.batches([spec.dims for spec in inputs.describe(family)])
         dims = dict.fromkeys(heads, 1) | dict(options.dims)
-        self.trial = Trial(family, dataclasses.replace(options, io="separate", dims=dims, wide=SPATIAL))
+        options = dataclasses.replace(options, io="separate", dims=dims, search=False, wide=SPATIAL)
+        self.trial = Trial(family, options)
         self.trial.run_sources(tell)
         self.names = family.names
         self.paths = tuple(source.path for source in family.sources)
@@ -131,4 +132,4 @@ class Workload:
         if line.precision != "float32" or found.rtol == 0.0 or self.trial.options.rtol is not None:
             return found
         base = BY_PRECISION[TF32]
-        return Tolerance(base.rtol, base.atol, found.floor, UNIT if line.bounded else 0.0)
+        return Tolerance(base.rtol, base.atol, found.floor)

@@ -119,7 +119,7 @@ class _Inside:
             {name: parts[0] for name, parts in weights.items()}, known,
         )  # fmt: skip
         typed = infer(replace(self.corr.sources[0], graph=inner)).graph
-        sub = replace(self.corr, graph=typed, weights=weights, attrs={}, ragged=frozenset())
+        sub = replace(self.corr, graph=typed, weights=weights, attrs={}, ragged=frozenset(), believed={})
         return fold(sub)
 
     def spread(self, sub: Correspondence, given: Mapping[str, Layout]) -> Candidates:

@@ -119,7 +119,9 @@ def site(corr: Correspondence, mapped: set[str], node: Node, index: int) -> Site
 def kind(corr: Correspondence, name: str) -> ValueType:
     """The per-model type of a value or weight."""
     parts = corr.weights.get(name)
-    return ValueType(parts[0].dtype, parts[0].shape) if parts else corr.graph.types.get(name, ValueType())
+    if parts:
+        return ValueType(parts[0].dtype, parts[0].shape)
+    return corr.believed.get(name) or corr.graph.types.get(name, ValueType())
 
 
 def _known(parts: tuple[Weight, ...]) -> NDArray[Any] | None:

@@ -27,7 +27,7 @@ def sized(corr: Correspondence, sizes: Mapping[str, int]) -> Correspondence:
     """The same family with types as they are when its inputs have these sizes. A Shape that is known then
     makes others known, so that folding and inference take turns; the nodes stay all there."""
     types = {name: _bound(kind, sizes) for name, kind in corr.graph.types.items()}
-    found = replace(corr, graph=replace(corr.graph, types=types))
+    found = replace(corr, graph=replace(corr.graph, types=types), believed={})
     while True:
         found = replace(found, graph=infer(replace(corr.sources[0], graph=found.graph)).graph)
         less = fold(found)
@@ -35,7 +35,7 @@ def sized(corr: Correspondence, sizes: Mapping[str, int]) -> Correspondence:
             name: _bound(kind, sizes) for name, kind in less.graph.types.items() if kind.dims is not None
         }
         if less is found:
-            return replace(corr, graph=replace(corr.graph, types=types))
+            return replace(corr, graph=replace(corr.graph, types=types), believed={})
         found = less
 
 

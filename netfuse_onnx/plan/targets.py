@@ -5,6 +5,8 @@ bench/calibrate.py measures and writes them, with the machine, the versions and 
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +61,12 @@ class Target:
     """An elementwise operator, reading and writing."""
     kernels: Mapping[str, Kernel]
     provenance: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that a plan depends on: the numbers, not the name, nor where they come from."""
+        numbers = dataclasses.asdict(self) | {"name": "", "provenance": {}}
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
 def target(name: str) -> Target:

@@ -1,17 +1,18 @@
 """When two outputs count as equal.
 
-An element is right when  |got - want| <= rtol * |want| + atol * scale,  where `scale` is the largest
-finite |want| of that output: an absolute tolerance means nothing before one knows whether an output is a
-logit or a probability. Both factors depend on the least precise type on the way to the output:
+An element is right when  |got - want| <= rtol * |want| + atol * scale,  where `scale` is the largest finite
+|want| of the element's channel (channels.py): an absolute tolerance means nothing before one knows whether a
+number is a box in pixels, a logit or a probability, and one output may hold all of them. Both factors depend
+on the least precise type on the way to the output:
 
     float64   1e-9  / 1e-10       float16  1e-2 / 5e-3      8-bit and quantised  5e-2 / 2e-2
     float32   1e-4  / 1e-5        bfloat16 5e-2 / 2e-2      integers, bools, strings  exact
 
 For float32 that is about 80 units in the last place of the largest element, what reordered sums of some
 thousand terms through some dozen layers give; a wrong weight, axis or model is orders above it. Sigmoids
-and the like, which are computed to an absolute error, have a scale of at least 0.1. Where a network
-amplifies rounding further, twice what it does to the source itself is allowed (noise.py). NaN and
-infinities must stand in the same places.
+and the like are computed to an absolute error, two rounding steps of 1, which is allowed beside it. Where a
+network amplifies rounding further, a small multiple of what it does to the source itself is allowed
+(noise.py). NaN and infinities must stand in the same places.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from netfuse_onnx.run.runtime import Value
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tolerance:
-    """Allowed error: `rtol * |want| + atol * max(scale, least) + floor`. `floor` is absolute: --atol, or
-    noise."""
+    """Allowed error: `rtol * |want| + atol * scale + floor`. `scale` is one number per channel, in a shape
+    that broadcasts; None stands for the largest finite element. `floor` is absolute: --atol, noise, the error
+    of a sigmoid; one number, or one per channel."""
 
     rtol: float
     atol: float
-    floor: float = 0.0
-    least: float = 0.0
+    floor: float | Array = 0.0
+    scale: Array | None = None
 
 
 EXACT = Tolerance(0.0, 0.0)
@@ -85,6 +87,15 @@ def compare(got: Value, want: Value, tolerance: Tolerance) -> Gap:
     return _close(got.astype(wide), want.astype(wide), tolerance)
 
 
+def ratios(one: Array, two: Array, tolerance: Tolerance) -> Array:
+    """|one - two| / allowed, element by element; infinite where one of the two is not finite."""
+    with np.errstate(all="ignore"):
+        wide = one.astype(np.float64), two.astype(np.float64)
+        same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+        found = np.where(same, 0.0, np.abs(wide[0] - wide[1]) / _allowed(wide[1], tolerance))
+    return np.where(np.isnan(found), np.inf, found)
+
+
 def difference(one: Value, two: Value) -> tuple[float, float]:
     """The largest absolute difference of two results, and the scale (largest finite element) of the second.
 
@@ -122,12 +133,12 @@ def _sequences(got: Value, want: Value, tolerance: Tolerance) -> Gap:
     return max(gaps, key=lambda gap: (bool(gap.problem), gap.ratio), default=Gap())
 
 
-def _exact(got: Array, want: Array, allowed: float) -> Gap:
+def _exact(got: Array, want: Array, allowed: float | Array) -> Gap:
     if got.dtype.kind in "iu" and want.dtype.kind in "iu":
         error = np.where(got > want, got - want, want - got).astype(np.float64)
     else:
         error = np.asarray(got != want).astype(np.float64)
-    return _worst(error, np.full(error.shape, allowed), got, want)
+    return _worst(error, np.broadcast_to(allowed, error.shape), got, want)
 
 
 def _close(got: Array, want: Array, tolerance: Tolerance) -> Gap:
@@ -139,14 +150,16 @@ def _close(got: Array, want: Array, tolerance: Tolerance) -> Gap:
             where = f"at {list(at)}: {got[at]:g}, not {want[at]:g}"
             problem = f"NaN or infinity differs {where}"
             return Gap(problem=problem, at=at, wrong=int(odd.sum()), size=want.size)
-        magnitude = np.where(np.isfinite(want), np.abs(want), 0.0)
         error = np.where(same, 0.0, np.abs(got - want))
-        allowed = (
-            tolerance.rtol * magnitude
-            + tolerance.atol * magnitude.max(initial=tolerance.least)
-            + tolerance.floor
-        )
+        allowed = _allowed(want, tolerance)
     return _worst(error, allowed, got, want)
+
+
+def _allowed(want: Array, tolerance: Tolerance) -> Array:
+    magnitude = np.where(np.isfinite(want), np.abs(want), 0.0)
+    scale = magnitude.max(initial=0.0) if tolerance.scale is None else tolerance.scale
+    allowed: Array = tolerance.rtol * magnitude + tolerance.atol * scale + tolerance.floor
+    return allowed
 
 
 def _worst(error: Array, allowed: Array, got: Array, want: Array) -> Gap:

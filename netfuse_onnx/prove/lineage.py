@@ -1,14 +1,14 @@
 """What an output descends from, as far as it matters for comparing it: the least precise float type on
-the way, random operators, an activation of known scale, a final rounding, or the scores that an index
-output selects by."""
+the way, random operators, weights that differ between the models, graph inputs, an activation of known scale,
+a final rounding, or the scores that an index output selects by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from netfuse_onnx.types import Graph, Node
+from netfuse_onnx.types import Correspondence, Graph, Node
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -16,6 +16,8 @@ RANDOM = frozenset(
 QUANTISED = ("QuantizeLinear", "DynamicQuantize", "QLinear", "ConvInteger", "MatMulInteger", "MatMulNBits")
 BOUNDED = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "Erf", "Softsign", "Sin", "Cos"})
 """Activations computed to an absolute error: where all of them are tiny, tiny is no scale."""
+KEEPS_BOUNDS = frozenset({"Mul", "Max", "Min"})
+"""Operators that give something bounded where all their inputs are."""
 MOVING = frozenset(
     {"Cast", "Identity", "Transpose", "Reshape", "Slice", "Gather", "Squeeze", "Unsqueeze", "Split"}
 )
@@ -37,36 +39,67 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """`precision` is a key of compare.BY_PRECISION."""
+    """`precision` is a key of compare.BY_PRECISION. `own`: a weight or an attribute that differs between the
+    models takes part; `inputs`: the graph inputs that do."""
 
     precision: str = "float32"
     random: bool = False
     rounded: bool = False
     bounded: bool = False
     scores: Scores | None = None
+    own: bool = True
+    inputs: frozenset[str] = frozenset()
 
 
-def lineages(graph: Graph) -> Mapping[str, Lineage]:
-    """The lineage of every graph output."""
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """A value inherits the rank of its imprecision, chance, bounds, weights of one model, graph inputs."""
+
+    rank: int = -1
+    random: bool = False
+    bounded: bool = False
+    own: bool = False
+    inputs: frozenset[str] = frozenset()
+
+
+def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
+    """The lineage of every output of a family, which tells weights that are equal in all models apart."""
+    differing = {name for name, parts in family.weights.items() if len(parts) > 1}
+    differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
+    return lineages(family.graph, differing)
+
+
+def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Lineage]:
+    """The lineage of every graph output. `differing`: the values that differ between models by themselves."""
     made = {out: node for node in graph.nodes for out in node.outputs}
-    traits: dict[str, tuple[int, bool]] = {}
-    for name in (*graph.inputs, *graph.weights):
-        traits[name] = (_own(graph, name), False)
+    traits: dict[str, _Traits] = {}
+    for name in graph.weights:
+        traits[name] = _Traits(_own(graph, name), own=name in differing)
+    for name in graph.inputs:
+        traits[name] = _Traits(_own(graph, name), inputs=frozenset({name}))
     for node in graph.nodes:
-        above = [traits.get(name, (-1, False)) for name in node.reads if name]
-        worst = max((rank for rank, _ in above), default=-1)
+        above = [traits.get(name, _Traits()) for name in node.reads if name]
+        worst = max((trait.rank for trait in above), default=-1)
         if any(mark in node.op for mark in QUANTISED):
             worst = NAMES.index("8-bit")
-        random = _random(graph, node) or any(chance for _, chance in above)
+        random = _random(graph, node) or any(trait.random for trait in above)
+        own = any(trait.own for trait in above) or not differing.isdisjoint(node.outputs)
+        inputs = frozenset[str]().union(*(trait.inputs for trait in above))
+        bounded = _bounded(node, traits)
         for out in node.outputs:
-            traits[out] = (max(worst, _own(graph, out)), random)
+            traits[out] = _Traits(max(worst, _own(graph, out)), random, bounded, own, inputs)
     found = {}
     for out in graph.outputs:
-        rank, random = traits.get(out, (-1, False))
-        maker = made.get(out)
-        rounded = maker is not None and maker.op.startswith(ROUNDING)
-        precision = NAMES[rank] if rank >= 0 else "float32"
-        found[out] = Lineage(precision, random, rounded, _bounded(made, out), _scores(made, out))
+        trait, maker = traits.get(out, _Traits()), made.get(out)
+        found[out] = Lineage(
+            precision=NAMES[trait.rank] if trait.rank >= 0 else "float32",
+            random=trait.random,
+            rounded=maker is not None and maker.op.startswith(ROUNDING),
+            bounded=trait.bounded,
+            scores=_scores(made, out),
+            own=trait.own,
+            inputs=trait.inputs,
+        )
     return found
 
 
@@ -93,11 +126,15 @@ def _random_body(body: Any) -> bool:
     )
 
 
-def _bounded(made: Mapping[str, Node], name: str) -> bool:
-    node = made.get(name)
-    while node is not None and node.op in MOVING:
-        node = made.get(node.inputs[0])
-    return node is not None and node.op in BOUNDED
+def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
+    """Whether a node gives what bounded activations gave: moved, beside other values, or multiplied with
+    others of its kind."""
+    marks = [above[name].bounded for name in node.inputs if name in above]
+    if node.op in MOVING:
+        return bool(marks) and marks[0]
+    if node.op in KEEPS_BOUNDS:
+        return bool(marks) and all(marks)
+    return node.op in BOUNDED or (node.op == "Concat" and any(marks))
 
 
 def _scores(made: Mapping[str, Node], name: str) -> Scores | None:

@@ -1,11 +1,16 @@
 """How much a source's outputs change by rounding alone.
 
 A merged graph adds up in another order than its sources; how far that may carry is a property of the source,
-so it is measured there: the same inputs with graph optimisations off, and the same inputs several times in
-one batch (which takes other matrix kernels, as a merged model does).
+so it is measured there: the same inputs with graph optimisations off, the same inputs several times in one
+batch (which takes other matrix kernels, as a merged model does), and inputs that are moved by one step of
+their own rounding.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,49 +19,113 @@ from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 
+Array = np.ndarray[Any, Any]
+
 COPIES = 4
+NUDGES = 3
+"""Runs with inputs that are moved by one rounding step."""
 ROWS_APART = 1e-3
 """Change, relative to the largest output, from which rows of a batch are taken to depend on each other."""
 
 
-def measure(trial: Trial, model: int, cases: set[int]) -> dict[int, dict[str, float]]:
-    """Case -> output -> largest absolute change by rounding. 0 where it can't be measured."""
-    noise = {case: dict.fromkeys(trial.outputs[model][case], 0.0) for case in cases}
-    for probe, optimise in ((_plain, False), (_repeated, True)):
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """By case and output: the largest change of every element, 0 where it can't be measured, and what the
+    source gives with optimisations off."""
+
+    changes: dict[int, dict[str, Array]]
+    plain: dict[int, dict[str, Value]] = field(default_factory=dict)
+
+
+def measure(trial: Trial, model: int, cases: set[int]) -> Noise:
+    """The noise of one source in some cases."""
+    found = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
+    for optimise, probes in ((False, (_plain,)), (True, (_repeated, _nudged))):
         try:
             session = Session(trial.family.sources[model].path, trial.options.runtime, optimise=optimise)
-            for case in cases:
-                for name, change in probe(trial, session, model, case).items():
-                    noise[case][name] = max(noise[case][name], change)
-            del session  # before the next is made
         except RunFailed:
-            continue  # then this probe tells nothing
-    return noise
+            continue  # then these probes tell nothing
+        for case in cases:
+            for probe in probes:
+                _take(found, case, probe, trial, session, model)
+        del session  # before the next is made
+    return found
 
 
-def _plain(trial: Trial, session: Session, model: int, case: int) -> dict[str, float]:
-    """The same run on a session without optimisations."""
-    again = trial.run(session, model, trial.feeds(trial.cases[case], model))
-    changes = {name: difference(again[name], want)[0] for name, want in trial.outputs[model][case].items()}
-    return {name: change for name, change in changes.items() if np.isfinite(change)}
+Probe = Callable[[Trial, Session, int, int], Iterator[dict[str, Value]]]
+"""Yields results that differ from the source's own by rounding only."""
 
 
-def _repeated(trial: Trial, session: Session, model: int, case: int) -> dict[str, float]:
+def _take(found: Noise, case: int, probe: Probe, trial: Trial, session: Session, model: int) -> None:
+    try:
+        for results in probe(trial, session, model, case):
+            if probe is _plain:
+                found.plain[case] = results
+            for name, again in results.items():
+                change = _change(again, trial.outputs[model][case][name])
+                found.changes[case][name] = np.maximum(found.changes[case][name], change)
+    except RunFailed:
+        return
+
+
+def _change(again: Value, want: Value) -> Array:
+    """The absolute change of each element; 0 where it can't be told."""
+    if not isinstance(again, np.ndarray) or not isinstance(want, np.ndarray):
+        whole = difference(again, want)[0]
+        return np.asarray(whole if np.isfinite(whole) else 0.0)
+    if again.shape != want.shape or want.dtype.kind not in "fVciu":
+        return np.zeros(())
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    with np.errstate(all="ignore"):
+        change = np.abs(again.astype(wide) - want.astype(wide))
+    return np.where(np.isfinite(change), change, 0.0)
+
+
+def _plain(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
+    """The same inputs, on a session without optimisations."""
+    yield trial.run(session, model, trial.feeds(trial.cases[case], model))
+
+
+def _nudged(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
+    """The floats of the inputs, each moved by one rounding step up, down or not at all."""
+    feeds = trial.feeds(trial.cases[case], model)
+    floats = {
+        name: value
+        for name, value in feeds.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size
+    }
+    for turn in range(NUDGES if floats else 0):
+        rng = np.random.default_rng(turn)
+        moved = {name: _nudge(value, rng) for name, value in floats.items()}
+        yield trial.run(session, model, {**feeds, **moved})
+
+
+def _nudge(value: Array, rng: np.random.Generator) -> Array:
+    step = np.finfo(value.dtype).eps * rng.integers(-1, 2, value.shape)
+    moved: Array = value * (1 + step).astype(value.dtype)
+    return moved
+
+
+def _repeated(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
     """Every input COPIES times along its batch axis, every output taken apart again. Where memory allows."""
     if not trial.room.fits(trial.cases[case], COPIES):
-        return {}
+        return
     batches = set(symbols.batches([spec.dims for spec in trial.specs]))
     feeds = trial.feeds(trial.cases[case], model)
     for spec in trial.specs:
         for axis in [i for i, dim in enumerate(spec.dims or ()) if dim in batches]:
             feeds[spec.name] = np.concatenate([np.asarray(feeds[spec.name])] * COPIES, axis)
-    changes = {}
-    for name, wide in trial.run(session, model, feeds).items():
-        want = trial.outputs[model][case][name]
-        found = [difference(copy, want) for copy in _apart(wide, want)]
-        close = [change for change, scale in found if change <= ROWS_APART * scale]
-        changes[name] = max(close, default=0.0)
-    return changes
+    wide = trial.run(session, model, feeds)
+    wants = trial.outputs[model][case]
+    parts = {name: _apart(value, wants[name]) for name, value in wide.items()}
+    for copy in range(COPIES):
+        mine = {name: copies[copy] for name, copies in parts.items() if copies}
+        yield {name: value for name, value in mine.items() if _close(value, wants[name])}
+
+
+def _close(copy: Value, want: Value) -> bool:
+    change, scale = difference(copy, want)
+    return change <= ROWS_APART * scale
 
 
 def _apart(wide: Value, want: Value) -> list[Value]:

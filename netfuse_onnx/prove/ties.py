@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove.compare import BY_PRECISION
 from netfuse_onnx.prove.lineage import Lineage, Scores
-from netfuse_onnx.report import OutputProof
 from netfuse_onnx.run.runtime import Array, RunFailed, Runtime, Session, Value
 
 

@@ -12,8 +12,12 @@ import numpy as np
 
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.prove.channels import Magnitudes
+from netfuse_onnx.prove.compare import finite
+from netfuse_onnx.prove.reach import Reach
 from netfuse_onnx.prove.room import MAX_MEMORY, Room
 from netfuse_onnx.prove.seek import ATTEMPTS, Search
+from netfuse_onnx.prove.widen import MOST, Widening, candidates
 from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given
@@ -33,7 +37,9 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to prove. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override.
-    `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes begin."""
+    `search`: look for inputs that say more than the first that run. `isolation`: try odd values on every
+    model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes
+    begin."""
 
     runtime: Runtime
     io: str = "separate"
@@ -43,6 +49,8 @@ class Options:
     rtol: float | None = None
     atol: float | None = None
     file: str = ""
+    search: bool = True
+    isolation: bool = False
     max_memory: int = MAX_MEMORY
     wide: int = 0
 
@@ -56,8 +64,8 @@ class Options:
 class Trial:
     """The cases, and what the sources gave: `outputs[model][case]` by the first source's output names.
 
-    `alike[model]` is what each model gives on the inputs of the first in the first case; empty when a
-    later source refused that case.
+    `same_input[model]` is what each model gives on the inputs of the first, by the label of the case: the
+    first case and those that were searched for. `unreached` are sides of thresholds that no case reaches.
     """
 
     def __init__(self, family: Correspondence, options: Options) -> None:
@@ -67,7 +75,8 @@ class Trial:
         self.room = Room(family, self.specs, options.max_memory)
         self.cases: list[Case] = []
         self.outputs: list[list[dict[str, Value]]] = [[] for _ in family.sources]
-        self.alike: list[dict[str, Value]] = []
+        self.same_input: list[dict[str, dict[str, Value]]] = []
+        self.unreached: tuple[str, ...] = ()
         self.skipped: list[str] = []
         self.telling = False  # whether a case gives an element that can be compared
         symbolic = symbols.free(spec.dims for spec in self.specs)
@@ -84,8 +93,11 @@ class Trial:
 
     def merged_feeds(self, case: Case) -> dict[str, Value]:
         """The inputs of all models, as the merged model takes them."""
+        return self.joined([self.feeds(case, model) for model in range(self.family.models)])
+
+    def joined(self, drawn: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
+        """The inputs of each model as the merged model takes them."""
         merged: dict[str, Value] = {}
-        drawn = [self.feeds(case, model) for model in range(self.family.models)]
         for spec in self.specs:
             values = [feed[spec.name] for feed in drawn]
             if spec.name in self.options.share:
@@ -98,6 +110,18 @@ class Trial:
                 }
         return merged
 
+    def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
+        """One model's share of the merged outputs, or what is wrong with them."""
+        key = name if self.options.io == "stacked" else f"{self.family.names[model]}/{name}"
+        if key not in result:
+            return None, f"the merged model has no output {key!r}"
+        value = result[key]
+        if self.options.io != "stacked":
+            return value, ""
+        if not isinstance(value, np.ndarray) or not value.ndim or len(value) != self.family.models:
+            return None, f"output {key!r} has no leading axis of size {self.family.models}"
+        return np.asarray(value[model]), ""
+
     def run(self, session: Session, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Run one source; inputs and outputs by the first source's names. Raises RunFailed."""
         first, own = self.family.sources[0].graph, self.family.sources[model].graph
@@ -109,6 +133,10 @@ class Trial:
         sources = self.family.sources
         names = pair(sources[0].graph.inputs, sources[model].graph.inputs)
         return {names[name]: value for name, value in feeds.items()}
+
+    def channels(self, output: str) -> Magnitudes:
+        """Where magnitudes of an output are gathered."""
+        return Magnitudes(self.family.graph.types[output].dims)
 
     # ------------------------------------------------------------------ running
 
@@ -127,6 +155,7 @@ class Trial:
                 ) from error
             if model == 0:
                 search = self._choose(session, tell)
+                self._widen(session)
             else:
                 self._repeat(session, model)
             if not self.cases:
@@ -136,9 +165,70 @@ class Trial:
                     f"Nothing could be compared ({self.skipped[-1]}).",
                     "Give other inputs with --inputs FILE.npz, sizes with --dim NAME=VALUE, or --no-verify.",
                 )
-            if len(self.alike) == model:
-                self.alike.append(self.run(session, model, self.feeds(self.cases[0], 0)))
+            self.same_input.append(self._on_the_first_ones_inputs(session, model))
             del session  # before the next is made
+
+    def _on_the_first_ones_inputs(self, session: Session, model: int) -> dict[str, dict[str, Value]]:
+        """What a model gives on the inputs of the first one, where it takes them."""
+        searched = [i for i, case in enumerate(self.cases) if i == 0 or case.scale != 1.0 or case.salt]
+        if model == 0:
+            return {self.cases[i].label: self.outputs[0][i] for i in searched}
+        return self._results(session, model, [self.cases[i] for i in searched], 0)
+
+    def _widen(self, session: Session) -> None:
+        """Add cases that show more of the first source: outputs alive, thresholds reached."""
+        if not self.cases or not self.options.search:
+            return
+        widening = Widening(Reach(self.family.sources[0], self.options.runtime))
+        widening.gains(self.feeds(self.cases[0], 0), self.outputs[0][0])
+        enough = len(self.cases) + MOST
+        for case in () if self.options.file else candidates(self.specs, self.cases[0]):
+            if widening.done or len(self.cases) == enough:
+                break
+            feeds = self.feeds(case, 0)
+            try:
+                result = self.run(session, 0, feeds)
+            except RunFailed:
+                continue
+            if widening.gains(feeds, result):
+                self.cases.append(case)
+                self.outputs[0].append(result)
+                self.telling = self.telling or any(map(finite, result.values()))
+        self.unreached = tuple(sorted(map(str, widening.missing)))
+
+    def try_further(self, tell: Progress) -> bool:
+        """Run all sources on the candidates that no case has used yet. True where a case was added."""
+        if not self.options.search or self.options.file or not self.cases:
+            return False
+        fresh = [case for case in candidates(self.specs, self.cases[0]) if case not in self.cases][:MOST]
+        own: list[dict[str, dict[str, Value]]] = []
+        same: list[dict[str, dict[str, Value]]] = []
+        for model, source in enumerate(self.family.sources):
+            tell("looking for inputs that tell the models apart", model, self.family.models)
+            session = Session(source.path, self.options.runtime)
+            own.append(self._results(session, model, fresh, model))
+            same.append(own[0] if model == 0 else self._results(session, model, fresh, 0))
+            fresh = [case for case in fresh if case.label in own[-1]]
+            del session  # before the next is made
+        for case in fresh:
+            self.cases.append(case)
+            for model in range(self.family.models):
+                self.outputs[model].append(own[model][case.label])
+                if case.label in same[model]:
+                    self.same_input[model][case.label] = same[model][case.label]
+        return bool(fresh)
+
+    def _results(
+        self, session: Session, model: int, some: Sequence[Case], inputs_of: int
+    ) -> dict[str, dict[str, Value]]:
+        """What a model gives on the inputs of one of the models, by the label of the cases that it takes."""
+        found = {}
+        for case in some:
+            try:
+                found[case.label] = self.run(session, model, self.feeds(case, inputs_of))
+            except RunFailed:
+                continue
+        return found
 
     def _batches(self) -> list[int]:
         names = symbols.batches([spec.dims for spec in self.specs])
@@ -218,8 +308,6 @@ class Trial:
                 kept.append(i)
             except RunFailed as error:
                 self.skipped.append(f"{case.label}: model {self.family.names[model]}: {error}")
-        if kept[:1] != [0]:
-            self.alike = []
         if len(kept) < len(self.cases):
             for m in range(model):
                 self.outputs[m] = [self.outputs[m][i] for i in kept]

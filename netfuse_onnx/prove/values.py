@@ -1,8 +1,9 @@
 """Proof (b): the merged model computes what the N sources compute, in ONNX Runtime.
 
 The sources run one at a time and are freed, then the merged model runs, so that memory is the larger of
-the two plus the outputs. Every model gets inputs of its own; a swap of two models is seen where their
-outputs differ on the same input, and the `spread` says whether they do.
+the two plus the outputs. Every model gets inputs of its own; an exchange of two models is seen where their
+outputs differ on the same input. Whether they do is said for every output, and where they do not, other
+inputs are tried first.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from netfuse_onnx.proofs import RANDOM, ValuesProof
 from netfuse_onnx.prove.compare import difference
-from netfuse_onnx.prove.judge import Judge, spread
+from netfuse_onnx.prove.isolation import isolate
+from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.report import ValuesProof
 from netfuse_onnx.run.ort_compat import CUDA
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
@@ -31,6 +34,9 @@ def prove_values(
     tell = progress or silent
     trial = Trial(family, options)
     trial.run_sources(tell)
+    judge = Judge(trial, tell)
+    if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
+        trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
     try:
         session = Session(merged, options.runtime)
@@ -38,6 +44,7 @@ def prove_values(
         for done, case in enumerate(trial.cases):
             tell("running the merged model", done, len(trial.cases))
             results.append(session.run(trial.merged_feeds(case)))
+        isolation = isolate(session, judge, results[0], thorough=options.isolation, tell=tell)
     except RunFailed as error:
         problem = f"The merged model does not run in ONNX Runtime: {error}."
         return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
@@ -46,14 +53,18 @@ def prove_values(
     if options.runtime.required and placed and CUDA not in placed:
         problems.append("CUDA was asked for, but ONNX Runtime placed every node on the CPU.")
     del session
-    rows = Judge(trial, tell).rows(results)
+    rows = judge.rows(results)
+    teller = Teller(trial, judge)
     return ValuesProof(
         provider=provider,
         cases=labels,
         outputs=rows,
         skipped=tuple(trial.skipped),
         placed=placed,
-        spread=spread(trial, rows),
+        spread=teller.spread(),
+        telling=teller.telling(),
+        unreached=trial.unreached,
+        isolation=isolation,
         sizes=_sizes(trial),
         problems=tuple(problems),
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},

@@ -86,6 +86,7 @@ def activation(site: Site) -> Iterator[Option]:
 def scaler(site: Site) -> Iterator[Option]:
     """(x - offset) * scale, with the offsets and scales of each model"""
     _only(site, "offset", "scale")
+    need(all({"offset", "scale"} <= attrs.keys() for attrs in site.attrs), "it has no offset or no scale")
     rank = site.rank(0)
     held = STACKED(0) if site.mapped[0] else SHARED
 
@@ -116,9 +117,10 @@ def linear_regressor(site: Site) -> Iterator[Option]:
         weights = np.array([attrs["coefficients"] for attrs in site.attrs], np.float32)
         weights = weights.reshape(emit.models, targets, -1).swapaxes(1, 2)
         y = emit("MatMul", x, emit.const(weights, np.float32))
-        if not all("intercepts" in attrs for attrs in site.attrs):
+        if not any("intercepts" in attrs for attrs in site.attrs):
             return y
-        bias = np.array([attrs["intercepts"] for attrs in site.attrs], np.float32)
+        none = [0.0] * targets
+        bias = np.array([attrs.get("intercepts", none) for attrs in site.attrs], np.float32)
         return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
 
     yield Option("linear_regressor", (held,), (STACKED(0),), body, 3.0)

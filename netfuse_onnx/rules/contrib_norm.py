@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from onnx import TensorProto
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from netfuse_onnx.emit.convert import fold as folded
 from netfuse_onnx.emit.convert import unfold
@@ -33,7 +34,7 @@ def skip_norm(site: Site) -> Iterator[Option]:
     """the models join the batch; a scale or bias that differs between them becomes Mul and Add"""
     count, outs = len(site.node.inputs), len(site.node.outputs)
     alike = _alike(site)
-    if not any(site.mapped[2:]) and (alike or not site.mapped[1]):
+    if not any(site.mapped[2:]) and (alike or (not site.mapped[1] and _narrower(site))):
         skip = FOLDED(0) if alike else SHARED
         takes = (FOLDED(0), skip, *(SHARED,) * (count - 2))
         yield Option("skip_norm", takes, (FOLDED(0),) * outs, again)
@@ -48,6 +49,15 @@ def skip_norm(site: Site) -> Iterator[Option]:
 def _alike(site: Site) -> bool:
     same = all(map(same_dim, site.dims(0), site.dims(1)))
     return same and site.rank(1) == site.rank(0)
+
+
+def _narrower(site: Site) -> bool:
+    """True where Add broadcasts the skip to the input, and never the input to the skip."""
+    wide, skip = site.dims(0), site.dims(1)
+    aligned = wide[len(wide) - len(skip) :]
+    return len(skip) <= len(wide) and all(
+        b == 1 or same_dim(a, b) for a, b in zip(aligned, skip, strict=True)
+    )
 
 
 def _summed(site: Site) -> bool:
@@ -68,7 +78,7 @@ def _standard(site: Site) -> Option:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         wide = _padded(site, ins, takes, emit)
-        total = emit("Add", wide(0), wide(1))
+        total = _sum(site, ins, wide, emit)
         if site.has(BIAS[key]):
             total = emit("Add", total, wide(BIAS[key]))
         ones = emit.filled(1.0, site.inputs[2].dtype, [size])
@@ -93,10 +103,11 @@ def _fused(site: Site, alike: bool) -> Option:
         wide = _padded(site, ins, takes, emit)
         ready = [*ins[:2], emit.filled(1.0, site.inputs[2].dtype, [size])]
         if first:
-            total = emit("Add", wide(0), wide(1))
+            total = _sum(site, ins, wide, emit)
             total = emit("Add", total, wide(BIAS[key])) if site.has(BIAS[key]) else total
             total = folded(emit, total, 0, site.dims(0))
-            ready[:2] = total, emit("Sub", total, total)
+            none = numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)))
+            ready[:2] = total, emit("ConstantOfShape", emit("Shape", total), value=none)
         elif site.has(BIAS[key]):
             ready += [None] * (BIAS[key] - 3) + [ins[BIAS[key]]]
         y, *rest = again(site, ready, emit)
@@ -106,6 +117,18 @@ def _fused(site: Site, alike: bool) -> Option:
 
     gives = _gives(site, FOLDED(0))
     return Option("skip_norm", tuple(takes), gives, body, 1.5 + 3 * first + _added(site, 2))
+
+
+def _sum(site: Site, ins: Sequence[Tensor | None], wide: Callable[[int], Tensor], emit: Emitter) -> Tensor:
+    """The input and the skip, in the shape of the input. ONNX Runtime (1.32) takes the first rows of a skip
+    that has more of them, where Add would make the input as large."""
+    total = emit("Add", wide(0), wide(1))
+    if _narrower(site):
+        return total
+    shape = emit("Shape", ins[0])
+    if site.mapped[1] and not site.mapped[0]:
+        shape = emit.prepend(emit.models, shape, None)
+    return emit("Reshape", total, shape, **({"allowzero": 1} if emit.opset >= 14 else {}))
 
 
 def _padded(

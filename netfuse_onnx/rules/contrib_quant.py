@@ -113,7 +113,7 @@ def dynamic_product(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         mapped = site.mapped[0]
         if mapped:
-            x, step, point = quantised_dynamically(ins[0], site.rank(0), emit)
+            x, step, point = quantised_dynamically(ins[0], emit)
         else:
             x, step, point = emit.node("DynamicQuantizeLinear", [ins[0]], outs=[True] * 3)
         zero = Param(point, mapped, wide=False, dtype=TensorProto.UINT8)
@@ -125,7 +125,7 @@ def dynamic_product(site: Site) -> Iterator[Option]:
         scale = combined("Mul", scale, other, emit) if other is not None else scale
         return _scaled(total, scale, site, ins, 4, held(site, 4), emit)
 
-    nodes = 12.0 + cost(site.mapped[0], site.is_mapped(3)) + site.has(4)
+    nodes = 5.0 + 3.0 * site.models + cost(site.mapped[0], site.is_mapped(3)) + site.has(4)
     yield Option("dynamic_product", tuple(takes), (STACKED(0),), body, nodes)
 
 

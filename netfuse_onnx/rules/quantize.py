@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnx import TensorProto
-
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import again, need, per_axis, physical, touches
@@ -82,23 +80,23 @@ def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator
 
 @family("DynamicQuantizeLinear")
 def dynamic_quantize(site: Site) -> Iterator[Option]:
-    """written out over the axes of one model, with a scale per model"""
-    need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
-    yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic, 11.0)
+    """each model is quantised by itself; the bytes, scales and zero points are stacked"""
+    nodes = 4.0 + 3.0 * site.models
+    yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic, nodes)
 
 
 def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    return quantised_dynamically(ins[0], site.rank(0), emit)
+    return quantised_dynamically(ins[0], emit)
 
 
-def quantised_dynamically(x: Tensor, rank: int, emit: Emitter) -> list[Tensor]:
-    """[N, ..] -> bytes, scales and zero points [N]: ONNX's definition of DynamicQuantizeLinear (opset 11),
-    reduced over all but the model axis. The zero point is -min in steps, rounded and saturated."""
-    axes = list(range(1, rank + 1))
-    zero = emit.filled(0.0, TensorProto.FLOAT, ())
-    high, low = (emit(op, emit.reduce(f"Reduce{op}", x, axes), zero) for op in ("Max", "Min"))
-    span = emit("Div", emit("Sub", high, low), emit.filled(255.0, TensorProto.FLOAT, ()))
-    scale = emit("Where", emit("Equal", span, zero), emit.filled(1.0, TensorProto.FLOAT, ()), span)
-    none = emit.filled(0, TensorProto.UINT8, [emit.models])
-    point = emit("QuantizeLinear", emit("Neg", low), scale, none, axis=0)
-    return [emit("QuantizeLinear", x, scale, point, axis=0), scale, point]
+def quantised_dynamically(x: Tensor, emit: Emitter) -> list[Tensor]:
+    """[N, ..] -> bytes [N, ..], scales and zero points [N].
+
+    Written out for all models at once it would differ where x holds NaN: ONNX Runtime (1.32) notices one in
+    certain places only, and ReduceMax and ReduceMin in others.
+    """
+    parts = emit.split(x, [1] * emit.models, 0)
+    each = [emit.node("DynamicQuantizeLinear", [part], outs=[True] * 3) for part in parts]
+    whole, *numbers = zip(*each, strict=True)
+    columns = [[emit.unsqueeze(number, [0]) for number in row] for row in numbers]
+    return [emit("Concat", *row, axis=0) for row in (whole, *columns)]

@@ -152,10 +152,16 @@ def _by_sizes(site: Site, axes: list[int], k: int) -> tuple[Body, float]:
             sizes = emit("Mul", ins[3], emit.const(scale))
             there = emit("Gather", emit("Shape", ins[0]), emit.const([axes[k]]), axis=0)
             same = emit("Equal", there, emit("Gather", sizes, emit.const([k]), axis=0))
-            sizes = emit("Add", sizes, emit.require(same))
+            ins = [_where(same, ins[0], site, emit), *ins[1:]]
         return again(site, [*ins[:3], sizes], emit)
 
     return body, 1.0 if known is not None else 9.0
+
+
+def _where(condition: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
+    """The folded input `x`; the run fails where `condition`, of shape [1], is false."""
+    rank = len(site.dims(0))
+    return emit.require(x, emit("Where", condition, emit.const([0] * rank), emit.const([-2] * rank)))
 
 
 def _by_scales(site: Site, k: int) -> tuple[Body, float]:
@@ -166,10 +172,8 @@ def _by_scales(site: Site, k: int) -> tuple[Body, float]:
 
         def guarded(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
             one = emit.filled(1.0, TensorProto.FLOAT, (1,))
-            zero = emit.require(emit("Equal", emit("Gather", ins[at], emit.const([k]), axis=0), one))
-            ready = list(ins)
-            ready[at] = emit("Add", ins[at], emit("Cast", zero, to=TensorProto.FLOAT))
-            return again(site, ready, emit)
+            same = emit("Equal", emit("Gather", ins[at], emit.const([k]), axis=0), one)
+            return again(site, [_where(same, ins[0], site, emit), *ins[1:]], emit)
 
         return guarded, 8.0
     scale = float(named[k] if known is None else known.reshape(-1)[k])

@@ -1,4 +1,4 @@
-"""Small operators that are batched along axes of their own: signals, determinants, labels, caches."""
+"""Small operators that are batched along axes of their own: signals, determinants, crops, eyes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from netfuse_onnx.emit.convert import fold, unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, all_widths, need, per_axis, physical, shifted
+from netfuse_onnx.rules._build import again, all_widths, per_axis, physical, shifted
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
@@ -129,75 +128,3 @@ def eye_like(site: Site) -> Iterator[Option]:
         return emit("EyeLike", emit("Gather", ins[0], emit.const(0), axis=0), **attrs)
 
     yield Option("eye_like", (STACKED(0),), (SHARED,), body, 2.0)
-
-
-@family("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
-def loss(site: Site) -> Iterator[Option]:
-    """per sample, the models join the batch; a mean or a sum is taken model by model after"""
-    reduction = site.attr("reduction", b"mean")
-    # ONNX Runtime (1.32) reads on where the labels are fewer than the samples: into the next model's.
-    rows = {dim for dim in (site.dims(0)[0], site.dims(1)[0]) if dim is not None}
-    need(len(rows) < 2, "its samples and its labels may differ in number")
-    if site.is_mapped(2):
-        yield from _weighted(site)
-        return
-    takes = (FOLDED(0), FOLDED(0), SHARED)[: len(site.node.inputs)]
-    after = FOLDED(0) if reduction == b"none" else STACKED(0)
-
-    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-        if reduction == b"none":
-            return again(site, ins, emit)
-        each, *log_prob = again(site, ins, emit, reduction=b"none")
-        total = _per_model("ReduceMean" if plain else "ReduceSum", each, emit)
-        if reduction == b"mean" and not plain:
-            total = emit("Div", total, _per_model("ReduceSum", _share(site, ins, emit), emit))
-        return [total, *log_prob]
-
-    # Every label counts as much. Then what ONNX Runtime (1.32) makes of no labels is 0, as it is alone.
-    plain = reduction == b"mean" and not site.has(2) and site.attr("ignore_index") is None
-    gives = (after, FOLDED(0))[: len(site.node.outputs)]
-    yield Option("loss", takes, gives, body, 1.0 if reduction == b"none" else 3.0 if plain else 8.0)
-
-
-def _weighted(site: Site) -> Iterator[Option]:
-    """Class weights that differ are multiplied into the log-probabilities, whose loss then has none."""
-    reduction = site.attr("reduction", b"mean")
-    rank, kind = site.rank(0), site.inputs[0].dtype
-    ignored = {k: v for k, v in site.node.attrs.items() if k == "ignore_index"}
-
-    def each(x: Tensor, labels: Tensor, emit: Emitter) -> Tensor:
-        """[N, B, C, ..] -> the loss of every sample, [N, ..]."""
-        attrs = {**ignored, "reduction": b"none"}
-        rows = fold(emit, x, 0, site.dims(0))
-        losses = emit.node("NegativeLogLikelihoodLoss", [rows, labels], attrs)[0]
-        return unfold(emit, losses, 0, site.dims(1))
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        x, labels, weights = ins
-        if site.op == "SoftmaxCrossEntropyLoss":
-            x = emit("LogSoftmax", x, axis=2)
-        weights = emit.unsqueeze(weights, [1, *range(3, rank + 1)])
-        total = each(emit("Mul", x, weights), labels, emit)
-        if reduction != b"none":
-            inner = list(range(1, rank))
-            total = emit.reduce("ReduceSum", total, inner)
-        if reduction == b"mean":
-            minus = emit("Sub", emit("Mul", x, emit.filled(0.0, kind, ())), weights)
-            total = emit("Div", total, emit.reduce("ReduceSum", each(minus, labels, emit), inner))
-        return [total, x][: len(site.node.outputs)]
-
-    outs = (STACKED(0),) * len(site.node.outputs)
-    yield Option("loss", (STACKED(0), FOLDED(0), STACKED(0)), outs, body, 14.0)
-
-
-def _per_model(op: str, x: Tensor, emit: Emitter) -> Tensor:
-    return emit.reduce(op, emit.reshape(x, [emit.models, -1]), [1])
-
-
-def _share(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Tensor:
-    """The weight with which each label counts, 0 where it is ignored: the loss of log-probabilities of -1."""
-    x = ins[0]
-    kind = site.inputs[0].dtype
-    ones = emit("Sub", emit("Mul", x, emit.filled(0.0, kind, ())), emit.filled(1.0, kind, ()))
-    attrs = {k: v for k, v in site.node.attrs.items() if k == "ignore_index"}
-    return emit.node("NegativeLogLikelihoodLoss", [ones, *ins[1:]], {**attrs, "reduction": b"none"})[0]

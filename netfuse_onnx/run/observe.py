@@ -31,7 +31,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     """
     try:
         session = Session(
-            _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=_home(source)
+            _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
         )
     except (RunFailed, NetfuseError, ValueError):
         return {}
@@ -59,20 +59,27 @@ def _kind(value: Value) -> ValueType:
     return ValueType(dtype, (None,) * array.ndim)
 
 
-def _home(source: Source) -> str:
+def home(source: Source) -> str:
+    """The folder that a source's weights are referred to from."""
     return os.path.dirname(os.path.abspath(source.path))
 
 
-def _model(source: Source, names: Sequence[str]) -> bytes:
-    """The source with more outputs. Large weights stay in their files."""
+def whole(source: Source) -> ModelProto:
+    """The source in normal form as a model that runs. Large weights stay in their files, see `home`."""
     model: ModelProto = rebuild.model(source)
     graph = model.graph
     large = {n: w for n, w in source.graph.weights.items() if isinstance(w.data, Extent)}
     kept = [value for value in graph.input if value.name not in large]
     del graph.input[:]
     graph.input.extend(kept)
-    graph.initializer.extend(_initializer(name, weight, _home(source)) for name, weight in large.items())
-    graph.output.extend(
+    graph.initializer.extend(_initializer(name, weight, home(source)) for name, weight in large.items())
+    return model
+
+
+def _model(source: Source, names: Sequence[str]) -> bytes:
+    """The source with more outputs."""
+    model = whole(source)
+    model.graph.output.extend(
         rebuild.declared(name, ValueType()) for name in names if name not in source.graph.outputs
     )
     data: bytes = model.SerializeToString()

@@ -38,8 +38,12 @@ class Metadata:
     partial: bool
     lowered: Lowered
     weights: Mapping[str, Mapping[str, Any]]
+    tools: Mapping[str, str] = field(default_factory=dict)
+    """Versions of what the graph depends on, by package; none in files of old versions."""
+    constants: str = ""
+    """SHA-256 of the target's constants, where the target is a file."""
     dims: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of symbolic dimensions that were given to merge; none in files of old versions."""
+    """Sizes of symbolic dimensions for which the plan was made."""
 
 
 def build(
@@ -51,6 +55,8 @@ def build(
     share: Sequence[str],
     target: str,
     partial: bool,
+    tools: Mapping[str, str] | None = None,
+    constants: str = "",
     dims: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """All metadata_props of a merged model, the sources' own included. `digests`: SHA-256 by source."""
@@ -65,6 +71,8 @@ def build(
         "share": sorted(share),
         "target": target,
         "partial": partial,
+        **({"tools": dict(tools)} if tools else {}),
+        **({"constants": constants} if constants else {}),
         **({"dims": dict(dims)} if dims else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
@@ -97,6 +105,8 @@ def read(path: str) -> Metadata:
             partial=bool(value["partial"]),
             lowered=Lowered.read(value),
             weights=dict(value["weights"]),
+            tools={str(name): str(found) for name, found in value.get("tools", {}).items()},
+            constants=str(value.get("constants", "")),
             dims={str(name): int(size) for name, size in value.get("dims", {}).items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -19,8 +19,7 @@ __all__ = ["Case", "bodies", "draw", "elementwise", "networks", "shapes"]
 OPSETS = (13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 23, 24)
 
 UNCHECKED = {
-    "InstanceNormalization", "GroupNormalization", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss",
-    "RandomUniform", "RandomNormalLike",
+    "InstanceNormalization", "GroupNormalization", "RandomUniform", "RandomNormalLike",
 }  # fmt: skip
 """Operators that read past their scale or weights where there are more channels, and those that draw other
 numbers when a session runs twice: sizes stay as they are."""
@@ -33,7 +32,7 @@ where a size is 0."""
 @dataclass
 class Case:
     """`values[name]` are one array per model, `known` those of every value that a node gives. `other` are
-    values of other sizes, where the graph has open dims."""
+    values of other sizes, where the graph has open dims, and `torn` those where axes with one name differ."""
 
     model: onnx.ModelProto
     values: dict[str, list[Array]]
@@ -43,6 +42,7 @@ class Case:
     keep_opset: bool = False
     seed: int = 0
     other: dict[str, list[Array]] | None = None
+    torn: dict[str, list[Array]] | None = None
     known: Mapping[str, list[Array]] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -84,6 +84,7 @@ def draw(seed: int) -> Case:
         keep_opset=rng.random() < 0.5 and (world.opset >= 15 or not _empty(world)),
         seed=seed,
         other=_other(world, leaves, model),
+        torn=_other(world, leaves, model, torn=True),
         known={name: value.arrays for name, value in world.known.items()},
     )
 
@@ -100,7 +101,9 @@ def _model(builder: Builder, rng: random.Random) -> onnx.ModelProto:
     outputs = [name for name in made if name not in read or rng.random() < 0.12]
     rng.shuffle(outputs)
     leaves = [leaf for name, leaf in world.leaves.items() if name in read]
-    graph = helper.make_graph(nodes, "g", [_info(leaf, leaf.dims) for leaf in leaves], [])
+    naming = rng.choice(["one name", "one name", "own names", "no names", "either"])
+    inputs = [_info(leaf, tuple(_called(leaf, a, naming, rng) for a in range(leaf.rank))) for leaf in leaves]
+    graph = helper.make_graph(nodes, "g", inputs, [])
     for name in outputs:
         graph.output.append(_info(world.known[name], None))
     model = helper.make_model(graph, opset_imports=imports(world.opset), ir_version=10)
@@ -108,6 +111,15 @@ def _model(builder: Builder, rng: random.Random) -> onnx.ModelProto:
     for entry in [e for e in model.opset_import if e.domain not in used]:
         model.opset_import.remove(entry)
     return typed(model, {name: world.known[name].arrays[0].shape for name in outputs})
+
+
+def _called(leaf: Leaf, axis: int, naming: str, rng: random.Random) -> int | str | None:
+    """The dim as the file declares it: by a name for all axes of its kind, by one of its own, or by none."""
+    dim = leaf.dims[axis]
+    if isinstance(dim, int):
+        return dim
+    how = rng.choice(["one name", "own names", "no names"]) if naming == "either" else naming
+    return {"one name": dim, "own names": f"{dim}_{leaf.name}_{axis}", "no names": None}[how]
 
 
 def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -140,25 +152,30 @@ def _true(dim: onnx.TensorShapeProto.Dimension, size: int) -> bool:
     return dim.dim_value == size if dim.HasField("dim_value") else not dim.dim_param.startswith("unk__")
 
 
-def _info(value: Value, dims: tuple[int | str, ...] | None) -> onnx.ValueInfoProto:
+def _info(value: Value, dims: tuple[int | str | None, ...] | None) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(value.arrays[0].dtype)
     return helper.make_tensor_value_info(value.name, kind, dims)
 
 
-def _other(world: World, leaves: list[Leaf], model: onnx.ModelProto) -> dict[str, list[Array]] | None:
-    """Values for other sizes of the open dims."""
+def _other(
+    world: World, leaves: list[Leaf], model: onnx.ModelProto, *, torn: bool = False
+) -> dict[str, list[Array]] | None:
+    """Values for other sizes of the open dims; `torn`: some axes do not have the size of others of their name."""
     operators = {node.op_type for node in _every(model.graph)}
     if not operators.isdisjoint(UNCHECKED):
         return None
     if not any(isinstance(dim, str) for leaf in leaves for dim in leaf.dims):
         return None
     least = 0 if operators.isdisjoint(FRAGILE) and world.opset >= 15 else 1
-    sizes = {
-        symbol: world.rng.choice([least, 1, 1, 2, 2, 3, 3, 5, 5, world.models]) for symbol in world.symbols
-    }
+    choices = [least, 1, 1, 2, 2, 3, 3, 5, 5, world.models]
+    sizes = dict(world.symbols) if torn else {s: world.rng.choice(choices) for s in world.symbols}
     found: dict[str, list[Array]] = {}
     for leaf in leaves:
-        shape = tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in leaf.dims)
+        odd = torn and world.rng.random() < 0.5
+        shape = tuple(
+            (world.rng.choice(choices) if odd else sizes[dim]) if isinstance(dim, str) else dim
+            for dim in leaf.dims
+        )
         if leaf.draw is None or shape == leaf.shape:
             found[leaf.name] = leaf.arrays
             continue

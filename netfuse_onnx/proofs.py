@@ -1,0 +1,190 @@
+"""What the proofs found: plain dataclasses that reports hold and JSON shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class BytesProof:
+    """Proof (a): every merged weight, undone, is the sources' weights bit for bit, and so are attributes that
+    are learned or differ between the models, each model's counted. `elsewhere`: weights and attributes that
+    were computed into constants or other operators; the proofs of the values and of the graph cover them."""
+
+    weights: int = 0
+    bytes: int = 0
+    problems: tuple[str, ...] = ()
+    attributes: int = 0
+    attribute_bytes: int = 0
+    elsewhere: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class GraphProof:
+    """Proof (c): the graph of the file is the one that merging these sources gives. `note`: why the proof
+    was not made; '' where it was."""
+
+    nodes: int = 0
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def made(self) -> bool:
+        return not self.note
+
+
+@dataclass(frozen=True, slots=True)
+class OutputProof:
+    """One output of one model at its worst element over all cases. `ratio` is error / allowed. `noise` is the
+    source's largest change by rounding, where it had to be measured; `unproven` says that it is so large that
+    the comparison tells nothing. `plain`: the output was compared with what the source gives without
+    optimisations."""
+
+    model: str
+    output: str
+    precision: str
+    case: str
+    ratio: float
+    error: float
+    allowed: float
+    scale: float = 0.0
+    at: tuple[int, ...] = ()
+    got: str = ""
+    want: str = ""
+    wrong: int = 0
+    size: int = 0
+    noise: float | None = None
+    ties: int = 0
+    problem: str = ""
+    unproven: bool = False
+    plain: bool = False
+
+    @property
+    def differs(self) -> bool:
+        """Whether the output is another than the source's."""
+        return bool(self.problem) or self.ratio > 1.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.differs and not self.unproven
+
+
+APART = 10.0
+"""Distance of two models on the same input, in units of what is allowed, from which an exchange is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far apart the two most alike models are on the same input, in units of what is allowed."""
+
+    ratio: float
+    models: tuple[str, str]
+
+    @property
+    def telling(self) -> bool:
+        """Whether two swapped models would have been seen."""
+        return self.ratio >= APART
+
+
+RANDOM = "random"
+ALIKE = "too alike"
+"""Reasons why an output does not tell models apart: chance (it is compared by type and shape only), or a
+distance that is not far above what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """One output's power to show two models exchanged. `ratio` is the distance of the two most alike on the
+    same input, in units of what is allowed, and `models` are these two. `reason` is '' where the output tells
+    all models apart, else why it does not; `alike` are the pairs that it can't tell apart. `quiet` of its
+    `channels` on `axis` do not tell all models apart."""
+
+    output: str
+    ratio: float
+    models: tuple[str, str]
+    reason: str = ""
+    alike: tuple[tuple[str, str], ...] = ()
+    axis: int = 0
+    channels: int = 0
+    quiet: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Odd values in one model's inputs left the outputs of all others as they were, bit for bit. `models` of
+    them were fed such values, in `calls` calls; `refused` calls with unequal sizes failed, as they should."""
+
+    models: int
+    calls: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class ValuesProof:
+    """Proof (b): the merged model gives what the sources give. `sizes`: bytes of every input and output,
+    all models together, in the first case; an input fed once counts once. `shapes`: of every input of one
+    model, by case. `telling`: a row for each output, for families of two or more. `unreached`: nodes with a
+    threshold, such as Clip, that the inputs did not reach on one side."""
+
+    provider: str
+    cases: tuple[str, ...]
+    outputs: tuple[OutputProof, ...] = ()
+    skipped: tuple[str, ...] = ()
+    placed: Mapping[str, int] = field(default_factory=dict)
+    spread: Spread | None = None
+    telling: tuple[Telling, ...] = ()
+    unreached: tuple[str, ...] = ()
+    isolation: Isolation | None = None
+    tf32: float | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return self.isolated and not self.problems and bool(self.cases) and all(o.ok for o in self.outputs)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether no model was seen to reach another's outputs."""
+        return self.isolation is None or self.isolation.ok
+
+    @property
+    def unproven(self) -> bool:
+        """Whether nothing differs, but for some output the comparison can't tell."""
+        wrong = self.problems or not self.cases or not self.isolated or any(o.differs for o in self.outputs)
+        return not wrong and any(out.unproven for out in self.outputs)
+
+    @property
+    def worst(self) -> OutputProof | None:
+        return max(self.outputs, key=lambda out: (bool(out.problem), out.ratio, out.unproven), default=None)
+
+
+def describe(out: OutputProof) -> str:
+    """One sentence on the worst element of an output."""
+    head = f"Output {out.output} of model {out.model} differs ({out.case})"
+    if out.problem:
+        return f"{head}: {out.problem}."
+    if out.unproven and not out.differs:
+        return (
+            f"Output {out.output} of model {out.model} can't be proved ({out.case}): rounding alone changes "
+            f"what the source gives by {out.noise or 0.0:.3g}, where its largest element is {out.scale:.3g}."
+        )
+    return (
+        f"{head} at {list(out.at)}: {out.got}, not {out.want}; error {out.error:.3g}, "
+        f"allowed {out.allowed:.3g}; {out.wrong} of {out.size} elements are wrong."
+    )

@@ -1,0 +1,255 @@
+"""Proof (a) for what is learned and lies in attributes: coefficients, trees, tables, slopes.
+
+They are the attributes of ai.onnx.ml operators, and all that differ between the models. A merged node keeps
+them as they are, or they stand in a constant with a row for each model. The sources' values are looked for in
+the file, whatever emitted them: a node by its operator and its name, else by what it holds; a constant by
+its values. Which reader gets which constant is the matter of proof (c).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from netfuse_onnx.ops import schemas
+from netfuse_onnx.prove.bits import value_bits, value_nbytes
+from netfuse_onnx.prove.scopes import every_node, operator
+from netfuse_onnx.storage.weights import array, weight_of
+from netfuse_onnx.types import Correspondence, Node
+
+TABLES = "ai.onnx.ml"
+"""The domain whose attributes are weights."""
+
+LEARNED = frozenset({"TfIdfVectorizer"})
+"""Operators of other domains whose attributes are weights."""
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A node of the family whose attributes are compared. `each`: those of every model, or one for all."""
+
+    node: Node
+    scope: str  # how merged nodes are named after it
+    each: tuple[Attributes, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The outcome: attributes and their bytes, each model's counted, and what is wrong. `elsewhere`: the
+    attributes that an operator lost on the way, which only the graph and the values prove."""
+
+    count: int
+    bytes: int
+    elsewhere: int
+    problems: tuple[str, ...]
+
+
+def prove_attributes(model: ModelProto, family: Correspondence, weights: frozenset[str]) -> Compared:
+    """Compare the learned attributes of a family with a merged model, a skeleton. `weights` are its
+    initializers that hold weights: all others are constants. FileFault where bytes can't be read."""
+    file = _File(model, weights)
+    count = size = elsewhere = 0
+    problems: list[str] = []
+    for learned in _learned(family):
+        found = list(file.differences(learned, family))
+        if found == [LOST]:
+            elsewhere += sum(map(len, learned.each))
+            continue
+        problems += found
+        count += sum(map(len, learned.each))
+        size += sum(value_nbytes(value) for attrs in learned.each for value in attrs.values())
+    return Compared(count, size, elsewhere, (*problems, *file.strange()))
+
+
+LOST = "lost"
+"""The answer for a node that became others, such as a DequantizeLinear that is written out."""
+
+
+def _learned(family: Correspondence) -> Iterator[Learned]:
+    """The nodes that hold something learned, those in bodies too: there it is the same in all models."""
+    for index, node in enumerate(family.graph.nodes):
+        own = node.attrs
+        if index in family.attrs:
+            yield Learned(node, node.name or f"{node.op}_{index}", tuple(map(_plain, family.attrs[index])))
+        elif _is_learned(node.op, node.domain) and own:
+            yield Learned(node, node.name or f"{node.op}_{index}", (_plain(own),))
+        for value in own.values():
+            if isinstance(value, GraphProto):
+                yield from _in_body(value)
+
+
+def _in_body(body: GraphProto) -> Iterator[Learned]:
+    for proto in every_node(body):
+        attrs = _attributes(proto)
+        if _is_learned(proto.op_type, proto.domain) and attrs:
+            node = Node(
+                proto.op_type, proto.domain, proto.name, tuple(proto.input), tuple(proto.output), attrs
+            )
+            yield Learned(node, "", (attrs,))
+
+
+def _is_learned(op: str, domain: str) -> bool:
+    return domain == TABLES or op in LEARNED
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return _plain({attribute.name: schemas.value_of(attribute) for attribute in node.attribute})
+
+
+def _plain(attrs: Attributes) -> dict[str, Any]:
+    """Without bodies, whose nodes count by themselves."""
+    return {name: value for name, value in attrs.items() if not isinstance(value, GraphProto)}
+
+
+@dataclass
+class _Held:
+    """A node of the merged file. `claimed`: it was compared with a source."""
+
+    name: str
+    attrs: dict[str, Any]
+    bits: Hashable
+    claimed: bool = False
+
+
+def _bits(attrs: Attributes) -> Hashable:
+    return tuple(sorted((name, value_bits(value)) for name, value in attrs.items()))
+
+
+class _File:
+    """The nodes and constants of a merged model."""
+
+    def __init__(self, model: ModelProto, weights: frozenset[str]) -> None:
+        self.nodes: dict[str, list[_Held]] = {}
+        for node in every_node(model.graph):
+            attrs = _attributes(node)
+            self.nodes.setdefault(operator(node), []).append(_Held(node.name, attrs, _bits(attrs)))
+        constants = (t for t in model.graph.initializer if t.name not in weights)
+        self._floats = [t for t in constants if t.data_type in FLOATS]
+
+    def differences(self, learned: Learned, family: Correspondence) -> Iterator[str]:
+        """Sentences on what of the sources' attributes the file does not hold, or LOST."""
+        models = ("",) if len(learned.each) == 1 else family.names
+        named = [self._named(learned, model, family.names) for model in models]
+        if not any(named) and self._as_constants(learned):
+            return
+        found = [
+            self._holding(attrs, some, learned.node.key)
+            for attrs, some in zip(learned.each, named, strict=True)
+        ]
+        node = learned.node
+        if not (any(named) or all(found) or _is_learned(node.op, node.domain) or _differing_numbers(learned)):
+            yield LOST
+            return
+        for model, attrs, some, held in zip(models, learned.each, named, found, strict=True):
+            if not held:
+                yield f"{_title(learned)} of {model or 'all models'}: {_said(attrs, some)}"
+
+    def strange(self) -> Iterator[str]:
+        """Nodes of the domain of tables whose attributes no source has."""
+        for key, nodes in self.nodes.items():
+            if key.startswith(f"{TABLES}."):
+                for held in nodes:
+                    if held.attrs and not held.claimed:
+                        yield f"Node {held.name!r} ({key}) of the merged model holds attributes of no source."
+
+    def _named(self, learned: Learned, model: str, models: Sequence[str]) -> list[_Held]:
+        """The nodes that carry the name that a merge gives: `a/node`, or `node` where it runs once."""
+        if not learned.scope:
+            return []
+        fronts = (model,) if model else ("", *models)
+        names = "|".join(
+            re.escape(f"{front}/{learned.scope}" if front else learned.scope) for front in fronts
+        )
+        form = re.compile(rf"(?:{names})(?:-\d+)?")
+        return [held for held in self.nodes.get(learned.node.key, ()) if form.fullmatch(held.name)]
+
+    def _holding(self, attrs: Attributes, named: Sequence[_Held], key: str) -> bool:
+        """True where a node holds exactly these attributes: one that carries the name, if there are any."""
+        wanted = _bits(attrs)
+        found = [held for held in named or self.nodes.get(key, ()) if held.bits == wanted]
+        for held in found or named[:1]:
+            held.claimed = True
+        return bool(found)
+
+    # ------------------------------------------------------------------ constants
+
+    def _as_constants(self, learned: Learned) -> bool:
+        """True where every attribute of floats stands in some constant, a row for each model."""
+        numbers = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
+        return bool(numbers) and all(self._stacked(learned, name) for name in sorted(numbers))
+
+    def _stacked(self, learned: Learned, name: str) -> bool:
+        """The constant [N, ..] whose row m is the attribute of model m, as it is or transposed. Where a model
+        has none, and the operator no default, it is zeros."""
+        given = next(attrs[name] for attrs in learned.each if name in attrs)
+        default = _default(learned.node, name, np.zeros_like(given).tolist())
+        rows = [attrs.get(name, default) for attrs in learned.each]
+        count = len(rows) * np.size(given)
+        some = [t for t in self._floats if math.prod(t.dims) == count and t.dims and t.dims[0] == len(rows)]
+        return any(_holds(array(weight_of(tensor)), rows) for tensor in some)
+
+
+def _said(attrs: Attributes, named: Sequence[_Held]) -> str:
+    """The first attribute that differs, for a message."""
+    if not named:
+        return "no node or constant of the merged model holds its attributes."
+    other = named[0].attrs
+    for name in sorted(attrs.keys() | other.keys()):
+        if name not in attrs or name not in other or value_bits(attrs[name]) != value_bits(other[name]):
+            where = _where(attrs.get(name), other.get(name))
+            return f"attribute {name!r} of node {named[0].name!r} of the merged model differs{where}."
+    return "its attributes differ."
+
+
+def _holds(values: NDArray[Any], rows: Sequence[Any]) -> bool:
+    return all(_row(values[m], np.asarray(row).reshape(-1)) for m, row in enumerate(rows))
+
+
+def _row(values: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    if values.size != wanted.size:
+        return False
+    target = wanted.astype(values.dtype).tobytes()
+    forms = [values, values.T] if values.ndim == 2 else [values]
+    return any(np.ascontiguousarray(form).tobytes() == target for form in forms)
+
+
+def _differing_numbers(learned: Learned) -> bool:
+    """True where a float differs between the models: not axes, pads or modes, but something learned."""
+    names = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
+    return any(len({value_bits(attrs.get(name)) for attrs in learned.each}) > 1 for name in names)
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, float) or (
+        isinstance(value, list | tuple) and bool(value) and all(isinstance(item, float) for item in value)
+    )
+
+
+def _default(node: Node, name: str, otherwise: Any) -> Any:
+    """The value of an attribute that is absent. The version of the operator matters for no default here."""
+    known = schemas.facts(node.op, node.domain, 1 << 10)
+    return known.defaults.get(name, otherwise) if known else otherwise
+
+
+def _where(want: Any, have: Any) -> str:
+    """The first element that differs, of lists of one length."""
+    if not isinstance(want, list | tuple) or not isinstance(have, list | tuple) or len(want) != len(have):
+        return ""
+    unlike = (i for i, (a, b) in enumerate(zip(want, have, strict=True)) if value_bits(a) != value_bits(b))
+    at = next(unlike, None)
+    return "" if at is None else f": element {at} is {have[at]}, not {want[at]}"
+
+
+def _title(learned: Learned) -> str:
+    return f"Node {learned.node.name or learned.node.outputs[0]!r} ({learned.node.key})"

@@ -1,0 +1,237 @@
+"""Proof (c): the merged file's graph is the one that merging these sources gives.
+
+The compiler is deterministic, so its graph can be made again and compared with the file: inputs, outputs,
+opsets, operators, attributes, constants and which weight stands where. Names of inner values and nodes, the
+order of nodes, value_info and doc strings mean nothing. It sees what values on a few inputs can't. It says
+nothing about the compiler: a graph that is made wrong is made wrong again.
+
+Both graphs are walked from their outputs, value by value. Where two values are paired, their producers must
+be equal, and their inputs are paired in turn. Whatever the outputs depend on is compared in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onnx import ModelProto, NodeProto, ValueInfoProto
+
+from netfuse_onnx.ops.schemas import canonical
+from netfuse_onnx.proofs import GraphProof
+from netfuse_onnx.prove.bits import same_tensor, unequal_attributes
+from netfuse_onnx.prove.scopes import Made, Origin, Scope, bodies, every_node, names, operator, title
+from netfuse_onnx.storage import wire
+from netfuse_onnx.types import Merged, Recipe
+
+MOST = 20
+"""Most differences that are told: after the first ones the walk is lost."""
+
+
+def prove_graph(path: str, merged: Merged, recipes: Mapping[str, Recipe]) -> GraphProof:
+    """Compare the model file at `path` with `merged`, the graph that its sources give.
+
+    `recipes` are those of the file's weights, as its metadata say. Their bytes are the matter of proof (a).
+    Raises FileFault when the file can't be read.
+    """
+    return compare(wire.scan(path).model, merged, recipes)
+
+
+def compare(model: ModelProto, merged: Merged, recipes: Mapping[str, Recipe]) -> GraphProof:
+    """The same for a skeleton that was read already."""
+    walk = _Walk(Scope(model.graph), Scope(merged.model.graph), recipes, merged.every_recipe)
+    walk.problems += _edges(model, merged.model)
+    walk.run()
+    count = sum(1 for _ in every_node(model.graph))
+    return GraphProof(count, tuple(walk.problems[:MOST]))
+
+
+# --------------------------------------------------------------------------- around the graph
+
+
+def _edges(file: ModelProto, own: ModelProto) -> Iterator[str]:
+    """Differences in what surrounds the nodes: opsets, functions, inputs and outputs."""
+    opsets = [{canonical(o.domain): o.version for o in m.opset_import} for m in (file, own)]
+    if opsets[0] != opsets[1]:
+        have, want = map(_opsets, opsets)
+        yield f"The file imports the opsets {have}; merging these sources gives {want}."
+    if _functions(file) != _functions(own):
+        said = ", ".join(f"{f.domain}.{f.name}" for f in file.functions) or "none"
+        yield f"The local functions of the file are not those that merging gives: {said}."
+    if file.graph.sparse_initializer:
+        yield "The file holds sparse initializers; merging gives none."
+    for what, ours, theirs in (
+        ("input", file.graph.input, own.graph.input),
+        ("output", file.graph.output, own.graph.output),
+    ):
+        yield from _signature(what, ours, theirs)
+
+
+def _functions(model: ModelProto) -> list[bytes]:
+    return sorted(function.SerializeToString(deterministic=True) for function in model.functions)
+
+
+def _opsets(opsets: Mapping[str, int]) -> str:
+    return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(opsets.items()))
+
+
+def _signature(what: str, file: Sequence[ValueInfoProto], own: Sequence[ValueInfoProto]) -> Iterator[str]:
+    """Names, order and types of the graph's inputs or outputs."""
+    have, want = [value.name for value in file], [value.name for value in own]
+    if have != want:
+        yield f"The file's {what}s are {', '.join(have)}; merging these sources gives {', '.join(want)}."
+        return
+    for a, b in zip(file, own, strict=True):
+        if _type(a) != _type(b):
+            yield f"The {what} {a.name!r} of the file has another type or shape than merging gives."
+
+
+def _type(value: ValueInfoProto) -> bytes:
+    return bytes(value.type.SerializeToString(deterministic=True))
+
+
+# --------------------------------------------------------------------------- the walk
+
+
+@dataclass
+class _Walk:
+    """Pairs of values to compare, and what is paired already. `file` was read, `own` is what is right."""
+
+    file: Scope
+    own: Scope
+    recipes: Mapping[str, Recipe]
+    wanted: Mapping[str, Recipe]
+    problems: list[str] = field(default_factory=list)
+    pending: list[tuple[Origin, Origin, str]] = field(default_factory=list)
+    nodes: dict[Place, Place] = field(default_factory=dict)
+    taken: dict[Place, Place] = field(default_factory=dict)
+    stored: set[tuple[Scope, str, Scope, str]] = field(default_factory=set)
+    scopes: dict[Scope, Scope] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Compare all that the outputs depend on, then look for nodes on which no output depends."""
+        self.scopes[self.file] = self.own
+        wanted = [value.name for value in self.own.graph.output]
+        have = {value.name for value in self.file.graph.output}
+        for name in reversed([name for name in wanted if name in have]):
+            self.pending.append((self.file.origin(name), self.own.origin(name), f"Output {name!r}"))
+        while self.pending and len(self.problems) < MOST:
+            self._values(*self.pending.pop())
+        if not self.problems:
+            self.problems += self._idle()
+
+    def _values(self, file: Origin, own: Origin, where: str) -> None:
+        """`where` begins the sentence: what reads or is the two values."""
+        paired = file.made is own.made
+        if paired and file.made is Made.INPUT:
+            paired = self._same_input(file, own)
+        elif paired and file.made is Made.NODE:
+            paired = self._producers(file, own)
+        elif paired and file.made is Made.STORED:
+            self._tensors(file, own, where)
+        if not paired:
+            self.problems.append(f"{where} is {file} in the file; merging these sources gives {own}.")
+
+    def _same_input(self, file: Origin, own: Origin) -> bool:
+        """Inputs of the main graph pair by name, those of a body by position."""
+        main = file.scope is self.file
+        alike = file.name == own.name if main else file.place == own.place
+        return alike and self.scopes.get(file.scope) is own.scope
+
+    # ------------------------------------------------------------------ nodes
+
+    def _producers(self, file: Origin, own: Origin) -> bool:
+        """True where two outputs of nodes may be one value. The nodes are compared when they first meet."""
+        if file.place != own.place or self.scopes.get(file.scope) is not own.scope:
+            return False
+        ours, theirs = (file.scope, file.index), (own.scope, own.index)
+        if ours in self.nodes or theirs in self.taken:
+            return self.nodes.get(ours) == theirs
+        self.nodes[ours], self.taken[theirs] = theirs, ours
+        if operator(file.node) != operator(own.node):
+            self.problems.append(
+                f"Node {title(own.node)} is {operator(file.node)} in the file; merging these sources gives "
+                f"{operator(own.node)}."
+            )
+        elif not any(self._arity(file.node, own.node)):
+            self._inside(file, own)
+        return True
+
+    def _arity(self, file: NodeProto, own: NodeProto) -> Iterator[bool]:
+        """Tell of inputs or outputs that are there on one side only. Absent ones at the end mean nothing."""
+        for what, have, want in (("inputs", file.input, own.input), ("outputs", file.output, own.output)):
+            ours, theirs = [bool(name) for name in names(have)], [bool(name) for name in names(want)]
+            if ours != theirs:
+                told = f"Node {title(file)} has {sum(ours)} {what} in the file"
+                self.problems.append(f"{told}; merging these sources gives {sum(theirs)}.")
+                yield True
+
+    def _inside(self, file: Origin, own: Origin) -> None:
+        """Attributes, then bodies and inputs, which are walked later."""
+        node = title(file.node)
+        for name, have, want in unequal_attributes(file.node, own.node):
+            told = f"Attribute {name!r} of node {node} is {have} in the file"
+            self.problems.append(f"{told}; merging these sources gives {want}.")
+        right = bodies(own.node)
+        for name, inner in bodies(file.node).items():
+            for a, b in zip(inner, right.get(name, ()), strict=False):
+                self._body(Scope(a, file.scope), Scope(b, own.scope), f"body {name!r} of node {node}")
+        pairs = list(zip(names(file.node.input), names(own.node.input), strict=True))
+        for place, (a_name, b_name) in reversed(list(enumerate(pairs))):
+            reads = file.scope.origin(a_name), own.scope.origin(b_name)
+            self.pending.append((*reads, f"Input {place} of node {node}"))
+
+    def _body(self, file: Scope, own: Scope, where: str) -> None:
+        self.scopes[file] = own
+        for what, have, want in (
+            ("inputs", file.graph.input, own.graph.input),
+            ("outputs", file.graph.output, own.graph.output),
+        ):
+            if list(map(_type, have)) != list(map(_type, want)):
+                self.problems.append(f"The {what} of {where} have other types than merging gives.")
+        for place, (a, b) in enumerate(zip(file.graph.output, own.graph.output, strict=False)):
+            ends = file.origin(a.name), own.origin(b.name)
+            self.pending.append((*ends, f"Output {place} of {where}"))
+
+    def _idle(self) -> Iterator[str]:
+        """Nodes on which no output depends. A body of a source may hold some, and then the file does."""
+        for file, own in self.scopes.items():
+            extra = [n for i, n in enumerate(file.graph.node) if (file, i) not in self.nodes]
+            right = [n for i, n in enumerate(own.graph.node) if (own, i) not in self.taken]
+            if sorted(map(operator, extra)) != sorted(map(operator, right)):
+                told = title((extra or right)[0])
+                yield f"No output depends on node {told} of the file; merging gives none like it."
+
+    # ------------------------------------------------------------------ tensors
+
+    def _tensors(self, file: Origin, own: Origin, where: str) -> None:
+        """A weight is compared by the recipe that says which bytes it holds, a constant by its value."""
+        pair = (file.scope, file.name, own.scope, own.name)
+        if pair in self.stored:
+            return
+        self.stored.add(pair)
+        main = file.scope is self.file and own.scope is self.own
+        have, want = (self.recipes.get(file.name), self.wanted.get(own.name)) if main else (None, None)
+        if want is None:
+            if not same_tensor(file.scope.stored[file.name], own.scope.stored[own.name]):
+                told = f"{where} is the constant {file.name!r} in the file, of another value"
+                self.problems.append(f"{told} than merging these sources gives.")
+        elif have is not None and replace(have, parts=want.parts) == want != have:
+            told = f"{where} is the weight {file.name!r} of {want.value!r} in the file"
+            self.problems.append(f"{told}, which does not hold the models in the order of merging.")
+        elif have != want:
+            told = f"{where} is {_weight(file.name, have)} in the file"
+            self.problems.append(f"{told}; merging these sources gives {_weight(own.name, want)}.")
+
+
+Place = tuple[Scope, int]
+"""A node: its graph and its index there."""
+
+
+def _weight(name: str, recipe: Recipe | None) -> str:
+    """A weight for a message: whose bytes it holds, and how they are laid out."""
+    if recipe is None:
+        return f"the tensor {name!r}, which its metadata call no weight"
+    how = f", {recipe.transform!r}" if recipe.transform else ""
+    parts = f"{len(recipe.parts)} part{'s' if len(recipe.parts) > 1 else ''}"
+    runs = f" in {recipe.outer} runs" if recipe.outer > 1 else ""
+    return f"{name!r} ({parts} of {recipe.value!r}{runs}{how}, shape {list(recipe.shape)})"

@@ -1,0 +1,208 @@
+"""Isolation: whatever one model is fed, no other model's outputs change by a bit.
+
+One model at a time gets NaN, infinities, the largest numbers, or other values of the usual kind, in all
+inputs that are its own; the others get what they got before. A call that fails reaches nobody. Unequal sizes
+must fail, or be right for every model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from netfuse_onnx.ops import steering
+from netfuse_onnx.proofs import Isolation
+from netfuse_onnx.prove.compare import compare
+from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.trial import Progress, Trial
+from netfuse_onnx.run import inputs, symbols
+from netfuse_onnx.run.inputs import Case
+from netfuse_onnx.run.runtime import RunFailed, Session, Value
+
+Array = np.ndarray[Any, Any]
+Results = Mapping[str, Value]
+
+POISONS: Mapping[str, tuple[float, ...]] = {
+    "NaN, infinities and the largest numbers": (np.nan, np.inf, -np.inf, 1.0, -1.0),
+    "NaN": (np.nan,),
+    "infinities": (np.inf, -np.inf),
+    "the largest numbers": (1.0, -1.0),
+}
+"""Name -> what floats become, in turns; 1.0 stands for the largest number of the type."""
+FEW = 2
+"""Models that are tried where all of them were not asked for."""
+
+
+def isolate(
+    session: Session, judge: Judge, before: Results, *, thorough: bool, tell: Progress
+) -> Isolation | None:
+    """Try it on a merged model in the first case, whose results are `before`; None for a single model.
+
+    Without `thorough`, the first and the last model get one poison of everything.
+    """
+    lab = _Lab(session, judge, before)
+    if lab.models < 2:
+        return None
+    models = list(range(lab.models)) if thorough else [0, lab.models - 1][:FEW]
+    names = [] if lab.steered() else list(POISONS) if thorough else list(POISONS)[:1]
+    problems: list[str] = []
+    if not lab.trial.options.file:
+        names.append("")
+    for model in models:
+        tell("feeding odd values to one model", model, lab.models)
+        for poison in names:
+            problems += lab.poisoned(model, poison)
+    refused = 0
+    for model in models[-1:] if not thorough else models:
+        for case in lab.unequal():
+            found = lab.of_other_size(model, case)
+            refused += found is None
+            problems += found or ()
+    return Isolation(len(models), lab.calls, refused, tuple(dict.fromkeys(problems)))
+
+
+class _Lab:
+    """A merged model, and what it gives when nothing is odd."""
+
+    def __init__(self, session: Session, judge: Judge, before: Results) -> None:
+        self.session = session
+        self.judge = judge
+        self.trial: Trial = judge.trial
+        self.before = before
+        self.case = self.trial.cases[0]
+        self.models = self.trial.family.models
+        self.calls = 0
+        self._again: Results | None = None
+
+    # ------------------------------------------------------------------ odd values
+
+    def steered(self) -> bool:
+        """Whether floats that are fed steer a size or a loop, where an infinite one takes all there is."""
+        fed = {spec.name for spec in self.trial.specs if spec.dtype and spec.numpy.kind in "fV"}
+        for node in self.trial.family.graph.nodes:
+            if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
+                continue
+            fed.update(node.outputs)
+            if steering.ragged(node, fed, frozenset()) or steering.bodies(node):
+                return True
+        return False
+
+    def poisoned(self, model: int, poison: str) -> Iterator[str]:
+        """Problems with every model but the one that is fed odd values (or, for '', other usual ones)."""
+        drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
+        other = self.trial.feeds(replace(self.case, salt=self.case.salt + 101), model) if not poison else {}
+        for spec in self.trial.specs:
+            if spec.name not in self.trial.options.share:
+                value = drawn[model][spec.name]
+                drawn[model][spec.name] = _odd(value, POISONS[poison]) if poison else other[spec.name]
+        after = self._run(self.trial.joined(drawn))
+        if after is None:
+            return
+        what = poison or "other values"
+        for name, line in self.judge.lines.items():
+            for m in range(self.models):
+                if (
+                    m != model
+                    and not line.random
+                    and not self._same(m, name, after)
+                    and self._steady(m, name)
+                ):
+                    one, two = self._name(model), self._name(m)
+                    yield f"Output {name} of model {two} changes when model {one} is fed {what}."
+
+    def _steady(self, model: int, name: str) -> bool:
+        """Whether the same inputs give the same bits again: some kernels add up in the order of threads."""
+        if self._again is None:
+            drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
+            self._again = self._run(self.trial.joined(drawn)) or {}
+        return bool(self._again) and self._same(model, name, self._again)
+
+    def _same(self, model: int, name: str, after: Results) -> bool:
+        mine, _ = self.trial.pick(model, name, self.before)
+        now, _ = self.trial.pick(model, name, after)
+        if not isinstance(mine, np.ndarray) or not isinstance(now, np.ndarray):
+            return bool(_bits(mine) == _bits(now))
+        return mine.shape == now.shape and bool(_bits(mine) == _bits(now))
+
+    # ------------------------------------------------------------------ unequal sizes
+
+    def unequal(self) -> Iterator[Case]:
+        """Cases that differ from the first in sizes. Only separate inputs can: one symbolic dim is larger by
+        the number of models, so that all sizes together divide evenly; or two are exchanged, so that there
+        are as many elements."""
+        options = self.trial.options
+        own = [spec.dims for spec in self.trial.specs if spec.name not in options.share]
+        if options.io == "stacked" or self.case.given:
+            return
+        sizes = self.case.sizes
+        known = [symbol for symbol in symbols.free(own) if symbol in sizes]
+        for symbol in known:
+            yield replace(self.case, sizes={**sizes, symbol: sizes[symbol] + self.models})
+        for one, two in itertools.combinations(known, 2):
+            if sizes[one] != sizes[two] and any(dims and {one, two} <= set(dims) for dims in own):
+                yield replace(self.case, sizes={**sizes, one: sizes[two], two: sizes[one]})
+
+    def of_other_size(self, model: int, case: Case) -> list[str] | None:
+        """Problems when one model's inputs have other sizes; None where the call fails, as it should."""
+        mine = inputs.draw(self.trial.specs, case, model, self.trial.options.share, self.trial.options.seed)
+        drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
+        shared = {name: drawn[model][name] for name in self.trial.options.share}
+        drawn[model] = {**mine, **shared}
+        after = self._run(self.trial.joined(drawn))
+        if after is None:
+            return None
+        alike = [{**mine, **shared} if m == model else self.trial.feeds(case, m) for m in range(self.models)]
+        want = self._run(self.trial.joined(alike))
+        told = ", ".join(f"{name}={size}" for name, size in case.sizes.items())
+        found = []
+        for name, line in self.judge.lines.items():
+            for m in range(self.models):
+                if line.random:
+                    continue
+                right = self._same(m, name, after) if m != model else self._close(m, name, after, want)
+                if not right:
+                    found.append(
+                        f"Output {name} of model {self._name(m)} is wrong, without an error, when model "
+                        f"{self._name(model)} is fed other sizes than the rest ({told})."
+                    )
+        return found
+
+    def _close(self, model: int, name: str, after: Results, want: Results | None) -> bool:
+        """Whether a model gives on its own sizes what it gives where all have these."""
+        if want is None:
+            return True  # then these sizes run nowhere, and there is nothing to compare with
+        got, _ = self.trial.pick(model, name, after)
+        right, _ = self.trial.pick(model, name, want)
+        return compare(got, right, self.judge.tolerance(name, right, model)).ok
+
+    def _run(self, feeds: Mapping[str, Value]) -> Results | None:
+        self.calls += 1
+        try:
+            return self.session.run(feeds)
+        except RunFailed:
+            return None
+
+    def _name(self, model: int) -> str:
+        return self.trial.family.names[model]
+
+
+def _odd(value: Value, poison: tuple[float, ...]) -> Value:
+    """The value with its floats replaced in turns; integers, masks and strings stay as they are."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fV" or not value.size:
+        return value
+    largest = float(np.finfo(np.float16).max) if value.dtype.itemsize < 4 else 3e38
+    turns = [p * largest if np.isfinite(p) else p for p in poison]
+    flat = np.resize(np.array(turns, np.float64), value.size).reshape(value.shape)
+    with np.errstate(all="ignore"):
+        return np.asarray(flat.astype(value.dtype))
+
+
+def _bits(value: Value) -> Any:
+    """Something that is equal only where all bits are."""
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.dtype.kind == "O" else (value.dtype.str, value.tobytes())
+    return [_bits(part) for part in value] if isinstance(value, list) else value

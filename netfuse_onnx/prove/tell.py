@@ -1,0 +1,144 @@
+"""What the comparison could have shown: would it have seen two models exchanged?
+
+On the same input, two models must differ by far more than what is allowed, in every output. Where weights
+that differ between the models take no part in an output, the models are one function there, and an exchange
+shows by their own inputs instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from netfuse_onnx.proofs import ALIKE, APART, RANDOM, Spread, Telling
+from netfuse_onnx.prove.compare import compare, finite, ratios
+from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.noise import Array
+from netfuse_onnx.prove.trial import Trial
+from netfuse_onnx.run.runtime import Value
+
+Ratios = dict[tuple[int, int], Array]
+"""By pair of models: the distance of every channel of an output, or one distance, in units of what is
+allowed."""
+
+
+class Teller:
+    """Distances between the models' outputs, in units of what the judge allows."""
+
+    def __init__(self, trial: Trial, judge: Judge) -> None:
+        self.trial = trial
+        self.judge = judge
+        self.models = trial.family.models
+        self.labels = [k for k in trial.same_input[0] if all(k in some for some in trial.same_input)]
+
+    def spread(self) -> Spread | None:
+        """The two most alike models, and how far apart the output that tells them apart best is.
+
+        None for a single model, where the models did not all run on the same input, and where no output can
+        be compared.
+        """
+        names = [n for n, line in self.judge.lines.items() if not line.random and not self._empty(n)]
+        if self.models < 2 or not self.labels or not names:
+            return None
+        tables = [self._same_input(name) for name in names]
+        best = {pair: max(float(t[pair].max(initial=0.0)) for t in tables) for pair in tables[0]}
+        one, two = min(best, key=lambda pair: best[pair])
+        return Spread(best[one, two], (self._name(one), self._name(two)))
+
+    def telling(self) -> tuple[Telling, ...]:
+        """A row for every output of a family of two or more."""
+        if self.models < 2 or not self.labels:
+            return ()
+        return tuple(self._telling(name) for name in self.judge.lines)
+
+    # ------------------------------------------------------------------ one output
+
+    def _telling(self, name: str) -> Telling:
+        line = self.judge.lines[name]
+        anyone = (self._name(0), self._name(1))
+        if line.random:
+            return Telling(name, 0.0, anyone, RANDOM)
+        if not line.own and line.inputs <= self.trial.options.share:
+            return Telling(name, float("inf"), anyone)  # one value for all: there is nothing to exchange
+        table = self._same_input(name) if line.own else self._own_inputs(name)
+        best = {pair: float(found.max(initial=0.0)) for pair, found in table.items()}
+        one, two = min(best, key=lambda pair: best[pair])
+        alike = tuple((self._name(i), self._name(j)) for (i, j), ratio in best.items() if ratio < APART)
+        axis = self._axis(name)
+        per_channel = np.minimum.reduce(list(table.values())) if axis else np.zeros(0)
+        return Telling(
+            name,
+            best[one, two],
+            (self._name(one), self._name(two)),
+            self._reason(name, best) if alike else "",
+            alike,
+            axis,
+            per_channel.size,
+            int((per_channel < APART).sum()),
+        )
+
+    def _reason(self, name: str, best: Mapping[tuple[int, int], float]) -> str:
+        """What makes an output say too little."""
+        if self._empty(name):
+            return "empty, NaN or infinite"
+        values = [np.asarray(v).reshape(-1) for v in self._values(name) if isinstance(v, np.ndarray)]
+        every = np.concatenate(values) if values else np.zeros(0)
+        if every.size and (every == every[0]).all():
+            return f"{every[0]} everywhere"
+        return "the same in all models" if not any(best.values()) else ALIKE
+
+    def _same_input(self, name: str) -> Ratios:
+        """Every model is given the first one's inputs."""
+        return self._table(name, [[some[k][name] for k in self.labels] for some in self.trial.same_input])
+
+    def _own_inputs(self, name: str) -> Ratios:
+        return self._table(name, [[outputs[name] for outputs in some] for some in self.trial.outputs])
+
+    def _table(self, name: str, values: Sequence[Sequence[Value]]) -> Ratios:
+        axis = self._axis(name)
+        found: Ratios = {}
+        for one, two in itertools.combinations(range(self.models), 2):
+            cases = zip(values[one], values[two], strict=True)
+            found[one, two] = np.maximum.reduce([self._distance(name, a, b, two, axis) for a, b in cases])
+        return found
+
+    def _distance(self, name: str, one: Value, two: Value, model: int, axis: int) -> Array:
+        """One distance, or one per channel where the output has an `axis` of them; `two` is of `model`."""
+        allowed = self.judge.tolerance(name, two, model)
+        plain = isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and one.shape == two.shape
+        if not plain or not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray):
+            gap = compare(one, two, allowed)
+            return np.asarray(float("inf") if gap.problem else gap.ratio)
+        if two.dtype.kind in "fV":
+            found = ratios(one, two, allowed)
+        else:
+            found = np.where(one == two, 0.0, np.inf)
+        others = tuple(i for i in range(found.ndim) if i != axis) if axis else None
+        most: Array = np.asarray(found.max(axis=others, initial=0.0))
+        return most
+
+    # ------------------------------------------------------------------ parts
+
+    def _axis(self, name: str) -> int:
+        """The axis of an output's channels: of the second and the last the shorter one whose size is fixed; 0
+        for none."""
+        dims = self.trial.family.graph.types[name].dims or ()
+        sizes = {i: dims[i] for i in (1, len(dims) - 1) if 0 < i < len(dims)}
+        fixed = sorted((size, i) for i, size in sizes.items() if isinstance(size, int))
+        shapes = {v.shape if isinstance(v, np.ndarray) else () for v in self._values(name)}
+        if any(len(shape) != len(dims) for shape in shapes):
+            return 0
+        return next((i for _, i in fixed if len({shape[i] for shape in shapes}) == 1), 0)
+
+    def _values(self, name: str) -> Iterator[Value]:
+        """All that the sources gave for an output."""
+        for some in self.trial.outputs:
+            yield from (outputs[name] for outputs in some)
+
+    def _empty(self, name: str) -> bool:
+        return not any(finite(value) for value in self._values(name))
+
+    def _name(self, model: int) -> str:
+        return self.trial.family.names[model]

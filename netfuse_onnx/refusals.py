@@ -1,0 +1,45 @@
+"""Why merge does not write: each refusal is raised with the report as far as it got."""
+
+from __future__ import annotations
+
+from netfuse_onnx.errors import NotProven, StrictViolated, ValuesDiffer
+from netfuse_onnx.report import NOT_PROVEN, MergeReport, VerifyReport
+from netfuse_onnx.rules.fallback import CHEAPER
+
+
+def replicated(answer: MergeReport) -> None:
+    """Raise StrictViolated where a node would be replicated for want of a rule."""
+    rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]
+    if not rows:
+        return
+    named = "; ".join(f"{row.op} {row.name!r}: {row.reason}" for row in rows[:3])
+    more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
+    total = len(answer.lowered.nodes)
+    error = StrictViolated(
+        f"{len(rows)} of {total} nodes would be replicated once per model ({named}{more}).",
+        " ".join(answer.lowered.notes) or "Merge without --strict to accept that.",
+    )
+    error.report = answer
+    raise error
+
+
+def unproved(answer: MergeReport, proved: VerifyReport) -> None:
+    """Raise ValuesDiffer where a proof failed, NotProven where it could not tell."""
+    if proved.ok:
+        return
+    if proved.exit_code == NOT_PROVEN:
+        ways = "merge without --strict" if proved.values.ok else "a tolerance with --rtol or --atol"
+        vague = NotProven(
+            proved.failure,
+            f"{answer.out} was not written. Give real inputs with --inputs, or {ways}, or write without the "
+            "proof: --no-verify.",
+        )
+        vague.report = answer
+        raise vague
+    error = ValuesDiffer(
+        f"The merged model is not equal to its sources: {proved.failure}",
+        f"{answer.out} was not written. If the difference is rounding, allow it with --rtol or --atol; "
+        "else please report it.",
+    )
+    error.report = answer
+    raise error

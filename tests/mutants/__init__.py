@@ -1,0 +1,12 @@
+"""Mistakes that the tests must see, by stage. run.py tries them: `make mutants`."""
+
+from .mutation import Mutation
+from .of_lower import MUTATIONS as LOWER
+from .of_match import MUTATIONS as MATCH
+from .of_plan import MUTATIONS as PLAN
+from .of_prove import MUTATIONS as PROVE
+from .of_rules import MUTATIONS as RULES
+from .of_storage import MUTATIONS as STORAGE
+from .of_write import MUTATIONS as WRITE
+
+MUTATIONS: tuple[Mutation, ...] = (*MATCH, *PLAN, *RULES, *LOWER, *STORAGE, *WRITE, *PROVE)
