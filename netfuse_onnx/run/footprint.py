@@ -23,7 +23,7 @@ PROCESS = 120_000_000
 """Bytes that Python, the packages and ONNX Runtime take before anything is run."""
 REUSE = 2.0
 """ONNX Runtime takes so many times what is alive: its arena keeps pieces that are too small for the next
-case, and kernels take scratch memory. Measured on 17 networks, see docs/verify.md."""
+case, and kernels take scratch memory. Measured on 16 networks, see docs/verify.md."""
 JUDGED = 72
 """Bytes per element of an output while it is compared: nine arrays of float64."""
 
