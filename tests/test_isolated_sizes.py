@@ -167,3 +167,22 @@ def test_an_output_may_have_another_size_than_it_says(tmp_path: Path) -> None:
         dim.dim_param = name
     values = {"x": each(3, 2, 4), "s": [np.array([4, 2])] * 3, "w": each(3, 4)}
     oracle.fails_or_is_right(made, values, {"x": "input", "s": "shared input", "w": "weight"}, tmp_path)
+
+
+RAGGED = {
+    "slice": "v = Slice(x, o, n)",
+    "reshape": "m = Constant<value_ints = [-1]>()  s = Concat<axis = 0>(m, n)  v = Reshape(x, s)",
+    "tile": "i = Constant<value_ints = [1]>()  s = Concat<axis = 0>(n, i)  v = Tile(x, s)",
+}
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("said", ["", "N"])
+@pytest.mark.parametrize("name", RAGGED)
+def test_a_size_from_each_models_data(name: str, said: str, naming: str, tmp_path: Path) -> None:
+    """No symbol makes sizes equal that follow from the models' own numbers, not even where an output says so."""
+    nodes = "o = Constant<value_ints = [0]>()  " + RAGGED[name] + "  z = Abs(v)  y = Relu(z)"
+    made = model(f"float[N,4] x, int64[1] n => {nodes}", naming)
+    made.graph.output[0].type.tensor_type.shape.dim[0].dim_param = said
+    values = {"x": each(3, 4, 4), "n": [np.array([k]) for k in (1, 2, 4)]}
+    assert oracle.fails_or_is_right(made, values, {"x": "input", "n": "input"}, tmp_path) == 0
