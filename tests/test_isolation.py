@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import contrib_graphs
 import numpy as np
 import pytest
 from oracle import LEVELS, as_models, draw, every_merge, fails_or_is_right, family, graph, merged_feeds, run
@@ -188,3 +189,35 @@ def test_nan_and_infinity_stay_in_their_model(name, poisoned, tmp_path):
     for (what, a), (_, b) in zip(clean, harmed, strict=True):
         for other in ("m0/y", "m2/y"):
             np.testing.assert_array_equal(a[other].view(np.int32), b[other].view(np.int32), err_msg=what)
+
+
+# ------------------------------------------------------------------------ a model's own numbers
+
+NLL = 'NegativeLogLikelihoodLoss<reduction = "mean", ignore_index = 1>'
+SKIP = "com.microsoft.SkipLayerNormalization"
+OWN = {
+    "loss": ("float[B,3] x, int64[B] t", f"y = {NLL}(x, t)"),
+    "loss with weights": ("float[B,3] x, int64[B] t, float[3] w", f"y = {NLL}(x, t, w)"),
+    "loss of scores": ("float[B,3,2] x, int64[B,2] t", f"y, p = SoftmaxCrossEntropy{NLL[21:]}(x, t)"),
+    "dynamic quantisation": ("float[B,5] x", "y, s, z = DynamicQuantizeLinear(x)"),
+    "dynamic product": ("float[B,5] x, uint8[5,3] w, float s", "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)"),
+    "clip": ("float[B,5] x, float w", "y = Clip(x, w)"),
+    "clip from above": ("float[B,5] x, float w", 'y = Clip(x, "", w)'),
+    "skip norm": ("float[B,3,4] x, float[3,4] z, float[4] w, float[4] c", f"y, , , s = {SKIP}(x, z, w, , c)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_gives_what_it_gives_alone_of_numbers_that_spread(name, tmp_path):
+    """Where a sample is ignored, where a NaN is overlooked, where an infinity is cut off."""
+    model = contrib_graphs.graph(*OWN[name], 14)
+    values = {key: list(value) for key, value in draw(model, 3, sizes={"B": 4}, low=0, high=2).items()}
+    if "t" in values:
+        for labels in values["t"]:
+            labels.reshape(-1)[:2] = 1, 0  # the first one is ignored, not all are
+    role = {key: "weight" if key in "wc" else "input" for key in values}
+    for odd in (np.nan, np.inf, -np.inf, 3e38):
+        for place in (0, 1, -1):
+            own = {key: [part.copy() for part in parts] for key, parts in values.items()}
+            own["x"][1].reshape(-1)[place] = odd
+            assert fails_or_is_right(model, own, role, tmp_path) == 0, "the sources take it"

@@ -56,7 +56,7 @@ def propagate(
     found.mapped |= {name for name, parts in corr.weights.items() if len(parts) > 1}
     for index, node in enumerate(corr.graph.nodes):
         found.options.append(_offers(corr, found, index, node, bodies, tuned))
-        _mark(found, corr.graph, node, found.options[-1])
+        _mark(found, corr, node, found.options[-1])
     return found
 
 
@@ -135,16 +135,16 @@ def replicated(node: Node, mapped: set[str], reason: str) -> Lowering:
     return Lowering(Became.REPLICATED, takes, (PER_MODEL,) * len(node.outputs), "", None, reason)
 
 
-def _mark(found: Candidates, graph: Graph, node: Node, offers: Sequence[Lowering]) -> None:
+def _mark(found: Candidates, corr: Correspondence, node: Node, offers: Sequence[Lowering]) -> None:
     """Mapped and ragged outputs of a node. All options of a node give SHARED, or none does."""
     first = offers[0]
-    sizes = {dim for name in graph.inputs for dim in graph.types[name].dims or ()}
+    sizes = {dim for name in corr.graph.inputs for dim in kind(corr, name).dims or ()}
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:
             found.mapped.add(name)
     if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, found.ragged):
         for name in node.outputs:
-            dims = graph.types.get(name, ValueType()).dims
+            dims = kind(corr, name).dims
             # A symbol of the graph's inputs is one size for all models; a join would notice if it lied.
             if dims is None or not all(isinstance(d, int) or (d and d in sizes) for d in dims):
                 found.ragged.add(name)

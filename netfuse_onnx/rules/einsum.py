@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import same_dim
 from netfuse_onnx.rules._build import again, need, shifted
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import SHARED, STACKED
@@ -61,6 +62,12 @@ def einsum_matmul(site: Site) -> Iterator[Option]:
     need(found is not None, "it is no product of two matrices")
     need(site.inputs[0].dtype in FLOATS, "ONNX Runtime's MatMul is for floats")
     assert found is not None
+    inner = site.dims(0)[found[0][-1]], site.dims(1)[found[1][-2]]
+    known = any(isinstance(dim, int) for dim in inner)
+    need(
+        not known or same_dim(*inner),
+        "one of its operands alone may have an inner axis of size 1",
+    )
     takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from onnx import helper
+
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules import channels
@@ -82,12 +85,27 @@ def clip_per_model(site: Site) -> Iterator[Option]:
             for i, v in enumerate(ins)
         ]
         result = padded[0]
-        for op, bound in zip(("Max", "Min"), padded[1:], strict=False):
+        for i, op in ((1, "Max"), (2, "Min")):
+            bound = _bound(site, i, padded[i] if site.has(i) else None, emit)
             if bound is not None:
                 result = emit(op, result, bound)
         return result
 
     yield Option("clip_per_model", takes, (STACKED(0),), body, nodes=2)
+
+
+def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | None:
+    """A bound as ONNX Runtime's Clip takes it: the largest finite number where none is given, and none at all
+    where it is NaN, as one that is computed may be."""
+    dtype, sign = site.inputs[0].dtype, -1.0 if i == 1 else 1.0
+    kind = helper.tensor_dtype_to_np_dtype(dtype)
+    if kind not in (np.float16, np.float32, np.float64):
+        return given
+    if given is None:
+        return emit.filled(sign * float(np.finfo(kind).max), dtype, ())
+    if site.weight[i] or kind == np.float16:
+        return given
+    return emit("Where", emit("IsNaN", given), emit.filled(sign * np.inf, dtype, ()), given)
 
 
 @family(*BROADCAST)

@@ -106,7 +106,8 @@ def _misread(graph: onnx.GraphProto) -> bool:
 
 def _runs(paths: Sequence[Path], case: Case) -> Iterator[Run]:
     yield Run(case.values, _singles(paths, case.values, case.role))
-    for values, uneven in ((case.other, False), (_unevenly(case), True), (case.torn, True)):
+    may_refuse = any(node.op_type == "Einsum" for node in case.model.graph.node)  # a size of 1 beside another
+    for values, uneven in ((case.other, may_refuse), (_unevenly(case), True), (case.torn, True)):
         if values:
             with contextlib.suppress(Discard):  # the graph holds for its own sizes only
                 singles = _singles(paths, values, case.role, plain=True)
