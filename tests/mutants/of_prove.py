@@ -21,7 +21,7 @@ MUTATIONS = (
     mutation(
         "no-other-scales-are-tried",
         "netfuse_onnx/prove/widen.py",
-        "SCALES = (3.0, 10.0, 50.0, 1000.0)",
+        "SCALES = (3.0, 10.0, 50.0, 1000.0, 100_000.0)",
         "SCALES = (1.0,)",
         "test_pins_prove.py::test_a_threshold_far_away_is_reached",
     ),
@@ -256,8 +256,8 @@ MUTATIONS = (
     mutation(
         "unequal-sizes-are-not-tried",
         "netfuse_onnx/prove/isolation.py",
-        "yield replace(self.case, sizes={**self.case.sizes, symbol: size + 1})",
-        "yield replace(self.case, sizes={**self.case.sizes, symbol: size})",
+        "yield replace(self.case, sizes={**sizes, symbol: sizes[symbol] + self.models})",
+        "yield replace(self.case, sizes={**sizes, symbol: sizes[symbol]})",
         "test_pins_prove.py::test_models_of_unequal_sizes_that_run_and_are_wrong_are_seen",
     ),
     # the graph

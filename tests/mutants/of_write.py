@@ -139,14 +139,14 @@ MUTATIONS = (
     mutation(
         "written-although-unequal",
         "netfuse_onnx/api.py",
-        "                _refuse_unproved(answer, proved)\n",
+        "                refusals.unproved(answer, proved)\n",
         "",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),
     mutation(
         "strict-is-ignored",
         "netfuse_onnx/api.py",
-        "        if strict:\n            _refuse_replicated(answer)\n",
+        "        if strict:\n            refusals.replicated(answer)\n",
         "",
         "test_cli_faults.py::test_strict",
     ),
