@@ -105,7 +105,7 @@ def main() -> int:
 def measure(
     item: Architecture, exporter: str, work: Path, models: int = 3, fresh: bool = False, verbose: bool = False
 ) -> Row:
-    """Export where that is still to be done, merge with both proofs, and count."""
+    """Export where that is still to be done, merge and prove, and count."""
     row = Row(item.name, item.domain, exporter, note=item.reason)
     try:
         paths = exported(item, exporter, work, models, fresh)
@@ -213,7 +213,7 @@ def _markdown(rows: Sequence[Row], models: int) -> str:
         "",
         "`python bench/architectures.py --markdown FILE` writes this table: "
         f"{models} models of each architecture, small, with weights that all differ, exported by torch, "
-        "merged, and proved by both proofs.",
+        "merged, and proved.",
         "Expansion is the number of nodes of the merged graph over that of one source (Constant and Identity "
         "are not counted); the nodes that only join inputs or split outputs are counted apart. It is below 1 "
         "where a source computes shapes that the merged graph knows.",

@@ -256,9 +256,9 @@ def _isolation(isolation: Isolation, models: int, console: Console) -> None:
         _line(console, f"Isolation: {problem}")
     if not isolation.ok:
         return
-    sizes = (
-        f"; {isolation.refused} calls with unequal sizes failed, as they should" if isolation.refused else ""
-    )
+    count = isolation.refused
+    told = "1 call with unequal sizes" if count == 1 else f"{count} calls with unequal sizes"
+    sizes = f"; {told} failed, as it should" if count else ""
     _line(
         console,
         f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "

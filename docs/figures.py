@@ -35,7 +35,7 @@ TRAINED = {
 }
 SHOWN = ("Mul", "Add", "MatMul", "Conv")
 """Operators whose lines the transcript keeps."""
-PROOF = ("Bytes", "Values", "Worst", "Spread")
+PROOF = ("Bytes", "Graph", "Values", "Worst", "A mix-up", "Isolation", "Not reached")
 """How the lines about the proofs start."""
 NODES = ("nodes in each source", "nodes merged", "ratio", "at the edge")
 

@@ -51,14 +51,14 @@ BARS: Mapping[tuple[str, str], Bar] = {
     ("cnn", "qoperator"): Bar(1.6, quick=False),
     ("cnn", "qoperator-s8"): Bar(1.6),
     ("cnn", "ort-extended"): Bar(1.4),
-    ("cnn", "ort-all"): Bar(1.8, FEW),
+    ("cnn", "ort-all"): Bar(2.2, FEW),
     ("resnet50", "qdq"): Bar(0.8),
     ("resnet50", "qdq-u8"): Bar(0.8),
     ("resnet50", "qdq-u8-ort-all"): Bar(3.5),
     ("resnet50", "qoperator"): Bar(2.8),
     ("resnet50", "qoperator-s8"): Bar(2.8, quick=False),
     ("resnet50", "ort-extended"): Bar(1.2, quick=False),
-    ("resnet50", "ort-all"): Bar(3.0, FEW),
+    ("resnet50", "ort-all"): Bar(3.2, FEW),
     ("bert", "qdq"): Bar(1.3),
     ("bert", "qdq-u8"): Bar(1.3, quick=False),
     ("bert", "qoperator"): Bar(2.6),
@@ -83,7 +83,8 @@ BARS: Mapping[tuple[str, str], Bar] = {
     ("lstm", "dynamic"): Bar(4.0, frozenset({"DynamicQuantizeLSTM"})),
 }
 """A quantised sum or activation is four nodes with a scale per model, a dynamic quantisation eleven, and an
-operator that ONNX Runtime fused is what it was fused from."""
+operator that ONNX Runtime fused is what it was fused from. With FEW the join stands inside, behind operators that
+are there once per model; comparing shapes there takes a Shape per model and five nodes."""
 
 CASES = [
     pytest.param(*key, marks=() if bar.quick else pytest.mark.slow, id="-".join(key))
