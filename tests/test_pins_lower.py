@@ -9,7 +9,7 @@ import onnx
 import pytest
 from families import family, merged, model, save
 from onnx import numpy_helper
-from oracle import IO, check, draw, graph
+from oracle import IO, check, draw, fails_or_is_right, graph
 
 import netfuse_onnx
 from netfuse_onnx.emit.emitter import Emitter
@@ -82,3 +82,21 @@ def test_a_weight_transposed_twice_is_as_it_was() -> None:
         ((2, 3, 2), "T"),
         ((2, 2, 3), ""),
     ]
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (2, 1), (1, 2)])
+def test_what_is_made_for_each_model_is_compared_where_it_joins(
+    tmp_path: Path, sizes: tuple[int, int]
+) -> None:
+    """A recurrent operator runs once per model; what it gives has the batch of its own input. ONNX Runtime's Concat
+    passes over what is empty."""
+    proto = graph(
+        "float[2, B, 3] x, float[1, 4, 3] w, float[1, 4, 4] r, float[4, 5] u",
+        "h = RNN<hidden_size = 4>(x, w, r) y = MatMul(h, u)",
+    )
+    each = [draw(proto, 2, sizes={"B": size}) for size in sizes]
+    values = {name: [each[m][name][m] for m in range(2)] for name in each[0]}
+    role = {"x": "input"} | dict.fromkeys("wru", "weight")
+    assert fails_or_is_right(proto, values, role, tmp_path)
+    alike = draw(proto, 2, sizes={"B": 2})
+    check(proto, alike, role, tmp_path, reason="recurrent")

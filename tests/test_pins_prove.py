@@ -301,6 +301,21 @@ def test_a_threshold_far_away_is_reached(tmp_path: Path) -> None:
     assert not values(tmp_path, paths, without).ok
 
 
+def test_what_takes_too_much_memory_is_not_run(tmp_path: Path) -> None:
+    """A tensor of 400 MB for each of two models, on the way to a few numbers."""
+    text = """g (float[10000] x) => (float y) {
+        a = Unsqueeze(x, first) b = Unsqueeze(x, last) c = Mul(a, b) d = Mul(c, w) y = ReduceMax<keepdims = 0>(d) }"""
+    paths = family(tmp_path, text, {"w": (1,)})
+    for path in paths:
+        proto = onnx.load(path)
+        for name, axis in (("first", 0), ("last", 1)):
+            proto.graph.initializer.append(numpy_helper.from_array(np.array([axis]), name))
+        save(Path(path), proto)
+    out = merged(tmp_path, paths)
+    with pytest.raises(netfuse_onnx.NotProven, match="within the memory allowed"):
+        netfuse_onnx.verify(out, paths, max_memory="250MB")
+
+
 # --------------------------------------------------------------------------- isolation
 
 
