@@ -84,6 +84,17 @@ def same_dim(left: Dim, right: Dim) -> bool:
     return left is not None and left == right
 
 
+APART = "~"
+"""What stands before the number that tells two axes apart to which a file gives one name, as in `batch~2`."""
+
+
+def same_name(left: Dim, right: Dim) -> bool:
+    """True where a file says that two dims are equal: then they are meant to be, but only a check at run time
+    makes them so."""
+    one, two = (str(dim).split(APART)[0] if isinstance(dim, str) else dim for dim in (left, right))
+    return one is not None and one == two
+
+
 def known(dim: Dim) -> int:
     """A dim of which a rule has made sure that it is a size."""
     assert isinstance(dim, int), "a size is open that a rule took for known"

@@ -265,6 +265,16 @@ class Emitter:
         copies no data and reads its target on the host."""
         return self("Reshape", x, faults)
 
+    def require_size(self, x: Tensor, rank: int, like: Tensor) -> Tensor:
+        """`x`, of this rank, if its first axis is as long as that of `like`; else the run fails."""
+        first = self.const([0])
+        sizes = [self("Gather", self("Shape", tensor), first, axis=0) for tensor in (x, like)]
+        less = self("Sub", self("Min", *sizes), self("Max", *sizes))
+        faults = self("Add", less, less)
+        return self.require(
+            x, self("Concat", faults, self.const([0] * (rank - 1)), axis=0) if rank > 1 else faults
+        )
+
     def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
         return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))
 

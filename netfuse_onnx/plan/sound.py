@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from netfuse_onnx.layouts import APART
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.types import Correspondence, Dim, Graph, ValueType
 
@@ -37,7 +38,7 @@ def _apart(kind: ValueType, seen: set[str]) -> ValueType:
         for dim in kind.dims or ():
             found, count = dim, 2
             while isinstance(found, str) and found in seen:
-                found, count = f"{dim}~{count}", count + 1
+                found, count = f"{dim}{APART}{count}", count + 1
             if isinstance(found, str):
                 seen.add(found)
             yield found

@@ -9,7 +9,7 @@ from typing import Any
 
 from netfuse_onnx.emit.convert import fold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim
+from netfuse_onnx.layouts import known, same_dim, same_name
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
@@ -30,17 +30,17 @@ def _mask(site: Site, i: int, *, wide: bool) -> Layout | None:
     dims, batch = site.dims(i), site.dims(0)[0]
     if len(dims) == 2 and dims[1] == 1:  # one value for all keys
         return None
-    need(len(dims) > 1 or same_dim(dims[0], batch), _name(site, i))  # it may be [2 B] or [3 B + 2]
+    need(len(dims) > 1 or same_name(dims[0], batch), _name(site, i))  # it may be [2 B] or [3 B + 2]
     need(len(dims) < 4 or wide, "its mask has four axes")
     return BATCH
 
 
 def _bias(site: Site, i: int) -> Layout:
-    """How a bias of the scores [B or 1, heads or 1, S, T] is taken. STACKED(0) is repeated by `_repeated`."""
+    """The layout of a bias of the scores [B or 1, heads or 1, S, T]. STACKED(0) is repeated by `_repeated`."""
     if not site.has(i):
         return SHARED
     first = site.dims(i)[0]
-    if same_dim(first, site.dims(0)[0]):
+    if same_name(first, site.dims(0)[0]):
         return BATCH
     if not site.mapped[i]:
         need(first == 1, _name(site, i))
@@ -56,6 +56,13 @@ def _repeated(site: Site, i: int, held: Tensor, batch: Tensor, emit: Emitter) ->
     return fold(emit, emit("Expand", held, shape), 0, whole)
 
 
+def _check(site: Site, ins: list[Any], which: Sequence[int], query: Tensor, emit: Emitter) -> None:
+    """Let the run fail where one of these inputs, with the models in its batch, has another batch than the
+    query. A mask of [2 B] or [3 B + 2] numbers means something else."""
+    for i in which:
+        ins[i] = emit.require_size(ins[i], site.rank(i), query)
+
+
 def _batch(site: Site, query: Tensor, emit: Emitter) -> Tensor:
     """The batch of one model, [1], from a tensor that has all models in its batch."""
     size = site.dims(0)[0]
@@ -65,18 +72,35 @@ def _batch(site: Site, query: Tensor, emit: Emitter) -> Tensor:
     return emit("Div", whole, emit.const([emit.models]))
 
 
-def _joined(site: Site, takes: Takes, bias: int, gives: Sequence[Layout], name: str) -> Option:
+def _joined(
+    site: Site, takes: Takes, bias: int, gives: Sequence[Layout], name: str, mask: int | None = None
+) -> Option:
     """The operator itself on models in the batch."""
+    checked = _open(site, takes, mask, bias)
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
         ready = list(ins)
         if site.has(bias) and takes[bias] == STACKED(0):
             ready[bias] = _repeated(site, bias, ready[bias], _batch(site, ready[0], emit), emit)
+        _check(site, ready, checked, ready[0], emit)
         return again(site, ready, emit)
 
     wanted = tuple(take if site.has(i) else SHARED for i, take in enumerate(takes))
     nodes = 1.0 + 4.0 * (site.has(bias) and takes[bias] == STACKED(0))
     return Option(name, wanted, tuple(gives[: len(site.node.outputs)]), body, nodes)
+
+
+def _open(site: Site, takes: Takes, *which: int | None) -> list[int]:
+    """Of these inputs those that join the batch although only a name says that theirs is the query's."""
+    return [
+        i
+        for i in which
+        if i is not None
+        and site.has(i)
+        and takes[i] == BATCH
+        and (site.rank(i) == 1 or site.rank(i) == 4)
+        and not same_dim(site.dims(i)[0], site.dims(0)[0])
+    ]
 
 
 # --------------------------------------------------------------------------- without weights
@@ -94,7 +118,7 @@ def multi_head(site: Site) -> Iterator[Option]:
             takes[i] = take
     site_only(site, 8, 9)
     if not site.is_mapped(3):
-        yield _joined(site, takes, 5, (BATCH,) * 4, "multi_head")
+        yield _joined(site, takes, 5, (BATCH,) * 4, "multi_head", mask=4)
         return
     three = all(site.has(i) and site.rank(i) == 3 for i in (0, 1, 2))
     sizes = [site.dims(i)[2] for i in (0, 1, 2)] if three else []
@@ -103,6 +127,7 @@ def multi_head(site: Site) -> Iterator[Option]:
     for i in (0, 1, 2):
         takes[i] = STACKED(0) if site.mapped[i] else SHARED
     takes[3] = STACKED(0)
+    checked = _open(site, takes, 4, 5)
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
         ready = list(ins)
@@ -112,6 +137,7 @@ def multi_head(site: Site) -> Iterator[Option]:
         ready[3] = None
         if site.has(5) and takes[5] == STACKED(0):
             ready[5] = _repeated(site, 5, ready[5], _batch(site, ready[0], emit), emit)
+        _check(site, ready, checked, ready[0], emit)
         return again(site, ready, emit)
 
     wanted = tuple(take if site.has(i) else SHARED for i, take in enumerate(takes))
@@ -170,7 +196,7 @@ def attention(site: Site) -> Iterator[Option]:
             takes[i] = take
     site_only(site, 6)
     if not site.is_mapped(1) and not site.is_mapped(2):
-        yield _joined(site, takes, 5, (BATCH, FOLDED(1)), "attention")
+        yield _joined(site, takes, 5, (BATCH, FOLDED(1)), "attention", mask=3)
         return
     yield projected(site, takes, Parts(site, past=4), _product, (0, 1, 2))
 
@@ -204,14 +230,17 @@ def projected(site: Site, takes: Takes, parts: Parts, product: Any, operands: Se
         if i < len(takes):
             takes[i] = STACKED(0) if site.is_mapped(i) else SHARED
     past, mask, bias = parts.past, parts.mask, parts.bias
+    checked = _open(site, takes, mask, bias)
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
         qkv = product(site, ins, takes, emit)
         batch, length, _ = site.dims(0)
         qkv = fold(emit, qkv, 0, (batch, length, sum(parts.sizes)))
         query, key, value = emit.split(qkv, parts.sizes, 2)
-        given: list[Tensor | None] = [query, key, value, None, ins[mask] if site.has(mask) else None]
-        scores = ins[bias] if site.has(bias) else None
+        ready = list(ins)
+        _check(site, ready, checked, query, emit)
+        given: list[Tensor | None] = [query, key, value, None, ready[mask] if site.has(mask) else None]
+        scores = ready[bias] if site.has(bias) else None
         if scores is not None and takes[bias] == STACKED(0):
             scores = _repeated(site, bias, scores, _batch(site, query, emit), emit)
         states = _states(site, ins, past, emit)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import same_dim, same_name
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family, rule
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
@@ -79,11 +80,12 @@ def attention(site: Site) -> Iterator[Option]:
     """the models join the batch; a mask without a batch is repeated for each of its samples"""
     takes: list[Layout] = [FOLDED(0)] * len(site.node.inputs)
     batch = site.dims(0)[0]
-    repeated = False
+    repeated = checked = False
     if site.has(3):
         dims = site.dims(3)
-        whole = len(dims) == 4 and dims[0] == batch and batch is not None
+        whole = len(dims) == 4 and same_name(dims[0], batch)
         repeated = site.mapped[3] and not whole
+        checked = whole and not same_dim(dims[0], batch)
         if repeated:
             takes[3] = STACKED(0)
         elif not whole:
@@ -95,6 +97,8 @@ def attention(site: Site) -> Iterator[Option]:
         ready = list(ins)
         if repeated and ready[3] is not None:
             ready[3] = _repeated_mask(site, ready[3], int(batch or 0), emit)
+        elif checked and ready[3] is not None and ready[0] is not None:
+            ready[3] = emit.require_size(ready[3], 4, ready[0])
         return again(site, ready, emit)
 
     wanted = tuple(take if site.has(i) else SHARED for i, take in enumerate(takes))
