@@ -30,6 +30,8 @@ LIMIT = 120.0
 """Seconds that the tests of one mistake may take."""
 WARM_UP_LIMIT = 900.0
 """Seconds that all named tests together may take without a mistake."""
+SLIPS = ("NameError", "UnboundLocalError", "SyntaxError", "ImportError")
+"""Errors of a mistake that is none, but code that can't run."""
 PASSED, FAILED = 0, 1  # exit codes of pytest; all others mean that the tests did not run
 
 
@@ -169,6 +171,10 @@ def _tried(change: Mutation, clean: Path, tests: Sequence[str] | None) -> Outcom
         shutil.rmtree(home, ignore_errors=True)
     if code is None:
         return Outcome(change, "caught" if change.hangs else "BROKEN", f"no end after {LIMIT:.0f} s", seconds)
+    if code == FAILED and (slip := next((name for name in SLIPS if f"{name}: " in output), "")):
+        return Outcome(
+            change, "BROKEN", f"the code does not run with it, which shows nothing: {slip}", seconds
+        )
     if code == FAILED:
         return Outcome(change, "caught", _failed_test(output), seconds)
     if code == PASSED:
