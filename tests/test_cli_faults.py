@@ -221,7 +221,7 @@ def test_a_file_name_that_is_not_utf_8(tmp_path: Path, run: Run) -> None:
     os.rename(paths[1], odd)
     assert run("merge", paths[0], odd, "-o", tmp_path / "m.onnx", "--no-verify")[0] == 0
     assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["a/x", "b\ufffd/x"]
-    assert run("merge", paths[0], odd, "-o", tmp_path / "m.onnx", "--names", "a,b")[0] in (0, 1, 3)
+    assert run("merge", paths[0], odd, "-o", tmp_path / "m.onnx", "--names", "a,b")[0] in (0, 3, 5)
 
 
 def test_no_room(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def _mask(site: Site, i: int, *, wide: bool) -> Layout | None:
 
 
 def _bias(site: Site, i: int) -> Layout:
-    """The layout of a bias of the scores [B or 1, heads or 1, S, T]. STACKED(0) is repeated by `_repeated`."""
+    """The layout of a bias of the scores [B or 1, heads or 1, S, T]; `_repeated` repeats STACKED(0)."""
     if not site.has(i):
         return SHARED
     first = site.dims(i)[0]

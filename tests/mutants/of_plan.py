@@ -233,13 +233,13 @@ MUTATIONS = (
         "netfuse_onnx/plan/sound.py",
         "while isinstance(found, str) and found in seen:",
         "while False:",
-        "rules/test_pins_rules.py::test_axes_of_one_name_may_be_unequal",
+        "test_pins_rules.py::test_axes_of_one_name_may_be_unequal",
     ),
     mutation(
         "declared-sizes-are-believed",
         "netfuse_onnx/plan/offers.py",
         "return corr.believed.get(name) or corr.graph.types.get(name, ValueType())",
         "return corr.graph.types.get(name, ValueType())",
-        "rules/test_pins_rules.py::test_axes_of_one_name_may_be_unequal",
+        "test_pins_rules.py::test_axes_of_one_name_may_be_unequal",
     ),
 )  # fmt: skip

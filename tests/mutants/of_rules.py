@@ -85,7 +85,7 @@ MUTATIONS = (
         "netfuse_onnx/layouts.py",
         "return left is not None and left == right",
         "return left == right",
-        "rules/test_pins_rules.py::test_dims_without_a_name_may_be_unequal",
+        "test_pins_rules.py::test_dims_without_a_name_may_be_unequal",
     ),
     mutation(
         "gathered-ranks-not-counted",
@@ -148,7 +148,7 @@ MUTATIONS = (
         "netfuse_onnx/rules/norm.py",
         'if site.attr("training_mode", 0) or not all(site.gone(k) for k in range(1, 5)):',
         "if not all(site.gone(k) for k in range(1, 5)):",
-        "rules/test_pins_rules.py::test_statistics_of_one_batch_are_not_those_of_all_models[1-False]",
+        "test_pins_rules.py::test_statistics_of_one_batch_are_not_those_of_all_models[1-False]",
     ),
     mutation(
         "norm-axes-before-ignored",
@@ -204,7 +204,7 @@ MUTATIONS = (
         "netfuse_onnx/rules/loss.py",
         'return emit("Where", ignored, emit.filled(0.0, site.inputs[0].dtype, ()), x)',
         'return emit("Mul", emit("Cast", emit("Not", ignored), to=site.inputs[0].dtype), x)',
-        "rules/test_pins_rules.py::test_an_ignored_loss_is_nothing_whatever_stands_there",
+        "test_pins_rules.py::test_an_ignored_loss_is_nothing_whatever_stands_there",
     ),
     mutation(
         "losses-of-ignored-labels",
@@ -232,14 +232,14 @@ MUTATIONS = (
         "netfuse_onnx/rules/attributes.py",
         "all(value == values[0] for value in values), f",
         "True, f",
-        "rules/test_pins_rules.py::test_scores_that_are_transformed[transforms1]",
+        "test_pins_rules.py::test_scores_that_are_transformed[transforms1]",
     ),
     mutation(
         "scores-transformed-for-nothing",
         "netfuse_onnx/rules/attributes.py",
         'need(site.attr("post_transform", b"NONE") == b"NONE", "it transforms its scores")',
         "pass",
-        "rules/test_pins_rules.py::test_scores_that_are_transformed[transforms0]",
+        "test_pins_rules.py::test_scores_that_are_transformed[transforms0]",
     ),
     mutation(
         "an-einsum-letter-for-one-operand",
