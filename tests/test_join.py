@@ -205,3 +205,32 @@ def test_what_is_required_holds_or_the_run_fails(rank: int, opset: int) -> None:
             feeds["faults"] = np.array([fault if at == axis else 0 for at in range(rank)])
             with pytest.raises(Exception, match="Non-zero status code"):
                 run(model.SerializeToString(), feeds, level)
+
+
+def test_a_check_that_nothing_reads_is_made_elsewhere(tmp_path: Path) -> None:
+    """The join for GridSample compares, but its result is read by idle code in a body only; the second join
+    of the same value must not trust it."""
+    text = """g (double[5,?,4,5] x, double s, double[5,2,2,2] grid, bool c) => (double[?,4,5] y, double z) {
+        axis = Constant <value: tensor = int64[1] {0}> ()
+        idle = GridSample (x, grid)
+        z = If (c) <
+            else_branch: graph = body () => (double b) { unread = Neg(idle) b = Identity(s) },
+            then_branch: graph = body () => (double d) { d = Neg(s) }
+        >
+        least = ReduceMin <keepdims: int = 0> (x, axis)
+        y = Sub(s, least)
+    }"""
+    paths = families.family(tmp_path, text, count=2, opset=20)
+    out = families.merged(tmp_path, paths, share=["grid", "c"])
+    session = ort.InferenceSession(out, providers=["CPUExecutionProvider"])
+    one = {
+        "a/s": np.asarray(1.0),
+        "b/s": np.asarray(1.0),
+        "c": np.asarray(True),
+        "grid": np.zeros((5, 2, 2, 2)),
+    }
+    (even, *_) = session.run(None, {"a/x": np.ones((5, 2, 4, 5)), "b/x": np.ones((5, 2, 4, 5)), **one})
+    assert even.shape == (2, 4, 5)
+    for first, second in ((1, 0), (0, 1), (2, 0), (3, 1)):
+        with pytest.raises(Exception, match=r"Concat|Reshape"):
+            session.run(None, {"a/x": np.ones((5, first, 4, 5)), "b/x": np.ones((5, second, 4, 5)), **one})

@@ -44,11 +44,23 @@ from netfuse_onnx.types import (
 def lower(
     corr: Correspondence, plan: Plan, *, io: str = "separate", share: frozenset[str] = frozenset()
 ) -> Merged:
-    """Emit the merged graph. `io` and `share` must be those that the plan was made for."""
+    """Emit the merged graph. `io` and `share` must be those that the plan was made for.
+
+    A value that is joined twice is compared once. Where nothing reads that comparison after all, because a
+    rule or a body needs less of a value than it reads, every join makes its own.
+    """
+    merged, alive = _lowered(corr, plan, io, share, trusting=True)
+    return merged if alive else _lowered(corr, plan, io, share, trusting=False)[0]
+
+
+def _lowered(
+    corr: Correspondence, plan: Plan, io: str, share: frozenset[str], *, trusting: bool
+) -> tuple[Merged, bool]:
+    """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
     edge = boundary.Boundary(corr, io, share)
     emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
     conversions: list[dict[str, Any]] = []
-    lowerer = _Lowerer(corr, plan, emit, conversions)
+    lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)
     edge.feed(emit, lowerer.keep)
     lowerer.run()
     core = len(emit.graph.nodes)
@@ -57,14 +69,22 @@ def lower(
     drained = {id(node) for node in emit.graph.nodes[core:]}
     settle(emit)
     rearrange(emit)
-    return export(corr, plan, emit, edge, conversions, drained)
+    merged = export(corr, plan, emit, edge, conversions, drained)
+    left = {id(node) for node in emit.graph.nodes}
+    return merged, all(id(node) in left for node in lowerer.guards)
 
 
 class _Lowerer:
     """Emits the nodes of one graph: the main graph, or the body of a control-flow operator."""
 
     def __init__(
-        self, corr: Correspondence, plan: Plan, emit: Emitter, conversions: list[dict[str, Any]]
+        self,
+        corr: Correspondence,
+        plan: Plan,
+        emit: Emitter,
+        conversions: list[dict[str, Any]],
+        *,
+        trusting: bool = False,
     ) -> None:
         self.corr = corr
         self.plan = plan
@@ -74,6 +94,9 @@ class _Lowerer:
         self.made: dict[str, Layout] = {}
         self.uneven: set[str] = set()
         """Values held per model whose shapes nothing has compared yet."""
+        self.trusting = trusting
+        self.guards: list[gs.Node] = []
+        """The joins that compared shapes for later joins, too."""
         self.edge = False
 
     def run(self) -> None:
@@ -151,7 +174,9 @@ class _Lowerer:
         """A value of each model as one tensor. Its type is written down, because a comparison of shapes hides
         it from shape inference; symbols are left out, for they belong to the inputs of one model."""
         joined = join(self.emit, self._columns(name), layout, value.dims, name in self.uneven)
-        self.uneven.discard(name)
+        if name in self.uneven and self.trusting:
+            self.uneven.discard(name)
+            self.guards += joined.inputs
         if isinstance(joined, gs.Variable):
             self._declare(joined, layout, value)
         return joined
