@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import oracle
 import pytest
+
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.types import Became, Plan
 
 
 def merge(
@@ -165,7 +170,10 @@ SCANNED = """y, u = Scan <num_scan_inputs = 1, body = b (float[2,4] s, float a) 
 
 
 def test_scan_of_what_has_a_shape_that_is_not_inferred(tmp_path: Path) -> None:
-    """ONNX Runtime wants the shape of what a body gives, from the body where it can't tell."""
+    """ONNX Runtime wants the shape of what a body gives, from netfuse_onnx.lower.interpreter import lower
+    from netfuse_onnx.plan import planner as planning
+    from netfuse_onnx.types import Became, Plan
+    from the body where it can't tell."""
     merge(SCANNED, "float[2,4] x, float[3] w", {"x": "weight", "w": "weight"}, tmp_path, opset=21)
 
 
@@ -248,3 +256,25 @@ def test_quantised_product_of_nothing(sizes: str, tmp_path: Path) -> None:
     role = {"a": "weight", "b": "weight", "s": "shared weight", "zero": "weight"}
     text = "y = QLinearMatMul(a, s, zero, b, s, zero, s, zero)"
     merge(text, inputs, role, tmp_path, low=1, high=5, reason="is empty")
+
+
+def test_a_mean_that_no_model_makes_its_own_is_not_joined(tmp_path: Path) -> None:
+    """LayerNormalization's mean does not depend on its scale. Where the node is made once per model, any of
+    its means is everybody's."""
+    text = """<ir_version: 9, opset_import: ["" : 18]> g (float[2,4] x, float[4] w) => (float[2,4] z, float[2,1] y) {
+        z, mean, deviation = LayerNormalization <axis = -1> (x, w)
+        y = Split <axis = 0, num_outputs = 1> (mean)
+    }"""
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    scales = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+    role = {"x": "shared input", "w": "weight"}
+    proto = onnx.parser.parse_model(text)
+    corr = oracle.family(oracle.as_models(proto, {"x": np.stack([x] * 3), "w": scales}, role, tmp_path))
+    share, cost = frozenset({"x"}), oracle.Every(3)
+    found = planning.candidates(corr, io="separate", share=share, cost=cost)
+    found.options[0] = [option for option in found.options[0] if option.became is Became.REPLICATED]
+    search = planning.Search(corr, found, cost)
+    plan = Plan(search.chosen(search.solve()), 0.0, True)
+    session = ort.InferenceSession(oracle.materialise(lower(corr, plan, share=share)))
+    for mean in session.run(["m0/y", "m2/y"], {"x": x}):
+        np.testing.assert_allclose(mean, x.mean(-1, keepdims=True), atol=1e-6)

@@ -156,8 +156,10 @@ class _Lowerer:
         for step in route(at, layout, dims):
             if (name, step) not in self.held:
                 self.emit.scope = f"{name}/{step}"
-                if at == PER_MODEL:
-                    moved: Held = self._join(name, step, value)
+                if step == SHARED:  # no model makes it its own, so any model's will do
+                    moved: Held = self._columns(name)[0]
+                elif at == PER_MODEL:
+                    moved = self._join(name, step, value)
                 else:
                     moved = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
                 self._hold(name, step, moved)
