@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import contrib_graphs
+import families
 import numpy as np
 import onnx
+import onnxruntime as ort
 import oracle
 import pytest
 from isolation import NAMINGS
@@ -186,3 +188,36 @@ def test_a_size_from_each_models_data(name: str, said: str, naming: str, tmp_pat
     made.graph.output[0].type.tensor_type.shape.dim[0].dim_param = said
     values = {"x": each(3, 4, 4), "n": [np.array([k]) for k in (1, 2, 4)]}
     assert oracle.fails_or_is_right(made, values, {"x": "input", "n": "input"}, tmp_path) == 0
+
+
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+def test_a_mask_of_two_numbers_each_is_not_one_of_more_models(tmp_path: Path, io: str) -> None:
+    """A mask of [B] numbers tells where keys end; of [2 B], where they end, then where they begin. With the
+    models in the batch the ends of one model would be the beginnings of another."""
+    text = """g (float[B, 5, 8] x, float[8, 24] w, float[24] b, int32[B] m) => (float[B, 5, 8] y) {
+        y = com.microsoft.Attention <num_heads = 2> (x, w, b, m)
+    }"""
+    paths = families.family(tmp_path, text, count=2)
+    out = families.merged(tmp_path, paths, io=io, share=["w", "b"])
+    assert [node.op_type for node in onnx.load(out).graph.node].count("Attention") == 1
+    session = ort.InferenceSession(out, providers=["CPUExecutionProvider"])
+    alone = ort.InferenceSession(paths[0], providers=["CPUExecutionProvider"])
+    shared = dict(zip("wb", (each(1, 8, 24)[0], each(1, 24)[0]), strict=True))
+
+    def feeds(masks: list[list[int]]) -> list[dict[str, Array]]:
+        return [{"x": each(1, 2, 5, 8)[0], "m": np.array(mask, np.int32)} for mask in masks]
+
+    def merged(own: list[dict[str, Array]]) -> list[Array]:
+        if io == "stacked":
+            stacks = {name: np.stack([one[name] for one in own]) for name in own[0]}
+            return list(session.run(None, {**stacks, **shared})[0])
+        named = {f"{'ab'[i]}/{name}": value for i, one in enumerate(own) for name, value in one.items()}
+        return session.run(None, {**named, **shared})
+
+    plain = feeds([[3, 5], [2, 4]])
+    for got, one in zip(merged(plain), plain, strict=True):
+        np.testing.assert_allclose(got, alone.run(None, {**one, **shared})[0], rtol=1e-4, atol=1e-5)
+    double = feeds([[3, 5, 0, 1], [2, 4, 1, 0]])
+    assert all(np.isfinite(alone.run(None, {**one, **shared})[0]).all() for one in double)
+    with pytest.raises(Exception, match="Reshape"):
+        merged(double)

@@ -4,6 +4,20 @@ from .mutation import mutation
 
 MUTATIONS = (
     mutation(
+        "a-dead-comparison-is-trusted",
+        "netfuse_onnx/lower/interpreter.py",
+        "return merged if alive else _lowered(",
+        "return merged if True else _lowered(",
+        "test_join.py::test_a_check_that_nothing_reads_is_made_elsewhere",
+    ),
+    mutation(
+        "what-is-everybodys-is-joined",
+        "netfuse_onnx/lower/interpreter.py",
+        "if step == SHARED:",
+        "if step is None:",
+        "test_fuzz_findings.py::test_a_mean_that_no_model_makes_its_own_is_not_joined",
+    ),
+    mutation(
         "int32-never-written-out",
         "netfuse_onnx/lower/dequantize.py",
         "return None if _is_bias(node) else _written_out(node, emit)",

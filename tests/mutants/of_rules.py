@@ -4,6 +4,13 @@ from .mutation import mutation
 
 MUTATIONS = (
     mutation(
+        "attention-believes-the-name-of-a-batch",
+        "netfuse_onnx/rules/contrib_attention.py",
+        "ins[i] = emit.require_size(ins[i], site.rank(i), query)",
+        "ins[i] = ins[i]",
+        "test_isolated_sizes.py::test_a_mask_of_two_numbers_each_is_not_one_of_more_models",
+    ),
+    mutation(
         "axes-not-shifted",
         "netfuse_onnx/rules/_build.py",
         "return axis + 1 if layout.stacked and axis >= layout.axis else axis",
