@@ -198,7 +198,7 @@ def _proofs(report: VerifyReport, console: Console) -> None:
 
 
 def _held(held: BytesProof, graph: bool) -> str:
-    """What was compared bit for bit, and what could not be."""
+    """Say how much was compared bit for bit, and how much could not be."""
     others = "by values and by the graph" if graph else "by values"
     parts = [f"{held.weights} weights ({_bytes(held.bytes)})"] if held.weights else []
     if held.attributes:

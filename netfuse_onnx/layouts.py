@@ -85,7 +85,7 @@ def same_dim(left: Dim, right: Dim) -> bool:
 
 
 APART = "~"
-"""What stands before the number that tells two axes apart to which a file gives one name, as in `batch~2`."""
+"""This stands before the number that tells axes of one name apart, as in `batch~2`."""
 
 
 def same_name(left: Dim, right: Dim) -> bool:

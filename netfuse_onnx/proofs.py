@@ -1,4 +1,4 @@
-"""What the proofs found: plain dataclasses that reports hold and JSON shows."""
+"""The findings of the proofs: plain dataclasses that reports hold and JSON shows."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class OutputProof:
 
     @property
     def differs(self) -> bool:
-        """Whether the output is another than the source's."""
+        """True where the output is another than the source's."""
         return bool(self.problem) or self.ratio > 1.0
 
     @property
@@ -84,14 +84,14 @@ APART = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far apart the two most alike models are on the same input, in units of what is allowed."""
+    """The distance of the two most alike models on the same input, in units of what is allowed."""
 
     ratio: float
     models: tuple[str, str]
 
     @property
     def telling(self) -> bool:
-        """Whether two swapped models would have been seen."""
+        """True where two swapped models would have been seen."""
         return self.ratio >= APART
 
 
@@ -160,12 +160,12 @@ class ValuesProof:
 
     @property
     def isolated(self) -> bool:
-        """Whether no model was seen to reach another's outputs."""
+        """True where no model was seen to reach another's outputs."""
         return self.isolation is None or self.isolation.ok
 
     @property
     def unproven(self) -> bool:
-        """Whether nothing differs, but for some output the comparison can't tell."""
+        """True where nothing differs, but for some output the comparison can't tell."""
         wrong = self.problems or not self.cases or not self.isolated or any(o.differs for o in self.outputs)
         return not wrong and any(out.unproven for out in self.outputs)
 

@@ -1,4 +1,4 @@
-"""Why merge does not write: each refusal is raised with the report as far as it got."""
+"""The refusals of merge to write: each is raised with the report as far as it got."""
 
 from __future__ import annotations
 

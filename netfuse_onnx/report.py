@@ -56,7 +56,7 @@ class VerifyReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether all proofs hold, and what `strict` asks for."""
+        """True where all proofs hold, and what `strict` asks for."""
         return self._right and self.values.ok and not (self.strict and self.blind)
 
     @property

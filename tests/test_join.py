@@ -56,7 +56,7 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def is_right(loaded: ort.InferenceSession, shapes: list[list[int]], dst: Layout) -> bool:
-    """Whether the inputs join; then to the right tensor."""
+    """True where the inputs join; then to the right tensor."""
     values = [np.random.default_rng(m).standard_normal(shape).astype("f") for m, shape in enumerate(shapes)]
     feeds, failed = {f"x{m}": value for m, value in enumerate(values)}, ""
     try:

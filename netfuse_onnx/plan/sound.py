@@ -53,5 +53,5 @@ def _nameless(kind: ValueType) -> ValueType:
 
 
 def _ranked(found: ValueType, known: ValueType) -> ValueType:
-    """What inference finds, and what is known where it finds nothing."""
+    """The type that inference finds, or the known one where it finds nothing."""
     return known if found.dims is None and found.proto is None else found

@@ -84,7 +84,7 @@ class _Lab:
     # ------------------------------------------------------------------ odd values
 
     def steered(self) -> bool:
-        """Whether floats that are fed steer a size or a loop, where an infinite one takes all there is."""
+        """True where floats that are fed steer a size or a loop, where an infinite one takes all there is."""
         fed = {spec.name for spec in self.trial.specs if spec.dtype and spec.numpy.kind in "fV"}
         for node in self.trial.family.graph.nodes:
             if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
@@ -118,7 +118,7 @@ class _Lab:
                     yield f"Output {name} of model {two} changes when model {one} is fed {what}."
 
     def _steady(self, model: int, name: str) -> bool:
-        """Whether the same inputs give the same bits again: some kernels add up in the order of threads."""
+        """True where the same inputs give the same bits: some kernels add up in the order of threads."""
         if self._again is None:
             self._again = self._run(self.trial.joined(self.drawn)) or {}
         return bool(self._again) and self._same(model, name, self._again)
@@ -174,7 +174,7 @@ class _Lab:
         return found
 
     def _close(self, model: int, name: str, after: Results, want: Results | None) -> bool:
-        """Whether a model gives on its own sizes what it gives where all have these."""
+        """True where a model gives on its own sizes what it gives where all have these."""
         if want is None:
             return True  # then these sizes run nowhere, and there is nothing to compare with
         got, _ = self.trial.pick(model, name, after)

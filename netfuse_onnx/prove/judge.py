@@ -49,7 +49,7 @@ class Judge:
         return tuple(found)
 
     def tolerance(self, name: str, value: Value, model: int) -> Tolerance:
-        """What is allowed for an output, with the noise of all models, as far as it was measured."""
+        """The tolerance of an output, with the noise of all models, as far as it was measured."""
         noise = self.noise[name].of(value) if name in self.noise and isinstance(value, np.ndarray) else None
         return tolerance(self.lines[name], value, self.trial.options, noise, self.scales(model).get(name))
 
@@ -73,7 +73,7 @@ def _magnitudes(trial: Trial, model: int) -> dict[str, Magnitudes]:
 
 @dataclass(frozen=True, slots=True)
 class _OneModel:
-    """What the judge looks at for one model."""
+    """One model, as the judge looks at it."""
 
     judge: Judge
     model: int
@@ -189,7 +189,7 @@ def tolerance(
     noise: float | Array | None = None,
     scales: Magnitudes | None = None,
 ) -> Tolerance:
-    """What is allowed for an output: by precision, --rtol and --atol, channel, or noise.
+    """The tolerance of an output: by precision, --rtol and --atol, channel, or noise.
 
     Quantised values have one step for all channels, so their scale is that of the whole output.
     """

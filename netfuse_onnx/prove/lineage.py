@@ -127,7 +127,7 @@ def _random_body(body: Any) -> bool:
 
 
 def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
-    """Whether a node gives what bounded activations gave: moved, beside other values, or multiplied with
+    """True where a node gives what bounded activations gave: moved, beside other values, or multiplied with
     others of its kind."""
     marks = [above[name].bounded for name in node.inputs if name in above]
     if node.op in MOVING:

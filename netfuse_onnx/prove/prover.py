@@ -87,7 +87,7 @@ def prove_bytes(
 
 
 def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:
-    """How many weights that differ between the models no merged weight holds for all of them."""
+    """The number of weights that differ between the models no merged weight holds for all of them."""
     held: dict[str, set[Weight]] = {}
     for recipe in recipes.values():
         held.setdefault(recipe.value, set()).update(recipe.parts)
@@ -144,7 +144,7 @@ def blind_spots(values: ValuesProof) -> Iterator[str]:
 
 
 def _blind(row: Telling) -> str:
-    """What an output can't show, in words that follow its name; '' where it shows all, or chance was said."""
+    """The blind spot of an output, in words that follow its name; '' where it shows all, or chance was said."""
     if row.reason == ALIKE:
         apart = f"on the same input they differ by only {row.ratio:.2g} times what is allowed"
         return f"can't tell {_pairs(row.alike)} apart: {apart}"
@@ -158,7 +158,7 @@ def _blind(row: Telling) -> str:
 
 
 def _said(row: Telling, spread: Spread | None) -> bool:
-    """Whether the sentence about whole models has said it already."""
+    """True where the sentence about whole models has said it already."""
     return spread is not None and not spread.telling and row.alike == (spread.models,)
 
 

@@ -37,7 +37,7 @@ class Side:
     above: bool
 
     def reached(self, low: float, high: float) -> bool:
-        """Whether elements between `low` and `high` are on this side."""
+        """True where elements between `low` and `high` are on this side."""
         return high > self.bound if self.above else low < self.bound
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ def _sides(source: Source) -> Iterator[Side]:
 
 
 def _thresholds(node: Node, constant: Constant) -> Iterator[tuple[str, float, bool]]:
-    """What a node tells apart: (value, bound, whether above it)."""
+    """The thresholds of a node: (value, bound, whether above it)."""
     if node.domain or not node.inputs:
         return
     if node.op in BENDS:

@@ -42,11 +42,11 @@ class Room:
         return self._footprint(case).needed(max(self.models, copies), cases)
 
     def fits(self, case: Case, copies: int = 1) -> bool:
-        """Whether so many copies of a source's inputs may be run at once."""
+        """True where so many copies of a source's inputs may be run at once."""
         return self.needed(case, copies) <= self.limit
 
     def refuse(self, case: Case, cases: int = 3) -> str:
-        """Why a case does not fit; '' where it does."""
+        """The reason why a case does not fit; '' where it does."""
         bound = self._footprints.bounding(self.shapes(case))
         if bound and bound.needed(self.models, cases) <= self.limit:
             return ""

@@ -15,18 +15,18 @@ from netfuse_onnx.run.offers import CLIMB, Offers
 from netfuse_onnx.run.runtime import RunFailed, Value
 
 ATTEMPTS = 200
-"""How many choices of inputs a source is offered per batch size."""
+"""A source is offered so many choices of inputs per batch size."""
 SECONDS = 60.0
 """After so many, no further choice is offered."""
 SLOW = 1.0
 """Seconds of a run from which no larger sizes are tried to see more."""
 VACUOUS = 8
-"""How many of these may run and give nothing but NaN, infinities or empty tensors, before one is taken."""
+"""So many of these may run and give nothing but NaN, infinities or empty tensors, before one is taken."""
 
 Run = Callable[[Case], dict[str, Value]]
 """Runs the source; raises RunFailed."""
 Refuse = Callable[[Case], str]
-"""Why a case takes too much memory; '' where it does not."""
+"""Gives the reason why a case takes too much memory; '' where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Search:
 
     @property
     def why(self) -> str:
-        """Why nothing was found."""
+        """The reason why nothing was found."""
         return f"{self.first[0].label}: {self.first[1]}" if self.first else self.too_large
 
     def best(self, offers: Offers) -> Found | None:
@@ -101,7 +101,7 @@ class Search:
 
 
 def tells(value: Value) -> bool:
-    """Whether an output says something: finite somewhere, and not one float for all elements."""
+    """True where an output says something: finite somewhere, and not one float for all elements."""
     if not finite(value) or isinstance(value, list):
         return finite(value)
     array = np.asarray(value)

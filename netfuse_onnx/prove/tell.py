@@ -1,4 +1,4 @@
-"""What the comparison could have shown: would it have seen two models exchanged?
+"""The power of the comparison: would it have seen two models exchanged?
 
 On the same input, two models must differ by far more than what is allowed, in every output. Where weights
 that differ between the models take no part in an output, the models are one function there, and an exchange
@@ -80,7 +80,7 @@ class Teller:
         )
 
     def _reason(self, name: str, best: Mapping[tuple[int, int], float]) -> str:
-        """What makes an output say too little."""
+        """The reason why an output says too little."""
         if self._empty(name):
             return "empty, NaN or infinite"
         values = [np.asarray(v).reshape(-1) for v in self._values(name) if isinstance(v, np.ndarray)]

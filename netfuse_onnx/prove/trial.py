@@ -26,9 +26,9 @@ from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.types import Correspondence
 
 AGAIN = 40
-"""How many choices of inputs are offered for a batch size after one for which none was found."""
+"""So many choices of inputs are offered for a batch size after one for which none was found."""
 SHOWN = 6
-"""How many inputs are named in an error."""
+"""So many inputs are named in an error."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total."""
@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to prove. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override.
+    """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override.
     `search`: look for inputs that say more than the first that run. `isolation`: try odd values on every
     model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes
     begin."""
@@ -135,7 +135,7 @@ class Trial:
         return {names[name]: value for name, value in feeds.items()}
 
     def channels(self, output: str) -> Magnitudes:
-        """Where magnitudes of an output are gathered."""
+        """An empty gathering of the magnitudes of an output."""
         return Magnitudes(self.family.graph.types[output].dims)
 
     # ------------------------------------------------------------------ running
@@ -169,7 +169,7 @@ class Trial:
             del session  # before the next is made
 
     def _on_the_first_ones_inputs(self, session: Session, model: int) -> dict[str, dict[str, Value]]:
-        """What a model gives on the inputs of the first one, where it takes them."""
+        """The results of a model on the inputs of the first one, where it takes them."""
         searched = [i for i, case in enumerate(self.cases) if i == 0 or case.scale != 1.0 or case.salt]
         if model == 0:
             return {self.cases[i].label: self.outputs[0][i] for i in searched}
@@ -221,7 +221,7 @@ class Trial:
     def _results(
         self, session: Session, model: int, some: Sequence[Case], inputs_of: int
     ) -> dict[str, dict[str, Value]]:
-        """What a model gives on the inputs of one of the models, by the label of the cases that it takes."""
+        """The results of a model on the inputs of one of the models, by the label of the cases that it takes."""
         found = {}
         for case in some:
             try:
@@ -275,7 +275,7 @@ class Trial:
         return Offers(self.specs, batch, options.dims, models=self.family.models, seen=seen, begin=begin)
 
     def _no_inputs(self, search: Search | None) -> NotProven:
-        """Why there is no case at all, and what to do. `search` is that of the first source, where it is the
+        """The reason why there is no case at all, and what to do. `search` is that of the first source, where it is the
         one that takes none."""
         names = symbols.free(spec.dims for spec in self.specs)
         sizes = f"sizes with --dim NAME=VALUE (there are {', '.join(names)})" if names else ""

@@ -38,7 +38,7 @@ def candidates(specs: Sequence[InputSpec], base: Case) -> Iterator[Case]:
 
 
 class Widening:
-    """What the first source has shown so far: live outputs, and the sides of thresholds that were reached."""
+    """The first source's showing so far: live outputs, and the sides of thresholds that were reached."""
 
     def __init__(self, reach: Reach) -> None:
         self.reach = reach
@@ -47,7 +47,7 @@ class Widening:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to look for."""
+        """True where there is nothing left to look for."""
         return not self.missing and not self._dull()
 
     def gains(self, feeds: Mapping[str, Value], outputs: Mapping[str, Value]) -> bool:
@@ -64,7 +64,7 @@ class Widening:
 
 
 def alive(values: Iterable[Value]) -> bool:
-    """Whether an output has shown two different finite numbers; what is not a tensor counts as alive."""
+    """True where an output has shown two different finite numbers; what is not a tensor counts as alive."""
     first = None
     for value in values:
         if not isinstance(value, np.ndarray):

@@ -91,7 +91,7 @@ def _joined(
 
 
 def _open(site: Site, takes: Takes, *which: int | None) -> list[int]:
-    """Of these inputs those that join the batch although only a name says that theirs is the query's."""
+    """Those of the inputs that join the batch although only a name says that theirs is the query's."""
     return [
         i
         for i in which

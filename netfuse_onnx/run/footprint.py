@@ -48,7 +48,7 @@ class Footprint:
     unknown: frozenset[str]
 
     def hides(self, larger: Footprint) -> bool:
-        """Whether larger sizes show something that these leave unseen, in values whose shapes both know."""
+        """True where larger sizes show something that these leave unseen, in values of known shapes."""
         return any(name not in larger.unknown for name, _ in self.lost - larger.lost)
 
     def needed(self, models: int, cases: int) -> int:

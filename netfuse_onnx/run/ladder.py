@@ -31,9 +31,9 @@ RELATED = 6
 LARGEST = 1 << 14
 """The largest size that is read out of a message."""
 MENTIONED = 12
-"""How many numbers of a message are looked at."""
+"""So many numbers of a message are looked at."""
 PROPOSED = 6
-"""How many sizes one message may propose."""
+"""So many sizes one message may propose."""
 
 Rung = tuple[int, int]
 """A rung for the plain dims, and one for the spatial ones."""
@@ -103,7 +103,7 @@ class Ladder:
                 yield self._with(base, unit, sum(base[one[0]] for one in three))
 
     def proposed(self, sizes: Mapping[str, int], message: str) -> list[Sizes]:
-        """What a message about refused sizes proposes: for a size that it names (or nearly: one more or less,
+        """The proposals of a message about refused sizes: for a size that it names (or nearly: one more or less,
         a multiple, a part) the other numbers that it names, those that no symbol has first."""
         said, found = numbers(message)[:MENTIONED], list[tuple[float, int, tuple[str, ...], int]]()
         units = dict.fromkeys((*((name,) for name in self.names), *self.groups))
@@ -160,7 +160,7 @@ def numbers(message: str) -> list[int]:
 
 
 def _answers(size: int, seen: int, other: int) -> Iterator[tuple[float, int]]:
-    """What a symbol of this size is to be when a value made of it has the extent `seen`, and `other` is
+    """The size that a symbol is to have when a value made of it has the extent `seen`, and `other` is
     needed; with how doubtful that is."""
     if seen == size:
         yield 0.0, other

@@ -1,4 +1,4 @@
-"""What a source is offered as inputs for one batch size, the most telling first.
+"""The inputs that a source is offered for one batch size, the most telling first.
 
     for case in offers:
         run it; where the source refuses, offers.refused(message)
@@ -17,9 +17,9 @@ from netfuse_onnx.run.inputs import STYLES, Case, InputSpec
 from netfuse_onnx.run.ladder import PLAIN, Rung, Sizes, ladder, numbers
 
 FIRST, NEXT, LATER = 24, 12, 3
-"""How many proposals of messages are followed: from the first rung, with another style, from other rungs."""
+"""So many proposals of messages are followed: from the first rung, with another style, from other rungs."""
 CLIMB = 3
-"""How many rungs are climbed to see more."""
+"""So many rungs are climbed to see more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Offers:
                 queue = cases + queue if self._news(said) else queue + cases
 
     def _news(self, message: str) -> bool:
-        """Whether such a message, its numbers aside, was not heard before."""
+        """True where such a message, its numbers aside, was not heard before."""
         form = message
         for number in numbers(message):
             form = form.replace(str(number), "#")

@@ -115,7 +115,7 @@ def _runs(paths: Sequence[Path], case: Case) -> Iterator[Run]:
 
 
 def _as_onnx_says(case: Case, values: Values, singles: Singles) -> bool:
-    """Whether onnx's inference agrees with these sizes. ONNX Runtime takes more than ONNX allows: a Concat
+    """True where onnx's inference agrees with these sizes. ONNX Runtime takes more than ONNX allows: a Concat
     beside an empty tensor of another shape, a slope wider than its input, an Einsum with 1 beside n. There a
     merged model may refuse."""
     if any(node.op_type == "Einsum" for node in case.model.graph.node):
