@@ -36,8 +36,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol`/`atol` override.
-    `search`: look for inputs that say more than the first that run. `isolation`: try odd values on every
+    """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
+    override. `search`: look for inputs that say more than the first that run. `isolation`: try odd values on every
     model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes
     begin."""
 
@@ -221,7 +221,7 @@ class Trial:
     def _results(
         self, session: Session, model: int, some: Sequence[Case], inputs_of: int
     ) -> dict[str, dict[str, Value]]:
-        """The results of a model on the inputs of one of the models, by the label of the cases that it takes."""
+        """The results of a model on the inputs of one of them, by the label of the cases that it takes."""
         found = {}
         for case in some:
             try:
@@ -275,8 +275,8 @@ class Trial:
         return Offers(self.specs, batch, options.dims, models=self.family.models, seen=seen, begin=begin)
 
     def _no_inputs(self, search: Search | None) -> NotProven:
-        """The reason why there is no case at all, and what to do. `search` is that of the first source, where it is the
-        one that takes none."""
+        """The reason why there is no case at all, and what to do. `search` is that of the first source, where
+        it is the one that takes none."""
         names = symbols.free(spec.dims for spec in self.specs)
         sizes = f"sizes with --dim NAME=VALUE (there are {', '.join(names)})" if names else ""
         if search and not search.first:

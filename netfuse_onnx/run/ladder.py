@@ -103,8 +103,8 @@ class Ladder:
                 yield self._with(base, unit, sum(base[one[0]] for one in three))
 
     def proposed(self, sizes: Mapping[str, int], message: str) -> list[Sizes]:
-        """The proposals of a message about refused sizes: for a size that it names (or nearly: one more or less,
-        a multiple, a part) the other numbers that it names, those that no symbol has first."""
+        """The proposals of a message about refused sizes: for a size that it names (or nearly: one more or
+        less, a multiple, a part) the other numbers that it names, those that no symbol has first."""
         said, found = numbers(message)[:MENTIONED], list[tuple[float, int, tuple[str, ...], int]]()
         units = dict.fromkeys((*((name,) for name in self.names), *self.groups))
         for order, unit in enumerate(reversed(units)):
