@@ -144,7 +144,7 @@ def blind_spots(values: ValuesProof) -> Iterator[str]:
 
 
 def _blind(row: Telling) -> str:
-    """The blind spot of an output, in words that follow its name; '' where there is none, or chance was said."""
+    """The blind spot of an output, in words that follow its name; '' where there is none to tell of."""
     if row.reason == ALIKE:
         apart = f"on the same input they differ by only {row.ratio:.2g} times what is allowed"
         return f"can't tell {_pairs(row.alike)} apart: {apart}"

@@ -37,9 +37,9 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class Options:
     """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
-    override. `search`: look for inputs that say more than the first that run. `isolation`: try odd values on every
-    model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes
-    begin."""
+    override. `search`: look for inputs that say more than the first that run. `isolation`: try odd values
+    on every model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial
+    sizes begin."""
 
     runtime: Runtime
     io: str = "separate"
