@@ -108,6 +108,8 @@ class _Lowerer:
             outputs = zip(node.outputs, lowering.gives, self._node(index, node, lowering), strict=True)
             for name, layout, held in outputs:
                 if name:
+                    if layout == SHARED and isinstance(held, tuple):
+                        held = held[0]  # no model makes it its own, so any model's will do
                     self._claim(held, name)
                     self.keep(name, layout, held)
             if PER_MODEL in lowering.gives and self._may_differ(index, node):
@@ -156,10 +158,10 @@ class _Lowerer:
         for step in route(at, layout, dims):
             if (name, step) not in self.held:
                 self.emit.scope = f"{name}/{step}"
-                if step == SHARED:  # no model makes it its own, so any model's will do
-                    moved: Held = self._columns(name)[0]
-                elif at == PER_MODEL:
-                    moved = self._join(name, step, value)
+                if step == SHARED:
+                    raise InternalError(f"{name!r} differs between the models and is read as one for all")
+                if at == PER_MODEL:
+                    moved: Held = self._join(name, step, value)
                 else:
                     moved = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
                 self._hold(name, step, moved)

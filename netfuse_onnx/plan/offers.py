@@ -80,7 +80,8 @@ def _offers(
             stuck = any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))
             apart = (stuck or tuned) and batched[0].gives[0] != SHARED
             why = UNJOINABLE if stuck else CHEAPER
-            return [*batched, replicated(node, found.mapped, why)] if apart else batched
+            once = replicated(node, found.mapped, why, batched[0].gives)
+            return [*batched, once] if apart else batched
     return [replicated(node, found.mapped, reason)]
 
 
@@ -129,10 +130,14 @@ def _known(parts: tuple[Weight, ...]) -> NDArray[Any] | None:
     return array(parts[0]) if small else None
 
 
-def replicated(node: Node, mapped: set[str], reason: str) -> Lowering:
-    """Once per model: mapped inputs apart, the others shared."""
+def replicated(node: Node, mapped: set[str], reason: str, beside: Sequence[Layout] = ()) -> Lowering:
+    """Once per model: mapped inputs apart, the others shared. An output that the ways `beside` it give once
+    for all, such as a mean that no weight of a model reaches, is once for all here, too."""
     takes = tuple(PER_MODEL if v in mapped else SHARED for v in node.reads)
-    return Lowering(Became.REPLICATED, takes, (PER_MODEL,) * len(node.outputs), "", None, reason)
+    gives = [SHARED if layout == SHARED else PER_MODEL for layout in beside] or [PER_MODEL] * len(
+        node.outputs
+    )
+    return Lowering(Became.REPLICATED, takes, tuple(gives), "", None, reason)
 
 
 def _mark(found: Candidates, corr: Correspondence, node: Node, offers: Sequence[Lowering]) -> None:

@@ -12,9 +12,9 @@ MUTATIONS = (
     ),
     mutation(
         "what-is-everybodys-is-joined",
-        "netfuse_onnx/lower/interpreter.py",
-        "if step == SHARED:",
-        "if step is None:",
+        "netfuse_onnx/plan/offers.py",
+        "once = replicated(node, found.mapped, why, batched[0].gives)",
+        "once = replicated(node, found.mapped, why)",
         "test_fuzz_findings.py::test_a_mean_that_no_model_makes_its_own_is_not_joined",
     ),
     mutation(
