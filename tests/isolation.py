@@ -55,7 +55,7 @@ class Trial:
     merged: Sequence[tuple[str, ort.InferenceSession]]
 
     def apart(self, values: Values, level: int) -> list[dict[str, Array]] | None:
-        """What the single models give; None where one of them refuses."""
+        """The results of the single models; None where one of them refuses."""
         share = oracle.shared(self.role)
         fed = [name for name, kind in self.role.items() if kind.endswith("input")]
         try:
@@ -67,7 +67,7 @@ class Trial:
             return None
 
     def together(self, session: ort.InferenceSession, values: Values) -> dict[str, Array] | None:
-        """What a merged model gives; None where it refuses."""
+        """The results of a merged model; None where it refuses."""
         try:
             return oracle.ask(session, oracle.merged_feeds(values, self.role, "separate", self.names))
         except Exception:  # ONNX Runtime raises classes of its own, without a common base

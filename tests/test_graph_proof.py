@@ -250,7 +250,7 @@ def test_a_change_at_the_edge_is_refused_and_named(name: str, apart: Made, tmp_p
 
 
 def test_any_input_that_reads_another_value_is_refused(apart: Made, tmp_path: Path) -> None:
-    """Of every node, those of bodies included; what it reads instead is defined before."""
+    """The inputs of all nodes, those in bodies too, are tried; what one reads instead is defined before."""
     data = onnx.load(apart[0]).SerializeToString()
     model = onnx.ModelProto.FromString(data)
     outer = [value.name for value in model.graph.input] + [t.name for t in model.graph.initializer]

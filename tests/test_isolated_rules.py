@@ -22,7 +22,7 @@ from netfuse_onnx.rules import table
 
 RULES = Path(__file__).parent / "rules"
 PER_TEST = 2
-"""How many models of a test of one operator are tried, each with three ways to name its axes; of others, one
+"""So many models of a test of one operator are tried, each with three ways to name its axes; of others, one
 for each."""
 
 LEFT_OUT = {
@@ -57,7 +57,7 @@ def calls(function: Callable[..., None]) -> Iterator[dict[str, Any]]:
 
 
 def samples(function: Callable[..., None], folder: Path) -> Iterator[Sample]:
-    """What a test checks against the oracle, once for each model: with as many inputs as it has fed."""
+    """The cases that a test checks against the oracle, once for each model: with as many inputs as it has fed."""
     best: dict[bytes, tuple[int, Sample]] = {}
 
     def note(model: onnx.ModelProto, values: Mapping[str, Any], role: Mapping[str, str], *_: Any, **how: Any):

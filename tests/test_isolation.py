@@ -209,7 +209,7 @@ OWN = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_model_gives_what_it_gives_alone_of_numbers_that_spread(name, tmp_path):
-    """Where a sample is ignored, where a NaN is overlooked, where an infinity is cut off."""
+    """A model stays alone where a sample is ignored, where a NaN is overlooked, where an infinity is cut off."""
     model = contrib_graphs.graph(*OWN[name], 14)
     values = {key: list(value) for key, value in draw(model, 3, sizes={"B": 4}, low=0, high=2).items()}
     if "t" in values:

@@ -107,7 +107,7 @@ def fed(each: list[Arrays], paths: list[str], io: str) -> Arrays:
 
 
 def own(got: Arrays, paths: list[str], model: int, io: str) -> Arrays:
-    """What the merged file gives for one model."""
+    """The results of the merged file for one model."""
     if io == "stacked":
         return {key: value[model] for key, value in got.items()}
     prefix = f"{Path(paths[model]).stem}/"

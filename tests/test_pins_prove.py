@@ -27,7 +27,7 @@ LINE = "g (float[n, 4] x) => (float[n, 4] y) { y = Mul(x, w) }"
 
 
 def values(folder: Path, paths: list[str], change: Change | None = None, **options: object) -> ValuesProof:
-    """What the values prove of the family merged, and tampered with."""
+    """The proof by values of the family merged, and tampered with."""
     out = merged(folder, paths, **options)
     if change is not None:
         tampered(out, change)
@@ -144,7 +144,7 @@ def test_every_output_of_every_model_is_compared(tmp_path: Path, output: str) ->
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_every_case_is_compared(tmp_path: Path, batch: int) -> None:
-    """What is wrong for one size of the batch only."""
+    """A fault that shows for one size of the batch only."""
 
     def change(proto: onnx.ModelProto) -> None:
         for tensor in proto.graph.initializer:

@@ -80,7 +80,7 @@ def test_the_data_file_is_named_by_what_the_sources_hold(tmp_path: Path) -> None
 
 
 def test_the_data_file_is_named_by_its_transforms_too(tmp_path: Path) -> None:
-    """Of square matrices, whose shape says nothing of it."""
+    """Square matrices are told apart, whose shape says nothing of it."""
     paths = files(tmp_path, rows=8)
     plain = lowered(paths)
     assert named(tmp_path, plain, paths) != named(tmp_path, with_recipe(plain, transform="T"), paths)
@@ -100,7 +100,7 @@ def test_a_model_that_cannot_be_read_may_use_the_data(tmp_path: Path, readable: 
 
 
 def test_metadata_of_the_sources(tmp_path: Path) -> None:
-    """What is equal in all models is kept as it is; the rest says whose it is."""
+    """Metadata equal in all models are kept as it is; the rest says whose it is."""
     held: list[Mapping[str, str]] = [
         {"author": "me", "language": "en", "own": "a", "netfuse_onnx": "from an earlier merge"},
         {"author": "me", "language": "de"},

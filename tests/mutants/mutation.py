@@ -32,7 +32,7 @@ def mutation(name: str, file: str, old: str, new: str, *tests: str, **more: str 
 
 
 def place(file: str) -> Path:
-    """Where a file of the package lies inside a copy of it: cli/ is the package netfuse_onnx.cli."""
+    """The place of a file of the package inside a copy of it: cli/ is the package netfuse_onnx.cli."""
     return Path("netfuse_onnx", file) if file.startswith("cli/") else Path(file)
 
 

@@ -37,7 +37,7 @@ PASSED, FAILED = 0, 1  # exit codes of pytest; all others mean that the tests di
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a mistake: `verdict` is caught, SURVIVED, equivalent or BROKEN."""
+    """The fate of a mistake: `verdict` is caught, SURVIVED, equivalent or BROKEN."""
 
     mutation: Mutation
     verdict: str
