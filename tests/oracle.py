@@ -24,10 +24,12 @@ import onnx
 import onnxruntime as ort
 from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
+from netfuse_onnx.emit import repeat
 from netfuse_onnx.load import opset as opsets
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.match.matcher import match
+from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
@@ -192,12 +194,24 @@ def every_merge(
     """Every plan, the model that it makes, and a line that says which case it is."""
     share = shared(role)
     sound = passes_checker(corr.sources[0].path)
-    for plan in plans(corr, io, share, tuned):
+    for turn, plan in enumerate(plans(corr, io, share, tuned)):
         what = f"N={corr.models} {io} {role} {[(low.rule, *map(str, low.takes)) for low in plan.lowerings]}"
-        model = materialise(lower(corr, plan, io=io, share=share))
+        small = (0, repeat.SMALL)[(turn // 2 + corr.models + 1) % 2]
+        with mock.patch.object(repeat, "SMALL", small):
+            merged = lower(corr, plan, io=io, share=share)
+        if not small:
+            stored_once(merged, what)
+        model = materialise(merged)
         if sound:
             onnx.checker.check_model(model, full_check=True)
         yield plan, model, what
+
+
+def stored_once(merged: Merged, what: str) -> None:
+    """No merged weight holds the bytes of one source weight twice."""
+    for name, recipe in merged.every_recipe.items():
+        if recipe.dtype not in UNJOINABLE and 0 not in recipe.shape:
+            assert len(set(recipe.parts)) == len(recipe.parts), f"{name} is stored more than once: {what}"
 
 
 def passes_checker(path: str) -> bool:

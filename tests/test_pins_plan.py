@@ -59,7 +59,7 @@ def test_what_conversions_cost() -> None:
     assert cost.conversion(STACKED(0), STACKED(1), larger) > cost.conversion(STACKED(0), STACKED(1), image)
 
 
-def test_a_weight_equal_in_all_models_is_stored_once(tmp_path: Path) -> None:
+def test_one_weight_for_all_models_is_not_repeated_in_vain(tmp_path: Path) -> None:
     """Repeating it would save no node here, and its bytes count."""
     text = "g (float[2, 64, 4, 4] x) => (float[2, 64, 4, 4] y) { y = Conv(x, w) }"
     paths = family(tmp_path, text, {"w": (64, 64, 1, 1)})
@@ -67,6 +67,8 @@ def test_a_weight_equal_in_all_models_is_stored_once(tmp_path: Path) -> None:
     save(tmp_path / "b.onnx", _with(onnx.load(paths[1]), weight))
     found = onnx.load(merged(tmp_path, paths))
     assert [list(t.dims) for t in found.graph.initializer if len(t.dims) == 4] == [[64, 64, 1, 1]]
+    (conv,) = [node for node in found.graph.node if node.op_type == "Conv"]
+    assert conv.input[1] in {tensor.name for tensor in found.graph.initializer}, "the models are in the batch"
 
 
 def _with(proto: onnx.ModelProto, weight: onnx.TensorProto) -> onnx.ModelProto:

@@ -89,15 +89,16 @@ def price(
     for index, (node, low) in enumerate(zip(corr.graph.nodes, chosen, strict=True)):
         total += cost.lowering(low, site(corr, found.mapped, node, index))
         for name, take in zip(node.reads, low.takes, strict=True):
-            if name in corr.weights:
-                equal = len(corr.weights[name]) == 1 and take not in (SHARED, PER_MODEL)
-                total += cost.tiled_weight(math.prod(corr.weights[name][0].shape)) if equal else 0.0
-            elif name:
+            if name:
                 wanted.add((name, take))
         made.update(zip(node.outputs, low.gives, strict=True))
     wanted |= {(name, end) for name, end in found.ends.items() if end != SHARED and name not in corr.weights}
     for name, layout in wanted:
-        total += cost.conversion(made[name], layout, corr.graph.types.get(name, ValueType()))
+        parts = corr.weights.get(name, ())
+        if not parts:
+            total += cost.conversion(made[name], layout, corr.graph.types.get(name, ValueType()))
+        elif len(parts) == 1 and layout not in (SHARED, PER_MODEL):
+            total += cost.repeated(parts[0])
     return total
 
 

@@ -197,6 +197,11 @@ class Emitter:
         """True for a tensor whose bytes are laid out by a recipe."""
         return tensor.name in self.recipes
 
+    def weights_read(self) -> list[tuple[gs.Constant, Recipe]]:
+        """The weights that nodes read, with their recipes, in the order in which they were first wanted."""
+        made = (found for found in self._forms.values() if found.name in self.recipes)
+        return [(found, self.recipes[found.name]) for found in made if found.outputs]
+
     def reform(self, tensor: Tensor, **changes: Any) -> gs.Constant:
         """A weight under another shape or transform: another recipe over the same source bytes."""
         recipe = dataclasses.replace(self.recipes[tensor.name], **changes)

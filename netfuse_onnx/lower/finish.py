@@ -17,13 +17,11 @@ import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.bodies import inside, rename
 from netfuse_onnx.emit.emitter import Emitter
+from netfuse_onnx.emit.repeat import SMALL, store_once
 from netfuse_onnx.lower.boundary import Boundary
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
-
-INLINE_LIMIT = 1024
-"""Weights up to this many bytes are part of the graph proto, where shape inference can read them."""
 
 TRIVIAL = ("Constant", "Identity")
 
@@ -38,6 +36,7 @@ def export(
 ) -> Merged:
     """`drained`: the nodes that split the outputs, by id."""
     graph = emit.graph.cleanup()
+    conversions = [*conversions, *store_once(emit)]
     boundary = sum(id(node) in drained and node.op not in TRIVIAL for node in graph.nodes)
     model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
     model.ir_version = corr.ir_version
@@ -88,7 +87,7 @@ def _place_weights(
             tensor.ClearField("data_location")
             tensor.string_data.extend(_strings(recipe))
             small[tensor.name] = recipe
-        elif weights.recipe_nbytes(recipe) <= INLINE_LIMIT:
+        elif weights.recipe_nbytes(recipe) <= SMALL:
             tensor.ClearField("data_location")
             tensor.raw_data = b"".join(weights.stream(recipe))
             small[tensor.name] = recipe

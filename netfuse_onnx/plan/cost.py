@@ -10,16 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import moves_nothing, route, volume
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Correspondence, Dim, Layout, Lowering, ValueType
+from netfuse_onnx.storage.weights import nbytes
+from netfuse_onnx.types import (
+    PER_MODEL,
+    SHARED,
+    Became,
+    Correspondence,
+    Dim,
+    Layout,
+    Lowering,
+    ValueType,
+    Weight,
+)
 
 BYTES_PER_NODE = 4 << 20
 UNKNOWN_DIM = 4
 
 RESHAPE = 0.25
 """A Reshape copies nothing; it is a node in a profile, not a kernel."""
+
+AT_LOAD = 0.25
+"""A node that reads nothing but stored tensors. A session computes it once, when it loads the file."""
 
 
 class Cost:
@@ -41,9 +56,10 @@ class Cost:
             return float(self.models)
         return float(offer.option.nodes) if offer.option else 1.0
 
-    def tiled_weight(self, elements: int) -> float:
-        """A weight that is equal in all models but written once per model."""
-        return 0.5 + self.models * elements * 4 / BYTES_PER_NODE
+    def repeated(self, weight: Weight) -> float:
+        """A weight that is equal in all models, where one for each is read. Paid once per layout."""
+        size = self.models * nbytes(weight)
+        return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE
 
     def conversion(self, src: Layout, dst: Layout, value: ValueType) -> float:
         """All hops from `src` to `dst` of one run-time value. Paid once per (value, dst)."""

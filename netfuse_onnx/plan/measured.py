@@ -17,7 +17,17 @@ from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import work
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Correspondence, Dim, Layout, Lowering, ValueType
+from netfuse_onnx.types import (
+    PER_MODEL,
+    SHARED,
+    Became,
+    Correspondence,
+    Dim,
+    Layout,
+    Lowering,
+    ValueType,
+    Weight,
+)
 
 ITEM = 4  # bytes of an element, where it matters little which
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
@@ -77,8 +87,9 @@ class Measured(Cost):
         )
         return moved / self.target.transposed
 
-    def tiled_weight(self, elements: int) -> float:
-        return self.models * elements * ITEM / self.target.streamed
+    def repeated(self, weight: Weight) -> float:
+        """ONNX Runtime repeats it when it loads the file: a call has no launch more, but reads each copy."""
+        return self.models * ITEM * math.prod(weight.shape) / self.target.streamed
 
     def hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
         target = self.target

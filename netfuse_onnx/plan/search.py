@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from netfuse_onnx.layouts import volume
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
 from netfuse_onnx.plan.offers import Candidates, site
@@ -64,36 +63,36 @@ class Search:
             node = self.graph.nodes[i]
             seen = site(self.corr, self.found.mapped, node, i)
             prices = np.array([self.cost.lowering(offer, seen) for offer in offers], np.float64)
-            for k, name in enumerate(node.inputs):
-                if name in self.weights:
-                    prices += [self._tiled(name, offer.takes[k]) for offer in offers]
             self.problem.add([v], prices)
 
-    def _tiled(self, name: str, layout: Layout | None) -> float:
-        """A weight is laid out by the writer, for nothing, unless it is one that would be repeated, or whose
-        axes would move to the front."""
+    def _laid_out(self, name: str, layout: Layout) -> float:
+        """A weight is laid out by the writer, for nothing, unless it is repeated, or its axes move to the
+        front."""
         parts = self.weights[name]
-        if layout and layout.channels:
-            return self.cost.conversion(STACKED(0), layout, ValueType(parts[0].dtype, parts[0].shape))
-        if len(parts) > 1 or layout in (None, SHARED, PER_MODEL):
-            return 0.0
-        return self.cost.tiled_weight(volume(parts[0].shape, 1))
+        price = 0.0
+        if len(parts) == 1 and layout not in (SHARED, PER_MODEL):
+            price = self.cost.repeated(parts[0])
+        if layout.channels:
+            value = ValueType(parts[0].dtype, parts[0].shape)
+            price += self.cost.conversion(STACKED(0), layout, value)
+        return price
 
     def _price_values(self) -> None:
         uses: dict[str, list[int]] = {}
         for i, node in enumerate(self.graph.nodes):
             for name in dict.fromkeys(node.reads):
-                if name and name not in self.weights:
+                if name:
                     uses.setdefault(name, []).append(i)
         for name in dict.fromkeys([*uses, *self.found.ends]):
-            if name not in self.weights:
-                self._price_value(name, uses.get(name, []))
+            self._price_value(name, uses.get(name, []))
 
     def _made(self, name: str) -> tuple[list[int], list[Layout]]:
         """The variable that decides how a value is made, and the layout for each of its values."""
         if name in self.producer:
             i, k = self.producer[name]
             return [self.nodes[i]], [offer.gives[k] for offer in self.found.options[i]]
+        if name in self.weights:
+            return [], [SHARED]
         return [], [self.found.inputs[name]]
 
     def _wanted(self, name: str, i: int) -> list[set[Layout]]:
@@ -139,5 +138,7 @@ class Search:
                 )
 
     def _convert(self, name: str, src: Layout, wanted: set[Layout]) -> float:
+        if name in self.weights:
+            return sum(self._laid_out(name, dst) for dst in sorted(wanted))
         value = self.graph.types.get(name, ValueType())
         return sum(self.cost.conversion(src, dst, value) for dst in sorted(wanted))

@@ -55,6 +55,10 @@ OUTPUTS_UNTYPED = "1.32"
 """Scan refuses bodies with an output whose rank it can't infer, and Loop without iterations gives what it
 collects the shape that the body declares, or zeros (seen in 1.32): the outputs of merged bodies are typed."""
 
+TILE_STAYS = "1.32"
+"""Tile of stored float16 is not computed when a model is loaded, and Tile and Expand have no kernel for
+bfloat16 (seen in 1.32, CPU). Concat is computed at load for all types that it takes (ORT_ENABLE_BASIC)."""
+
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",
     "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "

@@ -6,9 +6,9 @@ MUTATIONS = (
     mutation(
         "equal-weights-tiled-for-free",
         "netfuse_onnx/plan/cost.py",
-        "return 0.5 + self.models * elements * 4 / BYTES_PER_NODE",
+        "return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE",
         "return 0.0",
-        "test_pins_plan.py::test_a_weight_equal_in_all_models_is_stored_once",
+        "test_pins_plan.py::test_one_weight_for_all_models_is_not_repeated_in_vain",
     ),
     mutation(
         "transposes-for-free",
