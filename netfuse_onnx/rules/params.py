@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import known
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
@@ -72,6 +73,8 @@ class Param:
         """[N*count]: one number for each channel of all models."""
         if self.value is not None:
             rows = self.value.reshape(rows_of(self, emit), -1)
+            if not self.mapped and is_repeated(self.dtype, emit.models * count * rows.itemsize):
+                return emit("Concat", *(stored(np.broadcast_to(rows[0], count), emit),) * emit.models, axis=0)
             return stored(np.broadcast_to(rows, (emit.models, count)).reshape(-1), emit)
         if self.mapped and not self.wide and count == 1:
             return emit.reshape(self.tensor, [emit.models])
