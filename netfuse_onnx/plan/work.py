@@ -105,8 +105,9 @@ def _convolution(site: Site, offer: Lowering | None, sizes: Size) -> Work | None
     groups = int(site.attr("group", 1))
     batched = offer is not None and offer.became is not Became.REPLICATED
     wide = batched and offer is not None and offer.takes[0] == SHARED
-    every = site.models if batched and site.mapped[1] and not wide else 1
-    batch = y[0] * (site.models if batched and not site.mapped[1] else 1)
+    once = batched and offer is not None and offer.takes[1] == SHARED  # and the models are in the batch
+    every = site.models if batched and not once and not wide else 1
+    batch = y[0] * (site.models if once else 1)
     if site.op == "ConvTranspose":
         into, out, k = w[0] // groups, w[1], w[1] * math.prod(w[2:])
         return Work("convolution_plain", every * groups, batch * math.prod(x[2:]), k, into)

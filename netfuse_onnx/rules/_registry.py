@@ -177,7 +177,7 @@ def rule(
     and of `gives` stands for all further inputs and outputs.
 
     An input that `takes` says SHARED must be equal in all models; an input that is equal in all models
-    but taken otherwise is tiled by the planner, at a price.
+    but taken otherwise is repeated, at a price that the planner knows.
     """
 
     def register(body: Body) -> Body:
