@@ -45,6 +45,7 @@ from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RuleRow
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.types import Correspondence, Merged, Ran, Source, ValueType
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
@@ -97,8 +98,8 @@ def merge(
     arguments.choice("data", data)
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = _options(io, share, proof, libraries) if verify else None
-    staging.check_target(out, paths)
-    sources = [load(path) for path in paths]
+    staging.check_target(out, paths, external=data == "external")
+    sources = steady(paths, lambda: [load(path) for path in paths])
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
         family = _matched(sources, labels, partial, libraries, target)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
@@ -137,7 +138,7 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     """Whether the models are one architecture. A no is a report that is not ok, and says what differs."""
     labels = arguments.model_names(paths, names)
     try:
-        family = _family(paths, labels, partial)
+        family = steady(paths, lambda: _family(paths, labels, partial))
     except NotEquivalent as error:
         return CheckReport(tuple(paths), labels, False, difference=error.message, hint=error.hint)
     sizes = {name: [weights.nbytes(part) for part in parts] for name, parts in family.weights.items()}
@@ -176,8 +177,15 @@ def verify(
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
-    FileFault when `merged` was not written by netfuse-onnx.
+    FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
+    proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
+    return dataclasses.replace(proved, strict=strict)
+
+
+def _verified(
+    merged: str, paths: Sequence[str], isolation: bool, progress: Progress, proof: Proof
+) -> VerifyReport:
     known, options, family, strangers = _known(merged, paths, proof)
     try:
         recipes = metadata.recipes(known, family, merged)
@@ -185,11 +193,10 @@ def verify(
         if strangers:
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
-    (progress or silent)("planning again", 0, 1)
+    progress("planning again", 0, 1)
     graph = again.prove_again(merged, known, family, recipes)
     options = dataclasses.replace(options, isolation=isolation)
-    proved = prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
-    return dataclasses.replace(proved, strict=strict)
+    return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
 
 
 def bench(
@@ -206,20 +213,24 @@ def bench(
     `seconds`. `profile` attributes the time to kinds of operators. Outputs that differ are a report that is
     not ok.
 
-    Raises what `verify` raises.
+    Raises what `verify` raises; FileFault when a file changes meanwhile.
     """
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
-    known, options, family, strangers = _known(merged, paths, proof)
-    tell = progress or silent
-    work = Workload(family, options, tell)
-    size = sum(map(os.path.getsize, wire.scan(merged).files))
-    file = MergedFile("merged", merged, known.io, known.share, size)
-    return contest(work, [file], effort=effort, with_profile=profile, tell=tell).warned(strangers)
+
+    def measured() -> BenchReport:
+        known, options, family, strangers = _known(merged, paths, proof)
+        tell = progress or silent
+        work = Workload(family, options, tell)
+        size = sum(map(os.path.getsize, wire.scan(merged).files))
+        file = MergedFile("merged", merged, known.io, known.share, size)
+        return contest(work, [file], effort=effort, with_profile=profile, tell=tell).warned(strangers)
+
+    return steady([merged, *paths], measured, attempts=1)
 
 
 def inspect(merged: str) -> InspectReport:
     """What became of every node, from the merged file alone."""
-    known = metadata.read(merged)
+    known = steady([merged], lambda: metadata.read(merged))
     return InspectReport(
         merged=merged,
         version=known.version,

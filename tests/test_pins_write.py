@@ -93,6 +93,7 @@ def test_a_model_that_cannot_be_read_may_use_the_data(tmp_path: Path, readable: 
     (old,) = tmp_path.glob("m-*.data")
     other.write_bytes(model_of().SerializeToString() if readable else b"a download that broke off")
     put(files(tmp_path), out, "external")
+    put(files(tmp_path), out, "external")
     assert old.exists() != readable
 
 

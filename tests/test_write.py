@@ -205,7 +205,7 @@ def test_the_target_keeps_its_permissions(tmp_path: Path) -> None:
     assert {stat.S_IMODE(f.stat().st_mode) for f in tmp_path.glob("m*")} == {0o640}
 
 
-def test_the_replaced_models_data_goes_with_it(tmp_path: Path) -> None:
+def test_the_replaced_models_data_goes_one_merge_later(tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
     first, second = family(tmp_path), None
     put(first, out, "external")
@@ -214,27 +214,35 @@ def test_the_replaced_models_data_goes_with_it(tmp_path: Path) -> None:
     keep.write_bytes(b"")
     second = family(tmp_path)
     put(second, out, "external")
-    assert sorted(tmp_path.glob("m-*.data")) != [old, keep]
+    assert old.exists()  # somebody may have opened the old model, and be about to open this
+    assert len(list(tmp_path.glob("m-*.data"))) == 3
+    check_holds(out, second)
+    put(second, out, "external")  # again: the same name, and it must stay
     assert not old.exists()
     assert keep.exists()
     check_holds(out, second)
-    put(second, out, "external")  # again: the same name, and it must stay
-    check_holds(out, second)
+    put(second, out, "single")
+    assert len(list(tmp_path.glob("m-*.data"))) == 2
     put(second, out, "single")
     assert sorted(tmp_path.glob("m-*.data")) == [keep]
 
 
-def test_a_data_file_that_another_model_uses_stays(tmp_path: Path) -> None:
-    out, backup = tmp_path / "m.onnx", tmp_path / "backup.onnx"
+@pytest.mark.parametrize("copy", ["backup.onnx", "m.onnx.bak"])
+def test_a_data_file_that_another_model_uses_stays(tmp_path: Path, copy: str) -> None:
+    out, backup = tmp_path / "m.onnx", tmp_path / copy
     first = family(tmp_path)
     put(first, out, "external")
     backup.write_bytes(out.read_bytes())
     kept = [Path(p).read_bytes() for p in first]
     put(family(tmp_path), out, "external")
+    middle = set(tmp_path.glob("m-*.data"))
+    put(family(tmp_path), out, "external")
+    put(family(tmp_path), out, "external")
+    assert len(middle & set(tmp_path.glob("m-*.data"))) == 1
     for path, content in zip(first, kept, strict=True):
         Path(path).write_bytes(content)
     check_holds(backup, first)
-    assert len(list(tmp_path.glob("m-*.data"))) == 2
+    assert len(list(tmp_path.glob("m-*.data"))) == 3
 
 
 def test_foreign_data_files_are_never_removed(tmp_path: Path) -> None:
@@ -285,22 +293,70 @@ def test_devices_and_streams_are_no_targets(out: str) -> None:
         writer.check(out, [])
 
 
-@pytest.mark.parametrize("mode", ["single", "external"])
-@pytest.mark.parametrize("old", [True, False], ids=["over an old model", "to a new one"])
-def test_a_link_stays_a_link_and_its_file_is_written(tmp_path: Path, mode: writer.Mode, old: bool) -> None:
-    paths, home = family(tmp_path), tmp_path / "models"
+def linked(folder: Path, where: str) -> tuple[Path, Path]:
+    """A link over another one to models/v1.onnx, which is not there yet, in the same folder or another; and that
+    file."""
+    home = folder / "models"
     home.mkdir()
-    link = tmp_path / "current.onnx"
-    link.symlink_to("models/hop.onnx")
     (home / "hop.onnx").symlink_to("v1.onnx")
+    link = home / "current.onnx" if where == "beside" else folder / "current.onnx"
+    link.symlink_to("hop.onnx" if where == "beside" else "models/hop.onnx")
+    return link, home / "v1.onnx"
+
+
+LINKS: Sequence[tuple[str, writer.Mode]] = [
+    ("beside", "single"), ("beside", "external"), ("elsewhere", "single"), ("elsewhere", "auto"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "mode"), LINKS)
+@pytest.mark.parametrize("old", [True, False], ids=["over an old model", "to a new one"])
+def test_a_link_stays_a_link_and_its_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, mode: writer.Mode, old: bool
+) -> None:
+    """What is written loads by all its names. Behind a link from another folder, `auto` is one file."""
+    monkeypatch.setattr(writer, "INLINE_BELOW", 1000)
+    paths = family(tmp_path)
+    link, file = linked(tmp_path, where)
     if old:
-        put(paths, home / "v1.onnx", "external")
+        put(paths, file, "external")
     put(family(tmp_path), link, mode)
-    assert link.is_symlink() and (home / "hop.onnx").is_symlink()
-    assert not (home / "v1.onnx").is_symlink()
-    check_holds(home / "v1.onnx", paths)
-    assert listing(tmp_path) == ["current.onnx", "models", *(os.path.basename(p) for p in paths)]
-    assert len(listing(home)) == (3 if mode == "external" else 2)
+    assert link.is_symlink() and (file.parent / "hop.onnx").is_symlink()
+    assert not file.is_symlink()
+    for name in (link, file.parent / "hop.onnx", file):
+        check_holds(name, paths)
+    put(paths, link, mode)
+    links = {link.name, "hop.onnx"} if where == "beside" else {"hop.onnx"}
+    assert len(listing(file.parent)) == len(links) + (2 if mode == "external" else 1)
+
+
+def test_external_data_behind_a_link_from_another_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime refuses such a pair by the name of the link, and onnx also with a link to the data."""
+    paths = family(tmp_path)
+    link, file = linked(tmp_path, "elsewhere")
+    before = listing(tmp_path), listing(file.parent)
+    with pytest.raises(FileFault, match="link into another folder") as caught:
+        put(paths, link, "external")
+    assert str(file) in caught.value.hint
+    monkeypatch.setattr(writer, "_PROTOBUF_LIMIT", 1000)
+    with pytest.raises(FileFault, match="can have 2 GiB") as caught:
+        put(paths, link)
+    assert str(file) in caught.value.hint
+    assert before == (listing(tmp_path), listing(file.parent))
+    put(paths, file, "external")  # what it would have written:
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.Fail):
+        ort.InferenceSession(str(link), providers=["CPUExecutionProvider"])
+
+
+def test_a_folder_that_is_a_link_is_a_folder(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "dir").symlink_to("real")
+    put(paths, tmp_path / "dir/m.onnx", "external")
+    check_holds(tmp_path / "dir/m.onnx", paths)
+    check_holds(tmp_path / "real/m.onnx", paths)
 
 
 def test_external_data_of_a_source_is_no_target_either(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.storage import external
+from netfuse_onnx.storage import external, steady
 from netfuse_onnx.types import Source
 
 _BLOCK = 1 << 18  # bytes: stays in the second-level cache between the read and the hash
@@ -28,6 +28,7 @@ class Digests:
         self._sources = sources
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
+        self._stamps = {file: steady.stamp(file) for source in sources for file in source.files}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
         self._thread.start()
@@ -51,6 +52,13 @@ class Digests:
         if self._fault is not None:
             raise self._fault
         return self._files
+
+    def confirm(self) -> None:
+        """FileFault when a file of a source is no longer what it was at construction. Waits. Where only its
+        stamp differs, which some network file systems do by themselves, it is hashed again."""
+        for path, known in self._stamps.items():
+            if steady.stamp(path) != known and of_files([path]) != self.files()[os.path.abspath(path)]:
+                raise FileFault(f"{path} was replaced or changed while it was merged.", "Merge again.")
 
     def cancel(self) -> None:
         """Stops the work, and returns when it has stopped."""

@@ -1,20 +1,17 @@
 """Writing beside the target so that it is, at every moment, the old model or the new one, whole.
 
 The new files are made under their final names in a hidden folder beside the target, so that they can
-be loaded and proven there. Placing them is: the data file (its name is unique to its content), then
-the model, each by a rename. What a killed run leaves is that hidden folder; the next run to the same
-target removes it. A lock on the folder tells a dead run from a live one. Where the name given is a link,
-the target is what it points to, and the link stays.
+be loaded and proven there. Then they are placed (placing.py). What a killed run leaves is that hidden
+folder; the next run to the same target removes it. A lock on the folder tells a dead run from a live one.
+Where the name given is a link, the target is what it points to, and the link stays.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -22,9 +19,8 @@ import weakref
 from collections.abc import Iterable
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.storage import wire
-
-_MARK = ".placed"
+from netfuse_onnx.write import lock
+from netfuse_onnx.write.placing import Place, sync_folder
 
 
 class Staging:
@@ -33,9 +29,10 @@ class Staging:
     def __init__(self, out: str) -> None:
         self.out = real(out)
         self.home, self.name = os.path.split(self.out)
-        stem = re.escape(self.name.removesuffix(".onnx"))
-        self._ours = re.compile(stem + r"-[0-9a-f]{8}\.data")
-        self._prefix = f".netfuse-onnx-{hashlib.blake2b(os.fsencode(self.name), digest_size=4).hexdigest()}-"
+        # By the stem, in one case: what may share data files, or be one file, shares the lock.
+        stem = self.name.removesuffix(".onnx").casefold()
+        self._prefix = f".netfuse-onnx-{hashlib.blake2b(os.fsencode(stem), digest_size=4).hexdigest()}-"
+        self._place = Place(self.home, self.name, os.path.join(self.home, self._prefix + "lock"))
         self._sweep_dead()
         self.folder, self._lock = self._make()
 
@@ -50,22 +47,25 @@ class Staging:
 
     def sync(self) -> None:
         """The folder's own entries to disk; its files were synced as they were written."""
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def place(self, data: str | None) -> None:
-        """Puts the files in their place: the data file `data` first, the model last; then removes the
-        data files that only the replaced model used."""
-        replaced = {name for name in _locations(self.out) or () if self._ours.fullmatch(name)}
-        for name in sorted(replaced | ({data} if data else set())):
-            os.close(os.open(os.path.join(self.folder, name + _MARK), os.O_CREAT | os.O_WRONLY, 0o600))
+        """Puts the model and its data file `data` in their place. OSError when that fails."""
         self.sync()
-        for name in (data, self.name) if data else (self.name,):
-            os.replace(os.path.join(self.folder, name), os.path.join(self.home, name))
-            _sync_folder(self.home)
+        self._place.put(self.folder, data)
+
+    def check_room(self, size: int) -> None:
+        """FileFault unless `size` bytes fit beside what is there. Where they do not, the data files go that
+        only readers of an earlier model may want."""
+        try:
+            check_room(self.out, size)
+        except FileFault:
+            self._place.clear()
+            check_room(self.out, size)
 
     def remove(self) -> None:
-        """Removes the folder, and the marked data files that no model beside it uses. Never fails."""
-        self._sweep(self.folder)
+        """Removes the folder. Never fails."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
@@ -78,37 +78,23 @@ class Staging:
             # A signal may unwind the stack before anybody holds this object: then its end is the folder's.
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             os.mkdir(folder, 0o700)
-            lock = _locked(folder)
-            if os.path.isdir(folder) and lock is not None:
-                return folder, lock
-            if lock is not None:
-                os.close(lock)
+            held = _locked(folder)
+            if os.path.isdir(folder) and held is not None:
+                return folder, held
+            if held is not None:
+                os.close(held)
 
     def _sweep_dead(self) -> None:
+        """Removes what killed runs to this target have left; a data file that one has placed goes later, for
+        that needs to know which is the current one."""
         for entry in os.listdir(self.home):
             if entry.startswith(self._prefix):
                 folder = os.path.join(self.home, entry)
-                lock = _locked(folder)
-                if lock is not None and lock >= 0:
-                    self._sweep(folder)
-                    os.close(lock)
-
-    def _sweep(self, folder: str) -> None:
-        with contextlib.suppress(OSError):
-            marked = [name.removesuffix(_MARK) for name in os.listdir(folder) if name.endswith(_MARK)]
-            for name in self._unused(name for name in marked if self._ours.fullmatch(name)):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self.home, name))
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def _unused(self, names: Iterable[str]) -> set[str]:
-        """Those that no model in the folder refers to. A model that can't be read counts as using all."""
-        left = set(names)
-        for entry in os.listdir(self.home) if left else ():
-            if entry.endswith(".onnx") or entry == self.name:
-                used = _locations(os.path.join(self.home, entry))
-                left = left - used if used is not None else set()
-        return left
+                held = _locked(folder)
+                if held is not None and held >= 0:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(held)
+        lock.clear(self._place.lock)
 
 
 def real(out: str) -> str:
@@ -118,9 +104,16 @@ def real(out: str) -> str:
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
-def check_target(out: str, read: Iterable[str]) -> None:
+def elsewhere(out: str) -> bool:
+    """The name `out` is a link to a file in another folder. ONNX Runtime looks for a data file in the folder
+    of the name that it is given; a link there to the data file is taken by some of its versions only."""
+    return os.path.realpath(os.path.dirname(os.path.abspath(out))) != os.path.dirname(os.path.realpath(out))
+
+
+def check_target(out: str, read: Iterable[str], *, external: bool = False) -> None:
     """FileFault unless `out` can be written: its folder exists, it is no folder or device, and it is
-    none of the files in `read` (by device and inode). Links are followed."""
+    none of the files in `read` (by device and inode). Links are followed. `external`: a data file comes with
+    it, which has to be found by the name `out`."""
     if not out:
         raise FileFault("The output file has no name: ''.", "Name the model file to write, say merged.onnx.")
     home = os.path.dirname(real(out))
@@ -132,6 +125,11 @@ def check_target(out: str, read: Iterable[str]) -> None:
     if _through_device(out):
         raise FileFault(f"{out} is a device or stream.", "Name a file to write the model to.")
     target = _there(out)
+    if external and elsewhere(out):
+        raise FileFault(
+            f"{out} is a link into another folder, and ONNX Runtime looks for a data file beside the link.",
+            f"Name the file itself, {real(out)}, or leave out --external-data.",
+        )
     if not os.access(home, os.W_OK | os.X_OK):
         raise FileFault(f"{home} may not be written to.", "Check its permissions, or name another folder.")
     for path in read if target else ():
@@ -145,6 +143,8 @@ def unwritable(out: str, error: OSError) -> FileFault:
     home = os.path.dirname(real(out))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FileFault(f"{out} can't be written: no room left in {home}.", "Free some, or write elsewhere.")
+    if isinstance(error, lock.LockHeld):
+        return FileFault(f"{out} can't be written: {error.strerror}.", "Wait for that merge, or end it.")
     if error.errno == errno.EFBIG:
         return FileFault(f"{out} can't be written: files there can't be that large.", "Write elsewhere.")
     return FileFault(f"{out} can't be written: {error.strerror}.", f"Check the disk and folder of {home}.")
@@ -190,14 +190,6 @@ def _through_device(out: str) -> bool:
     return False
 
 
-def _locations(path: str) -> frozenset[str] | None:
-    """The data files that a model names; None when it can't be told."""
-    try:
-        return wire.external_locations(path)
-    except FileFault:
-        return None
-
-
 def _locked(folder: str) -> int | None:
     """A descriptor that holds the folder's lock; -1 where the file system has no locks; None when
     another process holds it, or the folder is gone."""
@@ -205,20 +197,8 @@ def _locked(folder: str) -> int | None:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    answer = lock.granted(fd)
+    if not answer:
         os.close(fd)
-        return None if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else -1
+        return None if answer is False else -1
     return fd
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # file systems without it
-            raise
-    finally:
-        os.close(fd)

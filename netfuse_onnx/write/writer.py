@@ -23,7 +23,7 @@ from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.protobuf import varint
 from netfuse_onnx.storage.tensors import tensors
 from netfuse_onnx.types import Extent, Merged, Recipe, Source, Weight
-from netfuse_onnx.write import staging
+from netfuse_onnx.write import placing, staging
 from netfuse_onnx.write.digests import Digests
 
 Progress = Callable[[str, int, int], None]
@@ -35,7 +35,7 @@ _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes that every reader takes, with r
 _ALIGN = 64  # bytes: a cache line, and the widest vector load
 _SLACK = 1 << 20  # bytes of room for metadata and folder entries
 _GRAPH, _INITIALIZER, _RAW_DATA, _METADATA = b"\x3a", b"\x2a", b"\x4a", b"\x72"  # field tags
-_FORMAT = 1  # of the data file: goes into its name
+_FORMAT = 2  # of the data file: goes into its name
 
 
 class Staged:
@@ -44,11 +44,9 @@ class Staged:
     `model_path` can be loaded. A context manager: what was not committed is discarded.
     """
 
-    def __init__(
-        self, folder: staging.Staging, data: str | None, digests: tuple[str, ...], size: int
-    ) -> None:
-        self._staging, self._data = folder, data
-        self.out, self.digests, self.size = folder.out, digests, size
+    def __init__(self, folder: staging.Staging, data: str | None, digests: Digests, size: int) -> None:
+        self._staging, self._data, self._sources = folder, data, digests
+        self.out, self.digests, self.size = folder.out, digests.result(), size
         self.model_path = os.path.join(folder.folder, folder.name)
 
     @property
@@ -58,8 +56,10 @@ class Staged:
         return tuple(os.path.join(self._staging.home, name) for name in names)
 
     def commit(self) -> None:
-        """Puts the model in its place. FileFault when that fails; then the old model still stands."""
+        """Puts the model in its place. FileFault when that fails, or when a source has changed since it was
+        read; then the old model still stands."""
         try:
+            self._sources.confirm()
             self._staging.place(self._data)
         except OSError as error:
             raise staging.unwritable(self.out, error) from error
@@ -94,27 +94,30 @@ def stage(
     """Writes the merged model beside `out`, complete and synced, to be proven and then committed.
 
     `mode`: weights inside the model file (single), in `NAME-<8 hex>.data` beside it (external), or the
-    latter from 64 MiB on (auto). `metadata` is given the sources' digests when it is a function.
-    `progress` is told what is done, and the weight bytes done and in total, at least every 16 MiB.
-    `digests`: those of the sources, where the caller has started them earlier; stage() ends them.
+    latter from 64 MiB on (auto), unless `out` is a link into another folder. `metadata` is given the sources'
+    digests when it is a function. `progress` is told what is done, and the weight bytes done and in total, at
+    least every 16 MiB. `digests`: those of the sources, where the caller has started them earlier; stage()
+    ends them.
 
     Raises FileFault when the target can't be written or a source can't be read; nothing stays behind.
     """
     digests = digests or Digests(sources)
     folder: staging.Staging | None = None
     try:
-        check(out, sources)
+        staging.check_target(out, _files(sources), external=mode == "external")
         skeleton = _Skeleton(merged)
-        inside = mode == "single" or (mode == "auto" and skeleton.size < INLINE_BELOW)
+        inside = mode != "external" and (
+            mode == "single" or skeleton.size < INLINE_BELOW or staging.elsewhere(out)
+        )
         if inside:
             _check_single(out, skeleton.size)
         folder = staging.Staging(out)  # which also makes room: it removes what a killed run left
-        staging.check_room(out, skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
+        folder.check_room(skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
         write = _write_inline if inside or not merged.recipes else _write_external
         job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
         data = write(job)
         folder.sync()
-        return Staged(folder, data, digests.result(), skeleton.size)
+        return Staged(folder, data, digests, skeleton.size)
     except BaseException as error:
         digests.cancel()
         if folder:
@@ -126,7 +129,7 @@ def stage(
 
 def check(out: str, sources: Sequence[Source]) -> None:
     """What can be said before any work: FileFault when `out` can't be written or is a file of a source."""
-    staging.check_target(out, (path for source in sources for path in source.files))
+    staging.check_target(out, _files(sources))
 
 
 def read_merged(path: str) -> Mapping[str, Weight]:
@@ -142,11 +145,17 @@ def read_merged(path: str) -> Mapping[str, Weight]:
     return found
 
 
+def _files(sources: Sequence[Source]) -> list[str]:
+    return [path for source in sources for path in source.files]
+
+
 def _check_single(out: str, size: int) -> None:
     if size > _PROTOBUF_LIMIT:
         raise FileFault(
             f"{out} would take {size / 1e9:.1f} GB, and a single model file can have 2 GiB.",
-            "Let the weights go to a file of their own: leave out --single-file.",
+            f"Let the weights go to a file of their own: name {staging.real(out)} itself, not a link to it."
+            if staging.elsewhere(out)
+            else "Let the weights go to a file of their own: leave out --single-file.",
         )
 
 
@@ -240,6 +249,7 @@ def _write_external(job: _Job) -> str:
             weights.copy(recipe, fd, at, tell)
             places.append((at, size))
             at += size
+        _put(fd, at, placing.MARK)
     stem = job.folder.name.removesuffix(".onnx")
     name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
