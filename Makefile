@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 
+export ORT_DISABLE_TELEMETRY := 1
+
 # The trained family that the demo merges: magika, ppocr_det, funcnet_head or seizure.
 DEMO ?= magika
 DEMO_DIR := build/demo
