@@ -39,8 +39,8 @@ class Mismatch:
 
     `kind`: operator (another one), attribute, operands (their number), weight (its type or shape), size (a
     weight whose value decides a shape), connection, extra (a node without a counterpart), input or output (of
-    the graph: number, type, rank or size), opset. `value` is the weight, or the input or output of the graph,
-    by its name in the first model.
+    the graph: number, type, rank or size), opset, other. `value` is the weight, or the input or output of
+    the graph, by its name in the first model.
     """
 
     kind: str
@@ -100,6 +100,16 @@ class FileFault(NetfuseError):
 
     kind = "file"
     exit_code = 3
+
+
+class Stopped(NetfuseError):
+    """The run was interrupted or terminated: nothing was written."""
+
+    kind = "stopped"
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class InternalError(NetfuseError):

@@ -1,8 +1,8 @@
 """The tool that wrote a file. Both exporters of pytorch call themselves pytorch: their marks tell them apart.
 
-The marks were seen in torch 2.13, and follow from its code for older versions: dynamo notes on every node, and
-on the graph, where it comes from, under keys that begin with pkg.torch; TorchScript names nodes by their place
-in the module, /encoder/layer.0/MatMul. A file from which another tool took the marks shows neither.
+The marks were seen in torch 2.13, and follow from its code for older versions: dynamo notes on every node,
+and on the graph, where it comes from, under keys that begin with pkg.torch; TorchScript names nodes by their
+place in the module, /encoder/layer.0/MatMul. A file from which another tool took the marks shows neither.
 """
 
 from __future__ import annotations
