@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments, checked, refusals, sources
+from netfuse_onnx import arguments, checked, refusals, sources, wording
 from netfuse_onnx.errors import (
     FileFault,
-    NotEquivalent,
     UsageFault,
     ValuesDiffer,
 )
@@ -100,10 +99,8 @@ def merge(
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
         matching = functools.partial(_matched, partial=partial, libraries=libraries, target=target)
-        try:
+        with checked.explained(models, labels, matching, exact=not partial):
             family = matching(models, labels)
-        except NotEquivalent as error:
-            raise checked.explained(error, models, labels, matching, exact=not partial) from None
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
         dims = proof.get("dims", {})
         merged = _lowered(family, io=io, share=once, target=target, dims=dims)
@@ -124,13 +121,9 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                path = staged.model_path
-                recipes = metadata.recipes(metadata.read(path), family, path)
-                graph = prove_graph(path, merged, recipes)
-                proved = prove(path, recipes, family, options, progress, graph=graph)
-                proved = dataclasses.replace(proved, strict=strict)
-                answer = answer.proved(proved)
-                refusals.unproved(answer, proved)
+                proved = _proved(staged, out, merged, family, options, progress)
+                answer = answer.proved(dataclasses.replace(proved, strict=strict))
+                refusals.unproved(answer)
             staged.commit()
     return answer.written(staged.files)
 
@@ -285,6 +278,22 @@ def _lowered(
     """Plan and lower: the merged graph, without the bytes of its weights."""
     plan = planning.plan(family, io=io, share=share, cost=costs.cost(target, family, dims or {}))
     return lower(family, plan, io=io, share=share)
+
+
+def _proved(
+    staged: writer.Staged,
+    out: str,
+    merged: Merged,
+    family: Correspondence,
+    options: Options,
+    progress: Progress | None,
+) -> VerifyReport:
+    """The proofs of what is written and not yet in its place, which is told as `out`."""
+    path, names = staged.model_path, staged.names(out)
+    with wording.renaming(names):
+        recipes = metadata.recipes(metadata.read(path), family, path)
+        graph = prove_graph(path, merged, recipes)
+        return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)
 
 
 def _answer(

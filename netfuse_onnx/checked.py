@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
@@ -34,20 +35,20 @@ def answer(
     return _equivalent(paths, family, lower(family))
 
 
+@contextmanager
 def explained(
-    error: NotEquivalent,
-    models: Sequence[Source],
-    names: Sequence[str],
-    match: families.Match,
-    *,
-    exact: bool,
-) -> NotEquivalent:
-    """The error of a merge of these models with their families, in brief in the hint, and in its `report`."""
-    report = _families([source.path for source in models], names, models, match, error, exact)
-    if len(report.families) > 1 and len(models) > 2:
-        error.hint = f"{error.hint} There are {families.brief(report.families)}."
-    error.report = report
-    return error
+    models: Sequence[Source], names: Sequence[str], match: families.Match, *, exact: bool
+) -> Iterator[None]:
+    """A NotEquivalent that is raised inside gets the families of the models, in brief in the hint, and in its
+    `report`."""
+    try:
+        yield
+    except NotEquivalent as error:
+        report = _families([source.path for source in models], names, models, match, error, exact)
+        if len(report.families) > 1 and len(models) > 2:
+            error.hint = f"{error.hint} There are {families.brief(report.families)}."
+        error.report = report
+        raise
 
 
 def _families(
