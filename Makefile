@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 
+export ORT_DISABLE_TELEMETRY := 1
+
 # The trained family that the demo merges: magika, ppocr_det, funcnet_head or seizure.
 DEMO ?= magika
 DEMO_DIR := build/demo
@@ -62,8 +64,9 @@ bench: $(VENV)/.dev ## Measure merged models against all other ways (PROVIDER=cu
 	$(BIN)/python bench/serving.py --provider $(PROVIDER) $(BENCH)
 	$(BIN)/python bench/plot.py bench/results/$(PROVIDER)
 
-docs: $(VENV)/.run ## Write docs/operators.md from the rules
+docs: $(VENV)/.run ## Write docs/operators.md from the rules, docs/schema.json from the reports
 	$(BIN)/python docs/operators.py
+	$(BIN)/python docs/schema.py
 
 clean: ## Remove what make and the tools made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

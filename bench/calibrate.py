@@ -29,13 +29,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.chains import Case, Made, cases, chain, graph
 from netfuse_onnx.plan.targets import Kernel
+from netfuse_onnx.run.ort_compat import onnxruntime
+
+ort = onnxruntime()
 
 TARGETS = Path(__file__).parent.parent / "netfuse_onnx" / "targets"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

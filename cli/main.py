@@ -7,18 +7,15 @@ stdout.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from netfuse_onnx import __version__
-from netfuse_onnx.errors import InternalError, NetfuseError, UsageFault
+from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
 
 from .options import (
     at_least_two,
@@ -32,7 +29,8 @@ from .options import (
     some_models,
     split,
 )
-from .plain import forgive, plain
+from .plain import forgive, plain, write_json
+from .process import nobody_reads, quiet, signals
 
 ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
 
@@ -124,7 +122,12 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
 
     from . import render
 
-    report = api.check(models, names=split(names), partial=partial)
+    try:
+        report = api.check(models, names=split(names), partial=partial)
+    except FileFault as error:
+        if not as_json:
+            render.readable(error.report)
+        raise
     return render.answer(report, render.check, as_json, data=False)
 
 
@@ -241,20 +244,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. Never raises but for SystemExit on a signal."""
     forgive()
     args = list(sys.argv[1:] if arguments is None else arguments)
-    debug, as_json = "--debug" in args, "--json" in args
+    options = args[: args.index("--")] if "--" in args else args
+    debug, as_json = "--debug" in options, "--json" in options
     try:
-        with _signals(), _quiet(debug):
+        with signals(), quiet(debug):
             code = cli.main(args, prog_name="netfuse-onnx", standalone_mode=False)
             sys.stdout.flush()
             return int(code or 0)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()
         return 128 + signal.SIGPIPE
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted: nothing was written.")
-        return 130
-    except SystemExit:  # of _signals
-        _say("terminated: nothing was written.")
+        return _stopped("interrupted", 130, as_json)
+    except SystemExit as error:  # of signals()
+        _stopped("terminated", int(error.code or 0), as_json)
         raise
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -267,48 +270,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_bug(error), debug, as_json)
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack, so that temporary files are removed on the way."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _quiet(debug: bool) -> Iterator[None]:
-    """Warnings of libraries are not for users."""
-    with warnings.catch_warnings():
-        if not debug:
-            warnings.simplefilter("ignore")
-        yield
-
-
 def _fail(error: NetfuseError, debug: bool, as_json: bool) -> int:
     if debug:
         import traceback
 
         traceback.print_exception(error)
     if as_json:
-        from . import render
-
-        render.failure(error)
+        _write_failure(error)
     _say(f"error: {error.message}")
     hint = error.hint or (ISSUES if isinstance(error, InternalError) else "")
     if hint:
         _say(hint, prefix="  ")
     return error.exit_code
+
+
+def _stopped(how: str, code: int, as_json: bool) -> int:
+    said = f"{how}: nothing was written."
+    if as_json:
+        _write_failure(Stopped(f"{said[0].upper()}{said[1:]}", code))
+    _say(said)
+    return code
+
+
+def _write_failure(error: NetfuseError) -> None:
+    """The error as JSON on stdout."""
+    from netfuse_onnx.report import failure_to_json
+
+    try:
+        write_json(failure_to_json(error))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
 
 
 def _bug(error: Exception) -> NetfuseError:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from netfuse_onnx.errors import NetfuseError
+from netfuse_onnx.families import brief
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
 
-from .plain import plain
+from .plain import plain, write_json
 
 Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport, BenchReport)
 
@@ -38,17 +36,6 @@ def answer(report: Report, show: Callable[[Report, Console], None], as_json: boo
     else:
         show(report, _console(data))
     return report.exit_code
-
-
-def failure(error: NetfuseError) -> None:
-    """An error as JSON, with the report as far as it got."""
-    known = error.report.to_json() if hasattr(error.report, "to_json") else {}
-    told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-    write_json({**known, "ok": False, **told})
-
-
-def write_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
 
 
 # --------------------------------------------------------------------------- verbs
@@ -76,9 +63,7 @@ def merge(report: MergeReport, console: Console) -> None:
 
 def check(report: CheckReport, console: Console) -> None:
     if not report.equivalent:
-        _line(console, f"Not equivalent: {report.difference}")
-        if report.hint:
-            _line(console, f"  {report.hint}")
+        _families(report, console)
         return
     alike = f"{_some(report.models)} are one architecture of {report.nodes} nodes"
     if report.differences:
@@ -97,6 +82,35 @@ def check(report: CheckReport, console: Console) -> None:
     )
     _line(console, f"Inputs: {_some(report.inputs)}. Outputs: {_some(report.outputs)}.")
     _warnings(report.warnings, console)
+
+
+def readable(report: object) -> None:
+    """The families of the models that can be read, where others can't: the error names those."""
+    if not isinstance(report, CheckReport) or len(report.models) - len(report.unreadable) < 2:
+        return
+    console = _console(data=False)
+    _line(console, f"Of those that can be read: {brief(report.families)}.")
+    _differences(report, console)
+
+
+def _families(report: CheckReport, console: Console) -> None:
+    """The families, and how each differs from the largest one. Of two models, the difference comes first."""
+    if len(report.models) > 2 and len(report.families) > 1:
+        _line(console, f"Not equivalent: {brief(report.families)}.")
+        _differences(report, console)
+        return
+    _line(console, f"Not equivalent: {report.difference}")
+    if report.hint:
+        _line(console, f"  {report.hint}")
+    if any(row.producers for row in report.families):
+        _line(console, f"  {brief(report.families)}.")
+
+
+def _differences(report: CheckReport, console: Console) -> None:
+    for row in report.families:
+        if row.difference:
+            _line(console, f"  {row.difference.message}")
+            _line(console, f"    {row.difference.hint}")
 
 
 def verify(report: VerifyReport, console: Console) -> None:

@@ -14,14 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments, refusals
+from netfuse_onnx import arguments, checked, refusals, sources, wording
 from netfuse_onnx.errors import (
     FileFault,
-    NotEquivalent,
     UsageFault,
     ValuesDiffer,
 )
-from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.match.matcher import match
@@ -99,13 +97,14 @@ def merge(
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = _options(io, share, proof, libraries) if verify else None
     staging.check_target(out, paths, external=data == "external")
-    sources = steady(paths, lambda: [load(path) for path in paths])
-    with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
-        family = _matched(sources, labels, partial, libraries, target)
+    models = sources.read(paths)
+    with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
+        matching = functools.partial(_matched, partial=partial, libraries=libraries, target=target)
+        with checked.explained(models, labels, matching, exact=not partial):
+            family = matching(models, labels)
         once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
         dims = proof.get("dims", {})
-        plan = planning.plan(family, io=io, share=once, cost=costs.cost(target, family, dims))
-        merged = lower(family, plan, io=io, share=once)
+        merged = _lowered(family, io=io, share=once, target=target, dims=dims)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
             refusals.replicated(answer)
@@ -116,49 +115,27 @@ def merge(
         with writer.stage(
             merged,
             out,
-            sources,
+            models,
             mode=cast(writer.Mode, data),
             metadata=about,
             progress=progress,
             digests=digests,
         ) as staged:
             if options:
-                path = staged.model_path
-                recipes = metadata.recipes(metadata.read(path), family, path)
-                graph = prove_graph(path, merged, recipes)
-                proved = prove(path, recipes, family, options, progress, graph=graph)
-                proved = dataclasses.replace(proved, strict=strict)
-                answer = answer.proved(proved)
-                refusals.unproved(answer, proved)
+                proved = _proved(staged, out, merged, family, options, progress)
+                answer = answer.proved(dataclasses.replace(proved, strict=strict))
+                refusals.unproved(answer)
             staged.commit()
     return answer.written(staged.files)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
-    """Whether the models are one architecture. A no is a report that is not ok, and says what differs."""
+    """Whether the models are one architecture. A no is a report that is not ok: it has the families that the
+    models fall into, and what differs. A FileFault names all files that can't be read; its `report` has the
+    families of the others."""
     labels = arguments.model_names(paths, names)
-    try:
-        family = steady(paths, lambda: _family(paths, labels, partial))
-    except NotEquivalent as error:
-        return CheckReport(tuple(paths), labels, False, difference=error.message, hint=error.hint)
-    sizes = {name: [weights.nbytes(part) for part in parts] for name, parts in family.weights.items()}
-    shared = [name for name, parts in family.weights.items() if len(parts) == 1]
-    distinct = sum(map(sum, sizes.values()))
-    return CheckReport(
-        sources=tuple(paths),
-        models=labels,
-        equivalent=True,
-        nodes=family.sources[0].node_count,
-        weights=len(sizes),
-        shared_weights=len(shared),
-        bytes=distinct + sum((family.models - 1) * sizes[name][0] for name in shared),
-        distinct_bytes=distinct,
-        inputs=family.graph.inputs,
-        outputs=family.graph.outputs,
-        opsets=family.opsets,
-        differences=family.differences,
-        warnings=family.warnings,
-    )
+    match = functools.partial(_matched, partial=partial)
+    return steady(paths, lambda: checked.answer(paths, labels, match, _lowered, exact=not partial))
 
 
 def verify(
@@ -260,10 +237,6 @@ def rules() -> RulesReport:
 # --------------------------------------------------------------------------- helpers
 
 
-def _family(paths: Sequence[str], names: Sequence[str], partial: bool) -> Correspondence:
-    return _matched([load(path) for path in paths], names, partial)
-
-
 def _known(
     merged: str, paths: Sequence[str], proof: Proof
 ) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
@@ -277,15 +250,15 @@ def _known(
             f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
             f"Give the models that were merged, in their order: {', '.join(known.models)}.",
         )
-    sources = [load(path) for path in paths]
-    with Digests(sources) as digests:
-        family = _matched(sources, known.models, known.partial, libraries, known.target)
+    models = sources.read(paths)
+    with Digests(models) as digests:
+        family = _matched(models, known.models, known.partial, libraries, known.target)
         options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
 
 
 def _matched(
-    sources: Sequence[Source],
+    models: Sequence[Source],
     names: Sequence[str],
     partial: bool,
     libraries: tuple[str, ...] = (),
@@ -301,8 +274,37 @@ def _matched(
         ran = Ran.TOLD if found else Ran.FAILED
         return found
 
-    family = sound(fold(match(sources, names, partial=partial, complete=complete)))
+    family = sound(fold(match(models, names, partial=partial, complete=complete)))
     return replace(family if target == "cuda" else integers(family), ran=ran)
+
+
+def _lowered(
+    family: Correspondence,
+    *,
+    io: str = "separate",
+    share: frozenset[str] = frozenset(),
+    target: str = "generic",
+    dims: Mapping[str, int] | None = None,
+) -> Merged:
+    """Plan and lower: the merged graph, without the bytes of its weights."""
+    plan = planning.plan(family, io=io, share=share, cost=costs.cost(target, family, dims or {}))
+    return lower(family, plan, io=io, share=share)
+
+
+def _proved(
+    staged: writer.Staged,
+    out: str,
+    merged: Merged,
+    family: Correspondence,
+    options: Options,
+    progress: Progress | None,
+) -> VerifyReport:
+    """The proofs of what is written and not yet in its place, which is told as `out`."""
+    path, names = staged.model_path, staged.names(out)
+    with wording.renaming(names):
+        recipes = metadata.recipes(metadata.read(path), family, path)
+        graph = prove_graph(path, merged, recipes)
+        return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)
 
 
 def _answer(
@@ -317,6 +319,7 @@ def _answer(
         share=tuple(sorted(share)),
         target=target,
         lowered=Lowered.read(merged.report),
+        distinct_bytes=weights.stored(merged.model),
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netfuse_onnx.errors import NotProven, StrictViolated, ValuesDiffer
-from netfuse_onnx.report import NOT_PROVEN, MergeReport, VerifyReport
+from netfuse_onnx.report import NOT_PROVEN, MergeReport
 from netfuse_onnx.rules.fallback import CHEAPER
 
 
@@ -23,9 +23,10 @@ def replicated(answer: MergeReport) -> None:
     raise error
 
 
-def unproved(answer: MergeReport, proved: VerifyReport) -> None:
+def unproved(answer: MergeReport) -> None:
     """Raise ValuesDiffer where a proof failed, NotProven where it could not tell."""
-    if proved.ok:
+    proved = answer.proof
+    if proved is None or proved.ok:
         return
     if proved.exit_code == NOT_PROVEN:
         ways = "merge without --strict" if proved.values.ok else "a tolerance with --rtol or --atol"

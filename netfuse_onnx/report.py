@@ -14,11 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from netfuse_onnx.errors import NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
+from netfuse_onnx.types import Producer
 
-NOT_PROVEN = 5
+NOT_PROVEN = NotProven.exit_code
 """Exit code of a proof that could not tell."""
+
+SCHEMA_VERSION = 1
+"""Version of the JSON that all commands print. Raised when a field goes, or changes its meaning; new fields
+may come without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +40,32 @@ class Report(ABC):
     def exit_code(self) -> int:
         return 0 if self.ok else 1
 
+    @property
+    def fault(self) -> NetfuseError | None:
+        """A no as the error that it amounts to; None where the answer is yes."""
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that JSON lacks become strings."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        return _document(self, self.fault, self.exit_code)
+
+
+def failure_to_json(error: NetfuseError) -> dict[str, Any]:
+    """The same for an error, with the report as far as it got."""
+    return _document(error.report if isinstance(error.report, Report) else None, error, error.exit_code)
+
+
+def _document(report: Report | None, error: NetfuseError | None, exit_code: int) -> dict[str, Any]:
+    said: dict[str, Any] | None = None
+    if error:
+        said = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "ok": error is None,
+        "exit_code": exit_code,
+        "error": said,
+    }
+    return {**head, **{key: value for key, value in (_plain(report) or {}).items() if key not in head}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +98,17 @@ class VerifyReport(Report):
             return 0
         return NOT_PROVEN if self._right and (self.values.ok or self.values.unproven) else 1
 
+    @property
+    def fault(self) -> NetfuseError | None:
+        if self.ok:
+            return None
+        if self.exit_code == NOT_PROVEN:
+            return NotProven(
+                self.failure, "Give real inputs with --inputs, or a tolerance with --rtol or --atol."
+            )
+        hint = "If the difference is rounding, allow it with --rtol or --atol; else merge again."
+        return ValuesDiffer(self.failure, hint)
+
     def warned(self, more: Sequence[str]) -> VerifyReport:
         """The same with further warnings, in front."""
         return dataclasses.replace(self, warnings=(*more, *self.warnings))
@@ -92,6 +131,8 @@ class VerifyReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class MergeReport(Report):
+    """`size` is that of the files, `distinct_bytes` that of the weights in them, as `check` foretells it."""
+
     out: str
     sources: tuple[str, ...]
     models: tuple[str, ...]
@@ -102,6 +143,7 @@ class MergeReport(Report):
     symbols: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     size: int = 0
+    distinct_bytes: int = 0
     proof: VerifyReport | None = None
     warnings: tuple[str, ...] = ()
 
@@ -128,10 +170,55 @@ class MergeReport(Report):
 
 
 @dataclass(frozen=True, slots=True)
+class DifferenceRow:
+    """The first difference of two families: as a sentence with its remedy, and in the parts of
+    errors.Mismatch."""
+
+    kind: str
+    message: str
+    hint: str
+    files: tuple[str, str]
+    nodes: tuple[str, str]
+    operators: tuple[str, str]
+    attribute: str
+    value: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRow:
+    """Models that are one architecture. `operators` and `opset` are those of the first, `producers` are of
+    all. `difference` is the first one from the largest family; None in that family."""
+
+    models: tuple[str, ...]
+    files: tuple[str, ...]
+    operators: int
+    opset: int
+    producers: tuple[Producer, ...]
+    difference: DifferenceRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A file that can't be read, and why."""
+
+    model: str
+    file: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckReport(Report):
+    """`families`: all models that can be read, the largest family first. `bytes` are those of the weights of
+    all models, `distinct_bytes` those that merge would store, without options."""
+
     sources: tuple[str, ...]
     models: tuple[str, ...]
     equivalent: bool
+    families: tuple[FamilyRow, ...] = ()
+    unreadable: tuple[UnreadableRow, ...] = ()
     difference: str = ""
     hint: str = ""
     nodes: int = 0
@@ -148,6 +235,10 @@ class CheckReport(Report):
     @property
     def ok(self) -> bool:
         return self.equivalent
+
+    @property
+    def fault(self) -> NetfuseError | None:
+        return None if self.ok else NotEquivalent(self.difference, self.hint)
 
 
 @dataclass(frozen=True, slots=True)

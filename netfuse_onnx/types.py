@@ -164,6 +164,19 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Producer:
+    """The tool that wrote a file, as the file names it. `exporter`: dynamo or TorchScript, where the file
+    shows which of the two exporters of pytorch it was; else ''."""
+
+    name: str = ""
+    version: str = ""
+    exporter: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (f"{self.name} {self.version}".strip(), self.exporter)))
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One input model: its normal form, and what else of the file the merged model must carry."""
 
@@ -175,6 +188,7 @@ class Source:
     files: tuple[str, ...]  # every file read: the model, then external data
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
     digest_parts: tuple[str, ...] = ()
+    producer: Producer = field(default_factory=Producer)
 
 
 # --------------------------------------------------------------------------- match

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from commands import Run
 from netfuse_onnx.cli import main as cli
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when a test file imports onnxruntime, which comes later
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 from onnx import AttributeProto, GraphProto, ModelProto, inliner
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.load import normal
+from netfuse_onnx.load import normal, producer
 from netfuse_onnx.load import opset as opsets_
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.storage import wire
@@ -34,6 +34,7 @@ def load(path: str, *, opset: int | None = None) -> Source:
         metadata={entry.key: entry.value for entry in model.metadata_props},
         files=tuple(scanned.files),
         node_count=_count(model.graph),
+        producer=producer.of(scanned.model),
     )
     source = opsets_.read(source)
     return source if opset is None else opsets_.convert(source, opset)

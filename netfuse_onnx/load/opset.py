@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from onnx import AttributeProto, GraphProto, version_converter
 
-from netfuse_onnx.errors import FileFault, NotEquivalent
+from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
 from netfuse_onnx.load import normal, rebuild
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Source
@@ -62,7 +62,13 @@ def align(sources: Sequence[Source]) -> tuple[Source, ...]:
     if len(versions) == 1:
         return sources
     said = ", ".join(f"{source.path} has opset {source.opsets.get('', 0)}" for source in sources[:8])
-    raise NotEquivalent(f"The opsets differ ({said}), and they can't be brought together: {reason}.", HINT)
+    one, other = sources[0], next(s for s in sources if s.opsets.get("", 0) != sources[0].opsets.get("", 0))
+    left, right = (str(source.opsets.get("", 0)) for source in (one, other))
+    raise NotEquivalent(
+        f"The opsets differ ({said}), and they can't be brought together: {reason}.",
+        HINT,
+        Mismatch("opset", (one.path, other.path), left=left, right=right),
+    )
 
 
 def convert(source: Source, version: int) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.match.refine import Apart, Level, from_inputs, from_outputs, refine
 from netfuse_onnx.match.sameness import commutative, essential
@@ -27,10 +27,15 @@ PARTIAL = "--partial merges models that differ in no more than this."
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`what` completes 'FILES differ at PLACE: '."""
+    """`what` completes 'FILES differ at PLACE: '. The rest is as in errors.Mismatch."""
 
     what: str
     hint: str
+    kind: str
+    attribute: str = ""
+    value: str = ""
+    left: str = ""
+    right: str = ""
 
 
 def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
@@ -43,13 +48,28 @@ def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
             only_a, only_b = _uncommon(apart.a, apart.b), _uncommon(apart.b, apart.a)
     if only_a and only_b:
         i, j = _most_alike(a, b, (only_a, only_b), miss, (left, right))
-        found = difference(a, b, a.steps[i], b.steps[j], (left, right))
-        return _error(a, b, f"{places(a, i, b, j)}: {found.what}", found.hint)
+        return error(a, i, b, j, difference(a, b, a.steps[i], b.steps[j], (left, right)))
     for mine, other, only in ((a, b, only_a), (b, a, only_b)):
         if only:
-            what = f"{place(mine, only[0])} of {mine.path} has no counterpart in {other.path}"
-            return _error(a, b, what, SAME_CODE)
-    return _error(a, b, _outputs(a, b), SAME_CODE)
+            return _extra(a, b, mine, other, only[0])
+    return _outputs(a, b)
+
+
+def error(a: Flat, i: int, b: Flat, j: int, found: Difference) -> NotEquivalent:
+    """The error for step i of a, which is unlike step j of b."""
+    x, y = a.steps[i], b.steps[j]
+    mismatch = Mismatch(
+        found.kind,
+        (a.path, b.path),
+        (node_name(x), node_name(y)),
+        (x.node.key, y.node.key),
+        found.attribute,
+        found.value,
+        found.left,
+        found.right,
+    )
+    message = f"{a.path} and {b.path} differ at {places(a, i, b, j)}: {found.what}."
+    return NotEquivalent(message, found.hint, mismatch)
 
 
 def place(flat: Flat, i: int) -> str:
@@ -71,37 +91,65 @@ def step_name(step: Step) -> str:
     """`Conv 'conv1'`; the first output stands in for a missing name."""
     if step.op == BEGIN:
         return f"body '{step.attrs['of']}' of {step.attrs['op']} '{step.node.name or step.node.outputs[0]}'"
-    named = step.node.name or next((name for name in step.node.outputs if name), "")
-    return f"{step.node.key} '{named}'"
+    return f"{step.node.key} '{node_name(step)}'"
+
+
+def node_name(step: Step) -> str:
+    """The node's name; the first output stands in for a missing one."""
+    return step.node.name or next((name for name in step.node.outputs if name), "")
 
 
 def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], list[int]]) -> Difference:
     """What tells step x of a from step y of b; the operands last, as they may differ as a consequence."""
     if (x.op, x.domain) != (y.op, y.domain):
-        return Difference(f"{x.node.key} is not {y.node.key}", SAME_CODE)
+        return Difference(
+            f"{x.node.key} is not {y.node.key}", SAME_CODE, "operator", left=x.node.key, right=y.node.key
+        )
     if x.scope != y.scope:
-        return Difference("one is inside of a body that the other is not in", SAME_CODE)
-    said = attribute_difference(a, b, x, y)
-    if said:
-        return Difference(said, PARTIAL)
+        sides = {"left": "/".join(x.scope), "right": "/".join(y.scope)}
+        return Difference(
+            "one is inside of a body that the other is not in", SAME_CODE, "connection", **sides
+        )
+    if attribute_difference(a, b, x, y):
+        return of_attributes(a, b, x, y)
     if len(x.ins) != len(y.ins):
-        return Difference(f"{len(x.ins)} inputs and {len(y.ins)} inputs", SAME_CODE)
+        left, right = str(len(x.ins)), str(len(y.ins))
+        return Difference(f"{left} inputs and {right} inputs", SAME_CODE, "operands", left=left, right=right)
     if not commutative(x):
         for k, (name, other) in enumerate(zip(x.ins, y.ins, strict=True)):
             if name in a.weights and other in b.weights:
-                unlike = weight_difference(name, a.weights[name], other, b.weights[other])
-                if unlike:
-                    return Difference(f"input {k}: {unlike}", PARTIAL)
+                mine, theirs = a.weights[name], b.weights[other]
+                if weight_difference(name, mine, other, theirs):
+                    return of_weights(f"input {k}: ", name, mine, other, theirs)
     return _wiring(a, b, x, y, colours)
+
+
+def of_attributes(a: Flat, b: Flat, x: Step, y: Step) -> Difference:
+    """The attributes of two steps that are not equal. Those of a table are too long to be told."""
+    name, left, right = _attribute_sides(a, b, x, y) or ("", "", "")
+    what = attribute_difference(a, b, x, y) or "its attributes differ"
+    return Difference(what, PARTIAL, "attribute", attribute=name, left=left, right=right)
+
+
+def of_weights(head: str, name: str, mine: Weight, other: str, theirs: Weight) -> Difference:
+    """Two weights of unequal type or shape. `head` stands before what is said of them."""
+    what = head + weight_difference(name, mine, other, theirs)
+    return Difference(what, PARTIAL, "weight", value=name, left=weight_text(mine), right=weight_text(theirs))
 
 
 def attribute_difference(a: Flat, b: Flat, x: Step, y: Step) -> str:
     """`attribute 'alpha' is 0.1 and 0.2`; empty where all are equal."""
+    unlike = _attribute_sides(a, b, x, y)
+    return "attribute '{}' is {} and {}".format(*unlike) if unlike else ""
+
+
+def _attribute_sides(a: Flat, b: Flat, x: Step, y: Step) -> tuple[str, str, str] | None:
+    """The first attribute that differs, and its value on both sides; None where all are equal."""
     ours, theirs = essential(x, a), essential(y, b)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            return f"attribute '{name}' is {_said(x, name)} and {_said(y, name)}"
-    return ""
+            return name, _said(x, name), _said(y, name)
+    return None
 
 
 def weight_difference(name: str, mine: Weight, other: str, theirs: Weight) -> str:
@@ -132,23 +180,40 @@ def _wiring(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], list[i
     for name, other in pairs:
         if kinds_a[name] != kinds_b[other]:
             if name in a.weights and other in b.weights:
-                return Difference(weight_difference(name, a.weights[name], other, b.weights[other]), PARTIAL)
+                return of_weights("", name, a.weights[name], other, b.weights[other])
             k = x.ins.index(name)
-            said = f"input {k} is {_origin(a, name)} in {a.path} and {_origin(b, other)} in {b.path}"
-            return Difference(said, SAME_CODE)
-    readers_a, readers_b = _readers(a, x), _readers(b, y)
-    if readers_a != readers_b:
-        said = f"its result goes to {readers_a} in {a.path} and to {readers_b} in {b.path}"
-        return Difference(said, SAME_CODE)
-    return Difference("they are connected differently", SAME_CODE)
+            left, right = _origin(a, name), _origin(b, other)
+            said = f"input {k} is {left} in {a.path} and {right} in {b.path}"
+            return Difference(said, SAME_CODE, "connection", left=left, right=right)
+    left, right = _readers(a, x), _readers(b, y)
+    if left != right:
+        said = f"its result goes to {left} in {a.path} and to {right} in {b.path}"
+        return Difference(said, SAME_CODE, "connection", left=left, right=right)
+    return Difference("they are connected differently", SAME_CODE, "connection")
 
 
-def _outputs(a: Flat, b: Flat) -> str:
+def _extra(a: Flat, b: Flat, mine: Flat, other: Flat, at: int) -> NotEquivalent:
+    """The error for a step of one of the two that stands for nothing in the other."""
+    step = mine.steps[at]
+    nodes, operators = (node_name(step), ""), (step.node.key, "")
+    if mine is not a:
+        nodes, operators = nodes[::-1], operators[::-1]
+    mismatch = Mismatch("extra", (a.path, b.path), nodes, operators, left=operators[0], right=operators[1])
+    what = f"{place(mine, at)} of {mine.path} has no counterpart in {other.path}"
+    return NotEquivalent(f"{a.path} and {b.path} differ at {what}.", SAME_CODE, mismatch)
+
+
+def _outputs(a: Flat, b: Flat) -> NotEquivalent:
+    """The error for graphs whose outputs, or branches, are connected differently."""
+    files = (a.path, b.path)
     for mine, theirs in zip(a.outputs, b.outputs, strict=True):
         ours, other = _origin(a, mine), _origin(b, theirs)
         if ours != other:
-            return f"graph output '{mine}': it is {ours} in {a.path} and {other} in {b.path}"
-    return "the way their branches are connected"
+            what = f"graph output '{mine}': it is {ours} in {a.path} and {other} in {b.path}"
+            mismatch = Mismatch("output", files, value=mine, left=ours, right=other)
+            return NotEquivalent(f"{a.path} and {b.path} differ at {what}.", SAME_CODE, mismatch)
+    what = "the way their branches are connected"
+    return NotEquivalent(f"{a.path} and {b.path} differ at {what}.", SAME_CODE, Mismatch("connection", files))
 
 
 def _origin(flat: Flat, name: str) -> str:
@@ -263,7 +328,3 @@ def _first(flat: Flat, only: list[int]) -> list[int]:
     """Those of `only` that read nothing that comes from another of them."""
     made = {name for i in only for name in flat.steps[i].outs if name}
     return [i for i in only if made.isdisjoint(flat.steps[i].ins)]
-
-
-def _error(a: Flat, b: Flat, what: str, hint: str) -> NotEquivalent:
-    return NotEquivalent(f"{a.path} and {b.path} differ at {what}.", hint)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.match import differ
+from netfuse_onnx.match.differ import Difference
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.ops import steering
@@ -59,7 +60,7 @@ class Fixed:
     def difference(self, step: int, other: Flat, pairing: Pairing) -> str:
         """Which weight that is, in words; empty where there is none."""
         j = self._unlike(step, other, pairing)
-        return "" if j is None else self._words(j, other, pairing)
+        return "" if j is None else self._unequal(j, other, pairing).what
 
     def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
         for j in self._of_step.get(step, ()):
@@ -73,22 +74,20 @@ class Fixed:
         """The first fault in words."""
         j = self.first_fault(other, pairing.uses) or 0
         i, _ = self.flat.uses[j]
-        where = differ.places(self.flat, i, other, pairing.steps[i])
-        what = self._words(j, other, pairing)
-        return NotEquivalent(f"{self.flat.path} and {other.path} differ at {where}: {what}.", differ.PARTIAL)
+        return differ.error(self.flat, i, other, pairing.steps[i], self._unequal(j, other, pairing))
 
-    def _words(self, j: int, other: Flat, pairing: Pairing) -> str:
-        """What is unlike in a use of a weight."""
+    def _unequal(self, j: int, other: Flat, pairing: Pairing) -> Difference:
+        """The difference in a use of a weight."""
         i, k = self.flat.uses[j]
         name, twin = self.flat.steps[i].ins[k], pairing.uses[j]
         mine, theirs = self.flat.weights[name], other.weights[twin]
-        what = differ.weight_difference(name, mine, twin, theirs)
-        if not what:
-            what = (
-                f"weight '{name}' decides a shape, so it must be equal, "
-                f"and it is {_values(mine)} and {_values(theirs)}"
-            )
-        return f"input {k}: {what}"
+        if differ.weight_difference(name, mine, twin, theirs):
+            return differ.of_weights(f"input {k}: ", name, mine, twin, theirs)
+        left, right = _values(mine), _values(theirs)
+        what = (
+            f"input {k}: weight '{name}' decides a shape, so it must be equal, and it is {left} and {right}"
+        )
+        return Difference(what, differ.PARTIAL, "size", value=name, left=left, right=right)
 
 
 def _values(weight: Weight) -> str:

@@ -83,12 +83,9 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
         name = ours.steps[i].ins[k]
         mine, theirs = ours.weights[name], flat.weights[twin]
         if mine.dtype != theirs.dtype:
-            what = differ.weight_difference(name, mine, twin, theirs)
-            raise NotEquivalent(
-                f"{ours.path} and {flat.path} differ at "
-                f"{differ.places(ours, i, flat, pairing.steps[i])}: input {k}: {what}.",
-                "Export all models with one precision.",
-            )
+            unlike = differ.of_weights(f"input {k}: ", name, mine, twin, theirs)
+            unlike = replace(unlike, hint="Export all models with one precision.")
+            raise differ.error(ours, i, flat, pairing.steps[i], unlike)
 
 
 def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
@@ -97,15 +94,15 @@ def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[s
     for i, step in enumerate(ours.steps):
         twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
         unlike = [
-            flat
-            for (_, flat, _), twin in zip(others, twins, strict=True)
+            (flat, pairing.steps[i])
+            for (_, flat, pairing), twin in zip(others, twins, strict=True)
             if not identical_attributes(step, twin, ours, flat)
         ]
         if unlike and step.scope:
-            raise NotEquivalent(
-                f"{ours.path} and {unlike[0].path} differ in an attribute of {differ.place(ours, i)}.",
-                "--partial can't tell the models apart inside of a body.",
-            )
+            flat, j = unlike[0]
+            difference = differ.of_attributes(ours, flat, step, flat.steps[j])
+            hint = "--partial can't tell the models apart inside of a body."
+            raise differ.error(ours, i, flat, j, replace(difference, hint=hint))
         if unlike:
             found[step.main] = (step.node.attrs, *(twin.node.attrs for twin in twins))
     return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnx import TensorProto, TypeProto
 
-from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.types import Dim, Source, ValueType
 
@@ -62,7 +62,9 @@ def _counts(
     extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
     said = f": {', '.join(extra[:4])}" if extra else ""
     return NotEquivalent(
-        f"{first.path} has {_plural(len(ours), what)} and {other.path} has {len(theirs)}{said}.", HINT
+        f"{first.path} has {_plural(len(ours), what)} and {other.path} has {len(theirs)}{said}.",
+        HINT,
+        Mismatch(what, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
     )
 
 
@@ -75,17 +77,20 @@ def _narrowed(
 ) -> ValueType:
     """The type that both accept."""
     if kind_text(mine) != kind_text(its):
-        raise _unlike(first, other, name, twin, f"is {kind_text(mine)} and {kind_text(its)}")
+        sides = kind_text(mine), kind_text(its)
+        raise _unlike(first, other, name, twin, "is {} and {}", sides)
     if mine.proto is not None or its.dims is None:
         return mine
     if mine.dims is None:
         return replace(mine, dims=tuple(d if isinstance(d, int) else None for d in its.dims))
     if len(mine.dims) != len(its.dims):
-        raise _unlike(first, other, name, twin, f"has rank {len(mine.dims)} and rank {len(its.dims)}")
+        sides = str(len(mine.dims)), str(len(its.dims))
+        raise _unlike(first, other, name, twin, "has rank {} and rank {}", sides)
     dims: list[Dim] = []
     for axis, (a, b) in enumerate(zip(mine.dims, its.dims, strict=True)):
         if isinstance(a, int) and isinstance(b, int) and a != b:
-            raise _unlike(first, other, name, twin, f"has size {a} and size {b} on axis {axis}")
+            said = f"has size {{}} and size {{}} on axis {axis}"
+            raise _unlike(first, other, name, twin, said, (str(a), str(b)))
         dims.append(b if isinstance(b, int) else a)
     return replace(mine, dims=tuple(dims))
 
@@ -112,8 +117,14 @@ def _proto_text(proto: TypeProto) -> str:
             return str(other)
 
 
-def _unlike(first: Source, other: Source, name: str, twin: str, said: str) -> NotEquivalent:
+def _unlike(
+    first: Source, other: Source, name: str, twin: str, said: str, sides: tuple[str, str]
+) -> NotEquivalent:
+    """The error for an input that is not of one type. `said` has a place for each of the sides."""
     also = "" if name == twin else f" ('{twin}' in the second)"
+    files = first.path, other.path
     return NotEquivalent(
-        f"{first.path} and {other.path} differ in graph input '{name}'{also}: it {said}.", HINT
+        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {said.format(*sides)}.",
+        HINT,
+        Mismatch("input", files, value=name, left=sides[0], right=sides[1]),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
+from netfuse_onnx.wording import renamed
 
 BUSY = 0.5
 """Load per core, before anything was measured, from which the times can't be trusted."""
@@ -57,7 +59,7 @@ def contest(
         ways = list(fastest(ways))
         profiled, said = _profile(work, ways) if with_profile else ((), [])
     rows = tuple(way.row for way in ways)
-    return BenchReport(
+    report = BenchReport(
         models=work.names,
         case=work.case,
         provider=work.runtime.provider,
@@ -72,6 +74,7 @@ def contest(
         seconds=time.monotonic() - start,
         warnings=(*said, *_warnings(work, load, rows)),
     )
+    return renamed(report, {held + os.sep: ""})
 
 
 # --------------------------------------------------------------------------- measuring

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from netfuse_onnx.errors import NetfuseError, ValuesDiffer
 from netfuse_onnx.measure.rounds import Quartiles
 from netfuse_onnx.report import Report
 
@@ -90,6 +91,14 @@ class BenchReport(Report):
     def ok(self) -> bool:
         """Whether every merged model ran, and all that ran gave the same."""
         return all(row.ran for row in self.rows if row.merged) and not any(row.broke for row in self.rows)
+
+    @property
+    def fault(self) -> NetfuseError | None:
+        """The first way whose outputs differ, or the merged model that does not run."""
+        if self.ok:
+            return None
+        wrong = next(row for row in self.rows if row.broke or (row.merged and not row.ran))
+        return ValuesDiffer(f"{wrong.label}: {wrong.problem or 'it does not run'}.", "Prove it with verify.")
 
     def warned(self, more: Sequence[str]) -> BenchReport:
         return dataclasses.replace(self, warnings=(*more, *self.warnings))

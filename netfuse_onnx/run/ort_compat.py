@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,11 @@ TILE_STAYS = "1.32"
 """Tile of stored float16 is not computed when a model is loaded, and Tile and Expand have no kernel for
 bfloat16 (seen in 1.32, CPU). Concat is computed at load for all types that it takes (ORT_ENABLE_BASIC)."""
 
+TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
+"""From 1.29 on, the official builds for Linux and macOS write an identifier of the machine below the home
+folder and send names of models, hashes of graphs and errors to a server. They read this variable once, when
+the library is loaded (seen in 1.32): set to 1, nothing is made and nothing is sent. Children inherit it."""
+
 MISSING = (
     "ONNX Runtime is not installed, and the proof of the values needs it.",
     "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "
@@ -68,17 +74,20 @@ MISSING = (
 
 @functools.cache
 def onnxruntime() -> Any:
-    """The onnxruntime module with its own log silenced.
+    """The onnxruntime module with its own log silenced and its telemetry off.
 
     Raises UsageFault, naming the extras, when it is not installed. Seen in 1.31: it reports on stderr
-    what it raises as an exception anyway.
+    what it raises as an exception anyway. On Windows, and where the caller had imported onnxruntime before,
+    telemetry is only switched off from here on.
     """
+    os.environ[TELEMETRY_OFF] = "1"
     try:
         import onnxruntime as ort
     except ImportError as error:
         if error.name not in (None, "onnxruntime"):
             raise UsageFault(f"ONNX Runtime does not load: {error}.", MISSING[1]) from error
         raise UsageFault(*MISSING) from error
+    ort.disable_telemetry_events()
     ort.set_default_logger_severity(4)
     return ort
 

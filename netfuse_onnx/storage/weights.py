@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.storage import external
@@ -31,6 +31,7 @@ __all__ = [
     "proto",
     "recipe_nbytes",
     "same",
+    "stored",
     "stream",
     "weight_of",
 ]
@@ -109,6 +110,16 @@ def same(a: Weight, b: Weight) -> bool:
                 return False
             at, size = at + size, _BLOCK
     return True
+
+
+def stored(model: ModelProto) -> int:
+    """Bytes of all initializers of a model, whether it holds them or not; of strings, of their characters."""
+    return sum(
+        sum(map(len, tensor.string_data))
+        if tensor.data_type == TensorProto.STRING
+        else raw_nbytes(tensor.data_type, tuple(tensor.dims))
+        for tensor in model.graph.initializer
+    )
 
 
 def recipe_nbytes(recipe: Recipe) -> int:

@@ -55,6 +55,16 @@ class Staged:
         names = (self._staging.name, self._data) if self._data else (self._staging.name,)
         return tuple(os.path.join(self._staging.home, name) for name in names)
 
+    def names(self, shown: str) -> Mapping[str, str]:
+        """Paths that last until the commit -> what to call them: the model `shown`, and what is beside it by
+        its final path."""
+        folder = os.path.dirname(self.model_path)
+        return {
+            self.model_path: shown,
+            folder + os.sep: self._staging.home + os.sep,
+            folder: self._staging.home,
+        }
+
     def commit(self) -> None:
         """Puts the model in its place. FileFault when that fails, or when a source has changed since it was
         read; then the old model still stands."""
