@@ -19,7 +19,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
-from netfuse_onnx.rules.params import Param, rows_of, stored
+from netfuse_onnx.rules.params import Param, for_each, rows_of, stored
 from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
@@ -84,10 +84,12 @@ def rows(each: Param, b: Side, right: Tensor, wide: int, emit: Emitter) -> Tenso
     columns = b.dims[-1]
     if isinstance(columns, int) and columns and all(inner):
         if each.value is not None:
-            whole = each.value.reshape(rows_of(each, emit), *[1] * len(inner), -1)
-            if b.layout == SHARED:
-                whole = whole[0]
-            return stored(np.broadcast_to(whole, (*inner, 1, columns)), emit)
+            own = b.layout != SHARED  # inner[0] is the models
+            row = each.value.reshape(
+                *([rows_of(each, emit)] if own else []), *[1] * (len(inner) - own), 1, -1
+            )
+            whole = np.broadcast_to(row, (*inner, 1, columns))
+            return for_each(whole[:1], emit) if own and not each.mapped else stored(whole, emit)
         target: Tensor = emit.const([*inner, 1, columns])
     else:
         at = len(inner)

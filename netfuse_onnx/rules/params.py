@@ -72,10 +72,8 @@ class Param:
     def spread(self, count: int, emit: Emitter) -> Tensor:
         """[N*count]: one number for each channel of all models."""
         if self.value is not None:
-            rows = self.value.reshape(rows_of(self, emit), -1)
-            if not self.mapped and is_repeated(self.dtype, emit.models * count * rows.itemsize):
-                return emit("Concat", *(stored(np.broadcast_to(rows[0], count), emit),) * emit.models, axis=0)
-            return stored(np.broadcast_to(rows, (emit.models, count)).reshape(-1), emit)
+            rows = np.broadcast_to(self.value.reshape(rows_of(self, emit), -1), (emit.models, count))
+            return stored(rows.reshape(-1), emit) if self.mapped else for_each(rows[0], emit)
         if self.mapped and not self.wide and count == 1:
             return emit.reshape(self.tensor, [emit.models])
         whole = emit("Expand", self.matrix(emit), emit.const([emit.models, count]))
@@ -131,6 +129,14 @@ def _known(x: Tensor, emit: Emitter) -> Values | None:
 def stored(value: Values, emit: Emitter) -> Tensor:
     """A small constant."""
     return emit.tensor_const(onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape)))
+
+
+def for_each(value: Values, emit: Emitter) -> Tensor:
+    """[N*d, ..]: `value` [d, ..] once for each model."""
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    if is_repeated(dtype, emit.models * value.nbytes):
+        return emit("Concat", *(stored(value, emit),) * emit.models, axis=0)
+    return stored(np.concatenate([value] * emit.models), emit)
 
 
 def one(site: Site, *which: int) -> bool:

@@ -17,6 +17,7 @@ from oracle import Every
 
 from fuzzing.build import Array
 from fuzzing.case import Case
+from netfuse_onnx.emit import repeat
 from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.errors import NotEquivalent, NotStackable
 from netfuse_onnx.lower.interpreter import lower
@@ -88,7 +89,8 @@ def _examine(case: Case, folder: Path, plans: int) -> dict[str, int]:
     sound = not _misread(case.model.graph) and oracle.passes_checker(str(paths[0]))
     done = {"merges": 0, "sizes": len(runs) - 1, "batched": 0, "replicated": 0, "unsteady": 0}
     for k, (io, plan) in enumerate(_plans(corr, case, share, plans)):
-        merged = _lowered(corr, plan, io, share, sound=sound)
+        with mock.patch.object(repeat, "SMALL", (0, repeat.SMALL)[(case.seed + k) % 2]):
+            merged = _lowered(corr, plan, io, share, sound=sound)
         for became, count in ((Became.REPLICATED, "replicated"), (Became.BATCHED, "batched")):
             done[count] += sum(low.became is became for low in plan.lowerings) * (k == 0)
         for level in oracle.LEVELS if k < 2 else oracle.LEVELS[1:]:
@@ -107,11 +109,21 @@ def _misread(graph: onnx.GraphProto) -> bool:
 def _runs(paths: Sequence[Path], case: Case) -> Iterator[Run]:
     yield Run(case.values, _singles(paths, case.values, case.role))
     for values, uneven in ((case.other, False), (_unevenly(case), True), (case.torn, True)):
-        if values:
+        if values and not _reads_anything(case.model.graph, values):
             with contextlib.suppress(Discard):  # the graph holds for its own sizes only
                 singles = _singles(paths, values, case.role, plain=True)
                 if _as_declared(case, singles):
                     yield Run(values, singles, uneven or not _as_onnx_says(case, values, singles))
+
+
+def _reads_anything(graph: onnx.GraphProto, values: Values) -> bool:
+    """Whether a convolution on bytes gets a filter without elements: ONNX Runtime (1.32) then gives what its
+    memory holds by chance."""
+    return any(
+        (node.op_type == "QLinearConv" and any(0 in array.shape for array in values.get(node.input[3], ())))
+        or any(_reads_anything(body, values) for body in inside(node))
+        for node in graph.node
+    )
 
 
 def _as_onnx_says(case: Case, values: Values, singles: Singles) -> bool:
@@ -274,11 +286,25 @@ def _disagreements(
         for m, (model, single) in enumerate(zip(names, run.singles, strict=True)):
             for name, want in single.items():
                 have = got[name][m] if io == "stacked" else got[f"{model}/{name}"]
+                if _without_iterations(case.model.graph, have, want):
+                    continue
                 difference = _difference(have, want, f"{what}: {name} of model {m}")
                 if difference and not _unsteady(case, paths, run.values, m, name, have):
                     raise Failure("values", difference, plan, name)
                 count += bool(difference)
     return count
+
+
+def _without_iterations(graph: onnx.GraphProto, have: Array, want: Array) -> bool:
+    """Whether this is what no iteration of a Loop collected. ONNX Runtime makes up its shape: what it infers for
+    the body's output, and 0 for the rest, so that a merged graph of which more is known has other sizes."""
+    empty = have.size == want.size == 0 and have.ndim == want.ndim and have.dtype == want.dtype
+    alike = empty and all(a == b or 0 in (a, b) for a, b in zip(have.shape, want.shape, strict=True))
+    return alike and have.shape != want.shape and _loops(graph)
+
+
+def _loops(graph: onnx.GraphProto) -> bool:
+    return any(node.op_type == "Loop" or any(map(_loops, inside(node))) for node in graph.node)
 
 
 def _difference(have: Array, want: Array, what: str) -> str:
