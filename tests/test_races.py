@@ -140,6 +140,32 @@ def test_a_lock_on_the_folder_or_the_target_by_others_is_none_of_ours(tmp_path: 
         os.close(fd)
 
 
+def test_a_lock_file_that_its_holder_has_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has opened it before gets the lock of a file that nobody finds any more, and must try again."""
+    path, opened = str(tmp_path / "lock"), lock._opened
+
+    def late(path: str) -> int:
+        fd = opened(path)
+        monkeypatch.setattr(lock, "_opened", opened)
+        with lock.exclusive(path):
+            pass
+        return fd
+
+    monkeypatch.setattr(lock, "_opened", late)
+    with lock.exclusive(path):
+        assert os.path.exists(path)
+
+
+def test_targets_that_may_share_data_files_share_the_lock(tmp_path: Path) -> None:
+    """Names of one stem; and names that some file systems take for one."""
+    locks = set()
+    for name in ("m.onnx", "m", "M.onnx"):
+        one = staging.Staging(str(tmp_path / name))
+        locks.add(one._place.lock)
+        one.remove()
+    assert len(locks) == 1
+
+
 def test_a_process_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     with lock.exclusive(path):
@@ -319,6 +345,7 @@ def test_a_file_that_never_rests_is_said_so(tmp_path: Path, monkeypatch: pytest.
         os.utime(out, ns=(time.time_ns(), time.time_ns()))
 
     looks = _meanwhile(monkeypatch, api.metadata, "read", *[touched] * 20)
+    monkeypatch.setattr(api, "load", lambda path: 1 / 0)  # what fails is due to the change
     for read in (netfuse_onnx.inspect, lambda path: netfuse_onnx.verify(path, paths, provider="cpu")):
         looks.clear()
         with pytest.raises(
@@ -326,7 +353,6 @@ def test_a_file_that_never_rests_is_said_so(tmp_path: Path, monkeypatch: pytest.
         ) as caught:
             read(out)
         assert caught.value.hint and len(looks) == steady.ATTEMPTS
-    monkeypatch.setattr(api, "contest", lambda *given, **named: None)  # what fails in it is due to the change
     with pytest.raises(FileFault, match=r"m\.onnx was replaced or changed while it was read\."):
         netfuse_onnx.bench(out, paths, rounds=1, seconds=1, provider="cpu")
 
