@@ -19,24 +19,23 @@ from racing.orders import duels
 from racing.trials import Tally
 
 
-def orders(every: int, seed: int) -> Tally:
-    """Two commits, in all orders of their system calls with up to two changes of turn, with and without a kill; of
-    these one in `every`, beginning with number `seed`."""
-    tally, number = Tally(), seed
+def orders(every: int) -> Tally:
+    """Two commits in all orders of their system calls with up to two changes of turn, with and without a kill of the
+    first; `every`: of the moments at which the second comes in, one in so many."""
+    tally = Tally()
     with tempfile.TemporaryDirectory(prefix="orders-") as folder:
         for name, duel in duels(Path(folder)).items():
-            steps = duel.length()
-            for before in range(steps + 1):
-                for between in range(2 * steps):
-                    for killed in (False, True):
-                        number += 1
-                        if number % every:
-                            continue
+            for before in range(0, duel.length() + 1, every):
+                for killed in (False, True):
+                    free, between = True, 0
+                    while free:
                         tally.counts[f"orders of two commits, {name}"] += 1
                         try:
-                            duel.run(before, between, killed=killed)
+                            free = duel.run(before, between, killed=killed)
                         except AssertionError as error:
                             tally.faults.append(f"{name}, {before}, {between}, killed {killed}: {error}")
+                            break
+                        between += 1
     return tally
 
 
@@ -49,7 +48,7 @@ def main() -> int:
         lambda: trials.pairs(given.pairs, given.seed),
         lambda: trials.readers(given.merges, given.seed),
         lambda: trials.kills(given.kills, given.seed),
-        lambda: orders(given.every, given.seed),
+        lambda: orders(given.every),
     )
     faults: list[str] = []
     for part in parts:

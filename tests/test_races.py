@@ -24,7 +24,7 @@ from racing.steps import Stepped
 import netfuse_onnx
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import steady, wire
-from netfuse_onnx.write import lock, placing, staging, writer
+from netfuse_onnx.write import digests, lock, placing, staging, writer
 
 models = partial(family, text=WIDE, weights=WIDE_WEIGHTS)
 KINDS = ("other content", "the same content", "earlier content", "two targets of one stem", "no data file")
@@ -166,8 +166,12 @@ def test_targets_that_may_share_data_files_share_the_lock(tmp_path: Path) -> Non
     assert len(locks) == 1
 
 
-def test_a_process_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
-    path = str(tmp_path / "lock")
+def test_a_process_forked_under_the_lock_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where the lock file can't be removed: it is another user's, in a folder such as /tmp."""
+    path, refuse = str(tmp_path / "lock"), lambda path: os.rmdir(path)
+    monkeypatch.setattr(os, "unlink", refuse)
     with lock.exclusive(path):
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,))
         child.start()
@@ -378,26 +382,30 @@ def test_a_fault_of_an_old_version_is_not_told(tmp_path: Path, monkeypatch: pyte
     assert netfuse_onnx.inspect(str(out)).models == ("a", "b")
 
 
+@pytest.mark.parametrize("when", ["before its digest", "after its digest"])
 @pytest.mark.parametrize("same", [True, False], ids=["rewritten", "changed"])
 def test_a_source_that_changes_during_the_merge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool, when: str
 ) -> None:
-    """A merge without proofs would mix two versions. One that was only written again is taken."""
+    """A merge without proofs would mix two versions. One that was only written again is taken, if it can be known."""
     from netfuse_onnx import api
 
     paths, out = models(tmp_path), tmp_path / "m.onnx"
     proto = onnx.load(paths[1]) if same else _changed(paths[1], 1)
 
     def replaced() -> None:
-        os.unlink(paths[1])
-        save(Path(paths[1]), proto)
+        os.replace(save(tmp_path / "new", proto), paths[1])
 
-    _meanwhile(monkeypatch, api.planning, "plan", replaced)
-    if same:
-        netfuse_onnx.merge(paths, str(out), verify=False)
+    if when == "before its digest":
+        _meanwhile(monkeypatch, digests, "_hash", replaced)
+    else:
+        hashed = digests.Digests.result
+        monkeypatch.setattr(digests.Digests, "result", lambda self: (hashed(self), replaced())[0])
+    if same and when == "after its digest":
+        api.merge(paths, str(out), verify=False)
         return
     with pytest.raises(FileFault, match=r"b\.onnx was replaced or changed while it was merged"):
-        netfuse_onnx.merge(paths, str(out), verify=False)
+        api.merge(paths, str(out), verify=False)
     assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx"]
 
 

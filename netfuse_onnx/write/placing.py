@@ -23,7 +23,6 @@ import stat
 import time
 from collections.abc import Iterable, Set
 
-from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import wire
 from netfuse_onnx.write import lock
 
@@ -72,8 +71,9 @@ class Place:
     def _wait(self) -> None:
         """Until the current model has stood for READERS_TIME: orphans may be those of the model before it."""
         with contextlib.suppress(OSError):
-            since = time.time() - os.stat(self._at(self.name)).st_ctime
-            time.sleep(min(READERS_TIME, max(0.0, READERS_TIME - since)))
+            left = os.stat(self._at(self.name)).st_ctime + READERS_TIME - time.time()
+            if left > 0:
+                time.sleep(min(left, READERS_TIME))
 
     def _move(self, folder: str, data: str | None, alone: bool) -> None:
         if data is None:
@@ -107,7 +107,7 @@ class Place:
         left = set(orphans)
         with contextlib.suppress(OSError):
             for entry in os.listdir(self.home) if left else ():
-                if ".onnx" in entry:
+                if (".onnx" in entry or entry == self.name) and os.path.isfile(self._at(entry)):
                     used = _locations(self._at(entry))
                     surely = entry.endswith(".onnx") or entry == self.name
                     left = left - used if used is not None else set() if surely else left
@@ -146,7 +146,7 @@ def _locations(path: str) -> frozenset[str] | None:
     """The data files that a model names; None when it can't be told."""
     try:
         return wire.external_locations(path)
-    except FileFault:
+    except Exception:  # the files of others beside ours may be anything
         return None
 
 

@@ -101,15 +101,18 @@ class Duel:
         other.kill()
         return 10_000 - one.steps(10_000)
 
-    def run(self, before: int, between: int, *, killed: bool = False) -> None:
+    def run(self, before: int, between: int, *, killed: bool = False) -> bool:
         """The first process does `before` steps, the second `between`; then the first goes on to its end, or is
-        killed, and the second ends. AssertionError when the target is broken at any moment, or something stays."""
+        killed, and the second ends. AssertionError when the target is broken at any moment, or something stays.
+
+        False when more steps between make no difference: the second one waits for the first, or has ended."""
         targets, one, other = self.begin()
         try:
             for process, count in ((one, before), (other, between)):
                 for _ in range(count):
                     process.steps(1)
                     look(targets)
+            free = other.at not in ("", "sleep")
             if killed:
                 one.kill()
             while one.at or other.at:
@@ -121,6 +124,7 @@ class Duel:
                 look(targets)
             left = set(os.listdir(self.folder))
             assert left == set().union(*(target.rest for target in targets)), f"{left} is left"
+            return free
         finally:
             one.kill()
             other.kill()
