@@ -15,7 +15,7 @@ DEMO_DIR := build/demo
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo test test-all mutants lint docs bench clean
+.PHONY: help setup demo test test-all mutants races lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -54,6 +54,10 @@ test-all: lint ## The same with the slow tests: full-size models
 # Small mistakes are put into a copy of the code, one at a time; the tests must see each (tests/mutants).
 mutants: $(VENV)/.dev ## Do the tests see small mistakes? Before a release; up to 20 minutes
 	$(BIN)/python -m tests.mutants.run
+
+# Merges to one target at the same time, killed at any moment, with readers (docs/reliability.md).
+races: $(VENV)/.dev ## Does a target ever break? Before a release; some minutes
+	$(BIN)/python tests/races.py
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -86,6 +86,17 @@ def test_the_data_file_is_named_by_its_transforms_too(tmp_path: Path) -> None:
     assert named(tmp_path, plain, paths) != named(tmp_path, with_recipe(plain, transform="T"), paths)
 
 
+def test_what_is_only_named_like_a_model_uses_no_data(tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "gone.onnx").symlink_to("nowhere")
+    (tmp_path / "torch.onnx.data").write_bytes(bytes(1000))
+    (tmp_path / "merge.onnx.log").write_text("merged\n")
+    for _ in range(4):
+        put(files(tmp_path), out, "external")
+    assert len(list(tmp_path.glob("m-*.data"))) == 2
+
+
 @pytest.mark.parametrize("readable", [True, False])
 def test_a_model_that_cannot_be_read_may_use_the_data(tmp_path: Path, readable: bool) -> None:
     out, other = tmp_path / "m.onnx", tmp_path / "other.onnx"

@@ -17,6 +17,7 @@ from merged_files import EMPTY, family, merged, put, source
 from model_files import model_of, saved
 from onnx import TensorProto, helper, numpy_helper
 
+import netfuse_onnx
 from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Merged, Recipe, Source
@@ -345,6 +346,8 @@ def test_external_data_behind_a_link_from_another_folder_is_refused(
         put(paths, link)
     assert str(file) in caught.value.hint
     assert before == (listing(tmp_path), listing(file.parent))
+    with pytest.raises(FileFault, match="link into another folder"):  # before anything is read
+        netfuse_onnx.merge(["no/such", "model"], str(link), data="external", verify=False)
     put(paths, file, "external")  # what it would have written:
     with pytest.raises(ort.capi.onnxruntime_pybind11_state.Fail):
         ort.InferenceSession(str(link), providers=["CPUExecutionProvider"])

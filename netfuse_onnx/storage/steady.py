@@ -2,7 +2,7 @@
 
 A merged file is replaced by a rename, and so should others be; a proof opens it several times. So the work is
 done, and done again when one of the files was replaced or changed on the way. Nothing is locked or copied:
-that would need leave to write beside the files.
+that would take the right to write beside the files.
 """
 
 from __future__ import annotations

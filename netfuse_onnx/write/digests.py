@@ -28,7 +28,9 @@ class Digests:
         self._sources = sources
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
-        self._stamps = {file: steady.stamp(file) for source in sources for file in source.files}
+        paths = (os.path.abspath(file) for source in sources for file in source.files)
+        self._stamps = {path: steady.stamp(path) for path in paths}
+        self._replaced: set[str] = set()  # before they were hashed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
         self._thread.start()
@@ -56,8 +58,9 @@ class Digests:
     def confirm(self) -> None:
         """FileFault when a file of a source is no longer what it was at construction. Waits. Where only its
         stamp differs, which some network file systems do by themselves, it is hashed again."""
+        files = self.files()
         for path, known in self._stamps.items():
-            if steady.stamp(path) != known and of_files([path]) != self.files()[os.path.abspath(path)]:
+            if path in self._replaced or (steady.stamp(path) != known and of_files([path]) != files[path]):
                 raise FileFault(f"{path} was replaced or changed while it was merged.", "Merge again.")
 
     def cancel(self) -> None:
@@ -68,12 +71,14 @@ class Digests:
     def _run(self) -> None:
         try:
             known: dict[tuple[int, int], str] = {}  # one source given twice is read once
-            for path in dict.fromkeys(os.path.abspath(f) for source in self._sources for f in source.files):
+            for path, stamp in self._stamps.items():
                 status = os.stat(path)
                 key = (status.st_dev, status.st_ino)
                 if key not in known:
                     known[key] = _hash(path, self._stop)
                 self._files[path] = known[key]
+                if steady.stamp(path) != stamp:
+                    self._replaced.add(path)
         except OSError as error:
             self._fault = external.unreadable(path, error)
         except BaseException as error:  # raised again by the thread that asks for the result

@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Iterator
 
-PATIENCE = 60.0
-"""Seconds to wait for a lock. Its holder renames and syncs a few files, which takes milliseconds."""
+PATIENCE = 300.0
+"""Seconds to wait for a lock. Its holder renames a few files, which takes milliseconds, and syncs folders,
+which may take seconds on a busy disk. Who waits has a whole merge behind them."""
 _PAUSE = 0.005  # seconds between two attempts
 
 

@@ -5,8 +5,8 @@ whoever opens the target finds the old model or the new one. Who has opened the 
 only later. So that file stays until the next merge to the target is in its place, and for READERS_TIME at
 least. A data file that neither the current model nor the one before it uses is an orphan: every merge
 removes those of its target, whether an earlier merge or a killed run left them. That needs no records: a data
-file tells by its last bytes that it is ours, by its name whose it is, and the models in the folder tell who
-uses it.
+file tells by its last bytes that it is ours and for which target, and the models in the folder tell who uses
+it.
 
 From reading the target to removing the last orphan, a lock keeps other merges to the target out. Without it
 the faster of two would remove, as an orphan, the data file of the slower, which is to rename its model next.
@@ -23,12 +23,9 @@ import stat
 import time
 from collections.abc import Iterable, Set
 
-from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import wire
 from netfuse_onnx.write import lock
 
-MARK = b"\nnetfuse-onnx: weights of a merged model\n"
-"""The end of a data file."""
 READERS_TIME = 0.25
 """Seconds for which a data file stays at least, counted from the replacement of its model."""
 _UNLOCKED_TIME = 3600.0
@@ -42,6 +39,7 @@ class Place:
 
     def __init__(self, home: str, name: str, lock: str) -> None:
         self.home, self.name, self.lock = home, name, lock
+        self._mark = mark(name)
         self._form = re.compile(re.escape(name.removesuffix(".onnx")) + r"-[0-9a-f]{8}\.data")
 
     def put(self, folder: str, data: str | None) -> None:
@@ -68,13 +66,14 @@ class Place:
         them. Without a lock only old ones."""
         found = [name for name in os.listdir(self.home) if self._form.fullmatch(name) and name not in in_use]
         latest = float("inf") if alone else time.time() - _UNLOCKED_TIME
-        return [name for name in found if _is_ours(self._at(name), latest)]
+        return [name for name in found if self._is_ours(self._at(name), latest)]
 
     def _wait(self) -> None:
         """Until the current model has stood for READERS_TIME: orphans may be those of the model before it."""
         with contextlib.suppress(OSError):
-            since = time.time() - os.stat(self._at(self.name)).st_ctime
-            time.sleep(min(READERS_TIME, max(0.0, READERS_TIME - since)))
+            left = os.stat(self._at(self.name)).st_ctime + READERS_TIME - time.time()
+            if left > 0:
+                time.sleep(min(left, READERS_TIME))
 
     def _move(self, folder: str, data: str | None, alone: bool) -> None:
         if data is None:
@@ -108,13 +107,27 @@ class Place:
         left = set(orphans)
         with contextlib.suppress(OSError):
             for entry in os.listdir(self.home) if left else ():
-                if ".onnx" in entry:
+                if (".onnx" in entry or entry == self.name) and os.path.isfile(self._at(entry)):
                     used = _locations(self._at(entry))
                     surely = entry.endswith(".onnx") or entry == self.name
                     left = left - used if used is not None else set() if surely else left
             for name in left:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._at(name))
+
+    def _is_ours(self, path: str, latest: float) -> bool:
+        """The file ends like a data file of this target, and has not changed since the time `latest`."""
+        with contextlib.suppress(OSError), open(path, "rb", opener=_opener) as file:
+            status = os.fstat(file.fileno())
+            start = status.st_size - len(self._mark)
+            if stat.S_ISREG(status.st_mode) and max(status.st_ctime, status.st_mtime) <= latest:
+                return start >= 0 and os.pread(file.fileno(), len(self._mark), start) == self._mark
+        return False
+
+
+def mark(name: str) -> bytes:
+    """The last bytes of a data file of the target `name`."""
+    return b"\nnetfuse-onnx: weights of " + os.fsencode(name) + b"\n"
 
 
 def sync_folder(folder: str) -> None:
@@ -133,17 +146,8 @@ def _locations(path: str) -> frozenset[str] | None:
     """The data files that a model names; None when it can't be told."""
     try:
         return wire.external_locations(path)
-    except FileFault:
+    except Exception:  # the files of others beside ours may be anything
         return None
-
-
-def _is_ours(path: str, latest: float) -> bool:
-    """The file ends like a data file of ours, and has not changed since the time `latest`."""
-    with contextlib.suppress(OSError), open(path, "rb", opener=_opener) as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode) and max(status.st_ctime, status.st_mtime) <= latest:
-            return os.pread(file.fileno(), len(MARK) + 1, max(0, status.st_size - len(MARK))) == MARK
-    return False
 
 
 def _opener(path: str, flags: int) -> int:

@@ -259,7 +259,7 @@ def _write_external(job: _Job) -> str:
             weights.copy(recipe, fd, at, tell)
             places.append((at, size))
             at += size
-        _put(fd, at, placing.MARK)
+        _put(fd, at, placing.mark(job.folder.name))
     stem = job.folder.name.removesuffix(".onnx")
     name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
