@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from onnx import GraphProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
-from netfuse_onnx.match import matcher
+from netfuse_onnx.match.apart import surely_apart
 from netfuse_onnx.report import DifferenceRow, FamilyRow
 from netfuse_onnx.types import Correspondence, Node, Source, ValueType
 
@@ -109,7 +109,7 @@ class Grouping:
     def _add(self, found: list[Family], family: Family) -> None:
         """Joins a family to the first one that it is equivalent to, or puts it behind them."""
         for k, other in enumerate(found):
-            if self.exact and matcher.surely_apart(other.source, family.source):
+            if self.exact and surely_apart(other.source, family.source):
                 continue
             joined = self._joined(other, family)
             if isinstance(joined, Family):

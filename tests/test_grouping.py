@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import netfuse_onnx
 from netfuse_onnx import api, families, sources
-from netfuse_onnx.errors import FileFault, NotEquivalent, UsageFault
+from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.load import producer
 from netfuse_onnx.match import matcher
 from netfuse_onnx.report import CheckReport, FamilyRow
@@ -323,7 +323,7 @@ def test_a_merged_model_is_no_source(tmp_path: Path, run: Run) -> None:
 
 
 def test_what_other_tools_make_of_a_merged_model_is_no_source(tmp_path: Path) -> None:
-    """Our key may have become another's: a merge of old versions kept it as a/netfuse_onnx."""
+    """A merge of two merged files, by an old version, kept their metadata as a/netfuse_onnx and b/netfuse_onnx."""
     paths = family(tmp_path)
     merged = str(tmp_path / "m.onnx")
     netfuse_onnx.merge(paths, merged, verify=False)
@@ -332,14 +332,30 @@ def test_what_other_tools_make_of_a_merged_model_is_no_source(tmp_path: Path) ->
     for key in ("a/netfuse_onnx", "x/a/netfuse_onnx"):
         entry.key = key
         other = save(tmp_path / "other.onnx", proto)
-        with pytest.raises(UsageFault, match=f"made of merged models .*'{key}'"):
+        with pytest.raises(UsageFault, match=f"made of merged models: its metadata hold '{key}', of a, b\\."):
             netfuse_onnx.check([paths[0], other])
-    entry.key, entry.value = "netfuse_onnx", "damaged"
-    with pytest.raises(UsageFault, match=r"other.onnx is a merged model, not one"):
+    entry.key, entry.value = "netfuse_onnx", json.dumps({**json.loads(entry.value), "format": 99})
+    with pytest.raises(UsageFault, match=r"other\.onnx is a merged model of a, b, not one"):
         netfuse_onnx.check([paths[0], save(tmp_path / "other.onnx", proto)])
-    entry.key = "my_netfuse_onnx"
-    with pytest.raises(NotEquivalent):
-        netfuse_onnx.merge([paths[0], save(tmp_path / "other.onnx", proto)], str(tmp_path / "k.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("my_netfuse_onnx", '{"format": 1, "models": ["a"]}'),
+        ("netfuse_onnx", "damaged"),
+        ("netfuse_onnx", "[" * 100_000),
+        ("a/netfuse_onnx", '{"models": ["a"]}'),
+        ("author", '{"format": 1, "models": ["a"]}'),
+    ],
+)
+def test_metadata_that_are_not_a_merged_file_s(tmp_path: Path, key: str, value: str) -> None:
+    paths = family(tmp_path)
+    for path in paths:
+        proto = onnx.load(path)
+        proto.metadata_props.add(key=key, value=value)
+        save(Path(path), proto)
+    assert netfuse_onnx.check(paths).ok
 
 
 def test_metadata_of_the_sources_own_is_no_merge(tmp_path: Path) -> None:

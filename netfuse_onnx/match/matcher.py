@@ -11,7 +11,6 @@ takes what all sources take: a dim that is static in any source is static, two d
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -62,17 +61,6 @@ def match(
         return partial_.described(family, ours, fixed, others)
     tables = any(node.domain == TABLES for node in graph.nodes)
     return replace(family, attrs=partial_.attributes(ours, others)) if tables else family
-
-
-def surely_apart(one: Source, other: Source) -> bool:
-    """True for two sources that match never pairs: they have other operators, and no conversion of opsets
-    changes these. It takes next to no time. False says nothing."""
-    settled = one.opsets == other.opsets and one.opsets.get("", 0) >= opset.TARGET
-    return settled and _operators(one) != _operators(other)
-
-
-def _operators(source: Source) -> Counter[str]:
-    return Counter(node.key for node in source.graph.nodes)
 
 
 def _pair(a: Flat, b: Flat, fixed: Fixed, partial: bool) -> Pairing:
