@@ -109,11 +109,12 @@ def test_models_that_do_not_look_alike_may_fit(tmp_path: Path) -> None:
         model(plain, {"w": (8,)}, opset=13),
         model(plain.replace("Mul", "Add"), {"w": (8,)}),
         model(text.format("<alpha = 0.5>"), {"w": (8,)}),
+        model(explicit.replace("Mul", "Add"), {"w": (8,)}),
     ]
-    paths = [save(tmp_path / f"{name}.onnx", proto) for name, proto in zip("abcdef", protos, strict=True)]
+    paths = [save(tmp_path / f"{name}.onnx", proto) for name, proto in zip("abcdefg", protos, strict=True)]
     report = netfuse_onnx.check(paths)
-    assert named(report) == [("a", "b", "c", "d"), ("e",), ("f",)]
-    assert named(netfuse_onnx.check(paths, partial=True)) == [("a", "b", "c", "d", "f"), ("e",)]
+    assert named(report) == [("a", "b", "c", "d"), ("e", "g"), ("f",)]
+    assert named(netfuse_onnx.check(paths, partial=True)) == [("a", "b", "c", "d", "f"), ("e", "g")]
     assert netfuse_onnx.check(paths[:4]).ok
 
 
