@@ -111,7 +111,7 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
 @partial_option
 @common_options
 def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bool) -> int:
-    """Are the models one architecture? If not: what differs, and where.
+    """Are the models one architecture? If not: which are, what differs, and where.
 
     \b
     Example:

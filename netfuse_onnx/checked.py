@@ -45,7 +45,8 @@ def explained(
         yield
     except NotEquivalent as error:
         report = _families([source.path for source in models], names, models, match, error, exact)
-        if len(report.families) > 1 and len(models) > 2:
+        makers = {row.producers for row in report.families}
+        if len(report.families) > 1 and (len(models) > 2 or len(makers) > 1):
             error.hint = f"{error.hint} There are {families.brief(report.families)}."
         error.report = report
         raise

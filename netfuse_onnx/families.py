@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from onnx import GraphProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
-from netfuse_onnx.load import opset
+from netfuse_onnx.match.apart import surely_apart
 from netfuse_onnx.report import DifferenceRow, FamilyRow
 from netfuse_onnx.types import Correspondence, Node, Source, ValueType
 
@@ -39,7 +39,7 @@ class Family:
 def rows(
     sources: Sequence[Source], names: Sequence[str], match: Match, *, exact: bool = True
 ) -> tuple[FamilyRow, ...]:
-    """The families among the sources, the largest first. `exact`: matched models have the same operators."""
+    """The families among the sources, the largest first. `exact` as in Grouping."""
     found = Grouping(sources, names, match, exact).families()
     return tuple([_row(family, found[0], sources, names) for family in found])
 
@@ -74,8 +74,7 @@ def brief(families: Sequence[FamilyRow]) -> str:
 
 
 class Grouping:
-    """Groups sources. `exact`: sources of one opset that match have the same operators, so others need not
-    be matched."""
+    """Groups sources. `exact`: what is surely apart need not be matched; with --partial it might fit."""
 
     def __init__(
         self, sources: Sequence[Source], names: Sequence[str], match: Match, exact: bool = True
@@ -110,7 +109,7 @@ class Grouping:
     def _add(self, found: list[Family], family: Family) -> None:
         """Joins a family to the first one that it is equivalent to, or puts it behind them."""
         for k, other in enumerate(found):
-            if self.exact and _surely_apart(other.source, family.source):
+            if self.exact and surely_apart(other.source, family.source):
                 continue
             joined = self._joined(other, family)
             if isinstance(joined, Family):
@@ -144,16 +143,6 @@ class Grouping:
             else:
                 others.append(replace(family, difference=joined))
         return [first, *others]
-
-
-def _surely_apart(one: Source, other: Source) -> bool:
-    """True where two sources of one opset, which no conversion changes, have other operators."""
-    settled = one.opsets == other.opsets and one.opsets.get("", 0) >= opset.TARGET
-    return settled and _operators(one) != _operators(other)
-
-
-def _operators(source: Source) -> Counter[str]:
-    return Counter(node.key for node in source.graph.nodes)
 
 
 def _narrowed(source: Source, family: Correspondence) -> Source:

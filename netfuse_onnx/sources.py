@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 from netfuse_onnx.errors import FileFault, UsageFault
@@ -9,6 +10,9 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.types import Source
 from netfuse_onnx.write import metadata
+
+SHOWN = 4
+"""How many models of a merged file are named."""
 
 
 def read(paths: Sequence[str]) -> list[Source]:
@@ -43,18 +47,22 @@ def _refuse_merged(sources: Iterable[Source]) -> None:
 
 def _merged(source: Source) -> str:
     """The sentence for a source that netfuse-onnx wrote, or another tool from what it wrote; else ''."""
-    if metadata.KEY in source.metadata:
-        return f"{source.path} is a merged model{_names(source.path)}, not one of the models to merge"
-    inherited = next((key for key in source.metadata if key.endswith(f"/{metadata.KEY}")), "")
-    if inherited:
-        return f"{source.path} is made of merged models (its metadata hold {inherited!r})"
+    for key, value in source.metadata.items():
+        names = _names(value) if key == metadata.KEY or key.endswith(f"/{metadata.KEY}") else None
+        if names is None:
+            continue
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+        if key == metadata.KEY:
+            return f"{source.path} is a merged model of {shown}, not one of the models to merge"
+        return f"{source.path} is made of merged models: its metadata hold {key!r}, of {shown}"
     return ""
 
 
-def _names(path: str) -> str:
+def _names(text: str) -> list[str] | None:
+    """The models that the metadata of a merged file name, in any format; None for what is no such text."""
     try:
-        names = metadata.read(path).models
-    except FileFault:
-        return ""
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f" of {', '.join(names[:4])}{more}"
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    names = value.get("models") if isinstance(value, dict) and "format" in value else None
+    return list(map(str, names)) if isinstance(names, list) else None

@@ -1,6 +1,7 @@
 """Mistakes that the tests must see, by stage. run.py tries them: `make mutants`."""
 
 from .mutation import Mutation
+from .of_answers import MUTATIONS as ANSWERS
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_plan import MUTATIONS as PLAN
@@ -9,4 +10,4 @@ from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
 from .of_write import MUTATIONS as WRITE
 
-MUTATIONS: tuple[Mutation, ...] = (*MATCH, *PLAN, *RULES, *LOWER, *STORAGE, *WRITE, *PROVE)
+MUTATIONS: tuple[Mutation, ...] = (*MATCH, *PLAN, *RULES, *LOWER, *STORAGE, *WRITE, *PROVE, *ANSWERS)

@@ -237,7 +237,7 @@ MUTATIONS = (
     mutation(
         "written-although-unequal",
         "netfuse_onnx/api.py",
-        "                refusals.unproved(answer, proved)\n",
+        "                refusals.unproved(answer)\n",
         "",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),

@@ -1,0 +1,118 @@
+"""Mistakes in what the verbs answer: families, bytes, JSON; in what is a source, and in telemetry."""
+
+from .mutation import mutation
+
+MUTATIONS = (
+    mutation(
+        "telemetry-left-on",
+        "netfuse_onnx/run/ort_compat.py",
+        'os.environ[TELEMETRY_OFF] = "1"',
+        'os.environ[TELEMETRY_OFF] = "0"',
+        "test_telemetry.py::test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_asked",
+    ),
+    mutation(
+        "telemetry-of-windows-left-on",
+        "netfuse_onnx/run/ort_compat.py",
+        "    ort.disable_telemetry_events()\n",
+        "",
+        "test_telemetry.py::test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_asked",
+    ),
+    mutation(
+        "a-merged-model-as-a-source",
+        "netfuse_onnx/sources.py",
+        "_names(value) if key == metadata.KEY or",
+        "_names(value) if",
+        "test_grouping.py::test_a_merged_model_is_no_source",
+    ),
+    mutation(
+        "metadata-inherited-through-a-merge-not-seen",
+        "netfuse_onnx/sources.py",
+        'key.endswith(f"/{metadata.KEY}")',
+        'key.endswith(f"//{metadata.KEY}")',
+        "test_grouping.py::test_what_other_tools_make_of_a_merged_model_is_no_source",
+    ),
+    mutation(
+        "a-family-that-does-not-narrow",
+        "netfuse_onnx/families.py",
+        "return Family(one.members + other.members, _narrowed(one.source, pair))",
+        "return Family(one.members + other.members, one.source)",
+        "test_grouping.py::test_sizes_are_not_transitive",
+    ),
+    mutation(
+        "a-group-that-does-not-narrow",
+        "netfuse_onnx/families.py",
+        "inputs = {name: family.graph.types[name] for name in",
+        "inputs = {name: source.graph.types[name] for name in",
+        "test_grouping.py::test_sizes_are_not_transitive",
+    ),
+    mutation(
+        "the-smallest-family-first",
+        "netfuse_onnx/families.py",
+        "key=lambda family: (-len(family.members), family.members)",
+        "key=lambda family: (len(family.members), family.members)",
+        "test_grouping.py::test_all_models_that_do_not_fit_are_listed_with_their_first_difference",
+    ),
+    mutation(
+        "models-that-do-not-look-alike-left-apart",
+        "netfuse_onnx/families.py",
+        "                found[k] = joined\n                return\n",
+        "                continue\n",
+        "test_grouping.py::test_models_that_do_not_look_alike_may_fit",
+    ),
+    mutation(
+        "every-model-matched-with-every-other",
+        "netfuse_onnx/families.py",
+        "alike.setdefault(_look(source), []).append(i)",
+        "alike.setdefault(i, []).append(i)",
+        "test_grouping.py::test_a_hundred_models_of_three_families_are_matched_once_each",
+    ),
+    mutation(
+        "an-exporter-that-is-guessed",
+        "netfuse_onnx/load/producer.py",
+        'return TORCHSCRIPT if scoped or BEFORE_DYNAMO.match(model.producer_version) else ""',
+        "return TORCHSCRIPT",
+        "test_grouping.py::test_the_exporter_is_told_where_it_is_sure",
+    ),
+    mutation(
+        "bytes-that-merge-does-not-store",
+        "netfuse_onnx/checked.py",
+        "distinct_bytes=weights.stored(merged.model),",
+        "distinct_bytes=sum(weights.nbytes(p) for parts in family.weights.values() for p in parts),",
+        "test_grouping.py::test_check_says_the_bytes_that_merge_stores",
+    ),
+    mutation(
+        "one-file-that-can-not-be-read-is-enough",
+        "netfuse_onnx/checked.py",
+        "    if len(faults) > 1:\n",
+        "    if len(faults) > 2:\n",
+        "test_json.py::test_files_that_are_not_there",
+    ),
+    mutation(
+        "a-temporary-path-in-a-report",
+        "netfuse_onnx/api.py",
+        "return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)",
+        "return prove(path, recipes, family, options, progress, graph=graph)",
+        "test_json.py::test_no_temporary_path_in_what_a_proof_says",
+    ),
+    mutation(
+        "a-temporary-path-in-an-error",
+        "netfuse_onnx/wording.py",
+        "error.message, error.hint = renamed(error.message, names), renamed(error.hint, names)",
+        "error.hint = renamed(error.hint, names)",
+        "test_json.py::test_no_temporary_path_in_what_a_proof_says",
+    ),
+    mutation(
+        "a-no-that-is-ok",
+        "netfuse_onnx/report.py",
+        '"ok": error is None,',
+        '"ok": True,',
+        "test_json.py::test_models_that_differ",
+    ),
+    mutation(
+        "left-and-right-exchanged",
+        "netfuse_onnx/families.py",
+        "        left=found.left,\n        right=found.right,",
+        "        left=found.right,\n        right=found.left,",
+        "test_grouping.py::test_the_kinds_of_differences",
+    ),
+)
