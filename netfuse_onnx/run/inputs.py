@@ -67,16 +67,12 @@ class Case:
 def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     """What each graph input accepts, in the names of the first source."""
     first, domains = family.sources[0].graph, Domains(family)
-    static: dict[str, int] = {}
-    rows = []
+    specs = []
     for name in first.inputs:
         kinds = [_tensor(s.graph.types[pair(first.inputs, s.graph.inputs)[name]]) for s in family.sources]
-        dims = symbols.meet(name, [kind.dims for kind, _ in kinds], static)
-        rows.append((name, *kinds[0], dims))
-    specs = []
-    for name, kind, sequence, dims in rows:
-        bound = None if dims is None else tuple(static.get(d, d) if isinstance(d, str) else d for d in dims)
-        specs.append(InputSpec(name, kind.dtype, bound, domains.of(name), sequence))
+        dims = symbols.meet(name, [kind.dims for kind, _ in kinds])
+        kind, sequence = kinds[0]
+        specs.append(InputSpec(name, kind.dtype, dims, domains.of(name), sequence))
     return tuple(specs)
 
 
