@@ -74,18 +74,18 @@ class Boundary:
 
     def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
         """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
-        types = self.corr.graph.types
+        kind = self.corr.edge
         if self.stacked:
             for name in names:
-                yield value_info(name, types[name], 0 if name in once else self.corr.models)
+                yield value_info(name, kind(name), 0 if name in once else self.corr.models)
         elif names is self.corr.graph.inputs:
             for name in names:
                 for label in [name] if name in once else [f"{model}/{name}" for model in self.corr.names]:
-                    yield value_info(label, types[name])
+                    yield value_info(label, kind(name))
         else:
             for model in self.corr.names:
                 for name in names:
-                    yield value_info(f"{model}/{name}", types[name])
+                    yield value_info(f"{model}/{name}", kind(name))
 
     def _refuse_clashes(self) -> None:
         """Inputs, then outputs; only what passes through may be both."""

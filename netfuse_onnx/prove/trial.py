@@ -136,7 +136,7 @@ class Trial:
 
     def channels(self, output: str) -> Magnitudes:
         """An empty gathering of the magnitudes of an output."""
-        return Magnitudes(self.family.graph.types[output].dims)
+        return Magnitudes(self.family.edge(output).dims)
 
     # ------------------------------------------------------------------ running
 

@@ -1,8 +1,8 @@
 """Dims that are computed from others: `past + sequence`, `floor(height/2)`, `2*s0 + 1`.
 
-ONNX puts no limit on the names of dims, so `batch-size` is a name like any other. It is read as batch minus size
-only where a file has dims `batch` and `size` by themselves. Operators and functions are those that exporters
-(TorchScript, torch.export, the symbolic inference of ONNX Runtime) write.
+ONNX puts no limit on the names of dims, so `batch-size` is a name like any other. It is read as batch minus
+size only where a file has dims `batch` and `size` by themselves. Operators and functions are those that
+exporters write: TorchScript, torch.export, the symbolic inference of ONNX Runtime.
 """
 
 from __future__ import annotations

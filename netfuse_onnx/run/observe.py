@@ -1,6 +1,8 @@
-"""The ranks that nothing but a run can tell: one run of a source with the unknown values as outputs.
+"""Ranks that nothing but a run can tell, and sizes that a file claims: runs of a source with those values as
+outputs.
 
-For contrib and custom operators, which onnx's inference doesn't know. What can't be run stays unknown.
+Two runs with different sizes, so that a size which is that of an input does not pass for one that is always
+so. What can't be run stays unknown.
 """
 
 from __future__ import annotations
@@ -8,46 +10,75 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.claims import Run
 from netfuse_onnx.run import inputs
-from netfuse_onnx.run.offers import Offers
+from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
-ATTEMPTS = 32
-"""How many choices of inputs are offered."""
+ATTEMPTS, NEAR = 32, 8
+"""So many choices of inputs are offered, and so many that are near to the first that runs."""
+BATCHES = (2, 3)
+"""The batch of the first run, and that of the second."""
 
 
-def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> dict[str, ValueType]:
-    """Element types and ranks of the named values, as far as a run on the CPU shows them.
-
-    Sizes are left open: they are those of the inputs that happened to be drawn. For infer's `complete`.
-    """
+def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> tuple[Run, ...]:
+    """The types of the named values in two runs on the CPU, or in as many as there can be: for claims.py."""
     try:
         session = Session(
             _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
         )
     except (RunFailed, NetfuseError, ValueError):
-        return {}
+        return ()
     graph = source.graph
     held = {name: (weight,) for name, weight in graph.weights.items()}
     alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
     specs = inputs.describe(alone)
-    offers = Offers(specs, 2, {})
-    for case in itertools.islice(offers, ATTEMPTS):
+    first = _first_that_runs(session, specs, Offers(specs, BATCHES[0], {}), ATTEMPTS)
+    if first is None:
+        return ()
+    case = first[0]
+    larger = Offers(specs, BATCHES[1], {}, begin=(1, 1))
+    near = Offers(specs, BATCHES[1], {}, seen=Seen(case, BATCHES[0]))
+    second = _first_that_runs(session, specs, larger, ATTEMPTS) or _first_that_runs(
+        session, specs, near, NEAR
+    )
+    runs = [first, second] if second and second[0].sizes != case.sizes else [first]
+    if len(runs) == 1 and (other := _run(session, specs, replace(case, salt=1))):
+        runs.append((case, other))
+    return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
+
+
+def _first_that_runs(
+    session: Session, specs: Sequence[inputs.InputSpec], offers: Offers, most: int
+) -> tuple[inputs.Case, Mapping[str, Value]] | None:
+    for case in itertools.islice(offers, most):
         try:
-            results = session.run(inputs.draw(specs, case, 0, frozenset(), 0))
+            return case, session.run(inputs.draw(specs, case, 0, frozenset(), 0))
         except RunFailed as error:
             offers.refused(str(error))
-            continue
-        return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
-    return {}
+    return None
+
+
+def _run(
+    session: Session, specs: Sequence[inputs.InputSpec], case: inputs.Case
+) -> Mapping[str, Value] | None:
+    try:
+        return session.run(inputs.draw(specs, case, 0, frozenset(), 0))
+    except RunFailed:
+        return None
+
+
+def _kinds(names: Sequence[str], results: Mapping[str, Value]) -> dict[str, ValueType]:
+    return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
 
 
 def _kind(value: Value) -> ValueType:
@@ -56,7 +87,7 @@ def _kind(value: Value) -> ValueType:
         dtype = int(helper.np_dtype_to_tensor_dtype(array.dtype))
     except (KeyError, ValueError):
         dtype = 0
-    return ValueType(dtype, (None,) * array.ndim)
+    return ValueType(dtype, array.shape)
 
 
 def home(source: Source) -> str:
