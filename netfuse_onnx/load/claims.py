@@ -1,10 +1,10 @@
 """A file's claims about values that are not its inputs, and what can be believed of them.
 
-ONNX Runtime refuses inputs that are not as declared. Of outputs and inner values it only warns: their sizes,
-ranks and names may be anything, and there are files that keep none of them. So what inference derives from the
-inputs and the weights counts, and nothing else decides how models are merged. Ranks that inference can't tell
-are looked up in runs of the model. So are declared sizes of outputs that inference can't tell: the merged
-file declares no more than was found to be so. Only where no run is possible does it repeat the source.
+ONNX Runtime refuses inputs that are not as declared. Of outputs and inner values it only warns: their
+sizes, ranks and names may be anything, and there are files that keep none of them. So what inference derives
+from the inputs and the weights counts, and nothing else decides how models are merged. Ranks that inference
+can't tell are looked up in runs of the model. So are declared sizes of outputs that inference can't tell: the
+merged file declares no more than was found to be so. Only where no run is possible does it repeat the source.
 """
 
 from __future__ import annotations
