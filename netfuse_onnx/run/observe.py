@@ -41,40 +41,41 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     graph = source.graph
     held = {name: (weight,) for name, weight in graph.weights.items()}
     alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
-    specs = inputs.describe(alone)
+    named = inputs.describe(alone)
+    for specs in dict.fromkeys((named, inputs.apart(named))):
+        if runs := _two(session, specs):
+            return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
+    return ()
+
+
+Ran = tuple[inputs.Case, Mapping[str, Value]]
+
+
+def _two(session: Session, specs: Sequence[inputs.InputSpec]) -> list[Ran]:
+    """Two runs with sizes that differ, or with values that do, or one, or none."""
     first = _first_that_runs(session, specs, Offers(specs, BATCHES[0], {}), ATTEMPTS)
     if first is None:
-        return ()
+        return []
     case = first[0]
     larger = Offers(specs, BATCHES[1], {}, begin=(1, 1))
     near = Offers(specs, BATCHES[1], {}, seen=Seen(case, BATCHES[0]))
-    second = _first_that_runs(session, specs, larger, ATTEMPTS) or _first_that_runs(
-        session, specs, near, NEAR
-    )
-    runs = [first, second] if second and second[0].sizes != case.sizes else [first]
-    if len(runs) == 1 and (other := _run(session, specs, replace(case, salt=1))):
-        runs.append((case, other))
-    return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
+    other = replace(case, salt=1)
+    for offers, most in ((larger, ATTEMPTS), (near, NEAR), (Offers(specs, 1, {}, only=other), 1)):
+        second = _first_that_runs(session, specs, offers, most)
+        if second and (second[0].sizes != case.sizes or second[0].salt):
+            return [first, second]
+    return [first]
 
 
 def _first_that_runs(
     session: Session, specs: Sequence[inputs.InputSpec], offers: Offers, most: int
-) -> tuple[inputs.Case, Mapping[str, Value]] | None:
+) -> Ran | None:
     for case in itertools.islice(offers, most):
         try:
             return case, session.run(inputs.draw(specs, case, 0, frozenset(), 0))
         except RunFailed as error:
             offers.refused(str(error))
     return None
-
-
-def _run(
-    session: Session, specs: Sequence[inputs.InputSpec], case: inputs.Case
-) -> Mapping[str, Value] | None:
-    try:
-        return session.run(inputs.draw(specs, case, 0, frozenset(), 0))
-    except RunFailed:
-        return None
 
 
 def _kinds(names: Sequence[str], results: Mapping[str, Value]) -> dict[str, ValueType]:

@@ -7,7 +7,7 @@ dynamic dim is called `INPUT.POSITION`. Which sizes are tried is in ladder.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from netfuse_onnx.run import expressions
 from netfuse_onnx.types import Dim
@@ -30,6 +30,11 @@ def meet(name: str, shapes: Sequence[Dims]) -> Dims:
 def named(name: str, dims: Dims) -> Dims:
     """The dims of an input, those without a name called `INPUT.POSITION`."""
     return dims and tuple(_unnamed(name, i) if dim is None else dim for i, dim in enumerate(dims))
+
+
+def apart(name: str, dims: Dims, shared: Collection[str]) -> Dims:
+    """The dims of an input, those whose symbols are `shared` called `INPUT.POSITION`, too."""
+    return dims and tuple(_unnamed(name, i) if dim in shared else dim for i, dim in enumerate(dims))
 
 
 def _unnamed(name: str, position: int) -> str:
