@@ -248,10 +248,13 @@ class Trial:
     def _choose(self, session: Session, tell: Progress) -> Search:
         """Find the cases, at first with one size for all axes of one name. The result is the search that
         found them, or the first one that did not."""
-        search = self._searched(session, tell)
+        search, named = self._searched(session, tell), (self.specs, self.room, self.skipped)
         if not self.cases and not self.options.file and self._tell_apart():
+            self.skipped = []
             other = self._searched(session, tell)
-            return other if self.cases else search
+            if self.cases:
+                return other
+            self.specs, self.room, self.skipped = named
         return search
 
     def _searched(self, session: Session, tell: Progress) -> Search:
