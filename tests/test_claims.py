@@ -160,6 +160,32 @@ def test_branches_that_lie(io: str, tmp_path: Path) -> None:
     assert declared(out)[0] == ((2, "batch", 4) if io == "stacked" else ("batch", 4))
 
 
+CONV = "float[batch,5,8] y, float[batch,5,8] z"
+GROWS = f"""g (float[batch,3,8] x) => ({CONV}) <int64 n = {{3}}, int64[1] first = {{0}}> {{
+    h, all = Loop(n, "", x) <body = t (int64 i, bool q, float[1,3,8] s) => (bool r, float[1,3,8] a, float[1,3,8] o)
+        {{ r = Identity(q) a = STEP o = Mul(s, k) }}>
+    y = Conv<pads = [1, 1]>(h, w) sum = ReduceSum<keepdims = 0>(all, first) z = Conv<pads = [1, 1]>(LAST, w) }}"""
+
+
+@pytest.mark.parametrize(("step", "last"), [("Mul(s, k)", "sum"), ("Concat<axis = 0>(s, s)", "h")])
+@pytest.mark.parametrize("batch", ["batch", "2"])
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+def test_a_loop_whose_body_lies(io: str, batch: str, step: str, last: str, tmp_path: Path) -> None:
+    """What follows it is merged by sizes that are not those of the body: ONNX Runtime would believe the body."""
+    text = GROWS.replace("STEP", step).replace("LAST", last).replace("[batch", f"[{batch}")
+    if "Concat" in step:
+        text = (
+            text.replace("all = Loop", " = Loop").replace(", float[1,3,8] o", "").replace("o = Mul(s, k)", "")
+        )
+        text = text.replace("h,  =", "h =").replace("sum = ReduceSum<keepdims = 0>(all, first)", "")
+    weights = {"k": (3, 1), "w": (5, 3, 3)}
+    paths = [save(tmp_path / f"m{k}.onnx", model(text, weights, seed=k)) for k in range(2)]
+    out = str(tmp_path / "out.onnx")
+    netfuse_onnx.merge(paths, out, io=io)
+    for size in (1, 3, 4) if batch == "batch" else (2,):
+        agrees(out, paths, [drawn(path, size, seed=k) for k, path in enumerate(paths)], io)
+
+
 def test_branches_of_two_ranks(tmp_path: Path) -> None:
     """torch exports a squeeze of an open axis so: a run tells the rank of one branch, never that of the other."""
     text = f"""g ({X3}) => (float[batch,4] y) {{ {HEAD} m = ReduceMax<axes = [1], keepdims = 0>(h)

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
 
-from onnx import TypeProto
+from onnx import GraphProto, TypeProto, ValueInfoProto
 
 from netfuse_onnx.load.infer import infer, unknown, varying
+from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.ops.shapes import every_node
 from netfuse_onnx.run import expressions, symbols
-from netfuse_onnx.types import Dim, Source, ValueType
+from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,12 @@ def settle(source: Source, complete: Complete | None = None) -> tuple[Source, di
     claims = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
     bare = {**graph.types, **{name: _shapeless(kind) for name, kind in claims.items()}}
     found = infer(replace(source, graph=replace(graph, types=bare)))
-    asked = tuple(dict.fromkeys((*_steady(found), *_doubtful(found, claims))))
+    looped = [node.outputs[k] for node, k in _collected(graph) if _unsure(node, k, found)]
+    asked = tuple(dict.fromkeys((*_steady(found), *_doubtful(found, claims), *looped)))
     runs = complete(found, asked) if complete is not None and asked else ()
     if facts := _facts(found, claims, runs):
         found = infer(replace(found, graph=replace(found.graph, types={**found.graph.types, **facts})))
-    return found, _declared(found, claims, runs)
+    return replace(found, graph=_honest(found, runs)), _declared(found, claims, runs)
 
 
 def _shapeless(kind: ValueType) -> ValueType:
@@ -63,6 +68,73 @@ def _clear(proto: TypeProto) -> None:
         _clear(getattr(proto, which).elem_type)
     elif which == "map_type":
         _clear(proto.map_type.value_type)
+
+
+# --------------------------------------------------------------------------- bodies
+
+
+def _collected(graph: Graph) -> Iterator[tuple[Node, int]]:
+    """Loops, and which of their outputs are collected from all iterations. Where there is none, ONNX Runtime
+    gives them the sizes that the body declares: these are worth keeping where no input has an open axis."""
+    dims = (dim for name in graph.inputs for dim in graph.types[name].dims or (None,))
+    if all(isinstance(dim, int) for dim in dims):
+        for node in graph.nodes:
+            if node.op == "Loop" and not node.domain:
+                first = max(0, len(node.inputs) - 2)
+                yield from ((node, k) for k in range(first, len(node.outputs)) if node.outputs[k])
+
+
+def _unsure(node: Node, k: int, found: Source) -> bool:
+    """True where a Loop's body declares sizes of an output that inference can't tell."""
+    said = value_type(node.attrs["body"].output[k + 1].type).dims or ()
+    told = _told(node.outputs[k], found, ())[1:]
+    pairs = zip_longest(said, told)
+    return any(isinstance(size, int) and not isinstance(dim, int) for size, dim in pairs)
+
+
+def _honest(found: Source, runs: Sequence[Run]) -> Graph:
+    """The graph without the sizes that bodies declare of their outputs, but those of collected outputs that
+    inference or a run bears out."""
+    graph = found.graph
+    true = {(id(node), k): _told(node.outputs[k], found, runs)[1:] for node, k in _collected(graph)}
+    nodes = []
+    for node in graph.nodes:
+        bodies = {name: _opened(body) for name, body in node.attrs.items() if isinstance(body, GraphProto)}
+        for body in bodies.values() if node.op == "Loop" else ():
+            for k, (value, said) in enumerate(zip(body.output, node.attrs["body"].output, strict=True)):
+                claim = value_type(said.type).dims or ()
+                for dim, size, sure in zip(
+                    _shape(value), claim, true.get((id(node), k - 1), ()), strict=False
+                ):
+                    if isinstance(size, int) and size == sure:
+                        dim.dim_value = size
+        nodes.append(replace(node, attrs={**node.attrs, **bodies}) if bodies else node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _told(name: str, found: Source, runs: Sequence[Run]) -> Sequence[Dim]:
+    """The dims of a value: what inference derives, else what all runs show."""
+    dims = found.graph.types[name].dims
+    seen = [run.values[name].dims or () for run in runs if name in run.values]
+    if dims is None or any(len(sizes) != len(dims) for sizes in seen):
+        return ()
+    columns = zip(dims, *seen, strict=True)
+    return [dim if isinstance(dim, int) or len(set(sizes)) != 1 else sizes[0] for dim, *sizes in columns]
+
+
+def _opened(body: GraphProto) -> GraphProto:
+    """A body with open sizes, and those inside of it."""
+    found = GraphProto()
+    found.CopyFrom(body)
+    graphs = [found, *(a.g for node in every_node(found) for a in node.attribute if a.HasField("g"))]
+    for dim in (dim for graph in graphs for value in graph.output for dim in _shape(value)):
+        dim.Clear()
+    return found
+
+
+def _shape(value: ValueInfoProto) -> Sequence[Any]:
+    found: Sequence[Any] = value.type.tensor_type.shape.dim
+    return found
 
 
 # --------------------------------------------------------------------------- what runs tell
