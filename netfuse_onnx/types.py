@@ -260,13 +260,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowering per node (by index in the graph) and the layout each graph output must end in."""
+    """A lowering per node (by index in the graph). `ragged`: graph outputs whose shape may differ between the
+    models."""
 
     lowerings: tuple[Lowering, ...]
     cost: float
     exact: bool
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    ragged: frozenset[str] = frozenset()
 
 
 # --------------------------------------------------------------------------- lower

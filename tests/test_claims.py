@@ -53,6 +53,9 @@ LIES: dict[str, tuple[str, str, str, list[Sequence[Dim]]]] = {
     "a true sum": (X3, "float[batch,seqs,1] y", HEAD + "y = Concat<axis = 1>(h, h)", [("batch", "2*seq", 4)]),
     "loop": (X, "float[1,6] y, float[3,1,6] z", LOOP, [(None, 6), (3, None, 6)]),
     "squeeze": (X, "float[1] y", "h = MatMul(x, column) u = Squeeze(h) y = Sigmoid(u)", [(None,)]),
+    "an input": (X, "float[1,7] x, float[1,4] y", HEAD + "y = Relu(h)", [("batch", 6), ("batch", 4)]),
+    "a constant": (X, "int64[1,7] c, float[1,4] y", HEAD + "c = Constant<value_ints = [4, 5]>() y = Relu(h)",
+                   [(2,), ("batch", 4)]),
     "sequence": (X, "seq(float[1,4]) y", HEAD + "y = SequenceConstruct(h, h)", []),
     "no detections": (X, "int64[2,7] y", HEAD + "r = Relu(h) y = NonZero(r)", [(2, None)]),
 }  # fmt: skip
@@ -201,6 +204,37 @@ def test_branches_of_two_ranks(tmp_path: Path) -> None:
         agrees(out, paths, feeds, "separate")
 
 
+def test_a_size_of_each_models_own_data_has_a_name_for_each(tmp_path: Path) -> None:
+    """The models find different numbers of things: one name would say that they are equal."""
+    text = f"g ({X}) => (int64[2,found] y, float[n,4] z) {{ {HEAD} r = Relu(h) y = NonZero(r) z = Neg(h) }}"
+    paths = [
+        save(tmp_path / f"{name}.onnx", model(text, {"w": (6, 4)}, seed=k)) for k, name in enumerate("ab")
+    ]
+    out = str(tmp_path / "out.onnx")
+    netfuse_onnx.merge(paths, out)
+    assert declared(out) == [(2, "a/found"), ("n", 4), (2, "b/found"), ("n", 4)]
+
+
+def test_a_tree_that_declares_one_label(tmp_path: Path) -> None:
+    """onnxmltools writes int64[1] for the label of a classifier."""
+    attrs = """nodes_treeids = [0,0,0], nodes_nodeids = [0,1,2], nodes_featureids = [INDEX,0,0], nodes_values = [0.1,0.0,0.0],
+        nodes_modes = ["BRANCH_LEQ","LEAF","LEAF"], nodes_truenodeids = [1,0,0], nodes_falsenodeids = [2,0,0],
+        class_treeids = [0,0], class_nodeids = [1,2], class_ids = [0,0], class_weights = [-0.INDEX,0.7],
+        classlabels_int64s = [0,1], post_transform = "LOGISTIC" """
+    text = f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> g (float[batch,6] x) =>
+        (int64[1] y, float[1,2] p) {{ l, s = ai.onnx.ml.TreeEnsembleClassifier<{attrs}>(x)
+        y = Cast<to = 7>(l) p = ai.onnx.ml.Normalizer<norm = "L1">(s) }}"""
+    paths = [
+        save(tmp_path / f"m{k}.onnx", onnx.parser.parse_model(text.replace("INDEX", str(k + 2))))
+        for k in (0, 1)
+    ]
+    out = str(tmp_path / "out.onnx")
+    for io in ("separate", "stacked"):
+        netfuse_onnx.merge(paths, out, io=io)
+        for batch in (1, 3, 4):
+            agrees(out, paths, [drawn(path, batch, seed=k) for k, path in enumerate(paths)], io)
+
+
 # ------------------------------------------------------------------------ what is asked of a run
 
 
@@ -319,3 +353,17 @@ def test_the_lookup_takes_other_values_where_no_size_is_open(tmp_path: Path) -> 
     source = settle(load(save(tmp_path / "a.onnx", model(text))))[0]
     one, two = observed(source, ("y",))
     assert one.values["y"].dims != two.values["y"].dims
+
+
+def test_nothing_is_looked_up_with_inputs_that_cannot_be_made_up(tmp_path: Path) -> None:
+    """An input of unknown rank is no scalar: what follows from it has no known rank either."""
+    made = model("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    source = settle(load(save(tmp_path / "a.onnx", made)), observed)[0]
+    assert source.graph.types["y"].rank is None
+
+
+def test_nothing_is_looked_up_where_it_takes_too_much_memory(tmp_path: Path) -> None:
+    text = f"g (float[batch,40000,40000] x) => (float[batch,4,8] y) {{ {OPAQUE} y = Reshape(x, t) }}"
+    source = settle(load(save(tmp_path / "a.onnx", model(text))))[0]
+    assert observed(source, ("y",)) == ()

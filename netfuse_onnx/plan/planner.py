@@ -39,7 +39,8 @@ def plan(
         generic = plan(corr, io=io, share=share)
         expected = predicted(priced, found, best, generic, cost)
     notes = (*best.notes, *_advice(corr, found, share, cost))
-    return replace(best, notes=notes, prediction=expected)
+    ragged = found.ragged.intersection(corr.graph.outputs)
+    return replace(best, notes=notes, prediction=expected, ragged=frozenset(ragged))
 
 
 def _advice(corr: Correspondence, found: Candidates, share: frozenset[str], cost: Cost) -> Iterator[str]:

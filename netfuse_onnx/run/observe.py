@@ -19,6 +19,7 @@ from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.run import inputs
+from netfuse_onnx.run.footprint import Footprints
 from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
@@ -26,6 +27,8 @@ from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
 ATTEMPTS, NEAR = 32, 8
 """So many choices of inputs are offered, and so many that are near to the first that runs."""
+MAX_MEMORY = 2_000_000_000
+"""Bytes that a run may take."""
 BATCHES = (2, 3)
 """The batch of the first run, and that of the second."""
 
@@ -42,8 +45,10 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     held = {name: (weight,) for name, weight in graph.weights.items()}
     alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
     named = inputs.describe(alone)
+    if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in named):
+        return ()  # nothing can be made up for an input of unknown rank
     for specs in dict.fromkeys((named, inputs.apart(named))):
-        if runs := _two(session, specs):
+        if runs := _Runs(session, specs, Footprints(alone)).two():
             return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
     return ()
 
@@ -51,31 +56,42 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
 Ran = tuple[inputs.Case, Mapping[str, Value]]
 
 
-def _two(session: Session, specs: Sequence[inputs.InputSpec]) -> list[Ran]:
-    """Two runs with sizes that differ, or with values that do, or one, or none."""
-    first = _first_that_runs(session, specs, Offers(specs, BATCHES[0], {}), ATTEMPTS)
-    if first is None:
-        return []
-    case = first[0]
-    larger = Offers(specs, BATCHES[1], {}, begin=(1, 1))
-    near = Offers(specs, BATCHES[1], {}, seen=Seen(case, BATCHES[0]))
-    other = replace(case, salt=1)
-    for offers, most in ((larger, ATTEMPTS), (near, NEAR), (Offers(specs, 1, {}, only=other), 1)):
-        second = _first_that_runs(session, specs, offers, most)
-        if second and (second[0].sizes != case.sizes or second[0].salt):
-            return [first, second]
-    return [first]
+class _Runs:
+    """Runs of a source on inputs as `specs` describe them, those that take too much memory left out."""
 
+    def __init__(self, session: Session, specs: Sequence[inputs.InputSpec], footprints: Footprints) -> None:
+        self.session, self.specs, self.footprints = session, specs, footprints
 
-def _first_that_runs(
-    session: Session, specs: Sequence[inputs.InputSpec], offers: Offers, most: int
-) -> Ran | None:
-    for case in itertools.islice(offers, most):
-        try:
-            return case, session.run(inputs.draw(specs, case, 0, frozenset(), 0))
-        except RunFailed as error:
-            offers.refused(str(error))
-    return None
+    def two(self) -> list[Ran]:
+        """Two runs with sizes that differ, or with values that do, or one, or none."""
+        first = self._first(Offers(self.specs, BATCHES[0], {}), ATTEMPTS)
+        if first is None:
+            return []
+        case = first[0]
+        larger = Offers(self.specs, BATCHES[1], {}, begin=(1, 1))
+        near = Offers(self.specs, BATCHES[1], {}, seen=Seen(case, BATCHES[0]))
+        other = Offers(self.specs, BATCHES[1], {}, only=replace(case, salt=1))
+        for offers, most in ((larger, ATTEMPTS), (near, NEAR), (other, 1)):
+            second = self._first(offers, most)
+            if second and (second[0].sizes != case.sizes or second[0].salt):
+                return [first, second]
+        return [first]
+
+    def _first(self, offers: Offers, most: int) -> Ran | None:
+        """The first of the offers that runs."""
+        for case in itertools.islice(offers, most):
+            if self._needed(case) > MAX_MEMORY:
+                continue
+            try:
+                return case, self.session.run(inputs.draw(self.specs, case, 0, frozenset(), 0))
+            except RunFailed as error:
+                offers.refused(str(error))
+        return None
+
+    def _needed(self, case: inputs.Case) -> int:
+        shapes = inputs.shapes([spec for spec in self.specs if not spec.sequence], case.sizes)
+        bound = self.footprints.bounding(shapes) or self.footprints.of(shapes, case.sizes)
+        return bound.needed(1, 1)
 
 
 def _kinds(names: Sequence[str], results: Mapping[str, Value]) -> dict[str, ValueType]:
