@@ -20,6 +20,7 @@ from netfuse_onnx.errors import (
     UsageFault,
     ValuesDiffer,
 )
+from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.match.matcher import match
@@ -44,7 +45,7 @@ from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.types import Correspondence, Merged, Ran, Source, ValueType
+from netfuse_onnx.types import Correspondence, Merged, Ran, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -268,7 +269,7 @@ def _matched(
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
     ran = Ran.NOTHING
 
-    def complete(source: Source, values: tuple[str, ...]) -> Mapping[str, ValueType]:
+    def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
         nonlocal ran
         found = observed(source, values, libraries)
         ran = Ran.TOLD if found else Ran.FAILED

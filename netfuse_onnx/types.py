@@ -209,7 +209,8 @@ class Correspondence:
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
     `ragged` are values whose shape differs between the models by construction (--partial).
-    `believed` are types of values that hold in every run (plan/sound.py); what a file says may not.
+    `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
+    types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     """
@@ -222,6 +223,7 @@ class Correspondence:
     ir_version: int
     attrs: Mapping[int, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     ragged: frozenset[str] = frozenset()
+    declared: Mapping[str, ValueType] = field(default_factory=dict)
     believed: Mapping[str, ValueType] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
@@ -230,6 +232,10 @@ class Correspondence:
     @property
     def models(self) -> int:
         return len(self.sources)
+
+    def edge(self, name: str) -> ValueType:
+        """The type of a graph input or output of one model, as it is declared."""
+        return self.declared.get(name) or self.graph.types[name]
 
 
 # --------------------------------------------------------------------------- plan
@@ -268,13 +274,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowering per node (by index in the graph) and the layout each graph output must end in."""
+    """A lowering per node (by index in the graph). `ragged`: graph outputs whose shape may differ between the
+    models."""
 
     lowerings: tuple[Lowering, ...]
     cost: float
     exact: bool
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    ragged: frozenset[str] = frozenset()
 
 
 # --------------------------------------------------------------------------- lower

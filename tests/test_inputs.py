@@ -13,10 +13,11 @@ from onnx import numpy_helper
 
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
+from netfuse_onnx.plan.sized import assumed
 from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.domains import Accepts, Domains
 from netfuse_onnx.run.inputs import Case
-from netfuse_onnx.types import Correspondence
+from netfuse_onnx.types import Correspondence, Graph, ValueType
 
 
 def matched(folder: Path, text: str, weights: dict[str, tuple[int, ...]] | None = None) -> Correspondence:
@@ -100,8 +101,63 @@ def test_draws_of_another_scale_and_salt(tmp_path: Path) -> None:
 def test_sizes_of_symbols() -> None:
     values = {"s": 3, "p": 4, "a.b": 7}
     assert symbols.sizes(("s", 2, "s + p", "2*s - 1", "a.b", "p // 2", "?"), values) == (3, 2, 7, 5, 7, 2, 1)
-    assert symbols.free([("s", "p + s"), None, ("a.b", 4)]) == ("s", "p", "a.b")
+    assert symbols.free([("s", "p + s"), None, ("a.b", 4), ("p",)]) == ("s", "a.b", "p")
     assert symbols.batches([("n", "s"), ("n + 1",), (3, "t")]) == ("n",)
+
+
+COMPUTED = {
+    "past + seq": 14,
+    "batch-size": 1,
+    "floor(seq/2)": 5,
+    "floor(seq/2 - 1/2) + 1": 5,
+    "2*seq + 1": 21,
+    "((seq - 1)//2) + 1": 5,
+    "Max(1, seq - 20)": 1,
+    "Min(seq, past)": 4,
+    "ceiling(seq/3)": 4,
+    "Mod(seq, 4)": 2,
+    "seq % 4": 2,
+    "max-len*2": 12,
+    "2*max-len + batch": 15,
+    "s 1 + 1": 9,
+    "größe**2": 4,
+    "past - seq": 0,
+    "seq//0": 1,
+    "-past + seq": 6,
+}
+
+
+@pytest.mark.parametrize("text", COMPUTED)
+def test_a_dim_is_computed_where_its_terms_are_dims_of_their_own(text: str) -> None:
+    values = {"past": 4, "seq": 10, "batch": 3, "size": 2, "max-len": 6, "s 1": 8, "größe": 2}
+    others = [(name,) for name in values]
+    assert symbols.free([(text,), *others]) == tuple(values)
+    assert symbols.batches([(text,), *others]) == tuple(values)
+    assert symbols.sizes((text,), values) == (COMPUTED[text],)
+
+
+NAMES = (
+    "batch-size", "batch size", "max-len", "a+b", "a + b", "a*b", "a/b", "N/A", "(n)", "-1", "3", "3*2", "?",
+    "seq.len", "2d", "dim=4", "größe", "バッチ", "batch.size + 1", "sizes + 1", "floor(x)", "floor", "os.system('x')",
+    "__import__('os')", "a if b else c", "[i for i in seq]", "lambda: seq", "seq + floor", "seq.real", "seq[0]",
+    "unk__12", "None", "seq and 2", "seq < 3", "(" * 300 + "seq" + ")" * 300, "seq" + "+seq" * 5000, "seq +",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_any_other_text_is_a_name(text: str) -> None:
+    """Some of its terms are no dims, or it is no sum or product at all."""
+    shapes = [(text, 4), ("seq", "batch")]
+    assert symbols.free(shapes) == (text, "seq", "batch")
+    assert symbols.batches(shapes) == (text, "seq")
+    assert symbols.sizes((text, "seq"), {text: 7, "seq": 2, "batch": 3}) == (7, 2)
+
+
+def test_a_power_of_powers_ends() -> None:
+    tower = "seq" + "**8" * 40
+    assert symbols.free([(tower, "seq")]) == ("seq",)
+    assert symbols.sizes((tower,), {"seq": 9}) == (1,)
+    assert symbols.sizes(("seq*seq*seq*seq*seq",), {"seq": 10**8}) == (1 << 31,)
 
 
 def test_a_dim_that_is_static_somewhere_is_static(tmp_path: Path) -> None:
@@ -111,3 +167,16 @@ def test_a_dim_that_is_static_somewhere_is_static(tmp_path: Path) -> None:
     ]
     specs = inputs.describe(match([load(path) for path in paths], ["a", "b"]))
     assert [spec.dims for spec in specs] == [("n", 7), ("n", 7)]
+
+
+def test_assumed_sizes_of_computed_dims() -> None:
+    dims = {
+        "ids": ("batch", "seq"),
+        "mask": ("batch", "past + seq"),
+        "past": ("batch", "past"),
+        "m": ("max-len",),
+    }
+    types = {name: ValueType(1, shape) for name, shape in dims.items()}
+    graph = Graph("g", tuple(dims), (), (), {}, types)
+    found = assumed(graph, {"seq": 3, "max-len": 5})
+    assert found == {"batch": 1, "seq": 3, "past + seq": 131, "past": 128, "max-len": 5}

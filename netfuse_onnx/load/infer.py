@@ -1,30 +1,30 @@
 """Types and ranks of every value of a source.
 
 onnx's own inference first, on a skeleton, with the shape functions of ONNX Runtime's operators
-(shapes_contrib.py); what the file itself says of a value fills gaps and is inferred from again. `complete`
-is the last resort for the ranks that are still missing: one run of the model with those values as outputs.
+(shapes_contrib.py); what else is known of a value fills gaps and is inferred from again. What a file says of
+values that are not its inputs is not known: claims.py tells what of it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import onnx
+from onnx import ModelProto
 
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.load.pools import floored
 from netfuse_onnx.ops.corrected import corrected
+from netfuse_onnx.ops.shapes import every_node
 from netfuse_onnx.ops.shapes_contrib import known_to_onnx
 from netfuse_onnx.types import Dim, Source, ValueType
 
-Complete = Callable[[Source, tuple[str, ...]], Mapping[str, ValueType]]
-"""Finds the types of the named values of a source, those that it can."""
 
-
-def infer(source: Source, complete: Complete | None = None) -> Source:
-    """The source with a type for every value; one whose rank stays unknown has `dims` None."""
+def infer(source: Source) -> Source:
+    """The source with a type for every value; one whose rank stays unknown has `dims` None. The types that it
+    has already must be true of every run."""
     graph = source.graph
     hints = {name: graph.types[name] for name in graph.types if name not in graph.inputs}
     types = _run(source)
@@ -34,18 +34,17 @@ def infer(source: Source, complete: Complete | None = None) -> Source:
     if missing := _missing(source, types):
         known = {name: hints[name] for name in missing if name in hints and _typed(hints[name])}
         types = _with(source, types, known)
-    if complete is not None and (missing := _missing(source, types)):
-        varying = _varying(source, types)
-        if steady := tuple(name for name in missing if name not in varying):
-            types = _with(source, types, complete(_typed_source(source, types), steady))
     return _typed_source(source, types)
 
 
-def _varying(source: Source, types: Mapping[str, ValueType]) -> set[str]:
+def varying(source: Source) -> set[str]:
     """Values whose rank may be another in another run: a Squeeze without axes drops what happens to have
-    size 1. No run tells their ranks, nor those of what depends on them."""
-    found: set[str] = set()
+    size 1, and the branches of an If may give what they like. No run tells their ranks, nor those of what
+    depends on them."""
+    types, found = source.graph.types, set[str]()
     for node in source.graph.nodes:
+        if node.op == "If" and not node.domain:
+            found.update(name for name in node.outputs if name and not _typed(types[name]))
         dims = types.get(node.inputs[0], ValueType()).dims if node.inputs else ()
         axes = len(node.inputs) > 1 or "axes" in node.attrs
         if node.op == "Squeeze" and not node.domain and not axes:
@@ -66,7 +65,7 @@ def _typed_source(source: Source, types: Mapping[str, ValueType]) -> Source:
 
 
 def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[str, ValueType]:
-    """One pass of onnx's inference over declared inputs and `known`; outputs keep what the file declares."""
+    """One pass of onnx's inference over declared inputs and `known`; outputs keep what is known of them."""
     graph = source.graph
     bare = {name: graph.types[name] for name in graph.inputs if name in graph.types}
     start = _typed_source(source, bare | dict(known or {}))
@@ -75,6 +74,7 @@ def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[s
     try:
         skeleton = rebuild.model(start, values=[name for name in known or () if name not in graph.outputs])
         corrected(skeleton)
+        _unclaimed(skeleton)
         with known_to_onnx(skeleton.graph):
             inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
         for info in (*inferred.value_info, *inferred.output):
@@ -84,6 +84,17 @@ def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[s
     values = [name for node in graph.nodes for name in node.outputs if name]
     types = {name: _meet(found.get(name, ValueType()), declared.get(name)) for name in values}
     return types | bare
+
+
+def _unclaimed(skeleton: ModelProto) -> None:
+    """Takes away what bodies declare of their outputs, and of the sizes of their inputs: ONNX Runtime does
+    not hold them to it."""
+    for body in (a.g for node in every_node(skeleton.graph) for a in node.attribute if a.HasField("g")):
+        for value in body.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+        for dim in (dim for value in body.input for dim in value.type.tensor_type.shape.dim):
+            dim.Clear()
 
 
 def _with(

@@ -175,7 +175,8 @@ class _Normaliser:
         return self._definitions
 
     def _types(self, nodes: list[Node]) -> dict[str, ValueType]:
-        """Declared types of inputs and outputs, and what else the file says of values that are left."""
+        """Declared types of inputs and outputs, and what else the file says of values that are left. Of an
+        input that is an output too, what it says of the input counts."""
         graph = self.graph
         left = {name for node in nodes for name in node.outputs}
         types: dict[str, ValueType] = {}
@@ -183,9 +184,7 @@ class _Normaliser:
             name = self.renamed.get(value.name, value.name)
             if name in left:
                 types[name] = value_type(value.type)
-        for value in self.scope.inputs:
-            types[value.name] = value_type(value.type)
-        for value in graph.output:
+        for value in (*graph.output, *self.scope.inputs):
             types[value.name] = value_type(value.type)
         return types
 

@@ -7,6 +7,7 @@ names, one leading axis of size N. A shared input keeps its name, shape and type
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import onnx
 
@@ -21,8 +22,12 @@ Fetch = Callable[[str, Layout], Held]
 class Boundary:
     """Names, types and joins at the edge."""
 
-    def __init__(self, corr: Correspondence, io: str, share: frozenset[str]) -> None:
+    def __init__(
+        self, corr: Correspondence, io: str, share: frozenset[str], ragged: frozenset[str] = frozenset()
+    ) -> None:
+        """`ragged`: outputs whose shape may differ between the models."""
         self.corr = corr
+        self.ragged = ragged
         self.stacked = io == "stacked"
         self.share = share
         unknown = share - set(corr.graph.inputs)
@@ -74,18 +79,29 @@ class Boundary:
 
     def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
         """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
-        types = self.corr.graph.types
+        kind = self.corr.edge
         if self.stacked:
             for name in names:
-                yield value_info(name, types[name], 0 if name in once else self.corr.models)
+                yield value_info(name, kind(name), 0 if name in once else self.corr.models)
         elif names is self.corr.graph.inputs:
             for name in names:
                 for label in [name] if name in once else [f"{model}/{name}" for model in self.corr.names]:
-                    yield value_info(label, types[name])
+                    yield value_info(label, kind(name))
         else:
             for model in self.corr.names:
                 for name in names:
-                    yield value_info(f"{model}/{name}", types[name])
+                    yield value_info(f"{model}/{name}", self._of_model(name, model))
+
+    def _of_model(self, name: str, model: str) -> ValueType:
+        """The type of an output of one model. A size that may be another one in each model has a name of its
+        own in each; sizes of the inputs are alike for all."""
+        kind, known = self.corr.edge(name), self.corr.graph.types[name]
+        if name not in self.ragged or kind.dims is None:
+            return kind
+        derived = known.dims if known.rank == kind.rank else None
+        pairs = zip(kind.dims, derived or (None,) * len(kind.dims), strict=True)
+        own = [f"{model}/{dim}" if isinstance(dim, str) and dim != size else dim for dim, size in pairs]
+        return replace(kind, dims=tuple(own))
 
     def _refuse_clashes(self) -> None:
         """Inputs, then outputs; only what passes through may be both."""

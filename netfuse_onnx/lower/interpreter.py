@@ -57,7 +57,7 @@ def _lowered(
     corr: Correspondence, plan: Plan, io: str, share: frozenset[str], *, trusting: bool
 ) -> tuple[Merged, bool]:
     """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
-    edge = boundary.Boundary(corr, io, share)
+    edge = boundary.Boundary(corr, io, share, plan.ragged)
     emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
     conversions: list[dict[str, Any]] = []
     lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)

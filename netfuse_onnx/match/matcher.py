@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from netfuse_onnx.load import opset
-from netfuse_onnx.load.infer import Complete, infer
+from netfuse_onnx.load.claims import Complete, settle
 from netfuse_onnx.match import differ, signature, tied
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.fixed import Fixed
@@ -36,13 +36,13 @@ def match(
 ) -> Correspondence:
     """The correspondence of equivalent sources, in the names of the first, with all types inferred.
 
-    `partial` also accepts attributes, weight shapes and shape-deciding values that differ. `complete` is
-    passed to infer. Raises NotEquivalent naming both files, the operators, the difference and a remedy.
+    `partial` also accepts attributes, weight shapes and shape-deciding values that differ. `complete` is for
+    claims.settle. Raises NotEquivalent naming both files, the operators, the difference and a remedy.
     """
     sources = opset.align(sources)
     first = signature.common(sources)
     ours = flatten(first)
-    first = infer(first, complete)
+    first, declared = settle(first, complete)
     fixed = Fixed(ours, first.graph)
     flats = [flatten(other, first.graph) for other in sources[1:]]
     pairings = [_pair(ours, flat, fixed, partial) for flat in flats]
@@ -54,6 +54,7 @@ def match(
         weights=weights,
         opsets=first.opsets,
         ir_version=max(source.ir_version for source in sources),
+        declared=declared,
         warnings=signature.narrowings(sources, names),
     )
     others = list(zip(sources[1:], flats, pairings, strict=True))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load.infer import infer
+from netfuse_onnx.load.claims import settle
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.fixed import Fixed
 from netfuse_onnx.match.flat import Flat
@@ -31,8 +31,8 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
     attrs = attributes(ours, others)
-    inferred = [infer(source) for source, _, _ in others]
-    types = dict(family.graph.types)
+    settled = [settle(source) for source, _, _ in others]
+    types, declared = dict(family.graph.types), dict(family.declared)
     ragged = {name for name, found in family.weights.items() if len({w.shape for w in found}) > 1}
     for i, step in enumerate(ours.steps):
         if step.scope:
@@ -41,16 +41,21 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
         tainted = step.main in attrs or not ragged.isdisjoint(node.reads)
         tainted |= any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
         for k, name in enumerate(step.outs):
-            kinds = [types.get(name, ValueType())]
-            for (_, flat, pairing), source in zip(others, inferred, strict=True):
+            kinds, said = [types.get(name, ValueType())], [declared.get(name, ValueType())]
+            for (_, flat, pairing), (source, others_said) in zip(others, settled, strict=True):
                 twins = flat.steps[pairing.steps[i]].outs
-                kinds.append(source.graph.types.get(twins[k] if k < len(twins) else "", ValueType()))
+                twin = twins[k] if k < len(twins) else ""
+                kinds.append(source.graph.types.get(twin, ValueType()))
+                said.append(others_said.get(twin, ValueType()))
             if name and _unequal([kind.dims for kind in kinds], tainted):
                 ragged.add(name)
                 types[name] = _common(kinds)
+                declared |= {name: _common(said)} if name in declared else {}
     graph = replace(family.graph, types=types)
-    said = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
-    return replace(family, graph=graph, attrs=attrs, ragged=frozenset(ragged), differences=said)
+    differences = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
+    return replace(
+        family, graph=graph, attrs=attrs, ragged=frozenset(ragged), differences=differences, declared=declared
+    )
 
 
 def mergeable(ours: Flat, fixed: Fixed, flat: Flat, pairing: Pairing) -> int:

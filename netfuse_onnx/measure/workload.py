@@ -16,7 +16,6 @@ from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, lineages
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.runtime import Value
 from netfuse_onnx.types import Correspondence
 
@@ -36,9 +35,7 @@ class Workload:
     def __init__(
         self, family: Correspondence, options: Options, tell: Progress, *, tf32: bool = True
     ) -> None:
-        heads = symbols.batches([spec.dims for spec in inputs.describe(family)])
-        dims = dict.fromkeys(heads, 1) | dict(options.dims)
-        options = dataclasses.replace(options, io="separate", dims=dims, search=False, wide=SPATIAL)
+        options = dataclasses.replace(options, io="separate", single=True, search=False, wide=SPATIAL)
         self.trial = Trial(family, options)
         self.trial.run_sources(tell)
         self.names = family.names

@@ -39,7 +39,8 @@ def plan(
         generic = plan(corr, io=io, share=share)
         expected = predicted(priced, found, best, generic, cost)
     notes = (*best.notes, *_advice(corr, found, share, cost))
-    return replace(best, notes=notes, prediction=expected)
+    ragged = found.ragged.intersection(corr.graph.outputs)
+    return replace(best, notes=notes, prediction=expected, ragged=frozenset(ragged))
 
 
 def _advice(corr: Correspondence, found: Candidates, share: frozenset[str], cost: Cost) -> Iterator[str]:
@@ -71,10 +72,18 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     }
     found = propagate(corr, inputs, control.offers(cost), tuned=cost.tuned)
     for name in graph.outputs:
-        if io == "stacked" and name in found.ragged:
+        if io == "stacked" and name in found.ragged and not _said_to_be_alike(corr, name):
             raise NotStackable(
                 f"Output {name!r} cannot be stacked: its shape may differ between the models.",
                 "Use --io separate.",
             )
         found.ends[name] = fed if name in found.mapped else SHARED
     return found
+
+
+def _said_to_be_alike(corr: Correspondence, name: str) -> bool:
+    """True for an output that declares sizes which are the same for all models. The join at the edge compares
+    them, whatever the file says."""
+    sizes = {dim for fed in corr.graph.inputs for dim in corr.graph.types[fed].dims or ()}
+    dims = corr.edge(name).dims
+    return dims is not None and all(isinstance(dim, int) or (dim and dim in sizes) for dim in dims)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.run import symbols
 from netfuse_onnx.types import Correspondence, Graph, ValueType
 
 OPEN = 128
@@ -14,13 +15,14 @@ OPEN = 128
 
 
 def assumed(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the symbols of a graph's inputs."""
-    found = dict[str, int]()
-    for name in graph.inputs:
-        for axis, dim in enumerate(graph.types[name].dims or ()):
-            if isinstance(dim, str):
-                found.setdefault(dim, given.get(dim, 1 if axis == 0 else OPEN))
-    return found
+    """Sizes of the symbols of a graph's inputs, and of what is computed from these."""
+    shapes = [graph.types[name].dims or () for name in graph.inputs]
+    names, found = symbols.free(shapes), dict[str, int]()
+    for axis, dim in ((axis, dim) for dims in shapes for axis, dim in enumerate(dims)):
+        if isinstance(dim, str) and dim in names:
+            found.setdefault(dim, given.get(dim, 1 if axis == 0 else OPEN))
+    every = [dim for dims in shapes for dim in dims if isinstance(dim, str)]
+    return dict(zip(every, symbols.sizes(every, found), strict=True))
 
 
 def sized(corr: Correspondence, sizes: Mapping[str, int]) -> Correspondence:

@@ -1,8 +1,8 @@
 """The sizes that a plan may believe: those that a runtime compares, whatever names a file gives them.
 
-ONNX Runtime does not compare two axes that a file gives one name, and an output may have any size but the one
-that it declares. So each axis of an input gets a symbol of its own here, and what is declared of other values
-counts for its rank and its numbers only. What inference makes of that is true of every run.
+ONNX Runtime does not compare two axes that a file gives one name. So each axis of an input gets a symbol of
+its own here, and of other values ranks and numbers count alone; load/claims.py has set aside what a file
+merely says of these. What inference makes of that is true of every run.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Options:
     """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
     override. `search`: look for inputs that say more than the first that run. `isolation`: try odd values
     on every model, not on two. `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial
-    sizes begin."""
+    sizes begin. `single`: a batch of 1 alone."""
 
     runtime: Runtime
     io: str = "separate"
@@ -53,11 +53,12 @@ class Options:
     isolation: bool = False
     max_memory: int = MAX_MEMORY
     wide: int = 0
+    single: bool = False
 
     def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
         """The same with the sizes that merge was given, of symbols that the sources have and these options
         do not bind."""
-        symbolic = symbols.free(spec.dims for spec in inputs.describe(family))
+        symbolic = inputs.names(inputs.describe(family))
         return replace(self, dims={name: dims[name] for name in symbolic if name in dims} | {**self.dims})
 
 
@@ -81,9 +82,11 @@ class Trial:
         self.telling = False  # whether a case gives an element that can be compared
         symbolic = symbols.free(spec.dims for spec in self.specs)
         for name in options.dims:
-            if name not in symbolic:
+            if name not in inputs.names(self.specs):
                 known = ", ".join(symbolic) or "none"
                 raise UsageFault(f"There is no symbolic dimension {name!r}.", f"The models have: {known}.")
+        if not options.dims.keys() <= set(symbolic):
+            self._tell_apart()
 
     # ------------------------------------------------------------------ feeding
 
@@ -136,7 +139,7 @@ class Trial:
 
     def channels(self, output: str) -> Magnitudes:
         """An empty gathering of the magnitudes of an output."""
-        return Magnitudes(self.family.graph.types[output].dims)
+        return Magnitudes(self.family.edge(output).dims)
 
     # ------------------------------------------------------------------ running
 
@@ -232,11 +235,29 @@ class Trial:
 
     def _batches(self) -> list[int]:
         names = symbols.batches([spec.dims for spec in self.specs])
-        if self.options.file or not set(names) - set(self.options.dims):
+        if self.options.file or self.options.single or not set(names) - set(self.options.dims):
             return [1]
         return sorted({1, 2, self.family.models})
 
+    def _tell_apart(self) -> bool:
+        """Give every axis a size of its own, whatever names they share. False where none do."""
+        named, self.specs = self.specs, inputs.apart(self.specs, self.options.dims)
+        self.room = Room(self.family, self.specs, self.options.max_memory)
+        return self.specs != named
+
     def _choose(self, session: Session, tell: Progress) -> Search:
+        """Find the cases, at first with one size for all axes of one name. The result is the search that
+        found them, or the first one that did not."""
+        search, named = self._searched(session, tell), (self.specs, self.room, self.skipped)
+        if not self.cases and not self.options.file and self._tell_apart():
+            self.skipped = []
+            other = self._searched(session, tell)
+            if self.cases:
+                return other
+            self.specs, self.room, self.skipped = named
+        return search
+
+    def _searched(self, session: Session, tell: Progress) -> Search:
         """For each batch size the first case that runs and tells most; or the reason why there is none."""
         batches, seen, searches = self._batches(), None, list[Search]()
         for batch in batches:

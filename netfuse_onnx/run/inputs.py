@@ -9,8 +9,9 @@ the guessing.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,17 +68,26 @@ class Case:
 def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     """What each graph input accepts, in the names of the first source."""
     first, domains = family.sources[0].graph, Domains(family)
-    static: dict[str, int] = {}
-    rows = []
+    specs = []
     for name in first.inputs:
         kinds = [_tensor(s.graph.types[pair(first.inputs, s.graph.inputs)[name]]) for s in family.sources]
-        dims = symbols.meet(name, [kind.dims for kind, _ in kinds], static)
-        rows.append((name, *kinds[0], dims))
-    specs = []
-    for name, kind, sequence, dims in rows:
-        bound = None if dims is None else tuple(static.get(d, d) if isinstance(d, str) else d for d in dims)
-        specs.append(InputSpec(name, kind.dtype, bound, domains.of(name), sequence))
+        dims = symbols.meet(name, [kind.dims for kind, _ in kinds])
+        kind, sequence = kinds[0]
+        specs.append(InputSpec(name, kind.dtype, dims, domains.of(name), sequence))
     return tuple(specs)
+
+
+def apart(specs: Sequence[InputSpec], bound: Collection[str] = ()) -> tuple[InputSpec, ...]:
+    """The same with a symbol of its own for each axis, but for those that are `bound`. What a file calls by
+    one name (`?`, say) need not be one size: ONNX Runtime does not compare them."""
+    every = Counter(dim for spec in specs for dim in spec.dims or () if isinstance(dim, str))
+    shared = {name for name, count in every.items() if count > 1 and name not in bound}
+    return tuple(replace(spec, dims=symbols.apart(spec.name, spec.dims, shared)) for spec in specs)
+
+
+def names(specs: Sequence[InputSpec]) -> tuple[str, ...]:
+    """The symbols that sizes can be given for: those of the file, then those of axes that share one."""
+    return tuple(dict.fromkeys(symbols.free(spec.dims for spec in (*specs, *apart(specs)))))
 
 
 def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,8 @@
-"""The ranks that nothing but a run can tell: one run of a source with the unknown values as outputs.
+"""Ranks that nothing but a run can tell, and sizes that a file claims: runs of a source with those values as
+outputs.
 
-For contrib and custom operators, which onnx's inference doesn't know. What can't be run stays unknown.
+Two runs with different sizes, so that a size which is that of an input does not pass for one that is always
+so. What can't be run stays unknown.
 """
 
 from __future__ import annotations
@@ -8,46 +10,92 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.claims import Run
 from netfuse_onnx.run import inputs
-from netfuse_onnx.run.offers import Offers
+from netfuse_onnx.run.footprint import Footprints
+from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
-ATTEMPTS = 32
-"""How many choices of inputs are offered."""
+ATTEMPTS, NEAR = 32, 8
+"""So many choices of inputs are offered, and so many that are near to the first that runs."""
+MAX_MEMORY = 2_000_000_000
+"""Bytes that a run may take."""
+BATCHES = (2, 3)
+"""The batch of the first run, and that of the second."""
 
 
-def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> dict[str, ValueType]:
-    """Element types and ranks of the named values, as far as a run on the CPU shows them.
-
-    Sizes are left open: they are those of the inputs that happened to be drawn. For infer's `complete`.
-    """
+def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> tuple[Run, ...]:
+    """The types of the named values in two runs on the CPU, or in as many as there can be: for claims.py."""
     try:
         session = Session(
             _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
         )
     except (RunFailed, NetfuseError, ValueError):
-        return {}
+        return ()
     graph = source.graph
     held = {name: (weight,) for name, weight in graph.weights.items()}
     alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
-    specs = inputs.describe(alone)
-    offers = Offers(specs, 2, {})
-    for case in itertools.islice(offers, ATTEMPTS):
-        try:
-            results = session.run(inputs.draw(specs, case, 0, frozenset(), 0))
-        except RunFailed as error:
-            offers.refused(str(error))
-            continue
-        return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
-    return {}
+    named = inputs.describe(alone)
+    if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in named):
+        return ()  # nothing can be made up for an input of unknown rank
+    for specs in dict.fromkeys((named, inputs.apart(named))):
+        if runs := _Runs(session, specs, Footprints(alone)).two():
+            return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
+    return ()
+
+
+Ran = tuple[inputs.Case, Mapping[str, Value]]
+
+
+class _Runs:
+    """Runs of a source on inputs as `specs` describe them, those that take too much memory left out."""
+
+    def __init__(self, session: Session, specs: Sequence[inputs.InputSpec], footprints: Footprints) -> None:
+        self.session, self.specs, self.footprints = session, specs, footprints
+
+    def two(self) -> list[Ran]:
+        """Two runs with sizes that differ, or with values that do, or one, or none."""
+        first = self._first(Offers(self.specs, BATCHES[0], {}), ATTEMPTS)
+        if first is None:
+            return []
+        case = first[0]
+        larger = Offers(self.specs, BATCHES[1], {}, begin=(1, 1))
+        near = Offers(self.specs, BATCHES[1], {}, seen=Seen(case, BATCHES[0]))
+        other = Offers(self.specs, BATCHES[1], {}, only=replace(case, salt=1))
+        for offers, most in ((larger, ATTEMPTS), (near, NEAR), (other, 1)):
+            second = self._first(offers, most)
+            if second and (second[0].sizes != case.sizes or second[0].salt):
+                return [first, second]
+        return [first]
+
+    def _first(self, offers: Offers, most: int) -> Ran | None:
+        """The first of the offers that runs."""
+        for case in itertools.islice(offers, most):
+            if self._needed(case) > MAX_MEMORY:
+                continue
+            try:
+                return case, self.session.run(inputs.draw(self.specs, case, 0, frozenset(), 0))
+            except RunFailed as error:
+                offers.refused(str(error))
+        return None
+
+    def _needed(self, case: inputs.Case) -> int:
+        shapes = inputs.shapes([spec for spec in self.specs if not spec.sequence], case.sizes)
+        bound = self.footprints.bounding(shapes) or self.footprints.of(shapes, case.sizes)
+        return bound.needed(1, 1)
+
+
+def _kinds(names: Sequence[str], results: Mapping[str, Value]) -> dict[str, ValueType]:
+    return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
 
 
 def _kind(value: Value) -> ValueType:
@@ -56,7 +104,7 @@ def _kind(value: Value) -> ValueType:
         dtype = int(helper.np_dtype_to_tensor_dtype(array.dtype))
     except (KeyError, ValueError):
         dtype = 0
-    return ValueType(dtype, (None,) * array.ndim)
+    return ValueType(dtype, array.shape)
 
 
 def home(source: Source) -> str:

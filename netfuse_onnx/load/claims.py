@@ -1,0 +1,276 @@
+"""A file's claims about values that are not its inputs, and what can be believed of them.
+
+ONNX Runtime refuses inputs that are not as declared. Of outputs and inner values it only warns: their
+sizes, ranks and names may be anything, and there are files that keep none of them. So what inference derives
+from the inputs and the weights counts, and nothing else decides how models are merged. Ranks that inference
+can't tell are looked up in runs of the model. So are declared sizes of outputs that inference can't tell: the
+merged file declares no more than was found to be so. Only where no run is possible does it repeat the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
+
+from onnx import GraphProto, TypeProto, ValueInfoProto
+
+from netfuse_onnx.load.infer import infer, unknown, varying
+from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.ops.shapes import every_node
+from netfuse_onnx.run import expressions, symbols
+from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a source: the sizes of the symbols of its inputs, and the types of the tensors that were
+    asked for, all of them static."""
+
+    sizes: Mapping[str, int]
+    values: Mapping[str, ValueType]
+
+
+Complete = Callable[[Source, tuple[str, ...]], Sequence[Run]]
+"""Runs a source, if it can, with other sizes each time, and gives the types of the named values."""
+
+
+def settle(source: Source, complete: Complete | None = None) -> tuple[Source, dict[str, ValueType]]:
+    """A source as loaded, with types that are no mere claims, and the types that its outputs may declare."""
+    graph = source.graph
+    claims = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
+    bare = {**graph.types, **{name: _shapeless(kind) for name, kind in claims.items()}}
+    found = infer(replace(source, graph=replace(graph, types=bare)))
+    looped = [node.outputs[k] for node, k in _collected(graph) if _unsure(node, k, found)]
+    asked = tuple(dict.fromkeys((*_steady(found), *_doubtful(found, claims), *looped)))
+    runs = complete(found, asked) if complete is not None and asked else ()
+    if facts := _facts(found, claims, runs):
+        found = infer(replace(found, graph=replace(found.graph, types={**found.graph.types, **facts})))
+    return replace(found, graph=_honest(found, runs)), _declared(found, claims, runs)
+
+
+def _shapeless(kind: ValueType) -> ValueType:
+    """What ONNX Runtime checks of a declared type: all but shapes."""
+    if kind.proto is None:
+        return ValueType(kind.dtype)
+    bare = TypeProto()
+    bare.CopyFrom(kind.proto)
+    _clear(bare)
+    return ValueType(proto=bare)
+
+
+def _clear(proto: TypeProto) -> None:
+    which = proto.WhichOneof("value") or ""
+    if which in ("tensor_type", "sparse_tensor_type"):
+        getattr(proto, which).ClearField("shape")
+    elif which in ("sequence_type", "optional_type"):
+        _clear(getattr(proto, which).elem_type)
+    elif which == "map_type":
+        _clear(proto.map_type.value_type)
+
+
+# --------------------------------------------------------------------------- bodies
+
+
+def _collected(graph: Graph) -> Iterator[tuple[Node, int]]:
+    """Loops, and which of their outputs are collected from all iterations. Where there is none, ONNX Runtime
+    gives them the sizes that the body declares: these are worth keeping where no input has an open axis."""
+    dims = (dim for name in graph.inputs for dim in graph.types[name].dims or (None,))
+    if all(isinstance(dim, int) for dim in dims):
+        for node in graph.nodes:
+            if node.op == "Loop" and not node.domain:
+                first = max(0, len(node.inputs) - 2)
+                yield from ((node, k) for k in range(first, len(node.outputs)) if node.outputs[k])
+
+
+def _unsure(node: Node, k: int, found: Source) -> bool:
+    """True where a Loop's body declares sizes of an output that inference can't tell."""
+    said = value_type(node.attrs["body"].output[k + 1].type).dims or ()
+    told = _told(node.outputs[k], found, ())[1:]
+    pairs = zip_longest(said, told)
+    return any(isinstance(size, int) and not isinstance(dim, int) for size, dim in pairs)
+
+
+def _honest(found: Source, runs: Sequence[Run]) -> Graph:
+    """The graph without the sizes that bodies declare of their outputs, but those of collected outputs that
+    inference or a run bears out."""
+    graph = found.graph
+    true = {(id(node), k): _told(node.outputs[k], found, runs)[1:] for node, k in _collected(graph)}
+    nodes = []
+    for node in graph.nodes:
+        bodies = {name: _opened(body) for name, body in node.attrs.items() if isinstance(body, GraphProto)}
+        for body in bodies.values() if node.op == "Loop" else ():
+            for k, (value, said) in enumerate(zip(body.output, node.attrs["body"].output, strict=True)):
+                claim = value_type(said.type).dims or ()
+                for dim, size, sure in zip(
+                    _shape(value), claim, true.get((id(node), k - 1), ()), strict=False
+                ):
+                    if isinstance(size, int) and size == sure:
+                        dim.dim_value = size
+        nodes.append(replace(node, attrs={**node.attrs, **bodies}) if bodies else node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _told(name: str, found: Source, runs: Sequence[Run]) -> Sequence[Dim]:
+    """The dims of a value: what inference derives, else what all runs show."""
+    dims = found.graph.types[name].dims
+    seen = [run.values[name].dims or () for run in runs if name in run.values]
+    if dims is None or any(len(sizes) != len(dims) for sizes in seen):
+        return ()
+    columns = zip(dims, *seen, strict=True)
+    return [dim if isinstance(dim, int) or len(set(sizes)) != 1 else sizes[0] for dim, *sizes in columns]
+
+
+def _opened(body: GraphProto) -> GraphProto:
+    """A body with open sizes, and those inside of it."""
+    found = GraphProto()
+    found.CopyFrom(body)
+    graphs = [found, *(a.g for node in every_node(found) for a in node.attribute if a.HasField("g"))]
+    for dim in (dim for graph in graphs for value in graph.output for dim in _shape(value)):
+        dim.Clear()
+    return found
+
+
+def _shape(value: ValueInfoProto) -> Sequence[Any]:
+    found: Sequence[Any] = value.type.tensor_type.shape.dim
+    return found
+
+
+# --------------------------------------------------------------------------- what runs tell
+
+
+def _steady(found: Source) -> list[str]:
+    """Values of an unknown rank that is the same in all runs."""
+    unsteady = varying(found)
+    return [name for name in unknown(found) if name not in unsteady]
+
+
+def _doubtful(found: Source, claims: Mapping[str, ValueType]) -> Iterator[str]:
+    """The outputs that claim a rank or a size which inference can't tell, or tells otherwise."""
+    known = _input_symbols(found)
+    for name in found.graph.outputs:
+        mine, said = found.graph.types[name].dims, claims.get(name, ValueType()).dims
+        if mine is None and said is not None:
+            yield name
+        if mine is None or said is None or len(mine) != len(said):
+            continue
+        pairs = zip(mine, said, strict=True)
+        if any(isinstance(claim, int) and dim != claim and dim not in known for dim, claim in pairs):
+            yield name
+
+
+def _facts(found: Source, claims: Mapping[str, ValueType], runs: Sequence[Run]) -> dict[str, ValueType]:
+    """What runs tell of the values: ranks that were unknown; and sizes that the file declares and inference
+    miscounts. Other sizes may be those of the inputs that happened to be drawn."""
+    facts: dict[str, ValueType] = {}
+    unsteady = varying(found) if runs else set()
+    for name in {name: None for run in runs for name in run.values if name not in unsteady}:
+        kinds = [run.values[name] for run in runs if name in run.values]
+        mine = found.graph.types.get(name, ValueType())
+        if len({kind.rank for kind in kinds}) != 1 or mine.proto is not None:
+            continue
+        if mine.dims is None:
+            facts[name] = ValueType(kinds[0].dtype, (None,) * len(kinds[0].dims or ()))
+        elif name in claims and mine.rank == kinds[0].rank == claims[name].rank:
+            rows = zip(mine.dims, claims[name].dims or (), *(kind.dims or () for kind in kinds), strict=True)
+            dims = tuple(said if _miscounted(dim, said, seen) else dim for dim, said, *seen in rows)
+            facts |= {name: replace(mine, dims=dims)} if dims != mine.dims else {}
+    return facts
+
+
+def _miscounted(dim: Dim, said: Dim, seen: Sequence[Dim]) -> bool:
+    """True where inference tells a size, the file another one, and the file is right."""
+    return isinstance(dim, int) and isinstance(said, int) and all(size == said for size in seen)
+
+
+# --------------------------------------------------------------------------- what outputs may declare
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """One axis of an output: what inference derives, what the file declares, its sizes in runs."""
+
+    derived: Dim
+    claimed: Dim
+    seen: tuple[Dim, ...]
+
+
+def _declared(found: Source, claims: Mapping[str, ValueType], runs: Sequence[Run]) -> dict[str, ValueType]:
+    """The true part of what the outputs declare. What inference derives counts where the file says less or is
+    wrong; a rank that nothing can tell is the file's."""
+    outputs = {name: found.graph.types[name] for name in found.graph.outputs if name in claims}
+    rows = {name: _axes(name, kind, claims[name], runs) for name, kind in outputs.items()}
+    names = _Names(found, runs, [axis for row in rows.values() for axis in row or ()])
+    return {
+        name: kind if (row := rows[name]) is None else replace(kind, dims=tuple(map(names.truth, row)))
+        for name, kind in outputs.items()
+    }
+
+
+def _axes(name: str, mine: ValueType, claim: ValueType, runs: Sequence[Run]) -> list[_Axis] | None:
+    """The axes of an output; None where its rank is unknown, or was seen to be another than is declared."""
+    seen = [run.values[name].dims or () for run in runs if name in run.values]
+    said = claim.dims
+    derived = mine.dims
+    if derived is None and said is not None and all(len(dims) == len(said) for dims in seen):
+        derived = (None,) * len(said)
+    if derived is None or mine.proto is not None:
+        return None
+    if said is None or len(said) != len(derived):
+        said = (None,) * len(derived)
+    told = seen if all(len(dims) == len(derived) for dims in seen) else []
+    columns = zip(derived, said, *told, strict=True)
+    return [_Axis(dim, claimed, tuple(sizes)) for dim, claimed, *sizes in columns]
+
+
+class _Names:
+    """The names that a source's file gives to sizes, and which of them hold."""
+
+    def __init__(self, found: Source, runs: Sequence[Run], axes: Sequence[_Axis]) -> None:
+        self.known = _input_symbols(found)
+        self.free = symbols.free([tuple(self.known)])
+        self.runs = runs
+        self.false = {
+            name
+            for name in {axis.claimed for axis in axes}
+            if isinstance(name, str) and self._differs(name, axes)
+        }
+
+    def truth(self, axis: _Axis) -> Dim:
+        """The dim to declare."""
+        own = axis.derived if axis.derived in self.known else None
+        if isinstance(axis.derived, int):
+            return axis.derived
+        if isinstance(axis.claimed, int):
+            return axis.claimed if own is None and all(size == axis.claimed for size in axis.seen) else own
+        if axis.claimed is None or axis.claimed in self.false:
+            return own
+        if not self._computed(axis.claimed):
+            return axis.claimed
+        return own or (axis.claimed if self._holds(axis.claimed, axis) else None)
+
+    def _computed(self, name: str) -> bool:
+        """True for a size of the inputs, and for what is computed from these."""
+        return name in self.known or bool(expressions.terms(name, self.free))
+
+    def _holds(self, name: str, axis: _Axis) -> bool:
+        """True where no run says otherwise."""
+        seen = zip(self.runs, axis.seen, strict=False)
+        return all(symbols.sizes((name,), run.sizes) == (size,) for run, size in seen)
+
+    def _differs(self, name: str, axes: Sequence[_Axis]) -> bool:
+        """True for a name of the outputs' own which stands for sizes that are not one."""
+        mine = [axis for axis in axes if axis.claimed == name]
+        derived = {
+            axis.derived for axis in mine if axis.derived in self.known or isinstance(axis.derived, int)
+        }
+        seen = {axis.seen for axis in mine if axis.seen}
+        return not self._computed(name) and (len(derived) > 1 or len(seen) > 1)
+
+
+def _input_symbols(source: Source) -> dict[Dim, None]:
+    """The names of the sizes of the inputs, in order."""
+    graph = source.graph
+    dims = (dim for name in graph.inputs for dim in graph.types.get(name, ValueType()).dims or ())
+    return dict.fromkeys(dim for dim in dims if isinstance(dim, str))

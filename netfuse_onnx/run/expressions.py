@@ -1,0 +1,137 @@
+"""Dims that are computed from others: `past + sequence`, `floor(height/2)`, `2*s0 + 1`.
+
+ONNX puts no limit on the names of dims, so `batch-size` is a name like any other. It is read as batch minus
+size only where a file has dims `batch` and `size` by themselves. Operators and functions are those that
+exporters write: TorchScript, torch.export, the symbolic inference of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+
+LONGEST = 400
+"""A text of more characters is taken for a name."""
+MOST = 1 << 31
+"""No computed size is larger."""
+HIGHEST_POWER = 8
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1 or not 0 <= exponent <= HIGHEST_POWER or abs(base) > MOST:
+        raise ArithmeticError("no power of a size")
+    return Fraction(base ** int(exponent))
+
+
+BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: lambda a, b: Fraction(a // b),
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+}
+FUNCTIONS: Mapping[str, Callable[..., Fraction]] = {
+    "floor": lambda a: Fraction(math.floor(a)),
+    "ceil": lambda a: Fraction(math.ceil(a)),
+    "ceiling": lambda a: Fraction(math.ceil(a)),
+    "trunc": lambda a: Fraction(math.trunc(a)),
+    "abs": abs,
+    "max": max,
+    "min": min,
+    "mod": operator.mod,
+    "pythonmod": operator.mod,
+    "floordiv": lambda a, b: Fraction(a // b),
+    "cleandiv": lambda a, b: Fraction(a // b),
+    "ceildiv": lambda a, b: Fraction(-(-a // b)),
+    "inttruediv": operator.truediv,
+    "floortoint": lambda a: Fraction(math.floor(a)),
+    "ceiltoint": lambda a: Fraction(math.ceil(a)),
+    "trunctoint": lambda a: Fraction(math.trunc(a)),
+}
+"""By their names in small letters."""
+
+
+def terms(text: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The dims that `text` is computed from, in order; () where it is a name itself. `names` are dims."""
+    return _parsed(text, _usable(text, names))[1]
+
+
+def value(text: str, values: Mapping[str, int]) -> int | None:
+    """The size that `text` comes to; None where it is a name that is not in `values`."""
+    if text in values:
+        return values[text]
+    body, found = _parsed(text, _usable(text, values))
+    if body is None:
+        return None
+    try:
+        exact = _evaluate(body, [Fraction(values[name]) for name in found])
+    except (ArithmeticError, TypeError, ValueError):  # a division by 0, or arguments that do not fit
+        return 1
+    return int(max(0, min(math.floor(exact), MOST)))
+
+
+def _usable(text: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names that may stand in a text, those with other names in them first."""
+    inside = {name for name in names if name != text and name in text and not name.strip().isdecimal()}
+    return tuple(sorted(inside, key=lambda name: (-len(name), name)))
+
+
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    whole = (rf"(?<![\w.]){re.escape(name)}(?![\w.])" for name in names)
+    return re.compile("|".join(whole))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str, names: tuple[str, ...]) -> tuple[ast.expr | None, tuple[str, ...]]:
+    """The expression, in which `v0` stands for the first of the dims that follow; (None, ()) for a name."""
+    if not names or len(text) > LONGEST:
+        return None, ()
+    pattern = _pattern(names)
+    words = re.findall(r"[^\W\d]\w*", pattern.sub(" ", text))
+    if not {word.lower() for word in words} <= FUNCTIONS.keys():
+        return None, ()
+    found = dict[str, None].fromkeys(pattern.findall(text))
+    place = {name: f"v{k}" for k, name in enumerate(found)}
+    try:
+        body = ast.parse(pattern.sub(lambda match: f" {place[match[0]]} ", text).strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None, ()
+    computed = isinstance(body, ast.BinOp | ast.Call) and found and _plain(body)
+    return (body, tuple(found)) if computed else (None, ())
+
+
+def _plain(part: ast.expr) -> bool:
+    """True for what an expression may be made of."""
+    if isinstance(part, ast.Constant):
+        return type(part.value) in (int, float)
+    if isinstance(part, ast.Call):
+        named = isinstance(part.func, ast.Name) and part.func.id.lower() in FUNCTIONS
+        return named and bool(part.args) and not part.keywords and all(map(_plain, part.args))
+    if isinstance(part, ast.BinOp):
+        return type(part.op) in BINARY and _plain(part.left) and _plain(part.right)
+    if isinstance(part, ast.UnaryOp):
+        return isinstance(part.op, ast.USub | ast.UAdd) and _plain(part.operand)
+    return isinstance(part, ast.Name) and part.id.lower() not in FUNCTIONS
+
+
+def _evaluate(node: ast.expr, values: list[Fraction]) -> Fraction:
+    if isinstance(node, ast.Name):
+        return values[int(node.id[1:])]
+    if isinstance(node, ast.Constant):
+        return Fraction(str(node.value))
+    if isinstance(node, ast.UnaryOp):
+        inner = _evaluate(node.operand, values)
+        return -inner if isinstance(node.op, ast.USub) else inner
+    if isinstance(node, ast.BinOp):
+        return BINARY[type(node.op)](_evaluate(node.left, values), _evaluate(node.right, values))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        arguments = [_evaluate(argument, values) for argument in node.args]
+        return FUNCTIONS[node.func.id.lower()](*arguments)
+    raise ValueError("no size")
