@@ -269,6 +269,7 @@ def _known(
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:
         family = _matched(sources, known.models, known.partial, libraries, known.target)
+        metadata.fitting(known, family, merged)
         options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
 

@@ -130,12 +130,13 @@ class Lab:
         return mine | {f"tmp/{p.name}" for p in self.temporary.iterdir() if not p.name.startswith("netfuse-onnx-")}
 
     def _strange(self) -> list[str]:
-        """Files that were opened and should not have been. What the work folder's links lead to is outside."""
-        seen = [f"{event} in {self.outside}" for event in self.watch.events()]
+        """Files that were opened and should not have been. What the work folder's links lead to is outside.
+        Another process that lists the folder gives events without a name."""
+        seen = [f"{event} in {self.outside}" for event in self.watch.events() if event.split()[1:]]
         for path in self.opened:
             real = os.path.realpath(path)
             own = (*map(os.path.realpath, (self.work, self.temporary)), *READABLE)
-            if path.startswith("/proc/") and "/mem" not in path and "/fd" not in path:
+            if path.startswith("/proc/") and not path.endswith("/mem") and "/fd" not in path:
                 continue
             if not any(real == place or real.startswith(f"{place}/") for place in own):
                 seen.append(path)
