@@ -15,6 +15,7 @@ from typing import Any
 
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
+from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.storage import elements, wire
 from netfuse_onnx.types import Correspondence, Merged, Recipe
@@ -86,7 +87,9 @@ def build(
 
 def read(path: str) -> Metadata:
     """The metadata of a merged model file. Raises FileFault when it is no model, or has none."""
-    props = {entry.key: entry.value for entry in wire.scan(path).model.metadata_props}
+    model = wire.scan(path).model
+    validate.check(model, path)
+    props = {entry.key: entry.value for entry in model.metadata_props}
     if KEY not in props:
         raise FileFault(
             f"{path} was not written by netfuse-onnx: it carries no {KEY!r} metadata.",
