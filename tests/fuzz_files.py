@@ -208,19 +208,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--one", type=int, help="this input alone")
+    parser.add_argument("--one", help="this input alone, or several: 3,14,15")
     parser.add_argument("--keep", type=Path, help="with --one: write its files to this new folder, run nothing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         fuzzer = Fuzzer(options.seed, Path(name), options.jobs)
         indices: Iterable[int] = range(options.start, options.start + options.count)
         if options.one is not None:
-            indices = [options.one]
-            case = draw(options.seed, options.one, fuzzer.families)
-            print(case.story, *(" ".join(command) for command in case.commands), sep="\n  ")
+            indices = [int(index) for index in options.one.split(",")]
+            for index in indices:
+                case = draw(options.seed, index, fuzzer.families)
+                print(f"{index}: {case.story}", *(" ".join(command) for command in case.commands), sep="\n  ")
+                if options.keep:
+                    (options.keep / str(index)).mkdir(parents=True)
+                    case.write(options.keep / str(index))
             if options.keep:
-                options.keep.mkdir()
-                case.write(options.keep)
                 return 0
         start = time.monotonic()
         kinds = report(fuzzer.run(indices))

@@ -17,7 +17,7 @@ from onnx import ValueInfoProto as Info
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.scope import AGAIN, label
 from netfuse_onnx.ops import schemas
-from netfuse_onnx.storage.tensors import BITS
+from netfuse_onnx.storage.tensors import BITS, MOST_AXES
 
 ELEMENTS = frozenset({*BITS, TensorProto.STRING})
 KEYS = frozenset(
@@ -27,8 +27,6 @@ KEYS = frozenset(
     }
 )  # fmt: skip
 """Types of the keys of maps."""
-MOST_AXES = 32
-"""numpy (1) holds no more."""
 MOST_ELEMENTS = 2**48
 """Elements that a declared shape may have: sizes and their products stay far inside 64 bits."""
 DEEPEST = 8
@@ -37,6 +35,13 @@ MOST_INLINED = 1_000_000
 """Nodes that the functions of a file may unfold to."""
 TYPE_NAMES = ("to", "dtype", "output_dtype", "output_datatype")
 """Integer attributes of the standard's operators that number an element type."""
+
+_FIELDS = {
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+}
 
 
 def check(model: ModelProto, path: str) -> None:
@@ -63,7 +68,7 @@ class _Check:
         self._graph(model.graph)
         for function in model.functions:
             self.opset = _opset(function)
-            for value in function.value_info:
+            for value in getattr(function, "value_info", ()):  # since onnx 1.18
                 self._value(value)
             for node in function.node:
                 self._node(node)
@@ -102,6 +107,9 @@ class _Check:
     def _node(self, node: NodeProto) -> None:
         standard = schemas.canonical(node.domain) in schemas.STANDARD
         for attribute in node.attribute:
+            field = _FIELDS.get(attribute.type)
+            if field and not attribute.HasField(field) and not attribute.ref_attr_name:
+                raise self.fault(f"the attribute '{attribute.name}' of {label(node)} has no value")
             if attribute.type == AttributeProto.GRAPH:
                 self._graph(attribute.g)
                 if standard:
