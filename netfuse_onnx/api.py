@@ -18,6 +18,7 @@ from netfuse_onnx import arguments, refusals
 from netfuse_onnx.errors import (
     FileFault,
     NotEquivalent,
+    NotProven,
     UsageFault,
     ValuesDiffer,
 )
@@ -42,7 +43,7 @@ from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RuleRow, RulesReport, VerifyReport
-from netfuse_onnx.run import runtime, symbols
+from netfuse_onnx.run import bounds, runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.types import Correspondence, Merged, Ran, Source, ValueType
@@ -211,6 +212,8 @@ def bench(
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
     known, options, family, strangers = _known(merged, paths, proof)
     tell = progress or silent
+    if reason := bounds.of_file(merged, options.max_memory):
+        raise NotProven(f"{merged} is not run: {reason}.", "Allow more with --max-memory.")
     work = Workload(family, options, tell)
     size = sum(map(os.path.getsize, wire.scan(merged).files))
     file = MergedFile("merged", merged, known.io, known.share, size)

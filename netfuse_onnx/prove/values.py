@@ -18,15 +18,22 @@ from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.run import bounds
 from netfuse_onnx.run.ort_compat import CUDA
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
 
 
 def prove_values(
-    merged: str, family: Correspondence, options: Options, progress: Progress | None = None
+    merged: str,
+    family: Correspondence,
+    options: Options,
+    progress: Progress | None = None,
+    *,
+    trusted: bool = False,
 ) -> ValuesProof:
-    """Run the sources, then the merged model file, and compare every output of every model.
+    """Run the sources, then the merged model file, and compare every output of every model. `trusted`: its
+    graph is known to be the one that merging gives; else its sizes are looked at before it is run.
 
     Raises NotProven when no inputs are found that the sources take, UsageFault on --dim or --inputs that
     do not fit the models.
@@ -38,6 +45,10 @@ def prove_values(
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
+    reason = "" if trusted else bounds.of_file(merged, options.max_memory)
+    if reason:
+        problem = f"The merged model was not run: {reason}."
+        return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
     try:
         session = Session(merged, options.runtime)
         results = []

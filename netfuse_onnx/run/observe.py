@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.run import inputs
+from netfuse_onnx.run.bounds import refusal
 from netfuse_onnx.run.offers import Offers
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
@@ -22,6 +23,10 @@ from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
 ATTEMPTS = 32
 """How many choices of inputs are offered."""
+MEMORY = 2_000_000_000
+"""Bytes that such a run may take, by estimate."""
+SECONDS = 60.0
+"""A run that takes longer tells nothing."""
 
 
 def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> dict[str, ValueType]:
@@ -29,6 +34,8 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
 
     Sizes are left open: they are those of the inputs that happened to be drawn. For infer's `complete`.
     """
+    if refusal(source, MEMORY):
+        return {}
     try:
         session = Session(
             _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
@@ -42,7 +49,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     offers = Offers(specs, 2, {})
     for case in itertools.islice(offers, ATTEMPTS):
         try:
-            results = session.run(inputs.draw(specs, case, 0, frozenset(), 0))
+            results = session.run(inputs.draw(specs, case, 0, frozenset(), 0), SECONDS)
         except RunFailed as error:
             offers.refused(str(error))
             continue

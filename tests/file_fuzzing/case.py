@@ -20,6 +20,8 @@ OUTSIDE = "outside"
 SECRET = "secret.bin"
 PIPE = "pipe"
 KEY = "netfuse_onnx"
+LIMIT = ("--max-memory", "1GB")
+"""Where a proof runs, it is told how much memory it may take."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ def _commands(rng: random.Random) -> list[list[str]]:
     if rng.random() < 0.5:
         io = rng.choice(("separate", "separate", "stacked"))
         target = rng.choice(("generic", "generic", "generic", "cpu", "cuda"))
-        done.append(["merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--io", io, "--target", target])
+        done.append(["merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--io", io, "--target", target, *LIMIT])
         if rng.random() < 0.1:
             done[-1].append("--partial")
         if rng.random() < 0.75:
@@ -205,9 +207,9 @@ def _verified(story: str, family: Family, merged: bytes, rng: random.Random) -> 
     if rng.random() < 0.2:
         commands.append(["inspect", "m.onnx", "--json"])
     if rng.random() < 0.35:
-        commands.append(["verify", "m.onnx", "a.onnx", "b.onnx"])
+        commands.append(["verify", "m.onnx", "a.onnx", "b.onnx", *LIMIT])
     if rng.random() < 0.02:
-        commands.append(["bench", "m.onnx", "a.onnx", "b.onnx", "--rounds", "1", "--seconds", "0.01"])
+        commands.append(["bench", "m.onnx", "a.onnx", "b.onnx", "--rounds", "1", "--seconds", "0.01", *LIMIT])
     if rng.random() < 0.1:
         commands.append(["check", "m.onnx", "m.onnx"])
     return Case(story, files, commands)
