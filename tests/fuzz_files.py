@@ -68,7 +68,9 @@ class _Child:
         self.job: _Job | None = None
 
     def give(self, index: int) -> None:
-        self.job = _Job(index, "draw", time.monotonic(), _processor(self.process.pid), _memory(self.process.pid))
+        self.job = _Job(
+            index, "draw", time.monotonic(), _processor(self.process.pid), _memory(self.process.pid)
+        )
         self.link.send(index)
 
     def overdue(self) -> str:
@@ -203,13 +205,17 @@ def report(found: Iterable[Verdict], most: int = 4) -> Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--one", help="this input alone, or several: 3,14,15")
-    parser.add_argument("--keep", type=Path, help="with --one: write its files to this new folder, run nothing")
+    parser.add_argument(
+        "--keep", type=Path, help="with --one: write its files to this new folder, run nothing"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         fuzzer = Fuzzer(options.seed, Path(name), options.jobs)

@@ -11,7 +11,16 @@ import functools
 import math
 from collections.abc import Iterator
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, defs
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    defs,
+)
 from onnx import ValueInfoProto as Info
 
 from netfuse_onnx.errors import FileFault
@@ -118,7 +127,9 @@ class _Check:
                 self._type(attribute.tp, f"the attribute '{attribute.name}' of {label(node)}", 1)
             elif standard and attribute.type == AttributeProto.INT and attribute.name in TYPE_NAMES:
                 if attribute.i not in ELEMENTS and (attribute.i or not attribute.name.startswith("output")):
-                    raise self.fault(f"{label(node)} names the element type {attribute.i}, which does not exist")
+                    raise self.fault(
+                        f"{label(node)} names the element type {attribute.i}, which does not exist"
+                    )
 
     def _arity(self, node: NodeProto, body: GraphProto, attribute: str) -> None:
         """The inputs and outputs of a body are those of its operator."""
@@ -128,7 +139,9 @@ class _Check:
         counts = zip((len(body.input), len(body.output)), wanted, ("inputs", "outputs"), strict=True)
         for count, want, what in counts:
             if count != want:
-                raise self.fault(f"the body '{attribute}' of {label(node)} has {count} {what}, it needs {want}")
+                raise self.fault(
+                    f"the body '{attribute}' of {label(node)} has {count} {what}, it needs {want}"
+                )
 
     # ------------------------------------------------------------------ types
 

@@ -61,7 +61,7 @@ def _grows(node: NodeProto, counts: dict[str, int]) -> bool:
     if node.op_type == "Shape":
         count = MOST_AXES
     grows = node.op_type == "Concat" and count > MOST_PROPAGATED
-    counts.update(dict.fromkeys(node.output, 0 if grows else count))
+    counts.update(dict.fromkeys(node.output, count))
     return grows
 
 

@@ -103,7 +103,9 @@ def read(path: str) -> Metadata:
             raise FileFault(newer, "Use that version to read it.")
         value = schema.VALUE(value)
     except ValueError as error:
-        raise FileFault(f"The netfuse-onnx metadata of {path} is damaged: {error}.", "Merge again.") from error
+        raise FileFault(
+            f"The netfuse-onnx metadata of {path} is damaged: {error}.", "Merge again."
+        ) from error
     keys = {field.name for field in dataclasses.fields(Metadata)}
     return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
 

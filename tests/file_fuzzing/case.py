@@ -84,7 +84,9 @@ def _beside(family: Family, changed: bytes, rng: random.Random) -> dict[str, byt
 
 def _bytes(family: Family, families: Sequence[Family], rng: random.Random) -> Case:
     """Bytes of a file changed, cut, inserted, moved."""
-    return Case(f"bytes of {family.name}", _beside(family, _flipped(family.models[0], rng), rng), _commands(rng))
+    return Case(
+        f"bytes of {family.name}", _beside(family, _flipped(family.models[0], rng), rng), _commands(rng)
+    )
 
 
 def _flipped(data: bytes, rng: random.Random) -> bytes:
@@ -149,7 +151,22 @@ LOCATIONS = (
     "w0.bin", "./w0.bin", "a.onnx", "b.onnx", "x" * 5000, "\0", "w0.bin\0", "folder/w.bin", "~", "$HOME", "file:w0.bin",
     "/proc/self/mem", "/proc/self/fd/0", "-", "w0.bin/", "\n", "é.bin",
 )  # fmt: skip
-AMOUNTS = ("0", "1", "-1", "4096", str(2**31), str(2**63 - 1), str(2**64), "1e3", "0x10", " 1", "٣", "", "3600", "9" * 5000)
+AMOUNTS = (
+    "0",
+    "1",
+    "-1",
+    "4096",
+    str(2**31),
+    str(2**63 - 1),
+    str(2**64),
+    "1e3",
+    "0x10",
+    " 1",
+    "٣",
+    "",
+    "3600",
+    "9" * 5000,
+)
 
 
 def _outside(family: Family, families: Sequence[Family], rng: random.Random) -> Case:

@@ -73,7 +73,9 @@ def scalar(descriptor: Any, now: Any, rng: random.Random) -> Any:
     if descriptor.type == F.TYPE_STRING:
         return rng.choice(TEXTS)
     if descriptor.type == F.TYPE_BYTES:
-        return rng.choice((b"", b"\xff\xfe", now[:-1], now + b"\0", now * 2, b"linear", b"reverse", b"\0" * 64))
+        return rng.choice(
+            (b"", b"\xff\xfe", now[:-1], now + b"\0", now * 2, b"linear", b"reverse", b"\0" * 64)
+        )
     if descriptor.type in (F.TYPE_FLOAT, F.TYPE_DOUBLE):
         return rng.choice(NUMBERS)
     if descriptor.type == F.TYPE_ENUM:

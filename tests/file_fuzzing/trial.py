@@ -34,7 +34,17 @@ OWN = Path(__file__).resolve().parents[2]
 PACKAGES = Path(onnx.__file__).resolve().parents[1]
 READABLE = tuple(
     os.path.realpath(place)
-    for place in (OWN, PACKAGES, sys.prefix, sys.base_prefix, "/usr", "/lib", "/dev/null", "/dev/urandom", "/sys")
+    for place in (
+        OWN,
+        PACKAGES,
+        sys.prefix,
+        sys.base_prefix,
+        "/usr",
+        "/lib",
+        "/dev/null",
+        "/dev/urandom",
+        "/sys",
+    )
 )
 """Where Python's modules and libraries lie, and what these read of the machine. And /proc, see `_strange`."""
 
@@ -127,7 +137,9 @@ class Lab:
         """All files of the input's folder, and temporary ones but the spill file, which lives as long as the
         process."""
         mine = {str(path.relative_to(self.work)) for path in self.work.rglob("*")}
-        return mine | {f"tmp/{p.name}" for p in self.temporary.iterdir() if not p.name.startswith("netfuse-onnx-")}
+        return mine | {
+            f"tmp/{p.name}" for p in self.temporary.iterdir() if not p.name.startswith("netfuse-onnx-")
+        }
 
     def _strange(self) -> list[str]:
         """Files that were opened and should not have been. What the work folder's links lead to is outside.
@@ -159,9 +171,17 @@ def _one_sentence(said: str) -> bool:
 def _signature(error: BaseException) -> str:
     """The kind of an exception and the function of ours that it came from last."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if f"{os.sep}netfuse_onnx{os.sep}" in f.filename or f"{os.sep}cli{os.sep}" in f.filename]
+    ours = [
+        f
+        for f in frames
+        if f"{os.sep}netfuse_onnx{os.sep}" in f.filename or f"{os.sep}cli{os.sep}" in f.filename
+    ]
     at = ours[-1] if ours else frames[-1] if frames else None
-    where = f"{os.path.basename(os.path.dirname(at.filename))}/{os.path.basename(at.filename)}:{at.name}" if at else "?"
+    where = (
+        f"{os.path.basename(os.path.dirname(at.filename))}/{os.path.basename(at.filename)}:{at.name}"
+        if at
+        else "?"
+    )
     return f"{type(error).__name__} in {where}"
 
 
