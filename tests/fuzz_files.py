@@ -110,6 +110,7 @@ class Fuzzer:
         self.families = families(folder / "seeds")
         self.counts: Counter[str] = Counter()
         self.children = 0
+        self._last: list[Verdict] = []
         self.done = 0
 
     def run(self, indices: Iterable[int]) -> Iterator[Verdict]:
@@ -129,10 +130,7 @@ class Fuzzer:
                     busy[place] = child = self._child()
                 self._next(child, queue)
             busy = [child for child in busy if child.job is not None or self._finished(child)]
-        for verdict in self._last:
-            yield verdict
-
-    _last: list[Verdict] = []
+        yield from self._last
 
     def _child(self) -> _Child:
         self.children += 1
@@ -193,6 +191,11 @@ class Fuzzer:
         return [(-1, "files left at the end of a process", str(left))] if left else []
 
 
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n  ".join(lines) + "\n")
+    sys.stdout.flush()
+
+
 def report(found: Iterable[Verdict], most: int = 4) -> Counter[str]:
     """Print the faults, the first few of each kind in full. Returns how many of each kind."""
     kinds: Counter[str] = Counter()
@@ -200,7 +203,7 @@ def report(found: Iterable[Verdict], most: int = 4) -> Counter[str]:
         kinds[kind] += 1
         if kinds[kind] <= most:
             tail = "\n    ".join(text.strip().splitlines()[-6 if kinds[kind] > 1 else -14 :])
-            print(f"--one {index}  {kind}\n    {tail}", flush=True)
+            _say(f"--one {index}  {kind}\n    {tail}")
     return kinds
 
 
@@ -224,7 +227,7 @@ def main() -> int:
             indices = [int(index) for index in options.one.split(",")]
             for index in indices:
                 case = draw(options.seed, index, fuzzer.families)
-                print(f"{index}: {case.story}", *(" ".join(command) for command in case.commands), sep="\n  ")
+                _say(f"{index}: {case.story}", *(" ".join(command) for command in case.commands))
                 if options.keep:
                     (options.keep / str(index)).mkdir(parents=True)
                     case.write(options.keep / str(index))
@@ -233,9 +236,9 @@ def main() -> int:
         start = time.monotonic()
         kinds = report(fuzzer.run(indices))
         seconds = time.monotonic() - start
-        print(f"seed {options.seed}: {fuzzer.done} inputs in {seconds:.0f} s, {sum(kinds.values())} faults")
+        _say(f"seed {options.seed}: {fuzzer.done} inputs in {seconds:.0f} s, {sum(kinds.values())} faults")
         for what, count in (*sorted(fuzzer.counts.items()), *kinds.most_common()):
-            print(f"  {count:7} {what}")
+            _say(f"  {count:7} {what}")
     return int(bool(kinds))
 
 

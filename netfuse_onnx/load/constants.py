@@ -38,8 +38,8 @@ def constant(node: NodeProto, path: str) -> Weight:
     attribute = node.attribute[0]
     if KINDS.get(attribute.name, attribute.type) != attribute.type:
         raise FileFault(
-            f"{path}: the attribute '{attribute.name}' of Constant node '{node.name or node.output[0]}' is of "
-            "another kind than its name says.",
+            f"{path}: the attribute '{attribute.name}' of Constant node '{node.name or node.output[0]}' is "
+            "of another kind than its name says.",
             "The file is not a valid ONNX model; export it again.",
         )
     value = schemas.value_of(attribute)

@@ -1,7 +1,7 @@
 """One pass over a file as it was read, before anything interprets it: is what it declares possible at all?
 
-Later stages, and onnx's own C++ code, take types, counts and versions as they are; some values end the process
-there. So what no valid model can hold is refused here, in one sentence. Checked elsewhere: values of
+Later stages, and onnx's own C++ code, take types, counts and versions as they are; some values end the
+process there. So what no valid model can hold is refused here, in one sentence. Checked elsewhere: values of
 tensors and where they lie (storage/external.py), names, operators, their counts and attributes (scope.py).
 """
 
@@ -125,11 +125,8 @@ class _Check:
                     self._arity(node, attribute.g, attribute.name)
             elif attribute.type == AttributeProto.TYPE_PROTO:
                 self._type(attribute.tp, f"the attribute '{attribute.name}' of {label(node)}", 1)
-            elif standard and attribute.type == AttributeProto.INT and attribute.name in TYPE_NAMES:
-                if attribute.i not in ELEMENTS and (attribute.i or not attribute.name.startswith("output")):
-                    raise self.fault(
-                        f"{label(node)} names the element type {attribute.i}, which does not exist"
-                    )
+            elif standard and _names_no_type(attribute):
+                raise self.fault(f"{label(node)} names the element type {attribute.i}, which does not exist")
 
     def _arity(self, node: NodeProto, body: GraphProto, attribute: str) -> None:
         """The inputs and outputs of a body are those of its operator."""
@@ -212,6 +209,13 @@ def every_node(nodes: object) -> Iterator[NodeProto]:
 def newest(domain: str) -> int:
     """The highest version of a standard domain that the installed onnx knows."""
     return max(s.since_version for s in defs.get_all_schemas_with_history() if s.domain == domain)
+
+
+def _names_no_type(attribute: AttributeProto) -> bool:
+    """True for an attribute that should number an element type; `output_dtype` may be 0, which is none."""
+    if attribute.type != AttributeProto.INT or attribute.name not in TYPE_NAMES:
+        return False
+    return attribute.i not in ELEMENTS and bool(attribute.i or not attribute.name.startswith("output"))
 
 
 def _typed(proto: TypeProto) -> bool:

@@ -25,10 +25,11 @@ COMPUTED = {*REDUCERS, "Squeeze"}
 
 
 FRAGILE = frozenset({"EyeLike", "RegexFullMatch", "DictVectorizer", "LabelEncoder", "TreeEnsemble"})
-"""Operators whose inference (onnx 1.23) reads the type of input 0 without a look if there is one: the process
-ends by a signal where an operator that it does not know, or refuses, gives that input. Found by trying all."""
+"""Operators whose inference (onnx 1.23) reads the type of input 0 and does not look if there is one: the
+process ends by a signal where an operator that onnx does not know, or refuses, gives that input. Found by
+trying all operators."""
 MOST_PROPAGATED = 1024
-"""Elements of a constant that onnx may compute while it infers: a chain of Concat doubles them without end."""
+"""Elements of a constant that onnx may compute while it infers. A chain of Concat doubles them."""
 
 
 def corrected(model: ModelProto) -> None:
@@ -40,9 +41,9 @@ def corrected(model: ModelProto) -> None:
     counts = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     for node in every_node(model.graph):
         computed = node.op_type in COMPUTED and len(node.input) > 1 and node.input[1] not in stored
-        if (computed or _letters(node) or _grows(node, counts)) and not node.domain:
-            node.domain = DOMAIN
-        elif node.op_type in FRAGILE and node.domain in ("", "ai.onnx.ml") and node.input[0] not in typed:
+        untold = (computed or _letters(node) or _grows(node, counts)) and not node.domain
+        fragile = node.op_type in FRAGILE and node.domain in ("", "ai.onnx.ml")
+        if untold or (fragile and node.input[0] not in typed):
             node.domain = DOMAIN
     model.opset_import.add(domain=DOMAIN, version=1)
 

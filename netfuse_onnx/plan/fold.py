@@ -26,12 +26,12 @@ LIMIT = 128
 
 GROWING = frozenset(
     {
-        "AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "EyeLike",
-        "GridSample", "HammingWindow", "HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot", "Pad", "Range",
-        "Resize", "STFT", "Tile", "TopK", "Upsample",
+        "AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand",
+        "EyeLike", "GridSample", "HammingWindow", "HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot",
+        "Pad", "Range", "Resize", "STFT", "Tile", "TopK", "Upsample",
     }
 )  # fmt: skip
-"""Operators whose outputs may be larger than all their inputs: computed where inference tells a small size."""
+"""Operators whose outputs may be larger than their inputs: computed where inference tells a small size."""
 WINDOWED = ("Conv", "ConvInteger", "Pool", "ConvTranspose", "DeformConv")
 """Ends of the names of operators that pad inside: a huge one may give a small output. Never computed."""
 

@@ -19,7 +19,7 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Graph, Node, Source, ValueType
 
 FOLDING = 4.0
-"""ONNX Runtime takes so many times what it computes from constants: each optimiser's copy, and the packed one."""
+"""ONNX Runtime takes so many times what it computes from constants: copies of optimisers, packed ones."""
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 MOST_TRIPS = 1 << 17
 """Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""

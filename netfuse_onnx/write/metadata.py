@@ -132,7 +132,7 @@ def fitting(metadata: Metadata, family: Correspondence, path: str) -> None:
     for name in metadata.share:
         if name not in family.graph.inputs:
             raise FileFault(
-                f"The netfuse-onnx metadata of {path} name a shared input {name!r}, which the models do not have.",
+                f"The netfuse-onnx metadata of {path} name a shared input {name!r}, which no model has.",
                 "Are these the models that were merged? If so, merge again.",
             )
 

@@ -107,7 +107,7 @@ def _repeated(message: Message, descriptor: Any, rng: random.Random) -> None:
     elif what < 0.55:
         kept = list(values)
         copied = [kept[at]] * rng.choice((1, 1, 3, 200))
-        (values.extend if len(copied) else values.extend)(copied)
+        values.extend(copied)
     elif what < 0.7 and len(values) > 1:
         _swap(message, descriptor, at, rng.randrange(len(values)))
     elif descriptor.type != F.TYPE_MESSAGE:
@@ -162,67 +162,114 @@ def nodes(model: ModelProto) -> list[NodeProto]:
 
 def part(model: ModelProto, donor: ModelProto, rng: random.Random) -> None:
     """A node or a name: gone, twice, exchanged, moved, or of another operator."""
-    graph = rng.choice(graphs(model))
-    if not graph.node:
-        return
-    node = rng.choice(graph.node)
-    names = sorted({name for n in graph.node for name in (*n.input, *n.output)})
-    what = rng.randrange(9)
-    if what == 0:
-        graph.node.remove(node)
-    elif what == 1:
-        graph.node.add().CopyFrom(node)
-    elif what == 2 and node.input:
+    graph = rng.choice(graphs(model) or [model.graph])
+    if graph.node:
+        names = sorted({name for n in graph.node for name in (*n.input, *n.output)})
+        rng.choice(PARTS)(graph, rng.choice(graph.node), names or [""], donor, rng)
+
+
+def _gone(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    graph.node.remove(node)
+
+
+def _twice(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    graph.node.add().CopyFrom(node)
+
+
+def _reads(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    if node.input:
         node.input[rng.randrange(len(node.input))] = rng.choice(names)
-    elif what == 3 and node.output:
+
+
+def _gives(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    if node.output:
         node.output[rng.randrange(len(node.output))] = rng.choice(names)
-    elif what == 4:
-        other = rng.choice(nodes(donor) or [node])
-        node.op_type, node.domain = other.op_type, other.domain
-    elif what == 5:
-        strange = rng.choice(nodes(donor) or [node])
-        added = graph.node.add()
-        added.CopyFrom(strange)
-        for i in range(len(added.input)):
-            added.input[i] = rng.choice(names)
-        if graph.output and added.output and rng.random() < 0.7:
-            graph.output.add(name=added.output[0])
-    elif what == 6:
-        graph.output.add(name=rng.choice(names))
-    elif what == 7:
-        node.input.extend([rng.choice((*names, ""))] * rng.choice((1, 2, 40)))
-    else:
-        values = (*graph.input, *graph.output, *graph.value_info)
-        if values:
-            rng.choice(values).ClearField("type")
+
+
+def _other(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    other = rng.choice(nodes(donor) or [node])
+    node.op_type, node.domain = other.op_type, other.domain
+
+
+def _added(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    added = graph.node.add()
+    added.CopyFrom(rng.choice(nodes(donor) or [node]))
+    for i in range(len(added.input)):
+        added.input[i] = rng.choice(names)
+    if graph.output and added.output and rng.random() < 0.7:
+        graph.output.add(name=added.output[0])
+
+
+def _output(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    graph.output.add(name=rng.choice(names))
+
+
+def _more(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    node.input.extend([rng.choice((*names, ""))] * rng.choice((1, 2, 40)))
+
+
+def _untyped(
+    graph: GraphProto, node: NodeProto, names: list[str], donor: ModelProto, rng: random.Random
+) -> None:
+    values = (*graph.input, *graph.output, *graph.value_info)
+    if values:
+        rng.choice(values).ClearField("type")
+
+
+PARTS = (_gone, _twice, _reads, _gives, _other, _added, _output, _more, _untyped)
 
 
 def kind(model: ModelProto, donor: ModelProto, rng: random.Random) -> None:
     """A declared type: no type, another element type, nested, dims that are negative, huge, or many."""
-    graph = rng.choice(graphs(model))
+    graph = rng.choice(graphs(model) or [model.graph])
     values = [*graph.input, *graph.output, *graph.value_info]
-    if not values:
-        return
-    proto = rng.choice(values).type
-    what = rng.randrange(7)
+    if values:
+        proto = rng.choice(values).type
+        rng.choice((_element, _dims, _dims, _dims, _nests, _map))(proto, rng)
+
+
+def _element(proto: TypeProto, rng: random.Random) -> None:
+    proto.tensor_type.elem_type = rng.choice((-1, 0, 8, 14, 16, 17, 22, 23, 24, 28, 29, 99, 2**31 - 1))
+
+
+def _dims(proto: TypeProto, rng: random.Random) -> None:
+    shape = proto.tensor_type.shape
+    what = rng.randrange(4)
     if what == 0:
-        proto.tensor_type.elem_type = rng.choice((-1, 0, 8, 14, 16, 17, 22, 23, 24, 28, 29, 99, 2**31 - 1))
+        shape.dim.add().dim_value = rng.choice((-1, 0, 2**31, 2**62, 10**6))
     elif what == 1:
-        proto.tensor_type.shape.dim.add().dim_value = rng.choice((-1, 0, 2**31, 2**62, 10**6))
-    elif what == 2:
         for _ in range(rng.choice((8, 70, 2000))):
-            proto.tensor_type.shape.dim.add().dim_value = rng.choice((1, 1, 2))
-    elif what == 3:
-        for dim in proto.tensor_type.shape.dim:
+            shape.dim.add().dim_value = rng.choice((1, 1, 2))
+    for dim in shape.dim if what > 1 else ():
+        if what == 2:
             dim.dim_value = rng.choice((*GIANT, *SMALL))
-    elif what == 4:
-        proto.CopyFrom(nested(proto, rng.choice((1, 2, 30))))
-    elif what == 5:
-        proto.map_type.key_type = rng.choice((0, 1, 7, 8, 99))
-        proto.map_type.value_type.SetInParent()
-    else:
-        for dim in proto.tensor_type.shape.dim:
+        else:
             dim.dim_param = rng.choice(TEXTS)
+
+
+def _nests(proto: TypeProto, rng: random.Random) -> None:
+    proto.CopyFrom(nested(proto, rng.choice((1, 2, 30))))
+
+
+def _map(proto: TypeProto, rng: random.Random) -> None:
+    proto.map_type.key_type = rng.choice((0, 1, 7, 8, 99))
+    proto.map_type.value_type.SetInParent()
 
 
 def nested(proto: TypeProto, depth: int) -> TypeProto:
@@ -242,7 +289,7 @@ def attribute(model: ModelProto, donor: ModelProto, rng: random.Random) -> None:
     if what == 0:
         node.attribute.remove(chosen)
     elif what == 1:
-        chosen.type = rng.choice([v for v in AttributeProto.AttributeType.values()])
+        chosen.type = rng.choice(list(AttributeProto.AttributeType.values()))
     elif what == 2:
         others = [a for n in nodes(donor) for a in n.attribute] or [chosen]
         name = chosen.name

@@ -22,14 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from netfuse_onnx.cli import main as command_line
 
 from file_fuzzing.case import OUTSIDE, PIPE, SECRET, Case
-from netfuse_onnx.cli import main as command_line
 from netfuse_onnx.errors import NetfuseError
 
 SECONDS = 10
 BYTES = 1_000_000_000
 EXIT_CODES = (0, 1, 2, 3, 5)
+KEPT = ("netfuse-onnx-", ".ses")
+"""Starts of the names of temporary files that live as long as the process: the spill file, and what ONNX
+Runtime (1.32) leaves where its telemetry is on."""
 OWN = Path(__file__).resolve().parents[2]
 PACKAGES = Path(onnx.__file__).resolve().parents[1]
 READABLE = tuple(
@@ -43,6 +46,7 @@ READABLE = tuple(
         "/lib",
         "/dev/null",
         "/dev/urandom",
+        "/dev/shm",
         "/sys",
     )
 )
@@ -137,9 +141,7 @@ class Lab:
         """All files of the input's folder, and temporary ones but the spill file, which lives as long as the
         process."""
         mine = {str(path.relative_to(self.work)) for path in self.work.rglob("*")}
-        return mine | {
-            f"tmp/{p.name}" for p in self.temporary.iterdir() if not p.name.startswith("netfuse-onnx-")
-        }
+        return mine | {f"tmp/{p.name}" for p in self.temporary.iterdir() if not p.name.startswith(KEPT)}
 
     def _strange(self) -> list[str]:
         """Files that were opened and should not have been. What the work folder's links lead to is outside.
@@ -159,7 +161,7 @@ class Lab:
         import atexit
 
         atexit._run_exitfuncs()
-        return sorted(path.name for path in self.temporary.iterdir())
+        return sorted(path.name for path in self.temporary.iterdir() if path.name != KEPT[1])
 
 
 def _one_sentence(said: str) -> bool:
