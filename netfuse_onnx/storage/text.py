@@ -5,14 +5,14 @@ Found here, once, such text isn't taken for our bug later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from netfuse_onnx.errors import FileFault
 
-_NESTED = ("sequence_type", "optional_type", "map_type")
+_NESTED = ("sequence_type", "optional_type")
 
 
 def check(model: ModelProto, path: str) -> None:
@@ -26,80 +26,82 @@ def check(model: ModelProto, path: str) -> None:
         ) from error
 
 
-def _model(model: ModelProto) -> Iterator[str]:
-    yield from (model.producer_name, model.producer_version, model.domain, model.doc_string)
-    yield from (entry.domain for entry in model.opset_import)
-    yield from _entries(model.metadata_props)
-    yield from _graph(model.graph)
+def _model(model: ModelProto) -> list[str]:
+    found = [model.producer_name, model.producer_version, model.domain, model.doc_string]
+    found += [entry.domain for entry in model.opset_import]
+    _entries(model.metadata_props, found)
+    _graph(model.graph, found)
     for function in model.functions:
-        yield from _function(function)
+        _function(function, found)
+    return found
 
 
-def _function(function: FunctionProto) -> Iterator[str]:
-    yield from (function.name, function.domain, function.doc_string)
-    yield from (getattr(function, "overload", ""), *function.input, *function.output, *function.attribute)
-    yield from (entry.domain for entry in function.opset_import)
-    yield from _values(getattr(function, "value_info", ()))
-    yield from _attributes(function.attribute_proto)
-    yield from _nodes(function.node)
+def _function(function: FunctionProto, found: list[str]) -> None:
+    found += (function.name, function.domain, function.doc_string, getattr(function, "overload", ""))
+    found += (*function.input, *function.output, *function.attribute)
+    found += [entry.domain for entry in function.opset_import]
+    _values(getattr(function, "value_info", ()), found)
+    _attributes(function.attribute_proto, found)
+    _nodes(function.node, found)
 
 
-def _graph(graph: GraphProto) -> Iterator[str]:
-    yield from (graph.name, graph.doc_string)
+def _graph(graph: GraphProto, found: list[str]) -> None:
+    found += (graph.name, graph.doc_string)
     for values in (graph.input, graph.output, graph.value_info):
-        yield from _values(values)
-    yield from _tensors(graph.initializer)
+        _values(values, found)
+    _tensors(graph.initializer, found)
     for sparse in graph.sparse_initializer:
-        yield from _tensors((sparse.values, sparse.indices))
-    yield from _entries(getattr(graph, "metadata_props", ()))
-    yield from _nodes(graph.node)
+        _tensors((sparse.values, sparse.indices), found)
+    _entries(getattr(graph, "metadata_props", ()), found)
+    _nodes(graph.node, found)
 
 
-def _nodes(nodes: Iterable[NodeProto]) -> Iterator[str]:
+def _nodes(nodes: Iterable[NodeProto], found: list[str]) -> None:
     for node in nodes:
-        yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
-        if node.attribute:
-            yield from _attributes(node.attribute)
-        if getattr(node, "metadata_props", ()):
-            yield from _entries(node.metadata_props)
+        found += (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+        if attributes := node.attribute:
+            _attributes(attributes, found)
+        if entries := getattr(node, "metadata_props", ()):
+            _entries(entries, found)
 
 
-def _attributes(attributes: Iterable[Any]) -> Iterator[str]:
+def _attributes(attributes: Iterable[Any], found: list[str]) -> None:
     for attribute in attributes:
-        yield from (attribute.name, attribute.ref_attr_name, attribute.doc_string)
+        found += (attribute.name, attribute.ref_attr_name, attribute.doc_string)
         if attribute.HasField("t"):
-            yield from _tensors((attribute.t,))
+            _tensors((attribute.t,), found)
         if attribute.HasField("g"):
-            yield from _graph(attribute.g)
+            _graph(attribute.g, found)
         if attribute.HasField("tp"):
-            yield from _type(attribute.tp)
+            _type(attribute.tp, found)
         for graph in attribute.graphs:
-            yield from _graph(graph)
+            _graph(graph, found)
 
 
-def _values(values: Iterable[ValueInfoProto]) -> Iterator[str]:
+def _values(values: Iterable[ValueInfoProto], found: list[str]) -> None:
     for value in values:
-        yield from (value.name, value.doc_string)
-        yield from _type(value.type)
+        found += (value.name, value.doc_string)
+        _type(value.type, found)
 
 
-def _type(proto: TypeProto) -> Iterator[str]:
+def _type(proto: TypeProto, found: list[str]) -> None:
+    found.append(proto.denotation)
     kind = proto.WhichOneof("value")
     if kind == "tensor_type":
-        yield from (dim.dim_param for dim in proto.tensor_type.shape.dim)
+        found += [dim.dim_param for dim in proto.tensor_type.shape.dim]
     elif kind == "map_type":
-        yield from _type(proto.map_type.value_type)
+        _type(proto.map_type.value_type, found)
     elif kind in _NESTED:
-        yield from _type(getattr(proto, kind).elem_type)
-    yield proto.denotation
+        _type(getattr(proto, kind).elem_type, found)
 
 
-def _tensors(tensors: Iterable[TensorProto]) -> Iterator[str]:
+def _tensors(tensors: Iterable[TensorProto], found: list[str]) -> None:
     for tensor in tensors:
-        yield from (tensor.name, tensor.doc_string)
-        yield from _entries(tensor.external_data)
+        found += (tensor.name, tensor.doc_string)
+        if entries := tensor.external_data:
+            _entries(entries, found)
 
 
-def _entries(entries: Iterable[Any]) -> Iterator[str]:
+def _entries(entries: Iterable[Any], found: list[str]) -> None:
     for entry in entries:
-        yield from (entry.key, entry.value)
+        found += (entry.key, entry.value)
