@@ -10,6 +10,7 @@ exit 4 or by a signal, take 10 s, take 1 GB, leave files behind, or open files o
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -38,6 +39,8 @@ Verdict = tuple[int, str, str]
 
 def _work(link: Connection, seed: int, some: tuple[Family, ...], folder: Path) -> None:
     """A child: takes an index, tells each command before it runs it, then the outcome."""
+    faulthandler.disable()  # pytest's: a child that dies is a finding
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     lab = Lab(folder)
     while (index := link.recv()) is not None:
         case = draw(seed, index, some)
@@ -110,6 +113,7 @@ class Fuzzer:
         self.families = families(folder / "seeds")
         self.counts: Counter[str] = Counter()
         self.children = 0
+        self._told = 0
         self._last: list[Verdict] = []
         self.done = 0
 
@@ -129,6 +133,9 @@ class Fuzzer:
                     yield from self._retire(child, over)
                     busy[place] = child = self._child()
                 self._next(child, queue)
+            if self.done >= self._told + 10_000:
+                self._told = self.done
+                _say(f"{self.done} inputs")
             busy = [child for child in busy if child.job is not None or self._finished(child)]
         yield from self._last
 

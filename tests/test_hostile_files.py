@@ -445,3 +445,15 @@ def test_verify_reads_no_constants_outside(tmp_path: Path, monkeypatch: pytest.M
 def test_unknown_keys_of_newer_writers_are_left_out(tmp_path: Path) -> None:
     file, _ = with_metadata(tmp_path, lambda value: value.update(nodes=[row(later=3)], later=[]))
     assert netfuse_onnx.inspect(file).lowered.nodes[0].name == "n"
+
+
+@pytest.mark.parametrize("dims", [[-4, 2], [2**40, 2**40], [2**23, 8]])
+def test_sparse_tensors_of_impossible_sizes(tmp_path: Path, run: Run, dims: list[int]) -> None:
+    def change(proto: ModelProto) -> None:
+        for name in ("s", "t"):
+            values = helper.make_tensor(name, TensorProto.FLOAT, [1], [2.0])
+            places = helper.make_tensor(f"{name}_at", TensorProto.INT64, [1], [1])
+            proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4, 2]))
+            proto.graph.sparse_initializer[-1].dims[:] = dims
+
+    assert "sparse tensor" in refused(run, "check", *changed(tmp_path, change))

@@ -17,16 +17,17 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
+    SparseTensorProto,
     TensorProto,
     TypeProto,
+    ValueInfoProto,
     defs,
 )
-from onnx import ValueInfoProto as Info
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.scope import AGAIN, label
 from netfuse_onnx.ops import schemas
-from netfuse_onnx.storage.tensors import BITS, MOST_AXES
+from netfuse_onnx.storage.tensors import BITS, MOST_AXES, nbytes
 
 ELEMENTS = frozenset({*BITS, TensorProto.STRING})
 KEYS = frozenset(
@@ -36,6 +37,8 @@ KEYS = frozenset(
     }
 )  # fmt: skip
 """Types of the keys of maps."""
+DENSE_LIMIT = 1 << 26
+"""Bytes that the sparse tensors of a file may unfold to. They are held in memory."""
 MOST_ELEMENTS = 2**48
 """Elements that a declared shape may have: sizes and their products stay far inside 64 bits."""
 DEEPEST = 8
@@ -62,6 +65,7 @@ class _Check:
     def __init__(self, path: str) -> None:
         self.path = path
         self.opset = 0
+        self.unfolded = 0  # bytes that the sparse tensors take when written out
 
     def fault(self, what: str, hint: str = AGAIN) -> FileFault:
         return FileFault(f"{self.path}: {what}.", hint)
@@ -105,11 +109,27 @@ class _Check:
         for values in (graph.input, graph.output, graph.value_info):
             for value in values:
                 self._value(value)
+        for sparse in graph.sparse_initializer:
+            self._sparse(sparse)
         for node in graph.node:
             if node.attribute:
                 self._node(node)
 
-    def _value(self, value: Info) -> None:
+    def _sparse(self, sparse: SparseTensorProto) -> None:
+        """Sparse tensors are written out: together they must not take more than one of them may."""
+        name, sizes = sparse.values.name, list(sparse.dims)
+        kinds = sparse.values.data_type, sparse.indices.data_type
+        if any(size < 0 for size in sizes) or kinds[0] not in BITS or kinds[1] != TensorProto.INT64:
+            raise self.fault(f"the sparse tensor '{name}' of shape {_short(sizes)} is not valid")
+        self.unfolded += nbytes(kinds[0], sizes)
+        if self.unfolded > DENSE_LIMIT:
+            raise self.fault(
+                f"the sparse tensor '{name}' of shape {_short(sizes)} would take, with those before it, more "
+                f"than {DENSE_LIMIT >> 20} MiB when written out",
+                "Store it as a dense initializer.",
+            )
+
+    def _value(self, value: ValueInfoProto) -> None:
         if value.type.WhichOneof("value"):
             self._type(value.type, f"the value '{value.name}'", 1)
 
@@ -119,6 +139,8 @@ class _Check:
             field = _FIELDS.get(attribute.type)
             if field and not attribute.HasField(field) and not attribute.ref_attr_name:
                 raise self.fault(f"the attribute '{attribute.name}' of {label(node)} has no value")
+            if attribute.type == AttributeProto.SPARSE_TENSOR:
+                self._sparse(attribute.sparse_tensor)
             if attribute.type == AttributeProto.GRAPH:
                 self._graph(attribute.g)
                 if standard:

@@ -67,7 +67,7 @@ def _commands(rng: random.Random) -> list[list[str]]:
         done.append(["merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--io", io, "--target", target, *LIMIT])
         if rng.random() < 0.1:
             done[-1].append("--partial")
-        if rng.random() < 0.75:
+        if rng.random() < 0.9:
             done[-1].append("--no-verify")
         done.append(["inspect", "m.onnx"])
     return done
@@ -225,7 +225,7 @@ def _verified(story: str, family: Family, merged: bytes, rng: random.Random) -> 
         commands.append(["inspect", "m.onnx", "--json"])
     if rng.random() < 0.35:
         commands.append(["verify", "m.onnx", "a.onnx", "b.onnx", *LIMIT])
-    if rng.random() < 0.02:
+    if rng.random() < 0.005:
         commands.append(["bench", "m.onnx", "a.onnx", "b.onnx", "--rounds", "1", "--seconds", "0.01", *LIMIT])
     if rng.random() < 0.1:
         commands.append(["check", "m.onnx", "m.onnx"])
