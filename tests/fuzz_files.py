@@ -10,10 +10,12 @@ exit 4 or by a signal, take 10 s, take 1 GB, leave files behind, or open files o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +41,7 @@ Verdict = tuple[int, str, str]
 
 def _work(link: Connection, seed: int, some: tuple[Family, ...], folder: Path) -> None:
     """A child: takes an index, tells each command before it runs it, then the outcome."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # pytest's: a child that dies is a finding
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     lab = Lab(folder)
@@ -206,11 +209,12 @@ def _say(*lines: str) -> None:
 def report(found: Iterable[Verdict], most: int = 4) -> Counter[str]:
     """Print the faults, the first few of each kind in full. Returns how many of each kind."""
     kinds: Counter[str] = Counter()
-    for index, kind, text in found:
-        kinds[kind] += 1
-        if kinds[kind] <= most:
-            tail = "\n    ".join(text.strip().splitlines()[-6 if kinds[kind] > 1 else -14 :])
-            _say(f"--one {index}  {kind}\n    {tail}")
+    with contextlib.suppress(KeyboardInterrupt):  # what was found so far is told
+        for index, kind, text in found:
+            kinds[kind] += 1
+            if kinds[kind] <= most:
+                tail = "\n    ".join(text.strip().splitlines()[-6 if kinds[kind] > 1 else -14 :])
+                _say(f"--one {index}  {kind}\n    {tail}")
     return kinds
 
 
@@ -240,6 +244,7 @@ def main() -> int:
                     case.write(options.keep / str(index))
             if options.keep:
                 return 0
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         start = time.monotonic()
         kinds = report(fuzzer.run(indices))
         seconds = time.monotonic() - start
