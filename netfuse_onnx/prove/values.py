@@ -45,12 +45,8 @@ def prove_values(
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
-    reason = "" if trusted else bounds.of_file(merged, options.max_memory)
-    if reason:
-        problem = f"The merged model was not run: {reason}."
-        return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
     try:
-        session = Session(merged, options.runtime)
+        session = _session(merged, options, trusted)
         results = []
         for done, case in enumerate(trial.cases):
             tell("running the merged model", done, len(trial.cases))
@@ -81,6 +77,13 @@ def prove_values(
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
         tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
     )
+
+
+def _session(merged: str, options: Options, trusted: bool) -> Session:
+    """The merged file, loaded. Raises RunFailed, also where it would take too much memory or never end."""
+    if not trusted and (reason := bounds.of_file(merged, options.max_memory)):
+        raise RunFailed(reason)
+    return Session(merged, options.runtime)
 
 
 def _sizes(trial: Trial) -> dict[str, int]:
