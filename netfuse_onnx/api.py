@@ -15,11 +15,7 @@ from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments, checked, refusals, sources, wording
-from netfuse_onnx.errors import (
-    FileFault,
-    UsageFault,
-    ValuesDiffer,
-)
+from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
@@ -198,6 +194,7 @@ def bench(
     def measured() -> BenchReport:
         known, options, family, strangers = _known(merged, paths, proof)
         tell = progress or silent
+        refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))
         file = MergedFile("merged", merged, known.io, known.share, size)
@@ -254,6 +251,7 @@ def _known(
     models = sources.read(paths)
     with Digests(models) as digests:
         family = _matched(models, known.models, known.partial, libraries, known.target)
+        metadata.fitting(known, family, merged)
         options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
 

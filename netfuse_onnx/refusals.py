@@ -1,10 +1,12 @@
-"""The refusals of merge to write: each is raised with the report as far as it got."""
+"""The refusals of merge to write, each raised with the report as far as it got, and of bench to run."""
 
 from __future__ import annotations
 
 from netfuse_onnx.errors import NotProven, StrictViolated, ValuesDiffer
 from netfuse_onnx.report import NOT_PROVEN, MergeReport
 from netfuse_onnx.rules.fallback import CHEAPER
+from netfuse_onnx.run import bounds
+from netfuse_onnx.types import Correspondence
 
 
 def replicated(answer: MergeReport) -> None:
@@ -44,3 +46,9 @@ def unproved(answer: MergeReport) -> None:
     )
     error.report = answer
     raise error
+
+
+def unbounded(merged: str, family: Correspondence, limit: int) -> None:
+    """Raise NotProven for a merged file that never ends, or takes more than `limit` bytes in any case."""
+    if reason := bounds.of_merged(merged, family, limit):
+        raise NotProven(f"{merged} is not run: {reason}.", "Allow more with --max-memory.")

@@ -43,6 +43,8 @@ class Emitter:
         self.graph = gs.Graph(name=name, opset=opset)
         self.recipes: dict[str, Recipe] = {}
         self.bodies: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self.empty: dict[str, list[str]] = {}
+        """Attributes that are empty lists, by node: onnx-graphsurgeon has no type for them."""
         self.scope = ""
         self._weights = weights
         self._forms: dict[tuple[Any, ...], gs.Constant] = {}
@@ -90,7 +92,10 @@ class Emitter:
         given += [gs.Variable.empty() for _ in range(least - len(given))]
         name = self._unique(self.scope or op, self._node_names)
         outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
-        node = gs.Node(op, name, dict(attrs or {}), [*given, *captured], outputs, domain or None)
+        kept = {k: v for k, v in (attrs or {}).items() if v or not isinstance(v, list | tuple)}
+        if attrs and len(kept) < len(attrs):
+            self.empty[name] = [key for key in attrs if key not in kept]
+        node = gs.Node(op, name, kept, [*given, *captured], outputs, domain or None)
         if captured:
             self.bodies[name] = (len(given), captured_names)
         self.graph.nodes.append(node)

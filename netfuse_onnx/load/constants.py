@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, NodeProto, SparseTensorProto, TensorProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.ops import schemas
@@ -16,6 +16,15 @@ from netfuse_onnx.types import Weight
 
 DENSE_LIMIT = 1 << 28
 """Bytes that one sparse tensor may unfold to. It would have to be held in memory."""
+
+
+KINDS = {
+    "value": AttributeProto.TENSOR, "sparse_value": AttributeProto.SPARSE_TENSOR,
+    "value_float": AttributeProto.FLOAT, "value_floats": AttributeProto.FLOATS,
+    "value_int": AttributeProto.INT, "value_ints": AttributeProto.INTS,
+    "value_string": AttributeProto.STRING, "value_strings": AttributeProto.STRINGS,
+}  # fmt: skip
+"""The attributes that hold a Constant's value."""
 
 
 def constant(node: NodeProto, path: str) -> Weight:
@@ -27,6 +36,12 @@ def constant(node: NodeProto, path: str) -> Weight:
             "The file is not a valid ONNX model; export it again.",
         )
     attribute = node.attribute[0]
+    if KINDS.get(attribute.name, attribute.type) != attribute.type:
+        raise FileFault(
+            f"{path}: the attribute '{attribute.name}' of Constant node '{node.name or node.output[0]}' is "
+            "of another kind than its name says.",
+            "The file is not a valid ONNX model; export it again.",
+        )
     value = schemas.value_of(attribute)
     match attribute.name:
         case "value":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from onnx import AttributeProto, GraphProto, ModelProto, inliner
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.load import normal, producer
+from netfuse_onnx.load import normal, producer, validate
 from netfuse_onnx.load import opset as opsets_
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.storage import wire
@@ -22,6 +22,7 @@ def load(path: str, *, opset: int | None = None) -> Source:
     where the conversion is not possible.
     """
     scanned = wire.scan(path)
+    validate.check(scanned.model, path)
     model = _inlined(scanned.model, path)
     if not model.HasField("graph"):
         raise FileFault(f"{path}: the file holds no graph.", "Is it an ONNX model?")

@@ -75,12 +75,13 @@ class Scope:
         alias = self.alias
         if name not in alias:
             return name
-        seen = {name}
+        seen = {name: None}
         while name in alias:
             name = alias[name]
             if name in seen:
                 raise self.fault(f"Identity '{name}' reads its own result")
-            seen.add(name)
+            seen[name] = None
+        alias.update((other, name) for other in seen if other != name)  # a long chain is walked once
         return name
 
     def fault(self, what: str) -> FileFault:

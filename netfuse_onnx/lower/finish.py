@@ -18,7 +18,9 @@ import onnx_graphsurgeon as gs
 from netfuse_onnx.emit.bodies import inside, rename
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.emit.repeat import SMALL, store_once
+from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
+from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
@@ -42,6 +44,7 @@ def export(
     model.ir_version = corr.ir_version
     model.producer_name, model.producer_version = "netfuse-onnx", ""
     _bind_bodies(model.graph, emit.bodies)
+    _restore_empty(model.graph, emit.empty, corr.opsets)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
@@ -71,6 +74,18 @@ def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[s
         for body in inside(node):
             body.ClearField("initializer")
             _bind_bodies(body, bodies)
+
+
+def _restore_empty(
+    graph: onnx.GraphProto, empty: Mapping[str, Sequence[str]], opsets: Mapping[str, int]
+) -> None:
+    """Write the attributes that are empty lists."""
+    for node in graph.node if empty else ():
+        known = facts(node.op_type, node.domain, opsets.get(node.domain, 1))
+        for name in empty.get(node.name, ()):
+            node.attribute.append(rebuild.attribute(name, [], known.kinds.get(name) if known else None))
+        for body in inside(node):
+            _restore_empty(body, empty, opsets)
 
 
 def _place_weights(

@@ -1,4 +1,5 @@
-"""Operators of the standard on which onnx's own inference (1.23) gives up, though rank or sizes can be told.
+"""Operators of the standard on which onnx's own inference (1.23) gives up, though rank or sizes can be told,
+or which end the process there, or take all memory.
 
 `corrected` changes the skeleton that is inferred from, never a graph that is merged: such a node is put into
 a domain of ours, whose shape functions shapes.py lends to onnx.
@@ -6,9 +7,12 @@ a domain of ours, whose shape functions shapes.py lends to onnx.
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto
+import math
 
-from netfuse_onnx.ops.shapes import UNKNOWN, Call, Kinds, every_node, shape
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from netfuse_onnx.ops.shapes import UNKNOWN, Call, Kinds, Unknown, every_node, shape
+from netfuse_onnx.storage.tensors import MOST_AXES
 from netfuse_onnx.types import Dim, ValueType
 
 DOMAIN = "netfuse"
@@ -24,18 +28,89 @@ ROWS = ("Scaler", "Normalizer", "Imputer", "LinearRegressor", "SVMRegressor", "F
 """Operators on tables of which onnx tells nothing, or miscounts the classes."""
 
 
+FRAGILE = frozenset({"EyeLike", "RegexFullMatch", "DictVectorizer", "LabelEncoder", "TreeEnsemble"})
+"""Operators whose inference (onnx 1.23) reads the type of input 0 and does not look if there is one: the
+process ends by a signal where an operator that onnx does not know, or refuses, gives that input. Found by
+trying all operators."""
+MOST_PROPAGATED = 1024
+"""Elements of a constant that onnx may compute while it infers. A chain of Concat doubles them."""
+
+
 def corrected(model: ModelProto) -> None:
     """Change the nodes of a skeleton, those of bodies included, whose axes are computed: a run would tell the
     rank for those that happen to be drawn, twice the same one, say. And Einsum, of which onnx tells the rank
-    alone, and operators on tables."""
+    alone, operators on tables, and what onnx must not be given."""
     stored = {"", *(tensor.name for tensor in model.graph.initializer)}
+    typed = {value.name for value in model.graph.input if _has_type(value)} | stored
+    counts = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     for node in every_node(model.graph):
         computed = node.op_type in COMPUTED and len(node.input) > 1 and node.input[1] not in stored
-        if (computed or _letters(node)) and not node.domain:
+        untold = (computed or _letters(node) or _grows(node, counts)) and not node.domain
+        fragile = node.op_type in FRAGILE and node.domain in ("", "ai.onnx.ml")
+        if untold or (fragile and node.input[0] not in typed):
             node.domain = DOMAIN
         if node.domain == TABLES and node.op_type in ROWS:
             node.domain = DOMAIN
     model.opset_import.add(domain=DOMAIN, version=1)
+
+
+def _has_type(value: ValueInfoProto) -> bool:
+    return value.type.WhichOneof("value") is not None
+
+
+def _grows(node: NodeProto, counts: dict[str, int]) -> bool:
+    """True for a Concat of too many constants. `counts`: elements by name, at most, of what onnx computes
+    from constants; those of the node's outputs are added."""
+    if node.domain:
+        return False
+    sizes = [counts.get(name, 0) for name in node.input]
+    count = sum(sizes) if node.op_type == "Concat" else max(sizes, default=0)
+    if node.op_type == "Shape":
+        count = MOST_AXES
+    grows = node.op_type == "Concat" and count > MOST_PROPAGATED
+    counts.update(dict.fromkeys(node.output, count))
+    return grows
+
+
+@shape(f"{DOMAIN}.Concat")
+def _joined(call: Call) -> Kinds:
+    rows = [call.dims(i) for i in range(len(call.inputs))]
+    axis = int(call.attr("axis")) % len(rows[0])
+    if any(len(row) != len(rows[0]) for row in rows):
+        raise Unknown
+    along = [row[axis] for row in rows]
+    sizes = [dim for dim in along if isinstance(dim, int)]
+    length = sum(sizes) if len(sizes) == len(along) else None
+    return [ValueType(call.kind(0).dtype, (*rows[0][:axis], length, *rows[0][axis + 1 :]))]
+
+
+@shape(f"{DOMAIN}.EyeLike")
+def _eye(call: Call) -> Kinds:
+    return [ValueType(int(call.attr("dtype", call.kind(0).dtype)), call.kind(0).dims)]
+
+
+@shape(f"{DOMAIN}.RegexFullMatch")
+def _matched(call: Call) -> Kinds:
+    return [ValueType(TensorProto.BOOL, call.kind(0).dims)]
+
+
+@shape(f"{DOMAIN}.LabelEncoder")
+def _encoded(call: Call) -> Kinds:
+    """The type is that of the values; before version 2 numbers become text, and text numbers."""
+    kind = call.kind(0)
+    told = {"strings": TensorProto.STRING, "int64s": TensorProto.INT64, "floats": TensorProto.FLOAT}
+    dtype = next((told[key] for key in told if call.attr(f"values_{key}") is not None), 0)
+    if tensor := call.attr("values_tensor"):
+        dtype = tensor.data_type
+    if not dtype and call.attr("classes_strings") is not None:
+        dtype = TensorProto.INT64 if kind.dtype == TensorProto.STRING else TensorProto.STRING
+    return [ValueType(dtype, kind.dims)]
+
+
+@shape(f"{DOMAIN}.TreeEnsemble")
+def _trees(call: Call) -> Kinds:
+    x = call.kind(0)
+    return [ValueType(x.dtype, (call.dims(0, 2)[0], call.attr("n_targets")))]
 
 
 @shape(*(f"{DOMAIN}.{op}" for op in REDUCERS))

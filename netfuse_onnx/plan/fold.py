@@ -7,6 +7,7 @@ plan. Integers and booleans only: of a float, another runtime may round the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,17 @@ from netfuse_onnx.types import Correspondence, Node, ValueType, Weight
 
 LIMIT = 128
 """Most elements of a folded constant: shapes and axes, not tables."""
+
+GROWING = frozenset(
+    {
+        "AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand",
+        "EyeLike", "GridSample", "HammingWindow", "HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot",
+        "Pad", "Range", "Resize", "STFT", "Tile", "TopK", "Upsample",
+    }
+)  # fmt: skip
+"""Operators whose outputs may be larger than their inputs: computed where inference tells a small size."""
+WINDOWED = ("Conv", "ConvInteger", "Pool", "ConvTranspose", "DeformConv")
+"""Ends of the names of operators that pad inside: a huge one may give a small output. Never computed."""
 
 Values = NDArray[Any]
 
@@ -79,6 +91,8 @@ def _value(corr: Correspondence, known: Mapping[str, Values], node: Node) -> lis
         return None
     if node.op == "Shape":
         return _shape(corr, node)
+    if not _small(node, types):
+        return None
     ins = [_known(corr, known, name) if name else None for name in node.inputs]
     if any(value is None and name for value, name in zip(ins, node.inputs, strict=True)):
         return None
@@ -87,6 +101,21 @@ def _value(corr: Correspondence, known: Mapping[str, Values], node: Node) -> lis
     except Exception:  # what the reference can't compute stays a node; the runtime has the last word
         return None
     return outs if all(out.size <= LIMIT for out in outs) else None
+
+
+def _small(node: Node, types: list[ValueType]) -> bool:
+    """True where the outputs are at most as large as a folded constant may be: nothing larger is computed."""
+    if node.op.endswith(WINDOWED):
+        return False
+    for kind in types:
+        dims = kind.dims
+        sizes = [dim for dim in dims or () if isinstance(dim, int)]
+        if dims is not None and len(sizes) == len(dims):
+            if math.prod(sizes) > LIMIT:
+                return False
+        elif node.op in GROWING:
+            return False
+    return True
 
 
 INTEGERS = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL})

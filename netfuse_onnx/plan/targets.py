@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -76,10 +77,12 @@ def target(name: str) -> Target:
         text = resources.files("netfuse_onnx").joinpath("targets", f"{name}.json").read_text("utf-8")
         return parsed(name, json.loads(text))
     try:
+        if os.path.exists(name) and not os.path.isfile(name):
+            raise FileFault(f"{name} is not a regular file.", HINT)
         return parsed(name, json.loads(Path(name).read_text("utf-8")))
     except OSError as error:
         raise FileFault(f"{name} can't be read: {error.strerror}.", HINT) from error
-    except (ValueError, AttributeError, InternalError) as error:
+    except (ValueError, AttributeError, RecursionError, InternalError) as error:
         reason = error.__cause__ or error
         raise FileFault(f"{name} holds no constants of a target ({reason}).", HINT) from error
 

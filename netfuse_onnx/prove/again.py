@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -47,6 +48,8 @@ def prove_again(
     failure but a note.
     """
     try:
+        if known.target.endswith(".json") and not _near(known.target, path):
+            return GraphProof(note=_unmade(f"{known.target} lies outside of this folder and the file's own"))
         if known.constants and constants(known.target) != known.constants:
             return GraphProof(note=_unmade(f"the constants in {known.target} have changed since the merge"))
         merged = _again(known, family)
@@ -55,6 +58,14 @@ def prove_again(
     found = prove_graph(path, merged, recipes)
     made, now = {ITSELF: known.version, **known.tools}, {ITSELF: __version__, **tools(family)}
     return found if found.ok or made == now else replace(GraphProof(), note=_other(made, now))
+
+
+def _near(target: str, path: str) -> bool:
+    """True for a file of constants below the working folder or that of the merged file, whose metadata name
+    it: nobody's merged file makes verify read elsewhere."""
+    roots = map(os.path.realpath, (os.curdir, os.path.dirname(os.path.abspath(path))))
+    real = os.path.realpath(target)
+    return any(os.path.commonpath((root, real)) == root for root in roots)
 
 
 def _again(known: Metadata, family: Correspondence) -> Merged:

@@ -18,7 +18,7 @@ from netfuse_onnx.prove.reach import Reach
 from netfuse_onnx.prove.room import MAX_MEMORY, Room
 from netfuse_onnx.prove.seek import ATTEMPTS, Search
 from netfuse_onnx.prove.widen import MOST, Widening, candidates
-from netfuse_onnx.run import inputs, symbols
+from netfuse_onnx.run import bounds, inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given
 from netfuse_onnx.run.offers import Offers, Seen
@@ -146,6 +146,7 @@ class Trial:
     def run_sources(self, tell: Progress) -> None:
         """Fill in cases and outputs. Raises NotProven when the sources take no inputs that were tried."""
         search = None
+        self._bounded()
         for model, source in enumerate(self.family.sources):
             tell("running the sources", model, self.family.models)
             try:
@@ -170,6 +171,15 @@ class Trial:
                 )
             self.same_input.append(self._on_the_first_ones_inputs(session, model))
             del session  # before the next is made
+
+    def _bounded(self) -> None:
+        """Raise NotProven for sources that would take too much, or never end, whatever they are fed."""
+        source = replace(self.family.sources[0], graph=self.family.graph)
+        if reason := bounds.refusal(source, self.options.max_memory):
+            raise NotProven(
+                f"{source.path} is not run: {reason}.",
+                "Allow more with --max-memory, or merge without the proof: --no-verify.",
+            )
 
     def _on_the_first_ones_inputs(self, session: Session, model: int) -> dict[str, dict[str, Value]]:
         """The results of a model on the inputs of the first one, where it takes them."""

@@ -18,15 +18,22 @@ from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.run import bounds
 from netfuse_onnx.run.ort_compat import CUDA
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
 
 
 def prove_values(
-    merged: str, family: Correspondence, options: Options, progress: Progress | None = None
+    merged: str,
+    family: Correspondence,
+    options: Options,
+    progress: Progress | None = None,
+    *,
+    trusted: bool = False,
 ) -> ValuesProof:
-    """Run the sources, then the merged model file, and compare every output of every model.
+    """Run the sources, then the merged model file, and compare every output of every model. `trusted`: its
+    graph is known to be the one that merging gives; else its sizes are looked at before it is run.
 
     Raises NotProven when no inputs are found that the sources take, UsageFault on --dim or --inputs that
     do not fit the models.
@@ -39,7 +46,7 @@ def prove_values(
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
     try:
-        session = Session(merged, options.runtime)
+        session = _session(merged, family, options, trusted)
         results = []
         for done, case in enumerate(trial.cases):
             tell("running the merged model", done, len(trial.cases))
@@ -70,6 +77,13 @@ def prove_values(
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
         tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
     )
+
+
+def _session(merged: str, family: Correspondence, options: Options, trusted: bool) -> Session:
+    """The merged file, loaded. Raises RunFailed, also where it would take too much memory or never end."""
+    if not trusted and (reason := bounds.of_merged(merged, family, options.max_memory)):
+        raise RunFailed(reason)
+    return Session(merged, options.runtime)
 
 
 def _sizes(trial: Trial) -> dict[str, int]:

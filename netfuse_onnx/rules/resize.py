@@ -22,6 +22,7 @@ def resize(site: Site) -> Iterator[Option]:
     site.only_mapped(0)
     rank = site.rank(0)
     axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
+    _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
     if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
         yield Option("resize", (STACKED(0), *takes), (STACKED(0),), *_in_front(site, axes))
@@ -40,6 +41,19 @@ def resize(site: Site) -> Iterator[Option]:
         yield Option("resize", (FOLDED(axis), *takes), (FOLDED(axis),), body, nodes)
     if refusals:
         raise refusals[0]
+
+
+def _need_counts(site: Site, count: int) -> None:
+    """As many sizes and scales as axes, and two edges of the region for each; else no runtime takes it."""
+    crops = site.attr("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+    for i, values in list(enumerate(site.values))[1:]:
+        region = i == 1 and site.op == "Resize" and site.opset >= 11
+        if region and not crops:
+            continue
+        if values is not None and values.size not in (0, 2 * count if region else count):
+            raise Refuse(f"it resizes {count} axes and has {values.size} values in its input {i}")
+    scales: Any = site.attr("scales")
+    need(scales is None or len(scales) == count, "it has not one scale for each axis")
 
 
 def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:

@@ -116,6 +116,26 @@ class Footprints:
         )
 
 
+def constant_bytes(graph: Graph) -> int:
+    """Bytes of all that is computed from constants alone, where its shape is known. ONNX Runtime computes it
+    while it loads the graph."""
+    fed = set(graph.inputs)
+    total = 0
+    for node in graph.nodes:
+        if fed.isdisjoint(node.reads):
+            kinds = (graph.types.get(name, ValueType()) for name in node.outputs if name)
+            total += sum(_bytes(kind) or 0 for kind in kinds)
+        else:
+            fed.update(node.outputs)
+    return total
+
+
+def static_peak(graph: Graph) -> int:
+    """Bytes alive at the worst moment, of values whose shape is known whatever the inputs are."""
+    names = (*graph.inputs, *(name for node in graph.nodes for name in node.outputs if name))
+    return _peak(graph, {name: _bytes(graph.types.get(name, ValueType())) or 0 for name in names})
+
+
 def _sizes(graph: Graph) -> dict[str, int]:
     """Bytes of every input and every node's output."""
     size = {name: _bytes(graph.types.get(name, ValueType())) or 0 for name in graph.inputs}

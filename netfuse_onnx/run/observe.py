@@ -19,6 +19,7 @@ from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.run import inputs
+from netfuse_onnx.run.bounds import refusal
 from netfuse_onnx.run.footprint import Footprints
 from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
@@ -28,13 +29,17 @@ from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 ATTEMPTS, NEAR = 32, 8
 """So many choices of inputs are offered, and so many that are near to the first that runs."""
 MAX_MEMORY = 2_000_000_000
-"""Bytes that a run may take."""
+"""Bytes that a run may take, by estimate."""
+SECONDS = 60.0
+"""A run that takes longer tells nothing."""
 BATCHES = (2, 3)
 """The batch of the first run, and that of the second."""
 
 
 def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> tuple[Run, ...]:
     """The types of the named values in two runs on the CPU, or in as many as there can be: for claims.py."""
+    if refusal(source, MAX_MEMORY):
+        return ()
     try:
         session = Session(
             _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
@@ -83,7 +88,7 @@ class _Runs:
             if self._needed(case) > MAX_MEMORY:
                 continue
             try:
-                return case, self.session.run(inputs.draw(self.specs, case, 0, frozenset(), 0))
+                return case, self.session.run(inputs.draw(self.specs, case, 0, frozenset(), 0), SECONDS)
             except RunFailed as error:
                 offers.refused(str(error))
         return None

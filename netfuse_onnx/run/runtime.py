@@ -6,6 +6,7 @@ A `Session` keeps nothing but the session itself, so that deleting it frees the 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ Value = Array | list[Any] | None
 """A tensor, a sequence of tensors, or an empty optional."""
 
 
+SECONDS = 600.0
+"""A run that takes longer is ended: nothing else ends a loop that the data of a file keep going."""
 LIBRARY = "Give --ort-library a shared library that this ONNX Runtime can load."
 
 
@@ -111,14 +114,29 @@ class Session:
         self.outputs = {port.name: port.type for port in self._session.get_outputs()}
         self.placed = ort_compat.placement(self._session)
 
-    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        """All outputs by name. Feeds that the model does not have are left out. Raises RunFailed."""
+    def run(self, feeds: Mapping[str, Value], seconds: float = SECONDS) -> dict[str, Value]:
+        """All outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also for a
+        run that is not done after so many seconds."""
+        how = ort_compat.onnxruntime().RunOptions()
+        alarm = threading.Timer(seconds, setattr, (how, "terminate", True))
+        alarm.daemon = True
+        alarm.start()
+        try:
+            return self._run(feeds, how)
+        except RunFailed as error:
+            if how.terminate:
+                raise RunFailed(f"it was not done after {seconds:.0f} s") from error
+            raise
+        finally:
+            alarm.cancel()
+
+    def _run(self, feeds: Mapping[str, Value], how: Any) -> dict[str, Value]:
         given = {name: value for name, value in feeds.items() if name in self.inputs and value is not None}
         try:
             if self._plain:
-                return dict(zip(self.outputs, self._session.run(None, given), strict=True))
+                return dict(zip(self.outputs, self._session.run(None, given, how), strict=True))
             values = {name: ort_compat.to_ort(np.asarray(v), self.inputs[name]) for name, v in given.items()}
-            results = self._session.run_with_ort_values(list(self.outputs), values)
+            results = self._session.run_with_ort_values(list(self.outputs), values, how)
             return {name: ort_compat.from_ort(v) for name, v in zip(self.outputs, results, strict=True)}
         except MemoryError:
             raise

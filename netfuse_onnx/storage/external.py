@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.storage import text
 from netfuse_onnx.storage.tensors import BITS, dtype_name, inline_count_fault, nbytes, tensors
 from netfuse_onnx.types import Extent
 
@@ -64,6 +65,7 @@ def settle(
     `found`: the extents that the scanner put there itself. Returns the extents of the main graph's
     initializers by name, and the files: the model, then external data. Raises FileFault.
     """
+    text.check(model, path)
     resolver = _Resolver(path)
     for tensor in tensors(model):
         _check_type(tensor, path)
@@ -79,7 +81,6 @@ def settle(
             _read_inline(tensor, extent)
         else:
             refer(tensor, extent)
-    _check_names(model, path)
     outside = (t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL)
     return {t.name: extent_of(t) for t in outside}, (path, *resolver.files)
 
@@ -179,32 +180,6 @@ def _read_inline(tensor: TensorProto, extent: Extent) -> None:
         raise unreadable(extent.path, error) from error
     del tensor.external_data[:]
     tensor.ClearField("data_location")
-
-
-def _check_names(model: onnx.ModelProto, path: str) -> None:
-    """Protobuf gives a string that is not UTF-8 as bytes; found here, it isn't taken for our bug later."""
-    names: list[str] = [entry.domain for entry in model.opset_import]
-    names += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        for graph in graphs:
-            nodes += graph.node
-            for group in (graph.input, graph.output, graph.value_info, graph.initializer):
-                names += [value.name for value in group]
-        graphs = []
-        for node in nodes:
-            names += (node.name, node.op_type, node.domain, *node.input, *node.output)
-            for attribute in node.attribute:
-                names.append(attribute.name)
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs += attribute.graphs
-        nodes = []
-    try:
-        "".join(names)
-    except TypeError as error:
-        raise FileFault(f"{path} is not a valid ONNX model: a name is not UTF-8 text.", _DAMAGED) from error
 
 
 def _fault(path: str, tensor: TensorProto, what: str) -> FileFault:

@@ -44,6 +44,9 @@ BITS: dict[int, int] = {
 # Newer than the oldest onnx we run on, so by number: FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2.
 BITS |= {24: 8, 25: 2, 26: 2, 27: 6, 28: 6}
 
+MOST_AXES = 32
+"""numpy (1) holds no tensors of more."""
+
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.COMPLEX64: "float_data",
@@ -169,16 +172,17 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 
 def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
+    """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
     for attribute in attributes:
         if attribute.HasField("t"):
             yield attribute.t
-        elif attribute.HasField("g"):
+        if attribute.HasField("g"):
             yield from _graph_tensors(attribute.g)
-        elif attribute.HasField("sparse_tensor"):
+        if attribute.HasField("sparse_tensor"):
             yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-        else:
+        if attribute.tensors:
             yield from attribute.tensors
-            for graph in attribute.graphs:
-                yield from _graph_tensors(graph)
-            for sparse in attribute.sparse_tensors:
-                yield from (sparse.values, sparse.indices)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)

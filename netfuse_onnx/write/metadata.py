@@ -6,6 +6,7 @@ when the sources are at hand. It is deterministic: no times, no paths.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,11 @@ from typing import Any
 
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
+from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.storage import elements, wire
 from netfuse_onnx.types import Correspondence, Merged, Recipe
+from netfuse_onnx.write import schema
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -84,35 +87,27 @@ def build(
 
 def read(path: str) -> Metadata:
     """The metadata of a merged model file. Raises FileFault when it is no model, or has none."""
-    props = {entry.key: entry.value for entry in wire.scan(path).model.metadata_props}
+    model = wire.scan(path).model
+    validate.check(model, path)
+    props = {entry.key: entry.value for entry in model.metadata_props}
     if KEY not in props:
         raise FileFault(
             f"{path} was not written by netfuse-onnx: it carries no {KEY!r} metadata.",
             "Give the output of netfuse-onnx merge.",
         )
     try:
-        value = json.loads(props[KEY])
-        if value["format"] != FORMAT:
-            newer = f"{path} was written by netfuse-onnx {value['version']}, in another format."
+        value = schema.parsed(props[KEY])
+        written = schema.HEAD(value)
+        if written["format"] != FORMAT:
+            newer = f"{path} was written by netfuse-onnx {written['version']}, in another format."
             raise FileFault(newer, "Use that version to read it.")
-        return Metadata(
-            version=str(value["version"]),
-            models=tuple(map(str, value["models"])),
-            sha256=tuple(map(str, value["sha256"])),
-            io=str(value["io"]),
-            share=tuple(map(str, value["share"])),
-            target=str(value["target"]),
-            partial=bool(value["partial"]),
-            lowered=Lowered.read(value),
-            weights=dict(value["weights"]),
-            tools={str(name): str(found) for name, found in value.get("tools", {}).items()},
-            constants=str(value.get("constants", "")),
-            dims={str(name): int(size) for name, size in value.get("dims", {}).items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        value = schema.VALUE(value)
+    except ValueError as error:
         raise FileFault(
-            f"The netfuse-onnx metadata of {path} is damaged: {error!r}.", "Merge again."
+            f"The netfuse-onnx metadata of {path} is damaged: {error}.", "Merge again."
         ) from error
+    keys = {field.name for field in dataclasses.fields(Metadata)}
+    return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
 
 
 def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) -> list[str]:
@@ -130,6 +125,16 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
         for path, got, want, name in rows
         if got != want
     ]
+
+
+def fitting(metadata: Metadata, family: Correspondence, path: str) -> None:
+    """Raise FileFault where the metadata name an input that the sources do not have."""
+    for name in metadata.share:
+        if name not in family.graph.inputs:
+            raise FileFault(
+                f"The netfuse-onnx metadata of {path} name a shared input {name!r}, which no model has.",
+                "Are these the models that were merged? If so, merge again.",
+            )
 
 
 def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, Recipe]:

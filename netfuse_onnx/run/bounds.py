@@ -1,0 +1,106 @@
+"""What a graph takes whatever it is fed: a file of some kilobytes may ask for all memory, or never end.
+
+ONNX Runtime computes what depends on constants alone while it loads a file, and a run does what the file
+says. So before a graph from a file is loaded there, its sizes are estimated, and its loops looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from onnx import GraphProto, TensorProto
+
+from netfuse_onnx.load.infer import infer
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.plan.control import nodes_of
+from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.run.footprint import PROCESS, REUSE, amount, constant_bytes, static_peak
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Correspondence, Graph, Node, Source, ValueType
+
+FOLDING = 4.0
+"""ONNX Runtime takes so many times what it computes from constants: copies of optimisers, packed ones."""
+_WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+MOST_TRIPS = 1 << 17
+"""Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""
+
+
+def refusal(source: Source, limit: int) -> str:
+    """The reason why a source must not be loaded or run where `limit` bytes are allowed; '' where it may.
+    `source` is inferred."""
+    return _Bounds(source, limit).graph(source.graph, 1)
+
+
+def of_merged(path: str, family: Correspondence, limit: int) -> str:
+    """The same for a file that should be the merge of a family, but may be anything. It may compute from
+    constants what its sources hold: weights that are equal in all of them are stored once, and repeated.
+
+    Raises FileFault where it is no valid model.
+    """
+    held = sum(weights.nbytes(w) for source in family.sources for w in source.graph.weights.values())
+    limit += int(FOLDING * held)
+    source = infer(load(path))
+    constants = {name: (weight,) for name, weight in source.graph.weights.items()}
+    alone = Correspondence((source,), ("",), source.graph, constants, source.opsets, source.ir_version)
+    return refusal(replace(source, graph=fold(alone).graph), limit)
+
+
+@dataclass
+class _Bounds:
+    source: Source
+    limit: int
+
+    def graph(self, graph: Graph, trips: int) -> str:
+        """The reason why a graph that runs so many times is refused."""
+        needed = int(PROCESS + FOLDING * constant_bytes(graph))
+        if needed > self.limit:
+            return f"what it computes from constants alone takes about {amount(needed)}"
+        needed = int(PROCESS + REUSE * static_peak(graph))
+        if needed > self.limit:
+            return f"a run takes about {amount(needed)}"
+        for node in graph.nodes:
+            for body in (value for value in node.attrs.values() if isinstance(value, GraphProto)):
+                count = trips * self._trips(node, body)
+                if count > MOST_TRIPS:
+                    return f"nothing ends its Loop {node.name or node.outputs[0]!r} before {MOST_TRIPS} trips"
+                if reason := self.graph(self._inside(graph, body), count):
+                    return reason
+        return ""
+
+    def _inside(self, graph: Graph, body: GraphProto) -> Graph:
+        """A body as a graph of its own, inferred. It reads the weights of the main graph."""
+        held = self.source.graph.weights
+        types = {name: ValueType(weight.dtype, weight.shape) for name, weight in held.items()}
+        types |= dict(graph.types)
+        inputs = (*(value.name for value in body.input), *(name for name in types if name not in held))
+        outputs = tuple(value.name for value in body.output)
+        inner = Graph(body.name, inputs, outputs, nodes_of(body), held, types)
+        return infer(replace(self.source, graph=inner)).graph
+
+    def _trips(self, node: Node, body: GraphProto) -> int:
+        """How often a body runs, where the file says it; else 1."""
+        if node.op != "Loop" or node.domain or not self._goes_on(node, body):
+            return 1
+        if not node.inputs[0]:
+            return MOST_TRIPS + 1
+        count = self._value(node.inputs[0])
+        return 1 if count is None else max(1, count)
+
+    def _goes_on(self, node: Node, body: GraphProto) -> bool:
+        """True where the condition is true from the first trip to the last."""
+        start = node.inputs[1] if len(node.inputs) > 1 else ""
+        if start and self._value(start) != 1:
+            return False
+        makers = {name: inner for inner in body.node for name in inner.output}
+        maker = makers.get(body.output[0].name)
+        if maker is None or maker.op_type != "Identity":
+            return False
+        return maker.input[0] == body.input[1].name or self._value(maker.input[0]) == 1
+
+    def _value(self, name: str) -> int | None:
+        """The one number that a small weight holds."""
+        weight = self.source.graph.weights.get(name)
+        if weight is None or not isinstance(weight.data, bytes) or weight.dtype not in _WHOLE:
+            return None
+        values = weights.array(weight).reshape(-1)
+        return int(values[0]) if values.size == 1 else None

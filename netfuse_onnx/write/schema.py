@@ -1,0 +1,198 @@
+"""The form of the JSON value in a merged file: what each key must hold.
+
+Anybody can write such a value. What passes here has the types, sizes and counts that the readers rely on;
+what does not is a ValueError that says which key. Unknown keys are left out: a newer writer may have more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from netfuse_onnx.types import Became
+
+MOST = 2**31 - 1
+"""The largest count, size or position."""
+Check = Callable[[Any], Any]
+"""Gives the value back in the form that is read, or raises ValueError with what it should be."""
+
+
+def parsed(text: str) -> Any:
+    """The JSON value of a text. ValueError where it is none: also for NaN, infinities and deep nesting."""
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:20])
+
+
+# --------------------------------------------------------------------------- single values
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not text")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("is not Unicode text")
+    return value
+
+
+def truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is not true or false")
+    return value
+
+
+def count(value: Any) -> int:
+    """A whole number from 0 up."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+        raise ValueError(f"is not a whole number between 0 and {MOST}")
+    return value
+
+
+def size(value: Any) -> int:
+    """A whole number from 1 up."""
+    if count(value) == 0:
+        raise ValueError("is 0")
+    return int(value)
+
+
+def number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        raise ValueError("is not a number")
+    return float(value)
+
+
+def transform(value: Any) -> str:
+    """That of a recipe, see types.Recipe."""
+    if not re.fullmatch(r"|T|T[0-9]{1,2}|x[0-9]{1,9}", text(value)):
+        raise ValueError("is no transform of a weight")
+    return str(value)
+
+
+def target(value: Any) -> str:
+    """That of a plan: a word, or a file of constants."""
+    if text(value) not in ("generic", "cpu", "cuda") and not value.endswith(".json"):
+        raise ValueError("is no target")
+    return str(value)
+
+
+def model(value: Any) -> str:
+    """The name of a model, which stands before a slash."""
+    if not text(value) or "/" in value:
+        raise ValueError("is no name of a model")
+    return str(value)
+
+
+def one_of(*words: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"is not one of {', '.join(words)}")
+        return str(value)
+
+    return check
+
+
+# --------------------------------------------------------------------------- compound values
+
+
+def listed(item: Check) -> Check:
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ValueError("is not a list")
+        return tuple(_at(str(k), item, entry) for k, entry in enumerate(value))
+
+    return check
+
+
+def mapped(item: Check) -> Check:
+    """An object of any keys whose values are all alike."""
+
+    def check(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError("is not an object")
+        return {text(key): _at(key, item, entry) for key, entry in value.items()}
+
+    return check
+
+
+def record(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
+    """An object of known keys."""
+
+    def check(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError("is not an object")
+        for key in required:
+            if key not in value:
+                raise ValueError(f"has no {key!r}")
+        known = {**required, **optional}
+        return {key: _at(key, known[key], entry) for key, entry in value.items() if key in known}
+
+    return check
+
+
+def _at(key: str, check: Check, value: Any) -> Any:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{key[:60]!r} {error}") from None
+
+
+# --------------------------------------------------------------------------- the value
+
+
+NODE = record(
+    {"name": text, "op": text, "became": one_of(*Became)},
+    {"rule": text, "reason": text, "cost": text, "takes": listed(text), "gives": listed(text)},
+)
+CONVERSION = record({"value": text, "from": text, "to": text}, {"nodes": count, "boundary": truth})
+REPORT = {
+    "nodes": listed(NODE),
+    "conversions": listed(CONVERSION),
+    "source_nodes": count,
+    "merged_nodes": count,
+    "boundary_nodes": count,
+    "notes": listed(text),
+    "predicted": mapped(number),
+    "alternatives": mapped(number),
+}
+"""The keys that lower writes."""
+WEIGHT = record({"value": text}, {"outer": size, "transform": transform, "parts": listed(count)})
+HEAD = record({"format": count, "version": text}, {})
+_VALUE = record(
+    {
+        "version": text,
+        "models": listed(model),
+        "sha256": listed(text),
+        "io": one_of("separate", "stacked"),
+        "share": listed(text),
+        "target": target,
+        "partial": truth,
+        "weights": mapped(WEIGHT),
+    },
+    {"tools": mapped(text), "constants": text, "dims": mapped(count), **REPORT},
+)
+
+
+def _paired(value: Any) -> dict[str, Any]:
+    """The value, whose models have names of their own and a digest each."""
+    found: dict[str, Any] = _VALUE(value)
+    models = found["models"]
+    if not models or len(set(models)) < len(models) or len(found["sha256"]) != len(models):
+        raise ValueError("'models' and 'sha256' are not one name and one digest for each model")
+    return found
+
+
+VALUE: Check = _paired
+"""All of it: what HEAD holds, and the rest."""
