@@ -16,7 +16,7 @@ from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.load import normal, rebuild
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import schemas, tables
 from netfuse_onnx.types import Source
 
 TARGET = 17
@@ -168,7 +168,8 @@ def _comparable(source: Source, raised: Mapping[str, int]) -> None:
         if not domain or now == version:
             continue
         old, new = schemas.facts(op, domain, now), schemas.facts(op, domain, version)
-        if old is None or new is None or old.since != new.since:
+        added = tables.ONLY_ADDED.get(op) if domain == tables.DOMAIN else None
+        if old is None or new is None or (old.since != new.since and (old.since, new.since) != added):
             raise NotEquivalent(
                 f"{source.path} uses {domain}.{op} of version {now}, another model of version {version}.",
                 "Export all models with one version of that domain.",

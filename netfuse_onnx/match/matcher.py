@@ -23,7 +23,7 @@ from netfuse_onnx.match.flat import Flat, flatten
 from netfuse_onnx.match.isomorph import isomorphism
 from netfuse_onnx.match.positional import Miss, Pairing, walk
 from netfuse_onnx.match.refine import Colours, Level, refine
-from netfuse_onnx.match.sameness import TABLES
+from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Source
 
 
@@ -59,8 +59,8 @@ def match(
     others = list(zip(sources[1:], flats, pairings, strict=True))
     if partial:
         return partial_.described(family, ours, fixed, others)
-    tables = any(node.domain == TABLES for node in graph.nodes)
-    return replace(family, attrs=partial_.attributes(ours, others)) if tables else family
+    learned = any(tables.learned(step.op, step.domain) for step in ours.steps)
+    return replace(family, attrs=partial_.attributes(ours, others)) if learned else family
 
 
 def _pair(a: Flat, b: Flat, fixed: Fixed, partial: bool) -> Pairing:
