@@ -32,6 +32,10 @@ class Unconvertible(Exception):
     """Why a source stays at its opset; the message completes 'because'."""
 
 
+class UnknownStep(Unconvertible):
+    """The step was not reviewed here; another converter may know it."""
+
+
 Step = Callable[["Lift", NodeProto], None]
 """Emits what stands for a node in the next version of its operator."""
 
@@ -91,7 +95,7 @@ class Lift:
         if taken is None:
             facts = schemas.facts(node.op_type, "", to)
             if to > REVIEWED or facts is None or facts.deprecated:
-                raise self.refused(node, f"no conversion to opset {to} is known")
+                raise UnknownStep(f"no conversion of {node.op_type} to opset {to} is known")
             return self._node(node, to)
         outer, self._made = self._made, []
         taken(self, node)

@@ -17,7 +17,7 @@ from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.load import batches, normal, rebuild, steps  # noqa: F401  the steps register themselves
-from netfuse_onnx.load.lift import Lift, Unconvertible
+from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
 from netfuse_onnx.ops import schemas, tables
 from netfuse_onnx.types import Graph, Source
 
@@ -90,7 +90,7 @@ def converted(source: Source, version: int) -> Source:
         lift = Lift(source, version)
         lift.run()
         graph = normal.normalise(lift.model.graph, source.path, opsets)
-    except Unconvertible:
+    except UnknownStep:
         if now < OLDEST:
             raise
         _refuse(source, used, now, version)
