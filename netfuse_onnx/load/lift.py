@@ -12,15 +12,17 @@ import bisect
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, defs, helper, numpy_helper
 
+from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.infer import infer
-from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.load.normal import normalise, value_type
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Dim, Source, ValueType
 
@@ -57,8 +59,10 @@ def step(since: int, *ops: str) -> Callable[[Step], Step]:
 class Lift:
     """Raises the nodes of a source's graph: `model`, of which run() makes the raised one."""
 
-    def __init__(self, source: Source, goal: int) -> None:
+    def __init__(self, source: Source, goal: int, *, guessing: bool = False) -> None:
+        """`guessing`: steps may take shapes for what they would like; the types are right all the same."""
         self.source, self.now, self.goal = source, source.opsets.get("", 0), goal
+        self.guessing = guessing
         self.model = rebuild.model(source)
         self._names = set(_names(self.model.graph))
         self._made: list[NodeProto] = []
@@ -157,8 +161,9 @@ class Lift:
         return helper.tensor_dtype_to_np_dtype(kind) if kind else np.float32
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
-        """What is known of a shape."""
-        return self._kind(name).dims
+        """What is known of a shape. Inference tells more at a newer opset."""
+        found = self._kind(name).dims
+        return self._newer.get(name, ValueType()).dims if found is None and not self.guessing else found
 
     def _kind(self, name: str) -> ValueType:
         return self._kinds.get(name, ValueType())
@@ -173,6 +178,17 @@ class Lift:
             found = dict(_shapes(model.graph))
         typed = infer(self.source).graph.types
         return {**found, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
+
+    @functools.cached_property
+    def _newer(self) -> Mapping[str, ValueType]:
+        lift = Lift(self.source, self.goal, guessing=True)
+        try:
+            lift.run()
+            opsets = {**self.source.opsets, "": self.goal}
+            graph = normalise(lift.model.graph, self.source.path, opsets)
+        except (FileFault, Unconvertible):
+            return {}
+        return infer(replace(self.source, graph=graph, opsets=opsets)).graph.types
 
     def rank(self, name: str) -> int | None:
         dims = self.dims(name)

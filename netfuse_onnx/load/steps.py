@@ -258,7 +258,7 @@ def _of_one_axis(lift: Lift, node: NodeProto) -> None:
     """Before opset 13 all axes from `axis` on are one."""
     x, axis, dims = node.input[0], attr(node, "axis", 1), lift.dims(node.input[0])
     at = axis if dims is None or axis >= 0 else axis + len(dims)
-    if axis == -1 or (dims is not None and all(size == 1 for size in dims[at + 1 :])):
+    if axis == -1 or lift.guessing or (dims is not None and all(size == 1 for size in dims[at + 1 :])):
         lift.keep(node, axis=axis)
         return
     flat = lift.emit(node.op_type, [lift.emit("Flatten", [x], axis=axis)], name=node.name, axis=-1)

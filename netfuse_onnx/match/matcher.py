@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from netfuse_onnx.load import opset
+from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.load import opset, spelling
 from netfuse_onnx.load.infer import Complete, infer
 from netfuse_onnx.match import differ, signature, tied
 from netfuse_onnx.match import partial as partial_
@@ -34,12 +35,28 @@ def match(
     partial: bool = False,
     complete: Complete | None = None,
 ) -> Correspondence:
-    """The correspondence of equivalent sources, in the names of the first, with all types inferred.
+    """The correspondence of equivalent sources, in the names of the first, with all types inferred. Sources
+    that differ are compared again with one spelling for what exporters write in several ways.
 
     `partial` also accepts attributes, weight shapes and shape-deciding values that differ. `complete` is
     passed to infer. Raises NotEquivalent naming both files, the operators, the difference and a remedy.
     """
     sources = opset.align(sources)
+    try:
+        return _matched(sources, names, partial, complete)
+    except NotEquivalent as unlike:
+        others = tuple(map(spelling.respelled, sources))
+        if all(other is source for other, source in zip(others, sources, strict=True)):
+            raise
+        try:
+            return _matched(others, names, partial, complete)
+        except NotEquivalent:
+            raise unlike from None
+
+
+def _matched(
+    sources: Sequence[Source], names: Sequence[str], partial: bool, complete: Complete | None
+) -> Correspondence:
     first = signature.common(sources)
     ours = flatten(first)
     first = infer(first, complete)
