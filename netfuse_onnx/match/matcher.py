@@ -11,6 +11,7 @@ takes what all sources take: a dim that is static in any source is static, two d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -50,8 +51,15 @@ def match(
             raise
         try:
             return _matched(others, names, partial, complete)
-        except NotEquivalent:
-            raise unlike from None
+        except NotEquivalent as left:
+            closer = _alike(others) and not _alike(sources)
+            raise (left if closer else unlike) from None
+
+
+def _alike(sources: Sequence[Source]) -> bool:
+    """Whether the sources have the same operators, each as often."""
+    counts = [Counter(node.key for node in source.graph.nodes) for source in sources]
+    return all(count == counts[0] for count in counts)
 
 
 def _matched(
