@@ -120,7 +120,7 @@ def test_the_difference_that_is_left_is_named(tmp_path: Path) -> None:
     one = model(PAIRS["layer normalisation"][0], 0)
     two = model("{ y = LayerNormalization<epsilon=0.001>(x, w, b) }", 1)
     paths = [save(tmp_path / f"m{k}.onnx", proto) for k, proto in enumerate((one, two))]
-    with pytest.raises(NotEquivalent, match="attribute 'epsilon' is 1e-05 and 0.001"):
+    with pytest.raises(NotEquivalent, match=r"attribute 'epsilon' is 1e-05 and 0\.001"):
         netfuse_onnx.merge(paths, str(tmp_path / "out.onnx"))
 
 
