@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from families import merged, save
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -187,9 +188,9 @@ def test_where_a_tensor_of_an_attribute_lies_means_nothing(tmp_path: Path) -> No
             assert numpy_helper.to_array(two[name]).tobytes() == numpy_helper.to_array(value).tobytes()
 
 
-def test_trees_inside_of_a_body(tmp_path: Path) -> None:
-    """A body holds the trees, which are the same in all models, and large."""
-    node = trees(0, depth=9)
+def branches(k: int, seed: int) -> onnx.ModelProto:
+    """An If with trees in a branch, large ones."""
+    node = trees(seed, depth=9)
     node.input[0] = "s"
     branch = helper.make_graph([node], "then", [], [helper.make_tensor_value_info("y", 1, ["n", 1])])
     other = helper.make_graph(
@@ -198,22 +199,72 @@ def test_trees_inside_of_a_body(tmp_path: Path) -> None:
         [],
         [helper.make_tensor_value_info("z", 1, ["n", 1])],
     )
+    rng = np.random.default_rng(k)
+    nodes = [
+        helper.make_node("Add", ["x", f"w{k}"], ["s"]),
+        helper.make_node("If", ["c"], ["r"], then_branch=branch, else_branch=other),
+    ]
+    inputs = [helper.make_tensor_value_info("x", 1, ["n", 3]), helper.make_tensor_value_info("c", 9, [])]
+    held = [tensor(rng.standard_normal(3).astype("f"), f"w{k}"), tensor(np.array([1]), "one")]
+    out = [helper.make_tensor_value_info("r", 1, ["n", 1])]
+    imports = [helper.make_opsetid(domain, version) for domain, version in TREES.items()]
+    graph = helper.make_graph(nodes, "g", inputs, out, held)
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
-    def model(k: int) -> onnx.ModelProto:
-        rng = np.random.default_rng(k)
-        nodes = [
-            helper.make_node("Add", ["x", "w"], ["s"]),
-            helper.make_node("If", ["c"], ["r"], then_branch=branch, else_branch=other),
-        ]
-        inputs = [helper.make_tensor_value_info("x", 1, ["n", 3]), helper.make_tensor_value_info("c", 9, [])]
-        held = [tensor(rng.standard_normal(3).astype("f"), "w"), tensor(np.array([1]), "one")]
-        out = [helper.make_tensor_value_info("r", 1, ["n", 1])]
-        imports = [helper.make_opsetid(domain, version) for domain, version in TREES.items()]
-        graph = helper.make_graph(nodes, "g", inputs, out, held)
-        return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
-    proven(tmp_path, [model(0), model(1)])
-    proven(tmp_path, [model(0), model(1)], share=["c"])
+@pytest.mark.parametrize("share", [[], ["c"]])
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
+def test_trees_inside_of_a_body(seeds: tuple[int, int], share: list[str], tmp_path: Path) -> None:
+    """Equal in all models, or each model's own."""
+    out, _ = proven(tmp_path, [branches(k, seed) for k, seed in enumerate(seeds)], share=share)
+    paths = [str(tmp_path / f"m{k}.onnx") for k in range(2)]
+    for c in (True, False):
+        x = np.random.default_rng(1).standard_normal((2, 4, 3)).astype("f")
+        feeds = {"c": np.array(c)} if share else {"m0/c": np.array(c), "m1/c": np.array(c)}
+        both = ort.InferenceSession(out).run(None, {**feeds, "m0/x": x[0], "m1/x": x[1]})
+        for k, path in enumerate(paths):
+            alone = ort.InferenceSession(path).run(None, {"x": x[k], "c": np.array(c)})
+            np.testing.assert_allclose(both[k], alone[0], rtol=1e-5)
+    assert proof(out, paths).ok
+    model = onnx.load(out)
+    body = next(node for node in reversed(model.graph.node) if node.op_type == "If").attribute
+    inner = next(node for a in body for node in a.g.node if node.op_type == "TreeEnsemble")
+    leaves = next(a for a in inner.attribute if a.name == "leaf_weights")
+    values = numpy_helper.to_array(leaves.t).copy()
+    values[-1] = np.nextafter(values[-1], np.float32(1e9))
+    leaves.t.CopyFrom(tensor(values))
+    save(Path(out), model)
+    assert not proof(out, paths).ok
+
+
+INSIDE = """<ir_version: 9, opset_import: ["" : 17]> g (float[2,3] x, bool c) => (float[2,3] y) <float[3] w = {%s, 1.0, 2.0}> {
+    z = Add(x, w)
+    y = If(c) <then_branch = t () => (float[2,3] a) { i = If(c) <
+          then_branch = u () => (float[2,3] d) { d = LeakyRelu<alpha = %s>(z) },
+          else_branch = v () => (float[2,3] d) { d = Neg(z) }> a = LeakyRelu<alpha = %s>(i) },
+      else_branch = e () => (float[2,3] a) { a = Elu<alpha = %s>(z) }> }"""
+TURNED = """<ir_version: 9, opset_import: ["" : 17]> g (float[2] s, float[5,2] x) => (float[2] t, float[5,2] y) <float[2] w = {%s, 1.0}> {
+    t, y = Scan<num_scan_inputs=1, scan_input_directions = [%s], body = b (float[2] a, float[2] v)
+        => (float[2] n, float[2] o) { m = Mul(a, w) n = Add(m, v) o = LeakyRelu<alpha = %s>(n) }>(s, x) }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "each"),
+    [
+        (INSIDE, [("0.5", "0.1", "0.2", "0.3"), ("0.25", "0.4", "0.2", "0.6")]),
+        (INSIDE, [("0.5", "0.1", "0.2", "0.3"), ("0.25", "0.1", "0.7", "0.3"), ("1.5", "0.9", "0.2", "0.3")]),
+        (TURNED, [("0.5", "0", "0.1"), ("0.25", "1", "0.1")]),
+        (TURNED, [("0.5", "0", "0.1"), ("0.25", "1", "0.2")]),
+    ],
+)
+def test_attributes_inside_of_bodies_that_differ(
+    text: str, each: Sequence[tuple[str, ...]], tmp_path: Path
+) -> None:
+    models = [onnx.parser.parse_model(text % values) for values in each]
+    with pytest.raises(NotEquivalent):
+        proven(tmp_path, models)
+    _, report = proven(tmp_path, models, partial=True)
+    assert any("differ between the models" in row.reason for row in report.lowered.replicated)
 
 
 def labels(kind: Array, values: Array, default: Array | None = None) -> NodeProto:

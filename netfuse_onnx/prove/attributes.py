@@ -71,16 +71,17 @@ LOST = "lost"
 
 
 def _learned(family: Correspondence) -> Iterator[Learned]:
-    """The nodes that hold something learned, those in bodies too: there it is the same in all models."""
+    """The nodes that hold something learned, those in bodies too, of which each model may have its own."""
     for index, node in enumerate(family.graph.nodes):
         own = node.attrs
         if index in family.attrs:
             yield Learned(node, node.name or f"{node.op}_{index}", tuple(map(_plain, family.attrs[index])))
         elif tables.learned(node.op, node.domain) and own:
             yield Learned(node, node.name or f"{node.op}_{index}", (_plain(own),))
-        for value in own.values():
-            if isinstance(value, GraphProto):
-                yield from _in_body(value)
+        for attrs in family.attrs.get(index, (own,)):
+            for value in attrs.values():
+                if isinstance(value, GraphProto):
+                    yield from _in_body(value)
 
 
 def _in_body(body: GraphProto) -> Iterator[Learned]:
