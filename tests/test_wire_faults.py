@@ -192,18 +192,18 @@ def test_tensors_that_do_not_fill_their_shape(tmp_path: Path) -> None:
             wire.scan(saved(tmp_path, model_of(small)))
 
 
-def test_sparse_tensors_are_inline_or_refused(tmp_path: Path) -> None:
-    for count, fine in ((10, True), (1000, False)):
-        values = numpy_helper.from_array(np.ones(count, np.float32), "s")
+def test_sparse_tensors_are_found_inline_and_large(tmp_path: Path) -> None:
+    for count in (10, 1000):
+        values = numpy_helper.from_array(np.arange(count, dtype=np.float32), "s")
         sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.arange(count)), [9999])
         model = model_of()
         model.graph.sparse_initializer.append(sparse)
-        path = saved(tmp_path, model)
-        if fine:
-            assert wire.scan(path).model == model
-        else:
-            with pytest.raises(FileFault, match="sparse"):
-                wire.scan(path)
+        scanned = wire.scan(saved(tmp_path, model)).model
+        assert (scanned == model) == (count == 10)
+        found = scanned.graph.sparse_initializer[0]
+        held = [weights.array(weights.weight_of(tensor)) for tensor in (found.values, found.indices)]
+        assert list(found.dims) == [9999] and np.array_equal(held[0], np.arange(count))
+        assert np.array_equal(held[1], np.arange(count))
 
 
 def test_a_small_sparse_tensor_may_lie_outside(tmp_path: Path) -> None:

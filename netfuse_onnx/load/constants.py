@@ -12,7 +12,10 @@ from onnx import AttributeProto, NodeProto, SparseTensorProto, TensorProto
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.storage import weights
+from netfuse_onnx.storage.tensors import BITS, pack
 from netfuse_onnx.types import Weight
+
+AGAIN = "The file is not a valid ONNX model; export it again."
 
 DENSE_LIMIT = 1 << 28
 """Bytes that one sparse tensor may unfold to. It would have to be held in memory."""
@@ -33,7 +36,7 @@ def constant(node: NodeProto, path: str) -> Weight:
         raise FileFault(
             f"{path}: Constant node '{node.name or node.output[0]}' has {len(node.attribute)} attributes, "
             "it must have exactly one value.",
-            "The file is not a valid ONNX model; export it again.",
+            AGAIN,
         )
     attribute = node.attribute[0]
     if KINDS.get(attribute.name, attribute.type) != attribute.type:
@@ -59,33 +62,38 @@ def constant(node: NodeProto, path: str) -> Weight:
     raise FileFault(
         f"{path}: Constant node '{node.name or node.output[0]}' has an attribute '{attribute.name}', "
         "which the operator does not know.",
-        "The file is not a valid ONNX model; export it again.",
+        AGAIN,
     )
 
 
 def dense(sparse: SparseTensorProto, path: str) -> Weight:
     """A sparse tensor written out. Its indices are positions, or one row of coordinates for each value."""
-    shape = tuple(sparse.dims)
-    values = weights.array(weights.weight_of(sparse.values))
-    places = weights.array(weights.weight_of(sparse.indices)).astype(np.int64)
-    name = sparse.values.name
-    if math.prod(shape) * values.dtype.itemsize > DENSE_LIMIT:
+    shape, name = tuple(sparse.dims), sparse.values.name
+    held = (weights.weight_of(sparse.values), weights.weight_of(sparse.indices))
+    if isinstance(held[0].data, tuple) or any(size < 0 for size in shape):
+        raise FileFault(f"{path}: the sparse tensor '{name}' has a type or shape that ONNX lacks.", AGAIN)
+    if max(math.prod(shape) * BITS[held[0].dtype] // 8, *map(weights.nbytes, held)) > DENSE_LIMIT:
         raise FileFault(
             f"{path}: the sparse tensor '{name}' of shape {list(shape)} would take more than "
             f"{DENSE_LIMIT >> 20} MiB when written out.",
             "Store it as a dense initializer.",
         )
+    values, places = weights.array(held[0]), weights.array(held[1]).astype(np.int64)
     full = np.zeros(math.prod(shape), values.dtype)
     try:
         if places.ndim == 2:
             places = np.ravel_multi_index(tuple(places.T), shape)
+        if places.shape != values.shape or places.min(initial=0) < 0:
+            raise ValueError("no place for each value")
         full[places] = values
     except (ValueError, IndexError) as fault:
         raise FileFault(
             f"{path}: the indices of the sparse tensor '{name}' do not fit its shape {list(shape)}.",
-            "The file is not a valid ONNX model; export it again.",
+            AGAIN,
         ) from fault
-    return Weight(sparse.values.data_type, shape, full.tobytes())
+    bits = BITS[held[0].dtype]
+    raw = full.tobytes() if bits >= 8 else pack(full.view(np.uint8), bits)
+    return Weight(sparse.values.data_type, shape, raw)
 
 
 def _plain(dtype: int, kind: str, value: float | int | Sequence[Any]) -> Weight:

@@ -1,10 +1,11 @@
-"""One opset for the family: the highest of its sources, raised to 17 where onnx's converter can do it.
+"""One opset for the family: the highest of its sources, raised to 17 where that can be done.
 
 From opset 17 on all rules apply; below, each rule says what it needs. Where no operator in use has changed,
-only the number changes. The converter runs on the skeleton. Where it is known to be wrong (checked against
-ONNX Runtime with onnx 1.23), it is not asked: Resize and Upsample from before opset 11, whose coordinates it
-leaves to the new default, GroupNormalization from before 21, whose scale it leaves per group, and operators
-outside the default domain, on some of which it asserts.
+only the number changes. Else lift.py raises operator by operator. What it does not know is left to
+onnx.version_converter, on the skeleton, except where that is known to be wrong (checked against ONNX Runtime
+with onnx 1.23): Resize and Upsample from before opset 11, whose coordinates it leaves to the new default,
+GroupNormalization from before 21, whose scale it leaves per group, and operators outside the default domain,
+on some of which it asserts. From before opset 9 it is not asked at all.
 """
 
 from __future__ import annotations
@@ -15,42 +16,45 @@ from dataclasses import replace
 from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
-from netfuse_onnx.load import normal, rebuild
-from netfuse_onnx.ops import schemas
-from netfuse_onnx.types import Source
+from netfuse_onnx.load import batches, normal, rebuild, steps  # noqa: F401  the steps register themselves
+from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
+from netfuse_onnx.ops import schemas, tables
+from netfuse_onnx.types import Graph, Source
 
 TARGET = 17
 OLDEST = 9
+"""The oldest opset from which onnx.version_converter is asked; older files are raised at least to it."""
+RUNS = 7
+"""The oldest opset that ONNX Runtime supports."""
 _WRONG = {"Resize": 11, "Upsample": 11, "GroupNormalization": 21}
 _COMPLEX = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence")
 HINT = "Export all models with one opset, or convert them with onnx.version_converter first."
 
 
-class Unconvertible(Exception):
-    """Why a source stays at its opset; the message completes 'because'."""
-
-
 def read(source: Source) -> Source:
-    """A source as load gives it: of opset 9 or newer. An older one counts as 9 where none of its operators
-    has changed. Raises FileFault for others: the converter is wrong there too (Scan)."""
+    """A source as load gives it. Raises FileFault for one from before opset 7, the oldest that ONNX Runtime
+    loads, that can't be raised."""
     now = source.opsets.get("", OLDEST)
-    if now >= OLDEST:
-        return source
-    for domain, op in sorted(set(_operators(source))):
-        if not domain and not _unchanged(op, now, OLDEST):
-            raise FileFault(
-                f"{source.path} has opset {now}, whose {op} is not that of opset {OLDEST}, the oldest that "
-                "can be merged.",
-                "Export the model again with a newer opset: 17 or later is best.",
-            )
-    return replace(source, opsets={**source.opsets, "": OLDEST})
+    reason = ""
+    for goal in (TARGET, OLDEST) if now < OLDEST else ():
+        try:
+            converted(source, goal)
+            return source
+        except Unconvertible as fault:
+            reason = reason or str(fault)
+    if reason and now < RUNS:
+        raise FileFault(
+            f"{source.path} has opset {now}, and it can't be raised to {OLDEST}: {reason}.",
+            "Export the model again with a newer opset: 17 or later is best.",
+        )
+    return source
 
 
 def align(sources: Sequence[Source]) -> tuple[Source, ...]:
     """The sources at one opset. Raises NotEquivalent where they differ and can't be brought together."""
     sources = _other_domains(sources)
     versions = {source.opsets.get("", 0) for source in sources}
-    goals = sorted({max(TARGET, *versions), max(versions)}, reverse=True)
+    goals = sorted({max(TARGET, *versions), max(OLDEST, *versions), max(versions)}, reverse=True)
     reason = ""
     for goal in goals:
         if versions == {goal}:
@@ -88,26 +92,46 @@ def converted(source: Source, version: int) -> Source:
     opsets = {**source.opsets, "": version}
     if all(_unchanged(op, now, version) for domain, op in used if not domain):
         return replace(source, opsets=opsets)
-    _refuse(source, used, now, version)
+    try:
+        lift = Lift(source, version)
+        lift.run()
+        graph = normal.normalise(lift.model.graph, source.path, opsets)
+    except UnknownStep:
+        if now < OLDEST:
+            raise
+        _refuse(source, used, now, version)
+        graph = _by_onnx(source, now, version)
+    except FileFault as fault:
+        raise Unconvertible(
+            f"{source.path} has another meaning at opset {version}: {fault.message}"
+        ) from fault
+    return replace(source, graph=_same_edge(source, graph), opsets=opsets)
+
+
+def _by_onnx(source: Source, now: int, version: int) -> Graph:
+    """The graph as onnx.version_converter gives it. Raises Unconvertible."""
     small = replace(source, opsets={"": now})
     try:
         result = version_converter.convert_version(rebuild.model(small), version)
-        graph = normal.normalise(result.graph, source.path, {"": version})
+        return normal.normalise(result.graph, source.path, {"": version})
     except FileFault as fault:
         raise Unconvertible(f"onnx.version_converter gives an invalid graph ({fault.message})") from fault
     except Exception as fault:  # the converter raises RuntimeError and what protobuf raises
         first = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
         raise Unconvertible(f"onnx.version_converter says: {first[:200]}") from fault
+
+
+def _same_edge(source: Source, graph: Graph) -> Graph:
+    """The converted graph with the weights of the source in place of what stood in for them."""
     before = source.graph
     inputs = graph.inputs[: len(before.inputs)]
     stand_ins = set(graph.inputs[len(before.inputs) :])
     if inputs != before.inputs or graph.outputs != before.outputs or not stand_ins <= before.weights.keys():
-        raise Unconvertible("onnx.version_converter changes inputs or outputs")
+        raise Unconvertible("the conversion changes inputs or outputs")
     read = {name for node in graph.nodes for name in node.reads}
     weights = {name: before.weights[name] for name in before.weights if name in stand_ins and name in read}
     types = {name: before.types[name] for name in (*inputs, *before.outputs) if name in before.types}
-    graph = replace(graph, inputs=inputs, weights={**weights, **graph.weights}, types=types, name=before.name)
-    return replace(source, graph=graph, opsets=opsets)
+    return replace(graph, inputs=inputs, weights={**weights, **graph.weights}, types=types, name=before.name)
 
 
 def _refuse(source: Source, used: set[tuple[str, str]], now: int, version: int) -> None:
@@ -174,7 +198,8 @@ def _comparable(source: Source, raised: Mapping[str, int]) -> None:
         if not domain or now == version:
             continue
         old, new = schemas.facts(op, domain, now), schemas.facts(op, domain, version)
-        if old is None or new is None or old.since != new.since:
+        added = tables.ONLY_ADDED.get(op) if domain == tables.DOMAIN else None
+        if old is None or new is None or (old.since != new.since and (old.since, new.since) != added):
             raise NotEquivalent(
                 f"{source.path} uses {domain}.{op} of version {now}, another model of version {version}.",
                 "Export all models with one version of that domain.",

@@ -15,11 +15,15 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import constants
+from netfuse_onnx.load.constants import AGAIN
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.storage import weights
+from netfuse_onnx.storage.tensors import own_tensors
 from netfuse_onnx.types import Weight
 
-AGAIN = "The file is not a valid ONNX model; export it again."
+FETCH_LIMIT = 1 << 30
+"""Bytes of large tensors in attributes that one graph may hold. They are held in memory."""
+
 _REFUSED = {AttributeProto.UNDEFINED, AttributeProto.GRAPHS}  # no operator has lists of graphs
 _KINDS = {int(v): k for k, v in AttributeProto.AttributeType.items()}
 
@@ -55,6 +59,7 @@ class Scope:
         self.alias: dict[str, str] = {}
         self.alias_nodes: dict[str, str] = {}  # output of an Identity -> name of that node
         self.ops: list[Op] = []
+        self.fetched = 0  # bytes of large tensors in attributes
         self.defined: set[str] = set()
         self._facts: dict[tuple[str, str], schemas.Facts | None] = {}
         for tensor in graph.initializer:
@@ -121,6 +126,7 @@ class Scope:
             _sided(node)
         for attribute in node.attribute:
             name = attribute.name
+            self._fetch(attribute)
             attrs[name] = schemas.value_of(attribute)
             if facts is not None and facts.kinds.get(name) != attribute.type:
                 self._attribute(node, facts, attribute)
@@ -140,6 +146,19 @@ class Scope:
         while outputs and not outputs[-1] and facts is not None and not facts.variadic_outputs:
             outputs.pop()
         self.ops.append(Op(node, domain, inputs, outputs, attrs, bodies, free))
+
+    def _fetch(self, attribute: AttributeProto) -> None:
+        """Bring the tensors of an attribute inline: it is written with them, for no runtime reads the values
+        of an attribute from another file."""
+        for tensor in own_tensors(attribute):
+            self.fetched += len(tensor.external_data) and weights.nbytes(weights.weight_of(tensor))
+            if self.fetched > FETCH_LIMIT:
+                raise FileFault(
+                    f"{self.path}: the tensors in the attributes of its nodes take more than "
+                    f"{FETCH_LIMIT >> 20} MiB, which no runtime loads.",
+                    "Store them as initializers.",
+                )
+            weights.fetch(tensor)
 
     def _check(self, node: NodeProto, domain: str, inputs: int, outputs: int) -> schemas.Facts | None:
         key = (node.op_type, domain)

@@ -25,7 +25,8 @@ from onnx import (
 )
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.load.scope import AGAIN, label
+from netfuse_onnx.load.constants import AGAIN
+from netfuse_onnx.load.scope import label
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.storage.tensors import BITS, MOST_AXES, nbytes
 

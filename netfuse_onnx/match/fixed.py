@@ -12,6 +12,7 @@ from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.differ import Difference
 from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.outcome import outcome
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.ops import steering
 from netfuse_onnx.storage import weights
@@ -29,17 +30,17 @@ class Fixed:
     """The demands on the weights of a family whose first source is `flat`."""
 
     def __init__(self, flat: Flat, graph: Graph) -> None:
-        self.flat = flat
-        steering_values = _steering(flat, graph)
+        self.flat, self.graph = flat, graph
+        self._steering = _steering(flat, graph)
         self._of_step: dict[int, list[int]] = {}
         for j, (i, _) in enumerate(flat.uses):
             self._of_step.setdefault(i, []).append(j)
         self.value: list[bool] = []  # for each use of a weight: whether its value must be equal
         for i, k in flat.uses:
             step = flat.steps[i]
-            direct = not step.domain and k in steering.STEERED_BY.get(step.op, ())
+            direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
             integer = flat.weights[step.ins[k]].dtype in _INTEGERS
-            on_the_way = integer and step.op in ARITHMETIC and not steering_values.isdisjoint(step.outs)
+            on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
             self.value.append(direct or (on_the_way and not step.domain))
 
     def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
@@ -49,9 +50,20 @@ class Fixed:
             mine, theirs = flat.weights[flat.steps[i].ins[k]], other.weights[name]
             if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
                 return j
-            if self.value[j] and not weights.same(mine, theirs):
+            if self.value[j] and not weights.same(mine, theirs) and not self._same_shapes(i, other, uses):
                 return j
         return None
+
+    def _same_shapes(self, i: int, other: Flat, uses: Sequence[str]) -> bool:
+        """Whether step i gives the same shapes with the other's weights, whatever it is fed, and nothing that
+        decides a later one: a window that starts elsewhere, or another range of one length."""
+        step = self.flat.steps[i]
+        if step.scope or not any(step.outs) or not self._steering.isdisjoint(step.outs):
+            return False
+        theirs = {self.flat.uses[j][1]: other.weights[uses[j]] for j in self._of_step[i]}
+        mine = {k: self.flat.weights[step.ins[k]] for k in theirs}
+        found = [outcome(step, held, self.graph, self.flat.opsets) for held in (mine, theirs)]
+        return found[0] is not None and found[0] == found[1]
 
     def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
         """Whether the step reads a weight whose shape, or shape-deciding value, the other doesn't share."""
@@ -102,7 +114,7 @@ def _steering(flat: Flat, graph: Graph) -> set[str]:
     for step in reversed(flat.steps):
         if step.domain:
             continue
-        found.update(step.ins[k] for k in steering.STEERED_BY.get(step.op, ()) if k < len(step.ins))
+        found.update(step.ins[k] for k in steering.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
         if step.op in ARITHMETIC and any(n in found and _flat_shape(graph, n) for n in step.outs):
             found.update(step.ins)
     found.discard("")

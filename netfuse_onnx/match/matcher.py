@@ -11,10 +11,12 @@ takes what all sources take: a dim that is static in any source is static, two d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from netfuse_onnx.load import opset
+from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.load import opset, spelling
 from netfuse_onnx.load.claims import Complete, settle
 from netfuse_onnx.match import differ, signature, tied
 from netfuse_onnx.match import partial as partial_
@@ -23,7 +25,7 @@ from netfuse_onnx.match.flat import Flat, flatten
 from netfuse_onnx.match.isomorph import isomorphism
 from netfuse_onnx.match.positional import Miss, Pairing, walk
 from netfuse_onnx.match.refine import Colours, Level, refine
-from netfuse_onnx.match.sameness import TABLES
+from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Source
 
 
@@ -34,12 +36,35 @@ def match(
     partial: bool = False,
     complete: Complete | None = None,
 ) -> Correspondence:
-    """The correspondence of equivalent sources, in the names of the first, with all types inferred.
+    """The correspondence of equivalent sources, in the names of the first, with all types inferred. Sources
+    that differ are compared again with one spelling for what exporters write in several ways.
 
     `partial` also accepts attributes, weight shapes and shape-deciding values that differ. `complete` is for
     claims.settle. Raises NotEquivalent naming both files, the operators, the difference and a remedy.
     """
     sources = opset.align(sources)
+    try:
+        return _matched(sources, names, partial, complete)
+    except NotEquivalent as unlike:
+        others = tuple(map(spelling.respelled, sources))
+        if all(other is source for other, source in zip(others, sources, strict=True)):
+            raise
+        try:
+            return _matched(others, names, partial, complete)
+        except NotEquivalent as left:
+            closer = _alike(others) and not _alike(sources)
+            raise (left if closer else unlike) from None
+
+
+def _alike(sources: Sequence[Source]) -> bool:
+    """Whether the sources have the same operators, each as often."""
+    counts = [Counter(node.key for node in source.graph.nodes) for source in sources]
+    return all(count == counts[0] for count in counts)
+
+
+def _matched(
+    sources: Sequence[Source], names: Sequence[str], partial: bool, complete: Complete | None
+) -> Correspondence:
     first = signature.common(sources)
     ours = flatten(first)
     first, declared = settle(first, complete)
@@ -60,8 +85,8 @@ def match(
     others = list(zip(sources[1:], flats, pairings, strict=True))
     if partial:
         return partial_.described(family, ours, fixed, others)
-    tables = any(node.domain == TABLES for node in graph.nodes)
-    return replace(family, attrs=partial_.attributes(ours, others)) if tables else family
+    learned = any(tables.learned(step.op, step.domain) for step in ours.steps)
+    return replace(family, attrs=partial_.attributes(ours, others)) if learned else family
 
 
 def _pair(a: Flat, b: Flat, fixed: Fixed, partial: bool) -> Pairing:

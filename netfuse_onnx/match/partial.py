@@ -6,6 +6,7 @@ known to be equal in all models is ragged: the later stages keep it once per mod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import settle
 from netfuse_onnx.match import differ
+from netfuse_onnx.match.bodies import plain, with_attributes
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.flat import BEGIN, Flat
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.sameness import identical_attributes, same_attributes
+from netfuse_onnx.match.sameness import identical_attributes
 from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
@@ -26,7 +28,7 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     """The family with its differing attributes and ragged values.
 
     A ragged value's type has only the dims that all models share. Raises NotEquivalent for what can't be
-    done once per model: a weight of another type, an attribute inside of a body.
+    done once per model: a weight of another type.
     """
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
@@ -64,9 +66,6 @@ def mergeable(ours: Flat, fixed: Fixed, flat: Flat, pairing: Pairing) -> int:
         _same_types(ours, flat, pairing)
     except NotEquivalent:
         return 0
-    steps = zip(ours.steps, pairing.steps, strict=True)
-    if any(step.scope and not same_attributes(step, flat.steps[j], ours, flat) for step, j in steps):
-        return 0
     return sum(1 for _ in _differences(ours, fixed, [(flat, pairing)]))
 
 
@@ -94,22 +93,25 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
 
 
 def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
-    """For each node whose attributes differ: those of each model."""
+    """For each node of the main graph whose attributes, or those of nodes in its bodies, differ: those of
+    each model. Bodies are those of the first source, which read values by its names."""
     found: dict[int, tuple[Mapping[str, Any], ...]] = {}
+    inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
+    nth: Counter[int] = Counter()
     for i, step in enumerate(ours.steps):
         twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
-        unlike = [
-            (flat, pairing.steps[i])
-            for (_, flat, pairing), twin in zip(others, twins, strict=True)
-            if not identical_attributes(step, twin, ours, flat)
-        ]
-        if unlike and step.scope:
-            flat, j = unlike[0]
-            difference = differ.of_attributes(ours, flat, step, flat.steps[j])
-            hint = "--partial can't tell the models apart inside of a body."
-            raise differ.error(ours, i, flat, j, replace(difference, hint=hint))
-        if unlike:
-            found[step.main] = (step.node.attrs, *(twin.node.attrs for twin in twins))
+        unlike = any(
+            not identical_attributes(step, twin, ours, flat)
+            for (_, flat, _), twin in zip(others, twins, strict=True)
+        )
+        each: list[Mapping[str, Any]] = [plain(step.node.attrs), *(plain(twin.node.attrs) for twin in twins)]
+        if step.scope and step.op != BEGIN:
+            if unlike:
+                inside.setdefault(step.main, {})[nth[step.main]] = each
+            nth[step.main] += 1
+        elif not step.scope and (unlike or step.main in inside):
+            bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(each)))
+            found[step.main] = tuple({**own, **held} for own, held in zip(each, bodies, strict=True))
     return found
 
 

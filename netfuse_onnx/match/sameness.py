@@ -12,15 +12,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
-from onnx import TensorProto
+from onnx import SparseTensorProto, TensorProto
 
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.match.flat import Flat, Step
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import schemas, tables
 from netfuse_onnx.storage import weights
-
-TABLES = "ai.onnx.ml"
-"""The domain whose attributes are weights: coefficients, trees, tables. They may differ."""
 
 COMMUTATIVE = frozenset(
     {"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal"}
@@ -52,18 +49,10 @@ def same_operation(a: Step, b: Step, in_a: Flat, in_b: Flat, loose: bool = False
 
 
 def identical_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
-    """Equal attributes, the tables of ai.onnx.ml included."""
-    if a.domain == TABLES:
+    """Equal attributes, those that are weights included."""
+    if tables.learned(a.op, a.domain):
         return _plainly_equal(a.attrs, b.attrs)
     return same_attributes(a, b, in_a, in_b)
-
-
-def _signature(attrs: Mapping[str, Any]) -> dict[str, Hashable]:
-    """Of an ai.onnx.ml operator: what decides the shape and the type of its outputs."""
-    counted = {name: len(value) for name, value in attrs.items() if name.startswith(("classlabels", "cats_"))}
-    sized = {name: value for name, value in attrs.items() if name in ("n_targets", "targets")}
-    typed = {name: True for name in attrs if name.startswith(("default_", "values_", "keys_"))}
-    return {**counted, **sized, **typed}
 
 
 def same_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
@@ -82,9 +71,12 @@ def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
     """The attributes that say something, in a form that can be compared and hashed."""
     if not step.attrs:
         return {}
-    if step.domain == TABLES:
-        return _signature(step.attrs)
-    known = _defaults(step.op, step.domain, flat.opsets.get(step.domain, 1))
+    version = flat.opsets.get(step.domain, 1)
+    if tables.learned(step.op, step.domain):
+        signature = tables.signature(step.op, step.domain, version, step.attrs)
+        if signature is not None:
+            return signature
+    known = _defaults(step.op, step.domain, version)
     result = {}
     for name, value in step.attrs.items():
         key = frozen(value)
@@ -111,6 +103,8 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, TensorProto):
         weight = weights.weight_of(value)
         return (weight.dtype, weight.shape, weight.data)
+    if isinstance(value, SparseTensorProto):
+        return (tuple(value.dims), frozen(value.values), frozen(value.indices))
     if isinstance(value, Message):
         data: bytes = value.SerializeToString(deterministic=True)
         return data

@@ -6,7 +6,8 @@ reads it, because a join of unequal shapes would fail, or worse, succeed.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import onnx
 
@@ -66,14 +67,27 @@ STEERED_BY = {
     "DecoderAttention": (8, 9, 10), "DequantizeBFP": (1, 2), "DynamicSparseAttention": (10,),
     "Expand": (1,), "ExpandDims": (1,), "GroupQueryAttention": (6,), "HammingWindow": (0,),
     "HannWindow": (0,), "MatMulFpQ4": (2,),
-    "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
+    "MaxUnpool": (2,), "MelWeightMatrix": (0, 1), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
     "ReduceL1": (1,), "ReduceL2": (1,), "ReduceLogSum": (1,), "ReduceLogSumExp": (1,), "ReduceMax": (1,),
     "ReduceMean": (1,), "ReduceMin": (1,), "ReduceProd": (1,), "ReduceSum": (1,), "ReduceSumSquare": (1,),
     "RelativePositionBias": (1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3),
     "Slice": (1, 2, 3, 4), "SparseAttention": (7,), "Split": (1,),
     "SplitToSequence": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,),
 }  # fmt: skip
-"""Inputs whose values, not only their shapes, decide the shape of an output."""
+"""Inputs whose values, not only their shapes, may decide the shape of an output."""
+
+
+def steers(op: str, inputs: Sequence[str], attrs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The inputs of a node whose values decide the shape of an output. No operator of a domain that has been
+    read has a namesake in another."""
+    if op == "Resize" and len(inputs) > 2:
+        if len(inputs) > 3 and inputs[3]:
+            return (3,)
+        crops = attrs.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
+        return (1, 2) if crops else (2,)
+    if op == "DFT" and not attrs.get("onesided") and (len(inputs) < 2 or not inputs[1]):
+        return ()
+    return STEERED_BY.get(op, ())
 
 
 def random(node: Node) -> bool:
@@ -102,5 +116,6 @@ def ragged(node: Node, mapped: Set[str], shapeless: Set[str]) -> bool:
         return True
     if node.domain not in READ and node.key not in SHAPES:
         return True
-    steering = STEERED_BY.get(node.op, ())
-    return any(i < len(node.inputs) and node.inputs[i] in mapped for i in steering)
+    return any(
+        i < len(node.inputs) and node.inputs[i] in mapped for i in steers(node.op, node.inputs, node.attrs)
+    )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from netfuse_onnx.ops import steering
 from netfuse_onnx.rules import Site, options
-from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNSHAREABLE
+from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import (
     PER_MODEL,
@@ -67,7 +67,7 @@ def _offers(
     alone = index in corr.attrs or steering.random(node) or _unshareable(corr.graph, node)
     if not mapped and not alone:
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs))]
-    reason = _cannot(corr, found, node)
+    reason = _cannot(corr, found, index, node)
     if not reason and steering.bodies(node):
         answer = bodies(corr, found, node)
         if isinstance(answer, Lowering):
@@ -90,12 +90,14 @@ def _unshareable(graph: Graph, node: Node) -> bool:
     return any(v in graph.outputs and graph.types[v].proto is not None for v in node.outputs)
 
 
-def _cannot(corr: Correspondence, found: Candidates, node: Node) -> str:
+def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> str:
     """Why a node is replicated whatever its rules say, or ""."""
     if steering.random(node):
         return RANDOM
     if _unshareable(corr.graph, node):
         return UNSHAREABLE
+    if index in corr.attrs and steering.bodies(node):
+        return UNLIKE_BODY
     for name in node.inputs:
         if name in found.ragged:
             return f"the shape of its input {name!r} may differ between the models"

@@ -18,17 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import schemas, tables
 from netfuse_onnx.prove.bits import value_bits, value_nbytes
 from netfuse_onnx.prove.scopes import every_node, operator
 from netfuse_onnx.storage.weights import array, weight_of
 from netfuse_onnx.types import Correspondence, Node
-
-TABLES = "ai.onnx.ml"
-"""The domain whose attributes are weights."""
-
-LEARNED = frozenset({"TfIdfVectorizer"})
-"""Operators of other domains whose attributes are weights."""
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -77,30 +71,27 @@ LOST = "lost"
 
 
 def _learned(family: Correspondence) -> Iterator[Learned]:
-    """The nodes that hold something learned, those in bodies too: there it is the same in all models."""
+    """The nodes that hold something learned, those in bodies too, of which each model may have its own."""
     for index, node in enumerate(family.graph.nodes):
         own = node.attrs
         if index in family.attrs:
             yield Learned(node, node.name or f"{node.op}_{index}", tuple(map(_plain, family.attrs[index])))
-        elif _is_learned(node.op, node.domain) and own:
+        elif tables.learned(node.op, node.domain) and own:
             yield Learned(node, node.name or f"{node.op}_{index}", (_plain(own),))
-        for value in own.values():
-            if isinstance(value, GraphProto):
-                yield from _in_body(value)
+        for attrs in family.attrs.get(index, (own,)):
+            for value in attrs.values():
+                if isinstance(value, GraphProto):
+                    yield from _in_body(value)
 
 
 def _in_body(body: GraphProto) -> Iterator[Learned]:
     for proto in every_node(body):
         attrs = _attributes(proto)
-        if _is_learned(proto.op_type, proto.domain) and attrs:
+        if tables.learned(proto.op_type, proto.domain) and attrs:
             node = Node(
                 proto.op_type, proto.domain, proto.name, tuple(proto.input), tuple(proto.output), attrs
             )
             yield Learned(node, "", (attrs,))
-
-
-def _is_learned(op: str, domain: str) -> bool:
-    return domain == TABLES or op in LEARNED
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -148,7 +139,9 @@ class _File:
             for attrs, some in zip(learned.each, named, strict=True)
         ]
         node = learned.node
-        if not (any(named) or all(found) or _is_learned(node.op, node.domain) or _differing_numbers(learned)):
+        if not (
+            any(named) or all(found) or tables.learned(node.op, node.domain) or _differing_numbers(learned)
+        ):
             yield LOST
             return
         for model, attrs, some, held in zip(models, learned.each, named, found, strict=True):
@@ -158,7 +151,7 @@ class _File:
     def strange(self) -> Iterator[str]:
         """Nodes of the domain of tables whose attributes no source has."""
         for key, nodes in self.nodes.items():
-            if key.startswith(f"{TABLES}."):
+            if key.startswith(f"{tables.DOMAIN}."):
                 for held in nodes:
                     if held.attrs and not held.claimed:
                         yield f"Node {held.name!r} ({key}) of the merged model holds attributes of no source."

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 from google.protobuf.message import Message
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
 from netfuse_onnx.ops.schemas import value_of
 from netfuse_onnx.storage.weights import blocks, nbytes, weight_of
@@ -38,6 +38,8 @@ def value_bits(value: Any) -> Hashable:
         return tuple(map(value_bits, value))
     if isinstance(value, TensorProto):
         return tensor_bits(value)
+    if isinstance(value, SparseTensorProto):
+        return tuple(value.dims), tensor_bits(value.values), tensor_bits(value.indices)
     if isinstance(value, GraphProto):
         return "body"
     if isinstance(value, Message):
@@ -58,6 +60,8 @@ def value_nbytes(value: Any) -> int:
         return sum(map(value_nbytes, value))
     if isinstance(value, TensorProto):
         return nbytes(weight_of(value))
+    if isinstance(value, SparseTensorProto):
+        return nbytes(weight_of(value.values)) + nbytes(weight_of(value.indices))
     if isinstance(value, bytes):
         return len(value)
     return 4 if isinstance(value, float) else 8

@@ -12,6 +12,7 @@ RANDOM = "it draws random numbers, which each model draws for itself"
 UNJOINABLE = "no operator joins or splits tensors of its element type"
 CHEAPER = "by the costs measured for the target, once per model is cheaper"
 UNSHAREABLE = "it gives an output of the graph that is not a tensor"
+UNLIKE_BODY = "it has attributes, its own or those of operators in its body, that differ between the models"
 BODY = "it has a body, which runs as often, and on the branch, that its own model's data says"
 
 REASONS = {

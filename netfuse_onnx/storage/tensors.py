@@ -158,6 +158,17 @@ def _float_bytes(tensor: TensorProto) -> bytes:
     return wire[len(wire) - 4 * len(alone.float_data) :]
 
 
+def own_tensors(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
+    """The tensors that an attribute holds itself, those of its bodies apart; of sparse ones the values and
+    the indices."""
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+    for each in (*sparse, *attribute.sparse_tensors):
+        yield from (each.values, each.indices)
+
+
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
@@ -174,15 +185,6 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
     """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
     for attribute in attributes:
-        if attribute.HasField("t"):
-            yield attribute.t
-        if attribute.HasField("g"):
-            yield from _graph_tensors(attribute.g)
-        if attribute.HasField("sparse_tensor"):
-            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-        if attribute.tensors:
-            yield from attribute.tensors
-        for graph in attribute.graphs:
+        yield from own_tensors(attribute)
+        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
             yield from _graph_tensors(graph)
-        for sparse in attribute.sparse_tensors:
-            yield from (sparse.values, sparse.indices)

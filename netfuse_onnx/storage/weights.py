@@ -26,6 +26,7 @@ __all__ = [
     "array",
     "blocks",
     "copy",
+    "fetch",
     "first_difference",
     "nbytes",
     "proto",
@@ -77,6 +78,15 @@ def proto(weight: Weight, name: str = "") -> TensorProto:
         with Files() as files:
             tensor.raw_data = files.read(weight.data, 0, nbytes(weight))
     return tensor
+
+
+def fetch(tensor: TensorProto) -> None:
+    """Brings the bytes of an external tensor of a skeleton inline, in place. Reads the whole tensor."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raw = b"".join(blocks(weight_of(tensor)))
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        tensor.raw_data = raw
 
 
 def array(weight: Weight) -> Values:

@@ -28,13 +28,14 @@ _DEPTH = 90  # nested messages; protobuf itself stops at 100
 _DAMAGED = "The file is damaged or not an ONNX model: export or download it again."
 
 # What a large length-delimited field of a message is: a message to look into, or something else.
-_TENSOR, _SPARSE, _DROP = "tensor", "sparse", "drop"
+_TENSOR, _DROP = "tensor", "drop"
 _INSIDE: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 25: "function", 20: _DROP},  # 20: training_info, no part of inference
-    "graph": {1: "node", 5: _TENSOR, 15: _SPARSE},
+    "graph": {1: "node", 5: _TENSOR, 15: "sparse"},
     "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
-    "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: _SPARSE, 23: _SPARSE},
+    "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: _TENSOR, 2: _TENSOR},
 }
 _PROTO: Mapping[str, Any] = {
     "model": onnx.ModelProto,
@@ -42,6 +43,7 @@ _PROTO: Mapping[str, Any] = {
     "function": onnx.FunctionProto,
     "node": onnx.NodeProto,
     "attribute": onnx.AttributeProto,
+    "sparse": onnx.SparseTensorProto,
 }
 _KNOWN = {kind: {f.number for f in proto.DESCRIPTOR.fields} for kind, proto in _PROTO.items()}
 _WIRES = {4: (2, 5), 5: (2, 0), 7: (2, 0), 9: (2,), 10: (2, 1), 11: (2, 0)}  # packed or not, by field
@@ -156,10 +158,6 @@ class _Scanner:
             kept = one.end
             if inside is None or inside is _DROP:
                 continue
-            if inside is _SPARSE:
-                raise MalformedError(
-                    f"it holds a sparse tensor of {one.end - one.start} bytes, which is not supported"
-                )
             body = (
                 self._tensor(one)
                 if inside is _TENSOR

@@ -1,0 +1,240 @@
+"""A graph raised to a newer opset, operator by operator, bodies included.
+
+Each version of an operator is one step from the version before it. Steps that change how an operator is
+spelled stand in steps.py; all others up to opset REVIEWED only add types, or attributes whose default is what
+the operator did before. Where a step isn't known, or can't be taken, Unconvertible says why: nothing is
+guessed. Operators of other domains stay as they are.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, defs, helper, numpy_helper
+
+from netfuse_onnx.errors import FileFault
+from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.infer import infer
+from netfuse_onnx.load.normal import normalise, value_type
+from netfuse_onnx.ops import schemas
+from netfuse_onnx.types import Dim, Source, ValueType
+
+REVIEWED = 26
+"""The newest opset whose changes have been read."""
+
+
+class Unconvertible(Exception):
+    """Why a source stays at its opset; the message completes 'because'."""
+
+
+class UnknownStep(Unconvertible):
+    """The step was not reviewed here; another converter may know it."""
+
+
+Step = Callable[["Lift", NodeProto], None]
+"""Emits what stands for a node in the next version of its operator."""
+
+STEPS: dict[tuple[str, int], Step] = {}
+"""(operator, version) -> the step to that version from the one before it."""
+
+
+def step(since: int, *ops: str) -> Callable[[Step], Step]:
+    """Register a step of these operators."""
+
+    def register(function: Step) -> Step:
+        for op in ops:
+            STEPS[op, since] = function
+        return function
+
+    return register
+
+
+class Lift:
+    """Raises the nodes of a source's graph: `model`, of which run() makes the raised one."""
+
+    def __init__(self, source: Source, goal: int, *, guessing: bool = False) -> None:
+        """`guessing`: steps may take shapes for what they would like; the types are right all the same."""
+        self.source, self.now, self.goal = source, source.opsets.get("", 0), goal
+        self.guessing = guessing
+        self.model = rebuild.model(source)
+        self._names = set(_names(self.model.graph))
+        self._made: list[NodeProto] = []
+        self._stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    def run(self) -> None:
+        """Raises Unconvertible; the model is of no use then."""
+        if self.goal < self.now:
+            raise Unconvertible(f"{self.source.path} is of opset {self.now}, which is newer")
+        self.graph(self.model.graph, self.now)
+        for entry in self.model.opset_import:
+            if not schemas.canonical(entry.domain):
+                entry.version = self.goal
+
+    def graph(self, graph: GraphProto, at: int) -> None:
+        """Raise the nodes of a graph that is spelled as of version `at`."""
+        raised: list[NodeProto] = []
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.GRAPH:
+                    self.graph(attribute.g, at)
+            raised += [node] if schemas.canonical(node.domain) else self._node(node, at)
+        del graph.node[:]
+        graph.node.extend(raised)
+
+    def _node(self, node: NodeProto, at: int) -> list[NodeProto]:
+        """What stands for a node of version `at`."""
+        known = _history(node.op_type)
+        following = bisect.bisect_right(known, at)
+        if following == len(known) or known[following] > self.goal:
+            return [node]
+        to = known[following]
+        taken = STEPS.get((node.op_type, to))
+        if taken is None:
+            facts = schemas.facts(node.op_type, "", to)
+            if to > REVIEWED or facts is None or facts.deprecated:
+                raise UnknownStep(f"no conversion of {node.op_type} to opset {to} is known")
+            return self._node(node, to)
+        outer, self._made = self._made, []
+        taken(self, node)
+        made, self._made = self._made, outer
+        return [each for one in made for each in self._node(one, to)]
+
+    # ------------------------------------------------------------------ for the steps
+
+    def refused(self, node: NodeProto, why: str) -> Unconvertible:
+        name = node.name or next(iter(node.output), "")
+        return Unconvertible(f"{node.op_type} '{name}' of {self.source.path} is of opset {self.now}: {why}")
+
+    def emit(
+        self, op: str, ins: Sequence[str], outs: Sequence[str] = (), name: str = "", **attrs: Any
+    ) -> str:
+        """A node of the version of the step; returns its first output."""
+        outs = outs or [self.fresh(op)]
+        self._made.append(helper.make_node(op, ins, outs, name, **attrs))
+        return outs[0]
+
+    def keep(self, node: NodeProto, ins: Sequence[str] | None = None, op: str = "", **changes: Any) -> None:
+        """The node with other inputs, operator or attributes; None takes an attribute away."""
+        result = NodeProto()
+        result.CopyFrom(node)
+        result.op_type = op or node.op_type
+        if ins is not None:
+            del result.input[:]
+            result.input.extend(ins)
+        for name, value in changes.items():
+            for i, attribute in enumerate(result.attribute):
+                if attribute.name == name:
+                    del result.attribute[i]
+                    break
+            if value is not None:
+                result.attribute.append(helper.make_attribute(name, value))
+        self._made.append(result)
+
+    def const(self, values: Any, dtype: Any = np.int64) -> str:
+        name = self.fresh("constant")
+        self._stored[name] = tensor = numpy_helper.from_array(np.asarray(values, dtype), name)
+        self._made.append(helper.make_node("Constant", [], [name], value=tensor))
+        return name
+
+    def fresh(self, hint: str) -> str:
+        count = len(self._names)
+        while f"{hint}__{count}" in self._names:
+            count += 1
+        self._names.add(f"{hint}__{count}")
+        return f"{hint}__{count}"
+
+    def values(self, name: str) -> np.ndarray[Any, Any] | None:
+        """A small stored tensor."""
+        tensor = self._stored.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def numbers(self, name: str) -> Any:
+        """The numpy type of the elements of a value; float32 where that is not known."""
+        kind = self._kind(name).dtype
+        return helper.tensor_dtype_to_np_dtype(kind) if kind else np.float32
+
+    def dims(self, name: str) -> tuple[Dim, ...] | None:
+        """What is known of a shape. Inference tells more at a newer opset."""
+        found = self._kind(name).dims
+        return self._newer.get(name, ValueType()).dims if found is None and not self.guessing else found
+
+    def _kind(self, name: str) -> ValueType:
+        return self._kinds.get(name, ValueType())
+
+    @functools.cached_property
+    def _kinds(self) -> Mapping[str, ValueType]:
+        """The types of all values, those of bodies too, as far as they are known. Names are unique in a model
+        in normal form."""
+        found = dict(_shapes(rebuild.model(self.source).graph))
+        with contextlib.suppress(Exception):  # onnx raises many kinds; what it can't infer is unknown
+            model = onnx.shape_inference.infer_shapes(rebuild.model(self.source), data_prop=True)
+            found = dict(_shapes(model.graph))
+        typed = infer(self.source).graph.types
+        return {**found, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
+
+    @functools.cached_property
+    def _newer(self) -> Mapping[str, ValueType]:
+        lift = Lift(self.source, self.goal, guessing=True)
+        try:
+            lift.run()
+            opsets = {**self.source.opsets, "": self.goal}
+            graph = normalise(lift.model.graph, self.source.path, opsets)
+        except (FileFault, Unconvertible):
+            return {}
+        return infer(replace(self.source, graph=graph, opsets=opsets)).graph.types
+
+    def rank(self, name: str) -> int | None:
+        dims = self.dims(name)
+        return None if dims is None else len(dims)
+
+
+def attr(node: NodeProto, name: str, default: Any = None) -> Any:
+    """A plain attribute value."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return schemas.value_of(attribute)
+    return default
+
+
+@functools.cache
+def _all_versions() -> Mapping[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for schema in defs.get_all_schemas_with_history():
+        if not schema.domain:
+            bisect.insort(found.setdefault(schema.name, []), schema.since_version)
+    return found
+
+
+def _history(op: str) -> Sequence[int]:
+    """The versions of an operator of the default domain, in order."""
+    return _all_versions().get(op, ())
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    for group in (graph.input, graph.output, graph.initializer):
+        yield from (value.name for value in group)
+    for node in graph.node:
+        yield from node.input
+        yield from node.output
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _names(attribute.g)
+
+
+def _shapes(graph: GraphProto) -> Iterator[tuple[str, ValueType]]:
+    for group in (graph.output, graph.value_info, graph.input):
+        for info in group:
+            yield info.name, value_type(info.type)
+    for tensor in graph.initializer:
+        yield tensor.name, ValueType(tensor.data_type, tuple(tensor.dims))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _shapes(attribute.g)
