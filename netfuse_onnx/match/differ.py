@@ -89,7 +89,7 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
     if not commutative(x):
         for k, (name, other) in enumerate(zip(x.ins, y.ins, strict=True)):
             if name in a.weights and other in b.weights:
-                unlike = weight_difference(name, a.weights[name], other, b.weights[other])
+                unlike = _stored_difference(a, name, b, other)
                 if unlike:
                     return Difference(f"input {k}: {unlike}", PARTIAL)
     return _wiring(a, b, x, y, colours)
@@ -112,6 +112,16 @@ def weight_difference(name: str, mine: Weight, other: str, theirs: Weight) -> st
     return f"weight '{name}' is {weight_text(mine)} and {weight_text(theirs)}{second}"
 
 
+def _stored_difference(a: Flat, name: str, b: Flat, other: str) -> str:
+    """The same of two operands, by what the files hold."""
+    if not weight_difference(name, a.weights[name], other, b.weights[other]):
+        return ""
+    ours, theirs = a.said(name), b.said(other)
+    if ours not in a.weights or theirs not in b.weights:
+        return f"it is {_origin(a, ours)} and {_origin(b, theirs)}"
+    return weight_difference(ours, a.weights[ours], theirs, b.weights[theirs])
+
+
 def weight_text(weight: Weight) -> str:
     dtype = TensorProto.DataType.Name(weight.dtype) if weight.dtype else "?"
     return f"{_DTYPES.get(dtype, dtype.lower())}[{','.join(map(str, weight.shape))}]"
@@ -132,7 +142,7 @@ def _wiring(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], list[i
     for name, other in pairs:
         if kinds_a[name] != kinds_b[other]:
             if name in a.weights and other in b.weights:
-                return Difference(weight_difference(name, a.weights[name], other, b.weights[other]), PARTIAL)
+                return Difference(_stored_difference(a, name, b, other), PARTIAL)
             k = x.ins.index(name)
             said = f"input {k} is {_origin(a, name)} in {a.path} and {_origin(b, other)} in {b.path}"
             return Difference(said, SAME_CODE)
@@ -153,6 +163,7 @@ def _outputs(a: Flat, b: Flat) -> str:
 
 def _origin(flat: Flat, name: str) -> str:
     """Where a value comes from."""
+    name = flat.said(name)
     if not name:
         return "absent"
     if name in flat.weights:
@@ -188,7 +199,7 @@ def _take(items: list[int], item: int) -> bool:
 
 def _said(step: Step, name: str) -> str:
     """An attribute's value, short."""
-    value: Any = step.attrs.get(name, "absent")
+    value: Any = step.node.attrs.get(name, "absent")
     if isinstance(value, bytes):
         value = f"'{value.decode(errors='replace')}'"
     if isinstance(value, TensorProto):

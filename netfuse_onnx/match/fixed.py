@@ -39,7 +39,8 @@ class Fixed:
             direct = not step.domain and k in steering.STEERED_BY.get(step.op, ())
             integer = flat.weights[step.ins[k]].dtype in _INTEGERS
             on_the_way = integer and step.op in ARITHMETIC and not steering_values.isdisjoint(step.outs)
-            self.value.append(direct or (on_the_way and not step.domain))
+            written = k in flat.changed.get(i, ()) and not flat.said(step.ins[k])  # absent in the file
+            self.value.append(direct or written or (on_the_way and not step.domain))
 
     def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
         """The first use of a weight that the other source's can't stand for."""
@@ -48,9 +49,13 @@ class Fixed:
             mine, theirs = flat.weights[flat.steps[i].ins[k]], other.weights[name]
             if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
                 return j
-            if self.value[j] and not weights.same(mine, theirs):
+            if self._must_equal(j, other, name) and not weights.same(mine, theirs):
                 return j
         return None
+
+    def _must_equal(self, j: int, other: Flat, name: str) -> bool:
+        """Whether a value must be the same, one that is absent in the other's file included."""
+        return self.value[j] or not other.said(name)
 
     def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
         """Whether the step reads a weight whose shape, or shape-deciding value, the other doesn't share."""
@@ -64,8 +69,11 @@ class Fixed:
     def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
         for j in self._of_step.get(step, ()):
             i, k = self.flat.uses[j]
-            mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[pairing.uses[j]]
-            if mine.shape != theirs.shape or (self.value[j] and not weights.same(mine, theirs)):
+            name = pairing.uses[j]
+            mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[name]
+            if mine.shape != theirs.shape:
+                return j
+            if self._must_equal(j, other, name) and not weights.same(mine, theirs):
                 return j
         return None
 
@@ -81,12 +89,16 @@ class Fixed:
         """What is unlike in a use of a weight."""
         i, k = self.flat.uses[j]
         name, twin = self.flat.steps[i].ins[k], pairing.uses[j]
-        mine, theirs = self.flat.weights[name], other.weights[twin]
-        what = differ.weight_difference(name, mine, twin, theirs)
+        ours, theirs = self.flat.said(name), other.said(twin)
+        mine, its = self.flat.weights.get(ours), other.weights.get(theirs)
+        if mine is None or its is None:
+            said = [f"weight '{n}' {_values(w)}" if w else "absent" for n, w in ((ours, mine), (theirs, its))]
+            return f"input {k} is {said[0]} and {said[1]}"
+        what = differ.weight_difference(ours, mine, theirs, its)
         if not what:
             what = (
-                f"weight '{name}' decides a shape, so it must be equal, "
-                f"and it is {_values(mine)} and {_values(theirs)}"
+                f"weight '{ours}' decides a shape, so it must be equal, "
+                f"and it is {_values(mine)} and {_values(its)}"
             )
         return f"input {k}: {what}"
 

@@ -14,9 +14,10 @@ from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.flat import Flat, Step
+from netfuse_onnx.match.operands import WITH_OPERANDS
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.sameness import identical_attributes, same_attributes
+from netfuse_onnx.match.sameness import TABLES, essential, identical_attributes, same_attributes
 from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
@@ -107,8 +108,22 @@ def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[s
                 "--partial can't tell the models apart inside of a body.",
             )
         if unlike:
-            found[step.main] = (step.node.attrs, *(twin.node.attrs for twin in twins))
+            rows = zip(others, twins, strict=True)
+            own = [_respelled(ours, step, flat, twin) for (_, flat, _), twin in rows]
+            found[step.main] = (step.node.attrs, *own)
     return found
+
+
+def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, Any]:
+    """The attributes of another source's step. Those that go with an operand, and say what the first's say,
+    are the first's: the operand is too."""
+    mine, its = essential(step, ours), essential(twin, flat)
+    first, own = step.node.attrs, dict(twin.node.attrs)
+    for name in WITH_OPERANDS if step.domain != TABLES else ():
+        if mine.get(name) == its.get(name):
+            own.pop(name, None)
+            own |= {name: first[name]} if name in first else {}
+    return own
 
 
 def _unequal(shapes: Sequence[tuple[Dim, ...] | None], tainted: bool) -> bool:

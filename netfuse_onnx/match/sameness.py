@@ -84,7 +84,7 @@ def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
         return {}
     if step.domain == TABLES:
         return _signature(step.attrs)
-    known = _defaults(step.op, step.domain, flat.opsets.get(step.domain, 1))
+    known = _frozen_defaults(step.op, step.domain, flat.opsets.get(step.domain, 1))
     result = {}
     for name, value in step.attrs.items():
         key = frozen(value)
@@ -97,9 +97,8 @@ _NONE = object()
 
 
 @functools.cache
-def _defaults(op: str, domain: str, version: int) -> dict[str, Hashable]:
-    known = schemas.facts(op, domain, version)
-    return {name: frozen(value) for name, value in known.defaults.items()} if known else {}
+def _frozen_defaults(op: str, domain: str, version: int) -> dict[str, Hashable]:
+    return {name: frozen(value) for name, value in schemas.defaults(op, domain, version).items()}
 
 
 def frozen(value: Any) -> Hashable:
