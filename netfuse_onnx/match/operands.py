@@ -1,4 +1,4 @@
-"""The normal form of operators whose axes, bounds and sizes stand in constant inputs, or do so in some opsets.
+"""The normal form of operators whose axes, bounds and sizes stand in constant inputs, or do in some opsets.
 
 Axes are counted from the front and sorted where their order means nothing, together with the bounds or pads
 that belong to them. What an operator takes for an absent input is written down. Each form here is one
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from netfuse_onnx.match.draft import SMALL, Draft, zeros
+from netfuse_onnx.match.draft import Draft, zeros
 from netfuse_onnx.ops.axes import REDUCERS, from_front
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Weight
@@ -21,8 +21,6 @@ WITH_OPERANDS = ("axes", "noop_with_empty_axes", "num_outputs", "output_dtype")
 """Attributes that are understood together with an operand."""
 FAR = (1 << 31) - 1
 """Bounds from this on mean the end of an axis: exporters write the largest int32 or int64."""
-UINT8 = 2  # onnx.TensorProto.UINT8
-BYTES = frozenset({2, 3, 4, 5, 6})  # UINT8, INT8, UINT16, INT16, INT32: what zero points are made of
 
 
 def front(axes: Sequence[int], rank: int | None) -> list[int] | None:
@@ -277,82 +275,16 @@ def _distinct(axes: Sequence[int], rank: int | None) -> list[int] | None:
     return found if found is not None and len(set(found)) == len(found) else None
 
 
-# --------------------------------------------------------------------------- other absent inputs
-
-
-def split(draft: Draft) -> None:
-    """Equal parts are sizes, where the size of the axis is known."""
-    axis, rank, count = draft.attrs.get("axis", 0), draft.rank(0), len(draft.step.outs)
-    as_input = draft.since() >= 13
-    if (as_input and draft.has(1)) or "split" in draft.attrs:
-        draft.drop("num_outputs")
-        return
-    axis = axis if rank is None else from_front(axis, rank)
-    size = draft.dims(0)[axis] if rank is not None and 0 <= axis < rank else None
-    if not isinstance(size, int) or (draft.since() < 18 and size % count):
-        return
-    part = -(-size // count)
-    last = size - part * (count - 1)
-    if last < 0 or draft.attrs.get("num_outputs", count) != count:
-        return
-    sizes = [part] * (count - 1) + [last]
-    draft.drop("num_outputs")
-    if as_input:
-        draft.put_integers(1, sizes)
-    else:
-        draft.attrs["split"] = sizes
-
-
-def triangular(draft: Draft) -> None:
-    """Trilu: the main diagonal where none is named."""
-    diagonal = draft.integers(1) if draft.has(1) else [0]
-    if diagonal is not None and len(diagonal) == 1:
-        draft.put_integers(1, diagonal, scalar=True)
-
-
-def dropped(draft: Draft) -> None:
-    """Dropout that drops nothing: its ratio and its seed say nothing."""
-    training = draft.constant(2)
-    if draft.since() >= 12 and draft.has(2) and (training is None or weights.array(training).any()):
-        return
-    draft.drop("seed", "ratio")
-    draft.ins = draft.ins[:1]
-
-
-def zero_point(draft: Draft) -> None:
-    """QuantizeLinear and DequantizeLinear: an absent zero point is zero."""
-    scale = draft.kind(1)
-    if draft.step.domain or scale.dims is None:
-        return
-    if scale.rank == 0 or (scale.dims == (1,) and not draft.attrs.get("block_size")):
-        draft.drop("axis")
-    quantises = draft.step.op == "QuantizeLinear"
-    if not draft.has(2):
-        sizes = tuple([dim for dim in scale.dims if isinstance(dim, int)])
-        dtype = draft.attr("output_dtype", 0) or UINT8 if quantises else draft.kind(0).dtype
-        zero = zeros(dtype, sizes) if len(sizes) == scale.rank and dtype in BYTES else None
-        if zero is None or weights.nbytes(zero) > SMALL:
-            return
-        draft.put(2, zero)
-    if quantises:
-        draft.drop("output_dtype")
-
-
 FORMS: Mapping[str, Callable[[Draft], None]] = {
     **dict.fromkeys(REDUCERS, reduced),
     "CenterCropPad": cropped,
     "CumProd": scanned,
     "CumSum": scanned,
     "DFT": transformed,
-    "DequantizeLinear": zero_point,
-    "Dropout": dropped,
     "Pad": padded,
-    "QuantizeLinear": zero_point,
     "Resize": resized,
     "Slice": sliced,
-    "Split": split,
     "Squeeze": squeezed,
-    "Trilu": triangular,
     "Unsqueeze": unsqueezed,
     "com.microsoft.ExpandDims": expanded,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from netfuse_onnx.match import implied, operands
+from netfuse_onnx.match import absent, implied, operands
 from netfuse_onnx.match.draft import Draft
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.ops.axes import ONE, REDUCERS, ROWS, SETS, from_front
@@ -53,9 +53,9 @@ def _name(flat: Flat, step: Step, i: int, k: int, operand: str | Weight) -> str:
 
 def _spell(draft: Draft) -> None:
     key = draft.key
-    for form in (operands.FORMS.get(key), implied.FORMS.get(key), _OTHERS.get(key)):
-        if form is not None:
-            form(draft)
+    for forms in (operands.FORMS, absent.FORMS, implied.FORMS, _OTHERS):
+        if key in forms:
+            forms[key](draft)
     for name in ONE.get(key, ()):
         _one(draft, name)
     if key in SETS and key not in REDUCERS and key not in operands.FORMS:
