@@ -39,8 +39,8 @@ class Fixed:
             direct = not step.domain and k in steering.STEERED_BY.get(step.op, ())
             integer = flat.weights[step.ins[k]].dtype in _INTEGERS
             on_the_way = integer and step.op in ARITHMETIC and not steering_values.isdisjoint(step.outs)
-            written = k in flat.changed.get(i, ()) and not flat.said(step.ins[k])  # absent in the file
-            self.value.append(direct or written or (on_the_way and not step.domain))
+            absent = not flat.said(step.ins[k])  # in the file
+            self.value.append(direct or absent or (on_the_way and not step.domain))
 
     def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
         """The first use of a weight that the other source's can't stand for."""

@@ -43,10 +43,8 @@ def windowed(draft: Draft) -> None:
     elif how in (b"SAME_UPPER", b"SAME_LOWER") and kernel and draft.step.op != "ConvTranspose":
         count = len(kernel)
         strides, dilations = (draft.attrs.get(name) or [1] * count for name in ("strides", "dilations"))
-        plain = draft.step.op in CONVOLUTIONS or set(dilations) <= {1}
-        if set(strides) <= {1} and plain and not draft.attrs.get("ceil_mode"):
-            rows = [(size - 1) * step for size, step in zip(kernel, dilations, strict=True)]
-            small, large = [row // 2 for row in rows], [row - row // 2 for row in rows]
+        if set(strides) <= {1} and set(dilations) <= {1} and not draft.attrs.get("ceil_mode"):
+            small, large = [(size - 1) // 2 for size in kernel], [size // 2 for size in kernel]
             draft.drop("auto_pad")
             draft.attrs["pads"] = small + large if how == b"SAME_UPPER" else large + small
 
