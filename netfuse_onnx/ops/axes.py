@@ -55,6 +55,7 @@ INPUTS: Mapping[str, int] = {
 """The input that holds axes, in those versions of an operator that have one."""
 
 FREE: Mapping[str, str] = {
+    "ConcatFromSequence.new_axis": "yes or no",
     "GatherND.batch_dims": "a count of axes, never negative",
     "ReverseSequence.batch_axis": "0 or 1, never negative",
     "ReverseSequence.time_axis": "0 or 1, never negative",
