@@ -323,6 +323,27 @@ def test_axes_of_files_of_opset_11_and_13_and_17(op: str, tmp_path: Path) -> Non
     assert_merges_right(family, paths, feeds)
 
 
+def test_axes_from_the_back_in_a_file_of_opset_9(tmp_path: Path) -> None:
+    """The standard has none at that opset, the exporters do: onnx gives up on the Concat, and its converter
+    would wrap the Softmax, whose rank it does not know."""
+    before = "k = Constant<value=int64[1] {1}>() n = Neg(h) "
+    old = "c = Concat<axis=-1>(h, n) s = Softmax<axis=-1>(c) u = Gather<axis=-2>(s, k) y = Squeeze<axes=[-2]>(u)"
+    new = (
+        "c = Concat<axis=2>(h, n) s = Softmax(c) u = Gather<axis=1>(s, k) "
+        + ints("a", [1])
+        + "y = Squeeze(u, a)"
+    )
+    paths = [
+        saved(tmp_path, "m0", model(before + old, 0, opset=9, dims=(2, 3, 4))),
+        saved(tmp_path, "m1", model(before + new, 1, opset=17, dims=(2, 3, 4))),
+    ]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    for turn in (1, -1):
+        family = matched(*paths[::turn])
+        assert family is not None
+        assert_merges_right(family, paths[::turn], feeds)
+
+
 # --------------------------------------------------------------------------- the tables
 
 

@@ -16,6 +16,7 @@ from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.load import normal, rebuild
+from netfuse_onnx.load.fronted import fronted
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Source
 
@@ -83,7 +84,7 @@ def converted(source: Source, version: int) -> Source:
     if all(_unchanged(op, now, version) for domain, op in used if not domain):
         return replace(source, opsets=opsets)
     _refuse(source, used, now, version)
-    small = replace(source, opsets={"": now})
+    small = fronted(replace(source, opsets={"": now}))
     try:
         result = version_converter.convert_version(rebuild.model(small), version)
         graph = normal.normalise(result.graph, source.path, {"": version})

@@ -14,7 +14,7 @@ from dataclasses import replace
 from netfuse_onnx.match import absent, implied, operands
 from netfuse_onnx.match.draft import Draft
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
-from netfuse_onnx.ops.axes import ONE, REDUCERS, ROWS, SETS, from_front
+from netfuse_onnx.ops.axes import ONE, REDUCERS, ROWS, SETS, counted_in, from_front
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import ValueType, Weight
 
@@ -70,7 +70,8 @@ def _one(draft: Draft, name: str) -> None:
     axis = draft.attr(name)
     if axis is None or (name not in draft.attrs and _scalar_scale(draft)):
         return
-    rank = _rank(draft)
+    inputs = [draft.kind(k) for k in range(len(draft.step.ins))]
+    rank = counted_in(draft.key, draft.attrs, inputs)
     if rank is not None:
         draft.attrs[name] = from_front(axis, rank)
 
@@ -78,32 +79,6 @@ def _one(draft: Draft, name: str) -> None:
 def _scalar_scale(draft: Draft) -> bool:
     """True for an operator on bytes that has one scale for all, and so no axis."""
     return draft.step.op in ("QuantizeLinear", "DequantizeLinear") and draft.rank(1) in (0, None)
-
-
-def _rank(draft: Draft) -> int | None:
-    """The rank in which the operator counts its axis."""
-    match draft.key:
-        case "Concat":
-            ranks = [draft.rank(k) for k in range(len(draft.step.ins))]
-            return next((rank for rank in ranks if rank is not None), None)
-        case "com.microsoft.QLinearConcat":
-            return draft.rank(2)
-        case "OneHot":
-            rank = draft.rank(0)
-            return None if rank is None else rank + 1
-        case "ConcatFromSequence":
-            rank = _rank_of_elements(draft.kind(0))
-            return None if rank is None else rank + (1 if draft.attr("new_axis", 0) else 0)
-    return draft.rank(0)
-
-
-def _rank_of_elements(kind: ValueType) -> int | None:
-    """The rank of the tensors in a sequence."""
-    if kind.proto is None or kind.proto.WhichOneof("value") != "sequence_type":
-        return None
-    element = kind.proto.sequence_type.elem_type
-    known = element.WhichOneof("value") == "tensor_type" and element.tensor_type.HasField("shape")
-    return len(element.tensor_type.shape.dim) if known else None
 
 
 def _shape(draft: Draft) -> None:

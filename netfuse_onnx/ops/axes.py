@@ -1,12 +1,14 @@
 """Which attributes and inputs count axes, and of what: the table behind every normal form of axes.
 
-An operator is named by its key, `Softmax` or `com.microsoft.BiasSoftmax`. An axis is counted in the rank of
-input 0, but for those operators that match/spelling.py and match/operands.py give a rank of their own.
+An operator is named by its key, `Softmax` or `com.microsoft.BiasSoftmax`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from netfuse_onnx.types import ValueType
 
 REDUCERS = frozenset(
     {f"Reduce{name}" for name in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2")}
@@ -68,3 +70,29 @@ FREE: Mapping[str, str] = {
 def from_front(axis: int, rank: int) -> int:
     """The axis counted from the front; one out of range as it is."""
     return axis + rank if -rank <= axis < 0 else axis
+
+
+def counted_in(key: str, attrs: Mapping[str, Any], inputs: Sequence[ValueType]) -> int | None:
+    """The rank in which an operator counts its axes, where it is known: of input 0, but for a few."""
+    if key == "Concat":
+        return next((kind.rank for kind in inputs if kind.rank is not None), None)
+    place = 2 if key == "com.microsoft.QLinearConcat" else 0
+    kind = inputs[place] if place < len(inputs) else ValueType()
+    rank = _rank_of_elements(kind) if key == "ConcatFromSequence" else kind.rank
+    return None if rank is None else rank + _more(key, attrs)
+
+
+def _more(key: str, attrs: Mapping[str, Any]) -> int:
+    """By how much the output, which the axes are those of, has more of them."""
+    if key == "Unsqueeze":
+        return len(attrs.get("axes", ()))
+    return 1 if key == "OneHot" or (key == "ConcatFromSequence" and attrs.get("new_axis", 0)) else 0
+
+
+def _rank_of_elements(kind: ValueType) -> int | None:
+    """The rank of the tensors in a sequence."""
+    if kind.proto is None or kind.proto.WhichOneof("value") != "sequence_type":
+        return None
+    element = kind.proto.sequence_type.elem_type
+    known = element.WhichOneof("value") == "tensor_type" and element.tensor_type.HasField("shape")
+    return len(element.tensor_type.shape.dim) if known else None
