@@ -234,16 +234,18 @@ UNRANKED = "u = Squeeze(h) "
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("one", "other", "said"),
     [
-        ("y = Softmax<axis=1>(u)", "y = Softmax<axis=-1>(u)"),
-        (ints("a", [1]) + "y = ReduceSum(u, a)", ints("a", [-1]) + "y = ReduceSum(u, a)"),
-        ("y = Shape<start=1>(u)", "y = Shape<start=-1>(u)"),
+        ("y = Softmax<axis=1>(u)", "y = Softmax<axis=-1>(u)", "is 1 and -1, and the rank"),
+        (ints("a", [1]) + "y = ReduceSum(u, a)", ints("a", [-1]) + "y = ReduceSum(u, a)",
+         "is [1] and [-1], and the rank that they count in is not known"),
+        ("y = Shape<start=1>(u)", "y = Shape<start=-1>(u)", "attribute 'start' is 1 and -1"),
     ],
-)
-def test_an_axis_of_an_unknown_rank_is_refused(tmp_path: Path, one: str, other: str) -> None:
+)  # fmt: skip
+def test_an_axis_of_an_unknown_rank_is_refused(tmp_path: Path, one: str, other: str, said: str) -> None:
     fault = refusal(tmp_path, UNRANKED + one, UNRANKED + other, dims=("b", "c", 4))
-    assert fault.hint
+    assert said in fault.message, fault.message
+    assert fault.hint.startswith("--partial")
 
 
 def test_a_declared_rank_that_is_not_kept_says_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.match.refine import Apart, Level, from_inputs, from_outputs, refine
 from netfuse_onnx.match.sameness import commutative, essential
+from netfuse_onnx.ops.axes import ONE, SETS
 from netfuse_onnx.types import Weight
 
 LIMIT = 64  # steps of one side that are compared with all of the other's first ones
@@ -100,8 +101,18 @@ def attribute_difference(a: Flat, b: Flat, x: Step, y: Step) -> str:
     ours, theirs = essential(x, a), essential(y, b)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            return f"attribute '{name}' is {_said(x, name)} and {_said(y, name)}"
+            told = ""
+            if name in (*ONE.get(x.node.key, ()), *SETS.get(x.node.key, ())):
+                told = unranked(x.attrs.get(name), y.attrs.get(name))
+            return f"attribute '{name}' is {_said(x, name)} and {_said(y, name)}{told}"
     return ""
+
+
+def unranked(mine: Any, its: Any) -> str:
+    """Words for axes in normal form of which one side counts from the back: no rank was known there."""
+    sides = [axes if isinstance(axes, list) else [axes] for axes in (mine, its) if axes not in (None, [])]
+    back = {min(axes) < 0 for axes in sides}
+    return ", and the rank that they count in is not known" if len(back) > 1 else ""
 
 
 def weight_difference(name: str, mine: Weight, other: str, theirs: Weight) -> str:

@@ -13,6 +13,7 @@ from netfuse_onnx.match import differ
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.ops import steering
+from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Graph, Weight
 
@@ -100,6 +101,9 @@ class Fixed:
                 f"weight '{ours}' decides a shape, so it must be equal, "
                 f"and it is {_values(mine)} and {_values(its)}"
             )
+            if INPUTS.get(self.flat.steps[i].node.key) == k:
+                normal = [weights.array(w).tolist() for w in (self.flat.weights[name], other.weights[twin])]
+                what += differ.unranked(*normal)
         return f"input {k}: {what}"
 
 
