@@ -165,7 +165,8 @@ MANY: tuple[Spelling, ...] = (
          slice_([1, 0], [FAR64, 2], [2, 1], [1, 1]), slice_([0, 0, 1], [FAR32, 2, FAR64])),
         (slice_([0, 1], [2, FAR64], [2, 1]), slice_([1, 0], [FAR64, 2], [-2, -1])),
         (slice_([0, 1], [FAR64, 2], [1, 2]),),
-        (slice_([0], [2]), slice_([0], [2], [0]), slice_([0], [2], [-3])),
+        (slice_([0], [2]), slice_([0], [2], [0]), slice_([0], [2], [-3]),
+         "s = Constant<value=int32[1] {0}>() e = Constant<value=int32[1] {2}>() y = Slice(h, s, e)"),
         (slice_([-1], [-FAR64], [2], [-1]), slice_([-1], [-FAR32 - 1], [-1], [-1])),
         (slice_([-1], [-3], [2], [-1]),),
     )),
@@ -276,6 +277,14 @@ DEFAULTS: tuple[Spelling, ...] = (
         ('y = MaxPool<kernel_shape=[3, 2], auto_pad="SAME_LOWER">(h)',
          "y = MaxPool<kernel_shape=[3, 2], pads=[1, 1, 1, 0]>(h)"),
     ), dims=("b", 3, 8, 5)),
+    Spelling("LpPool", (
+        ('y = LpPool<kernel_shape=[3, 2], auto_pad="SAME_LOWER", p=2>(h)',
+         "y = LpPool<kernel_shape=[3, 2], pads=[1, 1, 1, 0]>(h)"),
+    ), dims=("b", 3, 8, 5)),
+    Spelling("EyeLike", (
+        ("r = ReduceSum<keepdims=0>(h, n) e = EyeLike<dtype=1>(r) y = Add(e, r)",
+         "r = ReduceSum<keepdims=0>(h, n) e = EyeLike<k=0>(r) y = Add(e, r)"),
+    )),
     Spelling("AveragePool", (
         ('y = AveragePool<kernel_shape=[3, 2], auto_pad="SAME_LOWER">(h)',
          "y = AveragePool<kernel_shape=[3, 2], pads=[1, 1, 1, 0]>(h)"),
@@ -343,8 +352,45 @@ DEFAULTS: tuple[Spelling, ...] = (
 )  # fmt: skip
 """Attributes and inputs that say what is done anyway."""
 
+OLD: tuple[Spelling, ...] = (
+    Spelling("Softmax", (
+        ("g = com.microsoft.Gelu(h) y = Softmax<axis=-1>(g)", "g = com.microsoft.Gelu(h) y = Softmax<axis=2>(g)"),
+        ("g = com.microsoft.Gelu(h) y = Softmax(g)", "g = com.microsoft.Gelu(h) y = Softmax<axis=-2>(g)"),
+        ("g = com.microsoft.Gelu(h) y = Softmax<axis=0>(g)",),
+    ), opset=12),
+    Spelling("ReduceSum", (
+        ("g = com.microsoft.Gelu(h) y = ReduceSum<axes=[1, 2]>(g)",
+         "g = com.microsoft.Gelu(h) y = ReduceSum<axes=[-1, -2]>(g)"),
+        ("g = com.microsoft.Gelu(h) y = ReduceSum<axes=[0, 1, 2]>(g)", "g = com.microsoft.Gelu(h) y = ReduceSum(g)"),
+    ), opset=12),
+    Spelling("Unsqueeze", (
+        ("g = com.microsoft.Gelu(h) y = Unsqueeze<axes=[1, 3]>(g)",
+         "g = com.microsoft.Gelu(h) y = Unsqueeze<axes=[-2, 1]>(g)"),
+        ("g = com.microsoft.Gelu(h) y = Unsqueeze<axes=[1, 2]>(g)",),
+    ), opset=12),
+    Spelling("Squeeze", (
+        ("g = com.microsoft.Gelu(h) u = ReduceSum<axes=[1, 2]>(g) y = Squeeze<axes=[1, 2]>(u)",
+         "g = com.microsoft.Gelu(h) u = ReduceSum<axes=[1, 2]>(g) y = Squeeze<axes=[-1, 1]>(u)",
+         "g = com.microsoft.Gelu(h) u = ReduceSum<axes=[1, 2]>(g) y = Squeeze(u)"),
+        ("g = com.microsoft.Gelu(h) u = ReduceSum<axes=[1, 2]>(g) y = Squeeze<axes=[1]>(u)",),
+    ), opset=12, dims=(2, 3, 4)),
+    Spelling("Split", (
+        ("g = com.microsoft.Gelu(h) y, z = Split<axis=2, split=[2, 2]>(g)",
+         "g = com.microsoft.Gelu(h) y, z = Split<axis=-1>(g)"),
+        ("g = com.microsoft.Gelu(h) y, z = Split<axis=2, split=[1, 3]>(g)",),
+    ), opset=12),
+    Spelling("Slice", (
+        ("g = com.microsoft.Gelu(h) y = Slice<starts=[0, 1], ends=[2, 3], axes=[1, 2]>(g)",
+         "g = com.microsoft.Gelu(h) y = Slice<starts=[1, 0], ends=[3, 2], axes=[2, 1]>(g)",
+         "g = com.microsoft.Gelu(h) y = Slice<starts=[0, 0, 1], ends=[2147483647, 2, 3]>(g)"),
+        ("g = com.microsoft.Gelu(h) y = Slice<starts=[0, 1], ends=[2, 3], axes=[2, 1]>(g)",),
+    ), opset=9),
+)  # fmt: skip
+"""Attributes of older opsets, which a foreign operator keeps from being converted."""
+
 CONSTANTS |= {
     "Einsum": "n = Relu(h) ",
+    "EyeLike": ints("n", [0]),
     "GRU": ints("cw", [1, 6, 4]) + ints("cr", [1, 6, 2]),
     "Conv": "f = Constant<value=float[1, 2, 3, 2] {1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1}>() ",
 }

@@ -18,6 +18,7 @@ from spellings import (
     FAR32,
     FAR64,
     MANY,
+    OLD,
     ONE_AXIS,
     Spelling,
     floats,
@@ -46,7 +47,7 @@ from netfuse_onnx.types import Correspondence
 REDUCED = [
     sets(op, opset) for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2") for opset in (17, 18)
 ]
-EVERY = [*MANY, *DEFAULTS, *REDUCED, *(s for op in ONE_AXIS for s in one_axis(op, 3))]
+EVERY = [*MANY, *DEFAULTS, *OLD, *REDUCED, *(s for op in ONE_AXIS for s in one_axis(op, 3))]
 
 
 def saved(folder: Path, name: str, proto: onnx.ModelProto) -> Path:
@@ -249,11 +250,11 @@ def test_an_axis_of_an_unknown_rank_is_refused(tmp_path: Path, one: str, other: 
 
 
 def test_a_declared_rank_that_is_not_kept_says_nothing(tmp_path: Path) -> None:
-    """h has rank 3, whatever the file declares of it as an output."""
+    """u may have rank 3, whatever the file declares of it as an output."""
     paths = []
     for k, axis in enumerate((1, -1)):
-        proto = model(f"y = Softmax<axis={axis}>(h)", k)
-        wrong = onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, [1, 4])
+        proto = model(f"{UNRANKED}y = Softmax<axis={axis}>(u)", k, dims=("b", "c", 4))
+        wrong = onnx.helper.make_tensor_value_info("u", onnx.TensorProto.FLOAT, ["b", 4])
         proto.graph.output.append(wrong)
         paths.append(saved(tmp_path, f"m{k}", proto))
     assert matched(*paths) is None

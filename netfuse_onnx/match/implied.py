@@ -38,7 +38,7 @@ def windowed(draft: Draft) -> None:
     """Padding that `auto_pad` names, written out where no size of the input decides it."""
     how = draft.attrs.get("auto_pad", b"NOTSET")
     kernel, count = _kernel(draft), 0
-    if how == b"VALID" and "output_shape" not in draft.attrs:
+    if how == b"VALID" and "output_shape" not in draft.attrs and not draft.attrs.get("ceil_mode"):
         draft.drop("auto_pad", "pads")
     elif how in (b"SAME_UPPER", b"SAME_LOWER") and kernel and draft.step.op != "ConvTranspose":
         count = len(kernel)
@@ -78,6 +78,12 @@ def filled(draft: Draft) -> None:
             draft.drop("value")
 
 
+def alike(draft: Draft) -> None:
+    """A type of the result that is that of the input."""
+    if draft.kind(0).dtype and draft.attrs.get("dtype") == draft.kind(0).dtype:
+        draft.drop("dtype")
+
+
 def empty(draft: Draft) -> None:
     """SequenceEmpty: of floats where no type is named."""
     if draft.attrs.get("dtype") == TensorProto.FLOAT:
@@ -107,6 +113,7 @@ def _text(value: Any) -> str:
 FORMS: Mapping[str, Callable[[Draft], None]] = {
     **dict.fromkeys(RECURRENT, recurrent),
     **dict.fromkeys((*CONVOLUTIONS, *POOLS, "ConvTranspose"), windowed),
+    **dict.fromkeys(("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike"), alike),
     "BatchNormalization": normalised,
     "ConstantOfShape": filled,
     "Einsum": lettered,

@@ -102,7 +102,7 @@ MUTATIONS = (
         "test_spellings.py::test_a_declared_rank_that_is_not_kept_says_nothing",
     ),
     mutation(
-        "rows-of-the-other-in-the-first's-order",
+        "rows-of-the-other-in-the-order-of-the-first",
         "netfuse_onnx/match/kept.py",
         "if all(_alike(a.normal, i, b.normal, j, k) for k in places):",
         "if True:",
