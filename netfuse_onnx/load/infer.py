@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import onnx
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.normal import value_type
@@ -70,17 +70,11 @@ def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[s
     bare = {name: graph.types[name] for name in graph.inputs if name in graph.types}
     start = _typed_source(source, bare | dict(known or {}))
     declared = {name: graph.types[name] for name in graph.outputs if name in graph.types}
-    found: dict[str, ValueType] = {}
-    try:
-        skeleton = rebuild.model(start, values=[name for name in known or () if name not in graph.outputs])
-        corrected(skeleton)
-        _unclaimed(skeleton)
-        with known_to_onnx(skeleton.graph):
-            inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
-        for info in (*inferred.value_info, *inferred.output):
-            found[info.name] = value_type(info.type)
-    except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
+    told = inferred(start, known or {})
+    if told is None:
         found = dict(known or {})
+    else:
+        found = {info.name: value_type(info.type) for info in (*told.value_info, *told.output)}
     values = [name for node in graph.nodes for name in node.outputs if name]
     types = {name: _meet(found.get(name, ValueType()), declared.get(name)) for name in values}
     return types | bare
@@ -95,6 +89,19 @@ def _unclaimed(skeleton: ModelProto) -> None:
                 value.type.tensor_type.ClearField("shape")
         for dim in (dim for value in body.input for dim in value.type.tensor_type.shape.dim):
             dim.Clear()
+
+
+def inferred(source: Source, known: Mapping[str, ValueType]) -> GraphProto | None:
+    """What onnx makes of the source, bodies included, given its types and `known`; None where it gives up."""
+    try:
+        outputs = source.graph.outputs
+        skeleton = rebuild.model(source, values=[name for name in known if name not in outputs])
+        corrected(skeleton)
+        _unclaimed(skeleton)
+        with known_to_onnx(skeleton.graph):
+            return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
+    except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
+        return None
 
 
 def _with(

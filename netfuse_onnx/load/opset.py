@@ -17,6 +17,7 @@ from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
 from netfuse_onnx.load import batches, normal, rebuild, steps  # noqa: F401  the steps register themselves
+from netfuse_onnx.load.fronted import fronted
 from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
 from netfuse_onnx.ops import schemas, tables
 from netfuse_onnx.types import Graph, Source
@@ -92,6 +93,7 @@ def converted(source: Source, version: int) -> Source:
     opsets = {**source.opsets, "": version}
     if all(_unchanged(op, now, version) for domain, op in used if not domain):
         return replace(source, opsets=opsets)
+    source = fronted(source)
     try:
         lift = Lift(source, version)
         lift.run()

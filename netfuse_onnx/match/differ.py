@@ -8,7 +8,7 @@ own difference is what gets reported.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx import TensorProto
@@ -17,6 +17,7 @@ from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.match.refine import Apart, Level, from_inputs, from_outputs, refine
 from netfuse_onnx.match.sameness import commutative, essential
+from netfuse_onnx.ops.axes import ONE, SETS
 from netfuse_onnx.types import Weight
 
 LIMIT = 64  # steps of one side that are compared with all of the other's first ones
@@ -118,9 +119,9 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
     if not commutative(x):
         for k, (name, other) in enumerate(zip(x.ins, y.ins, strict=True)):
             if name in a.weights and other in b.weights:
-                mine, theirs = a.weights[name], b.weights[other]
-                if weight_difference(name, mine, other, theirs):
-                    return of_weights(f"input {k}: ", name, mine, other, theirs)
+                unlike = _stored_difference(a, name, b, other)
+                if unlike:
+                    return replace(unlike, what=f"input {k}: {unlike.what}")
     return _wiring(a, b, x, y, colours)
 
 
@@ -140,7 +141,12 @@ def of_weights(head: str, name: str, mine: Weight, other: str, theirs: Weight) -
 def attribute_difference(a: Flat, b: Flat, x: Step, y: Step) -> str:
     """`attribute 'alpha' is 0.1 and 0.2`; empty where all are equal."""
     unlike = _attribute_sides(a, b, x, y)
-    return "attribute '{}' is {} and {}".format(*unlike) if unlike else ""
+    if not unlike:
+        return ""
+    name = unlike[0]
+    axes = name in (*ONE.get(x.node.key, ()), *SETS.get(x.node.key, ()))
+    told = unranked(x.attrs.get(name), y.attrs.get(name)) if axes else ""
+    return "attribute '{}' is {} and {}".format(*unlike) + told
 
 
 def _attribute_sides(a: Flat, b: Flat, x: Step, y: Step) -> tuple[str, str, str] | None:
@@ -152,12 +158,31 @@ def _attribute_sides(a: Flat, b: Flat, x: Step, y: Step) -> tuple[str, str, str]
     return None
 
 
+def unranked(mine: Any, its: Any) -> str:
+    """Words for axes in normal form of which one side counts from the back: no rank was known there."""
+    sides = [axes if isinstance(axes, list) else [axes] for axes in (mine, its) if axes not in (None, [])]
+    back = {min(axes) < 0 for axes in sides}
+    return ", and the rank that they count in is not known" if len(back) > 1 else ""
+
+
 def weight_difference(name: str, mine: Weight, other: str, theirs: Weight) -> str:
     """`weight 'w' is float32[10,4] and float32[12,4]`; empty where type and shape are equal."""
     if (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape):
         return ""
     second = "" if name == other else f" ('{other}')"
     return f"weight '{name}' is {weight_text(mine)} and {weight_text(theirs)}{second}"
+
+
+def _stored_difference(a: Flat, name: str, b: Flat, other: str) -> Difference | None:
+    """The difference of two operands, by what the files hold; None where type and shape are equal."""
+    if not weight_difference(name, a.weights[name], other, b.weights[other]):
+        return None
+    ours, theirs = a.said(name), b.said(other)
+    if ours in a.weights and theirs in b.weights:
+        return of_weights("", ours, a.weights[ours], theirs, b.weights[theirs])
+    left, right = _origin(a, ours), _origin(b, theirs)
+    what = f"it is {left} and {right}"
+    return Difference(what, PARTIAL, "weight", value=ours or theirs, left=left, right=right)
 
 
 def weight_text(weight: Weight) -> str:
@@ -180,7 +205,9 @@ def _wiring(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], list[i
     for name, other in pairs:
         if kinds_a[name] != kinds_b[other]:
             if name in a.weights and other in b.weights:
-                return of_weights("", name, a.weights[name], other, b.weights[other])
+                return _stored_difference(a, name, b, other) or of_weights(
+                    "", name, a.weights[name], other, b.weights[other]
+                )
             k = x.ins.index(name)
             left, right = _origin(a, name), _origin(b, other)
             said = f"input {k} is {left} in {a.path} and {right} in {b.path}"
@@ -218,6 +245,7 @@ def _outputs(a: Flat, b: Flat) -> NotEquivalent:
 
 def _origin(flat: Flat, name: str) -> str:
     """Where a value comes from."""
+    name = flat.said(name)
     if not name:
         return "absent"
     if name in flat.weights:
@@ -253,7 +281,7 @@ def _take(items: list[int], item: int) -> bool:
 
 def _said(step: Step, name: str) -> str:
     """An attribute's value, short."""
-    value: Any = step.attrs.get(name, "absent")
+    value: Any = step.node.attrs.get(name, "absent")
     if isinstance(value, bytes):
         value = f"'{value.decode(errors='replace')}'"
     if isinstance(value, TensorProto):

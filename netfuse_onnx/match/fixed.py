@@ -15,6 +15,7 @@ from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.outcome import outcome
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.ops import steering
+from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Graph, Weight
 
@@ -41,7 +42,8 @@ class Fixed:
             direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
             integer = flat.weights[step.ins[k]].dtype in _INTEGERS
             on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
-            self.value.append(direct or (on_the_way and not step.domain))
+            absent = not flat.said(step.ins[k])  # in the file
+            self.value.append(direct or absent or (on_the_way and not step.domain))
 
     def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
         """The first use of a weight that the other source's can't stand for."""
@@ -50,9 +52,15 @@ class Fixed:
             mine, theirs = flat.weights[flat.steps[i].ins[k]], other.weights[name]
             if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
                 return j
-            if self.value[j] and not weights.same(mine, theirs) and not self._same_shapes(i, other, uses):
-                return j
+            if self._must_equal(j, other, name) and not weights.same(mine, theirs):
+                said = flat.said(flat.steps[i].ins[k]) and other.said(name)
+                if not said or not self._same_shapes(i, other, uses):
+                    return j
         return None
+
+    def _must_equal(self, j: int, other: Flat, name: str) -> bool:
+        """Whether a value must be the same, one that is absent in the other's file included."""
+        return self.value[j] or not other.said(name)
 
     def _same_shapes(self, i: int, other: Flat, uses: Sequence[str]) -> bool:
         """Whether step i gives the same shapes with the other's weights, whatever it is fed, and nothing that
@@ -77,8 +85,11 @@ class Fixed:
     def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
         for j in self._of_step.get(step, ()):
             i, k = self.flat.uses[j]
-            mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[pairing.uses[j]]
-            if mine.shape != theirs.shape or (self.value[j] and not weights.same(mine, theirs)):
+            name = pairing.uses[j]
+            mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[name]
+            if mine.shape != theirs.shape:
+                return j
+            if self._must_equal(j, other, name) and not weights.same(mine, theirs):
                 return j
         return None
 
@@ -92,14 +103,23 @@ class Fixed:
         """The difference in a use of a weight."""
         i, k = self.flat.uses[j]
         name, twin = self.flat.steps[i].ins[k], pairing.uses[j]
-        mine, theirs = self.flat.weights[name], other.weights[twin]
-        if differ.weight_difference(name, mine, twin, theirs):
-            return differ.of_weights(f"input {k}: ", name, mine, twin, theirs)
-        left, right = _values(mine), _values(theirs)
+        ours, theirs = self.flat.said(name), other.said(twin)
+        mine, its = self.flat.weights.get(ours), other.weights.get(theirs)
+        if mine is None or its is None:
+            pairs = ((ours, mine), (theirs, its))
+            left, right = (f"weight '{n}' {_values(w)}" if w else "absent" for n, w in pairs)
+            what = f"input {k} is {left} and {right}"
+            return Difference(what, differ.PARTIAL, "size", value=ours or theirs, left=left, right=right)
+        if differ.weight_difference(ours, mine, theirs, its):
+            return differ.of_weights(f"input {k}: ", ours, mine, theirs, its)
+        left, right = _values(mine), _values(its)
         what = (
-            f"input {k}: weight '{name}' decides a shape, so it must be equal, and it is {left} and {right}"
+            f"input {k}: weight '{ours}' decides a shape, so it must be equal, and it is {left} and {right}"
         )
-        return Difference(what, differ.PARTIAL, "size", value=name, left=left, right=right)
+        if INPUTS.get(self.flat.steps[i].node.key) == k:
+            normal = [weights.array(w).tolist() for w in (self.flat.weights[name], other.weights[twin])]
+            what += differ.unranked(*normal)
+        return Difference(what, differ.PARTIAL, "size", value=ours, left=left, right=right)
 
 
 def _values(weight: Weight) -> str:

@@ -8,11 +8,12 @@ captured value is an operand like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx import GraphProto, NodeProto
 
+from netfuse_onnx.load import within
 from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Graph, Node, Source, Weight
@@ -37,7 +38,11 @@ class Step:
 
 @dataclass(slots=True, eq=False)
 class Flat:
-    """A source laid open. `uses` lists every (step, operand) that is a weight, in order."""
+    """A source laid open. `uses` lists every (step, operand) that is a weight, in order.
+
+    In normal form (spelling.py), `changed` are the operands that are not those of the file, by step, and
+    `plain` gives the file's name for each that took their place, '' where it has none.
+    """
 
     path: str
     inputs: tuple[str, ...]
@@ -46,6 +51,12 @@ class Flat:
     weights: Mapping[str, Weight]
     opsets: Mapping[str, int]
     uses: list[tuple[int, int]]
+    plain: Mapping[str, str] = field(default_factory=dict)
+    changed: Mapping[int, frozenset[int]] = field(default_factory=dict)
+
+    def said(self, name: str) -> str:
+        """The file's name for an operand."""
+        return self.plain.get(name, name)
 
 
 def flatten(source: Source, first: Graph | None = None) -> Flat:
@@ -72,7 +83,7 @@ def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str]
     extra: list[str] = []
     owner = next((name for name in map(outer, node.outputs) if name), "")
     for name in sorted(node.attrs.keys() - plain.keys()):
-        prefix = f"{owner}\0{name}\0"
+        prefix = within.prefix(owner, name)
         body: GraphProto = node.attrs[name]
         inner = (*scope, name)
         local = {v.name for v in body.input} | {n for part in body.node for n in part.output}

@@ -18,13 +18,11 @@ from dataclasses import replace
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load import opset, spelling
 from netfuse_onnx.load.claims import Complete, settle
-from netfuse_onnx.match import differ, signature, tied
 from netfuse_onnx.match import partial as partial_
+from netfuse_onnx.match import signature, tied
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import Flat, flatten
-from netfuse_onnx.match.isomorph import isomorphism
-from netfuse_onnx.match.positional import Miss, Pairing, walk
-from netfuse_onnx.match.refine import Colours, Level, refine
+from netfuse_onnx.match.flat import flatten
+from netfuse_onnx.match.joined import joined
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Source
 
@@ -68,10 +66,9 @@ def _matched(
     first = signature.common(sources)
     ours = flatten(first)
     first, declared = settle(first, complete)
-    fixed = Fixed(ours, first.graph)
     flats = [flatten(other, first.graph) for other in sources[1:]]
-    pairings = [_pair(ours, flat, fixed, partial) for flat in flats]
-    graph, weights = tied.untie(first.graph, ours, sources, pairings)
+    found = joined(first, ours, list(zip(sources[1:], flats, strict=True)), partial, complete)
+    graph, weights = tied.untie(first.graph, found.ours, found.flats, found.pairings)
     family = Correspondence(
         sources=(first, *sources[1:]),
         names=tuple(names),
@@ -82,49 +79,8 @@ def _matched(
         declared=declared,
         warnings=signature.narrowings(sources, names),
     )
-    others = list(zip(sources[1:], flats, pairings, strict=True))
+    others = list(zip(sources[1:], found.flats, found.pairings, strict=True))
     if partial:
-        return partial_.described(family, ours, fixed, others)
-    learned = any(tables.learned(step.op, step.domain) for step in ours.steps)
-    return replace(family, attrs=partial_.attributes(ours, others)) if learned else family
-
-
-def _pair(a: Flat, b: Flat, fixed: Fixed, partial: bool) -> Pairing:
-    """The correspondence of one other source. Raises NotEquivalent."""
-    tried = walk(a, b)
-    if isinstance(tried, Pairing) and fixed.first_fault(b, tried.uses) is None:
-        return tried
-    best = tried if isinstance(tried, Pairing) else None
-    for level in (Level.VALUES, Level.STEERING, Level.SHAPES):
-        colours = refine(a, b, level)
-        found = isomorphism(a, b, (colours.a, colours.b), level) if isinstance(colours, Colours) else None
-        if found is not None and fixed.first_fault(b, found.uses) is None:
-            return found
-        best = best or found
-    if partial and best is None:
-        best = _loosely(a, b)
-    if partial and best is not None:
-        return best
-    miss = tried.step if isinstance(tried, Miss) else len(a.steps)
-    error = fixed.error(b, best) if best else differ.explain(a, b, miss)
-    if error.hint == differ.PARTIAL:
-        loose = None if partial else best or _loosely(a, b)
-        error.hint = _remedy(partial_.mergeable(a, fixed, b, loose) if loose else 0)
-    raise error
-
-
-def _remedy(differing: int) -> str:
-    """The hint for sources that differ in so many operators, and in nothing else; 0 where in more."""
-    if not differing:
-        return differ.SAME_CODE
-    only = "one operator differs" if differing == 1 else f"{differing} operators differ"
-    return f"--partial merges them all the same: {only}."
-
-
-def _loosely(a: Flat, b: Flat) -> Pairing | None:
-    """With attributes and weight shapes left aside."""
-    tried = walk(a, b, loose=True)
-    if isinstance(tried, Pairing):
-        return tried
-    colours = refine(a, b, Level.LOOSE)
-    return isomorphism(a, b, (colours.a, colours.b), Level.LOOSE) if isinstance(colours, Colours) else None
+        return partial_.described(family, found.ours, Fixed(found.ours, first.graph), others)
+    learned = any(tables.learned(step.op, step.domain) for step in found.ours.steps)
+    return replace(family, attrs=partial_.attributes(found.ours, others)) if learned else family

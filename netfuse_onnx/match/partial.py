@@ -16,9 +16,11 @@ from netfuse_onnx.load.claims import settle
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.bodies import plain, with_attributes
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import BEGIN, Flat
+from netfuse_onnx.match.flat import BEGIN, Flat, Step
+from netfuse_onnx.match.operands import WITH_OPERANDS
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.sameness import identical_attributes
+from netfuse_onnx.match.sameness import essential, identical_attributes
+from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
@@ -104,15 +106,29 @@ def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[s
             not identical_attributes(step, twin, ours, flat)
             for (_, flat, _), twin in zip(others, twins, strict=True)
         )
-        each: list[Mapping[str, Any]] = [plain(step.node.attrs), *(plain(twin.node.attrs) for twin in twins)]
+        rows = zip(others, twins, strict=True)
+        own = [plain(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
+        each: list[Mapping[str, Any]] = [plain(step.node.attrs), *own]
         if step.scope and step.op != BEGIN:
             if unlike:
                 inside.setdefault(step.main, {})[nth[step.main]] = each
             nth[step.main] += 1
         elif not step.scope and (unlike or step.main in inside):
             bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(each)))
-            found[step.main] = tuple({**own, **held} for own, held in zip(each, bodies, strict=True))
+            found[step.main] = tuple({**its, **held} for its, held in zip(each, bodies, strict=True))
     return found
+
+
+def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, Any]:
+    """The attributes of another source's step. Those that go with an operand, and say what the first's say,
+    are the first's: the operand is too."""
+    mine, its = essential(step, ours), essential(twin, flat)
+    first, own = step.node.attrs, dict(twin.node.attrs)
+    for name in () if tables.learned(step.op, step.domain) else WITH_OPERANDS:
+        if mine.get(name) == its.get(name):
+            own.pop(name, None)
+            own |= {name: first[name]} if name in first else {}
+    return own
 
 
 def _unequal(shapes: Sequence[tuple[Dim, ...] | None], tainted: bool) -> bool:

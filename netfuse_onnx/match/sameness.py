@@ -76,7 +76,7 @@ def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
         signature = tables.signature(step.op, step.domain, version, step.attrs)
         if signature is not None:
             return signature
-    known = _defaults(step.op, step.domain, version)
+    known = _frozen_defaults(step.op, step.domain, version)
     result = {}
     for name, value in step.attrs.items():
         key = frozen(value)
@@ -89,9 +89,8 @@ _NONE = object()
 
 
 @functools.cache
-def _defaults(op: str, domain: str, version: int) -> dict[str, Hashable]:
-    known = schemas.facts(op, domain, version)
-    return {name: frozen(value) for name, value in known.defaults.items()} if known else {}
+def _frozen_defaults(op: str, domain: str, version: int) -> dict[str, Hashable]:
+    return {name: frozen(value) for name, value in schemas.defaults(op, domain, version).items()}
 
 
 def frozen(value: Any) -> Hashable:

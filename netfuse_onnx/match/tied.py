@@ -14,16 +14,16 @@ from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Graph, Node, Source, Weight
+from netfuse_onnx.types import Graph, Node, Weight
 
 Family = tuple[Weight, ...]
 
 
 def untie(
-    graph: Graph, flat: Flat, sources: Sequence[Source], pairings: Sequence[Pairing]
+    graph: Graph, flat: Flat, others: Sequence[Flat], pairings: Sequence[Pairing]
 ) -> tuple[Graph, dict[str, Family]]:
     """The first source's graph with one name for each distinct family of weights, and these families."""
-    held = [source.graph.weights for source in sources[1:]]
+    held = [other.weights for other in others]
     found: dict[str, dict[tuple[str, ...], str]] = {}
     families: dict[str, Family] = {}
     renamed: dict[tuple[int, int], str] = {}

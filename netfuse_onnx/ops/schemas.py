@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -38,6 +40,11 @@ _STILL_RUNS = {"GroupNormalization"}
 
 OF_THE_RUNTIME = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 """What ONNX Runtime (1.32) has in the default domain at every opset, and its optimisers write there."""
+
+
+_OF_THE_RUNTIME = Path(__file__).with_name("runtime_defaults.json")
+"""The attributes of com.microsoft and of OF_THE_RUNTIME that have a default, as the schemas of ONNX Runtime
+1.32 give it. Text stands for bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +91,18 @@ def facts(op: str, domain: str, version: int) -> Facts | None:
         required=frozenset(name for name, a in attributes.items() if a.required),
         defaults={name: value_of(a.default_value) for name, a in attributes.items() if a.default_value.name},
     )
+
+
+def defaults(op: str, domain: str, version: int) -> Mapping[str, Any]:
+    """The values of attributes that are absent, as far as onnx's schema or ONNX Runtime's names them."""
+    known = facts(op, domain, version)
+    return known.defaults if known else _defaults_of_the_runtime().get(f"{domain}.{op}".removeprefix("."), {})
+
+
+@functools.cache
+def _defaults_of_the_runtime() -> Mapping[str, Mapping[str, Any]]:
+    rows: dict[str, dict[str, Any]] = json.loads(_OF_THE_RUNTIME.read_text())
+    return {
+        key: {name: value.encode() if isinstance(value, str) else value for name, value in row.items()}
+        for key, row in rows.items()
+    }

@@ -1,0 +1,97 @@
+"""The types of all values of a source, those inside of bodies too, as inference alone tells them.
+
+What a file declares of its outputs and of values in between does not count here: ONNX Runtime does not hold a
+model to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from netfuse_onnx.load.claims import Complete, settle
+from netfuse_onnx.load.infer import inferred
+from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.types import Node, Source, ValueType
+
+Names = Callable[[str], str]
+
+
+def prefix(owner: str, attribute: str) -> str:
+    """The start of the names inside of a body. `owner` is the first output of the node that it belongs to."""
+    return f"{owner}\0{attribute}\0"
+
+
+def kinds(source: Source, complete: Complete | None = None) -> dict[str, ValueType]:
+    """Value -> type. Values of bodies are named as match does it. `complete` is for claims.settle."""
+    graph = source.graph
+    bare = {name: kind for name, kind in graph.types.items() if name in graph.inputs}
+    nodes = tuple([_undeclared(node) for node in graph.nodes])
+    typed, _ = settle(replace(source, graph=replace(graph, types=bare, nodes=nodes)), complete)
+    types = dict(typed.graph.types)
+    if any(map(_has_bodies, nodes)):
+        known = {name: kind for name, kind in types.items() if name not in bare}
+        model = inferred(typed, {name: kind for name, kind in known.items() if kind.dims is not None})
+        for node in model.node if model is not None else ():
+            types |= _of_bodies(node, lambda name: name)
+    return types
+
+
+def _has_bodies(node: Node) -> bool:
+    return any(isinstance(value, GraphProto) for value in node.attrs.values())
+
+
+def _undeclared(node: Node) -> Node:
+    """The node, its bodies without the shapes that they declare."""
+    if not _has_bodies(node):
+        return node
+    attrs = {k: _shapeless(v) if isinstance(v, GraphProto) else v for k, v in node.attrs.items()}
+    return replace(node, attrs=attrs)
+
+
+def _shapeless(body: GraphProto) -> GraphProto:
+    copy = GraphProto()
+    copy.CopyFrom(body)
+    _clear(copy)
+    return copy
+
+
+def _clear(body: GraphProto) -> None:
+    del body.value_info[:]
+    for value in (*body.input, *body.output):
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")
+    for node in body.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _clear(attribute.g)
+
+
+def _of_bodies(node: NodeProto, outer: Names) -> dict[str, ValueType]:
+    found: dict[str, ValueType] = {}
+    owner = next((name for name in map(outer, node.output) if name), "")
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            found |= _of_body(attribute.g, prefix(owner, attribute.name), outer)
+    return found
+
+
+def _of_body(body: GraphProto, start: str, outer: Names) -> dict[str, ValueType]:
+    local = set(_defined(body))
+
+    def renamed(name: str) -> str:
+        return start + name if name in local and name else outer(name)
+
+    infos = (*body.input, *body.value_info, *body.output)
+    found = {start + info.name: value_type(info.type) for info in infos if info.name in local}
+    for node in body.node:
+        found |= _of_bodies(node, renamed)
+    return found
+
+
+def _defined(body: GraphProto) -> Iterator[str]:
+    yield from (value.name for value in body.input)
+    for node in body.node:
+        yield from node.output

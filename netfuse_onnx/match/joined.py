@@ -1,0 +1,196 @@
+"""The correspondences of all other sources with the first: of the files as they are, else in normal form.
+
+Files of one exporter say all in one way, and nearly all families are done with that. Where some pair is not,
+all sources are brought into normal form (spelling.py), for which the types of all their values are inferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.load import within
+from netfuse_onnx.load.claims import Complete
+from netfuse_onnx.match import differ
+from netfuse_onnx.match import partial as partial_
+from netfuse_onnx.match.fixed import Fixed
+from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.isomorph import isomorphism
+from netfuse_onnx.match.kept import Sides, Unkept, kept, unchanged
+from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.match.positional import Miss, Pairing, walk
+from netfuse_onnx.match.refine import Colours, Level, refine
+from netfuse_onnx.match.spelling import spelled
+from netfuse_onnx.ops.axes import INPUTS
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import Source
+
+SPELLING = (
+    "Write its operands in one way: with axes counted from the front, in rising order, and none left out."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The first source and the others, laid open, with the correspondence of each of these."""
+
+    ours: Flat
+    flats: list[Flat]
+    pairings: list[Pairing]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """`exact`: a correspondence that meets all demands; `best`: one of the graphs, whatever the weights;
+    `miss`: where the walk in step ended."""
+
+    exact: Pairing | None
+    best: Pairing | None
+    miss: int
+
+
+def joined(
+    first: Source, ours: Flat, others: Sequence[tuple[Source, Flat]], partial: bool, complete: Complete | None
+) -> Joined:
+    """The correspondences of all others. Raises NotEquivalent."""
+    fixed = Fixed(ours, first.graph)
+    plain = [attempt(ours, flat, fixed) for _, flat in others]
+    flats = [flat for _, flat in others]
+    pairings = [
+        tried.exact
+        for tried, flat in zip(plain, flats, strict=True)
+        if tried.exact is not None and _same_axes(ours, flat, tried.exact)
+    ]
+    if len(pairings) == len(others):
+        return Joined(ours, flats, pairings)
+    normal = _Normal(first, ours, complete)
+    if not partial:
+        rows = [normal.row(*other, tried) for other, tried in zip(others, plain, strict=True)]
+        return Joined(normal.sides.kept, [flat for flat, _ in rows], [found for _, found in rows])
+    return normal.partially(others, plain)
+
+
+def attempt(a: Flat, b: Flat, fixed: Fixed) -> Attempt:
+    """Look for the correspondence of one other source."""
+    tried = walk(a, b)
+    miss = tried.step if isinstance(tried, Miss) else len(a.steps)
+    best = tried if isinstance(tried, Pairing) else None
+    if best is not None and fixed.first_fault(b, best.uses) is None:
+        return Attempt(best, best, miss)
+    for level in (Level.VALUES, Level.STEERING, Level.SHAPES):
+        colours = refine(a, b, level)
+        found = isomorphism(a, b, (colours.a, colours.b), level) if isinstance(colours, Colours) else None
+        if found is not None and fixed.first_fault(b, found.uses) is None:
+            return Attempt(found, found, miss)
+        best = best or found
+    return Attempt(None, best, miss)
+
+
+def loosely(a: Flat, b: Flat) -> Pairing | None:
+    """With attributes and weight shapes left aside."""
+    tried = walk(a, b, loose=True)
+    if isinstance(tried, Pairing):
+        return tried
+    colours = refine(a, b, Level.LOOSE)
+    return isomorphism(a, b, (colours.a, colours.b), Level.LOOSE) if isinstance(colours, Colours) else None
+
+
+def _same_axes(a: Flat, b: Flat, found: Pairing) -> bool:
+    """Whether the constants that hold axes are the same also where no shape depends on them."""
+    for (i, k), twin in zip(a.uses, found.uses, strict=True):
+        holds_axes = INPUTS.get(a.steps[i].node.key) == k
+        if holds_axes and not weights.same(a.weights[a.steps[i].ins[k]], b.weights[twin]):
+            return False
+    return True
+
+
+class _Normal:
+    """The first source in normal form, and the others against it."""
+
+    def __init__(self, first: Source, ours: Flat, complete: Complete | None) -> None:
+        self.first, self.complete = first, complete
+        self.sides = Sides(ours, spelled(ours, within.kinds(first, complete)))
+        self.fixed = Fixed(self.sides.normal, first.graph)
+
+    def row(self, source: Source, flat: Flat, plain: Attempt) -> tuple[Flat, Pairing]:
+        """One other source. Raises NotEquivalent."""
+        if plain.exact is not None and _same_axes(self.sides.own, flat, plain.exact):
+            return unchanged(self.sides, flat, plain.exact), plain.exact
+        theirs = self.other(source, flat)
+        tried = attempt(self.sides.normal, theirs.normal, self.fixed)
+        if tried.exact is not None:
+            try:
+                return kept(self.sides, theirs, tried.exact)
+            except Unkept as fault:
+                raise self._unkept(theirs, tried.exact, fault.step) from fault
+        raise self._error(theirs, plain, tried)
+
+    def other(self, source: Source, flat: Flat) -> Sides:
+        """Another source on both sides, with what the merged model takes for inputs."""
+        graph, known = source.graph, self.first.graph
+        names = pair(known.inputs, graph.inputs)
+        types = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
+        types |= {twin: known.types[name] for name, twin in names.items() if name in known.types}
+        narrowed = replace(source, graph=replace(graph, types=types))
+        return Sides(flat, spelled(flat, within.kinds(narrowed, self.complete)))
+
+    def partially(self, others: Sequence[tuple[Source, Flat]], plain: Sequence[Attempt]) -> Joined:
+        """All others, with what may differ under --partial; as the files are where normal forms don't help.
+        Raises NotEquivalent."""
+        rows: list[tuple[Flat, Pairing]] = []
+        own: list[Pairing] = []
+        fault: NotEquivalent | None = None
+        for (source, flat), tried in zip(others, plain, strict=True):
+            try:
+                rows.append(self.row(source, flat, tried))
+            except NotEquivalent as error:
+                found = self.loose(self.other(source, flat))
+                rows += [found] if found else []
+                fault = fault or (None if found else error)
+        if fault is None:
+            return Joined(self.sides.kept, [flat for flat, _ in rows], [found for _, found in rows])
+        for (_, flat), tried in zip(others, plain, strict=True):
+            best = tried.exact or tried.best or loosely(self.sides.own, flat)
+            if best is None:
+                raise fault
+            own.append(best)
+        return Joined(self.sides.own, [flat for _, flat in others], own)
+
+    def loose(self, theirs: Sides) -> tuple[Flat, Pairing] | None:
+        """Another source that may differ in attributes and weights."""
+        tried = attempt(self.sides.normal, theirs.normal, self.fixed)
+        found = tried.best or loosely(self.sides.normal, theirs.normal)
+        try:
+            return kept(self.sides, theirs, found) if found else None
+        except Unkept:
+            return None
+
+    def _error(self, theirs: Sides, plain: Attempt, tried: Attempt) -> NotEquivalent:
+        a, b = self.sides.normal, theirs.normal
+        error = self.fixed.error(b, tried.best) if tried.best else differ.explain(a, b, tried.miss)
+        if error.hint == differ.PARTIAL:
+            error.hint = _remedy(self._mergeable(theirs, plain))
+        return error
+
+    def _mergeable(self, theirs: Sides, plain: Attempt) -> int:
+        """In how many operators another source differs; 0 where --partial would refuse it."""
+        ours, found = self.sides.kept, self.loose(theirs)
+        if found is None:
+            ours, best = self.sides.own, plain.best or loosely(self.sides.own, theirs.own)
+            found = (theirs.own, best) if best else None
+        return partial_.mergeable(ours, Fixed(ours, self.first.graph), *found) if found else 0
+
+    def _unkept(self, theirs: Sides, found: Pairing, i: int) -> NotEquivalent:
+        a, b = self.sides.own, theirs.own
+        where = differ.places(a, i, b, found.steps[i])
+        said = "its operands differ, and are written in two ways"
+        return NotEquivalent(f"{a.path} and {b.path} differ at {where}: {said}.", SPELLING)
+
+
+def _remedy(differing: int) -> str:
+    """The hint for sources that differ in so many operators, and in nothing else; 0 where in more."""
+    if not differing:
+        return differ.SAME_CODE
+    only = "one operator differs" if differing == 1 else f"{differing} operators differ"
+    return f"--partial merges them all the same: {only}."
