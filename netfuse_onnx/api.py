@@ -131,7 +131,7 @@ def merge(
                 answer = answer.proved(proved)
                 refusals.unproved(answer, proved)
             staged.commit()
-    return answer.written(staged.files)
+    return answer.written(staged.files, staged.size)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
