@@ -191,13 +191,16 @@ def test_a_process_forked_under_the_lock_does_not_keep_it(
     """Nor where the lock file can't be removed: it is another user's, in a folder such as /tmp."""
     path, refuse = str(tmp_path / "lock"), lambda path: os.rmdir(path)
     monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(lock, "PATIENCE", 0.5)
     with lock.exclusive(path):
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,))
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
-    with lock.exclusive(path) as alone:
-        assert alone
-    child.kill()
-    child.join()
+    try:
+        with lock.exclusive(path) as alone:
+            assert alone
+    finally:
+        child.kill()
+        child.join()
 
 
 # --------------------------------------------------------------------------- where there are no locks
