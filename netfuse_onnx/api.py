@@ -123,7 +123,7 @@ def merge(
                 answer = answer.proved(dataclasses.replace(proved, strict=strict))
                 refusals.unproved(answer)
             staged.commit()
-    return answer.written(staged.files)
+    return answer.written(staged.files, staged.size)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:

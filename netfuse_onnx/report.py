@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,9 +159,10 @@ class MergeReport(Report):
         """The same after the proofs."""
         return dataclasses.replace(self, proof=proof, warnings=(*self.warnings, *proof.warnings))
 
-    def written(self, files: Sequence[str]) -> MergeReport:
-        """The same after the files are in place. `size` is theirs together, in bytes."""
-        return dataclasses.replace(self, files=tuple(files), size=sum(map(os.path.getsize, files)))
+    def written(self, files: Sequence[str], size: int) -> MergeReport:
+        """The same after the files are in place. `size` is theirs together, in bytes, and given, because by
+        now another merge may have replaced them."""
+        return dataclasses.replace(self, files=tuple(files), size=size)
 
     @property
     def ok(self) -> bool:

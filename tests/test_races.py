@@ -87,6 +87,25 @@ def test_readers_beside_merges() -> None:
     assert tally.counts["sessions of ONNX Runtime"] > 5 < tally.counts["reads by inspect"]
 
 
+def test_the_report_of_a_merge_whose_files_are_gone_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have replaced the file, and what it had, before the report is made."""
+    paths, out = models(tmp_path), tmp_path / "m.onnx"
+    usual = netfuse_onnx.merge(paths, str(out), data="external", verify=False)
+    assert usual.size == sum(os.path.getsize(path) for path in usual.files)
+    committed = writer.Staged.commit
+
+    def commit(staged: writer.Staged) -> None:
+        committed(staged)
+        for path in staged.files:
+            os.unlink(path)
+
+    monkeypatch.setattr(writer.Staged, "commit", commit)
+    again = netfuse_onnx.merge(paths, str(out), data="external", verify=False)
+    assert (again.files, again.size) == (usual.files, usual.size)
+
+
 # --------------------------------------------------------------------------- the lock
 
 
@@ -172,13 +191,16 @@ def test_a_process_forked_under_the_lock_does_not_keep_it(
     """Nor where the lock file can't be removed: it is another user's, in a folder such as /tmp."""
     path, refuse = str(tmp_path / "lock"), lambda path: os.rmdir(path)
     monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(lock, "PATIENCE", 0.5)
     with lock.exclusive(path):
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,))
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
-    with lock.exclusive(path) as alone:
-        assert alone
-    child.kill()
-    child.join()
+    try:
+        with lock.exclusive(path) as alone:
+            assert alone
+    finally:
+        child.kill()
+        child.join()
 
 
 # --------------------------------------------------------------------------- where there are no locks

@@ -44,16 +44,20 @@ class Staged:
     `model_path` can be loaded. A context manager: what was not committed is discarded.
     """
 
-    def __init__(self, folder: staging.Staging, data: str | None, digests: Digests, size: int) -> None:
+    def __init__(self, folder: staging.Staging, data: str | None, digests: Digests) -> None:
         self._staging, self._data, self._sources = folder, data, digests
-        self.out, self.digests, self.size = folder.out, digests.result(), size
+        self.out, self.digests = folder.out, digests.result()
         self.model_path = os.path.join(folder.folder, folder.name)
+        self.size = sum(os.path.getsize(os.path.join(folder.folder, name)) for name in self._names)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The model, then its data file if it has one, at their final paths."""
-        names = (self._staging.name, self._data) if self._data else (self._staging.name,)
-        return tuple(os.path.join(self._staging.home, name) for name in names)
+        """The model, then its data file if it has one, at their final paths. `size` is in bytes, together."""
+        return tuple(os.path.join(self._staging.home, name) for name in self._names)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (self._staging.name, self._data) if self._data else (self._staging.name,)
 
     def names(self, shown: str) -> Mapping[str, str]:
         """Paths that last until the commit -> what to call them: the model `shown`, and what is beside it by
@@ -127,7 +131,7 @@ def stage(
         job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
         data = write(job)
         folder.sync()
-        return Staged(folder, data, digests, skeleton.size)
+        return Staged(folder, data, digests)
     except BaseException as error:
         digests.cancel()
         if folder:
