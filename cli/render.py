@@ -99,9 +99,9 @@ def _families(report: CheckReport, console: Console) -> None:
         _line(console, f"Not equivalent: {brief(report.families)}.")
         _differences(report, console)
         return
-    _line(console, f"Not equivalent: {report.difference}")
-    if report.hint:
-        _line(console, f"  {report.hint}")
+    if report.difference:
+        _line(console, f"Not equivalent: {report.difference.message}")
+        _line(console, f"  {report.difference.hint}")
     if any(row.producers for row in report.families):
         _line(console, f"  {brief(report.families)}.")
 
