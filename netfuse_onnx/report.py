@@ -212,8 +212,8 @@ class UnreadableRow:
 @dataclass(frozen=True, slots=True)
 class CheckReport(Report):
     """`families`: all models that can be read, the largest family first. `difference`: the first one between
-    two of them. `bytes` are those of the weights of all models, `distinct_bytes` those that merge would store,
-    without options."""
+    two of them. `bytes` are those of the weights of all models, `distinct_bytes` those that merge would
+    store, without options."""
 
     sources: tuple[str, ...]
     models: tuple[str, ...]
