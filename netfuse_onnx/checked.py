@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
+from netfuse_onnx.match.apart import surely_apart
 from netfuse_onnx.report import CheckReport, FamilyRow, UnreadableRow
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Source
@@ -31,10 +32,20 @@ def answer(
         raise error
     models = [source for source, _ in readable]
     try:
+        if exact:
+            _refuse_apart(models, names, match)
         family = match(models, names)
     except NotEquivalent as error:
         return _families(paths, names, models, match, error, exact)
     return _equivalent(paths, family, lower(family))
+
+
+def _refuse_apart(models: Sequence[Source], names: Sequence[str], match: families.Match) -> None:
+    """Raises NotEquivalent for a model that is surely apart from the first. These two alone are matched: that
+    is quick, and matching all of many takes its time."""
+    for model, name in zip(models[1:], names[1:], strict=True):
+        if surely_apart(models[0], model):
+            match([models[0], model], [names[0], name])
 
 
 @contextmanager
