@@ -90,6 +90,7 @@ def merge(
     MergeReport in its `report`; then `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
+    sources.refuse_target(out, paths)
     arguments.choice("io", io)
     arguments.target(target)
     arguments.choice("data", data)
