@@ -36,7 +36,7 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
 
 
 def refuse_target(out: str, paths: Sequence[str]) -> None:
-    """Raises UsageFault where a model is the merged file at `out`, as with `merge *.onnx -o merged.onnx` for a
+    """Raises UsageFault where a model is the merged file at `out`, as in `merge *.onnx -o merged.onnx` for a
     second time."""
     with contextlib.suppress(OSError, ValueError, FileFault):  # whoever reads or writes them will say so
         for path in paths:
