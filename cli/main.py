@@ -120,15 +120,15 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
     at_least_two(models)
     from netfuse_onnx import api
 
-    from . import render
+    from . import render, render_check
 
     try:
         report = api.check(models, names=split(names), partial=partial)
     except FileFault as error:
         if not as_json:
-            render.readable(error.report)
+            render_check.readable(error.report)
         raise
-    return render.answer(report, render.check, as_json, data=False)
+    return render.answer(report, render_check.check, as_json, data=False)
 
 
 @cli.command()

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from netfuse_onnx.families import brief
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
@@ -59,58 +58,6 @@ def merge(report: MergeReport, console: Console) -> None:
     if report.io == "separate" and report.symbols:
         _line(console, f"{_some(report.symbols)}: one size for all models in a call; pad where they differ.")
     _warnings(report.warnings, console)
-
-
-def check(report: CheckReport, console: Console) -> None:
-    if not report.equivalent:
-        _families(report, console)
-        return
-    alike = f"{_some(report.models)} are one architecture of {report.nodes} nodes"
-    if report.differences:
-        count = len(report.differences)
-        _line(console, f"Alike: {alike} but for {count} operator{'s' if count > 1 else ''} (--partial):")
-        for line in report.differences[:REASONS]:
-            _line(console, f"  {line}")
-        if count > REASONS:
-            _line(console, f"  and {count - REASONS} more, see --json.")
-    else:
-        _line(console, f"Equivalent: {alike}.")
-    _line(
-        console,
-        f"Weights: {report.weights}, of which {report.shared_weights} are the same in all models; "
-        f"{_bytes(report.distinct_bytes)} merged, {_bytes(report.bytes)} apart.",
-    )
-    _line(console, f"Inputs: {_some(report.inputs)}. Outputs: {_some(report.outputs)}.")
-    _warnings(report.warnings, console)
-
-
-def readable(report: object) -> None:
-    """The families of the models that can be read, where others can't: the error names those."""
-    if not isinstance(report, CheckReport) or len(report.models) - len(report.unreadable) < 2:
-        return
-    console = _console(data=False)
-    _line(console, f"Of those that can be read: {brief(report.families)}.")
-    _differences(report, console)
-
-
-def _families(report: CheckReport, console: Console) -> None:
-    """The families, and how each differs from the largest one. Of two models, the difference comes first."""
-    if len(report.models) > 2 and len(report.families) > 1:
-        _line(console, f"Not equivalent: {brief(report.families)}.")
-        _differences(report, console)
-        return
-    _line(console, f"Not equivalent: {report.difference}")
-    if report.hint:
-        _line(console, f"  {report.hint}")
-    if any(row.producers for row in report.families):
-        _line(console, f"  {brief(report.families)}.")
-
-
-def _differences(report: CheckReport, console: Console) -> None:
-    for row in report.families:
-        if row.difference:
-            _line(console, f"  {row.difference.message}")
-            _line(console, f"    {row.difference.hint}")
 
 
 def verify(report: VerifyReport, console: Console) -> None:

@@ -36,7 +36,7 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RuleRow, RulesReport, VerifyReport
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
@@ -88,6 +88,7 @@ def merge(
     MergeReport in its `report`; then `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
+    sources.refuse_target(out, paths)
     arguments.choice("io", io)
     arguments.target(target)
     arguments.choice("data", data)
@@ -221,15 +222,9 @@ def inspect(merged: str) -> InspectReport:
 
 def rules() -> RulesReport:
     """How each operator is batched, or why it is replicated. One that is not named is replicated."""
-    from netfuse_onnx.plan import control
-    from netfuse_onnx.rules._registry import DIFFERING, table
-    from netfuse_onnx.rules.fallback import REASONS
+    from netfuse_onnx.operators import rows
 
-    rows = [RuleRow(op, rule.name, rule.how) for op, entries in table().items() for rule in entries]
-    rows += [RuleRow(op, "merged_inside", control.HOW) for op in control.WAYS]
-    rows += [RuleRow(op, rule.name, rule.how) for op, entries in DIFFERING.items() for rule in entries]
-    rows += [RuleRow(op, "replicated", f"otherwise: {why}") for op, why in REASONS.items()]
-    return RulesReport(tuple(sorted(rows, key=lambda row: row.op)))
+    return RulesReport(rows())
 
 
 # --------------------------------------------------------------------------- helpers

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
+from netfuse_onnx.match.apart import surely_apart
 from netfuse_onnx.report import CheckReport, FamilyRow, UnreadableRow
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Source
@@ -26,13 +26,26 @@ def answer(
     readable = [(one, name) for one, name in zip(found, names, strict=True) if isinstance(one, Source)]
     faults = [(i, one) for i, one in enumerate(found) if isinstance(one, FileFault)]
     if faults:
-        raise _unreadable(paths, names, readable, faults, match, exact)
+        report = _unreadable(paths, names, readable, faults, match, exact)
+        error = report.fault or faults[0][1]
+        error.report = report
+        raise error
     models = [source for source, _ in readable]
     try:
+        if exact:
+            _refuse_apart(models, names, match)
         family = match(models, names)
     except NotEquivalent as error:
         return _families(paths, names, models, match, error, exact)
     return _equivalent(paths, family, lower(family))
+
+
+def _refuse_apart(models: Sequence[Source], names: Sequence[str], match: families.Match) -> None:
+    """Raises NotEquivalent for a model that is surely apart from the first. These two alone are matched: that
+    is quick, and matching all of many takes its time."""
+    for model, name in zip(models[1:], names[1:], strict=True):
+        if surely_apart(models[0], model):
+            match([models[0], model], [names[0], name])
 
 
 @contextmanager
@@ -66,8 +79,8 @@ def _families(
     else:
         rows = families.rows(models, names, match, exact=exact)
     told = next((row.difference for row in rows if row.difference), None)
-    report = CheckReport(tuple(paths), tuple(names), False, rows, difference=error.message, hint=error.hint)
-    return dataclasses.replace(report, difference=told.message, hint=told.hint) if told else report
+    told = told or families.difference(error, models[0].path, models[1].path)
+    return CheckReport(tuple(paths), tuple(names), False, rows, difference=told)
 
 
 def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) -> CheckReport:
@@ -99,18 +112,11 @@ def _unreadable(
     faults: Sequence[tuple[int, FileFault]],
     match: families.Match,
     exact: bool,
-) -> FileFault:
-    """The error that names every file that can't be read; its report has the families of the others."""
+) -> CheckReport:
+    """The report on files that can't all be read, with the families of the others."""
     rows: tuple[FamilyRow, ...] = ()
     if readable:
         models, labels = zip(*readable, strict=True)
         rows = families.rows(models, labels, match, exact=exact)
     unread = tuple(UnreadableRow(names[i], paths[i], fault.message, fault.hint) for i, fault in faults)
-    message, hint = faults[0][1].message, faults[0][1].hint
-    if len(faults) > 1:
-        said = "; ".join(row.message.rstrip(".") for row in unread)
-        message = f"{len(faults)} of {len(paths)} files can't be read: {said}."
-        hint = " ".join(dict.fromkeys(row.hint for row in unread if row.hint))
-    error = FileFault(message, hint)
-    error.report = CheckReport(tuple(paths), tuple(names), False, rows, unread)
-    return error
+    return CheckReport(tuple(paths), tuple(names), False, rows, unread)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netfuse_onnx.errors import NetfuseError, NotEquivalent, NotProven, ValuesDiffer
+from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
 from netfuse_onnx.types import Producer
@@ -211,16 +211,16 @@ class UnreadableRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport(Report):
-    """`families`: all models that can be read, the largest family first. `bytes` are those of the weights of
-    all models, `distinct_bytes` those that merge would store, without options."""
+    """`families`: all models that can be read, the largest family first. `difference`: the first one between
+    two of them. `bytes` are those of the weights of all models, `distinct_bytes` those that merge would
+    store, without options."""
 
     sources: tuple[str, ...]
     models: tuple[str, ...]
     equivalent: bool
     families: tuple[FamilyRow, ...] = ()
     unreadable: tuple[UnreadableRow, ...] = ()
-    difference: str = ""
-    hint: str = ""
+    difference: DifferenceRow | None = None
     nodes: int = 0
     weights: int = 0
     shared_weights: int = 0
@@ -237,8 +237,24 @@ class CheckReport(Report):
         return self.equivalent
 
     @property
+    def exit_code(self) -> int:
+        return self.fault.exit_code if self.fault else 0
+
+    @property
     def fault(self) -> NetfuseError | None:
-        return None if self.ok else NotEquivalent(self.difference, self.hint)
+        """All files that can't be read; else the first difference."""
+        if self.unreadable:
+            return self._unread()
+        found = self.difference
+        return NotEquivalent(found.message, found.hint) if found else None
+
+    def _unread(self) -> FileFault:
+        rows = self.unreadable
+        if len(rows) == 1:
+            return FileFault(rows[0].message, rows[0].hint)
+        said = "; ".join(row.message.rstrip(".") for row in rows)
+        hint = " ".join(dict.fromkeys(row.hint for row in rows if row.hint))
+        return FileFault(f"{len(rows)} of {len(self.sources)} files can't be read: {said}.", hint)
 
 
 @dataclass(frozen=True, slots=True)

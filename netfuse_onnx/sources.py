@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 
 from netfuse_onnx.errors import FileFault, UsageFault
@@ -32,6 +34,15 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
             found.append(fault)
     _refuse_merged(one for one in found if isinstance(one, Source))
     return found
+
+
+def refuse_target(out: str, paths: Sequence[str]) -> None:
+    """Raises UsageFault where a model is the merged file at `out`, as in `merge *.onnx -o merged.onnx` for a
+    second time."""
+    with contextlib.suppress(OSError, ValueError, FileFault):  # whoever reads or writes them will say so
+        for path in paths:
+            if os.path.samefile(path, out):
+                _refuse_merged([load(path)])
 
 
 def _refuse_merged(sources: Iterable[Source]) -> None:

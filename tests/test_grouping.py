@@ -318,6 +318,8 @@ def test_a_merged_model_is_no_source(tmp_path: Path, run: Run) -> None:
         answer = run(*arguments)
         refused(answer, 2, str(out), "merged model of a, b", "Give the models that went into it")
     assert said in run("check", paths[0], out)[2]
+    again = run("merge", *sorted(map(str, tmp_path.glob("*.onnx"))), "-o", out)
+    refused(again, 2, said)
     assert not target.exists()
     document = json.loads(run("check", *paths, out, "--json")[1])
     assert document["error"]["kind"] == "usage"

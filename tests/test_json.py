@@ -133,7 +133,9 @@ def test_what_differs_locally(tmp_path: Path, ask: Ask) -> None:
         "left": "0.1",
         "right": "0.2",
     }
-    assert difference["message"] == document["difference"] == document["error"]["message"]
+    assert difference == document["difference"]
+    assert difference["message"] == document["error"]["message"]
+    assert difference["hint"] == document["error"]["hint"]
     assert "--partial merges them" in difference["hint"]
 
 

@@ -82,9 +82,9 @@ MUTATIONS = (
     ),
     mutation(
         "one-file-that-can-not-be-read-is-enough",
-        "netfuse_onnx/checked.py",
-        "    if len(faults) > 1:\n",
-        "    if len(faults) > 2:\n",
+        "netfuse_onnx/report.py",
+        "        if len(rows) == 1:\n",
+        "        if len(rows) >= 1:\n",
         "test_json.py::test_files_that_are_not_there",
     ),
     mutation(
