@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
+from oracle import LEVELS, run
 
 import netfuse_onnx
+from netfuse_onnx.emit import repeat
+from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.emit.repeat import SMALL
+from netfuse_onnx.storage import weights
+from netfuse_onnx.types import FOLDED, SHARED, STACKED, Weight
 
 N = 8
 Shapes = Mapping[str, tuple[int, ...]]
@@ -171,8 +177,8 @@ def test_a_session_repeats_them_when_it_loads(tmp_path: Path, kind: str) -> None
     text, frozen, own = CASES["conv"]
     paths = files(tmp_path, text.replace("float[", f"{kind}["), frozen, own, kind)
     out = merged(paths, tmp_path, io="stacked")
-    weights = {tensor.name for tensor in onnx.load(out).graph.initializer}
-    assert sum(weights.issuperset(node.input) for node in onnx.load(out).graph.node) == 1
+    tensors = {tensor.name for tensor in onnx.load(out).graph.initializer}
+    assert sum(tensors.issuperset(node.input) for node in onnx.load(out).graph.node) == 1
     for level in (ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
         options = ort.SessionOptions()
         options.graph_optimization_level = level
@@ -226,3 +232,67 @@ def test_a_changed_copy_is_found(tmp_path: Path) -> None:
     onnx.save(proto, out)
     found = netfuse_onnx.verify(out, paths).bytes.problems
     assert len(found) == 1 and "'w' of all models" in found[0]
+
+
+SHAPE = (4, 3, 5)
+WHOLE = np.arange(60, dtype=np.int64).reshape(SHAPE)
+FORMS: dict[str, Callable[[Emitter], Held]] = {
+    "as it is": lambda emit: emit.weight("w", SHARED),
+    **{f"stacked {a}": lambda emit, a=a: emit.weight("w", STACKED(a)) for a in range(4)},  # type: ignore[misc]
+    **{f"folded {a}": lambda emit, a=a: emit.weight("w", FOLDED(a)) for a in range(3)},  # type: ignore[misc]
+    "padded": lambda emit: emit.unsqueeze(emit.weight("w", STACKED(1)), [2, 5]),  # type: ignore[arg-type]
+    "across": lambda emit: emit.reshape(emit.weight("w", STACKED(1)), [2, 2, 9, 5]),  # type: ignore[arg-type]
+    "swapped": lambda emit: emit.swap_last(emit.weight("w", STACKED(0)), 4),  # type: ignore[arg-type]
+    "turned": lambda emit: emit.swap_at(emit.weight("w", STACKED(0)), 1, 4, 15),  # type: ignore[arg-type]
+    "widened": lambda emit: emit.reform(
+        emit.weight("w", STACKED(2)), shape=(4, 3, 30), transform="x2"  # type: ignore[arg-type]
+    ),
+}  # fmt: skip
+
+
+def test_a_form_of_a_weight_holds_the_same_values() -> None:
+    """All forms at once: the same bytes as if they were written out, from one tensor for each transform."""
+    emit = Emitter("g", 3, 17, {"w": (Weight(TensorProto.INT64, SHAPE, WHOLE.tobytes()),)}, ())
+    emit.scope = "form"
+    wanted = {}
+    for place, form in enumerate(FORMS.values()):
+        tensor = form(emit)
+        assert isinstance(tensor, gs.Tensor)
+        recipe = emit.recipes[tensor.name]
+        raw = b"".join(weights.stream(recipe))
+        wanted[f"y{place}"] = np.frombuffer(raw, np.int64).reshape(recipe.shape)
+        emit.output(tensor, f"y{place}")
+    lines = list(repeat.store_once(emit))
+    assert [line["value"] for line in lines] == ["w"] * (len(FORMS) - 1)
+    found = exported(emit)
+    held = sum(tensor.raw_data != b"" and len(tensor.dims) > 1 for tensor in found.graph.initializer)
+    assert held == 4, "as it is, swapped, turned, and each element twice"
+    got = run(found.SerializeToString(), {}, LEVELS[1])
+    for name, want in wanted.items():
+        np.testing.assert_array_equal(got[name], want, err_msg=name, strict=True)
+
+
+def test_all_readers_of_a_weight_read_the_repeated_one() -> None:
+    emit = Emitter("g", 3, 17, {"w": (Weight(TensorProto.INT64, SHAPE, WHOLE.tobytes()),)}, ())
+    tensor = emit.weight("w", FOLDED(1))
+    for place in range(3):
+        emit.output(emit("Neg", tensor), f"y{place}")  # type: ignore[arg-type]
+    assert len(list(repeat.store_once(emit))) == 1
+    found = exported(emit)
+    assert [len(node.input) for node in found.graph.node] == [3, 1, 1, 1]
+    assert len({node.input[0] for node in found.graph.node[1:]}) == 1
+    assert sum(len(tensor.dims) == 3 for tensor in found.graph.initializer) == 1
+
+
+def exported(emit: Emitter) -> onnx.ModelProto:
+    """What an emitter made, with the weights inside."""
+    graph = emit.graph.cleanup()
+    model = gs.export_onnx(graph, do_type_check=False, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    for output in model.graph.output:
+        output.type.tensor_type.elem_type = TensorProto.INT64
+    for tensor in model.graph.initializer:
+        if tensor.name in emit.recipes:
+            tensor.ClearField("data_location")
+            tensor.raw_data = b"".join(weights.stream(emit.recipes[tensor.name]))
+    return model

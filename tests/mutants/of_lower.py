@@ -194,4 +194,33 @@ MUTATIONS = (
         "if False:",
         "test_pins_lower.py::test_what_is_made_for_each_model_is_compared_where_it_joins",
     ),
+    # weights that are equal in all models
+    mutation(
+        "copies-of-what-is-equal",
+        "netfuse_onnx/emit/repeat.py",
+        "return nbytes > SMALL and dtype not in UNJOINABLE",
+        "return False",
+        "test_stored_once.py::test_the_file_holds_one_copy[conv-generic-separate]",
+    ),
+    mutation(
+        "repeated-along-the-first-axis",
+        "netfuse_onnx/emit/repeat.py",
+        "return shape, axis",
+        "return shape, 0",
+        "test_stored_once.py::test_a_form_of_a_weight_holds_the_same_values",
+    ),
+    mutation(
+        "stored-once-for-each-form",
+        "netfuse_onnx/emit/repeat.py",
+        "if _source(recipe) not in stored:",
+        "if True:",
+        "test_stored_once.py::test_a_form_of_a_weight_holds_the_same_values",
+    ),
+    mutation(
+        "repeated-for-one-reader",
+        "netfuse_onnx/emit/repeat.py",
+        "for reader in list(tensor.outputs):",
+        "for reader in list(tensor.outputs)[:1]:",
+        "test_stored_once.py::test_all_readers_of_a_weight_read_the_repeated_one",
+    ),
 )  # fmt: skip
