@@ -34,7 +34,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
 
     Sizes are left open: they are those of the inputs that happened to be drawn. For infer's `complete`.
     """
-    if refusal(source, MEMORY):
+    if refusal(source, MEMORY, fed=True):
         return {}
     try:
         session = Session(
