@@ -457,3 +457,20 @@ def test_sparse_tensors_of_impossible_sizes(tmp_path: Path, run: Run, dims: list
             proto.graph.sparse_initializer[-1].dims[:] = dims
 
     assert "sparse tensor" in refused(run, "check", *changed(tmp_path, change))
+
+
+def test_a_rule_does_not_fold_what_is_no_tensor(tmp_path: Path) -> None:
+    proto = model(
+        "g (float[1, 1, 3, 2] x, float[1, 2, 4, 2] grid) => (float[1, 1, 2, 4] y) { y = GridSample (x, grid) }"
+    )
+    proto.graph.input[0].type.CopyFrom(helper.make_sequence_type_proto(proto.graph.input[0].type))
+    out = merged(tmp_path, twice(tmp_path, proto))
+    assert [row.op for row in netfuse_onnx.inspect(out).lowered.replicated] == ["GridSample"]
+
+
+@pytest.mark.parametrize("strides", [[1], [0, 1], [1, 1, 1]])
+def test_pools_whose_attributes_do_not_fit(tmp_path: Path, strides: list[int]) -> None:
+    proto = model("""g (float[1, 1, 5, 5] x) => (float[a, b, c, d] y)
+        { y = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x) }""")
+    next(a for a in proto.graph.node[0].attribute if a.name == "strides").ints[:] = strides
+    assert netfuse_onnx.check(twice(tmp_path, proto)).equivalent

@@ -54,6 +54,7 @@ def _need_counts(site: Site, count: int) -> None:
             raise Refuse(f"it resizes {count} axes and has {values.size} values in its input {i}")
     scales: Any = site.attr("scales")
     need(scales is None or len(scales) == count, "it has not one scale for each axis")
+    need(len(site.out_dims()) == site.rank(0), "its output has another rank than its input")
 
 
 def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:

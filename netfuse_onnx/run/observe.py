@@ -6,6 +6,7 @@ For contrib and custom operators, which onnx's inference doesn't know. What can'
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -48,6 +49,8 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     specs = inputs.describe(alone)
     offers = Offers(specs, 2, {})
     for case in itertools.islice(offers, ATTEMPTS):
+        if 8 * sum(map(math.prod, inputs.shapes(specs, case.sizes).values())) > MEMORY // 4:
+            continue
         try:
             results = session.run(inputs.draw(specs, case, 0, frozenset(), 0), SECONDS)
         except RunFailed as error:
