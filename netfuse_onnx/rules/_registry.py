@@ -85,6 +85,12 @@ class Site:
         """`value` counted from the front."""
         return value + rank if value < 0 else value
 
+    def own_axis(self, value: int, rank: int) -> int:
+        """The same for an axis that must be there. Refuses where it is not, as every runtime does."""
+        if not -rank <= value < max(rank, 1):
+            raise Refuse(f"it names axis {value} of a value that has {rank}")
+        return self.axis(value, rank)
+
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
 

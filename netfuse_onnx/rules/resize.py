@@ -21,7 +21,7 @@ def resize(site: Site) -> Iterator[Option]:
     """over the spatial axes: N(MC)HW or (MN)CHW; a size for the folded axis is multiplied"""
     site.only_mapped(0)
     rank = site.rank(0)
-    axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
+    axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
     _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
     if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
