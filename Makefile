@@ -10,10 +10,14 @@ DEMO ?= magika
 DEMO_DIR := build/demo
 
 # What `make bench` measures on, and more of its options: see bench/README.md.
+# What `make fuzz-files` draws from.
+SEED ?= 1
+JOBS ?= 2
+
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo test test-all mutants lint docs bench clean
+.PHONY: help setup demo test test-all mutants fuzz-files lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -52,6 +56,10 @@ test-all: lint ## The same with the slow tests: full-size models
 # Small mistakes are put into a copy of the code, one at a time; the tests must see each (tests/mutants).
 mutants: $(VENV)/.dev ## Do the tests see small mistakes? Before a release; up to 20 minutes
 	$(BIN)/python -m tests.mutants.run
+
+# Mutated files through all commands: no crash, no hang, no file left (tests/file_fuzzing).
+fuzz-files: $(VENV)/.dev ## 100,000 mutated files must never hurt. Before a release; one or two hours
+	$(BIN)/python tests/fuzz_files.py --count 100000 --seed $(SEED) --jobs $(JOBS)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
