@@ -9,11 +9,11 @@ INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 DEMO ?= magika
 DEMO_DIR := build/demo
 
-# What `make bench` measures on, and more of its options: see bench/README.md.
-# What `make fuzz-files` draws from.
+# What `make fuzz-files` draws from, and how many children run at once.
 SEED ?= 1
 JOBS ?= 2
 
+# What `make bench` measures on, and more of its options: see bench/README.md.
 PROVIDER ?= cpu
 BENCH ?=
 

@@ -100,6 +100,10 @@ def with_node(op: str, **attrs: object) -> Change:
     return change
 
 
+def many_axes(proto: ModelProto) -> None:
+    proto.graph.initializer.append(helper.make_tensor("v", TensorProto.FLOAT, [1] * 70, [1.0]))
+
+
 def valueless(proto: ModelProto) -> None:
     proto.graph.node.add(op_type="Constant", output=["z"]).attribute.add(
         name="value", type=AttributeProto.TENSOR
@@ -128,6 +132,8 @@ def of_another_kind(proto: ModelProto) -> None:
         (keyed_by_floats, "whose keys are of type 1"),
         (with_node("Cast", to=99), "names the element type 99"),
         (with_node("RandomNormalLike", dtype=-7), "names the element type -7"),
+        (with_node("Einsum", equation=b"\xff\xfe"), "'equation' of Einsum 'z' is not UTF-8 text"),
+        (many_axes, "has the shape [1, 1, 1, 1"),
         (valueless, "has no value"),
         (of_another_kind, "of another kind"),
     ],
