@@ -11,11 +11,15 @@ export ORT_DISABLE_TELEMETRY := 1
 DEMO ?= magika
 DEMO_DIR := build/demo
 
+# What `make fuzz-files` draws from, and how many children run at once.
+SEED ?= 1
+JOBS ?= 2
+
 # What `make bench` measures on, and more of its options: see bench/README.md.
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo test test-all mutants races lint docs bench clean
+.PHONY: help setup demo test test-all mutants races fuzz-files lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -58,6 +62,10 @@ mutants: $(VENV)/.dev ## Do the tests see small mistakes? Before a release; up t
 # Merges to one target at the same time, killed at any moment, with readers (docs/reliability.md).
 races: $(VENV)/.dev ## Does a target ever break? Before a release; some minutes
 	$(BIN)/python tests/races.py
+
+# Mutated files through all commands: no crash, no hang, no file left (tests/file_fuzzing).
+fuzz-files: $(VENV)/.dev ## 100,000 mutated files must never hurt. Before a release; one or two hours
+	$(BIN)/python tests/fuzz_files.py --count 100000 --seed $(SEED) --jobs $(JOBS)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -90,6 +90,7 @@ class _Child:
         return ""
 
     def stop(self) -> None:
+        """End it now, where it has not ended."""
         self.process.kill()
         self.process.join()
         self.link.close()
@@ -122,7 +123,14 @@ class Fuzzer:
 
     def run(self, indices: Iterable[int]) -> Iterator[Verdict]:
         """The faults found, as they are found."""
-        queue = iter(indices)
+        self._alive: list[_Child] = []
+        try:
+            yield from self._run(iter(indices))
+        finally:
+            for child in self._alive:
+                child.stop()
+
+    def _run(self, queue: Iterator[int]) -> Iterator[Verdict]:
         pool = [self._child() for _ in range(self.jobs)]
         busy = [child for child in pool if self._next(child, queue)]
         while busy:
@@ -144,7 +152,9 @@ class Fuzzer:
 
     def _child(self) -> _Child:
         self.children += 1
-        return _Child(self.seed, self.families, self.folder / f"child{self.children}")
+        child = _Child(self.seed, self.families, self.folder / f"child{self.children}")
+        self._alive.append(child)
+        return child
 
     def _next(self, child: _Child, queue: Iterator[int]) -> bool:
         index = next(queue, None)

@@ -100,6 +100,10 @@ def with_node(op: str, **attrs: object) -> Change:
     return change
 
 
+def many_axes(proto: ModelProto) -> None:
+    proto.graph.initializer.append(helper.make_tensor("v", TensorProto.FLOAT, [1] * 70, [1.0]))
+
+
 def valueless(proto: ModelProto) -> None:
     proto.graph.node.add(op_type="Constant", output=["z"]).attribute.add(
         name="value", type=AttributeProto.TENSOR
@@ -128,6 +132,8 @@ def of_another_kind(proto: ModelProto) -> None:
         (keyed_by_floats, "whose keys are of type 1"),
         (with_node("Cast", to=99), "names the element type 99"),
         (with_node("RandomNormalLike", dtype=-7), "names the element type -7"),
+        (with_node("Einsum", equation=b"\xff\xfe"), "'equation' of Einsum 'z' is not UTF-8 text"),
+        (many_axes, "has the shape [1, 1, 1, 1"),
         (valueless, "has no value"),
         (of_another_kind, "of another kind"),
     ],
@@ -457,3 +463,20 @@ def test_sparse_tensors_of_impossible_sizes(tmp_path: Path, run: Run, dims: list
             proto.graph.sparse_initializer[-1].dims[:] = dims
 
     assert "sparse tensor" in refused(run, "check", *changed(tmp_path, change))
+
+
+def test_a_rule_does_not_fold_what_is_no_tensor(tmp_path: Path) -> None:
+    proto = model(
+        "g (float[1, 1, 3, 2] x, float[1, 2, 4, 2] grid) => (float[1, 1, 2, 4] y) { y = GridSample (x, grid) }"
+    )
+    proto.graph.input[0].type.CopyFrom(helper.make_sequence_type_proto(proto.graph.input[0].type))
+    out = merged(tmp_path, twice(tmp_path, proto))
+    assert [row.op for row in netfuse_onnx.inspect(out).lowered.replicated] == ["GridSample"]
+
+
+@pytest.mark.parametrize("strides", [[1], [0, 1], [1, 1, 1]])
+def test_pools_whose_attributes_do_not_fit(tmp_path: Path, strides: list[int]) -> None:
+    proto = model("""g (float[1, 1, 5, 5] x) => (float[a, b, c, d] y)
+        { y = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x) }""")
+    next(a for a in proto.graph.node[0].attribute if a.name == "strides").ints[:] = strides
+    assert netfuse_onnx.check(twice(tmp_path, proto)).equivalent

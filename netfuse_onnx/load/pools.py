@@ -41,12 +41,18 @@ def _gains_nothing(node: Node, dims: Sequence[Dim]) -> bool:
     attrs, sizes = node.attrs, dims[2:]
     if not attrs.get("ceil_mode", 0) or attrs.get("auto_pad", b"NOTSET") != b"NOTSET" or node.domain:
         return False
-    count = len(attrs["kernel_shape"])
+    kernel = attrs["kernel_shape"]
+    count = len(kernel)
     if len(sizes) != count or not all(isinstance(size, int) for size in sizes):
         return False
     pads = attrs.get("pads") or [0] * (2 * count)
     strides, dilations = (attrs.get(name) or [1] * count for name in ("strides", "dilations"))
-    rows = zip(sizes, attrs["kernel_shape"], strides, dilations, pads[:count], pads[count:], strict=True)
+    if (
+        not len(strides) == len(dilations) == len(pads) // 2 == count
+        or min((*strides, *kernel), default=1) < 1
+    ):
+        return False  # onnx and the runtimes refuse it
+    rows = zip(sizes, kernel, strides, dilations, pads[:count], pads[count:], strict=True)
     added = [_added(*map(int, row)) for row in rows]
     return any(dropped for dropped, _ in added) and not any(kept for _, kept in added)
 

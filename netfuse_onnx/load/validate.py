@@ -148,6 +148,8 @@ class _Check:
                     self._arity(node, attribute.g, attribute.name)
             elif attribute.type == AttributeProto.TYPE_PROTO:
                 self._type(attribute.tp, f"the attribute '{attribute.name}' of {label(node)}", 1)
+            elif standard and node.op_type != "Constant" and not _is_text(attribute):
+                raise self.fault(f"the attribute '{attribute.name}' of {label(node)} is not UTF-8 text")
             elif standard and _names_no_type(attribute):
                 raise self.fault(f"{label(node)} names the element type {attribute.i}, which does not exist")
 
@@ -232,6 +234,14 @@ def every_node(nodes: object) -> Iterator[NodeProto]:
 def newest(domain: str) -> int:
     """The highest version of a standard domain that the installed onnx knows."""
     return max(s.since_version for s in defs.get_all_schemas_with_history() if s.domain == domain)
+
+
+def _is_text(attribute: AttributeProto) -> bool:
+    """False for a string that is not UTF-8: those of the standard's operators are words."""
+    try:
+        return attribute.type != AttributeProto.STRING or attribute.s.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _names_no_type(attribute: AttributeProto) -> bool:

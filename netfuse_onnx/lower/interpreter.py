@@ -24,6 +24,7 @@ from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.fusible import rearrange
 from netfuse_onnx.ops import steering
+from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.plan.offers import kind, site
 from netfuse_onnx.types import (
@@ -211,7 +212,9 @@ class _Lowerer:
         if isinstance(lowering.option, Nested):
             return self._merged_inside(node, lowering.option, ins)
         mapped = {name for name in node.inputs if self._is_mapped(name)}
-        result = lowering.option.body(site(self.corr, mapped, node, index), ins, self.emit)
+        place = site(self.corr, mapped, node, index)
+        with blamed(self.corr, place):
+            result = lowering.option.body(place, ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:

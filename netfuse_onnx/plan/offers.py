@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from netfuse_onnx.ops import steering
+from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.rules import Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
@@ -74,7 +75,9 @@ def _offers(
             return [answer]
         reason = answer
     if not reason:
-        offers, reason = options(site(corr, found.mapped, node, index))
+        place = site(corr, found.mapped, node, index)
+        with blamed(corr, place):
+            offers, reason = options(place)
         batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers if tuned or not o.tuned]
         if batched:
             stuck = any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))

@@ -173,9 +173,9 @@ class Trial:
             del session  # before the next is made
 
     def _bounded(self) -> None:
-        """Raise NotProven for sources that would take too much, or never end, whatever they are fed."""
+        """Raise NotProven for sources that take too much before they are fed, or never end."""
         source = replace(self.family.sources[0], graph=self.family.graph)
-        if reason := bounds.refusal(source, self.options.max_memory):
+        if reason := bounds.refusal(source, self.options.max_memory, fed=False):
             raise NotProven(
                 f"{source.path} is not run: {reason}.",
                 "Allow more with --max-memory, or merge without the proof: --no-verify.",

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from netfuse_onnx.rules.fallback import REASONS
-from netfuse_onnx.types import SHARED, Became, Dim, Layout, Node, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Node, ValueType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +84,12 @@ class Site:
     def axis(self, value: int, rank: int) -> int:
         """`value` counted from the front."""
         return value + rank if value < 0 else value
+
+    def own_axis(self, value: int, rank: int) -> int:
+        """The same for an axis that must be there. Refuses where it is not, as every runtime does."""
+        if not -rank <= value < max(rank, 1):
+            raise Refuse(f"it names axis {value} of a value that has {rank}")
+        return self.axis(value, rank)
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -217,10 +223,26 @@ def options(site: Site) -> tuple[list[Option], str]:
     reasons: list[str] = []
     for entry in rules:
         try:
-            found += entry.offers(site)
+            found += (option for option in entry.offers(site) if _fits(option, site))
         except Refuse as refusal:
             reasons.append(str(refusal))
     return found, "" if found else "; ".join(dict.fromkeys(reasons)) or "no form of its rule applies here"
+
+
+def _fits(option: Option, site: Site) -> bool:
+    """False where a layout names an axis that the value does not have: the node is not valid, and its rule
+    took its operands to be what the operator asks for."""
+    node = site.node
+    rows = (
+        *zip(node.inputs, option.takes, site.inputs, strict=False),
+        *zip(node.outputs, option.gives, site.outputs, strict=False),
+    )
+    for name, layout, kind in rows:
+        if not name or layout is None or layout in (SHARED, PER_MODEL):
+            continue
+        if kind.proto is not None or layout.axis > len(kind.dims or ()) - (not layout.stacked):
+            return False
+    return True
 
 
 def _unranked(site: Site) -> str:

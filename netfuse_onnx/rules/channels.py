@@ -218,6 +218,7 @@ def turned_heads(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     need(rank >= 3, "it moves no heads")
     perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]
+    need(sorted(perm) == list(range(rank)), "its perm is no order of its axes")
     for at in (rank - 2, rank - 1):
         dims, out = site.dims(0), site.out_dims()
 

@@ -91,7 +91,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
     plain = seen_as(
         site, "Gemm", range(len(site.node.inputs)), {k: site.attr(k) for k in given if k in site.node.attrs}
     )
-    name = site.attr("activation", b"").decode()
+    name = site.attr("activation", b"").decode(errors="replace")
     need(name != "", "it names no activation")
     attrs = {
         k: site.attr(f"activation_{k}")

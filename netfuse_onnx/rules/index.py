@@ -19,7 +19,7 @@ from netfuse_onnx.types import SHARED, STACKED, Layout
 def concat(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
     rank = site.rank(0)
-    axis = site.axis(int(site.attr("axis")), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
     count = len(site.node.inputs)
     for layout in places(rank):
         if not touches(layout, [axis]):
@@ -35,14 +35,14 @@ def _axis(axis: int) -> Body:
 def split(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
     rank, count = site.rank(0), len(site.node.outputs)
-    size = site.dims(0)[site.axis(int(site.attr("axis", 0)), rank)] if rank else None
+    size = site.dims(0)[site.own_axis(int(site.attr("axis", 0)), rank)] if rank else None
     sized = site.has(1) or site.attr("split") or site.attr("num_outputs")
     if sized or not isinstance(size, int):
         yield from one_axis(site, 0, name="split")
         return
     # ort_compat.SPLITS_JOINED
     sizes = [size // count] * count
-    axis = site.axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis", 0)), rank)
 
     def body(layout: Layout) -> Body:
         return lambda s, ins, emit: emit.split(ins[0], sizes, physical(layout, axis))
@@ -61,7 +61,7 @@ def slices(site: Site) -> Iterator[Option]:
         length = site.dims(1)[0] if starts is None else len(starts)
         need(isinstance(length, int), "the number of its axes is unknown")
         axes = list(range(int(length or 0)))
-    axes = [site.axis(a, rank) for a in axes]
+    axes = [site.own_axis(a, rank) for a in axes]
 
     def body(layout: Layout) -> Body:
         def emit_slice(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
@@ -83,7 +83,7 @@ def gather(site: Site) -> Iterator[Option]:
     """one of data and indices per model: the axis is shifted past the model axis"""
     need(site.mapped != (True, True), "both its data and its indices differ between the models")
     data, indices = site.rank(0), site.rank(1)
-    axis = site.axis(int(site.attr("axis", 0)), data)
+    axis = site.own_axis(int(site.attr("axis", 0)), data)
     if site.mapped[0]:
         for layout in places(data):
             if not touches(layout, [axis]):
@@ -102,7 +102,7 @@ def gather_per_model(site: Site) -> Iterator[Option]:
     need(site.mapped == (True, True), "one form of Gather fits")
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     data, indices = site.rank(0), site.rank(1)
-    axis = site.axis(int(site.attr("axis", 0)), data)
+    axis = site.own_axis(int(site.attr("axis", 0)), data)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         # [N, ..axis.., rest] -> [N, axis, .., rest]; GatherND; then the axes before `axis` go back.
@@ -125,7 +125,7 @@ def gather_per_model(site: Site) -> Iterator[Option]:
 def gather_elements(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis; data and indices are both stacked"""
     rank = site.rank(0)
-    axis = site.axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis", 0)), rank)
     for layout in places(rank):
         if layout.stacked:
             yield Option("gather_elements", (layout, layout), (layout,), _axis(physical(layout, axis)))
@@ -148,7 +148,7 @@ def one_hot(site: Site) -> Iterator[Option]:
     """the new axis is shifted past the model axis"""
     site.only_mapped(0, 2)
     rank = site.out_rank()
-    axis = site.axis(int(site.attr("axis", -1)), rank)
+    axis = site.own_axis(int(site.attr("axis", -1)), rank)
     if not site.mapped[2]:
         yield Option("one_hot", (STACKED(0), SHARED, SHARED), (STACKED(0),), _axis(axis + 1))
         return

@@ -26,7 +26,7 @@ def reduce(site: Site) -> Iterator[Option]:
     if not given and site.attr("noop_with_empty_axes", 0):
         yield from per_axis(site, lambda layout: again, name="reduce")
         return
-    axes = sorted(site.axis(a, rank) for a in given) if given else list(range(rank))
+    axes = sorted(site.own_axis(a, rank) for a in given) if given else list(range(rank))
     keep = bool(site.attr("keepdims", 1))
     as_input = site.opset >= AXES_INPUT_SINCE.get(site.op, 18)
 
@@ -64,7 +64,7 @@ def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iter
     """An operator with one `axis` attribute, which is shifted; `gone`: the axis disappears."""
     rank = site.rank(0)
     need(rank > 0, "its input is a scalar")
-    axis = site.axis(int(site.attr("axis", default)), rank)
+    axis = site.own_axis(int(site.attr("axis", default)), rank)
 
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
@@ -80,7 +80,7 @@ def softmax(site: Site) -> Iterator[Option]:
         yield from one_axis(site, -1, name="softmax")
         return
     rank = site.rank(0)
-    axis = site.axis(int(site.attr("axis", 1)), rank)
+    axis = site.own_axis(int(site.attr("axis", 1)), rank)
 
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
@@ -115,7 +115,7 @@ def cumulative(site: Site) -> Iterator[Option]:
     """the axis, an input, is shifted past the model axis"""
     site.only_mapped(0)
     rank = site.rank(0)
-    axis = site.axis((site.ints(1) or [0])[0], rank)
+    axis = site.own_axis((site.ints(1) or [0])[0], rank)
 
     def body(layout: Layout) -> Body:
         return lambda s, ins, emit: again(s, [ins[0], emit.const(physical(layout, axis))], emit)

@@ -21,7 +21,7 @@ def resize(site: Site) -> Iterator[Option]:
     """over the spatial axes: N(MC)HW or (MN)CHW; a size for the folded axis is multiplied"""
     site.only_mapped(0)
     rank = site.rank(0)
-    axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
+    axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
     _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
     if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
@@ -54,6 +54,7 @@ def _need_counts(site: Site, count: int) -> None:
             raise Refuse(f"it resizes {count} axes and has {values.size} values in its input {i}")
     scales: Any = site.attr("scales")
     need(scales is None or len(scales) == count, "it has not one scale for each axis")
+    need(len(site.out_dims()) == site.rank(0), "its output has another rank than its input")
 
 
 def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:

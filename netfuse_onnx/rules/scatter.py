@@ -17,7 +17,7 @@ from netfuse_onnx.types import STACKED, Layout
 def scatter_elements(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis; data, indices and updates are all stacked"""
     rank = site.rank(0)
-    axis = site.axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis", 0)), rank)
 
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))

@@ -30,6 +30,7 @@ def transpose(site: Site) -> Iterator[Option]:
     """the model axis may move along for nothing: STACKED(a) -> STACKED(b)"""
     rank = site.rank(0)
     perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]
+    need(sorted(perm) == list(range(rank)), "its perm is no order of its axes")
 
     def body(take: Layout, give: Layout) -> Body:
         def emit_transpose(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
@@ -55,7 +56,7 @@ def unsqueeze(site: Site) -> Iterator[Option]:
     """the new axes are shifted past the model axis, which may end on either side of them"""
     site.only_mapped(0)
     rank = site.out_rank()
-    axes = sorted(site.axis(a, rank) for a in site.ints(1, "axes") or [])
+    axes = sorted(site.own_axis(a, rank) for a in site.ints(1, "axes") or [])
     kept = [a for a in range(rank) if a not in axes]  # where each axis of the input ends up
 
     def body(give: Layout) -> Body:
@@ -84,7 +85,7 @@ def squeeze(site: Site) -> Iterator[Option]:
         dims = site.dims(0)
         need(all(isinstance(d, int) for d in dims), "the axes that it drops depend on a size that is unknown")
         given = [a for a, d in enumerate(dims) if d == 1]
-    axes = sorted(site.axis(a, rank) for a in given)
+    axes = sorted(site.own_axis(a, rank) for a in given)
 
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: emit.squeeze(ins[0], shifted(layout, axes))
@@ -221,7 +222,7 @@ def _pad_per_model(site: Site) -> Iterator[Option]:
 
 def _pad_axes(site: Site, rank: int) -> list[int]:
     named = site.ints(3)
-    return [site.axis(a, rank) for a in named] if named is not None else list(range(rank))
+    return [site.own_axis(a, rank) for a in named] if named is not None else list(range(rank))
 
 
 @family("Pad")

@@ -29,7 +29,7 @@ def dft(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     as_input = site.opset >= 20
     given = site.ints(2) if as_input else [int(site.attr("axis", 1))]
-    axis = site.axis((given or [-2])[0], rank)
+    axis = site.own_axis((given or [-2])[0], rank)
 
     def body(layout: Layout) -> Body:
         moved = physical(layout, axis)
@@ -58,7 +58,7 @@ def stft(site: Site) -> Iterator[Option]:
 def mean_variance(site: Site) -> Iterator[Option]:
     """the axes are shifted past the model axis"""
     rank = site.rank(0)
-    axes = [site.axis(int(a), rank) for a in site.attr("axes", [0, 2, 3])]
+    axes = [site.own_axis(int(a), rank) for a in site.attr("axes", [0, 2, 3])]
 
     def body(layout: Layout) -> Body:
         return lambda s, ins, emit: again(s, ins, emit, axes=shifted(layout, axes))
@@ -70,7 +70,7 @@ def mean_variance(site: Site) -> Iterator[Option]:
 def center_crop_pad(site: Site) -> Iterator[Option]:
     """the axes are named, and shifted past the model axis"""
     rank = site.rank(0)
-    axes = [site.axis(int(a), rank) for a in site.attr("axes") or range(rank)]
+    axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
 
     wanted = site.values[1]
     sizes = [dim for dim in (site.dims(0)[a] for a in axes) if isinstance(dim, int)]

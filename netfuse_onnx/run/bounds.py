@@ -25,10 +25,10 @@ MOST_TRIPS = 1 << 17
 """Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""
 
 
-def refusal(source: Source, limit: int) -> str:
-    """The reason why a source must not be loaded or run where `limit` bytes are allowed; '' where it may.
-    `source` is inferred."""
-    return _Bounds(source, limit).graph(source.graph, 1)
+def refusal(source: Source, limit: int, *, fed: bool) -> str:
+    """The reason why a source must not be loaded where `limit` bytes are allowed; '' where it may. `source`
+    is inferred. `fed`: neither may it be run, on inputs of any size."""
+    return _Bounds(source, limit, fed).graph(source.graph, 1)
 
 
 def of_merged(path: str, family: Correspondence, limit: int) -> str:
@@ -42,13 +42,14 @@ def of_merged(path: str, family: Correspondence, limit: int) -> str:
     source = infer(load(path))
     constants = {name: (weight,) for name, weight in source.graph.weights.items()}
     alone = Correspondence((source,), ("",), source.graph, constants, source.opsets, source.ir_version)
-    return refusal(replace(source, graph=fold(alone).graph), limit)
+    return refusal(replace(source, graph=fold(alone).graph), limit, fed=True)
 
 
 @dataclass
 class _Bounds:
     source: Source
     limit: int
+    fed: bool
 
     def graph(self, graph: Graph, trips: int) -> str:
         """The reason why a graph that runs so many times is refused."""
@@ -56,7 +57,7 @@ class _Bounds:
         if needed > self.limit:
             return f"what it computes from constants alone takes about {amount(needed)}"
         needed = int(PROCESS + REUSE * static_peak(graph))
-        if needed > self.limit:
+        if self.fed and needed > self.limit:
             return f"a run takes about {amount(needed)}"
         for node in graph.nodes:
             for body in (value for value in node.attrs.values() if isinstance(value, GraphProto)):

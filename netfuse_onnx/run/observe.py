@@ -8,6 +8,7 @@ so. What can't be run stays unknown.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ ATTEMPTS, NEAR = 32, 8
 """So many choices of inputs are offered, and so many that are near to the first that runs."""
 MAX_MEMORY = 2_000_000_000
 """Bytes that a run may take, by estimate."""
+DRAWING = 32
+"""Bytes that drawing an element of an input takes at most: random numbers, and copies on the way to its type."""
 SECONDS = 60.0
 """A run that takes longer tells nothing."""
 BATCHES = (2, 3)
@@ -38,7 +41,7 @@ BATCHES = (2, 3)
 
 def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> tuple[Run, ...]:
     """The types of the named values in two runs on the CPU, or in as many as there can be: for claims.py."""
-    if refusal(source, MAX_MEMORY):
+    if refusal(source, MAX_MEMORY, fed=True):
         return ()
     try:
         session = Session(
@@ -95,6 +98,9 @@ class _Runs:
 
     def _needed(self, case: inputs.Case) -> int:
         shapes = inputs.shapes([spec for spec in self.specs if not spec.sequence], case.sizes)
+        drawn = DRAWING * sum(map(math.prod, shapes.values()))
+        if drawn > MAX_MEMORY:
+            return drawn
         bound = self.footprints.bounding(shapes) or self.footprints.of(shapes, case.sizes)
         return bound.needed(1, 1)
 

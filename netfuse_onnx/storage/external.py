@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import text
-from netfuse_onnx.storage.tensors import BITS, dtype_name, inline_count_fault, nbytes, tensors
+from netfuse_onnx.storage.tensors import BITS, MOST_AXES, dtype_name, inline_count_fault, nbytes, tensors
 from netfuse_onnx.types import Extent
 
 LFS_HEAD = b"version https://git-lfs"
@@ -162,7 +162,7 @@ def _own(tensor: TensorProto, found: Set[Extent]) -> Extent | None:
 def _check_type(tensor: TensorProto, path: str) -> None:
     if tensor.data_type not in BITS and tensor.data_type != TensorProto.STRING:
         raise _fault(path, tensor, f"has the unknown type {dtype_name(tensor.data_type)}")
-    if any(size < 0 for size in tensor.dims):
+    if any(size < 0 for size in tensor.dims) or len(tensor.dims) > MOST_AXES:
         raise _fault(path, tensor, f"has the shape {list(tensor.dims)}")
     if tensor.data_type == TensorProto.STRING and (
         tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data")
