@@ -239,7 +239,7 @@ class _Names:
 
     def truth(self, axis: _Axis) -> Dim:
         """The dim to declare."""
-        own = axis.derived if axis.derived in self.known else None
+        own = axis.derived if axis.derived in self.known else self._size_of_an_input(axis)
         if isinstance(axis.derived, int):
             return axis.derived
         if isinstance(axis.claimed, int):
@@ -249,6 +249,13 @@ class _Names:
         if not self._computed(axis.claimed):
             return axis.claimed
         return own or (axis.claimed if self._holds(axis.claimed, axis) else None)
+
+    def _size_of_an_input(self, axis: _Axis) -> Dim:
+        """The one symbol of the inputs that had the size of this axis in all runs, and not one size alone."""
+        if len(set(axis.seen)) < 2:
+            return None
+        like = [name for name in self.free if self._holds(name, axis)]
+        return like[0] if len(like) == 1 else None
 
     def _computed(self, name: str) -> bool:
         """True for a size of the inputs, and for what is computed from these."""
