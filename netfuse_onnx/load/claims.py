@@ -305,10 +305,10 @@ class _Names:
         return own or (axis.claimed if self._holds(axis.claimed, axis) else None)
 
     def _size_of_an_input(self, axis: _Axis) -> Dim:
-        """The one symbol of the inputs that had the size of this axis in all runs, and not one size alone."""
+        """The one dim of the inputs that had the size of this axis in all runs, and not one size alone."""
         if len(set(axis.seen)) < 2:
             return None
-        like = [name for name in self.free if self._holds(name, axis)]
+        like = [name for name in self.known if self._holds(str(name), axis)]
         return like[0] if len(like) == 1 else None
 
     def _computed(self, name: str) -> bool:

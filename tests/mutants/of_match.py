@@ -203,8 +203,8 @@ MUTATIONS = (
     mutation(
         "claims-of-bodies-are-believed",
         "netfuse_onnx/load/claims.py",
-        "return replace(found, graph=_honest(found, runs)), _declared(found, claims, runs)",
-        "return found, _declared(found, claims, runs)",
+        "return replace(found, graph=_honest(found, runs)), _declared(found, claims, (*inferred, *runs))",
+        "return found, _declared(found, claims, (*inferred, *runs))",
         "test_claims.py::test_a_loop_whose_body_lies",
     ),
     mutation(
@@ -241,5 +241,12 @@ MUTATIONS = (
         "    if not {word.lower() for word in words} <= FUNCTIONS.keys():\n        return None, ()\n",
         "",
         "test_inputs.py::test_any_other_text_is_a_name",
+    ),
+    mutation(
+        "names-that-lie-are-declared",
+        "netfuse_onnx/load/claims.py",
+        "return all(symbols.sizes((name,), sizes) == (size,) for sizes, size in runs)",
+        "return True",
+        "test_claims.py::test_no_run_for_what_inference_knows_of_sizes",
     ),
 )  # fmt: skip
