@@ -9,7 +9,7 @@ merged file declares no more than was found to be so. Only where no run is possi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -25,8 +25,8 @@ from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a source: the sizes of the symbols of its inputs, and the types of the tensors that were
-    asked for, all of them static."""
+    """One run of a source, or what inference says of one: the sizes of the symbols of its inputs, and the
+    types of the tensors that were asked for, all of them static."""
 
     sizes: Mapping[str, int]
     values: Mapping[str, ValueType]
@@ -43,11 +43,13 @@ def settle(source: Source, complete: Complete | None = None) -> tuple[Source, di
     bare = {**graph.types, **{name: _shapeless(kind) for name, kind in claims.items()}}
     found = infer(replace(source, graph=replace(graph, types=bare)))
     looped = [node.outputs[k] for node, k in _collected(graph) if _unsure(node, k, found)]
-    asked = tuple(dict.fromkeys((*_steady(found), *_doubtful(found, claims), *looped)))
+    inferred = _inferred(found, claims)
+    doubtful = (name for name in _doubtful(found, claims) if not inferred or name not in inferred[0].values)
+    asked = tuple(dict.fromkeys((*_steady(found), *doubtful, *looped)))
     runs = complete(found, asked) if complete is not None and asked else ()
     if facts := _facts(found, claims, runs):
         found = infer(replace(found, graph=replace(found.graph, types={**found.graph.types, **facts})))
-    return replace(found, graph=_honest(found, runs)), _declared(found, claims, runs)
+    return replace(found, graph=_honest(found, runs)), _declared(found, claims, (*inferred, *runs))
 
 
 def _shapeless(kind: ValueType) -> ValueType:
@@ -140,6 +142,57 @@ def _shape(value: ValueInfoProto) -> Sequence[Any]:
 # --------------------------------------------------------------------------- what runs tell
 
 
+def _inferred(found: Source, claims: Mapping[str, ValueType]) -> tuple[Run, ...]:
+    """What inference says of two runs with sizes for all symbols, of outputs that claim what it can't tell
+    without these: as good as runs, and no weights are read."""
+    graph, known = found.graph, _input_symbols(found)
+    open_ = [
+        name for name in graph.outputs if name in claims and _is_open(graph.types[name], claims[name], known)
+    ]
+    if not open_:
+        return ()
+    shapes = {name: symbols.named(name, graph.types[name].dims) for name in graph.inputs}
+    every = {name: replace(graph.types[name], dims=None) for name in graph.outputs if name in claims}
+    runs = []
+    for sizes in _two_sizes(list(shapes.values())):
+        bound = {
+            name: replace(graph.types[name], dims=None if dims is None else symbols.sizes(dims, sizes))
+            for name, dims in shapes.items()
+        }
+        types = infer(replace(found, graph=replace(graph, types=every | bound))).graph.types
+        static = {
+            name: types[name]
+            for name in open_
+            if all(isinstance(d, int) for d in types[name].dims or (None,))
+        }
+        runs.append(Run(sizes, static))
+    told = runs[0].values.keys() & runs[1].values.keys()
+    return tuple(replace(run, values={name: run.values[name] for name in told}) for run in runs)
+
+
+def _is_open(mine: ValueType, claim: ValueType, known: Collection[Dim]) -> bool:
+    """True where a type claims what inference does not tell. What it tells otherwise, it would tell again."""
+    if claim.dims is None or mine.proto is not None:
+        return False
+    if mine.dims is None or len(mine.dims) != len(claim.dims):
+        return mine.dims is None
+    pairs = list(zip(mine.dims, claim.dims, strict=True))
+    miscounted = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+    return not miscounted and any(
+        a not in known and not isinstance(a, int) and b is not None for a, b in pairs
+    )
+
+
+def _two_sizes(shapes: Sequence[symbols.Dims]) -> list[dict[str, int]]:
+    """Two choices of sizes for all symbols, all different: small ones for batches, and for others such as
+    networks of many strides take."""
+    names, heads = symbols.free(shapes), symbols.batches(shapes)
+    return [
+        {name: batch + i if name in heads else size + 64 * i for i, name in enumerate(names)}
+        for batch, size in ((5, 128), (11, 160))
+    ]
+
+
 def _steady(found: Source) -> list[str]:
     """Values of an unknown rank that is the same in all runs."""
     unsteady = varying(found)
@@ -189,11 +242,13 @@ def _miscounted(dim: Dim, said: Dim, seen: Sequence[Dim]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis of an output: what inference derives, what the file declares, its sizes in runs."""
+    """One axis of an output: what inference derives, what the file declares, its sizes in runs, and those of
+    the inputs' symbols there."""
 
     derived: Dim
     claimed: Dim
     seen: tuple[Dim, ...]
+    sizes: tuple[Mapping[str, int], ...]
 
 
 def _declared(found: Source, claims: Mapping[str, ValueType], runs: Sequence[Run]) -> dict[str, ValueType]:
@@ -201,7 +256,7 @@ def _declared(found: Source, claims: Mapping[str, ValueType], runs: Sequence[Run
     wrong; a rank that nothing can tell is the file's."""
     outputs = {name: found.graph.types[name] for name in found.graph.outputs if name in claims}
     rows = {name: _axes(name, kind, claims[name], runs) for name, kind in outputs.items()}
-    names = _Names(found, runs, [axis for row in rows.values() for axis in row or ()])
+    names = _Names(found, [axis for row in rows.values() for axis in row or ()])
     return {
         name: kind if (row := rows[name]) is None else replace(kind, dims=tuple(map(names.truth, row)))
         for name, kind in outputs.items()
@@ -210,9 +265,9 @@ def _declared(found: Source, claims: Mapping[str, ValueType], runs: Sequence[Run
 
 def _axes(name: str, mine: ValueType, claim: ValueType, runs: Sequence[Run]) -> list[_Axis] | None:
     """The axes of an output; None where its rank is unknown, or was seen to be another than is declared."""
-    seen = [run.values[name].dims or () for run in runs if name in run.values]
-    said = claim.dims
-    derived = mine.dims
+    mine_in = [run for run in runs if name in run.values]
+    seen, sizes = [run.values[name].dims or () for run in mine_in], tuple(run.sizes for run in mine_in)
+    said, derived = claim.dims, mine.dims
     if derived is None and said is not None and all(len(dims) == len(said) for dims in seen):
         derived = (None,) * len(said)
     if derived is None or mine.proto is not None:
@@ -221,16 +276,15 @@ def _axes(name: str, mine: ValueType, claim: ValueType, runs: Sequence[Run]) -> 
         said = (None,) * len(derived)
     told = seen if all(len(dims) == len(derived) for dims in seen) else []
     columns = zip(derived, said, *told, strict=True)
-    return [_Axis(dim, claimed, tuple(sizes)) for dim, claimed, *sizes in columns]
+    return [_Axis(dim, claimed, tuple(own), sizes) for dim, claimed, *own in columns]
 
 
 class _Names:
     """The names that a source's file gives to sizes, and which of them hold."""
 
-    def __init__(self, found: Source, runs: Sequence[Run], axes: Sequence[_Axis]) -> None:
+    def __init__(self, found: Source, axes: Sequence[_Axis]) -> None:
         self.known = _input_symbols(found)
         self.free = symbols.free([tuple(self.known)])
-        self.runs = runs
         self.false = {
             name
             for name in {axis.claimed for axis in axes}
@@ -239,7 +293,7 @@ class _Names:
 
     def truth(self, axis: _Axis) -> Dim:
         """The dim to declare."""
-        own = axis.derived if axis.derived in self.known else None
+        own = axis.derived if axis.derived in self.known else self._size_of_an_input(axis)
         if isinstance(axis.derived, int):
             return axis.derived
         if isinstance(axis.claimed, int):
@@ -250,14 +304,21 @@ class _Names:
             return axis.claimed
         return own or (axis.claimed if self._holds(axis.claimed, axis) else None)
 
+    def _size_of_an_input(self, axis: _Axis) -> Dim:
+        """The one dim of the inputs that had the size of this axis in all runs, and not one size alone."""
+        if len(set(axis.seen)) < 2:
+            return None
+        like = [name for name in self.known if self._holds(str(name), axis)]
+        return like[0] if len(like) == 1 else None
+
     def _computed(self, name: str) -> bool:
         """True for a size of the inputs, and for what is computed from these."""
         return name in self.known or bool(expressions.terms(name, self.free))
 
     def _holds(self, name: str, axis: _Axis) -> bool:
         """True where no run says otherwise."""
-        seen = zip(self.runs, axis.seen, strict=False)
-        return all(symbols.sizes((name,), run.sizes) == (size,) for run, size in seen)
+        runs = zip(axis.sizes, axis.seen, strict=False)
+        return all(symbols.sizes((name,), sizes) == (size,) for sizes, size in runs)
 
     def _differs(self, name: str, axes: Sequence[_Axis]) -> bool:
         """True for a name of the outputs' own which stands for sizes that are not one."""
@@ -265,8 +326,10 @@ class _Names:
         derived = {
             axis.derived for axis in mine if axis.derived in self.known or isinstance(axis.derived, int)
         }
-        seen = {axis.seen for axis in mine if axis.seen}
-        return not self._computed(name) and (len(derived) > 1 or len(seen) > 1)
+        seen: dict[tuple[tuple[str, int], ...], set[Dim]] = {}
+        for sizes, size in (row for axis in mine for row in zip(axis.sizes, axis.seen, strict=False)):
+            seen.setdefault(tuple(sorted(sizes.items())), set()).add(size)
+        return not self._computed(name) and (len(derived) > 1 or any(len(some) > 1 for some in seen.values()))
 
 
 def _input_symbols(source: Source) -> dict[Dim, None]:
