@@ -114,6 +114,20 @@ CASES: dict[str, Text] = {
 }  # fmt: skip
 
 
+EXPERIMENTAL = {
+    "affine": "Affine<alpha=2.0, beta=-1.0>", "plain affine": "Affine", "scale": "Scale<scale=0.5>",
+    "image": "ImageScaler<scale=0.5, bias=[1.0, 2.0, 3.0]>", "tanh": "ScaledTanh<alpha=2.0, beta=0.5>",
+    "softplus": "ParametricSoftplus<alpha=0.5, beta=3.0>", "crop": "Crop<border=[1, 2, 0, 1]>",
+    "crop to a size": "Crop<border=[1, 2, 0, 0], scale=[2, 3]>",
+    "normalised": "MeanVarianceNormalization<across_channels=0, normalize_variance=1>",
+    "normalised across": "MeanVarianceNormalization<across_channels=1, normalize_variance=1>",
+}  # fmt: skip
+CASES |= {
+    f"experimental {name}": (8, f"g (float[2,3,5,6] x) => (float[2,3,h,w] y) {{ y = {node}(x) }}")
+    for name, node in EXPERIMENTAL.items()
+}
+
+
 def model(text: str, version: int, weights: dict[str, Array] | None = None) -> onnx.ModelProto:
     found = onnx.parser.parse_model(f'<ir_version: 4, opset_import: ["" : {version}]> {text}')
     for name, values in (weights or {}).items():
