@@ -24,6 +24,7 @@ LEVELS = ("shrink", "grow", "permute", "same")
 
 STEERS: Mapping[str, tuple[int, ...]] = {
     **STEERED_BY,
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
     "CumProd": (1,), "CumSum": (1,), "Dropout": (2,), "If": (0,), "Loop": (0, 1), "NonMaxSuppression": (2,),
     "SequenceAt": (1,), "SequenceErase": (1,), "SequenceInsert": (2,), "Trilu": (1,),
 }  # fmt: skip

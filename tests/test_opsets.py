@@ -114,6 +114,75 @@ CASES: dict[str, Text] = {
 }  # fmt: skip
 
 
+CASES |= {
+    "average pool up": (11, "g (float[1,2,7,7] x) => (float[1,2,h,w] y) { y = AveragePool<kernel_shape=[3,3], "
+        "strides=[2,2], pads=[1,0,1,0], ceil_mode=1, count_include_pad=1>(x) }"),
+    "max pool up": (11, "g (float[1,2,7,8] x) => (float[1,2,h,w] y, int64[1,2,h,w] i) { y, i = MaxPool"
+        "<kernel_shape=[2,3], strides=[2,2], dilations=[2,1], pads=[1,1,0,1], ceil_mode=1>(x) }"),
+    "transposed": (11, "g (float[1,2,4,4] x) => (float[1,3,h,w] y) <int64[4] s = {2,3,3,3}> { w = ConstantOfShape<value=float[1]{0.5}>(s) "
+        "y = ConvTranspose<strides=[2,2], pads=[1,1,0,0], output_padding=[1,0]>(x, w) }"),
+    "cubic": (11, "g (float[1,1,5,4] x) => (float[1,1,h,w] y) <float[0] r = {}, float[4] s = {1,1,1.5,2.5}> "
+        '{ y = Resize<mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1>(x, r, s) }'),
+    "to sizes": (11, "g (float[1,1,5,4] x) => (float[1,1,7,3] y) <float[0] r = {}, int64[4] s = {1,1,7,3}> "
+        '{ y = Resize<mode="nearest", nearest_mode="round_prefer_ceil", '
+        'coordinate_transformation_mode="align_corners">(x, r, r, s) }'),
+    "cropped": (11, "g (float[1,1,6,6] x) => (float[1,1,3,3] y) <float[8] r = {0,0,0.1,0.2,1,1,0.7,0.8}, "
+        "float[0] e = {}, int64[4] s = {1,1,3,3}> { y = Resize<mode=\"linear\", extrapolation_value=2.0, "
+        'coordinate_transformation_mode="tf_crop_and_resize">(x, r, e, s) }'),
+    "pixels of torch": (11, "g (float[1,1,5,4] x) => (float[1,1,1,8] y) <float[0] r = {}, int64[4] s = {1,1,1,8}> "
+        '{ y = Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel">(x, r, r, s) }'),
+    "steps back": (10, "g (float[4,6] x) => (float[a,b] y) <int64[2] s = {-1,4}, int64[2] e = {-99,0}, "
+        "int64[2] a = {0,1}, int64[2] t = {-1,-2}> { y = Slice(x, s, e, a, t) }"),
+    "smallest": (11, "g (float[4,6] x) => (float[4,2] v, int64[4,2] i) <int64[1] k = {2}> "
+        "{ v, i = TopK<axis=-1, largest=0>(x, k) }"),
+    "last of equals": (12, "g (float[4,6] x) => (int64[4,1] y) <float z = {0}> { c = Max(x, z) "
+        "y = ArgMin<axis=1, select_last_index=1>(c) }"),
+    "scattered": (11, "g (float[4,3] x) => (float[4,3] y) <int64[2,1] i = {3,1}, float[2,3] u = {1,2,3,4,5,6}> "
+        "{ y = ScatterND(x, i, u) }"),
+    "by elements": (11, "g (float[3,3] x) => (float[3,3] y, float[3,3] z) <int64[3,3] i = {0,-1,2,1,1,0,2,0,-3}> "
+        "{ y = ScatterElements<axis=1>(x, i, x) z = GatherElements<axis=0>(x, i) }"),
+    "summed up": (11, "g (float[3,4] x) => (float[3,4] y) <int32 a = {-1}> { y = CumSum<exclusive=1, reverse=1>(x, a) }"),
+    "one hot of 11": (11, "g (int64[2,3] x) => (float[2,4,3] y) <int64 d = {4}, float[2] v = {-1, 3}> "
+        "{ y = OneHot<axis=1>(x, d, v) }"),
+    "limits": (11, "g (float[3,4] x) => (float[3,4] y) <float high = {0.5}> { y = Clip(x, , high) }"),
+    "numbers": (11, "g (float[3,4] x) => (int32[3,4] y) <int32 three = {3}> { a = Cast<to=6>(x) y = Mod(a, three) }"),
+    "powers": (7, "g (float[3,4] x) => (float[3,4] y) <float[4] p = {2,1,0,3}> { y = Pow(x, p) }"),
+    "quantised": (13, "g (float[2,3] x) => (float[2,3] y) <float[3] s = {0.1,0.2,0.3}, int8[3] z = {1,-2,3}> "
+        "{ a = QuantizeLinear<axis=1>(x, s, z) y = DequantizeLinear<axis=1>(a, s, z) }"),
+    "sequences": (11, "g (float[2,6] x) => (float[2,6] y) <int64[3] p = {1,2,3}> "
+        "{ a = SplitToSequence<axis=1>(x, p) y = ConcatFromSequence<axis=1>(a) }"),
+    "sums of letters": (12, 'g (float[2,3,4] x) => (float[4,2] y) { y = Einsum<equation="bik->kb">(x) }'),
+    "grid": (16, "g (float[1,1,5,5] x, float[1,3,3,2] t) => (float[1,1,3,3] y, float[1,1,3,3] z) { g = Tanh(t) "
+        'y = GridSample<mode="bicubic", padding_mode="reflection">(x, g) z = GridSample<align_corners=1>(x, g) }'),
+    "transform": (17, "g (float[2,5,4,1] x) => (float[2,5,4,2] y, float[2,5,3,2] z) "
+        "{ y = DFT(x) z = DFT<axis=2, onesided=1>(x) }"),
+    "a recurrence": (9, "g (float[3,5,2] x) => (float[3,1,5,4] y) <int64[3] s = {1,16,2}, "
+        "int64[3] t = {1,16,4}> { w = ConstantOfShape<value=float[1]{0.5}>(s) "
+        "r = ConstantOfShape<value=float[1]{0.25}>(t) y = LSTM<hidden_size=4>(x, w, r) }"),
+    "norms": (14, "g (float[2,3,4] x) => (float[2,3,4] y) <float[3] s = {1,2,3}> "
+        "{ y = BatchNormalization<training_mode=0, epsilon=0.5>(x, s, s, s, s) }"),
+    "a shape that is kept": (13, "g (float[2,3,4] x) => (float[2,12] y) <int64[2] s = {0,-1}> { y = Reshape(x, s) }"),
+    "space": (10, "g (float[1,8,2,3] x) => (float[1,2,4,6] y, float[1,8,2,3] z) { y = DepthToSpace<blocksize=2>(x) "
+        "z = SpaceToDepth<blocksize=2>(y) }"),
+    "loop of 11": (11, """g (float[2,3] x) => (float[2,3] y, float[k,2] z) <int64 m = {4}, bool t = {1}> {
+        y, z = Loop(m, t, x) <body = b (int64 i, bool c, float[2,3] a) => (bool d, float[2,3] e, float[2] f) {
+            d = Identity(c) s = ReduceSum<axes=[1], keepdims=0>(a) f = Neg(s) u = Unsqueeze<axes=[1]>(f)
+            e = Add(a, u) }> }"""),
+}  # fmt: skip
+EXPERIMENTAL = {
+    "affine": "Affine<alpha=2.0, beta=-1.0>", "plain affine": "Affine", "scale": "Scale<scale=0.5>",
+    "image": "ImageScaler<scale=0.5, bias=[1.0, 2.0, 3.0]>", "tanh": "ScaledTanh<alpha=2.0, beta=0.5>",
+    "softplus": "ParametricSoftplus<alpha=0.5, beta=3.0>", "crop": "Crop<border=[1, 2, 0, 1]>",
+    "crop to a size": "Crop<border=[1, 2, 0, 0], scale=[2, 3]>",
+    "normalised": "MeanVarianceNormalization<across_channels=0, normalize_variance=1>",
+    "normalised across": "MeanVarianceNormalization<across_channels=1, normalize_variance=1>",
+}  # fmt: skip
+CASES |= {
+    f"experimental {name}": (8, f"g (float[2,3,5,6] x) => (float[2,3,h,w] y) {{ y = {node}(x) }}")
+    for name, node in EXPERIMENTAL.items()
+}
+
+
 def model(text: str, version: int, weights: dict[str, Array] | None = None) -> onnx.ModelProto:
     found = onnx.parser.parse_model(f'<ir_version: 4, opset_import: ["" : {version}]> {text}')
     for name, values in (weights or {}).items():
@@ -169,10 +238,13 @@ STAYS = {"resize both", "resize computed"}
 """Those whose meaning no newer opset has."""
 
 
-@pytest.mark.parametrize("goal", [13, 17, 18, 21])
+@pytest.mark.parametrize("goal", [13, 17, 25])
 @pytest.mark.parametrize("name", [name for name in CASES if name not in STAYS])
 def test_old_files_compute_the_same_at_a_newer_opset(name: str, goal: int, tmp_path: Path) -> None:
     version, text = CASES[name]
+    if name == "regions" and goal == 25:
+        pytest.skip("ONNX Runtime has no kernel for RoiAlign 22")
+    goal = max(goal, version)
     proto = model(text, version)
     other = raised(tmp_path, proto, goal)
     assert other.opset_import[0].version == goal

@@ -209,6 +209,8 @@ def _all_versions() -> Mapping[str, list[int]]:
     for schema in defs.get_all_schemas_with_history():
         if not schema.domain:
             bisect.insort(found.setdefault(schema.name, []), schema.since_version)
+    for op, end in schemas.EXPERIMENTAL.items():
+        found.setdefault(op, [1, end])
     return found
 
 

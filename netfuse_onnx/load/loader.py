@@ -18,8 +18,8 @@ from netfuse_onnx.types import Source
 def load(path: str, *, opset: int | None = None) -> Source:
     """One source in normal form; with `opset`, converted to that version of the default domain.
 
-    Raises FileFault for a file that can't be read, is no valid model or is older than opset 9, NotEquivalent
-    where the conversion is not possible.
+    Raises FileFault for a file that can't be read, is no valid model or can't be raised to opset 7,
+    NotEquivalent where the conversion is not possible.
     """
     scanned = wire.scan(path)
     validate.check(scanned.model, path)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
-from netfuse_onnx.load import batches, normal, rebuild, steps  # noqa: F401  the steps register themselves
+from netfuse_onnx.load import batches, experimental, normal, rebuild, steps  # noqa: F401  steps register
 from netfuse_onnx.load.fronted import fronted
 from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
 from netfuse_onnx.ops import schemas, tables

@@ -183,6 +183,8 @@ class Scope:
         facts = schemas.facts(node.op_type, domain, version)
         if facts is None and not domain and node.op_type in schemas.OF_THE_RUNTIME:
             return None
+        if facts is None and not domain and version < schemas.EXPERIMENTAL.get(node.op_type, 0):
+            return None
         if facts is None or facts.deprecated:
             said = "does not have" if facts is None else "no longer has"
             spelled = f"opset {version}" if not domain else f"version {version} of {domain}"

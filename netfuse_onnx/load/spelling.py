@@ -7,6 +7,7 @@ as ONNX Runtime rounds when it fuses them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -53,7 +54,7 @@ class _Forms:
 
     def __init__(self, source: Source, graph: Graph) -> None:
         self.graph, self.opset = graph, source.opsets.get("", 1)
-        self.types: Mapping[str, ValueType] = infer(replace(source, graph=graph)).graph.types
+        self.source = source
         self.makers = {name: node for node in graph.nodes for name in node.outputs if name}
         self.fresh: dict[str, Weight] = {}
 
@@ -68,6 +69,11 @@ class _Forms:
         if not changed:
             return self.graph
         return _live(replace(self.graph, nodes=tuple(nodes), weights={**self.graph.weights, **self.fresh}))
+
+    @functools.cached_property
+    def types(self) -> Mapping[str, ValueType]:
+        """The types of all values; most files that differ ask for none."""
+        return infer(replace(self.source, graph=self.graph)).graph.types
 
     def maker(self, name: str, op: str) -> Node | None:
         """The node that gives a value, where it is of this operator."""

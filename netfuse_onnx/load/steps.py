@@ -202,7 +202,8 @@ def _resized(lift: Lift, node: NodeProto) -> None:
     scales = lift.values(node.input[1])
     if scales is not None and (scales < 1).any():
         raise lift.refused(node, "a scale is below 1")
-    lift.keep(node, op="Resize", nearest_mode="floor")
+    nearest = attr(node, "mode", b"nearest") == b"nearest"
+    lift.keep(node, op="Resize", nearest_mode="floor" if nearest else None)
 
 
 @step(11, "Clip")

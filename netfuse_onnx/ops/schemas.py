@@ -41,6 +41,13 @@ _STILL_RUNS = {"GroupNormalization"}
 OF_THE_RUNTIME = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 """What ONNX Runtime (1.32) has in the default domain at every opset, and its optimisers write there."""
 
+EXPERIMENTAL: Mapping[str, int] = {
+    **dict.fromkeys(("Affine", "Crop", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"), 10),
+    "MeanVarianceNormalization": 9,
+}
+"""Operators of the time before opset 10 that no schema tells of, and the opset that ended them. ONNX Runtime
+(1.32) runs them, and converters from Core ML write them."""
+
 
 _OF_THE_RUNTIME = Path(__file__).with_name("runtime_defaults.json")
 """The attributes of com.microsoft and of OF_THE_RUNTIME that have a default, as the schemas of ONNX Runtime

@@ -32,7 +32,7 @@ ATTEMPTS, NEAR = 32, 8
 MAX_MEMORY = 2_000_000_000
 """Bytes that a run may take, by estimate."""
 DRAWING = 32
-"""Bytes that drawing an element of an input takes at most: random numbers, and copies on the way to its type."""
+"""Bytes that drawing an element of an input takes at most, with copies on the way to its type."""
 SECONDS = 60.0
 """A run that takes longer tells nothing."""
 BATCHES = (2, 3)
