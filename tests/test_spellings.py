@@ -347,6 +347,38 @@ def test_axes_from_the_back_in_a_file_of_opset_9(tmp_path: Path) -> None:
         assert_merges_right(family, paths[::turn], feeds)
 
 
+def test_a_softmax_of_opset_11_behind_a_computed_reshape(tmp_path: Path) -> None:
+    """Only the length of the shape tells that its axis is the last one; onnx's converter does not see that."""
+    head = "s = Shape(h) i = Constant<value_int=0>() d = Gather(s, i) "
+    tail = ints("m", [-1]) + "c = Concat<axis=0>(u, m) r = Reshape(h, c) y = Softmax<axis={}>(r)"
+    old = head + "u = Unsqueeze<axes=[0]>(d) " + tail.format(1)
+    new = head + ints("z", [0]) + "u = Unsqueeze(d, z) " + tail.format(-1)
+    paths = [
+        saved(tmp_path, "m0", model(old, 0, opset=11)),
+        saved(tmp_path, "m1", model(new, 1, opset=13)),
+    ]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    for turn in (1, -1):
+        family = matched(*paths[::turn])
+        assert family is not None
+        assert_merges_right(family, paths[::turn], feeds)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_a_softmax_of_opset_11_over_several_axes_is_none_of_opset_13(op: str, tmp_path: Path) -> None:
+    """Of one rank 3 and axis 1, the old one works along axes 1 and 2 together."""
+    paths = [
+        saved(tmp_path, f"m{k}", model(f"y = {op}<axis=1>(h)", k, opset=opset, dims=(2, 3, 4)))
+        for k, opset in enumerate((11, 13))
+    ]
+    assert matched(*paths) is None
+    old = [paths[0], saved(tmp_path, "m2", model(f"y = {op}<axis=-2>(h)", 2, opset=12, dims=(2, 3, 4)))]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    family = matched(*old)
+    assert family is not None
+    assert_merges_right(family, old, feeds)
+
+
 # --------------------------------------------------------------------------- the tables
 
 

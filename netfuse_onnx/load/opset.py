@@ -15,8 +15,7 @@ from dataclasses import replace
 from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, NotEquivalent
-from netfuse_onnx.load import normal, rebuild
-from netfuse_onnx.load.fronted import fronted
+from netfuse_onnx.load import normal, prepared
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Source
 
@@ -84,10 +83,12 @@ def converted(source: Source, version: int) -> Source:
     if all(_unchanged(op, now, version) for domain, op in used if not domain):
         return replace(source, opsets=opsets)
     _refuse(source, used, now, version)
-    small = fronted(replace(source, opsets={"": now}))
     try:
-        result = version_converter.convert_version(rebuild.model(small), version)
+        result = version_converter.convert_version(prepared.skeleton(source, version), version)
         graph = normal.normalise(result.graph, source.path, {"": version})
+    except prepared.ManyAxes as fault:
+        said = f"{source.path} uses {fault.op} of opset {now} along several axes, or of unknown rank"
+        raise Unconvertible(f"{said}: opset 13 has another meaning for it") from fault
     except FileFault as fault:
         raise Unconvertible(f"onnx.version_converter gives an invalid graph ({fault.message})") from fault
     except Exception as fault:  # the converter raises RuntimeError and what protobuf raises
