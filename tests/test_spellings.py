@@ -379,6 +379,20 @@ def test_a_softmax_of_opset_11_over_several_axes_is_none_of_opset_13(op: str, tm
     assert_merges_right(family, old, feeds)
 
 
+@pytest.mark.parametrize("body", [False, True])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax", "Hardmax<axis=1>", "Hardmax<axis=2>"])
+def test_a_softmax_of_opset_11_keeps_its_meaning(op: str, body: bool, tmp_path: Path) -> None:
+    text = f"y = {op}(h)"
+    if body:
+        branches = f"then_branch = t () => (float o) {{ o = {op}(h) }}, else_branch = e () => (float o) {{ o = Neg(h) }}"
+        text = f"c = ReduceSum<keepdims=0>(h) g = Equal(c, c) y = If(g)<{branches}>"
+    paths = [saved(tmp_path, f"m{k}", model(text, k, opset=11, dims=(2, 3, 4))) for k in range(2)]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    family = matched(*paths)
+    assert family is not None
+    assert_merges_right(family, paths, feeds)
+
+
 # --------------------------------------------------------------------------- the tables
 
 
