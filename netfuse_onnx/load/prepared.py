@@ -84,7 +84,12 @@ def _axes(node: Node) -> dict[str, Any]:
     """The attributes that hold axes from the back."""
     names = (*ONE.get(node.key, ()), *SETS.get(node.key, ()), *ROWS.get(node.key, ()))
     held = {name: node.attrs[name] for name in names if name in node.attrs and node.op != "Scan"}
-    return {name: axes for name, axes in held.items() if min(axes if isinstance(axes, list) else [axes]) < 0}
+    rows = {name: axes if isinstance(axes, list) else [axes] for name, axes in held.items()}
+    return {name: held[name] for name, row in rows.items() if any(_from_back(axis) for axis in row)}
+
+
+def _from_back(axis: Any) -> bool:
+    return isinstance(axis, int) and axis < 0
 
 
 def _backward(node: Node) -> bool:

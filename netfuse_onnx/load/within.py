@@ -18,6 +18,8 @@ from netfuse_onnx.types import Node, Source, ValueType
 Names = Callable[[str], str]
 SHAPED = {"ConstantOfShape": 0, "Reshape": 1}
 """Operator -> the input that is the shape of the output, whose values onnx's inference wants to know."""
+MOST = 64
+"""The highest rank that is believed. No runtime has tensors of more axes."""
 PASSES = 4
 """Rounds of inference, each of which starts from what the one before could tell by the lengths of shapes."""
 
@@ -57,11 +59,11 @@ def _by_length(source: Source) -> dict[str, ValueType]:
     found: dict[str, ValueType] = {}
     for node in graph.nodes:
         place = SHAPED.get(node.key)
-        if place is None or graph.types[node.outputs[0]].dims is not None:
+        if place is None or place >= len(node.inputs) or graph.types[node.outputs[0]].dims is not None:
             continue
         held = graph.weights.get(node.inputs[place])
         length = held.shape if held else graph.types.get(node.inputs[place], ValueType()).dims
-        if length is not None and len(length) == 1 and isinstance(length[0], int):
+        if length is not None and len(length) == 1 and isinstance(length[0], int) and length[0] <= MOST:
             dtype = graph.types[node.outputs[0]].dtype
             found[node.outputs[0]] = ValueType(dtype, (None,) * length[0])
     return found
