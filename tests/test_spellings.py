@@ -36,13 +36,15 @@ import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent, NotStackable
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.matcher import match
+from netfuse_onnx.match.spelling import spelled
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.ops.axes import FREE, INPUTS, ONE, ROWS, SETS
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.sound import sound
-from netfuse_onnx.types import Correspondence
+from netfuse_onnx.types import Correspondence, Node, ValueType
 
 REDUCED = [
     sets(op, opset) for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2") for opset in (17, 18)
@@ -347,6 +349,52 @@ def test_axes_from_the_back_in_a_file_of_opset_9(tmp_path: Path) -> None:
         assert_merges_right(family, paths[::turn], feeds)
 
 
+def test_a_softmax_of_opset_11_behind_a_computed_reshape(tmp_path: Path) -> None:
+    """Only the length of the shape tells that its axis is the last one; onnx's converter does not see that."""
+    head = "s = Shape(h) i = Constant<value_int=0>() d = Gather(s, i) "
+    tail = ints("m", [-1]) + "c = Concat<axis=0>(u, m) r = Reshape(h, c) y = Softmax<axis={}>(r)"
+    old = head + "u = Unsqueeze<axes=[0]>(d) " + tail.format(1)
+    new = head + ints("z", [0]) + "u = Unsqueeze(d, z) " + tail.format(-1)
+    paths = [
+        saved(tmp_path, "m0", model(old, 0, opset=11)),
+        saved(tmp_path, "m1", model(new, 1, opset=13)),
+    ]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    for turn in (1, -1):
+        family = matched(*paths[::turn])
+        assert family is not None
+        assert_merges_right(family, paths[::turn], feeds)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_a_softmax_of_opset_11_over_several_axes_is_none_of_opset_13(op: str, tmp_path: Path) -> None:
+    """Of one rank 3 and axis 1, the old one works along axes 1 and 2 together."""
+    paths = [
+        saved(tmp_path, f"m{k}", model(f"y = {op}<axis=1>(h)", k, opset=opset, dims=(2, 3, 4)))
+        for k, opset in enumerate((11, 13))
+    ]
+    assert matched(*paths) is None
+    old = [paths[0], saved(tmp_path, "m2", model(f"y = {op}<axis=-2>(h)", 2, opset=12, dims=(2, 3, 4)))]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    family = matched(*old)
+    assert family is not None
+    assert_merges_right(family, old, feeds)
+
+
+@pytest.mark.parametrize("body", [False, True])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax", "Hardmax<axis=1>", "Hardmax<axis=2>"])
+def test_a_softmax_of_opset_11_keeps_its_meaning(op: str, body: bool, tmp_path: Path) -> None:
+    text = f"y = {op}(h)"
+    if body:
+        branches = f"then_branch = t () => (float o) {{ o = {op}(h) }}, else_branch = e () => (float o) {{ o = Neg(h) }}"
+        text = f"c = ReduceSum<keepdims=0>(h) g = Equal(c, c) y = If(g)<{branches}>"
+    paths = [saved(tmp_path, f"m{k}", model(text, k, opset=11, dims=(2, 3, 4))) for k in range(2)]
+    feeds = [np.random.default_rng(k).standard_normal((2, 3, 4)).astype(np.float32) for k in range(2)]
+    family = matched(*paths)
+    assert family is not None
+    assert_merges_right(family, paths, feeds)
+
+
 # --------------------------------------------------------------------------- the tables
 
 
@@ -391,3 +439,47 @@ def test_the_defaults_of_the_runtime_are_those_of_the_one_installed() -> None:
             proto = onnx.AttributeProto.FromString(default) if default else onnx.AttributeProto()
             value = onnx.helper.get_attribute_value(proto) if proto.name else None
             assert known.get(name) == value, f"{schema.name}.{name}"
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+@pytest.mark.parametrize("key", sorted(ONE.keys() | SETS.keys()))
+def test_every_operator_of_the_tables_counts_from_the_front(key: str, rank: int) -> None:
+    """Those too that no provider at hand runs. OneHot, Unsqueeze and the like count in the rank of the output."""
+    domain, _, op = key.rpartition(".")
+    sequence = onnx.helper.make_sequence_type_proto(
+        onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [2] * rank)
+    )
+    kind = ValueType(proto=sequence) if op == "ConcatFromSequence" else ValueType(1, (2,) * rank)
+    kinds = {f"i{k}": kind for k in range(4)} | {"i1": ValueType(1, (None,))}
+    counted = rank + 1 if key in ("OneHot", "Unsqueeze") else rank
+    for name in (*ONE.get(key, ()), *SETS.get(key, ())):
+        for axis in range(counted):
+            value: list[int] | int = [axis] if key in SETS else axis
+            back: list[int] | int = [axis - counted] if key in SETS else axis - counted
+            found = []
+            for attrs in ({name: value}, {name: back}):
+                node = Node(op, domain, "n", ("i0", "i1", "i2", "i3"), ("y",), attrs)
+                step = Step(op, domain, node.inputs, node.outputs, attrs, node, 0)
+                versions = {"": 12 if key in SETS and op != "MeanVarianceNormalization" else 18}
+                flat = Flat("f", (), ("y",), [step], {}, {**versions, "com.microsoft": 1}, [])
+                found.append(spelled(flat, kinds).steps[0].attrs[name])
+            assert found == [value, value], f"{key}.{name}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'y = com.microsoft.UnfoldTensor<dim="{}", size=2>(h)',
+        "y = com.microsoft.QLinearReduceMean<axes=[{}.5]>(h)",
+        "y = SimplifiedLayerNormalization<axis={}.5>(h, h)",
+        ints("z", [5, 5]) + "y = Resize<axes=[9, {}]>(h, , , z)",
+        ints("p", [1, 2, 3]) + "u = Pad(h, p) y = Softmax<axis={}>(u)",
+        "y = Softmax<axis={}7>(h)",
+        ints("a", [9]) + "c = Unsqueeze(h, a) y = Flatten<axis={}>(c)",
+    ],
+)
+def test_attributes_that_make_no_sense_are_compared_as_they_are(body: str, tmp_path: Path) -> None:
+    """No schema checks those of a foreign domain, and no load the range of an axis."""
+    paths = [saved(tmp_path, f"m{k}", model(body.format(k), k, opset=18)) for k in (0, 1)]
+    for turn in (1, -1):
+        assert matched(*paths[::turn]) is None

@@ -16,8 +16,7 @@ from dataclasses import replace
 from onnx import AttributeProto, GraphProto, version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
-from netfuse_onnx.load import batches, experimental, normal, rebuild, steps  # noqa: F401  steps register
-from netfuse_onnx.load.fronted import fronted
+from netfuse_onnx.load import batches, experimental, normal, prepared, steps  # noqa: F401  steps register
 from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
 from netfuse_onnx.ops import schemas, tables
 from netfuse_onnx.types import Graph, Source
@@ -93,7 +92,7 @@ def converted(source: Source, version: int) -> Source:
     opsets = {**source.opsets, "": version}
     if all(_unchanged(op, now, version) for domain, op in used if not domain):
         return replace(source, opsets=opsets)
-    source = fronted(source)
+    source = prepared.fronted(source)
     try:
         lift = Lift(source, version)
         lift.run()
@@ -112,10 +111,12 @@ def converted(source: Source, version: int) -> Source:
 
 def _by_onnx(source: Source, now: int, version: int) -> Graph:
     """The graph as onnx.version_converter gives it. Raises Unconvertible."""
-    small = replace(source, opsets={"": now})
     try:
-        result = version_converter.convert_version(rebuild.model(small), version)
+        result = version_converter.convert_version(prepared.skeleton(source, version), version)
         return normal.normalise(result.graph, source.path, {"": version})
+    except prepared.ManyAxes as fault:
+        said = f"{source.path} uses {fault.op} of opset {now} along several axes, or of unknown rank"
+        raise Unconvertible(f"{said}: opset 13 has another meaning for it") from fault
     except FileFault as fault:
         raise Unconvertible(f"onnx.version_converter gives an invalid graph ({fault.message})") from fault
     except Exception as fault:  # the converter raises RuntimeError and what protobuf raises

@@ -12,11 +12,17 @@ from dataclasses import replace
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from netfuse_onnx.load.claims import Complete, settle
-from netfuse_onnx.load.infer import inferred
+from netfuse_onnx.load.infer import infer, inferred, unknown
 from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.types import Node, Source, ValueType
 
 Names = Callable[[str], str]
+SHAPED = {"ConstantOfShape": 0, "Reshape": 1}
+"""Operator -> the input that is the shape of the output, whose values onnx's inference wants to know."""
+MOST = 64
+"""The highest rank that is believed. No runtime has tensors of more axes."""
+PASSES = 4
+"""Rounds of inference, each of which starts from what the one before could tell by the lengths of shapes."""
 
 
 def prefix(owner: str, attribute: str) -> str:
@@ -29,7 +35,16 @@ def kinds(source: Source, complete: Complete | None = None) -> dict[str, ValueTy
     graph = source.graph
     bare = {name: kind for name, kind in graph.types.items() if name in graph.inputs}
     nodes = tuple([_undeclared(node) for node in graph.nodes])
-    typed, _ = settle(replace(source, graph=replace(graph, types=bare, nodes=nodes)), complete)
+    plain = replace(source, graph=replace(graph, types=bare, nodes=nodes))
+    typed = infer(plain)
+    for _ in range(PASSES):
+        told = _by_length(typed)
+        if not told:
+            break
+        plain = replace(plain, graph=replace(plain.graph, types={**plain.graph.types, **told}))
+        typed = infer(plain)
+    if complete is not None and unknown(typed):
+        typed, _ = settle(plain, complete)
     types = dict(typed.graph.types)
     if any(map(_has_bodies, nodes)):
         known = {name: kind for name, kind in types.items() if name not in bare}
@@ -37,6 +52,22 @@ def kinds(source: Source, complete: Complete | None = None) -> dict[str, ValueTy
         for node in model.node if model is not None else ():
             types |= _of_bodies(node, lambda name: name)
     return types
+
+
+def _by_length(source: Source) -> dict[str, ValueType]:
+    """The ranks of values of unknown rank whose shape is a vector of a known length."""
+    graph = source.graph
+    found: dict[str, ValueType] = {}
+    for node in graph.nodes:
+        place = SHAPED.get(node.key)
+        if place is None or place >= len(node.inputs) or graph.types[node.outputs[0]].dims is not None:
+            continue
+        held = graph.weights.get(node.inputs[place])
+        length = held.shape if held else graph.types.get(node.inputs[place], ValueType()).dims
+        if length is not None and len(length) == 1 and isinstance(length[0], int) and length[0] <= MOST:
+            dtype = graph.types[node.outputs[0]].dtype
+            found[node.outputs[0]] = ValueType(dtype, (None,) * length[0])
+    return found
 
 
 def _has_bodies(node: Node) -> bool:

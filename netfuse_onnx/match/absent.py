@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from netfuse_onnx.match.draft import SMALL, Draft, zeros
@@ -62,8 +63,9 @@ def zero_point(draft: Draft) -> None:
     if not draft.has(2):
         sizes = tuple([dim for dim in scale.dims if isinstance(dim, int)])
         dtype = draft.attr("output_dtype", 0) or UINT8 if quantises else draft.kind(0).dtype
-        zero = zeros(dtype, sizes) if len(sizes) == scale.rank and dtype in BYTES else None
-        if zero is None or weights.nbytes(zero) > SMALL:
+        small = len(sizes) == scale.rank and math.prod(sizes) <= SMALL
+        zero = zeros(dtype, sizes) if small and dtype in BYTES else None
+        if zero is None:
             return
         draft.put(2, zero)
     if quantises:

@@ -161,7 +161,7 @@ def _attribute_sides(a: Flat, b: Flat, x: Step, y: Step) -> tuple[str, str, str]
 def unranked(mine: Any, its: Any) -> str:
     """Words for axes in normal form of which one side counts from the back: no rank was known there."""
     sides = [axes if isinstance(axes, list) else [axes] for axes in (mine, its) if axes not in (None, [])]
-    back = {min(axes) < 0 for axes in sides}
+    back = {any(isinstance(axis, int) and axis < 0 for axis in axes) for axes in sides}
     return ", and the rank that they count in is not known" if len(back) > 1 else ""
 
 

@@ -183,7 +183,7 @@ def padded(draft: Draft) -> None:
         return
     _fill(draft)
     pads, axes = draft.integers(1), draft.integers(3)
-    if pads is None or (axes is None and draft.has(3)):
+    if pads is None or len(pads) % 2 or (axes is None and draft.has(3)):
         _axes_alone(draft, 3)
         return
     half = len(pads) // 2
@@ -236,7 +236,9 @@ def resized(draft: Draft) -> None:
         draft.put(1, "")
     axes, rank = draft.attrs.get("axes"), draft.rank(0)
     counted = _distinct(axes, rank) if axes and rank is not None else None
-    if counted is None or rank is None or (cropping and counted != sorted(counted)):
+    if counted is None or rank is None or not set(counted) <= set(range(rank)):
+        return
+    if cropping and counted != sorted(counted):
         return
     if not cropping:
         counted = _with_their_sizes(draft, counted, rank)

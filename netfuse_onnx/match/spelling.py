@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from netfuse_onnx.match import absent, implied, operands
 from netfuse_onnx.match.draft import Draft
@@ -60,15 +61,20 @@ def _spell(draft: Draft) -> None:
         _one(draft, name)
     if key in SETS and key not in REDUCERS and key not in operands.FORMS:
         axes, rank = draft.attr("axes"), draft.rank(0)
-        found = operands.unordered(axes, rank) if axes else None
+        found = operands.unordered(axes, rank) if axes and _integers(axes) else None
         if found is not None:
             draft.attrs["axes"] = found
+
+
+def _integers(value: Any) -> bool:
+    """True for a list of integers: no schema has checked the attributes of a foreign domain."""
+    return isinstance(value, list) and all(isinstance(item, int) for item in value)
 
 
 def _one(draft: Draft, name: str) -> None:
     """An attribute that holds one axis."""
     axis = draft.attr(name)
-    if axis is None or (name not in draft.attrs and _scalar_scale(draft)):
+    if not isinstance(axis, int) or (name not in draft.attrs and _scalar_scale(draft)):
         return
     inputs = [draft.kind(k) for k in range(len(draft.step.ins))]
     rank = counted_in(draft.key, draft.attrs, inputs)
