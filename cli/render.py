@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from netfuse_onnx.errors import NetfuseError
+from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
@@ -25,6 +26,9 @@ Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport
 
 WIDTH = 1000
 """Columns where the output is no terminal: a line that is folded there is a line that grep misses."""
+
+NAMES = 40
+"""How many lines of names are printed; --json has them all."""
 
 REASONS = 10
 """How many reasons for replication are printed; --json and inspect have them all."""
@@ -60,6 +64,7 @@ def merge(report: MergeReport, console: Console) -> None:
         f"{report.out}: {len(report.models)} models ({_some(report.models)}) in one, {_bytes(report.size)}",
     )
     _lowered(report.lowered, console)
+    _names(report.names, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]
         _line(
@@ -116,6 +121,7 @@ def inspect(report: InspectReport, console: Console) -> None:
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
     _line(console, f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     _lowered(report.lowered, console)
+    _names(report.names, console)
     nodes = _table(console, "node", "operator", "became", "how")
     for row in report.lowered.nodes:
         nodes.add_row(_text(row.name), _text(row.op), _text(row.became), _text(_how(row)))
@@ -156,6 +162,28 @@ def _lowered(lowered: Lowered, console: Console) -> None:
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         _line(console, f"Note: {note}")
+
+
+def _names(rows: Sequence[NameRow], console: Console) -> None:
+    """The merged names and whose they are: a line each, or one for all models where they use one name."""
+    groups: dict[tuple[str, int], list[NameRow]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    for row in rows:
+        at = seen[row.what, row.model] = seen.get((row.what, row.model), 0) + 1
+        groups.setdefault((row.what, at), []).append(row)
+    lines = []
+    for (what, _), group in groups.items():
+        if len({row.own for row in group}) == 1:
+            lines.append((what, "every", group[0].own, _some(list(dict.fromkeys(r.merged for r in group)))))
+        else:
+            lines += [(what, row.model, row.own, row.merged) for row in group]
+    if lines:
+        table = _table(console, "", "model", "its name", "in the merged model")
+        for line in lines[:NAMES]:
+            table.add_row(*map(_text, line))
+        console.print(table)
+    if len(lines) > NAMES:
+        _line(console, f"and {len(lines) - NAMES} more names, see --json")
 
 
 def _predicted(lowered: Lowered, console: Console) -> None:

@@ -21,6 +21,7 @@ from netfuse_onnx.errors import (
     UsageFault,
     ValuesDiffer,
 )
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
@@ -45,7 +46,7 @@ from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RuleRow
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Correspondence, Merged, Ran, Source, ValueType
+from netfuse_onnx.types import Correspondence, Edge, Merged, Ran, Source, ValueType
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -101,7 +102,7 @@ def merge(
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:  # on a thread of its own, while the graphs are worked on
         family = _matched(sources, labels, partial, libraries, target)
-        once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
+        once = arguments.shared_inputs(share, family)
         dims = proof.get("dims", {})
         plan = planning.plan(family, io=io, share=once, cost=costs.cost(target, family, dims))
         merged = lower(family, plan, io=io, share=once)
@@ -109,7 +110,7 @@ def merge(
         if strict:
             refusals.replicated(answer)
         about = functools.partial(
-            metadata.build, family, merged, io=io, share=share, target=target, partial=partial,
+            metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
             tools=again.tools(family), constants=again.constants(target), dims=dims,
         )  # fmt: skip
         with writer.stage(
@@ -125,7 +126,7 @@ def merge(
                 path = staged.model_path
                 recipes = metadata.recipes(metadata.read(path), family, path)
                 graph = prove_graph(path, merged, recipes)
-                proved = prove(path, recipes, family, options, progress, graph=graph)
+                proved = prove(path, recipes, family, replace(options, share=once), progress, graph=graph)
                 proved = dataclasses.replace(proved, strict=strict)
                 answer = answer.proved(proved)
                 refusals.unproved(answer, proved)
@@ -230,6 +231,7 @@ def inspect(merged: str) -> InspectReport:
         target=known.target,
         lowered=known.lowered,
         weights=len(known.weights),
+        names=tuple(Labels(known.models, known.names or (), known.io, frozenset(known.share)).rows()),
     )
 
 
@@ -268,7 +270,8 @@ def _known(
         )
     sources = [load(path) for path in paths]
     with Digests(sources) as digests:
-        family = _matched(sources, known.models, known.partial, libraries, known.target)
+        family = _matched(sources, known.models, known.partial, libraries, known.target, known.names)
+        family = replace(family, own_names=known.names is not None)
         options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
 
@@ -279,6 +282,7 @@ def _matched(
     partial: bool,
     libraries: tuple[str, ...] = (),
     target: str = "generic",
+    named: Sequence[Edge] | None = None,
 ) -> Correspondence:
     """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
@@ -290,7 +294,7 @@ def _matched(
         ran = Ran.TOLD if found else Ran.FAILED
         return found
 
-    family = sound(fold(match(sources, names, partial=partial, complete=complete)))
+    family = sound(fold(match(sources, names, partial=partial, complete=complete, named=named)))
     return replace(family if target == "cuda" else integers(family), ran=ran)
 
 
@@ -306,6 +310,7 @@ def _answer(
         share=tuple(sorted(share)),
         target=target,
         lowered=Lowered.read(merged.report),
+        names=tuple(Labels.of(family, io, share).rows()),
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
 
@@ -99,6 +100,7 @@ class MergeReport(Report):
     share: tuple[str, ...]
     target: str
     lowered: Lowered
+    names: tuple[NameRow, ...] = ()
     symbols: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     size: int = 0
@@ -161,6 +163,7 @@ class InspectReport(Report):
     target: str
     lowered: Lowered
     weights: int = 0
+    names: tuple[NameRow, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -189,6 +189,14 @@ class Ran(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """The inputs and outputs of one model: the first model's name of each -> the model's own."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Correspondence:
     """N equivalent sources, expressed in the names of the first.
 
@@ -198,6 +206,8 @@ class Correspondence:
     `believed` are types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
+    `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
+    them; files of old versions have the first model's names for all.
     """
 
     sources: tuple[Source, ...]
@@ -212,10 +222,19 @@ class Correspondence:
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     ran: Ran = Ran.NOTHING
+    edges: tuple[Edge, ...] = ()
+    own_names: bool = True
 
     @property
     def models(self) -> int:
         return len(self.sources)
+
+    def edge(self, model: int) -> Edge:
+        """The names of a model's inputs and outputs, by the first model's."""
+        if self.edges:
+            return self.edges[model]
+        first = self.sources[0].graph
+        return Edge({name: name for name in first.inputs}, {name: name for name in first.outputs})
 
 
 # --------------------------------------------------------------------------- plan

@@ -8,14 +8,13 @@ captured value is an operand like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx import GraphProto, NodeProto
 
-from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.ops import schemas
-from netfuse_onnx.types import Graph, Node, Source, Weight
+from netfuse_onnx.types import Edge, Graph, Node, Source, Weight
 
 BEGIN = "<body>"
 
@@ -37,7 +36,8 @@ class Step:
 
 @dataclass(slots=True, eq=False)
 class Flat:
-    """A source laid open. `uses` lists every (step, operand) that is a weight, in order."""
+    """A source laid open. `uses` lists every (step, operand) that is a weight, in order. `open_inputs`, by
+    what of their types must agree, and `open_outputs` correspond to none yet; the rest do by position."""
 
     path: str
     inputs: tuple[str, ...]
@@ -46,15 +46,14 @@ class Flat:
     weights: Mapping[str, Weight]
     opsets: Mapping[str, int]
     uses: list[tuple[int, int]]
+    open_inputs: Mapping[str, str] = field(default_factory=dict)
+    open_outputs: frozenset[str] = frozenset()
 
 
-def flatten(source: Source, first: Graph | None = None) -> Flat:
-    """The source laid open, its inputs and outputs in the order of those of `first` that they stand for."""
+def flatten(source: Source, edge: Edge) -> Flat:
+    """The source laid open, its inputs and outputs in the order of the first one's that they stand for."""
     graph: Graph = source.graph
-    inputs, outputs = graph.inputs, graph.outputs
-    if first is not None:
-        inputs = tuple(pair(first.inputs, inputs).values())
-        outputs = tuple(pair(first.outputs, outputs).values())
+    inputs, outputs = tuple(edge.inputs.values()), tuple(edge.outputs.values())
     steps: list[Step] = []
     for i, node in enumerate(graph.nodes):
         if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):

@@ -21,6 +21,9 @@ from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
 
+FILES = 6
+"""Most files that a hint names."""
+
 
 def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence[Other]) -> Correspondence:
     """The family with its differing attributes and ragged values.
@@ -53,16 +56,37 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     return replace(family, graph=graph, attrs=attrs, ragged=frozenset(ragged), differences=said)
 
 
-def mergeable(ours: Flat, fixed: Fixed, flat: Flat, pairing: Pairing) -> int:
-    """In how many operators another source differs; 0 where --partial would refuse it."""
+def mergeable(ours: Flat, flat: Flat, pairing: Pairing) -> bool:
+    """False where --partial would refuse another source."""
     try:
         _same_types(ours, flat, pairing)
     except NotEquivalent:
-        return 0
+        return False
     steps = zip(ours.steps, pairing.steps, strict=True)
-    if any(step.scope and not same_attributes(step, flat.steps[j], ours, flat) for step, j in steps):
-        return 0
-    return sum(1 for _ in _differences(ours, fixed, [(flat, pairing)]))
+    return not any(step.scope and not same_attributes(step, flat.steps[j], ours, flat) for step, j in steps)
+
+
+def counted(ours: Flat, fixed: Fixed, others: Sequence[tuple[Flat, Pairing]]) -> str:
+    """The hint for sources that differ in no more than this: how many operators in all, and what in which
+    file; empty where nothing does."""
+    operators: set[int] = set()
+    told = []
+    for flat, pairing in others:
+        attributes_of = [
+            i
+            for i, step in enumerate(ours.steps)
+            if differ.attribute_difference(ours, flat, step, flat.steps[pairing.steps[i]])
+        ]
+        weights_of = fixed.unlike(flat, pairing)
+        operators.update(attributes_of, (i for i, _ in weights_of))
+        parts = [(len(attributes_of), "attribute"), (len(weights_of), "weight")]
+        said = " and ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in parts if n)
+        told += [f"{flat.path} in {said}"] if said else []
+    if not told:
+        return ""
+    more = f" and {len(told) - FILES} more" if len(told) > FILES else ""
+    count = "one operator differs" if len(operators) == 1 else f"{len(operators)} operators differ"
+    return f"--partial merges them all the same: {count}. From {ours.path}: {', '.join(told[:FILES])}{more}."
 
 
 def _differences(ours: Flat, fixed: Fixed, others: Iterable[tuple[Flat, Pairing]]) -> Iterator[str]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.load.normal import value_type
-from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.domains import Accepts, Domains
 from netfuse_onnx.run.runtime import Array, Value
@@ -69,8 +68,12 @@ def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     first, domains = family.sources[0].graph, Domains(family)
     static: dict[str, int] = {}
     rows = []
+    edges = [family.edge(model) for model in range(family.models)]
     for name in first.inputs:
-        kinds = [_tensor(s.graph.types[pair(first.inputs, s.graph.inputs)[name]]) for s in family.sources]
+        kinds = [
+            _tensor(source.graph.types[edge.inputs[name]])
+            for source, edge in zip(family.sources, edges, strict=True)
+        ]
         dims = symbols.meet(name, [kind.dims for kind, _ in kinds], static)
         rows.append((name, *kinds[0], dims))
     specs = []

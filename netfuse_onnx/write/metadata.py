@@ -16,7 +16,7 @@ from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.storage import elements, wire
-from netfuse_onnx.types import Correspondence, Merged, Recipe
+from netfuse_onnx.types import Correspondence, Edge, Merged, Recipe
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -44,6 +44,9 @@ class Metadata:
     """SHA-256 of the target's constants, where the target is a file."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """Sizes of symbolic dimensions for which the plan was made."""
+    names: tuple[Edge, ...] | None = None
+    """Each model's own names of inputs and outputs, which the merged ones are made of; None where all have
+    the first one's, or an old version wrote the file."""
 
 
 def build(
@@ -74,6 +77,7 @@ def build(
         **({"tools": dict(tools)} if tools else {}),
         **({"constants": constants} if constants else {}),
         **({"dims": dict(dims)} if dims else {}),
+        **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
         "nodes": rows,
@@ -108,11 +112,29 @@ def read(path: str) -> Metadata:
             tools={str(name): str(found) for name, found in value.get("tools", {}).items()},
             constants=str(value.get("constants", "")),
             dims={str(name): int(size) for name, size in value.get("dims", {}).items()},
+            names=_edges(value["names"], len(value["models"])) if "names" in value else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFault(
             f"The netfuse-onnx metadata of {path} is damaged: {error!r}.", "Merge again."
         ) from error
+
+
+def _names(family: Correspondence) -> list[list[list[str]]]:
+    """The own names of each model's inputs, and of its outputs, in the order of the first model's."""
+    edges = [family.edge(model) for model in range(family.models)]
+    return [[list(edge.inputs.values()), list(edge.outputs.values())] for edge in edges]
+
+
+def _edges(names: Sequence[Sequence[Sequence[str]]], models: int) -> tuple[Edge, ...]:
+    """The edges that `_names` wrote down. Raises ValueError or TypeError where it did not write this."""
+    if len(names) != models:
+        raise ValueError(f"{len(names)} lists of names for {models} models")
+    pairs = [
+        [dict(zip(first, map(str, own), strict=True)) for first, own in zip(names[0], row, strict=True)]
+        for row in names
+    ]
+    return tuple(Edge(inputs, outputs) for inputs, outputs in pairs)
 
 
 def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) -> list[str]:
