@@ -202,7 +202,8 @@ class Correspondence:
 
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
-    `ragged` are values whose shape differs between the models by construction (--partial).
+    `ragged` are values whose shape differs between the models by construction (--partial), `least` the
+    smallest size that each of their axes has in any model, where all sizes are known.
     `believed` are types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
@@ -222,6 +223,7 @@ class Correspondence:
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     ran: Ran = Ran.NOTHING
+    least: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
     own_names: bool = True
 

@@ -50,10 +50,11 @@ class Flat:
     open_outputs: frozenset[str] = frozenset()
 
 
-def flatten(source: Source, edge: Edge) -> Flat:
+def flatten(source: Source, edge: Edge | None = None) -> Flat:
     """The source laid open, its inputs and outputs in the order of the first one's that they stand for."""
     graph: Graph = source.graph
-    inputs, outputs = tuple(edge.inputs.values()), tuple(edge.outputs.values())
+    inputs = graph.inputs if edge is None else tuple(edge.inputs.values())
+    outputs = graph.outputs if edge is None else tuple(edge.outputs.values())
     steps: list[Step] = []
     for i, node in enumerate(graph.nodes):
         if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):

@@ -14,10 +14,13 @@ from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.match.sameness import identical_attributes, same_attributes
-from netfuse_onnx.types import Correspondence, Dim, Source, ValueType
+from netfuse_onnx.match.signature import kind_text
+from netfuse_onnx.match.uniform import Twins, uniform
+from netfuse_onnx.ops.neutral import TYPING
+from netfuse_onnx.types import Correspondence, Dim, Node, Source, ValueType
 
 Other = tuple[Source, Flat, Pairing]
 
@@ -29,31 +32,93 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     """The family with its differing attributes and ragged values.
 
     A ragged value's type has only the dims that all models share. Raises NotEquivalent for what can't be
-    done once per model: a weight of another type, an attribute inside of a body.
+    done once per model: a weight or a value of another type, an attribute inside of a body.
     """
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
-    attrs = attributes(ours, others)
-    inferred = [infer(source) for source, _, _ in others]
-    types = dict(family.graph.types)
-    ragged = {name for name, found in family.weights.items() if len({w.shape for w in found}) > 1}
+    shapes = _Shapes(family, attributes(ours, others), others)
     for i, step in enumerate(ours.steps):
-        if step.scope:
-            continue
-        node = family.graph.nodes[step.main]
-        tainted = step.main in attrs or not ragged.isdisjoint(node.reads)
-        tainted |= any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
-        for k, name in enumerate(step.outs):
-            kinds = [types.get(name, ValueType())]
-            for (_, flat, pairing), source in zip(others, inferred, strict=True):
-                twins = flat.steps[pairing.steps[i]].outs
-                kinds.append(source.graph.types.get(twins[k] if k < len(twins) else "", ValueType()))
-            if name and _unequal([kind.dims for kind in kinds], tainted):
-                ragged.add(name)
-                types[name] = _common(kinds)
-    graph = replace(family.graph, types=types)
+        if not step.scope:
+            differs = any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
+            shapes.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
     said = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
-    return replace(family, graph=graph, attrs=attrs, ragged=frozenset(ragged), differences=said)
+    return replace(
+        family,
+        graph=replace(family.graph, types=shapes.types),
+        attrs=shapes.attrs,
+        ragged=frozenset(shapes.ragged),
+        least=shapes.least,
+        differences=said,
+    )
+
+
+class _Shapes:
+    """The shapes of values in all models, gathered step by step."""
+
+    def __init__(
+        self,
+        family: Correspondence,
+        attrs: Mapping[int, tuple[Mapping[str, Any], ...]],
+        others: Sequence[Other],
+    ) -> None:
+        self.family, self.attrs = family, attrs
+        self.types = dict(family.graph.types)
+        self.ragged = {name for name, w in family.weights.items() if len({part.shape for part in w}) > 1}
+        self.least: dict[str, tuple[int | None, ...]] = {}
+        self._others = [infer(source).graph.types for source, _, _ in others]
+        self._paths = [source.path for source in family.sources]
+        self._own: dict[str, list[ValueType]] = {}
+
+    def add(self, step: Step, twins: Sequence[Step], differs: bool) -> None:
+        """The outputs of a step. `differs`: it reads a weight that is unlike in shape, or decides one."""
+        node = self.family.graph.nodes[step.main]
+        tainted = differs or step.main in self.attrs or not self.ragged.isdisjoint(node.reads)
+        proven: tuple[bool, ...] | None = None
+        for k, name in enumerate(step.outs):
+            kinds = [self.types.get(name, ValueType())]
+            for types, twin in zip(self._others, twins, strict=True):
+                kinds.append(types.get(twin.outs[k] if k < len(twin.outs) else "", ValueType()))
+            self._refuse_types(name, kinds)
+            dims = [kind.dims for kind in kinds]
+            if name and _unequal(dims, tainted):
+                if proven is None and not _unequal(dims, tainted=False):
+                    proven = self._proven(node, step.main)
+                if proven is None or not proven[k] or _unequal(dims, tainted=False):
+                    self._keep_apart(name, kinds)
+
+    def _proven(self, node: Node, index: int) -> tuple[bool, ...]:
+        """For each output: True where it has one shape for a reason that inference does not see."""
+        models = self.family.models
+        attrs = self.attrs.get(index, (node.attrs,) * models)
+        kinds = {
+            name: self._own.get(name, [self.types.get(name, ValueType())] * models) for name in node.inputs
+        }
+        twins = Twins(node, attrs, kinds, self.family.weights, frozenset(self.ragged))
+        return uniform(twins, self.family.sources[0])
+
+    def _keep_apart(self, name: str, kinds: list[ValueType]) -> None:
+        self.ragged.add(name)
+        self.types[name] = _common(kinds)
+        self._own[name] = kinds
+        shapes = [kind.dims for kind in kinds if kind.dims is not None]
+        if len(shapes) == len(kinds) and len({len(dims) for dims in shapes}) == 1:
+            columns = list(zip(*shapes, strict=True))
+            self.least[name] = tuple(map(_smallest, columns))
+
+    def _refuse_types(self, name: str, kinds: Sequence[ValueType]) -> None:
+        for path, kind in zip(self._paths, kinds, strict=True):
+            if kind.dtype and kinds[0].dtype and kind.dtype != kinds[0].dtype:
+                one, two = kind_text(kinds[0]), kind_text(kind)
+                raise NotEquivalent(
+                    f"{self._paths[0]} and {path} differ at '{name}': it is {one} and {two}.",
+                    "Export all models with one precision.",
+                )
+
+
+def _smallest(sizes: Sequence[Dim]) -> int | None:
+    """The smallest of the sizes, None where one of them is not known."""
+    known = [size for size in sizes if isinstance(size, int)]
+    return min(known) if len(known) == len(sizes) else None
 
 
 def mergeable(ours: Flat, flat: Flat, pairing: Pairing) -> bool:
@@ -62,8 +127,13 @@ def mergeable(ours: Flat, flat: Flat, pairing: Pairing) -> bool:
         _same_types(ours, flat, pairing)
     except NotEquivalent:
         return False
-    steps = zip(ours.steps, pairing.steps, strict=True)
-    return not any(step.scope and not same_attributes(step, flat.steps[j], ours, flat) for step, j in steps)
+    for step, j in zip(ours.steps, pairing.steps, strict=True):
+        twin = flat.steps[j]
+        if step.scope and not same_attributes(step, twin, ours, flat):
+            return False
+        if any(step.attrs.get(name) != twin.attrs.get(name) for name in TYPING):
+            return False
+    return True
 
 
 def counted(ours: Flat, fixed: Fixed, others: Sequence[tuple[Flat, Pairing]]) -> str:

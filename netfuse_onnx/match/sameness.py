@@ -58,9 +58,12 @@ def identical_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
     return same_attributes(a, b, in_a, in_b)
 
 
-def _signature(attrs: Mapping[str, Any]) -> dict[str, Hashable]:
-    """Of an ai.onnx.ml operator: what decides the shape and the type of its outputs."""
-    counted = {name: len(value) for name, value in attrs.items() if name.startswith(("classlabels", "cats_"))}
+_COUNTED = ("classlabels", "cats_", "string_vocabulary", "int64_vocabulary")
+
+
+def table_signature(attrs: Mapping[str, Any]) -> dict[str, Hashable]:
+    """The attributes of an ai.onnx.ml operator that decide the shape and the type of its outputs."""
+    counted = {name: len(value) for name, value in attrs.items() if name.startswith(_COUNTED)}
     sized = {name: value for name, value in attrs.items() if name in ("n_targets", "targets")}
     typed = {name: True for name in attrs if name.startswith(("default_", "values_", "keys_"))}
     return {**counted, **sized, **typed}
@@ -83,7 +86,7 @@ def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
     if not step.attrs:
         return {}
     if step.domain == TABLES:
-        return _signature(step.attrs)
+        return table_signature(step.attrs)
     known = _defaults(step.op, step.domain, flat.opsets.get(step.domain, 1))
     result = {}
     for name, value in step.attrs.items():

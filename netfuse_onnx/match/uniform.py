@@ -1,0 +1,111 @@
+"""One shape for all models: told operator by operator, where the types of whole graphs leave it open.
+
+onnx's inference numbers what it does not know, so that no two unknown sizes are one. Here a single operator
+is inferred for each model with names for the sizes that it reads: one name for all models where the value has
+one shape. Its output has one shape where all answers are equal, or where the models differ in nothing that
+shapes follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from onnx import GraphProto
+
+from netfuse_onnx.load.infer import infer
+from netfuse_onnx.match.sameness import TABLES, frozen, table_signature
+from netfuse_onnx.ops import neutral, steering
+from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """One operator of all models, in the first one's names: their attributes, and what it reads."""
+
+    node: Node
+    attrs: Sequence[Mapping[str, Any]]
+    kinds: Mapping[str, Sequence[ValueType]]
+    weights: Mapping[str, tuple[Weight, ...]]
+    ragged: frozenset[str]
+
+    def weight(self, name: str, model: int) -> Weight:
+        parts = self.weights[name]
+        return parts[model] if len(parts) > 1 else parts[0]
+
+
+def uniform(twins: Twins, first: Source) -> tuple[bool, ...]:
+    """For each output: True where it has one shape in all models."""
+    node = twins.node
+    count = len(node.outputs)
+    if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):
+        return (False,) * count
+    if _alike(twins) or _one_window(twins):
+        return (True,) * count
+    told = [_inferred(twins, model, first) for model in range(len(twins.attrs))]
+    return tuple([_known(row) and len(set(row)) == 1 for row in zip(*told, strict=True)])
+
+
+def _alike(twins: Twins) -> bool:
+    """True where the models differ in nothing that a shape follows."""
+    node = twins.node
+    if not twins.ragged.isdisjoint(node.inputs):
+        return False
+    decide = table_signature if node.domain == TABLES else partial(neutral.deciding, node)
+    found = [frozen(sorted(decide(attrs).items())) for attrs in twins.attrs]
+    if any(other != found[0] for other in found[1:]):
+        return False
+    steers = [node.inputs[i] for i in steering.STEERED_BY.get(node.op, ()) if i < len(node.inputs)]
+    return not any(len(twins.weights.get(name, ())) > 1 for name in steers)
+
+
+def _one_window(twins: Twins) -> bool:
+    """True for a convolution or a pool whose window moves alike in all models."""
+    node = twins.node
+    values = [name for name in node.inputs if name and name not in twins.weights]
+    if values != [node.inputs[0]] or values[0] in twins.ragged:
+        return False
+    filters = node.inputs[1] if node.op == "Conv" else ""
+    seen = {
+        neutral.window(node, attrs, twins.weight(filters, model).shape if filters else None)
+        for model, attrs in enumerate(twins.attrs)
+    }
+    return len(seen) == 1 and None not in seen
+
+
+def _inferred(twins: Twins, model: int, first: Source) -> list[tuple[Dim, ...] | None]:
+    """The shapes of the outputs in one model, as onnx's inference tells them for this operator alone."""
+    node = replace(twins.node, attrs=twins.attrs[model], captured=())
+    reads = dict.fromkeys(filter(None, node.inputs))
+    held = {name: twins.weight(name, model) for name in reads if name in twins.weights}
+    types = {name: _named(twins, name, model) for name in reads if name not in held}
+    graph = Graph(first.graph.name, tuple(types), tuple(filter(None, node.outputs)), (node,), held, types)
+    found = infer(replace(first, graph=graph)).graph.types
+    return [found[name].dims if name in found else None for name in node.outputs]
+
+
+def _named(twins: Twins, name: str, model: int) -> ValueType:
+    """The type of a value that is read. What is unknown gets a name: the same in all models, or its own."""
+    kind = twins.kinds[name][model]
+    own = name in twins.ragged
+    mark = f" of {model}" if own else ""
+
+    def called(axis: int, dim: Dim) -> Dim:
+        if isinstance(dim, int):
+            return dim
+        unknown = own or dim is None or str(dim).startswith("unk__")
+        return f"axis {axis} of {name}{mark}" if unknown else dim
+
+    if kind.dims is None:
+        return kind
+    return replace(kind, dims=tuple(called(axis, dim) for axis, dim in enumerate(kind.dims)))
+
+
+def _known(shapes: Sequence[tuple[Dim, ...] | None]) -> bool:
+    """True where every size has a number, or a name that was given to it."""
+    return all(
+        dims is not None and all(isinstance(d, int) or (d and not d.startswith("unk__")) for d in dims)
+        for dims in shapes
+    )
