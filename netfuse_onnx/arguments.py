@@ -53,9 +53,9 @@ def shared_inputs(share: Sequence[str], family: Correspondence) -> frozenset[str
     for given in share:
         meant = {n for m in range(family.models) for n in known if family.edge(m).inputs[n] == given}
         if given not in known and len(meant) != 1:
-            said = f"stands for several inputs: {', '.join(sorted(meant))}" if meant else "is no input"
+            also = f", and in other models it is {' and '.join(map(repr, sorted(meant)))}" if meant else ""
             raise UsageFault(
-                f"{family.sources[0].path} has no input {given!r} to share; in the other models it {said}.",
+                f"{family.sources[0].path} has no input {given!r} to share{also}.",
                 f"Its inputs are: {', '.join(known)}.",
             )
         found.add(given if given in known else meant.pop())

@@ -118,8 +118,8 @@ MUTATIONS = (
     mutation(
         "first-model-decides-dims",
         "netfuse_onnx/match/signature.py",
-        "dims.append(b if isinstance(b, int) else a)",
-        "dims.append(a)",
+        "dims = [b if isinstance(b, int) else a for a, b",
+        "dims = [a for a, b",
         "test_match.py::test_static_dims_win",
     ),
     mutation(
