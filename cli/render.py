@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from netfuse_onnx.errors import NetfuseError
-from netfuse_onnx.labels import NameRow
+from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
@@ -166,21 +166,11 @@ def _lowered(lowered: Lowered, console: Console) -> None:
 
 def _names(rows: Sequence[NameRow], console: Console) -> None:
     """The merged names and whose they are: a line each, or one for all models where they use one name."""
-    groups: dict[tuple[str, int], list[NameRow]] = {}
-    seen: dict[tuple[str, str], int] = {}
-    for row in rows:
-        at = seen[row.what, row.model] = seen.get((row.what, row.model), 0) + 1
-        groups.setdefault((row.what, at), []).append(row)
-    lines = []
-    for (what, _), group in groups.items():
-        if len({row.own for row in group}) == 1:
-            lines.append((what, "every", group[0].own, _some(list(dict.fromkeys(r.merged for r in group)))))
-        else:
-            lines += [(what, row.model, row.own, row.merged) for row in group]
+    lines = grouped(rows)
     if lines:
         table = _table(console, "", "model", "its name", "in the merged model")
-        for line in lines[:NAMES]:
-            table.add_row(*map(_text, line))
+        for what, model, own, merged in lines[:NAMES]:
+            table.add_row(_text(what), _text(model), _text(own), _text(_some(merged)))
         console.print(table)
     if len(lines) > NAMES:
         _line(console, f"and {len(lines) - NAMES} more names, see --json")

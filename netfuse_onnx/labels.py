@@ -6,7 +6,8 @@ the first model's names. An input that is fed once has the first model's name, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.types import Correspondence, Edge
@@ -67,3 +68,23 @@ class Labels:
 
     def _label(self, model: int, name: str, own: Mapping[str, str]) -> str:
         return name if self.io == "stacked" else f"{self.models[model]}/{own[name]}"
+
+
+Line = tuple[str, str, str, Sequence[str]]
+"""What it is, whose, its own name, and its names in the merged model."""
+
+
+def grouped(rows: Sequence[NameRow]) -> list[Line]:
+    """A line for each row, or one for `every` model where all use one name."""
+    groups: dict[tuple[str, int], list[NameRow]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        groups.setdefault((row.what, seen[row.what, row.model]), []).append(row)
+        seen[row.what, row.model] += 1
+    lines: list[Line] = []
+    for (what, _), group in groups.items():
+        if len({row.own for row in group}) == 1:
+            lines.append((what, "every", group[0].own, list(dict.fromkeys(row.merged for row in group))))
+        else:
+            lines += [(what, row.model, row.own, [row.merged]) for row in group]
+    return lines

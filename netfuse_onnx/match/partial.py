@@ -18,7 +18,7 @@ from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.match.sameness import identical_attributes, same_attributes
 from netfuse_onnx.match.signature import kind_text
-from netfuse_onnx.match.uniform import Twins, uniform
+from netfuse_onnx.match.uniform import Dims, Told, Twins, shapes
 from netfuse_onnx.ops.neutral import TYPING
 from netfuse_onnx.types import Correspondence, Dim, Node, Source, ValueType
 
@@ -36,18 +36,18 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     """
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
-    shapes = _Shapes(family, attributes(ours, others), others)
+    found = _Shapes(family, attributes(ours, others), others)
     for i, step in enumerate(ours.steps):
         if not step.scope:
             differs = any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
-            shapes.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
+            found.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
     said = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
     return replace(
         family,
-        graph=replace(family.graph, types=shapes.types),
-        attrs=shapes.attrs,
-        ragged=frozenset(shapes.ragged),
-        least=shapes.least,
+        graph=replace(family.graph, types=found.types),
+        attrs=found.attrs,
+        ragged=frozenset(found.ragged),
+        least=found.least,
         differences=said,
     )
 
@@ -68,42 +68,60 @@ class _Shapes:
         self._others = [infer(source).graph.types for source, _, _ in others]
         self._paths = [source.path for source in family.sources]
         self._own: dict[str, list[ValueType]] = {}
+        fed = [family.graph.types[name].dims or () for name in family.graph.inputs]
+        self._symbols = {dim for dims in fed for dim in dims if isinstance(dim, str)}
 
     def add(self, step: Step, twins: Sequence[Step], differs: bool) -> None:
         """The outputs of a step. `differs`: it reads a weight that is unlike in shape, or decides one."""
         node = self.family.graph.nodes[step.main]
         tainted = differs or step.main in self.attrs or not self.ragged.isdisjoint(node.reads)
-        proven: tuple[bool, ...] | None = None
+        told: tuple[Told, ...] = ()
         for k, name in enumerate(step.outs):
             kinds = [self.types.get(name, ValueType())]
             for types, twin in zip(self._others, twins, strict=True):
                 kinds.append(types.get(twin.outs[k] if k < len(twin.outs) else "", ValueType()))
             self._refuse_types(name, kinds)
             dims = [kind.dims for kind in kinds]
-            if name and _unequal(dims, tainted):
-                if proven is None and not _unequal(dims, tainted=False):
-                    proven = self._proven(node, step.main)
-                if proven is None or not proven[k] or _unequal(dims, tainted=False):
-                    self._keep_apart(name, kinds)
+            if name and self._unequal(dims, tainted):
+                told = told or shapes(self._twins(node, step.main), self.family.sources[0])
+                if not told[k].uniform or self._unequal(dims, tainted=False):
+                    self._keep_apart(name, kinds, told[k])
 
-    def _proven(self, node: Node, index: int) -> tuple[bool, ...]:
-        """For each output: True where it has one shape for a reason that inference does not see."""
+    def _twins(self, node: Node, index: int) -> Twins:
         models = self.family.models
         attrs = self.attrs.get(index, (node.attrs,) * models)
         kinds = {
             name: self._own.get(name, [self.types.get(name, ValueType())] * models) for name in node.inputs
         }
-        twins = Twins(node, attrs, kinds, self.family.weights, frozenset(self.ragged))
-        return uniform(twins, self.family.sources[0])
+        return Twins(node, attrs, kinds, self.family.weights, frozenset(self.ragged), self._symbols)
 
-    def _keep_apart(self, name: str, kinds: list[ValueType]) -> None:
+    def _keep_apart(self, name: str, kinds: list[ValueType], told: Told) -> None:
         self.ragged.add(name)
         self.types[name] = _common(kinds)
-        self._own[name] = kinds
-        shapes = [kind.dims for kind in kinds if kind.dims is not None]
-        if len(shapes) == len(kinds) and len({len(dims) for dims in shapes}) == 1:
-            columns = list(zip(*shapes, strict=True))
-            self.least[name] = tuple(map(_smallest, columns))
+        self._own[name] = [_better(kind, dims) for kind, dims in zip(kinds, told.dims, strict=True)]
+        sizes = [kind.dims for kind in kinds if kind.dims is not None]
+        if len(sizes) == len(kinds) and len({len(dims) for dims in sizes}) == 1:
+            self.least[name] = tuple(map(_smallest, zip(*sizes, strict=True)))
+
+    def _unequal(self, shapes: Sequence[Dims], tainted: bool) -> bool:
+        """Whether the shapes may differ. `tainted`: something that the node depends on does, so what is not
+        known to be equal counts as unequal."""
+        first = shapes[0]
+        for other in shapes[1:]:
+            if first is None or other is None:
+                if tainted:
+                    return True
+            elif len(first) != len(other) or any(
+                self._apart(a, b, tainted) for a, b in zip(first, other, strict=True)
+            ):
+                return True
+        return False
+
+    def _apart(self, a: Dim, b: Dim, tainted: bool) -> bool:
+        """A name means the same size in all models only where it is one of the inputs'."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a != b
+        return tainted and (a not in self._symbols or a != b)
 
     def _refuse_types(self, name: str, kinds: Sequence[ValueType]) -> None:
         for path, kind in zip(self._paths, kinds, strict=True):
@@ -113,6 +131,13 @@ class _Shapes:
                     f"{self._paths[0]} and {path} differ at '{name}': it is {one} and {two}.",
                     "Export all models with one precision.",
                 )
+
+
+def _better(kind: ValueType, told: Dims) -> ValueType:
+    """A type with the sizes that were told of it, and the numbers that it has besides."""
+    if told is None or kind.dims is None or len(told) != len(kind.dims):
+        return kind if told is None else replace(kind, dims=told)
+    return replace(kind, dims=tuple(b if b is not None else a for a, b in zip(kind.dims, told, strict=True)))
 
 
 def _smallest(sizes: Sequence[Dim]) -> int | None:
@@ -203,28 +228,6 @@ def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[s
         if unlike:
             found[step.main] = (step.node.attrs, *(twin.node.attrs for twin in twins))
     return found
-
-
-def _unequal(shapes: Sequence[tuple[Dim, ...] | None], tainted: bool) -> bool:
-    """Whether the shapes may differ. `tainted`: something that the node depends on does, so what is not
-    known to be equal counts as unequal."""
-    first = shapes[0]
-    for other in shapes[1:]:
-        if first is None or other is None:
-            if tainted:
-                return True
-        elif len(first) != len(other) or any(
-            _apart(a, b, tainted) for a, b in zip(first, other, strict=True)
-        ):
-            return True
-    return False
-
-
-def _apart(a: Dim, b: Dim, tainted: bool) -> bool:
-    if isinstance(a, int) and isinstance(b, int):
-        return a != b
-    made_up = a is None or str(a).startswith("unk__")  # onnx's inference numbers what it doesn't know
-    return tainted and (made_up or a != b)
 
 
 def _common(kinds: Iterable[ValueType]) -> ValueType:

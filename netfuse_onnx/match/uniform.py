@@ -20,32 +20,42 @@ from netfuse_onnx.match.sameness import TABLES, frozen, table_signature
 from netfuse_onnx.ops import neutral, steering
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
 
+Dims = tuple[Dim, ...] | None
+
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """One operator of all models, in the first one's names: their attributes, and what it reads."""
+    """One operator of all models, in the first one's names: their attributes, and what it reads. `symbols`
+    are names of sizes that are equal wherever they stand; any other name says nothing."""
 
     node: Node
     attrs: Sequence[Mapping[str, Any]]
     kinds: Mapping[str, Sequence[ValueType]]
     weights: Mapping[str, tuple[Weight, ...]]
     ragged: frozenset[str]
+    symbols: set[str]
 
     def weight(self, name: str, model: int) -> Weight:
         parts = self.weights[name]
         return parts[model] if len(parts) > 1 else parts[0]
 
 
-def uniform(twins: Twins, first: Source) -> tuple[bool, ...]:
-    """For each output: True where it has one shape in all models."""
-    node = twins.node
-    count = len(node.outputs)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of one output: its shape in each model, and whether that is one shape."""
+
+    dims: Sequence[Dims]
+    uniform: bool
+
+
+def shapes(twins: Twins, first: Source) -> tuple[Told, ...]:
+    """The shapes of the outputs. Sizes that get a name here are added to the symbols."""
+    node, models = twins.node, len(twins.attrs)
     if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):
-        return (False,) * count
-    if _alike(twins) or _one_window(twins):
-        return (True,) * count
-    told = [_inferred(twins, model, first) for model in range(len(twins.attrs))]
-    return tuple([_known(row) and len(set(row)) == 1 for row in zip(*told, strict=True)])
+        return (Told((None,) * models, uniform=False),) * len(node.outputs)
+    alike = _alike(twins) or _one_window(twins)
+    rows = list(zip(*(_inferred(twins, model, first) for model in range(models)), strict=True))
+    return tuple([Told(row, alike or (_known(row) and len(set(row)) == 1)) for row in rows])
 
 
 def _alike(twins: Twins) -> bool:
@@ -75,7 +85,7 @@ def _one_window(twins: Twins) -> bool:
     return len(seen) == 1 and None not in seen
 
 
-def _inferred(twins: Twins, model: int, first: Source) -> list[tuple[Dim, ...] | None]:
+def _inferred(twins: Twins, model: int, first: Source) -> list[Dims]:
     """The shapes of the outputs in one model, as onnx's inference tells them for this operator alone."""
     node = replace(twins.node, attrs=twins.attrs[model], captured=())
     reads = dict.fromkeys(filter(None, node.inputs))
@@ -83,29 +93,30 @@ def _inferred(twins: Twins, model: int, first: Source) -> list[tuple[Dim, ...] |
     types = {name: _named(twins, name, model) for name in reads if name not in held}
     graph = Graph(first.graph.name, tuple(types), tuple(filter(None, node.outputs)), (node,), held, types)
     found = infer(replace(first, graph=graph)).graph.types
-    return [found[name].dims if name in found else None for name in node.outputs]
+    return [_trusted(found[name].dims, twins) if name in found else None for name in node.outputs]
 
 
 def _named(twins: Twins, name: str, model: int) -> ValueType:
-    """The type of a value that is read. What is unknown gets a name: the same in all models, or its own."""
+    """The type of a value that is read. A size that is unknown gets a name: one in all models, or its own."""
     kind = twins.kinds[name][model]
-    own = name in twins.ragged
-    mark = f" of {model}" if own else ""
+    mark = f" of model {model}" if name in twins.ragged else ""
 
     def called(axis: int, dim: Dim) -> Dim:
-        if isinstance(dim, int):
+        if isinstance(dim, int) or dim in twins.symbols:
             return dim
-        unknown = own or dim is None or str(dim).startswith("unk__")
-        return f"axis {axis} of {name}{mark}" if unknown else dim
+        fresh = f"axis {axis} of {name}{mark}"
+        twins.symbols.add(fresh)
+        return fresh
 
     if kind.dims is None:
         return kind
     return replace(kind, dims=tuple(called(axis, dim) for axis, dim in enumerate(kind.dims)))
 
 
-def _known(shapes: Sequence[tuple[Dim, ...] | None]) -> bool:
-    """True where every size has a number, or a name that was given to it."""
-    return all(
-        dims is not None and all(isinstance(d, int) or (d and not d.startswith("unk__")) for d in dims)
-        for dims in shapes
-    )
+def _trusted(dims: Dims, twins: Twins) -> Dims:
+    """The sizes, None where one has a name that onnx made up."""
+    return dims and tuple([dim if isinstance(dim, int) or dim in twins.symbols else None for dim in dims])
+
+
+def _known(shapes: Sequence[Dims]) -> bool:
+    return all(dims is not None and None not in dims for dims in shapes)

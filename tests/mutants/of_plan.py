@@ -62,7 +62,7 @@ MUTATIONS = (
     mutation(
         "nothing-is-ragged",
         "netfuse_onnx/plan/offers.py",
-        "if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, found.ragged):",
+        "if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, open_):",
         "if False:",
         "test_pins_plan.py::test_a_symbol_of_an_inner_value_is_no_common_size[k]",
     ),
