@@ -196,6 +196,18 @@ def test_inputs_that_nothing_reads(tmp_path: Path) -> None:
     assert "'idle' of a is 'q' of b, 'y' of a is 'p' of b." in " ".join(report.warnings)
 
 
+def test_one_input_is_never_two_of_another_model(tmp_path: Path) -> None:
+    text = "g (float[n, 4] {0}, float[n, 4] {1}) => (float[n, 4] z) {{ z = Sub({2}, {3}) }}"
+    for one, two in (
+        (("x", "y", "x", "y"), ("p", "q", "p", "p")),
+        (("x", "y", "x", "x"), ("p", "q", "p", "q")),
+    ):
+        with pytest.raises(NotEquivalent):
+            netfuse_onnx.merge(
+                files(tmp_path, text.format(*one), text.format(*two)), str(tmp_path / "m.onnx")
+            )
+
+
 def test_many_models_with_names_of_their_own(tmp_path: Path) -> None:
     text = (
         "g (float[n, 4] {0}, float[n, 4] {1}) => (float[n, 4] {2}) {{ h = MatMul({0}, w) {2} = Sub(h, {1}) }}"
