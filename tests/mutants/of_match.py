@@ -127,7 +127,7 @@ MUTATIONS = (
         "netfuse_onnx/match/pairing.py",
         "alike = {name for name in set(first) & set(other) if fits(name, name)}",
         "alike = set[str]()",
-        "test_match.py::test_inputs_pair_by_name_then_by_position",
+        "test_names.py::test_pairs_are_a_bijection_names_first",
     ),
     mutation(
         "partial-unknown-shapes-are-equal",
