@@ -288,6 +288,18 @@ def test_sizes_that_a_later_operator_forgets(tmp_path: Path) -> None:
     ]
 
 
+def test_sizes_that_are_computed_from_what_differs(tmp_path: Path) -> None:
+    """Where a target is computed, nothing is known of the shapes, also where two models have the same."""
+    text = """g (float[n0, m0] x) => (float[p] y) <int64[1] two = {2}, int64[1] rest = {-1}, int64 zero = {0}> {
+        a = Mul(two, k) to = Concat<axis = 0>(rest, a) h = Reshape(x, to) s = Softmax<axis = 1>(h)
+        y = ReduceMax<axes = [0], keepdims = 0>(s) }"""
+    constants = [{"k": [1]}, {"k": [1]}, {"k": [3]}]
+    paths = files(tmp_path, text, [{}, {}, {}], constants)
+    report = merged(tmp_path, paths, dims={"n0": 6, "m0": 12})
+    became = {row.op: row.became for row in report.lowered.nodes}
+    assert {became[op] for op in ("Reshape", "Softmax", "ReduceMax")} == {"replicated"}
+
+
 def test_a_type_that_differs_is_refused(tmp_path: Path) -> None:
     text = "g (float[n, 4] x) => (float[n, 4] y) {{ h = Cast<to = {}>(x) k = Exp(h) y = Cast<to = 1>(k) }}"
     paths = [

@@ -68,6 +68,7 @@ class _Shapes:
         self._others = [infer(source).graph.types for source, _, _ in others]
         self._paths = [source.path for source in family.sources]
         self._own: dict[str, list[ValueType]] = {}
+        self._groups: dict[str, Sequence[int]] = {}
         fed = [family.graph.types[name].dims or () for name in family.graph.inputs]
         self._symbols = {dim for dims in fed for dim in dims if isinstance(dim, str)}
 
@@ -93,11 +94,12 @@ class _Shapes:
         kinds = {
             name: self._own.get(name, [self.types.get(name, ValueType())] * models) for name in node.inputs
         }
-        return Twins(node, attrs, kinds, self.family.weights, frozenset(self.ragged), self._symbols)
+        return Twins(node, attrs, kinds, self.family.weights, self._groups, self._symbols)
 
     def _keep_apart(self, name: str, kinds: list[ValueType], told: Told) -> None:
         self.ragged.add(name)
         self.types[name] = _common(kinds)
+        self._groups[name] = told.group
         self._own[name] = [_better(kind, dims) for kind, dims in zip(kinds, told.dims, strict=True)]
         sizes = [kind.dims for kind in kinds if kind.dims is not None]
         if len(sizes) == len(kinds) and len({len(dims) for dims in sizes}) == 1:

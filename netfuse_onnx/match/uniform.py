@@ -8,7 +8,7 @@ shapes follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,19 +20,23 @@ from netfuse_onnx.match.sameness import TABLES, frozen, table_signature
 from netfuse_onnx.ops import neutral, steering
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
 
+INTEGERS = frozenset({6, 7})
+"""INT32 and INT64 of onnx.TensorProto, in which sizes, axes and bounds are given."""
+
 Dims = tuple[Dim, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """One operator of all models, in the first one's names: their attributes, and what it reads. `symbols`
+    """One operator of all models, in the first one's names: their attributes, and what it reads. `groups`: of
+    each value whose shape may differ, by model, the first model that is known to have the same. `symbols`
     are names of sizes that are equal wherever they stand; any other name says nothing."""
 
     node: Node
     attrs: Sequence[Mapping[str, Any]]
     kinds: Mapping[str, Sequence[ValueType]]
     weights: Mapping[str, tuple[Weight, ...]]
-    ragged: frozenset[str]
+    groups: Mapping[str, Sequence[int]]
     symbols: set[str]
 
     def weight(self, name: str, model: int) -> Weight:
@@ -42,26 +46,49 @@ class Twins:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is known of one output: its shape in each model, and whether that is one shape."""
+    """What is known of one output: its shape in each model, the first model that has the same, and whether
+    all have one shape."""
 
     dims: Sequence[Dims]
+    group: Sequence[int]
     uniform: bool
 
 
 def shapes(twins: Twins, first: Source) -> tuple[Told, ...]:
     """The shapes of the outputs. Sizes that get a name here are added to the symbols."""
-    node, models = twins.node, len(twins.attrs)
+    node, models = twins.node, range(len(twins.attrs))
     if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):
-        return (Told((None,) * models, uniform=False),) * len(node.outputs)
-    alike = _alike(twins) or _one_window(twins)
-    rows = list(zip(*(_inferred(twins, model, first) for model in range(models)), strict=True))
-    return tuple([Told(row, alike or (_known(row) and len(set(row)) == 1)) for row in rows])
+        return (Told([None for _ in models], models, uniform=False),) * len(node.outputs)
+    fed = {name for name in node.inputs if name not in twins.weights}
+    if steering.ragged(node, fed, frozenset()):  # by values that nothing here knows
+        group = list(models)
+    else:
+        keys = [_key(twins, model) for model in models]
+        group = [keys.index(key) for key in keys]
+    told = {model: _inferred(twins, model, first) for model in sorted(set(group))}
+    alike = len(told) == 1 or _alike(twins) or _one_window(twins)
+    rows = [[told[model][k] for model in group] for k in range(len(node.outputs))]
+    return tuple([Told(row, group, alike or (_known(row) and len(set(row)) == 1)) for row in rows])
+
+
+def _key(twins: Twins, model: int) -> Hashable:
+    """All that the shapes of a model's outputs follow from."""
+    node = twins.node
+    reads: list[Hashable] = []
+    for k, name in enumerate(node.inputs):
+        if name in twins.weights:
+            weight = twins.weight(name, model)
+            steers = weight.dtype in INTEGERS or k in steering.STEERED_BY.get(node.op, ())
+            reads.append((weight.dtype, weight.shape, weight.data if steers else None))
+        else:
+            reads.append(_named(twins, name, model).dims if name else None)
+    return (frozen(sorted(twins.attrs[model].items())), *reads)
 
 
 def _alike(twins: Twins) -> bool:
     """True where the models differ in nothing that a shape follows."""
     node = twins.node
-    if not twins.ragged.isdisjoint(node.inputs):
+    if any(name in twins.groups or _unlike(twins, name) for name in node.inputs):
         return False
     decide = table_signature if node.domain == TABLES else partial(neutral.deciding, node)
     found = [frozen(sorted(decide(attrs).items())) for attrs in twins.attrs]
@@ -71,11 +98,16 @@ def _alike(twins: Twins) -> bool:
     return not any(len(twins.weights.get(name, ())) > 1 for name in steers)
 
 
+def _unlike(twins: Twins, name: str) -> bool:
+    """True for a weight whose shapes differ."""
+    return len({weight.shape for weight in twins.weights.get(name, ())}) > 1
+
+
 def _one_window(twins: Twins) -> bool:
     """True for a convolution or a pool whose window moves alike in all models."""
     node = twins.node
     values = [name for name in node.inputs if name and name not in twins.weights]
-    if values != [node.inputs[0]] or values[0] in twins.ragged:
+    if values != [node.inputs[0]] or values[0] in twins.groups:
         return False
     filters = node.inputs[1] if node.op == "Conv" else ""
     seen = {
@@ -99,7 +131,7 @@ def _inferred(twins: Twins, model: int, first: Source) -> list[Dims]:
 def _named(twins: Twins, name: str, model: int) -> ValueType:
     """The type of a value that is read. A size that is unknown gets a name: one in all models, or its own."""
     kind = twins.kinds[name][model]
-    mark = f" of model {model}" if name in twins.ragged else ""
+    mark = f" of model {twins.groups[name][model]}" if name in twins.groups else ""
 
     def called(axis: int, dim: Dim) -> Dim:
         if isinstance(dim, int) or dim in twins.symbols:

@@ -181,7 +181,7 @@ MUTATIONS = (
     mutation(
         "ragged-sizes-have-one-name",
         "netfuse_onnx/match/uniform.py",
-        'mark = f" of model {model}" if name in twins.ragged else ""',
+        'mark = f" of model {twins.groups[name][model]}" if name in twins.groups else ""',
         'mark = ""',
         "test_partial.py::test_what_may_have_other_shapes_stays_apart",
     ),
