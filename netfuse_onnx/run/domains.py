@@ -46,6 +46,8 @@ TABLES: Mapping[str, tuple[tuple[int, int, str | int], ...]] = {
 }
 """Operator -> (input that holds indices, input that they index, axis that they count along). The axis is a
 number, an attribute, or TUPLES: rows of indices for several axes. RotaryEmbedding is in `_tables`."""
+FLOATS = frozenset({1, 10, 11, 16})
+"""FLOAT, FLOAT16, DOUBLE and BFLOAT16 of onnx.TensorProto."""
 ALPHABET = 4096
 """Most elements of a constant that is read, such as the classes of a one-hot."""
 CHOICES = 8
@@ -66,9 +68,11 @@ class Accepts:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A value as the input tells it: `scale` times an element, plus something between `least` and `most`."""
+    """A value as the input tells it: `scale` times an element, plus something between `least` and `most`.
+    `whole`: all elements are there, as they are."""
 
     name: str
+    whole: bool = True
     scale: Fraction = Fraction(1)
     least: Fraction = Fraction(0)
     most: Fraction = Fraction(0)
@@ -107,13 +111,14 @@ class Domains:
         if any("mask" in own for own in called):
             return Accepts(mask=True)
         low, high, values = int(any("len" in own for own in called)), math.inf, set[int]()
+        floats = self.family.graph.types.get(name, ValueType()).dtype in FLOATS
         queue, seen = [_Line(name)], {_Line(name)}
         while queue:
             line = queue.pop()
             for step, i in self.readers.get(line.name, ()):
                 first, end = line.within(self._rows(step, i))
                 low, high = max(low, int(first)) if first > 0 else low, min(high, end)
-                if step.op == "Equal":
+                if step.op == "Equal" and (line.whole or not floats):
                     values |= line.equal_to(self._constants(step.ins[1 - i]))
                 if i > 0 and step.op in STEERS:
                     low = max(low, 1)
@@ -133,9 +138,10 @@ class Domains:
         """The outputs of a step that hold elements of its input `i`, maybe shifted or scaled."""
         line = replace(line, name="")
         if step.op in MIXING or (i == 0 and step.op in PLAIN | PICKING):
-            shifted = None if (step.op, i) == ("Where", 0) else line
+            whole = line.whole and step.op not in PICKING
+            shifted = None if (step.op, i) == ("Where", 0) else replace(line, whole=whole)
         else:
-            shifted = self._shifted(line, step, i)
+            shifted = self._shifted(replace(line, whole=False), step, i)
         if shifted is not None:
             yield from (replace(shifted, name=out) for out in step.outs if out)
 
@@ -160,7 +166,8 @@ class Domains:
         factor = large if step.op == "Mul" else 1 / small if small > 0 and i == 0 else Fraction(0)
         if small <= 0 or factor <= 0:
             return None
-        return _Line("", line.scale * factor, line.least * factor, line.most * factor)
+        ends = line.least * factor, line.most * factor
+        return _Line("", False, line.scale * factor, *ends)
 
     # ------------------------------------------------------------------ what bounds
 
