@@ -169,7 +169,7 @@ MUTATIONS = (
         "netfuse_onnx/match/isomorph.py",
         "return mine == its and state.inputs.get(x, y) == y and",
         "return mine == its and",
-        equivalent="the pairs that are found are tried on the graphs again, which refuse them",
+        equivalent="The pairs that are found are tried on the graphs again, which refuse them.",
     ),
     mutation(
         "crossed-names-are-no-hint",
