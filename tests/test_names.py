@@ -239,6 +239,30 @@ def test_sequences_keep_their_names(tmp_path: Path) -> None:
     assert (rows["b", "input", "s"], rows["b", "output", "two"]) == ("b/s", "b/two")
 
 
+def test_maps_and_optionals_keep_their_names(tmp_path: Path) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>'
+    maps = """g (float[n, 3] {0}) => (seq(map(int64, float)) {1}) {{ s = Softmax({0})
+        {1} = ai.onnx.ml.ZipMap<classlabels_int64s = [5, 6, 7]>(s) }}"""
+    some = (
+        "g (optional(float[n, 3]) {0}) => (float[n, 3] {1}) {{ v = OptionalGetElement({0}) {1} = Relu(v) }}"
+    )
+    for text in (maps, some):
+        paths = [
+            save(tmp_path / f"{model}.onnx", onnx.parser.parse_model(head + text.format(*names)))
+            for model, names in (("a", ("x", "y")), ("b", ("features", "result")))
+        ]
+        out = str(tmp_path / "m.onnx")
+        report = netfuse_onnx.merge(paths, out)
+        assert report.proof is not None and report.proof.ok
+        assert [info.name for info in session(out).get_inputs()] == ["a/x", "b/features"]
+        merged, x = session(out), np.arange(6, dtype=np.float32).reshape(2, 3)
+        results = merged.run(["a/y", "b/result"], {"a/x": x, "b/features": -x})
+        for got, path, fed in zip(results, paths, ({"x": x}, {"features": -x}), strict=True):
+            right_one = session(path).run(None, fed)[0]
+            same = np.array_equal(got, right_one) if isinstance(got, np.ndarray) else got == right_one
+            assert same
+
+
 def test_an_input_that_is_an_output_keeps_its_name(tmp_path: Path) -> None:
     text = "g (float[n, 4] {0}, float[n, 4] {1}) => (float[n, 4] {0}, float[n, 4] z) {{ z = Sub({0}, {1}) }}"
     report = right(tmp_path, files(tmp_path, text.format("x", "y"), text.format("state", "y")))
