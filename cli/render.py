@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
@@ -22,6 +23,9 @@ Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport
 
 WIDTH = 1000
 """Columns where the output is no terminal: a line that is folded there is a line that grep misses."""
+
+NAMES = 40
+"""How many lines of names are printed; --json has them all."""
 
 REASONS = 10
 """How many reasons for replication are printed; --json and inspect have them all."""
@@ -46,6 +50,7 @@ def merge(report: MergeReport, console: Console) -> None:
         f"{report.out}: {len(report.models)} models ({_some(report.models)}) in one, {_bytes(report.size)}",
     )
     _lowered(report.lowered, console)
+    _names(report.names, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]
         _line(
@@ -77,6 +82,7 @@ def inspect(report: InspectReport, console: Console) -> None:
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
     _line(console, f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     _lowered(report.lowered, console)
+    _names(report.names, console)
     nodes = _table(console, "node", "operator", "became", "how")
     for row in report.lowered.nodes:
         nodes.add_row(_text(row.name), _text(row.op), _text(row.became), _text(_how(row)))
@@ -117,6 +123,18 @@ def _lowered(lowered: Lowered, console: Console) -> None:
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         _line(console, f"Note: {note}")
+
+
+def _names(rows: Sequence[NameRow], console: Console) -> None:
+    """The merged names and whose they are: a line each, or one for all models where they use one name."""
+    lines = grouped(rows)
+    if lines:
+        table = _table(console, "", "model", "its name", "in the merged model")
+        for what, model, own, merged in lines[:NAMES]:
+            table.add_row(_text(what), _text(model), _text(own), _text(_some(merged)))
+        console.print(table)
+    if len(lines) > NAMES:
+        _line(console, f"and {len(lines) - NAMES} more names, see --json")
 
 
 def _predicted(lowered: Lowered, console: Console) -> None:

@@ -16,6 +16,7 @@ from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments, checked, refusals, sources, wording
 from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Lowered
@@ -41,7 +42,7 @@ from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.types import Correspondence, Merged, Ran, Source
+from netfuse_onnx.types import Correspondence, Edge, Merged, Ran, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -100,14 +101,14 @@ def merge(
         matching = functools.partial(_matched, partial=partial, libraries=libraries, target=target)
         with checked.explained(models, labels, matching, exact=not partial):
             family = matching(models, labels)
-        once = arguments.shared_inputs(share, family.graph.inputs, paths[0])
+        once = arguments.shared_inputs(share, family)
         dims = proof.get("dims", {})
         merged = _lowered(family, io=io, share=once, target=target, dims=dims)
         answer = _answer(out, family, merged, io=io, share=once, target=target)
         if strict:
             refusals.replicated(answer)
         about = functools.partial(
-            metadata.build, family, merged, io=io, share=share, target=target, partial=partial,
+            metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
             tools=again.tools(family), constants=again.constants(target), dims=dims,
         )  # fmt: skip
         with writer.stage(
@@ -120,7 +121,7 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                proved = _proved(staged, out, merged, family, options, progress)
+                proved = _proved(staged, out, merged, family, replace(options, share=once), progress)
                 answer = answer.proved(dataclasses.replace(proved, strict=strict))
                 refusals.unproved(answer)
             staged.commit()
@@ -217,6 +218,7 @@ def inspect(merged: str) -> InspectReport:
         target=known.target,
         lowered=known.lowered,
         weights=len(known.weights),
+        names=tuple(Labels(known.models, known.names or (), known.io, frozenset(known.share)).rows()),
     )
 
 
@@ -245,7 +247,8 @@ def _known(
         )
     models = sources.read(paths)
     with Digests(models) as digests:
-        family = _matched(models, known.models, known.partial, libraries, known.target)
+        family = _matched(models, known.models, known.partial, libraries, known.target, known.names)
+        family = replace(family, own_names=known.names is not None)
         metadata.fitting(known, family, merged)
         options = options.remembering(known.dims, family)
         return known, options, family, metadata.strangers(known, paths, digests.result())
@@ -257,6 +260,7 @@ def _matched(
     partial: bool,
     libraries: tuple[str, ...] = (),
     target: str = "generic",
+    named: Sequence[Edge] | None = None,
 ) -> Correspondence:
     """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
     groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
@@ -268,7 +272,7 @@ def _matched(
         ran = Ran.TOLD if found else Ran.FAILED
         return found
 
-    family = sound(fold(match(models, names, partial=partial, complete=complete)))
+    family = sound(fold(match(models, names, partial=partial, complete=complete, named=named)))
     return replace(family if target == "cuda" else integers(family), ran=ran)
 
 
@@ -314,6 +318,7 @@ def _answer(
         target=target,
         lowered=Lowered.read(merged.report),
         distinct_bytes=weights.stored(merged.model),
+        names=tuple(Labels.of(family, io, share).rows()),
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),

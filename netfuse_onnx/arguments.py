@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.types import Correspondence
 
 CHOICES = {
     "io": ("separate", "stacked"),
@@ -45,14 +46,20 @@ def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str,
     return tuple(names)
 
 
-def shared_inputs(share: Sequence[str], known: Sequence[str], path: str) -> frozenset[str]:
-    """The inputs fed once; all of them exist."""
-    for name in share:
-        if name not in known:
+def shared_inputs(share: Sequence[str], family: Correspondence) -> frozenset[str]:
+    """The inputs fed once, by the first model's names; any model's name of an input may be given."""
+    known = family.graph.inputs
+    found = set[str]()
+    for given in share:
+        meant = {n for m in range(family.models) for n in known if family.edge(m).inputs[n] == given}
+        if given not in known and len(meant) != 1:
+            also = f", and in other models it is {' and '.join(map(repr, sorted(meant)))}" if meant else ""
             raise UsageFault(
-                f"{path} has no input {name!r} to share.", f"Its inputs are: {', '.join(known)}."
+                f"{family.sources[0].path} has no input {given!r} to share{also}.",
+                f"Its inputs are: {', '.join(known)}.",
             )
-    return frozenset(share)
+        found.add(given if given in known else meant.pop())
+    return frozenset(found)
 
 
 def dimensions(pairs: Sequence[str]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
+from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
 from netfuse_onnx.types import Producer
@@ -139,6 +140,7 @@ class MergeReport(Report):
     share: tuple[str, ...]
     target: str
     lowered: Lowered
+    names: tuple[NameRow, ...] = ()
     symbols: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     size: int = 0
@@ -268,6 +270,7 @@ class InspectReport(Report):
     target: str
     lowered: Lowered
     weights: int = 0
+    names: tuple[NameRow, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -203,16 +203,27 @@ class Ran(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """The inputs and outputs of one model: the first model's name of each -> the model's own."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Correspondence:
     """N equivalent sources, expressed in the names of the first.
 
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
-    `ragged` are values whose shape differs between the models by construction (--partial).
+    `ragged` are values whose shape differs between the models by construction (--partial), `least` the
+    smallest size that each of their axes has in any model, where all sizes are known.
     `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
     types of values that hold in every run (plan/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
+    `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
+    them; files of old versions have the first model's names for all.
     """
 
     sources: tuple[Source, ...]
@@ -228,14 +239,24 @@ class Correspondence:
     warnings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     ran: Ran = Ran.NOTHING
+    least: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    edges: tuple[Edge, ...] = ()
+    own_names: bool = True
 
     @property
     def models(self) -> int:
         return len(self.sources)
 
-    def edge(self, name: str) -> ValueType:
+    def edge_type(self, name: str) -> ValueType:
         """The type of a graph input or output of one model, as it is declared."""
         return self.declared.get(name) or self.graph.types[name]
+
+    def edge(self, model: int) -> Edge:
+        """The names of a model's inputs and outputs, by the first model's."""
+        if self.edges:
+            return self.edges[model]
+        first = self.sources[0].graph
+        return Edge({name: name for name in first.inputs}, {name: name for name in first.outputs})
 
 
 # --------------------------------------------------------------------------- plan

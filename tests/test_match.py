@@ -154,7 +154,11 @@ def test_inputs_pair_by_name_then_by_position(tmp_path: Path) -> None:
     text = "g (float[2,4] {0}, float[2,4] {1}) => (float[2,4] y) {{ y = Sub({2}, {3}) }}"
     assert family(tmp_path, [text.format("a", "b", "a", "b"), text.format("b", "a", "a", "b")]).models == 2
     assert family(tmp_path, [text.format("a", "b", "a", "b"), text.format("p", "q", "p", "q")]).models == 2
-    refused(tmp_path, [text.format("a", "b", "a", "b"), text.format("p", "q", "q", "p")])
+    found = family(tmp_path, [text.format("a", "b", "a", "b"), text.format("p", "q", "q", "p")])
+    assert found.edge(1).inputs == {"a": "q", "b": "p"}, "no name in common: the graphs decide"
+    with pytest.raises(NotEquivalent) as caught:
+        family(tmp_path, [text.format("a", "b", "a", "b"), text.format("a", "b", "b", "a")])
+    assert "m0.onnx does what 'b' of " in caught.value.hint, "a name in common is never another input"
 
 
 def test_static_dims_win(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The edge of the merged graph: what it is fed and what it gives, by I/O mode.
 
-separate: input x of model a is `a/x`, output y is `a/y`, with the source's types. stacked: the source's
+separate: input x of model a is `a/x`, output y is `a/y`, with the source's types. stacked: the first source's
 names, one leading axis of size N. A shared input keeps its name, shape and type and is fed once.
 """
 
@@ -13,6 +13,7 @@ import onnx
 
 from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.errors import NotStackable, UsageFault
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Dim, Layout, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
@@ -30,6 +31,7 @@ class Boundary:
         self.ragged = ragged
         self.stacked = io == "stacked"
         self.share = share
+        self.labels = Labels.of(corr, io, share)
         unknown = share - set(corr.graph.inputs)
         if unknown:
             raise UsageFault(
@@ -37,6 +39,7 @@ class Boundary:
                 f"Its inputs are: {', '.join(corr.graph.inputs)}.",
             )
         self._refuse_unstackable()
+        self._refuse_crossed()
         self._refuse_clashes()
 
     def names(self) -> set[str]:
@@ -51,7 +54,7 @@ class Boundary:
             elif self.stacked:
                 keep(name, STACKED(0), emit.input(name))
             else:
-                keep(name, PER_MODEL, tuple(emit.input(f"{model}/{name}") for model in self.corr.names))
+                keep(name, PER_MODEL, tuple(map(emit.input, self._inputs(name))))
 
     def drain(self, emit: Emitter, fetch: Fetch, made: Mapping[str, Layout]) -> None:
         """Create the graph outputs, model by model where they are separate. An input of the sources that is
@@ -65,11 +68,11 @@ class Boundary:
                 emit.output(tensor, name, itself=name in through)
             return
         columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
-        for m, model in enumerate(self.corr.names):
+        for m in range(self.corr.models):
             for name in graph.outputs:
                 held = columns[name]
                 tensor = held[m] if isinstance(held, tuple) else held
-                emit.output(tensor, f"{model}/{name}", itself=name in through)
+                emit.output(tensor, self.labels.output(m, name), itself=name in through)
 
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
         yield from self._in_order(self.corr.graph.inputs, self.share)
@@ -79,29 +82,46 @@ class Boundary:
 
     def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
         """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
-        kind = self.corr.edge
+        kind = self.corr.edge_type
         if self.stacked:
             for name in names:
                 yield value_info(name, kind(name), 0 if name in once else self.corr.models)
         elif names is self.corr.graph.inputs:
             for name in names:
-                for label in [name] if name in once else [f"{model}/{name}" for model in self.corr.names]:
+                for label in [name] if name in once else self._inputs(name):
                     yield value_info(label, kind(name))
         else:
-            for model in self.corr.names:
+            for model in range(self.corr.models):
                 for name in names:
-                    yield value_info(f"{model}/{name}", self._of_model(name, model))
+                    yield value_info(
+                        self.labels.output(model, name), self._of_model(name, self.corr.names[model])
+                    )
 
     def _of_model(self, name: str, model: str) -> ValueType:
         """The type of an output of one model. A size that may be another one in each model has a name of its
         own in each; sizes of the inputs are alike for all."""
-        kind, known = self.corr.edge(name), self.corr.graph.types[name]
+        kind, known = self.corr.edge_type(name), self.corr.graph.types[name]
         if name not in self.ragged or kind.dims is None:
             return kind
         derived = known.dims if known.rank == kind.rank else None
         pairs = zip(kind.dims, derived or (None,) * len(kind.dims), strict=True)
         own = [f"{model}/{dim}" if isinstance(dim, str) and dim != size else dim for dim, size in pairs]
         return replace(kind, dims=tuple(own))
+
+    def _inputs(self, name: str) -> list[str]:
+        """The merged names of one input, model by model."""
+        return [self.labels.input(model, name) for model in range(self.corr.models)]
+
+    def _refuse_crossed(self) -> None:
+        """The first model's name must not mean something else in another model, where it stands for all."""
+        graph = self.corr.graph
+        for name in (*graph.inputs, *graph.outputs):
+            if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):
+                raise NotStackable(
+                    f"{name!r} of {self.corr.names[0]} is not what {other} calls {name!r}, so one name can't "
+                    "stand for both.",
+                    "Keep them apart: --io separate, without --share-input for it.",
+                )
 
     def _refuse_clashes(self) -> None:
         """Inputs, then outputs; only what passes through may be both."""
@@ -112,7 +132,7 @@ class Boundary:
                 f"Input {min(once)!r} is an output too: it can't be fed once and given once per model.",
                 f"Leave out --share-input {min(once)}, or use --io separate.",
             )
-        labels = both if self.stacked else {f"{model}/{name}" for model in self.corr.names for name in both}
+        labels = {self.labels.output(model, name) for model in range(self.corr.models) for name in both}
         inputs = [info.name for info in self.input_infos()]
         outputs = [info.name for info in self.output_infos() if info.name not in labels]
         seen: set[str] = set()

@@ -82,16 +82,22 @@ class Fixed:
         j = self._unlike(step, other, pairing)
         return "" if j is None else self._unequal(j, other, pairing).what
 
+    def unlike(self, other: Flat, pairing: Pairing) -> list[tuple[int, int]]:
+        """All uses of weights, as (step, operand), whose shape, or shape-deciding value, the other doesn't
+        share."""
+        uses = self.flat.uses
+        return [uses[j] for j in range(len(uses)) if self._is_unlike(j, other, pairing)]
+
     def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
-        for j in self._of_step.get(step, ()):
-            i, k = self.flat.uses[j]
-            name = pairing.uses[j]
-            mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[name]
-            if mine.shape != theirs.shape:
-                return j
-            if self._must_equal(j, other, name) and not weights.same(mine, theirs):
-                return j
-        return None
+        uses = self._of_step.get(step, ())
+        return next((j for j in uses if self._is_unlike(j, other, pairing)), None)
+
+    def _is_unlike(self, j: int, other: Flat, pairing: Pairing) -> bool:
+        i, k = self.flat.uses[j]
+        name = pairing.uses[j]
+        mine, theirs = self.flat.weights[self.flat.steps[i].ins[k]], other.weights[name]
+        unequal = self._must_equal(j, other, name) and not weights.same(mine, theirs)
+        return mine.shape != theirs.shape or unequal
 
     def error(self, other: Flat, pairing: Pairing) -> NotEquivalent:
         """The first fault in words."""

@@ -14,9 +14,8 @@ from typing import Any
 from onnx import GraphProto, NodeProto
 
 from netfuse_onnx.load import within
-from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.ops import schemas
-from netfuse_onnx.types import Graph, Node, Source, Weight
+from netfuse_onnx.types import Edge, Graph, Node, Source, Weight
 
 BEGIN = "<body>"
 
@@ -42,6 +41,9 @@ class Flat:
 
     In normal form (spelling.py), `changed` are the operands that are not those of the file, by step, and
     `plain` gives the file's name for each that took their place, '' where it has none.
+
+    `open_inputs`, by what of their types must agree, and `open_outputs` correspond to none yet; the rest do
+    by position.
     """
 
     path: str
@@ -53,19 +55,19 @@ class Flat:
     uses: list[tuple[int, int]]
     plain: Mapping[str, str] = field(default_factory=dict)
     changed: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    open_inputs: Mapping[str, str] = field(default_factory=dict)
+    open_outputs: frozenset[str] = frozenset()
 
     def said(self, name: str) -> str:
         """The file's name for an operand."""
         return self.plain.get(name, name)
 
 
-def flatten(source: Source, first: Graph | None = None) -> Flat:
-    """The source laid open, its inputs and outputs in the order of those of `first` that they stand for."""
+def flatten(source: Source, edge: Edge | None = None) -> Flat:
+    """The source laid open, its inputs and outputs in the order of the first one's that they stand for."""
     graph: Graph = source.graph
-    inputs, outputs = graph.inputs, graph.outputs
-    if first is not None:
-        inputs = tuple(pair(first.inputs, inputs).values())
-        outputs = tuple(pair(first.outputs, outputs).values())
+    inputs = graph.inputs if edge is None else tuple(edge.inputs.values())
+    outputs = graph.outputs if edge is None else tuple(edge.outputs.values())
     steps: list[Step] = []
     for i, node in enumerate(graph.nodes):
         if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):

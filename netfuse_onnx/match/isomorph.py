@@ -1,7 +1,8 @@
 """An isomorphism of two graphs whose colours agree, found by walking back from the outputs.
 
-From an output on everything is forced, but for the operands of commutative operators that look alike. Those
-are chosen last, one at a time, and taken back where they lead into a contradiction. Any isomorphism will do.
+From an output on everything is forced, but for the operands of commutative operators that look alike, and for
+outputs that correspond to none yet. Those are chosen last, one at a time, and taken back where they lead into
+a contradiction. Any isomorphism will do.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ TRIES = 5000
 
 @dataclass(slots=True)
 class _State:
-    """`steps`: a -> b, `back`: b -> a. `open` are pairs of commutative steps that have operands left:
-    (step of a, step of b, operands of a, operands of b)."""
+    """`steps`: a -> b, `back`: b -> a; `inputs` and `inputs_back` the same for open inputs. `open` are groups
+    of values that pair in any order: (values of a, values of b)."""
 
     steps: dict[int, int] = field(default_factory=dict)
     back: dict[int, int] = field(default_factory=dict)
-    open: list[tuple[int, int, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
+    inputs_back: dict[str, str] = field(default_factory=dict)
+    open: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
 
     def copy(self) -> _State:
-        return _State(dict(self.steps), dict(self.back), list(self.open))
+        inputs = dict(self.inputs), dict(self.inputs_back)
+        return _State(dict(self.steps), dict(self.back), *inputs, list(self.open))
 
 
 class _Search:
@@ -37,17 +41,22 @@ class _Search:
         self.colours = colours
         self.maker_a, self.maker_b = _makers(a), _makers(b)
         self.inputs = dict(zip(a.inputs, b.inputs, strict=True))
+        self.wanted = self.inputs | dict(zip(a.outputs, b.outputs, strict=True))
         self.free_order = [commutative(step) for step in a.steps]
 
-    def run(self) -> dict[int, int] | None:
+    def run(self) -> _State | None:
         """Steps of a -> steps of b; None where there is no isomorphism (or it wasn't found in time)."""
         state = _State()
-        if not self.follow(state, list(zip(self.a.outputs, self.b.outputs, strict=True))):
+        outputs = list(zip(self.a.outputs, self.b.outputs, strict=True))
+        free = [pair for pair in outputs if pair[0] in self.a.open_outputs]
+        if not self.follow(state, [pair for pair in outputs if pair not in free]):
             return None
+        if free:
+            state.open.append((tuple([x for x, _ in free]), tuple([y for _, y in free])))
         choices: list[tuple[_State, list[tuple[int, str, str]]]] = []
         for _ in range(TRIES):
             if not state.open:
-                return state.steps
+                return state
             options = self.options(state)
             if len(options) > 1:
                 choices.append((state.copy(), options[1:]))
@@ -71,31 +80,49 @@ class _Search:
 
     def options(self, state: _State) -> list[tuple[int, str, str]]:
         """Ways to pair one operand: (place in `open`, operand of a, operand of b). Of all open pairs the
-        first that leaves no choice, else the first. Equal names come first."""
+        first that leaves no choice, else the first. Inputs and outputs that are proposed come first, then
+        equal names."""
         best: list[tuple[int, str, str]] = []
-        for place, (_, _, ours, theirs) in enumerate(state.open):
+        for place, (ours, theirs) in enumerate(state.open):
             x = ours[0]
             found = [(place, x, y) for y in dict.fromkeys(theirs) if self.could(state, x, y)]
             if len(found) <= 1:
                 return found
-            best = best or sorted(found, key=lambda option: option[2] != option[1])
+            best = best or sorted(found, key=lambda option: option[2] != self.wanted.get(x, x))
         return best
 
     def could(self, state: _State, x: str, y: str) -> bool:
         """Whether value y may still stand for value x."""
         if x not in self.maker_a or y not in self.maker_b:
-            return x not in self.maker_a and y not in self.maker_b and self.inputs.get(x) == y
+            return x not in self.maker_a and y not in self.maker_b and self.could_feed(state, x, y)
         (i, k), (j, m) = self.maker_a[x], self.maker_b[y]
         if k != m or self.colours[0][i] != self.colours[1][j]:
             return False
         return state.steps.get(i, j) == j and state.back.get(j, i) == i
 
+    def outputs(self, state: _State) -> dict[str, str]:
+        """Open outputs of a -> outputs of b."""
+        found = {}
+        for name in self.a.outputs:
+            if name in self.a.open_outputs:
+                made = self.maker_a.get(name)
+                twin = self.b.steps[state.steps[made[0]]].outs[made[1]] if made else state.inputs.get(name)
+                found[name] = twin or self.inputs[name]
+        return found
+
+    def could_feed(self, state: _State, x: str, y: str) -> bool:
+        """Whether input y may still stand for input x."""
+        mine, its = self.a.open_inputs.get(x), self.b.open_inputs.get(y)
+        if mine is None or its is None:
+            return mine == its and self.inputs.get(x) == y
+        return mine == its and state.inputs.get(x, y) == y and state.inputs_back.get(y, x) == x
+
     def choose(self, state: _State, option: tuple[int, str, str]) -> bool:
         place, x, y = option
-        i, j, ours, theirs = state.open.pop(place)
+        ours, theirs = state.open.pop(place)
         at = theirs.index(y)
         if ours[1:]:
-            state.open.append((i, j, ours[1:], theirs[:at] + theirs[at + 1 :]))
+            state.open.append((ours[1:], theirs[:at] + theirs[at + 1 :]))
         return self.follow(state, [(x, y)])
 
     def follow(self, state: _State, pairs: list[tuple[str, str]]) -> bool:
@@ -108,6 +135,8 @@ class _Search:
                 continue
             if not self.could(state, x, y):
                 return False
+            if x in self.a.open_inputs:
+                state.inputs[x], state.inputs_back[y] = y, x
             if x not in self.maker_a or self.maker_a[x][0] in state.steps:
                 continue
             i, j = self.maker_a[x][0], self.maker_b[y][0]
@@ -117,7 +146,7 @@ class _Search:
             if len(ours) != len(theirs):
                 return False
             if self.free_order[i] and len(ours) > 1:
-                state.open.append((i, j, tuple(ours), tuple(theirs)))
+                state.open.append((tuple(ours), tuple(theirs)))
             else:
                 pairs += zip(ours, theirs, strict=True)
         return True
@@ -127,9 +156,11 @@ def isomorphism(
     a: Flat, b: Flat, colours: tuple[Sequence[int], Sequence[int]], level: Level
 ) -> Pairing | None:
     """A correspondence of all steps and weights, or None."""
-    found = _Search(a, b, colours).run()
-    if found is None or len(found) != len(a.steps):
+    search = _Search(a, b, colours)
+    state = search.run()
+    if state is None or len(state.steps) != len(a.steps):
         return None
+    found = state.steps
     marks_a = dict(zip(a.uses, leaf_marks(a, level), strict=True))
     marks_b = dict(zip(b.uses, leaf_marks(b, level), strict=True))
     uses: list[str] = []
@@ -142,7 +173,7 @@ def isomorphism(
             chosen = k if k in alike else alike[0]
             theirs.remove(chosen)
             uses.append(b.steps[found[i]].ins[chosen])
-    return Pairing([found[i] for i in range(len(a.steps))], uses)
+    return Pairing([found[i] for i in range(len(a.steps))], uses, state.inputs, search.outputs(state))
 
 
 def _weight_slots(flat: Flat, step: int) -> list[int]:

@@ -18,13 +18,13 @@ from netfuse_onnx.match.fixed import Fixed
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.isomorph import isomorphism
 from netfuse_onnx.match.kept import Sides, Unkept, kept, unchanged
-from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.match.places import places
 from netfuse_onnx.match.positional import Miss, Pairing, walk
 from netfuse_onnx.match.refine import Colours, Level, refine
 from netfuse_onnx.match.spelling import spelled
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Source
+from netfuse_onnx.types import Edge, Source
 
 SPELLING = (
     "Write its operands in one way: with axes counted from the front, in rising order, and none left out."
@@ -50,13 +50,25 @@ class Attempt:
     miss: int
 
 
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A source that is not the first: laid open, with the names of its inputs and outputs."""
+
+    source: Source
+    flat: Flat
+    edge: Edge
+
+
 def joined(
-    first: Source, ours: Flat, others: Sequence[tuple[Source, Flat]], partial: bool, complete: Complete | None
+    first: Source,
+    ours: Flat,
+    others: Sequence[Other],
+    plain: Sequence[Attempt],
+    partial: bool,
+    complete: Complete | None,
 ) -> Joined:
-    """The correspondences of all others. Raises NotEquivalent."""
-    fixed = Fixed(ours, first.graph)
-    plain = [attempt(ours, flat, fixed) for _, flat in others]
-    flats = [flat for _, flat in others]
+    """The correspondences of all others; `plain` are those of the files as they are. Raises NotEquivalent."""
+    flats = [other.flat for other in others]
     pairings = [
         tried.exact
         for tried, flat in zip(plain, flats, strict=True)
@@ -64,11 +76,11 @@ def joined(
     ]
     if len(pairings) == len(others):
         return Joined(ours, flats, pairings)
-    normal = _Normal(first, ours, complete)
-    if not partial:
-        rows = [normal.row(*other, tried) for other, tried in zip(others, plain, strict=True)]
-        return Joined(normal.sides.kept, [flat for flat, _ in rows], [found for _, found in rows])
-    return normal.partially(others, plain)
+    normal = _Normal(first, ours, others, plain, complete)
+    if partial:
+        return normal.partially()
+    rows = [normal.row(other, tried) for other, tried in zip(others, plain, strict=True)]
+    return Joined(normal.sides.kept, [flat for flat, _ in rows], [found for _, found in rows])
 
 
 def attempt(a: Flat, b: Flat, fixed: Fixed) -> Attempt:
@@ -108,54 +120,57 @@ def _same_axes(a: Flat, b: Flat, found: Pairing) -> bool:
 class _Normal:
     """The first source in normal form, and the others against it."""
 
-    def __init__(self, first: Source, ours: Flat, complete: Complete | None) -> None:
-        self.first, self.complete = first, complete
+    def __init__(
+        self,
+        first: Source,
+        ours: Flat,
+        others: Sequence[Other],
+        plain: Sequence[Attempt],
+        complete: Complete | None,
+    ) -> None:
+        self.first, self.others, self.plain, self.complete = first, others, plain, complete
         self.sides = Sides(ours, spelled(ours, within.kinds(first, complete)))
         self.fixed = Fixed(self.sides.normal, first.graph)
 
-    def row(self, source: Source, flat: Flat, plain: Attempt) -> tuple[Flat, Pairing]:
+    def row(self, other: Other, plain: Attempt) -> tuple[Flat, Pairing]:
         """One other source. Raises NotEquivalent."""
-        if plain.exact is not None and _same_axes(self.sides.own, flat, plain.exact):
-            return unchanged(self.sides, flat, plain.exact), plain.exact
-        theirs = self.other(source, flat)
+        if plain.exact is not None and _same_axes(self.sides.own, other.flat, plain.exact):
+            return unchanged(self.sides, other.flat, plain.exact), plain.exact
+        theirs = self.other(other)
         tried = attempt(self.sides.normal, theirs.normal, self.fixed)
         if tried.exact is not None:
             try:
                 return kept(self.sides, theirs, tried.exact)
             except Unkept as fault:
                 raise self._unkept(theirs, tried.exact, fault.step) from fault
-        raise self._error(theirs, plain, tried)
+        raise self._error(theirs, tried)
 
-    def other(self, source: Source, flat: Flat) -> Sides:
+    def other(self, other: Other) -> Sides:
         """Another source on both sides, with what the merged model takes for inputs."""
-        graph, known = source.graph, self.first.graph
-        names = pair(known.inputs, graph.inputs)
+        graph, known = other.source.graph, self.first.graph
         types = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
-        types |= {twin: known.types[name] for name, twin in names.items() if name in known.types}
-        narrowed = replace(source, graph=replace(graph, types=types))
-        return Sides(flat, spelled(flat, within.kinds(narrowed, self.complete)))
+        types |= {twin: known.types[name] for name, twin in other.edge.inputs.items() if name in known.types}
+        narrowed = replace(other.source, graph=replace(graph, types=types))
+        return Sides(other.flat, spelled(other.flat, within.kinds(narrowed, self.complete)))
 
-    def partially(self, others: Sequence[tuple[Source, Flat]], plain: Sequence[Attempt]) -> Joined:
+    def partially(self) -> Joined:
         """All others, with what may differ under --partial; as the files are where normal forms don't help.
         Raises NotEquivalent."""
         rows: list[tuple[Flat, Pairing]] = []
-        own: list[Pairing] = []
         fault: NotEquivalent | None = None
-        for (source, flat), tried in zip(others, plain, strict=True):
+        for other, tried in zip(self.others, self.plain, strict=True):
             try:
-                rows.append(self.row(source, flat, tried))
+                rows.append(self.row(other, tried))
             except NotEquivalent as error:
-                found = self.loose(self.other(source, flat))
+                found = self.loose(self.other(other))
                 rows += [found] if found else []
                 fault = fault or (None if found else error)
         if fault is None:
             return Joined(self.sides.kept, [flat for flat, _ in rows], [found for _, found in rows])
-        for (_, flat), tried in zip(others, plain, strict=True):
-            best = tried.exact or tried.best or loosely(self.sides.own, flat)
-            if best is None:
-                raise fault
-            own.append(best)
-        return Joined(self.sides.own, [flat for _, flat in others], own)
+        own = self._as_they_are()
+        if own is None:
+            raise fault
+        return Joined(self.sides.own, [other.flat for other in self.others], own)
 
     def loose(self, theirs: Sides) -> tuple[Flat, Pairing] | None:
         """Another source that may differ in attributes and weights."""
@@ -166,31 +181,35 @@ class _Normal:
         except Unkept:
             return None
 
-    def _error(self, theirs: Sides, plain: Attempt, tried: Attempt) -> NotEquivalent:
+    def _as_they_are(self) -> list[Pairing] | None:
+        """The correspondences of the files that --partial takes; None where one has none."""
+        found = [
+            tried.exact or tried.best or loosely(self.sides.own, other.flat)
+            for tried, other in zip(self.plain, self.others, strict=True)
+        ]
+        held = [pairing for pairing in found if pairing is not None]
+        return held if len(held) == len(found) else None
+
+    def _error(self, theirs: Sides, tried: Attempt) -> NotEquivalent:
         a, b = self.sides.normal, theirs.normal
         error = self.fixed.error(b, tried.best) if tried.best else differ.explain(a, b, tried.miss)
         if error.hint == differ.PARTIAL:
-            error.hint = _remedy(self._mergeable(theirs, plain))
+            error.hint = self._remedy() or differ.SAME_CODE
         return error
 
-    def _mergeable(self, theirs: Sides, plain: Attempt) -> int:
-        """In how many operators another source differs; 0 where --partial would refuse it."""
-        ours, found = self.sides.kept, self.loose(theirs)
-        if found is None:
-            ours, best = self.sides.own, plain.best or loosely(self.sides.own, theirs.own)
-            found = (theirs.own, best) if best else None
-        return partial_.mergeable(ours, Fixed(ours, self.first.graph), *found) if found else 0
+    def _remedy(self) -> str:
+        """The hint on --partial, which counts what differs in all files; empty where it would not help."""
+        ours, rows = self.sides.kept, [self.loose(self.other(other)) for other in self.others]
+        found = [row for row in rows if row is not None]
+        if len(found) < len(rows):
+            ours, own = self.sides.own, self._as_they_are()
+            found = list(zip([other.flat for other in self.others], own or (), strict=False))
+        if len(found) < len(rows) or not all(partial_.mergeable(ours, *row) for row in found):
+            return ""
+        return partial_.counted(ours, Fixed(ours, self.first.graph), found)
 
     def _unkept(self, theirs: Sides, found: Pairing, i: int) -> NotEquivalent:
         a, b = self.sides.own, theirs.own
-        where = differ.places(a, i, b, found.steps[i])
+        where = places(a, i, b, found.steps[i])
         said = "its operands differ, and are written in two ways"
         return NotEquivalent(f"{a.path} and {b.path} differ at {where}: {said}.", SPELLING)
-
-
-def _remedy(differing: int) -> str:
-    """The hint for sources that differ in so many operators, and in nothing else; 0 where in more."""
-    if not differing:
-        return differ.SAME_CODE
-    only = "one operator differs" if differing == 1 else f"{differing} operators differ"
-    return f"--partial merges them all the same: {only}."

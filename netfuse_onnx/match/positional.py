@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.sameness import commutative, same_operation
@@ -13,10 +13,13 @@ from netfuse_onnx.types import Weight
 @dataclass(frozen=True, slots=True)
 class Pairing:
     """An isomorphism. `steps[i]` of the other source stands for step i of the first, and its weight
-    `uses[j]` for the weight at the first's `uses[j]`."""
+    `uses[j]` for the weight at the first's `uses[j]`. `inputs` and `outputs`: the pairs of those that
+    corresponded to none before."""
 
     steps: list[int]
     uses: list[str]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ class _Side:
 
     def forward(self) -> list[int]:
         """Colours from the inputs on."""
-        known: dict[str, int] = {name: hash(("input", i)) for i, name in enumerate(self.flat.inputs)}
+        free = self.flat.open_inputs
+        known = {name: hash(("input", free.get(name, i))) for i, name in enumerate(self.flat.inputs)}
         known[""] = 0
         colours = []
         for i, step in enumerate(self.flat.steps):
@@ -101,7 +102,8 @@ class _Side:
         """Colours from the outputs back, on top of `own`; `contexts` is the part without a step's own."""
         readers: dict[str, list[int]] = {}
         for i, name in enumerate(self.flat.outputs):
-            readers.setdefault(name, []).append(hash(("output", i)))
+            place = "open" if name in self.flat.open_outputs else i
+            readers.setdefault(name, []).append(hash(("output", place)))
         colours = [0] * len(own)
         self.contexts = [0] * len(own)
         for i in range(len(own) - 1, -1, -1):

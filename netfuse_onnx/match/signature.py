@@ -8,20 +8,14 @@ from dataclasses import replace
 from onnx import TensorProto, TypeProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
-from netfuse_onnx.match.pairing import pair
-from netfuse_onnx.types import Dim, Source, ValueType
+from netfuse_onnx.types import Edge, Source, ValueType
 
 HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
 
 
-def common(sources: Sequence[Source]) -> Source:
-    """The first source, its inputs narrowed to what all sources accept.
-
-    A dim that is static in any source is static; symbols keep the first source's names. Raises
-    NotEquivalent where the counts, element types, ranks or static sizes differ.
-    """
+def counted(sources: Sequence[Source]) -> None:
+    """Raises NotEquivalent where the sources have not as many inputs, and as many outputs."""
     first = sources[0]
-    types = dict(first.graph.types)
     for other in sources[1:]:
         for what, ours, theirs in (
             ("input", first.graph.inputs, other.graph.inputs),
@@ -29,16 +23,27 @@ def common(sources: Sequence[Source]) -> Source:
         ):
             if len(ours) != len(theirs):
                 raise _counts(first, other, what, ours, theirs)
-        for name, twin in pair(first.graph.inputs, other.graph.inputs).items():
+
+
+def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
+    """The first source, its inputs narrowed to what all sources accept.
+
+    A dim that is static in any source is static; symbols keep the first source's names. Raises
+    NotEquivalent where the element types, ranks or static sizes differ.
+    """
+    first = sources[0]
+    types = dict(first.graph.types)
+    for other, edge in zip(sources[1:], edges[1:], strict=True):
+        for name, twin in edge.inputs.items():
             mine, its = types.get(name, ValueType()), other.graph.types.get(twin, ValueType())
             types[name] = _narrowed(first, other, name, twin, mine, its)
     return replace(first, graph=replace(first.graph, types=types))
 
 
-def narrowings(sources: Sequence[Source], names: Sequence[str]) -> tuple[str, ...]:
+def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[Edge]) -> tuple[str, ...]:
     """A sentence for every dim of an input that is static in some sources only: it is in the merged model."""
     first = sources[0].graph.inputs
-    twins = [pair(first, source.graph.inputs) for source in sources]
+    twins = [edge.inputs for edge in edges]
     found = []
     for name in first:
         kinds = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
@@ -76,23 +81,28 @@ def _narrowed(
     first: Source, other: Source, name: str, twin: str, mine: ValueType, its: ValueType
 ) -> ValueType:
     """The type that both accept."""
-    if kind_text(mine) != kind_text(its):
-        sides = kind_text(mine), kind_text(its)
-        raise _unlike(first, other, name, twin, "is {} and {}", sides)
+    if said := unlike(mine, its):
+        raise _unlike(first, other, name, twin, *said)
     if mine.proto is not None or its.dims is None:
         return mine
     if mine.dims is None:
         return replace(mine, dims=tuple(d if isinstance(d, int) else None for d in its.dims))
+    dims = [b if isinstance(b, int) else a for a, b in zip(mine.dims, its.dims, strict=True)]
+    return replace(mine, dims=tuple(dims))
+
+
+def unlike(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
+    """Why no value has both types: `has rank {} and rank {}` and the two sides; None where some may."""
+    if kind_text(mine) != kind_text(its):
+        return "is {} and {}", kind_text(mine), kind_text(its)
+    if mine.proto is not None or mine.dims is None or its.dims is None:
+        return None
     if len(mine.dims) != len(its.dims):
-        sides = str(len(mine.dims)), str(len(its.dims))
-        raise _unlike(first, other, name, twin, "has rank {} and rank {}", sides)
-    dims: list[Dim] = []
+        return "has rank {} and rank {}", str(len(mine.dims)), str(len(its.dims))
     for axis, (a, b) in enumerate(zip(mine.dims, its.dims, strict=True)):
         if isinstance(a, int) and isinstance(b, int) and a != b:
-            said = f"has size {{}} and size {{}} on axis {axis}"
-            raise _unlike(first, other, name, twin, said, (str(a), str(b)))
-        dims.append(b if isinstance(b, int) else a)
-    return replace(mine, dims=tuple(dims))
+            return f"has size {{}} and size {{}} on axis {axis}", str(a), str(b)
+    return None
 
 
 def kind_text(kind: ValueType) -> str:
@@ -118,13 +128,13 @@ def _proto_text(proto: TypeProto) -> str:
 
 
 def _unlike(
-    first: Source, other: Source, name: str, twin: str, said: str, sides: tuple[str, str]
+    first: Source, other: Source, name: str, twin: str, said: str, left: str, right: str
 ) -> NotEquivalent:
     """The error for an input that is not of one type. `said` has a place for each of the sides."""
     also = "" if name == twin else f" ('{twin}' in the second)"
     files = first.path, other.path
     return NotEquivalent(
-        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {said.format(*sides)}.",
+        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {said.format(left, right)}.",
         HINT,
-        Mismatch("input", files, value=name, left=sides[0], right=sides[1]),
+        Mismatch("input", files, value=name, left=left, right=right),
     )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, lineages
@@ -49,8 +49,7 @@ class Workload:
         self.given = [self.trial.feeds(case, model) for model in range(family.models)]
         """By the first source's names."""
         self.wanted: Results = [self.trial.outputs[model][0] for model in range(family.models)]
-        graphs = [source.graph for source in family.sources]
-        self.outputs = [pair(graphs[0].outputs, graph.outputs) for graph in graphs]
+        self.outputs = [family.edge(model).outputs for model in range(family.models)]
         self._lines = lineages(family.graph)
 
     @property
@@ -74,20 +73,22 @@ class Workload:
     # ------------------------------------------------------------------ the merged model's names
 
     def merged_feeds(self, io: str, share: Sequence[str]) -> dict[str, Value]:
-        return self._merged(self.given, io, share)
+        label = Labels.of(self.trial.family, io, frozenset(share)).input
+        return self._merged(self.given, io, share, label)
 
     def merged_wants(self, io: str) -> dict[str, Value]:
-        return self._merged(self.wanted, io, ())
+        return self._merged(self.wanted, io, (), Labels.of(self.trial.family, io).output)
 
-    def _merged(self, values: Results, io: str, share: Sequence[str]) -> dict[str, Value]:
+    def _merged(
+        self, values: Results, io: str, share: Sequence[str], label: Callable[[int, str], str]
+    ) -> dict[str, Value]:
         found: dict[str, Value] = {}
-        for name, first in values[0].items():
-            if name in share:
-                found[name] = first
-            elif io == "stacked":
+        for name in values[0]:
+            if io == "stacked" and name not in share:
                 found[name] = np.stack([np.asarray(own[name]) for own in values])
             else:
-                found |= {f"{m}/{name}": own[name] for m, own in zip(self.names, values, strict=True)}
+                for model, own in enumerate(values):
+                    found.setdefault(label(model, name), own[name])
         return found
 
     def taken_apart(self, result: Mapping[str, Value], io: str) -> Results:
@@ -95,7 +96,8 @@ class Workload:
         names = self.outputs[0]
         if io == "stacked":
             return [{n: np.asarray(result[n])[m] for n in names} for m in range(self.models)]
-        return [{n: result[f"{model}/{n}"] for n in names} for model in self.names]
+        label = Labels.of(self.trial.family, io).output
+        return [{n: result[label(m, n)] for n in names} for m in range(self.models)]
 
     # ------------------------------------------------------------------ right or wrong
 
@@ -104,7 +106,8 @@ class Workload:
         and what is wrong: '' when all are right."""
         if self.tf32:
             return self._loosely(results)
-        flat = {f"{m}/{n}": v for m, own in zip(self.names, results, strict=True) for n, v in own.items()}
+        label = self.trial.labels.output
+        flat = {label(m, n): v for m, own in enumerate(results) for n, v in own.items()}
         rows = Judge(self.trial, lambda *_: None).rows([flat])
         worst = max(rows, key=lambda row: (bool(row.problem), row.ratio))
         if worst.ok:

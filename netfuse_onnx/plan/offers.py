@@ -148,11 +148,12 @@ def replicated(node: Node, mapped: set[str], reason: str, beside: Sequence[Layou
 def _mark(found: Candidates, corr: Correspondence, node: Node, offers: Sequence[Lowering]) -> None:
     """Mapped and ragged outputs of a node. All options of a node give SHARED, or none does."""
     first = offers[0]
+    open_ = found.ragged - corr.ragged  # of the others, match has told what follows from their shapes
     sizes = {dim for name in corr.graph.inputs for dim in kind(corr, name).dims or ()}
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:
             found.mapped.add(name)
-    if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, found.ragged):
+    if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, open_):
         for name in node.outputs:
             dims = kind(corr, name).dims
             # A symbol of the graph's inputs is one size for all models; a join would notice if it lied.

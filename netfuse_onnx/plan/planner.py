@@ -85,5 +85,5 @@ def _said_to_be_alike(corr: Correspondence, name: str) -> bool:
     """True for an output that declares sizes which are the same for all models. The join at the edge compares
     them, whatever the file says."""
     sizes = {dim for fed in corr.graph.inputs for dim in corr.graph.types[fed].dims or ()}
-    dims = corr.edge(name).dims
+    dims = corr.edge_type(name).dims
     return dims is not None and all(isinstance(dim, int) or (dim and dim in sizes) for dim in dims)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove import ties
 from netfuse_onnx.prove.channels import Magnitudes
@@ -172,7 +171,7 @@ class _OneModel:
     def _tied(self, case: int, row: OutputProof) -> OutputProof:
         trial = self.trial
         source = trial.family.sources[self.model]
-        output = pair(trial.family.sources[0].graph.outputs, source.graph.outputs)[row.output]
+        output = trial.family.edge(self.model).outputs[row.output]
         line = lineages(source.graph)[output]
         if line.scores is None:
             return row

@@ -124,7 +124,7 @@ class Teller:
     def _axis(self, name: str) -> int:
         """The axis of an output's channels: of the second and the last the shorter one whose size is fixed; 0
         for none."""
-        dims = self.trial.family.edge(name).dims or ()
+        dims = self.trial.family.edge_type(name).dims or ()
         sizes = {i: dims[i] for i in (1, len(dims) - 1) if 0 < i < len(dims)}
         fixed = sorted((size, i) for i, size in sizes.items() if isinstance(size, int))
         shapes = {v.shape if isinstance(v, np.ndarray) else () for v in self._values(name)}

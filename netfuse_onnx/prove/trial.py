@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from netfuse_onnx.errors import NotProven, UsageFault
-from netfuse_onnx.match.pairing import pair
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.channels import Magnitudes
 from netfuse_onnx.prove.compare import finite
 from netfuse_onnx.prove.reach import Reach
@@ -72,6 +72,7 @@ class Trial:
     def __init__(self, family: Correspondence, options: Options) -> None:
         self.family = family
         self.options = options
+        self.labels = Labels.of(family, options.io, options.share)
         self.specs: tuple[InputSpec, ...] = inputs.describe(family)
         self.room = Room(family, self.specs, options.max_memory)
         self.cases: list[Case] = []
@@ -103,19 +104,16 @@ class Trial:
         merged: dict[str, Value] = {}
         for spec in self.specs:
             values = [feed[spec.name] for feed in drawn]
-            if spec.name in self.options.share:
-                merged[spec.name] = values[0]
-            elif self.options.io == "stacked":
+            if self.options.io == "stacked" and spec.name not in self.options.share:
                 merged[spec.name] = np.stack([np.asarray(v) for v in values])
             else:
-                merged |= {
-                    f"{model}/{spec.name}": v for model, v in zip(self.family.names, values, strict=True)
-                }
+                for model, value in enumerate(values):
+                    merged.setdefault(self.labels.input(model, spec.name), value)
         return merged
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """One model's share of the merged outputs, or what is wrong with them."""
-        key = name if self.options.io == "stacked" else f"{self.family.names[model]}/{name}"
+        key = self.labels.output(model, name)
         if key not in result:
             return None, f"the merged model has no output {key!r}"
         value = result[key]
@@ -127,19 +125,17 @@ class Trial:
 
     def run(self, session: Session, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Run one source; inputs and outputs by the first source's names. Raises RunFailed."""
-        first, own = self.family.sources[0].graph, self.family.sources[model].graph
         result = session.run(self.renamed(model, feeds))
-        return {name: result[other] for name, other in pair(first.outputs, own.outputs).items()}
+        return {name: result[own] for name, own in self.family.edge(model).outputs.items()}
 
     def renamed(self, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Feeds by the names that the file of one model uses."""
-        sources = self.family.sources
-        names = pair(sources[0].graph.inputs, sources[model].graph.inputs)
-        return {names[name]: value for name, value in feeds.items()}
+        own = self.family.edge(model).inputs
+        return {own[name]: value for name, value in feeds.items()}
 
     def channels(self, output: str) -> Magnitudes:
         """An empty gathering of the magnitudes of an output."""
-        return Magnitudes(self.family.edge(output).dims)
+        return Magnitudes(self.family.edge_type(output).dims)
 
     # ------------------------------------------------------------------ running
 
@@ -294,7 +290,7 @@ class Trial:
     def _offers(self, batches: Sequence[int], batch: int, seen: Seen | None) -> Offers:
         options = self.options
         if options.file:
-            feeds = given(options.file, self.specs, self.family.names, options.share)
+            feeds = given(options.file, self.specs, self.family, options.share)
             return Offers(self.specs, batch, {}, only=Case("given inputs", {}, given=feeds))
         for spec in self.specs:
             if not spec.dtype or (spec.dims is None and not spec.sequence):

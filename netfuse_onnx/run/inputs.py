@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.load.normal import value_type
-from netfuse_onnx.match.pairing import pair
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.domains import Accepts, Domains
 from netfuse_onnx.run.runtime import Array, Value
@@ -68,9 +67,11 @@ class Case:
 def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     """What each graph input accepts, in the names of the first source."""
     first, domains = family.sources[0].graph, Domains(family)
+    edges = [family.edge(model) for model in range(family.models)]
     specs = []
     for name in first.inputs:
-        kinds = [_tensor(s.graph.types[pair(first.inputs, s.graph.inputs)[name]]) for s in family.sources]
+        rows = zip(family.sources, edges, strict=True)
+        kinds = [_tensor(source.graph.types[edge.inputs[name]]) for source, edge in rows]
         dims = symbols.meet(name, [kind.dims for kind, _ in kinds])
         kind, sequence = kinds[0]
         specs.append(InputSpec(name, kind.dtype, dims, domains.of(name), sequence))

@@ -18,7 +18,7 @@ from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.storage import elements, wire
-from netfuse_onnx.types import Correspondence, Merged, Recipe
+from netfuse_onnx.types import Correspondence, Edge, Merged, Recipe
 from netfuse_onnx.write import schema
 
 KEY = "netfuse_onnx"
@@ -47,6 +47,9 @@ class Metadata:
     """SHA-256 of the target's constants, where the target is a file."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """Sizes of symbolic dimensions for which the plan was made."""
+    names: tuple[Edge, ...] | None = None
+    """Each model's own names of inputs and outputs, which the merged ones are made of; None where all have
+    the first one's, or an old version wrote the file."""
 
 
 def build(
@@ -77,6 +80,7 @@ def build(
         **({"tools": dict(tools)} if tools else {}),
         **({"constants": constants} if constants else {}),
         **({"dims": dict(dims)} if dims else {}),
+        **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
         "nodes": rows,
@@ -106,8 +110,22 @@ def read(path: str) -> Metadata:
         raise FileFault(
             f"The netfuse-onnx metadata of {path} is damaged: {error}.", "Merge again."
         ) from error
+    if "names" in value:
+        value["names"] = _edges(value["names"])
     keys = {field.name for field in dataclasses.fields(Metadata)}
     return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
+
+
+def _names(family: Correspondence) -> list[list[list[str]]]:
+    """The own names of each model's inputs, and of its outputs, in the order of the first model's."""
+    edges = [family.edge(model) for model in range(family.models)]
+    return [[list(edge.inputs.values()), list(edge.outputs.values())] for edge in edges]
+
+
+def _edges(names: Sequence[Sequence[Sequence[str]]]) -> tuple[Edge, ...]:
+    """The edges that `_names` wrote down."""
+    pairs = [[dict(zip(*sides, strict=True)) for sides in zip(names[0], row, strict=True)] for row in names]
+    return tuple(Edge(inputs, outputs) for inputs, outputs in pairs)
 
 
 def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) -> list[str]:

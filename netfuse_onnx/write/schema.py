@@ -168,6 +168,8 @@ REPORT = {
     "alternatives": mapped(number),
 }
 """The keys that lower writes."""
+EDGE = listed(listed(text))
+"""The names of the inputs of one model, and those of its outputs."""
 WEIGHT = record({"value": text}, {"outer": size, "transform": transform, "parts": listed(count)})
 HEAD = record({"format": count, "version": text}, {})
 _VALUE = record(
@@ -181,7 +183,7 @@ _VALUE = record(
         "partial": truth,
         "weights": mapped(WEIGHT),
     },
-    {"tools": mapped(text), "constants": text, "dims": mapped(count), **REPORT},
+    {"tools": mapped(text), "constants": text, "dims": mapped(count), "names": listed(EDGE), **REPORT},
 )
 
 
@@ -191,6 +193,13 @@ def _paired(value: Any) -> dict[str, Any]:
     models = found["models"]
     if not models or len(set(models)) < len(models) or len(found["sha256"]) != len(models):
         raise ValueError("'models' and 'sha256' are not one name and one digest for each model")
+    named = found.get("names")
+    if named is not None and [list(map(len, row)) for row in named] != [list(map(len, named[0]))] * len(
+        models
+    ):
+        raise ValueError("'names' are not as many inputs and outputs for each model")
+    if named is not None and any(len(row) != 2 for row in named):
+        raise ValueError("'names' are not inputs and outputs")
     return found
 
 

@@ -4,6 +4,20 @@ from .mutation import mutation
 
 MUTATIONS = (
     mutation(
+        "all-models-have-the-first-ones-names",
+        "netfuse_onnx/labels.py",
+        'f"{self.models[model]}/{own[name]}"',
+        'f"{self.models[model]}/{name}"',
+        "test_names.py::test_each_model_keeps_its_own_names",
+    ),
+    mutation(
+        "one-name-for-two-things",
+        "netfuse_onnx/lower/boundary.py",
+        "if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):",
+        "if False and (other := self.labels.crossed(name)):",
+        "test_names.py::test_types_decide_where_names_contradict_them",
+    ),
+    mutation(
         "a-dead-comparison-is-trusted",
         "netfuse_onnx/lower/interpreter.py",
         "return merged if alive else _lowered(",

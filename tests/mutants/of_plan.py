@@ -60,9 +60,16 @@ MUTATIONS = (
         "test_pins_plan.py::test_a_symbol_of_an_inner_value_is_no_common_size[k]",
     ),
     mutation(
+        "what-match-told-is-forgotten",
+        "netfuse_onnx/plan/offers.py",
+        "open_ = found.ragged - corr.ragged",
+        "open_ = found.ragged",
+        "test_partial.py::test_one_shape_of_tables_of_other_sizes",
+    ),
+    mutation(
         "nothing-is-ragged",
         "netfuse_onnx/plan/offers.py",
-        "if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, found.ragged):",
+        "if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, open_):",
         "if False:",
         "test_pins_plan.py::test_a_symbol_of_an_inner_value_is_no_common_size[k]",
     ),

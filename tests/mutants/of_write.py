@@ -286,8 +286,8 @@ MUTATIONS = (
     mutation(
         "shared-inputs-that-are-none",
         "netfuse_onnx/arguments.py",
-        "        if name not in known:\n",
-        "        if False:\n",
+        "if given not in known and len(meant) != 1:\n",
+        "if False:\n",
         "test_cli_faults.py::test_usage",
     ),
     mutation(
