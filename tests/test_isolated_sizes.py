@@ -221,3 +221,18 @@ def test_a_mask_of_two_numbers_each_is_not_one_of_more_models(tmp_path: Path, io
     assert all(np.isfinite(alone.run(None, {**one, **shared})[0]).all() for one in double)
     with pytest.raises(Exception, match="Reshape"):
         merged(double)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("name", RAGGED)
+def test_a_number_that_a_file_declares_makes_no_sizes_equal(name: str, inner: bool, tmp_path: Path) -> None:
+    """An output, or an inner value, that is declared as of one size in all models, and has another in each."""
+    nodes = "o = Constant<value_ints = [0]>()  " + RAGGED[name] + "  z = Abs(v)  y = Mul(z, w)"
+    made = model(f"float[N,4] x, int64[1] n, float[1] w => {nodes}", "no names")
+    for dim, size in zip(made.graph.output[0].type.tensor_type.shape.dim, (2, 4), strict=False):
+        dim.dim_value = size
+    if inner:
+        made.graph.value_info.extend(onnx.helper.make_tensor_value_info(value, 1, (2, 4)) for value in "vz")
+    values = {"x": each(3, 4, 4), "n": [np.array([k]) for k in (1, 2, 4)], "w": each(3, 1)}
+    role = {"x": "input", "n": "input", "w": "weight"}
+    assert oracle.fails_or_is_right(made, values, role, tmp_path) == 0
