@@ -100,6 +100,15 @@ def with_node(op: str, **attrs: object) -> Change:
     return change
 
 
+def referring(op: str) -> Change:
+    def change(proto: ModelProto) -> None:
+        node = proto.graph.node.add(op_type=op, input=["y"] if op == "Selu" else [], output=["z"])
+        name = "alpha" if op == "Selu" else "value_float"
+        node.attribute.add(name=name, ref_attr_name="other", type=AttributeProto.FLOAT)
+
+    return change
+
+
 def many_axes(proto: ModelProto) -> None:
     proto.graph.initializer.append(helper.make_tensor("v", TensorProto.FLOAT, [1] * 70, [1.0]))
 
@@ -133,6 +142,11 @@ def of_another_kind(proto: ModelProto) -> None:
         (with_node("Cast", to=99), "names the element type 99"),
         (with_node("RandomNormalLike", dtype=-7), "names the element type -7"),
         (with_node("Einsum", equation=b"\xff\xfe"), "'equation' of Einsum 'z' is not UTF-8 text"),
+        (with_node("Einsum", equation="\u00ff"), "'equation' of Einsum 'z' has a value that can't be"),
+        (with_node("LayerNormalization", axis=2**31), "'axis' of LayerNormalization 'z' has a value"),
+        (with_node("GatherND", batch_dims=-100), "'batch_dims' of GatherND 'z' has a value"),
+        (referring("Selu"), "refers to 'other' of a function"),
+        (referring("Constant"), "of another kind"),
         (many_axes, "has the shape [1, 1, 1, 1"),
         (valueless, "has no value"),
         (of_another_kind, "of another kind"),

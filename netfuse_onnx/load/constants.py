@@ -39,11 +39,17 @@ def constant(node: NodeProto, path: str) -> Weight:
             AGAIN,
         )
     attribute = node.attribute[0]
-    if KINDS.get(attribute.name, attribute.type) != attribute.type:
+    if attribute.name not in KINDS:
+        raise FileFault(
+            f"{path}: Constant node '{node.name or node.output[0]}' has an attribute '{attribute.name}', "
+            "which the operator does not know.",
+            AGAIN,
+        )
+    if attribute.ref_attr_name or KINDS.get(attribute.name, attribute.type) != attribute.type:
         raise FileFault(
             f"{path}: the attribute '{attribute.name}' of Constant node '{node.name or node.output[0]}' is "
             "of another kind than its name says.",
-            "The file is not a valid ONNX model; export it again.",
+            AGAIN,
         )
     value = schemas.value_of(attribute)
     match attribute.name:
@@ -57,13 +63,7 @@ def constant(node: NodeProto, path: str) -> Weight:
             return _plain(TensorProto.INT64, "<i8", value)
         case "value_string":
             return Weight(TensorProto.STRING, (), (value,))
-        case "value_strings":
-            return Weight(TensorProto.STRING, (len(value),), tuple(value))
-    raise FileFault(
-        f"{path}: Constant node '{node.name or node.output[0]}' has an attribute '{attribute.name}', "
-        "which the operator does not know.",
-        AGAIN,
-    )
+    return Weight(TensorProto.STRING, (len(value),), tuple(value))  # value_strings
 
 
 def dense(sparse: SparseTensorProto, path: str) -> Weight:

@@ -126,14 +126,12 @@ class Scope:
             _sided(node)
         for attribute in node.attribute:
             name = attribute.name
+            if attribute.type in _REFUSED or attribute.ref_attr_name:
+                raise self._unreadable(node, attribute)
             self._fetch(attribute)
             attrs[name] = schemas.value_of(attribute)
             if facts is not None and facts.kinds.get(name) != attribute.type:
                 self._attribute(node, facts, attribute)
-            if attribute.type in _REFUSED:
-                raise self.fault(
-                    f"the attribute '{name}' of {label(node)} is of kind {_KINDS[attribute.type]}"
-                )
             if attribute.type == AttributeProto.GRAPH:
                 bodies.append(name)
                 free.extend(n for n in outer_names(attribute.g) if n not in free)
@@ -190,6 +188,12 @@ class Scope:
             spelled = f"opset {version}" if not domain else f"version {version} of {domain}"
             raise self.fault(f"{label(node)} is an operator that {spelled} {said}")
         return facts
+
+    def _unreadable(self, node: NodeProto, attribute: AttributeProto) -> FileFault:
+        named = f"the attribute '{attribute.name}' of {label(node)}"
+        if attribute.ref_attr_name:
+            return self.fault(f"{named} refers to '{attribute.ref_attr_name}' of a function, and is in none")
+        return self.fault(f"{named} is of kind {_KINDS[attribute.type]}")
 
     def _attribute(self, node: NodeProto, facts: schemas.Facts, attribute: AttributeProto) -> None:
         name = attribute.name

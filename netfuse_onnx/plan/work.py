@@ -44,12 +44,13 @@ def work(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
 def _einsum(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
     """Of two operands. ONNX Runtime turns them into stacks of matrices, which it copies, and packs none."""
     left, _, result = site.attr("equation").decode().replace(" ", "").partition("->")
-    x, w = left.split(",")
+    x, _, w = left.partition(",")
     if not (x + w + result).isalpha() or any(v.dims is None for v in site.inputs):
         return None
-    size = dict(
-        zip(x + w, (*sizes(site.inputs[0].dims or ()), *sizes(site.inputs[1].dims or ())), strict=True)
-    )
+    each = (*sizes(site.inputs[0].dims or ()), *sizes(site.inputs[1].dims or ()))
+    if len(x + w) != len(each) or not set(result) <= set(x + w):
+        return None  # it is not valid
+    size = dict(zip(x + w, each, strict=True))
 
     def product(letters: set[str]) -> int:
         return math.prod(size[c] for c in letters)
