@@ -21,11 +21,8 @@ from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
 SMALL = 64
 """Most elements of a constant that a form asks for."""
 
-INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
-"""Element types that hold no NaN."""
-
 Values = np.ndarray[Any, Any]
-Form = Callable[["_Forms", Node], Node | None]
+Form = Callable[["Forms", Node], Node | None]
 FORMS: dict[str, list[Form]] = {}
 """Operator -> the forms that end in it."""
 
@@ -33,7 +30,7 @@ FORMS: dict[str, list[Form]] = {}
 def respelled(source: Source) -> Source:
     """The source with each form in its one spelling; itself where there is nothing to change."""
     graph = source.graph
-    while (changed := _Forms(source, graph).run()) is not graph:
+    while (changed := Forms(source, graph).run()) is not graph:
         graph = changed
     return source if graph is source.graph else replace(source, graph=graph)
 
@@ -49,7 +46,7 @@ def form(*ops: str) -> Callable[[Form], Form]:
     return register
 
 
-class _Forms:
+class Forms:
     """One pass over a graph."""
 
     def __init__(self, source: Source, graph: Graph) -> None:
@@ -108,20 +105,26 @@ class _Forms:
         values = self.const(node.inputs[1]) if len(node.inputs) > 1 else None
         return None if values is None else [int(value) for value in values.reshape(-1)]
 
-    def scalar_weight(self, value: int) -> str:
-        """A new constant: an index."""
-        name = f"index__{value}"
-        while name in self.graph.weights or name in self.makers or name in self.graph.inputs:
-            name += "_"
-        self.fresh[name] = Weight(7, (), np.int64(value).tobytes())
-        return name
+    def constant(self, values: Values) -> str:
+        """A new constant."""
+        count = len(self.fresh)
+        taken = (self.graph.weights, self.fresh, self.makers, self.graph.inputs)
+        while any(f"constant__{count}" in names for names in taken):
+            count += 1
+        dtype = {np.dtype(np.int64): 7, np.dtype(np.float32): 1}[values.dtype]
+        self.fresh[f"constant__{count}"] = Weight(dtype, values.shape, values.tobytes())
+        return f"constant__{count}"
 
-    def pair(self, node: Node, op: str) -> tuple[Node, str] | None:
-        """The operand of a binary operator that `op` gives, and the other one."""
-        for one, other in (node.inputs, node.inputs[::-1]):
-            if (maker := self.maker(one, op)) is not None:
-                return maker, other
-        return None
+    def pairs(self, node: Node | None, op: str) -> list[tuple[Node, str]]:
+        """The operands of a binary operator that `op` gives, each with the other one."""
+        if node is None or len(node.inputs) != 2:
+            return []
+        both = ((self.maker(one, op), other) for one, other in (node.inputs, node.inputs[::-1]))
+        return [(maker, other) for maker, other in both if maker is not None]
+
+    def pair(self, node: Node | None, op: str) -> tuple[Node, str] | None:
+        """The first of `pairs`."""
+        return next(iter(self.pairs(node, op)), None)
 
     def with_scalar(self, node: Node) -> tuple[str, float] | None:
         """An operand that is computed, and the other one, a constant number."""
@@ -146,7 +149,7 @@ def _live(graph: Graph) -> Graph:
 
 
 @form("Slice")
-def _steps_of_one(forms: _Forms, node: Node) -> Node | None:
+def _steps_of_one(forms: Forms, node: Node) -> Node | None:
     if len(node.inputs) < 5:
         return None
     steps = forms.const(node.inputs[4])
@@ -154,7 +157,7 @@ def _steps_of_one(forms: _Forms, node: Node) -> Node | None:
 
 
 @form("Slice")
-def _all_axes(forms: _Forms, node: Node) -> Node | None:
+def _all_axes(forms: Forms, node: Node) -> Node | None:
     """Axes from the first one on, in order, are the default."""
     if len(node.inputs) != 4:
         return None
@@ -164,14 +167,14 @@ def _all_axes(forms: _Forms, node: Node) -> Node | None:
 
 
 @form("Pad")
-def _padded_with_nothing(forms: _Forms, node: Node) -> Node | None:
+def _padded_with_nothing(forms: Forms, node: Node) -> Node | None:
     if len(node.inputs) != 3 or not node.inputs[2] or forms.dtype(node.inputs[2]) == 8:
         return None
     return replace(node, inputs=node.inputs[:2]) if forms.scalar(node.inputs[2]) == 0 else None
 
 
 @form("Dropout")
-def _ratio_of_nothing(forms: _Forms, node: Node) -> Node | None:
+def _ratio_of_nothing(forms: Forms, node: Node) -> Node | None:
     """Outside of training the ratio says nothing."""
     if len(node.inputs) == 3 and forms.const(node.inputs[2]) is not None and not forms.scalar(node.inputs[2]):
         return replace(node, inputs=node.inputs[:2])
@@ -179,7 +182,7 @@ def _ratio_of_nothing(forms: _Forms, node: Node) -> Node | None:
 
 
 @form("Resize")
-def _no_region(forms: _Forms, node: Node) -> Node | None:
+def _no_region(forms: Forms, node: Node) -> Node | None:
     """Empty regions, and empty scales beside sizes."""
 
     def empty(k: int, name: str) -> bool:
@@ -187,153 +190,3 @@ def _no_region(forms: _Forms, node: Node) -> Node | None:
 
     inputs = tuple("" if empty(k, name) else name for k, name in enumerate(node.inputs))
     return replace(node, inputs=inputs) if inputs != node.inputs and forms.opset >= 13 else None
-
-
-# ------------------------------------------------------------------ one operator for several
-
-
-@form("Not")
-def _not_less(forms: _Forms, node: Node) -> Node | None:
-    """Not(a < b) is a >= b where there is no NaN."""
-    for op, reverse in (("Less", "GreaterOrEqual"), ("Greater", "LessOrEqual")):
-        maker = forms.maker(node.inputs[0], op)
-        if maker is not None and forms.opset >= 12 and forms.dtype(maker.inputs[0]) in INTEGERS:
-            return replace(node, op=reverse, inputs=maker.inputs)
-    return None
-
-
-@form("Squeeze")
-def _one_of_an_axis(forms: _Forms, node: Node) -> Node | None:
-    """A slice of one element without its axis is a Gather."""
-    cut = forms.maker(node.inputs[0], "Slice")
-    axes = forms.axes(node)
-    if cut is None or axes is None or len(axes) != 1 or len(cut.inputs) not in (3, 4):
-        return None
-    bounds = [forms.const(name) for name in cut.inputs[1:]]
-    if any(values is None or values.size != 1 for values in bounds):
-        return None
-    start, end, *along = [int(values.reshape(-1)[0]) for values in bounds if values is not None]
-    axis, (squeezed,), dims = (along or [0])[0], axes, forms.dims(cut.inputs[0])
-    if axis != squeezed and (dims is None or axis % len(dims) != squeezed % len(dims)):
-        return None
-    size = dims[axis] if dims is not None else None
-    last = start == -1 and end >= (size if isinstance(size, int) else 1 << 31) - 1 and end > 0
-    if end - start != 1 and not last:
-        return None
-    if start == -1 and not last:
-        return None
-    inputs = (cut.inputs[0], forms.scalar_weight(start))
-    return replace(node, op="Gather", inputs=inputs, attrs={"axis": axis})
-
-
-@form("Hardmax", "LogSoftmax", "Softmax")
-def _of_the_last_axis(forms: _Forms, node: Node) -> Node | None:
-    dims, axis = forms.dims(node.inputs[0]), node.attrs.get("axis", -1)
-    if dims is None or forms.opset < 13 or axis < 0 or axis != len(dims) - 1:
-        return None
-    return replace(node, attrs={**node.attrs, "axis": -1})
-
-
-@form("Transpose")
-def _softmax_of_an_axis(forms: _Forms, node: Node) -> Node | None:
-    """The last axis of a transposed value, moved back: an axis of the value itself."""
-    soft = forms.makers.get(node.inputs[0])
-    if soft is None or soft.op not in ("Softmax", "LogSoftmax", "Hardmax") or forms.opset < 13:
-        return None
-    moved = forms.maker(soft.inputs[0], "Transpose")
-    if moved is None or "perm" not in moved.attrs or "perm" not in node.attrs:
-        return None
-    there, back = moved.attrs["perm"], node.attrs["perm"]
-    if [there[k] for k in back] != list(range(len(there))):
-        return None
-    axis = there[soft.attrs.get("axis", -1)]
-    return replace(node, op=soft.op, inputs=moved.inputs, attrs={"axis": axis}, name=soft.name)
-
-
-@form("Add")
-def _layer_norm(forms: _Forms, node: Node) -> Node | None:
-    """(x - mean) / sqrt(variance + epsilon) * w + b along the last axes."""
-    scaled = forms.pair(node, "Mul")
-    normal = forms.pair(scaled[0], "Div") if scaled else None
-    if forms.opset < 17 or scaled is None or normal is None:
-        return None
-    bias, scale = scaled[1], normal[1]
-    held = [forms.graph.weights.get(name) for name in (scale, bias)]
-    found = _normalised(forms, normal[0])
-    if found is None or any(each is None for each in held):
-        return None
-    x, axes, epsilon = found
-    dims, shapes = forms.dims(x), {each.shape for each in held if each is not None}
-    if dims is None or {tuple(dims[-len(axes) :])} != shapes or forms.dtype(x) != 1:
-        return None
-    if [axis % len(dims) for axis in axes] != list(range(len(dims)))[-len(axes) :]:
-        return None
-    attrs = {"axis": -len(axes), "epsilon": float(np.float32(epsilon))}
-    return replace(node, op="LayerNormalization", inputs=(x, scale, bias), attrs=attrs)
-
-
-def _normalised(forms: _Forms, quotient: Node) -> tuple[str, list[int], float] | None:
-    """What (x - mean) / sqrt(variance + epsilon) normalises, along which axes, and epsilon."""
-    centred = forms.maker(quotient.inputs[0], "Sub")
-    root = forms.maker(quotient.inputs[1], "Sqrt")
-    shifted = forms.maker(root.inputs[0], "Add") if root else None
-    numbers = forms.with_scalar(shifted) if shifted else None
-    variance = forms.maker(numbers[0], "ReduceMean") if numbers else None
-    mean = forms.maker(centred.inputs[1], "ReduceMean") if centred else None
-    if centred is None or numbers is None or variance is None or mean is None:
-        return None
-    x, axes = centred.inputs[0], forms.axes(mean)
-    kept = all(each.attrs.get("keepdims", 1) for each in (mean, variance))
-    if mean.inputs[0] != x or not axes or not kept or forms.axes(variance) != axes:
-        return None
-    squared = forms.makers.get(variance.inputs[0])
-    if squared is None or squared.domain or not _square(forms, squared):
-        return None
-    base = forms.maker(squared.inputs[0], "Sub")
-    return (x, axes, numbers[1]) if base is not None and base.inputs == centred.inputs else None
-
-
-def _square(forms: _Forms, node: Node) -> bool:
-    if node.op == "Mul":
-        return node.inputs[0] == node.inputs[1]
-    return node.op == "Pow" and forms.scalar(node.inputs[1]) == 2
-
-
-@form("Mul")
-def _gelu(forms: _Forms, node: Node) -> Node | None:
-    """0.5 * x * (1 + erf(x / sqrt(2))), the factors in any order."""
-    if forms.opset < 20 or len(node.inputs) != 2:
-        return None
-    factors = [*node.inputs]
-    for k, name in enumerate(node.inputs):
-        if (inner := forms.maker(name, "Mul")) is not None:
-            factors[k : k + 1] = inner.inputs
-            break
-    halves = [name for name in factors if forms.scalar(name) == 0.5]
-    waves = [name for name in factors if (x := _one_plus_erf(forms, name)) is not None and x in factors]
-    if len(factors) != 3 or len(halves) != 1 or len(waves) != 1:
-        return None
-    (rest,) = [name for name in factors if name not in (halves[0], waves[0])] or [""]
-    if _one_plus_erf(forms, waves[0]) != rest:
-        return None
-    return replace(node, op="Gelu", inputs=(rest,), attrs={"approximate": b"none"})
-
-
-def _one_plus_erf(forms: _Forms, name: str) -> str | None:
-    """x where the value is 1 + erf(x / sqrt(2))."""
-    total = forms.maker(name, "Add")
-    found = forms.with_scalar(total) if total else None
-    erf = forms.maker(found[0], "Erf") if found and found[1] == 1 else None
-    if erf is None:
-        return None
-    for op, wanted in (("Div", 2**0.5), ("Mul", 0.5**0.5)):
-        inner = forms.maker(erf.inputs[0], op)
-        scaled = forms.with_scalar(inner) if inner else None
-        if (
-            scaled
-            and abs(scaled[1] - wanted) < 1e-6
-            and inner
-            and (op == "Mul" or inner.inputs[0] == scaled[0])
-        ):
-            return scaled[0]
-    return None

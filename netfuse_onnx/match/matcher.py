@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import opset, spelling
+from netfuse_onnx.load import fused, opset, spelling  # noqa: F401  the forms register themselves
 from netfuse_onnx.load.infer import Complete, infer
 from netfuse_onnx.match import differ, signature, tied
 from netfuse_onnx.match import partial as partial_
