@@ -109,6 +109,7 @@ ALIKE = {
         "z = Neg(x) s = Mul(x, z) t = Mul(x, s) u = Mul(k, t) v = Add(x, u) p = Mul(c, v) q = Tanh(p) o = Add(one, q) "
         "r = Mul(x, o) y = Mul(half, r) }",
     "moved elsewhere": "{ t = Transpose<perm=[0,2,1]>(x) s = Softmax<axis=-1>(t) y = Transpose<perm=[2,0,1]>(s) }",
+    "axes that are none": "{ t = Transpose<perm=[7,2]>(x) s = Softmax<axis=-5>(t) y = Transpose<perm=[1,9,0]>(s) }",
     "NaN": "{ k = Neg(x) l = Less(x, k) g = Not(l) y = Cast<to=1>(g) }",
     "two of an axis": "<int64[1] s = {0}, int64[1] e = {2}, int64[1] a = {1}> { c = Slice(x, s, e, a) y = Squeeze(c, a) }",
     "none at the end": "<int64[1] s = {-1}, int64[1] e = {0}, int64[1] a = {1}> { c = Slice(x, s, e, a) y = Squeeze(c, a) }",

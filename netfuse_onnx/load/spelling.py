@@ -60,12 +60,19 @@ class Forms:
         for node in self.graph.nodes:
             new = None
             for each in FORMS.get(node.op, ()) if not node.domain else ():
-                new = new or each(self, node)
+                new = new or self._changed(each, node)
             nodes.append(new or node)
             changed |= new is not None
         if not changed:
             return self.graph
         return _live(replace(self.graph, nodes=tuple(nodes), weights={**self.graph.weights, **self.fresh}))
+
+    def _changed(self, each: Form, node: Node) -> Node | None:
+        """The node in its form. One with axes or bounds that no runtime takes has none."""
+        try:
+            return each(self, node)
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            return None
 
     @functools.cached_property
     def types(self) -> Mapping[str, ValueType]:

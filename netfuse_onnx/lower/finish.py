@@ -43,6 +43,7 @@ def export(
     model.ir_version = corr.ir_version
     model.producer_name, model.producer_version = "netfuse-onnx", ""
     _bind_bodies(model.graph, emit.bodies)
+    _add_empty_lists(model.graph, emit.empty_lists)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
@@ -72,6 +73,15 @@ def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[s
         for body in inside(node):
             body.ClearField("initializer")
             _bind_bodies(body, bodies)
+
+
+def _add_empty_lists(graph: onnx.GraphProto, empty: Mapping[str, Mapping[str, int]]) -> None:
+    """Write the attributes that are lists of nothing, whose type onnx-graphsurgeon can't tell."""
+    for node in graph.node if empty else ():
+        for body in inside(node):
+            _add_empty_lists(body, empty)
+        for name, kind in empty.get(node.name, {}).items():
+            node.attribute.add(name=name, type=kind)
 
 
 def _place_weights(
