@@ -43,8 +43,8 @@ class Emitter:
         self.graph = gs.Graph(name=name, opset=opset)
         self.recipes: dict[str, Recipe] = {}
         self.bodies: dict[str, tuple[int, tuple[str, ...]]] = {}
-        self.empty_lists: dict[str, dict[str, int]] = {}
-        """By node: its attributes that are empty lists, and their kinds."""
+        self.empty: dict[str, list[str]] = {}
+        """Attributes that are empty lists, by node: onnx-graphsurgeon has no type for them."""
         self.scope = ""
         self._weights = weights
         self._forms: dict[tuple[Any, ...], gs.Constant] = {}
@@ -92,8 +92,10 @@ class Emitter:
         given += [gs.Variable.empty() for _ in range(least - len(given))]
         name = self._unique(self.scope or op, self._node_names)
         outputs = [self._variable(f"{name}/{op}") if present else gs.Variable.empty() for present in outs]
-        held = self._without_empty_lists(name, attrs or {}, known.kinds if known else {})
-        node = gs.Node(op, name, held, [*given, *captured], outputs, domain or None)
+        kept = {k: v for k, v in (attrs or {}).items() if v or not isinstance(v, list | tuple)}
+        if attrs and len(kept) < len(attrs):
+            self.empty[name] = [key for key in attrs if key not in kept]
+        node = gs.Node(op, name, kept, [*given, *captured], outputs, domain or None)
         if captured:
             self.bodies[name] = (len(given), captured_names)
         self.graph.nodes.append(node)
@@ -102,15 +104,6 @@ class Emitter:
             self.captured |= {id(x): x for x in read}
             self._own |= {id(x) for x in outputs}
         return outputs
-
-    def _without_empty_lists(
-        self, name: str, attrs: Mapping[str, Any], kinds: Mapping[str, int]
-    ) -> dict[str, Any]:
-        """The attributes that onnx-graphsurgeon can write; finish.py adds the others."""
-        empty = [key for key, value in attrs.items() if isinstance(value, list) and not value]
-        if empty:
-            self.empty_lists[name] = {key: kinds.get(key, onnx.AttributeProto.INTS) for key in empty}
-        return {key: value for key, value in attrs.items() if key not in empty}
 
     def claim(self, tensor: Tensor, name: str) -> None:
         """Let a value that was just made carry `name`, or the nearest free one."""

@@ -17,7 +17,9 @@ import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.bodies import inside, rename
 from netfuse_onnx.emit.emitter import Emitter
+from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
+from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
@@ -43,7 +45,7 @@ def export(
     model.ir_version = corr.ir_version
     model.producer_name, model.producer_version = "netfuse-onnx", ""
     _bind_bodies(model.graph, emit.bodies)
-    _add_empty_lists(model.graph, emit.empty_lists)
+    _restore_empty(model.graph, emit.empty, corr.opsets)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
@@ -75,13 +77,16 @@ def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[s
             _bind_bodies(body, bodies)
 
 
-def _add_empty_lists(graph: onnx.GraphProto, empty: Mapping[str, Mapping[str, int]]) -> None:
-    """Write the attributes that are lists of nothing, whose type onnx-graphsurgeon can't tell."""
+def _restore_empty(
+    graph: onnx.GraphProto, empty: Mapping[str, Sequence[str]], opsets: Mapping[str, int]
+) -> None:
+    """Write the attributes that are empty lists."""
     for node in graph.node if empty else ():
+        known = facts(node.op_type, node.domain, opsets.get(node.domain, 1))
+        for name in empty.get(node.name, ()):
+            node.attribute.append(rebuild.attribute(name, [], known.kinds.get(name) if known else None))
         for body in inside(node):
-            _add_empty_lists(body, empty)
-        for name, kind in empty.get(node.name, {}).items():
-            node.attribute.add(name=name, type=kind)
+            _restore_empty(body, empty, opsets)
 
 
 def _place_weights(
