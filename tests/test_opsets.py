@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from test_load import full
 
 import netfuse_onnx
-from netfuse_onnx.errors import FileFault
+from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.report import MergeReport
 
@@ -258,6 +258,15 @@ def test_old_files_merge(name: str, tmp_path: Path) -> None:
     proven(tmp_path, [proto, proto])
     merged = onnx.load(tmp_path / "merged.onnx").opset_import
     assert {entry.version for entry in merged if not entry.domain} == {version if name in STAYS else 17}
+
+
+@pytest.mark.parametrize("node", ["Crop", "Crop<border=[1]>", "ImageScaler", 'Affine<alpha="much">'])
+def test_experimental_operators_with_other_attributes(node: str, tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "m.onnx", model(f"g (float[2,3,4,4] x) => (float[2,3,h,w] y) {{ y = {node}(x) }}", 8)
+    )
+    with pytest.raises(NotEquivalent, match="are not those of the operator"):
+        load(path, opset=17)
 
 
 # --------------------------------------------------------------------------- networks

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.load.forms import respelled
 from netfuse_onnx.load.loader import load
-from netfuse_onnx.load.spelling import respelled
 
 LONG = "float two = {2.0}, float eps = {0.00001}, int64[1] last = {-1}"
 NORM = """m = ReduceMean(x, last) c = Sub(x, m) p = Pow(c, two) v = ReduceMean(p, last) e = Add(v, eps)
@@ -34,6 +34,15 @@ PAIRS: dict[str, tuple[str, str, str]] = {
     "gelu": (f"<{NUMBERS}> {{ z = Add(x, w) {GELU.replace('x', 'z')} }}", "{ z = Add(x, w) y = Gelu(z) }", "Gelu"),
     "gelu, the other way round": (f"<{NUMBERS}> {{ z = Add(x, w) {GELU_2.replace('x', 'z')} }}",
         "{ z = Add(x, w) y = Gelu(z) }", "Gelu"),
+    "gelu by tanh": ("<float k = {0.044715}, float c = {0.7978846}, float one = {1}, float half = {0.5}> { "
+        "z = Add(x, w) s = Mul(z, z) t = Mul(z, s) u = Mul(k, t) v = Add(z, u) p = Mul(c, v) q = Tanh(p) o = Add(one, q) "
+        "r = Mul(z, o) y = Mul(half, r) }", '{ z = Add(x, w) y = Gelu<approximate="tanh">(z) }', "Gelu"),
+    "hard swish": ("{ z = Add(x, w) h = HardSigmoid<alpha=0.16666667>(z) y = Mul(z, h) }",
+        "{ z = Add(x, w) y = HardSwish(z) }", "HardSwish"),
+    "layer normalisation without weights": (f"<{LONG}> {{ z = Add(x, w) "
+        f"{NORM.split(' n = ')[0].replace('(x, ', '(z, ').replace('d = Div', 'y = Div')} }}",
+        "<float[4] one = {1,1,1,1}, float[4] o = {0,0,0,0}> "
+        "{ z = Add(x, w) y = LayerNormalization<epsilon=0.00001>(z, one, o) }", "LayerNormalization"),
     "softmax": ("{ z = Add(x, w) t = Transpose<perm=[0,2,1]>(z) s = Softmax<axis=2>(t) y = Transpose<perm=[0,2,1]>(s) }",
         "{ z = Add(x, w) y = Softmax<axis=1>(z) }", "Softmax"),
     "a step": ("<int64[1] s = {1}, int64[1] e = {3}, int64[1] a = {2}, int64[1] t = {1}> "
@@ -89,13 +98,18 @@ ALIKE = {
     "two means": f"<{LONG}, int64[1] other = {{1}}> {{ {NORM.replace('ReduceMean(p, last)', 'ReduceMean(p, other)')} }}",
     "another power": f"<{LONG.replace('two = {2.0}', 'two = {3.0}')}> {{ {NORM} }}",
     "one weight for all": f"<{LONG}> {{ {NORM} }}".replace("Mul(d, w)", "Mul(d, two)"),
-    "what is not a weight": f"<{LONG}> {{ {NORM} }}".replace("Mul(d, w)", "Mul(d, x)"),
     "another centre": f"<{LONG}> {{ k = Neg(x) {NORM.replace('m = ReduceMean(x', 'm = ReduceMean(k')} }}",
     "not the half": f"<{NUMBERS.replace('0.5', '0.25')}> {{ {GELU} }}",
     "another curve": f"<{NUMBERS.replace('1.4142135', '1.5')}> {{ {GELU} }}",
     "another operand": f"<{NUMBERS}> {{ k = Neg(x) {GELU.replace('Mul(x', 'Mul(k')} }}",
     "divided by x": f"<{NUMBERS}> {{ {GELU.replace('Div(x, r)', 'Div(r, x)')} }}",
+    "another slope": "{ h = HardSigmoid<alpha=0.17>(x) y = Mul(x, h) }",
+    "another offset": "{ h = HardSigmoid<alpha=0.16666667, beta=0.4>(x) y = Mul(x, h) }",
+    "another cube": "<float k = {0.044715}, float c = {0.7978846}, float one = {1}, float half = {0.5}> { "
+        "z = Neg(x) s = Mul(x, z) t = Mul(x, s) u = Mul(k, t) v = Add(x, u) p = Mul(c, v) q = Tanh(p) o = Add(one, q) "
+        "r = Mul(x, o) y = Mul(half, r) }",
     "moved elsewhere": "{ t = Transpose<perm=[0,2,1]>(x) s = Softmax<axis=-1>(t) y = Transpose<perm=[2,0,1]>(s) }",
+    "axes that are none": "{ t = Transpose<perm=[7,2]>(x) s = Softmax<axis=-5>(t) y = Transpose<perm=[1,9,0]>(s) }",
     "NaN": "{ k = Neg(x) l = Less(x, k) g = Not(l) y = Cast<to=1>(g) }",
     "two of an axis": "<int64[1] s = {0}, int64[1] e = {2}, int64[1] a = {1}> { c = Slice(x, s, e, a) y = Squeeze(c, a) }",
     "none at the end": "<int64[1] s = {-1}, int64[1] e = {0}, int64[1] a = {1}> { c = Slice(x, s, e, a) y = Squeeze(c, a) }",

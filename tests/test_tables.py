@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 from families import merged, save
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from test_attribute_proof import proof
+from test_attribute_proof import CASES, proof, table
 
 import netfuse_onnx
 from netfuse_onnx.errors import FileFault, NotEquivalent
@@ -145,6 +145,17 @@ def test_tree_ensembles_of_version_5(name: str, tmp_path: Path) -> None:
                 assert values[0].tobytes() == values[1].tobytes() and values[0].dtype == values[1].dtype
             else:
                 assert ours[attr] == theirs[attr]
+
+
+def test_lists_of_nothing(tmp_path: Path) -> None:
+    """Some converters write lists that are empty, of floats here."""
+    models = [table("TreeEnsembleRegressor", CASES["TreeEnsembleRegressor"].format(k)) for k in (1, 2)]
+    for each in models:
+        each.graph.node[0].attribute.add(name="nodes_hitrates", type=onnx.AttributeProto.FLOATS)
+    out, _ = proven(tmp_path, models)
+    held = [a for node in onnx.load(out).graph.node for a in node.attribute if a.name == "nodes_hitrates"]
+    assert [a.type for a in held] == [onnx.AttributeProto.FLOATS] * 2
+    proven(tmp_path, [models[0], models[0]])
 
 
 @pytest.mark.parametrize("io", ["separate", "stacked"])
@@ -384,8 +395,6 @@ def test_sparse_constants_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_versions_that_only_add_attributes(tmp_path: Path) -> None:
     """A file imports version 1 of the tables, another version 3: the trees are the same operator."""
-    from test_attribute_proof import CASES
-
     text = '<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": %d]> g (float[n,3] x) => (float[n,1] y) {'
     body = " y = ai.onnx.ml.TreeEnsembleRegressor <%s> (x) }"
     attrs = CASES["TreeEnsembleRegressor"]

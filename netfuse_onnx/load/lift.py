@@ -102,7 +102,10 @@ class Lift:
                 raise UnknownStep(f"no conversion of {node.op_type} to opset {to} is known")
             return self._node(node, to)
         outer, self._made = self._made, []
-        taken(self, node)
+        try:
+            taken(self, node)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
+            raise self.refused(node, "its attributes or inputs are not those of the operator") from fault
         made, self._made = self._made, outer
         return [each for one in made for each in self._node(one, to)]
 

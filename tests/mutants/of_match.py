@@ -313,14 +313,14 @@ MUTATIONS = (
     ),
     mutation(
         "layer-normalisation-of-any-axis",
-        "netfuse_onnx/load/spelling.py",
+        "netfuse_onnx/load/fused.py",
         "if [axis % len(dims) for axis in axes] != list(range(len(dims)))[-len(axes) :]:",
         "if False:",
         "test_spelling.py::test_what_only_looks_alike_stays[a middle axis]",
     ),
     mutation(
         "not-less-with-nan",
-        "netfuse_onnx/load/spelling.py",
+        "netfuse_onnx/load/fused.py",
         "forms.dtype(maker.inputs[0]) in INTEGERS",
         "True",
         "test_spelling.py::test_what_only_looks_alike_stays[NaN]",
