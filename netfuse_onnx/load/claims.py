@@ -39,9 +39,8 @@ Complete = Callable[[Source, tuple[str, ...]], Sequence[Run]]
 def settle(source: Source, complete: Complete | None = None) -> tuple[Source, dict[str, ValueType]]:
     """A source as loaded, with types that are no mere claims, and the types that its outputs may declare."""
     graph = source.graph
-    claims = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
-    bare = {**graph.types, **{name: _shapeless(kind) for name, kind in claims.items()}}
-    found = infer(replace(source, graph=replace(graph, types=bare)))
+    claims = _claims(graph)
+    found = infer(unclaimed(source))
     looped = [node.outputs[k] for node, k in _collected(graph) if _unsure(node, k, found)]
     inferred = _inferred(found, claims)
     doubtful = (name for name in _doubtful(found, claims) if not inferred or name not in inferred[0].values)
@@ -50,6 +49,17 @@ def settle(source: Source, complete: Complete | None = None) -> tuple[Source, di
     if facts := _facts(found, claims, runs):
         found = infer(replace(found, graph=replace(found.graph, types={**found.graph.types, **facts})))
     return replace(found, graph=_honest(found, runs)), _declared(found, claims, (*inferred, *runs))
+
+
+def unclaimed(source: Source) -> Source:
+    """The source without the shapes that its file declares of values that are not its inputs."""
+    graph = source.graph
+    bare = {**graph.types, **{name: _shapeless(kind) for name, kind in _claims(graph).items()}}
+    return replace(source, graph=replace(graph, types=bare))
+
+
+def _claims(graph: Graph) -> dict[str, ValueType]:
+    return {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
 
 
 def _shapeless(kind: ValueType) -> ValueType:

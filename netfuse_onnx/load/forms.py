@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
@@ -77,7 +78,7 @@ class Forms:
     @functools.cached_property
     def types(self) -> Mapping[str, ValueType]:
         """The types of all values; most files that differ ask for none."""
-        return infer(replace(self.source, graph=self.graph)).graph.types
+        return infer(unclaimed(replace(self.source, graph=self.graph))).graph.types
 
     def maker(self, name: str, op: str) -> Node | None:
         """The node that gives a value, where it is of this operator."""

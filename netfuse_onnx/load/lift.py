@@ -21,6 +21,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, defs, helper, numpy_help
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.normal import normalise, value_type
 from netfuse_onnx.ops import schemas
@@ -175,11 +176,12 @@ class Lift:
     def _kinds(self) -> Mapping[str, ValueType]:
         """The types of all values, those of bodies too, as far as they are known. Names are unique in a model
         in normal form."""
-        found = dict(_shapes(rebuild.model(self.source).graph))
+        source = unclaimed(self.source)
+        found = dict(_shapes(rebuild.model(source).graph))
         with contextlib.suppress(Exception):  # onnx raises many kinds; what it can't infer is unknown
-            model = onnx.shape_inference.infer_shapes(rebuild.model(self.source), data_prop=True)
+            model = onnx.shape_inference.infer_shapes(rebuild.model(source), data_prop=True)
             found = dict(_shapes(model.graph))
-        typed = infer(self.source).graph.types
+        typed = infer(source).graph.types
         return {**found, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
 
     @functools.cached_property
@@ -191,7 +193,7 @@ class Lift:
             graph = normalise(lift.model.graph, self.source.path, opsets)
         except (FileFault, Unconvertible):
             return {}
-        return infer(replace(self.source, graph=graph, opsets=opsets)).graph.types
+        return infer(unclaimed(replace(self.source, graph=graph, opsets=opsets))).graph.types
 
     def rank(self, name: str) -> int | None:
         dims = self.dims(name)

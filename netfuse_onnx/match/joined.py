@@ -211,5 +211,11 @@ class _Normal:
     def _unkept(self, theirs: Sides, found: Pairing, i: int) -> NotEquivalent:
         a, b = self.sides.own, theirs.own
         where = places(a, i, b, found.steps[i])
+        ins = zip(a.steps[i].ins, b.steps[found.steps[i]].ins, strict=False)
+        for k, (name, twin) in enumerate(ins):
+            mine, its = a.weights.get(name), b.weights.get(twin)
+            if mine and its and differ.weight_difference(name, mine, twin, its):
+                unlike = differ.of_weights(f"input {k}: ", name, mine, twin, its)
+                return differ.error(a, i, b, found.steps[i], replace(unlike, hint=SPELLING))
         said = "its operands differ, and are written in two ways"
         return NotEquivalent(f"{a.path} and {b.path} differ at {where}: {said}.", SPELLING)

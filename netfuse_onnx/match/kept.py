@@ -66,7 +66,7 @@ def kept(a: Sides, b: Sides, pairing: Pairing) -> tuple[Flat, Pairing]:
                 name = f"{i}\0{k}\0first"
                 taken[i, k] = name
                 held[name] = a.own.weights[x.ins[k]]
-        elif ours == _stored(b.own, y, places) and len(x.ins) == len(y.ins) and _one_way(a, i, b, j):
+        elif ours == _stored(b.own, y, places) and _one_way(a, i, b, j):
             taken |= {(i, k): y.ins[k] for k in ours}
         else:
             raise Unkept(i)
@@ -91,5 +91,10 @@ def _operand(step: Step, k: int) -> str:
 
 
 def _one_way(a: Sides, i: int, b: Sides, j: int) -> bool:
-    """Whether the two files write the attributes in one way."""
-    return essential(a.own.steps[i], a.own) == essential(b.own.steps[j], b.own)
+    """Whether the two files write the step in one way: with the same attributes, as many operands, and stored
+    ones of one type and shape."""
+    x, y = a.own.steps[i], b.own.steps[j]
+    if len(x.ins) != len(y.ins) or essential(x, a.own) != essential(y, b.own):
+        return False
+    pairs = [(a.own.weights.get(m), b.own.weights.get(n)) for m, n in zip(x.ins, y.ins, strict=True)]
+    return all((m.dtype, m.shape) == (n.dtype, n.shape) for m, n in pairs if m and n)

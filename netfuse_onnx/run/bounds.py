@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, TensorProto
 
+from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.plan.control import nodes_of
@@ -39,7 +40,7 @@ def of_merged(path: str, family: Correspondence, limit: int) -> str:
     """
     held = sum(weights.nbytes(w) for source in family.sources for w in source.graph.weights.values())
     limit += int(FOLDING * held)
-    source = infer(load(path))
+    source = infer(unclaimed(load(path)))
     constants = {name: (weight,) for name, weight in source.graph.weights.items()}
     alone = Correspondence((source,), ("",), source.graph, constants, source.opsets, source.ir_version)
     return refusal(replace(source, graph=fold(alone).graph), limit, fed=True)

@@ -194,12 +194,9 @@ def _paired(value: Any) -> dict[str, Any]:
     if not models or len(set(models)) < len(models) or len(found["sha256"]) != len(models):
         raise ValueError("'models' and 'sha256' are not one name and one digest for each model")
     named = found.get("names")
-    if named is not None and [list(map(len, row)) for row in named] != [list(map(len, named[0]))] * len(
-        models
-    ):
+    counts = [list(map(len, row)) for row in named or ()]
+    if named is not None and (not counts or counts != counts[:1] * len(models) or len(counts[0]) != 2):
         raise ValueError("'names' are not as many inputs and outputs for each model")
-    if named is not None and any(len(row) != 2 for row in named):
-        raise ValueError("'names' are not inputs and outputs")
     return found
 
 
