@@ -38,7 +38,7 @@ from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
-from netfuse_onnx.run import runtime, symbols
+from netfuse_onnx.run import bounds, runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
@@ -272,7 +272,8 @@ def _matched(
         ran = Ran.TOLD if found else Ran.FAILED
         return found
 
-    family = sound(fold(match(models, names, partial=partial, complete=complete, named=named)))
+    family = match(models, names, partial=partial, complete=complete, named=named)
+    family = bounds.affordable(sound(fold(family)))
     return replace(family if target == "cuda" else integers(family), ran=ran)
 
 

@@ -311,8 +311,17 @@ def test_small_files_that_ask_for_all_memory(tmp_path: Path, bomb: str) -> None:
         "}", " ".join(BOMBS[bomb]) + " }"
     )
     paths = twice(tmp_path, model(text, WEIGHTS))
-    code, memory, said = measured(tmp_path, "check", *paths)
-    assert code == 0 and memory < 500e6, said
+    for arguments in (("check", *paths), ("merge", *paths, "-o", "m.onnx")):
+        code, memory, said = measured(tmp_path, *arguments)
+        assert code == 3 and memory < 500e6 and "from constants alone" in said, said
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_constants_that_the_allowed_memory_does_not_hold(tmp_path: Path) -> None:
+    held = "n = Constant <value_ints = [200000000]> () v = ConstantOfShape (n) z = Shape (v)"
+    text = SMALL.replace("(float[n, 2] y)", "(float[n, 2] y, int64[m] z)").replace("}", f"{held} }}")
+    paths = twice(tmp_path, model(text, WEIGHTS))
+    assert measured(tmp_path, "check", *paths)[0] == 0
     code, memory, said = measured(tmp_path, "merge", *paths, "-o", "m.onnx")
     assert code == 5 and memory < 500e6 and "from constants alone takes about" in said
     assert not (tmp_path / "m.onnx").exists()

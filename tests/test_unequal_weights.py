@@ -29,6 +29,11 @@ CASES: dict[str, tuple[str, list[dict[str, Any]]]] = {
         f"g (float[1,2,6,6] x) => (float[1,2,3,3] y) <int64[4] s = {{1,2,3,3}}> {{ y = Resize<{CROP}>(x, roi, , s) }}",
         [{"roi": np.float32([0, 0, a, a, 1, 1, b, b])} for a, b in ((0, 0.5), (0.25, 1))],
     ),
+    "region of scales": (
+        "g (float[1,2,6,6] x) => (float[a,b,c,d] y) <float[4] s = {1,1,0.5,0.5}> "
+        f"{{ y = Resize<{CROP}>(x, roi, s) }}",
+        [{"roi": np.float32([0, 0, a, a, 1, 1, b, b])} for a, b in ((0, 0.5), (0, 1))],
+    ),
     "region that is not read": (
         "g (float[1,2,6,6] x) => (float[1,2,3,3] y) <float[4] s = {1,1,0.5,0.5}> { y = Resize(x, roi, s) }",
         [{"roi": np.zeros(8, "f")}, {"roi": np.ones(8, "f")}],
@@ -107,11 +112,6 @@ UNLIKE: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "g (float[n,8,2] x) => (float[a,b] y) <int64[1] m = {-1}> { h = Shape(x) t = Slice(h, s, e) "
         "r = Concat<axis=0>(t, m) y = Reshape(x, r) }",
         [{"s": np.array([1]), "e": np.array([2])}, {"s": np.array([2]), "e": np.array([3])}],
-    ),
-    "a crop by scales": (
-        "g (float[1,2,6,6] x) => (float[a,b,c,d] y) <float[4] s = {1,1,0.5,0.5}> "
-        f"{{ y = Resize<{CROP}>(x, roi, s) }}",
-        [{"roi": np.float32([0, 0, a, a, 1, 1, b, b])} for a, b in ((0, 0.5), (0, 1))],
     ),
     "bins": (MEL.replace("int64 bins = {4}, ", "").replace("[n,4]", "[n,k]"), [
         {"bins": 4, "rate": 8000, "low": 0.0, "high": 4000.0}, {"bins": 5, "rate": 8000, "low": 0.0, "high": 4000.0}]),

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.match.flat import Step
-from netfuse_onnx.ops import steering
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
 
 
@@ -15,8 +14,6 @@ def outcome(
 ) -> tuple[tuple[Dim, ...], ...] | None:
     """The dims of all outputs of a step of the main graph, whose operands `held` are these weights; None
     where a size is not known, as a number or as a size of an input of the graph."""
-    if step.op == "Resize" and len(step.ins) > 2 and 1 in steering.steers(step.op, step.ins, step.attrs):
-        return None  # onnx's inference leaves out that a crop changes the size
     kinds = {name: graph.types.get(name, ValueType()) for name in step.ins if name}
     fed = {name for k, name in enumerate(step.ins) if name and k not in held}
     names = [f"weight {k}" if k in held else name for k, name in enumerate(step.ins)]

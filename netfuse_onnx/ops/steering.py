@@ -81,10 +81,7 @@ def steers(op: str, inputs: Sequence[str], attrs: Mapping[str, Any]) -> tuple[in
     """The inputs of a node whose values decide the shape of an output. No operator of a domain that has been
     read has a namesake in another."""
     if op == "Resize" and len(inputs) > 2:
-        if len(inputs) > 3 and inputs[3]:
-            return (3,)
-        crops = attrs.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
-        return (1, 2) if crops else (2,)
+        return (3,) if len(inputs) > 3 and inputs[3] else (2,)  # a crop changes no size: scales alone do
     if op == "DFT" and not attrs.get("onesided") and (len(inputs) < 2 or not inputs[1]):
         return ()
     return STEERED_BY.get(op, ())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, TensorProto
 
+from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
@@ -24,6 +25,23 @@ FOLDING = 4.0
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 MOST_TRIPS = 1 << 17
 """Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""
+
+
+AFFORDABLE, OF_WEIGHTS = 1 << 30, 64
+"""Bytes that a graph may compute from constants alone: so many, and so many times those of its weights."""
+
+
+def affordable(family: Correspondence) -> Correspondence:
+    """The family, which is folded. Raises FileFault where its graph computes more from constants alone than
+    any model of its size needs to: no runtime could load it."""
+    source = family.sources[0]
+    needed, held = constant_bytes(family.graph), sum(map(weights.nbytes, source.graph.weights.values()))
+    if needed > AFFORDABLE + OF_WEIGHTS * held:
+        raise FileFault(
+            f"{source.path} computes {amount(needed)} from constants alone.",
+            "No runtime loads that: export the model again.",
+        )
+    return family
 
 
 def refusal(source: Source, limit: int, *, fed: bool) -> str:
