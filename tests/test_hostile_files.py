@@ -494,3 +494,12 @@ def test_pools_whose_attributes_do_not_fit(tmp_path: Path, strides: list[int]) -
         { y = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x) }""")
     next(a for a in proto.graph.node[0].attribute if a.name == "strides").ints[:] = strides
     assert netfuse_onnx.check(twice(tmp_path, proto)).equivalent
+
+
+@pytest.mark.parametrize(
+    "op", ["y = Mul (x, w)", "y = Expand (w, x)", "c = Cast <to = 1> (x) d = Add (c, c) y = Sub (d, w)"]
+)
+def test_long_inputs_are_not_taken_for_shapes(tmp_path: Path, op: str) -> None:
+    proto = model(f"g (float[{2**32}] x) => (float[n] y) {{ {op} }}", {"w": (1,)})
+    code, memory, said = measured(tmp_path, "check", *twice(tmp_path, proto))
+    assert code == 0 and memory < 500e6, said
