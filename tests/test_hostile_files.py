@@ -503,3 +503,21 @@ def test_pools_whose_attributes_do_not_fit(tmp_path: Path, strides: list[int]) -
         { y = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x) }""")
     next(a for a in proto.graph.node[0].attribute if a.name == "strides").ints[:] = strides
     assert netfuse_onnx.check(twice(tmp_path, proto)).equivalent
+
+
+@pytest.mark.parametrize(
+    "op", ["y = Mul (x, w)", "y = Expand (w, x)", "c = Cast <to = 1> (x) d = Add (c, c) y = Sub (d, w)"]
+)
+def test_long_inputs_are_not_taken_for_shapes(tmp_path: Path, op: str) -> None:
+    proto = model(f"g (float[{2**32}] x) => (float[n] y) {{ {op} }}", {"w": (1,)})
+    code, memory, said = measured(tmp_path, "check", *twice(tmp_path, proto))
+    assert code == 0 and memory < 500e6, said
+
+
+def test_an_operator_of_the_runtime_that_lacks_inputs_is_replicated(tmp_path: Path) -> None:
+    text = """g (float[2, 2, 4] x) => (float[2, 2, 4] y) { z = Mul (x, w)
+        y = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (z) }"""
+    out = merged(tmp_path, family(tmp_path, text, {"w": (4,)}))
+    assert [row.op for row in netfuse_onnx.inspect(out).lowered.replicated] == [
+        "com.microsoft.SkipLayerNormalization"
+    ]

@@ -11,7 +11,7 @@ import math
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from netfuse_onnx.ops.shapes import UNKNOWN, Call, Kinds, Unknown, every_node, shape
+from netfuse_onnx.ops.shapes import UNKNOWN, Call, Kinds, Unknown, broadcast, every_node, shape
 from netfuse_onnx.storage.tensors import MOST_AXES
 from netfuse_onnx.types import Dim, ValueType
 
@@ -42,16 +42,46 @@ def corrected(model: ModelProto) -> None:
     alone, operators on tables, and what onnx must not be given."""
     stored = {"", *(tensor.name for tensor in model.graph.initializer)}
     typed = {value.name for value in model.graph.input if _has_type(value)} | stored
+    long = {value.name for value in model.graph.input if _is_long(value)}
     counts = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     for node in every_node(model.graph):
         computed = node.op_type in COMPUTED and len(node.input) > 1 and node.input[1] not in stored
-        untold = (computed or _letters(node) or _grows(node, counts)) and not node.domain
+        grows = _grows(node, counts) or _reads_long(node, long)
+        untold = (computed or _letters(node) or grows) and not node.domain
         fragile = node.op_type in FRAGILE and node.domain in ("", "ai.onnx.ml")
         if untold or (fragile and node.input[0] not in typed):
             node.domain = DOMAIN
         if node.domain == TABLES and node.op_type in ROWS:
             node.domain = DOMAIN
     model.opset_import.add(domain=DOMAIN, version=1)
+
+
+SUMS = ("Add", "Sub", "Mul")
+PROPAGATING = frozenset({*SUMS, "Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze"})
+"""Operators whose numbers onnx computes as it infers."""
+LONG = 1 << 22
+"""Numbers, of some 50 bytes each, that onnx may make up for a value with one axis of a known size."""
+SHAPED = {"Reshape": 1, "Expand": 1, "Tile": 1, "ConstantOfShape": 0}
+"""Operators that read a shape, and where. It is made up for what has one axis of a known size."""
+
+
+def _is_long(value: ValueInfoProto) -> bool:
+    """True for one axis with more numbers than onnx should make up."""
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) == 1 and dims[0].dim_value > LONG
+
+
+def _reads_long(node: NodeProto, long: set[str]) -> bool:
+    """True for a node that onnx must not be given. `long` gets the outputs that have the same axis."""
+    if node.domain:
+        return False
+    if node.op_type in SHAPED:
+        at = SHAPED[node.op_type]
+        return len(node.input) > at and node.input[at] in long
+    found = node.op_type in PROPAGATING and not long.isdisjoint(node.input)
+    if found:
+        long.update(node.output)
+    return found
 
 
 def _has_type(value: ValueInfoProto) -> bool:
@@ -70,6 +100,16 @@ def _grows(node: NodeProto, counts: dict[str, int]) -> bool:
     grows = node.op_type == "Concat" and count > MOST_PROPAGATED
     counts.update(dict.fromkeys(node.output, count))
     return grows
+
+
+@shape(*(f"{DOMAIN}.{op}" for op in SUMS))
+def _summed(call: Call) -> Kinds:
+    return [ValueType(call.kind(0).dtype, broadcast(call.dims(0), call.dims(1)))]
+
+
+@shape(f"{DOMAIN}.Cast")
+def _cast(call: Call) -> Kinds:
+    return [ValueType(int(call.attr("to")), call.kind(0).dims)]
 
 
 @shape(f"{DOMAIN}.Concat")

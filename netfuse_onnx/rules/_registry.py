@@ -62,7 +62,10 @@ class Site:
         return k >= len(self.node.outputs) or self.node.outputs[k] == ""
 
     def dims(self, i: int) -> tuple[Dim, ...]:
-        """Per-model dims of input i. Refuses where the rank is unknown."""
+        """Per-model dims of input i. Refuses where the rank is unknown, and an operator of ONNX Runtime that
+        lacks the input: onnx does not know how many it takes."""
+        if i >= len(self.inputs):
+            raise Refuse(f"it has no input {i}")
         dims = self.inputs[i].dims
         if dims is None:
             raise Refuse(f"the rank of its input {self.node.inputs[i]!r} is unknown")
