@@ -155,7 +155,7 @@ def families(folder: Path) -> tuple[Family, ...]:
     """All seeds. The merged ones are made in `folder`."""
     made = [_family(name, functools.partial(_text, *entry)) for name, entry in TEXTS.items()]
     others: dict[str, Callable[[int], ModelProto]] = {
-        "trees": _trees, "vectorised": _vectorised, "functions": _functions, "sparse": _sparse,
+        "trees": _trees, "trees 5": _trees_5, "vectorised": _vectorised, "functions": _functions, "sparse": _sparse,
         "old": lambda k: _text("g (float[n, 4] x) => (float[n, 4] y) { h = Dropout (x) y = Scale_(h) }"
                                .replace("Scale_(h)", "MatMul (h, w)"), {"w": (4, 4)}, k, '"": 11'),
     }  # fmt: skip
@@ -193,6 +193,22 @@ def _sort(model: ModelProto) -> None:
         nodes.remove(node)
         model.graph.node.append(node)
         ready.update(node.output)
+
+
+def _trees_5(seed: int) -> ModelProto:
+    """A TreeEnsemble of ai.onnx.ml 5, whose thresholds and leaves are attributes that hold tensors."""
+    node = helper.make_node(
+        "TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, aggregate_function=1, post_transform=0,
+        tree_roots=[0], nodes_featureids=[0], nodes_truenodeids=[0], nodes_falsenodeids=[1],
+        nodes_trueleafs=[1], nodes_falseleafs=[1], leaf_targetids=[0, 0],
+        nodes_modes=numpy_helper.from_array(np.zeros(1, np.uint8)),
+        nodes_splits=numpy_helper.from_array(np.float32([0.5 + seed])),
+        leaf_weights=numpy_helper.from_array(np.float32([1.0, 2.0 + seed])),
+    )  # fmt: skip
+    model = _model([node], [("x", TensorProto.FLOAT, ["n", 2])], [("y", TensorProto.FLOAT, ["n", 1])])
+    for entry in model.opset_import:
+        entry.version = {"": 17, "ai.onnx.ml": 5}.get(entry.domain, entry.version)
+    return model
 
 
 def _trees(seed: int) -> ModelProto:

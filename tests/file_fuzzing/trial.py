@@ -30,9 +30,8 @@ from netfuse_onnx.errors import NetfuseError
 SECONDS = 10
 BYTES = 1_000_000_000
 EXIT_CODES = (0, 1, 2, 3, 5)
-KEPT = ("netfuse-onnx-", ".ses")
-"""Starts of the names of temporary files that live as long as the process: the spill file, and what ONNX
-Runtime (1.32) leaves where its telemetry is on."""
+KEPT = "netfuse-onnx-"
+"""The start of the names of temporary files that live as long as the process: the spill file."""
 OWN = Path(__file__).resolve().parents[2]
 PACKAGES = Path(onnx.__file__).resolve().parents[1]
 READABLE = tuple(
@@ -161,7 +160,7 @@ class Lab:
         import atexit
 
         atexit._run_exitfuncs()
-        return sorted(path.name for path in self.temporary.iterdir() if path.name != KEPT[1])
+        return sorted(path.name for path in self.temporary.iterdir())
 
 
 def _one_sentence(said: str) -> bool:
