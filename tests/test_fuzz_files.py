@@ -73,7 +73,7 @@ def wanders(arguments: list[str]) -> int:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that are reached soon."""
     for module in (trial, fuzz_files):
-        monkeypatch.setattr(module, "SECONDS", 0.5)
+        monkeypatch.setattr(module, "SECONDS", 2.0)
         monkeypatch.setattr(module, "BYTES", 200_000_000)
 
 
@@ -83,7 +83,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (raises, "TypeError in"),
         (dies, "ended by signal -11"),
-        (spins, "0.5 s"),
+        (spins, "2.0 s"),
         (fills, "memory"),
         (leaves, "left files"),
         (peeps, "opened a file outside"),

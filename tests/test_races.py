@@ -362,7 +362,7 @@ def test_verify_reads_one_version_whole(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_file_that_never_rests_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from netfuse_onnx import api
+    from netfuse_onnx import api, sources
 
     paths, out = models(tmp_path), str(tmp_path / "m.onnx")
     netfuse_onnx.merge(paths, out, data="external", verify=False)
@@ -371,7 +371,7 @@ def test_a_file_that_never_rests_is_said_so(tmp_path: Path, monkeypatch: pytest.
         os.utime(out, ns=(time.time_ns(), time.time_ns()))
 
     looks = _meanwhile(monkeypatch, api.metadata, "read", *[touched] * 20)
-    monkeypatch.setattr(api, "load", lambda path: 1 / 0)  # what fails is due to the change
+    monkeypatch.setattr(sources, "load", lambda path: 1 / 0)  # what fails is due to the change
     for read in (netfuse_onnx.inspect, lambda path: netfuse_onnx.verify(path, paths, provider="cpu")):
         looks.clear()
         with pytest.raises(

@@ -445,6 +445,17 @@ def test_the_defaults_of_the_runtime_are_those_of_the_one_installed() -> None:
             assert known.get(name) == value, f"{schema.name}.{name}"
 
 
+def test_the_inputs_of_the_runtime_are_those_of_the_one_installed() -> None:
+    """Another version of ONNX Runtime may take more of them, and have more operators."""
+    known, seen = schemas.inputs_of_the_runtime(), set()
+    for schema in _C.get_all_operator_schema():
+        if schema.domain == "com.microsoft" and schema.name in known:
+            least, most = known[schema.name]
+            assert least >= schema.min_input and (most or schema.max_input) <= schema.max_input, schema.name
+            seen.add(schema.name)
+    assert len(seen) > 100
+
+
 @pytest.mark.parametrize("rank", [2, 3, 4])
 @pytest.mark.parametrize("key", sorted(ONE.keys() | SETS.keys()))
 def test_every_operator_of_the_tables_counts_from_the_front(key: str, rank: int) -> None:

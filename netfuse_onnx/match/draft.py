@@ -61,7 +61,7 @@ class Draft:
         return self.kind(k).dims or ()
 
     def has(self, k: int) -> bool:
-        return k < len(self.step.ins) and bool(self.step.ins[k])
+        return 0 <= k < len(self.step.ins) and bool(self.step.ins[k])
 
     def constant(self, k: int) -> Weight | None:
         """The constant at operand k, where it is one and small."""

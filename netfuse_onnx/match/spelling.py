@@ -99,7 +99,7 @@ def _scan(draft: Draft) -> None:
     """Scan: axes and directions of all that is scanned, zeros where they are absent."""
     node, count = draft.step.node, draft.attrs.get("num_scan_inputs", 0)
     body = node.attrs.get("body")
-    if body is None or draft.since() < 9:
+    if body is None or draft.since() < 9 or not 0 < count <= len(node.inputs):
         return
     states = len(node.inputs) - count
     fed = [draft.rank(k) for k in range(states, len(node.inputs))]

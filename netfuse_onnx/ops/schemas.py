@@ -54,6 +54,11 @@ _OF_THE_RUNTIME = Path(__file__).with_name("runtime_defaults.json")
 1.32 give it. Text stands for bytes."""
 
 
+_INPUTS_OF_THE_RUNTIME = Path(__file__).with_name("runtime_inputs.json")
+"""The least and the most inputs of the operators of com.microsoft, as the schemas of ONNX Runtime 1.32 give
+them; null for any number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One operator at one opset. `deprecated`: it was withdrawn, and ONNX Runtime refuses it."""
@@ -104,6 +109,13 @@ def defaults(op: str, domain: str, version: int) -> Mapping[str, Any]:
     """The values of attributes that are absent, as far as onnx's schema or ONNX Runtime's names them."""
     known = facts(op, domain, version)
     return known.defaults if known else _defaults_of_the_runtime().get(f"{domain}.{op}".removeprefix("."), {})
+
+
+@functools.cache
+def inputs_of_the_runtime() -> Mapping[str, tuple[int, int | None]]:
+    """Operator of com.microsoft -> the least and the most inputs, None for any number."""
+    rows: dict[str, list[int | None]] = json.loads(_INPUTS_OF_THE_RUNTIME.read_text())
+    return {op: (least or 0, most) for op, (least, most) in rows.items()}
 
 
 @functools.cache

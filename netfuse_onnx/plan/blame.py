@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
+from netfuse_onnx.ops import schemas
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.rules._registry import Site
 from netfuse_onnx.types import Correspondence
@@ -43,6 +44,8 @@ def complaint(corr: Correspondence, site: Site) -> str:
     node = site.node
     if node.op in FRAGILE and not (site.inputs and (site.inputs[0].dtype or site.inputs[0].proto)):
         return ""  # onnx would end the process
+    if said := _miscounted(site):
+        return said
     model = ModelProto(ir_version=max(corr.ir_version, 4))
     for domain, version in corr.opsets.items():
         model.opset_import.add(domain=domain, version=version)
@@ -61,3 +64,19 @@ def complaint(corr: Correspondence, site: Site) -> str:
         lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
         return (lines[-1] if lines else type(fault).__name__).rstrip(".")[:300]
     return ""
+
+
+def _miscounted(site: Site) -> str:
+    """The words for an operator of ONNX Runtime, which onnx does not know, with another number of inputs than
+    it takes; else ''."""
+    node = site.node
+    if node.domain != "com.microsoft" or node.op not in schemas.inputs_of_the_runtime():
+        return ""
+    least, most = schemas.inputs_of_the_runtime()[node.op]
+    count = len(node.inputs)
+    fits = least <= count and (most is None or count <= most)
+    return (
+        ""
+        if fits
+        else f"it has {count} inputs, and takes {least} to {'any number' if most is None else most}"
+    )

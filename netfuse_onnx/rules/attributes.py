@@ -87,6 +87,8 @@ def scaler(site: Site) -> Iterator[Option]:
     """(x - offset) * scale, with the offsets and scales of each model"""
     _only(site, "offset", "scale")
     need(all({"offset", "scale"} <= attrs.keys() for attrs in site.attrs), "it has no offset or no scale")
+    counts = {len(attrs[name]) for attrs in site.attrs for name in ("offset", "scale")}
+    need(len(counts) == 1, "the offsets and scales are not as many in all models")
     rank = site.rank(0)
     held = STACKED(0) if site.mapped[0] else SHARED
 
@@ -108,6 +110,11 @@ def linear_regressor(site: Site) -> Iterator[Option]:
     need(site.attr("post_transform", b"NONE") == b"NONE", "it transforms its scores")
     need(site.rank(0) == 2, "its input is not a matrix")
     targets = int(site.attr("targets", 1))
+    counts = {len(attrs.get("coefficients", ())) for attrs in site.attrs}
+    need(len(counts) == 1 and targets > 0, "the coefficients are not as many in all models")
+    need(min(counts) > 0 and min(counts) % targets == 0, "the coefficients are not as many for each target")
+    added = {len(attrs["intercepts"]) for attrs in site.attrs if "intercepts" in attrs}
+    need(added <= {targets}, "the intercepts are not one for each target")
     held = STACKED(0) if site.mapped[0] else SHARED
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:

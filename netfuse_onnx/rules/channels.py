@@ -219,6 +219,7 @@ def turned_heads(site: Site) -> Iterator[Option]:
     need(rank >= 3, "it moves no heads")
     perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]
     need(sorted(perm) == list(range(rank)), "its perm is no order of its axes")
+    need(len(site.out_dims()) == rank, "its output has another rank")
     for at in (rank - 2, rank - 1):
         dims, out = site.dims(0), site.out_dims()
 

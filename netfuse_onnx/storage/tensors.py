@@ -44,8 +44,8 @@ BITS: dict[int, int] = {
 # Newer than the oldest onnx we run on, so by number: FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2.
 BITS |= {24: 8, 25: 2, 26: 2, 27: 6, 28: 6}
 
-MOST_AXES = 32
-"""numpy (1) holds no tensors of more."""
+MOST_AXES = 64
+"""numpy (2) holds no tensors of more."""
 
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",

@@ -250,9 +250,9 @@ MUTATIONS = (
     ),
     mutation(
         "the-hint-counts-one-file",
-        "netfuse_onnx/match/matcher.py",
-        "return partial_.counted(self.ours, self.fixed, found)",
-        "return partial_.counted(self.ours, self.fixed, [row for row in found if row[1].steps][:2])",
+        "netfuse_onnx/match/joined.py",
+        "return partial_.counted(ours, Fixed(ours, self.first.graph), found)",
+        "return partial_.counted(ours, Fixed(ours, self.first.graph), found[:2])",
         "test_partial.py::test_the_hint_counts_all_files",
     ),
     mutation(
@@ -371,7 +371,7 @@ MUTATIONS = (
     mutation(
         "claims-are-believed",
         "netfuse_onnx/load/claims.py",
-        "bare = {**graph.types, **{name: _shapeless(kind) for name, kind in claims.items()}}",
+        "bare = {**graph.types, **{name: _shapeless(kind) for name, kind in _claims(graph).items()}}",
         "bare = dict(graph.types)",
         "test_claims.py::test_a_declared_output_that_lies",
     ),
