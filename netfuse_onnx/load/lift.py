@@ -9,20 +9,18 @@ guessed. Operators of other domains stay as they are.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, defs, helper, numpy_helper
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.claims import unclaimed
-from netfuse_onnx.load.infer import infer
+from netfuse_onnx.load.infer import infer, inferred
 from netfuse_onnx.load.normal import normalise, value_type
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Dim, Source, ValueType
@@ -177,10 +175,7 @@ class Lift:
         """The types of all values, those of bodies too, as far as they are known. Names are unique in a model
         in normal form."""
         source = unclaimed(self.source)
-        found = dict(_shapes(rebuild.model(source).graph))
-        with contextlib.suppress(Exception):  # onnx raises many kinds; what it can't infer is unknown
-            model = onnx.shape_inference.infer_shapes(rebuild.model(source), data_prop=True)
-            found = dict(_shapes(model.graph))
+        found = dict(_shapes(inferred(source, {}) or rebuild.model(source).graph))
         typed = infer(source).graph.types
         return {**found, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
 
