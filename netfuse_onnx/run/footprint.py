@@ -14,6 +14,7 @@ from onnx import helper
 
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.plan.sized import sized
+from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Graph, Node, ValueType
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -117,16 +118,21 @@ class Footprints:
 
 
 def constant_bytes(graph: Graph) -> int:
-    """Bytes of all that is computed from constants alone, where its shape is known. ONNX Runtime computes it
-    while it loads the graph."""
+    """Bytes of all that is computed from constants alone. ONNX Runtime computes it while it loads the graph.
+    Where no shape is known, a Concat holds what it joins, and anything else as much as the largest operand."""
     fed = set(graph.inputs)
+    size = {name: weights.nbytes(held) for name, held in graph.weights.items()}
     total = 0
     for node in graph.nodes:
-        if fed.isdisjoint(node.reads):
-            kinds = (graph.types.get(name, ValueType()) for name in node.outputs if name)
-            total += sum(_bytes(kind) or 0 for kind in kinds)
-        else:
+        if not fed.isdisjoint(node.reads):
             fed.update(node.outputs)
+            continue
+        read = [size.get(name, 0) for name in node.inputs]
+        most = sum(read) if node.op == "Concat" else max(read, default=0)
+        for name in filter(None, node.outputs):
+            found = _bytes(graph.types.get(name, ValueType()))
+            size[name] = most if found is None else found
+            total += size[name]
     return total
 
 
