@@ -119,7 +119,7 @@ class Footprints:
 
 def constant_bytes(graph: Graph) -> int:
     """Bytes of all that is computed from constants alone. ONNX Runtime computes it while it loads the graph.
-    Where no shape is known, a Concat holds what it joins, and anything else as much as the largest operand."""
+    Where no shape is known, a Concat holds what it joins, anything else as much as its largest operand."""
     fed = set(graph.inputs)
     size = {name: weights.nbytes(held) for name, held in graph.weights.items()}
     total = 0
