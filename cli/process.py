@@ -39,5 +39,5 @@ def quiet(debug: bool) -> Iterator[None]:
 
 
 def nobody_reads() -> None:
-    """What is still to be written to a closed pipe goes nowhere: Python would complain of it at its end."""
+    """Sends the rest of the output, for a closed pipe, nowhere: Python would complain of it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,7 +25,7 @@ WIDTH = 1000
 """Columns where the output is no terminal: a line that is folded there is a line that grep misses."""
 
 NAMES = 40
-"""How many lines of names are printed; --json has them all."""
+"""So many lines of names are printed; --json has them all."""
 
 REASONS = 10
 """How many reasons for replication are printed; --json and inspect have them all."""

@@ -1,4 +1,4 @@
-"""How the answer of check looks on a terminal: one architecture, or the families and what differs."""
+"""The answer of check on a terminal: one architecture, or the families and what differs."""
 
 from __future__ import annotations
 

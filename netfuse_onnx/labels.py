@@ -71,7 +71,7 @@ class Labels:
 
 
 Line = tuple[str, str, str, Sequence[str]]
-"""What it is, whose, its own name, and its names in the merged model."""
+"""An entry is: input or output, whose, its own name, and its names in the merged model."""
 
 
 def grouped(rows: Sequence[NameRow]) -> list[Line]:

@@ -63,7 +63,7 @@ def _claims(graph: Graph) -> dict[str, ValueType]:
 
 
 def _shapeless(kind: ValueType) -> ValueType:
-    """What ONNX Runtime checks of a declared type: all but shapes."""
+    """The part of a declared type that ONNX Runtime checks: all but shapes."""
     if kind.proto is None:
         return ValueType(kind.dtype)
     bare = TypeProto()
@@ -153,7 +153,7 @@ def _shape(value: ValueInfoProto) -> Sequence[Any]:
 
 
 def _inferred(found: Source, claims: Mapping[str, ValueType]) -> tuple[Run, ...]:
-    """What inference says of two runs with sizes for all symbols, of outputs that claim what it can't tell
+    """Inference tells of two runs with sizes for all symbols, of outputs that claim what it can't tell
     without these: as good as runs, and no weights are read."""
     graph, known = found.graph, _input_symbols(found)
     open_ = [
@@ -224,7 +224,7 @@ def _doubtful(found: Source, claims: Mapping[str, ValueType]) -> Iterator[str]:
 
 
 def _facts(found: Source, claims: Mapping[str, ValueType], runs: Sequence[Run]) -> dict[str, ValueType]:
-    """What runs tell of the values: ranks that were unknown; and sizes that the file declares and inference
+    """Runs tell of the values: ranks that were unknown; and sizes that the file declares and inference
     miscounts. Other sizes may be those of the inputs that happened to be drawn."""
     facts: dict[str, ValueType] = {}
     unsteady = varying(found) if runs else set()

@@ -117,6 +117,10 @@ class Footprints:
         )
 
 
+ITEM = 4
+"""Bytes of a random number whose type is not known."""
+
+
 def constant_bytes(graph: Graph) -> int:
     """Bytes of all that is computed from constants alone. ONNX Runtime computes it while it loads the graph.
     Where no shape is known, a Concat holds what it joins, anything else as much as its largest operand."""
@@ -129,6 +133,8 @@ def constant_bytes(graph: Graph) -> int:
             continue
         read = [size.get(name, 0) for name in node.inputs]
         most = sum(read) if node.op == "Concat" else max(read, default=0)
+        if node.op in ("RandomNormal", "RandomUniform"):
+            most = ITEM * math.prod(node.attrs["shape"])
         for name in filter(None, node.outputs):
             found = _bytes(graph.types.get(name, ValueType()))
             size[name] = most if found is None else found
