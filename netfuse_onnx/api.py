@@ -130,8 +130,8 @@ def merge(
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
     """Tell whether the models are one architecture. A no is a report that is not ok: it has the families
-    that the models fall into, and what differs. A FileFault names all files that can't be read; its `report` has the
-    families of the others."""
+    that the models fall into, and what differs. A FileFault names all files that can't be read; its
+    `report` has the families of the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(_matched, partial=partial)
     return steady(paths, lambda: checked.answer(paths, labels, match, _lowered, exact=not partial))
