@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.ops.steering import UNJOINABLE
+from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Recipe, Weight
 

@@ -14,7 +14,8 @@ import onnx
 from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Dim, Layout, ValueType
+from netfuse_onnx.ops import kinds
+from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Layout, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]
@@ -160,9 +161,6 @@ class Boundary:
 
 def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoProto:
     """A graph input or output; `models` adds a leading axis of that size."""
-    if kind.proto is not None:
-        return onnx.ValueInfoProto(name=name, type=kind.proto)
-    dims: list[Dim] | None = None if kind.dims is None else list(kind.dims)
-    if models and dims is not None:
-        dims.insert(0, models)
-    return onnx.helper.make_tensor_value_info(name, kind.dtype, dims)
+    if models and kind.dims is not None:
+        kind = replace(kind, dims=(models, *kind.dims))
+    return kinds.declared(name, kind)

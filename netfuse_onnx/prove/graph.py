@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from netfuse_onnx.ops.schemas import canonical
+from netfuse_onnx.ops.walk import bodies
+from netfuse_onnx.ops.walk import nodes as every_node
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.bits import same_tensor, unequal_attributes
-from netfuse_onnx.prove.scopes import Made, Origin, Scope, bodies, every_node, names, operator, title
+from netfuse_onnx.prove.scopes import Made, Origin, Scope, names, operator, title
 from netfuse_onnx.storage import wire
 from netfuse_onnx.types import Merged, Recipe
 
@@ -171,9 +173,9 @@ class _Walk:
         for name, have, want in unequal_attributes(file.node, own.node):
             told = f"Attribute {name!r} of node {node} is {have} in the file"
             self.problems.append(f"{told}; merging these sources gives {want}.")
-        right = bodies(own.node)
-        for name, inner in bodies(file.node).items():
-            for a, b in zip(inner, right.get(name, ()), strict=False):
+        for name in dict.fromkeys(name for name, _ in bodies(file.node)):
+            inner = ([body for key, body in bodies(each.node) if key == name] for each in (file, own))
+            for a, b in zip(*inner, strict=False):
                 self._body(Scope(a, file.scope), Scope(b, own.scope), f"body {name!r} of node {node}")
         pairs = list(zip(names(file.node.input), names(own.node.input), strict=True))
         for place, (a_name, b_name) in reversed(list(enumerate(pairs))):

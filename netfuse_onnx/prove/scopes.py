@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from netfuse_onnx.ops.schemas import canonical
 
@@ -98,23 +98,3 @@ def names(values: Iterable[str]) -> list[str]:
     while kept and not kept[-1]:
         kept.pop()
     return kept
-
-
-def bodies(node: NodeProto) -> dict[str, list[GraphProto]]:
-    """The graphs that a node holds, by attribute."""
-    found = {}
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            found[attribute.name] = [attribute.g]
-        elif attribute.type == AttributeProto.GRAPHS:
-            found[attribute.name] = list(attribute.graphs)
-    return found
-
-
-def every_node(graph: GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a graph, those of bodies included."""
-    for node in graph.node:
-        yield node
-        for inner in bodies(node).values():
-            for body in inner:
-                yield from every_node(body)

@@ -10,9 +10,9 @@ from typing import Any
 from netfuse_onnx.emit.convert import fold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim, same_name
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Dim, Layout
 
 Takes = list[Layout | None]

@@ -15,9 +15,9 @@ from netfuse_onnx.emit.convert import fold as folded
 from netfuse_onnx.emit.convert import unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 EPSILON = 1e-12

@@ -16,10 +16,10 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import again, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, held, param
 from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
 from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
