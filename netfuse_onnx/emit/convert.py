@@ -50,7 +50,7 @@ def _spread(emit: Emitter, x: Held, dst: Layout, rank: int) -> Held:
 
 def _apart(emit: Emitter, x: Tensor, src: Layout, dims: Sequence[Dim], dtype: int) -> tuple[Tensor, ...]:
     """STACKED -> N scalar Gathers; FOLDED -> one Split, whose sizes are written out where they are known."""
-    if src.stacked and dtype == TensorProto.STRING:  # ort_compat.GATHER_LOSES_STRINGS
+    if src.stacked and dtype == TensorProto.STRING:  # gaps.GATHER_LOSES_STRINGS
         parts = emit.split(x, [1] * emit.models, src.axis)
         return tuple(emit.squeeze(part, [src.axis]) for part in parts)
     if src.stacked:

@@ -2,7 +2,7 @@
 
 A session computes such a Concat when it loads the file, as it does everything that depends on stored tensors
 alone, so that a call costs nothing more. Concat takes every element type that ONNX Runtime's operators join,
-and is computed at load for each of them; Tile and Expand are not (ort_compat.TILE_STAYS).
+and is computed at load for each of them; Tile and Expand are not (gaps.TILE_STAYS).
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ class _Lowerer:
         return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
 
     def _declare(self, out: gs.Variable, layout: Layout, value: ValueType) -> None:
-        """Write down the type of a value, as of a body's output: ort_compat.OUTPUTS_UNTYPED. Symbols are left
+        """Write down the type of a value, as of a body's output: gaps.OUTPUTS_UNTYPED. Symbols are left
         out, for those that onnx made up mean nothing here."""
         out.dtype = value.dtype or None
         if value.dims is not None:

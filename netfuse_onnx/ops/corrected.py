@@ -75,7 +75,7 @@ def _reads_long(node: NodeProto, long: set[str]) -> bool:
     if node.domain:
         return False
     if node.op_type in SHAPED:
-        (at,) = traits.of(node.op_type).sizes
+        (at,) = traits.of(node.op_type).steered
         return len(node.input) > at and node.input[at] in long
     found = node.op_type in PROPAGATING and not long.isdisjoint(node.input)
     if found:

@@ -58,7 +58,7 @@ class Traits:
     steered: tuple[int, ...] = ()
     """The inputs whose values, not only their shapes, may decide the shape of an output."""
     sizes: tuple[int, ...] = ()
-    """Those of them that hold sizes, counts or ends. A proof feeds 1 or more, because 0 leaves nothing."""
+    """Those of them that a proof feeds 1 or more: a 0 is not worth a run, or not valid."""
     shape_input: int | None = None
     """The input that is the shape of the output."""
     indices: tuple[Indices, ...] = ()
@@ -97,7 +97,7 @@ TRAITS: Mapping[str, Traits] = {
     "Clip": Traits(carries=_MOST),
     "Col2Im": Traits(steered=(1, 2), grows=True),
     "Compress": Traits(data_sized=True, moves=True),
-    "ConstantOfShape": Traits(steered=(0,), sizes=(0,), shape_input=0, grows=True),
+    "ConstantOfShape": Traits(steered=(0,), shape_input=0, grows=True),
     "DFT": Traits(steered=(1, 2), grows=True),
     "Expand": Traits(steered=(1,), sizes=(1,), moves=True, carries=_MOST, same_scale=True, grows=True),
     "EyeLike": Traits(grows=True),
@@ -169,8 +169,11 @@ other domains nothing is known."""
 POOLS = ("AveragePool", "LpPool", "MaxPool")
 """The pools with a window, in the default domain."""
 
-FILTER_INPUT: Mapping[str, int] = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-"""The input that is the filter whose last axes are the kernel."""
+FILTER: Mapping[str, int] = {
+    **dict.fromkeys(("Conv", "ConvInteger", "ConvTranspose", "DeformConv"), 1), "QLinearConv": 3
+}  # fmt: skip
+"""The convolutions of the default domain, and the input of each that is the filter: its axes from 2 on are
+the kernel."""
 
 
 @functools.cache

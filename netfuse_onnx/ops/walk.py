@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
-from netfuse_onnx.ops.schemas import value_of
+from netfuse_onnx.ops.schemas import canonical, value_of
 from netfuse_onnx.types import Node
 
 TRIVIAL = ("Constant", "Identity")
@@ -21,7 +21,8 @@ TRIVIAL = ("Constant", "Identity")
 
 def key(node: NodeProto) -> str:
     """`Conv`, or `com.microsoft.FusedConv` outside the default domain, as `types.Node.key`."""
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    domain = canonical(node.domain)
+    return f"{domain}.{node.op_type}" if domain else node.op_type
 
 
 def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:

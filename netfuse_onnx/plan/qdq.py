@@ -1,9 +1,9 @@
 """Networks of DequantizeLinear, operator, QuantizeLinear whose scales differ: the operator works on bytes.
 
 ONNX Runtime fuses such a group to one operator on bytes when it loads a model. In a merged graph scales are
-one per model, along an axis, and then it does not, or it does and fails (seen in 1.32 for Conv with uint8,
-Sigmoid, LeakyRelu and the average pools). So the groups that it would fuse in a source are fused here, as it
-does it there, before the plan; the rules of the operators on bytes keep the sums in int8 kernels.
+one per model, along an axis, and then it does not, or it does and fails (gaps.SCALES_PER_AXIS_FUSED). So
+the groups that it would fuse in a source are fused here, as it does it there, before the plan; the rules of
+the operators on bytes keep the sums in int8 kernels.
 
 Groups whose scales and zero points are the same in all models are left as they are.
 """

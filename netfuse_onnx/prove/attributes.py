@@ -20,7 +20,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.prove.bits import value_bits, value_nbytes
-from netfuse_onnx.prove.scopes import operator
 from netfuse_onnx.storage.weights import array, weight_of
 from netfuse_onnx.types import Correspondence, Node
 
@@ -117,7 +116,7 @@ class _File:
         self.nodes: dict[str, list[_Held]] = {}
         for node in walk.nodes(model.graph):
             attrs = _attributes(node)
-            self.nodes.setdefault(operator(node), []).append(_Held(node.name, attrs, _bits(attrs)))
+            self.nodes.setdefault(walk.key(node), []).append(_Held(node.name, attrs, _bits(attrs)))
         constants = (t for t in model.graph.initializer if t.name not in weights)
         self._floats = [t for t in constants if t.data_type in FLOATS]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, NodeProto, TensorProto
 
-from netfuse_onnx.ops.schemas import canonical
+from netfuse_onnx.ops.walk import key
 
 
 class Made(enum.StrEnum):
@@ -80,16 +80,10 @@ class Origin:
         return str(self.made)
 
 
-def operator(node: NodeProto) -> str:
-    """`Conv`, or `com.microsoft.FusedConv` outside of the default domain."""
-    domain = canonical(node.domain)
-    return f"{domain}.{node.op_type}" if domain else node.op_type
-
-
 def title(node: NodeProto) -> str:
     """A node as messages name it: by its name, or by the first value that it gives."""
     name = node.name or f"-> {next(filter(None, node.output), '')}"
-    return f"{name!r} ({operator(node)})"
+    return f"{name!r} ({key(node)})"
 
 
 def names(values: Iterable[str]) -> list[str]:

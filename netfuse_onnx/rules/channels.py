@@ -173,7 +173,7 @@ def _broadcast(site: Site, layout: Layout, takes: Sequence[Layout]) -> Option:
         shape = [1, emit.models * own[0], *own[1:], *ones]
         ready = list(ins)
         for i, take in enumerate(takes):
-            if take.folded or take == SHARED:  # ort_compat.SCALAR_BESIDE_ONES
+            if take.folded or take == SHARED:  # gaps.SCALAR_BESIDE_ONES
                 ready[i] = emit.reshape(ins[i], shape if take.folded else [1] * len(shape))
         return again(site, ready, emit)
 

@@ -120,8 +120,7 @@ def _fused(site: Site, alike: bool) -> Option:
 
 
 def _sum(site: Site, ins: Sequence[Tensor | None], wide: Callable[[int], Tensor], emit: Emitter) -> Tensor:
-    """The input and the skip, in the shape of the input. ONNX Runtime (1.32) takes the first rows of a skip
-    that has more of them, where Add would make the input as large."""
+    """The input and the skip, in the shape of the input: gaps.SKIP_CUT."""
     total = emit("Add", wide(0), wide(1))
     if _narrower(site):
         return total
