@@ -52,12 +52,12 @@ def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> N
 
 
 def _comparisons(recipe: Recipe, periods: _Periods, files: Files) -> Iterator[Iterator[Difference]]:
-    """The walk over each model's source. Walks that are done in turn share the memory of one."""
-    memory = _MEMORY // len(recipe.parts) if recipe.outer > 1 else _MEMORY
+    """The walk over each model's source. Walks that are done in turn hold twice the memory, all together."""
+    memory = 2 * _MEMORY // len(recipe.parts) if recipe.outer > 1 else _MEMORY
     for model, weight in enumerate(recipe.parts):
         part = _Part(periods, model)
         tiles = recipe.transform.undo(part, weight.shape, memory)
-        yield _compare(tiles, part.count, elements_of(weight, files))
+        yield _compare(tiles, recipe.counts[model], elements_of(weight, files))
 
 
 def _one_by_one(walks: list[Iterator[Difference]]) -> Iterator[tuple[int, int]]:
@@ -112,7 +112,7 @@ class _Part:
 def _compare(tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Difference]:
     """For each tile the byte offset in the source of the first difference, None where there is none.
 
-    Raises InternalError when the tiles don't hold as many elements as the part, `count`.
+    Raises InternalError when the tiles don't hold all `count` elements of the part.
     """
     for start, stride, values in tiles:
         rows, columns, copies = values.shape

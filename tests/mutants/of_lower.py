@@ -90,9 +90,9 @@ MUTATIONS = (
     ),
     mutation(
         "strings-in-the-wrong-order",
-        "netfuse_onnx/lower/finish.py",
-        "return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))",
-        "return list(np.concatenate([part.reshape(-1) for part in parts]))",
+        "netfuse_onnx/storage/weights.py",
+        "return [text for some in _values(recipe, files, False, _BLOCK) for text in some]",
+        "return [text for part in recipe.parts for text in part.data]",
         "rules/test_elementwise.py::test_strings",
     ),
     mutation(
