@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
+    from netfuse_onnx.storage.recipe import Recipe
+
 # --------------------------------------------------------------------------- layouts
 
 
@@ -307,27 +309,6 @@ class Plan:
 
 
 # --------------------------------------------------------------------------- lower
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a merged weight is made from source weights, so that it can be streamed and undone.
-
-    Each part (one per model; fewer only when a tensor is shared) is a source weight seen as `outer`
-    equal runs of bytes after `transform`; the merged tensor is run 0 of every part, run 1 of every
-    part, ... `outer` = 1 is plain concatenation: STACKED(0) and FOLDED(0). STACKED(a) and FOLDED(a)
-    are the same bytes under another shape: outer = d0*..*d(a-1).
-
-    transform: "" the bytes as they are; "T" the last two axes swapped; "T<k>" the axes before axis k and
-    those from it on swapped, as two; "x<k>" each *element* k times.
-    """
-
-    value: str  # name of the weight in the first source
-    parts: tuple[Weight, ...]
-    dtype: int
-    shape: tuple[int, ...]  # merged
-    outer: int = 1
-    transform: str = ""
 
 
 @dataclass(frozen=True, slots=True)

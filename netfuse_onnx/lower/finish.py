@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -23,7 +22,8 @@ from netfuse_onnx.lower.boundary import Boundary
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Correspondence, Merged, Plan
 
 TRIVIAL = ("Constant", "Identity")
 
@@ -100,7 +100,7 @@ def _place_weights(
             continue
         if tensor.data_type == onnx.TensorProto.STRING:
             tensor.ClearField("data_location")
-            tensor.string_data.extend(_strings(recipe))
+            tensor.string_data.extend(weights.strings(recipe))
             small[tensor.name] = recipe
         elif weights.recipe_nbytes(recipe) <= SMALL:
             tensor.ClearField("data_location")
@@ -111,21 +111,11 @@ def _place_weights(
     return large, small
 
 
-def _strings(recipe: Recipe) -> list[bytes]:
-    """The elements of a merged string tensor: its parts, laid out as the writer lays out bytes."""
-    parts = [np.array(part.data, object).reshape(part.shape) for part in recipe.parts]
-    if recipe.transform == "T":
-        parts = [part.swapaxes(-1, -2) for part in parts]
-    elif recipe.transform:
-        parts = [part.repeat(int(recipe.transform[1:])) for part in parts]
-    return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))
-
-
 def _recipe_line(recipe: Recipe) -> dict[str, Any]:
     return {
         "value": recipe.value,
         "outer": recipe.outer,
-        "transform": recipe.transform,
+        "transform": recipe.transform.text,
         "parts": len(recipe.parts),
     }
 

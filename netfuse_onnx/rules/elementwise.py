@@ -13,6 +13,7 @@ from netfuse_onnx.rules import channels
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.run import ort_compat
+from netfuse_onnx.storage.transforms import Repeat
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 UNARY = (
@@ -163,7 +164,7 @@ def folded_at(site: Site, at: int, rank: int) -> Iterator[Option]:
         ready = list(ins)
         for i, times in spread.items():
             shape = (1,) * at + (emit.models * times,) + (1,) * (rank - at - 1)
-            ready[i] = emit.reform(ins[i], shape=shape, transform=f"x{times}")
+            ready[i] = emit.reform(ins[i], shape=shape, transform=Repeat(times))
         return again(site, ready, emit)[0]
 
     yield Option("broadcasting", tuple(takes), (FOLDED(at),), body)
