@@ -10,10 +10,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from oracle import LEVELS, run
 
-from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.layouts import merged_dims, route
-from netfuse_onnx.types import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED, route
+from netfuse_onnx.layouts.folded import hop
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -42,7 +41,7 @@ def converter(src, dst, dims, models=MODELS, opset=17):
     """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`."""
     emit = Emitter("g", models, opset, {}, ())
     emit.scope = "conversion"
-    kind = dims if src in (SHARED, PER_MODEL) else merged_dims(src, dims, models)
+    kind = dims if src in (SHARED, PER_MODEL) else src.merged_dims(dims, models)
     ins = tuple(emit.input(f"x{i}") for i in range(models if src == PER_MODEL else 1))
     held = ins if src == PER_MODEL else ins[0]
     at = src
