@@ -230,6 +230,7 @@ def options(site: Site) -> tuple[list[Option], str]:
             found += (option for option in entry.offers(site) if _fits(option, site))
         except Refuse as refusal:
             reasons.append(str(refusal))
+    found.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
     return found, "" if found else "; ".join(dict.fromkeys(reasons)) or "no form of its rule applies here"
 
 
