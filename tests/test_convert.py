@@ -10,10 +10,8 @@ import onnx_graphsurgeon as gs
 import pytest
 from oracle import LEVELS, run
 
-from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.layouts import merged_dims, route
-from netfuse_onnx.types import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, route
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -22,7 +20,8 @@ SIZES = {"B": 3, "S": 2}
 def layouts(dims):
     rank = len(dims)
     front = [CHANNELS(axis) for axis in range(1, rank) if isinstance(dims[axis], int)]
-    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front]
+    rows = [ROWS] if ROWS.fits(dims) else []
+    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front, *rows]
 
 
 def hold(values, layout):
@@ -31,7 +30,9 @@ def hold(values, layout):
         return [values[0]]
     if layout == PER_MODEL:
         return list(values)
-    if layout.channels:  # [1, (N d_a), .., dk, d0, .., d(a-1)]
+    if layout == ROWS:
+        return [values.reshape(len(values), int(np.prod(values.shape[1:-1])), values.shape[-1])]
+    if layout.name == "CHANNELS":  # [1, (N d_a), .., dk, d0, .., d(a-1)]
         moved = np.moveaxis(values, range(layout.axis + 1, values.ndim), range(1, values.ndim - layout.axis))
         folded = moved.reshape(1, moved.shape[0] * moved.shape[1], *moved.shape[2:])
         return [folded[..., None] if values.ndim == 3 else folded]
@@ -42,12 +43,11 @@ def converter(src, dst, dims, models=MODELS, opset=17):
     """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`."""
     emit = Emitter("g", models, opset, {}, ())
     emit.scope = "conversion"
-    kind = dims if src in (SHARED, PER_MODEL) else merged_dims(src, dims, models)
+    kind = dims if src in (SHARED, PER_MODEL) else src.merged_dims(dims, models)
     ins = tuple(emit.input(f"x{i}") for i in range(models if src == PER_MODEL else 1))
     held = ins if src == PER_MODEL else ins[0]
-    at = src
-    for step in route(src, dst, dims):
-        held, at = hop(emit, held, at, step, dims), step
+    for hop in route(src, dst, dims):
+        held = hop.emit(emit, held)
     for i, tensor in enumerate(held if isinstance(held, tuple) else [held]):
         emit.output(tensor, f"y{i}")
     model = gs.export_onnx(
@@ -80,6 +80,11 @@ DIMS = [
     (1, 3),
     (3, 3),
     (2, 1, 3),
+    (3, 1, 3),
+    (2, 3, 2, 3),
+    ("B", 2, 3),
+    (3, "S", 2),
+    (2, 3, "S"),
     ("B", 3),
     (3, "S"),
     ("B", "S", 2),
@@ -110,7 +115,9 @@ def test_numbers_of_models(models):
         agree(src, dst, (2, 1), {}, models)
 
 
-@pytest.mark.parametrize("dims", [("B", 3), ("B", "S", 2), ("B", 2, "S"), ("B", 0)], ids=str)
+@pytest.mark.parametrize(
+    "dims", [("B", 3), ("B", "S", 2), ("B", 2, "S"), ("B", 0), ("B", 3, 2), (2, "S", 3)], ids=str
+)
 @pytest.mark.parametrize("sizes", [{"B": 0, "S": 2}, {"B": 2, "S": 0}], ids=str)
 def test_what_turns_out_empty(dims, sizes):
     """An empty batch, or the empty cache of a first step: -1 in a Reshape is undefined beside a 0."""
@@ -152,9 +159,13 @@ def test_values_without_elements_never_join_others(dims, opset):
             run(model, feeds, LEVELS[0])
 
 
+def steps(src, dst, dims):
+    return [hop.dst for hop in route(src, dst, dims)]
+
+
 def test_a_static_axis_joins_at_once():
-    assert route(PER_MODEL, FOLDED(1), ("B", 3)) == (FOLDED(1),)
-    assert route(PER_MODEL, FOLDED(0), ("B", 3)) == (STACKED(0), FOLDED(0))
+    assert steps(PER_MODEL, FOLDED(1), ("B", 3)) == [FOLDED(1)]
+    assert steps(PER_MODEL, FOLDED(0), ("B", 3)) == [STACKED(0), FOLDED(0)]
 
 
 def test_moving_between_folds_takes_one_transpose():
