@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import pickle
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ import pytest
 from oracle import LEVELS, run
 
 from netfuse_onnx.emit.emitter import Emitter
+from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, route
 
 MODELS = 3
@@ -176,3 +179,58 @@ def test_moving_between_folds_takes_one_transpose():
 def test_passing_axes_of_one_moves_no_data():
     nodes = converter(STACKED(0), STACKED(1), (1, 3)).graph.node
     assert [node.op_type for node in nodes] == ["Reshape"]
+
+
+def random_dims(rng):
+    """Per-model dims of rank 0 to 4: sizes, two symbols, and now and then a size of 0."""
+    choices = [1, 2, 3, 4, "B", "S", 0]
+    picks = rng.choice(len(choices), rng.integers(0, 5), p=[0.2, 0.2, 0.2, 0.1, 0.14, 0.1, 0.06])
+    return tuple(choices[pick] for pick in picks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_pairs_of_layouts(seed):
+    """From any layout of any value there is a way to any other. It computes what numpy does, and what holds
+    the value has the dims that the layout says."""
+    rng = np.random.default_rng(seed)
+    dims = random_dims(rng)
+    sizes = {"B": int(rng.integers(0, 4)), "S": int(rng.integers(1, 4))}
+    models = int(rng.integers(1, 5))
+    offered = [
+        layout for layout in layouts(dims) if layout.name != "CHANNELS" or 0 not in dims
+    ]  # as rules do
+    for src, dst in itertools.product([SHARED, *offered], offered):
+        agree(src, dst, dims, sizes, models, opset=int(rng.choice([17, 21])))
+    shape = tuple(sizes.get(dim, dim) for dim in dims)
+    for layout in offered:
+        (held, *_) = hold(np.zeros((models, *shape)), layout)
+        merged = layout.merged_dims(dims, models)
+        assert len(held.shape) == len(merged)
+        assert all(sizes.get(dim, dim) in (size, None) for dim, size in zip(merged, held.shape, strict=True))
+
+
+def test_every_layout_says_what_it_is():
+    """Texts and order are those of the metadata and of plans, where files of earlier versions have them."""
+    each = [SHARED, STACKED(0), STACKED(2), FOLDED(1), PER_MODEL, CHANNELS(1), ROWS]
+    names = ["SHARED", "STACKED(0)", "STACKED(2)", "FOLDED(1)", "PER_MODEL", "CHANNELS(1)", "ROWS"]
+    assert list(map(str, each)) == names
+    assert sorted({*each}) == each
+    assert len({*each, *pickle.loads(pickle.dumps(each))}) == len(each)
+    assert pickle.loads(pickle.dumps(each)) == each
+    assert STACKED(0) != FOLDED(0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        each[1].axis = 1
+
+
+def test_rows_that_do_not_tell_their_sizes_are_refused():
+    assert (
+        ROWS.fits(("B", 3, 4)) and ROWS.fits((2, "S", 4)) and ROWS.fits((2, 3, "D")) and ROWS.fits(("B", "D"))
+    )
+    assert not any(
+        ROWS.fits(dims) for dims in ((), (3,), ("B", "S", 4), ("B", 3, "D"), ("B", 0, 4), (0, 3, 4))
+    )
+
+
+def test_nothing_leads_to_one_value_for_all():
+    with pytest.raises(InternalError, match="read as SHARED"):
+        route(STACKED(0), SHARED, (2, 3))

@@ -9,6 +9,8 @@ from netfuse_onnx.layouts import ROWS
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import planner as planning
 
+OPS = ("LayerNormalization", "MatMul", "Reshape")
+
 SIZES = {"B": 2, "S": 3}
 
 
@@ -101,3 +103,18 @@ def test_a_chain_in_rows_computes_the_same(batch, tmp_path):
     got = run(materialise(merged), {"x": x}, LEVELS[0])["y"]
     for m, path in enumerate(paths):
         close(got[m], run(str(path), {"x": x[m]}, LEVELS[0])["y"], f"model {m}")
+
+
+@pytest.mark.parametrize(
+    ("dims", "target", "offered"),
+    [("B,3,4", "0, 3, 2, 2", True), ("B,3,4", "-1, 3, 2, 2", True), ("B,4,4", "0, -1, 4", True),
+     ("B,S,4", "0, 0, 2, 2", False), ("B,4,4", "2, -1, 4", True), ("B,4,4", "2, 4, 4", False), ("2,3,4", "2, 3, 2, 2", True)],
+)  # fmt: skip
+def test_which_reshapes_take_rows(dims, target, offered, tmp_path):
+    """The target is written out, with one -1 at most, and none where the rows can't be taken apart again."""
+    body = f"t = Constant<value_ints = [{target}]>() h = Tanh(x) y = Reshape(h, t)"
+    model = graph(f"float[{dims}] x", body)
+    corr = family(written(model, draw(model, 2, sizes={"B": 2, "S": 3}), {"x": "input"}, tmp_path))
+    found = planning.candidates(corr, io="separate", share=frozenset(), cost=Every(2))
+    assert any(o.takes[0] == ROWS for o in found.options[-1]) == offered
+    merged(model, tmp_path, 3, "")
