@@ -28,9 +28,6 @@ from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.plan import costs, targets
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.qdq import integers
-from netfuse_onnx.plan.sound import sound
 from netfuse_onnx.prove import again
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
@@ -38,6 +35,7 @@ from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.run import bounds, runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
@@ -262,8 +260,7 @@ def _matched(
     target: str = "generic",
     named: Sequence[Edge] | None = None,
 ) -> Correspondence:
-    """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
-    groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
+    """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
     ran = Ran.NOTHING
 
     def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
@@ -273,8 +270,7 @@ def _matched(
         return found
 
     family = match(models, names, partial=partial, complete=complete, named=named)
-    family = bounds.affordable(sound(fold(family)))
-    return replace(family if target == "cuda" else integers(family), ran=ran)
+    return replace(bounds.affordable(rewritten(family, target)), ran=ran)
 
 
 def _lowered(

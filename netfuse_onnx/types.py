@@ -1,4 +1,4 @@
-"""The frozen values that travel between the stages: load -> match -> plan -> lower -> write -> verify.
+"""The frozen values that travel: load -> match -> rewrite -> plan -> lower -> write -> verify.
 
 Nothing here computes anything expensive, and nothing here imports onnx at run time, so every stage may
 import it. Shapes are per model unless a name says `merged`; sizes are bytes.
@@ -219,7 +219,7 @@ class Correspondence:
     `ragged` are values whose shape differs between the models by construction (--partial), `least` the
     smallest size that each of their axes has in any model, where all sizes are known.
     `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
-    types of values that hold in every run (plan/sound.py); what a file says may not.
+    types of values that hold in every run (rewrite/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps

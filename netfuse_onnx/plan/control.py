@@ -18,9 +18,9 @@ import onnx
 from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.offers import Bodies, Candidates, kind, propagate
 from netfuse_onnx.plan.search import solved
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.rules.fallback import BODY
 from netfuse_onnx.types import (
     SHARED,

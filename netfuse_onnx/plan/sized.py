@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from netfuse_onnx.load.infer import infer
-from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.run import symbols
 from netfuse_onnx.types import Correspondence, Graph, ValueType
 
