@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
+    from netfuse_onnx.plan.nested import NestedPlan
+    from netfuse_onnx.rules import Option, Site
+
 # --------------------------------------------------------------------------- layouts
 
 
@@ -247,6 +250,12 @@ class Correspondence:
     def models(self) -> int:
         return len(self.sources)
 
+    def type_of(self, name: str) -> ValueType:
+        """The per-model type of a value or weight, as far as a plan may believe it."""
+        if parts := self.weights.get(name):
+            return ValueType(parts[0].dtype, parts[0].shape)
+        return self.believed.get(name) or self.graph.types.get(name, ValueType())
+
     def edge_type(self, name: str) -> ValueType:
         """The type of a graph input or output of one model, as it is declared."""
         return self.declared.get(name) or self.graph.types[name]
@@ -273,13 +282,15 @@ class Became(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """What the plan chose for one node. `option` is a rules.Option for a batched node, else None."""
+    """One way to lower a node. `site` is the node as its rules see it, the same object for all ways. `option`
+    is set for a node that runs once on the values of all models."""
 
     became: Became
     takes: tuple[Layout | None, ...]
     gives: tuple[Layout, ...]
+    site: Site
     rule: str = ""
-    option: Any = None
+    option: Option | NestedPlan | None = None
     reason: str = ""
 
 

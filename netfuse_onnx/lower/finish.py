@@ -21,7 +21,7 @@ from netfuse_onnx.emit.repeat import SMALL, store_once
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
 from netfuse_onnx.ops.schemas import facts
-from netfuse_onnx.plan.control import Nested
+from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
 
@@ -150,7 +150,7 @@ def _lines(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[dict[s
             "takes": [str(t or "unread") for t in chosen.takes],
             "gives": [str(g) for g in chosen.gives],
         }
-        if isinstance(chosen.option, Nested):
+        if isinstance(chosen.option, NestedPlan):
             for attr, body in chosen.option.bodies.items():
                 yield from _lines(body.corr, body.plan, f"{where}{node.name or node.op}/{attr}/")
 

@@ -25,8 +25,7 @@ from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.fusible import rearrange
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
-from netfuse_onnx.plan.control import Nested
-from netfuse_onnx.plan.offers import kind, site
+from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
@@ -153,7 +152,7 @@ class _Lowerer:
         return self.held[name, layout]
 
     def _convert(self, name: str, layout: Layout) -> None:
-        value = kind(self.corr, name)
+        value = self.corr.type_of(name)
         dims = value.dims or ()
         at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
         for step in route(at, layout, dims):
@@ -209,12 +208,12 @@ class _Lowerer:
             return self._once(node, node.attrs, ins)
         if lowering.became is Became.REPLICATED:
             return self._replicate(index, node, ins)
-        if isinstance(lowering.option, Nested):
+        if isinstance(lowering.option, NestedPlan):
             return self._merged_inside(node, lowering.option, ins)
-        mapped = {name for name in node.inputs if self._is_mapped(name)}
-        place = site(self.corr, mapped, node, index)
-        with blamed(self.corr, place):
-            result = lowering.option.body(place, ins, self.emit)
+        if lowering.option is None:
+            raise InternalError(f"the plan has no lowering for node {node.name!r}")
+        with blamed(self.corr, lowering.site):
+            result = lowering.option.body(lowering.site, ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:
@@ -233,7 +232,7 @@ class _Lowerer:
         self.emit.scope = scope
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
 
-    def _merged_inside(self, node: Node, nested: Nested, ins: Sequence[Any]) -> list[Tensor]:
+    def _merged_inside(self, node: Node, nested: NestedPlan, ins: Sequence[Any]) -> list[Tensor]:
         """The operator once, on bodies that run all models."""
         count = len(node.inputs)
         attrs = {**node.attrs, **nested.attrs}
@@ -250,9 +249,9 @@ class _Lowerer:
                 if held is not None:
                     inner.keep(name, self._layout_of(name), held)
             inner.run()
-            for declared, (name, layout) in zip(node.attrs[attr].output, body.ends.items(), strict=True):
+            for declared, (name, layout) in zip(node.attrs[attr].output, body.outputs.items(), strict=True):
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
-                self._declare(out, layout, _known(kind(body.corr, name), value_type(declared.type)))
+                self._declare(out, layout, _known(body.corr.type_of(name), value_type(declared.type)))
             settle(child)
             rearrange(child)
             attrs[attr] = child.graph
