@@ -19,7 +19,7 @@ from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lower.interpreter import lower
-from netfuse_onnx.lowered import Lowered
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -40,7 +40,7 @@ from netfuse_onnx.run import bounds, runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.types import Correspondence, Edge, Merged, Ran, Source
+from netfuse_onnx.types import Correspondence, Edge, Ran, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -313,7 +313,7 @@ def _answer(
         io=io,
         share=tuple(sorted(share)),
         target=target,
-        lowered=Lowered.read(merged.report),
+        lowered=merged.report,
         distinct_bytes=weights.stored(merged.model),
         names=tuple(Labels.of(family, io, share).rows()),
         symbols=symbols.free(

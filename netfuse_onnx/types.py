@@ -106,7 +106,6 @@ class Weight:
 
 # --------------------------------------------------------------------------- graphs
 
-
 Dim = int | str | None
 """A static size, a symbol, or unknown."""
 
@@ -339,20 +338,3 @@ class Recipe:
     shape: tuple[int, ...]  # merged
     outer: int = 1
     transform: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """The lowered graph: an onnx.ModelProto whose large initializers are data-less, the recipe of each
-    of those by initializer name, and the report. The writer fills in the bytes. `inline`: the recipes of
-    the small initializers, whose values the model holds already."""
-
-    model: onnx.ModelProto
-    recipes: Mapping[str, Recipe]
-    report: Mapping[str, Any]
-    inline: Mapping[str, Recipe] = field(default_factory=dict)
-
-    @property
-    def every_recipe(self) -> dict[str, Recipe]:
-        """Of all weights, large and small: what the byte proof undoes."""
-        return {**self.recipes, **self.inline}

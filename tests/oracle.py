@@ -28,6 +28,7 @@ from netfuse_onnx.emit import repeat
 from netfuse_onnx.load import opset as opsets
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.plan import planner as planning
@@ -36,7 +37,7 @@ from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Became, Correspondence, Merged, Plan
+from netfuse_onnx.types import Became, Correspondence, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
 

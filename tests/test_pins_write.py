@@ -20,10 +20,11 @@ from onnx import TensorProto, numpy_helper
 import netfuse_onnx
 from netfuse_onnx import arguments
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.protobuf import MalformedError, Window, varint
 from netfuse_onnx.storage.tensors import raw_values
-from netfuse_onnx.types import Merged, Recipe
+from netfuse_onnx.types import Recipe
 from netfuse_onnx.write import writer
 
 # --------------------------------------------------------------------------- the name of the data file

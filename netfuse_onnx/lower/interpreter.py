@@ -23,6 +23,7 @@ from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.fusible import rearrange
+from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.nested import NestedPlan
@@ -34,7 +35,6 @@ from netfuse_onnx.types import (
     Correspondence,
     Layout,
     Lowering,
-    Merged,
     Node,
     Plan,
     ValueType,
@@ -59,7 +59,7 @@ def _lowered(
     """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
     edge = boundary.Boundary(corr, io, share, plan.ragged)
     emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
-    conversions: list[dict[str, Any]] = []
+    conversions: list[Conversion] = []
     lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)
     edge.feed(emit, lowerer.keep)
     lowerer.run()
@@ -82,7 +82,7 @@ class _Lowerer:
         corr: Correspondence,
         plan: Plan,
         emit: Emitter,
-        conversions: list[dict[str, Any]],
+        conversions: list[Conversion],
         *,
         trusting: bool = False,
     ) -> None:
@@ -171,8 +171,7 @@ class _Lowerer:
         if count:
             made = self.made[name]
             joins = made == PER_MODEL and name in self.corr.graph.inputs
-            line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
-            self.conversions.append({**line, "boundary": self.edge or joins})
+            self.conversions.append(Conversion(name, str(made), str(layout), count, self.edge or joins))
 
     def _join(self, name: str, layout: Layout, value: ValueType) -> Tensor:
         """A value of each model as one tensor. Its type is written down, because a comparison of shapes hides
