@@ -16,7 +16,7 @@ from families import family
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "netfuse_onnx"
-STAGES = ("load", "match", "plan", "lower", "write", "prove", "measure")
+STAGES = ("load", "match", "rewrite", "plan", "lower", "write", "prove", "measure")
 """In order. Each is a package; `prove` is that of the verb verify, `measure` that of bench."""
 SKIN = ("api", "cli", "__main__")
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "rich")

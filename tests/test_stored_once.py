@@ -265,7 +265,7 @@ def test_a_form_of_a_weight_holds_the_same_values() -> None:
         wanted[f"y{place}"] = np.frombuffer(raw, np.int64).reshape(recipe.shape)
         emit.output(tensor, f"y{place}")
     lines = list(repeat.store_once(emit))
-    assert [line["value"] for line in lines] == ["w"] * (len(FORMS) - 1)
+    assert [line.value for line in lines] == ["w"] * (len(FORMS) - 1)
     found = exported(emit)
     held = sum(tensor.raw_data != b"" and len(tensor.dims) > 1 for tensor in found.graph.initializer)
     assert held == 4, "as it is, swapped, turned, and each element twice"
