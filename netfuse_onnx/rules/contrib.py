@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import again, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 
 def fused(emit: Emitter, op: str, *ins: Tensor | None, **attrs: Any) -> Tensor:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, Became, Dim, Layout
+from netfuse_onnx.types import Became, Dim
 
 NCHWC = "com.microsoft.nchwc"
 
