@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+from onnx import FunctionProto, GraphProto, NodeProto
 
 from netfuse_onnx.ops.schemas import canonical, value_of
+from netfuse_onnx.storage.tensors import graphs_of
 from netfuse_onnx.types import Node
 
 TRIVIAL = ("Constant", "Identity")
@@ -29,13 +30,6 @@ def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
     """The graphs that a node holds, each with the name of its attribute."""
     for attribute in node.attribute:
         yield from ((attribute.name, graph) for graph in graphs_of(attribute))
-
-
-def graphs_of(attribute: AttributeProto) -> Iterator[GraphProto]:
-    """The graphs of an attribute, whatever it says that it is."""
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
 
 
 def nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:

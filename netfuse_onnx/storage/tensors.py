@@ -15,8 +15,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from netfuse_onnx.ops import walk
-
 Values = npt.NDArray[Any]
 
 BITS: dict[int, int] = {
@@ -188,5 +186,12 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[Te
     """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
     for attribute in attributes:
         yield from own_tensors(attribute)
-        for graph in walk.graphs_of(attribute):
+        for graph in graphs_of(attribute):
             yield from _graph_tensors(graph)
+
+
+def graphs_of(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that an attribute holds, whatever it says that it is. ops/walk.py goes through them."""
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs

@@ -11,7 +11,7 @@ from typing import Any
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.ops import walk
+from netfuse_onnx.storage.tensors import graphs_of
 
 _NESTED = ("sequence_type", "optional_type")
 
@@ -73,7 +73,7 @@ def _attributes(attributes: Iterable[Any], found: list[str]) -> None:
             _tensors((attribute.t,), found)
         if attribute.HasField("tp"):
             _type(attribute.tp, found)
-        for graph in walk.graphs_of(attribute):
+        for graph in graphs_of(attribute):
             _graph(graph, found)
 
 
