@@ -112,7 +112,7 @@ def site(corr: Correspondence, mapped: set[str], node: Node, index: int) -> Site
     return Site(
         node,
         corr.models,
-        corr.opsets.get("", 1),
+        corr.opsets,
         tuple(kind(corr, v) for v in node.inputs),
         tuple(kind(corr, v) for v in node.outputs),
         tuple(v in mapped for v in node.inputs),

@@ -14,7 +14,7 @@ from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
 from netfuse_onnx.types import SHARED, Layout
 
 
-def again(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
+def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
     """Emit the source's own operator on other inputs, with some attributes changed. An attribute given
     as None is dropped."""
     merged = {k: v for k, v in {**site.node.attrs, **attrs}.items() if v is not None}

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from netfuse_onnx.ops import schemas
 from netfuse_onnx.rules.fallback import REASONS
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Node, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Became, Dim, Layout, Node, ValueType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +28,75 @@ class Refuse(Exception):
     """A rule does not apply here; the text says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of a Site: what is known of it. An absent one is not mapped and has no dims."""
+
+    site: Site
+    position: int
+
+    @property
+    def present(self) -> bool:
+        return 0 <= self.position < len(self.site.node.inputs) and self.name != ""
+
+    @property
+    def name(self) -> str:
+        """The name of the value that the node reads."""
+        return self.site.node.inputs[self.position]
+
+    @property
+    def mapped(self) -> bool:
+        """True where it differs between the models."""
+        return self.present and self.site.mapped[self.position]
+
+    @property
+    def weight(self) -> bool:
+        """True where it is stored in the file."""
+        return self.present and self.site.weight[self.position]
+
+    @property
+    def value(self) -> np.ndarray[Any, Any] | None:
+        """The array of a small constant that all models share."""
+        return self.site.values[self.position] if self.present else None
+
+    @property
+    def dtype(self) -> int:
+        """The ONNX element type, 0 where it is unknown."""
+        return self.site.inputs[self.position].dtype
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """Dims per model. Refuses where the rank is unknown, and an operator of ONNX Runtime that lacks the
+        input: onnx does not know how many it takes."""
+        if not 0 <= self.position < len(self.site.inputs):
+            raise Refuse(f"it has no input {self.position}")
+        dims = self.site.inputs[self.position].dims
+        if dims is None:
+            raise Refuse(f"the rank of its input {self.name!r} is unknown")
+        return dims
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
+
+    @property
+    def own_layout(self) -> Layout:
+        """STACKED(0) where it differs between the models, else SHARED."""
+        return STACKED(0) if self.mapped else SHARED
+
+
 @dataclass(frozen=True)
 class Site:
     """One node as a rule sees it. All ranks, dims and axes are per model.
 
-    `mapped[i]` is True where input i differs between the models; an input that is not mapped is SHARED
-    and may be used as it is. `values[i]` is the array of a small SHARED constant, else None.
+    `site["bias"]` is the input that the schema of the node's opset calls so, in capitals or not, and `site[2]`
+    the one at a position. `mapped[i]` is True where input i differs between the models; an input that is not
+    mapped is SHARED and may be used as it is. `values[i]` is the array of a small SHARED constant, else None.
     """
 
     node: Node
     models: int
-    opset: int
+    opsets: Mapping[str, int]
     inputs: tuple[ValueType, ...]
     outputs: tuple[ValueType, ...]
     mapped: tuple[bool, ...]
@@ -50,26 +109,39 @@ class Site:
     def op(self) -> str:
         return self.node.op
 
-    def has(self, i: int) -> bool:
-        """True where input i is present."""
-        return i < len(self.node.inputs) and self.node.inputs[i] != ""
+    @property
+    def opset(self) -> int:
+        """The version of the default domain."""
+        return self.opsets.get("", 1)
 
-    def is_mapped(self, i: int) -> bool:
-        return self.has(i) and self.mapped[i]
+    def __getitem__(self, key: int | str) -> Input:
+        return Input(self, key if isinstance(key, int) else self._positions.get(key.lower(), -1))
 
-    def gone(self, k: int) -> bool:
-        """True where output k is absent."""
-        return k >= len(self.node.outputs) or self.node.outputs[k] == ""
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return _positions(self.op, self.node.domain, self._version)
 
-    def dims(self, i: int) -> tuple[Dim, ...]:
-        """Per-model dims of input i. Refuses where the rank is unknown, and an operator of ONNX Runtime that
-        lacks the input: onnx does not know how many it takes."""
-        if i >= len(self.inputs):
-            raise Refuse(f"it has no input {i}")
-        dims = self.inputs[i].dims
-        if dims is None:
-            raise Refuse(f"the rank of its input {self.node.inputs[i]!r} is unknown")
-        return dims
+    @property
+    def _version(self) -> int:
+        return self.opsets.get(self.node.domain, 1)
+
+    def has(self, i: int | str) -> bool:
+        """True where an input is present."""
+        return self[i].present
+
+    def is_mapped(self, i: int | str) -> bool:
+        return self[i].mapped
+
+    def dims(self, i: int | str) -> tuple[Dim, ...]:
+        """As Input.dims."""
+        return self[i].dims
+
+    def rank(self, i: int | str) -> int:
+        return self[i].rank
+
+    def has_output(self, k: int) -> bool:
+        """True where output k is present."""
+        return k < len(self.node.outputs) and self.node.outputs[k] != ""
 
     def out_dims(self, k: int = 0) -> tuple[Dim, ...]:
         """Per-model dims of output k. Refuses where the rank is unknown."""
@@ -77,9 +149,6 @@ class Site:
         if dims is None:
             raise Refuse(f"the rank of its output {self.node.outputs[k]!r} is unknown")
         return dims
-
-    def rank(self, i: int) -> int:
-        return len(self.dims(i))
 
     def out_rank(self, k: int = 0) -> int:
         return len(self.out_dims(k))
@@ -94,20 +163,31 @@ class Site:
             raise Refuse(f"it names axis {value} of a value that has {rank}")
         return self.axis(value, rank)
 
-    def attr(self, name: str, default: Any = None) -> Any:
-        return self.node.attrs.get(name, default)
+    def attr(self, name: str) -> Any:
+        """An attribute; where it is absent, the default of the schema of the node's opset; None where that
+        has none."""
+        return self._attr(name, self.node.attrs)
 
-    def ints(self, i: int, attr: str = "") -> list[int] | None:
+    def attr_of_each(self, name: str) -> list[Any]:
+        """The same for each model, where attributes differ between them."""
+        return [self._attr(name, attrs) for attrs in self.attrs]
+
+    def _attr(self, name: str, attrs: Mapping[str, Any]) -> Any:
+        if name in attrs:
+            return attrs[name]
+        return schemas.defaults(self.op, self.node.domain, self._version).get(name)
+
+    def ints(self, i: int | str, attr: str = "") -> list[int] | None:
         """A list of integers that is input i, or attribute `attr` in older opsets; None where absent.
         Refuses where it is computed at run time or differs between the models."""
-        if self.has(i):
-            value = self.values[i]
-            if value is None:
-                kind = "differs between the models" if self.mapped[i] else "is computed at run time"
-                raise Refuse(f"its input {self.node.inputs[i]!r} {kind}")
-            return [int(v) for v in value.reshape(-1)]
-        found = self.attr(attr) if attr else None
-        return None if found is None else [int(v) for v in found]
+        given = self[i]
+        if given.present:
+            if given.value is None:
+                why = "differs between the models" if given.mapped else "is computed at run time"
+                raise Refuse(f"its input {given.name!r} {why}")
+            return [int(v) for v in given.value.reshape(-1)]
+        listed = self.attr(attr) if attr else None
+        return None if listed is None else [int(v) for v in listed]
 
     def only_mapped(self, *allowed: int) -> None:
         """Refuse where an input that must be equal in all models is not."""
@@ -115,9 +195,10 @@ class Site:
             if mapped and i not in allowed:
                 raise Refuse(f"its input {self.node.inputs[i]!r} differs between the models")
 
-    @cached_property
-    def mapped_inputs(self) -> tuple[int, ...]:
-        return tuple(i for i, mapped in enumerate(self.mapped) if mapped)
+
+@cache
+def _positions(op: str, domain: str, version: int) -> Mapping[str, int]:
+    return {name.lower(): i for i, name in enumerate(schemas.input_names(op, domain, version))}
 
 
 @dataclass(frozen=True)

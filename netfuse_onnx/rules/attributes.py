@@ -15,16 +15,17 @@ from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import SHARED, STACKED
 
-Column = Callable[[str, float], Tensor]
-"""One number per model, [N, 1..]: an attribute and its default."""
+Column = Callable[[str | float], Tensor]
+"""Gives an attribute as one number per model, [N, 1..], and a number for itself."""
 
 
 def _numbers(site: Site, emit: Emitter) -> Column:
     kind = helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)
     shape = (emit.models,) + (1,) * site.rank(0)
 
-    def column(name: str, default: float) -> Tensor:
-        return emit.const(np.reshape([attrs.get(name, default) for attrs in site.attrs], shape), kind)
+    def column(wanted: str | float) -> Tensor:
+        each = site.attr_of_each(wanted) if isinstance(wanted, str) else [wanted] * emit.models
+        return emit.const(np.reshape(each, shape), kind)
 
     return column
 
@@ -42,22 +43,22 @@ Form = Callable[[Tensor, Column, Emitter], Tensor]
 
 
 def _leaky_relu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    slope = emit("Mul", x, number("alpha", 0.01))
-    return emit("Where", emit("Less", x, number("", 0.0)), slope, x)
+    slope = emit("Mul", x, number("alpha"))
+    return emit("Where", emit("Less", x, number(0.0)), slope, x)
 
 
 def _elu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    curve = emit("Mul", emit("Elu", x), number("alpha", 1.0))
-    return emit("Where", emit("Less", x, number("", 0.0)), curve, x)
+    curve = emit("Mul", emit("Elu", x), number("alpha"))
+    return emit("Where", emit("Less", x, number(0.0)), curve, x)
 
 
 def _thresholded_relu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    return emit("Where", emit("Greater", x, number("alpha", 1.0)), x, number("", 0.0))
+    return emit("Where", emit("Greater", x, number("alpha")), x, number(0.0))
 
 
 def _hard_sigmoid(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    line = emit("Add", emit("Mul", x, number("alpha", 0.2)), number("beta", 0.5))
-    return emit("Max", number("", 0.0), emit("Min", number("", 1.0), line))
+    line = emit("Add", emit("Mul", x, number("alpha")), number("beta"))
+    return emit("Max", number(0.0), emit("Min", number(1.0), line))
 
 
 ACTIVATIONS: dict[str, tuple[Form, tuple[str, ...]]] = {
@@ -107,9 +108,9 @@ def scaler(site: Site) -> Iterator[Option]:
 def linear_regressor(site: Site) -> Iterator[Option]:
     """batched: M(bc), M(ct) + M(t) -> M(bt), with the coefficients of each model"""
     _only(site, "coefficients", "intercepts")
-    need(site.attr("post_transform", b"NONE") == b"NONE", "it transforms its scores")
+    need(site.attr("post_transform") == b"NONE", "it transforms its scores")
     need(site.rank(0) == 2, "its input is not a matrix")
-    targets = int(site.attr("targets", 1))
+    targets = int(site.attr("targets"))
     counts = {len(attrs.get("coefficients", ())) for attrs in site.attrs}
     need(len(counts) == 1 and targets > 0, "the coefficients are not as many in all models")
     need(min(counts) > 0 and min(counts) % targets == 0, "the coefficients are not as many for each target")

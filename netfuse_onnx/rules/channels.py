@@ -17,7 +17,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.channels import folded, image, moved, unfolded
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim
-from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import CHANNELS, FOLDED, SHARED, STACKED, Became, Dim, Layout
 
@@ -40,8 +40,8 @@ def pointwise(site: Site) -> Iterator[Option]:
     need(site.is_mapped(1) and site.weight[1], "it has no weights per model")
     need(site.rank(1) == 2, "its weight is not one matrix")
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
-    trans_a, turned = (bool(site.attr(name, 0)) for name in ("transA", "transB"))
-    plain = all(float(site.attr(name, 1.0)) == 1.0 for name in ("alpha", "beta")) and not trans_a
+    trans_a, turned = (bool(site.attr(name)) for name in ("transA", "transB"))
+    plain = all(site.attr(name) in (None, 1.0) for name in ("alpha", "beta")) and not trans_a
     need(plain, "it scales or transposes its input")
     bias = _bias(site)
     assert layout is not None
@@ -130,7 +130,7 @@ def passing(site: Site) -> Iterator[Option]:
     """One input, element by element."""
     for layout in _fronts(site.dims(0)):
         takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
-        yield Option("channels", takes, (layout,) * len(site.node.outputs), again, tuned=True)
+        yield Option("channels", takes, (layout,) * len(site.node.outputs), emit_same_op, tuned=True)
 
 
 def _fronts(dims: Sequence[Dim]) -> Iterator[Layout]:
@@ -175,7 +175,7 @@ def _broadcast(site: Site, layout: Layout, takes: Sequence[Layout]) -> Option:
         for i, take in enumerate(takes):
             if take.folded or take == SHARED:  # ort_compat.SCALAR_BESIDE_ONES
                 ready[i] = emit.reshape(ins[i], shape if take.folded else [1] * len(shape))
-        return again(site, ready, emit)
+        return emit_same_op(site, ready, emit)
 
     return Option("channels", tuple(takes), (layout,), body, tuned=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 from netfuse_onnx.emit.convert import fold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim, same_name
-from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Dim, Layout
@@ -83,7 +83,7 @@ def _joined(
         if site.has(bias) and takes[bias] == STACKED(0):
             ready[bias] = _repeated(site, bias, ready[bias], _batch(site, ready[0], emit), emit)
         _check(site, ready, checked, ready[0], emit)
-        return again(site, ready, emit)
+        return emit_same_op(site, ready, emit)
 
     wanted = tuple(take if site.has(i) else SHARED for i, take in enumerate(takes))
     nodes = 1.0 + 4.0 * (site.has(bias) and takes[bias] == STACKED(0))
@@ -138,7 +138,7 @@ def multi_head(site: Site) -> Iterator[Option]:
         if site.has(5) and takes[5] == STACKED(0):
             ready[5] = _repeated(site, 5, ready[5], _batch(site, ready[0], emit), emit)
         _check(site, ready, checked, ready[0], emit)
-        return again(site, ready, emit)
+        return emit_same_op(site, ready, emit)
 
     wanted = tuple(take if site.has(i) else SHARED for i, take in enumerate(takes))
     yield Option("multi_head", wanted, (BATCH,) * len(site.node.outputs), body, 9.0)
@@ -177,7 +177,7 @@ def rotary(site: Site) -> Iterator[Option]:
     site_only(site, 2, 3)
     positions = BATCH if site.rank(1) == 2 else SHARED
     need(positions == BATCH or not site.mapped[1], "its offset differs between the models")
-    yield Option("rotary", (BATCH, positions, SHARED, SHARED), (BATCH,), again)
+    yield Option("rotary", (BATCH, positions, SHARED, SHARED), (BATCH,), emit_same_op)
 
 
 # --------------------------------------------------------------------------- with weights
@@ -206,11 +206,11 @@ class Parts:
 
     def __init__(self, site: Site, *, past: int, mask: int = 3, bias: int = 5) -> None:
         for flag in ("do_rotary", "past_present_share_buffer"):
-            need(not site.attr(flag, 0), f"its weights differ between the models and it has {flag}")
+            need(not site.attr(flag), f"its weights differ between the models and it has {flag}")
         self.past, self.mask, self.bias = past, mask, bias
         _mask(site, mask, wide=False)
         wide = site.dims(1)[1]
-        given = [int(v) for v in site.attr("qkv_hidden_sizes", [])]
+        given = [int(v) for v in site.attr("qkv_hidden_sizes") or []]
         need(bool(given) or isinstance(wide, int), "the size of its weights is unknown")
         self.sizes = given or [known(wide) // 3] * 3
 
@@ -245,7 +245,7 @@ def projected(site: Site, takes: Takes, parts: Parts, product: Any, operands: Se
             scores = _repeated(site, bias, scores, _batch(site, query, emit), emit)
         states = _states(site, ins, past, emit)
         attrs = {k: site.attr(k) for k in KEPT if k in site.node.attrs}
-        present = not site.gone(1)
+        present = site.has_output(1)
         y, *cache = emit.node(
             "MultiHeadAttention",
             [*given, scores, *states],

@@ -15,7 +15,7 @@ from netfuse_onnx.emit.convert import fold as folded
 from netfuse_onnx.emit.convert import unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim
-from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
@@ -37,12 +37,12 @@ def skip_norm(site: Site) -> Iterator[Option]:
     if not any(site.mapped[2:]) and (alike or (not site.mapped[1] and _narrower(site))):
         skip = FOLDED(0) if alike else SHARED
         takes = (FOLDED(0), skip, *(SHARED,) * (count - 2))
-        yield Option("skip_norm", takes, (FOLDED(0),) * outs, again)
+        yield Option("skip_norm", takes, (FOLDED(0),) * outs, emit_same_op)
         if site.rank(0) == 2 and alike:  # [N, tokens, D] is what it takes as well
             takes = (STACKED(0), STACKED(0), *(SHARED,) * (count - 2))
-            yield Option("skip_norm", takes, (STACKED(0),) * outs, again)
+            yield Option("skip_norm", takes, (STACKED(0),) * outs, emit_same_op)
         return
-    need(site.gone(1) and site.gone(2), "it gives the statistics of its input")
+    need(not site.has_output(1) and not site.has_output(2), "it gives the statistics of its input")
     yield _standard(site) if site.opset >= STANDARD[site.node.key][1] else _fused(site, alike)
 
 
@@ -82,7 +82,7 @@ def _standard(site: Site) -> Option:
         if site.has(BIAS[key]):
             total = emit("Add", total, wide(BIAS[key]))
         ones = emit.filled(1.0, site.inputs[2].dtype, [size])
-        y = emit(STANDARD[key][0], total, ones, axis=-1, epsilon=float(site.attr("epsilon", EPSILON)))
+        y = emit(STANDARD[key][0], total, ones, axis=-1, epsilon=float(site.attr("epsilon")))
         y = _affine(site, y, wide, emit)
         return [y, y, y, total][: len(site.node.outputs)]
 
@@ -110,7 +110,7 @@ def _fused(site: Site, alike: bool) -> Option:
             ready[:2] = total, emit("ConstantOfShape", emit("Shape", total), value=none)
         elif site.has(BIAS[key]):
             ready += [None] * (BIAS[key] - 3) + [ins[BIAS[key]]]
-        y, *rest = again(site, ready, emit)
+        y, *rest = emit_same_op(site, ready, emit)
         if summed:
             y = unfold(emit, y, 0, site.dims(0))
         return [_affine(site, y, wide, emit), *rest]
@@ -169,7 +169,7 @@ def embed_norm(site: Site) -> Iterator[Option]:
         takes = tuple(
             FOLDED(0) if i in each and site.has(i) else SHARED for i in range(len(site.node.inputs))
         )
-        yield Option("embed_norm", takes, (FOLDED(0),) * outs, again)
+        yield Option("embed_norm", takes, (FOLDED(0),) * outs, emit_same_op)
         return
     need(site.opset >= 13, "its tables differ between the models, and GatherND is too old before opset 13")
     takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
@@ -199,7 +199,7 @@ def _embed(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[
         y = emit(op, y, emit.pad_rank(ins[i], takes[i], 1, 3, 0))
     outs: list[Held] = [y]
     if len(site.node.outputs) > 1:
-        outs.append(y if site.gone(1) else _counted(site, ins, emit))
+        outs.append(_counted(site, ins, emit) if site.has_output(1) else y)
     return [*outs, total][: len(site.node.outputs)]
 
 
@@ -229,7 +229,7 @@ def _first_rows(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Tens
 
 def _normalised(x: Tensor, site: Site, stacked: bool, emit: Emitter) -> Tensor:
     """Mean and variance over the last axis taken out; written out before opset 17."""
-    epsilon = float(site.attr("epsilon", EPSILON))
+    epsilon = float(site.attr("epsilon"))
     dtype = site.inputs[WORD].dtype
     if site.opset >= 17:
         return emit("LayerNormalization", x, emit.filled(1.0, dtype, [_size(site, WORD)]), epsilon=epsilon)

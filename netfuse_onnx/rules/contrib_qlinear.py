@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules import elementwise
-from netfuse_onnx.rules._build import again, need, seen_as
+from netfuse_onnx.rules._build import emit_same_op, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, held, param
@@ -72,19 +72,18 @@ def concat(site: Site) -> Iterator[Option]:
 def last_pool(site: Site) -> Iterator[Option]:
     """over the spatial axes: the models join the batch or the channels, which come last"""
     for layout in (FOLDED(0), FOLDED(site.rank(0) - 1)):
-        yield Option("last_pool", (layout,), (layout,), again)
+        yield Option("last_pool", (layout,), (layout,), emit_same_op)
 
 
 def _options(site: Site, row: Bytes) -> Iterator[Option]:
     params = [*row.result, *(i for _, *pair in row.operands for i in pair)]
     differ = any(site.is_mapped(i) for i in params)
     floats = _on_floats(site, row, stored=not differ)
-    options = _last_channels(floats) if site.attr("channels_last", 0) else _offers(floats)
+    options = _last_channels(floats) if site.attr("channels_last") else _offers(floats)
     if differ:
         need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
         last = (
-            floats.op != "Softmax"
-            or site.axis(int(site.attr("axis", -1)), floats.rank(0)) == floats.rank(0) - 1
+            floats.op != "Softmax" or site.axis(int(site.attr("axis")), floats.rank(0)) == floats.rank(0) - 1
         )
         need(
             floats.opset >= 13 or last,
@@ -104,9 +103,9 @@ def _on_floats(site: Site, row: Bytes, *, stored: bool) -> Site:
     mapped = [site.mapped[i] for i in row.plain]
     mapped += [any(site.is_mapped(i) for i in triple) for triple in row.operands]
     kinds = [ValueType(TensorProto.FLOAT, kind.dims) for kind in seen.inputs]
-    opset = int(site.attr("opset", 13)) if row.op == "Softmax" else min(site.opset, 17)
+    opset = int(site.attr("opset") or 13) if row.op == "Softmax" else min(site.opset, 17)
     weight = tuple(stored and flag for flag in seen.weight)
-    return replace(seen, mapped=tuple(mapped), inputs=tuple(kinds), weight=weight, opset=opset)
+    return replace(seen, mapped=tuple(mapped), inputs=tuple(kinds), weight=weight, opsets={"": opset})
 
 
 def _offers(floats: Site) -> Iterator[Option]:
@@ -125,8 +124,8 @@ def _last_channels(floats: Site) -> Iterator[Option]:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         if isinstance(emit, _Instead):
-            return again(site, ins, emit)[0]
-        return emit.transpose(again(site, [emit.transpose(ins[0], first)], emit)[0], last)
+            return emit_same_op(site, ins, emit)[0]
+        return emit.transpose(emit_same_op(site, [emit.transpose(ins[0], first)], emit)[0], last)
 
     for layout in (FOLDED(0), FOLDED(rank - 1)):
         yield Option("last_channels", (layout,), (layout,), body)

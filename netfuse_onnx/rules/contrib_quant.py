@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.contrib_attention import Parts, Takes, projected
@@ -36,15 +36,15 @@ OLD = "DequantizeLinear has one scale for all models before opset 13"
 @family(f"{DOMAIN}.QGemm")
 def quantised_gemm(site: Site) -> Iterator[Option]:
     """batched, in int8: MatMulInteger, the bias in int32, and the scales"""
-    if not any(site.mapped[1:]) and not site.attr("transA", 0) and _row(site):
+    if not any(site.mapped[1:]) and not site.attr("transA") and _row(site):
         joined = (FOLDED(0), *(SHARED,) * (len(site.node.inputs) - 1))
-        yield Option("quantised_gemm", joined, (FOLDED(0),), again)
+        yield Option("quantised_gemm", joined, (FOLDED(0),), emit_same_op)
         return
     takes = product_takes(site, (0, 2), (3, 5))
     need(one(site, 1, 7, 8), "its scales are not per tensor")
     need(site.opset >= 13, OLD)
     bytes_out = site.has(7) and site.has(8)
-    alpha = float(site.attr("alpha", 1.0))
+    alpha = float(site.attr("alpha"))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         left, right = sides(site, ins, takes, (0, 2), (3, 5), emit)
@@ -71,7 +71,7 @@ def _row(site: Site) -> bool:
 
 def _turned(side: Side, name: str, site: Site, emit: Emitter) -> Side:
     """An operand after its transposition; a weight is written that way."""
-    if not site.attr(f"trans{name}", 0):
+    if not site.attr(f"trans{name}"):
         return side
     x = emit.swap_last(side.x, 2 + side.layout.stacked)
     return replace(side, x=x, dims=(side.dims[1], side.dims[0]))
@@ -143,7 +143,7 @@ def quantised_attention(site: Site) -> Iterator[Option]:
     if not any(site.is_mapped(i) for i in (1, 2, 3, 4, 6, 7)):
         takes[0] = FOLDED(0)
         gives = (FOLDED(0), FOLDED(1))[: len(site.node.outputs)]
-        yield Option("quantised_attention", tuple(takes), gives, again)
+        yield Option("quantised_attention", tuple(takes), gives, emit_same_op)
         return
     need(one(site, 3, 6), "the scale of its input is not one number")
     need(site.opset >= 13, OLD)
@@ -168,7 +168,7 @@ def _quantised_product(site: Site, ins: Sequence[Tensor | None], takes: Takes, e
 @family(f"{DOMAIN}.QLinearConv")
 def last_conv(site: Site) -> Iterator[Option]:
     """as QLinearConv; where channels come last the models are more of those"""
-    if not site.attr("channels_last", 0):
+    if not site.attr("channels_last"):
         yield from qlinear_conv(site)
         return
     rank = site.rank(0)

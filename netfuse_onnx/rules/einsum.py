@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import same_dim
-from netfuse_onnx.rules._build import again, need, shifted
+from netfuse_onnx.rules._build import emit_same_op, need, shifted
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import SHARED, STACKED
 
@@ -31,7 +31,9 @@ def einsum(site: Site) -> Iterator[Option]:
     terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
     merged = f"{','.join(terms)}->{free}{right}"
     takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
-    yield Option("einsum", takes, (STACKED(0),), lambda s, ins, emit: again(s, ins, emit, equation=merged))
+    yield Option(
+        "einsum", takes, (STACKED(0),), lambda s, ins, emit: emit_same_op(s, ins, emit, equation=merged)
+    )
 
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)

@@ -10,7 +10,7 @@ from onnx import helper
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules import channels
-from netfuse_onnx.rules._build import again, need, per_axis
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.run import ort_compat
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
@@ -33,7 +33,7 @@ BROADCAST = (
 @family(*UNARY)
 def unary(site: Site) -> Iterator[Option]:
     """element by element, in whatever layout the input has"""
-    yield from per_axis(site, lambda layout: again, name="unary")
+    yield from per_axis(site, lambda layout: emit_same_op, name="unary")
     yield from channels.passing(site)
 
 
@@ -46,7 +46,7 @@ def dropout(site: Site) -> Iterator[Option]:
     for layout in places(site.rank(0)):
         takes = (layout, None, None)[: len(site.node.inputs)]
         gives = (layout,) * len(site.node.outputs)
-        yield Option("dropout", takes, gives, lambda s, ins, emit: again(s, ins[:1], emit))
+        yield Option("dropout", takes, gives, lambda s, ins, emit: emit_same_op(s, ins[:1], emit))
 
 
 @family("CastLike")
@@ -66,7 +66,7 @@ def cast_like(site: Site) -> Iterator[Option]:
 def same_shapes(site: Site) -> Iterator[Option]:
     """element by element, without broadcasting: all inputs in one layout"""
     for layout in places(site.rank(0)):
-        yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), again)
+        yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), emit_same_op)
 
 
 @family("Clip")
@@ -129,7 +129,7 @@ def _stacked(site: Site, at: int, rank: int) -> Option:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         padded = [emit.pad_rank(x, takes[i], site.rank(i), rank, at) for i, x in enumerate(ins)]
-        return again(site, padded, emit)[0]
+        return emit_same_op(site, padded, emit)[0]
 
     pads = sum(not site.weight[i] and held[i] and at < rank - site.rank(i) for i in range(count))
     return Option("broadcasting", takes, (STACKED(at),), body, 1 + 0.25 * pads)
@@ -164,7 +164,7 @@ def folded_at(site: Site, at: int, rank: int) -> Iterator[Option]:
         for i, times in spread.items():
             shape = (1,) * at + (emit.models * times,) + (1,) * (rank - at - 1)
             ready[i] = emit.reform(ins[i], shape=shape, transform=f"x{times}")
-        return again(site, ready, emit)[0]
+        return emit_same_op(site, ready, emit)[0]
 
     yield Option("broadcasting", tuple(takes), (FOLDED(at),), body)
 

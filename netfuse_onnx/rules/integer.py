@@ -199,7 +199,7 @@ def can_be_padded(site: Site) -> None:
     """Refuse where `padded` would not know the widths, or Pad takes no bytes."""
     why = "its zero points differ between the models, and "
     need(site.opset >= 13, why + "Pad takes no bytes before opset 13")
-    need(site.attr("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"), why + "its padding is automatic")
+    need(site.attr("auto_pad") in (b"NOTSET", b"VALID"), why + "its padding is automatic")
 
 
 # --------------------------------------------------------------------------- back to bytes

@@ -67,7 +67,7 @@ def _share(
     ignored do not and no mean is taken."""
     kind = site.inputs[0].dtype
     if not site.has(2):
-        if ignored is None or site.attr("reduction", b"mean") != b"mean":
+        if ignored is None or site.attr("reduction") != b"mean":
             return None
         return _unless(ignored, emit.filled(1.0, kind, ()), site, emit)
     if not site.mapped[2]:
@@ -81,7 +81,7 @@ def _share(
 
 def _reduced(site: Site, each: Tensor, share: Tensor | None, emit: Emitter) -> Tensor:
     """A loss of each model, [N], where the operator takes a mean or a sum."""
-    how, inner = site.attr("reduction", b"mean"), list(range(1, site.rank(0)))
+    how, inner = site.attr("reduction"), list(range(1, site.rank(0)))
     if how == b"none":
         return each
     if how == b"sum" or share is not None:

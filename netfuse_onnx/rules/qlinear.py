@@ -10,7 +10,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known
 from netfuse_onnx.rules import matmul
-from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.integer import (
     Image,
@@ -112,7 +112,7 @@ def _batched(takes: Sequence[Layout]):  # type: ignore[no-untyped-def]  # return
             if site.rank(i):
                 found = _param(site, ins, i, emit)
                 ready[i] = rows(found, right, ready[3], wide, emit) if found.wide else found.shaped([], emit)
-        return again(site, ready, emit)
+        return emit_same_op(site, ready, emit)
 
     return body
 
@@ -162,17 +162,17 @@ def conv_integer(site: Site) -> Iterator[Option]:
     """grouped, in int8: N(MC)HW, (MO)Ckk -> N(MO)HW; zero points that differ are taken off after, in int32"""
     takes = conv_takes(site, 0, 1)
     if not site.is_mapped(2) and not site.is_mapped(3):
-        group = int(site.attr("group", 1))
+        group = int(site.attr("group"))
 
         def grouped(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-            return again(site, ins, emit, group=group * emit.models)
+            return emit_same_op(site, ins, emit, group=group * emit.models)
 
         yield Option("conv_integer", tuple(takes), (FOLDED(1),), grouped, 1.0, Became.GROUPED)
         shared = (SHARED,) * (len(takes) - 1)
         if not site.mapped[1]:
-            yield Option("conv_integer", (FOLDED(0), *shared), (FOLDED(0),), again)
+            yield Option("conv_integer", (FOLDED(0), *shared), (FOLDED(0),), emit_same_op)
         elif group == 1 and not site.mapped[0]:
-            yield Option("conv_integer", (SHARED, *takes[1:]), (FOLDED(1),), again)
+            yield Option("conv_integer", (SHARED, *takes[1:]), (FOLDED(1),), emit_same_op)
         return
     _known_filters(site, 1)
     need(one(site, 2, 3), "it has a zero point for each filter")
@@ -193,9 +193,9 @@ def qlinear_conv(site: Site) -> Iterator[Option]:
     if site.has(8):
         takes[8] = FOLDED(0)
     differ = [i for i in (1, 2, 4, 5, 6, 7) if site.is_mapped(i)]
-    group = int(site.attr("group", 1))
+    group = int(site.attr("group"))
     if not any(site.mapped[1:]):
-        yield Option("qlinear_conv", (FOLDED(0), *(SHARED,) * (len(takes) - 1)), (FOLDED(0),), again)
+        yield Option("qlinear_conv", (FOLDED(0), *(SHARED,) * (len(takes) - 1)), (FOLDED(0),), emit_same_op)
     if not site.mapped[0] and group == 1 and not {2, 5, 7} & set(differ) and any(site.mapped[1:]):
         yield _scaled(site, [SHARED, *takes[1:]], 1)
     if {5, 7} & set(differ):
@@ -229,7 +229,7 @@ def _scaled(site: Site, takes: Sequence[Layout], groups: int) -> Option:
             ready[8:] = [emit("Sub", ins[8], bias) if site.has(8) else emit("Neg", bias)]
             ready[0], ready[2] = conv.x, emit.filled(0, conv.dtypes[0], ())
             attrs |= dict.fromkeys(("pads", "auto_pad"))
-        return again(site, ready, emit, **attrs)
+        return emit_same_op(site, ready, emit, **attrs)
 
     nodes = 1.0 + 4 * scaled + 8 * site.is_mapped(2)
     return Option("qlinear_conv", tuple(takes), (FOLDED(1),), body, nodes, Became.GROUPED)

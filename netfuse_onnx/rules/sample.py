@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import same_dim, same_name
-from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, Site, family, rule
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
 
@@ -17,20 +17,20 @@ from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
 @rule("Col2Im", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
 def samples(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """the models join the batch"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)
 
 
 @rule("MaxRoiPool", "RoiAlign", takes=(FOLDED(1), SHARED), gives=FOLDED(1))
 def regions(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """the same regions for all models, whose channels are folded"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)
 
 
 @family("ReverseSequence")
 def reverse_sequence(site: Site) -> Iterator[Option]:
     """the models join the batch axis"""
-    batch = int(site.attr("batch_axis", 1))
-    yield Option("reverse_sequence", (FOLDED(batch), FOLDED(0)), (FOLDED(batch),), again)
+    batch = int(site.attr("batch_axis"))
+    yield Option("reverse_sequence", (FOLDED(batch), FOLDED(0)), (FOLDED(batch),), emit_same_op)
 
 
 @family("AffineGrid")
@@ -40,7 +40,7 @@ def affine_grid(site: Site) -> Iterator[Option]:
     size = site.ints(1) or []
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return again(site, [ins[0], emit.const([size[0] * emit.models, *size[1:]])], emit)
+        return emit_same_op(site, [ins[0], emit.const([size[0] * emit.models, *size[1:]])], emit)
 
     yield Option("affine_grid", (FOLDED(0), SHARED), (FOLDED(0),), body)
 
@@ -49,7 +49,7 @@ def affine_grid(site: Site) -> Iterator[Option]:
 def tf_idf(site: Site) -> Iterator[Option]:
     """each row is a document: the models are more rows"""
     layout = FOLDED(0) if site.rank(0) == 2 else STACKED(0)
-    yield Option("tf_idf", (layout,), (layout,), again)
+    yield Option("tf_idf", (layout,), (layout,), emit_same_op)
 
 
 @family("StringNormalizer")
@@ -57,22 +57,22 @@ def string_normalizer(site: Site) -> Iterator[Option]:
     """string by string, where none is dropped"""
     need(not site.attr("stopwords"), "it drops stop words, so the size of its output depends on its data")
     layout = FOLDED(site.rank(0) - 1)
-    yield Option("string_normalizer", (layout,), (layout,), again)
+    yield Option("string_normalizer", (layout,), (layout,), emit_same_op)
 
 
 @rule("DeformConv", takes=(FOLDED(1), FOLDED(0), FOLDED(1), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
       became=Became.GROUPED)  # fmt: skip
 def deform_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """grouped: M models are M times the groups and the offset groups"""
-    group, offsets = (emit.models * int(site.attr(name, 1)) for name in ("group", "offset_group"))
-    return again(site, ins, emit, group=group, offset_group=offsets)
+    group, offsets = (emit.models * int(site.attr(name)) for name in ("group", "offset_group"))
+    return emit_same_op(site, ins, emit, group=group, offset_group=offsets)
 
 
 @rule("CausalConvWithState", takes=(FOLDED(1), FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
       became=Became.GROUPED)  # fmt: skip
 def causal_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """depthwise: N(MC)L, (MC)1k -> N(MC)L"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)
 
 
 @family("Attention")
@@ -99,7 +99,7 @@ def attention(site: Site) -> Iterator[Option]:
             ready[3] = _repeated_mask(site, ready[3], int(batch or 0), emit)
         elif checked and ready[3] is not None and ready[0] is not None:
             ready[3] = emit.require_size(ready[3], 4, ready[0])
-        return again(site, ready, emit)
+        return emit_same_op(site, ready, emit)
 
     wanted = tuple(take if site.has(i) else SHARED for i, take in enumerate(takes))
     gives = (FOLDED(0),) * len(site.node.outputs)
@@ -123,10 +123,10 @@ def rotary(site: Site) -> Iterator[Option]:
     positions = site.has(3)
     outs = (FOLDED(0),)
     if not positions:
-        yield Option("rotary", (FOLDED(0),) * 3, outs, again)
+        yield Option("rotary", (FOLDED(0),) * 3, outs, emit_same_op)
         return
     if not site.mapped[1] and not site.mapped[2]:
-        yield Option("rotary", (FOLDED(0), SHARED, SHARED, FOLDED(0)), outs, again)
+        yield Option("rotary", (FOLDED(0), SHARED, SHARED, FOLDED(0)), outs, emit_same_op)
         return
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
@@ -139,7 +139,7 @@ def rotary(site: Site) -> Iterator[Option]:
         dims = site.dims(3)
         tail = [dims[1] if isinstance(dims[1], int) else 0, half if isinstance(half, int) else 0]
         need(all(tail), "its caches differ between the models and their sizes are unknown")
-        return again(site, [ins[0], *(emit.reshape(f, [-1, *tail]) for f in found)], emit)
+        return emit_same_op(site, [ins[0], *(emit.reshape(f, [-1, *tail]) for f in found)], emit)
 
     need(all(isinstance(d, int) for d in (site.dims(1)[1], site.dims(3)[1])),
          "its caches differ between the models and their sizes are unknown")  # fmt: skip

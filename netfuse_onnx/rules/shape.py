@@ -12,8 +12,8 @@ from onnx import TensorProto, numpy_helper
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules._build import (
-    again,
     all_widths,
+    emit_same_op,
     first_takes,
     need,
     per_axis,
@@ -35,7 +35,7 @@ def transpose(site: Site) -> Iterator[Option]:
     def body(take: Layout, give: Layout) -> Body:
         def emit_transpose(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
             if take.folded:
-                return again(site, ins, emit, perm=perm)[0]
+                return emit_same_op(site, ins, emit, perm=perm)[0]
             moved = shifted(take, perm)
             moved.insert(give.axis, take.axis)
             return emit.transpose(ins[0], moved)
@@ -99,12 +99,12 @@ def squeeze(site: Site) -> Iterator[Option]:
 def flatten(site: Site) -> Iterator[Option]:
     """d0.. -> two axes for each model"""
     dims = site.dims(0)
-    axis = site.axis(int(site.attr("axis", 1)), len(dims))
+    axis = site.axis(int(site.attr("axis")), len(dims))
     rows, cols = _product(dims[:axis]), _product(dims[axis:])
     if axis >= 1:
-        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), again, 0.25)
+        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), emit_same_op, 0.25)
     if axis == 1 and len(dims) >= 2:
-        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), again, 0.25)
+        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), emit_same_op, 0.25)
     if rows is None and cols is None:  # -1 is undefined where the other turns out 0
         return
     target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
@@ -130,11 +130,11 @@ def reshape(site: Site) -> Iterator[Option]:
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return again(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first, 0.25 + (target is None))
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
-    if 0 in sizes and inferred is None and site.attr("allowzero", 0):
+    if 0 in sizes and inferred is None and site.attr("allowzero"):
         return
     dims = site.dims(0)
     for take in places(len(dims)):
@@ -168,7 +168,7 @@ def _with_target(layout: Layout, sizes: list[int]) -> Body:
             merged.insert(layout.axis, emit.models)
         elif merged[layout.axis] > 0:
             merged[layout.axis] *= emit.models
-        return again(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
+        return emit_same_op(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
 
     return body
 
@@ -204,7 +204,7 @@ def _copied(dims: Sequence[Dim], i: int) -> Dim:
 def _pad_per_model(site: Site) -> Iterator[Option]:
     """A value per model: pad with a zero, and put the value where a mask, padded alike, says so."""
     site.only_mapped(0, 2)
-    need(site.attr("mode", b"constant") == b"constant", "its value differs between the models")
+    need(site.attr("mode") == b"constant", "its value differs between the models")
     rank = site.rank(0)
     axes = shifted(STACKED(0), _pad_axes(site, rank))
 
@@ -246,9 +246,9 @@ def pad(site: Site) -> Iterator[Option]:
                 merged = [0] * (2 * whole)
                 for k, axis in enumerate(moved):
                     merged[axis], merged[axis + whole] = pads[k], pads[half + k]
-                return again(site, [ins[0]], emit, pads=merged)
+                return emit_same_op(site, [ins[0]], emit, pads=merged)
             widths = all_widths(ins[1], site.values[1], moved, whole, emit)
-            return again(site, [ins[0], widths, *ins[2:3]], emit)
+            return emit_same_op(site, [ins[0], widths, *ins[2:3]], emit)
 
         return emit_pad
 
@@ -262,10 +262,10 @@ def shape_of(site: Site) -> Iterator[Option]:
     rank = len(dims)
     if all(isinstance(d, int) for d in dims):  # else sizes could differ unseen where no join compares them
         yield Option(
-            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: again(s, [ins[0][0]], emit), 0.5
+            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: emit_same_op(s, [ins[0][0]], emit), 0.5
         )
-    start = site.axis(int(site.attr("start", 0)), rank)
-    end = site.axis(int(site.attr("end", rank)), rank)
+    start, end = site.attr("start") or 0, site.attr("end")
+    start, end = (site.axis(int(a), rank) for a in (start, rank if end is None else end))
     axes = list(range(max(start, 0), min(end, rank)))
     for layout in places(rank):
         if site.op == "Size":
