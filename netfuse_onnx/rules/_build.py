@@ -10,7 +10,8 @@ import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
+from netfuse_onnx.rules._registry import Body, Option
+from netfuse_onnx.rules._site import Key, Refuse, Site
 from netfuse_onnx.types import SHARED, Layout
 
 
@@ -18,16 +19,18 @@ def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attr
     """Emit the source's own operator on other inputs, with some attributes changed. An attribute given
     as None is dropped."""
     merged = {k: v for k, v in {**site.node.attrs, **attrs}.items() if v is not None}
+    if site.emits:
+        return site.emits(ins, merged)
     outs = [name != "" for name in site.node.outputs]
     return emit.node(site.op, ins, merged, outs=outs, domain=site.node.domain)
 
 
-def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] | None = None) -> Site:
+def seen_as(site: Site, op: str, which: Sequence[Key], attrs: Mapping[str, Any] | None = None) -> Site:
     """The site as if its node were another operator of the default domain on some of its inputs, with one
-    output: how rules of fused operators ask those of the operators that they are made of."""
+    output: so rules of fused operators ask those of the operators that they are made of."""
 
     def some(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(values[i] for i in which)
+        return tuple(values[site.position(key)] for key in which)
 
     node = replace(
         site.node, op=op, domain="", inputs=some(site.node.inputs), outputs=site.node.outputs[:1],

@@ -9,196 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.rules._site import Operands, Refuse, Site
 from netfuse_onnx.rules.fallback import REASONS
-from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Became, Dim, Layout, Node, ValueType
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Layout
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from netfuse_onnx.emit.emitter import Emitter, Held
 
-Body = Callable[["Site", "Sequence[Any]", "Emitter"], "Held | Sequence[Held]"]
-
-
-class Refuse(Exception):
-    """A rule does not apply here; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One input of a Site: what is known of it. An absent one is not mapped and has no dims."""
-
-    site: Site
-    position: int
-
-    @property
-    def present(self) -> bool:
-        return 0 <= self.position < len(self.site.node.inputs) and self.name != ""
-
-    @property
-    def name(self) -> str:
-        """The name of the value that the node reads."""
-        return self.site.node.inputs[self.position]
-
-    @property
-    def mapped(self) -> bool:
-        """True where it differs between the models."""
-        return self.present and self.site.mapped[self.position]
-
-    @property
-    def weight(self) -> bool:
-        """True where it is stored in the file."""
-        return self.present and self.site.weight[self.position]
-
-    @property
-    def value(self) -> np.ndarray[Any, Any] | None:
-        """The array of a small constant that all models share."""
-        return self.site.values[self.position] if self.present else None
-
-    @property
-    def dtype(self) -> int:
-        """The ONNX element type, 0 where it is unknown."""
-        return self.site.inputs[self.position].dtype
-
-    @property
-    def dims(self) -> tuple[Dim, ...]:
-        """Dims per model. Refuses where the rank is unknown, and an operator of ONNX Runtime that lacks the
-        input: onnx does not know how many it takes."""
-        if not 0 <= self.position < len(self.site.inputs):
-            raise Refuse(f"it has no input {self.position}")
-        dims = self.site.inputs[self.position].dims
-        if dims is None:
-            raise Refuse(f"the rank of its input {self.name!r} is unknown")
-        return dims
-
-    @property
-    def rank(self) -> int:
-        return len(self.dims)
-
-    @property
-    def own_layout(self) -> Layout:
-        """STACKED(0) where it differs between the models, else SHARED."""
-        return STACKED(0) if self.mapped else SHARED
-
-
-@dataclass(frozen=True)
-class Site:
-    """One node as a rule sees it. All ranks, dims and axes are per model.
-
-    `site["bias"]` is the input that the schema of the node's opset calls so, in capitals or not, and `site[2]`
-    the one at a position. `mapped[i]` is True where input i differs between the models; an input that is not
-    mapped is SHARED and may be used as it is. `values[i]` is the array of a small SHARED constant, else None.
-    """
-
-    node: Node
-    models: int
-    opsets: Mapping[str, int]
-    inputs: tuple[ValueType, ...]
-    outputs: tuple[ValueType, ...]
-    mapped: tuple[bool, ...]
-    weight: tuple[bool, ...]
-    values: tuple[np.ndarray[Any, Any] | None, ...]
-    attrs: tuple[Mapping[str, Any], ...] = ()
-    """Where attributes differ between the models: those of each; else empty."""
-
-    @property
-    def op(self) -> str:
-        return self.node.op
-
-    @property
-    def opset(self) -> int:
-        """The version of the default domain."""
-        return self.opsets.get("", 1)
-
-    def __getitem__(self, key: int | str) -> Input:
-        return Input(self, key if isinstance(key, int) else self._positions.get(key.lower(), -1))
-
-    @cached_property
-    def _positions(self) -> Mapping[str, int]:
-        return _positions(self.op, self.node.domain, self._version)
-
-    @property
-    def _version(self) -> int:
-        return self.opsets.get(self.node.domain, 1)
-
-    def has(self, i: int | str) -> bool:
-        """True where an input is present."""
-        return self[i].present
-
-    def is_mapped(self, i: int | str) -> bool:
-        return self[i].mapped
-
-    def dims(self, i: int | str) -> tuple[Dim, ...]:
-        """As Input.dims."""
-        return self[i].dims
-
-    def rank(self, i: int | str) -> int:
-        return self[i].rank
-
-    def has_output(self, k: int) -> bool:
-        """True where output k is present."""
-        return k < len(self.node.outputs) and self.node.outputs[k] != ""
-
-    def out_dims(self, k: int = 0) -> tuple[Dim, ...]:
-        """Per-model dims of output k. Refuses where the rank is unknown."""
-        dims = self.outputs[k].dims
-        if dims is None:
-            raise Refuse(f"the rank of its output {self.node.outputs[k]!r} is unknown")
-        return dims
-
-    def out_rank(self, k: int = 0) -> int:
-        return len(self.out_dims(k))
-
-    def axis(self, value: int, rank: int) -> int:
-        """`value` counted from the front."""
-        return value + rank if value < 0 else value
-
-    def own_axis(self, value: int, rank: int) -> int:
-        """The same for an axis that must be there. Refuses where it is not, as every runtime does."""
-        if not -rank <= value < max(rank, 1):
-            raise Refuse(f"it names axis {value} of a value that has {rank}")
-        return self.axis(value, rank)
-
-    def attr(self, name: str) -> Any:
-        """An attribute; where it is absent, the default of the schema of the node's opset; None where that
-        has none."""
-        return self._attr(name, self.node.attrs)
-
-    def attr_of_each(self, name: str) -> list[Any]:
-        """The same for each model, where attributes differ between them."""
-        return [self._attr(name, attrs) for attrs in self.attrs]
-
-    def _attr(self, name: str, attrs: Mapping[str, Any]) -> Any:
-        if name in attrs:
-            return attrs[name]
-        return schemas.defaults(self.op, self.node.domain, self._version).get(name)
-
-    def ints(self, i: int | str, attr: str = "") -> list[int] | None:
-        """A list of integers that is input i, or attribute `attr` in older opsets; None where absent.
-        Refuses where it is computed at run time or differs between the models."""
-        given = self[i]
-        if given.present:
-            if given.value is None:
-                why = "differs between the models" if given.mapped else "is computed at run time"
-                raise Refuse(f"its input {given.name!r} {why}")
-            return [int(v) for v in given.value.reshape(-1)]
-        listed = self.attr(attr) if attr else None
-        return None if listed is None else [int(v) for v in listed]
-
-    def only_mapped(self, *allowed: int) -> None:
-        """Refuse where an input that must be equal in all models is not."""
-        for i, mapped in enumerate(self.mapped):
-            if mapped and i not in allowed:
-                raise Refuse(f"its input {self.node.inputs[i]!r} differs between the models")
-
-
-@cache
-def _positions(op: str, domain: str, version: int) -> Mapping[str, int]:
-    return {name.lower(): i for i, name in enumerate(schemas.input_names(op, domain, version))}
+Body = Callable[[Site, Operands, "Emitter"], "Held | Sequence[Held]"]
 
 
 @dataclass(frozen=True)
@@ -219,6 +39,10 @@ class Option:
     tuned: bool = False
     kernel: str = ""
     transposes: tuple[int, ...] = ()
+
+    def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> Held | Sequence[Held]:
+        """Emit the nodes of the body on tensors in the layouts that it takes."""
+        return self.body(site, Operands(site, tensors), emit)
 
 
 Offers = Callable[[Site], Iterator[Option]]
@@ -276,16 +100,10 @@ def rule(
         outs = (gives,) if isinstance(gives, Layout) else tuple(gives)
 
         def offers(site: Site) -> Iterator[Option]:
-            count = len(site.node.inputs)
-            wanted = tuple(takes[min(i, len(takes) - 1)] if site.has(i) else SHARED for i in range(count))
-            for i, want in enumerate(wanted):
-                if want == SHARED and site.is_mapped(i):
-                    raise Refuse(f"its input {site.node.inputs[i]!r} differs between the models")
-            reason = when(site) if when else ""
-            if reason:
+            taken = site.takes({i: takes[min(i, len(takes) - 1)] for i in range(len(site.node.inputs))})
+            if when and (reason := when(site)):
                 raise Refuse(reason)
-            given = tuple(outs[min(k, len(outs) - 1)] for k in range(len(site.node.outputs)))
-            yield Option(name, wanted, given, body, nodes, became)
+            yield Option(name, taken, site.gives(*outs), body, nodes, became)
 
         for op in ops:
             REGISTRY.setdefault(op, []).append(Rule(name, line, offers))

@@ -18,7 +18,8 @@ from netfuse_onnx.emit.channels import folded, image, moved, unfolded
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim
 from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import CHANNELS, FOLDED, SHARED, STACKED, Became, Dim, Layout
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis, seen_as
-from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule
+from netfuse_onnx.rules._registry import REGISTRY, Option, family, rule
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
 
 DOMAIN = "com.microsoft"
@@ -45,7 +46,7 @@ def biased_activation(site: Site) -> Iterator[Option]:
             continue
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            total = inner.body(seen_as(site, "Add", (0, 1)), ins, emit)
+            total = inner.emit(seen_as(site, "Add", (0, 1)), ins, emit)
             return fused(emit, GELU[site.op], total)
 
         yield replace(option, rule="biased_activation", body=body, nodes=option.nodes + 1)
@@ -102,7 +103,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
     for option in matmul.gemm(plain):
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            return emit(name, inner.body(plain, ins, emit), **attrs)
+            return emit(name, inner.emit(plain, ins, emit), **attrs)
 
         yield replace(option, rule="fused_gemm", body=body, nodes=option.nodes + 1)
 

@@ -16,7 +16,8 @@ from netfuse_onnx.emit.convert import unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known, same_dim
 from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 

@@ -18,7 +18,8 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import emit_same_op, need, seen_as
-from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
+from netfuse_onnx.rules._registry import REGISTRY, Option, family
+from netfuse_onnx.rules._site import Refuse, Site
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, held, param
 from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
@@ -172,7 +173,7 @@ def _itself(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
                 ready[i] = operand
             return emit.node(site.op, ready, {**site.node.attrs, **attrs}, domain=site.node.domain)
 
-        return option.body(floats, [ins[i] for i in data], instead(emit, row.op, build))
+        return option.emit(floats, [ins[i] for i in data], instead(emit, row.op, build))
 
     return replace(option, rule="on_bytes", takes=tuple(takes), body=body)
 
@@ -201,7 +202,7 @@ def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option
         for x, *params in row.operands:
             scale, zero = (param(site, ins, i, emit) for i in params)
             operands.append(_real(ins[x], scale, zero, takes[x] or SHARED, site.inputs[x], emit))
-        found = option.body(floats, operands, emit)
+        found = option.emit(floats, operands, emit)
         y: Any = found[0] if isinstance(found, list) else found
         scale, zero = (param(site, ins, i, emit) for i in row.result)
         return _rounded(y, scale, zero, option.gives[0], site, apart, emit)

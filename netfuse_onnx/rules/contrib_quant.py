@@ -11,7 +11,8 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.contrib_attention import Parts, Takes, projected
 from netfuse_onnx.rules.contrib_qlinear import instead
@@ -189,7 +190,7 @@ def last_conv(site: Site) -> Iterator[Option]:
             if whole:
                 return _as_it_is(inner, plain, site, ins, emit)
             turned = [emit.transpose(ins[0], first), *ins[1:]]
-            found = inner.body(plain, turned, emit)
+            found = inner.emit(plain, turned, emit)
             return emit.transpose(found[0] if isinstance(found, list) else found, last)
 
         takes = (moved.get(option.takes[0] or SHARED, option.takes[0]), *option.takes[1:])
@@ -203,5 +204,5 @@ def _as_it_is(inner: Option, plain: Site, site: Site, ins: Sequence[Tensor], emi
     def build(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
         return emit.node(site.op, operands, {**attrs, "channels_last": 1}, domain=DOMAIN)
 
-    found = inner.body(plain, ins, instead(emit, "QLinearConv", build))
+    found = inner.emit(plain, ins, instead(emit, "QLinearConv", build))
     return found[0] if isinstance(found, list) else found

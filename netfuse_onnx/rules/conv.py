@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import emit_same_op
-from netfuse_onnx.rules._registry import Site, rule
+from netfuse_onnx.rules._registry import rule
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, Became
 
 

@@ -11,7 +11,8 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places, same_dim
 from netfuse_onnx.rules import channels
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.run import ort_compat
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 

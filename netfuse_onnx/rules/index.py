@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis, physical, shifted, touches
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.reduce import one_axis
 from netfuse_onnx.types import SHARED, STACKED, Layout
 

@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.params import Param, for_each, rows_of, stored
 from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
 

@@ -13,7 +13,8 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.params import held
 from netfuse_onnx.types import STACKED
 

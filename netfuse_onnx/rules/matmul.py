@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import emit_same_op, per_axis
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 ROWS = (

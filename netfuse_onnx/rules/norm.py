@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import emit_same_op, need, touches
-from netfuse_onnx.rules._registry import Option, Site, family, rule
+from netfuse_onnx.rules._registry import Option, family, rule
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
 
 

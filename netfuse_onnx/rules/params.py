@@ -15,7 +15,7 @@ from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import known
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
 

@@ -11,7 +11,8 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import known
 from netfuse_onnx.rules import matmul
 from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.integer import (
     Image,
     Side,

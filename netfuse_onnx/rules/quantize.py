@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis, physical, touches
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")

@@ -9,7 +9,8 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import same_dim, same_name
 from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Option, Site, family, rule
+from netfuse_onnx.rules._registry import Option, family, rule
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
 
 

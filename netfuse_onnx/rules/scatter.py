@@ -9,7 +9,8 @@ import numpy as np
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import emit_same_op, need, physical
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import STACKED, Layout
 
 

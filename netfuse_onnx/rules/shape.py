@@ -20,7 +20,8 @@ from netfuse_onnx.rules._build import (
     shifted,
     touches,
 )
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.reduce import dropped
 from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Layout
 

@@ -9,7 +9,8 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis, physical, shifted
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 
