@@ -50,13 +50,13 @@ EXPERIMENTAL: Mapping[str, int] = {
 
 
 _OF_THE_RUNTIME = Path(__file__).with_name("runtime_defaults.json")
-"""The default values of attributes of com.microsoft, com.microsoft.nchwc and OF_THE_RUNTIME, as the schemas of
-ONNX Runtime 1.32 give them. Text stands for bytes."""
+"""The default values of attributes of com.microsoft, com.microsoft.nchwc and OF_THE_RUNTIME, as the schemas
+of ONNX Runtime 1.32 give them. Text stands for bytes."""
 
 
 _INPUTS_OF_THE_RUNTIME = Path(__file__).with_name("runtime_inputs.json")
-"""The input names of the same operators, as the schemas of ONNX Runtime 1.32 give them. `?` marks an input that
-may be absent, `*` one that stands for any number."""
+"""The input names of the same operators, as the schemas of ONNX Runtime 1.32 give them. `?` marks an input
+that may be absent, `*` one that stands for any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ def defaults(op: str, domain: str, version: int) -> Mapping[str, Any]:
 
 
 def input_names(op: str, domain: str, version: int) -> tuple[str, ...]:
-    """The names of an operator's inputs in order, the last of which may stand for any number; () where neither
-    onnx nor ONNX Runtime has a schema of it."""
+    """The names of an operator's inputs in order, the last of which may stand for any number; () where
+    neither onnx nor ONNX Runtime has a schema of it."""
     known = facts(op, domain, version)
     marked = () if known else _inputs_of_the_runtime().get(f"{domain}.{op}".removeprefix("."), ())
     return known.input_names if known else tuple(name.rstrip("?*") for name in marked)
