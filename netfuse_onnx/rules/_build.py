@@ -11,7 +11,7 @@ import numpy as np
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import places
 from netfuse_onnx.rules._registry import Body, Option
-from netfuse_onnx.rules._site import Key, Refuse, Site
+from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
 from netfuse_onnx.types import SHARED, Layout
 
 
@@ -40,6 +40,11 @@ def seen_as(site: Site, op: str, which: Sequence[Key], attrs: Mapping[str, Any] 
         site, node=node, inputs=some(site.inputs), outputs=site.outputs[:1], mapped=some(site.mapped),
         weight=some(site.weight), values=some(site.values),
     )  # fmt: skip
+
+
+def aligned(site: Site, ins: Operands, key: Key, rank: int, emit: Emitter) -> Tensor:
+    """An input, taken in its own layout, so that it broadcasts against [N, ..] of `rank` axes per model."""
+    return emit.pad_rank(ins[key], site.own_layout(key), site.rank(key), rank, 0)
 
 
 def physical(layout: Layout, axis: int) -> int:
