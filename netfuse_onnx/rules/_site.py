@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.ops import schemas
-from netfuse_onnx.types import SHARED, STACKED, Dim, Layout, Node, ValueType
+from netfuse_onnx.types import Dim, Node, ValueType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,6 +161,11 @@ class Site:
     def own_layout(self, *keys: Key) -> Layout:
         """STACKED(0) where one of these inputs differs between the models, else SHARED."""
         return STACKED(0) if self.is_mapped(*keys) else SHARED
+
+    @property
+    def own_layouts(self) -> tuple[Layout, ...]:
+        """The own layout of each input, by position."""
+        return tuple(map(self.own_layout, range(len(self.node.inputs))))
 
     def takes(self, layouts: Mapping[Any, Layout | None]) -> tuple[Layout | None, ...]:
         """The layouts of all inputs. One that `layouts` does not name, or calls SHARED, must be equal in all

@@ -11,10 +11,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import SHARED, STACKED
 
 Column = Callable[[str | float], Tensor]
 """Gives an attribute as one number per model, [N, 1..], and a number for itself."""
@@ -76,12 +76,12 @@ def activation(site: Site) -> Iterator[Option]:
     form, names = ACTIVATIONS[site.op]
     _only(site, *names)
     rank = site.rank(0)
-    held = STACKED(0) if site.mapped[0] else SHARED
+    own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return form(emit.pad_rank(ins[0], held, rank, rank, 0), _numbers(site, emit), emit)
+        return form(emit.pad_rank(ins[0], own_layout, rank, rank, 0), _numbers(site, emit), emit)
 
-    yield Option("activation", (held,), (STACKED(0),), body, 4.0)
+    yield Option("activation", (own_layout,), (STACKED(0),), body, 4.0)
 
 
 @family("ai.onnx.ml.Scaler", differing=True)
@@ -92,7 +92,7 @@ def scaler(site: Site) -> Iterator[Option]:
     counts = {len(attrs[name]) for attrs in site.attrs for name in ("offset", "scale")}
     need(len(counts) == 1, "the offsets and scales are not as many in all models")
     rank = site.rank(0)
-    held = STACKED(0) if site.mapped[0] else SHARED
+    own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x = ins[0]
@@ -102,7 +102,7 @@ def scaler(site: Site) -> Iterator[Option]:
         offset, scale = (emit.const(t.reshape(len(t), *[1] * (rank - 1), -1), np.float32) for t in tables)
         return emit("Mul", emit("Sub", x, offset), scale)
 
-    yield Option("scaler", (held,), (STACKED(0),), body, 3.0)
+    yield Option("scaler", (own_layout,), (STACKED(0),), body, 3.0)
 
 
 @family("ai.onnx.ml.LinearRegressor", differing=True)
@@ -117,7 +117,7 @@ def linear_regressor(site: Site) -> Iterator[Option]:
     need(min(counts) > 0 and min(counts) % targets == 0, "the coefficients are not as many for each target")
     added = {len(attrs["intercepts"]) for attrs in site.attrs if "intercepts" in attrs}
     need(added <= {targets}, "the intercepts are not one for each target")
-    held = STACKED(0) if site.mapped[0] else SHARED
+    own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x = ins[0]
@@ -132,4 +132,4 @@ def linear_regressor(site: Site) -> Iterator[Option]:
         bias = np.array([attrs.get("intercepts", none) for attrs in site.attrs], np.float32)
         return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
 
-    yield Option("linear_regressor", (held,), (STACKED(0),), body, 3.0)
+    yield Option("linear_regressor", (own_layout,), (STACKED(0),), body, 3.0)

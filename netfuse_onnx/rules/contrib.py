@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, family, rule
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 DOMAIN = "com.microsoft"
 
@@ -123,7 +124,7 @@ REGISTRY[f"{DOMAIN}.FusedGemm"] += [
 def fused_matmul(site: Site) -> Iterator[Option]:
     """batched: M(..ik), M(..kj) -> M(..ij), transposed and scaled as it was"""
     ranks = [site.rank(0), site.rank(1)]
-    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    takes = site.own_layouts
     wide = max(*ranks, 2)
     vector = ranks[1] == 1 and bool(site.attr("transA"))
     need(
@@ -173,16 +174,14 @@ PACKED = (
 @family(f"{DOMAIN}.MatMulNBits", f"{DOMAIN}.MatMulBnb4")
 def packed(site: Site) -> Iterator[Option]:
     """one weight, the models join the rows; or one input for all models, whose weights are more columns"""
-    rank = site.rank(0)
-    weights = [i for i in range(1, len(site.node.inputs)) if site.has(i)]
-    if not any(site.mapped[i] for i in weights):
+    rank, weights = site.rank(0), site.names[1:]
+    if not site.is_mapped(*weights):
         yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="packed")
         return
-    need(not site.mapped[0] and site.op == "MatMulNBits" and not site.has(4), PACKED)
+    need(not site.is_mapped("a") and site.op == "MatMulNBits" and not site.has("g_idx"), PACKED)
     columns = int(site.attr("N"))
-    takes = tuple(FOLDED(0) if i in weights else SHARED for i in range(len(site.node.inputs)))
 
     def wide(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         return emit_same_op(site, ins, emit, N=columns * emit.models)
 
-    yield Option("packed", takes, (FOLDED(rank - 1),), wide)
+    yield Option("packed", site.takes(dict.fromkeys(weights, FOLDED(0))), (FOLDED(rank - 1),), wide)

@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from netfuse_onnx.emit.convert import fold
+from netfuse_onnx.dims import known, same_dim, same_name
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim, same_name
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Input, Operands, Site
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 Takes: TypeAlias = Mapping[str, Layout | None]
 """Layouts of inputs by name."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, SHARED, Became, Dim, Layout
+from netfuse_onnx.types import Became, Dim
 
 NCHWC = "com.microsoft.nchwc"
 BLOCK = 16
@@ -48,10 +49,9 @@ def blocked_conv(site: Site) -> Iterator[Option]:
 UNEVEN = "its channels do not fill the runtime's blocks, so models can not stand side by side in them"
 
 
-def _takes(site: Site, images: Layout, filters: Layout) -> tuple[Layout, ...]:
+def _takes(site: Site, images: Layout, filters: Layout) -> tuple[Layout | None, ...]:
     """The image and what is added to it in one layout, filters and bias in the other."""
-    each = (images if i in (0, 3) else filters for i in range(len(site.node.inputs)))
-    return tuple(take if site.has(i) else SHARED for i, take in enumerate(each))
+    return site.takes({"x": images, "w": filters, "b": filters, "sum": images})
 
 
 POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Upsample")

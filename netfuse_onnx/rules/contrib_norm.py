@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx.emit.convert import fold as folded
-from netfuse_onnx.emit.convert import unfold
+from netfuse_onnx.dims import known, same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold as folded
+from netfuse_onnx.layouts.folded import unfold
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 STANDARD = {
     "SkipLayerNormalization": ("LayerNormalization", 17),
@@ -80,17 +80,17 @@ def _standard(site: Site) -> Option:
         y = _affine(site, y, ins, emit)
         return [y, y, y, total][: len(site.node.outputs)]
 
-    takes = site.takes({name: site.own_layout(name) for name in site.names})
-    return Option("skip_norm", takes, _gives(site, STACKED(0)), body, 2.0 + _added(site, "gamma", "bias"))
+    nodes = 2.0 + _added(site, "gamma", "bias")
+    return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body, nodes)
 
 
 def _fused(site: Site, same_shape: bool) -> Option:
     """The operator itself with ones, on models folded into the batch; then Mul and Add."""
     size, differs = _size(site, "gamma"), _sum_differs(site)
     added_first = differs and (site.is_mapped("bias") or not same_shape)
-    takes: dict[str, Layout] = {name: site.own_layout(name) for name in site.names}
+    takes = list(site.own_layouts)
     if differs and not added_first:
-        takes |= {"input": FOLDED(0), "skip": FOLDED(0)}
+        takes[:2] = FOLDED(0), FOLDED(0)
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         plain = ins | {"gamma": emit.filled(1.0, site["gamma"].dtype, [size])}
@@ -107,7 +107,7 @@ def _fused(site: Site, same_shape: bool) -> Option:
         return [_affine(site, y, ins, emit), *rest]
 
     nodes = 1.5 + 3 * added_first + _added(site, "gamma")
-    return Option("skip_norm", site.takes(takes), _gives(site, FOLDED(0)), body, nodes)
+    return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body, nodes)
 
 
 def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
@@ -154,10 +154,10 @@ def embed_norm(site: Site) -> Iterator[Option]:
         yield Option("embed_norm", takes, site.gives(FOLDED(0)), emit_same_op)
         return
     need(site.opset >= 13, "its tables differ between the models, and GatherND is too old before opset 13")
-    takes = site.takes({name: site.own_layout(name) for name in site.names})
     counted = site.own_layout("mask" if site.has("mask") else "input_ids")
     _size(site, "word_embedding")
-    yield Option("embed_norm", takes, site.gives(STACKED(0), counted, _sum_layout(site)), _embed, 9.0)
+    gives = site.gives(STACKED(0), counted, _sum_layout(site))
+    yield Option("embed_norm", site.own_layouts, gives, _embed, 9.0)
 
 
 def _sum_layout(site: Site) -> Layout:

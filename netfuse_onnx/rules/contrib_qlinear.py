@@ -16,6 +16,7 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import emit_same_op, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, family
@@ -23,7 +24,7 @@ from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, param
 from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
-from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
+from netfuse_onnx.types import ValueType
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _offers(floats: Site) -> Iterator[Option]:
             yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
-        yield from elementwise.folded_at(floats, rank - 1, rank)
+        yield from elementwise.broadcasting_in(floats, FOLDED(rank - 1))
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:
@@ -174,7 +175,7 @@ def _sized(floats: Site, option: Option) -> bool:
 
 
 def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:
-    takes = {i: site.own_layout(i) for i in range(len(site.node.inputs))}
+    takes: dict[Key, Layout] = dict(enumerate(site.own_layouts))
     layouts = {key: take or SHARED for key, take in zip(row.data, option.takes, strict=True)}
     takes |= {site.position(key): layout for key, layout in layouts.items()}
     divides = row.op in FUSED_WRONGLY

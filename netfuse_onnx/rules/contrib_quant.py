@@ -10,6 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
@@ -19,7 +20,7 @@ from netfuse_onnx.rules.integer import Side, cost, dequantised, products, requan
 from netfuse_onnx.rules.params import Param, combined, one_number, param
 from netfuse_onnx.rules.qlinear import output_scale, product_takes, products_of, qlinear_conv, side
 from netfuse_onnx.rules.quantize import quantised_dynamically
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout, ValueType
+from netfuse_onnx.types import ValueType
 
 OLD = "DequantizeLinear has one scale for all models before opset 13"
 

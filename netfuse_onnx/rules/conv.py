@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED
 from netfuse_onnx.rules._build import emit_same_op
 from netfuse_onnx.rules._registry import rule
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, SHARED, Became
+from netfuse_onnx.types import Became
 
 
 def _group(site: Site) -> int:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 
 @family("MatMul")
 def matmul(site: Site) -> Iterator[Option]:
     """batched: M(..ik), M(..kj) -> M(..ij)"""
     left, right = site.rank(0), site.rank(1)
-    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    takes = site.own_layouts
     wide = max(left, right, 2)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
@@ -48,7 +48,7 @@ def matmul_shared_weights(site: Site) -> Iterator[Option]:
 @family("Gemm")
 def gemm(site: Site) -> Iterator[Option]:
     """batched: M(ik), M(kj) + M(..j) -> M(ij), as MatMul and Add; transB is undone in the written weight"""
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
+    takes = site.own_layouts
     trans = [bool(site.attr("transA")), bool(site.attr("transB"))]
     alpha, beta = float(site.attr("alpha")), float(site.attr("beta"))
     with_c = site.has(2) and beta != 0.0
@@ -79,5 +79,4 @@ def gemm_shared_weights(site: Site) -> Iterator[Option]:
     if site.has(2):
         dims = site.dims(2)
         need(len(dims) < 2 or dims[0] == 1, "its bias differs between the rows")
-    takes = (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1)
-    yield Option("gemm_shared_weights", takes, (FOLDED(0),), emit_same_op)
+    yield Option("gemm_shared_weights", site.takes({0: FOLDED(0)}), (FOLDED(0),), emit_same_op)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netfuse_onnx.layouts import places
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
 from netfuse_onnx.rules._build import emit_same_op, per_axis
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 ROWS = (
     "CategoryMapper", "Imputer", "LinearClassifier", "LinearRegressor", "Normalizer", "OneHotEncoder",
@@ -21,7 +20,7 @@ ROWS = (
 def rows(site: Site) -> Iterator[Option]:
     """row by row: (MN)C, the models are more rows"""
     if site.rank(0) >= 2:
-        yield Option("rows", (FOLDED(0),), (FOLDED(0),) * len(site.node.outputs), emit_same_op)
+        yield Option("rows", (FOLDED(0),), site.gives(FOLDED(0)), emit_same_op)
 
 
 @family("ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import emit_same_op, need, touches
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
+from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family, rule
-from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.rules._site import Operands, Site
+from netfuse_onnx.types import Became
 
 
 def _inference_only(site: Site) -> str:
@@ -57,14 +57,13 @@ def layer_norm(site: Site) -> Iterator[Option]:
     differs = any(site.mapped[i] for i in affine)
     outer = any(site.rank(i) > rank - first for i in affine)  # they are aligned with the axes before, too
     for layout in places(rank):
-        if touches(layout, range(first, rank)) or (layout.stacked and layout.axis > first):
+        if layout.touches(range(first, rank)) or (layout.stacked and layout.axis > first):
             continue
         if outer and layout != STACKED(0):
             continue
         if not differs:
-            takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
-            gives = (layout,) * len(site.node.outputs)
-            yield Option("layer_norm", takes, gives, _same_axis(first - rank))
+            takes = site.takes({0: layout})
+            yield Option("layer_norm", takes, site.gives(layout), _same_axis(first - rank))
         elif layout == STACKED(0):
             yield _per_model_affine(site, rank, first)
 
@@ -81,18 +80,17 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
     CUDA provider has been reported to give wrong values for it (onnxruntime PR 28971), and its fusions
     to fail on it (issue 27455). Ones of the plain shape are safe everywhere.
     """
-    count = len(site.node.inputs)
-    takes = tuple(STACKED(0) if site.mapped[i] else SHARED for i in range(count))
+    takes = site.own_layouts
     shape = site.dims(1)
     need(all(isinstance(d, int) for d in shape), "the size of its scale is unknown")
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         ones = emit.filled(1.0, site.inputs[1].dtype, [d for d in shape if isinstance(d, int)])
         y, *statistics = emit_same_op(site, [ins[0], ones], emit, axis=first - rank)
         for op, i in (("Mul", 1), ("Add", 2)):
             if site.has(i):
-                y = emit(op, y, emit.pad_rank(ins[i], takes[i], site.rank(i), rank, 0))
+                y = emit(op, y, aligned(site, ins, i, rank, emit))
         return [y, *statistics]
 
-    gives = (STACKED(0), takes[0], takes[0])[: len(site.node.outputs)]  # the statistics are those of x
-    return Option("layer_norm", takes, gives, body, nodes=count)
+    gives = site.gives(STACKED(0), takes[0])  # the statistics are those of x
+    return Option("layer_norm", takes, gives, body, nodes=len(takes))

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from netfuse_onnx.emit.convert import unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, STACKED, Layout
+from netfuse_onnx.layouts.folded import unfold
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import FOLDED, STACKED, Layout
 
 POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
+from netfuse_onnx.dims import known, same_dim, same_name
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim, same_name
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Operands, Site
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 
 @rule("GridSample", "LinearAttention", "TensorScatter", takes=(FOLDED(0),), gives=FOLDED(0))
