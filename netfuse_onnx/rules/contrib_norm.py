@@ -1,6 +1,6 @@
 """ONNX Runtime's normalisations that begin with a sum: skip connections and embeddings.
 
-What differs between the models (scale, bias, tables) leaves the fused operator, which is left with ones, or
+A scale, bias or table that differs between the models leaves the fused operator, which is left with ones, or
 the standard's operator where the opset has one; Mul and Add by [N, 1.., D] follow.
 """
 
@@ -30,7 +30,7 @@ STANDARD = {
 
 @family(*(f"{DOMAIN}.{op}" for op in STANDARD))
 def skip_norm(site: Site) -> Iterator[Option]:
-    """the models join the batch; a scale or bias that differs between them becomes Mul and Add"""
+    """The models join the batch; a scale or bias that differs between them becomes Mul and Add."""
     same_shape = _same_shape(site)
     affine = site.is_mapped("gamma", "beta", "bias")
     if not affine and (same_shape or (not site.is_mapped("skip") and _narrower(site))):
@@ -131,7 +131,7 @@ def _affine(site: Site, y: Tensor, ins: Operands, emit: Emitter) -> Tensor:
 
 
 def _added(site: Site, *names: str) -> int:
-    """How many of these inputs and the offset are there."""
+    """The number of inputs that are present, of these and the offset."""
     return sum(site.has(name) for name in ("beta", *names))
 
 
@@ -146,7 +146,7 @@ TABLES = ("word_embedding", "position_embedding", "segment_embedding")
 
 @family(f"{DOMAIN}.EmbedLayerNormalization")
 def embed_norm(site: Site) -> Iterator[Option]:
-    """tables that all models share: the models join the batch; else lookups, sums and a normalisation"""
+    """With shared tables the models join the batch; else it becomes lookups, sums and a normalisation."""
     whole = not site.has("position_ids") or same_dim(site.dims("position_ids")[0], site.dims("input_ids")[0])
     if not site.is_mapped(*TABLES, "gamma", "beta") and (whole or not site.is_mapped("position_ids")):
         joined = ("input_ids", "segment_ids", "mask", *(["position_ids"] if whole else []))

@@ -78,20 +78,20 @@ operators that take one scale, and fails."""
 
 @family(*(f"{DOMAIN}.{op}" for op in TABLE))
 def on_bytes(site: Site) -> Iterator[Option]:
-    """in the layouts of the operator on floats; with scales that differ it is written out"""
+    """It works in the layouts of the operator on floats; with scales that differ it is written out."""
     yield from _options(site, TABLE[site.op])
 
 
 @family(f"{DOMAIN}.QLinearConcat")
 def concat(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis; with scales that differ it is written out"""
+    """The axis is shifted past the model axis; with scales that differ the operator is written out."""
     operands = tuple(Bytes(i, i + 1, i + 2) for i in range(2, len(site.node.inputs), 3))
     yield from _options(site, Row("Concat", operands, Bytes.named("y")))
 
 
 @family(f"{DOMAIN}.NhwcMaxPool")
 def last_pool(site: Site) -> Iterator[Option]:
-    """over the spatial axes: the models join the batch or the channels, which come last"""
+    """It works over the spatial axes, so the models join the batch or the channels, which come last."""
     for layout in (FOLDED(0), FOLDED(site.rank(0) - 1)):
         yield Option("last_pool", (layout,), (layout,), emit_same_op)
 

@@ -32,14 +32,14 @@ BROADCAST = (
 
 @family(*UNARY)
 def unary(site: Site) -> Iterator[Option]:
-    """element by element, in whatever layout the input has"""
+    """Each element is computed on its own, in whatever layout the input has."""
     layouts = (*places(site.rank(0)), *tuned_places(site.dims(0)))
     yield from per_axis(site, lambda layout: emit_same_op, name="unary", layouts=layouts)
 
 
 @family("Dropout")
 def dropout(site: Site) -> Iterator[Option]:
-    """element by element; nothing is dropped at inference, whatever the ratio"""
+    """Each element is passed on: nothing is dropped at inference, whatever the ratio."""
     training = site.values[2] if site.has(2) else None
     idle = not site.has(2) or (training is not None and not training.any())
     need(idle, "Dropout in training mode draws random numbers")
@@ -52,7 +52,7 @@ def dropout(site: Site) -> Iterator[Option]:
 
 @family("CastLike")
 def cast_like(site: Site) -> Iterator[Option]:
-    """element by element; only the type of the second input matters, and it is known"""
+    """It becomes a Cast, because only the type of the second input matters."""
     target = site.inputs[1].dtype
     need(target != 0, "the type of its second input is unknown")
 
@@ -65,14 +65,14 @@ def cast_like(site: Site) -> Iterator[Option]:
 
 @family("SwiGLU")
 def same_shapes(site: Site) -> Iterator[Option]:
-    """element by element, without broadcasting: all inputs in one layout"""
+    """Each element is computed on its own, with all inputs in one layout."""
     for layout in places(site.rank(0)):
         yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), emit_same_op)
 
 
 @family("Clip")
 def clip_per_model(site: Site) -> Iterator[Option]:
-    """bounds that differ between the models become Max and Min"""
+    """Bounds that differ between the models become Max and Min."""
     need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
     need(site.inputs[0].dtype not in ort_compat.NO_MAX, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
@@ -111,7 +111,7 @@ def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | 
 
 @family(*BROADCAST)
 def broadcasting(site: Site) -> Iterator[Option]:
-    """element by element with broadcasting; ranks are padded just after the model axis"""
+    """Each element is computed on its own; shorter shapes get axes of 1 just after the model axis."""
     dims = broadcast([site.dims(i) for i in range(len(site.node.inputs))])
     for layout in (*places(len(dims)), *tuned_places(dims)):
         yield from broadcasting_in(site, layout)

@@ -225,7 +225,7 @@ def _vector(one_each: Param, emit: Emitter) -> Tensor:
 
 
 def requantised_image(total: Tensor, scale: Tensor, zero: Param, filters: int, emit: Emitter) -> Tensor:
-    """The same of N(MO)HW, with a `scale` for each filter of all models."""
+    """Bytes from int32 N(MO)HW, with a `scale` for each filter of all models."""
     real = emit("DequantizeLinear", total, scale, axis=1)
     ones = emit.filled(1.0, FLOAT, [emit.models * filters])
     return emit("QuantizeLinear", real, ones, zero.spread(filters, emit), axis=1)

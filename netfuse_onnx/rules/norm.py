@@ -31,26 +31,26 @@ def _with_channels(site: Site) -> str:
     became=Became.GROUPED,
 )
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """more channels: N(MC)HW, (MC) -> N(MC)HW"""
+    """The models are more channels: N(MC)HW, (MC) -> N(MC)HW."""
     return emit_same_op(site, ins, emit)
 
 
 @rule("BatchNormalization", takes=(FOLDED(0), SHARED), gives=FOLDED(0), when=_inference_only)
 @rule("InstanceNormalization", "GroupNormalization", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
 def norm_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """one set of statistics: the models join the batch, (MN)CHW -> (MN)CHW"""
+    """With one set of statistics the models join the batch: (MN)CHW -> (MN)CHW."""
     return emit_same_op(site, ins, emit)
 
 
 @rule("GroupNormalization", takes=(FOLDED(1), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED)
 def group_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """more groups: N(MC)HW with M times num_groups"""
+    """The models are more groups: N(MC)HW with M times num_groups."""
     return emit_same_op(site, ins, emit, num_groups=emit.models * int(site.attr("num_groups")))
 
 
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(site: Site) -> Iterator[Option]:
-    """over the last axes; a scale or bias that differs between the models becomes Mul and Add"""
+    """It works over the last axes; a scale or bias that differs between the models becomes Mul and Add."""
     rank = site.rank(0)
     first = site.axis(int(site.attr("axis")), rank)
     affine = [i for i in (1, 2) if site.has(i)]

@@ -16,7 +16,7 @@ MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 
 @family("QuantizeLinear", "DequantizeLinear", *MICROSOFT)
 def quantize(site: Site) -> Iterator[Option]:
-    """per-tensor scales that differ become per-axis ones; per-axis ones are folded with their axis"""
+    """Per-tensor scales that differ become per-axis scales; per-axis scales are folded with their axis."""
     rank, scale = site.rank(0), site.dims(1)
     given = site.attr("axis")  # the schemas of com.microsoft and of opsets below 13 have no default
     named = 1 if given is None else int(given)
@@ -82,7 +82,7 @@ def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator
 
 @family("DynamicQuantizeLinear")
 def dynamic_quantize(site: Site) -> Iterator[Option]:
-    """each model is quantised by itself; the bytes, scales and zero points are stacked"""
+    """Each model is quantised on its own; the bytes, scales and zero points are stacked."""
     nodes = 4.0 + 3.0 * site.models
     yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic, nodes)
 
