@@ -14,7 +14,7 @@ from netfuse_onnx.match.differ import Difference
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.outcome import outcome
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Graph, Weight
@@ -39,7 +39,7 @@ class Fixed:
         self.value: list[bool] = []  # for each use of a weight: whether its value must be equal
         for i, k in flat.uses:
             step = flat.steps[i]
-            direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
+            direct = not step.domain and k in traits.steers(step.op, step.ins, step.attrs)
             integer = flat.weights[step.ins[k]].dtype in _INTEGERS
             on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
             absent = not flat.said(step.ins[k])  # in the file
@@ -140,7 +140,7 @@ def _steering(flat: Flat, graph: Graph) -> set[str]:
     for step in reversed(flat.steps):
         if step.domain:
             continue
-        found.update(step.ins[k] for k in steering.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
+        found.update(step.ins[k] for k in traits.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
         if step.op in ARITHMETIC and any(n in found and _flat_shape(graph, n) for n in step.outs):
             found.update(step.ins)
     found.discard("")

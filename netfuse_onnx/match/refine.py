@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.sameness import arity, commutative, essential
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.types import Weight
 
 SMALL = 64  # bytes of a weight whose value may serve as a mark
@@ -152,5 +152,5 @@ def steers(step: Step, operand: int) -> bool:
     """Whether the operand's value decides a shape, or picks elements."""
     if step.domain:
         return False
-    picks = step.op in ("Gather", "GatherND", "GatherElements") and operand == 1
-    return picks or operand in steering.STEERED_BY.get(step.op, ())
+    facts = traits.of(step.op)
+    return operand in facts.steered or any(operand == indices.place for indices in facts.indices)

@@ -15,7 +15,10 @@ from onnx import AttributeProto as A
 
 _KIND: Mapping[str, int] = dict(AttributeProto.AttributeType.items())
 
-STANDARD = frozenset({"", "ai.onnx.ml", "ai.onnx.preview.training"})
+MICROSOFT, ML = "com.microsoft", "ai.onnx.ml"
+"""The domains of ONNX Runtime's own operators, and of classical machine learning."""
+
+STANDARD = frozenset({"", ML, "ai.onnx.preview.training"})
 """Domains whose operators are all known: what is not there does not exist."""
 
 _READ: Mapping[int, Callable[[AttributeProto], Any]] = {

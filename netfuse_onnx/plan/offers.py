@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.rules import Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
@@ -55,11 +55,11 @@ def _offers(
     corr: Correspondence, found: Candidates, index: int, node: Node, bodies: Bodies, tuned: bool
 ) -> list[Lowering]:
     mapped = any(v in found.mapped for v in node.reads)
-    alone = index in corr.attrs or steering.random(node) or _unshareable(corr.graph, node)
+    alone = index in corr.attrs or traits.random(node) or _unshareable(corr.graph, node)
     if not mapped and not alone:
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs))]
     reason = _cannot(corr, found, index, node)
-    if not reason and steering.bodies(node):
+    if not reason and traits.has_bodies(node):
         answer = bodies(corr, found, node)
         if isinstance(answer, Lowering):
             return [answer]
@@ -70,7 +70,7 @@ def _offers(
             offers, reason = options(place)
         batched = [Lowering(o.became, o.takes, o.gives, o.rule, o) for o in offers if tuned or not o.tuned]
         if batched:
-            stuck = any(kind(corr, v).dtype in steering.UNJOINABLE for v in (*node.inputs, *node.outputs))
+            stuck = any(kind(corr, v).dtype in kinds.UNJOINABLE for v in (*node.inputs, *node.outputs))
             apart = (stuck or tuned) and batched[0].gives[0] != SHARED
             why = UNJOINABLE if stuck else CHEAPER
             once = replicated(node, found.mapped, why, batched[0].gives)
@@ -85,11 +85,11 @@ def _unshareable(graph: Graph, node: Node) -> bool:
 
 def _cannot(corr: Correspondence, found: Candidates, index: int, node: Node) -> str:
     """Why a node is replicated whatever its rules say, or ""."""
-    if steering.random(node):
+    if traits.random(node):
         return RANDOM
     if _unshareable(corr.graph, node):
         return UNSHAREABLE
-    if index in corr.attrs and steering.bodies(node):
+    if index in corr.attrs and traits.has_bodies(node):
         return UNLIKE_BODY
     for name in node.inputs:
         if name in found.ragged:
@@ -143,7 +143,7 @@ def _mark(found: Candidates, corr: Correspondence, node: Node, offers: Sequence[
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:
             found.mapped.add(name)
-    if first.became is Became.REPLICATED and steering.ragged(node, found.mapped, open_):
+    if first.became is Became.REPLICATED and traits.ragged(node, found.mapped, open_):
         for name in node.outputs:
             dims = kind(corr, name).dims
             # A symbol of the graph's inputs is one size for all models; a join would notice if it lied.

@@ -77,7 +77,7 @@ def all_widths(
     pads: Tensor, values: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
 ) -> Tensor:
     """Widths [2*rank] for Pad, from `pads`, the widths of some `axes`, whose `values` may be known. Pad's own
-    axes are never used: ort_compat.PAD_AXES_MOVED."""
+    axes are never used: gaps.PAD_AXES_MOVED."""
     if values is not None:
         flat, merged = values.reshape(-1).tolist(), [0] * (2 * rank)
         for k, axis in enumerate(axes):

@@ -16,10 +16,10 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold as folded
 from netfuse_onnx.layouts.folded import unfold
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 
 STANDARD = {
     "SkipLayerNormalization": ("LayerNormalization", 17),
@@ -111,8 +111,7 @@ def _fused(site: Site, same_shape: bool) -> Option:
 
 
 def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
-    """The input, the skip and the bias, in the shape of the input. ONNX Runtime (1.32) takes the first rows
-    of a skip that has more of them, where Add would make the input as large."""
+    """The input, the skip and the bias, in the shape of the input: gaps.SKIP_CUT."""
     rank = site.rank("input")
     total = emit("Add", aligned(site, ins, "input", rank, emit), aligned(site, ins, "skip", rank, emit))
     if not _narrower(site):

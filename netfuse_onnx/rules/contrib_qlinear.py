@@ -17,13 +17,13 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import emit_same_op, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, family
 from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, param
-from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
+from netfuse_onnx.run.gaps import FUSED_PER_AXIS, ZERO_POINT_LOST_BELOW
 from netfuse_onnx.types import ValueType
 
 
@@ -70,10 +70,6 @@ TABLE = {
     "QLinearGlobalAveragePool": _row("GlobalAveragePool", "x", "y"),
     "QLinearWhere": _row("Where", "xy", "z", "condition"),
 }
-
-FUSED_WRONGLY = frozenset({"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
-"""Between DequantizeLinear and QuantizeLinear with a scale per axis ONNX Runtime (1.32) fuses these to
-operators that take one scale, and fails."""
 
 
 @family(*(f"{DOMAIN}.{op}" for op in TABLE))
@@ -178,7 +174,7 @@ def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:
     takes: dict[Key, Layout] = dict(enumerate(site.own_layouts))
     layouts = {key: take or SHARED for key, take in zip(row.data, option.takes, strict=True)}
     takes |= {site.position(key): layout for key, layout in layouts.items()}
-    divides = row.op in FUSED_WRONGLY
+    divides = row.op in FUSED_PER_AXIS
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         operands = [ins[key] for key in row.plain]
@@ -202,7 +198,7 @@ def _real(site: Site, ins: Operands, operand: Bytes, layout: Layout, emit: Emitt
     x, params = ins[operand.value], _params(site, ins, operand, emit)
     if not any(p.mapped for p in params):
         given = [p.shaped([], emit) for p in params]
-        if len(given) == 1 and emit.opset < ZERO_POINT_LOST:
+        if len(given) == 1 and emit.opset < ZERO_POINT_LOST_BELOW:
             given.append(emit.filled(0, site[operand.value].dtype, ()))
         return emit("DequantizeLinear", x, *given)
     vectors = [p.along(layout, site.dims(operand.value), emit) for p in params]

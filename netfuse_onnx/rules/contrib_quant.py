@@ -11,10 +11,10 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.contrib_attention import Takes, joined, mask_layout, projected
 from netfuse_onnx.rules.integer import Side, cost, dequantised, products, requantised
 from netfuse_onnx.rules.params import Param, combined, one_number, param

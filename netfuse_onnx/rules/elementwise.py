@@ -13,7 +13,7 @@ from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run import gaps
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil",
@@ -74,7 +74,7 @@ def same_shapes(site: Site) -> Iterator[Option]:
 def clip_per_model(site: Site) -> Iterator[Option]:
     """Bounds that differ between the models become Max and Min."""
     need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
-    need(site.inputs[0].dtype not in ort_compat.NO_MAX, "ONNX Runtime has no Max and Min for its type")
+    need(site.inputs[0].dtype not in gaps.NO_MAX_TYPES, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
     takes = site.own_layouts
 

@@ -14,7 +14,7 @@ from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
-from netfuse_onnx.plan.control import nodes_of
+from netfuse_onnx.ops import walk
 from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.run.footprint import PROCESS, REUSE, amount, constant_bytes, static_peak
 from netfuse_onnx.storage import weights
@@ -79,7 +79,7 @@ class _Bounds:
         if self.fed and needed > self.limit:
             return f"a run takes about {amount(needed)}"
         for node in graph.nodes:
-            for body in (value for value in node.attrs.values() if isinstance(value, GraphProto)):
+            for body in walk.bodies_of(node.attrs).values():
                 count = trips * self._trips(node, body)
                 if count > MOST_TRIPS:
                     return f"nothing ends its Loop {node.name or node.outputs[0]!r} before {MOST_TRIPS} trips"
@@ -94,7 +94,7 @@ class _Bounds:
         types |= dict(graph.types)
         inputs = (*(value.name for value in body.input), *(name for name in types if name not in held))
         outputs = tuple(value.name for value in body.output)
-        inner = Graph(body.name, inputs, outputs, nodes_of(body), held, types)
+        inner = Graph(body.name, inputs, outputs, tuple(map(walk.node_of, body.node)), held, types)
         return infer(replace(self.source, graph=inner)).graph
 
     def _trips(self, node: Node, body: GraphProto) -> int:
