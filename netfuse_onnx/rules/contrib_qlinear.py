@@ -116,7 +116,7 @@ def _offers(floats: Site) -> Iterator[Option]:
             yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
-        yield from elementwise.broadcasting_in(floats, FOLDED(rank - 1))
+        yield from elementwise.broadcasting_in(floats, [FOLDED(rank - 1)])
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:
