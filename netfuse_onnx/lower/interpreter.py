@@ -197,8 +197,8 @@ class _Lowerer:
         mapped = {name for name in node.inputs if self._is_mapped(name)}
         place = site(self.corr, mapped, node, index)
         with blamed(self.corr, place):
-            result = lowering.option.emit(place, ins, self.emit)
-        return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
+            outputs: list[Held] = lowering.option.emit(place, ins, self.emit)
+        return outputs
 
     def _is_mapped(self, name: str) -> bool:
         parts = self.corr.weights.get(name)

@@ -41,9 +41,10 @@ class Option:
     kernel: str = ""
     transposes: tuple[int, ...] = ()
 
-    def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> Held | Sequence[Held]:
-        """Emit the nodes of the body on tensors in the layouts that it takes."""
-        return self.body(site, Operands(site, tensors), emit)
+    def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> list[Held]:
+        """Emit the nodes of the body on tensors in the layouts that it takes, and give its outputs."""
+        result = self.body(site, Operands(site, tensors), emit)
+        return result if isinstance(result, list) else [result]
 
 
 Offers = Callable[[Site], Iterator[Option]]

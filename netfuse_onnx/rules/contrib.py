@@ -46,8 +46,7 @@ def biased_activation(site: Site) -> Iterator[Option]:
             continue
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            total = inner.emit(seen_as(site, "Add", (0, 1)), ins, emit)
-            return fused(emit, GELU[site.op], total)
+            return fused(emit, GELU[site.op], *inner.emit(seen_as(site, "Add", (0, 1)), ins, emit))
 
         yield replace(option, rule="biased_activation", body=body, nodes=option.nodes + 1)
 
@@ -103,7 +102,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
     for option in matmul.gemm(plain):
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            return emit(name, inner.emit(plain, ins, emit), **attrs)
+            return emit(name, *inner.emit(plain, ins, emit), **attrs)
 
         yield replace(option, rule="fused_gemm", body=body, nodes=option.nodes + 1)
 

@@ -128,7 +128,7 @@ def _offers(floats: Site) -> Iterator[Option]:
             yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
-        yield from elementwise.broadcasting_in(floats, FOLDED(rank - 1))
+        yield from elementwise.broadcasting_in(floats, [FOLDED(rank - 1)])
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:
@@ -148,7 +148,7 @@ def _last_channels(floats: Site) -> Iterator[Option]:
 def _itself(site: Site, row: Row, floats: Site, option: Option) -> Option:
     """The operator on bytes, in a layout that the one on floats works in."""
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held | Sequence[Held]:
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         def emits(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
             return emit_same_op(site, ins | dict(zip(row.data, operands, strict=True)), emit, **attrs)
 
@@ -179,8 +179,7 @@ def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         operands = [ins[key] for key in row.plain]
         operands += [_real(site, ins, operand, layouts[operand.value], emit) for operand in row.operands]
-        y = option.emit(floats, operands, emit)
-        y = y[0] if isinstance(y, list) else y
+        (y,) = option.emit(floats, operands, emit)
         return _rounded(y, _params(site, ins, row.result, emit), option.gives[0], site, divides, emit)
 
     nodes = option.nodes + len(row.operands) + 1 + divides

@@ -171,8 +171,8 @@ def last_conv(site: Site) -> Iterator[Option]:
         def body(site: Site, ins: Operands, emit: Emitter, inner: Option = option) -> Held:
             if stays:
                 return inner.emit(_channels_last(site, plain, emit), ins, emit)[0]
-            y = inner.emit(plain, ins | {"x": emit.transpose(ins["x"], first)}, emit)
-            return emit.transpose(y[0] if isinstance(y, list) else y, last)
+            (y,) = inner.emit(plain, ins | {"x": emit.transpose(ins["x"], first)}, emit)
+            return emit.transpose(y, last)
 
         takes = (moved.get(option.takes[0] or SHARED, option.takes[0]), *option.takes[1:])
         gives = tuple(moved.get(give, give) for give in option.gives)

@@ -11,9 +11,10 @@ from netfuse_onnx.dims import broadcast
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned_places
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis
-from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.run import gaps
+from netfuse_onnx.types import Dim
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil",
@@ -113,29 +114,32 @@ def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | 
 def broadcasting(site: Site) -> Iterator[Option]:
     """Each element is computed on its own; shorter shapes get axes of 1 just after the model axis."""
     dims = broadcast([site.dims(i) for i in range(len(site.node.inputs))])
-    for layout in (*places(len(dims)), *tuned_places(dims)):
-        yield from broadcasting_in(site, layout)
+    yield from broadcasting_in(site, (*places(len(dims)), *tuned_places(dims)))
 
 
-def broadcasting_in(site: Site, layout: Layout) -> Iterator[Option]:
-    """The operator with its result in `layout`, where its operands can be taken such that they broadcast."""
+def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
+    """The operator with its result in each of `layouts` in which its operands can be taken."""
     given = [
         # PRelu broadcasts one way: its first input has the shape of the output, model axis included.
         Operand(site.dims(i), site.mapped[i], site.weight[i], whole=site.op == "PRelu" and i == 0)
         for i in range(len(site.node.inputs))
     ]
     out = broadcast([v.dims for v in given])
-    takes = layout.operands(given, out)
-    if takes is None:
-        return
+    for layout in layouts:
+        takes = layout.operands(given, out)
+        if takes is not None:
+            body = _aligned(layout, takes, given, out)
+            pads = sum(
+                take.stacked and not v.stored and bool(take.padding(len(out) - len(v.dims), layout.axis))
+                for take, v in zip(takes, given, strict=True)
+            )
+            yield Option("broadcasting", takes, (layout,), body, 1 + 0.25 * pads, tuned=layout.tuned)
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+
+def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         each = zip(ins, takes, given, strict=True)
         aligned = [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each]
-        return emit_same_op(site, aligned, emit)[0]
+        return emit_same_op(site, aligned, emit)
 
-    pads = sum(
-        take.stacked and not v.stored and bool(take.padding(len(out) - len(v.dims), layout.axis))
-        for take, v in zip(takes, given, strict=True)
-    )
-    yield Option("broadcasting", takes, (layout,), body, 1 + 0.25 * pads, tuned=layout.tuned)
+    return body
