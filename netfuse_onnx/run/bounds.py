@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnx import GraphProto, TensorProto
+from onnx import GraphProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.ops import walk
-from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.ops.kinds import SHAPE_TYPES
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.run.footprint import PROCESS, REUSE, amount, constant_bytes, static_peak
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Graph, Node, Source, ValueType
 
 FOLDING = 4.0
 """ONNX Runtime takes so many times what it computes from constants: copies of optimisers, packed ones."""
-_WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 MOST_TRIPS = 1 << 17
 """Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""
 
@@ -120,7 +120,7 @@ class _Bounds:
     def _value(self, name: str) -> int | None:
         """The one number that a small weight holds."""
         weight = self.source.graph.weights.get(name)
-        if weight is None or not isinstance(weight.data, bytes) or weight.dtype not in _WHOLE:
+        if weight is None or not isinstance(weight.data, bytes) or weight.dtype not in SHAPE_TYPES:
             return None
         values = weights.array(weight).reshape(-1)
         return int(values[0]) if values.size == 1 else None
