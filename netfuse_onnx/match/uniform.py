@@ -15,9 +15,9 @@ from typing import Any
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.match.sameness import frozen
 from netfuse_onnx.ops import neutral, tables, traits, walk
+from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
 
-INTEGERS = frozenset({6, 7})
 """INT32 and INT64 of onnx.TensorProto, in which sizes, axes and bounds are given."""
 
 Dims = tuple[Dim, ...] | None
@@ -75,7 +75,9 @@ def _key(twins: Twins, model: int) -> Hashable:
     for k, name in enumerate(node.inputs):
         if name in twins.weights:
             weight = twins.weight(name, model)
-            steers = weight.dtype in INTEGERS or k in traits.steers(node.key, node.inputs, twins.attrs[model])
+            steers = weight.dtype in INDEX_TYPES or k in traits.steers(
+                node.key, node.inputs, twins.attrs[model]
+            )
             reads.append((weight.dtype, weight.shape, weight.data if steers else None))
         else:
             reads.append(_named(twins, name, model).dims if name else None)

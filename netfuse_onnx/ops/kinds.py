@@ -26,6 +26,14 @@ UNJOINABLE = frozenset(
 )  # fmt: skip
 """Element types that Concat, Split, Gather and Transpose do not take, nor Reshape all of them."""
 
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+INDEX_TYPES = frozenset({TensorProto.INT32, TensorProto.INT64})
+"""The element types that shapes, axes and indices have."""
+SHAPE_TYPES = INDEX_TYPES | {TensorProto.BOOL}
+"""The element types in which shapes are computed."""
+INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
+"""All types of whole numbers of 8 bits and more, BOOL included."""
+
 # --------------------------------------------------------------------------- conversion
 
 

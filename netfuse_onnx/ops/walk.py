@@ -28,10 +28,10 @@ def key(node: NodeProto) -> str:
 def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
     """The graphs that a node holds, each with the name of its attribute."""
     for attribute in node.attribute:
-        yield from ((attribute.name, graph) for graph in held(attribute))
+        yield from ((attribute.name, graph) for graph in graphs_of(attribute))
 
 
-def held(attribute: AttributeProto) -> Iterator[GraphProto]:
+def graphs_of(attribute: AttributeProto) -> Iterator[GraphProto]:
     """The graphs of an attribute, whatever it says that it is."""
     if attribute.HasField("g"):
         yield attribute.g
@@ -62,7 +62,7 @@ def count(graph: GraphProto) -> int:
 def defined(graph: GraphProto) -> Iterator[str]:
     """Every name that a graph and those inside of it define, a stored input once."""
     for inner in graphs(graph):
-        stored = {tensor.name for tensor in inner.initializer}
+        stored = dict.fromkeys(tensor.name for tensor in inner.initializer)
         yield from stored
         yield from (tensor.values.name for tensor in inner.sparse_initializer)
         yield from (value.name for value in inner.input if value.name not in stored)

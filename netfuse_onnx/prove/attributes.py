@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from netfuse_onnx.ops import schemas, tables, walk
+from netfuse_onnx.ops.kinds import FLOATS
 from netfuse_onnx.prove.bits import value_bits, value_nbytes
 from netfuse_onnx.storage.weights import array, weight_of
 from netfuse_onnx.types import Correspondence, Node
-
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 Attributes = Mapping[str, Any]
 

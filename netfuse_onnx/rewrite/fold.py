@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.kinds import SHAPE_TYPES
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Correspondence, Node, ValueType, Weight
 
@@ -79,7 +80,7 @@ def _value(corr: Correspondence, known: Mapping[str, Values], node: Node) -> lis
     if node.domain or traits.random(node) or traits.has_bodies(node) or "" in node.outputs:
         return None
     types = [corr.graph.types.get(name, ValueType()) for name in node.outputs]
-    if not all(kind.dtype in INTEGERS for kind in types):
+    if not all(kind.dtype in SHAPE_TYPES for kind in types):
         return None
     if node.op == "Shape":
         return _shape(corr, node)
@@ -108,9 +109,6 @@ def _small(node: Node, types: list[ValueType]) -> bool:
         elif traits.of(node.op).grows:  # computed only where inference tells a small size
             return False
     return True
-
-
-INTEGERS = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL})
 
 
 def _shape(corr: Correspondence, node: Node) -> list[Values] | None:

@@ -12,12 +12,11 @@ from typing import Any
 
 from netfuse_onnx.match.flat import Step, flatten
 from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.kinds import FLOATS
 from netfuse_onnx.ops.traits import TUPLES, Carries, Indices
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Dim, ValueType
 
-FLOATS = frozenset({1, 10, 11, 16})
-"""FLOAT, FLOAT16, DOUBLE and BFLOAT16 of onnx.TensorProto."""
 ALPHABET = 4096
 """Most elements of a constant that is read, such as the classes of a one-hot."""
 CHOICES = 8
@@ -148,17 +147,17 @@ class Domains:
         if step.op == "OneHot":
             depth = self._constants(step.ins[1]) if i == 0 else ()
             return min(depth, default=math.inf)
-        for held in traits.of(step.key).indices:
-            if i == held.place and held.table < len(step.ins):
-                return min(self._along(step, attrs, held) for attrs in self._attributes(step))
+        for indices in traits.of(step.key).indices:
+            if i == indices.place and indices.table < len(step.ins):
+                return min(self._along(step, attrs, indices) for attrs in self._attributes(step))
         return math.inf
 
     def _attributes(self, step: Step) -> Sequence[Mapping[str, Any]]:
         """The attributes of a step: of every model, where they differ."""
         return (step.attrs,) if step.scope else self.family.attrs.get(step.main, (step.attrs,))
 
-    def _along(self, step: Step, attrs: Mapping[str, Any], held: Indices) -> float:
-        dims, axis = self._dims(step.ins[held.table]), held.axis
+    def _along(self, step: Step, attrs: Mapping[str, Any], indices: Indices) -> float:
+        dims, axis = self._dims(step.ins[indices.table]), indices.axis
         if axis == TUPLES:
             first = int(attrs.get("batch_dims", 0))
             long = (self._dims(step.ins[1]) or (None,))[-1]

@@ -188,5 +188,5 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[Te
     """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
     for attribute in attributes:
         yield from own_tensors(attribute)
-        for graph in walk.held(attribute):
+        for graph in walk.graphs_of(attribute):
             yield from _graph_tensors(graph)

@@ -73,7 +73,7 @@ def _attributes(attributes: Iterable[Any], found: list[str]) -> None:
             _tensors((attribute.t,), found)
         if attribute.HasField("tp"):
             _type(attribute.tp, found)
-        for graph in walk.held(attribute):
+        for graph in walk.graphs_of(attribute):
             _graph(graph, found)
 
 
