@@ -57,6 +57,7 @@ _FIELDS: dict[int, str] = {
     TensorProto.UINT64: "uint64_data",
     TensorProto.STRING: "string_data",
 }
+_ENTRY = {"int32_data": "<i4", "int64_data": "<i8", "uint64_data": "<u8", "double_data": "<f8"}
 
 
 def dtype_name(dtype: int) -> str:
@@ -106,22 +107,16 @@ def raw_values(tensor: TensorProto) -> bytes:
     field = value_field(tensor.data_type)
     if field == "float_data":
         return _float_bytes(tensor)
-    values = getattr(tensor, field)
+    entries = getattr(tensor, field)
+    values = np.fromiter(entries, _ENTRY[field], len(entries))
     if field == "double_data":
-        return np.array(values, "<f8").tobytes()
-    wide = np.array(values, np.uint64 if field == "uint64_data" else np.int64)
-    return pack_values(wide, tensor.data_type)
-
-
-def pack_values(values: Values, dtype: int) -> bytes:
-    """Raw form of what an int32_data, int64_data or uint64_data field holds. A field entry is one
-    element, or one packed byte for 4- and 2-bit types."""
-    bits = BITS[dtype]
-    if dtype == TensorProto.BOOL:
+        return values.tobytes()
+    bits = BITS[tensor.data_type]
+    if tensor.data_type == TensorProto.BOOL:
         values = values != 0
     if bits == 6:
         return pack(values.astype(np.uint8), bits)
-    return values.astype(unit(bits)).tobytes()
+    return values.astype(unit(bits)).tobytes()  # an entry is a packed byte for 4- and 2-bit types
 
 
 def pack(elements: Values, bits: int) -> bytes:

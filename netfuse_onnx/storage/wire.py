@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import external, spill
 from netfuse_onnx.storage.protobuf import Field, MalformedError, Window, varint
-from netfuse_onnx.storage.tensors import BITS, dtype_name, value_field
+from netfuse_onnx.storage.tensors import BITS, dtype_name, raw_values, value_field
 from netfuse_onnx.types import Extent
 
 _DEPTH = 90  # nested messages; protobuf itself stops at 100
@@ -46,7 +46,6 @@ _PROTO: Mapping[str, Any] = {
     "sparse": onnx.SparseTensorProto,
 }
 _KNOWN = {kind: {f.number for f in proto.DESCRIPTOR.fields} for kind, proto in _PROTO.items()}
-_WIRES = {4: (2, 5), 5: (2, 0), 7: (2, 0), 9: (2,), 10: (2, 1), 11: (2, 0)}  # packed or not, by field
 _VALUES = {
     4: "float_data",
     5: "int32_data",
@@ -169,48 +168,39 @@ class _Scanner:
 
     def _tensor(self, at: Field) -> bytes:
         """A TensorProto, its values replaced by their place when they are large."""
-        values: dict[int, list[Field]] = {}
-        out, kept, dtype, outside = [], at.start, 0, False
+        values: dict[int, Field] = {}  # the last field of each number
+        out, kept, dtype, outside, count, size = [], at.start, 0, False, 0, 0
         for one in self.window.fields(at.start, at.end):
             if one.number == 2 and one.wire == 0:
                 dtype = self.window.varint(one.start, one.end)[0]
             elif one.number in _VALUES:
-                _append(values.setdefault(one.number, []), one)
+                values[one.number] = one
+                count, size = count + 1, size + one.end - (one.start if one.wire == 2 else one.at)
             elif one.number == 14 and one.wire == 0:
                 outside = self.window.varint(one.start, one.end)[0] == 1
             if one.number in _VALUES or one.number in (13, 14):
                 out.append(self.window.take(kept, one.at))
                 kept = one.end
-        if sum(one.end - one.start for run in values.values() for one in run) <= self.threshold:
+        if size <= self.threshold:
             return self.window.take(at.start, at.end)
         if len(values) > 1 or outside:
             raise MalformedError(f"the tensor at byte {at.at} holds its values twice")
-        out += [self.window.take(kept, at.end), self._reference(dtype, *values.popitem())]
+        (last,) = values.values()
+        out += [self.window.take(kept, at.end), self._reference(at, dtype, last, count)]
         return b"".join(out)
 
-    def _reference(self, dtype: int, number: int, runs: list[Field]) -> bytes:
-        """The external_data fields for values in field `number`; those not in raw form are spilled."""
-        if dtype not in BITS or (number != 9 and _VALUES[number] != value_field(dtype)):
-            raise MalformedError(
-                f"a tensor of type {dtype_name(dtype)} can't keep its values in {_VALUES[number]}"
-            )
-        if number == 9 or (number in (4, 10) and len(runs) == 1 and runs[0].wire == 2):
-            extent = Extent(self.path, runs[-1].start, runs[-1].end - runs[-1].start)
+    def _reference(self, at: Field, dtype: int, last: Field, count: int) -> bytes:
+        """The external_data fields for the values of the tensor at `at`, which are in `count` fields. What is
+        not in raw form there is decoded by onnx, this one tensor at a time, into a temporary file."""
+        name = _VALUES[last.number]
+        if dtype not in BITS or (name != "raw_data" and name != value_field(dtype)):
+            raise MalformedError(f"a tensor of type {dtype_name(dtype)} can't keep its values in {name}")
+        raw = name == "raw_data" or (name in ("float_data", "double_data") and count == 1)
+        if raw and last.wire == 2:
+            extent = Extent(self.path, last.start, last.end - last.start)
         else:
-            extent = spill.decode(self.window, runs, dtype)
+            extent = spill.store(raw_values(onnx.TensorProto.FromString(self.window.take(at.start, at.end))))
         self.found.add(extent)
         tensor = onnx.TensorProto()
         external.refer(tensor, extent)
         return bytes(tensor.SerializeToString())
-
-
-def _append(runs: list[Field], one: Field) -> None:
-    """Adds a field; values that stand unpacked, one field each, join into one run (wire != 2)."""
-    tag_bytes = one.start - one.at if one.wire != 2 else 1
-    if one.wire not in _WIRES[one.number] or tag_bytes != 1:
-        raise MalformedError(f"the tensor values at byte {one.at} have the wrong form")
-    last = runs[-1] if runs else None
-    if last and one.wire != 2 and one.wire == last.wire and last.end == one.at:
-        runs[-1] = last._replace(end=one.end)
-    else:
-        runs.append(one if one.wire == 2 else one._replace(start=one.at))

@@ -193,11 +193,18 @@ MUTATIONS = (
         "test_pins_write.py::test_whatever_is_not_zero_is_true",
     ),
     mutation(
-        "tags-taken-for-numbers",
-        "netfuse_onnx/storage/spill.py",
-        "yield from numbers if run.wire == 2 else _every_second(numbers)",
-        "yield from numbers",
-        "test_pins_write.py::test_numbers_that_are_not_packed",
+        "the-last-piece-taken-for-all-values",
+        "netfuse_onnx/storage/wire.py",
+        'or (name in ("float_data", "double_data") and count == 1)',
+        'or name in ("float_data", "double_data")',
+        "test_wire.py::test_values_split_into_packed_and_unpacked_runs",
+    ),
+    mutation(
+        "numbers-taken-for-bytes",
+        "netfuse_onnx/storage/wire.py",
+        'or (name in ("float_data", "double_data") and count == 1)',
+        "or count == 1",
+        "test_wire.py::test_the_spill_file_is_exact_for_extreme_numbers",
     ),
     mutation(
         "truncated-files-read",
