@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,9 +32,7 @@ class Files:
     def __enter__(self) -> Files:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
 

@@ -76,10 +76,7 @@ class AsIs(Transform):
         return source
 
     def undo(self, part: Elements, shape: Shape, memory: int) -> Iterator[Tile]:
-        step = _elements(part, memory // _CACHED)
-        for start in range(0, part.count, step):
-            values = part.read(start, min(step, part.count - start))
-            yield Tile(start, 0, values.reshape(1, -1, 1))
+        return _in_order(part, 1, memory)
 
 
 AS_IS = AsIs()
@@ -103,12 +100,7 @@ class Repeat(Transform):
         return _Repeated(source, self.times)
 
     def undo(self, part: Elements, shape: Shape, memory: int) -> Iterator[Tile]:
-        count = math.prod(shape) if self.times else 0
-        step = max(1, _elements(part, memory // _CACHED) // max(1, self.times))
-        for start in range(0, count, step):
-            size = min(step, count - start)
-            values = part.read(start * self.times, size * self.times)
-            yield Tile(start, 0, values.reshape(1, size, self.times))
+        return _in_order(part, self.times, memory)
 
 
 @dataclass(frozen=True)
@@ -222,6 +214,15 @@ class _Transposed:
 
 
 # --------------------------------------------------------------------------- what undo gives
+
+
+def _in_order(part: Elements, copies: int, memory: int) -> Iterator[Tile]:
+    """The elements of a source, from a part that holds `copies` of each one in a row."""
+    count = part.count // max(1, copies)
+    step = max(1, _elements(part, memory // _CACHED) // max(1, copies))
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        yield Tile(start, 0, part.read(start * copies, size * copies).reshape(1, size, copies))
 
 
 def _columns_as_rows(part: Elements, rows: int, columns: int, memory: int) -> Iterator[Tile]:

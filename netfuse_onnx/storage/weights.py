@@ -37,6 +37,7 @@ __all__ = [
     "stream",
     "strings",
     "weight_of",
+    "write",
 ]
 
 MEMORY = 16 << 20  # bytes that a transform may hold
@@ -168,8 +169,7 @@ def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] |
     bits = _run_bits(recipe)
     if recipe.transform != AS_IS or any(size % 8 for size in bits) or min(bits, default=0) // 8 < _RUN:
         for block in stream(recipe):
-            _write(fd, block, offset)
-            offset += len(block)
+            offset = write(fd, offset, block)
             report(len(block))
         return
     recipe.check()
@@ -250,8 +250,7 @@ def _copy_run(
             moved = _in_kernel(files.fd(weight.data.path), weight.data.offset + start, some, fd, offset)
         if not moved:
             block = files.read(_raw(weight), start, min(some, _BLOCK))
-            _write(fd, block, offset)
-            moved = len(block)
+            moved = write(fd, offset, block) - offset
         start, offset, length = start + moved, offset + moved, length - moved
         report(moved)
 
@@ -268,11 +267,13 @@ def _in_kernel(source: int, start: int, length: int, fd: int, offset: int) -> in
         raise
 
 
-def _write(fd: int, block: bytes, offset: int) -> None:
-    rest = memoryview(block)
+def write(fd: int, offset: int, data: bytes) -> int:
+    """Writes all of `data` to `fd` from byte `offset`; returns the byte where it ends."""
+    rest = memoryview(data)
     while rest:
         done = os.pwrite(fd, rest, offset)
         rest, offset = rest[done:], offset + done
+    return offset
 
 
 def _raw(weight: Weight) -> Extent | bytes:

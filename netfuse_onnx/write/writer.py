@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 import onnx
@@ -90,9 +89,7 @@ class Staged:
     def __enter__(self) -> Staged:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
 
@@ -241,14 +238,14 @@ def _write_inline(job: _Job) -> None:
     sizes = [weights.recipe_nbytes(job.recipes[head.name]) for head in skeleton.heads]
     graph_size = len(skeleton.graph) + sum(map(len, heads)) + sum(sizes)
     with _created(job.folder, job.folder.name) as fd:
-        at = _put(fd, 0, skeleton.model + _GRAPH + varint(graph_size) + skeleton.graph)
+        at = weights.write(fd, 0, skeleton.model + _GRAPH + varint(graph_size) + skeleton.graph)
         tell = job.teller()
         for proto, head, size in zip(skeleton.heads, heads, sizes, strict=True):
-            at = _put(fd, at, head)
+            at = weights.write(fd, at, head)
             weights.copy(job.recipes[proto.name], fd, at, tell)
             at += size
         os.fsync(fd)  # while the digests, which the tail waits for, are still being computed
-        _put(fd, at, job.tail())
+        weights.write(fd, at, job.tail())
 
 
 def _write_external(job: _Job) -> str:
@@ -264,7 +261,7 @@ def _write_external(job: _Job) -> str:
             weights.copy(recipe, fd, at, tell)
             places.append((at, size))
             at += size
-        _put(fd, at, placing.mark(job.folder.name))
+        weights.write(fd, at, placing.mark(job.folder.name))
     stem = job.folder.name.removesuffix(".onnx")
     name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
@@ -274,7 +271,7 @@ def _write_external(job: _Job) -> str:
         fields.append(_field(_INITIALIZER, head.SerializeToString(deterministic=True)))
     body = job.skeleton.graph + b"".join(fields)
     with _created(job.folder, job.folder.name) as fd:
-        _put(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
+        weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
     return name
 
 
@@ -329,15 +326,6 @@ def _created(folder: staging.Staging, name: str) -> Iterator[int]:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _put(fd: int, at: int, data: bytes) -> int:
-    """Writes all of `data` at byte `at`; returns where it ends."""
-    rest = memoryview(data)
-    while rest:
-        done = os.pwrite(fd, rest, at)
-        rest, at = rest[done:], at + done
-    return at
 
 
 def _field(tag: bytes, value: bytes) -> bytes:

@@ -125,8 +125,8 @@ MUTATIONS = (
     mutation(
         "only-the-first-copy-proved",
         "netfuse_onnx/storage/transforms.py",
-        "yield Tile(start, 0, values.reshape(1, size, self.times))",
-        "yield Tile(start, 0, np.repeat(values.reshape(1, size, self.times)[:, :, :1], self.times, 2))",
+        "part.read(start * copies, size * copies).reshape(1, size, copies))",
+        "np.repeat(part.read(start * copies, size * copies)[::copies], copies).reshape(1, size, copies))",
         "test_transforms.py::test_one_wrong_element_is_found",
     ),
     mutation(
