@@ -1,6 +1,6 @@
-"""All text of a model is UTF-8: protobuf gives what is not as bytes, which are no names to anybody else.
+"""A check that all text of a model is UTF-8.
 
-Found here, once, such text isn't taken for our bug later.
+protobuf gives other text as bytes, which no stage takes for a name: unchecked, it would look like our bug.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check(model: ModelProto, path: str) -> None:
 
 
 def _texts(message: Message) -> Iterator[Any]:
-    """The value of every text field of a message, those of its messages included."""
+    """Yields the value of every text field of a message, nested messages included."""
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_STRING:
             yield from (value,) if isinstance(value, str | bytes) else value

@@ -1,9 +1,9 @@
-"""Where the bytes lie inside an ONNX file, found without reading them.
+"""The scanner of ONNX files: it finds where the bytes of tensors lie, without reading them.
 
-A model file is one protobuf message whose bulk is tensor data. The scanner walks the wire format with
-small reads, copies all that is small, and replaces large tensor data by a reference to its place
-(file, offset, length): the skeleton. Not a memory map: touched pages would count as resident memory,
-and memory must not grow with the models. Format: https://protobuf.dev/programming-guides/encoding/.
+A model file is one protobuf message, most of which is tensor data. The scanner walks the wire format with
+small reads, copies all that is small, and replaces large tensor data by a reference to its place (file,
+offset, length). The result is the skeleton. It uses no memory map: touched pages would count as resident
+memory, and memory must not grow with the models. Format: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from netfuse_onnx.types import Extent
 _DEPTH = 90  # nested messages; protobuf itself stops at 100
 _DAMAGED = "The file is damaged or not an ONNX model: export or download it again."
 
-# What a large length-delimited field of a message is: a message to look into, or something else.
+# The messages in large length-delimited fields, by the number of the field.
 _TENSOR, _DROP = "tensor", "drop"
 _INSIDE: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 25: "function", 20: _DROP},  # 20: training_info, no part of inference
@@ -45,15 +45,9 @@ _PROTO: Mapping[str, Any] = {
     "attribute": onnx.AttributeProto,
     "sparse": onnx.SparseTensorProto,
 }
-_KNOWN = {kind: {f.number for f in proto.DESCRIPTOR.fields} for kind, proto in _PROTO.items()}
-_VALUES = {
-    4: "float_data",
-    5: "int32_data",
-    7: "int64_data",
-    9: "raw_data",
-    10: "double_data",
-    11: "uint64_data",
-}
+_NUMBERS = {name: {f.number for f in proto.DESCRIPTOR.fields} for name, proto in _PROTO.items()}
+_FIELDS = {field.number: field.name for field in onnx.TensorProto.DESCRIPTOR.fields}
+_VALUES = {n: _FIELDS[n] for n in (4, 5, 7, 9, 10, 11)}  # all but string_data
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,8 @@ class Scanned:
 
 
 def scan(path: str, *, threshold: int = 1024) -> Scanned:
-    """The skeleton of the model at `path`: tensor data of more than `threshold` bytes stays where it is.
-    Bytes as they lie in the file: the raw form of packed numbers may be eight times as long.
+    """Returns the skeleton of the model at `path`: tensor data of more than `threshold` bytes stays in the
+    file. Bytes count as they lie in the file: the raw form of packed numbers may be eight times as long.
 
     Raises FileFault for whatever cannot be read, is no valid model, or points outside its folder.
     """
@@ -82,21 +76,21 @@ def scan(path: str, *, threshold: int = 1024) -> Scanned:
     if not model.HasField("graph") or not model.opset_import:
         missing = "opset imports" if model.HasField("graph") else "graph"
         raise FileFault(f"{path} is not an ONNX model: it has no {missing}.", _DAMAGED)
-    extents, files = external.settle(model, path, threshold, scanner.found)
+    extents, files = external.resolve(model, path, threshold, scanner.extents)
     return Scanned(model, extents, files)
 
 
 def external_locations(path: str) -> frozenset[str]:
-    """The external data locations that the model at `path` names, as written there, unchecked."""
+    """Returns the external data locations that the model at `path` names, as written there, unchecked."""
     with _opened(path) as (fd, size):
         scanner = _Scanner(Window(fd, size), os.path.abspath(path), 1024)
         model = _parse(scanner, path)
-    return external.locations(model, scanner.found)
+    return external.locations(model, scanner.extents)
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[int, int]]:
-    """Descriptor and size in bytes of a model file; what can't be a model is a FileFault."""
+    """Gives descriptor and size in bytes of a model file. FileFault where it can't be a model."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -137,21 +131,21 @@ class _Scanner:
     window: Window
     path: str
     threshold: int
-    found: set[Extent] = field(default_factory=set)
+    extents: set[Extent] = field(default_factory=set)
 
     def skeleton(self) -> bytes:
         return self._message("model", 0, self.window.size, 0)
 
-    def _message(self, kind: str, start: int, end: int, depth: int) -> bytes:
-        """A message without its large data. Runs of small fields are copied as they stand."""
+    def _message(self, name: str, start: int, end: int, depth: int) -> bytes:
+        """Returns a message without its large data. Runs of small fields are copied as they stand."""
         if depth > _DEPTH:
             raise MalformedError(f"its graphs are nested more than {_DEPTH} levels deep")
         out, kept = [], start
         for one in self.window.fields(start, end):
             if one.wire != 2 or one.end - one.start <= self.threshold:
                 continue
-            inside = _INSIDE[kind].get(one.number)
-            if inside is None and one.number in _KNOWN[kind]:
+            inside = _INSIDE[name].get(one.number)
+            if inside is None and one.number in _NUMBERS[name]:
                 continue
             out.append(self.window.take(kept, one.at))
             kept = one.end
@@ -167,7 +161,7 @@ class _Scanner:
         return b"".join(out)
 
     def _tensor(self, at: Field) -> bytes:
-        """A TensorProto, its values replaced by their place when they are large."""
+        """Returns a TensorProto, its values replaced by their place when they are large."""
         values: dict[int, Field] = {}  # the last field of each number
         out, kept, dtype, outside, count, size = [], at.start, 0, False, 0, 0
         for one in self.window.fields(at.start, at.end):
@@ -190,8 +184,8 @@ class _Scanner:
         return b"".join(out)
 
     def _reference(self, at: Field, dtype: int, last: Field, count: int) -> bytes:
-        """The external_data fields for the values of the tensor at `at`, which are in `count` fields. What is
-        not in raw form there is decoded by onnx, this one tensor at a time, into a temporary file."""
+        """Returns the external_data fields for the values of the tensor at `at`, which are in `count` fields.
+        Values that are not in raw form there are decoded by onnx and go to a temporary file."""
         name = _VALUES[last.number]
         if dtype not in BITS or (name != "raw_data" and name != value_field(dtype)):
             raise MalformedError(f"a tensor of type {dtype_name(dtype)} can't keep its values in {name}")
@@ -200,7 +194,7 @@ class _Scanner:
             extent = Extent(self.path, last.start, last.end - last.start)
         else:
             extent = spill.store(raw_values(onnx.TensorProto.FromString(self.window.take(at.start, at.end))))
-        self.found.add(extent)
+        self.extents.add(extent)
         tensor = onnx.TensorProto()
         external.refer(tensor, extent)
         return bytes(tensor.SerializeToString())

@@ -69,8 +69,8 @@ MUTATIONS = (
     mutation(
         "recipes-of-mixed-types",
         "netfuse_onnx/storage/recipe.py",
-        "typed = known and all(part.dtype == self.dtype for part in self.parts)",
-        "typed = known",
+        "typed = has_form and all(part.dtype == self.dtype for part in self.parts)",
+        "typed = has_form",
         "test_weights.py::test_recipes_that_make_no_sense",
     ),
     mutation(
