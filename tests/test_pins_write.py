@@ -20,12 +20,12 @@ from onnx import TensorProto, numpy_helper
 import netfuse_onnx
 from netfuse_onnx import arguments
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.protobuf import MalformedError, Window, varint
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import raw_values
 from netfuse_onnx.storage.transforms import SwapLast
-from netfuse_onnx.types import Merged
 from netfuse_onnx.write import writer
 
 # --------------------------------------------------------------------------- the name of the data file

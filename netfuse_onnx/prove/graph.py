@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.ops.schemas import canonical
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.bits import same_tensor, unequal_attributes
 from netfuse_onnx.prove.scopes import Made, Origin, Scope, bodies, every_node, names, operator, title
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import Merged
 
 MOST = 20
 """Most differences that are told: after the first ones the walk is lost."""

@@ -11,14 +11,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netfuse_onnx.dims import known
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.repeat import is_repeated
-from netfuse_onnx.layouts import known
+from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
 from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.storage.weights import array
-from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 Values: TypeAlias = NDArray[Any]
 MOST = 1 << 18

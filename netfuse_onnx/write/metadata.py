@@ -16,18 +16,16 @@ from typing import Any
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.load import validate
-from netfuse_onnx.lowered import Lowered
+from netfuse_onnx.lowered import Lowered, Merged
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
-from netfuse_onnx.types import Correspondence, Edge, Merged
+from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import schema
 
 KEY = "netfuse_onnx"
 FORMAT = 1
 """Raised when a reader of the old format would misread the new one."""
-
-DROPPED_IF_EMPTY = ("rule", "reason", "cost", "takes", "gives")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +65,7 @@ def build(
     constants: str = "",
     dims: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
-    """Returns all metadata_props of a merged model, the sources' own included. `digests`: SHA-256 by
-    source."""
-    report = merged.report
-    rows = [{k: v for k, v in row.items() if v or k not in DROPPED_IF_EMPTY} for row in report["nodes"]]
+    """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     value = {
         "format": FORMAT,
         "version": __version__,
@@ -85,8 +80,8 @@ def build(
         **({"dims": dict(dims)} if dims else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
-        **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
-        "nodes": rows,
+        **merged.report.written(),
+        "cost": merged.cost,
     }
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return {KEY: text} | _inherited(family)

@@ -18,11 +18,12 @@ import onnx
 from onnx import TensorProto
 
 from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.protobuf import varint
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import tensors
-from netfuse_onnx.types import Extent, Merged, Source, Weight
+from netfuse_onnx.types import Extent, Source, Weight
 from netfuse_onnx.write import placing, staging
 from netfuse_onnx.write.digests import Digests
 
