@@ -2,7 +2,7 @@
 
 The copies are made by a Concat. ONNX Runtime computes it when it loads the file, as it does every node that
 depends on stored tensors alone, so a call costs nothing more. It does so for every element type that Concat
-takes there, but not for Tile and Expand (ort_compat.TILE_STAYS).
+takes there, but not for Tile and Expand (gaps.TILE_STAYS).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.lowered import Conversion
-from netfuse_onnx.ops.steering import UNJOINABLE
+from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import Transform

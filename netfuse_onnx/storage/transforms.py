@@ -62,7 +62,7 @@ class Transform(ABC):
 
     @abstractmethod
     def undo(self, part: Elements, shape: Shape, memory: int) -> Iterator[Tile]:
-        """Yields every copy of every element of the source, from the part. It holds at most `memory` bytes."""
+        """Yields every copy of each element of the source, from the part. It holds up to `memory` bytes."""
 
 
 @dataclass(frozen=True)
