@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
-from netfuse_onnx.match.apart import surely_apart
+from netfuse_onnx.match.signature import surely_different
 from netfuse_onnx.report import CheckReport, FamilyRow, UnreadableRow
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Merged, Source
@@ -44,7 +44,7 @@ def _refuse_apart(models: Sequence[Source], names: Sequence[str], match: familie
     """Raises NotEquivalent for a model that is surely apart from the first. These two alone are matched: that
     is quick, and matching all of many takes its time."""
     for model, name in zip(models[1:], names[1:], strict=True):
-        if surely_apart(models[0], model):
+        if surely_different(models[0], model):
             match([models[0], model], [names[0], name])
 
 

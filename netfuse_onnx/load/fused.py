@@ -7,10 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from netfuse_onnx.load.forms import Forms, form
+from netfuse_onnx.storage.tensors import EXACT_TYPES
 from netfuse_onnx.types import Node
-
-INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
-"""Element types that hold no NaN."""
 
 
 @form("Not")
@@ -18,7 +16,7 @@ def _not_less(forms: Forms, node: Node) -> Node | None:
     """Not(a < b) is a >= b where there is no NaN."""
     for op, reverse in (("Less", "GreaterOrEqual"), ("Greater", "LessOrEqual")):
         maker = forms.maker(node.inputs[0], op)
-        if maker is not None and forms.opset >= 12 and forms.dtype(maker.inputs[0]) in INTEGERS:
+        if maker is not None and forms.opset >= 12 and forms.dtype(maker.inputs[0]) in EXACT_TYPES:
             return replace(node, op=reverse, inputs=maker.inputs)
     return None
 

@@ -14,8 +14,7 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
-from netfuse_onnx.match.flat import Flat, Step
-from netfuse_onnx.match.places import node_name, place, places, step_name
+from netfuse_onnx.match.flat import Flat, Step, node_name, place, places, step_name
 from netfuse_onnx.match.refine import Apart, Level, from_inputs, from_outputs, refine
 from netfuse_onnx.match.sameness import commutative, essential
 from netfuse_onnx.ops.axes import ONE, SETS

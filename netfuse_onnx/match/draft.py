@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.storage import weights
+from netfuse_onnx.storage.tensors import EXACT_TYPES, INDEX_TYPES
 from netfuse_onnx.types import Dim, ValueType, Weight
 
 SMALL = 1 << 13
 """Bytes of a constant of axes, bounds or sizes that is read. Larger ones stay as they are."""
-INT32, INT64 = 6, 7  # onnx.TensorProto.INT32, INT64
-SCALARS: Mapping[int, str] = {1: "<f4", 10: "<f2", 11: "<f8", 6: "<i4", 7: "<i8", 2: "u1", 3: "i1", 4: "<u2",
-                              5: "<i2", 12: "<u4", 13: "<u8", 9: "?"}  # fmt: skip
-"""Element types of which a zero can be written, as numpy names them."""
+NUMERIC = frozenset({*EXACT_TYPES, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+"""Element types whose zero can be written."""
 
 
 class Draft:
@@ -72,7 +72,7 @@ class Draft:
     def integers(self, k: int) -> list[int] | None:
         """The elements of a small constant of integers at operand k."""
         held = self.constant(k)
-        if held is None or held.dtype not in (INT32, INT64) or len(held.shape) > 1:
+        if held is None or held.dtype not in INDEX_TYPES or len(held.shape) > 1:
             return None
         return [int(value) for value in weights.array(held).reshape(-1)]
 
@@ -96,9 +96,11 @@ class Draft:
 def integers(values: Sequence[int], *, scalar: bool = False) -> Weight:
     """A constant of int64."""
     array = np.asarray(values, "<i8").reshape(() if scalar else (len(values),))
-    return Weight(INT64, array.shape, array.tobytes())
+    return Weight(TensorProto.INT64, array.shape, array.tobytes())
 
 
 def zeros(dtype: int, shape: tuple[int, ...]) -> Weight | None:
-    """A constant of zeros; None where the element type is none of SCALARS."""
-    return Weight(dtype, shape, np.zeros(shape, SCALARS[dtype]).tobytes()) if dtype in SCALARS else None
+    """A constant of zeros; None where the element type is not in NUMERIC."""
+    if dtype not in NUMERIC:
+        return None
+    return Weight(dtype, shape, np.zeros(shape, helper.tensor_dtype_to_np_dtype(dtype)).tobytes())

@@ -6,25 +6,25 @@ there: an integer that is concatenated, sliced or computed into one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.differ import Difference
-from netfuse_onnx.match.flat import Flat
-from netfuse_onnx.match.outcome import outcome
+from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.positional import Pairing
+from netfuse_onnx.match.uniform import Dims, infer_alone
 from netfuse_onnx.ops import steering
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Graph, Weight
+from netfuse_onnx.storage.tensors import INDEX_TYPES
+from netfuse_onnx.types import Graph, Node, ValueType, Weight
 
 ARITHMETIC = frozenset(
     {"Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Add", "Sub", "Mul", "Div", "Mod", "Neg"}
     | {"Abs", "Min", "Max", "Floor", "Ceil", "Where", "Equal", "Expand", "Reshape", "Range", "ReduceProd"}
 )
 """Operators that shapes are computed with, on scalars and vectors."""
-_INTEGERS = {6, 7}  # onnx.TensorProto.INT32, INT64
 
 
 class Fixed:
@@ -40,7 +40,7 @@ class Fixed:
         for i, k in flat.uses:
             step = flat.steps[i]
             direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
-            integer = flat.weights[step.ins[k]].dtype in _INTEGERS
+            integer = flat.weights[step.ins[k]].dtype in INDEX_TYPES
             on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
             absent = not flat.said(step.ins[k])  # in the file
             self.value.append(direct or absent or (on_the_way and not step.domain))
@@ -70,8 +70,21 @@ class Fixed:
             return False
         theirs = {self.flat.uses[j][1]: other.weights[uses[j]] for j in self._of_step[i]}
         mine = {k: self.flat.weights[step.ins[k]] for k in theirs}
-        found = [outcome(step, held, self.graph, self.flat.opsets) for held in (mine, theirs)]
-        return found[0] is not None and found[0] == found[1]
+        shapes = self._shapes(step, mine)
+        return shapes is not None and shapes == self._shapes(step, theirs)
+
+    def _shapes(self, step: Step, operands: Mapping[int, Weight]) -> list[Dims] | None:
+        """Return the shapes of the outputs of a step of the main graph that reads these weights; None where a
+        size is neither a number nor a symbol of the graph's inputs."""
+        names = [f"weight {k}" if k in operands else name for k, name in enumerate(step.ins)]
+        types = {name: self.graph.types.get(name, ValueType()) for name in names if name in step.ins and name}
+        weights = {f"weight {k}": weight for k, weight in operands.items()}
+        node = Node(step.op, step.domain, "", tuple(names), tuple(filter(None, step.outs)), step.attrs)
+        shapes = infer_alone(node, weights, types, self.flat.opsets)
+        sizes = [size for shape in shapes for size in ((None,) if shape is None else shape)]
+        inputs = [self.graph.types.get(name, ValueType()) for name in self.graph.inputs]
+        symbols = {dim for kind in inputs for dim in kind.dims or () if dim}
+        return shapes if all(isinstance(size, int) or size in symbols for size in sizes) else None
 
     def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
         """Whether the step reads a weight whose shape, or shape-deciding value, the other doesn't share."""

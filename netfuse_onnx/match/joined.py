@@ -15,10 +15,9 @@ from netfuse_onnx.load.claims import Complete
 from netfuse_onnx.match import differ
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import Flat
+from netfuse_onnx.match.flat import Flat, places
 from netfuse_onnx.match.isomorph import isomorphism
 from netfuse_onnx.match.kept import Sides, Unkept, kept, unchanged
-from netfuse_onnx.match.places import places
 from netfuse_onnx.match.positional import Miss, Pairing, walk
 from netfuse_onnx.match.refine import Colours, Level, refine
 from netfuse_onnx.match.spelling import spelled

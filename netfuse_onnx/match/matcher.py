@@ -5,20 +5,19 @@ or initializer, attributes that equal their default, and the operand order of co
 has removed most of that. Weights must agree in type and shape, and in value where the value decides a
 shape. A weight that one file ties and another has twice is no difference: weights are compared by use.
 
-Graph inputs and outputs pair by name, else by position, else as the graphs say (pairing.py). The merged model
+Graph inputs and outputs pair by name, else by position, else as the graphs say (edges.py). The merged model
 takes what all sources take: a dim that is static in any source is static, two different sizes are an error.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load import forms, fused, opset  # noqa: F401  the forms register themselves
 from netfuse_onnx.load.claims import Complete, settle
-from netfuse_onnx.match import edges, pairing, signature, tied
+from netfuse_onnx.match import attributes, edges, signature, tied
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.fixed import Fixed
 from netfuse_onnx.match.flat import flatten
@@ -63,7 +62,7 @@ def match(
 
 def _alike(sources: Sequence[Source]) -> bool:
     """Whether the sources have the same operators, each as often."""
-    counts = [Counter(node.key for node in source.graph.nodes) for source in sources]
+    counts = list(map(signature.operators, sources))
     return all(count == counts[0] for count in counts)
 
 
@@ -75,7 +74,7 @@ def _matched(
     named: Sequence[Edge] | None,
 ) -> Correspondence:
     graph = sources[0].graph
-    proposed = pairing.recorded(sources, named) or [pairing.propose(graph, s.graph) for s in sources]
+    proposed = edges.recorded(sources, named) or [edges.propose(graph, s.graph) for s in sources]
     family = _Family(sources, proposed, complete).settled(STRICT)
     if partial:
         family = family.settled([*STRICT, Level.LOOSE])
@@ -137,11 +136,11 @@ class _Family:
             opsets=self.first.opsets,
             ir_version=max(source.ir_version for source in self.sources),
             declared=self.declared,
-            warnings=(*narrowed, *pairing.told(names, self.edges)),
+            warnings=(*narrowed, *edges.told(names, self.edges)),
             edges=self.edges,
         )
         others = list(zip(self.sources[1:], found.flats, found.pairings, strict=True))
         if partial:
             return partial_.described(family, found.ours, Fixed(found.ours, self.first.graph), others)
         learned = any(tables.learned(step.op, step.domain) for step in found.ours.steps)
-        return replace(family, attrs=partial_.attributes(found.ours, others)) if learned else family
+        return replace(family, attrs=attributes.differing(found.ours, others)) if learned else family

@@ -6,7 +6,6 @@ known to be equal in all models is ragged: the later stages keep it once per mod
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,20 +13,14 @@ from typing import Any
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import settle
 from netfuse_onnx.match import differ
-from netfuse_onnx.match.bodies import plain, with_attributes
+from netfuse_onnx.match.attributes import Other, differing
 from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import BEGIN, Flat, Step
-from netfuse_onnx.match.operands import WITH_OPERANDS
-from netfuse_onnx.match.places import places
+from netfuse_onnx.match.flat import Flat, Step, places
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.sameness import essential, identical_attributes
 from netfuse_onnx.match.signature import kind_text
 from netfuse_onnx.match.uniform import Dims, Told, Twins, shapes
-from netfuse_onnx.ops import tables
 from netfuse_onnx.ops.neutral import TYPING
-from netfuse_onnx.types import Correspondence, Dim, Node, Source, ValueType
-
-Other = tuple[Source, Flat, Pairing]
+from netfuse_onnx.types import Correspondence, Dim, Node, ValueType
 
 FILES = 6
 """Most files that a hint names."""
@@ -41,7 +34,7 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     """
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
-    found = _Shapes(family, attributes(ours, others), others)
+    found = _Shapes(family, differing(ours, others), others)
     for i, step in enumerate(ours.steps):
         if not step.scope:
             differs = any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
@@ -224,43 +217,6 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
             unlike = differ.of_weights(f"input {k}: ", name, mine, twin, theirs)
             unlike = replace(unlike, hint="Export all models with one precision.")
             raise differ.error(ours, i, flat, pairing.steps[i], unlike)
-
-
-def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
-    """For each node of the main graph whose attributes, or those of nodes in its bodies, differ: those of
-    each model. Bodies are those of the first source, which read values by its names."""
-    found: dict[int, tuple[Mapping[str, Any], ...]] = {}
-    inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
-    nth: Counter[int] = Counter()
-    for i, step in enumerate(ours.steps):
-        twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
-        unlike = any(
-            not identical_attributes(step, twin, ours, flat)
-            for (_, flat, _), twin in zip(others, twins, strict=True)
-        )
-        rows = zip(others, twins, strict=True)
-        own = [plain(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
-        each: list[Mapping[str, Any]] = [plain(step.node.attrs), *own]
-        if step.scope and step.op != BEGIN:
-            if unlike:
-                inside.setdefault(step.main, {})[nth[step.main]] = each
-            nth[step.main] += 1
-        elif not step.scope and (unlike or step.main in inside):
-            bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(each)))
-            found[step.main] = tuple({**its, **held} for its, held in zip(each, bodies, strict=True))
-    return found
-
-
-def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, Any]:
-    """The attributes of another source's step. Those that go with an operand, and say what the first's say,
-    are the first's: the operand is too."""
-    mine, its = essential(step, ours), essential(twin, flat)
-    first, own = step.node.attrs, dict(twin.node.attrs)
-    for name in () if tables.learned(step.op, step.domain) else WITH_OPERANDS:
-        if mine.get(name) == its.get(name):
-            own.pop(name, None)
-            own |= {name: first[name]} if name in first else {}
-    return own
 
 
 def _common(kinds: Iterable[ValueType]) -> ValueType:

@@ -23,9 +23,9 @@ COMMUTATIVE = frozenset(
     {"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal"}
     | {"BitwiseAnd", "BitwiseOr", "BitwiseXor"}
 )
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "DeformConv", "QLinearConv"})
-_WINDOWED = _CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im"}
-_FILTER = {"QLinearConv": 3}
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "DeformConv", "QLinearConv"})
+_WINDOWED = CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im"}
+FILTER = {"QLinearConv": 3}
 _IMPLIED: Mapping[str, Callable[[list[int]], bool]] = {
     "strides": lambda v: set(v) <= {1},
     "dilations": lambda v: set(v) <= {1},
@@ -136,7 +136,7 @@ def _implied(step: Step, name: str, value: Any, flat: Flat) -> bool:
         return list(value) == list(range(len(value)))[::-1]
     if step.op not in _WINDOWED:
         return False
-    if name == "kernel_shape" and step.op in _CONVOLUTIONS:
-        weight = flat.weights.get(step.ins[_FILTER.get(step.op, 1)])
+    if name == "kernel_shape" and step.op in CONVOLUTIONS:
+        weight = flat.weights.get(step.ins[FILTER.get(step.op, 1)])
         return weight is not None and tuple(value) == weight.shape[2:]
     return name in _IMPLIED and _IMPLIED[name](list(value))

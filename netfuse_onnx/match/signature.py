@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx import TensorProto, TypeProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
+from netfuse_onnx.load import opset
 from netfuse_onnx.types import Edge, Source, ValueType
 
 HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
@@ -23,6 +25,18 @@ def counted(sources: Sequence[Source]) -> None:
         ):
             if len(ours) != len(theirs):
                 raise _counts(first, other, what, ours, theirs)
+
+
+def operators(source: Source) -> Counter[str]:
+    """Count the operators of the main graph."""
+    return Counter(node.key for node in source.graph.nodes)
+
+
+def surely_different(one: Source, other: Source) -> bool:
+    """Return True for two sources that can't match: their operators differ, and both are at one opset that
+    needs no conversion. False says nothing."""
+    converted = one.opsets == other.opsets and one.opsets.get("", 0) >= opset.TARGET
+    return converted and operators(one) != operators(other)
 
 
 def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:

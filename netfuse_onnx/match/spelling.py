@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from netfuse_onnx.match import absent, implied, operands
+from netfuse_onnx.match import implied, operands
 from netfuse_onnx.match.draft import Draft
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.ops.axes import ONE, REDUCERS, ROWS, SETS, counted_in, from_front
@@ -54,7 +54,7 @@ def _name(flat: Flat, step: Step, i: int, k: int, operand: str | Weight) -> str:
 
 def _spell(draft: Draft) -> None:
     key = draft.key
-    for forms in (operands.FORMS, absent.FORMS, implied.FORMS, _OTHERS):
+    for forms in (operands.FORMS, implied.FORMS, _OTHERS):
         if key in forms:
             forms[key](draft)
     for name in ONE.get(key, ()):

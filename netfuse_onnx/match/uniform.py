@@ -17,10 +17,8 @@ from onnx import GraphProto
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.match.sameness import frozen
 from netfuse_onnx.ops import neutral, steering, tables
+from netfuse_onnx.storage.tensors import INDEX_TYPES
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
-
-INTEGERS = frozenset({6, 7})
-"""INT32 and INT64 of onnx.TensorProto, in which sizes, axes and bounds are given."""
 
 Dims = tuple[Dim, ...] | None
 
@@ -77,7 +75,7 @@ def _key(twins: Twins, model: int) -> Hashable:
     for k, name in enumerate(node.inputs):
         if name in twins.weights:
             weight = twins.weight(name, model)
-            steers = weight.dtype in INTEGERS or k in steering.steers(
+            steers = weight.dtype in INDEX_TYPES or k in steering.steers(
                 node.op, node.inputs, twins.attrs[model]
             )
             reads.append((weight.dtype, weight.shape, weight.data if steers else None))
@@ -131,14 +129,24 @@ def _one_window(twins: Twins) -> bool:
 
 
 def _inferred(twins: Twins, model: int, first: Source) -> list[Dims]:
-    """The shapes of the outputs in one model, as onnx's inference tells them for this operator alone."""
+    """Infer the shapes of the outputs in one model from this operator alone."""
     node = replace(twins.node, attrs=twins.attrs[model], captured=())
     reads = dict.fromkeys(filter(None, node.inputs))
-    held = {name: twins.weight(name, model) for name in reads if name in twins.weights}
-    types = {name: _named(twins, name, model) for name in reads if name not in held}
-    graph = Graph(first.graph.name, tuple(types), tuple(filter(None, node.outputs)), (node,), held, types)
-    found = infer(replace(first, graph=graph)).graph.types
-    return [_trusted(found[name].dims, twins) if name in found else None for name in node.outputs]
+    weights = {name: twins.weight(name, model) for name in reads if name in twins.weights}
+    types = {name: _named(twins, name, model) for name in reads if name not in weights}
+    shapes = infer_alone(node, weights, types, first.opsets)
+    return [_trusted(dims, twins) for dims in shapes]
+
+
+def infer_alone(
+    node: Node, weights: Mapping[str, Weight], types: Mapping[str, ValueType], opsets: Mapping[str, int]
+) -> list[Dims]:
+    """Infer the shapes of a node's outputs, None for each that is unknown or absent, as if it were the only
+    node of a graph. `types` are those of its inputs, `weights` the values of the others."""
+    outputs = tuple(filter(None, node.outputs))
+    graph = Graph("alone", tuple(types), outputs, (node,), weights, types)
+    typed = infer(Source("", graph, opsets, ir_version=8, metadata={}, files=())).graph.types
+    return [typed.get(name, ValueType()).dims for name in node.outputs]
 
 
 def _named(twins: Twins, name: str, model: int) -> ValueType:

@@ -44,6 +44,14 @@ BITS: dict[int, int] = {
 # Newer than the oldest onnx we run on, so by number: FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2.
 BITS |= {24: 8, 25: 2, 26: 2, 27: 6, 28: 6}
 
+INDEX_TYPES = frozenset({TensorProto.INT32, TensorProto.INT64})
+"""Element types of sizes, axes, bounds and indices."""
+EXACT_TYPES = INDEX_TYPES | {
+    TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16,
+    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+}  # fmt: skip
+"""Element types of a byte and more that hold integers or booleans: no rounding and no NaN."""
+
 MOST_AXES = 64
 """numpy (2) holds no tensors of more."""
 

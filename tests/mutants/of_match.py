@@ -82,9 +82,9 @@ MUTATIONS = (
     ),
     mutation(
         "int32-shape-constants-not-compared",
-        "netfuse_onnx/match/fixed.py",
-        "_INTEGERS = {6, 7}",
-        "_INTEGERS = {7}",
+        "netfuse_onnx/storage/tensors.py",
+        "INDEX_TYPES = frozenset({TensorProto.INT32, TensorProto.INT64})",
+        "INDEX_TYPES = frozenset({TensorProto.INT64})",
         "test_pins_match.py::test_integers_that_are_computed_into_a_shape_must_be_equal[int32]",
     ),
     mutation(
@@ -110,7 +110,7 @@ MUTATIONS = (
     ),
     mutation(
         "attributes-apart-from-their-operand",
-        "netfuse_onnx/match/partial.py",
+        "netfuse_onnx/match/attributes.py",
         "if mine.get(name) == its.get(name):\n            own.pop",
         "if False:\n            own.pop",
         "test_spellings.py::test_partial_merges_what_differs_and_is_written_in_two_ways",
@@ -166,7 +166,7 @@ MUTATIONS = (
     ),
     mutation(
         "inputs-pair-by-position-only",
-        "netfuse_onnx/match/pairing.py",
+        "netfuse_onnx/match/edges.py",
         "alike = {name for name in set(first) & set(other) if fits(name, name)}",
         "alike = set[str]()",
         "test_names.py::test_pairs_are_a_bijection_names_first",
@@ -187,7 +187,7 @@ MUTATIONS = (
     ),
     mutation(
         "other-inputs-pair-in-any-order",
-        "netfuse_onnx/match/pairing.py",
+        "netfuse_onnx/match/edges.py",
         "sorted(fitting, key=lambda twin: twin in holder)",
         "fitting",
         "test_names.py::test_pairs_are_a_bijection_names_first",
@@ -321,7 +321,7 @@ MUTATIONS = (
     mutation(
         "not-less-with-nan",
         "netfuse_onnx/load/fused.py",
-        "forms.dtype(maker.inputs[0]) in INTEGERS",
+        "forms.dtype(maker.inputs[0]) in EXACT_TYPES",
         "True",
         "test_spelling.py::test_what_only_looks_alike_stays[NaN]",
     ),
@@ -341,7 +341,7 @@ MUTATIONS = (
     ),
     mutation(
         "bodies-of-the-first-model",
-        "netfuse_onnx/match/bodies.py",
+        "netfuse_onnx/match/attributes.py",
         "changed[i][model].items()",
         "changed[i][0].items()",
         "test_tables.py::test_trees_inside_of_a_body[seeds1-share0]",

@@ -1,0 +1,92 @@
+"""The attributes of operators that differ between the models, those of nodes inside of bodies included."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from netfuse_onnx.load import rebuild
+from netfuse_onnx.match.flat import BEGIN, Flat, Step
+from netfuse_onnx.match.operands import WITH_OPERANDS
+from netfuse_onnx.match.positional import Pairing
+from netfuse_onnx.match.sameness import essential, identical_attributes
+from netfuse_onnx.ops import tables
+from netfuse_onnx.types import Node, Source
+
+Other = tuple[Source, Flat, Pairing]
+"""A source that is not the first, its steps, and their correspondence with those of the first."""
+
+
+def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
+    """For each node of the main graph whose attributes, or those of nodes in its bodies, differ: those of
+    each model. Bodies are those of the first source, which read values by its names."""
+    found: dict[int, tuple[Mapping[str, Any], ...]] = {}
+    inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
+    nth: Counter[int] = Counter()
+    for i, step in enumerate(ours.steps):
+        twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
+        unlike = any(
+            not identical_attributes(step, twin, ours, flat)
+            for (_, flat, _), twin in zip(others, twins, strict=True)
+        )
+        rows = zip(others, twins, strict=True)
+        own = [without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
+        each: list[Mapping[str, Any]] = [without_bodies(step.node.attrs), *own]
+        if step.scope and step.op != BEGIN:
+            if unlike:
+                inside.setdefault(step.main, {})[nth[step.main]] = each
+            nth[step.main] += 1
+        elif not step.scope and (unlike or step.main in inside):
+            bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(each)))
+            found[step.main] = tuple({**its, **held} for its, held in zip(each, bodies, strict=True))
+    return found
+
+
+def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, Any]:
+    """The attributes of another source's step. Those that go with an operand, and say what the first's say,
+    are the first's: the operand is too."""
+    mine, its = essential(step, ours), essential(twin, flat)
+    first, own = step.node.attrs, dict(twin.node.attrs)
+    for name in () if tables.learned(step.op, step.domain) else WITH_OPERANDS:
+        if mine.get(name) == its.get(name):
+            own.pop(name, None)
+            own |= {name: first[name]} if name in first else {}
+    return own
+
+
+def without_bodies(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes without the bodies."""
+    return {name: value for name, value in attrs.items() if not isinstance(value, GraphProto)}
+
+
+def with_attributes(
+    node: Node, changed: Mapping[int, Sequence[Mapping[str, Any]]], model: int
+) -> dict[str, GraphProto]:
+    """The bodies of a node as a model has them. `changed`: by the place of a node inside, in the order of
+    match.flat, its plain attributes in each model."""
+    bodies = {name: value for name, value in node.attrs.items() if isinstance(value, GraphProto)}
+    if not changed:
+        return bodies
+    copies = {name: GraphProto() for name in bodies}
+    for name, copy in copies.items():
+        copy.CopyFrom(bodies[name])
+    for i, inner in enumerate(_inside(copies)):
+        if i in changed:
+            kept = [attribute for attribute in inner.attribute if attribute.type == AttributeProto.GRAPH]
+            kinds = {attribute.name: attribute.type for attribute in inner.attribute}
+            own = [rebuild.attribute(k, value, kinds.get(k)) for k, value in changed[i][model].items()]
+            del inner.attribute[:]
+            inner.attribute.extend([*own, *kept])
+    return copies
+
+
+def _inside(bodies: Mapping[str, GraphProto]) -> Iterator[NodeProto]:
+    """All nodes in bodies, those of bodies further in first, as match.flat lists them."""
+    for name in sorted(bodies):
+        for node in bodies[name].node:
+            further = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
+            yield from _inside(further)
+            yield node
