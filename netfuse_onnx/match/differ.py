@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.flat import Flat, Step, node_name, place, places, step_name
-from netfuse_onnx.match.refine import Apart, Level, from_inputs, from_outputs, refine
+from netfuse_onnx.match.refine import Level, Unequal, from_inputs, from_outputs, refine
 from netfuse_onnx.match.sameness import commutative, essential
 from netfuse_onnx.ops.axes import ONE, SETS
 from netfuse_onnx.types import Weight
@@ -45,7 +45,7 @@ def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
     only_a, only_b = _surplus(a, left, b, right), _surplus(b, right, a, left)
     if not only_a and not only_b:
         apart = refine(a, b, Level.SHAPES)
-        if isinstance(apart, Apart):
+        if isinstance(apart, Unequal):
             only_a, only_b = _uncommon(apart.a, apart.b), _uncommon(apart.b, apart.a)
     if only_a and only_b:
         i, j = _most_alike(a, b, (only_a, only_b), miss, (left, right))
@@ -150,7 +150,7 @@ def _stored_difference(a: Flat, name: str, b: Flat, other: str) -> Difference | 
     """The difference of two operands, by what the files hold; None where type and shape are equal."""
     if not weight_difference(name, a.weights[name], other, b.weights[other]):
         return None
-    ours, theirs = a.said(name), b.said(other)
+    ours, theirs = a.file_name(name), b.file_name(other)
     if ours in a.weights and theirs in b.weights:
         return of_weights("", ours, a.weights[ours], theirs, b.weights[theirs])
     left, right = _origin(a, ours), _origin(b, theirs)
@@ -218,7 +218,7 @@ def _outputs(a: Flat, b: Flat) -> NotEquivalent:
 
 def _origin(flat: Flat, name: str) -> str:
     """Where a value comes from."""
-    name = flat.said(name)
+    name = flat.file_name(name)
     if not name:
         return "absent"
     if name in flat.weights:

@@ -1,7 +1,8 @@
-"""Attributes that say what the operator does anyway, where the schema's text tells it and no default can.
+"""The normal form of what an operator does when an attribute or an input is absent.
 
-Strides of ones, a kernel shape that the weight has, activations of a recurrent layer that are the usual ones,
-padding that `auto_pad` names, the letters of an Einsum. Each form here changes a Draft.
+The schema's text says it and no default can: the padding that `auto_pad` names, the activations of recurrent
+layers, a zero point of zero, equal parts of a Split. Each function here changes a Draft. What needs no rank
+and no operand is in sameness.py.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def recurrent(draft: Draft) -> None:
-    """A hidden size that the weights have, and the usual activations in any case of letters."""
-    usual = RECURRENT[draft.step.op] * (2 if draft.attr("direction") == b"bidirectional" else 1)
+    """Drop a hidden size that the weights have, and activations that are the default in any case of
+    letters."""
+    default = RECURRENT[draft.step.op] * (2 if draft.attr("direction") == b"bidirectional" else 1)
     named = draft.attrs.get("activations")
-    if named is not None and tuple(name.lower() for name in named[: len(usual)]) == usual:
+    if named is not None and tuple(name.lower() for name in named[: len(default)]) == default:
         draft.drop("activations")
     dims = draft.dims(2)
     if len(dims) == 3 and isinstance(dims[2], int) and draft.attrs.get("hidden_size") == dims[2]:
@@ -43,21 +45,22 @@ def recurrent(draft: Draft) -> None:
 
 
 def windowed(draft: Draft) -> None:
-    """Padding that `auto_pad` names, written out where no size of the input decides it."""
-    how = draft.attrs.get("auto_pad", b"NOTSET")
+    """Write out the padding that `auto_pad` names where the size of the input does not decide it."""
+    mode = draft.attrs.get("auto_pad", b"NOTSET")
     kernel, count = _kernel(draft), 0
-    if how == b"VALID" and "output_shape" not in draft.attrs and not draft.attrs.get("ceil_mode"):
+    if mode == b"VALID" and "output_shape" not in draft.attrs and not draft.attrs.get("ceil_mode"):
         draft.drop("auto_pad", "pads")
-    elif how in (b"SAME_UPPER", b"SAME_LOWER") and kernel and draft.step.op != "ConvTranspose":
+    elif mode in (b"SAME_UPPER", b"SAME_LOWER") and kernel and draft.step.op != "ConvTranspose":
         count = len(kernel)
         strides, dilations = (draft.attrs.get(name) or [1] * count for name in ("strides", "dilations"))
         if set(strides) <= {1} and set(dilations) <= {1} and not draft.attrs.get("ceil_mode"):
             small, large = [(size - 1) // 2 for size in kernel], [size // 2 for size in kernel]
             draft.drop("auto_pad")
-            draft.attrs["pads"] = small + large if how == b"SAME_UPPER" else large + small
+            draft.attrs["pads"] = small + large if mode == b"SAME_UPPER" else large + small
 
 
 def _kernel(draft: Draft) -> list[int]:
+    """Return the sizes of the window; empty where they are unknown."""
     if draft.attrs.get("kernel_shape"):
         return list(draft.attrs["kernel_shape"])
     if draft.step.op not in CONVOLUTIONS:
@@ -67,34 +70,34 @@ def _kernel(draft: Draft) -> list[int]:
 
 
 def normalised(draft: Draft) -> None:
-    """The momentum of a batch normalisation says nothing where it does not learn."""
+    """Drop the momentum of a BatchNormalization outside of training."""
     if not draft.attr("training_mode", 0) and len(draft.step.outs) == 1:
         draft.drop("momentum")
 
 
 def filled(draft: Draft) -> None:
-    """ConstantOfShape: a float of zero where no value is named."""
+    """Drop the value of a ConstantOfShape that is a float of zero, its default."""
     value = draft.attrs.get("value")
-    if isinstance(value, TensorProto) and value.data_type == TensorProto.FLOAT:
-        held = weights.weight_of(value)
-        if held.data == bytes(4):
-            draft.drop("value")
+    if not isinstance(value, TensorProto) or value.data_type != TensorProto.FLOAT:
+        return
+    if weights.weight_of(value).data == bytes(4):
+        draft.drop("value")
 
 
 def alike(draft: Draft) -> None:
-    """A type of the result that is that of the input."""
-    if draft.kind(0).dtype and draft.attrs.get("dtype") == draft.kind(0).dtype:
+    """Drop an element type of the result that is that of the input."""
+    if draft.type_of(0).dtype and draft.attrs.get("dtype") == draft.type_of(0).dtype:
         draft.drop("dtype")
 
 
 def empty(draft: Draft) -> None:
-    """SequenceEmpty: of floats where no type is named."""
+    """Drop the element type of a SequenceEmpty that is float, its default."""
     if draft.attrs.get("dtype") == TensorProto.FLOAT:
         draft.drop("dtype")
 
 
 def lettered(draft: Draft) -> None:
-    """Einsum: letters in the order in which they come, no spaces, and the result written out."""
+    """Rename the letters of an Einsum in their order, without spaces, and write out the result."""
     equation = _text(draft.attrs.get("equation")).replace(" ", "")
     left, arrow, right = equation.partition("->")
     if not arrow:
@@ -117,7 +120,7 @@ def _text(value: Any) -> str:
 
 
 def split(draft: Draft) -> None:
-    """Equal parts are sizes, where the size of the axis is known."""
+    """Write out the sizes of equal parts where the size of the axis is known."""
     axis, rank, count = draft.attrs.get("axis", 0), draft.rank(0), len(draft.step.outs)
     as_input = draft.since() >= 13
     if (as_input and draft.has(1)) or "split" in draft.attrs:
@@ -140,14 +143,14 @@ def split(draft: Draft) -> None:
 
 
 def triangular(draft: Draft) -> None:
-    """Trilu: the main diagonal where none is named."""
+    """Write out the main diagonal where a Trilu names none."""
     diagonal = draft.integers(1) if draft.has(1) else [0]
     if diagonal is not None and len(diagonal) == 1:
         draft.put_integers(1, diagonal, scalar=True)
 
 
 def dropped(draft: Draft) -> None:
-    """Dropout that drops nothing: its ratio and its seed say nothing."""
+    """Drop the ratio and the seed of a Dropout outside of training."""
     training = draft.constant(2)
     if draft.since() >= 12 and draft.has(2) and (training is None or weights.array(training).any()):
         return
@@ -156,8 +159,8 @@ def dropped(draft: Draft) -> None:
 
 
 def zero_point(draft: Draft) -> None:
-    """QuantizeLinear and DequantizeLinear: an absent zero point is zero."""
-    scale = draft.kind(1)
+    """Write out a zero point of zero where a QuantizeLinear or DequantizeLinear has none."""
+    scale = draft.type_of(1)
     if draft.step.domain or scale.dims is None:
         return
     if scale.rank == 0 or (scale.dims == (1,) and not draft.attrs.get("block_size")):
@@ -165,7 +168,7 @@ def zero_point(draft: Draft) -> None:
     quantises = draft.step.op == "QuantizeLinear"
     if not draft.has(2):
         sizes = tuple([dim for dim in scale.dims if isinstance(dim, int)])
-        dtype = draft.attr("output_dtype", 0) or TensorProto.UINT8 if quantises else draft.kind(0).dtype
+        dtype = draft.attr("output_dtype", 0) or TensorProto.UINT8 if quantises else draft.type_of(0).dtype
         small = len(sizes) == scale.rank and math.prod(sizes) <= SMALL
         zero = zeros(dtype, sizes) if small and dtype in ZERO_POINTS else None
         if zero is None:
@@ -188,4 +191,4 @@ FORMS: Mapping[str, Callable[[Draft], None]] = {
     "Split": split,
     "Trilu": triangular,
 }
-"""Operator -> its form. What holds without a look at ranks or operands is in sameness.py."""
+"""Operator -> its normal form."""

@@ -19,9 +19,9 @@ from netfuse_onnx.load import forms, fused, opset  # noqa: F401  the forms regis
 from netfuse_onnx.load.claims import Complete, settle
 from netfuse_onnx.match import attributes, edges, signature, tied
 from netfuse_onnx.match import partial as partial_
-from netfuse_onnx.match.fixed import Fixed
+from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import flatten
-from netfuse_onnx.match.joined import Joined, Other, attempt, joined, loosely
+from netfuse_onnx.match.paired import Other, PairedFamily, attempt, pair_family, pair_loosely
 from netfuse_onnx.match.refine import Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
@@ -92,10 +92,10 @@ class _Family:
         self.ours = flatten(first, pairs[0])
         self.first, self.declared = settle(first, complete)
         self.sources = (self.first, *sources[1:])
-        self.fixed = Fixed(self.ours, self.first.graph)
+        self.demands = Demands(self.ours, self.first.graph)
         rows = zip(sources[1:], pairs[1:], strict=True)
         self.others = [Other(source, flatten(source, edge), edge) for source, edge in rows]
-        self.tried = [attempt(self.ours, other.flat, self.fixed) for other in self.others]
+        self.tried = [attempt(self.ours, other.flat, self.demands) for other in self.others]
 
     def settled(self, levels: Sequence[Level]) -> _Family:
         """The same; of a source that does not correspond, inputs and outputs pair as the graphs say, if they
@@ -104,7 +104,7 @@ class _Family:
         for k, tried in enumerate(self.tried):
             loose = Level.LOOSE in levels
             other = self.others[k]
-            if tried.exact or (loose and (tried.best or loosely(self.ours, other.flat))):
+            if tried.exact or (loose and (tried.best or pair_loosely(self.ours, other.flat))):
                 continue
             told[k + 1] = edges.search(*self._sides(k), other.edge, levels) or other.edge
         return self if tuple(told) == self.edges else _Family(self.given, told, self.complete)
@@ -113,10 +113,10 @@ class _Family:
         other = self.others[place]
         return (self.first, self.ours), (other.source, other.flat)
 
-    def joined(self, partial: bool) -> Joined:
+    def joined(self, partial: bool) -> PairedFamily:
         """The correspondences. Raises NotEquivalent, with the hint to rename where that would help."""
         try:
-            return joined(self.first, self.ours, self.others, self.tried, partial, self.complete)
+            return pair_family(self.first, self.ours, self.others, self.tried, partial, self.complete)
         except NotEquivalent as error:
             for k, tried in enumerate(self.tried):
                 if tried.exact is None:
@@ -125,8 +125,8 @@ class _Family:
                     break
             raise
 
-    def correspondence(self, found: Joined, names: Sequence[str], partial: bool) -> Correspondence:
-        graph, weights = tied.untie(self.first.graph, found.ours, found.flats, found.pairings)
+    def correspondence(self, found: PairedFamily, names: Sequence[str], partial: bool) -> Correspondence:
+        graph, weights = tied.untie(self.first.graph, found.first, found.others, found.pairings)
         narrowed = signature.narrowings(self.given, names, self.edges)
         family = Correspondence(
             sources=self.sources,
@@ -139,8 +139,8 @@ class _Family:
             warnings=(*narrowed, *edges.told(names, self.edges)),
             edges=self.edges,
         )
-        others = list(zip(self.sources[1:], found.flats, found.pairings, strict=True))
+        others = list(zip(self.sources[1:], found.others, found.pairings, strict=True))
         if partial:
-            return partial_.described(family, found.ours, Fixed(found.ours, self.first.graph), others)
-        learned = any(tables.learned(step.op, step.domain) for step in found.ours.steps)
-        return replace(family, attrs=attributes.differing(found.ours, others)) if learned else family
+            return partial_.described(family, found.first, Demands(found.first, self.first.graph), others)
+        learned = any(tables.learned(step.op, step.domain) for step in found.first.steps)
+        return replace(family, attrs=attributes.differing(found.first, others)) if learned else family

@@ -14,7 +14,7 @@ from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import settle
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.attributes import Other, differing
-from netfuse_onnx.match.fixed import Fixed
+from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import Flat, Step, places
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.match.signature import kind_text
@@ -26,7 +26,9 @@ FILES = 6
 """Most files that a hint names."""
 
 
-def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence[Other]) -> Correspondence:
+def described(
+    family: Correspondence, ours: Flat, demands: Demands, others: Sequence[Other]
+) -> Correspondence:
     """The family with its differing attributes and ragged values.
 
     A ragged value's type has only the dims that all models share. Raises NotEquivalent for what can't be
@@ -37,9 +39,9 @@ def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence
     found = _Shapes(family, differing(ours, others), others)
     for i, step in enumerate(ours.steps):
         if not step.scope:
-            differs = any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
+            differs = any(demands.differs(i, flat, pairing) for _, flat, pairing in others)
             found.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
-    said = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
+    said = tuple(_differences(ours, demands, ((flat, pairing) for _, flat, pairing in others)))
     return replace(
         family,
         graph=replace(family.graph, types=found.types),
@@ -173,7 +175,7 @@ def mergeable(ours: Flat, flat: Flat, pairing: Pairing) -> bool:
     return True
 
 
-def counted(ours: Flat, fixed: Fixed, others: Sequence[tuple[Flat, Pairing]]) -> str:
+def counted(ours: Flat, demands: Demands, others: Sequence[tuple[Flat, Pairing]]) -> str:
     """The hint for sources that differ in no more than this: how many operators in all, and what in which
     file; empty where nothing does."""
     operators: set[int] = set()
@@ -184,7 +186,7 @@ def counted(ours: Flat, fixed: Fixed, others: Sequence[tuple[Flat, Pairing]]) ->
             for i, step in enumerate(ours.steps)
             if differ.attribute_difference(ours, flat, step, flat.steps[pairing.steps[i]])
         ]
-        weights_of = fixed.unlike(flat, pairing)
+        weights_of = demands.unlike(flat, pairing)
         operators.update(attributes_of, (i for i, _ in weights_of))
         parts = [(len(attributes_of), "attribute"), (len(weights_of), "weight")]
         said = " and ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in parts if n)
@@ -196,14 +198,14 @@ def counted(ours: Flat, fixed: Fixed, others: Sequence[tuple[Flat, Pairing]]) ->
     return f"--partial merges them all the same: {count}. From {ours.path}: {', '.join(told[:FILES])}{more}."
 
 
-def _differences(ours: Flat, fixed: Fixed, others: Iterable[tuple[Flat, Pairing]]) -> Iterator[str]:
+def _differences(ours: Flat, demands: Demands, others: Iterable[tuple[Flat, Pairing]]) -> Iterator[str]:
     """A sentence for each operator that is not alike in all models, about the first that is unlike."""
     others = list(others)
     for i, step in enumerate(ours.steps):
         for flat, pairing in others:
             j = pairing.steps[i]
             what = differ.attribute_difference(ours, flat, step, flat.steps[j])
-            what = what or fixed.difference(i, flat, pairing)
+            what = what or demands.difference(i, flat, pairing)
             if what:
                 yield f"{places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path})."
                 break

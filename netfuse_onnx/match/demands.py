@@ -1,7 +1,8 @@
-"""What weights must have in common: type and shape, and the value where it decides a shape.
+"""The demands on the weights of a family: equal types and shapes, and equal values where these decide a
+shape.
 
-A value decides a shape as an operand that the operator takes for sizes, axes or bounds, or on the way
-there: an integer that is concatenated, sliced or computed into one.
+A value decides a shape as an operand that the operator reads as sizes, axes or bounds, or on the way there:
+an integer that is concatenated, sliced or computed into one.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ ARITHMETIC = frozenset(
     {"Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Add", "Sub", "Mul", "Div", "Mod", "Neg"}
     | {"Abs", "Min", "Max", "Floor", "Ceil", "Where", "Equal", "Expand", "Reshape", "Range", "ReduceProd"}
 )
-"""Operators that shapes are computed with, on scalars and vectors."""
+"""Operators by which shapes are computed, on scalars and vectors."""
 
 
-class Fixed:
-    """The demands on the weights of a family whose first source is `flat`."""
+class Demands:
+    """The demands on the weights of a family whose first source has these steps."""
 
     def __init__(self, flat: Flat, graph: Graph) -> None:
         self.flat, self.graph = flat, graph
@@ -36,35 +37,38 @@ class Fixed:
         self._of_step: dict[int, list[int]] = {}
         for j, (i, _) in enumerate(flat.uses):
             self._of_step.setdefault(i, []).append(j)
-        self.value: list[bool] = []  # for each use of a weight: whether its value must be equal
+        self.value: list[bool] = []  # for each use of a weight, True where its value must be equal
         for i, k in flat.uses:
             step = flat.steps[i]
             direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
             integer = flat.weights[step.ins[k]].dtype in INDEX_TYPES
             on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
-            absent = not flat.said(step.ins[k])  # in the file
+            absent = not flat.file_name(step.ins[k])  # in the file
             self.value.append(direct or absent or (on_the_way and not step.domain))
 
     def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
-        """The first use of a weight that the other source's can't stand for."""
+        """Return the first use of a weight for which the other source's weight can't stand; None where there
+        is none."""
         flat = self.flat
         for j, ((i, k), name) in enumerate(zip(flat.uses, uses, strict=True)):
             mine, theirs = flat.weights[flat.steps[i].ins[k]], other.weights[name]
             if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
                 return j
             if self._must_equal(j, other, name) and not weights.same(mine, theirs):
-                said = flat.said(flat.steps[i].ins[k]) and other.said(name)
-                if not said or not self._same_shapes(i, other, uses):
+                in_files = flat.file_name(flat.steps[i].ins[k]) and other.file_name(name)
+                if not in_files or not self._same_shapes(i, other, uses):
                     return j
         return None
 
     def _must_equal(self, j: int, other: Flat, name: str) -> bool:
-        """Whether a value must be the same, one that is absent in the other's file included."""
-        return self.value[j] or not other.said(name)
+        """Return True where the value must be equal. A value that the other's file does not have must,
+        too."""
+        return self.value[j] or not other.file_name(name)
 
     def _same_shapes(self, i: int, other: Flat, uses: Sequence[str]) -> bool:
-        """Whether step i gives the same shapes with the other's weights, whatever it is fed, and nothing that
-        decides a later one: a window that starts elsewhere, or another range of one length."""
+        """Return True where step i gives the same shapes with the other's weights, whatever its inputs are,
+        and none of its outputs decides a later shape: a window that starts elsewhere, or another range of the
+        same length."""
         step = self.flat.steps[i]
         if step.scope or not any(step.outs) or not self._steering.isdisjoint(step.outs):
             return False
@@ -87,17 +91,18 @@ class Fixed:
         return shapes if all(isinstance(size, int) or size in symbols for size in sizes) else None
 
     def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
-        """Whether the step reads a weight whose shape, or shape-deciding value, the other doesn't share."""
+        """Return True where the step reads a weight whose shape, or shape-deciding value, the other does not
+        share."""
         return self._unlike(step, other, pairing) is not None
 
     def difference(self, step: int, other: Flat, pairing: Pairing) -> str:
-        """Which weight that is, in words; empty where there is none."""
+        """Describe that weight; empty where there is none."""
         j = self._unlike(step, other, pairing)
         return "" if j is None else self._unequal(j, other, pairing).what
 
     def unlike(self, other: Flat, pairing: Pairing) -> list[tuple[int, int]]:
-        """All uses of weights, as (step, operand), whose shape, or shape-deciding value, the other doesn't
-        share."""
+        """Return all uses of weights, as (step, operand), whose shape, or shape-deciding value, the other
+        does not share."""
         uses = self.flat.uses
         return [uses[j] for j in range(len(uses)) if self._is_unlike(j, other, pairing)]
 
@@ -113,16 +118,16 @@ class Fixed:
         return mine.shape != theirs.shape or unequal
 
     def error(self, other: Flat, pairing: Pairing) -> NotEquivalent:
-        """The first fault in words."""
+        """Return the error for the first fault."""
         j = self.first_fault(other, pairing.uses) or 0
         i, _ = self.flat.uses[j]
         return differ.error(self.flat, i, other, pairing.steps[i], self._unequal(j, other, pairing))
 
     def _unequal(self, j: int, other: Flat, pairing: Pairing) -> Difference:
-        """The difference in a use of a weight."""
+        """Return the difference in one use of a weight."""
         i, k = self.flat.uses[j]
         name, twin = self.flat.steps[i].ins[k], pairing.uses[j]
-        ours, theirs = self.flat.said(name), other.said(twin)
+        ours, theirs = self.flat.file_name(name), other.file_name(twin)
         mine, its = self.flat.weights.get(ours), other.weights.get(theirs)
         if mine is None or its is None:
             pairs = ((ours, mine), (theirs, its))
@@ -142,25 +147,26 @@ class Fixed:
 
 
 def _values(weight: Weight) -> str:
+    """Return the values of a weight as text; its type and shape where they are many."""
     if weights.nbytes(weight) > 256:
         return differ.weight_text(weight)
     return str(weights.array(weight).tolist())
 
 
 def _steering(flat: Flat, graph: Graph) -> set[str]:
-    """Computed values that end up as sizes, axes or bounds."""
-    found: set[str] = set()
+    """Return the computed values that end up as sizes, axes or bounds."""
+    names: set[str] = set()
     for step in reversed(flat.steps):
         if step.domain:
             continue
-        found.update(step.ins[k] for k in steering.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
-        if step.op in ARITHMETIC and any(n in found and _flat_shape(graph, n) for n in step.outs):
-            found.update(step.ins)
-    found.discard("")
-    return found
+        names.update(step.ins[k] for k in steering.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
+        if step.op in ARITHMETIC and any(n in names and _flat_shape(graph, n) for n in step.outs):
+            names.update(step.ins)
+    names.discard("")
+    return names
 
 
 def _flat_shape(graph: Graph, name: str) -> bool:
-    """Whether it is a scalar or a vector as far as is known."""
+    """Return True where the value is a scalar or a vector, or of unknown rank."""
     kind = graph.types.get(name)
     return kind is None or kind.rank is None or kind.rank <= 1
