@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,33 +22,33 @@ Other = tuple[Source, Flat, Pairing]
 
 
 def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
-    """For each node of the main graph whose attributes, or those of nodes in its bodies, differ: those of
-    each model. Bodies are those of the first source, which read values by its names."""
-    found: dict[int, tuple[Mapping[str, Any], ...]] = {}
+    """For each node of the main graph whose attributes differ, also those of nodes in its bodies, return the
+    attributes of each model. Bodies are those of the first source, which read values by its names."""
+    attributes: dict[int, tuple[Mapping[str, Any], ...]] = {}
     inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
-    nth: Counter[int] = Counter()
+    count: Counter[int] = Counter()
     for i, step in enumerate(ours.steps):
         twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
-        unlike = any(
+        differs = any(
             not identical_attributes(step, twin, ours, flat)
             for (_, flat, _), twin in zip(others, twins, strict=True)
         )
         rows = zip(others, twins, strict=True)
         own = [without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
-        each: list[Mapping[str, Any]] = [without_bodies(step.node.attrs), *own]
+        models: list[Mapping[str, Any]] = [without_bodies(step.node.attrs), *own]
         if step.scope and step.op != BEGIN:
-            if unlike:
-                inside.setdefault(step.main, {})[nth[step.main]] = each
-            nth[step.main] += 1
-        elif not step.scope and (unlike or step.main in inside):
-            bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(each)))
-            found[step.main] = tuple({**its, **held} for its, held in zip(each, bodies, strict=True))
-    return found
+            if differs:
+                inside.setdefault(step.main, {})[count[step.main]] = models
+            count[step.main] += 1
+        elif not step.scope and (differs or step.main in inside):
+            bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(models)))
+            attributes[step.main] = tuple({**its, **held} for its, held in zip(models, bodies, strict=True))
+    return attributes
 
 
 def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, Any]:
-    """The attributes of another source's step. Those that go with an operand, and say what the first's say,
-    are the first's: the operand is too."""
+    """Return the attributes of another source's step. Those that belong to an operand, and mean what the
+    first's mean, are the first's: the operand is too."""
     mine, its = essential(step, ours), essential(twin, flat)
     first, own = step.node.attrs, dict(twin.node.attrs)
     for name in () if tables.learned(step.op, step.domain) else WITH_OPERANDS:
@@ -58,33 +59,31 @@ def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, A
 
 
 def without_bodies(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes without the bodies."""
+    """Return the attributes that are not bodies."""
     return {name: value for name, value in attrs.items() if not isinstance(value, GraphProto)}
 
 
 def with_attributes(
     node: Node, changed: Mapping[int, Sequence[Mapping[str, Any]]], model: int
 ) -> dict[str, GraphProto]:
-    """The bodies of a node as a model has them. `changed`: by the place of a node inside, in the order of
-    match.flat, its plain attributes in each model."""
+    """Return the bodies of a node as one model has them. `changed` maps the place of a node inside, in the
+    order of match.flat, to its attributes in each model."""
     bodies = {name: value for name, value in node.attrs.items() if isinstance(value, GraphProto)}
     if not changed:
         return bodies
-    copies = {name: GraphProto() for name in bodies}
-    for name, copy in copies.items():
-        copy.CopyFrom(bodies[name])
+    copies = {name: copy.deepcopy(body) for name, body in bodies.items()}
     for i, inner in enumerate(_inside(copies)):
         if i in changed:
-            kept = [attribute for attribute in inner.attribute if attribute.type == AttributeProto.GRAPH]
-            kinds = {attribute.name: attribute.type for attribute in inner.attribute}
-            own = [rebuild.attribute(k, value, kinds.get(k)) for k, value in changed[i][model].items()]
+            inner_bodies = [entry for entry in inner.attribute if entry.type == AttributeProto.GRAPH]
+            types = {entry.name: entry.type for entry in inner.attribute}
+            own = [rebuild.attribute(k, value, types.get(k)) for k, value in changed[i][model].items()]
             del inner.attribute[:]
-            inner.attribute.extend([*own, *kept])
+            inner.attribute.extend([*own, *inner_bodies])
     return copies
 
 
 def _inside(bodies: Mapping[str, GraphProto]) -> Iterator[NodeProto]:
-    """All nodes in bodies, those of bodies further in first, as match.flat lists them."""
+    """Yield all nodes in bodies, those of nested bodies first, as match.flat lists them."""
     for name in sorted(bodies):
         for node in bodies[name].node:
             further = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}

@@ -134,15 +134,15 @@ class Demands:
             left, right = (f"weight '{n}' {_values(w)}" if w else "absent" for n, w in pairs)
             what = f"input {k} is {left} and {right}"
             return Difference(what, differ.PARTIAL, "size", value=ours or theirs, left=left, right=right)
-        if differ.weight_difference(ours, mine, theirs, its):
-            return differ.of_weights(f"input {k}: ", ours, mine, theirs, its)
+        if differ.unequal_weights_text(ours, mine, theirs, its):
+            return differ.weights_differ(f"input {k}: ", ours, mine, theirs, its)
         left, right = _values(mine), _values(its)
         what = (
             f"input {k}: weight '{ours}' decides a shape, so it must be equal, and it is {left} and {right}"
         )
         if INPUTS.get(self.flat.steps[i].node.key) == k:
             normal = [weights.array(w).tolist() for w in (self.flat.weights[name], other.weights[twin])]
-            what += differ.unranked(*normal)
+            what += differ.unranked_text(*normal)
         return Difference(what, differ.PARTIAL, "size", value=ours, left=left, right=right)
 
 

@@ -229,8 +229,8 @@ class _NormalForms:
         ins = zip(a.steps[i].ins, b.steps[pairing.steps[i]].ins, strict=False)
         for k, (name, twin) in enumerate(ins):
             mine, its = a.weights.get(name), b.weights.get(twin)
-            if mine and its and differ.weight_difference(name, mine, twin, its):
-                unlike = differ.of_weights(f"input {k}: ", name, mine, twin, its)
+            if mine and its and differ.unequal_weights_text(name, mine, twin, its):
+                unlike = differ.weights_differ(f"input {k}: ", name, mine, twin, its)
                 return differ.error(a, i, b, pairing.steps[i], replace(unlike, hint=SPELLING))
         what = "its operands differ, and are written in two ways"
         return NotEquivalent(f"{a.path} and {b.path} differ at {where}: {what}.", SPELLING)

@@ -1,4 +1,4 @@
-"""Graph inputs and outputs of a family: how many, of which types, and which dims all sources accept."""
+"""Graph inputs and outputs of a family: their number, their types, and the dims that all sources accept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from netfuse_onnx.types import Edge, Source, ValueType
 HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
 
 
-def counted(sources: Sequence[Source]) -> None:
-    """Raises NotEquivalent where the sources have not as many inputs, and as many outputs."""
+def check_counts(sources: Sequence[Source]) -> None:
+    """Raise NotEquivalent where the sources do not have equally many inputs, and equally many outputs."""
     first = sources[0]
     for other in sources[1:]:
         for what, ours, theirs in (
@@ -40,10 +40,10 @@ def surely_different(one: Source, other: Source) -> bool:
 
 
 def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
-    """The first source, its inputs narrowed to what all sources accept.
+    """Return the first source, its inputs narrowed to what all sources accept.
 
-    A dim that is static in any source is static; symbols keep the first source's names. Raises
-    NotEquivalent where the element types, ranks or static sizes differ.
+    A dim that is static in any source is static; symbols keep the first source's names. Raises NotEquivalent
+    where element types, ranks or static sizes differ.
     """
     first = sources[0]
     types = dict(first.graph.types)
@@ -55,35 +55,37 @@ def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
 
 
 def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[Edge]) -> tuple[str, ...]:
-    """A sentence for every dim of an input that is static in some sources only: it is in the merged model."""
+    """Return a sentence for every dim of an input that is static in some sources only, and so in the merged
+    model."""
     first = sources[0].graph.inputs
     twins = [edge.inputs for edge in edges]
-    found = []
+    sentences = []
     for name in first:
-        kinds = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
-        known = [(kind.dims, model) for kind, model in zip(kinds, names, strict=True) if kind.dims]
-        for axis in range(min((len(dims) for dims, _ in known), default=0)):
-            fixed = [(dims[axis], model) for dims, model in known if isinstance(dims[axis], int)]
-            if fixed and len(fixed) < len(known):
-                open_ = next(dims[axis] for dims, _ in known if not isinstance(dims[axis], int))
-                said = f"dimension {open_!r}" if open_ else f"dimension {axis}"
+        types = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
+        shapes = [(kind.dims, model) for kind, model in zip(types, names, strict=True) if kind.dims]
+        for axis in range(min((len(dims) for dims, _ in shapes), default=0)):
+            fixed = [(dims[axis], model) for dims, model in shapes if isinstance(dims[axis], int)]
+            if fixed and len(fixed) < len(shapes):
+                open_ = next(dims[axis] for dims, _ in shapes if not isinstance(dims[axis], int))
+                dimension = f"dimension {open_!r}" if open_ else f"dimension {axis}"
                 size, model = fixed[0]
-                found.append(
-                    f"Input {name}: {said} is {size} in {model}, so it is {size} in the merged model."
+                sentences.append(
+                    f"Input {name}: {dimension} is {size} in {model}, so it is {size} in the merged model."
                 )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def _counts(
-    first: Source, other: Source, what: str, ours: Sequence[str], theirs: Sequence[str]
+    first: Source, other: Source, noun: str, ours: Sequence[str], theirs: Sequence[str]
 ) -> NotEquivalent:
+    """Return the error for another number of inputs or outputs."""
     rows = [(first.path, ours, theirs), (other.path, theirs, ours)]
     extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
-    said = f": {', '.join(extra[:4])}" if extra else ""
+    names = f": {', '.join(extra[:4])}" if extra else ""
     return NotEquivalent(
-        f"{first.path} has {_plural(len(ours), what)} and {other.path} has {len(theirs)}{said}.",
+        f"{first.path} has {_plural(len(ours), noun)} and {other.path} has {len(theirs)}{names}.",
         HINT,
-        Mismatch(what, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
+        Mismatch(noun, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
     )
 
 
@@ -94,9 +96,9 @@ def _plural(count: int, what: str) -> str:
 def _narrowed(
     first: Source, other: Source, name: str, twin: str, mine: ValueType, its: ValueType
 ) -> ValueType:
-    """The type that both accept."""
-    if said := unlike(mine, its):
-        raise _unlike(first, other, name, twin, *said)
+    """Return the type that both accept. Raises NotEquivalent."""
+    if reason := contradiction(mine, its):
+        raise _input_error(first, other, name, twin, *reason)
     if mine.proto is not None or its.dims is None:
         return mine
     if mine.dims is None:
@@ -105,10 +107,11 @@ def _narrowed(
     return replace(mine, dims=tuple(dims))
 
 
-def unlike(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
-    """Why no value has both types: `has rank {} and rank {}` and the two sides; None where some may."""
-    if kind_text(mine) != kind_text(its):
-        return "is {} and {}", kind_text(mine), kind_text(its)
+def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
+    """Return why no value has both types, as `has rank {} and rank {}` and the two sides; None where some
+    value may."""
+    if type_text(mine) != type_text(its):
+        return "is {} and {}", type_text(mine), type_text(its)
     if mine.proto is not None or mine.dims is None or its.dims is None:
         return None
     if len(mine.dims) != len(its.dims):
@@ -119,8 +122,8 @@ def unlike(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
     return None
 
 
-def kind_text(kind: ValueType) -> str:
-    """`tensor(float)`, `sequence(tensor(float))`."""
+def type_text(kind: ValueType) -> str:
+    """Return `tensor(float)` or `sequence(tensor(float))`."""
     if kind.proto is not None:
         return _proto_text(kind.proto)
     return f"tensor({TensorProto.DataType.Name(kind.dtype).lower()})"
@@ -129,22 +132,22 @@ def kind_text(kind: ValueType) -> str:
 def _proto_text(proto: TypeProto) -> str:
     match proto.WhichOneof("value"):
         case "tensor_type":
-            return kind_text(ValueType(proto.tensor_type.elem_type))
+            return type_text(ValueType(proto.tensor_type.elem_type))
         case "sequence_type":
             return f"sequence({_proto_text(proto.sequence_type.elem_type)})"
         case "optional_type":
             return f"optional({_proto_text(proto.optional_type.elem_type)})"
         case "map_type":
-            key = kind_text(ValueType(proto.map_type.key_type))
+            key = type_text(ValueType(proto.map_type.key_type))
             return f"map({key},{_proto_text(proto.map_type.value_type)})"
         case other:
             return str(other)
 
 
-def _unlike(
+def _input_error(
     first: Source, other: Source, name: str, twin: str, said: str, left: str, right: str
 ) -> NotEquivalent:
-    """The error for an input that is not of one type. `said` has a place for each of the sides."""
+    """Return the error for an input whose types contradict. `said` has a place for each side."""
     also = "" if name == twin else f" ('{twin}' in the second)"
     files = first.path, other.path
     return NotEquivalent(

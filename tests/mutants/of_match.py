@@ -167,8 +167,8 @@ MUTATIONS = (
     mutation(
         "inputs-pair-by-position-only",
         "netfuse_onnx/match/edges.py",
-        "alike = {name for name in set(first) & set(other) if fits(name, name)}",
-        "alike = set[str]()",
+        "common = {name for name in set(first) & set(other) if fits(name, name)}",
+        "common = set[str]()",
         "test_names.py::test_pairs_are_a_bijection_names_first",
     ),
     mutation(
@@ -195,8 +195,8 @@ MUTATIONS = (
     mutation(
         "graphs-have-no-say-in-pairs",
         "netfuse_onnx/match/edges.py",
-        "    if kept == proposed:\n",
-        "    if kept:\n",
+        "    if fixed == proposed:\n",
+        "    if fixed:\n",
         "test_names.py::test_each_model_keeps_its_own_names",
     ),
     mutation(
