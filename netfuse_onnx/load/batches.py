@@ -1,4 +1,4 @@
-"""Scan of opset 8, which has a batch, as the Scan of later opsets, which has none."""
+"""Scan of opset 8, which has a batch axis, as the Scan of later opsets, which has none."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 from netfuse_onnx.load.lift import Lift, attr, step
 
 SPELLED = 11
-"""The opset that the nodes of the new body are written in."""
+"""The opset in which the nodes of the new body are written."""
 
 
 @step(9, "Scan")
 def scan_of_batches(lift: Lift, node: NodeProto) -> None:
-    """Opset 8 scans each item of a batch, axis 0, along axis 1: a Scan over the batch with a Scan inside.
+    """Opset 8 scans each item of a batch, axis 0, along axis 1. A later Scan over the batch with a Scan
+    inside does.
 
-    Sequences may have lengths of their own: then an item is cut to its length before, and what it gives is
-    filled up with zeros behind.
+    Sequences may have lengths of their own: an item is cut to its length first, and its results are filled up
+    with zeros behind.
     """
     lengths, *given = node.input
     scanned, body = int(attr(node, "num_scan_inputs")), attr(node, "body")
@@ -44,7 +45,7 @@ def scan_of_batches(lift: Lift, node: NodeProto) -> None:
 
 
 def _of_item(info: ValueInfoProto, name: str, state: bool) -> ValueInfoProto:
-    """The type of a state, which is that in the body, or of a whole sequence."""
+    """Return the type of a state, which is that in the body, or of a whole sequence."""
     result = ValueInfoProto(name=name)
     result.type.CopyFrom(info.type)
     if not state:
@@ -53,7 +54,8 @@ def _of_item(info: ValueInfoProto, name: str, state: bool) -> ValueInfoProto:
 
 
 def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterator[NodeProto]:
-    """The Scan of one item on the first `length` elements of its sequences, with zeros behind the results."""
+    """Yield the Scan of one item on the first `length` elements of its sequences, with zeros behind the
+    results."""
 
     def const(name: str, value: int) -> NodeProto:
         tensor = helper.make_tensor(name, 7, [1], [value])

@@ -363,7 +363,7 @@ MUTATIONS = (
     mutation(
         "onesided-left-to-the-default",
         "netfuse_onnx/load/scope.py",
-        'if not domain and node.op_type == "STFT":\n            _sided(node)',
+        'if not domain and node.op_type == "STFT":\n            _write_onesided(node)',
         'if not domain and node.op_type == "STFT":\n            pass',
         "test_fuzz_findings.py::test_frequencies_of_an_stft_that_leaves_them_to_the_default",
     ),
