@@ -148,7 +148,7 @@ class Grouping:
 def _narrowed(source: Source, family: Correspondence) -> Source:
     """The source with the inputs that all models of the family take, otherwise as it was loaded."""
     inputs = {name: family.graph.types[name] for name in source.graph.inputs if name in family.graph.types}
-    return replace(source, graph=replace(source.graph, types={**source.graph.types, **inputs}))
+    return source.with_graph(types={**source.graph.types, **inputs})
 
 
 # --------------------------------------------------------------------------- looks

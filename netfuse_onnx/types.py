@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -189,6 +189,10 @@ class Source:
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
     digest_parts: tuple[str, ...] = ()
     producer: Producer = field(default_factory=Producer)
+
+    def with_graph(self, **changes: Any) -> Source:
+        """Return the source with these fields of its graph changed."""
+        return replace(self, graph=replace(self.graph, **changes))
 
 
 # --------------------------------------------------------------------------- match

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load import forms, fused, opset  # noqa: F401  the forms register themselves
-from netfuse_onnx.load.claims import Complete, settle
+from netfuse_onnx.load.claims import Complete, resolve_claims
 from netfuse_onnx.match import attributes, edges, signature, tied
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
@@ -92,7 +92,7 @@ class _Family:
         self.given, self.complete = sources, complete
         self.edges = tuple(pairs)
         self.ours = flatten(first, pairs[0])
-        self.first, self.declared = settle(first, complete)
+        self.first, self.declared = resolve_claims(first, complete)
         self.sources = (self.first, *sources[1:])
         self.demands = Demands(self.ours, self.first.graph)
         rows = zip(sources[1:], pairs[1:], strict=True)

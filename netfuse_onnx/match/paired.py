@@ -132,7 +132,7 @@ class _NormalForms:
         complete: Complete | None,
     ) -> None:
         self.first, self.others, self.as_filed, self.complete = first, others, as_filed, complete
-        self.forms = BothForms(ours, normal_form(ours, within.kinds(first, complete)))
+        self.forms = BothForms(ours, normal_form(ours, within.all_types(first, complete)))
         self.demands = Demands(self.forms.normal, first.graph)
 
     def row(self, other: Other, as_filed: Attempt) -> tuple[Flat, Pairing]:
@@ -153,8 +153,8 @@ class _NormalForms:
         graph, first = other.source.graph, self.first.graph
         types = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
         types |= {twin: first.types[name] for name, twin in other.edge.inputs.items() if name in first.types}
-        narrowed = replace(other.source, graph=replace(graph, types=types))
-        return BothForms(other.flat, normal_form(other.flat, within.kinds(narrowed, self.complete)))
+        narrowed = other.source.with_graph(types=types)
+        return BothForms(other.flat, normal_form(other.flat, within.all_types(narrowed, self.complete)))
 
     def family(self, rows: Sequence[tuple[Flat, Pairing]]) -> PairedFamily:
         """Return the first source with the given others, in terms of the files."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load.claims import settle
+from netfuse_onnx.load.claims import resolve_claims
 from netfuse_onnx.match import differ
 from netfuse_onnx.match.attributes import Other, differing
 from netfuse_onnx.match.demands import Demands
@@ -66,9 +66,9 @@ class _Shapes:
         self.types = dict(family.graph.types)
         self.ragged = {name for name, w in family.weights.items() if len({part.shape for part in w}) > 1}
         self.least: dict[str, tuple[int | None, ...]] = {}
-        settled = [settle(source) for source, _, _ in others]
-        self._others = [source.graph.types for source, _ in settled]
-        self.declared, self._said = dict(family.declared), [declared for _, declared in settled]
+        resolved = [resolve_claims(source) for source, _, _ in others]
+        self._others = [source.graph.types for source, _ in resolved]
+        self.declared, self._said = dict(family.declared), [declared for _, declared in resolved]
         self._paths = [source.path for source in family.sources]
         self._own: dict[str, list[ValueType]] = {}
         self._groups: dict[str, Sequence[int]] = {}

@@ -51,7 +51,7 @@ def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
         for name, twin in edge.inputs.items():
             mine, its = types.get(name, ValueType()), other.graph.types.get(twin, ValueType())
             types[name] = _narrowed(first, other, name, twin, mine, its)
-    return replace(first, graph=replace(first.graph, types=types))
+    return first.with_graph(types=types)
 
 
 def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[Edge]) -> tuple[str, ...]:

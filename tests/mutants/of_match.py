@@ -97,8 +97,8 @@ MUTATIONS = (
     mutation(
         "declared-ranks-believed",
         "netfuse_onnx/load/within.py",
-        "bare = {name: kind for name, kind in graph.types.items() if name in graph.inputs}",
-        "bare = dict(graph.types)",
+        "inputs = {name: kind for name, kind in source.graph.types.items() if name in source.graph.inputs}",
+        "inputs = dict(source.graph.types)",
         "test_spellings.py::test_a_declared_rank_that_is_not_kept_says_nothing",
     ),
     mutation(
@@ -378,8 +378,8 @@ MUTATIONS = (
     mutation(
         "claims-of-bodies-are-believed",
         "netfuse_onnx/load/claims.py",
-        "return replace(found, graph=_honest(found, runs)), _declared(found, claims, (*inferred, *runs))",
-        "return found, _declared(found, claims, (*inferred, *runs))",
+        "return replace(typed, graph=_true_bodies(typed, runs)), _declared(typed, claims, (*inferred, *runs))",
+        "return typed, _declared(typed, claims, (*inferred, *runs))",
         "test_claims.py::test_a_loop_whose_body_lies",
     ),
     mutation(
