@@ -80,7 +80,7 @@ def _selu_constants(lift: Lift, node: NodeProto) -> None:
 def _cast_by_number(lift: Lift, node: NodeProto) -> None:
     name = attr(node, "to", b"").decode(errors="replace").upper()
     if name not in [*TensorProto.DataType.keys()]:
-        raise lift.refused(node, f"'{name}' is no element type")
+        raise lift.refused(node, f"'{name}' is no type of ONNX")
     lift.keep(node, to=TensorProto.DataType.Value(name))
 
 
