@@ -47,8 +47,7 @@ def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str,
 
 
 def shared_inputs(share: Sequence[str], family: Correspondence) -> frozenset[str]:
-    """Return the inputs that are fed once, by the first model's names. Any model's name of an input may be
-    given."""
+    """Return the inputs that are fed once, by the first model's names; any model's name may be given."""
     inputs = family.graph.inputs
     shared = set[str]()
     for given in share:

@@ -52,8 +52,7 @@ def _refuse_different(models: Sequence[Source], names: Sequence[str], match: fam
 def explained(
     models: Sequence[Source], names: Sequence[str], match: families.Match, *, exact: bool
 ) -> Iterator[None]:
-    """Add the families of the models to a NotEquivalent that is raised inside: in brief to its hint, and in
-    its `report`."""
+    """Add the families of the models to a NotEquivalent raised inside: to its hint, and in its `report`."""
     try:
         yield
     except NotEquivalent as error:

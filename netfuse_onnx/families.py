@@ -23,8 +23,7 @@ Match = Callable[[Sequence[Source], Sequence[str]], Correspondence]
 """Matches sources that have these names. Raises NotEquivalent."""
 
 SHORT = 16
-"""The largest number of items of a list, an attribute or a weight that must be equal in models that look
-alike."""
+"""The largest number of items of a list or a weight that must be equal in models that look alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def brief(families: Sequence[FamilyRow]) -> str:
 
 
 class Grouping:
-    """Groups sources. With `exact`, sources that surely differ need not be matched; with --partial they might
+    """Groups sources. With `exact`, sources that surely differ are not matched; with --partial they may
     fit."""
 
     def __init__(
@@ -158,8 +157,7 @@ def _narrowed(source: Source, family: Correspondence) -> Source:
 
 
 def _look(source: Source) -> Hashable:
-    """Return a key that is equal for models that most likely are one family. It only decides what is matched
-    first."""
+    """Return a key that is equal for models that most likely are one family: they are matched first."""
     graph = source.graph
     types = [graph.types.get(name, ValueType()) for name in graph.inputs]
     weights = Counter(

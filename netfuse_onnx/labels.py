@@ -27,8 +27,7 @@ class NameRow:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The merged names, by model and by the first model's name. There is one of `edges` for each of
-    `models`."""
+    """The merged names, by model and by the first model's name. `edges` are those of `models`."""
 
     models: tuple[str, ...]
     edges: tuple[Edge, ...]
@@ -37,8 +36,7 @@ class Labels:
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
-        """Return the labels of a family. A file that was written without names of its own has the first
-        model's."""
+        """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
         return Labels(family.names, edges, io, share)
 
@@ -51,8 +49,7 @@ class Labels:
         return self._label(model, name, self.edges[model].outputs)
 
     def rows(self) -> Iterator[NameRow]:
-        """Yield all inputs, then all outputs: name by name, each for every model. Without edges there are
-        none."""
+        """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
         inputs, outputs = [edge.inputs for edge in self.edges], [edge.outputs for edge in self.edges]
         for what, label, sides in (("input", self.input, inputs), ("output", self.output, outputs)):
             for name in sides[0] if sides else ():

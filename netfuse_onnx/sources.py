@@ -18,16 +18,14 @@ SHOWN = 4
 
 
 def read(paths: Sequence[str]) -> list[Source]:
-    """Return all sources. Raises FileFault for the first that can't be read, UsageFault where one is
-    merged."""
+    """Return all sources. Raises FileFault for the first unreadable one, UsageFault for a merged model."""
     sources = steady(paths, lambda: [load(path) for path in paths])
     _refuse_merged(sources)
     return sources
 
 
 def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
-    """Return the source at each path, or the reason why it can't be read. Raises UsageFault where one is
-    merged."""
+    """Return each source, or the reason why it can't be read. Raises UsageFault for a merged model."""
     loaded: list[Source | FileFault] = []
     for path in paths:
         try:
@@ -39,8 +37,7 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
 
 
 def refuse_target(out: str, paths: Sequence[str]) -> None:
-    """Raise UsageFault where a model is the merged file at `out`, as in a second `merge *.onnx -o
-    merged.onnx`."""
+    """Raise UsageFault where a model is the merged file at `out`: a second `merge *.onnx -o merged.onnx`."""
     with contextlib.suppress(OSError, ValueError, FileFault):  # whoever reads or writes them will say so
         for path in paths:
             if os.path.samefile(path, out):

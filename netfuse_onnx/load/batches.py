@@ -14,11 +14,10 @@ SPELLED = 11
 
 @step(9, "Scan")
 def scan_of_batches(lift: Lift, node: NodeProto) -> None:
-    """Opset 8 scans each item of a batch, axis 0, along axis 1. A later Scan over the batch with a Scan
-    inside does.
+    """Opset 8 scans each item of a batch, axis 0, along axis 1: a Scan over the batch with a Scan inside.
 
-    Sequences may have lengths of their own: an item is cut to its length first, and its results are filled up
-    with zeros behind.
+    Sequences may have lengths of their own: an item is cut to its length first, and its results are padded
+    with zeros.
     """
     lengths, *given = node.input
     scanned, body = int(attr(node, "num_scan_inputs")), attr(node, "body")
@@ -54,8 +53,7 @@ def _of_item(info: ValueInfoProto, name: str, state: bool) -> ValueInfoProto:
 
 
 def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterator[NodeProto]:
-    """Yield the Scan of one item on the first `length` elements of its sequences, with zeros behind the
-    results."""
+    """Yield the Scan of one item, cut to the first `length` elements, with zeros behind the results."""
 
     def const(name: str, value: int) -> NodeProto:
         tensor = helper.make_tensor(name, 7, [1], [value])

@@ -88,9 +88,9 @@ def _clear(proto: TypeProto) -> None:
 
 
 def _collected(graph: Graph) -> Iterator[tuple[Node, int]]:
-    """Yield each Loop with the indices of its outputs that are collected over the iterations. Without any
-    iteration, ONNX Runtime gives them the sizes that the body declares, which are worth keeping if all inputs
-    are static."""
+    """Yield each Loop with the indices of its outputs that are collected over the iterations. Without
+    iterations, ONNX Runtime gives them the declared sizes, which are worth keeping if all inputs are
+    static."""
     dims = (dim for name in graph.inputs for dim in graph.types[name].dims or (None,))
     if all(isinstance(dim, int) for dim in dims):
         for node in graph.nodes:
@@ -179,8 +179,7 @@ def _inferred(typed: Source, claims: Mapping[str, ValueType]) -> tuple[Run, ...]
 
 
 def _is_open(mine: ValueType, claim: ValueType, inputs: Collection[Dim]) -> bool:
-    """Return True where a type claims what inference does not tell. What inference tells otherwise, it would
-    tell again."""
+    """Return True where a type claims what inference leaves open. What it contradicts does not count."""
     if claim.dims is None or mine.proto is not None:
         return False
     if mine.dims is None or len(mine.dims) != len(claim.dims):

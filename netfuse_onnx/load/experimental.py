@@ -1,5 +1,4 @@
-"""The experimental operators from before opset 10, written out as the kernels of ONNX Runtime compute
-them."""
+"""The experimental operators from before opset 10, written out as ONNX Runtime computes them."""
 
 from __future__ import annotations
 
@@ -52,8 +51,7 @@ def parametric_softplus(lift: Lift, node: NodeProto) -> None:
 
 @step(10, "Crop")
 def crop(lift: Lift, node: NodeProto) -> None:
-    """Crop cuts the borders (left, top, right, bottom) of an image, or keeps `scale` pixels from the first
-    two on."""
+    """Crop cuts off borders (left, top, right, bottom), or keeps `scale` pixels from the first two on."""
     left, top, right, bottom = attr(node, "border")
     size = attr(node, "scale")
     ends = [top + size[0], left + size[1]] if size else [-end or 1 << 62 for end in (bottom, right)]

@@ -108,8 +108,7 @@ class Forms:
         return self.types.get(name, ValueType()).dtype
 
     def axes(self, node: Node) -> list[int] | None:
-        """Return the axes of a reduction or a Squeeze, from its attribute or input; None where they are not
-        constant."""
+        """Return the axes of a reduction or a Squeeze; None where they are not constant."""
         if "axes" in node.attrs:
             return list(node.attrs["axes"])
         values = self.constant(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -126,8 +125,8 @@ class Forms:
         return f"constant__{count}"
 
     def operands_by(self, node: Node | None, op: str) -> list[tuple[Node, str]]:
-        """Return, for each operand of a binary operator that a node of type `op` produces, that node and the
-        other operand."""
+        """Return each operand of a binary operator that a node of type `op` produces, with the other
+        operand."""
         if node is None or len(node.inputs) != 2:
             return []
         both = ((self.producer(one, op), other) for one, other in (node.inputs, node.inputs[::-1]))

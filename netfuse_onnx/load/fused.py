@@ -46,8 +46,7 @@ def _gather_of_one(forms: Forms, node: Node) -> Node | None:
 
 @form("Transpose")
 def _softmax_of_an_axis(forms: Forms, node: Node) -> Node | None:
-    """A Softmax along the last axis of a transposed value, transposed back, is one along an axis of the
-    value."""
+    """A Softmax between two Transposes that undo each other is one along another axis."""
     soft = forms.producers.get(node.inputs[0])
     if soft is None or soft.op not in ("Softmax", "LogSoftmax", "Hardmax") or forms.opset < 13:
         return None
@@ -85,8 +84,7 @@ def _layer_norm(forms: Forms, node: Node) -> Node | None:
 
 @form("Div")
 def _layer_norm_without_scale(forms: Forms, node: Node) -> Node | None:
-    """(x - mean) / sqrt(variance + epsilon) along the last axis, not scaled afterwards, is a
-    LayerNormalization by ones."""
+    """(x - mean) / sqrt(variance + epsilon) along the last axis, not scaled, has a scale of ones."""
     parts = _mean_and_variance(forms, node)
     if forms.opset < 17 or parts is None:
         return None

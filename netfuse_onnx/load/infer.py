@@ -39,8 +39,7 @@ def infer(source: Source) -> Source:
 
 def varying(source: Source) -> set[str]:
     """Return the values whose rank may differ from run to run: a Squeeze without axes drops what happens to
-    have size 1, and the branches of an If may give any rank. No run tells their ranks, nor those of what
-    depends on them."""
+    have size 1, and the branches of an If may give any rank. What depends on them varies too."""
     types, names = source.graph.types, set[str]()
     for node in source.graph.nodes:
         if node.op == "If" and not node.domain:
@@ -77,8 +76,7 @@ def _run(source: Source, given: Mapping[str, ValueType] | None = None) -> dict[s
 
 
 def _unclaimed(skeleton: ModelProto) -> None:
-    """Remove what bodies declare of their outputs, and of the sizes of their inputs: ONNX Runtime does not
-    enforce it."""
+    """Remove the sizes that bodies declare: ONNX Runtime does not enforce them."""
     for body in (a.g for node in every_node(skeleton.graph) for a in node.attribute if a.HasField("g")):
         for value in body.output:
             if value.type.HasField("tensor_type"):
@@ -88,8 +86,7 @@ def _unclaimed(skeleton: ModelProto) -> None:
 
 
 def inferred(source: Source, known: Mapping[str, ValueType]) -> GraphProto | None:
-    """Return the graph with what onnx infers from the source's types and `known`, bodies included; None where
-    it fails."""
+    """Return the graph with what onnx infers from the source's types and `known`; None where it fails."""
     try:
         outputs = source.graph.outputs
         skeleton = rebuild.model(source, values=[name for name in known if name not in outputs])

@@ -175,8 +175,7 @@ class Lift:
 
     @functools.cached_property
     def _types(self) -> Mapping[str, ValueType]:
-        """The types of all values, also of those in bodies, as far as they are known. Names are unique in a
-        model in normal form."""
+        """The types of all values, also in bodies, as far as they are known. Names are unique."""
         source = unclaimed(self.source)
         inner = dict(_shapes(inferred(source, {}) or rebuild.model(source).graph))
         typed = infer(source).graph.types

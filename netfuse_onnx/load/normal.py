@@ -19,8 +19,7 @@ from netfuse_onnx.load.scope import Op, Scope
 from netfuse_onnx.types import Dim, Graph, Node, ValueType, Weight
 
 Names = Callable[[str], str | None]
-"""A name of the file -> its name in the normal form; None where neither the scope nor those around it have
-it."""
+"""A name of the file -> its name in the normal form; None where no scope around has it."""
 
 
 def normalise(graph: GraphProto, path: str, opsets: Mapping[str, int]) -> Graph:
@@ -116,8 +115,7 @@ class _Normaliser:
         return Node(proto.op_type, op.domain, proto.name, inputs, outputs, op.attrs, tuple(captured))
 
     def _body(self, graph: GraphProto, outer: Names, taken: frozenset[str]) -> tuple[GraphProto, list[str]]:
-        """Return a body in normal form and the outer values that it reads. `taken` are the names around
-        it."""
+        """Return a body in normal form and the outer values that it reads. `taken` are names around it."""
         scope = Scope(graph, self.path, self.opsets, lambda name: outer(name) is not None)
         local: dict[str, str] = {}
         for name in [v.name for v in scope.inputs] + [n for op in scope.ops for n in op.outputs if n]:

@@ -51,8 +51,7 @@ def read(source: Source) -> Source:
 
 
 def align(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """Return the sources at one opset. Raises NotEquivalent where they differ and can't be brought
-    together."""
+    """Return the sources at one opset. Raises NotEquivalent where that is impossible."""
     sources = _other_domains(sources)
     versions = {source.opsets.get("", 0) for source in sources}
     goals = sorted({max(TARGET, *versions), max(OLDEST, *versions), max(versions)}, reverse=True)
@@ -77,8 +76,7 @@ def align(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def convert(source: Source, version: int) -> Source:
-    """Return the source at another version of the default domain. Raises NotEquivalent where that is
-    impossible."""
+    """Return the source at another version of the default domain. Raises NotEquivalent."""
     try:
         return converted(source, version)
     except Unconvertible as fault:
@@ -125,8 +123,7 @@ def _by_onnx(source: Source, now: int, version: int) -> Graph:
 
 
 def _with_own_weights(source: Source, graph: Graph) -> Graph:
-    """Return the converted graph with the weights of the source instead of the inputs that stood in for
-    them."""
+    """Return the converted graph with the source's weights instead of the inputs in their place."""
     before = source.graph
     inputs = graph.inputs[: len(before.inputs)]
     stand_ins = set(graph.inputs[len(before.inputs) :])
@@ -199,8 +196,7 @@ def _other_domains(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def _comparable(source: Source, raised: Mapping[str, int]) -> None:
-    """Raise NotEquivalent where an operator of another domain may mean different things at the two
-    versions."""
+    """Raise NotEquivalent where an operator of another domain may have changed between two versions."""
     for domain, op in sorted(set(_operators(source))):
         now = source.opsets.get(domain, raised.get(domain, 1))
         version = raised.get(domain, now)

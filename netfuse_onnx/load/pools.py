@@ -38,8 +38,7 @@ def _dims(name: str, graph: Graph, types: Mapping[str, ValueType]) -> Sequence[D
 
 
 def _adds_only_dropped(node: Node, dims: Sequence[Dim]) -> bool:
-    """Return True where rounding up adds windows that are dropped, and none that is kept. `dims` is the shape
-    of the input."""
+    """Return True where rounding up adds windows that are dropped and none that is kept."""
     attrs, sizes = node.attrs, dims[2:]
     if not attrs.get("ceil_mode", 0) or attrs.get("auto_pad", b"NOTSET") != b"NOTSET" or node.domain:
         return False

@@ -35,8 +35,7 @@ class ManyAxes(Exception):
 
 
 def skeleton(source: Source, version: int) -> ModelProto:
-    """Return the skeleton of a source that is to be converted to `version` of the standard, its only domain.
-    Raises ManyAxes."""
+    """Return the skeleton of a source to convert to `version` of the standard. Raises ManyAxes."""
     source = fronted(replace(source, opsets={"": source.opsets.get("", 0)}))
     graph = source.graph
     crosses = source.opsets[""] < ONE_AXIS <= version
@@ -68,8 +67,7 @@ def _last_axis(node: Node, types: Mapping[str, ValueType]) -> Node:
 
 
 def fronted(source: Source) -> Source:
-    """Return the source with all axes of its main graph counted from the front whose rank inference can
-    tell."""
+    """Return the source with all axes of its main graph counted from the front, if the rank is known."""
     while source.opsets.get("", 0) < LEGAL and any(map(_backward_axes, source.graph.nodes)):
         types = within.all_types(source)
         weights = source.graph.weights

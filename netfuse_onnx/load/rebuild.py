@@ -17,8 +17,7 @@ from netfuse_onnx.types import Extent, Node, Source, ValueType, Weight
 
 
 def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
-    """Return the skeleton model: the same inputs, outputs, nodes and small weights. `values` get their type
-    declared."""
+    """Return the skeleton model: inputs, outputs, nodes, small weights. `values` get their type declared."""
     graph = source.graph
     result = ModelProto(ir_version=max(source.ir_version, 4))
     for domain, version in source.opsets.items():

@@ -227,8 +227,7 @@ def label(node: NodeProto) -> str:
 
 
 def outer_names(graph: GraphProto) -> list[str]:
-    """Return the names that a body reads and does not define, in order of first use, those of nested bodies
-    included."""
+    """Return the names that a body, or one nested in it, reads and does not define, by first use."""
     local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
     local |= {t.values.name for t in graph.sparse_initializer}
     local |= {name for node in graph.node for name in node.output}

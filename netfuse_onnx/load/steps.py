@@ -192,8 +192,7 @@ def _count_to_input(lift: Lift, node: NodeProto) -> None:
 
 @step(10, "Upsample")
 def _resized(lift: Lift, node: NodeProto) -> None:
-    """The coordinates are still those of Upsample, see the step to Resize 11. All its scales are at least
-    1."""
+    """The coordinates stay those of Upsample until the step to Resize 11. All scales are at least 1."""
     scales = lift.values(node.input[1])
     if scales is not None and (scales < 1).any():
         raise lift.refused(node, "a scale is below 1")

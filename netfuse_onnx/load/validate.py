@@ -265,8 +265,7 @@ def _out_of_range(node: NodeProto, attribute: AttributeProto) -> bool:
 
 
 def _names_no_type(attribute: AttributeProto) -> bool:
-    """Return True for an attribute that should hold an element type and does not; 0 in `output_dtype` means
-    none."""
+    """Return True for an attribute that should hold an element type and does not; `output_dtype` may be 0."""
     if attribute.type != AttributeProto.INT or attribute.name not in TYPE_NAMES:
         return False
     return attribute.i not in ELEMENTS and bool(attribute.i or not attribute.name.startswith("output"))
@@ -279,14 +278,12 @@ def _typed(proto: TypeProto) -> bool:
 
 
 def _opset(holder: ModelProto | FunctionProto) -> int:
-    """Return the version of the default domain that a model or a function imports, 0 where it imports
-    none."""
+    """Return the imported version of the default domain, 0 where there is none."""
     return max((e.version for e in holder.opset_import if not schemas.canonical(e.domain)), default=0)
 
 
 def _body_counts(node: NodeProto, opset: int) -> tuple[int, int] | None:
-    """Return the numbers of inputs and outputs that each body of an operator has; None where it is
-    unknown."""
+    """Return the numbers of inputs and outputs of each body of an operator; None where unknown."""
     inputs, outputs = len(node.input), len(node.output)
     if node.op_type == "If":
         return 0, outputs

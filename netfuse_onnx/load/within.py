@@ -26,14 +26,12 @@ PASSES = 4
 
 
 def prefix(owner: str, attribute: str) -> str:
-    """Return the start of the names inside of a body. `owner` is the first output of the node that it belongs
-    to."""
+    """Return the start of the names inside of a body of the node whose first output is `owner`."""
     return f"{owner}\0{attribute}\0"
 
 
 def all_types(source: Source, complete: Complete | None = None) -> dict[str, ValueType]:
-    """Return the types by value. Values of bodies are named as match names them. `complete` is for
-    resolve_claims."""
+    """Return the types by value; values of bodies have the names that match gives them."""
     inputs = {name: kind for name, kind in source.graph.types.items() if name in source.graph.inputs}
     nodes = tuple([_undeclared(node) for node in source.graph.nodes])
     bare = source.with_graph(types=inputs, nodes=nodes)

@@ -47,8 +47,7 @@ class Demands:
             self.value.append(direct or absent or (on_the_way and not step.domain))
 
     def first_fault(self, other: Flat, uses: Sequence[str]) -> int | None:
-        """Return the first use of a weight for which the other source's weight can't stand; None where there
-        is none."""
+        """Return the first use of a weight for which the other source's weight can't stand, or None."""
         flat = self.flat
         for j, ((i, k), name) in enumerate(zip(flat.uses, uses, strict=True)):
             mine, theirs = flat.weights[flat.steps[i].ins[k]], other.weights[name]
@@ -61,14 +60,12 @@ class Demands:
         return None
 
     def _must_equal(self, j: int, other: Flat, name: str) -> bool:
-        """Return True where the value must be equal. A value that the other's file does not have must,
-        too."""
+        """Return True where the value must be equal. That also holds for a value the other's file lacks."""
         return self.value[j] or not other.file_name(name)
 
     def _same_shapes(self, i: int, other: Flat, uses: Sequence[str]) -> bool:
         """Return True where step i gives the same shapes with the other's weights, whatever its inputs are,
-        and none of its outputs decides a later shape: a window that starts elsewhere, or another range of the
-        same length."""
+        and no output decides a later shape: a window that starts elsewhere, a range of the same length."""
         step = self.flat.steps[i]
         if step.scope or not any(step.outs) or not self._steering.isdisjoint(step.outs):
             return False
@@ -82,33 +79,24 @@ class Demands:
         size is neither a number nor a symbol of the graph's inputs."""
         names = [f"weight {k}" if k in operands else name for k, name in enumerate(step.ins)]
         types = {name: self.graph.types.get(name, ValueType()) for name in names if name in step.ins and name}
-        weights = {f"weight {k}": weight for k, weight in operands.items()}
+        values = {f"weight {k}": weight for k, weight in operands.items()}
         node = Node(step.op, step.domain, "", tuple(names), tuple(filter(None, step.outs)), step.attrs)
-        shapes = infer_alone(node, weights, types, self.flat.opsets)
+        shapes = infer_alone(node, values, types, self.flat.opsets)
         sizes = [size for shape in shapes for size in ((None,) if shape is None else shape)]
         inputs = [self.graph.types.get(name, ValueType()) for name in self.graph.inputs]
         symbols = {dim for kind in inputs for dim in kind.dims or () if dim}
         return shapes if all(isinstance(size, int) or size in symbols for size in sizes) else None
 
-    def differs(self, step: int, other: Flat, pairing: Pairing) -> bool:
-        """Return True where the step reads a weight whose shape, or shape-deciding value, the other does not
-        share."""
-        return self._unlike(step, other, pairing) is not None
-
     def difference(self, step: int, other: Flat, pairing: Pairing) -> str:
-        """Describe that weight; empty where there is none."""
-        j = self._unlike(step, other, pairing)
+        """Describe the first weight of a step that differs in shape or shape-deciding value; else ''."""
+        uses = (j for j in self._of_step.get(step, ()) if self._is_unlike(j, other, pairing))
+        j = next(uses, None)
         return "" if j is None else self._unequal(j, other, pairing).what
 
     def unlike(self, other: Flat, pairing: Pairing) -> list[tuple[int, int]]:
-        """Return all uses of weights, as (step, operand), whose shape, or shape-deciding value, the other
-        does not share."""
+        """Return all uses of weights, as (step, operand), that differ in shape or shape-deciding value."""
         uses = self.flat.uses
         return [uses[j] for j in range(len(uses)) if self._is_unlike(j, other, pairing)]
-
-    def _unlike(self, step: int, other: Flat, pairing: Pairing) -> int | None:
-        uses = self._of_step.get(step, ())
-        return next((j for j in uses if self._is_unlike(j, other, pairing)), None)
 
     def _is_unlike(self, j: int, other: Flat, pairing: Pairing) -> bool:
         i, k = self.flat.uses[j]

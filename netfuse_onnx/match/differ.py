@@ -42,8 +42,7 @@ class Difference:
 
 
 def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
-    """Return the error for two graphs that are not isomorphic. `miss` is the step where the positional walk
-    ended."""
+    """Return the error for two graphs that are not isomorphic. `miss` is where the positional walk ended."""
     left, right = from_inputs(a, Level.SHAPES), from_inputs(b, Level.SHAPES)
     only_a, only_b = _surplus(a, left, b, right), _surplus(b, right, a, left)
     if not only_a and not only_b:
@@ -77,8 +76,7 @@ def error(a: Flat, i: int, b: Flat, j: int, difference: Difference) -> NotEquiva
 
 
 def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], list[int]]) -> Difference:
-    """Return the difference between step x of a and step y of b. Operands come last, as they may differ as a
-    consequence."""
+    """Return the difference between step x of a and step y of b. Operands come last: they may only follow."""
     if (x.op, x.domain) != (y.op, y.domain):
         return Difference(
             f"{x.node.key} is not {y.node.key}", SAME_CODE, "operator", left=x.node.key, right=y.node.key
@@ -151,8 +149,7 @@ def unequal_weights_text(name: str, mine: Weight, other: str, theirs: Weight) ->
 
 
 def _stored_difference(a: Flat, name: str, b: Flat, other: str) -> Difference | None:
-    """Return the difference of two stored operands in terms of the files; None where type and shape are
-    equal."""
+    """Return the difference of two stored operands; None where type and shape are equal."""
     if not unequal_weights_text(name, a.weights[name], other, b.weights[other]):
         return None
     ours, theirs = a.file_name(name), b.file_name(other)

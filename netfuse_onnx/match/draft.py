@@ -1,5 +1,4 @@
-"""A step that is being rewritten to its normal form: what is known of its operands, and what becomes of
-them."""
+"""A step on the way to its normal form: what is known of its operands, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -16,15 +15,13 @@ from netfuse_onnx.storage.tensors import EXACT_TYPES, INDEX_TYPES
 from netfuse_onnx.types import Dim, ValueType, Weight
 
 SMALL = 1 << 13
-"""The largest number of bytes of a constant that is read for axes, bounds or sizes. Larger ones stay as they
-are."""
+"""The largest number of bytes of a constant of axes, bounds or sizes that is read."""
 NUMERIC = frozenset({*EXACT_TYPES, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 """Element types whose zero can be written."""
 
 
 class Draft:
-    """The attributes and operands of a step, to be changed in place. An operand is a name or a new
-    constant."""
+    """The attributes and operands of a step, changed in place. An operand is a name or a new constant."""
 
     def __init__(self, step: Step, flat: Flat, types: Mapping[str, ValueType]) -> None:
         self.step, self.flat, self.types = step, flat, types
@@ -39,8 +36,7 @@ class Draft:
         return self.flat.opsets.get(self.step.domain, 1)
 
     def since(self) -> int:
-        """Return the opset in which the operator took its present form; 0 for one that is not of the
-        standard."""
+        """Return the opset that gave the operator its present form; 0 outside of the standard."""
         facts = schemas.facts(self.step.op, self.step.domain, self.version)
         return facts.since if facts else 0
 

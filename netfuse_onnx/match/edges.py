@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.match.flat import Flat
-from netfuse_onnx.match.isomorph import isomorphism
-from netfuse_onnx.match.refine import Colours, Level, refine
+from netfuse_onnx.match.isomorph import correspondence
+from netfuse_onnx.match.refine import Level
 from netfuse_onnx.match.signature import contradiction, type_text
 from netfuse_onnx.types import Edge, Graph, Source, ValueType
 
@@ -121,14 +121,12 @@ def _regardless(rest: Sequence[str], left: Sequence[str]) -> dict[str, str]:
 
 
 def search(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> Edge | None:
-    """Return pairs by which the graphs correspond, or None. Where the graphs leave a choice, the proposed
-    pairs count."""
+    """Return pairs by which the graphs correspond, or None; the proposed pairs where there is a choice."""
     return _by_graphs(ours, other, proposed, common_names(proposed), levels)
 
 
 def crossed(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> str:
-    """Return the hint to rename, where sources that do not correspond otherwise would if one name could stand
-    for two things."""
+    """Return the hint to rename, for sources that correspond only if one name stands for two things."""
     pairs = _by_graphs(ours, other, proposed, Edge({}, {}), levels)
     return "" if pairs is None else _crossed(ours[1], other[1], pairs)
 
@@ -140,15 +138,11 @@ def _by_graphs(ours: Side, other: Side, proposed: Edge, fixed: Edge, levels: Seq
     a = _opened(*ours, set(fixed.inputs), set(fixed.outputs))
     b = _opened(*other, set(fixed.inputs.values()), set(fixed.outputs.values()))
     for level in levels:
-        colours = refine(a, b, level)
-        if isinstance(colours, Colours):
-            pairing = isomorphism(a, b, (colours.a, colours.b), level)
-            if pairing is not None:
-                outputs = {**fixed.outputs, **pairing.outputs}
-                return Edge(
-                    _completed({**fixed.inputs, **pairing.inputs}, proposed.inputs),
-                    {name: outputs[name] for name in proposed.outputs},
-                )
+        pairing = correspondence(a, b, level)
+        if pairing is not None:
+            inputs = _completed({**fixed.inputs, **pairing.inputs}, proposed.inputs)
+            outputs = {**fixed.outputs, **pairing.outputs}
+            return Edge(inputs, {name: outputs[name] for name in proposed.outputs})
     return None
 
 
@@ -162,8 +156,7 @@ def _opened(source: Source, flat: Flat, inputs: set[str], outputs: set[str]) -> 
 
 
 def _completed(pairs: dict[str, str], proposed: Mapping[str, str]) -> dict[str, str]:
-    """Return all inputs in the first source's order: those that nothing reads pair as proposed, else in
-    order."""
+    """Return all inputs in the first source's order: unread ones pair as proposed, else in order."""
     taken = set(pairs.values())
     for name, twin in proposed.items():
         if name not in pairs and twin not in taken:

@@ -64,8 +64,7 @@ class Flat:
 
 
 def flatten(source: Source, edge: Edge | None = None) -> Flat:
-    """List the steps of a source. Its inputs and outputs take the order of the first source's that they stand
-    for."""
+    """List the steps of a source. Inputs and outputs take the order of the first source's."""
     graph: Graph = source.graph
     inputs = graph.inputs if edge is None else tuple(edge.inputs.values())
     outputs = graph.outputs if edge is None else tuple(edge.outputs.values())

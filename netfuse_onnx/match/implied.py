@@ -33,8 +33,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def recurrent(draft: Draft) -> None:
-    """Drop a hidden size that the weights have, and activations that are the default in any case of
-    letters."""
+    """Drop a hidden size that the weights have, and default activations in any case of letters."""
     default = RECURRENT[draft.step.op] * (2 if draft.attr("direction") == b"bidirectional" else 1)
     named = draft.attrs.get("activations")
     if named is not None and tuple(name.lower() for name in named[: len(default)]) == default:

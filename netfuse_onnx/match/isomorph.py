@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.refine import Level, leaf_marks
+from netfuse_onnx.match.refine import Colours, Level, leaf_marks, refine
 from netfuse_onnx.match.sameness import commutative
 
 TRIES = 5000
@@ -81,9 +81,9 @@ class _Search:
         return None
 
     def options(self, state: _State) -> list[tuple[int, str, str]]:
-        """Return ways to pair one operand, as (place in `open`, operand of a, operand of b). They are those
-        of the first group with at most one way, else of the first group. Proposed inputs and outputs come
-        first, then equal names."""
+        """Return ways to pair one operand, as (place in `open`, operand of a, operand of b), of the first
+        group with at most one way, else of the first group. Proposed inputs and outputs come first, then
+        equal names."""
         best: list[tuple[int, str, str]] = []
         for place, (ours, theirs) in enumerate(state.open):
             x = ours[0]
@@ -157,6 +157,12 @@ class _Search:
             else:
                 pairs += zip(ours, theirs, strict=True)
         return True
+
+
+def correspondence(a: Flat, b: Flat, level: Level) -> Pairing | None:
+    """Return a correspondence of steps whose colours agree at this level, or None."""
+    colours = refine(a, b, level)
+    return isomorphism(a, b, (colours.a, colours.b), level) if isinstance(colours, Colours) else None
 
 
 def isomorphism(

@@ -32,8 +32,7 @@ def front(axes: Sequence[int], rank: int | None) -> list[int] | None:
 
 
 def unordered(axes: Sequence[int], rank: int | None) -> list[int] | None:
-    """Count the axes from the front and sort them. Without a rank they are sorted only if all count from one
-    end."""
+    """Count the axes from the front and sort them; without a rank only if all count from one end."""
     counted = front(axes, rank)
     if counted is None and all(axis < 0 for axis in axes):
         counted = list(axes)

@@ -1,5 +1,4 @@
-"""The correspondences of all other sources with the first: of the files as they are, else of their normal
-forms.
+"""The correspondences of all other sources with the first: of the files, else of their normal forms.
 
 Files of one exporter have one spelling, so nearly all families are done with the first. Where some pair does
 not match, all sources are brought into normal form (spelling.py), for which the types of all values are
@@ -18,9 +17,9 @@ from netfuse_onnx.match import differ
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import Flat, places
-from netfuse_onnx.match.isomorph import isomorphism
+from netfuse_onnx.match.isomorph import correspondence
 from netfuse_onnx.match.positional import Miss, Pairing, walk
-from netfuse_onnx.match.refine import Colours, Level, refine
+from netfuse_onnx.match.refine import Level
 from netfuse_onnx.match.restored import BothForms, TwoSpellings, in_file_terms, with_first_attributes
 from netfuse_onnx.match.spelling import normal_form
 from netfuse_onnx.ops.axes import INPUTS
@@ -34,8 +33,7 @@ SPELLING = (
 
 @dataclass(frozen=True, slots=True)
 class PairedFamily:
-    """The steps of the first source and of the others, and the correspondence of each of these with the
-    first."""
+    """The steps of the first source and of the others, and the correspondence of each of these."""
 
     first: Flat
     others: list[Flat]
@@ -69,8 +67,7 @@ def pair_family(
     partial: bool,
     complete: Complete | None,
 ) -> PairedFamily:
-    """Return the correspondences of all others. `as_filed` are the attempts on the files as they are. Raises
-    NotEquivalent."""
+    """Return all correspondences. `as_filed` are those of the files. Raises NotEquivalent."""
     flats = [other.flat for other in others]
     pairings = [
         tried.exact
@@ -94,8 +91,7 @@ def attempt(a: Flat, b: Flat, demands: Demands) -> Attempt:
     if best is not None and demands.first_fault(b, best.uses) is None:
         return Attempt(best, best, miss)
     for level in (Level.VALUES, Level.STEERING, Level.SHAPES):
-        colours = refine(a, b, level)
-        pairing = isomorphism(a, b, (colours.a, colours.b), level) if isinstance(colours, Colours) else None
+        pairing = correspondence(a, b, level)
         if pairing is not None and demands.first_fault(b, pairing.uses) is None:
             return Attempt(pairing, pairing, miss)
         best = best or pairing
@@ -105,10 +101,7 @@ def attempt(a: Flat, b: Flat, demands: Demands) -> Attempt:
 def pair_loosely(a: Flat, b: Flat) -> Pairing | None:
     """Look for a correspondence that leaves attributes and weights out of account."""
     walked = walk(a, b, loose=True)
-    if isinstance(walked, Pairing):
-        return walked
-    colours = refine(a, b, Level.LOOSE)
-    return isomorphism(a, b, (colours.a, colours.b), Level.LOOSE) if isinstance(colours, Colours) else None
+    return walked if isinstance(walked, Pairing) else correspondence(a, b, Level.LOOSE)
 
 
 def _same_axis_constants(a: Flat, b: Flat, pairing: Pairing) -> bool:
@@ -190,8 +183,7 @@ class _NormalForms:
             return None
 
     def _loose_as_filed(self) -> list[Pairing] | None:
-        """Return the correspondences of the files as they are that --partial accepts; None where one is
-        missing."""
+        """Return the correspondences of the files that --partial accepts; None where one is missing."""
         attempts = [
             tried.exact or tried.best or pair_loosely(self.forms.own, other.flat)
             for tried, other in zip(self.as_filed, self.others, strict=True)
@@ -208,12 +200,9 @@ class _NormalForms:
         return error
 
     def _partial_hint(self) -> str:
-        """Return the hint on --partial, which counts the differences of all files; empty where it would not
-        help."""
-        ours, rows = (
-            self.forms.with_normal_attributes,
-            [self.loose(self.both_forms(other)) for other in self.others],
-        )
+        """Return the hint on --partial, which counts all differences; empty where it would not help."""
+        ours = self.forms.with_normal_attributes
+        rows = [self.loose(self.both_forms(other)) for other in self.others]
         pairs = [row for row in rows if row is not None]
         if len(pairs) < len(rows):
             ours, pairings = self.forms.own, self._loose_as_filed()

@@ -39,7 +39,7 @@ def described(
     shapes = _Shapes(family, differing(ours, others), others)
     for i, step in enumerate(ours.steps):
         if not step.scope:
-            differs = any(demands.differs(i, flat, pairing) for _, flat, pairing in others)
+            differs = any(demands.difference(i, flat, pairing) for _, flat, pairing in others)
             shapes.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
     sentences = tuple(_differences(ours, demands, ((flat, pairing) for _, flat, pairing in others)))
     return replace(
@@ -76,8 +76,7 @@ class _Shapes:
         self._symbols = {dim for dims in fed for dim in dims if isinstance(dim, str)}
 
     def add(self, step: Step, twins: Sequence[Step], differs: bool) -> None:
-        """Add the outputs of a step. `differs`: it reads a weight that differs in shape, or in a value that
-        decides a shape."""
+        """Add the outputs of a step. `differs`: a weight differs in shape, or in a value that decides one."""
         node = self.family.graph.nodes[step.main]
         tainted = differs or step.main in self.attrs or not self.ragged.isdisjoint(node.reads)
         outputs: tuple[OutputShapes, ...] = ()
@@ -137,8 +136,7 @@ class _Shapes:
         return False
 
     def _sizes_differ(self, a: Dim, b: Dim, tainted: bool) -> bool:
-        """Return True where two sizes may differ. A symbol means one size in all models only if it is one of
-        the inputs'."""
+        """Return True where two sizes may differ. Only symbols of inputs mean one size in all models."""
         if isinstance(a, int) and isinstance(b, int):
             return a != b
         return tainted and (a not in self._symbols or a != b)

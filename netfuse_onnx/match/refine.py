@@ -40,8 +40,7 @@ class Colours:
 
 @dataclass(frozen=True, slots=True)
 class Unequal:
-    """The colours of the first round in which they differ: steps whose colour only one graph has are near the
-    difference."""
+    """The colours of the first round in which they differ: the surplus is near the difference."""
 
     a: list[int]
     b: list[int]
@@ -100,8 +99,7 @@ class _Side:
         return colours
 
     def backward(self, own: Sequence[int]) -> list[int]:
-        """Return the colours of a sweep from the outputs, on top of `own`. `contexts` keeps the part without
-        `own`."""
+        """Return the colours of a sweep from the outputs, on top of `own`; `contexts` leaves that out."""
         readers: dict[str, list[int]] = {}
         for i, name in enumerate(self.flat.outputs):
             place = "open" if name in self.flat.open_outputs else i

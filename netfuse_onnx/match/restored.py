@@ -35,8 +35,7 @@ class BothForms:
 
 
 def with_first_attributes(a: BothForms, b: Flat, pairing: Pairing) -> Flat:
-    """Return the steps of another source whose file is spelled like the first's, with the normal attributes
-    of the first."""
+    """Return another source whose file is spelled like the first's, with its normal attributes."""
     attrs = {j: a.normal.steps[i].attrs for i, j in enumerate(pairing.steps)}
     steps = [
         x if tables.learned(x.op, x.domain) else replace(x, attrs=attrs[j]) for j, x in enumerate(b.steps)
@@ -54,8 +53,8 @@ class TwoSpellings(Exception):
 
 
 def in_file_terms(a: BothForms, b: BothForms, pairing: Pairing) -> tuple[Flat, Pairing]:
-    """Return the other source and its correspondence in terms of the files; `pairing` is that of the normal
-    forms. Raises TwoSpellings."""
+    """Return the other source and its correspondence, given that of the normal forms, in terms of the files.
+    Raises TwoSpellings."""
     twins = dict(zip(a.normal.uses, pairing.uses, strict=True))
     stored: dict[str, Weight] = dict(b.normal.weights)
     chosen: dict[tuple[int, int], str] = {}
@@ -77,7 +76,7 @@ def in_file_terms(a: BothForms, b: BothForms, pairing: Pairing) -> tuple[Flat, P
 
 
 def _stored(flat: Flat, step: Step, operands: frozenset[int]) -> list[int]:
-    """Return the operands among `places` that are weights."""
+    """Return those of the operands that are weights."""
     return [k for k in sorted(operands) if k < len(step.ins) and step.ins[k] in flat.weights]
 
 

@@ -55,8 +55,7 @@ def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
 
 
 def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[Edge]) -> tuple[str, ...]:
-    """Return a sentence for every dim of an input that is static in some sources only, and so in the merged
-    model."""
+    """Return a sentence for every dim of an input that is static in some sources only."""
     first = sources[0].graph.inputs
     twins = [edge.inputs for edge in edges]
     sentences = []
@@ -108,8 +107,7 @@ def _narrowed(
 
 
 def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
-    """Return why no value has both types, as `has rank {} and rank {}` and the two sides; None where some
-    value may."""
+    """Return why no value has both types, as `has rank {} and rank {}` and the two sides, or None."""
     if type_text(mine) != type_text(its):
         return "is {} and {}", type_text(mine), type_text(its)
     if mine.proto is not None or mine.dims is None or its.dims is None:

@@ -23,8 +23,7 @@ Family = tuple[Weight, ...]
 def untie(
     graph: Graph, flat: Flat, others: Sequence[Flat], pairings: Sequence[Pairing]
 ) -> tuple[Graph, dict[str, Family]]:
-    """Return the first source's graph with one name for each distinct family of weights, and these
-    families."""
+    """Return the first source's graph with a name for each family of weights, and these families."""
     weights = [other.weights for other in others]
     names: dict[str, dict[tuple[str, ...], str]] = {}
     families: dict[str, Family] = {}
