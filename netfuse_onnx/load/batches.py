@@ -59,10 +59,10 @@ def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterato
         tensor = helper.make_tensor(name, 7, [1], [value])
         return helper.make_node("Constant", [], [name], value=tensor)
 
-    zero, one, far, length, longest = (
+    zero, one, end, length, longest = (
         lift.fresh(name) for name in ("zero", "one", "far", "length", "longest")
     )
-    yield from (const(zero, 0), const(one, 1), const(far, 1 << 62))
+    yield from (const(zero, 0), const(one, 1), const(end, 1 << 62))
     yield helper.make_node("Unsqueeze", [item.input[0].name], [length], axes=[0])
     shape = lift.fresh("shape")
     yield helper.make_node("Shape", [inner.input[states]], [shape])
@@ -79,11 +79,11 @@ def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterato
         filled.append((short, inner.output[k], item.output[k].type.tensor_type.elem_type))
         inner.output[k] = short
     yield inner
-    for short, full, kind in filled:
+    for short, full, element_type in filled:
         size, tail, missing, zeros = (lift.fresh(name) for name in ("size", "tail", "missing", "zeros"))
         yield helper.make_node("Shape", [short], [size])
-        yield helper.make_node("Slice", [size, one, far, zero], [tail])
+        yield helper.make_node("Slice", [size, one, end, zero], [tail])
         yield helper.make_node("Concat", [rest, tail], [missing], axis=0)
-        value = helper.make_tensor("value", kind or 1, [1], [0])
+        value = helper.make_tensor("value", element_type or 1, [1], [0])
         yield helper.make_node("ConstantOfShape", [missing], [zeros], value=value)
         yield helper.make_node("Concat", [short, zeros], [full], axis=0)

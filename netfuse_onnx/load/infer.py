@@ -109,7 +109,7 @@ def _with(
 
 
 def _meet(first: ValueType, second: ValueType | None) -> ValueType:
-    """What two accounts of one value know together; the second where they contradict."""
+    """Combine two accounts of one value; the second counts where they contradict."""
     if second is None or first.proto is not None:
         return first
     if second.proto is not None:

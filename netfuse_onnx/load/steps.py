@@ -202,7 +202,7 @@ def _resized(lift: Lift, node: NodeProto) -> None:
 
 @step(11, "Clip")
 def _limits_to_inputs(lift: Lift, node: NodeProto) -> None:
-    """Where they are absent, the limits of float16 and double are those of float32."""
+    """The limits of float16 and double are those of float32 where they are absent."""
     ins = [node.input[0]]
     for name in ("min", "max"):
         value = attr(node, name)

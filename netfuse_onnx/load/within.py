@@ -100,12 +100,12 @@ def _clear(body: GraphProto) -> None:
 
 
 def _of_bodies(node: NodeProto, outer: Names) -> dict[str, ValueType]:
-    found: dict[str, ValueType] = {}
+    types: dict[str, ValueType] = {}
     owner = next((name for name in map(outer, node.output) if name), "")
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
-            found |= _of_body(attribute.g, prefix(owner, attribute.name), outer)
-    return found
+            types |= _of_body(attribute.g, prefix(owner, attribute.name), outer)
+    return types
 
 
 def _of_body(body: GraphProto, start: str, outer: Names) -> dict[str, ValueType]:
@@ -115,10 +115,10 @@ def _of_body(body: GraphProto, start: str, outer: Names) -> dict[str, ValueType]
         return start + name if name in local and name else outer(name)
 
     infos = (*body.input, *body.value_info, *body.output)
-    found = {start + info.name: value_type(info.type) for info in infos if info.name in local}
+    types = {start + info.name: value_type(info.type) for info in infos if info.name in local}
     for node in body.node:
-        found |= _of_bodies(node, renamed)
-    return found
+        types |= _of_bodies(node, renamed)
+    return types
 
 
 def _defined(body: GraphProto) -> Iterator[str]:

@@ -42,7 +42,9 @@ def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[st
             count[step.main] += 1
         elif not step.scope and (differs or step.main in inside):
             bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(models)))
-            attributes[step.main] = tuple({**its, **held} for its, held in zip(models, bodies, strict=True))
+            attributes[step.main] = tuple(
+                {**its, **own_bodies} for its, own_bodies in zip(models, bodies, strict=True)
+            )
     return attributes
 
 

@@ -118,8 +118,8 @@ class _Shapes:
         """Declare of an output only what all models may. `own` are its names in the other sources."""
         if name in self.declared:
             rows = zip(self._said, own, strict=True)
-            said = [self.declared[name], *(declared.get(twin, ValueType()) for declared, twin in rows)]
-            self.declared[name] = _common(said)
+            types = [self.declared[name], *(declared.get(twin, ValueType()) for declared, twin in rows)]
+            self.declared[name] = _common(types)
 
     def _shapes_differ(self, shapes: Sequence[Dims], tainted: bool) -> bool:
         """Return True where the shapes may differ. `tainted`: something that the node depends on differs, so
@@ -152,11 +152,11 @@ class _Shapes:
                 )
 
 
-def _better(kind: ValueType, told: Dims) -> ValueType:
+def _better(kind: ValueType, sizes: Dims) -> ValueType:
     """A type with the sizes that were told of it, and the numbers that it has besides."""
-    if told is None or kind.dims is None or len(told) != len(kind.dims):
-        return kind if told is None else replace(kind, dims=told)
-    return replace(kind, dims=tuple(b if b is not None else a for a, b in zip(kind.dims, told, strict=True)))
+    if sizes is None or kind.dims is None or len(sizes) != len(kind.dims):
+        return kind if sizes is None else replace(kind, dims=sizes)
+    return replace(kind, dims=tuple(b if b is not None else a for a, b in zip(kind.dims, sizes, strict=True)))
 
 
 def _smallest(sizes: Sequence[Dim]) -> int | None:
@@ -226,7 +226,7 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
 
 
 def _common(kinds: Iterable[ValueType]) -> ValueType:
-    """What is known of the type in all models."""
+    """Return what all models have in common of a type."""
     first, *others = kinds
     dims = first.dims
     for other in others:
