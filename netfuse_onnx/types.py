@@ -299,8 +299,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowering per node (by index in the graph). `ragged`: graph outputs whose shape may differ between the
-    models."""
+    """A lowering per node, by its index. `ragged`: graph outputs whose shape may differ between models."""
 
     lowerings: tuple[Lowering, ...]
     cost: float
