@@ -60,18 +60,20 @@ def unknown(source: Source) -> tuple[str, ...]:
 
 
 def _run(source: Source, given: Mapping[str, ValueType] | None = None) -> dict[str, ValueType]:
-    """Run onnx's inference once from the declared inputs and `known`; outputs keep what is known of them."""
+    """Run onnx's inference once from the types of inputs and those given; outputs keep what the source
+    knows."""
     graph = source.graph
     bare = {name: graph.types[name] for name in graph.inputs if name in graph.types}
     start = source.with_graph(types=bare | dict(given or {}))
     declared = {name: graph.types[name] for name in graph.outputs if name in graph.types}
-    graph_out = inferred(start, given or {})
-    if graph_out is None:
-        told = dict(given or {})
+    skeleton = inferred(start, given or {})
+    if skeleton is None:
+        by_onnx = dict(given or {})
     else:
-        told = {info.name: value_type(info.type) for info in (*graph_out.value_info, *graph_out.output)}
+        infos = (*skeleton.value_info, *skeleton.output)
+        by_onnx = {info.name: value_type(info.type) for info in infos}
     values = [name for node in graph.nodes for name in node.outputs if name]
-    types = {name: _meet(told.get(name, ValueType()), declared.get(name)) for name in values}
+    types = {name: _meet(by_onnx.get(name, ValueType()), declared.get(name)) for name in values}
     return types | bare
 
 
@@ -85,11 +87,11 @@ def _unclaimed(skeleton: ModelProto) -> None:
             dim.Clear()
 
 
-def inferred(source: Source, known: Mapping[str, ValueType]) -> GraphProto | None:
-    """Return the graph with what onnx infers from the source's types and `known`; None where it fails."""
+def inferred(source: Source, more: Mapping[str, ValueType]) -> GraphProto | None:
+    """Return the graph with what onnx infers from the source's types and `more`; None where it fails."""
     try:
         outputs = source.graph.outputs
-        skeleton = rebuild.model(source, values=[name for name in known if name not in outputs])
+        skeleton = rebuild.model(source, values=[name for name in more if name not in outputs])
         corrected(skeleton)
         _unclaimed(skeleton)
         with known_to_onnx(skeleton.graph):
@@ -98,14 +100,12 @@ def inferred(source: Source, known: Mapping[str, ValueType]) -> GraphProto | Non
         return None
 
 
-def _with(
-    source: Source, types: dict[str, ValueType], known: Mapping[str, ValueType]
-) -> dict[str, ValueType]:
+def _with(source: Source, types: dict[str, ValueType], more: Mapping[str, ValueType]) -> dict[str, ValueType]:
     """Infer again from more types. Nothing that was known gets lost."""
-    if not known:
+    if not more:
         return types
-    second = _run(source, known)
-    return {name: _meet(_meet(types[name], second.get(name)), known.get(name)) for name in types}
+    second = _run(source, more)
+    return {name: _meet(_meet(types[name], second.get(name)), more.get(name)) for name in types}
 
 
 def _meet(first: ValueType, second: ValueType | None) -> ValueType:

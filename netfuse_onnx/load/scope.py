@@ -27,8 +27,8 @@ from netfuse_onnx.types import Weight
 FETCH_LIMIT = 1 << 30
 """The largest total of bytes of large tensors in attributes of one graph. They are held in memory."""
 
-_REFUSED = {AttributeProto.UNDEFINED, AttributeProto.GRAPHS}  # no operator has lists of graphs
-_KINDS = {int(v): k for k, v in AttributeProto.AttributeType.items()}
+_REFUSED = {AttributeProto.UNDEFINED, AttributeProto.GRAPHS}  # no operator takes lists of graphs
+_TYPES = {int(v): k for k, v in AttributeProto.AttributeType.items()}
 
 
 @dataclass(slots=True)
@@ -203,14 +203,14 @@ class Scope:
         named = f"the attribute '{attribute.name}' of {label(node)}"
         if attribute.ref_attr_name:
             return self.fault(f"{named} refers to '{attribute.ref_attr_name}' of a function, and is in none")
-        return self.fault(f"{named} is of kind {_KINDS[attribute.type]}")
+        return self.fault(f"{named} has the type {_TYPES[attribute.type]}, which no operator takes")
 
     def _attribute(self, node: NodeProto, facts: schemas.Facts, attribute: AttributeProto) -> None:
         """Raise the error for an attribute that the operator does not have, or not of this type."""
         name = attribute.name
         if name not in facts.kinds:
             raise self.fault(f"{label(node)} has an attribute '{name}', which the operator does not know")
-        given, wanted = _KINDS.get(attribute.type, "?"), _KINDS.get(facts.kinds[name], "?")
+        given, wanted = _TYPES.get(attribute.type, "?"), _TYPES.get(facts.kinds[name], "?")
         raise self.fault(f"the attribute '{name}' of {label(node)} is {given} and should be {wanted}")
 
 

@@ -81,10 +81,10 @@ def flatten(source: Source, edge: Edge | None = None) -> Flat:
 
 def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str], str]) -> Iterator[Step]:
     """Yield the steps of the node's bodies, then the node itself."""
-    plain = {name: value for name, value in node.attrs.items() if not isinstance(value, GraphProto)}
-    extra: list[str] = []
+    attrs = {name: value for name, value in node.attrs.items() if not isinstance(value, GraphProto)}
+    of_bodies: list[str] = []
     owner = next((name for name in map(outer, node.outputs) if name), "")
-    for name in sorted(node.attrs.keys() - plain.keys()):
+    for name in sorted(node.attrs.keys() - attrs.keys()):
         prefix = within.prefix(owner, name)
         body: GraphProto = node.attrs[name]
         inner = (*scope, name)
@@ -98,10 +98,10 @@ def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str]
         yield Step(BEGIN, "", (), starts, {"of": name, "op": node.op}, node, main, inner)
         for part in body.node:
             yield from _opened(_node(part), main, inner, rename)
-        extra += [token, *(rename(v.name) for v in body.output)]
-    ins = (*map(outer, node.inputs), *extra)
+        of_bodies += [token, *(rename(v.name) for v in body.output)]
+    ins = (*map(outer, node.inputs), *of_bodies)
     outs = tuple(map(outer, node.outputs))
-    yield Step(node.op, node.domain, ins, outs, plain, node, main, scope)
+    yield Step(node.op, node.domain, ins, outs, attrs, node, main, scope)
 
 
 def _node(proto: NodeProto) -> Node:

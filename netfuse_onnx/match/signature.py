@@ -143,13 +143,13 @@ def _proto_text(proto: TypeProto) -> str:
 
 
 def _input_error(
-    first: Source, other: Source, name: str, twin: str, said: str, left: str, right: str
+    first: Source, other: Source, name: str, twin: str, sentence: str, left: str, right: str
 ) -> NotEquivalent:
-    """Return the error for an input whose types contradict. `said` has a place for each side."""
+    """Return the error for an input of several types. `sentence` has a place for each side."""
     also = "" if name == twin else f" ('{twin}' in the second)"
     files = first.path, other.path
     return NotEquivalent(
-        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {said.format(left, right)}.",
+        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {sentence.format(left, right)}.",
         HINT,
         Mismatch("input", files, value=name, left=left, right=right),
     )
