@@ -245,7 +245,7 @@ UNRANKED = "u = Squeeze(h) "
     [
         ("y = Softmax<axis=1>(u)", "y = Softmax<axis=-1>(u)", "is 1 and -1, and the rank"),
         (ints("a", [1]) + "y = ReduceSum(u, a)", ints("a", [-1]) + "y = ReduceSum(u, a)",
-         "is [1] and [-1], and the rank that they count in is not known"),
+         "is [1] and [-1], and the rank is unknown, so axes from the front can't be compared"),
         ("y = Shape<start=1>(u)", "y = Shape<start=-1>(u)", "attribute 'start' is 1 and -1"),
     ],
 )  # fmt: skip
