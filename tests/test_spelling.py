@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load.forms import respelled
+from netfuse_onnx.load.fused import respelled
 from netfuse_onnx.load.loader import load
 
 LONG = "float two = {2.0}, float eps = {0.00001}, int64[1] last = {-1}"

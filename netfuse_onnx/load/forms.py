@@ -1,9 +1,7 @@
-"""One spelling for what exporters write in several ways from one opset to the next.
+"""Rewriting of a graph by forms: functions that replace a node, and what it reads, by an equal node.
 
-Only families whose files do not match as they are get respelled. Each form computes the same numbers as the
-spelling of the file, except layer normalisation and Gelu: these become one operator (from opset 17 and 20 on)
-and round as ONNX Runtime rounds when it fuses them. Spellings of axes, bounds and defaults are not treated
-here: the comparison itself ignores them (match/spelling.py).
+The forms are in fused.py. Spellings of axes, bounds and defaults are not among them: the comparison itself
+ignores these (match/spelling.py).
 """
 
 from __future__ import annotations
@@ -27,14 +25,6 @@ Values = np.ndarray[Any, Any]
 Form = Callable[["Forms", Node], Node | None]
 FORMS: dict[str, list[Form]] = {}
 """Operator -> the forms that end in a node of this operator."""
-
-
-def respelled(source: Source) -> Source:
-    """Return the source with every form in its one spelling; the same object where nothing changes."""
-    graph = source.graph
-    while (changed := Forms(source, graph).run()) is not graph:
-        graph = changed
-    return source if graph is source.graph else replace(source, graph=graph)
 
 
 def form(*ops: str) -> Callable[[Form], Form]:

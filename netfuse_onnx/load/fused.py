@@ -1,4 +1,9 @@
-"""Groups of operators in older exports for which newer exports write one operator."""
+"""Groups of operators in older exports for which newer exports write one operator.
+
+Only families whose files do not match as they are get respelled. Each form computes the same numbers as the
+spelling of the file, except layer normalisation and Gelu: these become one operator (from opset 17 and 20 on)
+and round as ONNX Runtime rounds when it fuses them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,15 @@ import numpy as np
 
 from netfuse_onnx.load.forms import Forms, form
 from netfuse_onnx.storage.tensors import EXACT_TYPES
-from netfuse_onnx.types import Node
+from netfuse_onnx.types import Node, Source
+
+
+def respelled(source: Source) -> Source:
+    """Return the source with every form in its one spelling; the same object where nothing changes."""
+    graph = source.graph
+    while (changed := Forms(source, graph).run()) is not graph:
+        graph = changed
+    return source if graph is source.graph else replace(source, graph=graph)
 
 
 @form("Not")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import forms, fused, opset  # noqa: F401  the forms register themselves
+from netfuse_onnx.load import fused, opset
 from netfuse_onnx.load.claims import Complete, resolve_claims
 from netfuse_onnx.match import attributes, edges, signature, tied
 from netfuse_onnx.match import partial as partial_
@@ -51,7 +51,7 @@ def match(
     try:
         return _matched(sources, names, partial, complete, named)
     except NotEquivalent as first_error:
-        respelled = tuple(map(forms.respelled, sources))
+        respelled = tuple(map(fused.respelled, sources))
         if all(other is source for other, source in zip(respelled, sources, strict=True)):
             raise
         try:
