@@ -15,8 +15,8 @@ from onnx import GraphProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.signature import surely_different
+from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.report import DifferenceRow, FamilyRow
-from netfuse_onnx.storage.tensors import INDEX_TYPES
 from netfuse_onnx.types import Correspondence, Node, Source, ValueType
 
 Match = Callable[[Sequence[Source], Sequence[str]], Correspondence]

@@ -13,13 +13,11 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
 
-from onnx import GraphProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, TypeProto
 
 from netfuse_onnx.load.infer import infer, unknown, varying
-from netfuse_onnx.load.normal import value_type
-from netfuse_onnx.ops.shapes import every_node
+from netfuse_onnx.ops import kinds, walk
 from netfuse_onnx.run import expressions, symbols
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
 
@@ -101,7 +99,7 @@ def _collected(graph: Graph) -> Iterator[tuple[Node, int]]:
 
 def _claims_more(node: Node, k: int, typed: Source) -> bool:
     """Return True where a Loop's body declares sizes of an output that inference can't tell."""
-    claimed = value_type(node.attrs["body"].output[k + 1].type).dims or ()
+    claimed = kinds.of_proto(node.attrs["body"].output[k + 1].type).dims or ()
     derived = _confirmed_dims(node.outputs[k], typed, ())[1:]
     pairs = zip_longest(claimed, derived)
     return any(isinstance(size, int) and not isinstance(dim, int) for size, dim in pairs)
@@ -111,19 +109,15 @@ def _true_bodies(typed: Source, runs: Sequence[Run]) -> Graph:
     """Return the graph without the sizes that bodies declare of their outputs, except those of collected
     outputs that inference or a run confirms."""
     graph = typed.graph
-    opened = {
-        id(node): {name: _opened(body) for name, body in node.attrs.items() if isinstance(body, GraphProto)}
-        for node in graph.nodes
-    }
+    opened = {id(node): walk.with_bodies(node, _open) for node in graph.nodes}
     for node, k in _collected(graph):
-        claimed = value_type(node.attrs["body"].output[k + 1].type).dims or ()
+        claimed = kinds.of_proto(node.attrs["body"].output[k + 1].type).dims or ()
         confirmed = _confirmed_dims(node.outputs[k], typed, runs)[1:]
-        dims = _shape(opened[id(node)]["body"].output[k + 1])
+        dims = opened[id(node)].attrs["body"].output[k + 1].type.tensor_type.shape.dim
         for dim, size, size_seen in zip(dims, claimed, confirmed, strict=False):
             if isinstance(size, int) and size == size_seen:
                 dim.dim_value = size
-    pairs = [(node, opened[id(node)]) for node in graph.nodes]
-    nodes = [replace(node, attrs={**node.attrs, **bodies}) if bodies else node for node, bodies in pairs]
+    nodes = [opened[id(node)] for node in graph.nodes]
     return replace(graph, nodes=tuple(nodes))
 
 
@@ -137,19 +131,11 @@ def _confirmed_dims(name: str, typed: Source, runs: Sequence[Run]) -> Sequence[D
     return [dim if isinstance(dim, int) or len(set(sizes)) != 1 else sizes[0] for dim, *sizes in columns]
 
 
-def _opened(body: GraphProto) -> GraphProto:
-    """Return a copy of a body in which it and its nested bodies declare no sizes of outputs."""
-    result = copy.deepcopy(body)
-    graphs = [result, *(a.g for node in every_node(result) for a in node.attribute if a.HasField("g"))]
-    for dim in (dim for graph in graphs for value in graph.output for dim in _shape(value)):
-        dim.Clear()
-    return result
-
-
-def _shape(value: ValueInfoProto) -> Sequence[Any]:
-    """Return the dims of a declared tensor."""
-    dims: Sequence[Any] = value.type.tensor_type.shape.dim
-    return dims
+def _open(body: GraphProto) -> None:
+    """Remove the sizes that a body and its nested bodies declare of their outputs."""
+    for graph in walk.graphs(body):
+        for value in graph.output:
+            kinds.clear_sizes(value)
 
 
 # --------------------------------------------------------------------------- what runs tell

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from netfuse_onnx.load.forms import Forms, form
-from netfuse_onnx.storage.tensors import EXACT_TYPES
+from netfuse_onnx.ops.kinds import INTEGERS
 from netfuse_onnx.types import Node, Source
 
 
@@ -29,7 +29,7 @@ def _not_less(forms: Forms, node: Node) -> Node | None:
     """Not(a < b) is a >= b, for element types without NaN."""
     for op, reverse in (("Less", "GreaterOrEqual"), ("Greater", "LessOrEqual")):
         maker = forms.producer(node.inputs[0], op)
-        if maker is not None and forms.opset >= 12 and forms.dtype(maker.inputs[0]) in EXACT_TYPES:
+        if maker is not None and forms.opset >= 12 and forms.dtype(maker.inputs[0]) in INTEGERS:
             return replace(node, op=reverse, inputs=maker.inputs)
     return None
 

@@ -10,11 +10,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from netfuse_onnx.load.lift import Lift, attr, step
-
-REDUCERS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSumSquare",
-)  # fmt: skip
+from netfuse_onnx.ops.axes import REDUCERS
 
 # ------------------------------------------------------------------ opsets 1 to 8
 
@@ -261,7 +257,7 @@ def _of_one_axis(lift: Lift, node: NodeProto) -> None:
 
 
 @step(13, "ReduceSum", "Split", "Squeeze", "Unsqueeze")
-@step(18, *REDUCERS)
+@step(18, *sorted(REDUCERS - {"ReduceSum"}))
 def _integers_to_input(lift: Lift, node: NodeProto) -> None:
     name = "split" if node.op_type == "Split" else "axes"
     values = attr(node, name)

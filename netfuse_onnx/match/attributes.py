@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.match.operands import WITH_OPERANDS
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.match.sameness import essential, identical_attributes
-from netfuse_onnx.ops import tables
+from netfuse_onnx.ops import tables, walk
 from netfuse_onnx.types import Node, Source
 
 Other = tuple[Source, Flat, Pairing]
@@ -34,8 +33,8 @@ def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[st
             for (_, flat, _), twin in zip(others, twins, strict=True)
         )
         rows = zip(others, twins, strict=True)
-        own = [without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
-        models: list[Mapping[str, Any]] = [without_bodies(step.node.attrs), *own]
+        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
+        models: list[Mapping[str, Any]] = [walk.without_bodies(step.node.attrs), *own]
         if step.scope and step.op != BEGIN:
             if differs:
                 inside.setdefault(step.main, {})[count[step.main]] = models
@@ -60,20 +59,15 @@ def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, A
     return own
 
 
-def without_bodies(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes that are not bodies."""
-    return {name: value for name, value in attrs.items() if not isinstance(value, GraphProto)}
-
-
 def with_attributes(
     node: Node, changed: Mapping[int, Sequence[Mapping[str, Any]]], model: int
 ) -> dict[str, GraphProto]:
     """Return the bodies of a node as one model has them. `changed` maps the place of a node inside, in the
     order of match.flat, to its attributes in each model."""
-    bodies = {name: value for name, value in node.attrs.items() if isinstance(value, GraphProto)}
+    bodies = walk.bodies_of(node.attrs)
     if not changed:
         return bodies
-    copies = {name: copy.deepcopy(body) for name, body in bodies.items()}
+    copies = {name: walk.copied(body) for name, body in bodies.items()}
     for i, inner in enumerate(_inside(copies)):
         if i in changed:
             inner_bodies = [entry for entry in inner.attribute if entry.type == AttributeProto.GRAPH]
@@ -88,6 +82,5 @@ def _inside(bodies: Mapping[str, GraphProto]) -> Iterator[NodeProto]:
     """Yield all nodes in bodies, those of nested bodies first, as match.flat lists them."""
     for name in sorted(bodies):
         for node in bodies[name].node:
-            further = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
-            yield from _inside(further)
+            yield from _inside(dict(walk.bodies(node)))
             yield node

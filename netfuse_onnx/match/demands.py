@@ -15,10 +15,10 @@ from netfuse_onnx.match.differ import Difference
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.match.uniform import Dims, infer_alone
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.ops.axes import INPUTS
+from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.storage import weights
-from netfuse_onnx.storage.tensors import INDEX_TYPES
 from netfuse_onnx.types import Graph, Node, ValueType, Weight
 
 ARITHMETIC = frozenset(
@@ -40,7 +40,7 @@ class Demands:
         self.value: list[bool] = []  # for each use of a weight, True where its value must be equal
         for i, k in flat.uses:
             step = flat.steps[i]
-            direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
+            direct = not step.domain and k in traits.steers(step.op, step.ins, step.attrs)
             integer = flat.weights[step.ins[k]].dtype in INDEX_TYPES
             on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
             absent = not flat.file_name(step.ins[k])  # in the file
@@ -147,7 +147,7 @@ def _steering(flat: Flat, graph: Graph) -> set[str]:
     for step in reversed(flat.steps):
         if step.domain:
             continue
-        names.update(step.ins[k] for k in steering.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
+        names.update(step.ins[k] for k in traits.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
         if step.op in ARITHMETIC and any(n in names and _flat_shape(graph, n) for n in step.outs):
             names.update(step.ins)
     names.discard("")

@@ -10,13 +10,13 @@ from onnx import TensorProto, helper
 
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops.kinds import INDEX_TYPES, INTEGERS
 from netfuse_onnx.storage import weights
-from netfuse_onnx.storage.tensors import EXACT_TYPES, INDEX_TYPES
 from netfuse_onnx.types import Dim, ValueType, Weight
 
 SMALL = 1 << 13
 """The largest number of bytes of a constant of axes, bounds or sizes that is read."""
-NUMERIC = frozenset({*EXACT_TYPES, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+NUMERIC = frozenset({*INTEGERS, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 """Element types whose zero can be written."""
 
 

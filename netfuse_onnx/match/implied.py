@@ -13,10 +13,9 @@ from typing import Any
 
 from onnx import TensorProto
 
-from netfuse_onnx.load.pools import POOLS
 from netfuse_onnx.match.draft import SMALL, Draft, zeros
-from netfuse_onnx.match.sameness import CONVOLUTIONS, FILTER
 from netfuse_onnx.ops.axes import from_front
+from netfuse_onnx.ops.traits import FILTER, POOLS
 from netfuse_onnx.storage import weights
 
 RECURRENT: Mapping[str, tuple[bytes, ...]] = {
@@ -62,9 +61,9 @@ def _kernel(draft: Draft) -> list[int]:
     """Return the sizes of the window; empty where they are unknown."""
     if draft.attrs.get("kernel_shape"):
         return list(draft.attrs["kernel_shape"])
-    if draft.step.op not in CONVOLUTIONS:
+    if draft.step.op not in FILTER:
         return []
-    sizes = draft.dims(FILTER.get(draft.step.op, 1))[2:]
+    sizes = draft.dims(FILTER[draft.step.op])[2:]
     return [size for size in sizes if isinstance(size, int)]
 
 
@@ -179,7 +178,7 @@ def zero_point(draft: Draft) -> None:
 
 FORMS: Mapping[str, Callable[[Draft], None]] = {
     **dict.fromkeys(RECURRENT, recurrent),
-    **dict.fromkeys((*CONVOLUTIONS, *POOLS, "ConvTranspose"), windowed),
+    **dict.fromkeys((*FILTER.keys() - {"DeformConv"}, *POOLS), windowed),
     **dict.fromkeys(("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike"), alike),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), zero_point),
     "BatchNormalization": normalised,

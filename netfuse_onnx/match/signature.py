@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnx import TensorProto, TypeProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.load import opset
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.types import Edge, Source, ValueType
 
 HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
@@ -98,12 +98,7 @@ def _narrowed(
     """Return the type that both accept. Raises NotEquivalent."""
     if reason := contradiction(mine, its):
         raise _input_error(first, other, name, twin, *reason)
-    if mine.proto is not None or its.dims is None:
-        return mine
-    if mine.dims is None:
-        return replace(mine, dims=tuple(d if isinstance(d, int) else None for d in its.dims))
-    dims = [b if isinstance(b, int) else a for a, b in zip(mine.dims, its.dims, strict=True)]
-    return replace(mine, dims=tuple(dims))
+    return kinds.accepted(mine, its)
 
 
 def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from netfuse_onnx.ops import walk
+
 Values = npt.NDArray[Any]
 
 BITS: dict[int, int] = {
@@ -43,14 +45,6 @@ BITS: dict[int, int] = {
 }
 # Newer than the oldest onnx we run on, so by number: FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2.
 BITS |= {24: 8, 25: 2, 26: 2, 27: 6, 28: 6}
-
-INDEX_TYPES = frozenset({TensorProto.INT32, TensorProto.INT64})
-"""Element types of sizes, axes, bounds and indices."""
-EXACT_TYPES = INDEX_TYPES | {
-    TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16,
-    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
-}  # fmt: skip
-"""Element types of a byte and more that hold integers or booleans: no rounding and no NaN."""
 
 MOST_AXES = 64
 """numpy (2) holds no tensors of more."""
@@ -194,5 +188,5 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[Te
     """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
     for attribute in attributes:
         yield from own_tensors(attribute)
-        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+        for graph in walk.graphs_of(attribute):
             yield from _graph_tensors(graph)
