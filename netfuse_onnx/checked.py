@@ -1,4 +1,4 @@
-"""The answer of `check`: one architecture and what merging it gives, or the families among the models."""
+"""The answer of `check`: one architecture and the result of merging it, or the families among the models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.lowered import Merged
-from netfuse_onnx.match.apart import surely_apart
+from netfuse_onnx.match.signature import surely_different
 from netfuse_onnx.report import CheckReport, FamilyRow, UnreadableRow
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Source
@@ -19,13 +19,13 @@ Lower = Callable[[Correspondence], Merged]
 def answer(
     paths: Sequence[str], names: Sequence[str], match: families.Match, lower: Lower, *, exact: bool
 ) -> CheckReport:
-    """The report on models with these names. `lower` merges them as merge does; nothing is written.
+    """Return the report on models with these names. `lower` merges them as merge does; nothing is written.
 
-    Raises FileFault where a file can't be read, with a report on all in its `report`.
+    Raises FileFault where a file can't be read, with a report on all files in its `report`.
     """
-    found = sources.read_each(paths)
-    readable = [(one, name) for one, name in zip(found, names, strict=True) if isinstance(one, Source)]
-    faults = [(i, one) for i, one in enumerate(found) if isinstance(one, FileFault)]
+    loaded = sources.read_each(paths)
+    readable = [(one, name) for one, name in zip(loaded, names, strict=True) if isinstance(one, Source)]
+    faults = [(i, one) for i, one in enumerate(loaded) if isinstance(one, FileFault)]
     if faults:
         report = _unreadable(paths, names, readable, faults, match, exact)
         error = report.fault or faults[0][1]
@@ -34,18 +34,18 @@ def answer(
     models = [source for source, _ in readable]
     try:
         if exact:
-            _refuse_apart(models, names, match)
+            _refuse_different(models, names, match)
         family = match(models, names)
     except NotEquivalent as error:
         return _families(paths, names, models, match, error, exact)
     return _equivalent(paths, family, lower(family))
 
 
-def _refuse_apart(models: Sequence[Source], names: Sequence[str], match: families.Match) -> None:
-    """Raises NotEquivalent for a model that is surely apart from the first. These two alone are matched: that
-    is quick, and matching all of many takes its time."""
+def _refuse_different(models: Sequence[Source], names: Sequence[str], match: families.Match) -> None:
+    """Raise NotEquivalent for a model that surely differs from the first. Only these two are matched: that is
+    quick, and matching many takes long."""
     for model, name in zip(models[1:], names[1:], strict=True):
-        if surely_apart(models[0], model):
+        if surely_different(models[0], model):
             match([models[0], model], [names[0], name])
 
 
@@ -53,8 +53,7 @@ def _refuse_apart(models: Sequence[Source], names: Sequence[str], match: familie
 def explained(
     models: Sequence[Source], names: Sequence[str], match: families.Match, *, exact: bool
 ) -> Iterator[None]:
-    """A NotEquivalent that is raised inside gets the families of the models, in brief in the hint, and in its
-    `report`."""
+    """Add the families of the models to a NotEquivalent raised inside: to its hint, and in its `report`."""
     try:
         yield
     except NotEquivalent as error:
@@ -74,14 +73,14 @@ def _families(
     error: NotEquivalent,
     exact: bool,
 ) -> CheckReport:
-    """The report on models that are not all one architecture, for this reason."""
+    """Return the report on models that are not all one architecture, for this reason."""
     if len(models) == 2:
         rows = families.pair(models, names, error)
     else:
         rows = families.rows(models, names, match, exact=exact)
-    told = next((row.difference for row in rows if row.difference), None)
-    told = told or families.difference(error, models[0].path, models[1].path)
-    return CheckReport(tuple(paths), tuple(names), False, rows, difference=told)
+    difference = next((row.difference for row in rows if row.difference), None)
+    difference = difference or families.difference(error, models[0].path, models[1].path)
+    return CheckReport(tuple(paths), tuple(names), False, rows, difference=difference)
 
 
 def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) -> CheckReport:
@@ -114,7 +113,7 @@ def _unreadable(
     match: families.Match,
     exact: bool,
 ) -> CheckReport:
-    """The report on files that can't all be read, with the families of the others."""
+    """Return the report on files that can't all be read, with the families of the others."""
     rows: tuple[FamilyRow, ...] = ()
     if readable:
         models, labels = zip(*readable, strict=True)

@@ -1,8 +1,8 @@
-"""Which of many models are one architecture: they are grouped into families.
+"""Models grouped into families, each of one architecture.
 
-Being one architecture is transitive, so a model need not be compared with every other one: models that look
-alike are matched together, in one go, and then one model of each group stands for it. A group narrows that
-model's inputs to what all of its models take, since sizes are not transitive: 1 fits n, n fits 2.
+The relation is transitive, so a model need not be compared with every other one: models that look alike are
+matched together, in one go, and then one model of each group stands for it. A group narrows that model's
+inputs to what all of its models accept, since sizes are not transitive: 1 fits n, n fits 2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from onnx import GraphProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
-from netfuse_onnx.match.apart import surely_apart
+from netfuse_onnx.match.signature import surely_different
 from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.report import DifferenceRow, FamilyRow
 from netfuse_onnx.types import Correspondence, Node, Source, ValueType
@@ -23,13 +23,13 @@ Match = Callable[[Sequence[Source], Sequence[str]], Correspondence]
 """Matches sources that have these names. Raises NotEquivalent."""
 
 SHORT = 16
-"""Items of a list, an attribute or a weight, up to which models that look alike have the same."""
+"""The largest number of items of a list or a weight that must be equal in models that look alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`members`: positions of its models, in order. `source`: the first of them, its inputs narrowed.
-    `difference` from the largest family; None in that one."""
+    """`members` are positions of its models, in order, and `source` is the first of them, its inputs
+    narrowed. `difference` is that from the largest family; None in that one."""
 
     members: tuple[int, ...]
     source: Source
@@ -39,27 +39,27 @@ class Family:
 def rows(
     sources: Sequence[Source], names: Sequence[str], match: Match, *, exact: bool = True
 ) -> tuple[FamilyRow, ...]:
-    """The families among the sources, the largest first. `exact` as in Grouping."""
-    found = Grouping(sources, names, match, exact).families()
-    return tuple([_row(family, found[0], sources, names) for family in found])
+    """Return the families among the sources, the largest first. `exact` as in Grouping."""
+    families = Grouping(sources, names, match, exact).families()
+    return tuple([_row(family, families[0], sources, names) for family in families])
 
 
 def pair(sources: Sequence[Source], names: Sequence[str], error: NotEquivalent) -> tuple[FamilyRow, ...]:
-    """Two models that differ for this reason."""
+    """Return the rows of two models that differ for this reason."""
     first, other = (Family((i,), source) for i, source in enumerate(sources))
     other = replace(other, difference=error)
     return tuple([_row(family, first, sources, names) for family in (first, other)])
 
 
 def whole(family: Correspondence) -> FamilyRow:
-    """The row of models that are all one family."""
+    """Return the row of models that are all one family."""
     one = Family(tuple(range(family.models)), family.sources[0])
     return _row(one, one, family.sources, family.names)
 
 
 def brief(families: Sequence[FamilyRow]) -> str:
-    """`2 families: a, b (203 operators, pytorch 2.13.0, dynamo); c, d (317 operators)`. Of the largest family
-    not all models are named; of the others, which do not fit, they are."""
+    """Return `2 families: a, b (203 operators, pytorch 2.13.0, dynamo); c, d (317 operators)`. Of the largest
+    family not all models are named; of the others, which do not fit, all are."""
     parts = []
     for row in families:
         most = 8 if row is families[0] else len(row.models)
@@ -74,57 +74,59 @@ def brief(families: Sequence[FamilyRow]) -> str:
 
 
 class Grouping:
-    """Groups sources. `exact`: what is surely apart need not be matched; with --partial it might fit."""
+    """Groups sources. With `exact`, sources that surely differ are not matched; with --partial they may
+    fit."""
 
     def __init__(
         self, sources: Sequence[Source], names: Sequence[str], match: Match, exact: bool = True
     ) -> None:
         self.sources, self.names, self.match, self.exact = sources, names, match, exact
-        self._known: dict[tuple[int, int], tuple[Family, Family, Family | NotEquivalent]] = {}
+        self._matches: dict[tuple[int, int], tuple[Family, Family, Family | NotEquivalent]] = {}
 
     def families(self) -> list[Family]:
-        """The families, the largest first, then that of the earliest model."""
-        alike: dict[Hashable, list[int]] = {}
+        """Return the families, the largest first, then that of the earliest model."""
+        by_look: dict[Hashable, list[int]] = {}
         for i, source in enumerate(self.sources):
-            alike.setdefault(_look(source), []).append(i)
-        found: list[Family] = []
-        for members in alike.values():
+            by_look.setdefault(_look(source), []).append(i)
+        groups: list[Family] = []
+        for members in by_look.values():
             for family in self._together(members):
-                self._add(found, family)
-        found = [replace(family, members=tuple(sorted(family.members))) for family in found]
-        found.sort(key=lambda family: (-len(family.members), family.members))
-        return self._against_first(found)
+                self._add(groups, family)
+        groups = [replace(family, members=tuple(sorted(family.members))) for family in groups]
+        groups.sort(key=lambda family: (-len(family.members), family.members))
+        return self._against_first(groups)
 
     def _together(self, members: Sequence[int]) -> list[Family]:
-        """Models that look alike as one family where they are one, else each by itself."""
-        apart = [Family((i,), self.sources[i]) for i in members]
+        """Return models that look alike as one family if they are one, else each by itself."""
+        singles = [Family((i,), self.sources[i]) for i in members]
         if len(members) < 3:
-            return apart
+            return singles
         try:
             family = self.match([self.sources[i] for i in members], [self.names[i] for i in members])
         except NotEquivalent:
-            return apart
-        return [Family(tuple(members), _narrowed(apart[0].source, family))]
+            return singles
+        return [Family(tuple(members), _narrowed(singles[0].source, family))]
 
-    def _add(self, found: list[Family], family: Family) -> None:
-        """Joins a family to the first one that it is equivalent to, or puts it behind them."""
-        for k, other in enumerate(found):
-            if self.exact and surely_apart(other.source, family.source):
+    def _add(self, groups: list[Family], family: Family) -> None:
+        """Join a family to the first one that it is equivalent to, or put it behind them."""
+        for k, other in enumerate(groups):
+            if self.exact and surely_different(other.source, family.source):
                 continue
             joined = self._joined(other, family)
             if isinstance(joined, Family):
-                found[k] = joined
+                groups[k] = joined
                 return
-        found.append(family)
+        groups.append(family)
 
     def _joined(self, one: Family, other: Family) -> Family | NotEquivalent:
-        """Both as one family, or why they are not."""
+        """Return both as one family, or the reason why they are not."""
         key = id(one.source), id(other.source)
-        if key not in self._known:
-            self._known[key] = one, other, self._matched(one, other)
-        return self._known[key][2]
+        if key not in self._matches:
+            self._matches[key] = one, other, self._matched(one, other)
+        return self._matches[key][2]
 
     def _matched(self, one: Family, other: Family) -> Family | NotEquivalent:
+        """Match both families by one model each."""
         names = [self.names[family.members[0]] for family in (one, other)]
         try:
             pair = self.match([one.source, other.source], names)
@@ -132,11 +134,11 @@ class Grouping:
             return error
         return Family(one.members + other.members, _narrowed(one.source, pair))
 
-    def _against_first(self, found: Sequence[Family]) -> list[Family]:
-        """The families with their differences. What turns out to fit the largest one, as narrow as it now
-        is, or compared from this side, joins it."""
-        first, others = found[0], []
-        for family in found[1:]:
+    def _against_first(self, groups: Sequence[Family]) -> list[Family]:
+        """Return the families with their differences. A family that fits the largest one after all, as narrow
+        as it now is or compared from this side, joins it."""
+        first, others = groups[0], []
+        for family in groups[1:]:
             joined = self._joined(first, family)
             if isinstance(joined, Family):
                 first = replace(joined, members=tuple(sorted(joined.members)))
@@ -146,19 +148,19 @@ class Grouping:
 
 
 def _narrowed(source: Source, family: Correspondence) -> Source:
-    """The source with the inputs that all models of the family take, otherwise as it was loaded."""
+    """Return the source with the inputs that all models of the family accept, otherwise as it was loaded."""
     inputs = {name: family.graph.types[name] for name in source.graph.inputs if name in family.graph.types}
-    return replace(source, graph=replace(source.graph, types={**source.graph.types, **inputs}))
+    return source.with_graph(types={**source.graph.types, **inputs})
 
 
 # --------------------------------------------------------------------------- looks
 
 
 def _look(source: Source) -> Hashable:
-    """Equal for models that most likely are one family. It decides nothing: only what is matched first."""
+    """Return a key that is equal for models that most likely are one family: they are matched first."""
     graph = source.graph
     types = [graph.types.get(name, ValueType()) for name in graph.inputs]
-    held = Counter(
+    weights = Counter(
         (weight.dtype, weight.shape, weight.data if _small(weight.dtype, weight.data) else None)
         for weight in graph.weights.values()
     )
@@ -167,21 +169,21 @@ def _look(source: Source) -> Hashable:
         tuple((kind.dtype, kind.dims) for kind in types),
         len(graph.outputs),
         frozenset(Counter(map(_node, graph.nodes)).items()),
-        frozenset(held.items()),
+        frozenset(weights.items()),
     )
 
 
 def _small(dtype: int, data: object) -> bool:
-    """True for the bytes of a few integers, which may decide a shape."""
+    """Return True for the bytes of a few integers, which may decide a shape."""
     return dtype in INDEX_TYPES and isinstance(data, bytes) and len(data) <= 8 * SHORT
 
 
 def _node(node: Node) -> Hashable:
-    attributes = tuple((name, _plain(value)) for name, value in sorted(node.attrs.items()))
+    attributes = tuple((name, _hashable(value)) for name, value in sorted(node.attrs.items()))
     return node.key, len(node.inputs), attributes
 
 
-def _plain(value: object) -> Hashable:
+def _hashable(value: object) -> Hashable:
     if isinstance(value, int | float | bytes):
         return value
     if isinstance(value, list | tuple) and len(value) <= SHORT and all(isinstance(v, int) for v in value):
@@ -211,17 +213,17 @@ def _row(family: Family, first: Family, sources: Sequence[Source], names: Sequen
 
 
 def difference(error: NotEquivalent, one: str, other: str) -> DifferenceRow:
-    """The row of an error. Where it is not about two models, these two stand in its place."""
-    found = error.mismatch or Mismatch("other", (one, other))
+    """Return the row of an error. An error that is not about two models gets these two."""
+    mismatch = error.mismatch or Mismatch("other", (one, other))
     return DifferenceRow(
-        kind=found.kind,
+        kind=mismatch.kind,
         message=error.message,
         hint=error.hint,
-        files=found.files,
-        nodes=found.nodes,
-        operators=found.operators,
-        attribute=found.attribute,
-        value=found.value,
-        left=found.left,
-        right=found.right,
+        files=mismatch.files,
+        nodes=mismatch.nodes,
+        operators=mismatch.operators,
+        attribute=mismatch.attribute,
+        value=mismatch.value,
+        left=mismatch.left,
+        right=mismatch.right,
     )

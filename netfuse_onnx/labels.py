@@ -1,6 +1,7 @@
-"""The names at the edge of the merged model: each model's own behind its prefix, or the first model's.
+"""The names of inputs and outputs of the merged model: each model's own behind a prefix, or the first
+model's.
 
-separate: input x of model a is `a/x` and its output y `a/y`, by the names that a's own file uses. stacked:
+separate: input x of model a is `a/x` and its output y is `a/y`, by the names that a's own file uses. stacked:
 the first model's names. An input that is fed once has the first model's name, too.
 """
 
@@ -26,7 +27,7 @@ class NameRow:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The merged names by model and by the first model's name. `edges`: one for each of the `models`."""
+    """The merged names, by model and by the first model's name. `edges` are those of `models`."""
 
     models: tuple[str, ...]
     edges: tuple[Edge, ...]
@@ -35,31 +36,29 @@ class Labels:
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
-        """The labels of a family. A file that was written without names of its own has the first model's."""
+        """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
         return Labels(family.names, edges, io, share)
 
     def input(self, model: int, name: str) -> str:
-        """The merged input of a model that stands for the first model's `name`."""
+        """Return the merged input of a model that stands for the first model's `name`."""
         return name if name in self.share else self._label(model, name, self.edges[model].inputs)
 
     def output(self, model: int, name: str) -> str:
-        """The merged output of a model that stands for the first model's `name`."""
+        """Return the merged output of a model that stands for the first model's `name`."""
         return self._label(model, name, self.edges[model].outputs)
 
     def rows(self) -> Iterator[NameRow]:
-        """All inputs, then all outputs: name by name, each for every model. None without edges."""
-        own = list(enumerate(zip(self.models, self.edges, strict=False)))
-        for name in own[0][1][1].inputs if own else ():
-            for m, (model, edge) in own:
-                yield NameRow(model, "input", edge.inputs[name], self.input(m, name))
-        for name in own[0][1][1].outputs if own else ():
-            for m, (model, edge) in own:
-                yield NameRow(model, "output", edge.outputs[name], self.output(m, name))
+        """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
+        inputs, outputs = [edge.inputs for edge in self.edges], [edge.outputs for edge in self.edges]
+        for what, label, sides in (("input", self.input, inputs), ("output", self.output, outputs)):
+            for name in sides[0] if sides else ():
+                for m, (model, side) in enumerate(zip(self.models, sides, strict=False)):
+                    yield NameRow(model, what, side[name], label(m, name))
 
     def crossed(self, name: str) -> str:
-        """A model that calls another of its inputs or outputs `name`, which is the first model's; '' if none.
-        In that model, what the merged file calls `name` would be taken for something else."""
+        """Return a model that calls another of its inputs or outputs `name`, which is the first model's; ''
+        if none. In that model, the `name` of the merged file would be mistaken for something else."""
         for model, edge in zip(self.models, self.edges, strict=True):
             for twins in (edge.inputs, edge.outputs):
                 if name in twins and twins[name] != name and name in twins.values():
@@ -71,11 +70,11 @@ class Labels:
 
 
 Line = tuple[str, str, str, Sequence[str]]
-"""An entry is: input or output, whose, its own name, and its names in the merged model."""
+"""An input or output: which of the two, whose, its own name, and its names in the merged model."""
 
 
 def grouped(rows: Sequence[NameRow]) -> list[Line]:
-    """A line for each row, or one for `every` model where all use one name."""
+    """Return a line for each row, or one for `every` model where all use one name."""
     groups: dict[tuple[str, int], list[NameRow]] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for row in rows:

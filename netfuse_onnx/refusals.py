@@ -1,4 +1,4 @@
-"""The refusals of merge to write, each raised with the report as far as it got, and of bench to run."""
+"""The refusals of merge and bench after their work: each is raised with the report as far as it got."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ def unproved(answer: MergeReport) -> None:
 
 
 def unbounded(merged: str, family: Correspondence, limit: int) -> None:
-    """Raise NotProven for a merged file that never ends, or takes more than `limit` bytes in any case."""
+    """Raise NotProven for a merged file that never ends, or always takes more than `limit` bytes."""
     if reason := bounds.of_merged(merged, family, limit):
         raise NotProven(f"{merged} is not run: {reason}.", "Allow more with --max-memory.")

@@ -1,4 +1,4 @@
-"""The models that a verb is given: loaded, and none of them a merged model."""
+"""The models that a verb is given: they are loaded, and none of them may be a merged model."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from netfuse_onnx.types import Source
 from netfuse_onnx.write import metadata
 
 SHOWN = 4
-"""How many models of a merged file are named."""
+"""The number of models of a merged file that a message names."""
 
 
 def read(paths: Sequence[str]) -> list[Source]:
-    """All sources. Raises FileFault for the first that can't be read, UsageFault where one is merged."""
+    """Return all sources. Raises FileFault for the first unreadable one, UsageFault for a merged model."""
     sources = steady(paths, lambda: [load(path) for path in paths])
     _refuse_merged(sources)
     return sources
 
 
 def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
-    """In the place of each path its source, or why it can't be read. UsageFault where one is merged."""
-    found: list[Source | FileFault] = []
+    """Return each source, or the reason why it can't be read. Raises UsageFault for a merged model."""
+    loaded: list[Source | FileFault] = []
     for path in paths:
         try:
-            found.append(load(path))
+            loaded.append(load(path))
         except FileFault as fault:
-            found.append(fault)
-    _refuse_merged(one for one in found if isinstance(one, Source))
-    return found
+            loaded.append(fault)
+    _refuse_merged(one for one in loaded if isinstance(one, Source))
+    return loaded
 
 
 def refuse_target(out: str, paths: Sequence[str]) -> None:
-    """Raises UsageFault where a model is the merged file at `out`, as in `merge *.onnx -o merged.onnx` for a
-    second time."""
+    """Raise UsageFault where a model is the merged file at `out`: a second `merge *.onnx -o merged.onnx`."""
     with contextlib.suppress(OSError, ValueError, FileFault):  # whoever reads or writes them will say so
         for path in paths:
             if os.path.samefile(path, out):
@@ -46,18 +45,19 @@ def refuse_target(out: str, paths: Sequence[str]) -> None:
 
 
 def _refuse_merged(sources: Iterable[Source]) -> None:
-    said = [text for source in sources if (text := _merged(source))]
-    if said:
-        more = f"; {len(said) - 1} more of the given files {'is' if len(said) == 2 else 'are'}, too"
+    """Raise UsageFault where a source is a merged model."""
+    sentences = [text for source in sources if (text := _merged(source))]
+    if sentences:
+        more = f"; {len(sentences) - 1} more of the given files {'is' if len(sentences) == 2 else 'are'}, too"
         raise UsageFault(
-            f"{said[0]}{more if said[1:] else ''}.",
+            f"{sentences[0]}{more if sentences[1:] else ''}.",
             "Give the models that went into it. Only inspect takes a merged file, and, as their first one, "
             "verify and bench.",
         )
 
 
 def _merged(source: Source) -> str:
-    """The sentence for a source that netfuse-onnx wrote, or another tool from what it wrote; else ''."""
+    """Return the sentence for a source that netfuse-onnx wrote, or another tool from such a file; else ''."""
     for key, value in source.metadata.items():
         names = _names(value) if key == metadata.KEY or key.endswith(f"/{metadata.KEY}") else None
         if names is None:
@@ -70,7 +70,7 @@ def _merged(source: Source) -> str:
 
 
 def _names(text: str) -> list[str] | None:
-    """The models that the metadata of a merged file name, in any format; None for what is no such text."""
+    """Return the models that the metadata of a merged file name, in any format; None for other text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

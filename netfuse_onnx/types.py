@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,6 +131,10 @@ class Source:
     digest_parts: tuple[str, ...] = ()
     producer: Producer = field(default_factory=Producer)
 
+    def with_graph(self, **changes: Any) -> Source:
+        """Return the source with these fields of its graph changed."""
+        return replace(self, graph=replace(self.graph, **changes))
+
 
 # --------------------------------------------------------------------------- match
 
@@ -244,8 +248,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowering per node (by index in the graph). `ragged`: graph outputs whose shape may differ between the
-    models."""
+    """A lowering per node, by its index. `ragged`: graph outputs whose shape may differ between models."""
 
     lowerings: tuple[Lowering, ...]
     cost: float

@@ -14,7 +14,7 @@ from families import model, save
 from onnx import helper
 
 import netfuse_onnx
-from netfuse_onnx.load.claims import Run, settle
+from netfuse_onnx.load.claims import Run, resolve_claims
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.types import Dim, Source, ValueType
@@ -260,7 +260,7 @@ class Asked:
 
 
 def settled(folder: Path, text: str, ask: Asked) -> tuple[Source, dict[str, ValueType]]:
-    return settle(load(save(folder / "a.onnx", model(text, {"w": (6, 4)}))), ask)
+    return resolve_claims(load(save(folder / "a.onnx", model(text, {"w": (6, 4)}))), ask)
 
 
 @pytest.mark.parametrize("output", ["float[batch,4]", "float[n,m]", "float[1,4]", "float[1,4,1]", "float[]"])
@@ -316,7 +316,7 @@ def test_what_runs_say_of_a_claim(
 
 def test_without_runs_the_claim_is_repeated(tmp_path: Path) -> None:
     for ask in (None, Asked()):
-        source, found = settle(load(save(tmp_path / "a.onnx", model(FLAT.format("7, n", 2)))), ask)
+        source, found = resolve_claims(load(save(tmp_path / "a.onnx", model(FLAT.format("7, n", 2)))), ask)
         assert found["y"].dims == (7, "n")
         assert source.graph.types["y"].rank == 2
         assert 7 not in (source.graph.types["y"].dims or ())
@@ -365,7 +365,7 @@ def test_declared_sizes_are_looked_up_in_runs(
 
 def test_the_lookup_takes_two_sizes_of_every_axis(tmp_path: Path) -> None:
     text = f"g (float[a,b,2,c] x) => (float[n,n,n,n] y) {{ {OPAQUE} y = Reshape(x, t) }}"
-    source = settle(load(save(tmp_path / "a.onnx", model(text))))[0]
+    source = resolve_claims(load(save(tmp_path / "a.onnx", model(text))))[0]
     one, two = observed(source, ("y",))
     for axis, name in enumerate(("a", "b", 2, "c")):
         sizes = [run.values["y"].dims[axis] for run in (one, two)]
@@ -375,7 +375,7 @@ def test_the_lookup_takes_two_sizes_of_every_axis(tmp_path: Path) -> None:
 
 def test_the_lookup_takes_other_values_where_no_size_is_open(tmp_path: Path) -> None:
     text = "g (float[4,6] x) => (int64[2,24] y) { r = Relu(x) y = NonZero(r) }"
-    source = settle(load(save(tmp_path / "a.onnx", model(text))))[0]
+    source = resolve_claims(load(save(tmp_path / "a.onnx", model(text))))[0]
     one, two = observed(source, ("y",))
     assert one.values["y"].dims != two.values["y"].dims
 
@@ -384,11 +384,11 @@ def test_nothing_is_looked_up_with_inputs_that_cannot_be_made_up(tmp_path: Path)
     """An input of unknown rank is no scalar: what follows from it has no known rank either."""
     made = model("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
     made.graph.input[0].type.tensor_type.ClearField("shape")
-    source = settle(load(save(tmp_path / "a.onnx", made)), observed)[0]
+    source = resolve_claims(load(save(tmp_path / "a.onnx", made)), observed)[0]
     assert source.graph.types["y"].rank is None
 
 
 def test_nothing_is_looked_up_where_it_takes_too_much_memory(tmp_path: Path) -> None:
     text = f"g (float[batch,40000,40000] x) => (float[batch,4,8] y) {{ {OPAQUE} y = Reshape(x, t) }}"
-    source = settle(load(save(tmp_path / "a.onnx", model(text))))[0]
+    source = resolve_claims(load(save(tmp_path / "a.onnx", model(text))))[0]
     assert observed(source, ("y",)) == ()

@@ -146,10 +146,10 @@ def of_another_kind(proto: ModelProto) -> None:
         (with_node("LayerNormalization", axis=2**31), "'axis' of LayerNormalization 'z' has a value"),
         (with_node("GatherND", batch_dims=-100), "'batch_dims' of GatherND 'z' has a value"),
         (referring("Selu"), "refers to 'other' of a function"),
-        (referring("Constant"), "of another kind"),
+        (referring("Constant"), "another type"),
         (many_axes, "has the shape [1, 1, 1, 1"),
         (valueless, "has no value"),
-        (of_another_kind, "of another kind"),
+        (of_another_kind, "another type"),
     ],
 )
 def test_what_can_not_be_declared(tmp_path: Path, run: Run, change: Change, says: str) -> None:

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.load import opset, rebuild
-from netfuse_onnx.load.claims import settle
+from netfuse_onnx.load.claims import resolve_claims
 from netfuse_onnx.load.infer import infer, unknown
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.run import observe
@@ -316,7 +316,7 @@ def test_the_file_s_own_types_and_a_run_fill_gaps(tmp_path: Path) -> None:
         g (float[N,4] x) => (float[N,4] y) {hint} {{ h = com.microsoft.SampleOp(x) y = Relu(h) }}"""
     bare = loaded(tmp_path, text.format(hint=""))
     assert unknown(infer(bare)) == ("h",)
-    assert settle(bare, observe.observed)[0].graph.types["h"].rank == 2
+    assert resolve_claims(bare, observe.observed)[0].graph.types["h"].rank == 2
     hinted = infer(loaded(tmp_path, text.format(hint="<float[N,4] h>")))
     assert hinted.graph.types["h"].dims == ("N", 4)
 

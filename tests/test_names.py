@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent, NotStackable, UsageFault
 from netfuse_onnx.load.loader import load
-from netfuse_onnx.match import pairing
+from netfuse_onnx.match import edges
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.report import MergeReport
 from netfuse_onnx.types import Edge, Graph, ValueType
@@ -399,7 +399,7 @@ def test_pairs_are_a_bijection_names_first(
     first = graph(ours[: len(types)], types)
     shuffled = rng.sample(types, len(types))
     other = graph(theirs[: len(types)], shuffled)
-    found = pairing.propose(first, other).inputs
+    found = edges.propose(first, other).inputs
     assert tuple(found) == first.inputs and sorted(found.values()) == sorted(other.inputs)
     for name, twin in found.items():
         assert first.types[name] == other.types[twin]

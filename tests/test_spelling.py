@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load.forms import respelled
+from netfuse_onnx.load.fused import respelled
 from netfuse_onnx.load.loader import load
 
 LONG = "float two = {2.0}, float eps = {0.00001}, int64[1] last = {-1}"
@@ -49,6 +49,10 @@ PAIRS: dict[str, tuple[str, str, str]] = {
         "{ z = Add(x, w) u = Slice(z, s, e, a, t) y = Concat<axis=2>(u, u) }",
         "<int64[1] s = {1}, int64[1] e = {3}, int64[1] a = {2}> "
         "{ z = Add(x, w) u = Slice(z, s, e, a) y = Concat<axis=2>(u, u) }", "Slice"),
+    "a step, the end is computed": ("<int64[1] s = {1}, int64[1] i = {2}, int64[1] a = {2}, int64[1] t = {1}> "
+        "{ z = Add(x, w) n = Shape(z) e = Gather(n, i) u = Slice(z, s, e, a, t) y = Concat<axis=2>(u, u) }",
+        "<int64[1] s = {1}, int64[1] i = {2}, int64[1] a = {2}> "
+        "{ z = Add(x, w) n = Shape(z) e = Gather(n, i) u = Slice(z, s, e, a) y = Concat<axis=2>(u, u) }", "Slice"),
     "one of an axis": ("<int64[1] s = {-1}, int64[1] e = {9223372036854775807}, int64[1] a = {1}> "
         "{ z = Add(x, w) c = Slice(z, s, e, a) g = Squeeze(c, a) u = Unsqueeze(g, a) y = Add(u, x) }",
         "<int64 i = {-1}, int64[1] a = {1}> { z = Add(x, w) g = Gather<axis=1>(z, i) u = Unsqueeze(g, a) y = Add(u, x) }",

@@ -38,7 +38,7 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.matcher import match
-from netfuse_onnx.match.spelling import spelled
+from netfuse_onnx.match.spelling import normal_form
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.ops.axes import FREE, INPUTS, ONE, ROWS, SETS
 from netfuse_onnx.plan import planner as planning
@@ -245,7 +245,7 @@ UNRANKED = "u = Squeeze(h) "
     [
         ("y = Softmax<axis=1>(u)", "y = Softmax<axis=-1>(u)", "is 1 and -1, and the rank"),
         (ints("a", [1]) + "y = ReduceSum(u, a)", ints("a", [-1]) + "y = ReduceSum(u, a)",
-         "is [1] and [-1], and the rank that they count in is not known"),
+         "is [1] and [-1], and the rank is unknown, so axes from the front can't be compared"),
         ("y = Shape<start=1>(u)", "y = Shape<start=-1>(u)", "attribute 'start' is 1 and -1"),
     ],
 )  # fmt: skip
@@ -495,7 +495,7 @@ def test_every_operator_of_the_tables_counts_from_the_front(key: str, rank: int)
                 step = Step(op, domain, node.inputs, node.outputs, attrs, node, 0)
                 versions = {"": 12 if key in SETS and op != "MeanVarianceNormalization" else 18}
                 flat = Flat("f", (), ("y",), [step], {}, {**versions, "com.microsoft": 1}, [])
-                found.append(spelled(flat, kinds).steps[0].attrs[name])
+                found.append(normal_form(flat, kinds).steps[0].attrs[name])
             assert found == [value, value], f"{key}.{name}"
 
 

@@ -1,4 +1,4 @@
-"""Scan of opset 8, which has a batch, as the Scan of later opsets, which has none."""
+"""Scan of opset 8, which has a batch axis, as the Scan of later opsets, which has none."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 from netfuse_onnx.load.lift import Lift, attr, step
 
 SPELLED = 11
-"""The opset that the nodes of the new body are written in."""
+"""The opset in which the nodes of the new body are written."""
 
 
 @step(9, "Scan")
 def scan_of_batches(lift: Lift, node: NodeProto) -> None:
     """Opset 8 scans each item of a batch, axis 0, along axis 1: a Scan over the batch with a Scan inside.
 
-    Sequences may have lengths of their own: then an item is cut to its length before, and what it gives is
-    filled up with zeros behind.
+    Sequences may have lengths of their own: an item is cut to its length first, and its results are padded
+    with zeros.
     """
     lengths, *given = node.input
     scanned, body = int(attr(node, "num_scan_inputs")), attr(node, "body")
@@ -44,7 +44,7 @@ def scan_of_batches(lift: Lift, node: NodeProto) -> None:
 
 
 def _of_item(info: ValueInfoProto, name: str, state: bool) -> ValueInfoProto:
-    """The type of a state, which is that in the body, or of a whole sequence."""
+    """Return the type of a state, which is that in the body, or of a whole sequence."""
     result = ValueInfoProto(name=name)
     result.type.CopyFrom(info.type)
     if not state:
@@ -53,16 +53,16 @@ def _of_item(info: ValueInfoProto, name: str, state: bool) -> ValueInfoProto:
 
 
 def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterator[NodeProto]:
-    """The Scan of one item on the first `length` elements of its sequences, with zeros behind the results."""
+    """Yield the Scan of one item, cut to the first `length` elements, with zeros behind the results."""
 
     def const(name: str, value: int) -> NodeProto:
         tensor = helper.make_tensor(name, 7, [1], [value])
         return helper.make_node("Constant", [], [name], value=tensor)
 
-    zero, one, far, length, longest = (
+    zero, one, end, length, longest = (
         lift.fresh(name) for name in ("zero", "one", "far", "length", "longest")
     )
-    yield from (const(zero, 0), const(one, 1), const(far, 1 << 62))
+    yield from (const(zero, 0), const(one, 1), const(end, 1 << 62))
     yield helper.make_node("Unsqueeze", [item.input[0].name], [length], axes=[0])
     shape = lift.fresh("shape")
     yield helper.make_node("Shape", [inner.input[states]], [shape])
@@ -79,11 +79,11 @@ def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterato
         filled.append((short, inner.output[k], item.output[k].type.tensor_type.elem_type))
         inner.output[k] = short
     yield inner
-    for short, full, kind in filled:
+    for short, full, element_type in filled:
         size, tail, missing, zeros = (lift.fresh(name) for name in ("size", "tail", "missing", "zeros"))
         yield helper.make_node("Shape", [short], [size])
-        yield helper.make_node("Slice", [size, one, far, zero], [tail])
+        yield helper.make_node("Slice", [size, one, end, zero], [tail])
         yield helper.make_node("Concat", [rest, tail], [missing], axis=0)
-        value = helper.make_tensor("value", kind or 1, [1], [0])
+        value = helper.make_tensor("value", element_type or 1, [1], [0])
         yield helper.make_node("ConstantOfShape", [missing], [zeros], value=value)
         yield helper.make_node("Concat", [short, zeros], [full], axis=0)

@@ -1,14 +1,15 @@
 """A graph raised to a newer opset, operator by operator, bodies included.
 
 Each version of an operator is one step from the version before it. Steps that change how an operator is
-spelled stand in steps.py; all others up to opset REVIEWED only add types, or attributes whose default is what
-the operator did before. Where a step isn't known, or can't be taken, Unconvertible says why: nothing is
+written are in steps.py; all others up to opset REVIEWED only add types, or attributes whose default is what
+the operator did before. Where a step is unknown or can't be taken, Unconvertible says why: nothing is
 guessed. Operators of other domains stay as they are.
 """
 
 from __future__ import annotations
 
 import bisect
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +27,11 @@ from netfuse_onnx.ops import kinds, schemas, walk
 from netfuse_onnx.types import Dim, Source, ValueType
 
 REVIEWED = 26
-"""The newest opset whose changes have been read."""
+"""The newest opset whose changes were read."""
 
 
 class Unconvertible(Exception):
-    """Why a source stays at its opset; the message completes 'because'."""
+    """A source that stays at its opset. The message completes 'because'."""
 
 
 class UnknownStep(Unconvertible):
@@ -41,11 +42,11 @@ Step = Callable[["Lift", NodeProto], None]
 """Emits what stands for a node in the next version of its operator."""
 
 STEPS: dict[tuple[str, int], Step] = {}
-"""(operator, version) -> the step to that version from the one before it."""
+"""(operator, version) -> the step to that version from the one before."""
 
 
 def step(since: int, *ops: str) -> Callable[[Step], Step]:
-    """Register a step of these operators."""
+    """Register a step for these operators."""
 
     def register(function: Step) -> Step:
         for op in ops:
@@ -56,10 +57,10 @@ def step(since: int, *ops: str) -> Callable[[Step], Step]:
 
 
 class Lift:
-    """Raises the nodes of a source's graph: `model`, of which run() makes the raised one."""
+    """Raises the nodes of a source's graph. After run(), `model` is the raised one."""
 
     def __init__(self, source: Source, goal: int, *, guessing: bool = False) -> None:
-        """`guessing`: steps may take shapes for what they would like; the types are right all the same."""
+        """With `guessing`, steps may assume the shapes that they need; the types are right all the same."""
         self.source, self.now, self.goal = source, source.opsets.get("", 0), goal
         self.guessing = guessing
         self.model = rebuild.model(source)
@@ -68,7 +69,7 @@ class Lift:
         self._stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     def run(self) -> None:
-        """Raises Unconvertible; the model is of no use then."""
+        """Raise the graph. Raises Unconvertible; the model is of no use then."""
         if self.goal < self.now:
             raise Unconvertible(f"{self.source.path} is of opset {self.now}, which is newer")
         self.graph(self.model.graph, self.now)
@@ -77,7 +78,7 @@ class Lift:
                 entry.version = self.goal
 
     def graph(self, graph: GraphProto, at: int) -> None:
-        """Raise the nodes of a graph that is spelled as of version `at`."""
+        """Raise the nodes of a graph that is written as of version `at`."""
         raised: list[NodeProto] = []
         for node in graph.node:
             for _, body in walk.bodies(node):
@@ -87,44 +88,44 @@ class Lift:
         graph.node.extend(raised)
 
     def _node(self, node: NodeProto, at: int) -> list[NodeProto]:
-        """What stands for a node of version `at`."""
-        known = _history(node.op_type)
-        following = bisect.bisect_right(known, at)
-        if following == len(known) or known[following] > self.goal:
+        """Return what stands for a node of version `at`."""
+        versions = _history(node.op_type)
+        following = bisect.bisect_right(versions, at)
+        if following == len(versions) or versions[following] > self.goal:
             return [node]
-        to = known[following]
-        taken = STEPS.get((node.op_type, to))
-        if taken is None:
+        to = versions[following]
+        change = STEPS.get((node.op_type, to))
+        if change is None:
             facts = schemas.facts(node.op_type, "", to)
             if to > REVIEWED or facts is None or facts.deprecated:
                 raise UnknownStep(f"no conversion of {node.op_type} to opset {to} is known")
             return self._node(node, to)
         outer, self._made = self._made, []
         try:
-            taken(self, node)
+            change(self, node)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
             raise self.refused(node, "its attributes or inputs are not those of the operator") from fault
-        made, self._made = self._made, outer
-        return [each for one in made for each in self._node(one, to)]
+        emitted, self._made = self._made, outer
+        return [each for one in emitted for each in self._node(one, to)]
 
     # ------------------------------------------------------------------ for the steps
 
     def refused(self, node: NodeProto, why: str) -> Unconvertible:
+        """Return the error for a node that can't be raised."""
         name = node.name or next(iter(node.output), "")
         return Unconvertible(f"{node.op_type} '{name}' of {self.source.path} is of opset {self.now}: {why}")
 
     def emit(
         self, op: str, ins: Sequence[str], outs: Sequence[str] = (), name: str = "", **attrs: Any
     ) -> str:
-        """A node of the version of the step; returns its first output."""
+        """Emit a node of the version of the step; return its first output."""
         outs = outs or [self.fresh(op)]
         self._made.append(helper.make_node(op, ins, outs, name, **attrs))
         return outs[0]
 
     def keep(self, node: NodeProto, ins: Sequence[str] | None = None, op: str = "", **changes: Any) -> None:
-        """The node with other inputs, operator or attributes; None takes an attribute away."""
-        result = NodeProto()
-        result.CopyFrom(node)
+        """Emit the node with other inputs, operator or attributes; None removes an attribute."""
+        result = copy.deepcopy(node)
         result.op_type = op or node.op_type
         if ins is not None:
             del result.input[:]
@@ -139,12 +140,14 @@ class Lift:
         self._made.append(result)
 
     def const(self, values: Any, dtype: Any = np.int64) -> str:
+        """Emit a constant and return its name."""
         name = self.fresh("constant")
         self._stored[name] = tensor = numpy_helper.from_array(np.asarray(values, dtype), name)
         self._made.append(helper.make_node("Constant", [], [name], value=tensor))
         return name
 
     def fresh(self, hint: str) -> str:
+        """Return a name that is new in the model."""
         count = len(self._names)
         while f"{hint}__{count}" in self._names:
             count += 1
@@ -152,34 +155,34 @@ class Lift:
         return f"{hint}__{count}"
 
     def values(self, name: str) -> np.ndarray[Any, Any] | None:
-        """A small stored tensor."""
+        """Return the values of a small stored tensor."""
         tensor = self._stored.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def numbers(self, name: str) -> Any:
-        """The numpy type of the elements of a value; float32 where that is not known."""
-        kind = self._kind(name).dtype
-        return helper.tensor_dtype_to_np_dtype(kind) if kind else np.float32
+        """Return the numpy type of the elements of a value; float32 where it is unknown."""
+        dtype = self._type(name).dtype
+        return helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.float32
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
-        """What is known of a shape. Inference tells more at a newer opset."""
-        found = self._kind(name).dims
-        return self._newer.get(name, ValueType()).dims if found is None and not self.guessing else found
+        """Return what is known of a shape. Inference at a newer opset tells more."""
+        dims = self._type(name).dims
+        return self._newer.get(name, ValueType()).dims if dims is None and not self.guessing else dims
 
-    def _kind(self, name: str) -> ValueType:
-        return self._kinds.get(name, ValueType())
+    def _type(self, name: str) -> ValueType:
+        return self._types.get(name, ValueType())
 
     @functools.cached_property
-    def _kinds(self) -> Mapping[str, ValueType]:
-        """The types of all values, those of bodies too, as far as they are known. Names are unique in a model
-        in normal form."""
+    def _types(self) -> Mapping[str, ValueType]:
+        """The types of all values, also in bodies, as far as they are known. Names are unique."""
         source = unclaimed(self.source)
-        found = dict(_shapes(inferred(source, {}) or rebuild.model(source).graph))
+        inner = dict(_shapes(inferred(source, {}) or rebuild.model(source).graph))
         typed = infer(source).graph.types
-        return {**found, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
+        return {**inner, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
 
     @functools.cached_property
     def _newer(self) -> Mapping[str, ValueType]:
+        """The types of all values at the goal's opset."""
         lift = Lift(self.source, self.goal, guessing=True)
         try:
             lift.run()
@@ -195,7 +198,7 @@ class Lift:
 
 
 def attr(node: NodeProto, name: str, default: Any = None) -> Any:
-    """A plain attribute value."""
+    """Return a plain attribute value."""
     for attribute in node.attribute:
         if attribute.name == name:
             return schemas.value_of(attribute)
@@ -204,17 +207,18 @@ def attr(node: NodeProto, name: str, default: Any = None) -> Any:
 
 @functools.cache
 def _all_versions() -> Mapping[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    """Return the versions of all operators of the default domain."""
+    versions: dict[str, list[int]] = {}
     for schema in defs.get_all_schemas_with_history():
         if not schema.domain:
-            bisect.insort(found.setdefault(schema.name, []), schema.since_version)
+            bisect.insort(versions.setdefault(schema.name, []), schema.since_version)
     for op, end in schemas.EXPERIMENTAL.items():
-        found.setdefault(op, [1, end])
-    return found
+        versions.setdefault(op, [1, end])
+    return versions
 
 
 def _history(op: str) -> Sequence[int]:
-    """The versions of an operator of the default domain, in order."""
+    """Return the versions of an operator of the default domain, in order."""
     return _all_versions().get(op, ())
 
 

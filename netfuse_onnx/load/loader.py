@@ -1,6 +1,6 @@
-"""Path -> Source: what the file says, in normal form, with weights left where they are.
+"""Path -> Source: the graph of the file in normal form, its weights left where they are.
 
-No tensor bytes are read here: `wire.scan` finds where they lie, everything else works on the skeleton.
+No tensor bytes are read here: `wire.scan` finds their location, everything else works on the skeleton.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from netfuse_onnx.types import Source
 
 
 def load(path: str, *, opset: int | None = None) -> Source:
-    """One source in normal form; with `opset`, converted to that version of the default domain.
+    """Return one source in normal form; with `opset`, converted to that version of the default domain.
 
     Raises FileFault for a file that can't be read, is no valid model or can't be raised to opset 7,
     NotEquivalent where the conversion is not possible.
@@ -42,7 +42,7 @@ def load(path: str, *, opset: int | None = None) -> Source:
 
 
 def _imports(model: ModelProto, path: str) -> dict[str, int]:
-    """Domain -> version. A file of the time before opsets counts as opset 1."""
+    """Return the versions by domain. A file from the time before opsets counts as opset 1."""
     imports: dict[str, int] = {}
     for entry in model.opset_import:
         domain = schemas.canonical(entry.domain)
@@ -55,7 +55,7 @@ def _imports(model: ModelProto, path: str) -> dict[str, int]:
 
 
 def _inlined(model: ModelProto, path: str) -> ModelProto:
-    """Calls of the file's own functions replaced by what they do."""
+    """Return the model with calls of its own functions replaced by their nodes."""
     if not model.functions:
         return model
     try:
@@ -63,6 +63,6 @@ def _inlined(model: ModelProto, path: str) -> ModelProto:
     except Exception as fault:
         first = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise FileFault(
-            f"{path}: the model's own functions can't be inlined: {first}",
+            f"{path}: the functions that the model defines can't be inlined: {first}",
             "Export the model again without functions, or inline them with onnx.inliner.",
         ) from fault

@@ -1,13 +1,14 @@
 """A parsed file in the normal form of types.Graph.
 
-What is only spelling disappears here, so that the later stages never see it: Constant nodes and
-initializers inside of bodies become weights of the main graph, Identity nodes are bypassed, dead nodes
-dropped, nodes sorted. A body keeps nodes only, its names don't shadow outer ones, and the node that owns
-it lists the outer values that it reads.
+Mere spelling disappears here, so that the later stages never see it: Constant nodes and initializers inside
+of bodies become weights of the main graph, Identity nodes are bypassed, dead nodes dropped, nodes sorted. A
+body keeps nodes only, its names do not shadow outer ones, and the node that owns it lists the outer values
+that it reads.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
@@ -18,15 +19,17 @@ from netfuse_onnx.ops import kinds, walk
 from netfuse_onnx.types import Graph, Node, ValueType, Weight
 
 Names = Callable[[str], str | None]
-"""A name of the file -> its name in the normal form; None where the scope and those around it lack it."""
+"""A name of the file -> its name in the normal form; None where no scope around has it."""
 
 
 def normalise(graph: GraphProto, path: str, opsets: Mapping[str, int]) -> Graph:
-    """The main graph in normal form. Raises FileFault where it is invalid."""
+    """Return the main graph in normal form. Raises FileFault where it is invalid."""
     return _Normaliser(graph, path, opsets).run()
 
 
 class _Normaliser:
+    """The way from one file to its normal form."""
+
     def __init__(self, graph: GraphProto, path: str, opsets: Mapping[str, int]) -> None:
         self.graph, self.path, self.opsets = graph, path, opsets
         self.scope = Scope(graph, path, opsets, lambda name: False)
@@ -57,7 +60,8 @@ class _Normaliser:
         )
 
     def _outputs(self) -> Iterator[Node]:
-        """Lets each graph output keep its name: a node's result takes it, all else keeps one Identity."""
+        """Let each graph output keep its name. The node that produces it takes the name; every other output
+        gets an Identity, which is yielded."""
         scope = self.scope
         for name in scope.outputs:
             root = scope.root(name)
@@ -72,10 +76,12 @@ class _Normaliser:
             yield Node("Identity", "", scope.alias_nodes.get(name, ""), (source,), (name,), {})
 
     def _name(self, name: str) -> str | None:
+        """Return the final name of a value of the main graph."""
         root = self.scope.root(name)
         return self.renamed.get(root, root) if root in self.scope.defined else None
 
     def _main_node(self, op: Op) -> Node:
+        """Return an operator of the main graph as a Node, its bodies in normal form."""
         renamed, alias = self.renamed, self.scope.alias
         if alias or renamed:
             inputs = tuple([renamed.get(r := self.scope.root(n), r) for n in op.inputs])
@@ -91,7 +97,7 @@ class _Normaliser:
         return Node(proto.op_type, op.domain, proto.name, inputs, outputs, op.attrs, tuple(captured))
 
     def _body(self, graph: GraphProto, outer: Names, taken: frozenset[str]) -> tuple[GraphProto, list[str]]:
-        """A body in normal form and the outer values that it reads. `taken` are the names around it."""
+        """Return a body in normal form and the outer values that it reads. `taken` are names around it."""
         scope = Scope(graph, self.path, self.opsets, lambda name: outer(name) is not None)
         local: dict[str, str] = {}
         for name in [v.name for v in scope.inputs] + [n for op in scope.ops for n in op.outputs if n]:
@@ -104,10 +110,10 @@ class _Normaliser:
             return local.get(root) or hoisted.get(root) or outer(root)
 
         def reads(name: str) -> str:
-            found = final(name) if name else ""
-            if found and found not in own:
-                captured[found] = None
-            return found or ""
+            name_there = final(name) if name else ""
+            if name_there and name_there not in own:
+                captured[name_there] = None
+            return name_there or ""
 
         body = GraphProto(name=graph.name)
         for op in scope.ops:
@@ -119,13 +125,11 @@ class _Normaliser:
                 nested.CopyFrom(inner)
                 captured.update(dict.fromkeys(n for n in names if n not in own))
         body.input.extend(_named(v, local[v.name]) for v in scope.inputs)
-        self._body_outputs(body, graph, scope, reads)
+        self._body_outputs(body, graph, reads)
         return body, list(captured)
 
-    def _body_outputs(
-        self, body: GraphProto, graph: GraphProto, scope: Scope, reads: Callable[[str], str]
-    ) -> None:
-        """An output of a body must be the result of one of its nodes, and of no other output."""
+    def _body_outputs(self, body: GraphProto, graph: GraphProto, reads: Callable[[str], str]) -> None:
+        """Declare the outputs. Each must be the result of a node of the body, and of no other output."""
         results = {name for node in body.node for name in node.output}
         for value in graph.output:
             name = reads(value.name)
@@ -137,11 +141,13 @@ class _Normaliser:
             body.output.append(_named(value, name))
 
     def _hoisted(self, name: str, weight: Weight) -> str:
+        """Move a constant of a body to the main graph and return its name there."""
         final = name if self._counts()[name] == 1 else self._fresh(name)
         self.weights[final] = weight
         return final
 
     def _fresh(self, name: str) -> str:
+        """Return a name that is new in the file."""
         counts = self._counts()
         i = 2
         while counts[f"{name}__{i}"]:
@@ -150,20 +156,20 @@ class _Normaliser:
         return f"{name}__{i}"
 
     def _counts(self) -> Counter[str]:
-        """How often each name is defined anywhere in the file. Only files with bodies ask."""
+        """Count how often each name is defined anywhere in the file. Only files with bodies need it."""
         if self._definitions is None:
             self._definitions = Counter(walk.defined(self.graph))
         return self._definitions
 
     def _types(self, nodes: list[Node]) -> dict[str, ValueType]:
-        """Declared types of inputs and outputs, and what else the file says of values that are left. Of an
-        input that is an output too, what it says of the input counts."""
+        """Return the declared types of inputs and outputs, and what else the file says of values that are
+        left. For an input that is also an output, the type of the input counts."""
         graph = self.graph
-        left = {name for node in nodes for name in node.outputs}
+        kept = {name for node in nodes for name in node.outputs}
         types: dict[str, ValueType] = {}
         for value in graph.value_info:
             name = self.renamed.get(value.name, value.name)
-            if name in left:
+            if name in kept:
                 types[name] = kinds.of_proto(value.type)
         for value in (*graph.output, *self.scope.inputs):
             types[value.name] = kinds.of_proto(value.type)
@@ -171,6 +177,7 @@ class _Normaliser:
 
 
 def _rewire(node: NodeProto, inputs: list[str], outputs: list[str]) -> None:
+    """Replace the inputs and outputs of a node."""
     del node.input[:]
     del node.output[:]
     node.input.extend(inputs)
@@ -180,7 +187,7 @@ def _rewire(node: NodeProto, inputs: list[str], outputs: list[str]) -> None:
 
 
 def _named(value: ValueInfoProto, name: str) -> ValueInfoProto:
-    result = ValueInfoProto()
-    result.CopyFrom(value)
+    """Return a copy of a typed name with another name."""
+    result = copy.deepcopy(value)
     result.name = name
     return result

@@ -1,9 +1,9 @@
 """One opset for the family: the highest of its sources, raised to 17 where that can be done.
 
 From opset 17 on all rules apply; below, each rule says what it needs. Where no operator in use has changed,
-only the number changes. Else lift.py raises operator by operator. What it does not know is left to
-onnx.version_converter, on the skeleton, except where that is known to be wrong (checked against ONNX Runtime
-with onnx 1.23): Resize and Upsample from before opset 11, whose coordinates it leaves to the new default,
+only the number changes. Else lift.py raises operator by operator. Steps that it does not know are left to
+onnx.version_converter, on the skeleton, except where that is known to be wrong (compared with ONNX Runtime,
+onnx 1.23): Resize and Upsample from before opset 11, whose coordinates it leaves to the new default,
 GroupNormalization from before 21, whose scale it leaves per group, and operators outside the default domain,
 on some of which it asserts. From before opset 9 it is not asked at all.
 """
@@ -32,8 +32,8 @@ HINT = "Export all models with one opset, or convert them with onnx.version_conv
 
 
 def read(source: Source) -> Source:
-    """A source as load gives it. Raises FileFault for one from before opset 7, the oldest that ONNX Runtime
-    loads, that can't be raised."""
+    """Check a source as load gives it. Raises FileFault for one from before opset 7, the oldest that ONNX
+    Runtime loads, that can't be raised."""
     now = source.opsets.get("", OLDEST)
     reason = ""
     for goal in (TARGET, OLDEST) if now < OLDEST else ():
@@ -51,7 +51,7 @@ def read(source: Source) -> Source:
 
 
 def align(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """The sources at one opset. Raises NotEquivalent where they differ and can't be brought together."""
+    """Return the sources at one opset. Raises NotEquivalent where that is impossible."""
     sources = _other_domains(sources)
     versions = {source.opsets.get("", 0) for source in sources}
     goals = sorted({max(TARGET, *versions), max(OLDEST, *versions), max(versions)}, reverse=True)
@@ -65,18 +65,18 @@ def align(sources: Sequence[Source]) -> tuple[Source, ...]:
             reason = str(fault)
     if len(versions) == 1:
         return sources
-    said = ", ".join(f"{source.path} has opset {source.opsets.get('', 0)}" for source in sources[:8])
+    versions_text = ", ".join(f"{source.path} has opset {source.opsets.get('', 0)}" for source in sources[:8])
     one, other = sources[0], next(s for s in sources if s.opsets.get("", 0) != sources[0].opsets.get("", 0))
     left, right = (str(source.opsets.get("", 0)) for source in (one, other))
     raise NotEquivalent(
-        f"The opsets differ ({said}), and they can't be brought together: {reason}.",
+        f"The opsets differ ({versions_text}), and they can't be brought together: {reason}.",
         HINT,
         Mismatch("opset", (one.path, other.path), left=left, right=right),
     )
 
 
 def convert(source: Source, version: int) -> Source:
-    """The source at another version of the default domain. Raises NotEquivalent where that can't be."""
+    """Return the source at another version of the default domain. Raises NotEquivalent."""
     try:
         return converted(source, version)
     except Unconvertible as fault:
@@ -84,7 +84,7 @@ def convert(source: Source, version: int) -> Source:
 
 
 def converted(source: Source, version: int) -> Source:
-    """The source at `version`. Raises Unconvertible."""
+    """Return the source at `version`. Raises Unconvertible."""
     now = source.opsets.get("", 0)
     if now == version:
         return source
@@ -103,20 +103,18 @@ def converted(source: Source, version: int) -> Source:
         _refuse(source, used, now, version)
         graph = _by_onnx(source, now, version)
     except FileFault as fault:
-        raise Unconvertible(
-            f"{source.path} has another meaning at opset {version}: {fault.message}"
-        ) from fault
-    return replace(source, graph=_same_edge(source, graph), opsets=opsets)
+        raise Unconvertible(f"{source.path} is not valid at opset {version}: {fault.message}") from fault
+    return replace(source, graph=_with_own_weights(source, graph), opsets=opsets)
 
 
 def _by_onnx(source: Source, now: int, version: int) -> Graph:
-    """The graph as onnx.version_converter gives it. Raises Unconvertible."""
+    """Return the graph as onnx.version_converter gives it. Raises Unconvertible."""
     try:
         result = version_converter.convert_version(prepared.skeleton(source, version), version)
         return normal.normalise(result.graph, source.path, {"": version})
     except prepared.ManyAxes as fault:
-        said = f"{source.path} uses {fault.op} of opset {now} along several axes, or of unknown rank"
-        raise Unconvertible(f"{said}: opset 13 has another meaning for it") from fault
+        use = f"{source.path} uses {fault.op} of opset {now} along several axes, or of unknown rank"
+        raise Unconvertible(f"{use}: opset 13 has another meaning for it") from fault
     except FileFault as fault:
         raise Unconvertible(f"onnx.version_converter gives an invalid graph ({fault.message})") from fault
     except Exception as fault:  # the converter raises RuntimeError and what protobuf raises
@@ -124,8 +122,8 @@ def _by_onnx(source: Source, now: int, version: int) -> Graph:
         raise Unconvertible(f"onnx.version_converter says: {first[:200]}") from fault
 
 
-def _same_edge(source: Source, graph: Graph) -> Graph:
-    """The converted graph with the weights of the source in place of what stood in for them."""
+def _with_own_weights(source: Source, graph: Graph) -> Graph:
+    """Return the converted graph with the source's weights instead of the inputs in their place."""
     before = source.graph
     inputs = graph.inputs[: len(before.inputs)]
     stand_ins = set(graph.inputs[len(before.inputs) :])
@@ -138,23 +136,26 @@ def _same_edge(source: Source, graph: Graph) -> Graph:
 
 
 def _refuse(source: Source, used: set[tuple[str, str]], now: int, version: int) -> None:
-    """Raises Unconvertible for what the converter is known to get wrong."""
+    """Raise Unconvertible for what the converter is known to get wrong."""
     for domain, op in sorted(used):
         if domain:
             raise Unconvertible(
                 f"{source.path} uses {domain}.{op}, which onnx.version_converter doesn't know"
             )
         if now < _WRONG.get(op, 0) <= version:
-            raise Unconvertible(f"{source.path} uses {op} of opset {now}, whose meaning it would change")
+            raise Unconvertible(
+                f"{source.path} uses {op} of opset {now}, whose meaning the converter would change"
+            )
         if op.startswith(_COMPLEX):
             raise Unconvertible(f"{source.path} uses {op}, whose type the converter drops")
     for name in (*source.graph.inputs, *source.graph.outputs):
-        kind = source.graph.types.get(name)
-        if kind is not None and kind.proto is not None:
+        declared = source.graph.types.get(name)
+        if declared is not None and declared.proto is not None:
             raise Unconvertible(f"'{name}' of {source.path} is no tensor")
 
 
 def _unchanged(op: str, now: int, version: int) -> bool:
+    """Return True where an operator is the same at both versions."""
     old, new = schemas.facts(op, "", now), schemas.facts(op, "", version)
     return old is not None and new is not None and old.since == new.since
 
@@ -168,7 +169,7 @@ def _operators(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _other_domains(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """The sources with the highest version of each domain but the default one.
+    """Return the sources with the highest version of each domain but the default one.
 
     Raises NotEquivalent where two versions of a domain in use may mean different things.
     """
@@ -186,6 +187,7 @@ def _other_domains(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def _comparable(source: Source, raised: Mapping[str, int]) -> None:
+    """Raise NotEquivalent where an operator of another domain may have changed between two versions."""
     for domain, op in sorted(set(_operators(source))):
         now = source.opsets.get(domain, raised.get(domain, 1))
         version = raised.get(domain, now)

@@ -1,8 +1,8 @@
-"""Pools that round up and gain nothing by it: in normal form they round down.
+"""Pools that round up without effect: in normal form they round down.
 
 Before opset 22 onnx's inference counts the windows that start in the padding at the end (ceil_mode=1). ONNX
-Runtime and PyTorch drop them. Where all that rounding up adds are such windows, ceil_mode=0 says the same,
-and nobody miscounts. It needs sizes, so it happens after inference, which then runs again.
+Runtime and PyTorch drop them. Where rounding up adds nothing but such windows, ceil_mode=0 computes the same,
+and nobody miscounts. This needs sizes, so it happens after inference, which then runs again.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from netfuse_onnx.ops.traits import POOLS
 from netfuse_onnx.types import Dim, Graph, Node, ValueType
 
 RIGHT = 22
-"""The opset from which on onnx counts right."""
+"""The opset from which on onnx counts correctly."""
 
 
 def floored(graph: Graph, types: Mapping[str, ValueType], opset: int) -> Graph:
-    """The graph with such pools changed; itself where there are none."""
+    """Return the graph with such pools changed; the same object where there are none."""
     if opset >= RIGHT or not any(node.op in POOLS for node in graph.nodes):
         return graph
     nodes = tuple(
         replace(node, attrs={**node.attrs, "ceil_mode": 0})
-        if node.op in POOLS and _gains_nothing(node, _dims(node.inputs[0], graph, types))
+        if node.op in POOLS and _adds_only_dropped(node, _dims(node.inputs[0], graph, types))
         else node
         for node in graph.nodes
     )
@@ -31,13 +31,14 @@ def floored(graph: Graph, types: Mapping[str, ValueType], opset: int) -> Graph:
 
 
 def _dims(name: str, graph: Graph, types: Mapping[str, ValueType]) -> Sequence[Dim]:
+    """Return the shape of a value, empty where it is unknown."""
     if name in graph.weights:
         return graph.weights[name].shape
     return types.get(name, ValueType()).dims or ()
 
 
-def _gains_nothing(node: Node, dims: Sequence[Dim]) -> bool:
-    """True where some windows that rounding up adds are dropped, and none is kept. `dims`: what it pools."""
+def _adds_only_dropped(node: Node, dims: Sequence[Dim]) -> bool:
+    """Return True where rounding up adds windows that are dropped and none that is kept."""
     attrs, sizes = node.attrs, dims[2:]
     if not attrs.get("ceil_mode", 0) or attrs.get("auto_pad", b"NOTSET") != b"NOTSET" or node.domain:
         return False
@@ -58,7 +59,7 @@ def _gains_nothing(node: Node, dims: Sequence[Dim]) -> bool:
 
 
 def _added(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> tuple[bool, bool]:
-    """Whether rounding up adds a window that is dropped, and one that is kept."""
+    """Return whether rounding up along one axis adds a window that is dropped, and one that is kept."""
     room = size + before + after - ((kernel - 1) * dilation + 1)
     if room % stride == 0:
         return False, False

@@ -1,8 +1,9 @@
-"""The tool that wrote a file. Both exporters of pytorch call themselves pytorch: their marks tell them apart.
+"""The tool that wrote a file. Both exporters of PyTorch call themselves pytorch; their marks tell them apart.
 
-The marks were seen in torch 2.13, and follow from its code for older versions: dynamo notes on every node,
-and on the graph, where it comes from, under keys that begin with pkg.torch; TorchScript names nodes by their
-place in the module, /encoder/layer.0/MatMul. A file from which another tool took the marks shows neither.
+The marks were seen in torch 2.13, and follow from its code for older versions: dynamo notes the origin of
+every node and of the graph under keys that begin with pkg.torch; TorchScript names nodes by their place in
+the module, such as /encoder/layer.0/MatMul. A file from which another tool removed the marks shows
+neither.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from onnx import ModelProto
 from netfuse_onnx.types import Producer
 
 LOOKED_AT = 1000
-"""Nodes whose marks are looked at."""
+"""The number of nodes whose marks are read."""
 MOST_LETTERS = 80
 DYNAMO, TORCHSCRIPT = "dynamo", "TorchScript"
 BEFORE_DYNAMO = re.compile(r"[01]\.")
-"""Versions of torch that had no other exporter to ONNX than TorchScript."""
+"""Versions of torch whose only exporter to ONNX was TorchScript."""
 
 
 def of(model: ModelProto) -> Producer:
-    """The producer that the file names, and the exporter where it is sure."""
+    """Return the producer that the file names, and the exporter where it is certain."""
     name, version = (_short(text) for text in (model.producer_name, model.producer_version))
     return Producer(name, version, _exporter(model) if name == "pytorch" else "")
 

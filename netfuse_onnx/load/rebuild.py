@@ -1,7 +1,7 @@
-"""A source's normal form as an onnx.ModelProto again, for tools that want one.
+"""A source's normal form as an onnx.ModelProto again, for tools that read one.
 
-Large weights become graph inputs of their type: shape inference and the version converter need no more,
-and no bytes are read.
+Large weights become graph inputs of their type: shape inference and the version converter need no more, and
+no bytes are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from netfuse_onnx.types import Extent, Node, Source, ValueType
 
 
 def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
-    """The skeleton model: same inputs, outputs, nodes and small weights; `values` get their type declared."""
+    """Return the skeleton model: inputs, outputs, nodes, small weights. `values` get their type declared."""
     graph = source.graph
     result = ModelProto(ir_version=max(source.ir_version, 4))
     for domain, version in source.opsets.items():
@@ -39,18 +39,18 @@ def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
 
 
 def node_proto(node: Node, opsets: Mapping[str, int]) -> NodeProto:
-    """The node as ONNX holds it."""
+    """Return the node as ONNX stores it."""
     result = NodeProto(op_type=node.op, domain=node.domain, name=node.name)
     result.input.extend(node.inputs)
     result.output.extend(node.outputs)
-    known = facts(node.op, node.domain, opsets.get(node.domain, 1))
-    attribute_types = known.kinds if known else {}
-    result.attribute.extend(attribute(k, value, attribute_types.get(k)) for k, value in node.attrs.items())
+    schema = facts(node.op, node.domain, opsets.get(node.domain, 1))
+    types = schema.kinds if schema else {}
+    result.attribute.extend(attribute(name, value, types.get(name)) for name, value in node.attrs.items())
     return result
 
 
 def attribute(name: str, value: Any, kind: int | None) -> AttributeProto:
-    """An attribute from its plain value. An empty list has no type of its own: `kind` tells it."""
+    """Return an attribute from its plain value. The type of an empty list can't be seen: `kind` tells it."""
     if isinstance(value, list) and not value:
         kind_name = AttributeProto.AttributeType.Name(kind or AttributeProto.INTS)
         return AttributeProto(name=name, type=kind_name)

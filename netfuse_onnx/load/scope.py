@@ -1,11 +1,14 @@
-"""One graph of a file (the main graph or a body) as it stands, checked and sorted: what normal.py rewrites.
+"""One graph of a file (the main graph or a body) as it stands, checked and sorted; normal.py rewrites it.
 
-Constant nodes are constants here and Identity nodes are other names of the same value; both are gone from
-the list of operators. Everything is still in the names of the file.
+Constant nodes are constants here, and Identity nodes are other names of one value; neither is in the list of
+operators. All names are still those of the file. The checks are ours and not onnx.checker.check_node: that
+refuses tensors without bytes and bodies that read outer values, takes longer than loading, and does not name
+the node in all of its messages.
 """
 
 from __future__ import annotations
 
+import graphlib
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +25,10 @@ from netfuse_onnx.storage.tensors import own_tensors
 from netfuse_onnx.types import Weight
 
 FETCH_LIMIT = 1 << 30
-"""Bytes of large tensors in attributes that one graph may hold. They are held in memory."""
+"""The largest total of bytes of large tensors in attributes of one graph. They are held in memory."""
 
-_REFUSED = {AttributeProto.UNDEFINED, AttributeProto.GRAPHS}  # no operator has lists of graphs
-_KINDS = {int(v): k for k, v in AttributeProto.AttributeType.items()}
+_REFUSED = {AttributeProto.UNDEFINED, AttributeProto.GRAPHS}  # no operator takes lists of graphs
+_TYPES = {int(v): k for k, v in AttributeProto.AttributeType.items()}
 
 
 @dataclass(slots=True)
@@ -42,13 +45,15 @@ class Op:
 
     @property
     def where(self) -> str:
+        """The operator and its name, for messages."""
         return label(self.proto)
 
 
 class Scope:
     """The operators, constants and aliases of one graph.
 
-    `visible` tells whether an enclosing graph defines a name. Raises FileFault where the graph is invalid.
+    `visible` returns True for a name that an enclosing graph defines. Raises FileFault where the graph is
+    invalid.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Scope:
         self.ops = _live(self, _sorted(self))
 
     def root(self, name: str) -> str:
-        """The value behind any chain of Identity nodes."""
+        """Return the value behind any chain of Identity nodes."""
         alias = self.alias
         if name not in alias:
             return name
@@ -90,6 +95,7 @@ class Scope:
         return name
 
     def fault(self, what: str) -> FileFault:
+        """Return the error for this file."""
         return FileFault(f"{self.path}: {what}.", AGAIN)
 
     def _constant(self, name: str, weight: Weight) -> None:
@@ -103,27 +109,28 @@ class Scope:
 
     def _node(self, node: NodeProto) -> None:
         domain = schemas.canonical(node.domain)
-        kind, outputs = node.op_type, list(node.output)
-        if not domain and kind == "Constant" and len(outputs) == 1:
+        op, outputs = node.op_type, list(node.output)
+        if not domain and op == "Constant" and len(outputs) == 1:
             self._constant(outputs[0], constants.constant(node, self.path))
             return
         inputs = list(node.input)
         for name in outputs:
             if name:
                 self._define(name)
-        if not domain and kind == "Identity" and len(inputs) == 1 and len(outputs) == 1 and inputs[0]:
+        if not domain and op == "Identity" and len(inputs) == 1 and len(outputs) == 1 and inputs[0]:
             self.alias[outputs[0]] = inputs[0]
             self.alias_nodes[outputs[0]] = node.name
             return
         self._operator(node, domain, inputs, outputs)
 
     def _operator(self, node: NodeProto, domain: str, inputs: list[str], outputs: list[str]) -> None:
+        """Check an operator and add it."""
         attrs: dict[str, Any] = {}
         bodies: list[str] = []
         free: list[str] = []
         facts = self._check(node, domain, len(inputs), len(outputs))
         if not domain and node.op_type == "STFT":
-            _sided(node)
+            _write_onesided(node)
         for attribute in node.attribute:
             name = attribute.name
             if attribute.type in _REFUSED or attribute.ref_attr_name:
@@ -146,8 +153,8 @@ class Scope:
         self.ops.append(Op(node, domain, inputs, outputs, attrs, bodies, free))
 
     def _fetch(self, attribute: AttributeProto) -> None:
-        """Bring the tensors of an attribute inline: it is written with them, for no runtime reads the values
-        of an attribute from another file."""
+        """Read the tensors of an attribute into memory. They are written inside of the node, for no runtime
+        reads the values of an attribute from another file."""
         for tensor in own_tensors(attribute):
             self.fetched += len(tensor.external_data) and weights.nbytes(weights.weight_of(tensor))
             if self.fetched > FETCH_LIMIT:
@@ -159,6 +166,7 @@ class Scope:
             weights.fetch(tensor)
 
     def _check(self, node: NodeProto, domain: str, inputs: int, outputs: int) -> schemas.Facts | None:
+        """Return the facts of the operator, after a check of its numbers of inputs and outputs."""
         key = (node.op_type, domain)
         if key not in self._facts:
             self._facts[key] = self._look_up(node, domain)
@@ -166,13 +174,14 @@ class Scope:
         if facts is None:
             return None
         counts = ((inputs, facts.inputs, "input"), (outputs, facts.outputs, "output"))
-        for count, (least, most), what in counts:
+        for count, (least, most), noun in counts:
             if not least <= count <= most:
                 allowed = f"{least}" if least == most else f"{least} to {most}"
-                raise self.fault(f"{label(node)} has {count} {what}s, the operator takes {allowed}")
+                raise self.fault(f"{label(node)} has {count} {noun}s, the operator takes {allowed}")
         return facts
 
     def _look_up(self, node: NodeProto, domain: str) -> schemas.Facts | None:
+        """Return the facts of an operator of the standard at the file's opset; None for other operators."""
         if domain not in schemas.STANDARD:
             return None
         if domain not in self.opsets:
@@ -184,44 +193,46 @@ class Scope:
         if facts is None and not domain and version < schemas.EXPERIMENTAL.get(node.op_type, 0):
             return None
         if facts is None or facts.deprecated:
-            said = "does not have" if facts is None else "no longer has"
-            spelled = f"opset {version}" if not domain else f"version {version} of {domain}"
-            raise self.fault(f"{label(node)} is an operator that {spelled} {said}")
+            verb = "does not have" if facts is None else "no longer has"
+            version_text = f"opset {version}" if not domain else f"version {version} of {domain}"
+            raise self.fault(f"{label(node)} is an operator that {version_text} {verb}")
         return facts
 
     def _unreadable(self, node: NodeProto, attribute: AttributeProto) -> FileFault:
+        """Return the error for an attribute of a type that no operator has."""
         named = f"the attribute '{attribute.name}' of {label(node)}"
         if attribute.ref_attr_name:
             return self.fault(f"{named} refers to '{attribute.ref_attr_name}' of a function, and is in none")
-        return self.fault(f"{named} is of kind {_KINDS[attribute.type]}")
+        return self.fault(f"{named} has the type {_TYPES[attribute.type]}, which no operator takes")
 
     def _attribute(self, node: NodeProto, facts: schemas.Facts, attribute: AttributeProto) -> None:
+        """Raise the error for an attribute that the operator does not have, or not of this type."""
         name = attribute.name
         if name not in facts.kinds:
             raise self.fault(f"{label(node)} has an attribute '{name}', which the operator does not know")
-        found, wanted = _KINDS.get(attribute.type, "?"), _KINDS.get(facts.kinds[name], "?")
-        raise self.fault(f"the attribute '{name}' of {label(node)} is {found} and should be {wanted}")
+        given, wanted = _TYPES.get(attribute.type, "?"), _TYPES.get(facts.kinds[name], "?")
+        raise self.fault(f"the attribute '{name}' of {label(node)} is {given} and should be {wanted}")
 
 
-def _sided(node: NodeProto) -> None:
+def _write_onesided(node: NodeProto) -> None:
     """Write down an STFT's `onesided`: onnx's inference (1.23) takes it for 0 where it is absent."""
     if all(attribute.name != "onesided" for attribute in node.attribute):
         node.attribute.add(name="onesided", type=AttributeProto.INT, i=1)
 
 
 def label(node: NodeProto) -> str:
-    """`Conv 'conv1'`; the first output stands in where a node has no name."""
+    """Return `Conv 'conv1'`; the first output stands in where a node has no name."""
     named = node.name or next((name for name in node.output if name), "")
     return f"{node.op_type} '{named}'"
 
 
 def _reads(scope: Scope, op: Op) -> list[str]:
-    """Names that this graph defines among what the node depends on."""
+    """Return the values of this graph that the node depends on."""
     return [r for name in (*op.inputs, *op.free) if name and (r := scope.root(name)) in scope.defined]
 
 
 def _sorted(scope: Scope) -> list[Op]:
-    """The operators in an order in which each comes after what it reads: the file's own where that is one.
+    """Return the operators in topological order: in the order of the file if that is one.
 
     Raises FileFault for a name that nothing defines, and for a cycle.
     """
@@ -232,7 +243,7 @@ def _sorted(scope: Scope) -> list[Op]:
             if not name or name in ready:
                 continue
             root = scope.root(name)
-            if root not in ready and not _outer(scope, root, op):
+            if root not in ready and not _is_outer(scope, root, op):
                 in_order = False
         ready.update(op.outputs)
     for name in scope.outputs:
@@ -241,8 +252,9 @@ def _sorted(scope: Scope) -> list[Op]:
     return scope.ops if in_order else _by_dependence(scope)
 
 
-def _outer(scope: Scope, root: str, op: Op) -> bool:
-    """Whether an enclosing graph defines it; False where this graph does, later. Else FileFault."""
+def _is_outer(scope: Scope, root: str, op: Op) -> bool:
+    """Return True where an enclosing graph defines the name, False where this graph does, later. Raises
+    FileFault where none does."""
     if root in scope.defined:
         return False
     if not scope.visible(root):
@@ -251,31 +263,29 @@ def _outer(scope: Scope, root: str, op: Op) -> bool:
 
 
 def _by_dependence(scope: Scope) -> list[Op]:
-    """Kahn's algorithm; among the ready ones the first in the file comes first."""
+    """Sort the operators topologically. Among those that are ready, the first in the file comes first."""
     producer = {name: i for i, op in enumerate(scope.ops) for name in op.outputs if name}
-    readers: list[list[int]] = [[] for _ in scope.ops]
-    missing = [0] * len(scope.ops)
+    sorter = graphlib.TopologicalSorter[int]()
     for i, op in enumerate(scope.ops):
-        for maker in {producer[name] for name in _reads(scope, op) if name in producer}:
-            readers[maker].append(i)
-            missing[i] += 1
-    heap = [i for i, count in enumerate(missing) if not count]
-    result = []
+        sorter.add(i, *(producer[name] for name in _reads(scope, op) if name in producer))
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as fault:
+        stuck = scope.ops[min(fault.args[1])]
+        raise scope.fault(f"{stuck.where} depends on its own result") from fault
+    heap, result = list(sorter.get_ready()), []
+    heapq.heapify(heap)
     while heap:
         i = heapq.heappop(heap)
         result.append(scope.ops[i])
-        for reader in readers[i]:
-            missing[reader] -= 1
-            if not missing[reader]:
-                heapq.heappush(heap, reader)
-    if len(result) < len(scope.ops):
-        stuck = next(op for op, count in zip(scope.ops, missing, strict=True) if count)
-        raise scope.fault(f"{stuck.where} depends on its own result")
+        sorter.done(i)
+        for reader in sorter.get_ready():
+            heapq.heappush(heap, reader)
     return result
 
 
 def _live(scope: Scope, ops: list[Op]) -> list[Op]:
-    """The operators that some output of the graph depends on."""
+    """Return the operators that some output of the graph depends on."""
     needed = {scope.root(name) for name in scope.outputs}
     result = []
     for op in reversed(ops):

@@ -1,6 +1,6 @@
-"""How operators are spelled in the next version of theirs, where that is another spelling.
+"""The steps of operators whose next version is written differently.
 
-A step emits what computes the same values, in ONNX Runtime's reading of both versions. lift.py takes them.
+A step emits nodes that compute the same values, as ONNX Runtime reads both versions. lift.py takes them.
 https://onnx.ai/onnx/operators/ shows the versions side by side.
 """
 
@@ -19,7 +19,7 @@ from netfuse_onnx.ops.axes import REDUCERS
 def _whole_p(lift: Lift, node: NodeProto) -> None:
     p = attr(node, "p", 2.0)
     if p != int(p) or (node.op_type == "LpPool" and attr(node, "kernel_shape") is None):
-        raise lift.refused(node, "its p or its kernel_shape has no newer form")
+        raise lift.refused(node, "its p or its kernel_shape can not be written at a newer opset")
     lift.keep(node, p=int(p))
 
 
@@ -76,7 +76,7 @@ def _selu_constants(lift: Lift, node: NodeProto) -> None:
 def _cast_by_number(lift: Lift, node: NodeProto) -> None:
     name = attr(node, "to", b"").decode(errors="replace").upper()
     if name not in [*TensorProto.DataType.keys()]:
-        raise lift.refused(node, f"'{name}' is no type")
+        raise lift.refused(node, f"'{name}' is no type of ONNX")
     lift.keep(node, to=TensorProto.DataType.Value(name))
 
 
@@ -92,7 +92,7 @@ def _tile_by_repeats(lift: Lift, node: NodeProto) -> None:
 
 @step(7, "Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
 def _broadcast(lift: Lift, node: NodeProto) -> None:
-    """From opset 7 on the last axes meet; before, those from `axis` on."""
+    """From opset 7 on the last axes are aligned; before, the axes from `axis` on."""
     first, second = node.input
     axis = attr(node, "axis")
     if attr(node, "broadcast", 0) and axis is not None:
@@ -106,15 +106,8 @@ def _broadcast(lift: Lift, node: NodeProto) -> None:
     lift.keep(node, [first, second], broadcast=None, axis=None)
 
 
-@step(7, "BatchNormalization")
-def _tested(lift: Lift, node: NodeProto) -> None:
-    if not attr(node, "is_test", 0):
-        raise lift.refused(node, "it is in training mode")
-    lift.keep(node, is_test=None)
-
-
-@step(7, "Dropout")
-def _nothing_dropped(lift: Lift, node: NodeProto) -> None:
+@step(7, "BatchNormalization", "Dropout")
+def _inference_only(lift: Lift, node: NodeProto) -> None:
     if not attr(node, "is_test", 0):
         raise lift.refused(node, "it is in training mode")
     lift.keep(node, is_test=None)
@@ -132,7 +125,7 @@ def _recurrent(lift: Lift, node: NodeProto) -> None:
 
 @step(7, "PRelu")
 def _slope_of_channels(lift: Lift, node: NodeProto) -> None:
-    """Before opset 7 a vector of slopes is one for each channel, axis 1."""
+    """Before opset 7 a vector of slopes has one for each channel, axis 1."""
     data, slope = node.input
     slopes, rank = lift.dims(slope), lift.rank(data)
     if slopes is None or rank is None:
@@ -151,7 +144,7 @@ def _two_scales(lift: Lift, node: NodeProto) -> None:
 
 @step(9, "BatchNormalization")
 def _spatial(lift: Lift, node: NodeProto) -> None:
-    """With spatial = 0 each element of an image has statistics of its own, which is written out."""
+    """With spatial = 0 each element of an image has its own statistics, which is written out."""
     if attr(node, "spatial", 1):
         lift.keep(node, spatial=None)
         return
@@ -174,9 +167,10 @@ def _scales_as_input(lift: Lift, node: NodeProto) -> None:
 
 
 @step(10, "Dropout")
-def _mask_of_another_type(lift: Lift, node: NodeProto) -> None:
+@step(14, "BatchNormalization")
+def _one_output(lift: Lift, node: NodeProto) -> None:
     if any(node.output[1:]):
-        raise lift.refused(node, "it gives its mask")
+        raise lift.refused(node, "its outputs after the first one are in use, and have changed")
     lift.keep(node)
 
 
@@ -194,7 +188,7 @@ def _count_to_input(lift: Lift, node: NodeProto) -> None:
 
 @step(10, "Upsample")
 def _resized(lift: Lift, node: NodeProto) -> None:
-    """Still with the coordinates of Upsample, see the step to Resize 11. All its scales are at least 1."""
+    """The coordinates stay those of Upsample until the step to Resize 11. All scales are at least 1."""
     scales = lift.values(node.input[1])
     if scales is not None and (scales < 1).any():
         raise lift.refused(node, "a scale is below 1")
@@ -204,7 +198,7 @@ def _resized(lift: Lift, node: NodeProto) -> None:
 
 @step(11, "Clip")
 def _limits_to_inputs(lift: Lift, node: NodeProto) -> None:
-    """The limits of float16 and double are those of float32 where they are not given."""
+    """The limits of float16 and double are those of float32 where they are absent."""
     ins = [node.input[0]]
     for name in ("min", "max"):
         value = attr(node, name)
@@ -243,7 +237,7 @@ def _by_elements(lift: Lift, node: NodeProto) -> None:
 
 @step(12, "Dropout")
 def _ratio_of_training(lift: Lift, node: NodeProto) -> None:
-    """The ratio means nothing outside of training, where these versions are not."""
+    """The ratio has no effect outside of training, for which these versions are not."""
     lift.keep(node, ratio=None)
 
 
@@ -262,16 +256,18 @@ def _of_one_axis(lift: Lift, node: NodeProto) -> None:
     lift.emit("Reshape", [flat, lift.emit("Shape", [x])], node.output[:1])
 
 
-@step(13, "ReduceSum", "Squeeze", "Unsqueeze")
+@step(13, "ReduceSum", "Split", "Squeeze", "Unsqueeze")
 @step(18, *sorted(REDUCERS - {"ReduceSum"}))
-def _axes_to_input(lift: Lift, node: NodeProto) -> None:
-    axes = attr(node, "axes")
-    lift.keep(node, [node.input[0], *([] if axes is None else [lift.const(axes)])], axes=None)
+def _integers_to_input(lift: Lift, node: NodeProto) -> None:
+    name = "split" if node.op_type == "Split" else "axes"
+    values = attr(node, name)
+    ins = [node.input[0], *([] if values is None else [lift.const(values)])]
+    lift.keep(node, ins, "", **{name: None})
 
 
 @step(13, "Resize")
 def _region_is_optional(lift: Lift, node: NodeProto) -> None:
-    """An empty region, and empty scales beside sizes, are left out."""
+    """An empty region, and empty scales beside sizes, are removed."""
     if attr(node, "coordinate_transformation_mode", b"half_pixel") == b"tf_half_pixel_for_nn":
         raise lift.refused(node, "its coordinates, tf_half_pixel_for_nn, were withdrawn")
     ins = list(node.input)
@@ -280,19 +276,6 @@ def _region_is_optional(lift: Lift, node: NodeProto) -> None:
         if k and values is not None and not values.size:
             ins[k] = ""
     lift.keep(node, ins)
-
-
-@step(13, "Split")
-def _sizes_to_input(lift: Lift, node: NodeProto) -> None:
-    sizes = attr(node, "split")
-    lift.keep(node, [node.input[0], *([] if sizes is None else [lift.const(sizes)])], split=None)
-
-
-@step(14, "BatchNormalization")
-def _inference(lift: Lift, node: NodeProto) -> None:
-    if any(node.output[1:]):
-        raise lift.refused(node, "it gives statistics")
-    lift.keep(node)
 
 
 @step(16, "RoiAlign")

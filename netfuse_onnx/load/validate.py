@@ -1,8 +1,10 @@
-"""One pass over a file as it was read, before anything interprets it: is what it declares possible at all?
+"""Checks of a file as it was read, before anything interprets it: whether what it declares is possible at
+all.
 
-Later stages, and onnx's own C++ code, take types, counts and versions as they are; some values end the
-process there. So what no valid model can hold is refused here, in one sentence. Checked elsewhere: values of
-tensors and where they lie (storage/external.py), names, operators, their counts and attributes (scope.py).
+Later stages, and onnx's own C++ code, trust types, counts and versions; some values end the process there. So
+this pass refuses what no valid model can hold, in one sentence. onnx.checker can't do it: the tensors hold no
+values yet, and its messages often do not name the node. Checked elsewhere: the values of tensors and their
+location (storage/external.py), names, operators, their counts and attributes (scope.py).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from onnx import (
 )
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.load.constants import AGAIN
+from netfuse_onnx.load.constants import AGAIN, DENSE_LIMIT
 from netfuse_onnx.load.scope import label
 from netfuse_onnx.ops import schemas, walk
 from netfuse_onnx.storage.tensors import BITS, MOST_AXES, nbytes
@@ -37,17 +39,15 @@ KEYS = frozenset(
         TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64, TensorProto.STRING,
     }
 )  # fmt: skip
-"""Types of the keys of maps."""
-DENSE_LIMIT = 1 << 26
-"""Bytes that the sparse tensors of a file may unfold to. They are held in memory."""
+"""The element types that keys of maps may have."""
 MOST_ELEMENTS = 2**48
-"""Elements that a declared shape may have: sizes and their products stay far inside 64 bits."""
+"""The largest number of elements of a declared shape: sizes and their products stay far inside 64 bits."""
 DEEPEST = 8
-"""Types within types: a sequence of maps of tensors has three."""
+"""The largest depth of nested types. A sequence of maps of tensors has three."""
 MOST_INLINED = 1_000_000
-"""Nodes that the functions of a file may unfold to."""
+"""The largest number of nodes after all functions are inlined."""
 TYPE_NAMES = ("to", "dtype", "output_dtype", "output_datatype")
-"""Integer attributes of the standard's operators that number an element type."""
+"""The integer attributes of the standard's operators that hold an element type."""
 
 _FIELDS = {
     AttributeProto.TENSOR: "t",
@@ -58,17 +58,20 @@ _FIELDS = {
 
 
 def check(model: ModelProto, path: str) -> None:
-    """Raise FileFault where a file declares what can't be."""
+    """Raise FileFault where a file declares something impossible."""
     _Check(path).model(model)
 
 
 class _Check:
+    """The checks of one file."""
+
     def __init__(self, path: str) -> None:
         self.path = path
         self.opset = 0
-        self.unfolded = 0  # bytes that the sparse tensors take when written out
+        self.dense_bytes = 0  # what the sparse tensors so far take when written out
 
     def fault(self, what: str, hint: str = AGAIN) -> FileFault:
+        """Return the error for this file."""
         return FileFault(f"{self.path}: {what}.", hint)
 
     def model(self, model: ModelProto) -> None:
@@ -86,7 +89,7 @@ class _Check:
                 self._value(value)
             for node in function.node:
                 self._node(node)
-        self._unfolded({(f.domain, f.name): f for f in model.functions}, model.graph)
+        self._inlined({(f.domain, f.name): f for f in model.functions}, model.graph)
 
     # ------------------------------------------------------------------ versions
 
@@ -95,12 +98,12 @@ class _Check:
             raise self.fault(f"the IR version {model.ir_version} does not exist")
         for entry in model.opset_import:
             domain = schemas.canonical(entry.domain)
-            said = f"opset {entry.version}" if not domain else f"version {entry.version} of {domain}"
+            version = f"opset {entry.version}" if not domain else f"version {entry.version} of {domain}"
             if not 0 <= entry.version < 2**31:
-                raise self.fault(f"it imports {said}, which does not exist")
+                raise self.fault(f"it imports {version}, which does not exist")
             if domain in schemas.STANDARD and entry.version > newest(domain):
                 raise self.fault(
-                    f"it imports {said}, and the newest that the installed onnx knows is {newest(domain)}",
+                    f"it imports {version}, and the newest that the installed onnx knows is {newest(domain)}",
                     "Install a newer onnx, or export the model again with an opset that is known.",
                 )
 
@@ -117,13 +120,14 @@ class _Check:
                 self._node(node)
 
     def _sparse(self, sparse: SparseTensorProto) -> None:
-        """Sparse tensors are written out: together they must not take more than one of them may."""
+        """Refuse a sparse tensor that is not valid, or too large together with those before it."""
         name, sizes = sparse.values.name, list(sparse.dims)
-        kinds = sparse.values.data_type, sparse.indices.data_type
-        if any(size < 0 for size in sizes) or kinds[0] not in BITS or kinds[1] != TensorProto.INT64:
+        types = sparse.values.data_type, sparse.indices.data_type
+        if any(size < 0 for size in sizes) or types[0] not in BITS or types[1] != TensorProto.INT64:
             raise self.fault(f"the sparse tensor '{name}' of shape {_short(sizes)} is not valid")
-        self.unfolded += nbytes(kinds[0], sizes)
-        if self.unfolded > DENSE_LIMIT:
+        stored = (nbytes(part.data_type, part.dims) for part in (sparse.values, sparse.indices))
+        self.dense_bytes += max(nbytes(types[0], sizes), *stored)
+        if self.dense_bytes > DENSE_LIMIT:
             raise self.fault(
                 f"the sparse tensor '{name}' of shape {_short(sizes)} would take, with those before it, more "
                 f"than {DENSE_LIMIT >> 20} MiB when written out",
@@ -158,15 +162,15 @@ class _Check:
                 raise self.fault(f"{label(node)} names the element type {attribute.i}, which does not exist")
 
     def _arity(self, node: NodeProto, body: GraphProto, attribute: str) -> None:
-        """The inputs and outputs of a body are those of its operator."""
-        wanted = _body_counts(node, self.opset)
-        if wanted is None or attribute not in ("then_branch", "else_branch", "body"):
+        """Refuse a body whose numbers of inputs and outputs are not those that its operator passes."""
+        expected = _body_counts(node, self.opset)
+        if expected is None or attribute not in ("then_branch", "else_branch", "body"):
             return
-        counts = zip((len(body.input), len(body.output)), wanted, ("inputs", "outputs"), strict=True)
-        for count, want, what in counts:
-            if count != want:
+        counts = zip((len(body.input), len(body.output)), expected, ("inputs", "outputs"), strict=True)
+        for count, needed, noun in counts:
+            if count != needed:
                 raise self.fault(
-                    f"the body '{attribute}' of {label(node)} has {count} {what}, it needs {want}"
+                    f"the body '{attribute}' of {label(node)} has {count} {noun}, it needs {needed}"
                 )
 
     # ------------------------------------------------------------------ types
@@ -174,16 +178,16 @@ class _Check:
     def _type(self, proto: TypeProto, where: str, depth: int) -> None:
         if depth > DEEPEST:
             raise self.fault(f"{where} has a type nested more than {DEEPEST} levels deep")
-        kind = proto.WhichOneof("value")
-        if kind in ("tensor_type", "sparse_tensor_type"):
-            self._tensor(getattr(proto, kind), where)
-        elif kind in ("sequence_type", "optional_type"):
-            self._type(getattr(proto, kind).elem_type, where, depth + 1)
-        elif kind == "map_type":
+        which = proto.WhichOneof("value")
+        if which in ("tensor_type", "sparse_tensor_type"):
+            self._tensor(getattr(proto, which), where)
+        elif which in ("sequence_type", "optional_type"):
+            self._type(getattr(proto, which).elem_type, where, depth + 1)
+        elif which == "map_type":
             if proto.map_type.key_type not in KEYS:
                 raise self.fault(f"{where} is a map whose keys are of type {proto.map_type.key_type}")
             self._type(proto.map_type.value_type, where, depth + 1)
-        elif kind is None and depth > 1:
+        elif which is None and depth > 1:
             raise self.fault(f"{where} is a sequence, map or optional of an unknown type")
 
     def _tensor(self, tensor: TypeProto.Tensor, where: str) -> None:
@@ -198,8 +202,8 @@ class _Check:
 
     # ------------------------------------------------------------------ functions
 
-    def _unfolded(self, functions: dict[tuple[str, str], FunctionProto], graph: GraphProto) -> None:
-        """Functions must not call themselves, and must not double without end."""
+    def _inlined(self, functions: dict[tuple[str, str], FunctionProto], graph: GraphProto) -> None:
+        """Refuse functions that call themselves, or that double without end when inlined."""
         if not functions:
             return
         sizes: dict[tuple[str, str], int] = {}
@@ -232,7 +236,7 @@ def newest(domain: str) -> int:
 
 
 def _is_text(attribute: AttributeProto) -> bool:
-    """False for a string that is not UTF-8: those of the standard's operators are words."""
+    """Return False for a string that is not UTF-8. The standard's operators have only words as strings."""
     try:
         return attribute.type != AttributeProto.STRING or attribute.s.decode() is not None
     except UnicodeDecodeError:
@@ -240,8 +244,8 @@ def _is_text(attribute: AttributeProto) -> bool:
 
 
 def _out_of_range(node: NodeProto, attribute: AttributeProto) -> bool:
-    """True for what ends the process in onnx's inference (1.23), which does not look. Found by trying numbers
-    and lists of all sizes as all attributes of all operators."""
+    """Return True for values that end the process in onnx's inference (1.23), which does not check them. They
+    were found by trying numbers and lists of all sizes as all attributes of all operators."""
     if attribute.type == AttributeProto.INT and attribute.name in ("axis", "batch_dims"):
         least = 0 if node.op_type == "GatherND" else -MOST_AXES
         return not least <= attribute.i <= MOST_AXES
@@ -251,24 +255,25 @@ def _out_of_range(node: NodeProto, attribute: AttributeProto) -> bool:
 
 
 def _names_no_type(attribute: AttributeProto) -> bool:
-    """True for an attribute that should number an element type; `output_dtype` may be 0, which is none."""
+    """Return True for an attribute that should hold an element type and does not; `output_dtype` may be 0."""
     if attribute.type != AttributeProto.INT or attribute.name not in TYPE_NAMES:
         return False
     return attribute.i not in ELEMENTS and bool(attribute.i or not attribute.name.startswith("output"))
 
 
 def _typed(proto: TypeProto) -> bool:
-    kind = proto.WhichOneof("value")
-    return bool(proto.tensor_type.elem_type) if kind == "tensor_type" else kind is not None
+    """Return True where a type is declared."""
+    which = proto.WhichOneof("value")
+    return bool(proto.tensor_type.elem_type) if which == "tensor_type" else which is not None
 
 
 def _opset(holder: ModelProto | FunctionProto) -> int:
-    """The version of the default domain that a model or a function imports, 0 where it imports none."""
+    """Return the imported version of the default domain, 0 where there is none."""
     return max((e.version for e in holder.opset_import if not schemas.canonical(e.domain)), default=0)
 
 
 def _body_counts(node: NodeProto, opset: int) -> tuple[int, int] | None:
-    """Inputs and outputs that each body of an operator has; None where it is not known."""
+    """Return the numbers of inputs and outputs of each body of an operator; None where unknown."""
     inputs, outputs = len(node.input), len(node.output)
     if node.op_type == "If":
         return 0, outputs
@@ -280,4 +285,5 @@ def _body_counts(node: NodeProto, opset: int) -> tuple[int, int] | None:
 
 
 def _short(sizes: list[int]) -> str:
+    """Return the sizes as text, the first eight only."""
     return str(sizes) if len(sizes) < 9 else f"{str(sizes[:8])[:-1]}, ...]"

@@ -1,8 +1,8 @@
-"""A graph with its bodies laid open: one list of steps in topological order, for comparing.
+"""The steps of a source: its nodes and those of all bodies in one list, in topological order, for comparing.
 
-A body becomes ordinary steps before its owner. A BEGIN step gives the body's inputs and a token; the
-owner reads the token and the body's outputs. So a comparison of plain lists compares bodies too, and a
-captured value is an operand like any other.
+A body becomes ordinary steps before its owner. A BEGIN step gives the body's inputs and a token; the owner
+reads the token and the body's outputs. So a comparison of two lists compares bodies too, and a captured value
+is an operand like any other.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ BEGIN = "<body>"
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """A node, by the names of `ins` and `outs` that are unique across bodies. `main` is the index of the
-    main graph's node that it belongs to, `scope` the bodies around it."""
+    """A node, in names that are unique across bodies. `main` is the index of the node of the main graph that
+    it belongs to, `scope` the bodies around it."""
 
     op: str
     domain: str
@@ -40,13 +40,13 @@ class Step:
 
 @dataclass(slots=True, eq=False)
 class Flat:
-    """A source laid open. `uses` lists every (step, operand) that is a weight, in order.
+    """All steps of a source. `uses` lists every (step, operand) that is a weight, in order.
 
-    In normal form (spelling.py), `changed` are the operands that are not those of the file, by step, and
-    `plain` gives the file's name for each that took their place, '' where it has none.
+    In normal form (spelling.py), `changed` maps a step to the operands that are not those of the file, and
+    `file_names` gives the file's name for each new operand, '' where the file has none.
 
-    `open_inputs`, by what of their types must agree, and `open_outputs` correspond to none yet; the rest do
-    by position.
+    `open_inputs` (by the type that must agree) and `open_outputs` have no counterpart yet; the others
+    correspond by position.
     """
 
     path: str
@@ -56,18 +56,18 @@ class Flat:
     weights: Mapping[str, Weight]
     opsets: Mapping[str, int]
     uses: list[tuple[int, int]]
-    plain: Mapping[str, str] = field(default_factory=dict)
+    file_names: Mapping[str, str] = field(default_factory=dict)
     changed: Mapping[int, frozenset[int]] = field(default_factory=dict)
     open_inputs: Mapping[str, str] = field(default_factory=dict)
     open_outputs: frozenset[str] = frozenset()
 
-    def said(self, name: str) -> str:
-        """The file's name for an operand."""
-        return self.plain.get(name, name)
+    def file_name(self, name: str) -> str:
+        """Return the file's name of an operand."""
+        return self.file_names.get(name, name)
 
 
 def flatten(source: Source, edge: Edge | None = None) -> Flat:
-    """The source laid open, its inputs and outputs in the order of the first one's that they stand for."""
+    """List the steps of a source. Inputs and outputs take the order of the first source's."""
     graph: Graph = source.graph
     inputs = graph.inputs if edge is None else tuple(edge.inputs.values())
     outputs = graph.outputs if edge is None else tuple(edge.outputs.values())
@@ -77,15 +77,15 @@ def flatten(source: Source, edge: Edge | None = None) -> Flat:
             steps.extend(_opened(node, i, (), lambda name: name))
         else:
             steps.append(Step(node.op, node.domain, node.inputs, node.outputs, node.attrs, node, i))
-    held = graph.weights
-    uses = [(i, k) for i, step in enumerate(steps) for k, name in enumerate(step.ins) if name in held]
-    return Flat(source.path, inputs, outputs, steps, held, source.opsets, uses)
+    weights = graph.weights
+    uses = [(i, k) for i, step in enumerate(steps) for k, name in enumerate(step.ins) if name in weights]
+    return Flat(source.path, inputs, outputs, steps, weights, source.opsets, uses)
 
 
 def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str], str]) -> Iterator[Step]:
-    """The steps of the node's bodies, then the node itself."""
-    plain = walk.without_bodies(node.attrs)
-    extra: list[str] = []
+    """Yield the steps of the node's bodies, then the node itself."""
+    attrs = walk.without_bodies(node.attrs)
+    of_bodies: list[str] = []
     owner = next((name for name in map(outer, node.outputs) if name), "")
     for name, body in sorted(walk.bodies_of(node.attrs).items()):
         prefix = within.prefix(owner, name)
@@ -100,7 +100,37 @@ def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str]
         yield Step(BEGIN, "", (), starts, {"of": name, "op": node.op}, node, main, inner)
         for part in body.node:
             yield from _opened(walk.node_of(part), main, inner, rename)
-        extra += [token, *(rename(v.name) for v in body.output)]
-    ins = (*map(outer, node.inputs), *extra)
+        of_bodies += [token, *(rename(v.name) for v in body.output)]
+    ins = (*map(outer, node.inputs), *of_bodies)
     outs = tuple(map(outer, node.outputs))
-    yield Step(node.op, node.domain, ins, outs, plain, node, main, scope)
+    yield Step(node.op, node.domain, ins, outs, attrs, node, main, scope)
+
+
+# --------------------------------------------------------------------------- the place of a step, in words
+
+
+def place(flat: Flat, i: int) -> str:
+    """Return `Conv 'conv1' (operator 12 of 120, output 'h')`."""
+    step = flat.steps[i]
+    inside = f", inside of {'/'.join(step.scope)}" if step.scope else ""
+    output = next((name.rsplit("\0", 1)[-1] for name in step.outs if name), "")
+    where = f"operator {i + 1} of {len(flat.steps)}, output '{output}'{inside}"
+    return f"{step_name(step)} ({where})"
+
+
+def places(a: Flat, i: int, b: Flat, j: int) -> str:
+    """Return both places; one where they read alike."""
+    here, there = place(a, i), place(b, j)
+    return here if here == there else f"{here} against {there}"
+
+
+def step_name(step: Step) -> str:
+    """Return `Conv 'conv1'`; the first output stands in for a missing name."""
+    if step.op == BEGIN:
+        return f"body '{step.attrs['of']}' of {step.attrs['op']} '{step.node.name or step.node.outputs[0]}'"
+    return f"{step.node.key} '{node_name(step)}'"
+
+
+def node_name(step: Step) -> str:
+    """Return the node's name; the first output stands in for a missing one."""
+    return step.node.name or next((name for name in step.node.outputs if name), "")

@@ -1,8 +1,9 @@
-"""The normal form of operators whose axes, bounds and sizes stand in constant inputs, or do in some opsets.
+"""The normal form of operators whose axes, bounds and sizes stand in constant inputs, at least in some
+opsets.
 
-Axes are counted from the front and sorted where their order means nothing, together with the bounds or pads
-that belong to them. What an operator takes for an absent input is written down. Each form here is one
-function of a Draft, which it changes; it leaves alone what it can't tell.
+Axes are counted from the front, and sorted where their order has no meaning, together with the bounds or pads
+that belong to them. The default of an absent input is written down. Each function here changes a Draft and
+leaves alone what it can't decide.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ from netfuse_onnx.types import Weight
 
 END, START = (1 << 63) - 1, -(1 << 63)
 WITH_OPERANDS = ("axes", "noop_with_empty_axes", "num_outputs", "output_dtype")
-"""Attributes that are understood together with an operand."""
+"""Attributes whose meaning depends on an operand of the same node."""
 FAR = (1 << 31) - 1
 """Bounds from this on mean the end of an axis: exporters write the largest int32 or int64."""
 
 
 def front(axes: Sequence[int], rank: int | None) -> list[int] | None:
-    """The axes counted from the front; None where that needs a rank that is not known."""
+    """Count the axes from the front. Returns None where that needs a rank that is unknown."""
     if rank is None:
         return list(axes) if all(axis >= 0 for axis in axes) else None
     return [from_front(axis, rank) for axis in axes]
 
 
 def unordered(axes: Sequence[int], rank: int | None) -> list[int] | None:
-    """The axes counted from the front and sorted; without a rank, sorted where all count from one end."""
-    found = front(axes, rank)
-    if found is None and all(axis < 0 for axis in axes):
-        found = list(axes)
-    return None if found is None else sorted(found)
+    """Count the axes from the front and sort them; without a rank only if all count from one end."""
+    counted = front(axes, rank)
+    if counted is None and all(axis < 0 for axis in axes):
+        counted = list(axes)
+    return None if counted is None else sorted(counted)
 
 
 # --------------------------------------------------------------------------- sets of axes
 
 
 def reduced(draft: Draft) -> None:
-    """Absent or no axes are all of them, or none where `noop_with_empty_axes` says so."""
+    """Absent or empty axes mean all axes, or none where `noop_with_empty_axes` is set."""
     rank = draft.rank(0)
     if draft.since() < (13 if draft.step.op == "ReduceSum" else 18):
         _attribute(draft, rank, None if rank is None else range(rank))
@@ -56,15 +57,15 @@ def reduced(draft: Draft) -> None:
     draft.drop("noop_with_empty_axes")
     if not axes and rank is not None:
         axes = list(range(rank))
-    found = unordered(axes, rank) if axes or rank is not None else None
-    if found is not None:
-        draft.put_integers(1, found)
+    counted = unordered(axes, rank) if axes or rank is not None else None
+    if counted is not None:
+        draft.put_integers(1, counted)
     elif not axes:
         draft.put(1, "")
 
 
 def squeezed(draft: Draft) -> None:
-    """Absent axes are those of size 1, where all sizes are known."""
+    """Absent axes mean those of size 1, if all sizes are known."""
     dims, rank = draft.dims(0), draft.rank(0)
     static = rank is not None and all(isinstance(dim, int) for dim in dims)
     every = [axis for axis, dim in enumerate(dims) if dim == 1] if static else None
@@ -72,67 +73,68 @@ def squeezed(draft: Draft) -> None:
         _attribute(draft, rank, every)
         return
     axes = draft.integers(1) if draft.has(1) else []
-    found = unordered(axes, rank) if axes else every if axes is not None else None
-    if found is not None:
-        draft.put_integers(1, found)
+    counted = unordered(axes, rank) if axes else every if axes is not None else None
+    if counted is not None:
+        draft.put_integers(1, counted)
     elif axes is not None and not axes:
         draft.put(1, "")
 
 
 def unsqueezed(draft: Draft) -> None:
-    """Axes of the output, whose rank is larger by their count."""
+    """The axes count in the output, whose rank is larger by their number."""
     rank = draft.rank(0)
     if draft.since() < 13:
         axes = draft.attrs.get("axes")
         _attribute(draft, None if rank is None or axes is None else rank + len(axes), None)
     elif (axes := draft.integers(1)) is not None:
-        found = unordered(axes, None if rank is None else rank + len(axes))
-        if found is not None:
-            draft.put_integers(1, found)
+        counted = unordered(axes, None if rank is None else rank + len(axes))
+        if counted is not None:
+            draft.put_integers(1, counted)
 
 
 def _attribute(draft: Draft, rank: int | None, every: Sequence[int] | None) -> None:
-    """Axes as an attribute. `every`: what their absence means, where that is known."""
+    """Write down axes that are an attribute. `every` is the meaning of absent axes, if known."""
     axes = draft.attrs.get("axes")
-    found = unordered(axes, rank) if axes else every
-    if found is not None:
-        draft.attrs["axes"] = list(found)
+    counted = unordered(axes, rank) if axes else every
+    if counted is not None:
+        draft.attrs["axes"] = list(counted)
 
 
 # --------------------------------------------------------------------------- one axis
 
 
 def scanned(draft: Draft) -> None:
-    """CumSum and CumProd: the axis is one element."""
-    _one(draft, 1, draft.rank(0))
+    """CumSum and CumProd have one axis, a scalar."""
+    _one_axis(draft, 1, draft.rank(0))
 
 
 def transformed(draft: Draft) -> None:
-    """DFT: the axis is an input from opset 20 on, and the last but one where it is absent."""
+    """The axis of a DFT is an input from opset 20 on; absent, it is the last but one."""
     rank = draft.rank(0)
     if draft.since() >= 20 and not draft.has(2) and rank is not None:
         draft.put_integers(2, [from_front(-2, rank)], scalar=True)
-    _one(draft, 2, rank)
+    _one_axis(draft, 2, rank)
 
 
 def expanded(draft: Draft) -> None:
-    """com.microsoft.ExpandDims: an axis of the output."""
+    """The axis of com.microsoft.ExpandDims counts in the output."""
     rank = draft.rank(0)
-    _one(draft, 1, None if rank is None else rank + 1)
+    _one_axis(draft, 1, None if rank is None else rank + 1)
 
 
-def _one(draft: Draft, k: int, rank: int | None) -> None:
+def _one_axis(draft: Draft, k: int, rank: int | None) -> None:
+    """Count the one axis in operand k from the front."""
     axes = draft.integers(k)
-    found = front(axes, rank) if axes is not None and len(axes) == 1 else None
-    if found is not None:
-        draft.put_integers(k, found, scalar=True)
+    counted = front(axes, rank) if axes is not None and len(axes) == 1 else None
+    if counted is not None:
+        draft.put_integers(k, counted, scalar=True)
 
 
 # --------------------------------------------------------------------------- rows
 
 
 def sliced(draft: Draft) -> None:
-    """Rows of (axis, start, end, step), sorted; those that keep a whole axis go."""
+    """Slices are rows of (axis, start, end, step), sorted; rows that keep a whole axis are dropped."""
     if draft.since() < 10:
         starts, ends = draft.attrs["starts"], draft.attrs["ends"]
         rows = _slices(draft, starts, ends, draft.attrs.get("axes", range(len(starts))), [1] * len(starts))
@@ -142,21 +144,34 @@ def sliced(draft: Draft) -> None:
         return
     starts, ends = draft.integers(1), draft.integers(2)
     if starts is None or ends is None:
-        _axes_alone(draft, 3)
+        _computed_bounds(draft)
         return
     axes = draft.integers(3) if draft.has(3) else list(range(len(starts)))
     steps = draft.integers(4) if draft.has(4) else [1] * len(starts)
     rows = None if axes is None or steps is None else _slices(draft, starts, ends, axes, steps)
     if rows is None:
-        _axes_alone(draft, 3)
+        _computed_bounds(draft)
         return
     for k, column in ((3, 0), (1, 1), (2, 2), (4, 3)):
         draft.put_integers(k, [row[column] for row in rows])
 
 
+def _computed_bounds(draft: Draft) -> None:
+    """Write down the axes and the steps of a Slice whose bounds are computed, in their order."""
+    count = next((dims[0] for dims in (draft.dims(1), draft.dims(2)) if dims), None)
+    if not draft.has(3) and isinstance(count, int):
+        draft.put_integers(3, range(count))
+    else:
+        _axes_alone(draft, 3)
+        count = len(draft.integers(3) or ())
+    if count and not draft.has(4):
+        draft.put_integers(4, [1] * count)
+
+
 def _slices(
     draft: Draft, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
 ) -> list[tuple[int, int, int, int]] | None:
+    """Return the sorted rows; None where the axes are unknown or the lengths differ."""
     counted = _distinct(axes, draft.rank(0))
     if counted is None or not len(counted) == len(starts) == len(ends) == len(steps):
         return None
@@ -168,7 +183,7 @@ def _slices(
 
 
 def _bounds(start: int, end: int, step: int) -> tuple[int, int]:
-    """One spelling for what lies beyond either end."""
+    """Return one spelling for bounds beyond either end of the axis."""
 
     def far(bound: int) -> int:
         return END if bound >= FAR else START if bound <= -FAR else bound
@@ -178,10 +193,10 @@ def _bounds(start: int, end: int, step: int) -> tuple[int, int]:
 
 
 def padded(draft: Draft) -> None:
-    """Rows of (axis, before, after), sorted; those that pad nothing go. An absent value is zero."""
+    """Pads are rows of (axis, before, after), sorted; rows of zeros are dropped. An absent value is zero."""
     if draft.since() < 11:
         return
-    _fill(draft)
+    _pad_value(draft)
     pads, axes = draft.integers(1), draft.integers(3)
     if pads is None or len(pads) % 2 or (axes is None and draft.has(3)):
         _axes_alone(draft, 3)
@@ -195,19 +210,21 @@ def padded(draft: Draft) -> None:
     draft.put_integers(3, [row[0] for row in rows])
 
 
-def _fill(draft: Draft) -> None:
-    """The value of Pad: zero where it is absent, nothing where the mode reads none."""
+def _pad_value(draft: Draft) -> None:
+    """Write down a zero for the absent value of a Pad, and drop a value that the mode does not read."""
     value = draft.constant(2)
     if draft.attr("mode", b"constant") != b"constant":
         draft.put(2, "")
     elif not draft.has(2):
-        draft.put(2, zeros(draft.kind(0).dtype, ()) or "")
+        draft.put(2, zeros(draft.type_of(0).dtype, ()) or "")
+    elif value is not None and not draft.type_of(0).dtype and not weights.array(value).any():
+        draft.put(2, "")
     elif value is not None and value.shape == (1,):
         draft.put(2, Weight(value.dtype, (), value.data))
 
 
 def cropped(draft: Draft) -> None:
-    """CenterCropPad: rows of (axis, size), sorted; all axes where they are absent."""
+    """CenterCropPad has rows of (axis, size), sorted; absent axes mean all."""
     sizes, axes, rank = draft.integers(1), draft.attrs.get("axes"), draft.rank(0)
     if axes is None and rank is not None:
         axes = list(range(rank))
@@ -223,13 +240,13 @@ def cropped(draft: Draft) -> None:
 
 
 def resized(draft: Draft) -> None:
-    """An empty constant is an absent input, and a region that no mode reads is none. Scales are those of all
-    axes, sizes are sorted with theirs."""
+    """An empty constant is an absent input, and a region that the mode does not read is dropped. Scales are
+    written for all axes, sizes are sorted with their axes."""
     if draft.since() < 11:
         return
     for k in (1, 2, 3):
-        held = draft.constant(k)
-        if held is not None and 0 in held.shape:
+        constant = draft.constant(k)
+        if constant is not None and 0 in constant.shape:
             draft.put(k, "")
     cropping = draft.attr("coordinate_transformation_mode") == b"tf_crop_and_resize"
     if not cropping and len(draft.ins) > 1:
@@ -248,7 +265,7 @@ def resized(draft: Draft) -> None:
 
 
 def _with_their_sizes(draft: Draft, axes: list[int], rank: int) -> list[int]:
-    """The axes after the scales or the sizes that go with them were sorted."""
+    """Sort the scales or sizes by their axes and return the axes that they then have."""
     order = sorted(range(len(axes)), key=lambda place: axes[place])
     scales, sizes = draft.constant(2), draft.integers(3)
     if scales is not None and scales.shape == (len(axes),):
@@ -264,17 +281,17 @@ def _with_their_sizes(draft: Draft, axes: list[int], rank: int) -> list[int]:
 
 
 def _axes_alone(draft: Draft, k: int) -> None:
-    """Axes in their order, where what goes with them is computed."""
+    """Count the axes in operand k from the front and keep their order: what belongs to them is computed."""
     axes = draft.integers(k)
-    found = None if axes is None else front(axes, draft.rank(0))
-    if found is not None:
-        draft.put_integers(k, found)
+    counted = None if axes is None else front(axes, draft.rank(0))
+    if counted is not None:
+        draft.put_integers(k, counted)
 
 
 def _distinct(axes: Sequence[int], rank: int | None) -> list[int] | None:
-    """The axes counted from the front; None where one is named twice, or can't be told."""
-    found = front(axes, rank)
-    return found if found is not None and len(set(found)) == len(found) else None
+    """Count the axes from the front. Returns None where one occurs twice, or the rank is unknown."""
+    counted = front(axes, rank)
+    return counted if counted is not None and len(set(counted)) == len(counted) else None
 
 
 FORMS: Mapping[str, Callable[[Draft], None]] = {
@@ -290,4 +307,4 @@ FORMS: Mapping[str, Callable[[Draft], None]] = {
     "Unsqueeze": unsqueezed,
     "com.microsoft.ExpandDims": expanded,
 }
-"""Operator -> its form. Those whose axes are plain attributes are in spelling.py."""
+"""Operator -> its normal form. Operators whose axes are plain attributes are in spelling.py."""

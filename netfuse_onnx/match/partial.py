@@ -1,60 +1,55 @@
 """--partial: what may differ between the models, and which values have another shape in each.
 
-Attributes of main graph nodes, weight shapes and shape-deciding values may differ. Whatever's shape is not
-known to be equal in all models is ragged: the later stages keep it once per model.
+Attributes, weight shapes and values that decide shapes may differ. A value whose shape is not known to be
+equal in all models is ragged: the later stages keep it once per model.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load.claims import settle
+from netfuse_onnx.load.claims import resolve_claims
 from netfuse_onnx.match import differ
-from netfuse_onnx.match.bodies import with_attributes
-from netfuse_onnx.match.fixed import Fixed
-from netfuse_onnx.match.flat import BEGIN, Flat, Step
-from netfuse_onnx.match.operands import WITH_OPERANDS
-from netfuse_onnx.match.places import places
+from netfuse_onnx.match.attributes import Other, differing
+from netfuse_onnx.match.demands import Demands
+from netfuse_onnx.match.flat import Flat, Step, places
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.sameness import essential, identical_attributes
-from netfuse_onnx.match.signature import kind_text
-from netfuse_onnx.match.uniform import Dims, Told, Twins, shapes
-from netfuse_onnx.ops import tables, walk
+from netfuse_onnx.match.signature import type_text
+from netfuse_onnx.match.uniform import Dims, OutputShapes, Twins, shapes
 from netfuse_onnx.ops.neutral import TYPING
-from netfuse_onnx.types import Correspondence, Dim, Node, Source, ValueType
-
-Other = tuple[Source, Flat, Pairing]
+from netfuse_onnx.types import Correspondence, Dim, Node, ValueType
 
 FILES = 6
-"""Most files that a hint names."""
+"""The largest number of files that a hint names."""
 
 
-def described(family: Correspondence, ours: Flat, fixed: Fixed, others: Sequence[Other]) -> Correspondence:
-    """The family with its differing attributes and ragged values.
+def described(
+    family: Correspondence, ours: Flat, demands: Demands, others: Sequence[Other]
+) -> Correspondence:
+    """Return the family with its differing attributes and its ragged values.
 
-    A ragged value's type has only the dims that all models share. Raises NotEquivalent for what can't be
-    done once per model: a weight or a value of another type.
+    The type of a ragged value has only the dims that all models share. Raises NotEquivalent for what can't be
+    done once per model: a weight or a value of another element type.
     """
     for _, flat, pairing in others:
         _same_types(ours, flat, pairing)
-    found = _Shapes(family, attributes(ours, others), others)
+    shapes = _Shapes(family, differing(ours, others), others)
     for i, step in enumerate(ours.steps):
         if not step.scope:
-            differs = any(fixed.differs(i, flat, pairing) for _, flat, pairing in others)
-            found.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
-    said = tuple(_differences(ours, fixed, ((flat, pairing) for _, flat, pairing in others)))
+            differs = any(demands.difference(i, flat, pairing) for _, flat, pairing in others)
+            shapes.add(step, [flat.steps[pairing.steps[i]] for _, flat, pairing in others], differs)
+    sentences = tuple(_differences(ours, demands, ((flat, pairing) for _, flat, pairing in others)))
     return replace(
         family,
-        graph=replace(family.graph, types=found.types),
-        attrs=found.attrs,
-        ragged=frozenset(found.ragged),
-        least=found.least,
-        differences=said,
-        declared=found.declared,
+        graph=replace(family.graph, types=shapes.types),
+        attrs=shapes.attrs,
+        ragged=frozenset(shapes.ragged),
+        least=shapes.least,
+        differences=sentences,
+        declared=shapes.declared,
     )
 
 
@@ -71,9 +66,9 @@ class _Shapes:
         self.types = dict(family.graph.types)
         self.ragged = {name for name, w in family.weights.items() if len({part.shape for part in w}) > 1}
         self.least: dict[str, tuple[int | None, ...]] = {}
-        settled = [settle(source) for source, _, _ in others]
-        self._others = [source.graph.types for source, _ in settled]
-        self.declared, self._said = dict(family.declared), [declared for _, declared in settled]
+        resolved = [resolve_claims(source) for source, _, _ in others]
+        self._others = [source.graph.types for source, _ in resolved]
+        self.declared, self._said = dict(family.declared), [declared for _, declared in resolved]
         self._paths = [source.path for source in family.sources]
         self._own: dict[str, list[ValueType]] = {}
         self._groups: dict[str, Sequence[int]] = {}
@@ -81,26 +76,27 @@ class _Shapes:
         self._symbols = {dim for dims in fed for dim in dims if isinstance(dim, str)}
 
     def add(self, step: Step, twins: Sequence[Step], differs: bool) -> None:
-        """The outputs of a step. `differs`: it reads a weight that is unlike in shape, or decides one."""
+        """Add the outputs of a step. `differs`: a weight differs in shape, or in a value that decides one."""
         node = self.family.graph.nodes[step.main]
         tainted = differs or step.main in self.attrs or not self.ragged.isdisjoint(node.reads)
-        told: tuple[Told, ...] = ()
+        outputs: tuple[OutputShapes, ...] = ()
         for k, name in enumerate(step.outs):
             own = [twin.outs[k] if k < len(twin.outs) else "" for twin in twins]
             rows = zip(self._others, own, strict=True)
-            kinds = [
+            types = [
                 self.types.get(name, ValueType()),
                 *(types.get(twin, ValueType()) for types, twin in rows),
             ]
-            self._refuse_types(name, kinds)
-            dims = [kind.dims for kind in kinds]
-            if name and self._unequal(dims, tainted):
-                told = told or shapes(self._twins(node, step.main), self.family.sources[0])
-                if not told[k].uniform or self._unequal(dims, tainted=False):
-                    self._keep_apart(name, kinds, told[k])
+            self._refuse_types(name, types)
+            dims = [kind.dims for kind in types]
+            if name and self._shapes_differ(dims, tainted):
+                outputs = outputs or shapes(self._twins(node, step.main), self.family.sources[0])
+                if not outputs[k].uniform or self._shapes_differ(dims, tainted=False):
+                    self._make_ragged(name, types, outputs[k])
                     self._declare(name, own)
 
     def _twins(self, node: Node, index: int) -> Twins:
+        """Return the node as all models have it, with the types that it reads."""
         models = self.family.models
         attrs = self.attrs.get(index, (node.attrs,) * models)
         kinds = {
@@ -108,67 +104,69 @@ class _Shapes:
         }
         return Twins(node, attrs, kinds, self.family.weights, self._groups, self._symbols)
 
-    def _keep_apart(self, name: str, kinds: list[ValueType], told: Told) -> None:
+    def _make_ragged(self, name: str, kinds: list[ValueType], output: OutputShapes) -> None:
+        """Record that the shape of a value may differ, with what is known of it in each model."""
         self.ragged.add(name)
         self.types[name] = _common(kinds)
-        self._groups[name] = told.group
-        self._own[name] = [_better(kind, dims) for kind, dims in zip(kinds, told.dims, strict=True)]
+        self._groups[name] = output.group
+        self._own[name] = [_better(kind, dims) for kind, dims in zip(kinds, output.dims, strict=True)]
         sizes = [kind.dims for kind in kinds if kind.dims is not None]
         if len(sizes) == len(kinds) and len({len(dims) for dims in sizes}) == 1:
             self.least[name] = tuple(map(_smallest, zip(*sizes, strict=True)))
 
     def _declare(self, name: str, own: Sequence[str]) -> None:
-        """An output declares what all models may. `own`: its names in the other sources."""
+        """Declare of an output only what all models may. `own` are its names in the other sources."""
         if name in self.declared:
             rows = zip(self._said, own, strict=True)
-            said = [self.declared[name], *(declared.get(twin, ValueType()) for declared, twin in rows)]
-            self.declared[name] = _common(said)
+            types = [self.declared[name], *(declared.get(twin, ValueType()) for declared, twin in rows)]
+            self.declared[name] = _common(types)
 
-    def _unequal(self, shapes: Sequence[Dims], tainted: bool) -> bool:
-        """Whether the shapes may differ. `tainted`: something that the node depends on does, so what is not
-        known to be equal counts as unequal."""
+    def _shapes_differ(self, shapes: Sequence[Dims], tainted: bool) -> bool:
+        """Return True where the shapes may differ. `tainted`: something that the node depends on differs, so
+        shapes that are not known to be equal count as unequal."""
         first = shapes[0]
         for other in shapes[1:]:
             if first is None or other is None:
                 if tainted:
                     return True
             elif len(first) != len(other) or any(
-                self._apart(a, b, tainted) for a, b in zip(first, other, strict=True)
+                self._sizes_differ(a, b, tainted) for a, b in zip(first, other, strict=True)
             ):
                 return True
         return False
 
-    def _apart(self, a: Dim, b: Dim, tainted: bool) -> bool:
-        """A name means the same size in all models only where it is one of the inputs'."""
+    def _sizes_differ(self, a: Dim, b: Dim, tainted: bool) -> bool:
+        """Return True where two sizes may differ. Only symbols of inputs mean one size in all models."""
         if isinstance(a, int) and isinstance(b, int):
             return a != b
         return tainted and (a not in self._symbols or a != b)
 
     def _refuse_types(self, name: str, kinds: Sequence[ValueType]) -> None:
+        """Raise NotEquivalent where the models give a value another element type."""
         for path, kind in zip(self._paths, kinds, strict=True):
             if kind.dtype and kinds[0].dtype and kind.dtype != kinds[0].dtype:
-                one, two = kind_text(kinds[0]), kind_text(kind)
+                one, two = type_text(kinds[0]), type_text(kind)
                 raise NotEquivalent(
                     f"{self._paths[0]} and {path} differ at '{name}': it is {one} and {two}.",
                     "Export all models with one precision.",
                 )
 
 
-def _better(kind: ValueType, told: Dims) -> ValueType:
+def _better(kind: ValueType, sizes: Dims) -> ValueType:
     """A type with the sizes that were told of it, and the numbers that it has besides."""
-    if told is None or kind.dims is None or len(told) != len(kind.dims):
-        return kind if told is None else replace(kind, dims=told)
-    return replace(kind, dims=tuple(b if b is not None else a for a, b in zip(kind.dims, told, strict=True)))
+    if sizes is None or kind.dims is None or len(sizes) != len(kind.dims):
+        return kind if sizes is None else replace(kind, dims=sizes)
+    return replace(kind, dims=tuple(b if b is not None else a for a, b in zip(kind.dims, sizes, strict=True)))
 
 
 def _smallest(sizes: Sequence[Dim]) -> int | None:
-    """The smallest of the sizes, None where one of them is not known."""
-    known = [size for size in sizes if isinstance(size, int)]
-    return min(known) if len(known) == len(sizes) else None
+    """Return the smallest of the sizes, None where one of them is unknown."""
+    static = [size for size in sizes if isinstance(size, int)]
+    return min(static) if len(static) == len(sizes) else None
 
 
 def mergeable(ours: Flat, flat: Flat, pairing: Pairing) -> bool:
-    """False where --partial would refuse another source."""
+    """Return False where --partial would refuse another source."""
     try:
         _same_types(ours, flat, pairing)
     except NotEquivalent:
@@ -180,91 +178,55 @@ def mergeable(ours: Flat, flat: Flat, pairing: Pairing) -> bool:
     return True
 
 
-def counted(ours: Flat, fixed: Fixed, others: Sequence[tuple[Flat, Pairing]]) -> str:
-    """The hint for sources that differ in no more than this: how many operators in all, and what in which
+def counted(ours: Flat, demands: Demands, others: Sequence[tuple[Flat, Pairing]]) -> str:
+    """Return the hint for sources that --partial merges: how many operators differ in all, and what in which
     file; empty where nothing does."""
     operators: set[int] = set()
-    told = []
+    files = []
     for flat, pairing in others:
         attributes_of = [
             i
             for i, step in enumerate(ours.steps)
-            if differ.attribute_difference(ours, flat, step, flat.steps[pairing.steps[i]])
+            if differ.attribute_text(ours, flat, step, flat.steps[pairing.steps[i]])
         ]
-        weights_of = fixed.unlike(flat, pairing)
+        weights_of = demands.unlike(flat, pairing)
         operators.update(attributes_of, (i for i, _ in weights_of))
         parts = [(len(attributes_of), "attribute"), (len(weights_of), "weight")]
-        said = " and ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in parts if n)
-        told += [f"{flat.path} in {said}"] if said else []
-    if not told:
+        parts_text = " and ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in parts if n)
+        files += [f"{flat.path} in {parts_text}"] if parts_text else []
+    if not files:
         return ""
-    more = f" and {len(told) - FILES} more" if len(told) > FILES else ""
+    more = f" and {len(files) - FILES} more" if len(files) > FILES else ""
     count = "one operator differs" if len(operators) == 1 else f"{len(operators)} operators differ"
-    return f"--partial merges them all the same: {count}. From {ours.path}: {', '.join(told[:FILES])}{more}."
+    return f"--partial merges them all the same: {count}. From {ours.path}: {', '.join(files[:FILES])}{more}."
 
 
-def _differences(ours: Flat, fixed: Fixed, others: Iterable[tuple[Flat, Pairing]]) -> Iterator[str]:
-    """A sentence for each operator that is not alike in all models, about the first that is unlike."""
+def _differences(ours: Flat, demands: Demands, others: Iterable[tuple[Flat, Pairing]]) -> Iterator[str]:
+    """Yield a sentence for each operator that is not the same in all models, about its first difference."""
     others = list(others)
     for i, step in enumerate(ours.steps):
         for flat, pairing in others:
             j = pairing.steps[i]
-            what = differ.attribute_difference(ours, flat, step, flat.steps[j])
-            what = what or fixed.difference(i, flat, pairing)
+            what = differ.attribute_text(ours, flat, step, flat.steps[j])
+            what = what or demands.difference(i, flat, pairing)
             if what:
                 yield f"{places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path})."
                 break
 
 
 def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
+    """Raise NotEquivalent where a weight has another element type."""
     for (i, k), twin in zip(ours.uses, pairing.uses, strict=True):
         name = ours.steps[i].ins[k]
         mine, theirs = ours.weights[name], flat.weights[twin]
         if mine.dtype != theirs.dtype:
-            unlike = differ.of_weights(f"input {k}: ", name, mine, twin, theirs)
+            unlike = differ.weights_differ(f"input {k}: ", name, mine, twin, theirs)
             unlike = replace(unlike, hint="Export all models with one precision.")
             raise differ.error(ours, i, flat, pairing.steps[i], unlike)
 
 
-def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
-    """For each node of the main graph whose attributes, or those of nodes in its bodies, differ: those of
-    each model. Bodies are those of the first source, which read values by its names."""
-    found: dict[int, tuple[Mapping[str, Any], ...]] = {}
-    inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
-    nth: Counter[int] = Counter()
-    for i, step in enumerate(ours.steps):
-        twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
-        unlike = any(
-            not identical_attributes(step, twin, ours, flat)
-            for (_, flat, _), twin in zip(others, twins, strict=True)
-        )
-        rows = zip(others, twins, strict=True)
-        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
-        each: list[Mapping[str, Any]] = [walk.without_bodies(step.node.attrs), *own]
-        if step.scope and step.op != BEGIN:
-            if unlike:
-                inside.setdefault(step.main, {})[nth[step.main]] = each
-            nth[step.main] += 1
-        elif not step.scope and (unlike or step.main in inside):
-            bodies = (with_attributes(step.node, inside.get(step.main, {}), m) for m in range(len(each)))
-            found[step.main] = tuple({**its, **held} for its, held in zip(each, bodies, strict=True))
-    return found
-
-
-def _respelled(ours: Flat, step: Step, flat: Flat, twin: Step) -> Mapping[str, Any]:
-    """The attributes of another source's step. Those that go with an operand, and say what the first's say,
-    are the first's: the operand is too."""
-    mine, its = essential(step, ours), essential(twin, flat)
-    first, own = step.node.attrs, dict(twin.node.attrs)
-    for name in () if tables.learned(step.op, step.domain) else WITH_OPERANDS:
-        if mine.get(name) == its.get(name):
-            own.pop(name, None)
-            own |= {name: first[name]} if name in first else {}
-    return own
-
-
 def _common(kinds: Iterable[ValueType]) -> ValueType:
-    """What is known of the type in all models."""
+    """Return what all models have in common of a type."""
     first, *others = kinds
     dims = first.dims
     for other in others:

@@ -12,9 +12,8 @@ from netfuse_onnx.types import Weight
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """An isomorphism. `steps[i]` of the other source stands for step i of the first, and its weight
-    `uses[j]` for the weight at the first's `uses[j]`. `inputs` and `outputs`: the pairs of those that
-    corresponded to none before."""
+    """An isomorphism. `steps[i]` of the other source stands for step i of the first, and its weight `uses[j]`
+    for the weight at the first's `uses[j]`. `inputs` and `outputs` are the pairs that the search decided."""
 
     steps: list[int]
     uses: list[str]
@@ -24,33 +23,33 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """The first step that doesn't correspond; `len(steps)` where only the outputs don't."""
+    """The first step without a counterpart; `len(steps)` where only the outputs differ."""
 
     step: int
 
 
 def walk(a: Flat, b: Flat, *, loose: bool = False) -> Pairing | Miss:
-    """Pairs step i with step i. Graph inputs and outputs of `a` and `b` correspond by position."""
-    known = dict(zip(a.inputs, b.inputs, strict=True))
-    known[""] = ""
+    """Pair step i with step i. Graph inputs and outputs of `a` and `b` correspond by position."""
+    twins = dict(zip(a.inputs, b.inputs, strict=True))
+    twins[""] = ""
     uses: list[str] = []
-    held, other = a.weights, b.weights
+    stored, other = a.weights, b.weights
     for i, (x, y) in enumerate(zip(a.steps, b.steps, strict=False)):
         if not same_operation(x, y, a, b, loose):
             return Miss(i)
         ins = y.ins
-        if not _agree(x.ins, ins, known, held, other):
-            swapped = _swapped(x.ins, ins, known, a, b) if commutative(x) else None
+        if not _agree(x.ins, ins, twins, stored, other):
+            swapped = _swapped(x.ins, ins, twins, a, b) if commutative(x) else None
             if swapped is None:
                 return Miss(i)
             ins = swapped
-        uses += [theirs for ours, theirs in zip(x.ins, ins, strict=True) if ours in held]
+        uses += [theirs for ours, theirs in zip(x.ins, ins, strict=True) if ours in stored]
         for ours, theirs in zip(x.outs, y.outs, strict=False):
             if ours:
-                known[ours] = theirs
+                twins[ours] = theirs
     if len(a.steps) != len(b.steps):
         return Miss(min(len(a.steps), len(b.steps)))
-    if any(known.get(ours) != theirs for ours, theirs in zip(a.outputs, b.outputs, strict=True)):
+    if any(twins.get(ours) != theirs for ours, theirs in zip(a.outputs, b.outputs, strict=True)):
         return Miss(len(a.steps))
     return Pairing(list(range(len(a.steps))), uses)
 
@@ -58,37 +57,38 @@ def walk(a: Flat, b: Flat, *, loose: bool = False) -> Pairing | Miss:
 def _agree(
     a: tuple[str, ...],
     b: tuple[str, ...],
-    known: Mapping[str, str],
-    held: Mapping[str, Weight],
+    twins: Mapping[str, str],
+    stored: Mapping[str, Weight],
     other: Mapping[str, Weight],
 ) -> bool:
+    """Return True where the operands of two steps correspond."""
     for ours, theirs in zip(a, b, strict=True):
-        if ours in held:
+        if ours in stored:
             if theirs not in other:
                 return False
-        elif known.get(ours) != theirs:
+        elif twins.get(ours) != theirs:
             return False
     return True
 
 
 def _swapped(
-    ours: tuple[str, ...], theirs: tuple[str, ...], known: Mapping[str, str], a: Flat, b: Flat
+    ours: tuple[str, ...], theirs: tuple[str, ...], twins: Mapping[str, str], a: Flat, b: Flat
 ) -> tuple[str, ...] | None:
-    """The other's operands in the order of ours; weights of one type and shape find each other."""
+    """Return the other's operands in the order of ours; weights of equal type and shape pair first."""
     rest = list(theirs)
-    found: dict[int, str] = {}
+    chosen: dict[int, str] = {}
     for k, name in enumerate(ours):
         if name not in a.weights:
-            if known.get(name) not in rest:
+            if twins.get(name) not in rest:
                 return None
-            found[k] = known[name]
-            rest.remove(known[name])
+            chosen[k] = twins[name]
+            rest.remove(twins[name])
     if any(name not in b.weights for name in rest):
         return None
     for k, name in enumerate(ours):
-        if k not in found:
+        if k not in chosen:
             want = a.weights[name]
             alike = [n for n in rest if b.weights[n].shape == want.shape and b.weights[n].dtype == want.dtype]
-            found[k] = (alike or rest)[0]
-            rest.remove(found[k])
-    return tuple(found[k] for k in range(len(ours)))
+            chosen[k] = (alike or rest)[0]
+            rest.remove(chosen[k])
+    return tuple(chosen[k] for k in range(len(ours)))

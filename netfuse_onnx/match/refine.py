@@ -1,8 +1,8 @@
 """Colour refinement: which steps of two graphs could correspond, whatever their order and names.
 
-A step's colour starts from what it is and takes in, round by round, the colours of all that it depends
-on (a sweep from the inputs) and of all that depends on it (a sweep from the outputs). Equal colours are
-necessary for a correspondence; isomorph.py finds one among them.
+A step starts with a colour that stands for what it is. Round by round the colour takes in those of everything
+that the step depends on (a sweep from the inputs) and of everything that depends on it (a sweep from the
+outputs). Equal colours are necessary for a correspondence; isomorph.py looks for one among them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SMALL = 64  # bytes of a weight whose value may serve as a mark
 
 
 class Level(enum.IntEnum):
-    """What a weight tells of itself. Values serve to tell apart branches that are otherwise alike."""
+    """The part of a weight that its colour shows. Values tell branches apart that are otherwise alike."""
 
     VALUES = 0  # type, shape, and the value where it is small
     STEERING = 1  # the value only where it is an index, or decides a shape
     SHAPES = 2  # type and shape
-    LOOSE = 3  # nothing, and nodes nothing of their attributes
+    LOOSE = 3  # nothing; nodes do not show their attributes either
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,21 @@ class Colours:
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
-    """The first round after which the colours differ: what is of one graph only is near the difference."""
+class Unequal:
+    """The colours of the first round in which they differ: the surplus is near the difference."""
 
     a: list[int]
     b: list[int]
 
 
-def refine(a: Flat, b: Flat, level: Level) -> Colours | Apart:
-    """Refines both together until nothing more can be told apart, or until they differ."""
+def refine(a: Flat, b: Flat, level: Level) -> Colours | Unequal:
+    """Refine the colours of both graphs together until they are stable, or until they differ."""
     sides = (_Side(a, level), _Side(b, level))
     count = 0
     while True:
         left, right = (side.seeds for side in sides)
         if Counter(left) != Counter(right):
-            return Apart(left, right)
+            return Unequal(left, right)
         if len(set(left)) == count:
             return Colours(left, right)
         count = len(set(left))
@@ -62,19 +62,19 @@ def refine(a: Flat, b: Flat, level: Level) -> Colours | Apart:
 
 
 def from_inputs(flat: Flat, level: Level) -> list[int]:
-    """One colour for each step by what it is and all that it depends on, nothing else."""
+    """Return a colour for each step that shows the step and everything that it depends on."""
     return _Side(flat, level).forward()
 
 
 def from_outputs(flat: Flat, level: Level) -> list[int]:
-    """One colour for each step by all that depends on it; what it is itself doesn't count."""
+    """Return a colour for each step that shows everything that depends on it, but not the step itself."""
     side = _Side(flat, level)
     side.backward(side.seeds)
     return side.contexts
 
 
 class _Side:
-    """One graph under refinement."""
+    """The colours of one graph."""
 
     def __init__(self, flat: Flat, level: Level) -> None:
         self.flat = flat
@@ -84,22 +84,22 @@ class _Side:
         self.contexts: list[int] = []
 
     def forward(self) -> list[int]:
-        """Colours from the inputs on."""
-        free = self.flat.open_inputs
-        known = {name: hash(("input", free.get(name, i))) for i, name in enumerate(self.flat.inputs)}
-        known[""] = 0
+        """Return the colours of a sweep from the inputs."""
+        open_inputs = self.flat.open_inputs
+        values = {name: hash(("input", open_inputs.get(name, i))) for i, name in enumerate(self.flat.inputs)}
+        values[""] = 0
         colours = []
         for i, step in enumerate(self.flat.steps):
-            ins = [self.leaves[i, k] if (i, k) in self.leaves else known[n] for k, n in enumerate(step.ins)]
+            ins = [self.leaves[i, k] if (i, k) in self.leaves else values[n] for k, n in enumerate(step.ins)]
             colour = hash((self.seeds[i], tuple(sorted(ins) if self.free_order[i] else ins)))
             colours.append(colour)
             for k, name in enumerate(step.outs):
                 if name:
-                    known[name] = hash((colour, k))
+                    values[name] = hash((colour, k))
         return colours
 
     def backward(self, own: Sequence[int]) -> list[int]:
-        """Colours from the outputs back, on top of `own`; `contexts` is the part without a step's own."""
+        """Return the colours of a sweep from the outputs, on top of `own`; `contexts` leaves that out."""
         readers: dict[str, list[int]] = {}
         for i, name in enumerate(self.flat.outputs):
             place = "open" if name in self.flat.open_outputs else i
@@ -124,13 +124,13 @@ _UNUSED = hash(())
 
 
 def _label(step: Step, flat: Flat, level: Level) -> str:
-    """As text, because Python hashes -1 and -2 alike, and both are common axes."""
+    """Return what a step is as text, because Python hashes -1 and -2 alike, and both are common axes."""
     attrs = () if level is Level.LOOSE else sorted(essential(step, flat).items())
     return repr((step.op, step.domain, len(step.ins), arity(step, flat), step.scope, attrs))
 
 
 def leaf_marks(flat: Flat, level: Level) -> list[int]:
-    """What each use of a weight shows of it at this level, in the order of `flat.uses`."""
+    """Return what each use of a weight shows at this level, in the order of `flat.uses`."""
     marks = []
     for i, k in flat.uses:
         step = flat.steps[i]
@@ -140,6 +140,7 @@ def leaf_marks(flat: Flat, level: Level) -> list[int]:
 
 
 def _mark(weight: Weight, step: Step, operand: int, level: Level) -> tuple[object, ...]:
+    """Return what one use of a weight shows."""
     if level is Level.LOOSE:
         return ("weight",)
     mark = ("weight", weight.dtype, weight.shape)
@@ -149,7 +150,7 @@ def _mark(weight: Weight, step: Step, operand: int, level: Level) -> tuple[objec
 
 
 def steers(step: Step, operand: int) -> bool:
-    """Whether the operand's value decides a shape, or picks elements."""
+    """Return True where the operand's value decides a shape, or selects elements."""
     if step.domain:
         return False
     facts = traits.of(step.op)

@@ -1,7 +1,7 @@
-"""When two steps are the same operation, whatever their operands: operator, attributes, arity.
+"""Equality of two steps, whatever their operands: operator, attributes, number of inputs and outputs.
 
-Attributes count without those that say what the operator does anyway: a default of the schema, strides of
-ones, a kernel shape that the weight has. Floats are compared as bits, so 0.0 is not -0.0 and NaN is NaN.
+Attributes that state the default are left out: a default of the schema, strides of ones, a kernel shape that
+the weight has. Floats are compared as bits, so 0.0 is not -0.0 and NaN is NaN.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _IMPLIED: Mapping[str, Callable[[list[int]], bool]] = {
 
 
 def commutative(step: Step) -> bool:
-    """Whether the order of the operands means nothing."""
+    """Return True where the order of the operands has no meaning."""
     return step.op in COMMUTATIVE and not step.domain and not step.attrs
 
 
 def same_operation(a: Step, b: Step, in_a: Flat, in_b: Flat, loose: bool = False) -> bool:
-    """Equal operator, arity and attributes; `loose` lets attributes differ."""
+    """Return True for equal operator, arity and attributes; `loose` lets attributes differ."""
     if a.op != b.op or a.domain != b.domain or len(a.ins) != len(b.ins) or a.scope != b.scope:
         return False
     if len(a.outs) != len(b.outs) and arity(a, in_a) != arity(b, in_b):
@@ -48,26 +48,27 @@ def same_operation(a: Step, b: Step, in_a: Flat, in_b: Flat, loose: bool = False
 
 
 def identical_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
-    """Equal attributes, those that are weights included."""
+    """Return True for equal attributes, also those that hold weights."""
     if tables.learned(a.op, a.domain):
-        return _plainly_equal(a.attrs, b.attrs)
+        return _equal_bits(a.attrs, b.attrs)
     return same_attributes(a, b, in_a, in_b)
 
 
 def same_attributes(a: Step, b: Step, in_a: Flat, in_b: Flat) -> bool:
-    if _plainly_equal(a.attrs, b.attrs):
+    """Return True for equal attributes; those that hold weights may differ in value."""
+    if _equal_bits(a.attrs, b.attrs):
         return True
     return essential(a, in_a) == essential(b, in_b)
 
 
 def arity(step: Step, flat: Flat) -> int:
-    """The number of outputs where it means something; -1 where the last ones are optional."""
-    known = schemas.facts(step.op, step.domain, flat.opsets.get(step.domain, 1))
-    return len(step.outs) if known is None or known.variadic_outputs else -1
+    """Return the number of outputs; -1 where the last ones are optional."""
+    facts = schemas.facts(step.op, step.domain, flat.opsets.get(step.domain, 1))
+    return len(step.outs) if facts is None or facts.variadic_outputs else -1
 
 
 def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
-    """The attributes that say something, in a form that can be compared and hashed."""
+    """Return the attributes that differ from the default, in a form that can be compared and hashed."""
     if not step.attrs:
         return {}
     version = flat.opsets.get(step.domain, 1)
@@ -75,11 +76,11 @@ def essential(step: Step, flat: Flat) -> dict[str, Hashable]:
         signature = tables.signature(step.op, step.domain, version, step.attrs)
         if signature is not None:
             return signature
-    known = _frozen_defaults(step.op, step.domain, version)
+    defaults = _frozen_defaults(step.op, step.domain, version)
     result = {}
     for name, value in step.attrs.items():
         key = frozen(value)
-        if known.get(name, _NONE) != key and not _implied(step, name, value, flat):
+        if defaults.get(name, _NONE) != key and not _implied(step, name, value, flat):
             result[name] = key
     return result
 
@@ -93,7 +94,7 @@ def _frozen_defaults(op: str, domain: str, version: int) -> dict[str, Hashable]:
 
 
 def frozen(value: Any) -> Hashable:
-    """An attribute's value as something hashable; equal exactly where the values are, bit by bit."""
+    """Return an attribute's value as something hashable, equal exactly where the values are, bit by bit."""
     if isinstance(value, float):
         return struct.pack("<d", value)
     if isinstance(value, (list, tuple)):
@@ -107,14 +108,14 @@ def frozen(value: Any) -> Hashable:
         data: bytes = value.SerializeToString(deterministic=True)
         return data
     if not isinstance(value, (int, bytes, str)):
-        kind = type(value).__name__
-        raise InternalError(f"An attribute of type {kind} can't be compared.", "Please report this.")
-    plain: int | bytes | str = value
-    return plain
+        type_name = type(value).__name__
+        raise InternalError(f"An attribute of type {type_name} can't be compared.", "Please report this.")
+    scalar: int | bytes | str = value
+    return scalar
 
 
-def _plainly_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """True only where equal in every bit; the cheap test that nearly all nodes pass."""
+def _equal_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Return True where the attributes are equal in every bit. Nearly all nodes pass this cheap test."""
     if len(a) != len(b):
         return False
     for name, value in a.items():
@@ -128,7 +129,7 @@ def _plainly_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def _implied(step: Step, name: str, value: Any, flat: Flat) -> bool:
-    """Whether the operator does this anyway. The schema's text says so where its default can't."""
+    """Return True for a value that the schema's text, not its default, names as the default."""
     if step.domain or not isinstance(value, Sequence):
         return False
     if name == "perm" and step.op == "Transpose":

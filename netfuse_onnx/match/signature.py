@@ -1,21 +1,22 @@
-"""Graph inputs and outputs of a family: how many, of which types, and which dims all sources accept."""
+"""Graph inputs and outputs of a family: their number, their types, and the dims that all sources accept."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnx import TensorProto, TypeProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
+from netfuse_onnx.load import opset
 from netfuse_onnx.ops import kinds
 from netfuse_onnx.types import Edge, Source, ValueType
 
 HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
 
 
-def counted(sources: Sequence[Source]) -> None:
-    """Raises NotEquivalent where the sources have not as many inputs, and as many outputs."""
+def check_counts(sources: Sequence[Source]) -> None:
+    """Raise NotEquivalent where the sources do not have equally many inputs, and equally many outputs."""
     first = sources[0]
     for other in sources[1:]:
         for what, ours, theirs in (
@@ -26,11 +27,23 @@ def counted(sources: Sequence[Source]) -> None:
                 raise _counts(first, other, what, ours, theirs)
 
 
-def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
-    """The first source, its inputs narrowed to what all sources accept.
+def operators(source: Source) -> Counter[str]:
+    """Count the operators of the main graph."""
+    return Counter(node.key for node in source.graph.nodes)
 
-    A dim that is static in any source is static; symbols keep the first source's names. Raises
-    NotEquivalent where the element types, ranks or static sizes differ.
+
+def surely_different(one: Source, other: Source) -> bool:
+    """Return True for two sources that can't match: their operators differ, and both are at one opset that
+    needs no conversion. False says nothing."""
+    converted = one.opsets == other.opsets and one.opsets.get("", 0) >= opset.TARGET
+    return converted and operators(one) != operators(other)
+
+
+def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
+    """Return the first source, its inputs narrowed to what all sources accept.
+
+    A dim that is static in any source is static; symbols keep the first source's names. Raises NotEquivalent
+    where element types, ranks or static sizes differ.
     """
     first = sources[0]
     types = dict(first.graph.types)
@@ -38,39 +51,40 @@ def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
         for name, twin in edge.inputs.items():
             mine, its = types.get(name, ValueType()), other.graph.types.get(twin, ValueType())
             types[name] = _narrowed(first, other, name, twin, mine, its)
-    return replace(first, graph=replace(first.graph, types=types))
+    return first.with_graph(types=types)
 
 
 def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[Edge]) -> tuple[str, ...]:
-    """A sentence for every dim of an input that is static in some sources only: it is in the merged model."""
+    """Return a sentence for every dim of an input that is static in some sources only."""
     first = sources[0].graph.inputs
     twins = [edge.inputs for edge in edges]
-    found = []
+    sentences = []
     for name in first:
-        kinds = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
-        known = [(kind.dims, model) for kind, model in zip(kinds, names, strict=True) if kind.dims]
-        for axis in range(min((len(dims) for dims, _ in known), default=0)):
-            fixed = [(dims[axis], model) for dims, model in known if isinstance(dims[axis], int)]
-            if fixed and len(fixed) < len(known):
-                open_ = next(dims[axis] for dims, _ in known if not isinstance(dims[axis], int))
-                said = f"dimension {open_!r}" if open_ else f"dimension {axis}"
+        types = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
+        shapes = [(kind.dims, model) for kind, model in zip(types, names, strict=True) if kind.dims]
+        for axis in range(min((len(dims) for dims, _ in shapes), default=0)):
+            fixed = [(dims[axis], model) for dims, model in shapes if isinstance(dims[axis], int)]
+            if fixed and len(fixed) < len(shapes):
+                open_ = next(dims[axis] for dims, _ in shapes if not isinstance(dims[axis], int))
+                dimension = f"dimension {open_!r}" if open_ else f"dimension {axis}"
                 size, model = fixed[0]
-                found.append(
-                    f"Input {name}: {said} is {size} in {model}, so it is {size} in the merged model."
+                sentences.append(
+                    f"Input {name}: {dimension} is {size} in {model}, so it is {size} in the merged model."
                 )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def _counts(
-    first: Source, other: Source, what: str, ours: Sequence[str], theirs: Sequence[str]
+    first: Source, other: Source, noun: str, ours: Sequence[str], theirs: Sequence[str]
 ) -> NotEquivalent:
+    """Return the error for another number of inputs or outputs."""
     rows = [(first.path, ours, theirs), (other.path, theirs, ours)]
     extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
-    said = f": {', '.join(extra[:4])}" if extra else ""
+    names = f": {', '.join(extra[:4])}" if extra else ""
     return NotEquivalent(
-        f"{first.path} has {_plural(len(ours), what)} and {other.path} has {len(theirs)}{said}.",
+        f"{first.path} has {_plural(len(ours), noun)} and {other.path} has {len(theirs)}{names}.",
         HINT,
-        Mismatch(what, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
+        Mismatch(noun, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
     )
 
 
@@ -81,16 +95,16 @@ def _plural(count: int, what: str) -> str:
 def _narrowed(
     first: Source, other: Source, name: str, twin: str, mine: ValueType, its: ValueType
 ) -> ValueType:
-    """The type that both accept."""
-    if said := unlike(mine, its):
-        raise _unlike(first, other, name, twin, *said)
+    """Return the type that both accept. Raises NotEquivalent."""
+    if reason := contradiction(mine, its):
+        raise _input_error(first, other, name, twin, *reason)
     return kinds.accepted(mine, its)
 
 
-def unlike(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
-    """Why no value has both types: `has rank {} and rank {}` and the two sides; None where some may."""
-    if kind_text(mine) != kind_text(its):
-        return "is {} and {}", kind_text(mine), kind_text(its)
+def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
+    """Return why no value has both types, as `has rank {} and rank {}` and the two sides, or None."""
+    if type_text(mine) != type_text(its):
+        return "is {} and {}", type_text(mine), type_text(its)
     if mine.proto is not None or mine.dims is None or its.dims is None:
         return None
     if len(mine.dims) != len(its.dims):
@@ -101,8 +115,8 @@ def unlike(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
     return None
 
 
-def kind_text(kind: ValueType) -> str:
-    """`tensor(float)`, `sequence(tensor(float))`."""
+def type_text(kind: ValueType) -> str:
+    """Return `tensor(float)` or `sequence(tensor(float))`."""
     if kind.proto is not None:
         return _proto_text(kind.proto)
     return f"tensor({TensorProto.DataType.Name(kind.dtype).lower()})"
@@ -111,26 +125,26 @@ def kind_text(kind: ValueType) -> str:
 def _proto_text(proto: TypeProto) -> str:
     match proto.WhichOneof("value"):
         case "tensor_type":
-            return kind_text(ValueType(proto.tensor_type.elem_type))
+            return type_text(ValueType(proto.tensor_type.elem_type))
         case "sequence_type":
             return f"sequence({_proto_text(proto.sequence_type.elem_type)})"
         case "optional_type":
             return f"optional({_proto_text(proto.optional_type.elem_type)})"
         case "map_type":
-            key = kind_text(ValueType(proto.map_type.key_type))
+            key = type_text(ValueType(proto.map_type.key_type))
             return f"map({key},{_proto_text(proto.map_type.value_type)})"
         case other:
             return str(other)
 
 
-def _unlike(
-    first: Source, other: Source, name: str, twin: str, said: str, left: str, right: str
+def _input_error(
+    first: Source, other: Source, name: str, twin: str, sentence: str, left: str, right: str
 ) -> NotEquivalent:
-    """The error for an input that is not of one type. `said` has a place for each of the sides."""
+    """Return the error for an input of several types. `sentence` has a place for each side."""
     also = "" if name == twin else f" ('{twin}' in the second)"
     files = first.path, other.path
     return NotEquivalent(
-        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {said.format(left, right)}.",
+        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {sentence.format(left, right)}.",
         HINT,
         Mismatch("input", files, value=name, left=left, right=right),
     )

@@ -1,9 +1,9 @@
-"""The normal form of a source for comparing: one spelling for all that says the same.
+"""The normal form of a source for comparing: one spelling for everything that means the same.
 
 Axes are counted from the front wherever the rank is known, defaults that only the text of a schema tells are
-left out or written down, constants of axes and bounds are in one order and of one type. Where a rank is not
-known, an axis stays as it is. Only the comparison sees this form: the merged graph has the spelling of the
-first source (kept.py).
+removed or written down, constants of axes and bounds have one order and one type. Without a rank, an axis
+stays as it is. Only the comparison sees this form: the merged graph has the spelling of the first source
+(restored.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from netfuse_onnx.match import absent, implied, operands
+from netfuse_onnx.match import implied, operands
 from netfuse_onnx.match.draft import Draft
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.ops.axes import ONE, REDUCERS, ROWS, SETS, counted_in, from_front
@@ -20,75 +20,76 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.types import ValueType, Weight
 
 
-def spelled(flat: Flat, kinds: Mapping[str, ValueType]) -> Flat:
-    """The flat in normal form, step for step. `kinds`: the types of its values (load/within.py)."""
+def normal_form(flat: Flat, types: Mapping[str, ValueType]) -> Flat:
+    """Return the steps in normal form, one for one. `types` are those of its values (load/within.py)."""
     steps: list[Step] = []
-    held: dict[str, Weight] = dict(flat.weights)
-    plain: dict[str, str] = {}
+    stored: dict[str, Weight] = dict(flat.weights)
+    file_names: dict[str, str] = {}
     changed: dict[int, frozenset[int]] = {}
     for i, step in enumerate(flat.steps):
-        draft = Draft(step, flat, kinds)
+        draft = Draft(step, flat, types)
         if step.op != BEGIN:
-            _spell(draft)
+            _normalise(draft)
         ins = tuple([_name(flat, step, i, k, operand) for k, operand in enumerate(draft.ins)])
         for k, (name, operand) in enumerate(zip(ins, draft.ins, strict=True)):
             if isinstance(operand, Weight) and name not in flat.weights:
-                held[name], plain[name] = operand, step.ins[k] if k < len(step.ins) else ""
+                stored[name], file_names[name] = operand, step.ins[k] if k < len(step.ins) else ""
         if ins != step.ins:
             places = range(max(len(ins), len(step.ins)))
             changed[i] = frozenset([k for k in places if ins[k : k + 1] != step.ins[k : k + 1]])
-        same = ins == step.ins and draft.attrs == dict(step.attrs)
-        steps.append(step if same else replace(step, ins=ins, attrs=draft.attrs))
-    uses = [(i, k) for i, step in enumerate(steps) for k, name in enumerate(step.ins) if name in held]
-    return replace(flat, steps=steps, weights=held, uses=uses, plain=plain, changed=changed)
+        unchanged = ins == step.ins and draft.attrs == dict(step.attrs)
+        steps.append(step if unchanged else replace(step, ins=ins, attrs=draft.attrs))
+    uses = [(i, k) for i, step in enumerate(steps) for k, name in enumerate(step.ins) if name in stored]
+    return replace(flat, steps=steps, weights=stored, uses=uses, file_names=file_names, changed=changed)
 
 
 def _name(flat: Flat, step: Step, i: int, k: int, operand: str | Weight) -> str:
-    """The operand's name; that of the file where it holds the same constant."""
+    """Return the operand's name: that of the file where it holds the same constant."""
     if isinstance(operand, str):
         return operand
     own = step.ins[k] if k < len(step.ins) else ""
-    held = flat.weights.get(own)
-    return own if held is not None and weights.same(held, operand) else f"{i}\0{k}"
+    weight = flat.weights.get(own)
+    return own if weight is not None and weights.same(weight, operand) else f"{i}\0{k}"
 
 
-def _spell(draft: Draft) -> None:
+def _normalise(draft: Draft) -> None:
+    """Bring one step into normal form."""
     key = draft.key
-    for forms in (operands.FORMS, absent.FORMS, implied.FORMS, _OTHERS):
+    for forms in (operands.FORMS, implied.FORMS, _OTHERS):
         if key in forms:
             forms[key](draft)
     for name in ONE.get(key, ()):
-        _one(draft, name)
+        _one_axis(draft, name)
     if key in SETS and key not in REDUCERS and key not in operands.FORMS:
         axes, rank = draft.attr("axes"), draft.rank(0)
-        found = operands.unordered(axes, rank) if axes and _integers(axes) else None
-        if found is not None:
-            draft.attrs["axes"] = found
+        counted = operands.unordered(axes, rank) if axes and _integers(axes) else None
+        if counted is not None:
+            draft.attrs["axes"] = counted
 
 
 def _integers(value: Any) -> bool:
-    """True for a list of integers: no schema has checked the attributes of a foreign domain."""
+    """Return True for a list of integers. No schema has checked the attributes of other domains."""
     return isinstance(value, list) and all(isinstance(item, int) for item in value)
 
 
-def _one(draft: Draft, name: str) -> None:
-    """An attribute that holds one axis."""
+def _one_axis(draft: Draft, name: str) -> None:
+    """Count an attribute that holds one axis from the front."""
     axis = draft.attr(name)
     if not isinstance(axis, int) or (name not in draft.attrs and _scalar_scale(draft)):
         return
-    inputs = [draft.kind(k) for k in range(len(draft.step.ins))]
+    inputs = [draft.type_of(k) for k in range(len(draft.step.ins))]
     rank = counted_in(draft.key, draft.attrs, inputs)
     if rank is not None:
         draft.attrs[name] = from_front(axis, rank)
 
 
 def _scalar_scale(draft: Draft) -> bool:
-    """True for an operator on bytes that has one scale for all, and so no axis."""
+    """Return True for a quantising operator with one scale for all elements, which has no axis."""
     return draft.step.op in ("QuantizeLinear", "DequantizeLinear") and draft.rank(1) in (0, None)
 
 
 def _shape(draft: Draft) -> None:
-    """Shape: the bounds counted from the front and clamped."""
+    """Count the bounds of a Shape from the front and clamp them."""
     rank = draft.rank(0)
     if rank is not None and draft.since() >= 15:
         start, end, _ = slice(draft.attrs.get("start", 0), draft.attrs.get("end")).indices(rank)
@@ -96,16 +97,16 @@ def _shape(draft: Draft) -> None:
 
 
 def _scan(draft: Draft) -> None:
-    """Scan: axes and directions of all that is scanned, zeros where they are absent."""
+    """Write out axes of zero for all that a Scan scans, and drop directions of zeros."""
     node, count = draft.step.node, draft.attrs.get("num_scan_inputs", 0)
     body = node.attrs.get("body")
     if body is None or draft.since() < 9 or not 0 < count <= len(node.inputs):
         return
     states = len(node.inputs) - count
-    fed = [draft.rank(k) for k in range(states, len(node.inputs))]
-    made = [draft.of(name).rank for name in draft.step.outs[states:]]
-    made += [None] * (len(body.output) - states - len(made))
-    for name, ranks in zip(ROWS["Scan"], (fed, made), strict=True):
+    inputs = [draft.rank(k) for k in range(states, len(node.inputs))]
+    outputs = [draft.type_named(name).rank for name in draft.step.outs[states:]]
+    outputs += [None] * (len(body.output) - states - len(outputs))
+    for name, ranks in zip(ROWS["Scan"], (inputs, outputs), strict=True):
         axes = draft.attrs.get(name) or [0] * len(ranks)
         if len(axes) == len(ranks):
             draft.attrs[name] = _counted(axes, ranks)
@@ -115,6 +116,7 @@ def _scan(draft: Draft) -> None:
 
 
 def _counted(axes: Sequence[int], ranks: Sequence[int | None]) -> list[int]:
+    """Count each axis from the front in its own rank, where known."""
     rows = zip(axes, ranks, strict=True)
     return [axis if rank is None else from_front(axis, rank) for axis, rank in rows]
 

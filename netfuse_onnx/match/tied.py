@@ -1,6 +1,6 @@
-"""The weights of a family, by use: what one file ties and another keeps twice is kept twice.
+"""The weights of a family, by use: a weight that one file ties and another file has twice is kept twice.
 
-Bit-identical weights of all models become one entry.
+Weights that are bit-identical in all models become one entry.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Family = tuple[Weight, ...]
 def untie(
     graph: Graph, flat: Flat, others: Sequence[Flat], pairings: Sequence[Pairing]
 ) -> tuple[Graph, dict[str, Family]]:
-    """The first source's graph with one name for each distinct family of weights, and these families."""
-    held = [other.weights for other in others]
-    found: dict[str, dict[tuple[str, ...], str]] = {}
+    """Return the first source's graph with a name for each family of weights, and these families."""
+    weights = [other.weights for other in others]
+    names: dict[str, dict[tuple[str, ...], str]] = {}
     families: dict[str, Family] = {}
     renamed: dict[tuple[int, int], str] = {}
     taken = set(graph.weights) | set(graph.types) | set(graph.inputs)
     for j, (i, k) in enumerate(flat.uses):
         name = flat.steps[i].ins[k]
         key = tuple([pairing.uses[j] for pairing in pairings])
-        known = found.setdefault(name, {})
-        if key not in known:
-            family = (graph.weights[name], *(h[n] for h, n in zip(held, key, strict=True)))
-            known[key] = _named(name, family, known, families, taken)
-        if known[key] != name:
-            renamed[i, k] = known[key]
+        own = names.setdefault(name, {})
+        if key not in own:
+            family = (graph.weights[name], *(h[n] for h, n in zip(weights, key, strict=True)))
+            own[key] = _named(name, family, own, families, taken)
+        if own[key] != name:
+            renamed[i, k] = own[key]
     if renamed:
         graph = _renamed(graph, flat, renamed)
         graph = replace(graph, weights={name: families[name][0] for name in families})
@@ -45,22 +45,22 @@ def untie(
 
 
 def collapsed(family: Family) -> Family:
-    """One entry where all models hold the same bits."""
+    """Keep one entry where all models hold the same bits."""
     return family[:1] if all(weights.same(family[0], other) for other in family[1:]) else family
 
 
 def _named(
     name: str,
     family: Family,
-    known: Mapping[tuple[str, ...], str],
+    own: Mapping[tuple[str, ...], str],
     families: dict[str, Family],
     taken: set[str],
 ) -> str:
-    """The name under which the family is kept: that of an equal one, or a new one."""
-    if not known:
+    """Return the name under which the family is kept: that of an equal family, or a new one."""
+    if not own:
         families[name] = family
         return name
-    for other in dict.fromkeys(known.values()):
+    for other in dict.fromkeys(own.values()):
         if all(weights.same(a, b) for a, b in zip(families[other], family, strict=True)):
             return other
     i = 2
@@ -73,7 +73,7 @@ def _named(
 
 
 def _renamed(graph: Graph, flat: Flat, renamed: Mapping[tuple[int, int], str]) -> Graph:
-    """The graph with other weights at the given operands of steps."""
+    """Return the graph with other weights at the given operands of steps."""
     nodes = list(graph.nodes)
     inner: dict[int, dict[str, set[str]]] = {}
     for i, step in enumerate(flat.steps):
@@ -94,7 +94,7 @@ def _renamed(graph: Graph, flat: Flat, renamed: Mapping[tuple[int, int], str]) -
 
 
 def _recaptured(node: Node, flat: Flat, names: Mapping[str, set[str]]) -> Node:
-    """A node whose bodies read other weights. One body can't tell two uses of one name apart."""
+    """Return a node whose bodies read other weights. In a body, two uses of one name can't be told apart."""
     for name, fresh in names.items():
         if len(fresh) > 1:
             raise NotEquivalent(

@@ -55,15 +55,15 @@ MUTATIONS = (
     mutation(
         "models-that-do-not-look-alike-left-apart",
         "netfuse_onnx/families.py",
-        "                found[k] = joined\n                return\n",
+        "                groups[k] = joined\n                return\n",
         "                continue\n",
         "test_grouping.py::test_models_that_do_not_look_alike_may_fit",
     ),
     mutation(
         "every-model-matched-with-every-other",
         "netfuse_onnx/families.py",
-        "alike.setdefault(_look(source), []).append(i)",
-        "alike.setdefault(i, []).append(i)",
+        "by_look.setdefault(_look(source), []).append(i)",
+        "by_look.setdefault(i, []).append(i)",
         "test_grouping.py::test_a_hundred_models_of_three_families_are_matched_once_each",
     ),
     mutation(
@@ -111,8 +111,8 @@ MUTATIONS = (
     mutation(
         "left-and-right-exchanged",
         "netfuse_onnx/families.py",
-        "        left=found.left,\n        right=found.right,",
-        "        left=found.right,\n        right=found.left,",
+        "        left=mismatch.left,\n        right=mismatch.right,",
+        "        left=mismatch.right,\n        right=mismatch.left,",
         "test_grouping.py::test_the_kinds_of_differences",
     ),
 )

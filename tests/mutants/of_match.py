@@ -20,30 +20,30 @@ MUTATIONS = (
     mutation(
         "match-weights-of-a-sum-in-any-order",
         "netfuse_onnx/match/isomorph.py",
-        "alike = [m for m in theirs if marks_b[found[i], m] == marks_a[i, k]] or theirs",
+        "alike = [m for m in theirs if marks_b[steps[i], m] == marks_a[i, k]] or theirs",
         "alike = theirs",
         "test_pins_match.py::test_weights_of_a_commutative_operator_find_those_of_their_shape",
     ),
     mutation(
         "walk-ignores-wiring",
         "netfuse_onnx/match/positional.py",
-        "elif known.get(ours) != theirs:\n            return False",
-        "elif known.get(ours) is None:\n            return False",
+        "elif twins.get(ours) != theirs:\n            return False",
+        "elif twins.get(ours) is None:\n            return False",
         "test_match.py::test_inputs_pair_by_name_then_by_position",
     ),
     mutation(
         "walk-ignores-outputs",
         "netfuse_onnx/match/positional.py",
-        "if any(known.get(ours) != theirs for ours, theirs in zip(a.outputs, b.outputs, strict=True)):",
+        "if any(twins.get(ours) != theirs for ours, theirs in zip(a.outputs, b.outputs, strict=True)):",
         "if len(a.outputs) != len(b.outputs):",
         "test_pins_match.py::test_outputs_made_by_other_operators",
     ),
     mutation(
         "walk-swaps-weights-of-any-shape",
         "netfuse_onnx/match/positional.py",
-        "found[k] = (alike or rest)[0]",
-        "found[k] = rest[0]",
-        equivalent="A pair of unlike shapes is refused by Fixed.first_fault; the search after it pairs them right.",
+        "chosen[k] = (alike or rest)[0]",
+        "chosen[k] = rest[0]",
+        equivalent="A pair of unlike shapes is refused by Demands.first_fault; the search after it pairs them right.",
     ),
     mutation(
         "axes-minus-1-and-minus-2-alike",
@@ -89,7 +89,7 @@ MUTATIONS = (
     ),
     mutation(
         "computed-shape-constants-not-compared",
-        "netfuse_onnx/match/fixed.py",
+        "netfuse_onnx/match/demands.py",
         "self.value.append(direct or absent or (on_the_way and not step.domain))",
         "self.value.append(direct or absent)",
         "test_match.py::test_values_that_decide_shapes_must_be_equal",
@@ -97,20 +97,20 @@ MUTATIONS = (
     mutation(
         "declared-ranks-believed",
         "netfuse_onnx/load/within.py",
-        "bare = {name: kind for name, kind in graph.types.items() if name in graph.inputs}",
-        "bare = dict(graph.types)",
+        "inputs = {name: kind for name, kind in source.graph.types.items() if name in source.graph.inputs}",
+        "inputs = dict(source.graph.types)",
         "test_spellings.py::test_a_declared_rank_that_is_not_kept_says_nothing",
     ),
     mutation(
         "rows-of-the-other-in-the-order-of-the-first",
-        "netfuse_onnx/match/kept.py",
-        "if all(_alike(a.normal, i, b.normal, j, k) for k in places):",
+        "netfuse_onnx/match/restored.py",
+        "if all(_same_operand(a.normal, i, b.normal, j, k) for k in operands):",
         "if True:",
         "test_spellings.py::test_partial_merges_what_differs_and_is_written_in_two_ways",
     ),
     mutation(
         "attributes-apart-from-their-operand",
-        "netfuse_onnx/match/partial.py",
+        "netfuse_onnx/match/attributes.py",
         "if mine.get(name) == its.get(name):\n            own.pop",
         "if False:\n            own.pop",
         "test_spellings.py::test_partial_merges_what_differs_and_is_written_in_two_ways",
@@ -124,8 +124,8 @@ MUTATIONS = (
     ),
     mutation(
         "absent-is-like-any-value",
-        "netfuse_onnx/match/fixed.py",
-        "return self.value[j] or not other.said(name)",
+        "netfuse_onnx/match/demands.py",
+        "return self.value[j] or not other.file_name(name)",
         "return self.value[j]",
         "test_spellings.py::test_an_input_that_one_file_lacks_is_told",
     ),
@@ -138,7 +138,7 @@ MUTATIONS = (
     ),
     mutation(
         "weight-types-not-compared",
-        "netfuse_onnx/match/fixed.py",
+        "netfuse_onnx/match/demands.py",
         "if mine.shape != theirs.shape or mine.dtype != theirs.dtype:",
         "if mine.shape != theirs.shape:",
         "test_match.py::test_differing_weights_are_named",
@@ -166,9 +166,9 @@ MUTATIONS = (
     ),
     mutation(
         "inputs-pair-by-position-only",
-        "netfuse_onnx/match/pairing.py",
-        "alike = {name for name in set(first) & set(other) if fits(name, name)}",
-        "alike = set[str]()",
+        "netfuse_onnx/match/edges.py",
+        "common = {name for name in set(first) & set(other) if fits(name, name)}",
+        "common = set[str]()",
         "test_names.py::test_pairs_are_a_bijection_names_first",
     ),
     mutation(
@@ -187,7 +187,7 @@ MUTATIONS = (
     ),
     mutation(
         "other-inputs-pair-in-any-order",
-        "netfuse_onnx/match/pairing.py",
+        "netfuse_onnx/match/edges.py",
         "sorted(fitting, key=lambda twin: twin in holder)",
         "fitting",
         "test_names.py::test_pairs_are_a_bijection_names_first",
@@ -195,8 +195,8 @@ MUTATIONS = (
     mutation(
         "graphs-have-no-say-in-pairs",
         "netfuse_onnx/match/edges.py",
-        "    if kept == proposed:\n",
-        "    if kept:\n",
+        "    if fixed == proposed:\n",
+        "    if fixed:\n",
         "test_names.py::test_each_model_keeps_its_own_names",
     ),
     mutation(
@@ -250,16 +250,16 @@ MUTATIONS = (
     ),
     mutation(
         "the-hint-counts-one-file",
-        "netfuse_onnx/match/joined.py",
-        "return partial_.counted(ours, Fixed(ours, self.first.graph), found)",
-        "return partial_.counted(ours, Fixed(ours, self.first.graph), found[:2])",
+        "netfuse_onnx/match/paired.py",
+        "return partial_.counted(ours, Demands(ours, self.first.graph), pairs)",
+        "return partial_.counted(ours, Demands(ours, self.first.graph), pairs[:2])",
         "test_partial.py::test_the_hint_counts_all_files",
     ),
     mutation(
         "tables-of-the-first-model",
         "netfuse_onnx/match/sameness.py",
-        "if tables.learned(a.op, a.domain):\n        return _plainly_equal(a.attrs, b.attrs)",
-        "if False:\n        return _plainly_equal(a.attrs, b.attrs)",
+        "if tables.learned(a.op, a.domain):\n        return _equal_bits(a.attrs, b.attrs)",
+        "if False:\n        return _equal_bits(a.attrs, b.attrs)",
         "test_attributes.py::test_they_become_constants[ai.onnx.ml.Scaler-separate-False]",
     ),
     mutation(
@@ -327,7 +327,7 @@ MUTATIONS = (
     ),
     mutation(
         "weights-on-the-way-may-differ",
-        "netfuse_onnx/match/fixed.py",
+        "netfuse_onnx/match/demands.py",
         " or not self._steering.isdisjoint(step.outs)",
         "",
         "test_unequal_weights.py::test_what_makes_shapes_unequal_is_refused[sizes on the way]",
@@ -341,7 +341,7 @@ MUTATIONS = (
     ),
     mutation(
         "bodies-of-the-first-model",
-        "netfuse_onnx/match/bodies.py",
+        "netfuse_onnx/match/attributes.py",
         "changed[i][model].items()",
         "changed[i][0].items()",
         "test_tables.py::test_trees_inside_of_a_body[seeds1-share0]",
@@ -363,7 +363,7 @@ MUTATIONS = (
     mutation(
         "onesided-left-to-the-default",
         "netfuse_onnx/load/scope.py",
-        'if not domain and node.op_type == "STFT":\n            _sided(node)',
+        'if not domain and node.op_type == "STFT":\n            _write_onesided(node)',
         'if not domain and node.op_type == "STFT":\n            pass',
         "test_fuzz_findings.py::test_frequencies_of_an_stft_that_leaves_them_to_the_default",
     ),
@@ -378,8 +378,8 @@ MUTATIONS = (
     mutation(
         "claims-of-bodies-are-believed",
         "netfuse_onnx/load/claims.py",
-        "return replace(found, graph=_honest(found, runs)), _declared(found, claims, (*inferred, *runs))",
-        "return found, _declared(found, claims, (*inferred, *runs))",
+        "return replace(typed, graph=_true_bodies(typed, runs)), _declared(typed, claims, (*inferred, *runs))",
+        "return typed, _declared(typed, claims, (*inferred, *runs))",
         "test_claims.py::test_a_loop_whose_body_lies",
     ),
     mutation(

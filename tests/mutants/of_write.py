@@ -286,7 +286,7 @@ MUTATIONS = (
     mutation(
         "shared-inputs-that-are-none",
         "netfuse_onnx/arguments.py",
-        "if given not in known and len(meant) != 1:\n",
+        "if given not in inputs and len(meant) != 1:\n",
         "if False:\n",
         "test_cli_faults.py::test_usage",
     ),
