@@ -31,10 +31,10 @@ from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.qdq import integers
 from netfuse_onnx.plan.sound import sound
-from netfuse_onnx.prove import again
+from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
-from netfuse_onnx.prove.room import MAX_MEMORY
+from netfuse_onnx.prove.sizes import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
@@ -109,7 +109,7 @@ def merge(
             refusals.replicated(answer)
         about = functools.partial(
             metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
-            tools=again.tools(family), constants=again.constants(target), dims=dims,
+            tools=remake.tools(family), constants=remake.constants(target), dims=dims,
         )  # fmt: skip
         with writer.stage(
             merged,
@@ -170,7 +170,7 @@ def _verified(
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
     progress("planning again", 0, 1)
-    graph = again.prove_again(merged, known, family, recipes)
+    graph = remake.prove_again(merged, known, family, recipes)
     options = dataclasses.replace(options, isolation=isolation)
     return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
 

@@ -16,7 +16,7 @@ import netfuse_onnx
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
-from netfuse_onnx.prove.seek import ATTEMPTS, Search, tells
+from netfuse_onnx.prove.sizes import ATTEMPTS, Search, tells
 from netfuse_onnx.prove.trial import Options, Trial
 from netfuse_onnx.run import runtime
 from netfuse_onnx.run.domains import Accepts

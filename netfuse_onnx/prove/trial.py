@@ -12,12 +12,9 @@ import numpy as np
 
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.prove.channels import Magnitudes
-from netfuse_onnx.prove.compare import finite
-from netfuse_onnx.prove.reach import Reach
-from netfuse_onnx.prove.room import MAX_MEMORY, Room
-from netfuse_onnx.prove.seek import ATTEMPTS, Search
-from netfuse_onnx.prove.widen import MOST, Widening, candidates
+from netfuse_onnx.prove.compare import Magnitudes, finite
+from netfuse_onnx.prove.coverage import MOST, Reach, Widening, candidates
+from netfuse_onnx.prove.sizes import ATTEMPTS, MAX_MEMORY, Room, Search
 from netfuse_onnx.run import bounds, inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given

@@ -55,7 +55,7 @@ MUTATIONS = (
     ),
     mutation(
         "no-other-scales-are-tried",
-        "netfuse_onnx/prove/widen.py",
+        "netfuse_onnx/prove/coverage.py",
         "SCALES = (3.0, 10.0, 50.0, 1000.0, 100_000.0)",
         "SCALES = (1.0,)",
         "test_pins_prove.py::test_a_threshold_far_away_is_reached",
@@ -69,7 +69,7 @@ MUTATIONS = (
     ),
     mutation(
         "thresholds-are-forgotten",
-        "netfuse_onnx/prove/reach.py",
+        "netfuse_onnx/prove/coverage.py",
         "return high > self.bound if self.above else low < self.bound",
         "return True",
         "test_pins_prove.py::test_a_threshold_far_away_is_reached",
@@ -83,7 +83,7 @@ MUTATIONS = (
     ),
     mutation(
         "any-size-fits-into-memory",
-        "netfuse_onnx/prove/room.py",
+        "netfuse_onnx/prove/sizes.py",
         "        if needed <= self.limit:\n",
         "        if True:\n",
         "test_pins_prove.py::test_what_takes_too_much_memory_is_not_run",
@@ -119,7 +119,7 @@ MUTATIONS = (
     ),
     mutation(
         "the-larger-of-two-magnitudes",
-        "netfuse_onnx/prove/channels.py",
+        "netfuse_onnx/prove/compare.py",
         "return np.minimum(found[0], found[-1]) if found else None",
         "return np.maximum(found[0], found[-1]) if found else None",
         "test_pins_prove.py::test_a_small_channel_beside_large_ones",
@@ -161,7 +161,7 @@ MUTATIONS = (
     ),
     mutation(
         "one-tie-excuses-all",
-        "netfuse_onnx/prove/ties.py",
+        "netfuse_onnx/prove/judge.py",
         "    if not close.all():\n",
         "    if not close.any():\n",
         "test_pins_prove.py::test_a_tie_excuses_no_other_index",
