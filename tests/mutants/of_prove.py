@@ -120,8 +120,8 @@ MUTATIONS = (
     mutation(
         "the-larger-of-two-magnitudes",
         "netfuse_onnx/prove/compare.py",
-        "return np.minimum(found[0], found[-1]) if found else None",
-        "return np.maximum(found[0], found[-1]) if found else None",
+        "return np.minimum(maxima[0], maxima[-1]) if maxima else None",
+        "return np.maximum(maxima[0], maxima[-1]) if maxima else None",
         "test_pins_prove.py::test_a_small_channel_beside_large_ones",
     ),
     mutation(
@@ -141,7 +141,7 @@ MUTATIONS = (
     mutation(
         "noise-is-not-measured",
         "netfuse_onnx/prove/noise.py",
-        "found.changes[case][name] = np.maximum(found.changes[case][name], change)",
+        "noise.changes[case][name] = np.maximum(noise.changes[case][name], change)",
         "pass",
         "test_pins_prove.py::test_noise_excuses_a_few_times_itself_and_no_more",
     ),
@@ -155,8 +155,8 @@ MUTATIONS = (
     mutation(
         "integers-within-one",
         "netfuse_onnx/prove/judge.py",
-        'return Tolerance(0.0, 0.0, 1.0) if line.rounded and kind in "iu" else EXACT',
-        'return Tolerance(0.0, 0.0, 1.0) if kind in "iu" else EXACT',
+        'return Tolerance(0.0, 0.0, 1.0) if line.rounded and numpy_kind in "iu" else EXACT',
+        'return Tolerance(0.0, 0.0, 1.0) if numpy_kind in "iu" else EXACT',
         "test_pins_prove.py::test_integers_are_exact",
     ),
     mutation(
