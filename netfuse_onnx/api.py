@@ -170,7 +170,7 @@ def _verified(
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
     progress("planning again", 0, 1)
-    graph = remake.prove_again(merged, known, family, recipes)
+    graph = remake.prove_remade(merged, known, family, recipes)
     options = dataclasses.replace(options, isolation=isolation)
     return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
 

@@ -50,7 +50,7 @@ def proof(path: str, paths: list[str]) -> GraphProof:
     """The graph proof alone."""
     known = metadata.read(path)
     found = api._matched(sources.read(paths), known.models, known.partial, (), known.target)
-    return remake.prove_again(path, known, found, metadata.recipes(known, found, path))
+    return remake.prove_remade(path, known, found, metadata.recipes(known, found, path))
 
 
 def nodes(model: onnx.ModelProto, op: str) -> list[NodeProto]:

@@ -197,7 +197,7 @@ def candidates(specs: Sequence[InputSpec], base: Case) -> Iterator[Case]:
     yield from cases[: max(LEAST, BUDGET // max(1, elements))]
 
 
-class Widening:
+class Coverage:
     """Keeps account of what the runs of the first source have shown: outputs that vary, sides of thresholds
     that were reached."""
 

@@ -1,6 +1,6 @@
-"""What an output descends from, as far as it matters for comparing it: the least precise float type on
-the way, random operators, weights that differ between the models, graph inputs, an activation of known scale,
-a final rounding, or the scores that an index output selects by."""
+"""Collects what each output descends from, as far as its comparison depends on it: the least precise float
+type on the way, random operators, weights that differ between the models, graph inputs, an activation of
+known scale, a final rounding, or the scores that an index output selects by."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ RANDOM = frozenset(
 )
 QUANTISED = ("QuantizeLinear", "DynamicQuantize", "QLinear", "ConvInteger", "MatMulInteger", "MatMulNBits")
 BOUNDED = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "Erf", "Softsign", "Sin", "Cos"})
-"""Activations computed to an absolute error: where all of them are tiny, tiny is no scale."""
+"""Activations that are computed to an absolute error, so that tiny outputs have no relative accuracy."""
 KEEPS_BOUNDS = frozenset({"Mul", "Max", "Min"})
-"""Operators that give something bounded where all their inputs are."""
+"""Operators whose output is bounded where all their inputs are."""
 MOVING = frozenset(
     {"Cast", "Identity", "Transpose", "Reshape", "Slice", "Gather", "Squeeze", "Unsqueeze", "Split"}
 )
 ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinear")
 PRECISION = {10: 2, 16: 3, 1: 1, 11: 0} | dict.fromkeys((17, 18, 19, 20, 23, 24), 4)
-"""onnx.TensorProto.DataType -> rank of its imprecision."""
+"""onnx.TensorProto.DataType -> its imprecision, as an index into NAMES."""
 NAMES = ("float64", "float32", "float16", "bfloat16", "8-bit")
 
 
@@ -53,7 +53,8 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class _Traits:
-    """A value inherits the rank of its imprecision, chance, bounds, weights of one model, graph inputs."""
+    """The properties that a value inherits from its producer's inputs. `rank` is an index into NAMES, -1
+    where no float takes part."""
 
     rank: int = -1
     random: bool = False
@@ -63,14 +64,15 @@ class _Traits:
 
 
 def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
-    """The lineage of every output of a family, which tells weights that are equal in all models apart."""
+    """Return the lineage of every output of a family."""
     differing = {name for name, parts in family.weights.items() if len(parts) > 1}
     differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
     return lineages(family.graph, differing)
 
 
 def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Lineage]:
-    """The lineage of every graph output. `differing`: the values that differ between models by themselves."""
+    """Return the lineage of every graph output. `differing` names the weights that differ between the models,
+    and the outputs of nodes whose attributes do."""
     made = {out: node for node in graph.nodes for out in node.outputs}
     traits: dict[str, _Traits] = {}
     for name in graph.weights:
@@ -111,7 +113,7 @@ def _own(graph: Graph, name: str) -> int:
 
 
 def _random(graph: Graph, node: Node) -> bool:
-    """Random whatever its seed: a merged graph may draw in another order. Bodies are looked into."""
+    """True for a random node, whatever its seed: a merged graph may draw in another order. Bodies count."""
     if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2]:
         flag = graph.weights.get(node.inputs[2])
         return flag is None or flag.data != b"\0"
@@ -127,8 +129,8 @@ def _random_body(body: Any) -> bool:
 
 
 def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
-    """True where a node gives what bounded activations gave: moved, beside other values, or multiplied with
-    others of its kind."""
+    """True where a node gives bounded values: it is a bounded activation, moves or concatenates such values,
+    or multiplies only such values."""
     marks = [above[name].bounded for name in node.inputs if name in above]
     if node.op in MOVING:
         return bool(marks) and marks[0]
@@ -138,7 +140,7 @@ def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
 
 
 def _scores(made: Mapping[str, Node], name: str) -> Scores | None:
-    """Through casts back to the ArgMax, ArgMin or TopK that made an output."""
+    """Follow casts back to the ArgMax, ArgMin or TopK that produces an output; None where there is none."""
     value, node = name, made.get(name)
     while node is not None and node.op in ("Cast", "Identity"):
         value = node.inputs[0]

@@ -1,10 +1,9 @@
-"""A merge made again from what the merged file says of itself: the graph that proof (c) compares it with."""
+"""Repeats a merge from the metadata of the merged file: proof (c) compares the file with the result."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault
@@ -22,64 +21,64 @@ ITSELF = "netfuse-onnx"
 
 
 def tools(family: Correspondence) -> dict[str, str]:
-    """Versions of the packages that a merged graph depends on, for its metadata."""
+    """Return the versions of the packages that a merged graph depends on, for its metadata."""
     import onnx
     import onnx_graphsurgeon as gs
 
-    found = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
+    versions = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
     if family.ran is Ran.TOLD:
-        found["onnxruntime"] = ort_compat.onnxruntime().__version__
+        versions["onnxruntime"] = ort_compat.onnxruntime().__version__
     elif family.ran is Ran.FAILED:  # it is not installed, or lacks a library of operators
-        found["onnxruntime"] = "without an answer"
-    return found
+        versions["onnxruntime"] = "without an answer"
+    return versions
 
 
 def constants(target: str) -> str:
-    """SHA-256 of a target's constants where they come from a file, else ''."""
+    """Return the SHA-256 of a target's constants where they come from a file, else ''."""
     return targets.target(target).digest if target.endswith(".json") else ""
 
 
-def prove_again(
-    path: str, known: Metadata, family: Correspondence, recipes: Mapping[str, Recipe]
+def prove_remade(
+    path: str, about: Metadata, family: Correspondence, recipes: Mapping[str, Recipe]
 ) -> GraphProof:
-    """Proof (c) of a merged file: plan and lower its sources as its metadata say, and compare.
+    """Make proof (c) of a merged file: plan and lower its sources as its metadata say, and compare.
 
-    A graph that can't be made again, or that differs where other versions of the tools made the file, is no
-    failure but a note.
+    A merge that can't be repeated, or a graph that differs where other versions of the tools made the file,
+    is no failure: the proof then has a note in place of a result.
     """
     try:
-        if known.target.endswith(".json") and not _near(known.target, path):
-            return GraphProof(note=_unmade(f"{known.target} lies outside of this folder and the file's own"))
-        if known.constants and constants(known.target) != known.constants:
-            return GraphProof(note=_unmade(f"the constants in {known.target} have changed since the merge"))
-        merged = _again(known, family)
+        if about.target.endswith(".json") and not _may_read(about.target, path):
+            return GraphProof(note=_unmade(f"{about.target} lies outside of this folder and the file's own"))
+        if about.constants and constants(about.target) != about.constants:
+            return GraphProof(note=_unmade(f"the constants in {about.target} have changed since the merge"))
+        merged = _merge_again(about, family)
     except (FileFault, UsageFault, NotStackable) as error:
         return GraphProof(note=_unmade(error.message.rstrip(".")))
-    found = prove_graph(path, merged, recipes)
-    made, now = {ITSELF: known.version, **known.tools}, {ITSELF: __version__, **tools(family)}
-    return found if found.ok or made == now else replace(GraphProof(), note=_other(made, now))
+    proof = prove_graph(path, merged, recipes)
+    made, now = {ITSELF: about.version, **about.tools}, {ITSELF: __version__, **tools(family)}
+    return proof if proof.ok or made == now else GraphProof(note=_other_versions(made, now))
 
 
-def _near(target: str, path: str) -> bool:
-    """True for a file of constants below the working folder or that of the merged file, whose metadata name
-    it: nobody's merged file makes verify read elsewhere."""
+def _may_read(target: str, path: str) -> bool:
+    """True for a file of constants below the working folder or the folder of the merged file. The metadata
+    name it, and a merged file from elsewhere must not make verify read other files."""
     roots = map(os.path.realpath, (os.curdir, os.path.dirname(os.path.abspath(path))))
     real = os.path.realpath(target)
     return any(os.path.commonpath((root, real)) == root for root in roots)
 
 
-def _again(known: Metadata, family: Correspondence) -> Merged:
-    share = frozenset(known.share)
-    by = cost(known.target, family, known.dims)
-    return lower(family, planning.plan(family, io=known.io, share=share, cost=by), io=known.io, share=share)
+def _merge_again(about: Metadata, family: Correspondence) -> Merged:
+    share = frozenset(about.share)
+    by = cost(about.target, family, about.dims)
+    return lower(family, planning.plan(family, io=about.io, share=share, cost=by), io=about.io, share=share)
 
 
 def _unmade(reason: str) -> str:
     return f"The graph could not be compared: {reason}."
 
 
-def _other(made: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The note on versions: those that the file was written with, and those at hand."""
+def _other_versions(made: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return the note on versions: those that the file was written with, and those that are installed."""
     return _unmade(f"the file was written by {_listed(made)}, this is {_listed(now)}")
 
 

@@ -78,17 +78,17 @@ def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     return tuple(specs)
 
 
-def apart(specs: Sequence[InputSpec], bound: Collection[str] = ()) -> tuple[InputSpec, ...]:
-    """The same with a symbol of its own for each axis, but for those that are `bound`. What a file calls by
-    one name (`?`, say) need not be one size: ONNX Runtime does not compare them."""
+def separate_symbols(specs: Sequence[InputSpec], bound: Collection[str] = ()) -> tuple[InputSpec, ...]:
+    """Give each axis a symbol of its own, except where its symbol is `bound`. Axes that a file calls by one
+    name (`?`, say) need not have one size: ONNX Runtime does not compare them."""
     every = Counter(dim for spec in specs for dim in spec.dims or () if isinstance(dim, str))
     shared = {name for name, count in every.items() if count > 1 and name not in bound}
-    return tuple(replace(spec, dims=symbols.apart(spec.name, spec.dims, shared)) for spec in specs)
+    return tuple(replace(spec, dims=symbols.separated(spec.name, spec.dims, shared)) for spec in specs)
 
 
 def names(specs: Sequence[InputSpec]) -> tuple[str, ...]:
     """The symbols that sizes can be given for: those of the file, then those of axes that share one."""
-    return tuple(dict.fromkeys(symbols.free(spec.dims for spec in (*specs, *apart(specs)))))
+    return tuple(dict.fromkeys(symbols.free(spec.dims for spec in (*specs, *separate_symbols(specs)))))
 
 
 def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:

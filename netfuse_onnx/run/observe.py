@@ -55,7 +55,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     named = inputs.describe(alone)
     if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in named):
         return ()  # nothing can be made up for an input of unknown rank
-    for specs in dict.fromkeys((named, inputs.apart(named))):
+    for specs in dict.fromkeys((named, inputs.separate_symbols(named))):
         if runs := _Runs(session, specs, Footprints(alone)).two():
             return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
     return ()

@@ -32,7 +32,7 @@ def named(name: str, dims: Dims) -> Dims:
     return dims and tuple(_unnamed(name, i) if dim is None else dim for i, dim in enumerate(dims))
 
 
-def apart(name: str, dims: Dims, shared: Collection[str]) -> Dims:
+def separated(name: str, dims: Dims, shared: Collection[str]) -> Dims:
     """The dims of an input, those whose symbols are `shared` called `INPUT.POSITION`, too."""
     return dims and tuple(_unnamed(name, i) if dim in shared else dim for i, dim in enumerate(dims))
 

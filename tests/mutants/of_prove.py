@@ -233,14 +233,14 @@ MUTATIONS = (
     mutation(
         "bytes-not-compared",
         "netfuse_onnx/prove/prover.py",
-        "        if found is not None:\n            problems.append",
+        "        if difference is not None:\n            problems.append",
         "        if False:\n            problems.append",
         "test_verify.py::test_a_changed_weight_is_seen_by_both_proofs",
     ),
     mutation(
         "attributes-not-compared",
         "netfuse_onnx/prove/prover.py",
-        "    problems += known.problems\n",
+        "    problems += attributes.problems\n",
         "",
         "test_attribute_proof.py::test_one_bit_of_an_attribute_is_refused",
     ),
@@ -248,8 +248,8 @@ MUTATIONS = (
     mutation(
         "dull-outputs-not-named",
         "netfuse_onnx/prove/prover.py",
-        'said = "" if _said(row, spread) else _blind(row)',
-        'said = ""',
+        'reason = "" if _already_said(row, spread) else _blind(row)',
+        'reason = ""',
         "test_pins_prove.py::test_an_output_that_says_nothing_is_named",
     ),
     mutation(
