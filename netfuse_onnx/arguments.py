@@ -1,4 +1,4 @@
-"""What the verbs are given, checked before any work. Everything here raises UsageFault."""
+"""Checks the arguments of the verbs before any work. Every function here raises UsageFault."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ CHOICES = {
 }
 
 LEAST_MEMORY = 200_000_000
-"""Bytes, the least that --max-memory may be."""
+"""The smallest value of --max-memory, in bytes."""
 
 
-def choice(kind: str, value: str) -> str:
-    """One of the words that an option knows."""
-    if value not in CHOICES[kind]:
-        raise UsageFault(f"There is no {kind} {value!r}.", f"Choose {' or '.join(CHOICES[kind])}.")
+def choice(option: str, value: str) -> str:
+    """Return a value that the option has."""
+    if value not in CHOICES[option]:
+        raise UsageFault(f"There is no {option} {value!r}.", f"Choose {' or '.join(CHOICES[option])}.")
     return value
 
 
 def target(value: str) -> str:
-    """A target that is known, or a file of constants that bench/calibrate.py wrote."""
+    """Return the name of a target, or the path of a file of constants, as bench/calibrate.py writes it."""
     return value if value.endswith(".json") else choice("target", value)
 
 
 def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the models: those given, or the file stems with -2, -3 where they clash."""
+    """Return the names of the models: those given, or the file stems with -2, -3 where they clash."""
     if names is None:
         return _stems(paths)
     if len(names) != len(paths):
@@ -47,34 +47,34 @@ def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str,
 
 
 def shared_inputs(share: Sequence[str], family: Correspondence) -> frozenset[str]:
-    """The inputs fed once, by the first model's names; any model's name of an input may be given."""
-    known = family.graph.inputs
-    found = set[str]()
+    """Return the inputs that are fed once, by the first model's names. `share` may have any model's names."""
+    inputs = family.graph.inputs
+    shared = set[str]()
     for given in share:
-        meant = {n for m in range(family.models) for n in known if family.edge(m).inputs[n] == given}
-        if given not in known and len(meant) != 1:
+        meant = {n for m in range(family.models) for n in inputs if family.edge(m).inputs[n] == given}
+        if given not in inputs and len(meant) != 1:
             also = f", and in other models it is {' and '.join(map(repr, sorted(meant)))}" if meant else ""
             raise UsageFault(
                 f"{family.sources[0].path} has no input {given!r} to share{also}.",
-                f"Its inputs are: {', '.join(known)}.",
+                f"Its inputs are: {', '.join(inputs)}.",
             )
-        found.add(given if given in known else meant.pop())
-    return frozenset(found)
+        shared.add(given if given in inputs else meant.pop())
+    return frozenset(shared)
 
 
 def dimensions(pairs: Sequence[str]) -> dict[str, int]:
-    """`NAME=VALUE` -> sizes. The last = counts: names may hold one."""
-    found = {}
+    """Parse `NAME=VALUE` into sizes. The last = separates: names may contain one."""
+    dims = {}
     for pair in pairs:
         name, mark, value = pair.rpartition("=")
         if not (mark and name and value.isascii() and value.isdecimal()):
             raise UsageFault(f"{pair!r} is no dimension.", "Write --dim NAME=VALUE, such as --dim batch=4.")
-        found[name] = int(value)
-    return found
+        dims[name] = int(value)
+    return dims
 
 
 def sizes(dims: Mapping[str, int]) -> dict[str, int]:
-    """Sizes that are none are refused."""
+    """Return the sizes, none of which may be negative."""
     for name, value in dims.items():
         if value < 0:
             raise UsageFault(f"Dimension {name!r} can't have size {value}.", "Sizes are 0 or more.")
@@ -82,15 +82,15 @@ def sizes(dims: Mapping[str, int]) -> dict[str, int]:
 
 
 def memory(value: str | int) -> int:
-    """`500M`, `2GB`, `1.5GiB` or a number of bytes -> bytes."""
-    found = re.fullmatch(
+    """Parse `500M`, `2GB`, `1.5GiB` or a number of bytes into bytes."""
+    match = re.fullmatch(
         r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", str(value).strip(), re.IGNORECASE | re.ASCII
     )
-    if not found:
+    if not match:
         raise UsageFault(
             f"{str(value)!r} is no amount of memory.", "Write --max-memory 500M or --max-memory 2GB."
         )
-    number, unit, binary = found.groups()
+    number, unit, binary = match.groups()
     size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
     if size < LEAST_MEMORY:
         raise UsageFault(
@@ -101,20 +101,20 @@ def memory(value: str | int) -> int:
 
 
 def positive(what: str, value: int) -> int:
-    """A number of which there must be at least one."""
+    """Return a number that is 1 or more."""
     if value < 1:
         raise UsageFault(f"{what} can't be {value}.", "Give 1 or more.")
     return value
 
 
 def _stems(paths: Sequence[str]) -> tuple[str, ...]:
-    found: list[str] = []
+    names: list[str] = []
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0] or "model"
         stem = os.fsencode(stem).decode(errors="replace")  # a file name need not be UTF-8, ONNX names are
         name, count = stem, 1
-        while name in found:
+        while name in names:
             count += 1
             name = f"{stem}-{count}"
-        found.append(name)
-    return tuple(found)
+        names.append(name)
+    return tuple(names)

@@ -1,7 +1,7 @@
-"""The names at the edge of the merged model: each model's own behind its prefix, or the first model's.
+"""The names of the inputs and outputs of the merged model.
 
-separate: input x of model a is `a/x` and its output y `a/y`, by the names that a's own file uses. stacked:
-the first model's names. An input that is fed once has the first model's name, too.
+With separate I/O, input x of model a is `a/x` and its output y is `a/y`, where x and y are the names in a's
+own file. With stacked I/O they have the first model's names, and so has an input that is fed once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from netfuse_onnx.types import Correspondence, Edge
 
 @dataclass(frozen=True, slots=True)
 class NameRow:
-    """One input or output of one model: its name in the model's own file, and in the merged one. Where the
+    """One input or output of one model: its name in the model's own file, and in the merged file. Where the
     models share or stack it, several rows have one merged name."""
 
     model: str
@@ -26,7 +26,8 @@ class NameRow:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The merged names by model and by the first model's name. `edges`: one for each of the `models`."""
+    """The merged names by model and by the first model's name. There is one of `edges` for each of
+    `models`."""
 
     models: tuple[str, ...]
     edges: tuple[Edge, ...]
@@ -35,20 +36,22 @@ class Labels:
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
-        """The labels of a family. A file that was written without names of its own has the first model's."""
+        """Return the labels of a family. A file of an older version has the first model's names for all
+        models."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
         return Labels(family.names, edges, io, share)
 
     def input(self, model: int, name: str) -> str:
-        """The merged input of a model that stands for the first model's `name`."""
+        """Return the merged name of the input that the first model calls `name`."""
         return name if name in self.share else self._label(model, name, self.edges[model].inputs)
 
     def output(self, model: int, name: str) -> str:
-        """The merged output of a model that stands for the first model's `name`."""
+        """Return the merged name of the output that the first model calls `name`."""
         return self._label(model, name, self.edges[model].outputs)
 
     def rows(self) -> Iterator[NameRow]:
-        """All inputs, then all outputs: name by name, each for every model. None without edges."""
+        """Yield all inputs, then all outputs: name by name, each for every model. Yields none without
+        edges."""
         own = list(enumerate(zip(self.models, self.edges, strict=False)))
         for name in own[0][1][1].inputs if own else ():
             for m, (model, edge) in own:
@@ -58,8 +61,8 @@ class Labels:
                 yield NameRow(model, "output", edge.outputs[name], self.output(m, name))
 
     def crossed(self, name: str) -> str:
-        """A model that calls another of its inputs or outputs `name`, which is the first model's; '' if none.
-        In that model, what the merged file calls `name` would be taken for something else."""
+        """Return a model in which the first model's `name` is the name of another input or output; '' if
+        none. A user of that model would take what the merged file calls `name` for something else."""
         for model, edge in zip(self.models, self.edges, strict=True):
             for twins in (edge.inputs, edge.outputs):
                 if name in twins and twins[name] != name and name in twins.values():
@@ -71,11 +74,12 @@ class Labels:
 
 
 Line = tuple[str, str, str, Sequence[str]]
-"""An entry is: input or output, whose, its own name, and its names in the merged model."""
+"""One line of the table of names: input or output, the model, its own name, and the names in the merged
+model."""
 
 
 def grouped(rows: Sequence[NameRow]) -> list[Line]:
-    """A line for each row, or one for `every` model where all use one name."""
+    """Return a line for each row, or one for `every` model where all use one name."""
     groups: dict[tuple[str, int], list[NameRow]] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for row in rows:

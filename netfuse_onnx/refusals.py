@@ -1,4 +1,4 @@
-"""The refusals of merge to write, each raised with the report as far as it got, and of bench to run."""
+"""Refuses to write a merge, with the report as far as it got, and to run a merged file in bench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from netfuse_onnx.types import Correspondence
 
 
 def replicated(answer: MergeReport) -> None:
-    """Raise StrictViolated where a node would be replicated for want of a rule."""
+    """Raise StrictViolated where a node would be replicated because no rule applies."""
     rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]
     if not rows:
         return
@@ -25,7 +25,7 @@ def replicated(answer: MergeReport) -> None:
     raise error
 
 
-def unproved(answer: MergeReport) -> None:
+def unproven(answer: MergeReport) -> None:
     """Raise ValuesDiffer where a proof failed, NotProven where it could not tell."""
     proved = answer.proof
     if proved is None or proved.ok:
@@ -49,6 +49,7 @@ def unproved(answer: MergeReport) -> None:
 
 
 def unbounded(merged: str, family: Correspondence, limit: int) -> None:
-    """Raise NotProven for a merged file that never ends, or takes more than `limit` bytes in any case."""
+    """Raise NotProven for a merged file that never ends, or takes more than `limit` bytes whatever it is
+    fed."""
     if reason := bounds.of_merged(merged, family, limit):
         raise NotProven(f"{merged} is not run: {reason}.", "Allow more with --max-memory.")
