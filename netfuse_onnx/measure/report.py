@@ -1,4 +1,4 @@
-"""What `bench` answers. How it looks on a terminal is the business of the command line."""
+"""The answer of `bench`. cli/render_bench.py prints it on a terminal."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Row:
 
     @property
     def broke(self) -> bool:
-        """Whether it ran, and then gave other values, or failed."""
+        """True where it ran, and then gave other values or failed."""
         return bool(self.problem) and self.error is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """How many times as fast one merged model is as the best alternative, round by round."""
+    """The speed of a merged model relative to the best alternative, by rounds: 2 is twice as fast."""
 
     merged: str
     best: str
@@ -56,7 +56,8 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class KindRow:
-    """One kind of operator: seconds and kernels of a call, of all models separately and of the merged one."""
+    """The seconds and the kernels of a call in one kind of operator, in all separate models together and in
+    the merged one."""
 
     kind: str
     separate: float
@@ -66,19 +67,22 @@ class KindRow:
 
     @property
     def loss(self) -> float:
-        """Seconds that merging added; negative is a gain."""
+        """The seconds that merging added; a negative number is a gain."""
         return self.merged - self.separate
 
 
 @dataclass(frozen=True, slots=True)
 class BenchReport(Report):
+    """The times of all ways to run the models. `seconds` is the length of the comparison, `load` the number
+    of cores that were busy before it."""
+
     models: tuple[str, ...]
     case: str
     provider: str
     rows: tuple[Row, ...]
     speedups: tuple[Speedup, ...] = ()
     together: bool = True
-    """Whether all were loaded at once; else each was loaded for its turn."""
+    """True where all ways were loaded at once; else each was loaded for its turn."""
     tf32: bool = False
     profile: tuple[KindRow, ...] = ()
     machine: Mapping[str, str | int] = field(default_factory=dict)
@@ -89,7 +93,7 @@ class BenchReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether every merged model ran, and all that ran gave the same."""
+        """True where every merged model ran, and all that ran gave equal outputs."""
         return all(row.ran for row in self.rows if row.merged) and not any(row.broke for row in self.rows)
 
     @property
