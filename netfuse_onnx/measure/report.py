@@ -13,12 +13,12 @@ from netfuse_onnx.report import Report
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of running the models once. Times are in seconds of a call of all models, sizes in bytes.
+    """One way to run the models once. Times are in seconds for a call of all models, sizes in bytes.
 
-    `load` is the shortest time of loading it and one run (the first finds the files on the disk), `resident`
-    and `gpu` are by how much loading it and one run grew this machine's memory (its own
-    processes together), `tried` the seconds of each setting that was tried, `error` the worst output as
-    error / allowed, `problem` why it can't be compared: it does not run, or is not equal.
+    `load` is the shortest time to load it and run it once; the first try may have to read the files from
+    disk. `resident` and `gpu` are the memory that this added, in all processes. `tried` has the seconds of
+    each setting that was tried. `error` is the worst output as error / allowed. `problem` is the reason why
+    the way can't be compared: it does not run, or its outputs are not equal.
     """
 
     kind: str
