@@ -7,7 +7,6 @@ arguments that make no sense; each says what else it raises.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,10 +122,9 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                proof_report = _prove_staged(
-                    staged, out, merged, family, replace(options, share=once), progress
-                )
-                answer = answer.proved(replace(proof_report, strict=strict))
+                options = replace(options, share=once)
+                proved = _prove_staged(staged, out, merged, family, options, progress)
+                answer = answer.proved(replace(proved, strict=strict))
                 refusals.unproven(answer)
             staged.commit()
     return answer.written(staged.files, staged.size)
@@ -160,7 +158,7 @@ def verify(
     FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
     proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
-    return dataclasses.replace(proved, strict=strict)
+    return replace(proved, strict=strict)
 
 
 def _verified(
@@ -175,7 +173,7 @@ def _verified(
         raise
     progress("planning again", 0, 1)
     graph = remake.prove_remade(merged, about, family, recipes)
-    options = dataclasses.replace(options, isolation=isolation)
+    options = replace(options, isolation=isolation)
     return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
 
 

@@ -34,8 +34,7 @@ POISONS: Mapping[str, tuple[float, ...]] = {
 }
 """Name -> the values that replace floats, in turns; 1.0 stands for the largest number of the type."""
 LARGE = 1 << 20
-"""Where the inputs of one model have more elements, only the first model is tried, unless all were asked
-for."""
+"""Only the first model is fed odd values where its inputs have more elements, unless all were asked for."""
 
 
 def isolate(

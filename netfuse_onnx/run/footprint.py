@@ -31,7 +31,7 @@ JUDGED = 72
 VAGUE = 0.25
 """The part of the values that may have an unknown shape in an estimate."""
 LARGE = 50_000_000
-"""Where all models take more bytes, shapes that are unknown are computed at greater cost."""
+"""Shapes that stay unknown are computed at greater cost where all models together take more bytes."""
 
 
 @dataclass(frozen=True, slots=True)
