@@ -25,6 +25,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+@pytest.fixture
+def one_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets each way of `bench` try one setting only. Tests of something else need not wait for the others."""
+    monkeypatch.setattr("netfuse_onnx.measure.choice.PATIENCE", 0.0)
+
+
 # --------------------------------------------------------------------------- make quick
 
 QUICK_FILES = frozenset(

@@ -392,6 +392,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- kept in the file
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_given_sizes_are_kept_for_verify_and_bench(tmp_path: Path) -> None:
     paths = family(tmp_path, "g (float[n, s] x) => (float[n, s] y) { y = Softmax(x) }")
     out = str(tmp_path / "m.onnx")
