@@ -90,10 +90,10 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
         bounded = _bounded(node, traits)
         for out in node.outputs:
             traits[out] = _Traits(max(worst, _own(graph, out)), random, bounded, own, inputs)
-    found = {}
+    result = {}
     for out in graph.outputs:
         trait, maker = traits.get(out, _Traits()), made.get(out)
-        found[out] = Lineage(
+        result[out] = Lineage(
             precision=NAMES[trait.rank] if trait.rank >= 0 else "float32",
             random=trait.random,
             rounded=maker is not None and maker.op.startswith(ROUNDING),
@@ -102,14 +102,14 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
             own=trait.own,
             inputs=trait.inputs,
         )
-    return found
+    return result
 
 
 def _own(graph: Graph, name: str) -> int:
     if name in graph.weights:
         return PRECISION.get(graph.weights[name].dtype, -1)
-    kind = graph.types.get(name)
-    return PRECISION.get(kind.dtype, -1) if kind else -1
+    value_type = graph.types.get(name)
+    return PRECISION.get(value_type.dtype, -1) if value_type else -1
 
 
 def _random(graph: Graph, node: Node) -> bool:

@@ -70,10 +70,10 @@ def describe(family: Correspondence) -> tuple[InputSpec, ...]:
     specs = []
     for name in first.inputs:
         rows = zip(family.sources, edges, strict=True)
-        kinds = [_tensor(source.graph.types[edge.inputs[name]]) for source, edge in rows]
-        dims = symbols.meet(name, [kind.dims for kind, _ in kinds])
-        kind, sequence = kinds[0]
-        specs.append(InputSpec(name, kind.dtype, dims, domains.of(name), sequence))
+        tensors = [_tensor(source.graph.types[edge.inputs[name]]) for source, edge in rows]
+        dims = symbols.meet(name, [tensor.dims for tensor, _ in tensors])
+        tensor, sequence = tensors[0]
+        specs.append(InputSpec(name, tensor.dtype, dims, domains.of(name), sequence))
     return tuple(specs)
 
 
@@ -153,15 +153,15 @@ def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     return np.asarray(np.arange(shape[-1]) < lengths[..., None])
 
 
-def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
+def _tensor(declared: ValueType) -> tuple[ValueType, bool]:
     """Return the type of the tensor in an optional or a sequence, and True for a sequence. Maps have no type
     here."""
-    proto, sequence = kind.proto, False
+    proto, sequence = declared.proto, False
     while proto is not None and proto.WhichOneof("value") in ("optional_type", "sequence_type"):
         wrapper = getattr(proto, proto.WhichOneof("value") or "")
         sequence = sequence or proto.HasField("sequence_type")
         proto = wrapper.elem_type
     if proto is None:
-        return kind, sequence
+        return declared, sequence
     inner = value_type(proto)
     return (inner if inner.proto is None else ValueType()), sequence
