@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pytest
 
+from netfuse_onnx.layouts import SHARED, STACKED
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.types import SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 IF = """y = If (c) <
     then_branch = t () => (float[3,4] a) { m = MatMul(x, w) a = Add(m, v) },
@@ -103,5 +104,5 @@ def test_bodies_hold_no_weights_and_capture_merged_ones(tmp_path: Path) -> None:
     assert list(branch.input) == ["c"]
     assert not any(attr.g.initializer for attr in branch.attribute)
     assert {"w", "v"} <= {tensor.name for tensor in merged.model.graph.initializer}
-    inner = [line["name"] for line in merged.report["nodes"]]
+    inner = [row.name for row in merged.report.nodes]
     assert any(name.endswith("then_branch/-> a") for name in inner)

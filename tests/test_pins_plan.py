@@ -18,21 +18,12 @@ from test_plan import price
 from test_qdq import STEP, operators, quantised, shares, values_of
 
 import netfuse_onnx
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import RESHAPE, Cost
-from netfuse_onnx.types import (
-    CHANNELS,
-    FOLDED,
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Lowering,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Lowering, ValueType
 
 # --------------------------------------------------------------------------- prices
 
@@ -53,8 +44,8 @@ def test_what_conversions_cost() -> None:
     assert cost.conversion(STACKED(0), PER_MODEL, image) >= 3.0
     assert cost.conversion(SHARED, PER_MODEL, image) == 0.0
     assert cost.conversion(FOLDED(1), FOLDED(1), image) == 0.0
-    assert cost.lowering(Lowering(Became.REPLICATED, (), ()), None) == 3.0  # type: ignore[arg-type]
-    assert cost.lowering(Lowering(Became.SHARED, (), ()), None) == 1.0  # type: ignore[arg-type]
+    assert cost.lowering(Lowering(Became.REPLICATED, (), (), None), None) == 3.0  # type: ignore[arg-type]
+    assert cost.lowering(Lowering(Became.SHARED, (), (), None), None) == 1.0  # type: ignore[arg-type]
     larger = ValueType(1, (200, 400, 5, 5))
     assert cost.conversion(STACKED(0), STACKED(1), larger) > cost.conversion(STACKED(0), STACKED(1), image)
 

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
@@ -18,19 +19,8 @@ from netfuse_onnx.ops import steering
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.measured import Measured
-from netfuse_onnx.plan.offers import site
 from netfuse_onnx.plan.targets import target
-from netfuse_onnx.types import (
-    FOLDED,
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Lowering,
-    Node,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, ValueType
 
 SHAPE = [2, 4, 3, 3]  # every value of the random graphs has this shape, so that any edge is legal
 STEPS = ("Relu", "Conv", "Add", "Softmax", "Transpose", "Concat", "MatMul", "LSTMish")
@@ -86,8 +76,8 @@ def price(
 ) -> float:
     """The plan's cost, written down plainly: each node, and each (value, layout) that is not as made."""
     total, made, wanted = 0.0, dict(found.inputs), set()
-    for index, (node, low) in enumerate(zip(corr.graph.nodes, chosen, strict=True)):
-        total += cost.lowering(low, site(corr, found.mapped, node, index))
+    for node, site, low in zip(corr.graph.nodes, found.sites, chosen, strict=True):
+        total += cost.lowering(low, site)
         for name, take in zip(node.reads, low.takes, strict=True):
             if name:
                 wanted.add((name, take))

@@ -13,33 +13,20 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.bodies import bind
-from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.emit.join import join
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts.join import join
 from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.fusible import rearrange
+from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
-from netfuse_onnx.plan.control import Nested
-from netfuse_onnx.plan.offers import kind, site
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Layout,
-    Lowering,
-    Merged,
-    Node,
-    Plan,
-    ValueType,
-)
+from netfuse_onnx.plan.nested import NestedPlan
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, Plan, ValueType
 
 
 def lower(
@@ -60,7 +47,7 @@ def _lowered(
     """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
     edge = boundary.Boundary(corr, io, share, plan.ragged)
     emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
-    conversions: list[dict[str, Any]] = []
+    conversions: list[Conversion] = []
     lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)
     edge.feed(emit, lowerer.keep)
     lowerer.run()
@@ -83,7 +70,7 @@ class _Lowerer:
         corr: Correspondence,
         plan: Plan,
         emit: Emitter,
-        conversions: list[dict[str, Any]],
+        conversions: list[Conversion],
         *,
         trusting: bool = False,
     ) -> None:
@@ -131,7 +118,7 @@ class _Lowerer:
     def _hold(self, name: str, layout: Layout, held: Held) -> None:
         self.held[name, layout] = held
         value = self.corr.graph.types.get(name, ValueType())
-        dims = None if value.dims is None else merged_dims(layout, value.dims, self.corr.models)
+        dims = None if value.dims is None else layout.merged_dims(value.dims, self.corr.models)
         for tensor in held if isinstance(held, tuple) else (held,):
             self.emit.note(tensor, ValueType(value.dtype, dims))
 
@@ -144,36 +131,32 @@ class _Lowerer:
 
     def fetch(self, name: str, layout: Layout) -> Held:
         """A value in a layout, converted once however many ask."""
-        if name in self.corr.weights and not layout.channels:
+        weight = self.corr.weights.get(name)
+        if weight and layout.runs(weight[0].shape) is not None:
             return self.emit.weight(name, layout)
-        if name in self.corr.weights and name not in self.made:  # the writer moves no axes to the front
+        if weight and name not in self.made:
             self.keep(name, STACKED(0), self.emit.weight(name, STACKED(0)))
         if (name, layout) not in self.held:
             self._convert(name, layout)
         return self.held[name, layout]
 
     def _convert(self, name: str, layout: Layout) -> None:
-        value = kind(self.corr, name)
+        value = self.corr.type_of(name)
         dims = value.dims or ()
-        at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
-        for step in route(at, layout, dims):
-            if (name, step) not in self.held:
-                self.emit.scope = f"{name}/{step}"
-                if step == SHARED:
-                    raise InternalError(f"{name!r} differs between the models and is read as one for all")
-                if at == PER_MODEL:
-                    moved: Held = self._join(name, step, value)
+        made, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
+        for hop in route(made, layout, dims):
+            if (name, hop.dst) not in self.held:
+                self.emit.scope = f"{name}/{hop.dst}"
+                if hop.src == PER_MODEL:
+                    moved: Held = self._join(name, hop.dst, value)
                 else:
-                    moved = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
-                self._hold(name, step, moved)
-            at = step
+                    moved = hop.emit(self.emit, self.held[name, hop.src], value.dtype)
+                self._hold(name, hop.dst, moved)
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
         if count:
-            made = self.made[name]
             joins = made == PER_MODEL and name in self.corr.graph.inputs
-            line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
-            self.conversions.append({**line, "boundary": self.edge or joins})
+            self.conversions.append(Conversion(name, str(made), str(layout), count, self.edge or joins))
 
     def _join(self, name: str, layout: Layout, value: ValueType) -> Tensor:
         """A value of each model as one tensor. Its type is written down, because a comparison of shapes hides
@@ -209,12 +192,12 @@ class _Lowerer:
             return self._once(node, node.attrs, ins)
         if lowering.became is Became.REPLICATED:
             return self._replicate(index, node, ins)
-        if isinstance(lowering.option, Nested):
+        if isinstance(lowering.option, NestedPlan):
             return self._merged_inside(node, lowering.option, ins)
-        mapped = {name for name in node.inputs if self._is_mapped(name)}
-        place = site(self.corr, mapped, node, index)
-        with blamed(self.corr, place):
-            result = lowering.option.body(place, ins, self.emit)
+        if lowering.option is None:
+            raise InternalError(f"the plan has no lowering for node {node.name!r}")
+        with blamed(self.corr, lowering.site):
+            result = lowering.option.body(lowering.site, ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:
@@ -233,7 +216,7 @@ class _Lowerer:
         self.emit.scope = scope
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
 
-    def _merged_inside(self, node: Node, nested: Nested, ins: Sequence[Any]) -> list[Tensor]:
+    def _merged_inside(self, node: Node, nested: NestedPlan, ins: Sequence[Any]) -> list[Tensor]:
         """The operator once, on bodies that run all models."""
         count = len(node.inputs)
         attrs = {**node.attrs, **nested.attrs}
@@ -244,15 +227,15 @@ class _Lowerer:
             inner = _Lowerer(body.corr, body.plan, child, self.conversions)
             for name, layout in body.inputs.items():
                 value = body.corr.graph.types[name]
-                dims = None if value.dims is None else merged_dims(layout, value.dims, self.emit.models)
+                dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.models)
                 inner.keep(name, layout, child.input(name, value.dtype, dims))
             for name, held in zip(node.captured, ins[count:], strict=True):
                 if held is not None:
                     inner.keep(name, self._layout_of(name), held)
             inner.run()
-            for declared, (name, layout) in zip(node.attrs[attr].output, body.ends.items(), strict=True):
+            for declared, (name, layout) in zip(node.attrs[attr].output, body.outputs.items(), strict=True):
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
-                self._declare(out, layout, _known(kind(body.corr, name), value_type(declared.type)))
+                self._declare(out, layout, _known(body.corr.type_of(name), value_type(declared.type)))
             settle(child)
             rearrange(child)
             attrs[attr] = child.graph
@@ -266,7 +249,7 @@ class _Lowerer:
         out, for those that onnx made up mean nothing here."""
         out.dtype = value.dtype or None
         if value.dims is not None:
-            dims = merged_dims(layout, value.dims, self.emit.models)
+            dims = layout.merged_dims(value.dims, self.emit.models)
             out.shape = tuple(dim if isinstance(dim, int) else None for dim in dims)
 
     def _layout_of(self, name: str) -> Layout:
