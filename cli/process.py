@@ -39,6 +39,5 @@ def quiet(debug: bool) -> Iterator[None]:
 
 
 def discard_output() -> None:
-    """Send the rest of the output to the null device: at exit, Python would complain about the closed
-    pipe."""
+    """Discard the rest of the output: at exit, Python would complain about the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

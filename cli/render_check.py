@@ -48,8 +48,7 @@ def readable(report: object) -> None:
 
 
 def _families(report: CheckReport, console: Console) -> None:
-    """Print the families, and the difference of each from the largest one. For two models, the difference
-    comes first."""
+    """Print the families with their differences. For two models, the difference comes first."""
     if len(report.models) > 2 and len(report.families) > 1:
         line(console, f"Not equivalent: {brief(report.families)}.")
         _differences(report, console)

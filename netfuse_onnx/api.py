@@ -54,16 +54,14 @@ class Proof(TypedDict, total=False):
     rtol: float
     """The allowed relative error. By default it depends on the precision."""
     atol: float
-    """The allowed absolute error, in the units of the outputs. By default it depends on precision and
-    scale."""
+    """The allowed absolute error, in units of the outputs. By default it depends on precision and scale."""
     seed: int
     inputs: str
     """An .npz file of real inputs."""
     libraries: Sequence[str]
     """Shared libraries of custom operators."""
     max_memory: int | str
-    """The bytes that the proof may take, such as 2_000_000_000 or '2GB'. Its need is estimated before it
-    runs."""
+    """The bytes that the proof may take, by an estimate before it runs: 2_000_000_000 or '2GB'."""
 
 
 def merge(

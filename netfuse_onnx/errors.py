@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 
 class NetfuseError(Exception):
-    """The base of all expected errors. The command line returns `exit_code`; `kind` is the name of the class
-    in JSON."""
+    """The base of all expected errors. The command line returns `exit_code`; JSON shows `kind`."""
 
     exit_code = 4
     kind = "internal"
@@ -64,8 +63,7 @@ class NotEquivalent(AnswerIsNo):
 
 
 class ValuesDiffer(AnswerIsNo):
-    """A proof failed: the merged model does not have the weights of the sources, or computes something
-    else."""
+    """A proof failed: the merged model has other weights than its sources, or computes something else."""
 
     kind = "values_differ"
 

@@ -26,8 +26,7 @@ class NameRow:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The merged names by model and by the first model's name. There is one of `edges` for each of
-    `models`."""
+    """The merged names by model and by the first model's name. Each of `models` has one of `edges`."""
 
     models: tuple[str, ...]
     edges: tuple[Edge, ...]
@@ -36,8 +35,7 @@ class Labels:
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
-        """Return the labels of a family. A file of an older version has the first model's names for all
-        models."""
+        """Return the labels of a family. Files of older versions have the first model's names for all."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
         return Labels(family.names, edges, io, share)
 
@@ -50,8 +48,7 @@ class Labels:
         return self._label(model, name, self.edges[model].outputs)
 
     def rows(self) -> Iterator[NameRow]:
-        """Yield all inputs, then all outputs: name by name, each for every model. Yields none without
-        edges."""
+        """Yield all inputs, then all outputs, each for every model. Yields none without edges."""
         own = list(enumerate(zip(self.models, self.edges, strict=False)))
         for name in own[0][1][1].inputs if own else ():
             for m, (model, edge) in own:
@@ -74,8 +71,7 @@ class Labels:
 
 
 Line = tuple[str, str, str, Sequence[str]]
-"""One line of the table of names: input or output, the model, its own name, and the names in the merged
-model."""
+"""A line of the table of names: input or output, the model, its own name, the merged names."""
 
 
 def grouped(rows: Sequence[NameRow]) -> list[Line]:

@@ -49,7 +49,6 @@ def unproven(answer: MergeReport) -> None:
 
 
 def unbounded(merged: str, family: Correspondence, limit: int) -> None:
-    """Raise NotProven for a merged file that never ends, or takes more than `limit` bytes whatever it is
-    fed."""
+    """Raise NotProven for a merged file that never ends, or takes more than `limit` bytes in any case."""
     if reason := bounds.of_merged(merged, family, limit):
         raise NotProven(f"{merged} is not run: {reason}.", "Allow more with --max-memory.")

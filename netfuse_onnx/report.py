@@ -1,5 +1,4 @@
-"""The answers of the verbs: dataclasses that turn into JSON and know the exit code. cli/render.py prints them
-on a terminal."""
+"""The answers of the verbs: dataclasses that turn into JSON and know the exit code. cli/ prints them."""
 
 from __future__ import annotations
 
@@ -149,8 +148,8 @@ class MergeReport(Report):
 
     @property
     def copied(self) -> int | None:
-        """Bytes that a call copies to join inputs and split outputs, in the first case; None without a
-        proof."""
+        """Bytes that a call copies to join inputs and split outputs, in the first case; None if not
+        proven."""
         if self.proof is None:
             return None
         edges = {(c.before, c.value) for c in self.lowered.conversions if c.before == "PER_MODEL"}
@@ -173,8 +172,7 @@ class MergeReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class DifferenceRow:
-    """The first difference of two families: as a sentence with a remedy, and in the parts of
-    errors.Mismatch."""
+    """The first difference of two families: a sentence with a remedy, and the parts of errors.Mismatch."""
 
     kind: str
     message: str

@@ -78,8 +78,7 @@ def _prepare(entry: Entry, work: Workload, folder: str) -> None:
 
 
 def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]:
-    """Return the seconds of a call by settings, and the shortest time of loading. Raises RunFailed where no
-    settings run."""
+    """Return the seconds of a call by settings, and the shortest load time. Raises RunFailed if none runs."""
     tried, problem = dict[Settings, float](), RunFailed("no settings could be tried")
     load = math.inf
     end = time.monotonic() + PATIENCE
@@ -115,8 +114,7 @@ def finalists(tried: Mapping[Settings, float]) -> list[Settings]:
 
 
 def narrowed(work: Workload, field: Sequence[Sequence[Way]]) -> tuple[list[Way], bool]:
-    """Return the ways for the rounds, and True where all of them can be loaded at once: all finalists, or
-    else the first of each entry."""
+    """Return the ways for the rounds (all finalists or the first of each), and True if all fit in memory."""
     every = [way for ways in field for way in ways]
     if _fit(work, every):
         return every, True

@@ -44,8 +44,7 @@ class Contender(ABC):
         """Free the sessions, also after a setup that failed."""
 
     def check(self) -> tuple[float, str]:
-        """Compare its outputs with those of the sources. Returns the worst one as error / allowed, and '' or
-        what is wrong."""
+        """Compare its outputs with the sources'. Returns the worst ratio, and '' or what is wrong."""
         return self.work.error(self.results())
 
     def elsewhere(self) -> int:
@@ -177,8 +176,7 @@ class OneGraph(Contender):
 
 
 class SideBySide(OneGraph):
-    """One graph that has the models side by side, with no operator merged, as onnx.compose makes it. The
-    prefix of model m is `m/`."""
+    """One graph with the models side by side, as onnx.compose makes it. The prefix of model m is `m/`."""
 
     kind = "side by side"
 

@@ -90,8 +90,7 @@ def _chosen(
 
 
 def _open(way: Way, work: Workload, effort: Effort, stay: bool) -> None:
-    """Load a way, measure the time and memory of that, and check its outputs. If it can't stay loaded, this
-    is its first turn."""
+    """Load a way, measure that, and check its outputs. If it can't stay loaded, this is its first turn."""
     contender = way.contender
     if contender is None:
         return
@@ -162,8 +161,7 @@ def _close(ways: Sequence[Way]) -> None:
 
 
 def fastest(ways: Sequence[Way]) -> Iterator[Way]:
-    """Yield the fastest way of each entry in the rounds. A way that failed there comes first, so that it
-    shows."""
+    """Yield the fastest way of each entry in the rounds, or one that failed there, so that it shows."""
 
     def rank(way: Way) -> tuple[bool, bool, float]:
         return not way.row.broke, not way.row.ran, way.row.seconds.median if way.row.seconds else 0.0

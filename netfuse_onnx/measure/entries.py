@@ -22,8 +22,7 @@ from netfuse_onnx.measure.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class MergedFile:
-    """A merged model: its label in the report, its I/O mode and shared inputs. `size` is the bytes of its
-    files."""
+    """A merged model: its label, its I/O mode and shared inputs. `size` is the bytes of its files."""
 
     label: str
     path: str
@@ -75,8 +74,7 @@ def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[E
 
 def sessions(work: Workload) -> tuple[Settings, ...]:
     """Return the settings for one session after the other. On the CPU the spinning threads of sessions that
-    wait may take cores from the one that runs, so settings without spinning, or without it between calls, are
-    among them."""
+    wait may take cores from the one that runs, so settings without spinning are among them."""
     if work.runtime.provider == "cuda" or work.cores == 1:
         return (Settings(),)
     cores = work.cores
@@ -84,8 +82,7 @@ def sessions(work: Workload) -> tuple[Settings, ...]:
 
 
 def graphs(work: Workload) -> tuple[Settings, ...]:
-    """Return the settings for one graph: threads that share an operator, or that run branches of the
-    graph."""
+    """Return the settings for one graph: threads that share an operator, or that run branches."""
     if work.runtime.provider == "cuda":
         return (Settings(), Settings(graph=True))
     if work.cores == 1:

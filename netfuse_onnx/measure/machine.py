@@ -15,8 +15,7 @@ LOOK = 0.3  # seconds
 
 
 def machine(provider: str) -> dict[str, str | int]:
-    """Return the processor, the usable cores, the free memory in bytes, the system, and the GPU where it is
-    used."""
+    """Return the processor, usable cores, free memory in bytes, the system, and the GPU where it is used."""
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),

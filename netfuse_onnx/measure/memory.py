@@ -10,8 +10,7 @@ import subprocess
 
 
 def resident() -> int:
-    """Return the resident bytes of this process, after it has given back free memory; 0 where the system
-    can't tell."""
+    """Return the resident bytes of this process, without freed memory; 0 where the system can't tell."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)

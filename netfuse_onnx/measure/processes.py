@@ -127,8 +127,7 @@ class _Layout:
     size = 0
 
     def slots(self, values: Mapping[str, Value]) -> dict[str, Slot]:
-        """Assign a slot to each array. Raises RunFailed for values without a fixed size: sequences,
-        strings."""
+        """Assign a slot to each array. Raises RunFailed for sequences and strings."""
         slots = {}
         for name, value in values.items():
             if not isinstance(value, np.ndarray) or value.dtype.kind in "OUSV":

@@ -56,8 +56,8 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class KindRow:
-    """The seconds and the kernels of a call in one kind of operator, in all separate models together and in
-    the merged one."""
+    """The seconds and kernels of a call in one kind of operator, in all separate models and in the merged
+    one."""
 
     kind: str
     separate: float
@@ -73,8 +73,7 @@ class KindRow:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport(Report):
-    """The times of all ways to run the models. `seconds` is the length of the comparison, `load` the number
-    of cores that were busy before it."""
+    """The times of all ways. The comparison took `seconds`; before it, other work kept `load` cores busy."""
 
     models: tuple[str, ...]
     case: str

@@ -74,8 +74,7 @@ LOST = "lost"
 
 
 def _learned(family: Correspondence) -> Iterator[Learned]:
-    """Yield the nodes that hold something learned, those in bodies too, of which each model may have its
-    own."""
+    """Yield the nodes that hold something learned, those in bodies too. Bodies may differ by model."""
     for index, node in enumerate(family.graph.nodes):
         own = node.attrs
         if index in family.attrs:
@@ -174,8 +173,7 @@ class _File:
         return [node for node in self.nodes.get(learned.node.key, ()) if form.fullmatch(node.name)]
 
     def _has_attributes(self, attrs: Attributes, named: Sequence[_MergedNode], key: str) -> bool:
-        """True where a node has exactly these attributes; only nodes with the right name count, if any
-        exist."""
+        """True where a node has exactly these attributes. Nodes of the right name count, if any, else all."""
         wanted = _bits(attrs)
         equal = [node for node in named or self.nodes.get(key, ()) if node.bits == wanted]
         for node in equal or named[:1]:

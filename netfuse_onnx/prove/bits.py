@@ -1,5 +1,4 @@
-"""Compares attributes and stored tensors of two models bit for bit. The place of the bytes, and the field
-that holds them, does not matter."""
+"""Compares attributes and stored tensors of two models bit for bit, wherever and in which field they are."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ def tensor_bits(tensor: TensorProto) -> Hashable:
 
 
 def value_bits(value: Any) -> Hashable:
-    """Return a key that is equal for two attribute values exactly where every bit is. Bodies are equal
-    keys."""
+    """Return a key that is equal for two values exactly where every bit is. All bodies have one key."""
     if isinstance(value, float):
         return "float", struct.pack("<d", value)
     if isinstance(value, list | tuple):

@@ -79,8 +79,7 @@ class Reach:
 
 
 def _sides(source: Source) -> Iterator[Side]:
-    """Yield both sides of every threshold on values that depend on the elements of inputs, not only on their
-    shapes."""
+    """Yield both sides of every threshold on values that depend on elements of inputs, not only on shapes."""
     graph = source.graph
     fed = set(graph.inputs)
 
@@ -176,20 +175,17 @@ def _number(value: Value) -> float:
 
 
 SCALES = (3.0, 10.0, 50.0, 1000.0, 100_000.0)
-"""Factors on the floats that are fed. They are drawn around 1; pixels in bytes or sensor values are
-larger."""
+"""Factors on the floats that are fed. They are drawn around 1; pixels and sensor values are larger."""
 SALTS = (1, 2, 3)
 """Seeds of other draws at the usual scale."""
 MOST = 4
 """At most so many cases are added: each is run by every model."""
 BUDGET, LEAST = 1 << 22, 2
-"""The elements of inputs that may be drawn for all candidates, and the number of candidates that are tried
-whatever their size."""
+"""The limit on the elements drawn for all candidates, and the number of candidates beyond that limit."""
 
 
 def candidates(specs: Sequence[InputSpec], base: Case) -> Iterator[Case]:
-    """Yield cases of other values at the sizes of `base`, the most promising first; fewer where inputs are
-    large."""
+    """Yield cases with other values than `base`, the most promising first; fewer where inputs are large."""
     floats = any(spec.dtype and spec.numpy.kind in FLOATS and not spec.accepts.mask for spec in specs)
     cases = [replace(base, scale=scale) for scale in SCALES if floats]
     cases += [replace(base, salt=salt) for salt in SALTS]
@@ -198,8 +194,7 @@ def candidates(specs: Sequence[InputSpec], base: Case) -> Iterator[Case]:
 
 
 class Coverage:
-    """Keeps account of what the runs of the first source have shown: outputs that vary, sides of thresholds
-    that were reached."""
+    """The outputs that varied, and the sides of thresholds that were reached, in runs of the first source."""
 
     def __init__(self, reach: Reach) -> None:
         self.reach = reach

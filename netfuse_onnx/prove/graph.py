@@ -159,8 +159,7 @@ class _Walk:
         return True
 
     def _arity(self, file: NodeProto, own: NodeProto) -> Iterator[bool]:
-        """Report inputs or outputs that are present on one side only. Absent ones at the end do not
-        matter."""
+        """Report inputs or outputs of one side only. Absent ones at the end do not matter."""
         for what, have, want in (("inputs", file.input, own.input), ("outputs", file.output, own.output)):
             ours, theirs = [bool(name) for name in names(have)], [bool(name) for name in names(want)]
             if ours != theirs:
@@ -196,8 +195,7 @@ class _Walk:
             self.pending.append((*ends, f"Output {place} of {where}"))
 
     def _idle(self) -> Iterator[str]:
-        """Yield nodes on which no output depends. A body of a source may hold some; then the file has them
-        too."""
+        """Yield nodes on which no output depends. A body of a source may have some."""
         for file, own in self.scopes.items():
             extra = [n for i, n in enumerate(file.graph.node) if (file, i) not in self.nodes]
             right = [n for i, n in enumerate(own.graph.node) if (own, i) not in self.taken]
@@ -208,8 +206,7 @@ class _Walk:
     # ------------------------------------------------------------------ tensors
 
     def _tensors(self, file: Origin, own: Origin, where: str) -> None:
-        """Compare weights by their recipes, which say which bytes they hold, and constants by their
-        values."""
+        """Compare weights by their recipes, which name their bytes, and constants by their values."""
         pair = (file.scope, file.name, own.scope, own.name)
         if pair in self.stored:
             return

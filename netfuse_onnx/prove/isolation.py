@@ -149,8 +149,7 @@ class _Lab:
                 yield replace(self.case, sizes={**sizes, one: sizes[two], two: sizes[one]})
 
     def with_other_sizes(self, model: int, case: Case) -> list[str] | None:
-        """Return the problems when one model's inputs have other sizes; None where the call fails, as it
-        should."""
+        """Return problems if one model's inputs have other sizes; None where the call fails, as it should."""
         mine = inputs.draw(self.trial.specs, case, model, self.trial.options.share, self.trial.options.seed)
         drawn = [dict(feeds) for feeds in self.drawn]
         shared = {name: drawn[model][name] for name in self.trial.options.share}
@@ -175,8 +174,7 @@ class _Lab:
         return problems
 
     def _close(self, model: int, name: str, after: Results, want: Results | None) -> bool:
-        """True where a model gives, with sizes of its own, what it gives where all models have these
-        sizes."""
+        """True where a model gives what it gives in a call in which all models have its sizes."""
         if want is None:
             return True  # these sizes never run, so there is nothing to compare with
         got, _ = self.trial.pick(model, name, after)

@@ -95,8 +95,7 @@ class _OneModel:
         return self._compared_again(table, failed) if failed else table
 
     def _compared_again(self, table: list[list[OutputProof]], failed: set[int]) -> list[list[OutputProof]]:
-        """Compare the failed cases again, with the noise of the source allowed, and look up ties of
-        indices."""
+        """Compare the failed cases with the noise of the source allowed, and look up ties of indices."""
         trial, names = self.trial, self.trial.family.names
         self.judge.tell("measuring the rounding noise of a source", self.model, len(names))
         noise = measure(trial, self.model, failed)
@@ -248,8 +247,7 @@ def resolve_ties(
     scores: Array | None,
     line: Lineage,
 ) -> OutputProof:
-    """Return the row as it is, or as passed, with the number of ties, where all differing indices are
-    ties."""
+    """Return the row; it passes, with the number of ties, where all indices that differ are ties."""
     if not isinstance(got, np.ndarray) or not isinstance(want, np.ndarray) or line.scores is None:
         return row
     if got.shape != want.shape or scores is None:

@@ -53,8 +53,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class _Traits:
-    """The properties that a value inherits from its producer's inputs. `rank` is an index into NAMES, -1
-    where no float takes part."""
+    """Properties that a value inherits from its producer's inputs. `rank` indexes NAMES; -1 is no float."""
 
     rank: int = -1
     random: bool = False

@@ -26,8 +26,7 @@ COPIES = 4
 NUDGES = 3
 """Runs with inputs that are moved by one rounding step."""
 ROWS_APART = 1e-3
-"""Rows of a batch are taken to depend on each other where copies differ by more, relative to the largest
-element."""
+"""Rows of a batch depend on each other if copies differ by more, relative to the largest element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +108,7 @@ def _nudge(value: Array, rng: np.random.Generator) -> Array:
 
 
 def _repeated(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
-    """Run every input COPIES times in one batch, where memory allows, and split the outputs into the
-    copies."""
+    """Run COPIES of every input in one batch, where memory allows, and split the outputs."""
     if not trial.room.fits(trial.cases[case], COPIES):
         return
     batches = set(symbols.batches([spec.dims for spec in trial.specs]))

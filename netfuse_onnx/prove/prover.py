@@ -25,8 +25,7 @@ from netfuse_onnx.write import writer
 
 REMEDY = "Give real inputs with --inputs."
 ONE_IN = 10
-"""Channels that do not separate all models are reported where they are more than one in ten: a few constant
-channels are usual."""
+"""Channels that do not separate all models are reported from one in ten on: a few are usual."""
 
 
 def prove(
@@ -124,8 +123,7 @@ def _warnings(values: ValuesProof, options: Options) -> Iterator[str]:
 
 
 def blind_spots(values: ValuesProof) -> Iterator[str]:
-    """Yield a sentence for each output and pair of models whose exchange the comparison could not have
-    shown."""
+    """Yield a sentence for each output in which the comparison could not have shown an exchange."""
     spread = values.spread
     if spread is not None and not spread.telling:
         one, two = spread.models

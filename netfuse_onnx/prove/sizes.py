@@ -29,8 +29,7 @@ TO_SEE_MORE = 0.25
 
 
 class Room:
-    """The memory that a proof of one family may take, and estimates of what cases take. `limit` is in
-    bytes."""
+    """The memory that a proof of one family may take. `limit` is in bytes."""
 
     def __init__(self, family: Correspondence, specs: Sequence[InputSpec], limit: int) -> None:
         self.models = family.models
@@ -48,8 +47,7 @@ class Room:
         }
 
     def needed(self, case: Case, copies: int = 1, cases: int = 3) -> int:
-        """Estimate the bytes that the process takes at its peak, where `copies` of a source's inputs run at
-        once."""
+        """Estimate the peak of the process in bytes, where `copies` of a source's inputs run at once."""
         return self._footprint(case).needed(max(self.models, copies), cases)
 
     def fits(self, case: Case, copies: int = 1) -> bool:
@@ -86,8 +84,7 @@ class Room:
         return plain, wide
 
     def _telling(self, steps: Ladder, rungs: Sequence[Rung], sizes: dict[str, int]) -> Rung:
-        """Return the first of the rungs that shows all that the last one shows, among those that are
-        cheap."""
+        """Return the first of the cheap rungs that shows all that the last rung shows."""
         best = rungs[0]
         for rung in rungs:
             footprint = self._rung(steps, rung, sizes)

@@ -20,8 +20,7 @@ from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run.runtime import Value
 
 Ratios = dict[tuple[int, int], Array]
-"""Pair of models -> the distance of every channel of an output, or one distance, in units of the
-tolerance."""
+"""Pair of models -> the distance of an output or of each of its channels, in units of the tolerance."""
 
 
 class Teller:
@@ -107,8 +106,7 @@ class Teller:
         return ratio_of
 
     def _distance(self, name: str, one: Value, two: Value, model: int, axis: int) -> Array:
-        """Return one distance, or one per channel where the output has an `axis` of them. `two` is the result
-        of `model`."""
+        """Return one distance, or one per channel along `axis`. `two` is the result of `model`."""
         allowed = self.judge.tolerance(name, two, model)
         if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray) or one.shape != two.shape:
             gap = compare(one, two, allowed)
@@ -124,8 +122,8 @@ class Teller:
     # ------------------------------------------------------------------ parts
 
     def _axis(self, name: str) -> int:
-        """Return the axis of an output's channels: axis 1 or the last one, whichever is the shorter of those
-        with a fixed size; 0 for none."""
+        """Return the axis of channels: the shorter one of axis 1 and the last, if its size is fixed; 0 for
+        none."""
         dims = self.trial.family.edge_type(name).dims or ()
         sizes = {i: dims[i] for i in (1, len(dims) - 1) if 0 < i < len(dims)}
         fixed = sorted((size, i) for i, size in sizes.items() if isinstance(size, int))

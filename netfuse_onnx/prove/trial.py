@@ -53,8 +53,7 @@ class Options:
     single: bool = False
 
     def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
-        """Add the sizes that merge was given, for symbols that the sources have and these options do not
-        bind."""
+        """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""
         symbolic = inputs.names(inputs.describe(family))
         return replace(self, dims={name: dims[name] for name in symbolic if name in dims} | {**self.dims})
 
@@ -230,8 +229,8 @@ class Trial:
     def _results(
         self, session: Session, model: int, some: Sequence[Case], inputs_of: int
     ) -> dict[str, dict[str, Value]]:
-        """Run a model on the inputs of the model `inputs_of`. Returns the results by the label of the case,
-        without the cases that it refuses."""
+        """Run a model on the inputs of model `inputs_of`. Returns the results of the cases that run, by
+        label."""
         results = {}
         for case in some:
             try:
@@ -304,8 +303,7 @@ class Trial:
         return Offers(self.specs, batch, options.dims, models=self.family.models, seen=seen, begin=begin)
 
     def _no_inputs(self, search: Search | None) -> NotProven:
-        """Return the error for no case at all: the reason, and what to do. `search` is given where it is the
-        first source that takes none."""
+        """Return the error for no case at all. `search` is given where the first source takes none."""
         names = symbols.free(spec.dims for spec in self.specs)
         sizes = f"sizes with --dim NAME=VALUE (there are {', '.join(names)})" if names else ""
         if search and not search.first:

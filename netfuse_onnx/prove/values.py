@@ -99,8 +99,7 @@ def _sizes(trial: Trial) -> dict[str, int]:
 
 
 def _tf32(merged: str, trial: Trial, results: Sequence[Mapping[str, Value]]) -> float | None:
-    """Return the largest relative change that TF32, which CUDA uses by default, makes to the merged
-    outputs."""
+    """Return the largest relative change of the merged outputs by TF32, CUDA's default."""
     try:
         session = Session(merged, trial.options.runtime, tf32=True)
         worst = 0.0

@@ -25,8 +25,7 @@ FOLDING = 4.0
 """ONNX Runtime takes so many times the bytes that it computes from constants: its optimisers make copies."""
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 MOST_TRIPS = 1 << 17
-"""The trips of a loop, or of loops in loops, at most, where the file has their number and no condition ends
-them."""
+"""The most trips of a loop, or of nested loops, whose number is in the file and that no condition ends."""
 
 AFFORDABLE, OF_WEIGHTS = 1 << 30, 64
 """A graph may compute so many bytes from constants alone, plus so many times the bytes of its weights."""

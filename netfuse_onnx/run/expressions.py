@@ -60,8 +60,7 @@ FUNCTIONS: Mapping[str, Callable[..., Fraction]] = {
 
 
 def terms(text: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the dims that `text` is computed from, in order; () where it is a name itself. `names` are
-    dims."""
+    """Return the dims in `names` that `text` is computed from, in order; () where it is a name itself."""
     return _parsed(text, _usable(text, names))[1]
 
 
@@ -92,8 +91,8 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(text: str, names: tuple[str, ...]) -> tuple[ast.expr | None, tuple[str, ...]]:
-    """Parse an expression. Returns its tree, in which `v0` stands for the first of the dims that are returned
-    with it; (None, ()) for a name."""
+    """Return the tree of an expression and its dims, the first of which is `v0` there; (None, ()) for a
+    name."""
     if not names or len(text) > LONGEST:
         return None, ()
     pattern = _pattern(names)

@@ -74,8 +74,7 @@ class Footprints:
         self._always = _lost(family.graph)
 
     def of(self, shapes: Shapes, sizes: Mapping[str, int]) -> Footprint:
-        """Return the footprint for inputs of these shapes. `sizes` has the sizes of symbols, as far as
-        known."""
+        """Return the footprint for inputs of these shapes. `sizes` has the known sizes of symbols."""
         key = tuple(sorted(shapes.items()))
         if key not in self._measured:
             self._measured[key] = self._measure(shapes, sizes)
@@ -93,8 +92,7 @@ class Footprints:
         return None
 
     def _measure(self, shapes: Shapes, sizes: Mapping[str, int]) -> Footprint:
-        """Infer shapes, and fold constants on the way only where too many stay unknown: it takes ten times as
-        long."""
+        """Infer shapes. Constants are folded only where too many stay unknown: it takes ten times as long."""
         graph = self.family.graph
         types = {name: graph.types[name] for name in (*graph.inputs, *graph.outputs) if name in graph.types}
         types |= {n: replace(graph.types[n], dims=shapes[n]) for n in graph.inputs if n in shapes}
@@ -125,8 +123,7 @@ ITEM = 4
 
 def constant_bytes(graph: Graph) -> int:
     """Return the bytes of all values that depend on constants alone: ONNX Runtime computes them while it
-    loads the graph. A value of unknown shape is as large as its largest operand, a Concat as all its
-    operands."""
+    loads the graph. Where a shape is unknown, the largest operand counts, for a Concat all."""
     fed = set(graph.inputs)
     size = {name: weights.nbytes(weight) for name, weight in graph.weights.items()}
     total = 0
@@ -163,8 +160,7 @@ def _sizes(graph: Graph) -> dict[str, int]:
 
 
 def _peak(graph: Graph, size: Mapping[str, int]) -> int:
-    """Return the bytes alive at the peak when nodes run in order and a value is freed after its last
-    reader."""
+    """Return the bytes at the peak, if nodes run in order and values are freed after their last reader."""
     last = {name: i for i, node in enumerate(graph.nodes) for name in (*node.reads, *node.outputs)}
     last |= dict.fromkeys((*graph.inputs, *graph.outputs), len(graph.nodes))
     freed: dict[int, int] = {}
@@ -191,8 +187,7 @@ def _lost(graph: Graph) -> frozenset[tuple[str, int]]:
 
 
 def _padded(graph: Graph, node: Node) -> Sequence[int]:
-    """Return the spatial axes of a convolution or pooling that are no longer than the padding its window
-    covers."""
+    """Return the spatial axes of a Conv or pooling that are no longer than the padding in its window."""
     dims = _static(graph.types.get(node.inputs[0], ValueType())) if node.inputs else None
     if dims is None or not node.op.endswith(("Conv", "Pool", "ConvInteger")) or len(dims) < 3:
         return ()

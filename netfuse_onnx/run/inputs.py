@@ -98,8 +98,7 @@ def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tu
 def draw(
     specs: Sequence[InputSpec], case: Case, model: int, shared: frozenset[str], seed: int
 ) -> dict[str, Value]:
-    """Draw the feeds of one model, by the first source's input names. Shared inputs are equal for all
-    models."""
+    """Draw the feeds of one model, by the first source's names. Shared inputs are equal for all models."""
     if case.given:
         return dict(case.given[model])
     feeds: dict[str, Value] = {}
@@ -154,8 +153,7 @@ def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 
 def _tensor(declared: ValueType) -> tuple[ValueType, bool]:
-    """Return the type of the tensor in an optional or a sequence, and True for a sequence. Maps have no type
-    here."""
+    """Return the type of the tensor in an optional or a sequence, and True for a sequence. Maps have none."""
     proto, sequence = declared.proto, False
     while proto is not None and proto.WhichOneof("value") in ("optional_type", "sequence_type"):
         wrapper = getattr(proto, proto.WhichOneof("value") or "")

@@ -21,8 +21,7 @@ Sizes = dict[str, int]
 
 PLAIN = (8, 16, 32, 64, 128, 256, 1024)
 SPATIAL = (8, 16, 32, 64, 128, 224, 512)
-"""Rungs of the ladder: the least size of a plain dim, and of a spatial one (behind the second of an input of
-rank 4 or more)."""
+"""Rungs: the smallest size of a plain dim, and of a spatial one (from axis 2 on in rank 4 or more)."""
 PLAIN_TOP, SPATIAL_TOP = 6, 3
 """The rungs up to which a climb may show more. Above, sizes are only tried when smaller ones are refused."""
 STEPS = (1, 8, 8, 16, 32, 32, 128)
@@ -43,8 +42,7 @@ Rung = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """The free symbols in order. `wide` are the spatial ones; `groups` are symbols at the same place of
-    inputs of one form; `taken` are sizes that no symbol gets by chance (the number of models, static
-    dims)."""
+    inputs of one form; `taken` are sizes that no symbol gets (the number of models, static dims)."""
 
     names: tuple[str, ...]
     wide: frozenset[str]
@@ -52,8 +50,7 @@ class Ladder:
     taken: frozenset[int] = frozenset()
 
     def rung(self, at: Rung) -> Iterator[Sizes]:
-        """Yield the sizes of one rung: all different, different multiples of the smallest, one for each
-        group, one for all."""
+        """Yield the sizes of one rung: all different, multiples of the least, one per group, one for all."""
         if not self.names:
             yield {}
             return
@@ -88,8 +85,7 @@ class Ladder:
         self, units: Sequence[tuple[str, ...]], base: Mapping[str, int], fixed: Collection[int]
     ) -> Iterator[Sizes]:
         """Yield sizes in which one unit depends on the others, the last unit first: equal, a sum, one more or
-        less, twice, a product of two or with one of `fixed`. Differences and quotients are covered by
-        these."""
+        less, twice, a product of two or with one of `fixed`. These cover differences and quotients."""
         for first, second in itertools.permutations(units, 2):  # equal
             yield self._with(base, first, base[second[0]])
         for shift in (0, 1, -1):

@@ -123,8 +123,7 @@ def home(source: Source) -> str:
 
 
 def whole(source: Source) -> ModelProto:
-    """Return the source in normal form as a model that runs. Large weights stay in their files, below
-    `home`."""
+    """Return the source in normal form as a model that runs. Large weights stay in their files."""
     model: ModelProto = rebuild.model(source)
     graph = model.graph
     large = {n: w for n, w in source.graph.weights.items() if isinstance(w.data, Extent)}
@@ -146,8 +145,7 @@ def _model(source: Source, names: Sequence[str]) -> bytes:
 
 
 def _initializer(name: str, weight: Weight, home: str) -> TensorProto:
-    """Return a weight as an initializer. It is a reference where ONNX Runtime allows one: to a file inside of
-    the model's own folder."""
+    """Return a weight as an initializer: a reference where ONNX Runtime allows it, in the model's folder."""
     extent = weight.data
     if not isinstance(extent, Extent) or os.path.commonpath([os.path.abspath(extent.path), home]) != home:
         return weights.proto(weight, name)

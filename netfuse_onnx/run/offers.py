@@ -17,8 +17,7 @@ from netfuse_onnx.run.inputs import STYLES, Case, InputSpec
 from netfuse_onnx.run.ladder import PLAIN, Rung, Sizes, ladder, numbers
 
 FIRST, NEXT, LATER = 24, 12, 3
-"""The proposals of messages that are followed, at most: from the first rung, with another style, from other
-rungs."""
+"""The most proposals that are followed: from the first rung, with another style, from other rungs."""
 CLIMB = 3
 """The rungs that are climbed to see more, at most."""
 

@@ -34,8 +34,7 @@ class RunFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The provider of sessions ('cpu' or 'cuda') and the custom operator libraries that they load. `required`
-    is True where CUDA was asked for by name. `note` is the reason why it is the CPU although this ONNX
-    Runtime was built with CUDA."""
+    is True where CUDA was asked for by name. `note` says why it is the CPU although ONNX Runtime has CUDA."""
 
     provider: str
     libraries: tuple[str, ...] = ()

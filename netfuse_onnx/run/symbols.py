@@ -33,8 +33,7 @@ def named(name: str, dims: Dims) -> Dims:
 
 
 def separated(name: str, dims: Dims, shared: Collection[str]) -> Dims:
-    """Return the dims of an input, with `INPUT.POSITION` for those whose symbols are `shared` by several
-    axes."""
+    """Return the dims of an input, with `INPUT.POSITION` for symbols that are `shared` by several axes."""
     return dims and tuple(_unnamed(name, i) if dim in shared else dim for i, dim in enumerate(dims))
 
 
@@ -43,8 +42,7 @@ def _unnamed(name: str, position: int) -> str:
 
 
 def free(shapes: Iterable[Dims]) -> tuple[str, ...]:
-    """Return the symbols that need a size, each once, in order: all but those that are computed from
-    others."""
+    """Return the symbols that need a size, in order: all but those that are computed from others."""
     symbols = dict.fromkeys(dim for dims in shapes for dim in dims or () if isinstance(dim, str))
     names: list[str] = []
     for text in sorted(symbols, key=len):  # an expression is longer than its terms
