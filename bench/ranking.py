@@ -189,7 +189,7 @@ def predicted(what: Shape, target: Target) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one shape. `loss` is the time of the predicted best lowering over that of the fastest."""
+    """Result for one shape. `loss` is the time of the predicted best lowering over that of the fastest."""
 
     chosen: str
     fastest: str
