@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from netfuse_onnx.ops import traits
 from netfuse_onnx.prove.compare import finite
 from netfuse_onnx.run import observe, symbols
 from netfuse_onnx.run.inputs import FLOATS, Case, InputSpec
@@ -90,7 +91,7 @@ def _sides(source: Source) -> Iterator[Side]:
         return float(weights.array(weight).reshape(-1)[0])
 
     for node in graph.nodes:
-        if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
+        if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
             continue
         fed.update(node.outputs)
         label = f"{node.op} {node.name or node.outputs[0]!r}"
