@@ -19,7 +19,7 @@ JOBS ?= 2
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo test test-all mutants races fuzz-files lint docs bench clean
+.PHONY: help setup demo quick test test-all mutants races fuzz-files lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -46,6 +46,9 @@ demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge it, prove it equ
 	$(BIN)/python -m sample_models real $(DEMO) --out $(DEMO_DIR)
 	$(BIN)/netfuse-onnx merge $(DEMO_DIR)/$(DEMO)/*.onnx -o $(DEMO_DIR)/merged.onnx
 	$(BIN)/netfuse-onnx inspect $(DEMO_DIR)/merged.onnx
+
+quick: lint ## Lint, types, one case of each rule and the main stages: under a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m quick --hypothesis-profile=ci
 
 # One thread per test process: the workers already fill the cores. `test` draws the same examples in each run,
 # `test-all` draws new ones.

@@ -72,7 +72,7 @@ class Row:
 
     @property
     def problem(self) -> str:
-        """What is not as it should be, or ''."""
+        """Return what is not as it should be, or ''."""
         if self.failed:
             return self.failed
         if not self.proved:

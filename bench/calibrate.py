@@ -147,7 +147,7 @@ def rates(bench: Bench) -> dict[str, float]:
     nbytes = 2 * 4 * math.prod(shape)
 
     def time_of(*ops: str) -> float:
-        """Of these operators, one after the other, again and again."""
+        """A chain of these operators, one after the other, repeated."""
 
         def link(i: int, x: str) -> Made:
             op = ops[i % len(ops)]

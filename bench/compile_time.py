@@ -1,4 +1,4 @@
-"""How long `netfuse-onnx merge --no-verify` takes against copying the same bytes, and how much memory.
+"""Measures the time and memory of `netfuse-onnx merge --no-verify` against copying the same bytes.
 
     python -m sample_models bert --count 8 --exporter torchscript --out build/bert
     python bench/compile_time.py build/bert

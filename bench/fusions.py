@@ -47,7 +47,7 @@ FUSED = frozenset(
         *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
     }
 )
-"""What only a fusion makes; Conv with its bias or its activation inside is seen by `roles` only."""
+"""Operators that only a fusion makes; Conv with its bias or its activation inside is seen by `roles` only."""
 
 CONV = ("Conv", "FusedConv", "ConvTranspose")
 PRODUCT = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Einsum")

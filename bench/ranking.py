@@ -1,4 +1,4 @@
-"""Whether the cost model ranks the lowerings of an operator as ONNX Runtime does, shape by shape.
+"""Checks that the cost model ranks the lowerings of an operator as ONNX Runtime does, shape by shape.
 
     python bench/ranking.py                              # all of bench/zoo.py, 8 models, batch 1
     python bench/ranking.py --only bert-16 atari --models DIR
@@ -189,7 +189,7 @@ def predicted(what: Shape, target: Target) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one shape. `loss`: the time of the lowering that is best by prediction over that of the fastest."""
+    """Result for one shape. `loss` is the time of the predicted best lowering over that of the fastest."""
 
     chosen: str
     fastest: str

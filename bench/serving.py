@@ -1,4 +1,4 @@
-"""How fast merged models are against every other way to run N models: one JSON file per case.
+"""Measures merged models against every other way to run N models, and writes one JSON file per case.
 
     make bench
     make bench PROVIDER=cuda
@@ -51,7 +51,7 @@ EXIT = {0: "done", 1: "outputs differ, or the merged model does not run"}
 
 @dataclass(frozen=True)
 class Case:
-    """What one file of results is about."""
+    """The case of one file of results."""
 
     name: str
     count: int

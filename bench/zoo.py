@@ -27,7 +27,7 @@ class Measured:
 PAPER, USUAL, SMALL = "paper", "usual", "dispatch-bound"
 
 LAYERS, HEADS, SIZE, WORDS = 6, 8, 64, 8192
-"""Of the small decoder."""
+"""The sizes of the small decoder."""
 
 
 def _family(

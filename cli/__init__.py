@@ -1,1 +1,1 @@
-"""The command line, installed as netfuse_onnx.cli: a thin skin over the verbs of netfuse_onnx."""
+"""The command line, installed as netfuse_onnx.cli. Its commands call the verbs of netfuse_onnx."""

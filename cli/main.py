@@ -1,4 +1,4 @@
-"""Commands, options and exit codes. What the commands do is in netfuse_onnx.api, how it looks in render.
+"""Commands, options and exit codes. netfuse_onnx.api does the work, render prints the answers.
 
 Exit codes: 0 yes; 1 the answer is no; 2 usage; 3 a file can't be read or written or is invalid; 4 our bug;
 5 not proven: the proof could not tell; 130 interrupted; 143 terminated. Humans read stderr; data goes to
@@ -29,8 +29,8 @@ from .options import (
     some_models,
     split,
 )
-from .plain import forgive, plain, write_json
-from .process import nobody_reads, quiet, signals
+from .process import discard_output, quiet, signals
+from .text import escape_unencodable, printable, write_json
 
 ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
 
@@ -111,7 +111,7 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
 @partial_option
 @common_options
 def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bool) -> int:
-    """Are the models one architecture? If not: which are, what differs, and where.
+    """Tell if the models are one architecture, and if not which are, what differs, and where.
 
     \b
     Example:
@@ -169,9 +169,7 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
 @models_argument
-@click.option(
-    "--profile", is_flag=True, help="Where the time goes: by kind of operator, merged and separate."
-)
+@click.option("--profile", is_flag=True, help="Show the time by kind of operator, merged and separate.")
 @click.option("--rounds", type=click.IntRange(1), default=25, show_default=True, help="Turns of each way.")
 @click.option(
     "--seconds",
@@ -183,7 +181,7 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 @proof_options
 @common_options
 def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
-    """How fast is a merged file, against every other way to run its models?
+    """Measure a merged file against every other way to run its models.
 
     The batch is 1 where --dim does not say otherwise. Measure on a quiet machine.
 
@@ -241,8 +239,8 @@ def rules(as_json: bool) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code. Never raises but for SystemExit on a signal."""
-    forgive()
+    """Run the command line and return the exit code. Raises nothing but SystemExit on a signal."""
+    escape_unencodable()
     args = list(sys.argv[1:] if arguments is None else arguments)
     options = args[: args.index("--")] if "--" in args else args
     debug, as_json = "--debug" in options, "--json" in options
@@ -252,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return int(code or 0)
     except BrokenPipeError:
-        nobody_reads()
+        discard_output()
         return 128 + signal.SIGPIPE
     except (KeyboardInterrupt, click.Abort):
         return _stopped("interrupted", 130, as_json)
@@ -285,22 +283,22 @@ def _fail(error: NetfuseError, debug: bool, as_json: bool) -> int:
 
 
 def _stopped(how: str, code: int, as_json: bool) -> int:
-    said = f"{how}: nothing was written."
+    message = f"{how}: nothing was written."
     if as_json:
-        _write_failure(Stopped(f"{said[0].upper()}{said[1:]}", code))
-    _say(said)
+        _write_failure(Stopped(f"{message[0].upper()}{message[1:]}", code))
+    _say(message)
     return code
 
 
 def _write_failure(error: NetfuseError) -> None:
-    """The error as JSON on stdout."""
+    """Write the error as JSON to stdout."""
     from netfuse_onnx.report import failure_to_json
 
     try:
         write_json(failure_to_json(error))
         sys.stdout.flush()
     except BrokenPipeError:
-        nobody_reads()
+        discard_output()
 
 
 def _bug(error: Exception) -> NetfuseError:
@@ -318,7 +316,7 @@ def _see_help(error: click.ClickException) -> str:
 
 
 def _say(text: str, prefix: str = "netfuse-onnx: ") -> None:
-    click.echo(prefix + plain(text), err=True)
+    click.echo(prefix + printable(text), err=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values mean to the verbs."""
+"""Options that several commands share, and their values as arguments of the verbs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Command = Callable[..., Any]
 
 
 def common_options(command: Command) -> Command:
-    """Options of every command."""
+    """Add the options of every command."""
     for add in (
         click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
@@ -23,7 +23,7 @@ def common_options(command: Command) -> Command:
 
 
 def proof_options(command: Command) -> Command:
-    """Options of what proves values."""
+    """Add the options of the proof of the values."""
     for add in (
         click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators."),
         click.option("--inputs", default="", metavar="FILE.npz", help="Prove with these inputs: a/x or x."),

@@ -1,4 +1,4 @@
-"""This process: its signals, the warnings of libraries, and a stdout that nobody reads any more."""
+"""Signals, the warnings of libraries, and a closed stdout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack, so that temporary files are removed on the way."""
+    """Let SIGTERM and SIGHUP unwind the stack, which removes temporary files."""
 
     def stop(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -31,13 +31,13 @@ def signals() -> Iterator[None]:
 
 @contextmanager
 def quiet(debug: bool) -> Iterator[None]:
-    """Warnings of libraries are not for users."""
+    """Hide the warnings of libraries, except with --debug."""
     with warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
         yield
 
 
-def nobody_reads() -> None:
-    """Sends the rest of the output, for a closed pipe, nowhere: Python would complain of it at its end."""
+def discard_output() -> None:
+    """Discard the rest of the output: at exit, Python would complain about the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

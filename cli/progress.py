@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, for steps that take more than a second. Silent in pipes and CI."""
+"""Shows a progress bar on a terminal, for steps that take more than a second. Pipes and CI get none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tell = Callable[[str, int, int], None]
 
 @contextmanager
 def progress() -> Iterator[Tell | None]:
-    """Yields what the stages report to, or None where nobody watches."""
+    """Yield the function to which the stages report, or None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -37,7 +37,7 @@ def progress() -> Iterator[Tell | None]:
 
 
 class _Watch:
-    """Starts the display once a step has taken long enough, and replaces the bar with every new step."""
+    """Starts the display once a step has taken long enough, and replaces the bar at every new step."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars

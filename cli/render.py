@@ -1,4 +1,4 @@
-"""How reports look: tables and sentences on a terminal, JSON for programs."""
+"""Prints reports: tables and sentences for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
 
-from .plain import plain, write_json
+from .text import printable, write_json
 
 Report = TypeVar("Report", MergeReport, CheckReport, VerifyReport, InspectReport, RulesReport, BenchReport)
 
 WIDTH = 1000
-"""Columns where the output is no terminal: a line that is folded there is a line that grep misses."""
+"""The columns where the output is no terminal: grep would miss a line that is folded."""
 
 NAMES = 40
-"""So many lines of names are printed; --json has them all."""
+"""At most so many lines of names are printed; --json has them all."""
 
 REASONS = 10
-"""How many reasons for replication are printed; --json and inspect have them all."""
+"""At most so many reasons for replication are printed; --json and inspect have them all."""
 
 
 def answer(report: Report, show: Callable[[Report, Console], None], as_json: bool, *, data: bool) -> int:
-    """Print a report and return its exit code. `data`: the table is what was asked for, so it goes to
-    stdout; else it is for humans, on stderr. JSON is always on stdout, and alone."""
+    """Print a report and return its exit code. With `data` the report is what was asked for and goes to
+    stdout; else it is for people and goes to stderr. JSON is always on stdout, with nothing else."""
     if as_json:
         write_json(report.to_json())
     else:
@@ -126,7 +126,7 @@ def _lowered(lowered: Lowered, console: Console) -> None:
 
 
 def _names(rows: Sequence[NameRow], console: Console) -> None:
-    """The merged names and whose they are: a line each, or one for all models where they use one name."""
+    """Print the merged names with their models: a line each, or one line where all models use one name."""
     lines = grouped(rows)
     if lines:
         table = _table(console, "", "model", "its name", "in the merged model")
@@ -138,7 +138,7 @@ def _names(rows: Sequence[NameRow], console: Console) -> None:
 
 
 def _predicted(lowered: Lowered, console: Console) -> None:
-    """What the target's costs say of the plan, and of those that lost."""
+    """Print the predicted cost of the plan, and of the plans that lost."""
     if lowered.predicted:
         parts = ", ".join(f"{part} {cost:,.0f}" for part, cost in lowered.predicted.items())
         total = sum(lowered.predicted.values())
@@ -148,7 +148,7 @@ def _predicted(lowered: Lowered, console: Console) -> None:
 
 
 def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
-    """Replicated nodes by reason."""
+    """Print the number of replicated nodes by operator and reason."""
     reasons: dict[tuple[str, str], int] = {}
     for row in rows:
         reasons[row.op, row.reason] = reasons.get((row.op, row.reason), 0) + 1
@@ -159,10 +159,9 @@ def _reasons(rows: Sequence[NodeRow], console: Console) -> None:
 
 
 def _proofs(report: VerifyReport, console: Console) -> None:
-    held = report.bytes
-    if held.ok:
-        _line(console, f"Bytes: {_held(held, report.graph.made)}.")
-    for problem in held.problems[:REASONS]:
+    if report.bytes.ok:
+        _line(console, f"Bytes: {_compared(report.bytes, report.graph.made)}.")
+    for problem in report.bytes.problems[:REASONS]:
         _line(console, f"Bytes: {problem}")
     graph = report.graph
     if graph.ok and graph.made:
@@ -176,15 +175,15 @@ def _proofs(report: VerifyReport, console: Console) -> None:
         _values(values, len(report.models), console)
 
 
-def _held(held: BytesProof, graph: bool) -> str:
+def _compared(proof: BytesProof, graph: bool) -> str:
     """Say how much was compared bit for bit, and how much could not be."""
     others = "by values and by the graph" if graph else "by values"
-    parts = [f"{held.weights} weights ({_bytes(held.bytes)})"] if held.weights else []
-    if held.attributes:
-        parts.append(f"{held.attributes} attributes ({_bytes(held.attribute_bytes)})")
+    parts = [f"{proof.weights} weights ({_bytes(proof.bytes)})"] if proof.weights else []
+    if proof.attributes:
+        parts.append(f"{proof.attributes} attributes ({_bytes(proof.attribute_bytes)})")
     if not parts:
         return f"no weights to compare by bytes; proven {others}"
-    rest = f"; {held.elsewhere} more are computed into constants, proven {others}" if held.elsewhere else ""
+    rest = f"; {proof.elsewhere} more are computed into constants, proven {others}" if proof.elsewhere else ""
     return f"{' and '.join(parts)} equal the sources', bit for bit{rest}"
 
 
@@ -236,8 +235,8 @@ def _isolation(isolation: Isolation, models: int, console: Console) -> None:
     if not isolation.ok:
         return
     count = isolation.refused
-    told = "1 call with unequal sizes" if count == 1 else f"{count} calls with unequal sizes"
-    sizes = f"; {told} failed, as it should" if count else ""
+    calls = "1 call with unequal sizes" if count == 1 else f"{count} calls with unequal sizes"
+    sizes = f"; {calls} failed, as it should" if count else ""
     _line(
         console,
         f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
@@ -286,12 +285,12 @@ def _console(data: bool) -> Console:
 
 
 def _line(console: Console, text: str) -> None:
-    """One sentence; a terminal may wrap it, a pipe gets it whole. Names may hold brackets: no markup."""
+    """Print one sentence. A terminal may wrap it, a pipe gets one line. Brackets in names are no markup."""
     console.print(_text(text), soft_wrap=not console.is_terminal)
 
 
 def _text(text: str) -> Text:
-    return Text(plain(text))
+    return Text(printable(text))
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""How a comparison looks on a terminal: a table of all ways, and one of all kinds of operators."""
+"""Prints a comparison on a terminal: a table of all ways, and one of all kinds of operators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .render import _text as text
 from .render import _warnings as warn
 
 KINDS = 15
-"""How many kinds of operators are printed; --json has them all."""
+"""At most so many kinds of operators are printed; --json has them all."""
 
 
 def bench(report: BenchReport, console: Console) -> None:
@@ -74,7 +74,7 @@ def _equal(row: Row) -> str:
 
 
 def _kinds(rows: tuple[KindRow, ...], console: Console) -> Table:
-    """The kinds that lose most first, and those that gain most last."""
+    """Make a table of the kinds of operators, with the largest loss first and the largest gain last."""
     table = table_of(console, "operators", "separate ms", "kernels", "merged ms", "kernels", "lost ms")
     shown = rows if len(rows) <= KINDS else (*rows[: KINDS // 2], *rows[-(KINDS // 2) :])
     for row in shown:

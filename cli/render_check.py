@@ -1,4 +1,4 @@
-"""The answer of check on a terminal: one architecture, or the families and what differs."""
+"""Prints the answer of check on a terminal: one architecture, or the families and what differs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def check(report: CheckReport, console: Console) -> None:
     line(
         console,
         f"Weights: {report.weights}, of which {report.shared_weights} are the same in all models; "
-        f"{size(report.distinct_bytes)} merged, {size(report.bytes)} apart.",
+        f"{size(report.distinct_bytes)} merged, {size(report.bytes)} in separate files.",
     )
     line(console, f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
     warn(report.warnings, console)
 
 
 def readable(report: object) -> None:
-    """The families of the models that can be read, where others can't: the error names those."""
+    """Print the families of the models that can be read. The error names those that can't."""
     if not isinstance(report, CheckReport) or len(report.models) - len(report.unreadable) < 2:
         return
     console = console_of(data=False)
@@ -48,7 +48,7 @@ def readable(report: object) -> None:
 
 
 def _families(report: CheckReport, console: Console) -> None:
-    """The families, and how each differs from the largest one. Of two models, the difference comes first."""
+    """Print the families with their differences. For two models, the difference comes first."""
     if len(report.models) > 2 and len(report.families) > 1:
         line(console, f"Not equivalent: {brief(report.families)}.")
         _differences(report, console)

@@ -36,7 +36,7 @@ TRAINED = {
 SHOWN = ("Mul", "Add", "MatMul", "Conv")
 """Operators whose lines the transcript keeps."""
 PROOF = ("Bytes", "Graph", "Values", "Worst", "A mix-up", "Isolation", "Not reached")
-"""How the lines about the proofs start."""
+"""The beginnings of the lines about the proofs."""
 NODES = ("nodes in each source", "nodes merged", "ratio", "at the edge")
 
 
@@ -78,7 +78,7 @@ def trained(folder: Path) -> Iterator[str]:
 
 
 def transcript(folder: Path) -> str:
-    """What the command says, without most lines of its table."""
+    """Return the output of the command, without most lines of its table."""
     names = [path.name for path in sorted(folder.glob("*.onnx"))]
     with tempfile.TemporaryDirectory() as work:
         for name in names:

@@ -1,13 +1,12 @@
-"""The verbs: merge, check, verify, inspect, rules, bench. Glue of the stages; the command line is a skin over
+"""The verbs: merge, check, verify, inspect, rules, bench. They connect the stages; the command line calls
 them.
 
-Paths are strings. All raise FileFault for files that can't be read or written and UsageFault for
-arguments that make no sense; what else they raise is said with each.
+Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
+arguments that make no sense; each says what else it raises.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +27,10 @@ from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.plan import costs, targets
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.prove import again
+from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
-from netfuse_onnx.prove.room import MAX_MEMORY
+from netfuse_onnx.prove.sizes import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
@@ -46,23 +45,23 @@ from netfuse_onnx.write.digests import Digests
 
 
 class Proof(TypedDict, total=False):
-    """How the values are proved: the options that merge and verify share."""
+    """The options of the proof of the values, which merge, verify and bench share."""
 
     provider: str
-    """auto, cpu or cuda; auto is CUDA where it is usable."""
+    """The provider: auto, cpu or cuda; auto is CUDA where it is usable."""
     dims: Mapping[str, int]
     """Sizes of symbolic dimensions."""
     rtol: float
-    """Allowed relative error; default by precision."""
+    """The allowed relative error. By default it depends on the precision."""
     atol: float
-    """Allowed absolute error, in the units of the outputs; default by precision and scale."""
+    """The allowed absolute error, in units of the outputs. By default it depends on precision and scale."""
     seed: int
     inputs: str
     """An .npz file of real inputs."""
     libraries: Sequence[str]
     """Shared libraries of custom operators."""
     max_memory: int | str
-    """Bytes that the proof may take, such as 2_000_000_000 or '2GB'; estimated before anything runs."""
+    """The bytes that the proof may take, by an estimate before it runs: 2_000_000_000 or '2GB'."""
 
 
 def merge(
@@ -82,9 +81,9 @@ def merge(
 ) -> MergeReport:
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
-    The arguments are the options of the command line; `data` is where the weights go: auto, external or
-    single. Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the
-    MergeReport in its `report`; then `out` is as it was.
+    The arguments are the options of the command line; `data` says which file gets the weights: auto, external
+    or single. Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the
+    MergeReport in its `report`; in these cases `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
     sources.refuse_target(out, paths)
@@ -101,13 +100,13 @@ def merge(
             family = matching(models, labels)
         once = arguments.shared_inputs(share, family)
         dims = proof.get("dims", {})
-        merged = _lowered(family, io=io, share=once, target=target, dims=dims)
-        answer = _answer(out, family, merged, io=io, share=once, target=target)
+        merged = _plan_and_lower(family, io=io, share=once, target=target, dims=dims)
+        answer = _merge_report(out, family, merged, io=io, share=once, target=target)
         if strict:
             refusals.replicated(answer)
         about = functools.partial(
             metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
-            tools=again.tools(family), constants=again.constants(target), dims=dims,
+            tools=remake.tools(family), constants=remake.constants(target), dims=dims,
         )  # fmt: skip
         with writer.stage(
             merged,
@@ -119,20 +118,21 @@ def merge(
             digests=digests,
         ) as staged:
             if options:
-                proved = _proved(staged, out, merged, family, replace(options, share=once), progress)
-                answer = answer.proved(dataclasses.replace(proved, strict=strict))
-                refusals.unproved(answer)
+                options = replace(options, share=once)
+                proved = _prove_staged(staged, out, merged, family, options, progress)
+                answer = answer.proved(replace(proved, strict=strict))
+                refusals.unproven(answer)
             staged.commit()
     return answer.written(staged.files, staged.size)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
-    """Tell whether the models are one architecture. A no is a report that is not ok: it has the families
-    that the models fall into, and what differs. A FileFault names all files that can't be read; its
-    `report` has the families of the others."""
+    """Answer if the models are one architecture. A no is a report that is not ok: it has the families of the
+    models, and what differs. A FileFault names all files that can't be read; its `report` has the families of
+    the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(_matched, partial=partial)
-    return steady(paths, lambda: checked.answer(paths, labels, match, _lowered, exact=not partial))
+    return steady(paths, lambda: checked.answer(paths, labels, match, _plan_and_lower, exact=not partial))
 
 
 def verify(
@@ -144,32 +144,32 @@ def verify(
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> VerifyReport:
-    """Prove a merged file against its sources again. A failed proof is a report that is not ok.
+    """Prove a merged file against its sources. A failed proof is a report that is not ok.
 
     `strict` refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd
-    values to every model, not to two.
+    values to every model, not only to two.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
     FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
     proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
-    return dataclasses.replace(proved, strict=strict)
+    return replace(proved, strict=strict)
 
 
 def _verified(
     merged: str, paths: Sequence[str], isolation: bool, progress: Progress, proof: Proof
 ) -> VerifyReport:
-    known, options, family, strangers = _known(merged, paths, proof)
+    about, options, family, strangers = _read_merged(merged, paths, proof)
     try:
-        recipes = metadata.recipes(known, family, merged)
+        recipes = metadata.recipes(about, family, merged)
     except FileFault as error:
         if strangers:
             raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
         raise
     progress("planning again", 0, 1)
-    graph = again.prove_again(merged, known, family, recipes)
-    options = dataclasses.replace(options, isolation=isolation)
+    graph = remake.prove_remade(merged, about, family, recipes)
+    options = replace(options, isolation=isolation)
     return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
 
 
@@ -184,44 +184,43 @@ def bench(
     **proof: Unpack[Proof],
 ) -> BenchReport:
     """Measure a merged file against every other way to run its sources: `rounds` rounds, none started after
-    `seconds`. `profile` attributes the time to kinds of operators. Outputs that differ are a report that is
-    not ok.
+    `seconds`. `profile` divides the time between operators. Outputs that differ are a report that is not ok.
 
-    Raises what `verify` raises; FileFault when a file changes meanwhile.
+    Raises the errors of `verify`, and FileFault when a file changes meanwhile.
     """
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
 
     def measured() -> BenchReport:
-        known, options, family, strangers = _known(merged, paths, proof)
+        about, options, family, strangers = _read_merged(merged, paths, proof)
         tell = progress or silent
         refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))
-        file = MergedFile("merged", merged, known.io, known.share, size)
+        file = MergedFile("merged", merged, about.io, about.share, size)
         return contest(work, [file], effort=effort, with_profile=profile, tell=tell).warned(strangers)
 
     return steady([merged, *paths], measured, attempts=1)
 
 
 def inspect(merged: str) -> InspectReport:
-    """What became of every node, from the merged file alone."""
-    known = steady([merged], lambda: metadata.read(merged))
+    """Show the lowering of every node, from the merged file alone."""
+    about = steady([merged], lambda: metadata.read(merged))
     return InspectReport(
         merged=merged,
-        version=known.version,
-        models=known.models,
-        sha256=dict(zip(known.models, known.sha256, strict=False)),
-        io=known.io,
-        share=known.share,
-        target=known.target,
-        lowered=known.lowered,
-        weights=len(known.weights),
-        names=tuple(Labels(known.models, known.names or (), known.io, frozenset(known.share)).rows()),
+        version=about.version,
+        models=about.models,
+        sha256=dict(zip(about.models, about.sha256, strict=False)),
+        io=about.io,
+        share=about.share,
+        target=about.target,
+        lowered=about.lowered,
+        weights=len(about.weights),
+        names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
     )
 
 
 def rules() -> RulesReport:
-    """How each operator is batched, or why it is replicated. One that is not named is replicated."""
+    """List the rules of each operator, or the reason why it is replicated. All others are replicated."""
     from netfuse_onnx.operators import rows
 
     return RulesReport(rows())
@@ -230,26 +229,26 @@ def rules() -> RulesReport:
 # --------------------------------------------------------------------------- helpers
 
 
-def _known(
+def _read_merged(
     merged: str, paths: Sequence[str], proof: Proof
 ) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
-    """What a merged file says of itself, how to run it, its sources, and which of these are strangers to
-    it."""
-    known = metadata.read(merged)
+    """Return the metadata of a merged file, the options to run it with, the family of its sources, and a
+    warning for each source that is not the file that was merged."""
+    about = metadata.read(merged)
     libraries = runtime.libraries(proof.get("libraries", ()))
-    options = _options(known.io, known.share, proof, libraries)
-    if len(paths) != len(known.models):
+    options = _options(about.io, about.share, proof, libraries)
+    if len(paths) != len(about.models):
         raise UsageFault(
-            f"{merged} holds {len(known.models)} models, {len(paths)} were given.",
-            f"Give the models that were merged, in their order: {', '.join(known.models)}.",
+            f"{merged} holds {len(about.models)} models, {len(paths)} were given.",
+            f"Give the models that were merged, in their order: {', '.join(about.models)}.",
         )
     models = sources.read(paths)
     with Digests(models) as digests:
-        family = _matched(models, known.models, known.partial, libraries, known.target, known.names)
-        family = replace(family, own_names=known.names is not None)
-        metadata.fitting(known, family, merged)
-        options = options.remembering(known.dims, family)
-        return known, options, family, metadata.strangers(known, paths, digests.result())
+        family = _matched(models, about.models, about.partial, libraries, about.target, about.names)
+        family = replace(family, own_names=about.names is not None)
+        metadata.fitting(about, family, merged)
+        options = options.remembering(about.dims, family)
+        return about, options, family, metadata.strangers(about, paths, digests.result())
 
 
 def _matched(
@@ -265,15 +264,15 @@ def _matched(
 
     def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
         nonlocal ran
-        found = observed(source, values, libraries)
-        ran = Ran.TOLD if found else Ran.FAILED
-        return found
+        runs = observed(source, values, libraries)
+        ran = Ran.TOLD if runs else Ran.FAILED
+        return runs
 
     family = match(models, names, partial=partial, complete=complete, named=named)
     return replace(bounds.affordable(rewritten(family, target)), ran=ran)
 
 
-def _lowered(
+def _plan_and_lower(
     family: Correspondence,
     *,
     io: str = "separate",
@@ -281,12 +280,12 @@ def _lowered(
     target: str = "generic",
     dims: Mapping[str, int] | None = None,
 ) -> Merged:
-    """Plan and lower: the merged graph, without the bytes of its weights."""
+    """Plan and lower a family. The merged graph has no bytes of weights."""
     plan = planning.plan(family, io=io, share=share, cost=costs.cost(target, family, dims or {}))
     return lower(family, plan, io=io, share=share)
 
 
-def _proved(
+def _prove_staged(
     staged: writer.Staged,
     out: str,
     merged: Merged,
@@ -294,7 +293,7 @@ def _proved(
     options: Options,
     progress: Progress | None,
 ) -> VerifyReport:
-    """The proofs of what is written and not yet in its place, which is told as `out`."""
+    """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
     path, names = staged.model_path, staged.names(out)
     with wording.renaming(names):
         recipes = metadata.recipes(metadata.read(path), family, path)
@@ -302,10 +301,10 @@ def _proved(
         return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)
 
 
-def _answer(
+def _merge_report(
     out: str, family: Correspondence, merged: Merged, *, io: str, share: frozenset[str], target: str
 ) -> MergeReport:
-    """What is known before the proofs and the files."""
+    """Return the report as it is before the proofs and the files."""
     return MergeReport(
         out=out,
         sources=tuple(source.path for source in family.sources),
@@ -329,7 +328,7 @@ def _unmeasured(target: str) -> Iterator[str]:
 
 
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
-    """Raises UsageFault, before any work, when ONNX Runtime or the provider is missing."""
+    """Check the options of the proof. Raises UsageFault when ONNX Runtime or the provider is missing."""
     provider = arguments.choice("provider", proof.get("provider", "auto"))
     return Options(
         runtime=runtime.choose(provider, libraries),

@@ -1,6 +1,6 @@
-"""Everything that can go wrong, by whose fault it is. The exit code belongs to the class.
+"""The errors, one class for each kind of fault. The class has the exit code.
 
-Each error reads as one sentence, what and where, followed by a hint, what to do.
+Each error is one sentence that says what happened and where, followed by a hint that says what to do.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 
 class NetfuseError(Exception):
-    """Base of all expected errors. `exit_code` is what the command line returns, `kind` the word that
-    stands for the class in JSON."""
+    """The base of all expected errors. The command line returns `exit_code`; JSON shows `kind`."""
 
     exit_code = 4
     kind = "internal"
     report: object = None
-    """What was found out before the error, for --json: a dataclass of report.py, or None."""
+    """The report as far as it got before the error, for --json: a dataclass of report.py, or None."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -34,13 +33,13 @@ class AnswerIsNo(NetfuseError):
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """The first thing in which two models differ, in parts; what does not apply is ''. Pairs hold the first
-    model's side, then the second's.
+    """The first difference of two models, in parts; a part that does not apply is ''. A pair holds the side
+    of the first model, then that of the second.
 
-    `kind`: operator (another one), attribute, operands (their number), weight (its type or shape), size (a
-    weight whose value decides a shape), connection, extra (a node without a counterpart), input or output (of
-    the graph: number, type, rank or size), opset, other. `value` is the weight, or the input or output of
-    the graph, by its name in the first model.
+    `kind` is operator (another one), attribute, operands (another number), weight (another type or shape),
+    size (a weight whose value decides a shape), connection, extra (a node without a counterpart), input or
+    output (of the graph: another number, type, rank or size), opset, or other. `value` is the name in the
+    first model of the weight, or of the input or output of the graph.
     """
 
     kind: str
@@ -54,7 +53,7 @@ class Mismatch:
 
 
 class NotEquivalent(AnswerIsNo):
-    """The models are not one architecture. `mismatch` says the same in parts, where two are compared."""
+    """The models are not one architecture. `mismatch` has the difference in parts, where two are compared."""
 
     kind = "not_equivalent"
 
@@ -64,26 +63,26 @@ class NotEquivalent(AnswerIsNo):
 
 
 class ValuesDiffer(AnswerIsNo):
-    """A proof failed: the merged model does not hold, or does not compute, what the sources do."""
+    """A proof failed: the merged model has other weights than its sources, or computes something else."""
 
     kind = "values_differ"
 
 
 class NotProven(NetfuseError):
-    """The proof could not tell: the models could not be run, or what they give says too little."""
+    """The proof could not tell: the models could not be run, or their outputs do not separate the models."""
 
     kind = "not_proven"
     exit_code = 5
 
 
 class StrictViolated(AnswerIsNo):
-    """--strict, and something would be replicated."""
+    """A node would be replicated, which --strict forbids."""
 
     kind = "strict"
 
 
 class NotStackable(AnswerIsNo):
-    """--io stacked, and an output has no stacked form."""
+    """An output has no stacked form, which --io stacked asks for."""
 
     kind = "not_stackable"
 
@@ -113,7 +112,7 @@ class Stopped(NetfuseError):
 
 
 class InternalError(NetfuseError):
-    """Our bug. The message asks for a report."""
+    """The compiler has a bug. The message asks for a report."""
 
     kind = "internal"
     exit_code = 4

@@ -16,7 +16,7 @@ from netfuse_onnx.types import Correspondence, Edge
 
 @dataclass(frozen=True, slots=True)
 class NameRow:
-    """One input or output of one model: its name in the model's own file, and in the merged one. Where the
+    """One input or output of one model: its name in the model's own file, and in the merged file. Where the
     models share or stack it, several rows have one merged name."""
 
     model: str

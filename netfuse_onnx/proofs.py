@@ -1,4 +1,4 @@
-"""The findings of the proofs: plain dataclasses that reports hold and JSON shows."""
+"""The results of the proofs: dataclasses that reports hold and JSON shows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class BytesProof:
-    """Proof (a): every merged weight, undone, is the sources' weights bit for bit, and so are attributes that
-    are learned or differ between the models, each model's counted. `elsewhere`: weights and attributes that
-    were computed into constants or other operators; the proofs of the values and of the graph cover them."""
+    """Proof (a): every merged weight, with its recipe undone, equals the sources' weights bit for bit, and so
+    do attributes that are learned or differ between the models. `attributes` counts those of every model.
+    `elsewhere` counts weights and attributes that were computed into constants or other operators; the proofs
+    of the values and of the graph cover them. Sizes are in bytes."""
 
     weights: int = 0
     bytes: int = 0
@@ -26,8 +27,8 @@ class BytesProof:
 
 @dataclass(frozen=True, slots=True)
 class GraphProof:
-    """Proof (c): the graph of the file is the one that merging these sources gives. `note`: why the proof
-    was not made; '' where it was."""
+    """Proof (c): the graph of the file is the one that merging these sources gives. `note` is the reason why
+    the proof was not made; '' where it was."""
 
     nodes: int = 0
     problems: tuple[str, ...] = ()
@@ -46,8 +47,8 @@ class GraphProof:
 class OutputProof:
     """One output of one model at its worst element over all cases. `ratio` is error / allowed. `noise` is the
     source's largest change by rounding, where it had to be measured; `unproven` says that it is so large that
-    the comparison tells nothing. `plain`: the output was compared with what the source gives without
-    optimisations."""
+    the comparison tells nothing; `plain` says that the output was compared with what the source gives without
+    ONNX Runtime's optimisations."""
 
     model: str
     output: str
@@ -70,7 +71,7 @@ class OutputProof:
 
     @property
     def differs(self) -> bool:
-        """True where the output is another than the source's."""
+        """True where the output is not that of the source."""
         return bool(self.problem) or self.ratio > 1.0
 
     @property
@@ -79,12 +80,12 @@ class OutputProof:
 
 
 APART = 10.0
-"""Distance of two models on the same input, in units of what is allowed, from which an exchange is seen."""
+"""Distance of two models on the same input, in units of the tolerance, above which an exchange is seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The distance of the two most alike models on the same input, in units of what is allowed."""
+    """The distance of the two models that are most alike, on the same input, in units of the tolerance."""
 
     ratio: float
     models: tuple[str, str]
@@ -97,16 +98,19 @@ class Spread:
 
 RANDOM = "random"
 ALIKE = "too alike"
-"""Reasons why an output does not tell models apart: chance (it is compared by type and shape only), or a
-distance that is not far above what is allowed."""
+"""Reasons why an output does not tell models apart: it is random and compared by type and shape only, or the
+models differ by little more than the tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """One output's power to show two models exchanged. `ratio` is the distance of the two most alike on the
-    same input, in units of what is allowed, and `models` are these two. `reason` is '' where the output tells
-    all models apart, else why it does not; `alike` are the pairs that it can't tell apart. `quiet` of its
-    `channels` on `axis` do not tell all models apart."""
+    """The ability of one output to show that two models were exchanged.
+
+    `ratio` is the distance of the two models that are most alike, on the same input, in units of the
+    tolerance, and `models` are these two. `reason` is '' where the output tells all models apart, else the
+    reason why it does not; `alike` holds the pairs that it can't tell apart. Of the `channels` on `axis`,
+    `quiet` do not tell all models apart.
+    """
 
     output: str
     ratio: float
@@ -120,8 +124,9 @@ class Telling:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Odd values in one model's inputs left the outputs of all others as they were, bit for bit. `models` of
-    them were fed such values, in `calls` calls; `refused` calls with unequal sizes failed, as they should."""
+    """The result of feeding odd values to one model at a time: the outputs of all others must stay equal bit
+    for bit. So many `models` were fed such values, in so many `calls`; so many calls with unequal sizes were
+    `refused`, as they should be."""
 
     models: int
     calls: int
@@ -135,10 +140,13 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class ValuesProof:
-    """Proof (b): the merged model gives what the sources give. `sizes`: bytes of every input and output,
-    all models together, in the first case; an input fed once counts once. `shapes`: of every input of one
-    model, by case. `telling`: a row for each output, for families of two or more. `unreached`: nodes with a
-    threshold, such as Clip, that the inputs did not reach on one side."""
+    """Proof (b): the merged model gives what the sources give.
+
+    `sizes` has the bytes of every input and output in the first case, all models together; an input that is
+    fed once counts once. `shapes` has the shape of every input of one model, by case. `telling` has a row for
+    each output, in families of two or more. `unreached` names nodes with a threshold, such as Clip, that the
+    inputs did not reach on one side.
+    """
 
     provider: str
     cases: tuple[str, ...]
@@ -160,12 +168,12 @@ class ValuesProof:
 
     @property
     def isolated(self) -> bool:
-        """True where no model was seen to reach another's outputs."""
+        """True where no model changed the outputs of another."""
         return self.isolation is None or self.isolation.ok
 
     @property
     def unproven(self) -> bool:
-        """True where nothing differs, but for some output the comparison can't tell."""
+        """True where nothing differs, but the comparison of some output can't tell."""
         wrong = self.problems or not self.cases or not self.isolated or any(o.differs for o in self.outputs)
         return not wrong and any(out.unproven for out in self.outputs)
 
@@ -175,7 +183,7 @@ class ValuesProof:
 
 
 def describe(out: OutputProof) -> str:
-    """One sentence on the worst element of an output."""
+    """Describe the worst element of an output in one sentence."""
     head = f"Output {out.output} of model {out.model} differs ({out.case})"
     if out.problem:
         return f"{head}: {out.problem}."

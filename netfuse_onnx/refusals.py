@@ -10,7 +10,7 @@ from netfuse_onnx.types import Correspondence
 
 
 def replicated(answer: MergeReport) -> None:
-    """Raise StrictViolated where a node would be replicated for want of a rule."""
+    """Raise StrictViolated where a node would be replicated because no rule applies."""
     rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]
     if not rows:
         return
@@ -25,7 +25,7 @@ def replicated(answer: MergeReport) -> None:
     raise error
 
 
-def unproved(answer: MergeReport) -> None:
+def unproven(answer: MergeReport) -> None:
     """Raise ValuesDiffer where a proof failed, NotProven where it could not tell."""
     proved = answer.proof
     if proved is None or proved.ok:

@@ -1,7 +1,4 @@
-"""What the verbs answer: plain dataclasses that turn into JSON and own the exit code.
-
-How they look on a terminal is the business of cli/render.py.
-"""
+"""The answers of the verbs: dataclasses that turn into JSON and know the exit code. cli/ prints them."""
 
 from __future__ import annotations
 
@@ -23,18 +20,18 @@ NOT_PROVEN = NotProven.exit_code
 """Exit code of a proof that could not tell."""
 
 SCHEMA_VERSION = 1
-"""Version of the JSON that all commands print. Raised when a field goes, or changes its meaning; new fields
-may come without."""
+"""Version of the JSON that all commands print. It is raised when a field is removed or changes its meaning;
+new fields do not raise it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report(ABC):
-    """Common to the answers of all verbs."""
+    """The base of the answers of all verbs."""
 
     @property
     @abstractmethod
     def ok(self) -> bool:
-        """Whether the answer is yes."""
+        """True where the answer is yes."""
 
     @property
     def exit_code(self) -> int:
@@ -42,36 +39,36 @@ class Report(ABC):
 
     @property
     def fault(self) -> NetfuseError | None:
-        """A no as the error that it amounts to; None where the answer is yes."""
+        """The error that a no amounts to; None where the answer is yes."""
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; numbers that JSON lacks become strings."""
+        """Return the report as JSON values. Numbers that JSON lacks (NaN, infinities) become strings."""
         return _document(self, self.fault, self.exit_code)
 
 
 def failure_to_json(error: NetfuseError) -> dict[str, Any]:
-    """The same for an error, with the report as far as it got."""
+    """Return an error as JSON values, with the report as far as it got."""
     return _document(error.report if isinstance(error.report, Report) else None, error, error.exit_code)
 
 
 def _document(report: Report | None, error: NetfuseError | None, exit_code: int) -> dict[str, Any]:
-    said: dict[str, Any] | None = None
+    fault: dict[str, Any] | None = None
     if error:
-        said = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
+        fault = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
     head = {
         "schema_version": SCHEMA_VERSION,
         "ok": error is None,
         "exit_code": exit_code,
-        "error": said,
+        "error": fault,
     }
-    return {**head, **{key: value for key, value in (_plain(report) or {}).items() if key not in head}}
+    return {**head, **{key: value for key, value in (_json_value(report) or {}).items() if key not in head}}
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport(Report):
-    """The proofs of one merged file. `blind`: what the values could not have shown, which `warnings` repeat
-    and `strict` refuses."""
+    """The proofs of one merged file. `blind` says what the values could not have shown; `warnings` repeat it,
+    and `strict` refuses it."""
 
     merged: str
     models: tuple[str, ...]
@@ -84,7 +81,7 @@ class VerifyReport(Report):
 
     @property
     def ok(self) -> bool:
-        """True where all proofs hold, and what `strict` asks for."""
+        """True where all proofs hold, and with `strict` nothing is `blind`."""
         return self._right and self.values.ok and not (self.strict and self.blind)
 
     @property
@@ -93,7 +90,7 @@ class VerifyReport(Report):
 
     @property
     def exit_code(self) -> int:
-        """5 where nothing is wrong, but the comparison can't tell, or not all that `strict` asks for."""
+        """0; or 5 where nothing is wrong, but the comparison can't tell all that is asked for; or 1."""
         if self.ok:
             return 0
         return NOT_PROVEN if self._right and (self.values.ok or self.values.unproven) else 1
@@ -110,12 +107,12 @@ class VerifyReport(Report):
         return ValuesDiffer(self.failure, hint)
 
     def warned(self, more: Sequence[str]) -> VerifyReport:
-        """The same with further warnings, in front."""
+        """Return the report with further warnings, in front."""
         return dataclasses.replace(self, warnings=(*more, *self.warnings))
 
     @property
     def failure(self) -> str:
-        """The first thing that is wrong, as a sentence; '' when nothing is."""
+        """The first problem, as a sentence; '' where there is none."""
         isolation = self.values.isolation.problems if self.values.isolation else ()
         for problem in (*self.bytes.problems, *self.values.problems, *isolation):
             return problem
@@ -131,7 +128,8 @@ class VerifyReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class MergeReport(Report):
-    """`size` is that of the files, `distinct_bytes` that of the weights in them, as `check` foretells it."""
+    """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
+    them, which `check` gives beforehand."""
 
     out: str
     sources: tuple[str, ...]
@@ -150,7 +148,8 @@ class MergeReport(Report):
 
     @property
     def copied(self) -> int | None:
-        """Bytes that joining inputs and splitting outputs copies in the first case; None without a proof."""
+        """Bytes that a call copies to join inputs and split outputs, in the first case; None if not
+        proven."""
         if self.proof is None:
             return None
         edges = {(c.before, c.value) for c in self.lowered.conversions if c.before == "PER_MODEL"}
@@ -158,12 +157,12 @@ class MergeReport(Report):
         return sum(self.proof.values.sizes.get(value, 0) for _, value in edges)
 
     def proved(self, proof: VerifyReport) -> MergeReport:
-        """The same after the proofs."""
+        """Return the report with the proofs."""
         return dataclasses.replace(self, proof=proof, warnings=(*self.warnings, *proof.warnings))
 
     def written(self, files: Sequence[str], size: int) -> MergeReport:
-        """The same after the files are in place. `size` is theirs together, in bytes, and given, because by
-        now another merge may have replaced them."""
+        """Return the report with the files, which are in place. Their `size` together, in bytes, is passed
+        because another merge may have replaced them by now."""
         return dataclasses.replace(self, files=tuple(files), size=size)
 
     @property
@@ -173,8 +172,7 @@ class MergeReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class DifferenceRow:
-    """The first difference of two families: as a sentence with its remedy, and in the parts of
-    errors.Mismatch."""
+    """The first difference of two families: a sentence with a remedy, and the parts of errors.Mismatch."""
 
     kind: str
     message: str
@@ -190,8 +188,9 @@ class DifferenceRow:
 
 @dataclass(frozen=True, slots=True)
 class FamilyRow:
-    """Models that are one architecture. `operators` and `opset` are those of the first, `producers` are of
-    all. `difference` is the first one from the largest family; None in that family."""
+    """Models of one architecture. `operators` (a number) and `opset` are those of the first model,
+    `producers` those of all. `difference` is the first difference from the largest family; None in that
+    family."""
 
     models: tuple[str, ...]
     files: tuple[str, ...]
@@ -203,7 +202,7 @@ class FamilyRow:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRow:
-    """A file that can't be read, and why."""
+    """A file that can't be read, with the message and the hint of the error."""
 
     model: str
     file: str
@@ -213,9 +212,9 @@ class UnreadableRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport(Report):
-    """`families`: all models that can be read, the largest family first. `difference`: the first one between
-    two of them. `bytes` are those of the weights of all models, `distinct_bytes` those that merge would
-    store, without options."""
+    """The answer to the question if models are one architecture. `families` has all models that can be read,
+    the largest family first; `difference` is the first one between two families. `bytes` is the size of the
+    weights of all models, `distinct_bytes` the size that merge would store without options."""
 
     sources: tuple[str, ...]
     models: tuple[str, ...]
@@ -244,23 +243,24 @@ class CheckReport(Report):
 
     @property
     def fault(self) -> NetfuseError | None:
-        """All files that can't be read; else the first difference."""
+        """The files that can't be read, as one error; else the first difference."""
         if self.unreadable:
             return self._unread()
-        found = self.difference
-        return NotEquivalent(found.message, found.hint) if found else None
+        return NotEquivalent(self.difference.message, self.difference.hint) if self.difference else None
 
     def _unread(self) -> FileFault:
         rows = self.unreadable
         if len(rows) == 1:
             return FileFault(rows[0].message, rows[0].hint)
-        said = "; ".join(row.message.rstrip(".") for row in rows)
+        messages = "; ".join(row.message.rstrip(".") for row in rows)
         hint = " ".join(dict.fromkeys(row.hint for row in rows if row.hint))
-        return FileFault(f"{len(rows)} of {len(self.sources)} files can't be read: {said}.", hint)
+        return FileFault(f"{len(rows)} of {len(self.sources)} files can't be read: {messages}.", hint)
 
 
 @dataclass(frozen=True, slots=True)
 class InspectReport(Report):
+    """The contents of a merged file, from its metadata."""
+
     merged: str
     version: str
     models: tuple[str, ...]
@@ -288,6 +288,8 @@ class RuleRow:
 
 @dataclass(frozen=True, slots=True)
 class RulesReport(Report):
+    """The table of supported operators."""
+
     rules: tuple[RuleRow, ...]
 
     @property
@@ -295,16 +297,16 @@ class RulesReport(Report):
         return True
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        own = {f.name: _json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"ok": value.ok, **own} if hasattr(value, "ok") else own
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _json_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
+        return [_json_value(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -1,4 +1,4 @@
-"""Text inside of reports and errors, changed: users are told no path of a file that will not stay."""
+"""Replaces text in reports and errors, so that users are not told paths of temporary files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Value = TypeVar("Value")
 
 
 def renamed(value: Value, names: Mapping[str, str]) -> Value:
-    """A plain value (a report, with all that it holds) with each of `names` replaced, in their order."""
+    """Return a value (a report, with all that it holds) with each of `names` replaced, in their order."""
     return cast(Value, _renamed(value, names))
 
 
 @contextmanager
 def renaming(names: Mapping[str, str]) -> Iterator[None]:
-    """The same for the errors that are raised inside."""
+    """Replace each of `names` in the errors that are raised inside."""
     try:
         yield
     except NetfuseError as error:
@@ -38,7 +38,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
         fields = {f.name: _renamed(getattr(value, f.name), names) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
     if isinstance(value, Mapping):
-        return {_renamed(key, names): _renamed(held, names) for key, held in value.items()}
+        return {_renamed(key, names): _renamed(item, names) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return tuple(_renamed(held, names) for held in value)
+        return tuple(_renamed(item, names) for item in value)
     return value

@@ -116,7 +116,7 @@ def _blocks(bits: int, *, symmetric: bool, block: int = 32, form: Any = QuantFor
 
 
 def _saved(level: str) -> Make:
-    """What a session writes to `optimized_model_filepath`."""
+    """Return what a session writes to `optimized_model_filepath`."""
 
     def make(source: Path, target: Path, family: Family) -> None:
         options = ort.SessionOptions()

@@ -138,7 +138,7 @@ class Failed(Exception):
 
 
 class failing:
-    """What is raised inside becomes a Failed of that status."""
+    """Turn what is raised inside into a Failed of that status."""
 
     def __init__(self, status: str, where: str = "") -> None:
         self.status, self.where = status, where

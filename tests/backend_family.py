@@ -23,7 +23,7 @@ from netfuse_onnx.ops import traits
 MODELS = ("a", "b", "c")
 
 SALTS = ("", "+", "++", "+++")
-"""What is added to the seed, in turn, until the models' results differ."""
+"""Numbers that are added to the seed, in turn, until the models' results differ."""
 
 OLDER = (25, 24, 23, 22, 21, 19, 17, 13)
 """Opsets that are tried, in turn, where ONNX Runtime has no kernel for a case's own."""
@@ -162,7 +162,7 @@ class Family:
         return [{name: column[m] for name, column in columns.items()} for m in range(len(MODELS))]
 
     def _accepts(self, levels: Mapping[str, str], *, salt: str = "", telling: bool = False) -> bool:
-        """Whether the other models run and give as many finite numbers as the case itself."""
+        """True where the other models run and give as many finite numbers as the case itself."""
         try:
             found = [self.session.run(values) for values in self._values(levels, salt)[1:]]
         except Exception:
@@ -194,7 +194,7 @@ class Family:
 
 @dataclass
 class Singles:
-    """What each model gives alone."""
+    """Return the outputs of each model alone."""
 
     family: Family
     files: Sequence[bytes]
@@ -212,7 +212,7 @@ class Singles:
 
     @property
     def blind(self) -> bool:
-        """Whether one model's weights, or inputs where there are none, could stand in for another's."""
+        """True where one model's weights, or inputs where there are none, fit another model."""
         for m, other in itertools.combinations(range(len(MODELS)), 2):
             swapped = self.outputs[other]
             if len(self.files) > 1:

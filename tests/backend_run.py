@@ -88,7 +88,7 @@ def compare(
 
 
 def alike(a: Outputs, b: Outputs) -> bool:
-    """Whether compare could not tell one from the other."""
+    """True where compare could not tell one from the other."""
     try:
         compare(a, b, lambda: b, "", shapes_only=False)
     except AssertionError:
@@ -136,7 +136,7 @@ def distance(a: Any, b: Any) -> float:
 
 
 def finite(outputs: Outputs | Sequence[Value]) -> int:
-    """How many finite numbers there are."""
+    """Count the finite numbers."""
     values = outputs.values() if isinstance(outputs, Mapping) else outputs
     return sum(
         finite(v) if isinstance(v, list) else int(np.isfinite(v).sum())

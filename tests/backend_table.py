@@ -20,7 +20,7 @@ PATIENCE = 120.0
 
 @dataclass
 class Row:
-    """What became of one case in one form.
+    """The result of one case in one form.
 
     `status` is one of FINE, FAULTS and ABSENT; `replicated` holds operators and reasons; `opset` is set
     where the case runs at that older opset only; `levels` says how each data input was varied; `same` are

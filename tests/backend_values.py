@@ -1,4 +1,4 @@
-"""What the inputs of a backend case are to its operator, and values that differ between three models.
+"""The roles of the inputs of a backend case, and values that differ between three models.
 
 Model 0 keeps the values of the case. The others get them permuted, and floats scaled and shifted as well,
 seeded by the names of the case and the input. What a value may be is known to the operator alone, so the
@@ -20,7 +20,7 @@ Array = np.ndarray
 Value = Array | list[Any] | None
 
 LEVELS = ("shrink", "grow", "permute", "same")
-"""What is done to a value. shrink keeps |x| <= 1, grow keeps x >= 1, both keep x > 0."""
+"""Changes of a value: shrink keeps |x| <= 1, grow keeps x >= 1, both keep x > 0."""
 
 STEERS: Mapping[str, tuple[int, ...]] = {
     **{key.rpartition(".")[2]: traits.of(key).steered for key in traits.keys("steered")},

@@ -1,4 +1,4 @@
-"""What the tests of the command line share. The fixture `run` is in conftest.py."""
+"""Helpers that the tests of the command line share. The fixture `run` is in conftest.py."""
 
 from __future__ import annotations
 

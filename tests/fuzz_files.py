@@ -80,7 +80,7 @@ class _Child:
         self.link.send(index)
 
     def overdue(self) -> str:
-        """What limit the running input has passed, '' where none."""
+        """The limit that the running input has passed, '' where none."""
         job = self.job
         assert job is not None
         if _memory(self.process.pid) - job.memory > 1.2 * BYTES:

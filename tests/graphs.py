@@ -190,7 +190,7 @@ def shuffled(graph: GraphProto, rng: random.Random) -> None:
 
 
 def reads(node: NodeProto) -> Iterator[str]:
-    """What a node of the main graph depends on."""
+    """Return the values that a node of the main graph depends on."""
     yield from (name for name in node.input if name)
     for body in bodies(node):
         local = {name for inner in body.node for name in inner.output}

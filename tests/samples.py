@@ -37,7 +37,7 @@ LEVELS = tuple(
     for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 )
 TOLERANCE = 1e-4
-"""Of float32 outputs, relative to the largest element. Models of a family differ by about 1."""
+"""The tolerance of float32 outputs, relative to the largest element. Models of a family differ by about 1."""
 
 TRIVIAL = ("Constant", "Identity")
 Arrays = Mapping[str, np.ndarray]
@@ -177,7 +177,7 @@ def _singles(path: str, model: int, cases: Sequence[Arrays], share: Collection[s
 
 
 def _feeds(values: Arrays, io: str, share: Collection[str], names: Sequence[str]) -> Arrays:
-    """What the merged model is fed: `values` are [N, ...]."""
+    """Return the feeds of the merged model: `values` are [N, ...]."""
     feeds = {}
     for name, value in values.items():
         if name in share:
@@ -246,7 +246,7 @@ def expansion(merged: onnx.ModelProto, source: str) -> float:
 
 
 def _edge(merged: onnx.GraphProto, first: onnx.GraphProto) -> Callable[[str], bool]:
-    """Whether a node, by its name, joins an input of all models or splits an output into one per model."""
+    """True where a node, by its name, joins an input of all models or splits an output into one per model."""
     fed = {info.name for info in merged.input}
     joined = "|".join(re.escape(info.name) for info in first.input if info.name not in fed) or "(?!)"
     split = "|".join(re.escape(info.name) for info in first.output)
@@ -294,7 +294,7 @@ def stored(model: onnx.ModelProto) -> int:
 
 
 def same_bytes(one: str, other: str) -> bool:
-    """Whether two files are equal, read in blocks."""
+    """True where two files are equal; both are read in blocks."""
     with open(one, "rb") as a, open(other, "rb") as b:
         return hashlib.file_digest(a, "sha256").digest() == hashlib.file_digest(b, "sha256").digest()
 

@@ -30,7 +30,7 @@ WORDS = {
 
 
 def faults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at: str = "$") -> Iterator[str]:
-    """What is wrong with a value, by its path."""
+    """Yield what is wrong with a value, by its path."""
     unknown = schema.keys() - WORDS
     assert not unknown, f"the schema uses {unknown}, which this validator does not know"
     if "$ref" in schema:

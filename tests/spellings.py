@@ -258,7 +258,7 @@ CONSTANTS = {
     "Squeeze": ints("k", [1, 3]) + ints("m", [-2, 1]) + ints("n", [1]) + ints("o", [-4]),
     "DFT": ints("n", [3]),
 }
-"""What the bodies of a spelling read besides."""
+"""Return what the bodies of a spelling read besides."""
 
 
 # --------------------------------------------------------------------------- defaults

@@ -1,4 +1,4 @@
-"""The shape of the code: stages import to the left only, `--help` is light, and the docs' commands run."""
+"""The shape of the code: imports go one way, docstrings are sentences, `--help` is light, the docs' commands run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from families import family
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "netfuse_onnx"
 STAGES = ("load", "match", "rewrite", "plan", "lower", "write", "prove", "measure")
-"""In order. Each is a package; `prove` is that of the verb verify, `measure` that of bench."""
+"""The stages in order, each a package. `prove` belongs to the verb verify, `measure` to bench."""
+HELPERS = ("storage", "ops", "layouts", "emit", "rules")
+"""The packages that all stages use, in order: each imports only those before it, and `run` for ONNX Runtime."""
 SKIN = ("api", "cli", "__main__")
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "rich")
 MOST_LINES, MOST_OF_A_FUNCTION = 350, 40
+QUESTIONS = {"What", "Whether", "How", "Of", "Where", "Which", "Why", "When"}
+"""A docstring that begins with one of these words has no main verb."""
 
 
 def modules() -> dict[str, Path]:
@@ -34,7 +38,7 @@ def modules() -> dict[str, Path]:
 
 @functools.cache
 def imports(name: str) -> frozenset[str]:
-    """What a module of the package imports of the package at run time, in functions too."""
+    """The modules of the package that a module imports at run time, in functions too."""
     known = modules()
     inside = name if known[name].stem == "__init__" else name.rpartition(".")[0]
     found: set[str] = set()
@@ -83,18 +87,23 @@ def test_a_stage_imports_nothing_to_its_right(stage: str) -> None:
             assert not {other for other in reached(name) if package(other) in right}, name
 
 
+@pytest.mark.parametrize("helper", HELPERS)
+def test_a_helper_imports_only_those_before_it(helper: str) -> None:
+    later = set(HELPERS[HELPERS.index(helper) + 1 :]) | {*STAGES, *SKIN}
+    for name in modules():
+        if package(name) == helper:
+            assert not {other for other in reached(name) if package(other) in later}, name
+
+
 def test_the_shared_types_import_nothing() -> None:
     assert not imports("types")
     assert not imports("errors")
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_rules_and_helpers_know_no_stage_but_those_that_use_them(name: str) -> None:
-    known = {package(other) for other in reached(name)}
-    if package(name) in ("storage", "ops", "emit", "rules"):
-        assert not known & {*STAGES, *SKIN}
-    elif package(name) not in SKIN and name:
-        assert not known & set(SKIN)
+def test_nothing_imports_the_verbs(name: str) -> None:
+    if package(name) not in SKIN and name:
+        assert not {package(other) for other in reached(name)} & set(SKIN)
 
 
 def test_layouts_know_neither_the_emitter_nor_the_rules() -> None:
@@ -138,6 +147,15 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert lines <= MOST_OF_A_FUNCTION, f"{node.name} has {lines} lines"
 
 
+@pytest.mark.parametrize("path", _python_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_docstring_is_a_sentence(path: Path) -> None:
+    """Strings behind constants and fields count as docstrings, too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            first = str(node.value.value).partition(" ")[0].strip(",:;\n")
+            assert first not in QUESTIONS, f"line {node.lineno}"
+
+
 # --------------------------------------------------------------------------- light help
 
 
@@ -165,7 +183,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def _commands() -> list[tuple[str, str]]:
-    """The fenced blocks marked `sh` of the README and of docs/. What should not run is marked otherwise."""
+    """The fenced blocks marked `sh` of the README and of docs/. Blocks that should not run are marked `console`."""
     found = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         if path.exists():
@@ -176,7 +194,7 @@ def _commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "commands"), _commands(), ids=[where for where, _ in _commands()])
 def test_the_commands_in_the_docs_run(tmp_path: Path, where: str, commands: str) -> None:
-    """Each block in a folder of its own with a.onnx, b.onnx, c.onnx and merged.onnx."""
+    """Each block runs in a folder of its own with a.onnx, b.onnx, c.onnx and merged.onnx."""
     tools, work = tmp_path / "bin", tmp_path / "work"
     tools.mkdir()
     work.mkdir()

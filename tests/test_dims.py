@@ -90,6 +90,7 @@ def test_a_size_for_a_sum_is_refused(tmp_path: Path) -> None:
 IMAGE = "g (float[a, b, c, d] x) => (float[e, f, g, h] y) { y = Conv<pads = [1, 1, 1, 1]>(x, w) }"
 
 
+@pytest.mark.usefixtures("one_setting")
 @pytest.mark.parametrize("name", ["?", "None", "dynamic", "N"])
 def test_axes_of_one_name_may_have_sizes_of_their_own(name: str, tmp_path: Path) -> None:
     """An image of 3 channels whose axes all have the name of what is unknown. The batch is the first axis."""

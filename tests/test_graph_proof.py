@@ -21,7 +21,7 @@ from onnx import NodeProto, helper, numpy_helper
 import netfuse_onnx
 from netfuse_onnx import api, sources
 from netfuse_onnx.proofs import GraphProof
-from netfuse_onnx.prove import again
+from netfuse_onnx.prove import remake
 from netfuse_onnx.write import metadata
 
 TEXT = """g (float[n, 4] x, float[n, 4] v, bool c) => (float[n, 4] y, float[n] z)
@@ -50,7 +50,7 @@ def proof(path: str, paths: list[str]) -> GraphProof:
     """The graph proof alone."""
     known = metadata.read(path)
     found = api._matched(sources.read(paths), known.models, known.partial, (), known.target)
-    return again.prove_again(path, known, found, metadata.recipes(known, found, path))
+    return remake.prove_remade(path, known, found, metadata.recipes(known, found, path))
 
 
 def nodes(model: onnx.ModelProto, op: str) -> list[NodeProto]:

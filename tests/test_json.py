@@ -102,6 +102,7 @@ def test_every_kind_of_error_and_every_document_is_in_the_page() -> None:
 # --------------------------------------------------------------------------- yes
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_what_goes_well(tmp_path: Path, ask: Ask) -> None:
     paths, out = family(tmp_path), tmp_path / "m.onnx"
     code, document, err = ask("merge", *paths, "-o", out)
@@ -162,6 +163,7 @@ def test_what_merge_refuses(tmp_path: Path, ask: Ask) -> None:
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_a_proof_that_fails_and_one_that_can_not_tell(tmp_path: Path, ask: Ask) -> None:
     paths, out = family(tmp_path), tmp_path / "m.onnx"
     ask("merge", *paths, "-o", out)

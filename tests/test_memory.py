@@ -21,8 +21,7 @@ from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.prove.noise import measure
-from netfuse_onnx.prove.room import MAX_MEMORY, Room
-from netfuse_onnx.prove.seek import Search
+from netfuse_onnx.prove.sizes import MAX_MEMORY, Room, Search
 from netfuse_onnx.prove.trial import Options, Trial
 from netfuse_onnx.run import inputs, runtime
 from netfuse_onnx.run.footprint import PROCESS, Footprint, Footprints, amount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_a_mistake_names_its_tests_or_a_reason(change: Mutation) -> None:
         assert not name or name.partition("[")[0] in functions(TESTS / file), test
 
 
+@functools.cache
 def functions(path: Path) -> set[str]:
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 

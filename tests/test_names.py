@@ -307,6 +307,7 @@ def test_a_shared_name_like_the_prefix_of_another(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what is said, and kept
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_the_report_prints_the_table(tmp_path: Path, run: Run) -> None:
     paths = files(tmp_path, SHARED.format("x", "mask"), SHARED.format("x", "attention_mask"), weights=WEIGHTS)
     out = tmp_path / "m.onnx"

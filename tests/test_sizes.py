@@ -16,7 +16,7 @@ import netfuse_onnx
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
-from netfuse_onnx.prove.seek import ATTEMPTS, Search, tells
+from netfuse_onnx.prove.sizes import ATTEMPTS, Search, tells
 from netfuse_onnx.prove.trial import Options, Trial
 from netfuse_onnx.run import runtime
 from netfuse_onnx.run.domains import Accepts
@@ -392,6 +392,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- kept in the file
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_given_sizes_are_kept_for_verify_and_bench(tmp_path: Path) -> None:
     paths = family(tmp_path, "g (float[n, s] x) => (float[n, s] y) { y = Softmax(x) }")
     out = str(tmp_path / "m.onnx")

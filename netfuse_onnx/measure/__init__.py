@@ -1,1 +1,1 @@
-"""A merged file and its sources -> BenchReport: what a call costs, merged and in every other way."""
+"""A merged file and its sources -> BenchReport: the time of a call, merged and in every other way."""

@@ -1,7 +1,7 @@
-"""With which settings each way goes into the rounds: those that are fastest alone, and those near them.
+"""Chooses the settings with which each way goes into the rounds: the fastest in a trial, and those near it.
 
-A trial is short, and whoever else uses the machine shows in it, so what comes near the best is measured in
-the rounds as well, where memory allows.
+A trial is short, and other work on the machine disturbs it. So settings that come near the best are measured
+in the rounds as well, where memory allows.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.run.runtime import RunFailed
 
 PATIENCE = 20.0
-"""Seconds for which one way tries settings; then the best so far is taken."""
-CLEARLY = 0.95
-"""Of the seconds of simpler settings, what others may take to be preferred."""
+"""One way tries settings for so many seconds; then the best so far is taken."""
+MUST_BEAT = 0.95
+"""A more complex setting is chosen only where it takes less than 95 % of the seconds of simpler ones."""
 NEAR = 1.25
-"""Of the seconds of the best, what others may take to be measured as well."""
+"""Settings that take up to 125 % of the seconds of the best are measured in the rounds as well."""
 FINALISTS = 3
-"""The most settings of one way that are."""
+"""At most so many settings of one way are measured in the rounds."""
 LOADED = 1.5
-"""How much memory a session takes, in sizes of its file."""
+"""A session takes so many times the size of its file in memory."""
 SHARE = 0.8
-"""Of the memory that is free, what may be taken."""
+"""Sessions may take this part of the free memory."""
 
 
 @dataclass
 class Way:
-    """One entry with some settings on its way through the comparison."""
+    """One entry with one choice of settings, and what was measured of it so far."""
 
     entry: Entry
     row: Row
@@ -46,6 +46,7 @@ class Way:
     samples: list[float] = field(default_factory=list)
 
     def failed(self, error: Exception | str) -> None:
+        """Take it out of the comparison, with the reason."""
         self.row = replace(self.row, problem=str(error) or type(error).__name__)
         if self.contender is not None:
             with suppress(RunFailed):
@@ -54,7 +55,7 @@ class Way:
 
 
 def choose(entry: Entry, work: Workload, folder: str, effort: Effort) -> list[Way]:
-    """The entry with the settings that are fastest alone, then with those near them."""
+    """Return the entry with the settings that are fastest in a trial, then with those near them."""
     row = Row(entry.kind, entry.label, entry.merged, file=entry.size)
     try:
         _prepare(entry, work, folder)
@@ -77,7 +78,7 @@ def _prepare(entry: Entry, work: Workload, folder: str) -> None:
 
 
 def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]:
-    """Seconds of a call, by settings, and the shortest time of loading. Raises RunFailed where none runs."""
+    """Return the seconds of a call by settings, and the shortest load time. Raises RunFailed if none runs."""
     tried, problem = dict[Settings, float](), RunFailed("no settings could be tried")
     load = math.inf
     end = time.monotonic() + PATIENCE
@@ -101,20 +102,19 @@ def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]
 
 
 def finalists(tried: Mapping[Settings, float]) -> list[Settings]:
-    """The fastest, then those near it. One that comes later, with more threads, is the fastest only if
-    clearly so: alone, it may seem as fast as one thread is, and then stall in the rounds when another process
-    has one of the cores."""
+    """Return the fastest settings, then those near them. Settings that come later, with more threads, must be
+    faster by a margin: in a trial they may seem as fast as one thread, and then stall in the rounds when
+    another process takes one of the cores."""
     best = next(iter(tried))
     for settings, seconds in tried.items():
-        if seconds < CLEARLY * tried[best]:
+        if seconds < MUST_BEAT * tried[best]:
             best = settings
     near = sorted((s for s in tried if s != best and tried[s] <= NEAR * tried[best]), key=tried.__getitem__)
     return [best, *near[: FINALISTS - 1]]
 
 
 def narrowed(work: Workload, field: Sequence[Sequence[Way]]) -> tuple[list[Way], bool]:
-    """What goes into the rounds, and whether all of it can be loaded at once: all finalists, or else the
-    first of each."""
+    """Return the ways for the rounds (all finalists or the first of each), and True if all fit in memory."""
     every = [way for ways in field for way in ways]
     if _fit(work, every):
         return every, True
@@ -127,6 +127,6 @@ def _free(work: Workload) -> int:
 
 
 def _fit(work: Workload, ways: Sequence[Way]) -> bool:
-    """Whether all can be loaded at once. Where the system can't tell, they can."""
+    """True where all can be loaded at once, or the free memory is unknown."""
     needed = sum(way.entry.size * LOADED for way in ways if way.contender)
     return needed < SHARE * (_free(work) or float("inf"))

@@ -1,7 +1,7 @@
-"""Each way of running N models once: in sequence, at once on a pool of threads, in one graph.
+"""The ways to run N models once: in sequence, at once on a pool of threads, in one graph.
 
-A contender is made without cost, `setup` loads it, `run` is one call, `close` frees it. What it needs and
-ONNX Runtime refuses raises RunFailed.
+The constructor of a contender costs nothing; `setup` loads it, `run` is one call, `close` frees it. They
+raise RunFailed where ONNX Runtime refuses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Contender(ABC):
     """One way of running all models once."""
 
     kind: ClassVar[str]
-    """What the report calls it."""
+    """The name of the way in the report."""
 
     def __init__(self, work: Workload, settings: Settings) -> None:
         self.work = work
@@ -29,26 +29,26 @@ class Contender(ABC):
 
     @abstractmethod
     def setup(self) -> None:
-        """Load what is run."""
+        """Load the sessions."""
 
     @abstractmethod
     def run(self) -> object:
-        """One call: what is measured. Gives what `results` puts in order."""
+        """Make one call, which is measured. Returns outputs that `results` sorts by model."""
 
     @abstractmethod
     def results(self) -> Results:
-        """One call, its outputs per model."""
+        """Make one call, and return its outputs per model."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what was loaded. Also after a setup that failed."""
+        """Free the sessions, also after a setup that failed."""
 
     def check(self) -> tuple[float, str]:
-        """Whether it computes what the models compute: see Workload.error."""
+        """Compare its outputs with the sources'. Returns the worst ratio, and '' or what is wrong."""
         return self.work.error(self.results())
 
     def elsewhere(self) -> int:
-        """Bytes resident in other processes."""
+        """Return the bytes resident in other processes."""
         return 0
 
 
@@ -71,7 +71,7 @@ class InSequence(Contender):
 
 
 class CudaGraphs(InSequence):
-    """The sequence, each session replaying a CUDA graph."""
+    """The sequence, where each session replays a CUDA graph."""
 
     kind = "sequence, CUDA graphs"
 
@@ -160,8 +160,8 @@ class OneGraph(Contender):
     def _wants(self) -> dict[str, Value]:
         return self.work.merged_wants(self.io)
 
-    def _apart(self, result: Mapping[str, Value]) -> Results:
-        return self.work.taken_apart(result, self.io)
+    def _split_models(self, result: Mapping[str, Value]) -> Results:
+        return self.work.split_models(result, self.io)
 
     def run(self) -> Any:
         assert self._runner is not None
@@ -169,15 +169,14 @@ class OneGraph(Contender):
 
     def results(self) -> Results:
         assert self._runner is not None
-        return self._apart(self._runner.named())
+        return self._split_models(self._runner.named())
 
     def close(self) -> None:
         self._runner = None
 
 
 class SideBySide(OneGraph):
-    """One graph in which the models stand side by side, no operator merged: what onnx.compose gives. Its
-    names are those of `sidebyside`."""
+    """One graph with the models side by side, as onnx.compose makes it. The prefix of model m is `m/`."""
 
     kind = "side by side"
 
@@ -190,7 +189,7 @@ class SideBySide(OneGraph):
     def _numbered(self, values: Results) -> dict[str, Value]:
         return {f"{m}/{name}": value for m, own in enumerate(values) for name, value in own.items()}
 
-    def _apart(self, result: Mapping[str, Value]) -> Results:
+    def _split_models(self, result: Mapping[str, Value]) -> Results:
         return [
             {name: result[f"{m}/{own}"] for name, own in outputs.items()}
             for m, outputs in enumerate(self.work.outputs)

@@ -1,8 +1,9 @@
-"""The whole comparison: settings are chosen, the winners measured together, in turns, and checked equal.
+"""Compares all ways to run the models: chooses settings, measures the best ones in turns, checks their
+outputs.
 
-Each way of running the models first tries its settings alone (choice.py). Those that may be its best go into
-the rounds, all loaded at once where memory allows, and the fastest there stands for it. Else the best of each
-goes on, loaded for its turn.
+Each way first tries its settings in a trial (choice.py). Those that may be its best go into the rounds, all
+loaded at once where memory allows, and the fastest one there represents the way. Without enough memory, only
+the best of each way goes on, and is loaded for its turn.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from netfuse_onnx.run.runtime import RunFailed
 from netfuse_onnx.wording import renamed
 
 BUSY = 0.5
-"""Load per core, before anything was measured, from which the times can't be trusted."""
+"""The load per core before the start above which the times can't be trusted."""
 
 
 def contest(
@@ -43,13 +44,13 @@ def contest(
     folder: str | None = None,
     tell: Progress = lambda what, done, total: None,
 ) -> BenchReport:
-    """Compare the merged models with every other way. `more` ways may be added, `only` leaves some out. What
-    does not run is a row with its reason. `folder` is where temporary files go."""
+    """Compare the merged models with every other way. `more` adds ways, `only` leaves some out. A way that
+    does not run is a row with its reason. Temporary files go into `folder`."""
     start, load, effort = time.monotonic(), machine.load(), effort or Effort()
     with ExitStack() as stack:
-        held = stack.enter_context(tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder))
-        chosen = [entry for entry in (*entries(work, merged, held), *more) if only(entry)]
-        ways, together = narrowed(work, [*_chosen(chosen, work, held, effort, tell)])
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder))
+        chosen = [entry for entry in (*entries(work, merged, temporary), *more) if only(entry)]
+        ways, together = narrowed(work, [*_chosen(chosen, work, temporary, effort, tell)])
         stack.callback(_close, ways)
         for done, way in enumerate(ways):
             tell("loading", done, len(ways))
@@ -57,7 +58,7 @@ def contest(
         _measure(ways, together, effort, tell)
         _close(ways)
         ways = list(fastest(ways))
-        profiled, said = _profile(work, ways) if with_profile else ((), [])
+        profiled, notes = _profile(work, ways) if with_profile else ((), [])
     rows = tuple(way.row for way in ways)
     report = BenchReport(
         models=work.names,
@@ -72,9 +73,9 @@ def contest(
         versions=machine.versions(),
         load=load,
         seconds=time.monotonic() - start,
-        warnings=(*said, *_warnings(work, load, rows)),
+        warnings=(*notes, *_warnings(work, load, rows)),
     )
-    return renamed(report, {held + os.sep: ""})
+    return renamed(report, {temporary + os.sep: ""})
 
 
 # --------------------------------------------------------------------------- measuring
@@ -89,7 +90,7 @@ def _chosen(
 
 
 def _open(way: Way, work: Workload, effort: Effort, stay: bool) -> None:
-    """Load it, note what that costs, and check what it gives. If it can't stay, this is its first turn."""
+    """Load a way, measure that, and check its outputs. If it can't stay loaded, this is its first turn."""
     contender = way.contender
     if contender is None:
         return
@@ -122,16 +123,16 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, tell: Progress
         return
     if not together:
         effort = replace(effort, rounds=FEWEST - 1, fewest=FEWEST - 1)
-    found = interleave(
+    samples_of = interleave(
         turns,
         effort,
-        take=sample if together else quick,  # where loading takes longer than measuring, more is measured
+        take=sample if together else quick,  # loading takes longer than measuring, so each turn measures more
         tell=lambda done, total: tell("measuring", done, total),
         drop=lambda name, error: racing[name].failed(error),
     )
     for name, way in racing.items():
         if way.contender is not None:
-            samples = (*way.samples, *found[name])
+            samples = (*way.samples, *samples_of[name])
             way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
 
 
@@ -160,7 +161,7 @@ def _close(ways: Sequence[Way]) -> None:
 
 
 def fastest(ways: Sequence[Way]) -> Iterator[Way]:
-    """Of each entry, what was fastest in the rounds; what broke there comes before all."""
+    """Yield the fastest way of each entry in the rounds, or one that failed there, so that it shows."""
 
     def rank(way: Way) -> tuple[bool, bool, float]:
         return not way.row.broke, not way.row.ran, way.row.seconds.median if way.row.seconds else 0.0
@@ -170,7 +171,7 @@ def fastest(ways: Sequence[Way]) -> Iterator[Way]:
 
 
 def speedups(rows: Sequence[Row]) -> Iterator[Speedup]:
-    """Each merged model against the alternative with the lowest median."""
+    """Compare each merged model with the alternative that has the lowest median."""
     others = [row for row in rows if row.ran and not row.merged]
     best = min(others, key=lambda row: row.seconds.median if row.seconds else 0.0, default=None)
     for row in rows:
@@ -179,9 +180,9 @@ def speedups(rows: Sequence[Row]) -> Iterator[Speedup]:
 
 
 def _profile(work: Workload, ways: Sequence[Way]) -> tuple[tuple[KindRow, ...], list[str]]:
-    """Of the fastest merged model and the sequence, with the settings that were best for each."""
+    """Profile the fastest merged model and the sequence, with the settings that were best for each."""
     ran = [w for w in ways if w.row.ran and isinstance(w.contender, OneGraph) and w.entry.merged]
-    apart = next(
+    separate = next(
         (w.contender.settings for w in ways if w.entry.kind == "sequence" and w.contender), Settings()
     )
     if not ran:
@@ -189,7 +190,7 @@ def _profile(work: Workload, ways: Sequence[Way]) -> tuple[tuple[KindRow, ...], 
     best = min(ran, key=lambda way: way.row.seconds.median if way.row.seconds else 0.0)
     assert isinstance(best.contender, OneGraph)
     try:
-        return profile.compare(work, best.contender, apart), []
+        return profile.compare(work, best.contender, separate), []
     except RunFailed as error:
         return (), [f"There is no profile: {error}."]
 

@@ -1,4 +1,4 @@
-"""Who takes part, and with which settings each may try: the same freedom for all."""
+"""Lists the ways that take part in a comparison, with the settings that each may try."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from netfuse_onnx.measure.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class MergedFile:
-    """A merged model: its label in the report, and how it is fed. `size`: bytes of all its files."""
+    """A merged model: its label, its I/O mode and shared inputs. `size` is the bytes of its files."""
 
     label: str
     path: str
@@ -33,8 +33,8 @@ class MergedFile:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A way of running the models, and the settings to choose from. `size`: bytes of the files that it loads;
-    `prepare` writes what it needs first."""
+    """A way to run the models, and the settings to choose from. `size` is the bytes of the files that it
+    loads; `prepare` writes files that it needs."""
 
     kind: str
     label: str
@@ -44,18 +44,18 @@ class Entry:
     merged: bool = False
     prepare: Callable[[], object] = lambda: None
     writes: int = 0
-    """Bytes that `prepare` writes."""
+    """The bytes that `prepare` writes."""
 
 
 def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[Entry]:
-    """Every way there is on the provider. `folder` is for files that are needed on the way."""
+    """Return every way that the provider has. Files that a way needs go into `folder`."""
     cuda, size = work.runtime.provider == "cuda", sum(work.sizes)
     one = (Settings(),)
     beside = str(Path(folder) / "sidebyside.onnx")
-    found = [
-        Entry(InSequence.kind, "in sequence", _plain(InSequence, work), sessions(work), size),
-        Entry(Concurrent.kind, "concurrent", _plain(Concurrent, work), one, size),
-        Entry(Processes.kind, "processes", _plain(Processes, work), one, size),
+    ways = [
+        Entry(InSequence.kind, "in sequence", _maker(InSequence, work), sessions(work), size),
+        Entry(Concurrent.kind, "concurrent", _maker(Concurrent, work), one, size),
+        Entry(Processes.kind, "processes", _maker(Processes, work), one, size),
         Entry(
             SideBySide.kind,
             "side by side",
@@ -68,13 +68,13 @@ def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[E
     ]
     if cuda:
         graph = (Settings(graph=True),)
-        found.insert(1, Entry(CudaGraphs.kind, CudaGraphs.kind, _plain(CudaGraphs, work), graph, size))
-    return found + [_merged(work, file) for file in merged]
+        ways.insert(1, Entry(CudaGraphs.kind, CudaGraphs.kind, _maker(CudaGraphs, work), graph, size))
+    return ways + [_merged(work, file) for file in merged]
 
 
 def sessions(work: Workload) -> tuple[Settings, ...]:
-    """For one session after the other. On the CPU the pools of those that wait may take cores away from the
-    one that runs, so it is tried without spinning, and with it for as long as a call lasts."""
+    """Return the settings for one session after the other. On the CPU the spinning threads of sessions that
+    wait may take cores from the one that runs, so settings without spinning are among them."""
     if work.runtime.provider == "cuda" or work.cores == 1:
         return (Settings(),)
     cores = work.cores
@@ -82,7 +82,7 @@ def sessions(work: Workload) -> tuple[Settings, ...]:
 
 
 def graphs(work: Workload) -> tuple[Settings, ...]:
-    """For one graph: threads that share an operator, or threads that run branches of the graph."""
+    """Return the settings for one graph: threads that share an operator, or that run branches."""
     if work.runtime.provider == "cuda":
         return (Settings(), Settings(graph=True))
     if work.cores == 1:
@@ -90,7 +90,7 @@ def graphs(work: Workload) -> tuple[Settings, ...]:
     return (*sessions(work), Settings(branches=work.cores))
 
 
-def _plain(cls: type[Contender], work: Workload) -> Callable[[Settings], Contender]:
+def _maker(cls: type[Contender], work: Workload) -> Callable[[Settings], Contender]:
     return lambda settings: cls(work, settings)
 
 

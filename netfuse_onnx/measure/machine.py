@@ -1,4 +1,4 @@
-"""On what it was measured: a figure without its machine and versions is worth nothing."""
+"""Describes the machine and the versions that figures were measured on."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ LOOK = 0.3  # seconds
 
 
 def machine(provider: str) -> dict[str, str | int]:
-    """Processor, cores that may be used, memory that is free, system, and the GPU where it is used."""
-    found: dict[str, str | int] = {
+    """Return the processor, usable cores, free memory in bytes, the system, and the GPU where it is used."""
+    facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_available": memory.available(),
     }
-    return found | ({"gpu": memory.gpu_name()} if provider == "cuda" else {})
+    return facts | ({"gpu": memory.gpu_name()} if provider == "cuda" else {})
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this package and of what it measures with."""
-    found = {"python": platform.python_version(), "onnxruntime": ort_compat.onnxruntime().__version__}
+    """Return the versions of Python, this package and the packages that it measures with."""
+    versions = {"python": platform.python_version(), "onnxruntime": ort_compat.onnxruntime().__version__}
     for name in ("netfuse-onnx", *PACKAGES):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def load() -> float:
-    """How many cores are busy just now, by whatever runs beside this process, which waits; 0 where the
-    system can't tell. (The usual load average remembers a minute: the case before this one.)"""
+    """Return the number of cores that other processes keep busy now, while this one waits; 0 where the system
+    can't tell. (The usual load average covers a minute, so it includes the measurement before this one.)"""
     before = _ticks()
     time.sleep(LOOK)
     busy, every = (after - old for after, old in zip(_ticks(), before, strict=True))
@@ -46,7 +46,7 @@ def load() -> float:
 
 
 def _ticks() -> tuple[int, int]:
-    """Of all cores: busy, and in all."""
+    """Return the busy ticks of all cores, and all ticks."""
     try:
         with open("/proc/stat") as file:
             ticks = [int(word) for word in file.readline().split()[1:9]]

@@ -1,4 +1,4 @@
-"""How much memory is in use, of this process and of the GPU."""
+"""Measures the memory of this process and of the GPU, in bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 
 
 def resident() -> int:
-    """Bytes of this process in memory, after what is free was given back. 0 where the system can't tell."""
+    """Return the resident bytes of this process, without freed memory; 0 where the system can't tell."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
@@ -22,7 +22,7 @@ def resident() -> int:
 
 
 def available() -> int:
-    """Bytes that can be had without swapping; 0 where the system can't tell."""
+    """Return the bytes that are available without swapping; 0 where the system can't tell."""
     try:
         with open("/proc/meminfo") as file:
             rows = dict(line.split(":", 1) for line in file)
@@ -32,7 +32,7 @@ def available() -> int:
 
 
 def gpu() -> tuple[int, int]:
-    """Bytes of the first GPU that are in use, and that are free. (0, 0) without one."""
+    """Return the bytes of the first GPU that are in use, and those that are free; (0, 0) without a GPU."""
     words = _nvidia_smi("memory.used,memory.free").split(",")
     try:
         return int(words[0]) << 20, int(words[1]) << 20
@@ -41,7 +41,7 @@ def gpu() -> tuple[int, int]:
 
 
 def gpu_name() -> str:
-    """Name and driver of the first GPU; '' without one."""
+    """Return the name and the driver of the first GPU; '' without a GPU."""
     return _nvidia_smi("name,driver_version")
 
 

@@ -1,6 +1,7 @@
-"""N processes: workers that stay, each with its share of the models, all told to run at once.
+"""Runs the models in worker processes, which stay for all calls. Each worker has its share of the models, and
+all run at once.
 
-Inputs are copied into memory that the workers share, outputs are copied out of it.
+Inputs are copied into memory that the workers share, and outputs are copied out of it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from netfuse_onnx.measure.workload import Results
 from netfuse_onnx.run.runtime import Array, RunFailed, Value
 
 ALIGNED = 64
+"""Arrays in the shared memory begin at multiples of so many bytes."""
 COMMAND = (sys.executable, "-m", "netfuse_onnx.measure.worker")
 ENDED = "a worker ended"
 PATIENCE = 10.0
-"""Seconds that a worker has to end by itself."""
+"""A worker has so many seconds to end by itself."""
 
 
 class Processes(Contender):
-    """As many processes as there are cores (or models, if fewer), one thread each."""
+    """As many processes as there are cores, or models, if these are fewer. Each has one thread."""
 
     kind = "processes"
 
@@ -120,19 +122,19 @@ class Processes(Contender):
 
 
 class _Layout:
-    """Gives out places in the shared file."""
+    """Assigns places in the shared file."""
 
     size = 0
 
     def slots(self, values: Mapping[str, Value]) -> dict[str, Slot]:
-        """Raises RunFailed for what has no fixed bytes: sequences, strings."""
-        found = {}
+        """Assign a slot to each array. Raises RunFailed for sequences and strings."""
+        slots = {}
         for name, value in values.items():
             if not isinstance(value, np.ndarray) or value.dtype.kind in "OUSV":
                 raise RunFailed(f"{name!r} is no tensor of numbers, which workers don't share")
-            found[name] = (self.size, value.shape, value.dtype.str)
+            slots[name] = (self.size, value.shape, value.dtype.str)
             self.size += -(-value.nbytes // ALIGNED) * ALIGNED
-        return found
+        return slots
 
 
 def _tell(worker: subprocess.Popen[bytes], what: bytes) -> None:
@@ -144,7 +146,7 @@ def _tell(worker: subprocess.Popen[bytes], what: bytes) -> None:
 
 
 def _memory() -> str | None:
-    """A folder in memory, where there is one."""
+    """Return a folder in memory; None where the system has none."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 

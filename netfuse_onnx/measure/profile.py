@@ -1,6 +1,6 @@
-"""Where the time goes: ONNX Runtime's profile, by kind of operator, merged and separate side by side.
+"""Sums ONNX Runtime's profile by kind of operator, for the merged model and for the separate ones.
 
-Fusions rename operators, and merging changes which fusions apply. So names are put together by what they
+Fusions rename operators, and merging changes which fusions apply. So operators are grouped by what they
 compute: a FusedConv and a Conv are one kind, and so are Gemm and MatMul.
 """
 
@@ -54,24 +54,24 @@ Table = Mapping[str, tuple[float, int]]
 
 
 def compare(work: Workload, merged: OneGraph, separate: Settings) -> tuple[KindRow, ...]:
-    """One row per kind of operator, the largest loss first. Raises RunFailed."""
+    """Return one row per kind of operator, the largest loss first. Raises RunFailed."""
     feeds = work.merged_feeds(merged.io, merged.share)
     one = profiled(merged.path, feeds, work, merged.settings)
-    apart: dict[str, tuple[float, int]] = {}
+    alone: dict[str, tuple[float, int]] = {}
     for model, path in enumerate(work.paths):
         for kind, (seconds, count) in profiled(path, work.feeds(model), work, separate).items():
-            before = apart.get(kind, (0.0, 0))
-            apart[kind] = before[0] + seconds, before[1] + count
-    rows = [KindRow(kind, *apart.get(kind, (0.0, 0)), *one.get(kind, (0.0, 0))) for kind in {**apart, **one}]
+            before = alone.get(kind, (0.0, 0))
+            alone[kind] = before[0] + seconds, before[1] + count
+    rows = [KindRow(kind, *alone.get(kind, (0.0, 0)), *one.get(kind, (0.0, 0))) for kind in {**alone, **one}]
     return tuple(sorted(rows, key=lambda row: (-row.loss, row.kind)))
 
 
 def profiled(path: str, feeds: Mapping[str, Value], work: Workload, settings: Settings) -> Table:
-    """The kernels of one model. Raises RunFailed."""
+    """Profile one model. Raises RunFailed."""
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
         made = session(path, work.runtime, settings, tf32=work.tf32, profile=os.path.join(folder, "profile"))
-        known = {port.name for port in made.get_inputs()}
-        given = {name: value for name, value in feeds.items() if name in known and value is not None}
+        names = {port.name for port in made.get_inputs()}
+        given = {name: value for name, value in feeds.items() if name in names and value is not None}
         try:
             for _ in range(WARM + CALLS):
                 made.run(None, given)
@@ -85,7 +85,7 @@ def profiled(path: str, feeds: Mapping[str, Value], work: Workload, settings: Se
 
 
 def _table(events: Sequence[Mapping[str, Any]]) -> Table:
-    """Seconds and kernels of a call: the runs after the warm ones, summed by kind."""
+    """Sum the seconds and the kernels of a call by kind, over the runs after the warm-up."""
     starts = sorted(e["ts"] for e in events if e.get("cat") == "Session" and e.get("name") == "model_run")
     since = starts[WARM] if len(starts) == WARM + CALLS else 0
     calls = CALLS if since else WARM + CALLS

@@ -1,4 +1,4 @@
-"""What `bench` answers. How it looks on a terminal is the business of the command line."""
+"""The answer of `bench`. cli/render_bench.py prints it on a terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from netfuse_onnx.report import Report
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of running the models once. Times are in seconds of a call of all models, sizes in bytes.
+    """One way to run the models once. Times are in seconds for a call of all models, sizes in bytes.
 
-    `load` is the shortest time of loading it and one run (the first finds the files on the disk), `resident`
-    and `gpu` are by how much loading it and one run grew this machine's memory (its own
-    processes together), `tried` the seconds of each setting that was tried, `error` the worst output as
-    error / allowed, `problem` why it can't be compared: it does not run, or is not equal.
+    `load` is the shortest time to load it and run it once; the first try may have to read the files from
+    disk. `resident` and `gpu` are the memory that this added, in all processes. `tried` has the seconds of
+    each setting that was tried. `error` is the worst output as error / allowed. `problem` is the reason why
+    the way can't be compared: it does not run, or its outputs are not equal.
     """
 
     kind: str
@@ -41,13 +41,13 @@ class Row:
 
     @property
     def broke(self) -> bool:
-        """Whether it ran, and then gave other values, or failed."""
+        """True where it ran, and then gave other values or failed."""
         return bool(self.problem) and self.error is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """How many times as fast one merged model is as the best alternative, round by round."""
+    """The speed of a merged model relative to the best alternative, by rounds: 2 is twice as fast."""
 
     merged: str
     best: str
@@ -56,7 +56,8 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class KindRow:
-    """One kind of operator: seconds and kernels of a call, of all models separately and of the merged one."""
+    """The seconds and kernels of a call in one kind of operator, in all separate models and in the merged
+    one."""
 
     kind: str
     separate: float
@@ -66,19 +67,21 @@ class KindRow:
 
     @property
     def loss(self) -> float:
-        """Seconds that merging added; negative is a gain."""
+        """The seconds that merging added; a negative number is a gain."""
         return self.merged - self.separate
 
 
 @dataclass(frozen=True, slots=True)
 class BenchReport(Report):
+    """The times of all ways. The comparison took `seconds`; before it, other work kept `load` cores busy."""
+
     models: tuple[str, ...]
     case: str
     provider: str
     rows: tuple[Row, ...]
     speedups: tuple[Speedup, ...] = ()
     together: bool = True
-    """Whether all were loaded at once; else each was loaded for its turn."""
+    """True where all ways were loaded at once; else each was loaded for its turn."""
     tf32: bool = False
     profile: tuple[KindRow, ...] = ()
     machine: Mapping[str, str | int] = field(default_factory=dict)
@@ -89,7 +92,7 @@ class BenchReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether every merged model ran, and all that ran gave the same."""
+        """True where every merged model ran, and all that ran gave equal outputs."""
         return all(row.ran for row in self.rows if row.merged) and not any(row.broke for row in self.rows)
 
     @property

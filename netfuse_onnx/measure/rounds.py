@@ -1,8 +1,8 @@
-"""Time, fairly: in each round every contender has one turn, in an order that changes from round to round.
+"""Measures contenders in turns: each round gives every contender one turn, in an order that changes.
 
-So whatever drifts (clock, temperature, neighbours) drifts for all, and a ratio taken within a round is free
-of it. Before its turn a contender waits for the spinning threads of the one before to fall asleep, and runs
-once untimed to have the caches to itself. One sample is as many calls as take some milliseconds.
+Whatever drifts (clock, temperature, other processes) drifts for all, and a ratio taken within a round is free
+of it. Before its turn a contender waits until the spinning threads of the one before are asleep, and runs
+once untimed to fill the caches. One sample is as many calls as take some milliseconds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from netfuse_onnx.run.runtime import RunFailed
 
 PAUSE = 0.03
 LEAST = 0.01
-"""Seconds: the pause before a turn, the least length of a sample."""
+"""The pause before a turn, and the least length of a sample, in seconds."""
 CALLS = 2000
 """The most calls in a sample."""
 FEWEST = 3
-"""Rounds there are in any case, however little time there is."""
+"""The number of rounds that are measured however little time there is."""
 
 Run = Callable[[], object]
 
@@ -47,7 +47,8 @@ class Quartiles:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to measure: up to `rounds` rounds, none but `fewest` started after `seconds`."""
+    """The limits of a measurement: up to `rounds` rounds, of which only the first `fewest` may start after
+    `seconds`. `least` and `pause` are in seconds."""
 
     rounds: int = 25
     seconds: float = 20.0
@@ -57,7 +58,7 @@ class Effort:
 
 
 def sample(run: Run, effort: Effort) -> float:
-    """Seconds of one call: the mean of as many calls as one sample has."""
+    """Return the seconds of one call: the mean over the calls of one sample."""
     time.sleep(effort.pause)
     start = time.perf_counter()
     run()
@@ -70,7 +71,7 @@ def sample(run: Run, effort: Effort) -> float:
 
 
 def quick(run: Run, effort: Effort) -> float:
-    """Seconds of one call, roughly: the median of a few samples."""
+    """Estimate the seconds of one call: the median of five samples."""
     return statistics.median(sample(run, effort) for _ in range(5))
 
 
@@ -82,9 +83,9 @@ def interleave(
     drop: Callable[[str, RunFailed], None] = lambda name, error: None,
     take: Callable[[Run, Effort], float] = sample,
 ) -> dict[str, list[float]]:
-    """Seconds per call of each contender, a sample per round. A turn is taken inside of its context, so that
-    contenders that do not fit into memory together can be loaded for it. One that fails drops out."""
-    order, found = list(turns), {name: list[float]() for name in turns}
+    """Return the seconds per call of each contender, a sample per round. The context of a turn can load a
+    contender for it, where not all fit into memory together. A contender that fails drops out."""
+    order, samples = list(turns), {name: list[float]() for name in turns}
     shuffle, end = random.Random(seed), time.monotonic() + effort.seconds
     for done in range(effort.rounds):
         if done >= effort.fewest and time.monotonic() >= end:
@@ -94,13 +95,13 @@ def interleave(
         for name in list(order):
             try:
                 with turns[name]() as run:
-                    found[name].append(take(run, effort))
+                    samples[name].append(take(run, effort))
             except RunFailed as error:
                 order.remove(name)
                 drop(name, error)
-    return found
+    return samples
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Quartiles:
-    """How many times as fast `faster` is, round by round."""
+    """Return the speed of `faster` relative to `slower`, over the rounds."""
     return Quartiles.of([a / b for a, b in zip(slower, faster, strict=True)])

@@ -1,7 +1,7 @@
-"""Sessions as they are served: all optimisations on, and the thread settings that one has to choose.
+"""Sessions as a server uses them: with all optimisations, and with thread settings to choose from.
 
-A call is numpy arrays in and numpy arrays out, for every way of running the models; on CUDA the copies to
-the device and back are part of it.
+Every way to run the models takes and returns numpy arrays; on CUDA the copies to the device and back are part
+of a call.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from netfuse_onnx.run.runtime import RunFailed, Runtime, Value
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user can choose. `threads` share one operator; `branches` > 1 run that many operators of one
-    graph at once; `spin`: idle threads wait busily; `rest`: but not when a call has ended; `graph`: CUDA
-    graphs. 0 threads: there is no choice."""
+    """The settings that a user can choose. `threads` share one operator, 0 where there is no choice;
+    `branches` > 1 operators of one graph run at once; with `spin` idle threads wait busily, with `rest` they
+    stop that when a call has ended; `graph` turns on CUDA graphs."""
 
     threads: int = 1
     branches: int = 1
@@ -38,7 +38,7 @@ class Settings:
 
 
 def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = True, profile: str = "") -> Any:
-    """An InferenceSession. `profile` is the prefix of a profile's file. Raises RunFailed."""
+    """Return an InferenceSession. `profile` is the prefix of the file of a profile. Raises RunFailed."""
     ort = ort_compat.onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -65,14 +65,14 @@ def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = Tru
 
 
 def _providers(runtime: Runtime, settings: Settings, tf32: bool) -> list[tuple[str, dict[str, str]]]:
-    found = ort_compat.providers(runtime.provider, tf32=tf32)
+    providers = ort_compat.providers(runtime.provider, tf32=tf32)
     if settings.graph:
-        found = [(ort_compat.CUDA, found[0][1] | {"enable_cuda_graph": "1"})]
-    return found
+        return [(ort_compat.CUDA, providers[0][1] | {"enable_cuda_graph": "1"})]
+    return providers
 
 
 class Runner:
-    """One session and what it is fed. `wanted` tells the outputs' shapes, which CUDA graphs need."""
+    """A session with its feeds. `wanted` has outputs of the right shapes, which CUDA graphs need."""
 
     def __init__(
         self,
@@ -87,29 +87,29 @@ class Runner:
         if runtime.provider == "cuda" and ort_compat.CUDA not in self._session.get_providers():
             raise RunFailed("it fell back from CUDA to the CPU")
         self.outputs = [port.name for port in self._session.get_outputs()]
-        known = {port.name for port in self._session.get_inputs()}
-        self._feeds = {name: value for name, value in feeds.items() if name in known and value is not None}
+        names = {port.name for port in self._session.get_inputs()}
+        self._feeds = {name: value for name, value in feeds.items() if name in names and value is not None}
         self._bound = _Bound(self._session, self._feeds, self.outputs, wanted) if settings.graph else None
 
     def run(self) -> Sequence[Value]:
-        """The outputs, in order. Raises RunFailed."""
+        """Run once and return the outputs, in order. Raises RunFailed."""
         try:
             if self._bound is not None:
                 return self._bound.run()
-            found: Sequence[Value] = self._session.run(self.outputs, self._feeds)
-            return found
+            outputs: Sequence[Value] = self._session.run(self.outputs, self._feeds)
+            return outputs
         except MemoryError:
             raise
         except Exception as error:
             raise RunFailed(ort_compat.first_line(error)) from error
 
     def named(self) -> dict[str, Value]:
-        """The outputs by name. Raises RunFailed."""
+        """Run once and return the outputs by name. Raises RunFailed."""
         return dict(zip(self.outputs, self.run(), strict=True))
 
 
 class _Bound:
-    """Inputs and outputs at fixed places on the device: a CUDA graph replays with its addresses."""
+    """Inputs and outputs at fixed addresses on the device, as the replay of a CUDA graph needs them."""
 
     def __init__(
         self, session: Any, feeds: Mapping[str, Value], outputs: Sequence[str], wanted: Mapping[str, Value]

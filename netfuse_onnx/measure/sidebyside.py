@@ -1,4 +1,4 @@
-"""The models side by side in one graph, no operator merged: what onnx.compose.merge_models gives.
+"""Writes the models side by side into one graph, with no operator merged, as onnx.compose.merge_models does.
 
 Every name of model m gets the prefix `m/`, the names that bodies capture included, which onnx.compose leaves
 alone. Weights are streamed into a data file, so memory does not grow with the models.
@@ -19,7 +19,7 @@ from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.tensors import tensors
 
 ALIGNED = 4096
-"""Bytes: so that a runtime can map a weight where it lies."""
+"""Weights begin at multiples of so many bytes, so that a runtime can map them."""
 DATA = "sidebyside.data"
 
 
@@ -39,7 +39,7 @@ def sidebyside(paths: Sequence[str], folder: str) -> str:
 
 
 def _move(model: ModelProto, data: BinaryIO) -> None:
-    """Large weights of the main graph go to the data file, others into the model."""
+    """Write large weights of the main graph to the data file, and put others into the model."""
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             weight = weights.weight_of(tensor)
@@ -69,7 +69,7 @@ def _add(out: ModelProto, model: ModelProto, path: str) -> None:
 
 
 def _prefix(model: ModelProto, prefix: str) -> None:
-    """Rename everything that has a name. Names inside of functions are their own."""
+    """Put a prefix before all names but those inside of functions, which are local."""
     called = {(f.domain, f.name): f"{prefix}{f.name}" for f in model.functions}
     for function in model.functions:
         function.name = called[function.domain, function.name]

@@ -1,7 +1,8 @@
-"""A process that runs some of the models when it is told to: `python -m netfuse_onnx.measure.worker`.
+"""A process that runs some of the models on request: `python -m netfuse_onnx.measure.worker`.
 
-It reads one line of JSON, loads, answers one line, then runs all its models once for every byte on stdin and
-answers a byte. Arrays are in a file that both sides map. It ends with its stdin.
+It reads one line of JSON, loads its models and answers with one line. Then it runs all of them once for every
+byte on stdin, and answers with a byte. Arrays are in a file that both sides map. It ends when its stdin is
+closed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from netfuse_onnx.measure.sessions import Runner, Settings
 from netfuse_onnx.run.runtime import Array, Runtime
 
 Slot = tuple[int, tuple[int, ...], str]
-"""Where an array lies in the shared file: offset, shape, type."""
+"""The place of an array in the shared file: offset in bytes, shape, type."""
 
 
 def view(memory: Array, slot: Slot) -> Array:
-    """The array at a slot of the mapped bytes."""
+    """Return the array at a slot of the mapped bytes."""
     offset, shape, dtype = slot
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     return memory[offset : offset + size].view(dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""One call of all N models: what each is fed, what each has to give, and whether it was given.
+"""One call of all N models: its inputs, the outputs that must come out, and their comparison.
 
 Inputs are made as `verify` makes them, with a batch of 1 where --dim does not say otherwise.
 """
@@ -23,14 +23,14 @@ Results = Sequence[Mapping[str, Value]]
 """The outputs of every model, by the first source's names."""
 
 SPATIAL = 3
-"""The rung of the ladder on which heights and widths begin: 64 and more, as networks of images serve them."""
+"""The rung of the ladder on which heights and widths begin: 64 and more, as in real images."""
 TF32 = "float16"
-"""TF32 has as many bits of mantissa as float16: so much is allowed where it is on."""
+"""The precision whose tolerance applies where TF32 is on: both have mantissas of as many bits."""
 
 
 class Workload:
-    """The models of a family with inputs for one call. Raises NotProven where they take none that were tried,
-    UsageFault on --dim or --inputs that do not fit."""
+    """The models of a family with inputs for one call. The constructor raises NotProven where the models take
+    no inputs that were tried, UsageFault on --dim or --inputs that do not fit."""
 
     def __init__(
         self, family: Correspondence, options: Options, tell: Progress, *, tf32: bool = True
@@ -47,7 +47,7 @@ class Workload:
         case = self.trial.cases[0]
         self.case = case.label
         self.given = [self.trial.feeds(case, model) for model in range(family.models)]
-        """By the first source's names."""
+        """The inputs of each model, by the first source's names."""
         self.wanted: Results = [self.trial.outputs[model][0] for model in range(family.models)]
         self.outputs = [family.edge(model).outputs for model in range(family.models)]
         self._lines = lineages(family.graph)
@@ -59,15 +59,15 @@ class Workload:
     # ------------------------------------------------------------------ one model's own names
 
     def feeds(self, model: int) -> dict[str, Value]:
-        """The inputs of one model, as its file calls them."""
+        """Return the inputs of one model, by the names in its file."""
         return self.trial.renamed(model, self.given[model])
 
     def wants(self, model: int) -> dict[str, Value]:
-        """The outputs of one model, as its file calls them."""
+        """Return the right outputs of one model, by the names in its file."""
         return {own: self.wanted[model][name] for name, own in self.outputs[model].items()}
 
     def first_names(self, model: int, result: Mapping[str, Value]) -> dict[str, Value]:
-        """What one model gave, by the first source's names."""
+        """Rename the outputs of one model to the first source's names."""
         return {name: result[own] for name, own in self.outputs[model].items()}
 
     # ------------------------------------------------------------------ the merged model's names
@@ -82,17 +82,17 @@ class Workload:
     def _merged(
         self, values: Results, io: str, share: Sequence[str], label: Callable[[int, str], str]
     ) -> dict[str, Value]:
-        found: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
         for name in values[0]:
             if io == "stacked" and name not in share:
-                found[name] = np.stack([np.asarray(own[name]) for own in values])
+                merged[name] = np.stack([np.asarray(own[name]) for own in values])
             else:
                 for model, own in enumerate(values):
-                    found.setdefault(label(model, name), own[name])
-        return found
+                    merged.setdefault(label(model, name), own[name])
+        return merged
 
-    def taken_apart(self, result: Mapping[str, Value], io: str) -> Results:
-        """The merged model's outputs, per model."""
+    def split_models(self, result: Mapping[str, Value], io: str) -> Results:
+        """Return the merged model's outputs per model."""
         names = self.outputs[0]
         if io == "stacked":
             return [{n: np.asarray(result[n])[m] for n in names} for m in range(self.models)]
@@ -102,10 +102,10 @@ class Workload:
     # ------------------------------------------------------------------ right or wrong
 
     def error(self, results: Results) -> tuple[float, str]:
-        """The worst output as error / allowed, with the tolerances of the proof (float16's where TF32 is on),
-        and what is wrong: '' when all are right."""
+        """Return the worst output as error / allowed, with the tolerances of the proof (those of float16
+        where TF32 is on), and what is wrong: '' when all outputs are right."""
         if self.tf32:
-            return self._loosely(results)
+            return self._error_with_tf32(results)
         label = self.trial.labels.output
         flat = {label(m, n): v for m, own in enumerate(results) for n, v in own.items()}
         rows = Judge(self.trial, lambda *_: None).rows([flat])
@@ -115,8 +115,8 @@ class Workload:
         what = worst.problem or f"error {worst.error:.3g}, allowed {worst.allowed:.3g}"
         return worst.ratio, f"output {worst.output} of {worst.model}: {what}"
 
-    def _loosely(self, results: Results) -> tuple[float, str]:
-        worst, said = Gap(), ""
+    def _error_with_tf32(self, results: Results) -> tuple[float, str]:
+        worst, problem = Gap(), ""
         for model, got, want in zip(self.names, results, self.wanted, strict=True):
             for name, line in self._lines.items():
                 gap = (
@@ -124,12 +124,12 @@ class Workload:
                 )
                 if (bool(gap.problem), gap.ratio) > (bool(worst.problem), worst.ratio):
                     what = gap.problem or f"error {gap.error:.3g}, allowed {gap.allowed:.3g}"
-                    worst, said = gap, f"output {name} of {model}: {what}"
-        return worst.ratio, "" if worst.ok else said
+                    worst, problem = gap, f"output {name} of {model}: {what}"
+        return worst.ratio, "" if worst.ok else problem
 
     def _allowed(self, line: Lineage, want: Value) -> Tolerance:
-        found = tolerance(line, want, self.trial.options)
-        if line.precision != "float32" or found.rtol == 0.0 or self.trial.options.rtol is not None:
-            return found
+        exact = tolerance(line, want, self.trial.options)
+        if line.precision != "float32" or exact.rtol == 0.0 or self.trial.options.rtol is not None:
+            return exact
         base = BY_PRECISION[TF32]
-        return Tolerance(base.rtol, base.atol, found.floor)
+        return Tolerance(base.rtol, base.atol, exact.floor)

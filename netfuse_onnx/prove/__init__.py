@@ -1,2 +1,3 @@
-"""A merged file and its sources -> VerifyReport: the proofs of bytes, values, graph and isolation. room.py
-and seek.py choose the sizes of what is run, widen.py the values."""
+"""A merged file and its sources -> VerifyReport: the proofs of bytes, values and graph, and isolation.
+
+sizes.py chooses the sizes of the inputs that are run, coverage.py their values."""

@@ -29,17 +29,19 @@ Attributes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Learned:
-    """A node of the family whose attributes are compared. `each`: those of every model, or one for all."""
+    """A node of the family whose attributes are compared. `each` holds those of every model, or one entry
+    where all models share them; `scope` is the name from which merged nodes derive theirs."""
 
     node: Node
-    scope: str  # how merged nodes are named after it
+    scope: str
     each: tuple[Attributes, ...]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The outcome: attributes and their bytes, each model's counted, and what is wrong. `elsewhere`: the
-    attributes that an operator lost on the way, which only the graph and the values prove."""
+    """The outcome: how many attributes were compared in all models, their bytes, and what is wrong.
+    `elsewhere` counts attributes whose operator was written as others, which only the graph and the values
+    prove."""
 
     count: int
     bytes: int
@@ -48,28 +50,29 @@ class Compared:
 
 
 def prove_attributes(model: ModelProto, family: Correspondence, weights: frozenset[str]) -> Compared:
-    """Compare the learned attributes of a family with a merged model, a skeleton. `weights` are its
-    initializers that hold weights: all others are constants. FileFault where bytes can't be read."""
+    """Compare the learned attributes of a family with a merged model, given as a skeleton. `weights` names
+    the initializers that hold weights; all others are constants. Raises FileFault where bytes can't be
+    read."""
     file = _File(model, weights)
     count = size = elsewhere = 0
     problems: list[str] = []
     for learned in _learned(family):
-        found = list(file.differences(learned, family))
-        if found == [LOST]:
+        differences = list(file.differences(learned, family))
+        if differences == [LOST]:
             elsewhere += sum(map(len, learned.each))
             continue
-        problems += found
+        problems += differences
         count += sum(map(len, learned.each))
         size += sum(value_nbytes(value) for attrs in learned.each for value in attrs.values())
     return Compared(count, size, elsewhere, (*problems, *file.strange()))
 
 
 LOST = "lost"
-"""The answer for a node that became others, such as a DequantizeLinear that is written out."""
+"""The answer for a node that was written as others, such as a DequantizeLinear in terms of Sub and Mul."""
 
 
 def _learned(family: Correspondence) -> Iterator[Learned]:
-    """The nodes that hold something learned, those in bodies too, of which each model may have its own."""
+    """Yield the nodes that hold something learned, those in bodies too. Bodies may differ by model."""
     for index, node in enumerate(family.graph.nodes):
         own = node.attrs
         if index in family.attrs:
@@ -90,13 +93,12 @@ def _in_body(body: GraphProto) -> Iterator[Learned]:
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    """Without bodies, whose nodes count by themselves."""
     return walk.without_bodies(walk.node_of(node).attrs)
 
 
 @dataclass
-class _Held:
-    """A node of the merged file. `claimed`: it was compared with a source."""
+class _MergedNode:
+    """A node of the merged file. `claimed` is True once it was compared with a source."""
 
     name: str
     attrs: dict[str, Any]
@@ -112,43 +114,43 @@ class _File:
     """The nodes and constants of a merged model."""
 
     def __init__(self, model: ModelProto, weights: frozenset[str]) -> None:
-        self.nodes: dict[str, list[_Held]] = {}
+        self.nodes: dict[str, list[_MergedNode]] = {}
         for node in walk.nodes(model.graph):
             attrs = _attributes(node)
-            self.nodes.setdefault(walk.key(node), []).append(_Held(node.name, attrs, _bits(attrs)))
+            self.nodes.setdefault(walk.key(node), []).append(_MergedNode(node.name, attrs, _bits(attrs)))
         constants = (t for t in model.graph.initializer if t.name not in weights)
         self._floats = [t for t in constants if t.data_type in FLOATS]
 
     def differences(self, learned: Learned, family: Correspondence) -> Iterator[str]:
-        """Sentences on what of the sources' attributes the file does not hold, or LOST."""
+        """Yield a sentence for each model whose attributes the file does not hold, or LOST."""
         models = ("",) if len(learned.each) == 1 else family.names
         named = [self._named(learned, model, family.names) for model in models]
         if not any(named) and self._as_constants(learned):
             return
-        found = [
-            self._holding(attrs, some, learned.node.key)
+        present = [
+            self._has_attributes(attrs, some, learned.node.key)
             for attrs, some in zip(learned.each, named, strict=True)
         ]
         node = learned.node
         if not (
-            any(named) or all(found) or tables.learned(node.op, node.domain) or _differing_numbers(learned)
+            any(named) or all(present) or tables.learned(node.op, node.domain) or _differing_numbers(learned)
         ):
             yield LOST
             return
-        for model, attrs, some, held in zip(models, learned.each, named, found, strict=True):
-            if not held:
+        for model, attrs, some, ok in zip(models, learned.each, named, present, strict=True):
+            if not ok:
                 yield f"{_title(learned)} of {model or 'all models'}: {_said(attrs, some)}"
 
     def strange(self) -> Iterator[str]:
-        """Nodes of the domain of tables whose attributes no source has."""
+        """Yield a sentence for each node of ai.onnx.ml whose attributes no source has."""
         for key, nodes in self.nodes.items():
             if key.startswith(f"{schemas.ML}."):
-                for held in nodes:
-                    if held.attrs and not held.claimed:
-                        yield f"Node {held.name!r} ({key}) of the merged model holds attributes of no source."
+                for node in nodes:
+                    if node.attrs and not node.claimed:
+                        yield f"Node {node.name!r} ({key}) of the merged model holds attributes of no source."
 
-    def _named(self, learned: Learned, model: str, models: Sequence[str]) -> list[_Held]:
-        """The nodes that carry the name that a merge gives: `a/node`, or `node` where it runs once."""
+    def _named(self, learned: Learned, model: str, models: Sequence[str]) -> list[_MergedNode]:
+        """Return the nodes with the name that a merge gives: `a/node`, or `node` where it runs once."""
         if not learned.scope:
             return []
         fronts = (model,) if model else ("", *models)
@@ -156,26 +158,26 @@ class _File:
             re.escape(f"{front}/{learned.scope}" if front else learned.scope) for front in fronts
         )
         form = re.compile(rf"(?:{names})(?:-\d+)?")
-        return [held for held in self.nodes.get(learned.node.key, ()) if form.fullmatch(held.name)]
+        return [node for node in self.nodes.get(learned.node.key, ()) if form.fullmatch(node.name)]
 
-    def _holding(self, attrs: Attributes, named: Sequence[_Held], key: str) -> bool:
-        """True where a node holds exactly these attributes: one that carries the name, if there are any."""
+    def _has_attributes(self, attrs: Attributes, named: Sequence[_MergedNode], key: str) -> bool:
+        """True where a node has exactly these attributes. Nodes of the right name count, if any, else all."""
         wanted = _bits(attrs)
-        found = [held for held in named or self.nodes.get(key, ()) if held.bits == wanted]
-        for held in found or named[:1]:
-            held.claimed = True
-        return bool(found)
+        equal = [node for node in named or self.nodes.get(key, ()) if node.bits == wanted]
+        for node in equal or named[:1]:
+            node.claimed = True
+        return bool(equal)
 
     # ------------------------------------------------------------------ constants
 
     def _as_constants(self, learned: Learned) -> bool:
-        """True where every attribute of floats stands in some constant, a row for each model."""
+        """True where some constant holds every attribute of floats, with a row for each model."""
         numbers = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
         return bool(numbers) and all(self._stacked(learned, name) for name in sorted(numbers))
 
     def _stacked(self, learned: Learned, name: str) -> bool:
-        """The constant [N, ..] whose row m is the attribute of model m, as it is or transposed. Where a model
-        has none, and the operator no default, it is zeros."""
+        """True where a constant [N, ..] has the attribute of model m as its row m, as it is or transposed. An
+        attribute that a model lacks is the default of the operator, or zeros where it has none."""
         given = next(attrs[name] for attrs in learned.each if name in attrs)
         default = _default(learned.node, name, np.zeros_like(given).tolist())
         rows = [attrs.get(name, default) for attrs in learned.each]
@@ -184,8 +186,8 @@ class _File:
         return any(_holds(array(weight_of(tensor)), rows) for tensor in some)
 
 
-def _said(attrs: Attributes, named: Sequence[_Held]) -> str:
-    """The first attribute that differs, for a message."""
+def _said(attrs: Attributes, named: Sequence[_MergedNode]) -> str:
+    """Name the first attribute that differs, for a message."""
     if not named:
         return "no node or constant of the merged model holds its attributes."
     other = named[0].attrs
@@ -221,13 +223,13 @@ def _numeric(value: Any) -> bool:
 
 
 def _default(node: Node, name: str, otherwise: Any) -> Any:
-    """The value of an attribute that is absent. The version of the operator matters for no default here."""
-    known = schemas.facts(node.op, node.domain, 1 << 10)
-    return known.defaults.get(name, otherwise) if known else otherwise
+    """Return the value of an attribute that is absent. No default here depends on the operator's version."""
+    schema = schemas.facts(node.op, node.domain, 1 << 10)
+    return schema.defaults.get(name, otherwise) if schema else otherwise
 
 
 def _where(want: Any, have: Any) -> str:
-    """The first element that differs, of lists of one length."""
+    """Name the first element that differs between two lists of one length."""
     if not isinstance(want, list | tuple) or not isinstance(have, list | tuple) or len(want) != len(have):
         return ""
     unlike = (i for i, (a, b) in enumerate(zip(want, have, strict=True)) if value_bits(a) != value_bits(b))

@@ -1,5 +1,4 @@
-"""Attributes and stored tensors of two models, compared bit for bit. Where bytes lie, and in which field,
-means nothing."""
+"""Compares attributes and stored tensors of two models bit for bit, wherever and in which field they are."""
 
 from __future__ import annotations
 
@@ -18,20 +17,20 @@ LONGEST = 60
 
 
 def same_tensor(a: TensorProto, b: TensorProto) -> bool:
-    """Equal type, shape and bits. FileFault where bytes can't be read."""
+    """True where type, shape and bits are equal. Raises FileFault where bytes can't be read."""
     alike = a.data_type == b.data_type and list(a.dims) == list(b.dims)
     return alike and tensor_bits(a) == tensor_bits(b)
 
 
 def tensor_bits(tensor: TensorProto) -> Hashable:
-    """Type, shape and raw form of a tensor of a skeleton. Reads all of it."""
+    """Return type, shape and raw bytes of a tensor of a skeleton. All of it is read."""
     weight = weight_of(tensor)
     data = weight.data if isinstance(weight.data, tuple) else b"".join(blocks(weight))
     return weight.dtype, weight.shape, data
 
 
 def value_bits(value: Any) -> Hashable:
-    """A plain attribute value, equal exactly where every bit is. Of bodies only the presence counts."""
+    """Return a key that is equal for two values exactly where every bit is. All bodies have one key."""
     if isinstance(value, float):
         return "float", struct.pack("<d", value)
     if isinstance(value, list | tuple):
@@ -45,17 +44,17 @@ def value_bits(value: Any) -> Hashable:
     if isinstance(value, Message):
         data: bytes = value.SerializeToString(deterministic=True)
         return data
-    plain: Hashable = value.encode() if isinstance(value, str) else value
-    return plain
+    key: Hashable = value.encode() if isinstance(value, str) else value
+    return key
 
 
 def bits(attribute: AttributeProto) -> Hashable:
-    """An attribute's type and value."""
+    """Return a key for the type and the value of an attribute."""
     return attribute.type, value_bits(value_of(attribute))
 
 
 def value_nbytes(value: Any) -> int:
-    """Bytes of a plain attribute value as ONNX stores it."""
+    """Return the size of an attribute value as ONNX stores it, in bytes."""
     if isinstance(value, list | tuple):
         return sum(map(value_nbytes, value))
     if isinstance(value, TensorProto):
@@ -68,7 +67,7 @@ def value_nbytes(value: Any) -> int:
 
 
 def unequal_attributes(a: NodeProto, b: NodeProto) -> Iterator[tuple[str, str, str]]:
-    """The attributes in which two nodes differ: name, value in `a`, value in `b`, as text."""
+    """Yield the attributes in which two nodes differ: name, value in `a` and value in `b`, as text."""
     ours, theirs = ({each.name: each for each in node.attribute} for node in (a, b))
     for name in sorted(ours.keys() | theirs.keys()):
         have, want = ours.get(name), theirs.get(name)
@@ -79,7 +78,7 @@ def unequal_attributes(a: NodeProto, b: NodeProto) -> Iterator[tuple[str, str, s
 
 
 def shown(attribute: AttributeProto | None) -> str:
-    """The value for a message, cut where it is long."""
+    """Return the value as text for a message, cut where it is long."""
     if attribute is None:
         return "absent"
     value = value_of(attribute)

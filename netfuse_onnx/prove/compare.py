@@ -1,9 +1,9 @@
-"""When two outputs count as equal.
+"""Compares two outputs element by element.
 
 An element is right when  |got - want| <= rtol * |want| + atol * scale,  where `scale` is the largest finite
-|want| of the element's channel (channels.py): an absolute tolerance means nothing before one knows whether a
-number is a box in pixels, a logit or a probability, and one output may hold all of them. Both factors depend
-on the least precise type on the way to the output:
+|want| of the element's channel (see Magnitudes): an absolute tolerance means nothing before one knows whether
+a number is a box in pixels, a logit or a probability, and one output may hold all of them. Both factors
+depend on the least precise type on the way to the output:
 
     float64   1e-9  / 1e-10       float16  1e-2 / 5e-3      8-bit and quantised  5e-2 / 2e-2
     float32   1e-4  / 1e-5        bfloat16 5e-2 / 2e-2      integers, bools, strings  exact
@@ -17,12 +17,14 @@ network amplifies rounding further, a small multiple of what it does to the sour
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.types import Dim
 
 Array = np.ndarray[Any, Any]
 
@@ -51,8 +53,8 @@ BY_PRECISION = {
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How one output of one model differs. `ratio` is error / allowed at the worst element: up to 1 is
-    right. `problem` names what can't be measured: another shape or type, NaN in other places."""
+    """The difference of one output of one model. `ratio` is error / allowed at the worst element; the output
+    is right up to 1. `problem` names a difference that has no size: another shape or type, NaN elsewhere."""
 
     ratio: float = 0.0
     at: tuple[int, ...] = ()
@@ -71,7 +73,7 @@ class Gap:
 
 
 def compare(got: Value, want: Value, tolerance: Tolerance) -> Gap:
-    """The worst element of one output. Sequences are compared tensor by tensor."""
+    """Compare one output and return its worst element. Sequences are compared tensor by tensor."""
     if got is None or want is None:
         return Gap() if got is want else Gap(problem="one is an empty optional, the other is not")
     if isinstance(got, list) or isinstance(want, list):
@@ -88,18 +90,18 @@ def compare(got: Value, want: Value, tolerance: Tolerance) -> Gap:
 
 
 def ratios(one: Array, two: Array, tolerance: Tolerance) -> Array:
-    """|one - two| / allowed, element by element; infinite where one of the two is not finite."""
+    """Return |one - two| / allowed for each element; infinity where only one of the two is finite."""
     with np.errstate(all="ignore"):
         wide = one.astype(np.float64), two.astype(np.float64)
         same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
-        found = np.where(same, 0.0, np.abs(wide[0] - wide[1]) / _allowed(wide[1], tolerance))
-    return np.where(np.isnan(found), np.inf, found)
+        ratio = np.where(same, 0.0, np.abs(wide[0] - wide[1]) / _allowed(wide[1], tolerance))
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 def difference(one: Value, two: Value) -> tuple[float, float]:
-    """The largest absolute difference of two results, and the scale (largest finite element) of the second.
+    """Return the largest absolute difference of two results, and the largest finite element of the second.
 
-    Infinite where they can't be subtracted; equal NaN and infinities count as 0.
+    The difference is infinite where they can't be subtracted; equal NaN and infinities count as 0.
     """
     if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
         parts = [difference(a, b) for a, b in zip(one, two, strict=True)]
@@ -111,7 +113,7 @@ def difference(one: Value, two: Value) -> tuple[float, float]:
 
 
 def finite(value: Value) -> bool:
-    """Whether there is an element that tells something: not empty, and not all NaN or infinite."""
+    """True where some element can be compared: the value is not empty, and not all NaN or infinite."""
     if isinstance(value, list):
         return any(finite(v) for v in value)
     array = np.asarray(value)
@@ -194,3 +196,49 @@ def _text(element: Any) -> str:
 
 def _dims(array: Array) -> str:
     return "x".join(map(str, array.shape)) or "scalar"
+
+
+WIDEST_CHANNELS = 256
+"""The last axis of an output of rank 4 or more is taken for the width of an image where it is longer."""
+
+
+class Magnitudes:
+    """The largest finite magnitude of every channel of an output, over all results that were added.
+
+    One output may hold boxes in pixels beside scores of a thousandth. Axis 1 and the last axis are taken for
+    channel axes: networks write [n, fields, places] and [n, places, fields]. The magnitude of an element is
+    the smaller one of the maxima of its two channels; taking these over all inputs that were tried keeps a
+    number that is near zero by chance from counting as tiny.
+    """
+
+    def __init__(self, dims: Sequence[Dim] | None) -> None:
+        """`dims` are the declared ones. The only axis of a vector holds channels where its size is fixed."""
+        self._fixed = dims is not None and len(dims) == 1 and isinstance(dims[0], int)
+        self._most: dict[tuple[int, int, int], Array] = {}
+
+    def add(self, value: Array) -> None:
+        """Take the magnitudes of one result into account."""
+        size = np.abs(value.astype(np.float64))
+        size = np.where(np.isfinite(size), size, 0.0)
+        for axis in self._axes(value):
+            others = tuple(i for i in range(value.ndim) if i != axis)
+            most = size.max(axis=others, initial=0.0)
+            key = (value.ndim, axis, value.shape[axis])
+            self._most[key] = np.maximum(most, self._most.get(key, 0.0))
+
+    def of(self, value: Array) -> Array | None:
+        """Return the magnitude of each element of `value`, in a shape that broadcasts; None where it has no
+        channels or nothing of its shape was added."""
+        maxima: list[Array] = []
+        for axis in self._axes(value):
+            most = self._most.get((value.ndim, axis, value.shape[axis]))
+            if most is None:
+                return None
+            maxima.append(most.reshape([-1 if i == axis else 1 for i in range(value.ndim)]))
+        return np.minimum(maxima[0], maxima[-1]) if maxima else None
+
+    def _axes(self, value: Array) -> Sequence[int]:
+        if value.ndim < 2:
+            return [0] if value.ndim == 1 and self._fixed else []
+        last = value.ndim - 1
+        return [1] if value.ndim > 3 and value.shape[last] > WIDEST_CHANNELS else sorted({1, last})

@@ -2,8 +2,8 @@
 
 The compiler is deterministic, so its graph can be made again and compared with the file: inputs, outputs,
 opsets, operators, attributes, constants and which weight stands where. Names of inner values and nodes, the
-order of nodes, value_info and doc strings mean nothing. It sees what values on a few inputs can't. It says
-nothing about the compiler: a graph that is made wrong is made wrong again.
+order of nodes, value_info and doc strings do not matter. The proof sees changes that values on a few inputs
+can't show. It says nothing about the compiler: a graph that is made wrong is made wrong again.
 
 Both graphs are walked from their outputs, value by value. Where two values are paired, their producers must
 be equal, and their inputs are paired in turn. Whatever the outputs depend on is compared in this way.
@@ -27,20 +27,20 @@ from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 
 MOST = 20
-"""Most differences that are told: after the first ones the walk is lost."""
+"""At most so many differences are reported: after the first ones the rest of the walk makes no sense."""
 
 
 def prove_graph(path: str, merged: Merged, recipes: Mapping[str, Recipe]) -> GraphProof:
     """Compare the model file at `path` with `merged`, the graph that its sources give.
 
-    `recipes` are those of the file's weights, as its metadata say. Their bytes are the matter of proof (a).
+    `recipes` are those of the file's weights, from its metadata. Proof (a) compares their bytes.
     Raises FileFault when the file can't be read.
     """
     return compare(wire.scan(path).model, merged, recipes)
 
 
 def compare(model: ModelProto, merged: Merged, recipes: Mapping[str, Recipe]) -> GraphProof:
-    """The same for a skeleton that was read already."""
+    """Compare a skeleton that was read already."""
     walk = _Walk(Scope(model.graph), Scope(merged.model.graph), recipes, merged.every_recipe)
     walk.problems += _edges(model, merged.model)
     walk.run()
@@ -52,7 +52,7 @@ def compare(model: ModelProto, merged: Merged, recipes: Mapping[str, Recipe]) ->
 
 
 def _edges(file: ModelProto, own: ModelProto) -> Iterator[str]:
-    """Differences in what surrounds the nodes: opsets, functions, inputs and outputs."""
+    """Yield the differences in opsets, functions, inputs and outputs."""
     opsets = [{canonical(o.domain): o.version for o in m.opset_import} for m in (file, own)]
     if opsets[0] != opsets[1]:
         have, want = map(_opsets, opsets)
@@ -78,7 +78,7 @@ def _opsets(opsets: Mapping[str, int]) -> str:
 
 
 def _signature(what: str, file: Sequence[ValueInfoProto], own: Sequence[ValueInfoProto]) -> Iterator[str]:
-    """Names, order and types of the graph's inputs or outputs."""
+    """Yield the differences in names, order and types of the graph's inputs or outputs."""
     have, want = [value.name for value in file], [value.name for value in own]
     if have != want:
         yield f"The file's {what}s are {', '.join(have)}; merging these sources gives {', '.join(want)}."
@@ -97,7 +97,8 @@ def _type(value: ValueInfoProto) -> bytes:
 
 @dataclass
 class _Walk:
-    """Pairs of values to compare, and what is paired already. `file` was read, `own` is what is right."""
+    """A walk over pairs of values: `file` is the graph that was read, `own` the right one. `nodes` maps the
+    nodes of the file to those that they were paired with, `taken` is the other way round."""
 
     file: Scope
     own: Scope
@@ -123,7 +124,7 @@ class _Walk:
             self.problems += self._idle()
 
     def _values(self, file: Origin, own: Origin, where: str) -> None:
-        """`where` begins the sentence: what reads or is the two values."""
+        """Compare two values. `where` begins the message: it names the reader of the two values."""
         paired = file.made is own.made
         if paired and file.made is Made.INPUT:
             paired = self._same_input(file, own)
@@ -160,7 +161,7 @@ class _Walk:
         return True
 
     def _arity(self, file: NodeProto, own: NodeProto) -> Iterator[bool]:
-        """Tell of inputs or outputs that are there on one side only. Absent ones at the end mean nothing."""
+        """Report inputs or outputs of one side only. Absent ones at the end do not matter."""
         for what, have, want in (("inputs", file.input, own.input), ("outputs", file.output, own.output)):
             ours, theirs = [bool(name) for name in names(have)], [bool(name) for name in names(want)]
             if ours != theirs:
@@ -169,7 +170,7 @@ class _Walk:
                 yield True
 
     def _inside(self, file: Origin, own: Origin) -> None:
-        """Attributes, then bodies and inputs, which are walked later."""
+        """Compare attributes, and queue bodies and inputs."""
         node = title(file.node)
         for name, have, want in unequal_attributes(file.node, own.node):
             told = f"Attribute {name!r} of node {node} is {have} in the file"
@@ -196,7 +197,7 @@ class _Walk:
             self.pending.append((*ends, f"Output {place} of {where}"))
 
     def _idle(self) -> Iterator[str]:
-        """Nodes on which no output depends. A body of a source may hold some, and then the file does."""
+        """Yield nodes on which no output depends. A body of a source may have some."""
         for file, own in self.scopes.items():
             extra = [n for i, n in enumerate(file.graph.node) if (file, i) not in self.nodes]
             right = [n for i, n in enumerate(own.graph.node) if (own, i) not in self.taken]
@@ -207,7 +208,7 @@ class _Walk:
     # ------------------------------------------------------------------ tensors
 
     def _tensors(self, file: Origin, own: Origin, where: str) -> None:
-        """A weight is compared by the recipe that says which bytes it holds, a constant by its value."""
+        """Compare weights by their recipes, which name their bytes, and constants by their values."""
         pair = (file.scope, file.name, own.scope, own.name)
         if pair in self.stored:
             return
@@ -231,7 +232,7 @@ Place = tuple[Scope, int]
 
 
 def _weight(name: str, recipe: Recipe | None) -> str:
-    """A weight for a message: whose bytes it holds, and how they are laid out."""
+    """Describe a weight for a message: whose bytes it holds, and how they are laid out."""
     if recipe is None:
         return f"the tensor {name!r}, which its metadata call no weight"
     how = f", {recipe.transform.text!r}" if recipe.transform.text else ""

@@ -1,4 +1,4 @@
-"""Isolation: whatever one model is fed, no other model's outputs change by a bit.
+"""Checks isolation: whatever one model is fed, no other model's outputs change by a bit.
 
 One model at a time gets NaN, infinities, the largest numbers, or other values of the usual kind, in all
 inputs that are its own; the others get what they got before. A call that fails reaches nobody. Unequal sizes
@@ -32,15 +32,15 @@ POISONS: Mapping[str, tuple[float, ...]] = {
     "infinities": (np.inf, -np.inf),
     "the largest numbers": (1.0, -1.0),
 }
-"""Name -> what floats become, in turns; 1.0 stands for the largest number of the type."""
+"""Name -> the values that replace floats, in turns; 1.0 stands for the largest number of the type."""
 LARGE = 1 << 20
-"""Elements of one model's inputs from which only the first model is tried, where not all were asked for."""
+"""Only the first model is fed odd values where its inputs have more elements, unless all were asked for."""
 
 
 def isolate(
     session: Session, judge: Judge, before: Results, *, thorough: bool, tell: Progress
 ) -> Isolation | None:
-    """Try it on a merged model in the first case, whose results are `before`; None for a single model.
+    """Check a merged model in the first case, whose results are `before`. Returns None for a single model.
 
     Without `thorough`, the first and the last model get one poison of everything, then other values.
     """
@@ -60,14 +60,14 @@ def isolate(
     refused = 0
     for model in models[-1:] if not thorough else models:
         for case in lab.unequal():
-            found = lab.of_other_size(model, case)
-            refused += found is None
-            problems += found or ()
+            wrong = lab.with_other_sizes(model, case)
+            refused += wrong is None
+            problems += wrong or ()
     return Isolation(len(models), lab.calls, refused, tuple(dict.fromkeys(problems)))
 
 
 class _Lab:
-    """A merged model, and what it gives when nothing is odd."""
+    """A merged model, with inputs of the usual kind and what it gives on them."""
 
     def __init__(self, session: Session, judge: Judge, before: Results) -> None:
         self.session = session
@@ -79,12 +79,12 @@ class _Lab:
         self.drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
         self.elements = sum(v.size for v in self.drawn[0].values() if isinstance(v, np.ndarray))
         self.calls = 0
-        self._again: Results | None = None
+        self._rerun: Results | None = None
 
     # ------------------------------------------------------------------ odd values
 
     def steered(self) -> bool:
-        """True where floats that are fed steer a size or a loop, where an infinite one takes all there is."""
+        """True where floats that are fed decide a size or a loop: an infinite one would take all memory."""
         fed = {spec.name for spec in self.trial.specs if spec.dtype and spec.numpy.kind in "fV"}
         for node in self.trial.family.graph.nodes:
             if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
@@ -95,7 +95,7 @@ class _Lab:
         return False
 
     def poisoned(self, model: int, poison: str) -> Iterator[str]:
-        """Problems with every model but the one that is fed odd values (or, for '', other usual ones)."""
+        """Yield problems with every model but the one that is fed odd values (for '', other usual values)."""
         drawn = [dict(feeds) for feeds in self.drawn]
         other = self.trial.feeds(replace(self.case, salt=self.case.salt + 101), model) if not poison else {}
         for spec in self.trial.specs:
@@ -118,10 +118,10 @@ class _Lab:
                     yield f"Output {name} of model {two} changes when model {one} is fed {what}."
 
     def _steady(self, model: int, name: str) -> bool:
-        """True where the same inputs give the same bits: some kernels add up in the order of threads."""
-        if self._again is None:
-            self._again = self._run(self.trial.joined(self.drawn)) or {}
-        return bool(self._again) and self._same(model, name, self._again)
+        """True where the same inputs give the same bits. Some kernels add up in the order of threads."""
+        if self._rerun is None:
+            self._rerun = self._run(self.trial.joined(self.drawn)) or {}
+        return bool(self._rerun) and self._same(model, name, self._rerun)
 
     def _same(self, model: int, name: str, after: Results) -> bool:
         mine, _ = self.trial.pick(model, name, self.before)
@@ -133,23 +133,23 @@ class _Lab:
     # ------------------------------------------------------------------ unequal sizes
 
     def unequal(self) -> Iterator[Case]:
-        """Cases that differ from the first in sizes. Only separate inputs can: one symbolic dim is larger by
-        the number of models, so that all sizes together divide evenly; or two are exchanged, so that there
-        are as many elements."""
+        """Yield cases that differ from the first in sizes; only separate inputs can. One symbolic dim is
+        larger by the number of models, so that the sum of all sizes divides evenly; or two dims are
+        exchanged, so that the number of elements is the same."""
         options = self.trial.options
         own = [spec.dims for spec in self.trial.specs if spec.name not in options.share]
         if options.io == "stacked" or self.case.given:
             return
         sizes = self.case.sizes
-        known = [symbol for symbol in symbols.free(own) if symbol in sizes]
-        for symbol in known:
+        bound = [symbol for symbol in symbols.free(own) if symbol in sizes]
+        for symbol in bound:
             yield replace(self.case, sizes={**sizes, symbol: sizes[symbol] + self.models})
-        for one, two in itertools.combinations(known, 2):
+        for one, two in itertools.combinations(bound, 2):
             if sizes[one] != sizes[two] and any(dims and {one, two} <= set(dims) for dims in own):
                 yield replace(self.case, sizes={**sizes, one: sizes[two], two: sizes[one]})
 
-    def of_other_size(self, model: int, case: Case) -> list[str] | None:
-        """Problems when one model's inputs have other sizes; None where the call fails, as it should."""
+    def with_other_sizes(self, model: int, case: Case) -> list[str] | None:
+        """Return problems if one model's inputs have other sizes; None where the call fails, as it should."""
         mine = inputs.draw(self.trial.specs, case, model, self.trial.options.share, self.trial.options.seed)
         drawn = [dict(feeds) for feeds in self.drawn]
         shared = {name: drawn[model][name] for name in self.trial.options.share}
@@ -160,23 +160,23 @@ class _Lab:
         alike = [{**mine, **shared} if m == model else self.trial.feeds(case, m) for m in range(self.models)]
         want = self._run(self.trial.joined(alike))
         told = ", ".join(f"{name}={size}" for name, size in case.sizes.items())
-        found = []
+        problems = []
         for name, line in self.judge.lines.items():
             for m in range(self.models):
                 if line.random:
                     continue
                 right = self._same(m, name, after) if m != model else self._close(m, name, after, want)
                 if not right:
-                    found.append(
+                    problems.append(
                         f"Output {name} of model {self._name(m)} is wrong, without an error, when model "
                         f"{self._name(model)} is fed other sizes than the rest ({told})."
                     )
-        return found
+        return problems
 
     def _close(self, model: int, name: str, after: Results, want: Results | None) -> bool:
-        """True where a model gives on its own sizes what it gives where all have these."""
+        """True where a model gives what it gives in a call in which all models have its sizes."""
         if want is None:
-            return True  # then these sizes run nowhere, and there is nothing to compare with
+            return True  # these sizes never run, so there is nothing to compare with
         got, _ = self.trial.pick(model, name, after)
         right, _ = self.trial.pick(model, name, want)
         return compare(got, right, self.judge.tolerance(name, right, model)).ok
@@ -193,7 +193,7 @@ class _Lab:
 
 
 def _odd(value: Value, poison: tuple[float, ...]) -> Value:
-    """The value with its floats replaced in turns; integers, masks and strings stay as they are."""
+    """Return the value with its floats replaced in turns; integers, masks and strings stay as they are."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fV" or not value.size:
         return value
     largest = float(np.finfo(np.float16).max) if value.dtype.itemsize < 4 else 3e38
@@ -204,7 +204,7 @@ def _odd(value: Value, poison: tuple[float, ...]) -> Value:
 
 
 def _bits(value: Value) -> Any:
-    """Something that is equal only where all bits are."""
+    """Return a key that is equal for two values only where all bits are."""
     if isinstance(value, np.ndarray):
         return value.tolist() if value.dtype.kind == "O" else (value.dtype.str, value.tobytes())
     return [_bits(part) for part in value] if isinstance(value, list) else value

@@ -1,7 +1,13 @@
-"""Compares the merged results with what the sources gave, and looks closer where they differ."""
+"""Compares the merged outputs with those of the sources.
+
+An output that differs is compared again with the rounding noise of its source allowed. Indices (ArgMax, TopK)
+that differ pass as a tie where both select the same score: the scores are no outputs of the model, so the
+source is run once more with them added to its outputs.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,51 +15,49 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.proofs import OutputProof
-from netfuse_onnx.prove import ties
-from netfuse_onnx.prove.channels import Magnitudes
-from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Tolerance, compare
-from netfuse_onnx.prove.lineage import Lineage, family_lineages, lineages
-from netfuse_onnx.prove.noise import Array, Noise, measure
+from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Magnitudes, Tolerance, compare
+from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, lineages
+from netfuse_onnx.prove.noise import Noise, measure
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.run.runtime import Array, RunFailed, Runtime, Session, Value
 
 BOUNDED_ERROR = {"float64": 4e-16, "float32": 2e-7, "float16": 2e-3}
-"""By precision: absolute error of a bounded activation, two rounding steps of 1."""
+"""Precision -> absolute error allowed for a bounded activation: two rounding steps of 1."""
 NOISE_ALLOWED = 3.0
-"""The source's own noise is allowed this many times: it is the largest of a few runs, not of all."""
+"""So many times the measured noise of a source is allowed: it is the maximum of a few runs only."""
 NOISY = 1e-2
-"""Noise of a source, relative to the largest element, from which a comparison tells nothing."""
+"""Noise of a source, relative to its largest element, above which a comparison tells nothing."""
 
 Results = Sequence[Mapping[str, Value]]
 """The merged outputs of every case, by name."""
 
 
 class Judge:
-    """Compares all outputs; what fails is compared again with the source's own noise, and with ties."""
+    """Compares all outputs of all models, with the tolerances that this takes."""
 
     def __init__(self, trial: Trial, tell: Progress) -> None:
         self.trial = trial
         self.tell = tell
         self.lines = family_lineages(trial.family)
         self.noise: dict[str, Magnitudes] = {}
-        """By output: the largest noise that was measured on any model, by channel."""
+        """Output -> the largest noise that was measured on any model, by channel."""
         self._scales: dict[tuple[int, int], dict[str, Magnitudes]] = {}
 
     def rows(self, results: Results) -> tuple[OutputProof, ...]:
-        """The worst case of every output of every model."""
-        found: list[OutputProof] = []
+        """Return the worst case of every output of every model."""
+        rows: list[OutputProof] = []
         for model in range(self.trial.family.models):
             one = _OneModel(self, model, results)
-            found += [max(same, key=_badness) for same in zip(*one.table(), strict=True)]
-        return tuple(found)
+            rows += [max(same, key=_badness) for same in zip(*one.table(), strict=True)]
+        return tuple(rows)
 
     def tolerance(self, name: str, value: Value, model: int) -> Tolerance:
-        """The tolerance of an output, with the noise of all models, as far as it was measured."""
+        """Return the tolerance of an output, with the noise of all models as far as it was measured."""
         noise = self.noise[name].of(value) if name in self.noise and isinstance(value, np.ndarray) else None
         return tolerance(self.lines[name], value, self.trial.options, noise, self.scales(model).get(name))
 
     def scales(self, model: int) -> Mapping[str, Magnitudes]:
-        """The magnitudes by channel of every output of a source."""
+        """Return the magnitudes by channel of every output of a source."""
         key = (model, len(self.trial.cases))
         if key not in self._scales:
             self._scales[key] = _magnitudes(self.trial, model)
@@ -61,18 +65,18 @@ class Judge:
 
 
 def _magnitudes(trial: Trial, model: int) -> dict[str, Magnitudes]:
-    """Cases of another scale do not count."""
-    found: dict[str, Magnitudes] = {}
+    """Collect the magnitudes over all cases of the usual scale."""
+    magnitudes: dict[str, Magnitudes] = {}
     for case, outputs in zip(trial.cases, trial.outputs[model], strict=True):
         for name, value in outputs.items():
             if case.scale == 1.0 and isinstance(value, np.ndarray) and value.dtype.kind in "fV":
-                found.setdefault(name, trial.channels(name)).add(value)
-    return found
+                magnitudes.setdefault(name, trial.channels(name)).add(value)
+    return magnitudes
 
 
 @dataclass(frozen=True, slots=True)
 class _OneModel:
-    """One model, as the judge looks at it."""
+    """The comparison of one model."""
 
     judge: Judge
     model: int
@@ -83,42 +87,44 @@ class _OneModel:
         return self.judge.trial
 
     def table(self) -> list[list[OutputProof]]:
-        """A row of outputs for each case."""
+        """Return a row of outputs for each case."""
         table = [
             [self._row(case, name) for name in self.judge.lines] for case in range(len(self.trial.cases))
         ]
         failed = {case for case, rows in enumerate(table) if not all(row.ok for row in rows)}
-        return self._closer(table, failed) if failed else table
+        return self._compared_again(table, failed) if failed else table
 
-    def _closer(self, table: list[list[OutputProof]], failed: set[int]) -> list[list[OutputProof]]:
-        """Again, with the source's own noise allowed, then with ties of index outputs looked up."""
+    def _compared_again(self, table: list[list[OutputProof]], failed: set[int]) -> list[list[OutputProof]]:
+        """Compare the failed cases with the noise of the source allowed, and look up ties of indices."""
         trial, names = self.trial, self.trial.family.names
         self.judge.tell("measuring the rounding noise of a source", self.model, len(names))
         noise = measure(trial, self.model, failed)
-        by_channel = self._pool(noise)
+        by_channel = self._noise_by_channel(noise)
         for case in failed:
             for i, row in enumerate(table[case]):
                 if not row.ok:
-                    table[case][i] = self._again(case, row.output, noise, by_channel)
+                    table[case][i] = self._with_noise(case, row.output, noise, by_channel)
                 if table[case][i].differs and self.judge.lines[row.output].scores:
                     table[case][i] = self._tied(case, table[case][i])
         return table
 
-    def _pool(self, noise: Noise) -> dict[str, Magnitudes]:
-        """The noise by channel, over all cases in which it was measured."""
-        found: dict[str, Magnitudes] = {}
+    def _noise_by_channel(self, noise: Noise) -> dict[str, Magnitudes]:
+        """Collect the noise by channel over all cases in which it was measured."""
+        magnitudes: dict[str, Magnitudes] = {}
         for case, changes in noise.changes.items():
             for name, change in changes.items():
                 want = self.trial.outputs[self.model][case][name]
                 if isinstance(want, np.ndarray):
                     change = np.broadcast_to(change, want.shape)
-                    found.setdefault(name, self.trial.channels(name)).add(change)
+                    magnitudes.setdefault(name, self.trial.channels(name)).add(change)
                     self.judge.noise.setdefault(name, self.trial.channels(name)).add(change)
-        return found
+        return magnitudes
 
-    def _again(self, case: int, name: str, noise: Noise, pooled: Mapping[str, Magnitudes]) -> OutputProof:
-        """The row with noise allowed. Where the source differs from itself by too much, the merged model is
-        right only where it is what the source gives without optimisations."""
+    def _with_noise(
+        self, case: int, name: str, noise: Noise, pooled: Mapping[str, Magnitudes]
+    ) -> OutputProof:
+        """Compare with noise allowed. Where the source differs from itself by too much, the merged model
+        counts as right only where it gives what the source gives without optimisations."""
         change = noise.changes[case][name]
         want = self.trial.outputs[self.model][case][name]
         by_channel = pooled[name].of(want) if name in pooled and isinstance(want, np.ndarray) else None
@@ -127,9 +133,12 @@ class _OneModel:
         if most <= NOISY * row.scale:
             return row
         row = self._row(case, name, most, most)
-        plain = noise.plain.get(case, {}).get(name)
-        beside = self._row(case, name, 0.0, most, plain) if plain is not None else row
-        return replace(beside, plain=True) if beside.ok and plain is not None else replace(row, unproven=True)
+        unoptimised = noise.unoptimised.get(case, {}).get(name)
+        if unoptimised is not None:
+            exact = self._row(case, name, 0.0, most, unoptimised)
+            if exact.ok:
+                return replace(exact, plain=True)
+        return replace(row, unproven=True)
 
     def _row(
         self,
@@ -137,16 +146,16 @@ class _OneModel:
         name: str,
         floor: float | Array = 0.0,
         noise: float | None = None,
-        plain: Value = None,
+        other: Value = None,
     ) -> OutputProof:
-        """One output of one case. `plain` is compared with in place of what the source gave."""
+        """Compare one output of one case with what the source gave, or with `other` in its place."""
         trial, line = self.trial, self.judge.lines[name]
-        want = trial.outputs[self.model][case][name] if plain is None else plain
+        want = trial.outputs[self.model][case][name] if other is None else other
         got, missing = self.trial.pick(self.model, name, self.results[case])
         if missing:
             gap = Gap(problem=missing)
         elif line.random:
-            gap = _shapes_only(got, want)
+            gap = _compare_shapes(got, want)
         else:
             scales = self.judge.scales(self.model).get(name)
             gap = compare(got, want, tolerance(line, want, trial.options, floor, scales))
@@ -176,9 +185,9 @@ class _OneModel:
         if line.scores is None:
             return row
         feeds = trial.renamed(self.model, trial.feeds(trial.cases[case], self.model))
-        scores = ties.scores_of(source.path, line.scores.value, feeds, trial.options.runtime)
+        scores = scores_of(source.path, line.scores.value, feeds, trial.options.runtime)
         got, _ = trial.pick(self.model, row.output, self.results[case])
-        return ties.resolve(row, got, trial.outputs[self.model][case][row.output], scores, line)
+        return resolve_ties(row, got, trial.outputs[self.model][case][row.output], scores, line)
 
 
 def tolerance(
@@ -188,13 +197,13 @@ def tolerance(
     noise: float | Array | None = None,
     scales: Magnitudes | None = None,
 ) -> Tolerance:
-    """The tolerance of an output: by precision, --rtol and --atol, channel, or noise.
+    """Return the tolerance of an output, from its precision, --rtol and --atol, its channels and its noise.
 
     Quantised values have one step for all channels, so their scale is that of the whole output.
     """
-    kind = _sample(want).dtype.kind
-    if kind not in "fVc":
-        return Tolerance(0.0, 0.0, 1.0) if line.rounded and kind in "iu" else EXACT
+    numpy_kind = _sample(want).dtype.kind
+    if numpy_kind not in "fVc":
+        return Tolerance(0.0, 0.0, 1.0) if line.rounded and numpy_kind in "iu" else EXACT
     base = BY_PRECISION[line.precision]
     rtol = base.rtol if options.rtol is None else options.rtol
     floor = NOISE_ALLOWED * np.asarray(0.0 if noise is None else noise)
@@ -211,7 +220,7 @@ def _badness(row: OutputProof) -> tuple[bool, bool, bool, float]:
 
 
 def _sample(value: Value) -> np.ndarray[Any, Any]:
-    """An array of the element type of a tensor, a sequence or a sequence of maps."""
+    """Return an array that has the element type of a tensor, a sequence or a sequence of maps."""
     first: Any = value[0] if isinstance(value, list) and value else value
     return np.array(list(first.values())[:1]) if isinstance(first, dict) else np.asarray(first)
 
@@ -224,8 +233,66 @@ def _precision(line: Lineage, want: Value) -> str:
     return "one step" if line.rounded else "exact"
 
 
-def _shapes_only(got: Value, want: Value) -> Gap:
+def _compare_shapes(got: Value, want: Value) -> Gap:
     if isinstance(got, list) or isinstance(want, list) or got is None or want is None:
         return Gap()
     same = got.shape == want.shape and got.dtype == want.dtype
     return Gap() if same else Gap(problem=f"it is {got.dtype} {got.shape}, not {want.dtype} {want.shape}")
+
+
+def resolve_ties(
+    row: OutputProof,
+    got: Value,
+    want: Value,
+    scores: Array | None,
+    line: Lineage,
+) -> OutputProof:
+    """Return the row; it passes, with the number of ties, where all indices that differ are ties."""
+    if not isinstance(got, np.ndarray) or not isinstance(want, np.ndarray) or line.scores is None:
+        return row
+    if got.shape != want.shape or scores is None:
+        return row
+    try:
+        mine, theirs = _select(scores, got, line.scores), _select(scores, want, line.scores)
+    except (IndexError, ValueError):
+        return row
+    limit = BY_PRECISION[line.precision]
+    scale = float(np.abs(scores[np.isfinite(scores)]).max(initial=0.0))
+    close = np.abs(mine - theirs) <= limit.rtol * np.abs(theirs) + limit.atol * scale
+    if not close.all():
+        return row
+    return replace(row, ratio=0.0, wrong=0, ties=int((got != want).sum()), precision="index, ties by score")
+
+
+def scores_of(path: str, value: str, feeds: Mapping[str, Value], runtime: Runtime) -> Array | None:
+    """Return an inner value of a source model as float64; None where it can't be computed.
+
+    `feeds` has the names of that source.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    made = {out for node in model.graph.node for out in node.output}
+    if value not in made or model.ByteSize() >= 2**31 - 2**20:
+        return None
+    if value not in {out.name for out in model.graph.output}:
+        model.graph.output.append(onnx.ValueInfoProto(name=value))
+    try:
+        session = Session(model.SerializeToString(), runtime, folder=os.path.dirname(os.path.abspath(path)))
+        scores = session.run(feeds)[value]
+    except RunFailed:
+        return None
+    if scores is None or isinstance(scores, list):
+        return None
+    return np.asarray(scores).astype(np.float64)
+
+
+def _select(scores: Array, indices: Array, how: Scores) -> Array:
+    """Return the scores that an index output selects. Raises IndexError or ValueError when they don't fit."""
+    where = indices.astype(np.int64)
+    if not how.top and not how.keepdims:
+        where = np.expand_dims(where, how.axis)
+    if where.size and (where.min() < 0 or where.max() >= scores.shape[how.axis]):
+        raise IndexError("an index is out of range")
+    picked: Array = np.take_along_axis(scores, where, how.axis)
+    return picked if how.top or how.keepdims else np.squeeze(picked, how.axis)

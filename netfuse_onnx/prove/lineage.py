@@ -1,6 +1,6 @@
-"""What an output descends from, as far as it matters for comparing it: the least precise float type on
-the way, random operators, weights that differ between the models, graph inputs, an activation of known scale,
-a final rounding, or the scores that an index output selects by."""
+"""Collects what each output descends from, as far as its comparison depends on it: the least precise float
+type on the way, random operators, weights that differ between the models, graph inputs, an activation of
+known scale, a final rounding, or the scores that an index output selects by."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from netfuse_onnx.types import Correspondence, Graph, Node
 
 QUANTISED = ("QuantizeLinear", "DynamicQuantize", "QLinear", "ConvInteger", "MatMulInteger", "MatMulNBits")
 BOUNDED = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "Erf", "Softsign", "Sin", "Cos"})
-"""Activations computed to an absolute error: where all of them are tiny, tiny is no scale."""
+"""Activations that are computed to an absolute error, so that tiny outputs have no relative accuracy."""
 KEEPS_BOUNDS = frozenset({"Mul", "Max", "Min"})
-"""Operators that give something bounded where all their inputs are."""
+"""Operators whose output is bounded where all their inputs are."""
 ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinear")
 PRECISION = {10: 2, 16: 3, 1: 1, 11: 0} | dict.fromkeys((17, 18, 19, 20, 23, 24), 4)
-"""onnx.TensorProto.DataType -> rank of its imprecision."""
+"""onnx.TensorProto.DataType -> its imprecision, as an index into NAMES."""
 NAMES = ("float64", "float32", "float16", "bfloat16", "8-bit")
 
 
@@ -47,7 +47,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class _Traits:
-    """A value inherits the rank of its imprecision, chance, bounds, weights of one model, graph inputs."""
+    """Properties that a value inherits from its producer's inputs. `rank` indexes NAMES; -1 is no float."""
 
     rank: int = -1
     random: bool = False
@@ -57,14 +57,15 @@ class _Traits:
 
 
 def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
-    """The lineage of every output of a family, which tells weights that are equal in all models apart."""
+    """Return the lineage of every output of a family."""
     differing = {name for name, parts in family.weights.items() if len(parts) > 1}
     differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
     return lineages(family.graph, differing)
 
 
 def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Lineage]:
-    """The lineage of every graph output. `differing`: the values that differ between models by themselves."""
+    """Return the lineage of every graph output. `differing` names the weights that differ between the models,
+    and the outputs of nodes whose attributes do."""
     made = {out: node for node in graph.nodes for out in node.outputs}
     traits: dict[str, _Traits] = {}
     for name in graph.weights:
@@ -82,10 +83,10 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
         bounded = _bounded(node, traits)
         for out in node.outputs:
             traits[out] = _Traits(max(worst, _own(graph, out)), random, bounded, own, inputs)
-    found = {}
+    result = {}
     for out in graph.outputs:
         trait, maker = traits.get(out, _Traits()), made.get(out)
-        found[out] = Lineage(
+        result[out] = Lineage(
             precision=NAMES[trait.rank] if trait.rank >= 0 else "float32",
             random=trait.random,
             rounded=maker is not None and maker.op.startswith(ROUNDING),
@@ -94,18 +95,18 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
             own=trait.own,
             inputs=trait.inputs,
         )
-    return found
+    return result
 
 
 def _own(graph: Graph, name: str) -> int:
     if name in graph.weights:
         return PRECISION.get(graph.weights[name].dtype, -1)
-    kind = graph.types.get(name)
-    return PRECISION.get(kind.dtype, -1) if kind else -1
+    value_type = graph.types.get(name)
+    return PRECISION.get(value_type.dtype, -1) if value_type else -1
 
 
 def _random(graph: Graph, node: Node) -> bool:
-    """True whatever its seed: a merged graph may draw in another order."""
+    """True for a random node, whatever its seed: a merged graph may draw in another order. Bodies count."""
     if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2]:
         flag = graph.weights.get(node.inputs[2])
         return flag is None or flag.data != b"\0"
@@ -113,8 +114,8 @@ def _random(graph: Graph, node: Node) -> bool:
 
 
 def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
-    """True where a node gives what bounded activations gave: moved, beside other values, or multiplied with
-    others of its kind."""
+    """True where a node gives bounded values: it is a bounded activation, moves or concatenates such values,
+    or multiplies only such values."""
     marks = [above[name].bounded for name in node.inputs if name in above]
     if traits.of(node.op).moves or node.op == "Cast":
         return bool(marks) and marks[0]
@@ -124,7 +125,7 @@ def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
 
 
 def _scores(made: Mapping[str, Node], name: str) -> Scores | None:
-    """Through casts back to the ArgMax, ArgMin or TopK that made an output."""
+    """Follow casts back to the ArgMax, ArgMin or TopK that produces an output; None where there is none."""
     value, node = name, made.get(name)
     while node is not None and node.op in ("Cast", "Identity"):
         value = node.inputs[0]

@@ -1,9 +1,9 @@
-"""How much a source's outputs change by rounding alone.
+"""Measures how much the outputs of a source change by rounding alone.
 
-A merged graph adds up in another order than its sources; how far that may carry is a property of the source,
-so it is measured there: the same inputs with graph optimisations off, the same inputs several times in one
-batch (which takes other matrix kernels, as a merged model does), and inputs that are moved by one step of
-their own rounding.
+A merged graph adds up in another order than its sources. The effect of that is a property of the source, so
+it is measured there: the same inputs with graph optimisations off, the same inputs several times in one batch
+(which takes other matrix kernels, as a merged model does), and inputs that are moved by one step of their own
+rounding.
 """
 
 from __future__ import annotations
@@ -22,72 +22,73 @@ from netfuse_onnx.run.runtime import RunFailed, Session, Value
 Array = np.ndarray[Any, Any]
 
 COPIES = 4
+"""Copies of the inputs that are fed in one batch."""
 NUDGES = 3
 """Runs with inputs that are moved by one rounding step."""
 ROWS_APART = 1e-3
-"""Change, relative to the largest output, from which rows of a batch are taken to depend on each other."""
+"""Rows of a batch depend on each other if copies differ by more, relative to the largest element."""
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """By case and output: the largest change of every element, 0 where it can't be measured, and what the
-    source gives with optimisations off."""
+    """Two results by case and output: the largest change of every element (0 where it can't be measured), and
+    what the source gives with optimisations off."""
 
     changes: dict[int, dict[str, Array]]
-    plain: dict[int, dict[str, Value]] = field(default_factory=dict)
+    unoptimised: dict[int, dict[str, Value]] = field(default_factory=dict)
 
 
 def measure(trial: Trial, model: int, cases: set[int]) -> Noise:
-    """The noise of one source in some cases."""
-    found = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
-    for optimise, probes in ((False, (_plain,)), (True, (_repeated, _nudged))):
+    """Measure the noise of one source in some cases."""
+    noise = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
+    for optimise, probes in ((False, (_unoptimised,)), (True, (_repeated, _nudged))):
         try:
             session = Session(trial.family.sources[model].path, trial.options.runtime, optimise=optimise)
         except RunFailed:
             continue  # then these probes tell nothing
         for case in cases:
             for probe in probes:
-                _take(found, case, probe, trial, session, model)
+                _add_probe(noise, case, probe, trial, session, model)
         del session  # before the next is made
-    return found
+    return noise
 
 
 Probe = Callable[[Trial, Session, int, int], Iterator[dict[str, Value]]]
-"""Yields results that differ from the source's own by rounding only."""
+"""A function that yields results which differ from those of the source by rounding only."""
 
 
-def _take(found: Noise, case: int, probe: Probe, trial: Trial, session: Session, model: int) -> None:
+def _add_probe(noise: Noise, case: int, probe: Probe, trial: Trial, session: Session, model: int) -> None:
     try:
         for results in probe(trial, session, model, case):
-            if probe is _plain:
-                found.plain[case] = results
-            for name, again in results.items():
-                change = _change(again, trial.outputs[model][case][name])
-                found.changes[case][name] = np.maximum(found.changes[case][name], change)
+            if probe is _unoptimised:
+                noise.unoptimised[case] = results
+            for name, value in results.items():
+                change = _change(value, trial.outputs[model][case][name])
+                noise.changes[case][name] = np.maximum(noise.changes[case][name], change)
     except RunFailed:
         return
 
 
-def _change(again: Value, want: Value) -> Array:
-    """The absolute change of each element; 0 where it can't be told."""
-    if not isinstance(again, np.ndarray) or not isinstance(want, np.ndarray):
-        whole = difference(again, want)[0]
+def _change(value: Value, want: Value) -> Array:
+    """Return the absolute change of each element; 0 where it can't be measured."""
+    if not isinstance(value, np.ndarray) or not isinstance(want, np.ndarray):
+        whole = difference(value, want)[0]
         return np.asarray(whole if np.isfinite(whole) else 0.0)
-    if again.shape != want.shape or want.dtype.kind not in "fVciu":
+    if value.shape != want.shape or want.dtype.kind not in "fVciu":
         return np.zeros(())
     wide = np.complex128 if want.dtype.kind == "c" else np.float64
     with np.errstate(all="ignore"):
-        change = np.abs(again.astype(wide) - want.astype(wide))
+        change = np.abs(value.astype(wide) - want.astype(wide))
     return np.where(np.isfinite(change), change, 0.0)
 
 
-def _plain(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
-    """The same inputs, on a session without optimisations."""
+def _unoptimised(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
+    """Run the same inputs on a session without optimisations."""
     yield trial.run(session, model, trial.feeds(trial.cases[case], model))
 
 
 def _nudged(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
-    """The floats of the inputs, each moved by one rounding step up, down or not at all."""
+    """Run inputs whose floats are each moved by one rounding step up, down or not at all."""
     feeds = trial.feeds(trial.cases[case], model)
     floats = {
         name: value
@@ -107,7 +108,7 @@ def _nudge(value: Array, rng: np.random.Generator) -> Array:
 
 
 def _repeated(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
-    """Every input COPIES times along its batch axis, every output taken apart again. Where memory allows."""
+    """Run COPIES of every input in one batch, where memory allows, and split the outputs."""
     if not trial.room.fits(trial.cases[case], COPIES):
         return
     batches = set(symbols.batches([spec.dims for spec in trial.specs]))
@@ -117,7 +118,7 @@ def _repeated(trial: Trial, session: Session, model: int, case: int) -> Iterator
             feeds[spec.name] = np.concatenate([np.asarray(feeds[spec.name])] * COPIES, axis)
     wide = trial.run(session, model, feeds)
     wants = trial.outputs[model][case]
-    parts = {name: _apart(value, wants[name]) for name, value in wide.items()}
+    parts = {name: _split_copies(value, wants[name]) for name, value in wide.items()}
     for copy in range(COPIES):
         mine = {name: copies[copy] for name, copies in parts.items() if copies}
         yield {name: value for name, value in mine.items() if _close(value, wants[name])}
@@ -128,8 +129,8 @@ def _close(copy: Value, want: Value) -> bool:
     return change <= ROWS_APART * scale
 
 
-def _apart(wide: Value, want: Value) -> list[Value]:
-    """The copies in an output; none where its batch axis can't be told."""
+def _split_copies(wide: Value, want: Value) -> list[Value]:
+    """Split an output into its copies; return none where its batch axis can't be told."""
     if not isinstance(wide, np.ndarray) or not isinstance(want, np.ndarray) or wide.ndim != want.ndim:
         return []
     axes = [i for i in range(want.ndim) if wide.shape[i] != want.shape[i]]

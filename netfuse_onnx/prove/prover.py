@@ -1,8 +1,8 @@
-"""verify: three proofs that a merged model file is its sources.
+"""Proves that a merged model file computes what its sources compute.
 
-(a) bytes: every merged weight, its recipe undone, equals the sources' weights bit for bit.
-(b) values: in ONNX Runtime it gives what the sources give (values.py).
-(c) graph: it is the graph that merging the sources gives (graph.py, again.py).
+(a) bytes: every merged weight, with its recipe undone, equals the sources' weights bit for bit.
+(b) values: in ONNX Runtime the file gives what the sources give (values.py).
+(c) graph: the graph of the file is the one that merging the sources gives (graph.py, remake.py).
 
 The module is not called verify.py because `netfuse_onnx.verify` is the verb.
 """
@@ -24,8 +24,8 @@ from netfuse_onnx.types import Correspondence, Weight
 from netfuse_onnx.write import writer
 
 REMEDY = "Give real inputs with --inputs."
-QUIET = 10
-"""Channels that tell nothing are named from one in so many on: a few dead ones are usual."""
+ONE_IN = 10
+"""Channels that do not separate all models are reported from one in ten on: a few are usual."""
 
 
 def prove(
@@ -37,68 +37,69 @@ def prove(
     *,
     graph: GraphProof,
 ) -> VerifyReport:
-    """The proofs of the merged model file at `path`; that of its `graph` is made already. A failed proof is
-    a report that is not ok.
+    """Prove the merged model file at `path`. `graph` is proof (c), which is made before. A failed proof is a
+    report that is not ok.
 
-    Raises NotProven when no inputs are found that the sources take, and nothing else is wrong; FileFault
+    Raises NotProven when the sources take no inputs that were tried, and nothing else is wrong; FileFault
     when a file can't be read.
     """
     tell = progress or silent
-    held = prove_bytes(path, recipes, family, tell)
+    bytes_proof = prove_bytes(path, recipes, family, tell)
     try:
         values = prove_values(path, family, options, tell, trusted=graph.ok and not graph.note)
     except NotProven as error:
-        if held.ok and graph.ok:
+        if bytes_proof.ok and graph.ok:
             raise
         values = ValuesProof(options.runtime.provider, (), problems=(error.message,))
     blind = tuple(blind_spots(values))
     notes = (graph.note,) if graph.note else ()
     warnings = (*notes, *blind, *_warnings(values, options))
-    return VerifyReport(path, family.names, held, values, warnings, graph, blind)
+    return VerifyReport(path, family.names, bytes_proof, values, warnings, graph, blind)
 
 
 def prove_bytes(
     path: str, recipes: Mapping[str, Recipe], family: Correspondence, tell: Progress
 ) -> BytesProof:
-    """Proof (a)."""
-    held = writer.read_merged(path)
+    """Make proof (a): undo every recipe and compare with the sources, weights and learned attributes."""
+    merged = writer.read_merged(path)
     problems, size = [], 0
     for done, (name, recipe) in enumerate(recipes.items()):
         tell("comparing the weights", done, len(recipes))
-        if name not in held:
+        if name not in merged:
             problems.append(f"The merged model has no weight {name!r}.")
             continue
-        if (held[name].dtype, held[name].shape) != (recipe.dtype, recipe.shape):
+        if (merged[name].dtype, merged[name].shape) != (recipe.dtype, recipe.shape):
             problems.append(
                 f"Weight {name!r} of the merged model has another type or shape than its sources."
             )
             continue
-        size += weights.nbytes(held[name])
+        size += weights.nbytes(merged[name])
         try:
-            found = weights.first_difference(recipe, held[name].data)
+            difference = weights.first_difference(recipe, merged[name].data)
         except ValuesDiffer as error:
             problems.append(error.message)
             continue
-        if found is not None:
-            problems.append(_difference(name, recipe, family, *found))
-    known = prove_attributes(wire.scan(path).model, family, frozenset(recipes))
-    computed = known.elsewhere + _computed(recipes, family)
-    problems += known.problems
-    return BytesProof(len(recipes), size, tuple(problems), known.count, known.bytes, computed)
+        if difference is not None:
+            problems.append(_difference(name, recipe, family, *difference))
+    attributes = prove_attributes(wire.scan(path).model, family, frozenset(recipes))
+    computed = attributes.elsewhere + _computed(recipes, family)
+    problems += attributes.problems
+    return BytesProof(len(recipes), size, tuple(problems), attributes.count, attributes.bytes, computed)
 
 
 def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:
-    """The number of weights that differ between the models no merged weight holds for all of them."""
-    held: dict[str, set[Weight]] = {}
+    """Count the weights that differ between the models and that no merged weight holds for all of them."""
+    merged: dict[str, set[Weight]] = {}
     for recipe in recipes.values():
-        held.setdefault(recipe.value, set()).update(recipe.parts)
+        merged.setdefault(recipe.value, set()).update(recipe.parts)
     read = {name for node in family.graph.nodes for name in node.reads}.union(family.graph.outputs)
     own = {name: parts for name, parts in family.weights.items() if len(parts) > 1 and name in read}
-    return sum(not held.get(name, set()).issuperset(parts) for name, parts in own.items())
+    return sum(not merged.get(name, set()).issuperset(parts) for name, parts in own.items())
 
 
 def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, offset: int) -> str:
-    """`part` is a position in the recipe, which is a model where the recipe holds all of them."""
+    """Say where a merged weight differs. `part` is a position in the recipe, which is the position of a model
+    where the recipe has all of them; `offset` counts bytes, or strings."""
     whole = family.weights.get(recipe.value, ())
     owners = [i for i, weight in enumerate(whole) if weight == recipe.parts[part]]
     model = family.names[owners[0]] if owners and len(whole) == family.models else "all models"
@@ -106,25 +107,23 @@ def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, of
     return f"Weight {name!r} of the merged model is not {recipe.value!r} of {model}: {what} {offset} differs."
 
 
-def _warnings(values: ValuesProof, options: Options) -> Sequence[str]:
-    found = []
+def _warnings(values: ValuesProof, options: Options) -> Iterator[str]:
     unoptimised = sorted({row.output for row in values.outputs if row.plain and row.ok})
     if unoptimised:
-        found.append(
+        yield (
             f"{', '.join(unoptimised)}: ONNX Runtime's optimisations change what a source gives here; the "
             "merged model was compared with what it gives without them."
         )
     tied = sum(row.ties for row in values.outputs)
     if tied:
-        found.append(f"{tied} indices differ between elements whose scores are equal within what is allowed.")
-    found += [f"Skipped: {reason}." for reason in values.skipped]
+        yield f"{tied} indices differ between elements whose scores are equal within the tolerance."
+    yield from (f"Skipped: {reason}." for reason in values.skipped)
     if options.runtime.note:
-        found.append(f"Proved on the CPU: {options.runtime.note}.")
-    return found
+        yield f"Proved on the CPU: {options.runtime.note}."
 
 
 def blind_spots(values: ValuesProof) -> Iterator[str]:
-    """A sentence for everything that the comparison could not have shown, by output and pair of models."""
+    """Yield a sentence for each output in which the comparison could not have shown an exchange."""
     spread = values.spread
     if spread is not None and not spread.telling:
         one, two = spread.models
@@ -139,27 +138,29 @@ def blind_spots(values: ValuesProof) -> Iterator[str]:
     if chance:
         yield f"{', '.join(chance)}: random, so only type and shape were compared."
     for row in values.telling:
-        said = "" if _said(row, spread) else _blind(row)
-        if said:
-            yield f"Output {row.output} {said}, so an exchange would not show there. {REMEDY}"
+        reason = "" if _already_said(row, spread) else _blind(row)
+        if reason:
+            yield f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
 
 
 def _blind(row: Telling) -> str:
-    """The blind spot of an output, in words that follow its name; '' where there is none to tell of."""
+    """Describe the blind spot of an output, in words that follow its name; '' where there is none."""
     if row.reason == ALIKE:
-        apart = f"on the same input they differ by only {row.ratio:.2g} times what is allowed"
-        return f"can't tell {_pairs(row.alike)} apart: {apart}"
+        return (
+            f"can't tell {_pairs(row.alike)} apart: on the same input they differ by only "
+            f"{row.ratio:.2g} times what is allowed"
+        )
     if row.reason and row.reason != RANDOM:
         return f"says nothing about {_pairs(row.alike)}: it is {row.reason} on all inputs that were tried"
-    if not row.reason and row.quiet * QUIET > row.channels:
+    if not row.reason and row.quiet * ONE_IN > row.channels:
         return (
             f"has {row.quiet} of {row.channels} channels on axis {row.axis} that do not tell all models apart"
         )
     return ""
 
 
-def _said(row: Telling, spread: Spread | None) -> bool:
-    """True where the sentence about whole models has said it already."""
+def _already_said(row: Telling, spread: Spread | None) -> bool:
+    """True where the sentence about whole models covers this output."""
     return spread is not None and not spread.telling and row.alike == (spread.models,)
 
 

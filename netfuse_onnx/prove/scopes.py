@@ -1,4 +1,4 @@
-"""A ModelProto opened for a walk from its outputs: where each value of each graph comes from."""
+"""Finds the origin of each value in each graph of a ModelProto, for a walk from its outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from netfuse_onnx.ops.walk import key
 
 
 class Made(enum.StrEnum):
-    """The origin of a value, in the words of messages."""
+    """The kinds of origin of a value, in the words of messages."""
 
     INPUT = "an input"
     STORED = "a stored tensor"
@@ -23,7 +23,7 @@ class Made(enum.StrEnum):
 
 @dataclass(eq=False)
 class Scope:
-    """One graph: the main graph, or a body, which reads values of `parent` too."""
+    """One graph: the main graph, or a body, which also reads values of `parent`."""
 
     graph: GraphProto
     parent: Scope | None = None
@@ -43,7 +43,7 @@ class Scope:
         }
 
     def origin(self, name: str) -> Origin:
-        """The definition of a name as this graph sees it, the innermost one."""
+        """Return the innermost definition of a name that this graph sees."""
         scope: Scope | None = self
         while name and scope is not None:
             if name in scope.producers:
@@ -58,8 +58,8 @@ class Scope:
 
 @dataclass(frozen=True)
 class Origin:
-    """The definition of a value. `index` is a node of the scope's graph, `place` one of its outputs, or the
-    position of an input."""
+    """The definition of a value. `index` is the position of a node in the scope's graph, `place` the position
+    of one of its outputs, or of a graph input."""
 
     made: Made
     scope: Scope
@@ -81,13 +81,13 @@ class Origin:
 
 
 def title(node: NodeProto) -> str:
-    """A node as messages name it: by its name, or by the first value that it gives."""
+    """Return the node as messages call it: by its name, or by its first output."""
     name = node.name or f"-> {next(filter(None, node.output), '')}"
     return f"{name!r} ({key(node)})"
 
 
 def names(values: Iterable[str]) -> list[str]:
-    """Inputs or outputs of a node without the absent ones at the end."""
+    """Return inputs or outputs of a node without the absent ones at the end."""
     kept = list(values)
     while kept and not kept[-1]:
         kept.pop()

@@ -1,4 +1,4 @@
-"""The power of the comparison: would it have seen two models exchanged?
+"""Measures whether the comparison of values could have seen two models exchanged.
 
 On the same input, two models must differ by far more than what is allowed, in every output. Where weights
 that differ between the models take no part in an output, the models are one function there, and an exchange
@@ -20,12 +20,11 @@ from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run.runtime import Value
 
 Ratios = dict[tuple[int, int], Array]
-"""By pair of models: the distance of every channel of an output, or one distance, in units of what is
-allowed."""
+"""Pair of models -> the distance of an output or of each of its channels, in units of the tolerance."""
 
 
 class Teller:
-    """Distances between the models' outputs, in units of what the judge allows."""
+    """Computes distances between the models' outputs, in units of the tolerance of the judge."""
 
     def __init__(self, trial: Trial, judge: Judge) -> None:
         self.trial = trial
@@ -34,7 +33,8 @@ class Teller:
         self.labels = [k for k in trial.same_input[0] if all(k in some for some in trial.same_input)]
 
     def spread(self) -> Spread | None:
-        """The two most alike models, and how far apart the output that tells them apart best is.
+        """Return the two models that are most alike, and their distance in the output that separates them
+        best.
 
         None for a single model, where the models did not all run on the same input, and where no output can
         be compared.
@@ -63,7 +63,7 @@ class Teller:
         if not line.own and line.inputs <= self.trial.options.share:
             return Telling(name, float("inf"), anyone)  # one value for all: there is nothing to exchange
         table = self._same_input(name) if line.own else self._own_inputs(name)
-        best = {pair: float(found.max(initial=0.0)) for pair, found in table.items()}
+        best = {pair: float(distance.max(initial=0.0)) for pair, distance in table.items()}
         one, two = min(best, key=lambda pair: best[pair])
         alike = tuple((self._name(i), self._name(j)) for (i, j), ratio in best.items() if ratio < APART)
         axis = self._axis(name)
@@ -80,7 +80,7 @@ class Teller:
         )
 
     def _reason(self, name: str, best: Mapping[tuple[int, int], float]) -> str:
-        """The reason why an output says too little."""
+        """Return the reason why an output can't separate all models."""
         if self._empty(name):
             return "empty, NaN or infinite"
         values = [np.asarray(v).reshape(-1) for v in self._values(name) if isinstance(v, np.ndarray)]
@@ -90,40 +90,40 @@ class Teller:
         return "the same in all models" if not any(best.values()) else ALIKE
 
     def _same_input(self, name: str) -> Ratios:
-        """Every model is given the first one's inputs."""
+        """Return the distances of the models on the inputs of the first one."""
         return self._table(name, [[some[k][name] for k in self.labels] for some in self.trial.same_input])
 
     def _own_inputs(self, name: str) -> Ratios:
+        """Return the distances of the models on inputs of their own."""
         return self._table(name, [[outputs[name] for outputs in some] for some in self.trial.outputs])
 
     def _table(self, name: str, values: Sequence[Sequence[Value]]) -> Ratios:
         axis = self._axis(name)
-        found: Ratios = {}
+        ratio_of: Ratios = {}
         for one, two in itertools.combinations(range(self.models), 2):
             cases = zip(values[one], values[two], strict=True)
-            found[one, two] = np.maximum.reduce([self._distance(name, a, b, two, axis) for a, b in cases])
-        return found
+            ratio_of[one, two] = np.maximum.reduce([self._distance(name, a, b, two, axis) for a, b in cases])
+        return ratio_of
 
     def _distance(self, name: str, one: Value, two: Value, model: int, axis: int) -> Array:
-        """One distance, or one per channel where the output has an `axis` of them; `two` is of `model`."""
+        """Return one distance, or one per channel along `axis`. `two` is the result of `model`."""
         allowed = self.judge.tolerance(name, two, model)
-        plain = isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and one.shape == two.shape
-        if not plain or not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray):
+        if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray) or one.shape != two.shape:
             gap = compare(one, two, allowed)
             return np.asarray(float("inf") if gap.problem else gap.ratio)
         if two.dtype.kind in "fV":
-            found = ratios(one, two, allowed)
+            distance = ratios(one, two, allowed)
         else:
-            found = np.where(one == two, 0.0, np.inf)
-        others = tuple(i for i in range(found.ndim) if i != axis) if axis else None
-        most: Array = np.asarray(found.max(axis=others, initial=0.0))
+            distance = np.where(one == two, 0.0, np.inf)
+        others = tuple(i for i in range(distance.ndim) if i != axis) if axis else None
+        most: Array = np.asarray(distance.max(axis=others, initial=0.0))
         return most
 
     # ------------------------------------------------------------------ parts
 
     def _axis(self, name: str) -> int:
-        """The axis of an output's channels: of the second and the last the shorter one whose size is fixed; 0
-        for none."""
+        """Return the axis of channels: the shorter one of axis 1 and the last, if its size is fixed; 0 for
+        none."""
         dims = self.trial.family.edge_type(name).dims or ()
         sizes = {i: dims[i] for i in (1, len(dims) - 1) if 0 < i < len(dims)}
         fixed = sorted((size, i) for i, size in sizes.items() if isinstance(size, int))
@@ -133,7 +133,7 @@ class Teller:
         return next((i for _, i in fixed if len({shape[i] for shape in shapes}) == 1), 0)
 
     def _values(self, name: str) -> Iterator[Value]:
-        """All that the sources gave for an output."""
+        """Yield the results of all sources in all cases for an output."""
         for some in self.trial.outputs:
             yield from (outputs[name] for outputs in some)
 

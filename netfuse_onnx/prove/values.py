@@ -1,9 +1,9 @@
-"""Proof (b): the merged model computes what the N sources compute, in ONNX Runtime.
+"""Makes proof (b): in ONNX Runtime, the merged model gives what the N sources give.
 
 The sources run one at a time and are freed, then the merged model runs, so that memory is the larger of
-the two plus the outputs. Every model gets inputs of its own; an exchange of two models is seen where their
-outputs differ on the same input. Whether they do is said for every output, and where they do not, other
-inputs are tried first.
+the two plus the outputs. Every model gets inputs of its own. An exchange of two models shows where their
+outputs differ on the same input: the proof says for every output if they do, and tries other inputs first
+where they do not.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def prove_values(
     *,
     trusted: bool = False,
 ) -> ValuesProof:
-    """Run the sources, then the merged model file, and compare every output of every model. `trusted`: its
-    graph is known to be the one that merging gives; else its sizes are looked at before it is run.
+    """Run the sources, then the merged model file, and compare every output of every model.
 
-    Raises NotProven when no inputs are found that the sources take, UsageFault on --dim or --inputs that
-    do not fit the models.
+    `trusted` says that the graph of the file is the one that merging gives; else its memory is estimated
+    before it is run. Raises NotProven when the sources take no inputs that were tried, UsageFault on --dim or
+    --inputs that do not fit the models.
     """
     tell = progress or silent
     trial = Trial(family, options)
@@ -80,26 +80,26 @@ def prove_values(
 
 
 def _session(merged: str, family: Correspondence, options: Options, trusted: bool) -> Session:
-    """The merged file, loaded. Raises RunFailed, also where it would take too much memory or never end."""
+    """Load the merged file. Raises RunFailed, also where it would take too much memory or never end."""
     if not trusted and (reason := bounds.of_merged(merged, family, options.max_memory)):
         raise RunFailed(reason)
     return Session(merged, options.runtime)
 
 
 def _sizes(trial: Trial) -> dict[str, int]:
-    """Bytes of every input and output in the first case."""
-    found: dict[str, int] = {}
+    """Return the bytes of every input and output in the first case, all models together."""
+    sizes: dict[str, int] = {}
     for model in range(trial.family.models):
         feeds = trial.feeds(trial.cases[0], model)
         for name, value in (*feeds.items(), *trial.outputs[model][0].items()):
             if model == 0 or name not in trial.options.share:
                 parts = value if isinstance(value, list) else [value]
-                found[name] = found.get(name, 0) + sum(np.asarray(part).nbytes for part in parts)
-    return found
+                sizes[name] = sizes.get(name, 0) + sum(np.asarray(part).nbytes for part in parts)
+    return sizes
 
 
 def _tf32(merged: str, trial: Trial, results: Sequence[Mapping[str, Value]]) -> float | None:
-    """Largest relative difference that TF32, which CUDA uses by default, makes to the merged outputs."""
+    """Return the largest relative change of the merged outputs by TF32, CUDA's default."""
     try:
         session = Session(merged, trial.options.runtime, tf32=True)
         worst = 0.0
@@ -114,4 +114,4 @@ def _tf32(merged: str, trial: Trial, results: Sequence[Mapping[str, Value]]) -> 
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""

@@ -1,2 +1,2 @@
-"""ONNX Runtime: sessions, what is fed to them (offers.py, of sizes from ladder.py), what that takes
-(footprint.py), and the gaps that are worked around."""
+"""ONNX Runtime: sessions, the inputs that are fed to them (offers.py, with sizes from ladder.py), the memory
+that a run takes (footprint.py), and the gaps of ONNX Runtime that the compiler works around."""

@@ -1,7 +1,8 @@
-"""What a graph takes whatever it is fed: a file of some kilobytes may ask for all memory, or never end.
+"""Refuses graphs that need too much memory, or never end, whatever they are fed.
 
-ONNX Runtime computes what depends on constants alone while it loads a file, and a run does what the file
-says. So before a graph from a file is loaded there, its sizes are estimated, and its loops looked at.
+A file of some kilobytes can do both: ONNX Runtime computes all that depends on constants alone while it loads
+the file. So before a graph from a file is loaded, its memory is estimated, and the trips of its loops are
+counted.
 """
 
 from __future__ import annotations
@@ -22,21 +23,20 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Graph, Node, Source, ValueType
 
 FOLDING = 4.0
-"""ONNX Runtime takes so many times what it computes from constants: copies of optimisers, packed ones."""
+"""ONNX Runtime takes so many times the bytes that it computes from constants: its optimisers make copies."""
 MOST_TRIPS = 1 << 17
-"""Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""
-
+"""The most trips of a loop, or of nested loops, whose number is in the file and that no condition ends."""
 
 AFFORDABLE, OF_WEIGHTS = 1 << 30, 64
-"""Bytes that a graph may compute from constants alone: so many, and so many times those of its weights."""
+"""A graph may compute so many bytes from constants alone, plus so many times the bytes of its weights."""
 
 
 def affordable(family: Correspondence) -> Correspondence:
-    """The family, which is folded. Raises FileFault where its graph computes more from constants alone than
-    any model of its size needs to: no runtime could load it."""
+    """Return the family, whose constants are folded. Raises FileFault where its graph computes more from
+    constants alone than any model of its size needs: no runtime could load it."""
     source = family.sources[0]
-    needed, held = constant_bytes(family.graph), sum(map(weights.nbytes, source.graph.weights.values()))
-    if needed > AFFORDABLE + OF_WEIGHTS * held:
+    needed, own = constant_bytes(family.graph), sum(map(weights.nbytes, source.graph.weights.values()))
+    if needed > AFFORDABLE + OF_WEIGHTS * own:
         raise FileFault(
             f"{source.path} computes {amount(needed)} from constants alone.",
             "No runtime loads that: export the model again.",
@@ -45,19 +45,20 @@ def affordable(family: Correspondence) -> Correspondence:
 
 
 def refusal(source: Source, limit: int, *, fed: bool) -> str:
-    """The reason why a source must not be loaded where `limit` bytes are allowed; '' where it may. `source`
-    is inferred. `fed`: neither may it be run, on inputs of any size."""
+    """Return the reason why a source must not be loaded where `limit` bytes are allowed; '' where it may. Its
+    types must be inferred. With `fed`, a run with inputs of any size counts too."""
     return _Bounds(source, limit, fed).graph(source.graph, 1)
 
 
 def of_merged(path: str, family: Correspondence, limit: int) -> str:
-    """The same for a file that should be the merge of a family, but may be anything. It may compute from
-    constants what its sources hold: weights that are equal in all of them are stored once, and repeated.
+    """Return the reason why a file must not be loaded that should be the merge of a family, but may be
+    anything.
 
-    Raises FileFault where it is no valid model.
+    It may compute the weights of its sources from constants, beyond the limit: weights that are equal in all
+    of them are stored once and repeated. Raises FileFault where the file is no valid model.
     """
-    held = sum(weights.nbytes(w) for source in family.sources for w in source.graph.weights.values())
-    limit += int(FOLDING * held)
+    stored = sum(weights.nbytes(w) for source in family.sources for w in source.graph.weights.values())
+    limit += int(FOLDING * stored)
     source = infer(unclaimed(load(path)))
     constants = {name: (weight,) for name, weight in source.graph.weights.items()}
     alone = Correspondence((source,), ("",), source.graph, constants, source.opsets, source.ir_version)
@@ -66,12 +67,14 @@ def of_merged(path: str, family: Correspondence, limit: int) -> str:
 
 @dataclass
 class _Bounds:
+    """Checks a source against a limit in bytes. `fed` is as in `refusal`."""
+
     source: Source
     limit: int
     fed: bool
 
     def graph(self, graph: Graph, trips: int) -> str:
-        """The reason why a graph that runs so many times is refused."""
+        """Return the reason why a graph that runs `trips` times is refused; '' where it is not."""
         needed = int(PROCESS + FOLDING * constant_bytes(graph))
         if needed > self.limit:
             return f"what it computes from constants alone takes about {amount(needed)}"
@@ -88,17 +91,20 @@ class _Bounds:
         return ""
 
     def _inside(self, graph: Graph, body: GraphProto) -> Graph:
-        """A body as a graph of its own, inferred. It reads the weights of the main graph."""
-        held = self.source.graph.weights
-        types = {name: ValueType(weight.dtype, weight.shape) for name, weight in held.items()}
+        """Return a body as a graph with inferred types. It reads the weights of the main graph."""
+        main_weights = self.source.graph.weights
+        types = {name: ValueType(weight.dtype, weight.shape) for name, weight in main_weights.items()}
         types |= dict(graph.types)
-        inputs = (*(value.name for value in body.input), *(name for name in types if name not in held))
+        inputs = (
+            *(value.name for value in body.input),
+            *(name for name in types if name not in main_weights),
+        )
         outputs = tuple(value.name for value in body.output)
-        inner = Graph(body.name, inputs, outputs, tuple(map(walk.node_of, body.node)), held, types)
+        inner = Graph(body.name, inputs, outputs, tuple(map(walk.node_of, body.node)), main_weights, types)
         return infer(replace(self.source, graph=inner)).graph
 
     def _trips(self, node: Node, body: GraphProto) -> int:
-        """How often a body runs, where the file says it; else 1."""
+        """Return the number of trips of a body where the file has it; else 1."""
         if node.op != "Loop" or node.domain or not self._goes_on(node, body):
             return 1
         if not node.inputs[0]:
@@ -118,7 +124,7 @@ class _Bounds:
         return maker.input[0] == body.input[1].name or self._value(maker.input[0]) == 1
 
     def _value(self, name: str) -> int | None:
-        """The one number that a small weight holds."""
+        """Return the integer in a small weight of one element; None for any other value."""
         weight = self.source.graph.weights.get(name)
         if weight is None or not isinstance(weight.data, bytes) or weight.dtype not in SHAPE_TYPES:
             return None

@@ -1,4 +1,4 @@
-"""Dims that are computed from others: `past + sequence`, `floor(height/2)`, `2*s0 + 1`.
+"""Evaluates dims that are computed from others: `past + sequence`, `floor(height/2)`, `2*s0 + 1`.
 
 ONNX puts no limit on the names of dims, so `batch-size` is a name like any other. It is read as batch minus
 size only where a file has dims `batch` and `size` by themselves. Operators and functions are those that
@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
 LONGEST = 400
-"""A text of more characters is taken for a name."""
+"""A longer text, in characters, is taken for a name."""
 MOST = 1 << 31
-"""No computed size is larger."""
+"""The largest computed size."""
 HIGHEST_POWER = 8
+"""The largest exponent that is evaluated."""
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
@@ -55,30 +56,30 @@ FUNCTIONS: Mapping[str, Callable[..., Fraction]] = {
     "ceiltoint": lambda a: Fraction(math.ceil(a)),
     "trunctoint": lambda a: Fraction(math.trunc(a)),
 }
-"""By their names in small letters."""
+"""Name in small letters -> function."""
 
 
 def terms(text: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The dims that `text` is computed from, in order; () where it is a name itself. `names` are dims."""
+    """Return the dims in `names` that `text` is computed from, in order; () where it is a name itself."""
     return _parsed(text, _usable(text, names))[1]
 
 
 def value(text: str, values: Mapping[str, int]) -> int | None:
-    """The size that `text` comes to; None where it is a name that is not in `values`."""
+    """Return the size that `text` evaluates to; None where it is a name that is not in `values`."""
     if text in values:
         return values[text]
-    body, found = _parsed(text, _usable(text, values))
+    body, dims = _parsed(text, _usable(text, values))
     if body is None:
         return None
     try:
-        exact = _evaluate(body, [Fraction(values[name]) for name in found])
+        exact = _evaluate(body, [Fraction(values[name]) for name in dims])
     except (ArithmeticError, TypeError, ValueError):  # a division by 0, or arguments that do not fit
         return 1
     return int(max(0, min(math.floor(exact), MOST)))
 
 
 def _usable(text: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The names that may stand in a text, those with other names in them first."""
+    """Return the names that occur in a text, names that contain other names first."""
     inside = {name for name in names if name != text and name in text and not name.strip().isdecimal()}
     return tuple(sorted(inside, key=lambda name: (-len(name), name)))
 
@@ -90,34 +91,35 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(text: str, names: tuple[str, ...]) -> tuple[ast.expr | None, tuple[str, ...]]:
-    """The expression, in which `v0` stands for the first of the dims that follow; (None, ()) for a name."""
+    """Return the tree of an expression and its dims, the first of which is `v0` there; (None, ()) for a
+    name."""
     if not names or len(text) > LONGEST:
         return None, ()
     pattern = _pattern(names)
     words = re.findall(r"[^\W\d]\w*", pattern.sub(" ", text))
     if not {word.lower() for word in words} <= FUNCTIONS.keys():
         return None, ()
-    found = dict[str, None].fromkeys(pattern.findall(text))
-    place = {name: f"v{k}" for k, name in enumerate(found)}
+    dims = dict[str, None].fromkeys(pattern.findall(text))
+    place = {name: f"v{k}" for k, name in enumerate(dims)}
     try:
         body = ast.parse(pattern.sub(lambda match: f" {place[match[0]]} ", text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None, ()
-    computed = isinstance(body, ast.BinOp | ast.Call) and found and _plain(body)
-    return (body, tuple(found)) if computed else (None, ())
+    computed = isinstance(body, ast.BinOp | ast.Call) and dims and _is_arithmetic(body)
+    return (body, tuple(dims)) if computed else (None, ())
 
 
-def _plain(part: ast.expr) -> bool:
-    """True for what an expression may be made of."""
+def _is_arithmetic(part: ast.expr) -> bool:
+    """True for a tree of numbers, names, arithmetic operators and the FUNCTIONS."""
     if isinstance(part, ast.Constant):
         return type(part.value) in (int, float)
     if isinstance(part, ast.Call):
         named = isinstance(part.func, ast.Name) and part.func.id.lower() in FUNCTIONS
-        return named and bool(part.args) and not part.keywords and all(map(_plain, part.args))
+        return named and bool(part.args) and not part.keywords and all(map(_is_arithmetic, part.args))
     if isinstance(part, ast.BinOp):
-        return type(part.op) in BINARY and _plain(part.left) and _plain(part.right)
+        return type(part.op) in BINARY and _is_arithmetic(part.left) and _is_arithmetic(part.right)
     if isinstance(part, ast.UnaryOp):
-        return isinstance(part.op, ast.USub | ast.UAdd) and _plain(part.operand)
+        return isinstance(part.op, ast.USub | ast.UAdd) and _is_arithmetic(part.operand)
     return isinstance(part, ast.Name) and part.id.lower() not in FUNCTIONS
 
 

@@ -1,9 +1,8 @@
-"""Inputs for the proof of the values: what each graph input accepts, and seeded arrays of that kind.
+"""Makes inputs for the proof of the values: seeded arrays that each graph input accepts.
 
-Nothing is known about a model but its graph. So integers are drawn within the bounds that their
+Only the graph tells what a model accepts. So integers are drawn within the bounds that their
 consumers imply (the rows of the table that a Gather reads), and masks are ones followed by zeros. The sizes
-of symbolic dims, and which of the STYLES, are tried in the order of offers.py. `--inputs` and `--dim` replace
-the guessing.
+of symbolic dims, and the STYLES, are tried in the order of offers.py. `--inputs` and `--dim` replace both.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 FLOATS = {"f", "V", "c"}  # numpy kinds; bfloat16 and float8 of ml_dtypes are of kind V
 STYLES = (("normal", "fit"), ("normal", "small"), ("normal", "ones"), ("unit", "fit"), ("unit", "ones"))
-"""How floats and integers are drawn, in the order in which they are tried."""
+"""The ways to draw floats and integers, in the order in which they are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One choice of sizes, and of how values are drawn. `title` tells the sizes. Floats are multiplied by
+    """A choice of sizes, and a way to draw values. `title` has the sizes as text. Floats are multiplied by
     `scale`; another `salt` gives other values of the same kind."""
 
     title: str
@@ -59,47 +58,47 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The title, and what is unusual about the values."""
+        """The title, with scale and salt where they are not the usual ones."""
         scale = f", scale {self.scale:g}" if self.scale != 1.0 else ""
         return f"{self.title}{scale}{f', salt {self.salt}' if self.salt else ''}"
 
 
 def describe(family: Correspondence) -> tuple[InputSpec, ...]:
-    """What each graph input accepts, in the names of the first source."""
+    """Describe the inputs of a family, by the names of the first source."""
     first, domains = family.sources[0].graph, Domains(family)
     edges = [family.edge(model) for model in range(family.models)]
     specs = []
     for name in first.inputs:
         rows = zip(family.sources, edges, strict=True)
-        kinds = [_tensor(source.graph.types[edge.inputs[name]]) for source, edge in rows]
-        dims = symbols.meet(name, [kind.dims for kind, _ in kinds])
-        kind, sequence = kinds[0]
-        specs.append(InputSpec(name, kind.dtype, dims, domains.of(name), sequence))
+        tensors = [_tensor(source.graph.types[edge.inputs[name]]) for source, edge in rows]
+        dims = symbols.meet(name, [tensor.dims for tensor, _ in tensors])
+        tensor, sequence = tensors[0]
+        specs.append(InputSpec(name, tensor.dtype, dims, domains.of(name), sequence))
     return tuple(specs)
 
 
-def apart(specs: Sequence[InputSpec], bound: Collection[str] = ()) -> tuple[InputSpec, ...]:
-    """The same with a symbol of its own for each axis, but for those that are `bound`. What a file calls by
-    one name (`?`, say) need not be one size: ONNX Runtime does not compare them."""
+def separate_symbols(specs: Sequence[InputSpec], bound: Collection[str] = ()) -> tuple[InputSpec, ...]:
+    """Give each axis a symbol of its own, except where its symbol is `bound`. Axes that a file calls by one
+    name (`?`, say) need not have one size: ONNX Runtime does not compare them."""
     every = Counter(dim for spec in specs for dim in spec.dims or () if isinstance(dim, str))
     shared = {name for name, count in every.items() if count > 1 and name not in bound}
-    return tuple(replace(spec, dims=symbols.apart(spec.name, spec.dims, shared)) for spec in specs)
+    return tuple(replace(spec, dims=symbols.separated(spec.name, spec.dims, shared)) for spec in specs)
 
 
 def names(specs: Sequence[InputSpec]) -> tuple[str, ...]:
-    """The symbols that sizes can be given for: those of the file, then those of axes that share one."""
-    return tuple(dict.fromkeys(symbols.free(spec.dims for spec in (*specs, *apart(specs)))))
+    """Return the symbols that --dim can bind: those of the file, then those of axes that share a symbol."""
+    return tuple(dict.fromkeys(symbols.free(spec.dims for spec in (*specs, *separate_symbols(specs)))))
 
 
 def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The dims of the inputs for these sizes; without those of unknown rank."""
+    """Return the shapes of the inputs for these sizes, without inputs of unknown rank."""
     return {spec.name: symbols.sizes(spec.dims, sizes) for spec in specs if spec.dims is not None}
 
 
 def draw(
     specs: Sequence[InputSpec], case: Case, model: int, shared: frozenset[str], seed: int
 ) -> dict[str, Value]:
-    """The feeds of one model, by the first source's input names. Shared inputs are alike for all models."""
+    """Draw the feeds of one model, by the first source's names. Shared inputs are equal for all models."""
     if case.given:
         return dict(case.given[model])
     feeds: dict[str, Value] = {}
@@ -146,21 +145,21 @@ def _integers(
 
 
 def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Ones, then zeros, along the last axis: at least one 1 in every row."""
+    """Draw ones followed by zeros along the last axis, with at least one 1 in every row."""
     if not shape or shape[-1] == 0:
         return np.ones(shape, bool)
     lengths = rng.integers(1, shape[-1] + 1, shape[:-1])
     return np.asarray(np.arange(shape[-1]) < lengths[..., None])
 
 
-def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
-    """The tensor in an optional or a sequence, and whether it is a sequence. Maps have no type here."""
-    proto, sequence = kind.proto, False
+def _tensor(declared: ValueType) -> tuple[ValueType, bool]:
+    """Return the type of the tensor in an optional or a sequence, and True for a sequence. Maps have none."""
+    proto, sequence = declared.proto, False
     while proto is not None and proto.WhichOneof("value") in ("optional_type", "sequence_type"):
         wrapper = getattr(proto, proto.WhichOneof("value") or "")
         sequence = sequence or proto.HasField("sequence_type")
         proto = wrapper.elem_type
     if proto is None:
-        return kind, sequence
+        return declared, sequence
     inner = of_proto(proto)
     return (inner if inner.proto is None else ValueType()), sequence

@@ -1,8 +1,7 @@
-"""Ranks that nothing but a run can tell, and sizes that a file claims: runs of a source with those values as
-outputs.
+"""Runs a source to learn ranks that inference can't tell, and to check sizes that a file claims.
 
-Two runs with different sizes, so that a size which is that of an input does not pass for one that is always
-so. What can't be run stays unknown.
+The values in question become outputs. There are two runs with different sizes, so that a size which depends
+on an input does not pass for a fixed one. What can't be run stays unknown.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
 ATTEMPTS, NEAR = 32, 8
-"""So many choices of inputs are offered, and so many that are near to the first that runs."""
+"""The choices of inputs that are offered, at most, and those that resemble the first one that runs."""
 MAX_MEMORY = 2_000_000_000
 """Bytes that a run may take, by estimate."""
 DRAWING = 32
-"""Bytes that drawing an element of an input takes at most, with copies on the way to its type."""
+"""The bytes that drawing one element of an input takes at most, with the copies of type conversions."""
 SECONDS = 60.0
 """A run that takes longer tells nothing."""
 BATCHES = (2, 3)
@@ -41,7 +40,7 @@ BATCHES = (2, 3)
 
 
 def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()) -> tuple[Run, ...]:
-    """The types of the named values in two runs on the CPU, or in as many as there can be: for claims.py."""
+    """Return the types of the named values in two runs on the CPU, or in as many as are possible."""
     if refusal(source, MAX_MEMORY, fed=True):
         return ()
     try:
@@ -51,14 +50,14 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
     except (RunFailed, NetfuseError, ValueError):
         return ()
     graph = source.graph
-    held = {name: (weight,) for name, weight in graph.weights.items()}
-    alone = Correspondence((source,), ("",), graph, held, source.opsets, source.ir_version)
-    named = inputs.describe(alone)
-    if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in named):
-        return ()  # nothing can be made up for an input of unknown rank
-    for specs in dict.fromkeys((named, inputs.apart(named))):
+    parts = {name: (weight,) for name, weight in graph.weights.items()}
+    alone = Correspondence((source,), ("",), graph, parts, source.opsets, source.ir_version)
+    declared = inputs.describe(alone)
+    if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in declared):
+        return ()  # no input of unknown rank can be drawn
+    for specs in dict.fromkeys((declared, inputs.separate_symbols(declared))):
         if runs := _Runs(session, specs, Footprints(alone)).two():
-            return tuple(Run(case.sizes, _kinds(names, results)) for case, results in runs)
+            return tuple(Run(case.sizes, _types(names, results)) for case, results in runs)
     return ()
 
 
@@ -66,13 +65,13 @@ Ran = tuple[inputs.Case, Mapping[str, Value]]
 
 
 class _Runs:
-    """Runs of a source on inputs as `specs` describe them, those that take too much memory left out."""
+    """Runs a source on inputs as `specs` describe them, except those that take too much memory."""
 
     def __init__(self, session: Session, specs: Sequence[inputs.InputSpec], footprints: Footprints) -> None:
         self.session, self.specs, self.footprints = session, specs, footprints
 
     def two(self) -> list[Ran]:
-        """Two runs with sizes that differ, or with values that do, or one, or none."""
+        """Return two runs with sizes, or else values, that differ; or one, or none."""
         first = self._first(Offers(self.specs, BATCHES[0], {}), ATTEMPTS)
         if first is None:
             return []
@@ -87,7 +86,7 @@ class _Runs:
         return [first]
 
     def _first(self, offers: Offers, most: int) -> Ran | None:
-        """The first of the offers that runs."""
+        """Return the first of the offers that runs."""
         for case in itertools.islice(offers, most):
             if self._needed(case) > MAX_MEMORY:
                 continue
@@ -106,11 +105,11 @@ class _Runs:
         return bound.needed(1, 1)
 
 
-def _kinds(names: Sequence[str], results: Mapping[str, Value]) -> dict[str, ValueType]:
-    return {name: _kind(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
+def _types(names: Sequence[str], results: Mapping[str, Value]) -> dict[str, ValueType]:
+    return {name: _type(results[name]) for name in names if isinstance(results.get(name), np.ndarray)}
 
 
-def _kind(value: Value) -> ValueType:
+def _type(value: Value) -> ValueType:
     array = np.asarray(value)
     try:
         dtype = int(helper.np_dtype_to_tensor_dtype(array.dtype))
@@ -120,12 +119,12 @@ def _kind(value: Value) -> ValueType:
 
 
 def home(source: Source) -> str:
-    """The folder that a source's weights are referred to from."""
+    """Return the folder to which a source's references to weights are relative."""
     return os.path.dirname(os.path.abspath(source.path))
 
 
 def whole(source: Source) -> ModelProto:
-    """The source in normal form as a model that runs. Large weights stay in their files, see `home`."""
+    """Return the source in normal form as a model that runs. Large weights stay in their files."""
     model: ModelProto = rebuild.model(source)
     graph = model.graph
     large = {n: w for n, w in source.graph.weights.items() if isinstance(w.data, Extent)}
@@ -137,7 +136,7 @@ def whole(source: Source) -> ModelProto:
 
 
 def _model(source: Source, names: Sequence[str]) -> bytes:
-    """The source with more outputs."""
+    """Return the source with more outputs, serialised."""
     model = whole(source)
     model.graph.output.extend(
         kinds.declared(name, ValueType()) for name in names if name not in source.graph.outputs
@@ -147,7 +146,7 @@ def _model(source: Source, names: Sequence[str]) -> bytes:
 
 
 def _initializer(name: str, weight: Weight, home: str) -> TensorProto:
-    """By reference where ONNX Runtime lets it: inside of the model's own folder."""
+    """Return a weight as an initializer: a reference where ONNX Runtime allows it, in the model's folder."""
     extent = weight.data
     if not isinstance(extent, Extent) or os.path.commonpath([os.path.abspath(extent.path), home]) != home:
         return weights.proto(weight, name)

@@ -1,10 +1,10 @@
-"""The inputs that a source is offered for one batch size, the most telling first.
+"""Offers a source inputs of one batch size, the most informative first.
 
     for case in offers:
         run it; where the source refuses, offers.refused(message)
 
-The sizes come from the ladder. A refusal directs what comes next: each message may propose other sizes, and a
-message that is new is followed first.
+The sizes come from the ladder. A refusal decides what comes next: each message may propose other sizes, and
+the proposals of a new message come first.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from netfuse_onnx.run.inputs import STYLES, Case, InputSpec
 from netfuse_onnx.run.ladder import PLAIN, Rung, Sizes, ladder, numbers
 
 FIRST, NEXT, LATER = 24, 12, 3
-"""So many proposals of messages are followed: from the first rung, with another style, from other rungs."""
+"""The most proposals that are followed: from the first rung, with another style, from other rungs."""
 CLIMB = 3
-"""So many rungs are climbed to see more."""
+"""The rungs that are climbed to see more, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Offers:
         self.wider = ladder(shapes, names + further, models)  # such as batch * heads
         self._refusal = ""
         self._done = set[tuple[object, ...]]()
-        self._said = set[str]()
+        self._messages = set[str]()
 
     def refused(self, message: str) -> None:
-        """The case that was offered last does not run, and why."""
+        """Note that the case that was offered last does not run, with the message of ONNX Runtime."""
         self._refusal = message or "refused"
 
     def __iter__(self) -> Iterator[Case]:
@@ -72,7 +72,7 @@ class Offers:
             yield from self._follow(case, most)
 
     def _starts(self) -> Iterator[tuple[Case, int]]:
-        """Cases, and how many proposals are followed from each."""
+        """Yield cases, each with the number of proposals that are followed from it."""
         if self.seen:
             yield self._titled(replace(self.seen.case, sizes=self._carried(self.seen))), LATER
         first, *others = STYLES
@@ -94,7 +94,7 @@ class Offers:
                 yield self._case(sizes, style), 0
 
     def larger(self, case: Case) -> Iterator[Case]:
-        """The same with larger sizes, to see more: of each rung the first that runs."""
+        """Yield a case with larger sizes, to see more: from each rung those up to the first that runs."""
         style = (case.floats, case.integers)
         plain, wide = self.begin
         for up in () if self.only or not self.ladder.names else range(1, CLIMB + 1):
@@ -105,7 +105,7 @@ class Offers:
                     ran = ran or not self._refusal
 
     def _far(self) -> Iterator[Sizes]:
-        """The rungs above the first, then those below."""
+        """Yield the sizes of the rungs above the first, then of those below."""
         plain, wide = self.begin
         for up in range(1, len(PLAIN)):
             yield from self.ladder.rung((plain + up, wide + up))
@@ -117,7 +117,7 @@ class Offers:
             yield from self.ladder.small()
 
     def _follow(self, case: Case, most: int) -> Iterator[Case]:
-        """A case, and while it is refused what the messages propose: up to `most` further ones."""
+        """Yield a case, and while it is refused what the messages propose: up to `most` further cases."""
         queue = [case]
         while queue:
             case = queue.pop(0)
@@ -127,24 +127,24 @@ class Offers:
             self._done.add(key)
             self._refusal = ""
             yield case
-            said = self._refusal
-            if said and most > 0:
-                found = self.wider.proposed(case.sizes, said)[:most]
-                most -= len(found)
-                cases = [self._titled(replace(case, sizes=sizes)) for sizes in found]
-                queue = cases + queue if self._news(said) else queue + cases
+            message = self._refusal
+            if message and most > 0:
+                proposals = self.wider.proposed(case.sizes, message)[:most]
+                most -= len(proposals)
+                cases = [self._titled(replace(case, sizes=sizes)) for sizes in proposals]
+                queue = cases + queue if self._is_new(message) else queue + cases
 
-    def _news(self, message: str) -> bool:
-        """True where such a message, its numbers aside, was not heard before."""
+    def _is_new(self, message: str) -> bool:
+        """True for a message that did not come before, whatever its numbers."""
         form = message
         for number in numbers(message):
             form = form.replace(str(number), "#")
-        fresh = form not in self._said
-        self._said.add(form)
+        fresh = form not in self._messages
+        self._messages.add(form)
         return fresh
 
     def _carried(self, seen: Seen) -> Sizes:
-        """The sizes of another batch: symbols that are multiples of the batch grow with it."""
+        """Return the sizes for another batch: symbols that are multiples of the batch grow with it."""
         sizes = dict(seen.case.sizes)
         for head in self.heads:
             if head not in self.fixed and sizes[head] % seen.batch == 0:

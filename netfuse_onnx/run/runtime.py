@@ -1,4 +1,5 @@
-"""Sessions of ONNX Runtime: which provider really runs, and plain arrays in and out.
+"""Sessions of ONNX Runtime, with a check that the chosen provider really runs. Inputs and outputs are numpy
+arrays.
 
 A `Session` keeps nothing but the session itself, so that deleting it frees the model.
 """
@@ -23,7 +24,7 @@ Value = Array | list[Any] | None
 
 
 SECONDS = 600.0
-"""A run that takes longer is ended: nothing else ends a loop that the data of a file keep going."""
+"""A longer run is ended: nothing else ends a loop whose condition in the file stays true."""
 LIBRARY = "Give --ort-library a shared library that this ONNX Runtime can load."
 
 
@@ -33,8 +34,8 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Where sessions run ('cpu' or 'cuda') and the custom operator libraries that they load. `required`:
-    CUDA was asked for by name. `note`: why it is the CPU although this ONNX Runtime knows CUDA."""
+    """The provider of sessions ('cpu' or 'cuda') and the custom operator libraries that they load. `required`
+    is True where CUDA was asked for by name. `note` says why it is the CPU although ONNX Runtime has CUDA."""
 
     provider: str
     libraries: tuple[str, ...] = ()
@@ -43,7 +44,7 @@ class Runtime:
 
 
 def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
-    """The runtime for 'auto', 'cpu' or 'cuda'.
+    """Choose the runtime for 'auto', 'cpu' or 'cuda'.
 
     Raises UsageFault when ONNX Runtime is missing, or when 'cuda' was asked for and is not what runs.
     """
@@ -64,10 +65,10 @@ def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
 
 
 def libraries(paths: Sequence[str]) -> tuple[str, ...]:
-    """Absolute paths of shared libraries of custom operators. FileFault for one that does not load; without
-    ONNX Runtime it need only be there."""
-    found = tuple(map(os.path.abspath, paths))
-    for path, named in zip(found, paths, strict=True):
+    """Return the absolute paths of shared libraries of custom operators. Raises FileFault for one that does
+    not load, or, without ONNX Runtime, does not exist."""
+    absolute = tuple(map(os.path.abspath, paths))
+    for path, named in zip(absolute, paths, strict=True):
         if not os.path.isfile(path):
             raise FileFault(f"{named or chr(39) * 2} does not exist.", LIBRARY)
         try:
@@ -75,13 +76,13 @@ def libraries(paths: Sequence[str]) -> tuple[str, ...]:
         except UsageFault:
             continue
         except Exception as error:
-            said = ort_compat.first_line(error)
-            raise FileFault(f"{named} is no library of custom operators: {said}.", LIBRARY) from error
-    return found
+            reason = ort_compat.first_line(error)
+            raise FileFault(f"{named} is no library of custom operators: {reason}.", LIBRARY) from error
+    return absolute
 
 
 class Session:
-    """One model, loaded. Raises RunFailed when ONNX Runtime does not take it."""
+    """A loaded model. The constructor raises RunFailed when ONNX Runtime does not load it."""
 
     def __init__(
         self,
@@ -116,28 +117,28 @@ class Session:
         self.placed = ort_compat.placement(self._session)
 
     def run(self, feeds: Mapping[str, Value], seconds: float = SECONDS) -> dict[str, Value]:
-        """All outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also for a
-        run that is not done after so many seconds."""
-        how = ort_compat.onnxruntime().RunOptions()
-        alarm = threading.Timer(seconds, setattr, (how, "terminate", True))
+        """Return all outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also
+        for a run that takes more than `seconds`."""
+        options = ort_compat.onnxruntime().RunOptions()
+        alarm = threading.Timer(seconds, setattr, (options, "terminate", True))
         alarm.daemon = True
         alarm.start()
         try:
-            return self._run(feeds, how)
+            return self._run(feeds, options)
         except RunFailed as error:
-            if how.terminate:
+            if options.terminate:
                 raise RunFailed(f"it was not done after {seconds:.0f} s") from error
             raise
         finally:
             alarm.cancel()
 
-    def _run(self, feeds: Mapping[str, Value], how: Any) -> dict[str, Value]:
+    def _run(self, feeds: Mapping[str, Value], options: Any) -> dict[str, Value]:
         given = {name: value for name, value in feeds.items() if name in self.inputs and value is not None}
         try:
-            if self._plain:
-                return dict(zip(self.outputs, self._session.run(None, given, how), strict=True))
+            if self._all_numpy:
+                return dict(zip(self.outputs, self._session.run(None, given, options), strict=True))
             values = {name: ort_compat.to_ort(np.asarray(v), self.inputs[name]) for name, v in given.items()}
-            results = self._session.run_with_ort_values(list(self.outputs), values, how)
+            results = self._session.run_with_ort_values(list(self.outputs), values, options)
             return {name: ort_compat.from_ort(v) for name, v in zip(self.outputs, results, strict=True)}
         except MemoryError:
             raise
@@ -145,6 +146,7 @@ class Session:
             raise RunFailed(ort_compat.first_line(error)) from error
 
     @property
-    def _plain(self) -> bool:
+    def _all_numpy(self) -> bool:
+        """True where numpy has all element types of inputs and outputs."""
         types = [*self.inputs.values(), *self.outputs.values()]
         return not any(ort_compat.element_type(t) in NOT_NUMPY_TYPES for t in types)

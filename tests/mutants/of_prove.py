@@ -49,13 +49,13 @@ MUTATIONS = (
     mutation(
         "old-files-have-own-names",
         "netfuse_onnx/api.py",
-        "own_names=known.names is not None",
+        "own_names=about.names is not None",
         "own_names=True",
         "test_names.py::test_a_file_of_an_old_version_has_the_first_models_names",
     ),
     mutation(
         "no-other-scales-are-tried",
-        "netfuse_onnx/prove/widen.py",
+        "netfuse_onnx/prove/coverage.py",
         "SCALES = (3.0, 10.0, 50.0, 1000.0, 100_000.0)",
         "SCALES = (1.0,)",
         "test_pins_prove.py::test_a_threshold_far_away_is_reached",
@@ -69,7 +69,7 @@ MUTATIONS = (
     ),
     mutation(
         "thresholds-are-forgotten",
-        "netfuse_onnx/prove/reach.py",
+        "netfuse_onnx/prove/coverage.py",
         "return high > self.bound if self.above else low < self.bound",
         "return True",
         "test_pins_prove.py::test_a_threshold_far_away_is_reached",
@@ -83,7 +83,7 @@ MUTATIONS = (
     ),
     mutation(
         "any-size-fits-into-memory",
-        "netfuse_onnx/prove/room.py",
+        "netfuse_onnx/prove/sizes.py",
         "        if needed <= self.limit:\n",
         "        if True:\n",
         "test_pins_prove.py::test_what_takes_too_much_memory_is_not_run",
@@ -119,9 +119,9 @@ MUTATIONS = (
     ),
     mutation(
         "the-larger-of-two-magnitudes",
-        "netfuse_onnx/prove/channels.py",
-        "return np.minimum(found[0], found[-1]) if found else None",
-        "return np.maximum(found[0], found[-1]) if found else None",
+        "netfuse_onnx/prove/compare.py",
+        "return np.minimum(maxima[0], maxima[-1]) if maxima else None",
+        "return np.maximum(maxima[0], maxima[-1]) if maxima else None",
         "test_pins_prove.py::test_a_small_channel_beside_large_ones",
     ),
     mutation(
@@ -141,7 +141,7 @@ MUTATIONS = (
     mutation(
         "noise-is-not-measured",
         "netfuse_onnx/prove/noise.py",
-        "found.changes[case][name] = np.maximum(found.changes[case][name], change)",
+        "noise.changes[case][name] = np.maximum(noise.changes[case][name], change)",
         "pass",
         "test_pins_prove.py::test_noise_excuses_a_few_times_itself_and_no_more",
     ),
@@ -155,13 +155,13 @@ MUTATIONS = (
     mutation(
         "integers-within-one",
         "netfuse_onnx/prove/judge.py",
-        'return Tolerance(0.0, 0.0, 1.0) if line.rounded and kind in "iu" else EXACT',
-        'return Tolerance(0.0, 0.0, 1.0) if kind in "iu" else EXACT',
+        'return Tolerance(0.0, 0.0, 1.0) if line.rounded and numpy_kind in "iu" else EXACT',
+        'return Tolerance(0.0, 0.0, 1.0) if numpy_kind in "iu" else EXACT',
         "test_pins_prove.py::test_integers_are_exact",
     ),
     mutation(
         "one-tie-excuses-all",
-        "netfuse_onnx/prove/ties.py",
+        "netfuse_onnx/prove/judge.py",
         "    if not close.all():\n",
         "    if not close.any():\n",
         "test_pins_prove.py::test_a_tie_excuses_no_other_index",
@@ -233,14 +233,14 @@ MUTATIONS = (
     mutation(
         "bytes-not-compared",
         "netfuse_onnx/prove/prover.py",
-        "        if found is not None:\n            problems.append",
+        "        if difference is not None:\n            problems.append",
         "        if False:\n            problems.append",
         "test_verify.py::test_a_changed_weight_is_seen_by_both_proofs",
     ),
     mutation(
         "attributes-not-compared",
         "netfuse_onnx/prove/prover.py",
-        "    problems += known.problems\n",
+        "    problems += attributes.problems\n",
         "",
         "test_attribute_proof.py::test_one_bit_of_an_attribute_is_refused",
     ),
@@ -248,8 +248,8 @@ MUTATIONS = (
     mutation(
         "dull-outputs-not-named",
         "netfuse_onnx/prove/prover.py",
-        'said = "" if _said(row, spread) else _blind(row)',
-        'said = ""',
+        'reason = "" if _already_said(row, spread) else _blind(row)',
+        'reason = ""',
         "test_pins_prove.py::test_an_output_that_says_nothing_is_named",
     ),
     mutation(

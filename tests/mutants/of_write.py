@@ -237,7 +237,7 @@ MUTATIONS = (
     mutation(
         "written-although-unequal",
         "netfuse_onnx/api.py",
-        "                refusals.unproved(answer)\n",
+        "                refusals.unproven(answer)\n",
         "",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),
@@ -251,7 +251,7 @@ MUTATIONS = (
     mutation(
         "another-number-of-models",
         "netfuse_onnx/api.py",
-        "    if len(paths) != len(known.models):\n",
+        "    if len(paths) != len(about.models):\n",
         "    if False:\n",
         "test_verify.py::test_another_number_is_refused",
     ),

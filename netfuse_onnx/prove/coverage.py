@@ -1,27 +1,33 @@
-"""Thresholds that inputs reach: a Clip whose bounds nothing reaches is, for the proof, not there.
+"""Inputs that show more of a model: other scales and draws, until every output has taken two values and every
+threshold was passed on both sides.
 
-The first source is run once more with the least and the largest element of what each such node reads as
-outputs: two numbers each, however large the tensors are.
+A Clip whose bounds no input reaches has no effect on the comparison. To see what is reached, the first source
+is run once more with the minimum and the maximum of what each such node reads as outputs: two numbers each,
+however large the tensors are. The sizes are those that were chosen before; only values change. The search is
+bounded in calls, and what it does not reach is reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from netfuse_onnx.ops import traits
-from netfuse_onnx.run import observe
+from netfuse_onnx.prove.compare import finite
+from netfuse_onnx.run import observe, symbols
+from netfuse_onnx.run.inputs import FLOATS, Case, InputSpec
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Node, Source
 
 BENDS = dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Abs"), (0.0, 0.0))
 BENDS["HardSwish"] = (-3.0, 3.0)
-"""Operator -> where it bends: inputs should lie below the one and above the other."""
+"""Operator -> (low, high): its inputs should lie below `low` and above `high`, on both sides of the bend."""
 COMPARISONS = ("Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal")
 
 Constant = Callable[[str], float | None]
@@ -46,10 +52,10 @@ class Side:
 
 
 class Reach:
-    """The sides of all thresholds of a source, and which of them inputs reach."""
+    """The sides of all thresholds of a source. `of` tells which of them some inputs reach."""
 
     def __init__(self, source: Source, runtime: Runtime) -> None:
-        """Loads the source once more where it has thresholds."""
+        """Load the source once more, where it has thresholds."""
         self.wanted = frozenset(_sides(source))
         self._values = sorted({side.value for side in self.wanted})
         self._session: Session | None = None
@@ -59,22 +65,22 @@ class Reach:
                     _probe(observe.whole(source), self._values), runtime, folder=observe.home(source)
                 )
             except (RunFailed, ValueError):
-                self.wanted = frozenset()  # then nothing is known
+                self.wanted = frozenset()  # the probe can't be run, so no side is looked for
 
     def of(self, feeds: Mapping[str, Value]) -> frozenset[Side]:
         """The sides that these inputs reach."""
         if self._session is None:
             return frozenset()
         try:
-            found = self._session.run(feeds)
+            results = self._session.run(feeds)
         except RunFailed:
             return frozenset()
-        ends = {v: (_number(found[_end(v, "Min")]), _number(found[_end(v, "Max")])) for v in self._values}
+        ends = {v: (_number(results[_end(v, "Min")]), _number(results[_end(v, "Max")])) for v in self._values}
         return frozenset(side for side in self.wanted if side.reached(*ends[side.value]))
 
 
 def _sides(source: Source) -> Iterator[Side]:
-    """Both sides of every threshold on values that depend on what is fed, not only on its shape."""
+    """Yield both sides of every threshold on values that depend on elements of inputs, not only on shapes."""
     graph = source.graph
     fed = set(graph.inputs)
 
@@ -95,7 +101,7 @@ def _sides(source: Source) -> Iterator[Side]:
 
 
 def _thresholds(node: Node, constant: Constant) -> Iterator[tuple[str, float, bool]]:
-    """The thresholds of a node: (value, bound, whether above it)."""
+    """Yield the thresholds of a node: (value, bound, True for the side above the bound)."""
     if node.domain or not node.inputs:
         return
     if node.op in BENDS:
@@ -138,7 +144,7 @@ ATTRIBUTES = {"HardSigmoid": _hard_sigmoid, "ThresholdedRelu": _thresholded}
 
 
 def _probe(model: onnx.ModelProto, values: list[str]) -> bytes:
-    """The model with two numbers for each of the values as its only outputs."""
+    """Return the model with the minimum and the maximum of each of `values` as its only outputs."""
     graph = model.graph
     graph.ClearField("output")
     old = next((o.version for o in model.opset_import if not o.domain), 1) < 18
@@ -164,6 +170,66 @@ def _end(value: str, end: str) -> str:
 
 
 def _number(value: Value) -> float:
-    """NaN where there is none: it is on no side."""
-    found = np.asarray(value, np.float64)
-    return float(found) if found.ndim == 0 else float("nan")
+    """Return a scalar, or NaN, which lies on no side, where the tensor had no elements."""
+    scalar = np.asarray(value, np.float64)
+    return float(scalar) if scalar.ndim == 0 else float("nan")
+
+
+SCALES = (3.0, 10.0, 50.0, 1000.0, 100_000.0)
+"""Factors on the floats that are fed. They are drawn around 1; pixels and sensor values are larger."""
+SALTS = (1, 2, 3)
+"""Seeds of other draws at the usual scale."""
+MOST = 4
+"""At most so many cases are added: each is run by every model."""
+BUDGET, LEAST = 1 << 22, 2
+"""The limit on the elements drawn for all candidates, and the number of candidates beyond that limit."""
+
+
+def candidates(specs: Sequence[InputSpec], base: Case) -> Iterator[Case]:
+    """Yield cases with other values than `base`, the most promising first; fewer where inputs are large."""
+    floats = any(spec.dtype and spec.numpy.kind in FLOATS and not spec.accepts.mask for spec in specs)
+    cases = [replace(base, scale=scale) for scale in SCALES if floats]
+    cases += [replace(base, salt=salt) for salt in SALTS]
+    elements = sum(math.prod(symbols.sizes(spec.dims or (), base.sizes)) for spec in specs)
+    yield from cases[: max(LEAST, BUDGET // max(1, elements))]
+
+
+class Coverage:
+    """The outputs that varied, and the sides of thresholds that were reached, in runs of the first source."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self.missing = set(reach.wanted)
+        self.seen: dict[str, list[Value]] = {}
+
+    @property
+    def done(self) -> bool:
+        """True where every output varies and every side was reached."""
+        return not self.missing and not self._constant()
+
+    def gains(self, feeds: Mapping[str, Value], outputs: Mapping[str, Value]) -> bool:
+        """Take one run into account. True where it shows something that no run before did."""
+        constant, missing = self._constant(), len(self.missing)
+        self.missing -= self.reach.of(feeds)
+        for name, value in outputs.items():
+            self.seen.setdefault(name, []).append(value)
+        return len(self.missing) < missing or (bool(constant) and self._constant() < constant)
+
+    def _constant(self) -> set[str]:
+        """Return the outputs that have shown one number only, or none."""
+        return {name for name, values in self.seen.items() if not varies(values)}
+
+
+def varies(values: Iterable[Value]) -> bool:
+    """True where an output has shown two different finite numbers. What is not a tensor counts as varying."""
+    first = None
+    for value in values:
+        if not isinstance(value, np.ndarray):
+            return True
+        if not finite(value):
+            continue
+        flat = value.reshape(-1)
+        first = flat[0] if first is None else first
+        if (flat != first).any():
+            return True
+    return False

@@ -1,0 +1,89 @@
+"""Repeats a merge from the metadata of the merged file: proof (c) compares the file with the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from netfuse_onnx import __version__
+from netfuse_onnx.errors import FileFault, NotStackable, UsageFault
+from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.lowered import Merged
+from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan import targets
+from netfuse_onnx.plan.costs import cost
+from netfuse_onnx.proofs import GraphProof
+from netfuse_onnx.prove.graph import prove_graph
+from netfuse_onnx.run import ort_compat
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Correspondence, Ran
+from netfuse_onnx.write.metadata import Metadata
+
+ITSELF = "netfuse-onnx"
+
+
+def tools(family: Correspondence) -> dict[str, str]:
+    """Return the versions of the packages that a merged graph depends on, for its metadata."""
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    versions = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
+    if family.ran is Ran.TOLD:
+        versions["onnxruntime"] = ort_compat.onnxruntime().__version__
+    elif family.ran is Ran.FAILED:  # it is not installed, or lacks a library of operators
+        versions["onnxruntime"] = "without an answer"
+    return versions
+
+
+def constants(target: str) -> str:
+    """Return the SHA-256 of a target's constants where they come from a file, else ''."""
+    return targets.target(target).digest if target.endswith(".json") else ""
+
+
+def prove_remade(
+    path: str, about: Metadata, family: Correspondence, recipes: Mapping[str, Recipe]
+) -> GraphProof:
+    """Make proof (c) of a merged file: plan and lower its sources as its metadata say, and compare.
+
+    A merge that can't be repeated, or a graph that differs where other versions of the tools made the file,
+    is no failure: the proof then has a note in place of a result.
+    """
+    try:
+        if about.target.endswith(".json") and not _may_read(about.target, path):
+            return GraphProof(note=_unmade(f"{about.target} lies outside of this folder and the file's own"))
+        if about.constants and constants(about.target) != about.constants:
+            return GraphProof(note=_unmade(f"the constants in {about.target} have changed since the merge"))
+        merged = _merge_again(about, family)
+    except (FileFault, UsageFault, NotStackable) as error:
+        return GraphProof(note=_unmade(error.message.rstrip(".")))
+    proof = prove_graph(path, merged, recipes)
+    made, now = {ITSELF: about.version, **about.tools}, {ITSELF: __version__, **tools(family)}
+    return proof if proof.ok or made == now else GraphProof(note=_other_versions(made, now))
+
+
+def _may_read(target: str, path: str) -> bool:
+    """True for a file of constants below the working folder or the folder of the merged file. The metadata
+    name it, and a merged file from elsewhere must not make verify read other files."""
+    roots = map(os.path.realpath, (os.curdir, os.path.dirname(os.path.abspath(path))))
+    real = os.path.realpath(target)
+    return any(os.path.commonpath((root, real)) == root for root in roots)
+
+
+def _merge_again(about: Metadata, family: Correspondence) -> Merged:
+    share = frozenset(about.share)
+    by = cost(about.target, family, about.dims)
+    return lower(family, planning.plan(family, io=about.io, share=share, cost=by), io=about.io, share=share)
+
+
+def _unmade(reason: str) -> str:
+    return f"The graph could not be compared: {reason}."
+
+
+def _other_versions(made: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return the note on versions: those that the file was written with, and those that are installed."""
+    return _unmade(f"the file was written by {_listed(made)}, this is {_listed(now)}")
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != ITSELF)
+    return f"{ITSELF} {versions[ITSELF]} with {others or 'an unknown onnx'}"
