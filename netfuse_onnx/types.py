@@ -214,7 +214,8 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Correspondence:
-    """N equivalent sources, expressed in the names of the first.
+    """N equivalent sources, expressed in the names of the first. `sources` have one opset, and one spelling
+    where the files differ; `loaded` are the same models as their files have them.
 
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
@@ -244,6 +245,7 @@ class Correspondence:
     least: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
     own_names: bool = True
+    loaded: tuple[Source, ...] = ()
 
     @property
     def models(self) -> int:

@@ -46,8 +46,19 @@ def match(
     claims.settle. `named`: how inputs and outputs pair, where a merged file says so. Raises NotEquivalent
     naming both files, the operators, the difference and a remedy.
     """
-    sources = opset.align(sources)
-    signature.counted(sources)
+    aligned = opset.align(sources)
+    signature.counted(aligned)
+    return replace(_either(aligned, names, partial, complete, named), loaded=tuple(sources))
+
+
+def _either(
+    sources: Sequence[Source],
+    names: Sequence[str],
+    partial: bool,
+    complete: Complete | None,
+    named: Sequence[Edge] | None,
+) -> Correspondence:
+    """The correspondence of the sources as they are spelled, else of the sources in one spelling."""
     try:
         return _matched(sources, names, partial, complete, named)
     except NotEquivalent as unlike:

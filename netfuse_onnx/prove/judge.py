@@ -12,7 +12,7 @@ from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove import ties
 from netfuse_onnx.prove.channels import Magnitudes
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Tolerance, compare
-from netfuse_onnx.prove.lineage import Lineage, family_lineages, lineages
+from netfuse_onnx.prove.lineage import Lineage, family_lineages, source_lineages
 from netfuse_onnx.prove.noise import Array, Noise, measure
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run.runtime import Value
@@ -172,7 +172,7 @@ class _OneModel:
         trial = self.trial
         source = trial.family.sources[self.model]
         output = trial.family.edge(self.model).outputs[row.output]
-        line = lineages(source.graph)[output]
+        line = source_lineages(trial.family, self.model)[output]
         if line.scores is None:
             return row
         feeds = trial.renamed(self.model, trial.feeds(trial.cases[case], self.model))
