@@ -20,9 +20,8 @@ from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import merged_dims, route
 from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
-from netfuse_onnx.lower.dequantize import settle
+from netfuse_onnx.lower.emitted.passes import rewrite_emitted
 from netfuse_onnx.lower.finish import export
-from netfuse_onnx.lower.fusible import rearrange
 from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
@@ -67,8 +66,7 @@ def _lowered(
     lowerer.edge = True
     edge.drain(emit, lowerer.fetch, lowerer.made)
     drained = {id(node) for node in emit.graph.nodes[core:]}
-    settle(emit)
-    rearrange(emit)
+    rewrite_emitted(emit)
     merged = export(corr, plan, emit, edge, conversions, drained)
     left = {id(node) for node in emit.graph.nodes}
     return merged, all(id(node) in left for node in lowerer.guards)
@@ -251,8 +249,7 @@ class _Lowerer:
             for declared, (name, layout) in zip(node.attrs[attr].output, body.outputs.items(), strict=True):
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
                 self._declare(out, layout, _known(body.corr.type_of(name), value_type(declared.type)))
-            settle(child)
-            rearrange(child)
+            rewrite_emitted(child)
             attrs[attr] = child.graph
             captured |= child.captured
         self.emit.scope = scope
