@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from netfuse_onnx.types import Became, Recipe
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Became
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,8 @@ from oracle import IO, check, draw, fails_or_is_right, graph
 import netfuse_onnx
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.types import STACKED, Weight
+from netfuse_onnx.layouts import STACKED
+from netfuse_onnx.types import Weight
 
 GELU = """g (float[2, 8] x) => (float[2, 8] y, float[2, 8] z) {{
     a = Mul(x, w) d = Div(a, r) e = Erf(d) f = Add(e, one) h = Mul(half, f) {0} }}"""
@@ -77,7 +78,7 @@ def test_a_weight_transposed_twice_is_as_it_was() -> None:
     once = emit.swap_last(held, 3)
     twice = emit.swap_last(once, 3)
     found = [emit.recipes[tensor.name] for tensor in (held, once, twice)]
-    assert [(recipe.shape, recipe.transform) for recipe in found] == [
+    assert [(recipe.shape, recipe.transform.text) for recipe in found] == [
         ((2, 2, 3), ""),
         ((2, 3, 2), "T"),
         ((2, 2, 3), ""),

@@ -17,8 +17,10 @@ import netfuse_onnx
 from netfuse_onnx.emit import repeat
 from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.emit.repeat import SMALL
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Weight
+from netfuse_onnx.storage.transforms import Repeat
+from netfuse_onnx.types import Weight
 
 N = 8
 Shapes = Mapping[str, tuple[int, ...]]
@@ -245,7 +247,7 @@ FORMS: dict[str, Callable[[Emitter], Held]] = {
     "swapped": lambda emit: emit.swap_last(emit.weight("w", STACKED(0)), 4),  # type: ignore[arg-type]
     "turned": lambda emit: emit.swap_at(emit.weight("w", STACKED(0)), 1, 4, 15),  # type: ignore[arg-type]
     "widened": lambda emit: emit.reform(
-        emit.weight("w", STACKED(2)), shape=(4, 3, 30), transform="x2"  # type: ignore[arg-type]
+        emit.weight("w", STACKED(2)), shape=(4, 3, 30), transform=Repeat(2)  # type: ignore[arg-type]
     ),
 }  # fmt: skip
 

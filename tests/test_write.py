@@ -21,7 +21,8 @@ import netfuse_onnx
 from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Recipe, Source
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Source
 from netfuse_onnx.write import digests, writer
 
 RNG = np.random.default_rng(3)

@@ -8,7 +8,6 @@ onnx-graphsurgeon graph; bytes never pass through here, a weight is a data-less 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, TypeAlias
@@ -18,9 +17,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops.schemas import facts
-from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, ValueType, Weight
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast
+from netfuse_onnx.types import Dim, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
 Held: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -194,8 +195,8 @@ class Emitter:
         if layout == SHARED:
             return self._form(value, parts)
         every = parts if len(parts) == self.models else parts * self.models
-        shape = merged_dims(layout, parts[0].shape, self.models)
-        outer = math.prod(parts[0].shape[: layout.axis]) or 1  # 0 where there is nothing to lay out
+        shape = layout.merged_dims(parts[0].shape, self.models)
+        outer = layout.runs(parts[0].shape) or 1  # 0 where there is nothing to lay out
         return self._form(value, every, value, shape=shape, outer=outer)
 
     def is_weight(self, tensor: Tensor) -> bool:
@@ -291,10 +292,10 @@ class Emitter:
     def swap_last(self, x: Tensor, rank: int) -> Tensor:
         """Swap the last two of `rank` axes. A stacked weight is written that way instead."""
         if self.is_weight(x):
-            recipe = self.recipes[x.name]
-            if recipe.transform in ("", "T") and recipe.outer == 1 and len(recipe.parts[0].shape) >= 2:
+            recipe, swap = self.recipes[x.name], SwapLast()
+            if recipe.outer == 1 and recipe.transform in (AS_IS, swap) and swap.fits(recipe.parts[0].shape):
                 shape = (*recipe.shape[:-2], recipe.shape[-1], recipe.shape[-2])
-                return self.reform(x, shape=shape, transform="" if recipe.transform else "T")
+                return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)
         return self.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
 
     def swap_at(self, x: Tensor, axis: int, rows: int, columns: int) -> Tensor:
@@ -302,9 +303,9 @@ class Emitter:
         to `columns`."""
         shape = (self.models, columns, rows)
         if self.is_weight(x):
-            recipe = self.recipes[x.name]
-            if not recipe.transform and recipe.outer == 1 and 0 < axis < len(recipe.parts[0].shape):
-                return self.reform(x, shape=shape, transform=f"T{axis}")
+            recipe, swap = self.recipes[x.name], SwapAt(axis)
+            if recipe.transform == AS_IS and recipe.outer == 1 and swap.fits(recipe.parts[0].shape):
+                return self.reform(x, shape=shape, transform=swap)
         return self.transpose(self.reshape(x, [self.models, rows, columns]), [0, 2, 1])
 
     def prepend(self, head: int, shape: Tensor, values: np.ndarray[Any, Any] | None) -> Tensor:
@@ -316,9 +317,4 @@ class Emitter:
     def pad_rank(self, x: Tensor, layout: Layout, rank: int, to: int, at: int) -> Tensor:
         """Make a value of per-model rank `rank` broadcast against one of rank `to` whose model axis
         stands at `at`: [N, d..] -> [N, 1.., d..], and an axis of 1 for the models in a SHARED value."""
-        missing = to - rank
-        if layout.stacked and at < missing:
-            return self.unsqueeze(x, range(1, missing - at + 1))
-        if layout == SHARED and at > missing:
-            return self.unsqueeze(x, [at - missing])
-        return x
+        return self.unsqueeze(x, layout.padding(to - rank, at))

@@ -14,10 +14,13 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.lowered import Conversion
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Recipe, Weight
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.transforms import Transform
+from netfuse_onnx.types import Weight
 
 SMALL = 1024
 """Bytes of all copies together. Up to this many they are written out: two nodes and their names take up to
@@ -52,7 +55,7 @@ def store_once(emit: Emitter) -> Iterator[Conversion]:
         _put(emit, tensor, result, count)
 
 
-def _source(recipe: Recipe) -> tuple[str, Weight, str]:
+def _source(recipe: Recipe) -> tuple[str, Weight, Transform]:
     """The bytes that a part of a recipe gives, whatever their shape."""
     return recipe.value, recipe.parts[0], recipe.transform
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -22,7 +21,8 @@ from netfuse_onnx.lowered import Conversion, Lowered, Merged, NodeRow
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Correspondence, Plan, Recipe
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Correspondence, Plan
 
 TRIVIAL = ("Constant", "Identity")
 
@@ -97,7 +97,7 @@ def _place_weights(
             continue
         if tensor.data_type == onnx.TensorProto.STRING:
             tensor.ClearField("data_location")
-            tensor.string_data.extend(_strings(recipe))
+            tensor.string_data.extend(weights.strings(recipe))
             small[tensor.name] = recipe
         elif weights.recipe_nbytes(recipe) <= SMALL:
             tensor.ClearField("data_location")
@@ -106,16 +106,6 @@ def _place_weights(
         else:
             large[tensor.name] = recipe
     return large, small
-
-
-def _strings(recipe: Recipe) -> list[bytes]:
-    """The elements of a merged string tensor: its parts, laid out as the writer lays out bytes."""
-    parts = [np.array(part.data, object).reshape(part.shape) for part in recipe.parts]
-    if recipe.transform == "T":
-        parts = [part.swapaxes(-1, -2) for part in parts]
-    elif recipe.transform:
-        parts = [part.repeat(int(recipe.transform[1:])) for part in parts]
-    return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))
 
 
 def _count(graph: onnx.GraphProto) -> int:

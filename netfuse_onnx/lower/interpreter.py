@@ -13,11 +13,10 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.bodies import bind
-from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.emit.join import join
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts.join import join
 from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.emitted.passes import rewrite_emitted
@@ -26,18 +25,7 @@ from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.nested import NestedPlan
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Layout,
-    Lowering,
-    Node,
-    Plan,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, Plan, ValueType
 
 
 def lower(
@@ -128,7 +116,7 @@ class _Lowerer:
     def _hold(self, name: str, layout: Layout, held: Held) -> None:
         self.held[name, layout] = held
         value = self.corr.graph.types.get(name, ValueType())
-        dims = None if value.dims is None else merged_dims(layout, value.dims, self.corr.models)
+        dims = None if value.dims is None else layout.merged_dims(value.dims, self.corr.models)
         for tensor in held if isinstance(held, tuple) else (held,):
             self.emit.note(tensor, ValueType(value.dtype, dims))
 
@@ -141,9 +129,10 @@ class _Lowerer:
 
     def fetch(self, name: str, layout: Layout) -> Held:
         """A value in a layout, converted once however many ask."""
-        if name in self.corr.weights and not layout.channels:
+        weight = self.corr.weights.get(name)
+        if weight and layout.runs(weight[0].shape) is not None:
             return self.emit.weight(name, layout)
-        if name in self.corr.weights and name not in self.made:  # the writer moves no axes to the front
+        if weight and name not in self.made:
             self.keep(name, STACKED(0), self.emit.weight(name, STACKED(0)))
         if (name, layout) not in self.held:
             self._convert(name, layout)
@@ -152,22 +141,18 @@ class _Lowerer:
     def _convert(self, name: str, layout: Layout) -> None:
         value = self.corr.type_of(name)
         dims = value.dims or ()
-        at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
-        for step in route(at, layout, dims):
-            if (name, step) not in self.held:
-                self.emit.scope = f"{name}/{step}"
-                if step == SHARED:
-                    raise InternalError(f"{name!r} differs between the models and is read as one for all")
-                if at == PER_MODEL:
-                    moved: Held = self._join(name, step, value)
+        made, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
+        for hop in route(made, layout, dims):
+            if (name, hop.dst) not in self.held:
+                self.emit.scope = f"{name}/{hop.dst}"
+                if hop.src == PER_MODEL:
+                    moved: Held = self._join(name, hop.dst, value)
                 else:
-                    moved = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
-                self._hold(name, step, moved)
-            at = step
+                    moved = hop.emit(self.emit, self.held[name, hop.src], value.dtype)
+                self._hold(name, hop.dst, moved)
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
         if count:
-            made = self.made[name]
             joins = made == PER_MODEL and name in self.corr.graph.inputs
             self.conversions.append(Conversion(name, str(made), str(layout), count, self.edge or joins))
 
@@ -240,7 +225,7 @@ class _Lowerer:
             inner = _Lowerer(body.corr, body.plan, child, self.conversions)
             for name, layout in body.inputs.items():
                 value = body.corr.graph.types[name]
-                dims = None if value.dims is None else merged_dims(layout, value.dims, self.emit.models)
+                dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.models)
                 inner.keep(name, layout, child.input(name, value.dtype, dims))
             for name, held in zip(node.captured, ins[count:], strict=True):
                 if held is not None:
@@ -261,7 +246,7 @@ class _Lowerer:
         out, for those that onnx made up mean nothing here."""
         out.dtype = value.dtype or None
         if value.dims is not None:
-            dims = merged_dims(layout, value.dims, self.emit.models)
+            dims = layout.merged_dims(value.dims, self.emit.models)
             out.shape = tuple(dim if isinstance(dim, int) else None for dim in dims)
 
     def _layout_of(self, name: str) -> Layout:

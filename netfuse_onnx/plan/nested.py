@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netfuse_onnx.types import Correspondence, Layout, Plan
+from netfuse_onnx.layouts import Layout
+from netfuse_onnx.types import Correspondence, Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,22 +12,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.rules import Option, Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    Became,
-    Correspondence,
-    Graph,
-    Layout,
-    Lowering,
-    Node,
-    Weight,
-)
+from netfuse_onnx.types import Became, Correspondence, Graph, Lowering, Node, Weight
 
 
 @dataclass

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from netfuse_onnx.layouts import SHARED
 from netfuse_onnx.rules import Option, Site
-from netfuse_onnx.types import SHARED, Became, Dim, Lowering
+from netfuse_onnx.types import Became, Dim, Lowering
 
 BLOCK = 16
 """ONNX Runtime's CPU convolutions run on blocks of so many channels, where each group has whole blocks."""

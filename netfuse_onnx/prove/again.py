@@ -16,7 +16,8 @@ from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.run import ort_compat
-from netfuse_onnx.types import Correspondence, Ran, Recipe
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Correspondence, Ran
 from netfuse_onnx.write.metadata import Metadata
 
 ITSELF = "netfuse-onnx"

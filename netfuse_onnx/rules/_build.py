@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.layouts import places
+from netfuse_onnx.layouts import SHARED, Layout, places
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
-from netfuse_onnx.types import SHARED, Layout
 
 
 def again(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
@@ -39,20 +38,6 @@ def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] 
     )  # fmt: skip
 
 
-def physical(layout: Layout, axis: int) -> int:
-    """Where per-model axis `axis` stands in the merged tensor. A folded axis keeps its place."""
-    return axis + 1 if layout.stacked and axis >= layout.axis else axis
-
-
-def shifted(layout: Layout, axes: Sequence[int]) -> list[int]:
-    return [physical(layout, axis) for axis in axes]
-
-
-def touches(layout: Layout, axes: Sequence[int]) -> bool:
-    """True where an operator along `axes` would mix models: one of them is folded."""
-    return layout.folded and layout.axis in axes
-
-
 def first_takes(site: Site, layout: Layout) -> tuple[Layout, ...]:
     """Input 0 in `layout`, everything else as it is."""
     return (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
@@ -66,15 +51,18 @@ def per_axis(
     axes: Sequence[int] = (),
     name: str = "",
     nodes: float = 1.0,
+    layouts: Sequence[Layout] | None = None,
 ) -> Iterator[Option]:
-    """Options for an operator on input 0 along `axes`: one for every place of the model axis that the
-    operator leaves alone. `gives` maps the layout taken to the layout given, None to skip it."""
+    """Options for an operator on input 0 along `axes`: one for every place of the model axis, or each of
+    `layouts`, that the operator leaves alone. `gives` maps the layout taken to the layout given, None to skip
+    it."""
     site.only_mapped(0)
-    for layout in places(site.rank(0)):
-        given = None if touches(layout, axes) else gives(layout)
+    for layout in places(site.rank(0)) if layouts is None else layouts:
+        given = None if layout.touches(axes) else gives(layout)
         if given is not None:
             outs = (given,) * len(site.node.outputs)
-            yield Option(name or site.op.lower(), first_takes(site, layout), outs, body(layout), nodes)
+            takes = first_takes(site, layout)
+            yield Option(name or site.op.lower(), takes, outs, body(layout), nodes, tuned=layout.tuned)
 
 
 def need(condition: bool, reason: str) -> None:

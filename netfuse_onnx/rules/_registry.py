@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from netfuse_onnx.layouts import SHARED, Layout
 from netfuse_onnx.rules.fallback import REASONS
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Node, ValueType
+from netfuse_onnx.types import Became, Dim, Node, ValueType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,21 +230,20 @@ def options(site: Site) -> tuple[list[Option], str]:
             found += (option for option in entry.offers(site) if _fits(option, site))
         except Refuse as refusal:
             reasons.append(str(refusal))
+    found.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
     return found, "" if found else "; ".join(dict.fromkeys(reasons)) or "no form of its rule applies here"
 
 
 def _fits(option: Option, site: Site) -> bool:
-    """False where a layout names an axis that the value does not have: the node is not valid, and its rule
-    took its operands to be what the operator asks for."""
+    """False where a value can't be held in its layout, which may name an axis that it does not have: then the
+    node is not valid, and its rule took its operands to be what the operator asks for."""
     node = site.node
     rows = (
         *zip(node.inputs, option.takes, site.inputs, strict=False),
         *zip(node.outputs, option.gives, site.outputs, strict=False),
     )
     for name, layout, kind in rows:
-        if not name or layout is None or layout in (SHARED, PER_MODEL):
-            continue
-        if kind.proto is not None or layout.axis > len(kind.dims or ()) - (not layout.stacked):
+        if name and layout is not None and not layout.fits(None if kind.proto else kind.dims or ()):
             return False
     return True
 

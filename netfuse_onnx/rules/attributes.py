@@ -11,9 +11,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import SHARED, STACKED
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import SHARED, STACKED
 
 Column = Callable[[str, float], Tensor]
 """One number per model, [N, 1..]: an attribute and its default."""

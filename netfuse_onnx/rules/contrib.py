@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import again, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 DOMAIN = "com.microsoft"
 

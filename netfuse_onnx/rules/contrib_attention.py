@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from netfuse_onnx.emit.convert import fold
+from netfuse_onnx.dims import known, same_dim, same_name
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim, same_name
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 Takes = list[Layout | None]
 BATCH, OTHER_BATCH = FOLDED(0), "the batch of its input {!r} is not known to be that of the others"

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx.emit.convert import fold as folded
-from netfuse_onnx.emit.convert import unfold
+from netfuse_onnx.dims import known, same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold as folded
+from netfuse_onnx.layouts.folded import unfold
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 EPSILON = 1e-12
 """The default of all of them, which is not that of LayerNormalization."""

@@ -16,13 +16,14 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import again, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, held, param
 from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
-from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
+from netfuse_onnx.types import ValueType
 
 Triple = tuple[int, int, int]
 """The inputs that hold a value, its scale and its zero point; -1 for a value that is computed."""
@@ -115,7 +116,7 @@ def _offers(floats: Site) -> Iterator[Option]:
             yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
-        yield from elementwise.folded_at(floats, rank - 1, rank)
+        yield from elementwise.broadcasting_in(floats, FOLDED(rank - 1))
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:

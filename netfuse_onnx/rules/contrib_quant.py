@@ -10,6 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.contrib import DOMAIN
@@ -26,7 +27,7 @@ from netfuse_onnx.rules.integer import (
 from netfuse_onnx.rules.params import Param, combined, held, one, param
 from netfuse_onnx.rules.qlinear import output_scale, product_takes, qlinear_conv, sides
 from netfuse_onnx.rules.quantize import quantised_dynamically
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout, ValueType
+from netfuse_onnx.types import ValueType
 
 OLD = "DequantizeLinear has one scale for all models before opset 13"
 

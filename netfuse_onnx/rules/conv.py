@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED
 from netfuse_onnx.rules._build import again
 from netfuse_onnx.rules._registry import Site, rule
-from netfuse_onnx.types import FOLDED, SHARED, Became
+from netfuse_onnx.types import Became
 
 
 def _group(site: Site) -> int:

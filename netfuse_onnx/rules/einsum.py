@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
-from netfuse_onnx.rules._build import again, need, shifted
+from netfuse_onnx.layouts import SHARED, STACKED
+from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import SHARED, STACKED
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -72,10 +72,10 @@ def einsum_matmul(site: Site) -> Iterator[Option]:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x, w = (
-            emit.transpose(value, [0, *shifted(take, order)] if take.stacked else order)
+            emit.transpose(value, [0, *take.shifted(order)] if take.stacked else order)
             for value, take, order in zip(ins, takes, found, strict=False)
         )
-        return emit.transpose(emit("MatMul", x, w), [0, *shifted(STACKED(0), found[2])])
+        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(found[2])])
 
     turned = tuple(i for i, order in enumerate(found) if order != sorted(order))
     yield Option(

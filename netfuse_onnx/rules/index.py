@@ -8,11 +8,10 @@ from typing import Any
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted, touches
+from netfuse_onnx.layouts import SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.rules.reduce import one_axis
-from netfuse_onnx.types import SHARED, STACKED, Layout
 
 
 @family("Concat")
@@ -22,8 +21,8 @@ def concat(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis")), rank)
     count = len(site.node.inputs)
     for layout in places(rank):
-        if not touches(layout, [axis]):
-            body: Body = _axis(physical(layout, axis))
+        if not layout.touches([axis]):
+            body: Body = _axis(layout.physical(axis))
             yield Option("concat", (layout,) * count, (layout,), body)
 
 
@@ -45,7 +44,7 @@ def split(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis", 0)), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: emit.split(ins[0], sizes, physical(layout, axis))
+        return lambda s, ins, emit: emit.split(ins[0], sizes, layout.physical(axis))
 
     yield from per_axis(site, body, axes=[axis], name="split")
 
@@ -65,7 +64,7 @@ def slices(site: Site) -> Iterator[Option]:
 
     def body(layout: Layout) -> Body:
         def emit_slice(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved = shifted(layout, axes)
+            moved = layout.shifted(axes)
             if not site.has(1):
                 return again(site, [ins[0]], emit, axes=moved)
             kind: Any = emit.const(moved)
@@ -86,14 +85,14 @@ def gather(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis", 0)), data)
     if site.mapped[0]:
         for layout in places(data):
-            if not touches(layout, [axis]):
+            if not layout.touches([axis]):
                 at = layout.axis + (indices - 1 if layout.axis > axis else 0)
                 yield Option(
-                    "gather", (layout, SHARED), (Layout(layout.kind, at),), _axis(physical(layout, axis))
+                    "gather", (layout, SHARED), (layout.with_axis(at),), _axis(layout.physical(axis))
                 )
         return
     for layout in places(indices):
-        yield Option("gather", (SHARED, layout), (Layout(layout.kind, axis + layout.axis),), _axis(axis))
+        yield Option("gather", (SHARED, layout), (layout.with_axis(axis + layout.axis),), _axis(axis))
 
 
 @family("Gather")
@@ -128,7 +127,7 @@ def gather_elements(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis", 0)), rank)
     for layout in places(rank):
         if layout.stacked:
-            yield Option("gather_elements", (layout, layout), (layout,), _axis(physical(layout, axis)))
+            yield Option("gather_elements", (layout, layout), (layout,), _axis(layout.physical(axis)))
 
 
 @family("GatherND")

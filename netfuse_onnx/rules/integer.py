@@ -17,10 +17,11 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
 from netfuse_onnx.rules.params import Param, for_each, rows_of, stored
-from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127)}

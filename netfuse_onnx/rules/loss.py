@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.params import held
-from netfuse_onnx.types import STACKED
 
 
 @family("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netfuse_onnx.layouts import places
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
 from netfuse_onnx.rules._build import again, per_axis
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 ROWS = (
     "CategoryMapper", "Imputer", "LinearClassifier", "LinearRegressor", "Normalizer", "OneHotEncoder",

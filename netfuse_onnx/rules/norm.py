@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, touches
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
+from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family, rule
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 
 def _inference_only(site: Site) -> str:
@@ -56,7 +56,7 @@ def layer_norm(site: Site) -> Iterator[Option]:
     differs = any(site.mapped[i] for i in affine)
     outer = any(site.rank(i) > rank - first for i in affine)  # they are aligned with the axes before, too
     for layout in places(rank):
-        if touches(layout, range(first, rank)) or (layout.stacked and layout.axis > first):
+        if layout.touches(range(first, rank)) or (layout.stacked and layout.axis > first):
             continue
         if outer and layout != STACKED(0):
             continue

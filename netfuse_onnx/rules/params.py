@@ -11,13 +11,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netfuse_onnx.dims import known
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.repeat import is_repeated
-from netfuse_onnx.layouts import known
+from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.storage.weights import array
-from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 Values: TypeAlias = NDArray[Any]
 MOST = 1 << 18
@@ -121,7 +123,7 @@ def param(site: Site, ins: Sequence[Any], i: int, emit: Emitter) -> Param | None
 def _known(x: Tensor, emit: Emitter) -> Values | None:
     """The values of a small weight in the layout that it was fetched in."""
     recipe = emit.recipes.get(x.name)
-    if recipe is None or recipe.transform or math.prod(recipe.shape) > MOST:
+    if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > MOST:
         return None
     return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 

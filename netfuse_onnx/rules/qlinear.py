@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
+from netfuse_onnx.dims import known
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.rules import matmul
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
@@ -27,7 +28,7 @@ from netfuse_onnx.rules.integer import (
     rows,
 )
 from netfuse_onnx.rules.params import Param, combined, held, one, param
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
+from netfuse_onnx.types import Became
 
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.rules.fallback import RECURRENT
-from netfuse_onnx.types import FOLDED, SHARED, Layout
 
 
 @family("GRU", "LSTM", "RNN")

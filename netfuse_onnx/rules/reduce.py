@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
+from netfuse_onnx.layouts import Layout
+from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import Kind, Layout
 
 REDUCE = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
@@ -32,7 +32,7 @@ def reduce(site: Site) -> Iterator[Option]:
 
     def body(layout: Layout) -> Body:
         def emit_reduce(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved = shifted(layout, axes)
+            moved = layout.shifted(axes)
             if as_input:
                 return again(site, [ins[0], emit.const(moved)], emit)
             return again(site, [ins[0]], emit, axes=moved)
@@ -57,7 +57,7 @@ def _scalar(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
 
 def dropped(layout: Layout, axes: Sequence[int]) -> Layout:
     """Where the model axis stands once per-model `axes` are gone."""
-    return Layout(layout.kind, layout.axis - sum(axis < layout.axis for axis in axes))
+    return layout.with_axis(layout.axis - sum(axis < layout.axis for axis in axes))
 
 
 def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iterator[Option]:
@@ -67,7 +67,7 @@ def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iter
     axis = site.own_axis(int(site.attr("axis", default)), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+        return lambda site, ins, emit: again(site, ins, emit, axis=layout.physical(axis))
 
     gives = (lambda layout: dropped(layout, [axis])) if gone else (lambda layout: layout)
     yield from per_axis(site, body, gives, axes=[axis], name=name)
@@ -83,7 +83,7 @@ def softmax(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis", 1)), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+        return lambda site, ins, emit: again(site, ins, emit, axis=layout.physical(axis))
 
     def before(layout: Layout) -> Layout | None:
         """It works on all axes from `axis` on at once, so the model axis may not stand among them."""
@@ -118,7 +118,7 @@ def cumulative(site: Site) -> Iterator[Option]:
     axis = site.own_axis((site.ints(1) or [0])[0], rank)
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: again(s, [ins[0], emit.const(physical(layout, axis))], emit)
+        return lambda s, ins, emit: again(s, [ins[0], emit.const(layout.physical(axis))], emit)
 
     yield from per_axis(site, body, axes=[axis], name="cumulative")
 
@@ -131,7 +131,7 @@ def trilu(site: Site) -> Iterator[Option]:
     yield from per_axis(
         site,
         lambda layout: again,
-        lambda layout: None if layout.kind is Kind.STACKED and layout.axis > rank - 2 else layout,
+        lambda layout: None if layout.stacked and layout.axis > rank - 2 else layout,
         axes=last,
         name="trilu",
     )

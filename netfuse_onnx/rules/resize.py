@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site, family
 from netfuse_onnx.run import ort_compat
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 
 @family("Resize", "Upsample")

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
+from netfuse_onnx.dims import same_dim, same_name
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim, same_name
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family, rule
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became, Layout
+from netfuse_onnx.types import Became
 
 
 @rule("GridSample", "LinearAttention", "TensorScatter", takes=(FOLDED(0),), gives=FOLDED(0))

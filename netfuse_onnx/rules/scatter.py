@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, physical
+from netfuse_onnx.layouts import STACKED, Layout, places
+from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import STACKED, Layout
 
 
 @family("ScatterElements", "Scatter")
@@ -20,7 +19,7 @@ def scatter_elements(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis", 0)), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+        return lambda site, ins, emit: again(site, ins, emit, axis=layout.physical(axis))
 
     for layout in places(rank):
         if layout.stacked:

@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places, same_dim
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import (
     again,
     all_widths,
     first_takes,
     need,
     per_axis,
-    shifted,
-    touches,
 )
 from netfuse_onnx.rules._registry import Body, Option, Site, family
 from netfuse_onnx.rules.reduce import dropped
-from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 
 @family("Transpose")
@@ -36,7 +35,7 @@ def transpose(site: Site) -> Iterator[Option]:
         def emit_transpose(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
             if take.folded:
                 return again(site, ins, emit, perm=perm)[0]
-            moved = shifted(take, perm)
+            moved = take.shifted(perm)
             moved.insert(give.axis, take.axis)
             return emit.transpose(ins[0], moved)
 
@@ -60,7 +59,7 @@ def unsqueeze(site: Site) -> Iterator[Option]:
     kept = [a for a in range(rank) if a not in axes]  # where each axis of the input ends up
 
     def body(give: Layout) -> Body:
-        return lambda site, ins, emit: emit.unsqueeze(ins[0], shifted(give, axes))
+        return lambda site, ins, emit: emit.unsqueeze(ins[0], give.shifted(axes))
 
     for take in places(site.rank(0)):
         if take.folded:
@@ -88,7 +87,7 @@ def squeeze(site: Site) -> Iterator[Option]:
     axes = sorted(site.own_axis(a, rank) for a in given)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: emit.squeeze(ins[0], shifted(layout, axes))
+        return lambda site, ins, emit: emit.squeeze(ins[0], layout.shifted(axes))
 
     yield from per_axis(
         site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze", nodes=0.25
@@ -206,7 +205,7 @@ def _pad_per_model(site: Site) -> Iterator[Option]:
     site.only_mapped(0, 2)
     need(site.attr("mode", b"constant") == b"constant", "its value differs between the models")
     rank = site.rank(0)
-    axes = shifted(STACKED(0), _pad_axes(site, rank))
+    axes = STACKED(0).shifted(_pad_axes(site, rank))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         widths = all_widths(ins[1], site.values[1], axes, rank + 1, emit)
@@ -241,7 +240,7 @@ def pad(site: Site) -> Iterator[Option]:
 
     def body(layout: Layout) -> Body:
         def emit_pad(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved, whole = shifted(layout, axes), rank + layout.stacked
+            moved, whole = layout.shifted(axes), rank + layout.stacked
             if not site.has(1):
                 merged = [0] * (2 * whole)
                 for k, axis in enumerate(moved):
@@ -271,8 +270,8 @@ def shape_of(site: Site) -> Iterator[Option]:
         if site.op == "Size":
             yield Option("shape_of", (layout,), (SHARED,), _size, 2.0)
         elif axes:
-            plain = shifted(layout, axes)
-            whole = plain == list(range(plain[0], plain[-1] + 1)) and not touches(layout, axes)
+            plain = layout.shifted(axes)
+            whole = plain == list(range(plain[0], plain[-1] + 1)) and not layout.touches(axes)
             yield Option("shape_of", (layout,), (SHARED,), _shape(layout, axes), 1.0 if whole else 2.0)
 
 
@@ -284,7 +283,7 @@ def _shape(layout: Layout, axes: list[int]) -> Body:
     """The per-model sizes of `axes`: the model axis is left out, or divided out of a folded one."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        wanted = shifted(layout, axes)
+        wanted = layout.shifted(axes)
         low, high = 0, site.rank(0) + layout.stacked
         if emit.opset >= 15:
             low, high = wanted[0], wanted[-1] + 1
@@ -293,7 +292,7 @@ def _shape(layout: Layout, axes: list[int]) -> Body:
             shape = emit("Shape", ins[0])
         if high - low > len(wanted):
             shape = emit("Gather", shape, emit.const([axis - low for axis in wanted]), axis=0)
-        if touches(layout, axes):
+        if layout.touches(axes):
             return emit("Div", shape, emit.const([emit.models if a == layout.axis else 1 for a in axes]))
         return shape
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, all_widths, per_axis, physical, shifted
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import again, all_widths, per_axis
 from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 
 @family("Det")
@@ -32,7 +31,7 @@ def dft(site: Site) -> Iterator[Option]:
     axis = site.own_axis((given or [-2])[0], rank)
 
     def body(layout: Layout) -> Body:
-        moved = physical(layout, axis)
+        moved = layout.physical(axis)
         if not as_input:
             return lambda s, ins, emit: again(s, ins, emit, axis=moved)
         return lambda s, ins, emit: again(
@@ -61,7 +60,7 @@ def mean_variance(site: Site) -> Iterator[Option]:
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes", [0, 2, 3])]
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: again(s, ins, emit, axes=shifted(layout, axes))
+        return lambda s, ins, emit: again(s, ins, emit, axes=layout.shifted(axes))
 
     yield from per_axis(site, body, axes=axes, name="mean_variance")
 
@@ -77,7 +76,7 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
     known = wanted is not None and len(sizes) == len(axes)
 
     def body(layout: Layout) -> Body:
-        moved = shifted(layout, axes)
+        moved = layout.shifted(axes)
         if wanted is None or not known:
             whole = rank + layout.stacked
             return lambda s, ins, emit: _cut_and_padded_later(s, ins[0], ins[1], whole, moved, emit)

@@ -17,8 +17,10 @@ from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered, Merged
-from netfuse_onnx.storage import elements, wire
-from netfuse_onnx.types import Correspondence, Edge, Recipe
+from netfuse_onnx.storage import wire
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.transforms import AS_IS
+from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import schema
 
 KEY = "netfuse_onnx"
@@ -162,10 +164,10 @@ def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, 
         try:
             parts = family.weights[line["value"]]
             chosen = tuple(parts[i] for i in line.get("parts", range(len(parts))))
-            outer, transform = int(line.get("outer", 1)), str(line.get("transform", ""))
+            outer, transform = line.get("outer", 1), line.get("transform", AS_IS)
             shape = tuple(tensors[name].dims)
             found[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
-            elements.check(found[name])
+            found[name].check()
         except (KeyError, IndexError, TypeError, ValueError, InternalError) as error:
             said = error.message.rstrip(".") if isinstance(error, InternalError) else repr(error)
             raise FileFault(
@@ -180,8 +182,8 @@ def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
     line: dict[str, Any] = {"value": recipe.value}
     if recipe.outer != 1:
         line["outer"] = recipe.outer
-    if recipe.transform:
-        line["transform"] = recipe.transform
+    if recipe.transform != AS_IS:
+        line["transform"] = recipe.transform.text
     whole = family.weights[recipe.value]
     if tuple(recipe.parts) != tuple(whole):
         line["parts"] = _positions(recipe, whole)

@@ -1,0 +1,85 @@
+"""The layout ROWS: linear layers as batched products with one matrix per model, and what stands between them.
+
+Elementwise operators pass the layout on (`elementwise`, for all layouts). These rules are tuned: they are on
+offer to plans with measured costs. They are for values of rank 3 and more, since at rank 2, where a Gemm is,
+ROWS is STACKED(0) under another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.dims import known, reshape_target
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import ROWS, SHARED, STACKED, Layout
+from netfuse_onnx.rules._build import again, need
+from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.types import Dim
+
+
+@family("MatMul")
+def linear_rows(site: Site) -> Iterator[Option]:
+    """batched over all rows, with --target: M(..i)k, Mkj -> M(..i)j, one matrix for each model"""
+    need(site.mapped[0] and site.rank(0) >= 3, "its rows are one axis, of its own or of all models")
+    need(site.rank(1) == 2, "its weight is not one matrix")
+    takes = (ROWS, STACKED(0) if site.mapped[1] else SHARED)
+    yield Option("linear_rows", takes, (ROWS,), again, tuned=True)
+
+
+@family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def norm_rows(site: Site) -> Iterator[Option]:
+    """over the last axis of all rows, with --target; a scale that differs becomes M1d beside M(..i)d"""
+    rank = site.rank(0)
+    last = site.axis(int(site.attr("axis", -1)), rank) == rank - 1
+    need(rank >= 3 and last, "it is not over the last of at least three axes")
+    affine = [i for i in (1, 2) if site.has(i)]
+    need(site.mapped[0] and all(site.rank(i) == 1 for i in affine), "its scale is no vector")
+    takes = (ROWS, *(STACKED(0) if mapped else SHARED for mapped in site.mapped[1:]))
+    gives = (ROWS,) * len(site.node.outputs)
+    if not any(site.mapped[1:]):
+        yield Option("norm_rows", takes, gives, _on_the_last_axis, tuned=True)
+        return
+    need(isinstance(site.dims(1)[0], int), "the size of its scale is unknown")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        # as in norm.py: a scale of ones is safe in every runtime
+        ones = emit.filled(1.0, site.inputs[1].dtype, [known(site.dims(1)[0])])
+        y, *statistics = _on_the_last_axis(site, [ins[0], ones], emit)
+        for op, i in (("Mul", 1), ("Add", 2)):
+            if site.has(i):
+                y = emit(op, y, ROWS.aligned(emit, ins[i], takes[i], site.dims(i), site.dims(0)))
+        return [y, *statistics]
+
+    yield Option("norm_rows", takes, gives, body, 1.0 + len(affine), tuned=True)
+
+
+def _on_the_last_axis(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Tensor]:
+    return again(site, ins, emit, axis=-1)
+
+
+@family("Reshape")
+def reshape_rows(site: Site) -> Iterator[Option]:
+    """out of rows and into rows in the one Reshape that the source has, with --target, as heads are split"""
+    site.only_mapped(0)
+    dims, out = site.dims(0), site.out_dims()
+    need(_tells(dims, out), "the sizes of its input do not tell those of its output")
+    for take, give in ((ROWS, STACKED(0)), (STACKED(0), ROWS)):
+        if len(dims if take == ROWS else out) >= 3:
+            yield Option("reshape_rows", (take, None), (give,), _written(give), 0.25, tuned=True)
+
+
+def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
+    """True where the dims of the output make a target, whose -1 each model's elements tell. Where none of a
+    dynamic input's sizes is left dynamic, a file may declare a size that it does not have."""
+    target, static = reshape_target(out), all(isinstance(dim, int) for dim in dims)
+    return target is not None and (static or -1 in target)
+
+
+def _written(give: Layout) -> Body:
+    """The target with the models in it; a dynamic size is -1."""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        target = give.merged_dims(site.out_dims(), emit.models)
+        return emit.reshape(ins[0], [dim if isinstance(dim, int) else -1 for dim in target])
+
+    return body
