@@ -95,7 +95,7 @@ class _Lowerer:
             for name, layout, held in outputs:
                 if name:
                     if layout == SHARED and isinstance(held, tuple):
-                        held = held[0]  # no model makes it its own, so any model's will do
+                        held = held[0]  # all models compute the same
                     self._claim(held, name)
                     self.keep(name, layout, held)
             if PER_MODEL in lowering.gives and self._may_differ(index, node):
@@ -128,7 +128,7 @@ class _Lowerer:
             self.emit.claim(held, name)
 
     def fetch(self, name: str, layout: Layout) -> Held:
-        """A value in a layout, converted once however many ask."""
+        """A value in a layout. Each conversion is emitted once, however many nodes read its result."""
         weight = self.corr.weights.get(name)
         if weight and layout.runs(weight[0].shape) is not None:
             return self.emit.weight(name, layout)
@@ -172,7 +172,7 @@ class _Lowerer:
         return held if isinstance(held, tuple) else (held,)
 
     def _may_differ(self, index: int, node: Node) -> bool:
-        """Whether what a node gives per model may be of unequal shapes."""
+        """True where the outputs of a node that runs per model may have unequal shapes."""
         unlike = self.uneven | self.corr.ragged
         mapped = {name for name in node.reads if name and self._is_mapped(name)}
         return (
@@ -203,7 +203,7 @@ class _Lowerer:
         return len(parts) > 1 if parts else bool(name) and self.made[name] != SHARED
 
     def _replicate(self, index: int, node: Node, ins: Sequence[Held | None]) -> Sequence[Held]:
-        """Once per model, on that model's inputs, attributes and captured values."""
+        """Emit the node once per model, on that model's inputs, attributes and captured values."""
         per_model = []
         scope = self.emit.scope
         for m, model in enumerate(self.corr.names):
@@ -215,7 +215,7 @@ class _Lowerer:
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
 
     def _merged_inside(self, node: Node, nested: NestedPlan, ins: Sequence[Any]) -> list[Tensor]:
-        """The operator once, on bodies that run all models."""
+        """Emit the operator once, on bodies that run all models."""
         count = len(node.inputs)
         attrs = {**node.attrs, **nested.attrs}
         captured: dict[int, Tensor] = {}
@@ -233,7 +233,7 @@ class _Lowerer:
             inner.run()
             for declared, (name, layout) in zip(node.attrs[attr].output, body.outputs.items(), strict=True):
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
-                self._declare(out, layout, _known(body.corr.type_of(name), value_type(declared.type)))
+                self._declare(out, layout, _completed(body.corr.type_of(name), value_type(declared.type)))
             rewrite_emitted(child)
             attrs[attr] = child.graph
             captured |= child.captured
@@ -268,12 +268,10 @@ class _Lowerer:
         )
 
 
-def _known(found: ValueType, declared: ValueType) -> ValueType:
-    """What is found of a value; what the file declares of the rest, and of what onnx made up a symbol for."""
-    dims = declared.dims if found.dims is None else found.dims
+def _completed(inferred: ValueType, declared: ValueType) -> ValueType:
+    """The inferred type, with what the file declares where inference tells nothing or made up a symbol."""
+    dims = declared.dims if inferred.dims is None else inferred.dims
     if dims is not None and declared.dims is not None and len(dims) == len(declared.dims):
         pairs = zip(dims, declared.dims, strict=True)
-        dims = tuple(
-            [said if mine is None or str(mine).startswith("unk__") else mine for mine, said in pairs]
-        )
-    return ValueType(found.dtype or declared.dtype, dims, found.proto)
+        dims = tuple([said if dim is None or str(dim).startswith("unk__") else dim for dim, said in pairs])
+    return ValueType(inferred.dtype or declared.dtype, dims, inferred.proto)

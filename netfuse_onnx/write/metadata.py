@@ -1,4 +1,4 @@
-"""What a merged model says about itself: one JSON value under the key `netfuse_onnx` of metadata_props.
+"""The metadata of a merged model: one JSON value under the key `netfuse_onnx` of metadata_props.
 
 It is enough for `inspect` to show what became of every node, and for `verify` to undo every merged weight
 when the sources are at hand. It is deterministic: no times, no paths.
