@@ -114,8 +114,8 @@ class Boundary:
         return [self.labels.input(model, name) for model in range(self.corr.models)]
 
     def _refuse_crossed(self) -> None:
-        """Raises NotStackable where the first model's name of an input or output, which stands for all models,
-        is that of another one in some model."""
+        """Raises NotStackable where the first model's name of an input or output, which stands for all
+        models, is that of another one in some model."""
         graph = self.corr.graph
         for name in (*graph.inputs, *graph.outputs):
             if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):
@@ -126,8 +126,8 @@ class Boundary:
                 )
 
     def _refuse_clashes(self) -> None:
-        """Raises UsageFault where two inputs or outputs have one name. Only an input that is an output too may
-        have its name twice."""
+        """Raises UsageFault where two inputs or outputs have one name. Only an input that is an output too
+        may have its name twice."""
         graph = self.corr.graph
         both = set(graph.inputs).intersection(graph.outputs) - self.share
         if self.stacked and (once := self.share.intersection(graph.outputs)):
