@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.proofs import Isolation
 from netfuse_onnx.prove.compare import compare
 from netfuse_onnx.prove.judge import Judge
@@ -87,10 +87,10 @@ class _Lab:
         """True where floats that are fed steer a size or a loop, where an infinite one takes all there is."""
         fed = {spec.name for spec in self.trial.specs if spec.dtype and spec.numpy.kind in "fV"}
         for node in self.trial.family.graph.nodes:
-            if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
+            if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
                 continue
             fed.update(node.outputs)
-            if steering.ragged(node, fed, frozenset()) or steering.bodies(node):
+            if traits.ragged(node, fed, frozenset()) or traits.has_bodies(node):
                 return True
         return False
 

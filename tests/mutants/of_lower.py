@@ -62,8 +62,8 @@ MUTATIONS = (
     mutation(
         "the-number-of-model-0",
         "netfuse_onnx/emit/stored.py",
-        "found = weights.array(recipe.parts[0]) if len(recipe.parts) == 1 else None",
-        "found = weights.array(recipe.parts[0])",
+        "values = weights.array(recipe.parts[0]) if len(recipe.parts) == 1 else None",
+        "values = weights.array(recipe.parts[0])",
         equivalent="Both callers ask for one element first, and a weight of several models has an axis as long as "
         "there are models.",
     ),
@@ -112,7 +112,7 @@ MUTATIONS = (
     mutation(
         "outputs-declared-without-models",
         "netfuse_onnx/lower/boundary.py",
-        "if models and dims is not None:",
+        "if models and kind.dims is not None:",
         "if False:",
         "test_cli.py::test_stacked_and_shared",
     ),

@@ -1,7 +1,7 @@
 """DequantizeLinear nodes of the merged graph in a form that ONNX Runtime gets right.
 
 ONNX Runtime moves a DequantizeLinear past a Reshape, Transpose or the like behind it, and then loses the
-sign of its result or fails to load (ort_compat.PAIRS_MOVED). An int8 input gets the zero point that it
+sign of its result or fails to load (gaps.ZERO_POINT_LOST). An int8 input gets the zero point that it
 lacks, or loses a stored zero point of 0; int32, and int8 where neither helps, is written out as Cast, Sub
 and Mul. A bias of int32 stays where ONNX Runtime takes it into an operator on bytes.
 
@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.stored import stored_number
-from netfuse_onnx.run.ort_compat import MOVED_BEHIND, ZERO_POINT_LOST
+from netfuse_onnx.run.gaps import MOVED_BEHIND, ZERO_POINT_LOST_BELOW
 
 FLOAT, INT8, INT32 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT32
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -44,12 +44,12 @@ def _rewritten(node: gs.Node, emit: Emitter) -> Tensor | None:
     if dtype != INT8:
         return None
     if not zero:
-        if not node.domain and emit.opset >= ZERO_POINT_LOST:
+        if not node.domain and emit.opset >= ZERO_POINT_LOST_BELOW:
             return None
         point = emit.filled(0, INT8, [1] * len(emit.kind(scale).dims or ()))
         return emit.node(node.op, [x, scale, point], node.attrs, domain=node.domain or "")[0]
     stored = stored_number(zero[0], emit)
-    if stored is None or node.domain or emit.opset < ZERO_POINT_LOST:
+    if stored is None or node.domain or emit.opset < ZERO_POINT_LOST_BELOW:
         return None
     if MOVED_BEHIND.isdisjoint(reader.op for reader in node.outputs[0].outputs):
         return None
