@@ -20,7 +20,7 @@ REQUIRED = frozenset({"name", "op", "became"})
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """What became of one node of the first source."""
+    """The outcome of one node of the first source."""
 
     name: str
     op: str
@@ -54,7 +54,7 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class OperatorRow:
-    """How many nodes of one operator became what."""
+    """The nodes of one operator, counted by what became of them."""
 
     op: str
     total: int
@@ -66,7 +66,7 @@ class OperatorRow:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """What the plan did: the part of the report that the merged file carries and `inspect` reads back."""
+    """The report on a merged graph, which the merged file carries and `inspect` reads back."""
 
     nodes: tuple[NodeRow, ...]
     conversions: tuple[Conversion, ...]

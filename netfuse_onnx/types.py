@@ -157,14 +157,15 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Correspondence:
-    """N equivalent sources, expressed in the names of the first.
+    """N equivalent sources, expressed in the names of the first. `sources` have one opset, and one spelling
+    where the files differ; `loaded` are the same models as their files have them.
 
     `weights[v]` has one entry when the tensor is bit-identical in all models, else N entries in model
     order. `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
     `ragged` are values whose shape differs between the models by construction (--partial), `least` the
     smallest size that each of their axes has in any model, where all sizes are known.
     `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
-    types of values that hold in every run (rewrite/sound.py); what a file says may not.
+    types of values that hold in every run (rewrite/believed.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
@@ -187,6 +188,7 @@ class Correspondence:
     least: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
     own_names: bool = True
+    loaded: tuple[Source, ...] = ()
 
     @property
     def models(self) -> int:
@@ -214,7 +216,7 @@ class Correspondence:
 
 
 class Became(enum.StrEnum):
-    """What became of a node, as `inspect` shows it."""
+    """The outcomes of lowering a node, as `inspect` shows them."""
 
     BATCHED = "batched"
     GROUPED = "grouped"
@@ -238,7 +240,7 @@ class Lowering:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a plan is expected to cost on its target, in microseconds a call: by what became of the nodes,
+    """The expected cost of a plan on its target, in microseconds a call: by what became of the nodes,
     and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's."""
 
     parts: Mapping[str, float]

@@ -95,6 +95,14 @@ def test_a_helper_imports_only_those_before_it(helper: str) -> None:
             assert not {other for other in reached(name) if package(other) in later}, name
 
 
+def test_lower_reads_plans_and_makes_none() -> None:
+    """It knows the types of a plan, not the offers, prices or search that make one."""
+    for name in modules():
+        if package(name) == "lower":
+            plan = {other for other in reached(name) if package(other) == "plan"}
+            assert plan <= {"plan", "plan.nested", "plan.blame"}, name
+
+
 def test_the_shared_types_import_nothing() -> None:
     assert not imports("types")
     assert not imports("errors")

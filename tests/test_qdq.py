@@ -9,6 +9,8 @@ import pytest
 from contrib_graphs import graph
 from oracle import IO, as_models, check, draw, family
 
+from netfuse_onnx.prove.lineage import family_lineages
+
 SIZES = {"B": 3, "S": 4}
 STEP = 1.01 / 100
 """One step of a result of 100 or so: where an operator on floats stands between two roundings."""
@@ -88,6 +90,20 @@ def test_groups_become_operators_on_bytes(call, form, becomes, tmp_path):
         found = operators(model, values, role, tmp_path)
         assert found[becomes] == 1 and not found["DequantizeLinear"], found
         check(model, values, role, tmp_path, io=IO[turn % 2], tolerance=None if exact else STEP)
+
+
+@pytest.mark.parametrize(("call", "form", "becomes"), GROUPS[:7], ids=[str(i) for i in range(7)])
+def test_a_rewrite_changes_no_tolerance(call, form, becomes, tmp_path):
+    """One step is allowed where the file ends in QuantizeLinear, whatever the last operator has become."""
+    model = quantised(call, **form)
+    values = values_of(model, 3)
+    role = shares(model)
+    role |= dict.fromkeys(role.keys() & set("acegws"), "weight")
+    corr = family(as_models(model, values, role, tmp_path))
+    assert becomes in {node.op for node in corr.graph.nodes}
+    (line,) = family_lineages(corr).values()
+    assert line.rounded == form.get("after", True)
+    assert line.own and line.inputs == {"x"}
 
 
 def test_groups_alike_in_all_models_stay(tmp_path):

@@ -42,8 +42,8 @@ from netfuse_onnx.match.spelling import normal_form
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.ops.axes import FREE, INPUTS, ONE, ROWS, SETS
 from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.fold import fold
-from netfuse_onnx.rewrite.sound import sound
 from netfuse_onnx.types import Correspondence, Node, ValueType
 
 REDUCED = [
@@ -62,7 +62,7 @@ def matched(*paths: Path, partial: bool = False) -> Correspondence | None:
     """The family, or None where the files are not one."""
     sources = [load(str(path)) for path in paths]
     try:
-        return sound(fold(match(sources, ["a", "b", "c"][: len(paths)], partial=partial)))
+        return believe_types(fold(match(sources, ["a", "b", "c"][: len(paths)], partial=partial)))
     except NotEquivalent:
         return None
 

@@ -1,4 +1,4 @@
-"""The edge of the merged graph: what it is fed and what it gives, by I/O mode.
+"""The inputs and outputs of the merged graph, by I/O mode.
 
 separate: input x of model a is `a/x`, output y is `a/y`, with the source's types. stacked: the first source's
 names, one leading axis of size N. A shared input keeps its name, shape and type and is fed once.
@@ -23,7 +23,7 @@ Fetch = Callable[[str, Layout], Held]
 
 
 class Boundary:
-    """Names, types and joins at the edge."""
+    """The inputs and outputs of the merged graph: their names and types, and the conversions there."""
 
     def __init__(
         self, corr: Correspondence, io: str, share: frozenset[str], ragged: frozenset[str] = frozenset()
@@ -65,15 +65,15 @@ class Boundary:
         through = set(graph.inputs) - self.share
         if self.stacked:
             for name in graph.outputs:
-                held = fetch(name, STACKED(0))
-                tensor = held if not isinstance(held, tuple) else held[0]
+                value = fetch(name, STACKED(0))
+                tensor = value if not isinstance(value, tuple) else value[0]
                 emit.output(tensor, name, itself=name in through)
             return
         columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
         for m in range(self.corr.models):
             for name in graph.outputs:
-                held = columns[name]
-                tensor = held[m] if isinstance(held, tuple) else held
+                value = columns[name]
+                tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
 
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
@@ -84,14 +84,14 @@ class Boundary:
 
     def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
         """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
-        kind = self.corr.edge_type
+        edge_type = self.corr.edge_type
         if self.stacked:
             for name in names:
-                yield value_info(name, kind(name), 0 if name in once else self.corr.models)
+                yield value_info(name, edge_type(name), 0 if name in once else self.corr.models)
         elif names is self.corr.graph.inputs:
             for name in names:
                 for label in [name] if name in once else self._inputs(name):
-                    yield value_info(label, kind(name))
+                    yield value_info(label, edge_type(name))
         else:
             for model in range(self.corr.models):
                 for name in names:
@@ -102,10 +102,10 @@ class Boundary:
     def _of_model(self, name: str, model: str) -> ValueType:
         """The type of an output of one model. A size that may be another one in each model has a name of its
         own in each; sizes of the inputs are alike for all."""
-        kind, known = self.corr.edge_type(name), self.corr.graph.types[name]
+        kind, inferred = self.corr.edge_type(name), self.corr.graph.types[name]
         if name not in self.ragged or kind.dims is None:
             return kind
-        derived = known.dims if known.rank == kind.rank else None
+        derived = inferred.dims if inferred.rank == kind.rank else None
         pairs = zip(kind.dims, derived or (None,) * len(kind.dims), strict=True)
         own = [f"{model}/{dim}" if isinstance(dim, str) and dim != size else dim for dim, size in pairs]
         return replace(kind, dims=tuple(own))
@@ -115,7 +115,8 @@ class Boundary:
         return [self.labels.input(model, name) for model in range(self.corr.models)]
 
     def _refuse_crossed(self) -> None:
-        """The first model's name must not mean something else in another model, where it stands for all."""
+        """Raises NotStackable where the first model's name of an input or output, which stands for all
+        models, is that of another one in some model."""
         graph = self.corr.graph
         for name in (*graph.inputs, *graph.outputs):
             if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):
@@ -126,7 +127,8 @@ class Boundary:
                 )
 
     def _refuse_clashes(self) -> None:
-        """Inputs, then outputs; only what passes through may be both."""
+        """Raises UsageFault where two inputs or outputs have one name. Only an input that is an output too
+        may have its name twice."""
         graph = self.corr.graph
         both = set(graph.inputs).intersection(graph.outputs) - self.share
         if self.stacked and (once := self.share.intersection(graph.outputs)):
@@ -149,12 +151,12 @@ class Boundary:
     def _refuse_unstackable(self) -> None:
         if not self.stacked:
             return
-        for kind, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
+        for role, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
             for name in names:
                 ragged = name in self.corr.ragged
                 if (self.corr.graph.types[name].proto is not None and name not in self.share) or ragged:
                     raise NotStackable(
-                        f"{kind} {name!r} of {self.corr.sources[0].path} cannot be stacked: "
+                        f"{role} {name!r} of {self.corr.sources[0].path} cannot be stacked: "
                         + ("its shape differs between the models." if ragged else "it is not a tensor."),
                         "Use --io separate.",
                     )

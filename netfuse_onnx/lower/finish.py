@@ -1,4 +1,4 @@
-"""The last step of lower: the emitter's graph as a ModelProto, its recipes, and the report.
+"""The last step of lower: it makes a ModelProto, recipes and the report from the emitter's graph.
 
 onnx-graphsurgeon removes what nothing reads and writes the nodes. Types at the edge are written here,
 because it cannot express sequences, optionals and maps; so are the names of what bodies capture, which
@@ -75,15 +75,15 @@ def _restore_empty(
 ) -> None:
     """Write the attributes that are empty lists."""
     for node in walk.nodes(graph) if empty else ():
-        known = facts(node.op_type, node.domain, opsets.get(node.domain, 1))
+        schema = facts(node.op_type, node.domain, opsets.get(node.domain, 1))
         for name in empty.get(node.name, ()):
-            node.attribute.append(rebuild.attribute(name, [], known.kinds.get(name) if known else None))
+            node.attribute.append(rebuild.attribute(name, [], schema.kinds.get(name) if schema else None))
 
 
 def _place_weights(
     graph: onnx.GraphProto, recipes: Mapping[str, Recipe]
 ) -> tuple[dict[str, Recipe], dict[str, Recipe]]:
-    """Small weights go into the graph; returns the recipes of the others, and theirs."""
+    """Write small weights into the graph. Returns the recipes of the large weights, and of the small ones."""
     large: dict[str, Recipe] = {}
     small: dict[str, Recipe] = {}
     for tensor in graph.initializer:

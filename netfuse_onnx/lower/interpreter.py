@@ -18,9 +18,8 @@ from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
 from netfuse_onnx.layouts.join import join
 from netfuse_onnx.lower import boundary
-from netfuse_onnx.lower.dequantize import settle
+from netfuse_onnx.lower.emitted.passes import rewrite_emitted
 from netfuse_onnx.lower.finish import export
-from netfuse_onnx.lower.fusible import rearrange
 from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
@@ -54,8 +53,7 @@ def _lowered(
     lowerer.edge = True
     edge.drain(emit, lowerer.fetch, lowerer.made)
     drained = {id(node) for node in emit.graph.nodes[core:]}
-    settle(emit)
-    rearrange(emit)
+    rewrite_emitted(emit)
     merged = export(corr, plan, emit, edge, conversions, drained)
     left = {id(node) for node in emit.graph.nodes}
     return merged, all(id(node) in left for node in lowerer.guards)
@@ -96,7 +94,7 @@ class _Lowerer:
             for name, layout, held in outputs:
                 if name:
                     if layout == SHARED and isinstance(held, tuple):
-                        held = held[0]  # no model makes it its own, so any model's will do
+                        held = held[0]  # all models compute the same
                     self._claim(held, name)
                     self.keep(name, layout, held)
             if PER_MODEL in lowering.gives and self._may_differ(index, node):
@@ -129,7 +127,7 @@ class _Lowerer:
             self.emit.claim(held, name)
 
     def fetch(self, name: str, layout: Layout) -> Held:
-        """A value in a layout, converted once however many ask."""
+        """A value in a layout. Each conversion is emitted once, however many nodes read its result."""
         weight = self.corr.weights.get(name)
         if weight and layout.runs(weight[0].shape) is not None:
             return self.emit.weight(name, layout)
@@ -173,7 +171,7 @@ class _Lowerer:
         return held if isinstance(held, tuple) else (held,)
 
     def _may_differ(self, index: int, node: Node) -> bool:
-        """Whether what a node gives per model may be of unequal shapes."""
+        """True where the outputs of a node that runs per model may have unequal shapes."""
         unlike = self.uneven | self.corr.ragged
         mapped = {name for name in node.reads if name and self._is_mapped(name)}
         return (
@@ -204,7 +202,7 @@ class _Lowerer:
         return len(parts) > 1 if parts else bool(name) and self.made[name] != SHARED
 
     def _replicate(self, index: int, node: Node, ins: Sequence[Held | None]) -> Sequence[Held]:
-        """Once per model, on that model's inputs, attributes and captured values."""
+        """Emit the node once per model, on that model's inputs, attributes and captured values."""
         per_model = []
         scope = self.emit.scope
         for m, model in enumerate(self.corr.names):
@@ -216,7 +214,7 @@ class _Lowerer:
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
 
     def _merged_inside(self, node: Node, nested: NestedPlan, ins: Sequence[Any]) -> list[Tensor]:
-        """The operator once, on bodies that run all models."""
+        """Emit the operator once, on bodies that run all models."""
         count = len(node.inputs)
         attrs = {**node.attrs, **nested.attrs}
         captured: dict[int, Tensor] = {}
@@ -237,8 +235,7 @@ class _Lowerer:
                 self._declare(
                     out, layout, kinds.filled(body.corr.type_of(name), kinds.of_proto(declared.type))
                 )
-            settle(child)
-            rearrange(child)
+            rewrite_emitted(child)
             attrs[attr] = child.graph
             captured |= child.captured
         self.emit.scope = scope

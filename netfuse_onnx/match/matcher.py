@@ -46,8 +46,19 @@ def match(
     for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. Raises
     NotEquivalent, which names both files, the operators, the difference and a remedy.
     """
-    sources = opset.align(sources)
-    signature.check_counts(sources)
+    aligned = opset.align(sources)
+    signature.check_counts(aligned)
+    return replace(_matched_in_one_spelling(aligned, names, partial, complete, named), loaded=tuple(sources))
+
+
+def _matched_in_one_spelling(
+    sources: Sequence[Source],
+    names: Sequence[str],
+    partial: bool,
+    complete: Complete | None,
+    named: Sequence[Edge] | None,
+) -> Correspondence:
+    """Return the correspondence of the sources as they are spelled, else of the sources in one spelling."""
     try:
         return _matched(sources, names, partial, complete, named)
     except NotEquivalent as first_error:

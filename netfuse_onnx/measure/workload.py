@@ -14,7 +14,7 @@ import numpy as np
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
-from netfuse_onnx.prove.lineage import Lineage, lineages
+from netfuse_onnx.prove.lineage import Lineage, family_lineages
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run.runtime import Value
 from netfuse_onnx.types import Correspondence
@@ -50,7 +50,7 @@ class Workload:
         """The inputs of each model, by the first source's names."""
         self.wanted: Results = [self.trial.outputs[model][0] for model in range(family.models)]
         self.outputs = [family.edge(model).outputs for model in range(family.models)]
-        self._lines = lineages(family.graph)
+        self._lines = family_lineages(family)
 
     @property
     def models(self) -> int:

@@ -1,8 +1,8 @@
-"""Whom to blame when a rule fails on a node: the file, where onnx itself finds the node invalid, else us.
+"""Turns the error of a rule into one of the file, where onnx finds the node invalid. Else it is our bug.
 
-Rules take operands to be what the operator asks for: so many axes, an order of them, one number for each. To
-ask onnx about every node would take longer than to merge them, and would refuse files that run; it is asked
-when a rule fails.
+Rules expect operands as the operator's specification asks for: their ranks, the order of axes, counts that
+match. Checking every node with onnx would take longer than merging, and would refuse files that run; so onnx
+is asked only when a rule fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STUMBLES = (IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivi
 
 @contextmanager
 def blamed(corr: Correspondence, site: Site) -> Iterator[None]:
-    """Turns what a rule raises over an invalid node into a FileFault that names it. Else it stays our bug."""
+    """Raises a FileFault that names the node, in place of what a rule raises over an invalid one."""
     try:
         yield
     except STUMBLES as error:

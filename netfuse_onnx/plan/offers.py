@@ -1,7 +1,7 @@
-"""What is on offer: for every node of a graph, the lowerings among which the plan may choose.
+"""Collects the candidates: for every node of a graph, the lowerings among which the plan may choose.
 
-What differs between the models is known before any choice is made: a value is mapped when a per-model
-input or weight reaches it, and ragged when its shape may differ too. Both spread in one pass.
+The values that differ between the models are known before any choice is made: a value is mapped when a
+per-model input or weight reaches it, and ragged when its shape may differ too. Both spread in one pass.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def propagate(
 
 
 def untuned(candidates: Candidates) -> Candidates:
-    """The candidates without what only pays by measured costs."""
+    """The candidates without the options that only pay by measured costs."""
     kept = [
         [o for o in offers if o.reason != CHEAPER and not (isinstance(o.option, Option) and o.option.tuned)]
         for offers in candidates.options

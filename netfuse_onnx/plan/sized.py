@@ -1,4 +1,4 @@
-"""The sizes for which a plan is made: those that a file leaves open, given or assumed."""
+"""Binds the sizes that a file leaves open, so that a plan for a target can be priced."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from netfuse_onnx.rules import Site
 from netfuse_onnx.run import symbols
 from netfuse_onnx.types import Correspondence, Graph, ValueType
 
-OPEN = 128
-"""Of any open axis of an input but its first, which is the batch, and 1."""
+ASSUMED_SIZE = 128
+"""Size assumed for a dynamic input axis. The first axis is the batch and is assumed to be 1."""
 
 
 def assumed(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the symbols of a graph's inputs, and of what is computed from these."""
+    """Sizes of the symbols of a graph's inputs, and of the symbols that are computed from these."""
     shapes = [graph.types[name].dims or () for name in graph.inputs]
-    names, found = symbols.free(shapes), dict[str, int]()
+    names, sizes = symbols.free(shapes), dict[str, int]()
     for axis, dim in ((axis, dim) for dims in shapes for axis, dim in enumerate(dims)):
         if isinstance(dim, str) and dim in names:
-            found.setdefault(dim, given.get(dim, 1 if axis == 0 else OPEN))
+            sizes.setdefault(dim, given.get(dim, 1 if axis == 0 else ASSUMED_SIZE))
     every = [dim for dims in shapes for dim in dims if isinstance(dim, str)]
-    return dict(zip(every, symbols.sizes(every, found), strict=True))
+    return dict(zip(every, symbols.sizes(every, sizes), strict=True))
 
 
 def sized(corr: Correspondence, sizes: Mapping[str, int]) -> Correspondence:
-    """The same family with types as they are when its inputs have these sizes. A Shape that is known then
-    makes others known, so that folding and inference take turns; the nodes stay all there."""
+    """The same family with the types that its values have when its inputs have these sizes. A Shape that
+    becomes constant makes other shapes known, so folding and inference take turns. All nodes stay."""
     types = {name: _bound(kind, sizes) for name, kind in corr.graph.types.items()}
-    found = replace(corr, graph=replace(corr.graph, types=types), believed={})
+    current = replace(corr, graph=replace(corr.graph, types=types), believed={})
     while True:
-        found = replace(found, graph=infer(replace(corr.sources[0], graph=found.graph)).graph)
-        less = fold(found)
+        current = replace(current, graph=infer(replace(corr.sources[0], graph=current.graph)).graph)
+        folded = fold(current)
         types |= {
-            name: _bound(kind, sizes) for name, kind in less.graph.types.items() if kind.dims is not None
+            name: _bound(kind, sizes) for name, kind in folded.graph.types.items() if kind.dims is not None
         }
-        if less is found:
+        if folded is current:
             return replace(corr, graph=replace(corr.graph, types=types), believed={})
-        found = less
+        current = folded
 
 
 def retyped(sites: Sequence[Site], corr: Correspondence) -> list[Site]:

@@ -16,10 +16,10 @@ import numpy as np
 
 from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Magnitudes, Tolerance, compare
-from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, lineages
-from netfuse_onnx.prove.noise import Noise, measure
+from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, source_lineages
+from netfuse_onnx.prove.noise import Array, Noise, measure
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.run.runtime import Array, RunFailed, Runtime, Session, Value
+from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 
 BOUNDED_ERROR = {"float64": 4e-16, "float32": 2e-7, "float16": 2e-3}
 """Precision -> absolute error allowed for a bounded activation: two rounding steps of 1."""
@@ -181,7 +181,7 @@ class _OneModel:
         trial = self.trial
         source = trial.family.sources[self.model]
         output = trial.family.edge(self.model).outputs[row.output]
-        line = lineages(source.graph)[output]
+        line = source_lineages(trial.family, self.model)[output]
         if line.scores is None:
             return row
         feeds = trial.renamed(self.model, trial.feeds(trial.cases[case], self.model))

@@ -5,8 +5,10 @@ known scale, a final rounding, or the scores that an index output selects by."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from netfuse_onnx.load.claims import unclaimed
+from netfuse_onnx.load.infer import infer
 from netfuse_onnx.ops import traits
 from netfuse_onnx.types import Correspondence, Graph, Node
 
@@ -57,10 +59,22 @@ class _Traits:
 
 
 def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
-    """Return the lineage of every output of a family."""
+    """Return the lineage of every output of a family, by the first source as its file is. The weights and inputs
+    that take part are those that still do after the rewrites."""
     differing = {name for name, parts in family.weights.items() if len(parts) > 1}
     differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
-    return lineages(family.graph, differing)
+    parts = lineages(family.graph, differing)
+    return {
+        name: replace(line, random=line.random and part.random, own=part.own, inputs=part.inputs)
+        for name, line in source_lineages(family, 0).items()
+        for part in (parts[name],)
+    }
+
+
+def source_lineages(family: Correspondence, model: int) -> Mapping[str, Lineage]:
+    """The lineage of every output of one source, by its own names, from the graph in its file: so no rewrite
+    of the compiler, wrong or right, changes the tolerance of an output."""
+    return lineages(infer(unclaimed(family.loaded[model])).graph)
 
 
 def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Lineage]:

@@ -33,25 +33,24 @@ Values = NDArray[Any]
 
 def fold(corr: Correspondence) -> Correspondence:
     """The correspondence without the nodes whose outputs are known, and with types inferred again."""
-    folded = corr
-    while (smaller := _pass(folded)) is not folded:
-        folded = smaller
-    return folded
+    while (smaller := _pass(corr)) is not corr:
+        corr = smaller
+    return corr
 
 
 def _pass(corr: Correspondence) -> Correspondence:
-    known: dict[str, Values] = {}
+    folded: dict[str, Values] = {}
     left: list[Node] = []
     kept = set(corr.graph.outputs) | corr.ragged
     for index, node in enumerate(corr.graph.nodes):
-        values = None if index in corr.attrs or kept & set(node.outputs) else _value(corr, known, node)
+        values = None if index in corr.attrs or kept & set(node.outputs) else _value(corr, folded, node)
         if values is None:
             left.append(node)
         else:
-            known |= zip(node.outputs, values, strict=True)
-    if not known:
+            folded |= zip(node.outputs, values, strict=True)
+    if not folded:
         return corr
-    constants = {name: _weight(value) for name, value in known.items()}
+    constants = {name: _weight(value) for name, value in folded.items()}
     moved = _renumbered(corr, left)
     graph = replace(corr.graph, nodes=tuple(left), weights={**corr.graph.weights, **constants})
     typed = infer(replace(corr.sources[0], graph=graph)).graph.types
@@ -75,7 +74,7 @@ def _renumbered(corr: Correspondence, left: list[Node]) -> dict[int, tuple[Mappi
     return {position[id(corr.graph.nodes[i])]: attrs for i, attrs in corr.attrs.items()}
 
 
-def _value(corr: Correspondence, known: Mapping[str, Values], node: Node) -> list[Values] | None:
+def _value(corr: Correspondence, folded: Mapping[str, Values], node: Node) -> list[Values] | None:
     """The outputs of a node whose inputs are known, or whose input's shape is; else None."""
     if node.domain or traits.random(node) or traits.has_bodies(node) or "" in node.outputs:
         return None
@@ -86,7 +85,7 @@ def _value(corr: Correspondence, known: Mapping[str, Values], node: Node) -> lis
         return _shape(corr, node)
     if not _small(node, types):
         return None
-    ins = [_known(corr, known, name) if name else None for name in node.inputs]
+    ins = [_constant(corr, folded, name) if name else None for name in node.inputs]
     if any(value is None and name for value, name in zip(ins, node.inputs, strict=True)):
         return None
     try:
@@ -121,9 +120,10 @@ def _shape(corr: Correspondence, node: Node) -> list[Values] | None:
     return [np.array(sizes, np.int64)] if len(sizes) == len(wanted) else None
 
 
-def _known(corr: Correspondence, known: Mapping[str, Values], name: str) -> Values | None:
-    if name in known:
-        return known[name]
+def _constant(corr: Correspondence, folded: Mapping[str, Values], name: str) -> Values | None:
+    """The value of a name that was folded, or of a small weight that is equal in all models; else None."""
+    if name in folded:
+        return folded[name]
     parts = corr.weights.get(name, ())
     small = len(parts) == 1 and isinstance(parts[0].data, bytes)
     return array(parts[0]) if small else None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.fold import fold
-from netfuse_onnx.rewrite.qdq import integers
-from netfuse_onnx.rewrite.sound import sound
+from netfuse_onnx.rewrite.qdq import fuse_quantised
 from netfuse_onnx.types import Correspondence
 
 Pass = Callable[[Correspondence], Correspondence]
 
-PASSES: tuple[Pass, ...] = (fold, sound, integers)
-LACKING: dict[str, frozenset[Pass]] = {"cuda": frozenset({integers})}
+PASSES: tuple[Pass, ...] = (fold, believe_types, fuse_quantised)
+LACKING: dict[str, frozenset[Pass]] = {"cuda": frozenset({fuse_quantised})}
 """By target: the passes that make operators which ONNX Runtime lacks there."""
 
 

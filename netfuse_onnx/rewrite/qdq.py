@@ -42,7 +42,7 @@ class Group:
     drop: tuple[int, ...]  # the nodes that the fused one replaces
 
 
-def integers(corr: Correspondence) -> Correspondence:
+def fuse_quantised(corr: Correspondence) -> Correspondence:
     """The correspondence with the groups fused whose scales differ between the models."""
     if not any(node.op == "DequantizeLinear" for node in corr.graph.nodes):
         return corr
@@ -64,19 +64,19 @@ class _Pass:
             for name in dict.fromkeys(node.reads):
                 self.used.setdefault(name, []).append(i)
         fresh: dict[int, Node] = {}
-        gone: set[int] = set()
+        dropped: set[int] = set()
         for i, node in enumerate(nodes):
             group = self._group(i, node)
             fused = FUSE[node.op](self, group) if group is not None else None
             if group is not None and fused is not None:
                 fresh[i] = fused
-                gone |= set(group.drop)
-        return self._without(fresh, gone) if fresh else self.corr
+                dropped |= set(group.drop)
+        return self._without(fresh, dropped) if fresh else self.corr
 
-    def _without(self, fresh: Mapping[int, Node], gone: set[int]) -> Correspondence:
+    def _without(self, fresh: Mapping[int, Node], dropped: set[int]) -> Correspondence:
         """The correspondence with new nodes in the place of old ones, and nothing that nobody reads."""
         graph = self.corr.graph
-        kept = {i: fresh.get(i, node) for i, node in enumerate(graph.nodes) if i in fresh or i not in gone}
+        kept = {i: fresh.get(i, node) for i, node in enumerate(graph.nodes) if i in fresh or i not in dropped}
         read = set(graph.outputs)
         for i in sorted(kept, reverse=True):
             if read.isdisjoint(kept[i].outputs):
@@ -116,12 +116,12 @@ class _Pass:
         return Group(node, before, after, (*drop, follower))
 
     def _quantiser(self, name: str, op: str) -> Node | None:
-        """The node of this kind that makes a value."""
+        """The quantiser that makes a value: a node of operator `op` whose parameters are stored."""
         i = self.made.get(name)
         return None if i is None else self._quantiser_at(i, op)
 
     def _quantiser_at(self, i: int, op: str) -> Node | None:
-        """Node i, where it is of this kind and its parameters are stored."""
+        """Node i, where its operator is `op` and its parameters are stored."""
         node = self.corr.graph.nodes[i]
         plain = node.op == op and not node.domain and not node.attrs.get("block_size", 0)
         stored = all(name in self.weights for name in node.inputs[1:])

@@ -237,8 +237,8 @@ MUTATIONS = (
     # sizes that a plan may believe
     mutation(
         "axes-of-one-name-are-equal",
-        "netfuse_onnx/rewrite/sound.py",
-        "while isinstance(found, str) and found in seen:",
+        "netfuse_onnx/rewrite/believed.py",
+        "while isinstance(name, str) and name in seen:",
         "while False:",
         "test_pins_rules.py::test_axes_of_one_name_may_be_unequal",
     ),

@@ -181,6 +181,13 @@ MUTATIONS = (
         "test_pins_prove.py::test_what_follows_from_chance_is_random",
     ),
     mutation(
+        "tolerances-of-the-rewritten-graph",
+        "netfuse_onnx/prove/lineage.py",
+        "return lineages(infer(unclaimed(family.loaded[model])).graph)",
+        "return lineages(family.graph)",
+        "test_qdq.py::test_a_rewrite_changes_no_tolerance[4]",
+    ),
+    mutation(
         "the-last-type-counts",
         "netfuse_onnx/prove/lineage.py",
         "traits[out] = _Traits(max(worst, _own(graph, out)), random",

@@ -1,9 +1,13 @@
 """DequantizeLinear nodes of the merged graph in a form that ONNX Runtime gets right.
 
-What it gets wrong (gaps.ZERO_POINT_LOST) depends on the nodes behind, and a merge puts Reshapes there that
-no source has. So this is the last thing done to a graph, whatever rule or lack of one emitted the node:
-int8 gets the zero point that it lacks, or loses the 0 that it needn't have; int32, and int8 where neither
-helps, is written out. A bias of int32 stays where ONNX Runtime takes it into an operator on bytes.
+ONNX Runtime moves a DequantizeLinear past a Reshape, Transpose or the like behind it, and then loses the
+sign of its result or fails to load (gaps.ZERO_POINT_LOST). An int8 input gets the zero point that it
+lacks, or loses a stored zero point of 0; int32, and int8 where neither helps, is written out as Cast, Sub
+and Mul. A bias of int32 stays where ONNX Runtime takes it into an operator on bytes.
+
+This is no pass of rewrite/: a conversion of layouts puts a Reshape behind a node where no source has one,
+and a node that runs once per model may get another neighbour than one that is batched. Only the emitted
+graph shows it.
 """
 
 from __future__ import annotations
@@ -20,19 +24,19 @@ BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 """Operators that ONNX Runtime fuses with a DequantizeLinear of their third input."""
 
 
-def settle(emit: Emitter) -> None:
-    """Rewrite the nodes that need it, in the graph or body that `emit` built."""
+def correct_dequantize(emit: Emitter) -> None:
+    """Rewrite the DequantizeLinear nodes that ONNX Runtime would compute wrong."""
     for node in list(emit.graph.nodes):
         if node.op == "DequantizeLinear" and emit.kind(node.inputs[1]).dims in ((), (1,)):
-            made = len(emit.graph.nodes)
+            count = len(emit.graph.nodes)
             emit.scope = node.name
             result = _rewritten(node, emit)
             if result is not None:
-                _replace(node, result, made, emit)
+                _replace(node, result, count, emit)
 
 
 def _rewritten(node: gs.Node, emit: Emitter) -> Tensor | None:
-    """What takes the node's place; None where it may stay."""
+    """The value that takes the place of the node's output; None where the node may stay."""
     x, scale, *zero = node.inputs
     dtype = emit.kind(x).dtype
     if dtype == INT32:
@@ -76,11 +80,11 @@ def _cast(x: Tensor, to: int, emit: Emitter) -> Tensor:
     return x if emit.kind(x).dtype == to else emit("Cast", x, to=to)
 
 
-def _replace(node: gs.Node, result: Tensor, made: int, emit: Emitter) -> None:
-    """Let the nodes from `made` on stand where `node` does, and the last of them give its output."""
+def _replace(node: gs.Node, result: Tensor, count: int, emit: Emitter) -> None:
+    """Put the nodes behind the first `count` in the place of `node`; the last of them makes its output."""
     nodes = emit.graph.nodes
-    fresh = nodes[made:]
-    del nodes[made:]
+    fresh = nodes[count:]
+    del nodes[count:]
     place = next(k for k, other in enumerate(nodes) if other is node)
     nodes[place : place + 1] = fresh
     output = node.outputs[0]

@@ -1,4 +1,4 @@
-"""The sizes that a plan may believe: those that a runtime compares, whatever names a file gives them.
+"""Writes down the types that a plan may believe: those that hold in every run, whatever names a file gives.
 
 ONNX Runtime does not compare two axes that a file gives one name. So each axis of an input gets a symbol of
 its own here, and of other values ranks and numbers count alone; load/claims.py has set aside what a file
@@ -16,7 +16,7 @@ from netfuse_onnx.ops.kinds import has_rank, sizes_only
 from netfuse_onnx.types import Correspondence, Dim, Graph, ValueType
 
 
-def sound(corr: Correspondence) -> Correspondence:
+def believe_types(corr: Correspondence) -> Correspondence:
     """The correspondence with `believed`, the types of its values by which it may be planned."""
     graph = corr.graph
     start = {name: sizes_only(kind) for name, kind in graph.types.items()} | _own_symbols(graph)
@@ -28,20 +28,21 @@ def sound(corr: Correspondence) -> Correspondence:
 def _own_symbols(graph: Graph) -> dict[str, ValueType]:
     """The types of the inputs. The first axis with a symbol keeps it; the next ones are told apart."""
     seen: set[str] = set()
-    return {name: _apart(graph.types[name], seen) for name in graph.inputs}
+    return {name: _renamed(graph.types[name], seen) for name in graph.inputs}
 
 
-def _apart(kind: ValueType, seen: set[str]) -> ValueType:
+def _renamed(kind: ValueType, seen: set[str]) -> ValueType:
+    """The type with another name for each symbol that was seen before."""
     if kind.dims is None:
         return kind
 
     def names() -> Iterator[Dim]:
         for dim in kind.dims or ():
-            found, count = dim, 2
-            while isinstance(found, str) and found in seen:
-                found, count = f"{dim}{APART}{count}", count + 1
-            if isinstance(found, str):
-                seen.add(found)
-            yield found
+            name, count = dim, 2
+            while isinstance(name, str) and name in seen:
+                name, count = f"{dim}{APART}{count}", count + 1
+            if isinstance(name, str):
+                seen.add(name)
+            yield name
 
     return replace(kind, dims=tuple(names()))
