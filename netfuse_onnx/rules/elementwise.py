@@ -135,8 +135,8 @@ def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
 
 
 def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         each = zip(ins, takes, given, strict=True)
-        return again(site, [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each], emit)
+        return again(site, [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each], emit)[0]
 
     return body
