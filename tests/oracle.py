@@ -28,17 +28,16 @@ from netfuse_onnx.emit import repeat
 from netfuse_onnx.load import opset as opsets
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.qdq import integers
-from netfuse_onnx.plan.sound import sound
+from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Became, Correspondence, Merged, Plan
+from netfuse_onnx.types import Became, Correspondence, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
 
@@ -185,7 +184,7 @@ def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence
     sources = {path: load(str(path)) for path in paths}
     with mock.patch.object(opsets, "TARGET", 0) if keep_opset else nullcontext():
         names = [f"m{m}" for m in range(len(paths))]
-        return integers(sound(fold(match([sources[path] for path in paths], names, complete=observed))))
+        return rewritten(match([sources[path] for path in paths], names, complete=observed))
 
 
 def every_merge(

@@ -44,8 +44,8 @@ def test_what_conversions_cost() -> None:
     assert cost.conversion(STACKED(0), PER_MODEL, image) >= 3.0
     assert cost.conversion(SHARED, PER_MODEL, image) == 0.0
     assert cost.conversion(FOLDED(1), FOLDED(1), image) == 0.0
-    assert cost.lowering(Lowering(Became.REPLICATED, (), ()), None) == 3.0  # type: ignore[arg-type]
-    assert cost.lowering(Lowering(Became.SHARED, (), ()), None) == 1.0  # type: ignore[arg-type]
+    assert cost.lowering(Lowering(Became.REPLICATED, (), (), None), None) == 3.0  # type: ignore[arg-type]
+    assert cost.lowering(Lowering(Became.SHARED, (), (), None), None) == 1.0  # type: ignore[arg-type]
     larger = ValueType(1, (200, 400, 5, 5))
     assert cost.conversion(STACKED(0), STACKED(1), larger) > cost.conversion(STACKED(0), STACKED(1), image)
 

@@ -16,7 +16,7 @@ from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import work
-from netfuse_onnx.rules import Site
+from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Correspondence, Dim, Lowering, ValueType, Weight
 
 ITEM = 4  # bytes of an element, where it matters little which
@@ -48,7 +48,7 @@ class Measured(Cost):
             return self.models * (self.target.launch + self._run(site, None))
         if offer.became is Became.SHARED:
             return self.target.launch + self._run(site, None)
-        nodes = float(offer.option.nodes)
+        nodes = float(offer.option.nodes) if offer.option else 1.0
         if steering.bodies(site.node):  # the price of the plan inside
             return nodes
         return nodes * (self.target.view if nodes < 1.0 else self.target.launch) + self._run(site, offer)
@@ -59,20 +59,21 @@ class Measured(Cost):
         found = work(site, offer, self.sizes)
         if found is not None:
             taken = target.kernels[found.kernel].microseconds(found.count, found.m, found.n, found.k)
-            return taken + (self._transposes(site, offer) if offer and offer.option else 0.0)
+            option = offer.option if offer else None
+            return taken + (self._transposes(site, option) if isinstance(option, Option) else 0.0)
         if site.op in VIEWS:
             return 0.0
         times = 1 if offer is None else self.models
         moved = sum(self.nbytes(kind) for kind in (*site.inputs, *site.outputs) if kind.dims)
         return times * moved / (target.transposed if site.op == "Transpose" else target.streamed)
 
-    def _transposes(self, site: Site, offer: Lowering) -> float:
+    def _transposes(self, site: Site, option: Option) -> float:
         """Of what an option transposes on the way; stored weights are written that way."""
         ports = (*site.inputs, *site.outputs)
         mapped, stored = (*site.mapped, True), (*site.weight, False)
         moved = sum(
             2 * self.nbytes(ports[i]) * (self.models if mapped[i] else 1)
-            for i in offer.option.transposes
+            for i in option.transposes
             if not stored[i]
         )
         return moved / self.target.transposed

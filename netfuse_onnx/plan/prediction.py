@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.offers import Candidates, site
+from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.plan.search import solved
 from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Became, Correspondence, Lowering, Plan, Prediction
@@ -19,8 +19,7 @@ def predicted(corr: Correspondence, found: Candidates, plan: Plan, generic: Plan
     """Microseconds. `generic`: the plan of no target, as one of the alternatives; the other is every node
     once per model."""
     parts, nodes = dict[str, float](), list[str]()
-    for i, (node, chosen) in enumerate(zip(corr.graph.nodes, plan.lowerings, strict=True)):
-        seen = site(corr, found.mapped, node, i)
+    for i, (seen, chosen) in enumerate(zip(found.sites, plan.lowerings, strict=True)):
         price = cost.lowering(chosen, seen)
         parts[str(chosen.became)] = parts.get(str(chosen.became), 0.0) + price
         nodes.append(_beside(chosen, found.options[i], seen, price, cost))

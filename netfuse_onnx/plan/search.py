@@ -9,7 +9,7 @@ import numpy as np
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
-from netfuse_onnx.plan.offers import Candidates, site
+from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.types import Correspondence, Lowering, Plan, ValueType
 
 
@@ -51,10 +51,8 @@ class Search:
         )
 
     def _price_nodes(self) -> None:
-        for i, (v, offers) in enumerate(zip(self.nodes, self.found.options, strict=True)):
-            node = self.graph.nodes[i]
-            seen = site(self.corr, self.found.mapped, node, i)
-            prices = np.array([self.cost.lowering(offer, seen) for offer in offers], np.float64)
+        for v, site, offers in zip(self.nodes, self.found.sites, self.found.options, strict=True):
+            prices = np.array([self.cost.lowering(offer, site) for offer in offers], np.float64)
             self.problem.add([v], prices)
 
     def _laid_out(self, name: str, layout: Layout) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.layouts import SHARED
-from netfuse_onnx.rules import Site
+from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Dim, Lowering
 
 BLOCK = 16
@@ -61,10 +61,10 @@ def _einsum(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
     m, n = product((set(x) - both) & out), product((set(w) - both) & out)
     if offer is None or offer.became is Became.REPLICATED:
         return Work("einsum", count, m, n, k)
-    option = offer.option
-    if option.became is Became.GROUPED:
+    if offer.became is Became.GROUPED:
         return _pointwise(offer, site.models, m, n, k)
-    return Work(option.kernel or "einsum", count * site.models, m, n, k)
+    kernel = offer.option.kernel if isinstance(offer.option, Option) else ""
+    return Work(kernel or "einsum", count * site.models, m, n, k)
 
 
 def _product(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:

@@ -17,6 +17,7 @@ from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Dim
 
@@ -122,7 +123,7 @@ def param(site: Site, ins: Sequence[Any], i: int, emit: Emitter) -> Param | None
 def _known(x: Tensor, emit: Emitter) -> Values | None:
     """The values of a small weight in the layout that it was fetched in."""
     recipe = emit.recipes.get(x.name)
-    if recipe is None or recipe.transform or math.prod(recipe.shape) > MOST:
+    if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > MOST:
         return None
     return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 

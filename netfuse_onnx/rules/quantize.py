@@ -8,6 +8,7 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.storage.transforms import Repeat
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 """They take what the standard's took only later: an axis, and 16 bits."""
@@ -52,7 +53,7 @@ def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
 
     def folded(layout: Layout, times: int) -> Body:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-            spread = [emit.reform(p, shape=(emit.models * times,), transform=f"x{times}") for p in ins[1:]]
+            spread = [emit.reform(p, shape=(emit.models * times,), transform=Repeat(times)) for p in ins[1:]]
             return again(site, [ins[0], *spread], emit, axis=layout.axis)
 
         return body
