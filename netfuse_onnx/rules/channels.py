@@ -107,7 +107,7 @@ def _linear(equation: str) -> tuple[int, int, int, bool] | None:
 
 
 def _bias(site: Site) -> Layout | None:
-    """How a Gemm's C is taken, one number per channel. None where there is none."""
+    """The layout in which a Gemm's C is taken, one number per channel. None where it has no C."""
     if not site.has(2):
         return None
     dims = site.dims(2)
@@ -140,7 +140,7 @@ def heads(site: Site) -> Iterator[Option]:
 
 
 def _regrouped(whole: Sequence[Dim], parts: Sequence[Dim]) -> bool:
-    """Whether [.., h*k] -> [.., h, k] with at least two axes before, which are known to stay."""
+    """True for [.., h*k] -> [.., h, k] with at least two axes before, which are known to stay."""
     at = len(whole) - 1
     if at < 2 or len(parts) != at + 2 or not all(map(same_dim, whole[:at], parts[:at])):
         return False
