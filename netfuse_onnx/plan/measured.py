@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.layouts import Hop
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
@@ -20,7 +20,6 @@ from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Correspondence, Dim, Lowering, ValueType, Weight
 
 ITEM = 4  # bytes of an element, where it matters little which
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
 
 
 class Measured(Cost):
@@ -49,7 +48,7 @@ class Measured(Cost):
         if offer.became is Became.SHARED:
             return self.target.launch + self._run(site, None)
         nodes = float(offer.option.nodes) if offer.option else 1.0
-        if steering.bodies(site.node):  # the price of the plan inside
+        if traits.has_bodies(site.node):  # the price of the plan inside
             return nodes
         return nodes * (self.target.view if nodes < 1.0 else self.target.launch) + self._run(site, offer)
 
@@ -61,7 +60,7 @@ class Measured(Cost):
             taken = target.kernels[found.kernel].microseconds(found.count, found.m, found.n, found.k)
             option = offer.option if offer else None
             return taken + (self._transposes(site, option) if isinstance(option, Option) else 0.0)
-        if site.op in VIEWS:
+        if traits.of(site.node.key).view:
             return 0.0
         times = 1 if offer is None else self.models
         moved = sum(self.nbytes(kind) for kind in (*site.inputs, *site.outputs) if kind.dims)

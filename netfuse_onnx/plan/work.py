@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.layouts import SHARED
+from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK as BLOCK
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Dim, Lowering
 
-BLOCK = 16
-"""ONNX Runtime's CPU convolutions run on blocks of so many channels, where each group has whole blocks."""
 FEW = 4
 """Up to so many input channels, an ungrouped convolution reads a plain image into blocks."""
 

@@ -75,7 +75,7 @@ def all_widths(
     pads: Tensor, known: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
 ) -> Tensor:
     """Widths [2*rank] for Pad, from `pads`, those of some `axes`; `known` are its values. Pad's own axes are
-    never used: ort_compat.PAD_AXES_MOVED."""
+    never used: gaps.PAD_AXES_MOVED."""
     if known is not None:
         flat, merged = known.reshape(-1).tolist(), [0] * (2 * rank)
         for k, axis in enumerate(axes):

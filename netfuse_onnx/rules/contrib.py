@@ -8,12 +8,11 @@ from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import again, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule
 from netfuse_onnx.types import Became
-
-DOMAIN = "com.microsoft"
 
 
 def fused(emit: Emitter, op: str, *ins: Tensor | None, **attrs: Any) -> Tensor:
@@ -126,9 +125,9 @@ def fused_matmul(site: Site) -> Iterator[Option]:
     takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
     wide = max(*ranks, 2)
     vector = ranks[1] == 1 and bool(site.attr("transA", 0))
-    need(
+    need(  # gaps.VECTOR_UNTRANSPOSED
         not vector,
-        "ONNX Runtime (1.32) reads a transposed matrix beside a vector as if it were not transposed",
+        "ONNX Runtime reads a transposed matrix beside a vector as if it were not transposed",
     )
     batch_moved = [bool(site.attr(f"transBatch{side}", 0)) and ranks[i] > 2 for i, side in enumerate("AB")]
 

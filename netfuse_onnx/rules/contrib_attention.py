@@ -11,9 +11,9 @@ from netfuse_onnx.dims import known, same_dim, same_name
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import Dim
 
 Takes = list[Layout | None]

@@ -10,17 +10,16 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
+from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
 from netfuse_onnx.types import Became, Dim
 
 NCHWC = "com.microsoft.nchwc"
-BLOCK = 16
-"""The larger of the two sizes of a block."""
 
 
 def _whole(channels: Dim) -> bool:
-    return isinstance(channels, int) and channels > 0 and channels % BLOCK == 0
+    return isinstance(channels, int) and channels > 0 and channels % CHANNEL_BLOCK == 0
 
 
 @family(f"{NCHWC}.Conv")

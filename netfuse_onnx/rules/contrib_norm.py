@@ -16,9 +16,9 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold as folded
 from netfuse_onnx.layouts.folded import unfold
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 
 EPSILON = 1e-12
 """The default of all of them, which is not that of LayerNormalization."""
@@ -120,8 +120,7 @@ def _fused(site: Site, alike: bool) -> Option:
 
 
 def _sum(site: Site, ins: Sequence[Tensor | None], wide: Callable[[int], Tensor], emit: Emitter) -> Tensor:
-    """The input and the skip, in the shape of the input. ONNX Runtime (1.32) takes the first rows of a skip
-    that has more of them, where Add would make the input as large."""
+    """The input and the skip, in the shape of the input: gaps.SKIP_CUT."""
     total = emit("Add", wide(0), wide(1))
     if _narrower(site):
         return total

@@ -17,12 +17,12 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import again, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, held, param
-from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
+from netfuse_onnx.run.gaps import FUSED_PER_AXIS, ZERO_POINT_LOST_BELOW
 from netfuse_onnx.types import ValueType
 
 Triple = tuple[int, int, int]
@@ -50,10 +50,6 @@ TABLE = {
     "QLinearGlobalAveragePool": Bytes("GlobalAveragePool", ONE, (3, 4)),
     "QLinearWhere": Bytes("Where", ((1, 2, 3), (4, 5, 6)), (7, 8), (0,)),
 }
-
-FUSED_WRONGLY = frozenset({"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
-"""Between DequantizeLinear and QuantizeLinear with a scale per axis ONNX Runtime (1.32) fuses these to
-operators that take one scale, and fails."""
 
 
 @family(*(f"{DOMAIN}.{op}" for op in TABLE))
@@ -196,7 +192,7 @@ def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option
     data = (*row.plain, *(x for x, _, _ in row.operands))
     for i, take in zip(data, option.takes, strict=True):
         takes[i] = take
-    apart = row.op in FUSED_WRONGLY
+    apart = row.op in FUSED_PER_AXIS
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         operands = [ins[i] for i in row.plain]
@@ -218,7 +214,7 @@ def _real(x: Tensor | None, scale: Param | None, zero: Param | None, layout: Lay
     params = [p for p in (scale, zero) if p is not None]
     if not any(p.mapped for p in params):
         given = [p.shaped([], emit) for p in params]
-        if zero is None and emit.opset < ZERO_POINT_LOST:
+        if zero is None and emit.opset < ZERO_POINT_LOST_BELOW:
             given.append(emit.filled(0, kind.dtype, ()))
         return emit("DequantizeLinear", x, *given)
     vectors = [p.along(layout, kind.dims or (), emit) for p in params]

@@ -11,9 +11,9 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.contrib_attention import Parts, Takes, projected
 from netfuse_onnx.rules.contrib_qlinear import instead
 from netfuse_onnx.rules.integer import (

@@ -12,7 +12,7 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned_places
 from netfuse_onnx.rules._build import again, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run import gaps
 from netfuse_onnx.types import Dim
 
 UNARY = (
@@ -73,7 +73,7 @@ def same_shapes(site: Site) -> Iterator[Option]:
 def clip_per_model(site: Site) -> Iterator[Option]:
     """bounds that differ between the models become Max and Min"""
     need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
-    need(site.inputs[0].dtype not in ort_compat.NO_MAX, "ONNX Runtime has no Max and Min for its type")
+    need(site.inputs[0].dtype not in gaps.NO_MAX_TYPES, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
     takes = tuple(STACKED(0) if site.is_mapped(i) else SHARED for i in range(len(site.node.inputs)))
 

@@ -6,6 +6,9 @@ somebody may argue with.
 
 from __future__ import annotations
 
+from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.schemas import MICROSOFT
+
 RECURRENT = "a recurrent operator holds one set of weights, and ONNX has no form with a batch of them"
 SIZE_FROM_DATA = "the size of its output depends on its data, so the models' outputs may differ in shape"
 RANDOM = "it draws random numbers, which each model draws for itself"
@@ -16,18 +19,8 @@ UNLIKE_BODY = "it has attributes, its own or those of operators in its body, tha
 BODY = "it has a body, which runs as often, and on the branch, that its own model's data says"
 
 REASONS = {
-    **dict.fromkeys(("GRU", "LSTM", "RNN", "com.microsoft.DynamicQuantizeLSTM"), RECURRENT),
-    **dict.fromkeys(("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"), SIZE_FROM_DATA),
-    **dict.fromkeys(
-        (
-            "Bernoulli",
-            "Multinomial",
-            "RandomNormal",
-            "RandomNormalLike",
-            "RandomUniform",
-            "RandomUniformLike",
-        ),
-        RANDOM,
-    ),
-    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), BODY),
+    **dict.fromkeys(("GRU", "LSTM", "RNN", f"{MICROSOFT}.DynamicQuantizeLSTM"), RECURRENT),
+    **dict.fromkeys(traits.keys("data_sized"), SIZE_FROM_DATA),
+    **dict.fromkeys(traits.keys("random"), RANDOM),
+    **dict.fromkeys(traits.keys("bodies"), BODY),
 }

@@ -39,7 +39,7 @@ def split(site: Site) -> Iterator[Option]:
     if sized or not isinstance(size, int):
         yield from one_axis(site, 0, name="split")
         return
-    # ort_compat.SPLITS_JOINED
+    # gaps.SPLITS_JOINED
     sizes = [size // count] * count
     axis = site.own_axis(int(site.attr("axis", 0)), rank)
 

@@ -207,9 +207,8 @@ def can_be_padded(site: Site) -> None:
 
 
 def dequantised(total: Tensor, scale: Param, rank: int, emit: Emitter) -> Tensor:
-    """total * scale in floats, of int32 [N, ..] with `rank` axes per model. With one number for each model in
-    DequantizeLinear: ONNX Runtime (1.32) fuses MatMulInteger, Cast and Mul to an operator that reads zero
-    points per model wrongly, and moves a DequantizeLinear of one number behind a Reshape."""
+    """total * scale in floats, of int32 [N, ..] with `rank` axes per model. DequantizeLinear has a number for
+    each model, because of gaps.INTEGER_PRODUCT_FUSED and gaps.ZERO_POINT_LOST."""
     if scale.mapped and not scale.wide:
         return emit("DequantizeLinear", total, _vector(scale, emit), axis=0)
     real = emit("DequantizeLinear", total, emit.filled(1.0, FLOAT, [emit.models]), axis=0)

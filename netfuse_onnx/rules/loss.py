@@ -1,8 +1,8 @@
 """Losses, written out as the functions of ONNX that define them (since opset 13), with the models on an axis
 of their own.
 
-ONNX Runtime takes fewer labels than there are rows: GatherElements reads as many rows as it has indices. With
-the models folded into the batch, one model's labels would then read another's rows; stacked they can't.
+ONNX Runtime takes fewer labels than there are rows: gaps.LABELS_MISSING. With the models folded into the
+batch, one model's labels would then read another's rows; stacked they can't.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
     """LN(x, ones) * [N, 1.., D] + [N, 1.., D].
 
     A scale of [N, 1.., D] inside LayerNormalization is right in ONNX Runtime's CPU provider only: its
-    CUDA provider has been reported to give wrong values for it (onnxruntime PR 28971), and its fusions
-    to fail on it (issue 27455). Ones of the plain shape are safe everywhere.
+    CUDA provider gives wrong values for it (gaps.SCALE_PER_MODEL), and its fusions have been reported to fail
+    on it (issue 27455). Ones of the plain shape are safe everywhere.
     """
     count = len(site.node.inputs)
     takes = tuple(STACKED(0) if site.mapped[i] else SHARED for i in range(count))

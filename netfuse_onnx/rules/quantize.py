@@ -92,8 +92,7 @@ def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]
 def quantised_dynamically(x: Tensor, emit: Emitter) -> list[Tensor]:
     """[N, ..] -> bytes [N, ..], scales and zero points [N].
 
-    Written out for all models at once it would differ where x holds NaN: ONNX Runtime (1.32) notices one in
-    certain places only, and ReduceMax and ReduceMin in others.
+    Written out for all models at once it would differ where x holds NaN: gaps.NAN_UNNOTICED.
     """
     parts = emit.split(x, [1] * emit.models, 0)
     each = [emit.node("DynamicQuantizeLinear", [part], outs=[True] * 3) for part in parts]

@@ -13,7 +13,7 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import again, need
 from netfuse_onnx.rules._registry import Body, Option, Refuse, Site, family
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run import gaps
 
 
 @family("Resize", "Upsample")
@@ -24,7 +24,7 @@ def resize(site: Site) -> Iterator[Option]:
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
     _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
-    if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
+    if rank <= gaps.RESIZE_BLENDS_UP_TO and site.attr("mode", b"nearest") != b"nearest":
         yield Option("resize", (STACKED(0), *takes), (STACKED(0),), *_in_front(site, axes))
         return
     sizes = _inferred_sizes(site)
@@ -100,7 +100,7 @@ def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
     by_sizes = _how(site) == "sizes"
     at = 3 if by_sizes else _scales_at(site)
     known = site.values[at]
-    ones = ort_compat.RESIZE_BLENDS_ALL - site.rank(0)
+    ones = gaps.RESIZE_BLENDS_UP_TO - site.rank(0)
     if ones == 0 and not _keeps_first(site, axes, known, by_sizes):
         ones = 1
 

@@ -79,6 +79,7 @@ def squeeze(site: Site) -> Iterator[Option]:
     site.only_mapped(0)
     rank = site.rank(0)
     given = site.ints(1, "axes")
+    # gaps.NO_AXES_ARE_ALL
     need(given != [], "an empty list of axes means none to onnx and all of size 1 to ONNX Runtime")
     if given is None:
         dims = site.dims(0)

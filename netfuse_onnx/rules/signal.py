@@ -88,7 +88,7 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
 
 def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], emit: Emitter) -> Tensor:
     """`each`: (axis, size, size wanted). Written out, because ONNX Runtime fails on CenterCropPad between two
-    Transposes (ort_compat.PAD_AXES_MOVED), which a change of layout adds."""
+    Transposes (gaps.PAD_AXES_MOVED), which a change of layout adds."""
     cut = [(axis, (size - want) // 2, want) for axis, size, want in each if size > want]
     pads = [0] * (2 * rank)
     for axis, size, want in each:
