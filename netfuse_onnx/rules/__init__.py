@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 
-from netfuse_onnx.rules._registry import Option, Refuse, Site, options, table
+from netfuse_onnx.rules._registry import Option, options, table
+from netfuse_onnx.rules._site import Refuse, Site
 
 __all__ = ["Option", "Refuse", "Site", "options", "table"]
 

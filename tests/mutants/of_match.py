@@ -82,9 +82,9 @@ MUTATIONS = (
     ),
     mutation(
         "int32-shape-constants-not-compared",
-        "netfuse_onnx/match/fixed.py",
-        "_INTEGERS = {6, 7}",
-        "_INTEGERS = {7}",
+        "netfuse_onnx/ops/kinds.py",
+        "INDEX_TYPES = frozenset({TensorProto.INT32, TensorProto.INT64})",
+        "INDEX_TYPES = frozenset({TensorProto.INT64})",
         "test_pins_match.py::test_integers_that_are_computed_into_a_shape_must_be_equal[int32]",
     ),
     mutation(
