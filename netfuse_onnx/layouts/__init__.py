@@ -3,14 +3,18 @@
 In: per-model dims. Out: merged dims, positions of axes, and hops, which the planner prices and lower emits.
 """
 
+from collections.abc import Sequence
+
+from netfuse_onnx.layouts import channels, rows
 from netfuse_onnx.layouts.base import Counts, Hop, Layout, Operand
 from netfuse_onnx.layouts.channels import CHANNELS
 from netfuse_onnx.layouts.folded import FOLDED
 from netfuse_onnx.layouts.per_model import PER_MODEL
-from netfuse_onnx.layouts.routes import places, route, tuned_places
+from netfuse_onnx.layouts.routes import places, route
 from netfuse_onnx.layouts.rows import ROWS
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.layouts.stacked import STACKED
+from netfuse_onnx.types import Dim
 
 __all__ = [
     "CHANNELS",
@@ -27,3 +31,8 @@ __all__ = [
     "route",
     "tuned_places",
 ]
+
+
+def tuned_places(dims: Sequence[Dim]) -> tuple[Layout, ...]:
+    """The layouts that only pay by measured costs, for a value of these dims. A new one is listed here."""
+    return (*channels.offered(dims), *rows.offered(dims))

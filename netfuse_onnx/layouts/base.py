@@ -1,4 +1,4 @@
-"""The interface of a layout: how the N values of one tensor, each d0..dk in its own model, are held.
+"""A layout says how the N values of one tensor, each d0..dk in its own model, are held in the merged graph.
 
 Each layout is a class in a file of its own. It knows the dims of the tensor that holds the value, where an
 axis of one model stands in it, how operands broadcast in it, how the writer lays out a weight in it, and its
@@ -35,7 +35,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a value is held. `axis` is the per-model axis that it is about; 0 where it is about none."""
+    """The base of all layouts. `axis` is the per-model axis that a layout is about, 0 where there is none."""
 
     axis: int = 0
 
@@ -85,8 +85,14 @@ class Layout:
     # ------------------------------------------------------------------ broadcasting
 
     def operands(self, given: Sequence[Operand], out: Dims) -> tuple[Layout, ...] | None:
-        """The layouts in which operands are taken where the result, of per-model dims `out`, is in this one.
-        None where that can't be done."""
+        """The layouts in which operands are taken where the result, of per-model dims `out`, is in this one,
+        as one of them must be. None where that can't be done."""
+        takes = [self.operand(v, out) for v in given]
+        whole = all(take == self for take, v in zip(takes, given, strict=True) if v.whole)
+        return tuple(take for take in takes if take) if whole and self in takes and all(takes) else None
+
+    def operand(self, v: Operand, out: Dims) -> Layout | None:
+        """The layout in which one operand is taken, whatever the others are; None where it can't be."""
         return None
 
     def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
@@ -122,7 +128,7 @@ class Layout:
 
 
 class Counts(NamedTuple):
-    """The nodes that a hop emits. `launches` are kernels, `views` nodes that copy nothing, `parts` tensors
+    """Counts of what a hop emits: `launches` are kernels, `views` nodes that copy nothing, `parts` tensors
     that one Concat reads or one Split writes, `copies` and `transposes` kernels that read and write the whole
     value, `reorders` changes to and from blocks of channels that ONNX Runtime adds."""
 

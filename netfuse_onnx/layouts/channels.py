@@ -46,13 +46,8 @@ class Channels(Layout):
 
     # ------------------------------------------------------------------ broadcasting
 
-    def operands(self, given: Sequence[Operand], out: Dims) -> tuple[Layout, ...] | None:
+    def operand(self, v: Operand, out: Dims) -> Layout | None:
         """[1, (N K), r..] op the same, or op [1, (N K), 1..], stored numbers per channel, or op a number."""
-        takes = [self._operand(v, out) for v in given]
-        whole = all(take == self for take, v in zip(takes, given, strict=True) if v.whole)
-        return tuple(take for take in takes if take) if whole and self in takes and all(takes) else None
-
-    def _operand(self, v: Operand, out: Dims) -> Layout | None:
         behind = len(out) - self.axis
         front, own = v.dims[:-behind], v.dims[-behind:]
         if not v.mapped and all(d == 1 for d in v.dims):
@@ -102,14 +97,14 @@ def CHANNELS(axis: int) -> Layout:
 
 
 def last_as_channels(dims: Dims) -> Layout | None:
-    """The last axis as channels, where it is known and not the only one. No convolution takes an empty
-    image."""
+    """The layout with the last axis as channels, where its size is static and it is not the only one. None
+    for an empty value: no convolution takes an empty image."""
     possible = len(dims) >= 2 and isinstance(dims[-1], int) and 0 not in dims
     return CHANNELS(len(dims) - 1) if possible else None
 
 
 def offered(dims: Dims) -> Iterator[Layout]:
-    """The last axis as channels; and the last two, as heads are."""
+    """Yields the layouts with the last axis as channels, and with the last two, as heads are."""
     last = last_as_channels(dims)
     if last is not None:
         yield last
@@ -118,7 +113,7 @@ def offered(dims: Dims) -> Iterator[Layout]:
 
 
 def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Dims) -> Tensor:
-    """From STACKED(b), or FOLDED of the last axis where it alone moves."""
+    """Emits the hop from STACKED(b), or from FOLDED of the last axis where it alone moves."""
     rank = len(dims)
     if _together(src, at, dims):
         x = emit.squeeze(emit.reshape(x, [*[0] * (rank - 1), _both(dims), 1]), [rank])
@@ -146,7 +141,7 @@ def unfolded(emit: Emitter, x: Tensor, at: int, dims: Dims) -> Tensor:
 
 
 def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Dims) -> Tensor:
-    """To STACKED(b), or FOLDED of the last axis where it alone moves."""
+    """Emits the hop to STACKED(b), or to FOLDED of the last axis where it alone moves."""
     rank = len(dims)
     if _together(dst, at, dims):
         x = emit.squeeze(emit.reshape(x, [1, emit.models * _both(dims), 1, *[0] * at]), [2])
@@ -168,7 +163,7 @@ def image(emit: Emitter, x: Tensor, rank: int) -> Tensor:
 
 
 def _together(other: Layout, at: int, dims: Dims) -> bool:
-    """Whether the last two axes can move as one: ONNX Runtime's Transpose is fast where it moves one axis."""
+    """True where the last two axes can move as one: ONNX Runtime moves one axis fast."""
     two = len(dims) >= 4 and at == len(dims) - 2 and all(isinstance(dim, int) for dim in dims[at:])
     return two and other.stacked and other.axis <= at
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Folded(Layout):
-    """[.., N*d_a, ..]: what grouped convolutions take, and operators that have no rank to spare."""
+    """[.., N*d_a, ..]. Grouped convolutions take this layout, and operators whose rank is fixed."""
 
     __slots__ = ()
     name, order, folded = "FOLDED", 2, True
@@ -43,10 +43,10 @@ class Folded(Layout):
         """[.., N*d_a, ..] op [.., N*d_a, ..]: right only where no operand broadcasts along the folded axis,
         or where one is the same for all models there."""
         behind = len(out) - self.axis
-        takes = [self._operand(v, len(v.dims) - behind, out[self.axis]) for v in given]
+        takes = [self._own(v, len(v.dims) - behind, out[self.axis]) for v in given]
         return tuple(take for take in takes if take) if all(takes) else None
 
-    def _operand(self, v: Operand, own: int, width: Dim) -> Layout | None:
+    def _own(self, v: Operand, own: int, width: Dim) -> Layout | None:
         """The layout of an operand whose axis `own` meets the folded one, which is `width` long per model."""
         dim = v.dims[own] if own >= 0 else 1
         if not v.mapped and dim == 1 and width != 1:

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import channels, rows
 from netfuse_onnx.layouts.base import Hop, Layout
 from netfuse_onnx.layouts.folded import FOLDED
 from netfuse_onnx.layouts.stacked import STACKED
@@ -55,8 +54,3 @@ def places(rank: int) -> tuple[Layout, ...]:
         *([FOLDED(0)] if rank >= 1 else []),
         *([STACKED(1), FOLDED(1)] if rank >= 2 else []),
     )
-
-
-def tuned_places(dims: Sequence[Dim]) -> tuple[Layout, ...]:
-    """The layouts that only pay by measured costs, for a value of these dims."""
-    return (*channels.offered(dims), *rows.offered(dims))

@@ -38,13 +38,8 @@ class Rows(Layout):
 
     # ------------------------------------------------------------------ broadcasting
 
-    def operands(self, given: Sequence[Operand], out: Dims) -> tuple[Layout, ...] | None:
+    def operand(self, v: Operand, out: Dims) -> Layout | None:
         """[N, rows, D] op the same, or op [N, 1, D or 1], or op [D or 1]"""
-        takes = [self._operand(v, out) for v in given]
-        whole = all(take == self for take, v in zip(takes, given, strict=True) if v.whole)
-        return tuple(take for take in takes if take) if whole and self in takes and all(takes) else None
-
-    def _operand(self, v: Operand, out: Dims) -> Layout | None:
         if v.mapped and len(v.dims) == len(out) and all(map(same_dim, v.dims, out)):
             return self
         vector = all(dim == 1 for dim in v.dims[:-1]) and all(isinstance(dim, int) for dim in v.dims[-1:])
@@ -79,7 +74,7 @@ ROWS: Layout = Rows()
 
 
 def offered(dims: Dims) -> Iterator[Layout]:
-    """Rows, where they are not STACKED(0) anyway."""
+    """Yields ROWS where it is not STACKED(0) under another name."""
     if len(dims) >= 3 and ROWS.fits(dims):
         yield ROWS
 

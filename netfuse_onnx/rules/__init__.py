@@ -1,70 +1,12 @@
-"""The batching rules, one file per operator family. Importing this package registers them all."""
+"""The batching rules, one file per operator family. Importing this package registers those of every file."""
 
-from netfuse_onnx.rules import (
-    attributes,
-    channels,
-    contrib,
-    contrib_attention,
-    contrib_nchwc,
-    contrib_norm,
-    contrib_qlinear,
-    contrib_quant,
-    conv,
-    einsum,
-    elementwise,
-    expand,
-    index,
-    loss,
-    matmul,
-    ml,
-    norm,
-    pool,
-    qlinear,
-    quantize,
-    recurrent,
-    reduce,
-    resize,
-    rows,
-    sample,
-    scatter,
-    shape,
-    signal,
-)
+import importlib
+import pkgutil
+
 from netfuse_onnx.rules._registry import Option, options, table
 from netfuse_onnx.rules._site import Refuse, Site
 
-__all__ = [
-    "Option",
-    "Refuse",
-    "Site",
-    "attributes",
-    "channels",
-    "contrib",
-    "contrib_attention",
-    "contrib_nchwc",
-    "contrib_norm",
-    "contrib_qlinear",
-    "contrib_quant",
-    "conv",
-    "einsum",
-    "elementwise",
-    "expand",
-    "index",
-    "loss",
-    "matmul",
-    "ml",
-    "norm",
-    "options",
-    "pool",
-    "qlinear",
-    "quantize",
-    "recurrent",
-    "reduce",
-    "resize",
-    "rows",
-    "sample",
-    "scatter",
-    "shape",
-    "signal",
-    "table",
-]
+__all__ = ["Option", "Refuse", "Site", "options", "table"]
+
+for _file in pkgutil.iter_modules(__path__):  # sorted by name
+    importlib.import_module(f"{__name__}.{_file.name}")

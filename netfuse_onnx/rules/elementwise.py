@@ -137,9 +137,9 @@ def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
 
 
 def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         each = zip(ins, takes, given, strict=True)
         aligned = [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each]
-        return emit_same_op(site, aligned, emit)
+        return emit_same_op(site, aligned, emit)[0]
 
     return body
