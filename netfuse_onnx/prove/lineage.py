@@ -59,8 +59,8 @@ class _Traits:
 
 
 def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
-    """Return the lineage of every output of a family, by the first source as its file is. The weights and inputs
-    that take part are those that still do after the rewrites."""
+    """Return the lineage of every output of a family, by the first source as its file is. The weights and
+    inputs that take part are those that still do after the rewrites."""
     differing = {name for name, parts in family.weights.items() if len(parts) > 1}
     differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
     parts = lineages(family.graph, differing)
