@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from model_files import check_equal, model_of, saved, typed
 from onnx import TensorProto, helper, numpy_helper
@@ -64,6 +64,7 @@ def test_the_spill_file_is_exact_for_extreme_numbers(tmp_path: Path) -> None:
     cuts=st.lists(st.tuples(st.integers(0, 300), st.booleans()), max_size=4),
     dtype=st.sampled_from([TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE]),
 )
+@example(data=list(range(9)), cuts=[(2, True)], dtype=TensorProto.FLOAT)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_values_split_into_packed_and_unpacked_runs(
     tmp_path: Path, data: list[int], cuts: list[tuple[int, bool]], dtype: int

@@ -1,8 +1,8 @@
-"""Weights that are equal in all models, where a lowering reads one for each: stored once, and a Concat of it.
+"""Storing a weight once where it is equal in all models and a lowering reads a copy for each of them.
 
-A session computes such a Concat when it loads the file, as it does everything that depends on stored tensors
-alone, so that a call costs nothing more. Concat takes every element type that ONNX Runtime's operators join,
-and is computed at load for each of them; Tile and Expand are not (gaps.TILE_STAYS).
+The copies are made by a Concat. ONNX Runtime computes it when it loads the file, as it does every node that
+depends on stored tensors alone, so a call costs nothing more. It does so for every element type that Concat
+takes there, but not for Tile and Expand (gaps.TILE_STAYS).
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from netfuse_onnx.storage.transforms import Transform
 from netfuse_onnx.types import Weight
 
 SMALL = 1024
-"""Bytes of all copies together. Up to this many they are written out: two nodes and their names take up to
-half of that, and shape inference reads what is part of the graph."""
+"""Copies that take up to so many bytes together are written out: two nodes and their names take up to half
+of that, and shape inference reads values that are stored in the graph."""
 
 
 def is_repeated(dtype: int, nbytes: int) -> bool:
-    """True where copies that take `nbytes` together are made by a node, False where they are written out."""
+    """Returns True where copies that take `nbytes` together are made by a node, False where they are
+    stored."""
     return nbytes > SMALL and dtype not in UNJOINABLE
 
 
 def store_once(emit: Emitter) -> Iterator[Conversion]:
-    """Replace each weight of the finished graph that repeats one source weight. Yields the conversion
+    """Replaces each weight of the finished graph that repeats one source weight. Yields the conversion
     from one copy to one for each model."""
     read = list(emit.weights_read())
     stored = {_source(recipe): tensor for tensor, recipe in reversed(read) if len(recipe.parts) == 1}
     for tensor, recipe in read:
-        alike = len(recipe.parts) > 1 and all(part == recipe.parts[0] for part in recipe.parts)
-        if not alike or not is_repeated(recipe.dtype, _nbytes(recipe)):
+        equal = len(recipe.parts) > 1 and all(part == recipe.parts[0] for part in recipe.parts)
+        if not equal or not is_repeated(recipe.dtype, _nbytes(recipe)):
             continue
         whole, axis = _joined(recipe)
         count = len(emit.graph.nodes)
@@ -56,7 +57,7 @@ def store_once(emit: Emitter) -> Iterator[Conversion]:
 
 
 def _source(recipe: Recipe) -> tuple[str, Weight, Transform]:
-    """The bytes that a part of a recipe gives, whatever their shape."""
+    """Returns a key of the bytes that a part of a recipe gives, whatever their shape."""
     return recipe.value, recipe.parts[0], recipe.transform
 
 
@@ -67,7 +68,8 @@ def _nbytes(recipe: Recipe) -> int:
 
 
 def _joined(recipe: Recipe) -> tuple[tuple[int, ...], int]:
-    """A shape of the merged weight, its own where possible, and the axis along which its parts stand."""
+    """Returns a shape of the merged weight, its own where possible, and the axis along which its parts are
+    joined."""
     shape, models = recipe.shape, len(recipe.parts)
     for axis, dim in enumerate(shape):
         if math.prod(shape[:axis]) == recipe.outer and dim % models == 0:
@@ -76,14 +78,15 @@ def _joined(recipe: Recipe) -> tuple[tuple[int, ...], int]:
 
 
 def _repeat(emit: Emitter, tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
-    """`tensor`, seen in `shape`, once for each model along `axis`."""
+    """Returns `tensor`, in `shape`, once for each model along `axis`."""
     if emit.kind(tensor).dims != shape:
         tensor = emit("Reshape", tensor, emit.const(list(shape)))
     return emit("Concat", *(tensor,) * emit.models, axis=axis)
 
 
 def _put(emit: Emitter, tensor: gs.Constant, result: Tensor, count: int) -> None:
-    """Let all readers of `tensor` read `result`, whose nodes, from `count` on, come to the front."""
+    """Lets all readers of `tensor` read `result`, and moves its nodes, those from `count` on, to the
+    front."""
     nodes = emit.graph.nodes
     fresh = nodes[count:]
     del nodes[count:]

@@ -1,4 +1,4 @@
-"""Numbers that the merged graph holds, read while it is built."""
+"""Reading numbers that are stored in the merged graph, while it is built."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from netfuse_onnx.storage import weights
 
 
 def stored_number(value: Tensor, emit: Emitter) -> float | None:
-    """The first element of a constant, or of a weight that is one model's or the same in all; None for
-    anything else."""
+    """Returns the first element of a constant, or of a weight with one part; None for any other tensor."""
     recipe = emit.recipes.get(value.name)
     if recipe is not None:
-        found = weights.array(recipe.parts[0]) if len(recipe.parts) == 1 else None
+        values = weights.array(recipe.parts[0]) if len(recipe.parts) == 1 else None
     else:
-        found = value.values if isinstance(value, gs.Constant) else None
-    return None if found is None else float(np.asarray(found).reshape(-1)[0])
+        values = value.values if isinstance(value, gs.Constant) else None
+    return None if values is None else float(np.asarray(values).reshape(-1)[0])

@@ -196,8 +196,8 @@ class _Lowerer:
         if lowering.option is None:
             raise InternalError(f"the plan has no lowering for node {node.name!r}")
         with blamed(self.corr, lowering.site):
-            result = lowering.option.body(lowering.site, ins, self.emit)
-        return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
+            outputs: list[Held] = lowering.option.emit(lowering.site, ins, self.emit)
+        return outputs
 
     def _is_mapped(self, name: str) -> bool:
         parts = self.corr.weights.get(name)

@@ -124,6 +124,11 @@ def input_names(op: str, domain: str, version: int) -> tuple[str, ...]:
     return known.input_names if known else tuple(name.rstrip("?*") for name in marked)
 
 
+def runtime_operators() -> list[str]:
+    """The operators that only ONNX Runtime has, such as `com.microsoft.BiasGelu`."""
+    return [key for key in _inputs_of_the_runtime() if "." in key]
+
+
 def input_count(key: str) -> tuple[int, int | None] | None:
     """The least and the most inputs of an operator that only ONNX Runtime has, such as
     `com.microsoft.BiasGelu`; None for any number. None for an operator that it does not have."""

@@ -71,6 +71,8 @@ class Traits:
     """The elements that a number can be followed through: for `moves` and beyond."""
     same_scale: bool = False
     """ONNX Runtime lets it work on quantised bytes where the scale before it is the scale behind it."""
+    shape_only: bool = False
+    """Its output depends on the shape of its input alone."""
     grows: bool = False
     """Its outputs may be larger than its inputs together."""
 
@@ -100,7 +102,7 @@ TRAITS: Mapping[str, Traits] = {
     "ConstantOfShape": Traits(steered=(0,), shape_input=0, grows=True),
     "DFT": Traits(steered=(1, 2), grows=True),
     "Expand": Traits(steered=(1,), sizes=(1,), moves=True, carries=_MOST, same_scale=True, grows=True),
-    "EyeLike": Traits(grows=True),
+    "EyeLike": Traits(shape_only=True, grows=True),
     "Flatten": Traits(moves=True, view=True, carries=_MOST, same_scale=True),
     "Gather": Traits(indices=_INTO_AXIS, moves=True, carries=_SOME, same_scale=True),
     "GatherElements": Traits(indices=_INTO_AXIS, moves=True, carries=_SOME),
@@ -126,8 +128,8 @@ TRAITS: Mapping[str, Traits] = {
     "Scatter": Traits(indices=_INTO_AXIS),
     "ScatterElements": Traits(indices=_INTO_AXIS, carries=_SOME),
     "ScatterND": Traits(indices=(Indices(1, 0, TUPLES),), carries=_SOME),
-    "Shape": Traits(view=True),
-    "Size": Traits(view=True),
+    "Shape": Traits(view=True, shape_only=True),
+    "Size": Traits(view=True, shape_only=True),
     "Slice": Traits(steered=(1, 2, 3, 4), sizes=(1, 2, 3, 4), moves=True, carries=_MOST, same_scale=True),
     "SoftmaxCrossEntropyLoss": Traits(indices=(Indices(1, 0, 1),)),
     "Split": Traits(steered=(1,), moves=True, carries=_MOST),

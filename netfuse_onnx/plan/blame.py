@@ -17,7 +17,7 @@ from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.ops import kinds, schemas
 from netfuse_onnx.ops.corrected import FRAGILE
-from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Correspondence
 
 STUMBLES = (IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError)

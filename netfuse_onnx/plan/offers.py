@@ -119,7 +119,7 @@ def _site(corr: Correspondence, mapped: Set[str], node: Node, index: int) -> Sit
     return Site(
         node,
         corr.models,
-        corr.opsets.get("", 1),
+        corr.opsets,
         tuple(map(corr.type_of, node.inputs)),
         tuple(map(corr.type_of, node.outputs)),
         tuple(v in mapped for v in node.inputs),

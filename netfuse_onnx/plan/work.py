@@ -72,7 +72,7 @@ def _product(site: Site, offer: Lowering | None, sizes: Size) -> Work | None:
     )
     if not x or not w:
         return None
-    k = x[-2] if site.attr("transA", 0) and len(x) >= 2 else x[-1]
+    k = x[-2] if site.attr("transA") and len(x) >= 2 else x[-1]
     n = y[-1] if len(w) >= 2 and y else 1
     rows = math.prod(y) // max(n, 1)
     batch = math.prod(w[:-2])
@@ -103,7 +103,7 @@ def _convolution(site: Site, offer: Lowering | None, sizes: Size) -> Work | None
     )
     if len(w) < 3:
         return None
-    groups = int(site.attr("group", 1))
+    groups = int(site.attr("group"))
     batched = offer is not None and offer.became is not Became.REPLICATED
     wide = batched and offer is not None and offer.takes[0] == SHARED
     once = batched and offer is not None and offer.takes[1] == SHARED  # and the models are in the batch

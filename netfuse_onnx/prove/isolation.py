@@ -87,7 +87,7 @@ class _Lab:
         """True where floats that are fed steer a size or a loop, where an infinite one takes all there is."""
         fed = {spec.name for spec in self.trial.specs if spec.dtype and spec.numpy.kind in "fV"}
         for node in self.trial.family.graph.nodes:
-            if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
+            if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
                 continue
             fed.update(node.outputs)
             if traits.ragged(node, fed, frozenset()) or traits.has_bodies(node):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from netfuse_onnx.ops import traits
 from netfuse_onnx.run import observe
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.storage import weights
@@ -84,7 +85,7 @@ def _sides(source: Source) -> Iterator[Side]:
         return float(weights.array(weight).reshape(-1)[0])
 
     for node in graph.nodes:
-        if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
+        if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
             continue
         fed.update(node.outputs)
         label = f"{node.op} {node.name or node.outputs[0]!r}"

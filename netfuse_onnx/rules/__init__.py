@@ -30,7 +30,8 @@ from netfuse_onnx.rules import (
     shape,
     signal,
 )
-from netfuse_onnx.rules._registry import Option, Refuse, Site, options, table
+from netfuse_onnx.rules._registry import Option, options, table
+from netfuse_onnx.rules._site import Refuse, Site
 
 __all__ = [
     "Option",

@@ -9,24 +9,27 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.layouts import SHARED, Layout, places
-from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
+from netfuse_onnx.layouts import Layout, places
+from netfuse_onnx.rules._registry import Body, Option
+from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
 
 
-def again(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
+def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
     """Emit the source's own operator on other inputs, with some attributes changed. An attribute given
     as None is dropped."""
     merged = {k: v for k, v in {**site.node.attrs, **attrs}.items() if v is not None}
+    if site.emits:
+        return site.emits(ins, merged)
     outs = [name != "" for name in site.node.outputs]
     return emit.node(site.op, ins, merged, outs=outs, domain=site.node.domain)
 
 
-def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] | None = None) -> Site:
+def seen_as(site: Site, op: str, which: Sequence[Key], attrs: Mapping[str, Any] | None = None) -> Site:
     """The site as if its node were another operator of the default domain on some of its inputs, with one
-    output: how rules of fused operators ask those of the operators that they are made of."""
+    output: so rules of fused operators ask those of the operators that they are made of."""
 
     def some(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(values[i] for i in which)
+        return tuple(values[site.position(key)] for key in which)
 
     node = replace(
         site.node, op=op, domain="", inputs=some(site.node.inputs), outputs=site.node.outputs[:1],
@@ -38,9 +41,9 @@ def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] 
     )  # fmt: skip
 
 
-def first_takes(site: Site, layout: Layout) -> tuple[Layout, ...]:
-    """Input 0 in `layout`, everything else as it is."""
-    return (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
+def aligned(site: Site, ins: Operands, key: Key, rank: int, emit: Emitter) -> Tensor:
+    """An input, taken in its own layout, so that it broadcasts against [N, ..] of `rank` axes per model."""
+    return emit.pad_rank(ins[key], site.own_layout(key), site.rank(key), rank, 0)
 
 
 def per_axis(
@@ -60,8 +63,7 @@ def per_axis(
     for layout in places(site.rank(0)) if layouts is None else layouts:
         given = None if layout.touches(axes) else gives(layout)
         if given is not None:
-            outs = (given,) * len(site.node.outputs)
-            takes = first_takes(site, layout)
+            takes, outs = site.takes({0: layout}), site.gives(given)
             yield Option(name or site.op.lower(), takes, outs, body(layout), nodes, tuned=layout.tuned)
 
 
@@ -72,12 +74,12 @@ def need(condition: bool, reason: str) -> None:
 
 
 def all_widths(
-    pads: Tensor, known: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
+    pads: Tensor, values: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
 ) -> Tensor:
-    """Widths [2*rank] for Pad, from `pads`, those of some `axes`; `known` are its values. Pad's own axes are
-    never used: gaps.PAD_AXES_MOVED."""
-    if known is not None:
-        flat, merged = known.reshape(-1).tolist(), [0] * (2 * rank)
+    """Widths [2*rank] for Pad, from `pads`, the widths of some `axes`, whose `values` may be known. Pad's own
+    axes are never used: gaps.PAD_AXES_MOVED."""
+    if values is not None:
+        flat, merged = values.reshape(-1).tolist(), [0] * (2 * rank)
         for k, axis in enumerate(axes):
             merged[axis], merged[axis + rank] = flat[k], flat[k + len(axes)]
         return emit.const(merged)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED
-from netfuse_onnx.rules._build import again
-from netfuse_onnx.rules._registry import Site, rule
+from netfuse_onnx.rules._build import emit_same_op
+from netfuse_onnx.rules._registry import rule
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became
 
 
 def _group(site: Site) -> int:
-    return int(site.attr("group", 1))
+    return int(site.attr("group"))
 
 
 def wide_possible(site: Site) -> str:
@@ -25,17 +26,17 @@ def wide_possible(site: Site) -> str:
     "Conv", "ConvTranspose", takes=(FOLDED(1), FOLDED(0), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED
 )
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, M models are M times the groups"""
-    return again(site, ins, emit, group=emit.models * _group(site))
+    """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. M models are M times the groups."""
+    return emit_same_op(site, ins, emit, group=emit.models * _group(site))
 
 
 @rule("Conv", takes=(SHARED, FOLDED(0), FOLDED(0)), gives=FOLDED(1), when=wide_possible)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
-    return again(site, ins, emit)
+    """Wide: NCHW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
+    return emit_same_op(site, ins, emit)
 
 
 @rule("Conv", "ConvTranspose", takes=(FOLDED(0), SHARED, SHARED), gives=FOLDED(0))
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """one set of filters: (MN)CHW, OCkk -> (MN)OHW, the models join the batch"""
-    return again(site, ins, emit)
+    """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
+    return emit_same_op(site, ins, emit)

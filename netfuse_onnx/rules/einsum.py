@@ -8,16 +8,17 @@ from onnx import TensorProto
 
 from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import SHARED, STACKED
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.layouts import STACKED
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @family("Einsum")
 def einsum(site: Site) -> Iterator[Option]:
-    """one more letter, the models, on every operand that differs between them"""
+    """Every operand that differs between the models gets one more letter for them."""
     equation = site.attr("equation").decode().replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
@@ -30,16 +31,19 @@ def einsum(site: Site) -> Iterator[Option]:
     need(free != "", "its equation has no letter left for the models")
     terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
     merged = f"{','.join(terms)}->{free}{right}"
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
-    yield Option("einsum", takes, (STACKED(0),), lambda s, ins, emit: again(s, ins, emit, equation=merged))
+    takes = site.own_layouts
+    yield Option(
+        "einsum", takes, (STACKED(0),), lambda s, ins, emit: emit_same_op(s, ins, emit, equation=merged)
+    )
 
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 def orders(equation: str) -> list[list[int]] | None:
-    """How to transpose both operands to [batch.., rows, inner] and [batch.., inner, columns], and the product
-    to the result. None where an equation is no such product, with one letter for each but the batch."""
+    """The orders that transpose both operands to [batch.., rows, inner] and [batch.., inner, columns], and
+    their product to the result. None for an equation that is no product with one letter each but for the
+    batch."""
     left, arrow, result = equation.partition("->")
     x, comma, w = left.partition(",")
     if not arrow or not comma or not all(t.isalpha() and len(set(t)) == len(t) for t in (x, w, result)):
@@ -57,27 +61,26 @@ def orders(equation: str) -> list[list[int]] | None:
 
 @family("Einsum")
 def einsum_matmul(site: Site) -> Iterator[Option]:
-    """MatMul between Transposes, with --target, as it is faster than Einsum: M(ibd), M(jbd) -> M(bij)"""
-    found = orders(site.attr("equation").decode().replace(" ", ""))
-    need(found is not None, "it is no product of two matrices")
+    """With --target, it becomes a MatMul between Transposes: M(ibd), M(jbd) -> M(bij)."""
+    perms = orders(site.attr("equation").decode().replace(" ", ""))
+    need(perms is not None, "it is no product of two matrices")
     need(site.inputs[0].dtype in FLOATS, "ONNX Runtime's MatMul is for floats")
-    assert found is not None
-    inner = site.dims(0)[found[0][-1]], site.dims(1)[found[1][-2]]
-    known = any(isinstance(dim, int) for dim in inner)
+    assert perms is not None
+    inner = site.dims(0)[perms[0][-1]], site.dims(1)[perms[1][-2]]
     need(
-        not known or same_dim(*inner),
+        same_dim(*inner) or not any(isinstance(dim, int) for dim in inner),
         "one of its operands alone may have an inner axis of size 1",
     )
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
+    takes = site.own_layouts
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x, w = (
             emit.transpose(value, [0, *take.shifted(order)] if take.stacked else order)
-            for value, take, order in zip(ins, takes, found, strict=False)
+            for value, take, order in zip(ins, takes, perms, strict=False)
         )
-        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(found[2])])
+        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(perms[2])])
 
-    turned = tuple(i for i, order in enumerate(found) if order != sorted(order))
+    turned = tuple(i for i, order in enumerate(perms) if order != sorted(order))
     yield Option(
         "einsum_matmul", takes, (STACKED(0),), body, 1.0 + len(turned), tuned=True, kernel="product_values",
         transposes=turned,

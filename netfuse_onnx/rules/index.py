@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import SHARED, STACKED, Layout, places
-from netfuse_onnx.rules._build import again, need, per_axis
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.reduce import one_axis
 
 
 @family("Concat")
 def concat(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     rank = site.rank(0)
     axis = site.own_axis(int(site.attr("axis")), rank)
     count = len(site.node.inputs)
@@ -27,21 +27,21 @@ def concat(site: Site) -> Iterator[Option]:
 
 
 def _axis(axis: int) -> Body:
-    return lambda site, ins, emit: again(site, ins, emit, axis=axis)
+    return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=axis)
 
 
 @family("Split")
 def split(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     rank, count = site.rank(0), len(site.node.outputs)
-    size = site.dims(0)[site.own_axis(int(site.attr("axis", 0)), rank)] if rank else None
+    size = site.dims(0)[site.own_axis(int(site.attr("axis")), rank)] if rank else None
     sized = site.has(1) or site.attr("split") or site.attr("num_outputs")
     if sized or not isinstance(size, int):
-        yield from one_axis(site, 0, name="split")
+        yield from one_axis(site, name="split")
         return
     # gaps.SPLITS_JOINED
     sizes = [size // count] * count
-    axis = site.own_axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
 
     def body(layout: Layout) -> Body:
         return lambda s, ins, emit: emit.split(ins[0], sizes, layout.physical(axis))
@@ -51,7 +51,7 @@ def split(site: Site) -> Iterator[Option]:
 
 @family("Slice")
 def slices(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     axes = site.ints(3, "axes")
@@ -66,11 +66,10 @@ def slices(site: Site) -> Iterator[Option]:
         def emit_slice(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
             moved = layout.shifted(axes)
             if not site.has(1):
-                return again(site, [ins[0]], emit, axes=moved)
-            kind: Any = emit.const(moved)
-            if site.inputs[1].dtype == TensorProto.INT32:
-                kind = emit.const(moved, "int32")
-            return again(site, [*ins[:3], kind, *ins[4:5]], emit)
+                return emit_same_op(site, [ins[0]], emit, axes=moved)
+            int32 = site.inputs[1].dtype == TensorProto.INT32
+            moved_axes = emit.const(moved, "int32" if int32 else "int64")
+            return emit_same_op(site, [*ins[:3], moved_axes, *ins[4:5]], emit)
 
         return emit_slice
 
@@ -79,10 +78,10 @@ def slices(site: Site) -> Iterator[Option]:
 
 @family("Gather")
 def gather(site: Site) -> Iterator[Option]:
-    """one of data and indices per model: the axis is shifted past the model axis"""
+    """If either data or indices differ, the axis is shifted past the model axis."""
     need(site.mapped != (True, True), "both its data and its indices differ between the models")
     data, indices = site.rank(0), site.rank(1)
-    axis = site.own_axis(int(site.attr("axis", 0)), data)
+    axis = site.own_axis(int(site.attr("axis")), data)
     if site.mapped[0]:
         for layout in places(data):
             if not layout.touches([axis]):
@@ -97,11 +96,11 @@ def gather(site: Site) -> Iterator[Option]:
 
 @family("Gather")
 def gather_per_model(site: Site) -> Iterator[Option]:
-    """both per model: GatherND with the models as its batch; an index out of range is an error"""
+    """If both differ, it becomes GatherND with the models as batch. An index out of range stays an error."""
     need(site.mapped == (True, True), "one form of Gather fits")
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     data, indices = site.rank(0), site.rank(1)
-    axis = site.own_axis(int(site.attr("axis", 0)), data)
+    axis = site.own_axis(int(site.attr("axis")), data)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         # [N, ..axis.., rest] -> [N, axis, .., rest]; GatherND; then the axes before `axis` go back.
@@ -110,11 +109,11 @@ def gather_per_model(site: Site) -> Iterator[Option]:
         if site.inputs[1].dtype != TensorProto.INT64:
             where = emit("Cast", where, to=TensorProto.INT64)
         where = emit.unsqueeze(where, [indices + 1])
-        found = emit("GatherND", table, where, batch_dims=1)
+        gathered = emit("GatherND", table, where, batch_dims=1)
         before = range(1 + indices, 1 + indices + axis)
         inner = range(1, 1 + indices)
         after = range(1 + indices + axis, indices + data)
-        return emit.transpose(found, [0, *before, *inner, *after])
+        return emit.transpose(gathered, [0, *before, *inner, *after])
 
     nodes = 1.25 + 2 * (axis > 0) + (site.inputs[1].dtype != TensorProto.INT64)
     yield Option("gather_per_model", (STACKED(0), STACKED(0)), (STACKED(0),), body, nodes)
@@ -122,9 +121,9 @@ def gather_per_model(site: Site) -> Iterator[Option]:
 
 @family("GatherElements")
 def gather_elements(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis; data and indices are both stacked"""
+    """The axis is shifted past the model axis; data and indices are both stacked."""
     rank = site.rank(0)
-    axis = site.own_axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
     for layout in places(rank):
         if layout.stacked:
             yield Option("gather_elements", (layout, layout), (layout,), _axis(layout.physical(axis)))
@@ -132,29 +131,29 @@ def gather_elements(site: Site) -> Iterator[Option]:
 
 @family("GatherND")
 def gather_nd(site: Site) -> Iterator[Option]:
-    """the models are one more batch axis"""
+    """The models are one more batch axis."""
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
-    batch = int(site.attr("batch_dims", 0)) + 1
+    batch = int(site.attr("batch_dims")) + 1
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return again(site, ins, emit, batch_dims=batch)
+        return emit_same_op(site, ins, emit, batch_dims=batch)
 
     yield Option("gather_nd", (STACKED(0), STACKED(0)), (STACKED(0),), body)
 
 
 @family("OneHot")
 def one_hot(site: Site) -> Iterator[Option]:
-    """the new axis is shifted past the model axis"""
+    """The new axis is shifted past the model axis."""
     site.only_mapped(0, 2)
     rank = site.out_rank()
-    axis = site.own_axis(int(site.attr("axis", -1)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
     if not site.mapped[2]:
         yield Option("one_hot", (STACKED(0), SHARED, SHARED), (STACKED(0),), _axis(axis + 1))
         return
     at = STACKED(0) if site.mapped[0] else SHARED
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        """Where(hot, on, off): the two values are [N, 2]."""
+        """The result is Where(hot, on, off). The two values are [N, 2]."""
         moved = axis + 1 if site.mapped[0] else axis
         marks = emit.const([0, 1], helper.tensor_dtype_to_np_dtype(site.inputs[2].dtype))
         hot = emit("Cast", emit("OneHot", *ins[:2], marks, axis=moved), to=TensorProto.BOOL)

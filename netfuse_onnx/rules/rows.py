@@ -11,31 +11,32 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.dims import known, reshape_target
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import ROWS, SHARED, STACKED, Layout
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.layouts import ROWS, STACKED, Layout
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Dim
 
 
 @family("MatMul")
 def linear_rows(site: Site) -> Iterator[Option]:
-    """batched over all rows, with --target: M(..i)k, Mkj -> M(..i)j, one matrix for each model"""
+    """With --target, batched over all rows: M(..i)k, Mkj -> M(..i)j, with one matrix for each model."""
     need(site.mapped[0] and site.rank(0) >= 3, "its rows are one axis, of its own or of all models")
     need(site.rank(1) == 2, "its weight is not one matrix")
-    takes = (ROWS, STACKED(0) if site.mapped[1] else SHARED)
-    yield Option("linear_rows", takes, (ROWS,), again, tuned=True)
+    takes = (ROWS, site.own_layout(1))
+    yield Option("linear_rows", takes, (ROWS,), emit_same_op, tuned=True)
 
 
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def norm_rows(site: Site) -> Iterator[Option]:
-    """over the last axis of all rows, with --target; a scale that differs becomes M1d beside M(..i)d"""
+    """With --target, it works over the last axis of all rows; a scale that differs is M1d beside M(..i)d."""
     rank = site.rank(0)
-    last = site.axis(int(site.attr("axis", -1)), rank) == rank - 1
+    last = site.axis(int(site.attr("axis")), rank) == rank - 1
     need(rank >= 3 and last, "it is not over the last of at least three axes")
     affine = [i for i in (1, 2) if site.has(i)]
     need(site.mapped[0] and all(site.rank(i) == 1 for i in affine), "its scale is no vector")
-    takes = (ROWS, *(STACKED(0) if mapped else SHARED for mapped in site.mapped[1:]))
-    gives = (ROWS,) * len(site.node.outputs)
+    takes = (ROWS, *site.own_layouts[1:])
+    gives = site.gives(ROWS)
     if not any(site.mapped[1:]):
         yield Option("norm_rows", takes, gives, _on_the_last_axis, tuned=True)
         return
@@ -54,12 +55,12 @@ def norm_rows(site: Site) -> Iterator[Option]:
 
 
 def _on_the_last_axis(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Tensor]:
-    return again(site, ins, emit, axis=-1)
+    return emit_same_op(site, ins, emit, axis=-1)
 
 
 @family("Reshape")
 def reshape_rows(site: Site) -> Iterator[Option]:
-    """out of rows and into rows in the one Reshape that the source has, with --target, as heads are split"""
+    """With --target, the source's own Reshape, such as one that splits heads, also makes or ends rows."""
     site.only_mapped(0)
     dims, out = site.dims(0), site.out_dims()
     need(_tells(dims, out), "the sizes of its input do not tell those of its output")

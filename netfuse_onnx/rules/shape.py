@@ -12,21 +12,16 @@ from onnx import TensorProto, numpy_helper
 from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout, places
-from netfuse_onnx.rules._build import (
-    again,
-    all_widths,
-    first_takes,
-    need,
-    per_axis,
-)
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.reduce import dropped
 from netfuse_onnx.types import Dim
 
 
 @family("Transpose")
 def transpose(site: Site) -> Iterator[Option]:
-    """the model axis may move along for nothing: STACKED(a) -> STACKED(b)"""
+    """The Transpose may move the model axis, too, at no cost: STACKED(a) -> STACKED(b)."""
     rank = site.rank(0)
     perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]
     need(sorted(perm) == list(range(rank)), "its perm is no order of its axes")
@@ -34,7 +29,7 @@ def transpose(site: Site) -> Iterator[Option]:
     def body(take: Layout, give: Layout) -> Body:
         def emit_transpose(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
             if take.folded:
-                return again(site, ins, emit, perm=perm)[0]
+                return emit_same_op(site, ins, emit, perm=perm)[0]
             moved = take.shifted(perm)
             moved.insert(give.axis, take.axis)
             return emit.transpose(ins[0], moved)
@@ -52,8 +47,7 @@ def transpose(site: Site) -> Iterator[Option]:
 
 @family("Unsqueeze")
 def unsqueeze(site: Site) -> Iterator[Option]:
-    """the new axes are shifted past the model axis, which may end on either side of them"""
-    site.only_mapped(0)
+    """The new axes are shifted past the model axis, which may end on either side of them."""
     rank = site.out_rank()
     axes = sorted(site.own_axis(a, rank) for a in site.ints(1, "axes") or [])
     kept = [a for a in range(rank) if a not in axes]  # where each axis of the input ends up
@@ -64,18 +58,18 @@ def unsqueeze(site: Site) -> Iterator[Option]:
     for take in places(site.rank(0)):
         if take.folded:
             give = FOLDED(kept[take.axis])
-            yield Option("unsqueeze", first_takes(site, take), (give,), body(give), 0.25)
+            yield Option("unsqueeze", site.takes({0: take}), (give,), body(give), 0.25)
             continue
         low = kept[take.axis - 1] + 1 if take.axis else 0
         high = kept[take.axis] if take.axis < len(kept) else rank
         for at in range(low, high + 1):
             if at in (0, 1, low, high):
-                yield Option("unsqueeze", first_takes(site, take), (STACKED(at),), body(STACKED(at)), 0.25)
+                yield Option("unsqueeze", site.takes({0: take}), (STACKED(at),), body(STACKED(at)), 0.25)
 
 
 @family("Squeeze")
 def squeeze(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     given = site.ints(1, "axes")
@@ -97,14 +91,14 @@ def squeeze(site: Site) -> Iterator[Option]:
 
 @family("Flatten")
 def flatten(site: Site) -> Iterator[Option]:
-    """d0.. -> two axes for each model"""
+    """Each model is flattened to two axes of its own."""
     dims = site.dims(0)
-    axis = site.axis(int(site.attr("axis", 1)), len(dims))
+    axis = site.axis(int(site.attr("axis")), len(dims))
     rows, cols = _product(dims[:axis]), _product(dims[axis:])
     if axis >= 1:
-        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), again, 0.25)
+        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), emit_same_op, 0.25)
     if axis == 1 and len(dims) >= 2:
-        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), again, 0.25)
+        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), emit_same_op, 0.25)
     if rows is None and cols is None:  # -1 is undefined where the other turns out 0
         return
     target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
@@ -122,7 +116,7 @@ def _product(dims: Sequence[Dim]) -> int | None:
 
 @family("Reshape")
 def reshape(site: Site) -> Iterator[Option]:
-    """the model axis is written into the target; 0 and -1 keep their meaning"""
+    """The model axis is written into the target, in which 0 and -1 keep their meaning."""
     site.only_mapped(0)
     inferred = _inferred_target(site) if site.values[1] is None else None
     target = site.values[1] if inferred is None else inferred
@@ -130,11 +124,11 @@ def reshape(site: Site) -> Iterator[Option]:
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return again(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first, 0.25 + (target is None))
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
-    if 0 in sizes and inferred is None and site.attr("allowzero", 0):
+    if 0 in sizes and inferred is None and site.attr("allowzero"):
         return
     dims = site.dims(0)
     for take in places(len(dims)):
@@ -168,7 +162,7 @@ def _with_target(layout: Layout, sizes: list[int]) -> Body:
             merged.insert(layout.axis, emit.models)
         elif merged[layout.axis] > 0:
             merged[layout.axis] *= emit.models
-        return again(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
+        return emit_same_op(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
 
     return body
 
@@ -203,8 +197,7 @@ def _copied(dims: Sequence[Dim], i: int) -> Dim:
 
 def _pad_per_model(site: Site) -> Iterator[Option]:
     """A value per model: pad with a zero, and put the value where a mask, padded alike, says so."""
-    site.only_mapped(0, 2)
-    need(site.attr("mode", b"constant") == b"constant", "its value differs between the models")
+    need(site.attr("mode") == b"constant", "its value differs between the models")
     rank = site.rank(0)
     axes = STACKED(0).shifted(_pad_axes(site, rank))
 
@@ -216,8 +209,7 @@ def _pad_per_model(site: Site) -> Iterator[Option]:
         value = emit.pad_rank(emit.reshape(ins[2], [emit.models]), STACKED(0), 0, rank, 0)
         return emit("Where", mask, emit("Pad", ins[0], widths), value)
 
-    takes = (STACKED(0), SHARED, STACKED(0), SHARED)[: len(site.node.inputs)]
-    yield Option("pad", takes, (STACKED(0),), body, 7.0)
+    yield Option("pad", site.takes({0: STACKED(0), 2: STACKED(0)}), (STACKED(0),), body, 7.0)
 
 
 def _pad_axes(site: Site, rank: int) -> list[int]:
@@ -227,7 +219,7 @@ def _pad_axes(site: Site, rank: int) -> list[int]:
 
 @family("Pad")
 def pad(site: Site) -> Iterator[Option]:
-    """no padding along the model axis"""
+    """Nothing is padded along the model axis."""
     if site.is_mapped(2):
         yield from _pad_per_model(site)
         return
@@ -246,9 +238,9 @@ def pad(site: Site) -> Iterator[Option]:
                 merged = [0] * (2 * whole)
                 for k, axis in enumerate(moved):
                     merged[axis], merged[axis + whole] = pads[k], pads[half + k]
-                return again(site, [ins[0]], emit, pads=merged)
+                return emit_same_op(site, [ins[0]], emit, pads=merged)
             widths = all_widths(ins[1], site.values[1], moved, whole, emit)
-            return again(site, [ins[0], widths, *ins[2:3]], emit)
+            return emit_same_op(site, [ins[0], widths, *ins[2:3]], emit)
 
         return emit_pad
 
@@ -257,15 +249,15 @@ def pad(site: Site) -> Iterator[Option]:
 
 @family("Shape", "Size")
 def shape_of(site: Site) -> Iterator[Option]:
-    """once for all models: their shapes are equal, the join that holds them together says so"""
+    """It runs once, because the joins have already checked that the models' shapes are equal."""
     dims = site.dims(0)
     rank = len(dims)
     if all(isinstance(d, int) for d in dims):  # else sizes could differ unseen where no join compares them
         yield Option(
-            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: again(s, [ins[0][0]], emit), 0.5
+            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: emit_same_op(s, [ins[0][0]], emit), 0.5
         )
-    start = site.axis(int(site.attr("start", 0)), rank)
-    end = site.axis(int(site.attr("end", rank)), rank)
+    start, end = site.attr("start") or 0, site.attr("end")
+    start, end = (site.axis(int(a), rank) for a in (start, rank if end is None else end))
     axes = list(range(max(start, 0), min(end, rank)))
     for layout in places(rank):
         if site.op == "Size":

@@ -8,33 +8,34 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
-from netfuse_onnx.rules._build import again, all_widths, per_axis
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 
 
 @family("Det")
 def det(site: Site) -> Iterator[Option]:
-    """the models are a batch axis"""
+    """The models are one more batch axis."""
     rank = site.rank(0)
     for layout in places(rank):
         if layout.axis <= rank - 2 - layout.folded:
-            yield Option("det", (layout,), (layout,), again)
+            yield Option("det", (layout,), (layout,), emit_same_op)
 
 
 @family("DFT")
 def dft(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     as_input = site.opset >= 20
-    given = site.ints(2) if as_input else [int(site.attr("axis", 1))]
+    given = site.ints(2) if as_input else [int(site.attr("axis"))]
     axis = site.own_axis((given or [-2])[0], rank)
 
     def body(layout: Layout) -> Body:
         moved = layout.physical(axis)
         if not as_input:
-            return lambda s, ins, emit: again(s, ins, emit, axis=moved)
-        return lambda s, ins, emit: again(
+            return lambda s, ins, emit: emit_same_op(s, ins, emit, axis=moved)
+        return lambda s, ins, emit: emit_same_op(
             s, [*ins[:2], *[None] * (2 - len(ins[:2])), emit.const(moved)], emit
         )
 
@@ -47,27 +48,26 @@ def dft(site: Site) -> Iterator[Option]:
 
 @family("STFT")
 def stft(site: Site) -> Iterator[Option]:
-    """the models join the batch; the window is the same for all models"""
-    site.only_mapped(0)
-    takes = (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1)
-    yield Option("stft", takes, (FOLDED(0),), again)
+    """The models join the batch; the window is the same for all models."""
+    yield Option("stft", site.takes({0: FOLDED(0)}), (FOLDED(0),), emit_same_op)
 
 
 @family("MeanVarianceNormalization")
 def mean_variance(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     rank = site.rank(0)
-    axes = [site.own_axis(int(a), rank) for a in site.attr("axes", [0, 2, 3])]
+    need(site.attr("axes") is not None, "it has no axes before opset 9")
+    axes = [site.own_axis(int(a), rank) for a in site.attr("axes")]
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: again(s, ins, emit, axes=layout.shifted(axes))
+        return lambda s, ins, emit: emit_same_op(s, ins, emit, axes=layout.shifted(axes))
 
     yield from per_axis(site, body, axes=axes, name="mean_variance")
 
 
 @family("CenterCropPad")
 def center_crop_pad(site: Site) -> Iterator[Option]:
-    """the axes are named, and shifted past the model axis"""
+    """The axes are named, and shifted past the model axis."""
     rank = site.rank(0)
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
 
@@ -104,7 +104,7 @@ def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], 
 def _cut_and_padded_later(
     site: Site, x: Tensor, wanted: Tensor, rank: int, axes: Sequence[int], emit: Emitter
 ) -> Tensor:
-    """The same for sizes that only a run knows."""
+    """Cut and pad to sizes that only a run knows."""
     at, zero, two = emit.const(list(axes)), emit.const([0]), emit.const([2])
     if site.inputs[1].dtype != TensorProto.INT64:
         wanted = emit("Cast", wanted, to=TensorProto.INT64)
@@ -119,7 +119,7 @@ def _cut_and_padded_later(
 
 @family("EyeLike")
 def eye_like(site: Site) -> Iterator[Option]:
-    """once for all models: only the shape of its input is read"""
+    """It runs once for all models, because it reads only the shape of its input."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         attrs = dict(site.node.attrs)

@@ -1,1 +1,1 @@
-"""Where the bytes of weights lie; how they are read, compared, rearranged and copied without being held."""
+"""Weights stay in their files: this package finds, reads, compares, rearranges and copies their bytes."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,8 +23,10 @@ _OPEN_FILES = 32
 
 
 class Files:
-    """The files that one operation reads, each opened once, the least recently used closed first.
-    A context manager: nothing stays open behind it, so a replaced file is never read by its old content."""
+    """Opens each file that one operation reads once, and closes the least recently used first.
+
+    It is a context manager. No file stays open after it, so nobody reads the old content of a replaced file.
+    """
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
@@ -33,14 +34,13 @@ class Files:
     def __enter__(self) -> Files:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
 
     def fd(self, path: str) -> int:
-        """An open descriptor, valid until 32 other files were asked for. FileFault when there is none."""
+        """Returns a descriptor, valid until 32 other files were asked for. FileFault when the file can't be
+        read."""
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
@@ -53,7 +53,7 @@ class Files:
         return self._open[path]
 
     def read(self, data: Extent | bytes, start: int, length: int) -> bytes:
-        """`length` bytes of a weight's data from byte `start`. FileFault when the file ends early."""
+        """Returns `length` bytes of a weight's data from byte `start`. FileFault when the file ends early."""
         if isinstance(data, bytes):
             return data[start : start + length]
         try:
@@ -76,12 +76,12 @@ class Elements(Protocol):
     dtype: np.dtype[Any]
 
     def read(self, start: int, count: int) -> Values:
-        """Elements start..start+count as a flat array of `dtype`."""
+        """Returns elements start..start+count as a flat array of `dtype`."""
         ...
 
 
 class Plain:
-    """The elements of a weight in their own order. `as_bytes`: its bytes, whatever the element is."""
+    """Reads the elements of a weight in their own order; with `as_bytes` its bytes, whatever the type."""
 
     def __init__(self, weight: Weight, files: Files, as_bytes: bool = False) -> None:
         if isinstance(weight.data, tuple):
@@ -102,7 +102,7 @@ class Plain:
 
 
 class Strings:
-    """The elements of a string tensor, in memory. A string counts as one byte."""
+    """Holds the elements of a string tensor in memory. A string counts as one byte."""
 
     bits, dtype = 8, np.dtype(object)
 
@@ -116,7 +116,7 @@ class Strings:
 
 
 def elements_of(weight: Weight, files: Files) -> Elements:
-    """The elements of a weight in their own order."""
+    """Returns the elements of a weight in their own order."""
     if weight.dtype == TensorProto.STRING and isinstance(weight.data, tuple):
         return Strings(weight.data)
     return Plain(weight, files)

@@ -1,4 +1,4 @@
-"""Tensor data outside the model file: which bytes a tensor means, and whether it may name them.
+"""Tensor data outside the model file: the bytes that a tensor refers to, and a check that it may.
 
 A location is relative to the model's folder and must stay inside it: a model file from elsewhere must
 not be able to pull other files into the merged one. Links are followed first. The folder counts both
@@ -26,7 +26,7 @@ _DAMAGED = "The model is damaged or its data belongs to another version: export 
 
 
 def unreadable(path: str, error: OSError | ValueError) -> FileFault:
-    """The FileFault for a failed open or read."""
+    """Returns the FileFault for a failed open or read."""
     path = path or "''"
     if isinstance(error, FileNotFoundError):
         return FileFault(f"{path} does not exist.", "Check the path.")
@@ -51,18 +51,18 @@ def refer(tensor: TensorProto, extent: Extent) -> None:
 
 
 def extent_of(tensor: TensorProto) -> Extent:
-    """The bytes that an external tensor of a skeleton stands for."""
+    """Returns the bytes that an external tensor of a skeleton stands for."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     return Extent(entries["location"], int(entries["offset"]), int(entries["length"]))
 
 
-def settle(
-    model: onnx.ModelProto, path: str, threshold: int, found: Set[Extent]
+def resolve(
+    model: onnx.ModelProto, path: str, threshold: int, scanned: Set[Extent]
 ) -> tuple[dict[str, Extent], tuple[str, ...]]:
     """Checks every tensor of a skeleton, in place: values must fill the shape, external data must exist
     inside the folder. Its references become absolute; data of at most `threshold` bytes comes inline.
 
-    `found`: the extents that the scanner put there itself. Returns the extents of the main graph's
+    `scanned`: the extents that the scanner put there itself. Returns the extents of the main graph's
     initializers by name, and the files: the model, then external data. Raises FileFault.
     """
     text.check(model, path)
@@ -73,11 +73,11 @@ def settle(
             if fault := inline_count_fault(tensor):
                 raise _fault(path, tensor, fault)
             continue
-        extent = _own(tensor, found) or resolver.extent(tensor)
+        extent = _by_scanner(tensor, scanned) or resolver.extent(tensor)
         want = nbytes(tensor.data_type, tensor.dims)
         if extent.length != want:
             raise _fault(path, tensor, f"holds {extent.length} bytes, shape {list(tensor.dims)} takes {want}")
-        if want <= threshold and extent not in found:
+        if want <= threshold and extent not in scanned:
             _read_inline(tensor, extent)
         else:
             refer(tensor, extent)
@@ -85,9 +85,10 @@ def settle(
     return {t.name: extent_of(t) for t in outside}, (path, *resolver.files)
 
 
-def locations(model: onnx.ModelProto, found: Set[Extent]) -> frozenset[str]:
-    """The external data locations that a skeleton names itself, those of the scanner apart."""
-    named = (t for t in tensors(model) if t.data_location == TensorProto.EXTERNAL and not _own(t, found))
+def locations(model: onnx.ModelProto, scanned: Set[Extent]) -> frozenset[str]:
+    """Returns the external data locations that the model itself names, without those of the scanner."""
+    outside = (t for t in tensors(model) if t.data_location == TensorProto.EXTERNAL)
+    named = (t for t in outside if not _by_scanner(t, scanned))
     return frozenset(entry.value for t in named for entry in t.external_data if entry.key == "location")
 
 
@@ -102,7 +103,7 @@ class _Resolver:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """As given by the models: in order of first use."""
+        """The data files that tensors refer to, in order of first use."""
         return tuple(file for file, _ in self.sizes.values())
 
     def extent(self, tensor: TensorProto) -> Extent:
@@ -125,7 +126,7 @@ class _Resolver:
         return int(text)
 
     def _file(self, tensor: TensorProto, location: str) -> tuple[str, int]:
-        """Path and size in bytes of a data file."""
+        """Returns path and size in bytes of a data file."""
         if not location or "\0" in location:
             raise _fault(self.path, tensor, "names no file for its external data")
         file = os.path.normpath(os.path.join(self.folder, location))
@@ -148,15 +149,15 @@ class _Resolver:
         return file, status.st_size
 
 
-def _own(tensor: TensorProto, found: Set[Extent]) -> Extent | None:
-    """The extent, when the scanner made this reference (and not the file itself)."""
+def _by_scanner(tensor: TensorProto, scanned: Set[Extent]) -> Extent | None:
+    """Returns the extent of a reference that the scanner made, None for one of the file itself."""
     if len(tensor.external_data) != 3 or tensor.external_data[0].key != "location":
         return None
     try:
         extent = extent_of(tensor)
     except (KeyError, ValueError):
         return None
-    return extent if extent in found else None
+    return extent if extent in scanned else None
 
 
 def _check_type(tensor: TensorProto, path: str) -> None:
@@ -171,7 +172,7 @@ def _check_type(tensor: TensorProto, path: str) -> None:
 
 
 def _read_inline(tensor: TensorProto, extent: Extent) -> None:
-    """A small external tensor comes inline, so that later stages need not open files for scalars."""
+    """Brings a small external tensor inline, so that later stages need not open files for scalars."""
     try:
         with open(extent.path, "rb") as file:
             file.seek(extent.offset)
@@ -182,5 +183,5 @@ def _read_inline(tensor: TensorProto, extent: Extent) -> None:
     tensor.ClearField("data_location")
 
 
-def _fault(path: str, tensor: TensorProto, what: str) -> FileFault:
-    return FileFault(f"{path} is damaged: tensor {tensor.name!r} {what}.", _DAMAGED)
+def _fault(path: str, tensor: TensorProto, problem: str) -> FileFault:
+    return FileFault(f"{path} is damaged: tensor {tensor.name!r} {problem}.", _DAMAGED)

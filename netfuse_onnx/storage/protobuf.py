@@ -13,7 +13,7 @@ _WINDOW = 1 << 15  # bytes per read: a run of nodes, or the head of a tensor
 
 
 class MalformedError(Exception):
-    """The bytes are no protobuf message, or no ONNX model. Becomes a FileFault that names the file."""
+    """The bytes are no protobuf message, or no ONNX model. Callers raise a FileFault that names the file."""
 
 
 class Field(NamedTuple):
@@ -34,7 +34,7 @@ class Window:
         self._base, self._data = 0, b""
 
     def take(self, start: int, end: int) -> bytes:
-        """Bytes start..end, which must lie inside the file."""
+        """Returns bytes start..end, which must lie inside the file."""
         at = start - self._base
         if at >= 0 and end - self._base <= len(self._data):
             return self._data[at : end - self._base]
@@ -44,7 +44,7 @@ class Window:
         return data
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """The base-128 number at `at`, and where it ends."""
+        """Returns the base-128 number at `at`, and the byte where it ends."""
         index = at - self._base
         data = self._data
         if not 0 <= index <= len(data) - 10:
@@ -59,7 +59,7 @@ class Window:
         raise MalformedError(f"a number at byte {at} does not end")
 
     def fields(self, at: int, end: int) -> Iterator[Field]:
-        """The fields of the message at..end, in order."""
+        """Yields the fields of the message at..end, in order."""
         varint = self.varint
         while at < end:
             tag, start = varint(at, end)
@@ -82,7 +82,7 @@ class Window:
 
 
 def varint(value: int) -> bytes:
-    """A number in base 128, lowest group first."""
+    """Returns a number in base 128, lowest group first."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)

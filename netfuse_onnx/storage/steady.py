@@ -1,8 +1,8 @@
-"""Reading files that others may replace meanwhile: what comes out is true of one version of them, whole.
+"""Reading files that others may replace meanwhile, so that every result is true of one version of them.
 
 A merged file is replaced by a rename, and so should others be; a proof opens it several times. So the work is
-done, and done again when one of the files was replaced or changed on the way. Nothing is locked or copied:
-that would take the right to write beside the files.
+done, and done again when one of the files was replaced or changed during it. Nothing is locked or copied:
+that would need the right to write beside the files.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import TypeVar
 from netfuse_onnx.errors import FileFault
 
 ATTEMPTS = 5
-"""Times that the work is tried before a file counts as never at rest."""
+"""The work is tried this often before a file counts as never at rest."""
 
 Stamp = tuple[int, int, int, int]
-"""What tells two versions of a file apart: device, inode, bytes, nanoseconds of the last change."""
+"""The facts that differ between two versions of a file: device, inode, bytes, time of change in ns."""
 Result = TypeVar("Result")
 
 
 def stamp(path: str) -> Stamp | None:
-    """The stamp of the file at `path`, links followed; None where there is none."""
+    """Returns the stamp of the file at `path`, links followed; None where there is none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -31,9 +31,9 @@ def stamp(path: str) -> Stamp | None:
 
 
 def steady(paths: Sequence[str], work: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
-    """The result of `work`, or its exception, from a time in which no file at `paths` changed.
+    """Returns the result of `work`, or raises its exception, from a time in which no file at `paths` changed.
 
-    Raises FileFault when one was in each of the attempts.
+    Raises FileFault when a file changed during each of the attempts.
     """
     changed: list[str] = []
     for _ in range(attempts):

@@ -1,6 +1,6 @@
-"""How ONNX lays a tensor out in bytes: element widths, raw_data sizes, and the other value fields.
+"""The layout of ONNX tensors in bytes: element widths, sizes of raw_data, and the other value fields.
 
-One form is used everywhere else: raw_data, little-endian, elements narrower than a byte packed from
+All other modules use one form: raw_data, little-endian, elements narrower than a byte packed from
 the lowest bit up. Reference: `TensorProto` in onnx.proto, https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
@@ -47,7 +47,7 @@ BITS: dict[int, int] = {
 BITS |= {24: 8, 25: 2, 26: 2, 27: 6, 28: 6}
 
 MOST_AXES = 64
-"""numpy (2) holds no tensors of more."""
+"""numpy 2 holds no arrays of more axes."""
 
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -59,6 +59,7 @@ _FIELDS: dict[int, str] = {
     TensorProto.UINT64: "uint64_data",
     TensorProto.STRING: "string_data",
 }
+_ENTRY = {"int32_data": "<i4", "int64_data": "<i8", "uint64_data": "<u8", "double_data": "<f8"}
 
 
 def dtype_name(dtype: int) -> str:
@@ -67,23 +68,23 @@ def dtype_name(dtype: int) -> str:
 
 
 def nbytes(dtype: int, shape: Sequence[int]) -> int:
-    """Size in bytes of the raw form. KeyError for strings and for types that have no raw form."""
+    """Returns the size in bytes of the raw form. KeyError for strings and for types that have no raw form."""
     return -(-BITS[dtype] * math.prod(shape) // 8)
 
 
 def value_field(dtype: int) -> str:
-    """The typed field that may hold values of this type instead of raw_data."""
+    """Returns the name of the field that may hold values of this type instead of raw_data."""
     return _FIELDS.get(dtype, "int32_data")
 
 
 def unit(bits: int) -> np.dtype[Any]:
-    """The numpy type that carries one element as plain bits: a byte for anything narrower than one."""
+    """Returns the numpy type that carries one element as plain bits; narrow elements take a byte each."""
     return np.dtype("V16") if bits == 128 else np.dtype(f"<u{max(bits, 8) // 8}")
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of a model: initializers and attributes, nested bodies and functions too; of sparse
-    ones the values and the indices."""
+    """Yields every tensor of a model: initializers and attributes, also in nested bodies and functions. A
+    sparse tensor counts as two, its values and its indices."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         yield from _attribute_tensors(function.attribute_proto)
@@ -91,43 +92,38 @@ def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def inline_count_fault(tensor: TensorProto) -> str:
-    """Why the inline values of a tensor do not fill its shape, or '' when they do."""
+    """Returns a message when the inline values of a tensor do not fill its shape, else ''."""
     dtype, shape = tensor.data_type, tuple(tensor.dims)
     count = math.prod(shape)
     if tensor.HasField("raw_data"):
-        have, want, what = len(tensor.raw_data), nbytes(dtype, shape), "bytes"
+        size, expected, entry = len(tensor.raw_data), nbytes(dtype, shape), "bytes"
     else:
-        have, want, what = len(getattr(tensor, value_field(dtype))), _entries(dtype, count), "values"
-    return "" if have == want else f"holds {have} {what}, shape {list(shape)} takes {want}"
+        size, expected = len(getattr(tensor, value_field(dtype))), _entries(dtype, count)
+        entry = "values"
+    return "" if size == expected else f"holds {size} {entry}, shape {list(shape)} takes {expected}"
 
 
 def raw_values(tensor: TensorProto) -> bytes:
-    """The raw form of a tensor that holds its values inline, in whichever field. Not for strings."""
+    """Returns the raw form of a tensor that holds its values inline, in any field. It takes no strings."""
     if tensor.HasField("raw_data"):
         return tensor.raw_data
     field = value_field(tensor.data_type)
     if field == "float_data":
         return _float_bytes(tensor)
-    values = getattr(tensor, field)
+    entries = getattr(tensor, field)
+    values = np.fromiter(entries, _ENTRY[field], len(entries))
     if field == "double_data":
-        return np.array(values, "<f8").tobytes()
-    wide = np.array(values, np.uint64 if field == "uint64_data" else np.int64)
-    return pack_values(wide, tensor.data_type)
-
-
-def pack_values(values: Values, dtype: int) -> bytes:
-    """Raw form of what an int32_data, int64_data or uint64_data field holds. A field entry is one
-    element, or one packed byte for 4- and 2-bit types."""
-    bits = BITS[dtype]
-    if dtype == TensorProto.BOOL:
+        return values.tobytes()
+    bits = BITS[tensor.data_type]
+    if tensor.data_type == TensorProto.BOOL:
         values = values != 0
     if bits == 6:
         return pack(values.astype(np.uint8), bits)
-    return values.astype(unit(bits)).tobytes()
+    return values.astype(unit(bits)).tobytes()  # an entry is a packed byte for 4- and 2-bit types
 
 
 def pack(elements: Values, bits: int) -> bytes:
-    """Elements, one per byte, to their packed form; the last byte is padded with zero bits."""
+    """Packs elements that take a byte each; the last byte is padded with zero bits."""
     if bits == 8:
         return elements.tobytes()
     spread = np.unpackbits(elements[:, None], axis=1, count=bits, bitorder="little")
@@ -135,14 +131,14 @@ def pack(elements: Values, bits: int) -> bytes:
 
 
 def unpack(data: bytes, bits: int, skip: int, count: int) -> Values:
-    """`count` packed elements from bit `skip` on, one per byte."""
+    """Returns `count` packed elements from bit `skip` on, one per byte."""
     flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     spread = flat[skip : skip + count * bits].reshape(count, bits)
     return np.packbits(spread, axis=1, bitorder="little").reshape(count)
 
 
 def _entries(dtype: int, count: int) -> int:
-    """Entries of the typed field for `count` elements."""
+    """Returns the number of entries of the typed field for `count` elements."""
     if dtype == TensorProto.STRING:
         return count
     bits = BITS[dtype]
@@ -152,8 +148,8 @@ def _entries(dtype: int, count: int) -> int:
 
 
 def _float_bytes(tensor: TensorProto) -> bytes:
-    """float_data bit for bit. By way of a Python float, signalling NaNs would change, so it goes
-    through the wire form: one tag byte, the length, the packed values."""
+    """Returns float_data bit for bit. A Python float would change signalling NaNs, so the values are taken
+    from the wire form: one tag byte, the length, the packed values."""
     alone = TensorProto()
     alone.float_data.MergeFrom(tensor.float_data)
     wire = bytes(alone.SerializeToString())
@@ -161,8 +157,8 @@ def _float_bytes(tensor: TensorProto) -> bytes:
 
 
 def own_tensors(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
-    """The tensors that an attribute holds itself, those of its bodies apart; of sparse ones the values and
-    the indices."""
+    """Yields the tensors that an attribute holds itself, not in its bodies. A sparse tensor counts as two,
+    its values and its indices."""
     if attribute.HasField("t"):
         yield attribute.t
     yield from attribute.tensors
@@ -185,7 +181,7 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 
 def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
-    """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
+    """Reads all fields: a damaged attribute may hold several, and say that it is of another type."""
     for attribute in attributes:
         yield from own_tensors(attribute)
         for graph in walk.graphs_of(attribute):

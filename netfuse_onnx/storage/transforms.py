@@ -30,7 +30,7 @@ _CACHED = 8  # an undo gives tiles of this fraction of its memory: they stay in 
 
 
 class Tile(NamedTuple):
-    """Some elements of a source: values[i, j, k] is copy k of element start + i * stride + j."""
+    """Holds some elements of a source: values[i, j, k] is copy k of element start + i * stride + j."""
 
     start: int
     stride: int
@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 
 
 class Transform(ABC):
-    """One way to rearrange the elements of a source weight. Instances are frozen: equal ones do the same."""
+    """Rearranges the elements of a source weight. Instances are frozen, and equal ones do the same."""
 
     pattern: ClassVar[str]
     """The text forms, as a regular expression whose groups are the fields of the class, whole numbers."""
@@ -49,20 +49,20 @@ class Transform(ABC):
         """The form in the metadata of merged files."""
 
     def fits(self, shape: Shape) -> bool:
-        """True for a shape of sources that this can be applied to."""
+        """Returns True for a shape of source that the transform can be applied to."""
         return True
 
     def count(self, shape: Shape) -> int:
-        """The number of elements that a source of this shape becomes."""
+        """Returns the number of elements of the part, for a source of this shape."""
         return math.prod(shape)
 
     @abstractmethod
     def apply(self, source: Elements, shape: Shape, memory: int) -> Elements:
-        """The part, from a source of this shape. It holds up to `memory` bytes."""
+        """Returns the part, from a source of this shape. Its reader holds up to `memory` bytes."""
 
     @abstractmethod
     def undo(self, part: Elements, shape: Shape, memory: int) -> Iterator[Tile]:
-        """All elements of the source and all copies of them, from the part. It holds up to `memory` bytes."""
+        """Yields every copy of each element of the source, from the part. It holds up to `memory` bytes."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,7 @@ class AsIs(Transform):
         return source
 
     def undo(self, part: Elements, shape: Shape, memory: int) -> Iterator[Tile]:
-        step = _elements(part, memory // _CACHED)
-        for start in range(0, part.count, step):
-            values = part.read(start, min(step, part.count - start))
-            yield Tile(start, 0, values.reshape(1, -1, 1))
+        return _in_order(part, 1, memory)
 
 
 AS_IS = AsIs()
@@ -103,12 +100,7 @@ class Repeat(Transform):
         return _Repeated(source, self.times)
 
     def undo(self, part: Elements, shape: Shape, memory: int) -> Iterator[Tile]:
-        count = math.prod(shape) if self.times else 0
-        step = max(1, _elements(part, memory // _CACHED) // max(1, self.times))
-        for start in range(0, count, step):
-            size = min(step, count - start)
-            values = part.read(start * self.times, size * self.times)
-            yield Tile(start, 0, values.reshape(1, size, self.times))
+        return _in_order(part, self.times, memory)
 
 
 @dataclass(frozen=True)
@@ -154,7 +146,7 @@ TYPES: tuple[type[Transform], ...] = (AsIs, Repeat, SwapLast, SwapAt)
 
 
 def parsed(text: str) -> Transform:
-    """The transform of this text form. ValueError where it is none."""
+    """Returns the transform of this text form. ValueError where it is none."""
     for each in TYPES:
         if match := re.fullmatch(each.pattern, text):
             transform = each(*map(int, match.groups()))
@@ -167,7 +159,7 @@ def parsed(text: str) -> Transform:
 
 
 class _Repeated:
-    """Each element of `source` `times` times."""
+    """Reads each element of `source` `times` times."""
 
     def __init__(self, source: Elements, times: int) -> None:
         self.source, self.times = source, times
@@ -182,7 +174,7 @@ class _Repeated:
 
 
 class _Transposed:
-    """Matrices [L, R, C], elements in the order [L, C, R].
+    """Reads matrices [L, R, C] in the order [L, C, R].
 
     It holds one band of columns of one matrix, transposed; a matrix of at most `memory` bytes is one band.
     """
@@ -207,7 +199,7 @@ class _Transposed:
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, self.dtype), *pieces])
 
     def _load(self, matrix: int, band: int) -> Values:
-        """Columns of one matrix as [columns of the band, rows]."""
+        """Returns a band of columns of one matrix as [columns of the band, rows]."""
         if self._at != (matrix, band):
             left = band * self.width
             right = min(left + self.width, self.columns)
@@ -224,8 +216,17 @@ class _Transposed:
 # --------------------------------------------------------------------------- what undo gives
 
 
+def _in_order(part: Elements, copies: int, memory: int) -> Iterator[Tile]:
+    """Yields the elements of a source, from a part that holds `copies` of each one in a row."""
+    count = part.count // max(1, copies)
+    step = max(1, _elements(part, memory // _CACHED) // max(1, copies))
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        yield Tile(start, 0, part.read(start * copies, size * copies).reshape(1, size, copies))
+
+
 def _columns_as_rows(part: Elements, rows: int, columns: int, memory: int) -> Iterator[Tile]:
-    """The elements of matrices [L, rows, columns], from a part that holds [L, columns, rows]."""
+    """Yields matrices [L, rows, columns] of a source, from a part that holds [L, columns, rows]."""
     size = rows * columns
     wide = max(1, min(columns, _elements(part, memory) // max(1, rows)))
     high = max(1, min(rows, _elements(part, memory // _CACHED) // max(1, columns)))
@@ -238,5 +239,5 @@ def _columns_as_rows(part: Elements, rows: int, columns: int, memory: int) -> It
 
 
 def _elements(source: Elements, nbytes: int) -> int:
-    """The number of elements that `nbytes` bytes of memory hold, at least one."""
+    """Returns the number of elements that `nbytes` bytes of memory hold, at least one."""
     return max(1, nbytes // source.dtype.itemsize)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -22,14 +22,14 @@ from netfuse_onnx.storage.transforms import Tile
 from netfuse_onnx.types import Extent, Weight
 
 _MEMORY = 8 << 20  # bytes that undoing a transform holds at a time
-Difference = int | None
-"""The byte offset of a difference in the raw form of a source, or None."""
+Difference = tuple[int, int] | None
+"""The model and the byte offset in its weight of a difference, or None."""
 
 
-def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> tuple[int, int] | None:
-    """Where the bytes at `merged` don't hold a source's weight: (model, byte offset in its raw form),
-    or None when all is equal. Of several differences it is the first that the comparison meets. Strings
-    are compared whole, and their offsets count them.
+def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> Difference:
+    """Returns a place where the bytes at `merged` differ from a source's weight, as (model, byte offset in
+    its raw form), or None when all are equal. Of several places it is the first that the comparison meets.
+    Strings are compared whole, and their offsets count strings.
 
     Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read.
     """
@@ -37,8 +37,10 @@ def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...])
     _check_size(recipe, merged)
     with Files() as files:
         periods = _Periods(elements_of(Weight(recipe.dtype, recipe.shape, merged), files), recipe)
-        differences = _in_turn if recipe.outer > 1 else _one_by_one
-        return next(differences(list(_comparisons(recipe, periods, files))), None)
+        walks = _walks(recipe, periods, files)
+        # In turn, a tile of each model, when parts are interleaved: those tiles lie in the same periods.
+        found = chain.from_iterable(zip_longest(*walks) if recipe.outer > 1 else walks)
+        return next(filter(None, found), None)
 
 
 def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> None:
@@ -51,29 +53,17 @@ def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> N
         raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} {unit}, {have} are there.")
 
 
-def _comparisons(recipe: Recipe, periods: _Periods, files: Files) -> Iterator[Iterator[Difference]]:
-    """The walk over each model's source. Walks that are done in turn hold twice the memory, all together."""
+def _walks(recipe: Recipe, periods: _Periods, files: Files) -> Iterator[Iterator[Difference]]:
+    """Yields a walk over the source of each model. Walks that are done in turn share twice the memory."""
     memory = 2 * _MEMORY // len(recipe.parts) if recipe.outer > 1 else _MEMORY
     for model, weight in enumerate(recipe.parts):
         part = _Part(periods, model)
         tiles = recipe.transform.undo(part, weight.shape, memory)
-        yield _compare(tiles, recipe.counts[model], elements_of(weight, files))
-
-
-def _one_by_one(walks: list[Iterator[Difference]]) -> Iterator[tuple[int, int]]:
-    """Differences as (model, offset): all of the first model's, all of the second's, ..."""
-    for model, walk in enumerate(walks):
-        yield from ((model, offset) for offset in walk if offset is not None)
-
-
-def _in_turn(walks: list[Iterator[Difference]]) -> Iterator[tuple[int, int]]:
-    """The same, one tile of every model at a time: interleaved parts are then read from the same periods."""
-    for step in zip_longest(*walks):
-        yield from ((model, offset) for model, offset in enumerate(step) if offset is not None)
+        yield _compare(model, tiles, recipe.counts[model], elements_of(weight, files))
 
 
 class _Periods:
-    """A merged weight as `outer` periods, each of one run of every part."""
+    """Reads a merged weight as `outer` periods, each of one run of every part."""
 
     def __init__(self, whole: Elements, recipe: Recipe) -> None:
         self.whole, self.outer = whole, recipe.outer
@@ -82,7 +72,7 @@ class _Periods:
         self._last: tuple[int, int, Values] | None = None
 
     def rows(self, first: int, end: int) -> Values:
-        """Periods first..end, one a row. The last answer is kept: the next model asks for the same ones."""
+        """Returns periods first..end, one a row. It keeps the last ones: the next model asks for the same."""
         if self._last is None or self._last[:2] != (first, end):
             values = self.whole.read(first * self.period, (end - first) * self.period)
             self._last = first, end, values.reshape(end - first, self.period)
@@ -90,7 +80,7 @@ class _Periods:
 
 
 class _Part:
-    """The elements that one model put into a merged weight, still transformed: a run of every period."""
+    """Reads the elements that come from one model, still transformed: its run of every period."""
 
     def __init__(self, periods: _Periods, model: int) -> None:
         self.periods, self.run = periods, periods.runs[model]
@@ -109,8 +99,8 @@ class _Part:
         return rows[:, self.before : self.before + self.run].reshape(-1)[lead : lead + count]
 
 
-def _compare(tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Difference]:
-    """For each tile the byte offset in the source of the first difference, None where there is none.
+def _compare(model: int, tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Difference]:
+    """Yields for each tile the first difference to the source, None where there is none.
 
     Raises InternalError when the tiles don't hold all `count` elements of the part.
     """
@@ -118,10 +108,10 @@ def _compare(tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Di
         rows, columns, copies = values.shape
         flat = source.read(start, (rows - 1) * stride + columns)
         steps = (stride * flat.itemsize, flat.itemsize, 0)
-        found = _unequal(values, as_strided(flat, values.shape, steps, writeable=False))
-        if found:
-            row, column = divmod(found[0] // copies, columns)
-            yield (start + row * stride + column) * source.bits // 8 + found[1]
+        difference = _unequal(values, as_strided(flat, values.shape, steps, writeable=False))
+        if difference:
+            row, column = divmod(difference[0] // copies, columns)
+            yield model, (start + row * stride + column) * source.bits // 8 + difference[1]
         else:
             yield None
         count -= values.size
@@ -129,13 +119,13 @@ def _compare(tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Di
         raise InternalError("The proof of the bytes left out elements of a weight.", "Please report this.")
 
 
-def _unequal(got: Values, want: Values) -> tuple[int, int] | None:
-    """The first element whose bits differ, and its first differing byte, which is 0 for strings."""
-    equal = got == want
+def _unequal(values: Values, source: Values) -> tuple[int, int] | None:
+    """Returns the first element whose bits differ and its first differing byte, which is 0 for strings."""
+    equal = values == source
     if equal.all():
         return None
     index = int(np.flatnonzero(~equal)[0])
-    if got.dtype == object:
+    if values.dtype == object:
         return index, 0
-    a, b = (x.reshape(-1)[index].tobytes() for x in (got, want))
+    a, b = (x.reshape(-1)[index].tobytes() for x in (values, source))
     return index, next(byte for byte in range(len(a)) if a[byte] != b[byte])

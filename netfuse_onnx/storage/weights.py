@@ -1,7 +1,7 @@
-"""Weights as bytes that stay where they are: read, compare, merge by recipe, copy.
+"""Operations on weights that stay in their files: read, compare, merge by recipe, copy.
 
-A weight is never held whole unless it is small: everything runs over blocks, so that memory depends
-neither on the number of models nor on their size. Values are compared and copied as bits.
+Only small weights are held whole. All others are read in blocks, so that memory depends neither on the
+number of models nor on their size. Values are compared and copied as bits.
 """
 
 from __future__ import annotations
@@ -20,28 +20,12 @@ from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import BITS, Values, pack, raw_values
 from netfuse_onnx.storage.tensors import nbytes as raw_nbytes
 from netfuse_onnx.storage.transforms import AS_IS
-from netfuse_onnx.storage.undo import first_difference
+from netfuse_onnx.storage.undo import first_difference as first_difference
 from netfuse_onnx.types import Extent, Weight
-
-__all__ = [
-    "array",
-    "blocks",
-    "copy",
-    "fetch",
-    "first_difference",
-    "nbytes",
-    "proto",
-    "recipe_nbytes",
-    "same",
-    "stored",
-    "stream",
-    "strings",
-    "weight_of",
-]
 
 MEMORY = 16 << 20  # bytes that a transform may hold
 _BLOCK = 1 << 20  # bytes
-_RUN = 1 << 16  # bytes of a run from which a system call of its own pays
+_RUN = 1 << 16  # bytes of a run for which a system call of its own is worth while
 _COPY = 16 << 20  # bytes per copy_file_range: an interrupt is answered in between
 _NO_RANGE = {
     errno.EXDEV,
@@ -55,8 +39,8 @@ _NO_RANGE = {
 
 
 def weight_of(tensor: TensorProto) -> Weight:
-    """The weight that a TensorProto of a skeleton (wire.scan) holds: an Extent when it is external,
-    raw bytes when inline in whichever field, a tuple of byte strings for a string tensor."""
+    """Returns the weight of a TensorProto of a skeleton (wire.scan). Its data is an Extent when it is
+    external, raw bytes when it is inline in any field, and a tuple of byte strings for a string tensor."""
     dtype, shape = tensor.data_type, tuple(tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         return Weight(dtype, shape, external.extent_of(tensor))
@@ -66,14 +50,14 @@ def weight_of(tensor: TensorProto) -> Weight:
 
 
 def nbytes(weight: Weight) -> int:
-    """Size in bytes of the raw form; of a string tensor, of its characters."""
+    """Returns the size in bytes of the raw form, or of the characters of a string tensor."""
     if isinstance(weight.data, tuple):
         return sum(map(len, weight.data))
     return raw_nbytes(weight.dtype, weight.shape)
 
 
 def proto(weight: Weight, name: str = "") -> TensorProto:
-    """An inline TensorProto with the values. Reads the whole weight: for small ones."""
+    """Returns an inline TensorProto with the values. It reads the whole weight: use it for small ones."""
     tensor = TensorProto(name=name, data_type=weight.dtype, dims=weight.shape)
     if isinstance(weight.data, tuple):
         tensor.string_data.extend(weight.data)
@@ -84,7 +68,7 @@ def proto(weight: Weight, name: str = "") -> TensorProto:
 
 
 def fetch(tensor: TensorProto) -> None:
-    """Brings the bytes of an external tensor of a skeleton inline, in place. Reads the whole tensor."""
+    """Brings the bytes of an external tensor of a skeleton inline, in place. It reads the whole tensor."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raw = b"".join(blocks(weight_of(tensor)))
         del tensor.external_data[:]
@@ -93,13 +77,13 @@ def fetch(tensor: TensorProto) -> None:
 
 
 def array(weight: Weight) -> Values:
-    """The values as a numpy array, of an ml_dtypes type where numpy has none, and of objects (str)
-    for strings. Reads the whole weight: for small ones."""
+    """Returns the values as a numpy array, of an ml_dtypes type where numpy has none, and of objects (str)
+    for strings. It reads the whole weight: use it for small ones."""
     return numpy_helper.to_array(proto(weight))
 
 
 def blocks(weight: Weight, size: int = _BLOCK) -> Iterator[bytes]:
-    """The raw form in blocks of `size` bytes, the last one shorter. FileFault when the file shrank."""
+    """Yields the raw form in blocks of `size` bytes, the last one shorter. FileFault when the file shrank."""
     total, data = nbytes(weight), _raw(weight)
     with Files() as files:
         for at in range(0, total, size):
@@ -107,8 +91,8 @@ def blocks(weight: Weight, size: int = _BLOCK) -> Iterator[bytes]:
 
 
 def same(a: Weight, b: Weight) -> bool:
-    """Whether two weights are equal in type, shape and every bit. Stops at the first difference; most
-    weights of a family differ in the first page."""
+    """Returns True when two weights are equal in type, shape and every bit. It stops at the first difference:
+    most weights of a family differ in the first page."""
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
     if a.data == b.data:
@@ -126,7 +110,8 @@ def same(a: Weight, b: Weight) -> bool:
 
 
 def stored(model: ModelProto) -> int:
-    """Bytes of all initializers of a model, whether it holds them or not; of strings, of their characters."""
+    """Returns the bytes of all initializers of a model, those in other files included. A string counts its
+    characters."""
     return sum(
         sum(map(len, tensor.string_data))
         if tensor.data_type == TensorProto.STRING
@@ -136,12 +121,12 @@ def stored(model: ModelProto) -> int:
 
 
 def recipe_nbytes(recipe: Recipe) -> int:
-    """Size in bytes of the merged weight."""
+    """Returns the size in bytes of the merged weight."""
     return raw_nbytes(recipe.dtype, recipe.shape)
 
 
 def stream(recipe: Recipe, block: int = _BLOCK) -> Iterator[bytes]:
-    """The merged weight's raw form in blocks of about `block` bytes.
+    """Yields the merged weight's raw form in blocks of about `block` bytes.
 
     Raises FileFault when a source can't be read, InternalError when the parts don't fill the shape.
     """
@@ -161,15 +146,14 @@ def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] |
     """Writes the merged weight to `fd` from byte `offset`.
 
     Long runs that need no transform are copied inside the kernel, the rest is streamed. `progress` is
-    told the bytes of each block. Raises OSError when the target can't be written, FileFault when a
+    told the bytes of each block. It raises OSError when the target can't be written, FileFault when a
     source can't be read.
     """
     report = progress or (lambda _: None)
     bits = _run_bits(recipe)
     if recipe.transform != AS_IS or any(size % 8 for size in bits) or min(bits, default=0) // 8 < _RUN:
         for block in stream(recipe):
-            _write(fd, block, offset)
-            offset += len(block)
+            offset = write(fd, offset, block)
             report(len(block))
         return
     recipe.check()
@@ -181,20 +165,20 @@ def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] |
 
 
 def strings(recipe: Recipe) -> list[bytes]:
-    """The elements of a merged string tensor. Raises InternalError as stream does."""
+    """Returns the elements of a merged string tensor. It raises InternalError as stream does."""
     recipe.check()
     with Files() as files:
         return [text for some in _values(recipe, files, False, _BLOCK) for text in some]
 
 
 def _run_bits(recipe: Recipe) -> list[int]:
-    """Size in bits of one run of each part, after the transform."""
+    """Returns the size in bits of one run of each part, after the transform."""
     return [count * BITS[recipe.dtype] // recipe.outer for count in recipe.counts]
 
 
 def _values(recipe: Recipe, files: Files, as_bytes: bool, block: int) -> Iterator[Values]:
-    """The merged elements. Without interleaving the parts come one by one, so that only one of them
-    holds a band to transpose; else they share that memory."""
+    """Yields the merged elements. Without interleaving the parts come one by one, so that only one of them
+    needs memory for its transform; else they share it."""
 
     def reader(weight: Weight, memory: int) -> Elements:
         if as_bytes:
@@ -210,7 +194,7 @@ def _values(recipe: Recipe, files: Files, as_bytes: bool, block: int) -> Iterato
 
 
 def _interleaved(readers: Sequence[Elements], outer: int, block: int) -> Iterator[Values]:
-    """Run 0 of every reader, run 1 of every reader, ..., in arrays of about `block` elements."""
+    """Yields run 0 of every reader, run 1 of every reader, ..., in arrays of about `block` elements."""
     sizes = [reader.count // outer for reader in readers]
     if max(sizes, default=0) > block // 16:
         for run in range(outer):
@@ -229,7 +213,7 @@ def _interleaved(readers: Sequence[Elements], outer: int, block: int) -> Iterato
 
 
 def _packed(values: Iterator[Values], bits: int) -> Iterator[bytes]:
-    """Elements of less than a byte in packed form; what doesn't fill whole bytes waits for the next."""
+    """Packs elements of less than a byte. Elements that don't fill whole bytes wait for the next ones."""
     rest = np.empty(0, np.uint8)
     for some in values:
         rest = np.concatenate((rest, some))
@@ -242,7 +226,7 @@ def _packed(values: Iterator[Values], bits: int) -> Iterator[bytes]:
 def _copy_run(
     weight: Weight, start: int, length: int, fd: int, offset: int, files: Files, report: Callable[[int], None]
 ) -> None:
-    """Bytes start..start+length of a weight to byte `offset` of `fd`."""
+    """Copies bytes start..start+length of a weight to byte `offset` of `fd`."""
     while length:
         some = min(length, _COPY)
         moved = 0
@@ -250,14 +234,13 @@ def _copy_run(
             moved = _in_kernel(files.fd(weight.data.path), weight.data.offset + start, some, fd, offset)
         if not moved:
             block = files.read(_raw(weight), start, min(some, _BLOCK))
-            _write(fd, block, offset)
-            moved = len(block)
+            moved = write(fd, offset, block) - offset
         start, offset, length = start + moved, offset + moved, length - moved
         report(moved)
 
 
 def _in_kernel(source: int, start: int, length: int, fd: int, offset: int) -> int:
-    """Bytes copied by copy_file_range; 0 where the system or the file systems can't."""
+    """Returns the number of bytes copied by copy_file_range; 0 where the system or a file system can't."""
     if not hasattr(os, "copy_file_range"):
         return 0
     try:
@@ -268,11 +251,13 @@ def _in_kernel(source: int, start: int, length: int, fd: int, offset: int) -> in
         raise
 
 
-def _write(fd: int, block: bytes, offset: int) -> None:
-    rest = memoryview(block)
+def write(fd: int, offset: int, data: bytes) -> int:
+    """Writes all of `data` to `fd` from byte `offset`; returns the byte where it ends."""
+    rest = memoryview(data)
     while rest:
         done = os.pwrite(fd, rest, offset)
         rest, offset = rest[done:], offset + done
+    return offset
 
 
 def _raw(weight: Weight) -> Extent | bytes:

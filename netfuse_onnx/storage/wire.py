@@ -1,9 +1,9 @@
-"""Where the bytes lie inside an ONNX file, found without reading them.
+"""The scanner of ONNX files: it finds where the bytes of tensors lie, without reading them.
 
-A model file is one protobuf message whose bulk is tensor data. The scanner walks the wire format with
-small reads, copies all that is small, and replaces large tensor data by a reference to its place
-(file, offset, length): the skeleton. Not a memory map: touched pages would count as resident memory,
-and memory must not grow with the models. Format: https://protobuf.dev/programming-guides/encoding/.
+A model file is one protobuf message, most of which is tensor data. The scanner walks the wire format with
+small reads, copies all that is small, and replaces large tensor data by a reference to its place (file,
+offset, length). The result is the skeleton. It uses no memory map: touched pages would count as resident
+memory, and memory must not grow with the models. Format: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from google.protobuf.message import DecodeError
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import external, spill
 from netfuse_onnx.storage.protobuf import Field, MalformedError, Window, varint
-from netfuse_onnx.storage.tensors import BITS, dtype_name, value_field
+from netfuse_onnx.storage.tensors import BITS, dtype_name, raw_values, value_field
 from netfuse_onnx.types import Extent
 
 _DEPTH = 90  # nested messages; protobuf itself stops at 100
 _DAMAGED = "The file is damaged or not an ONNX model: export or download it again."
 
-# What a large length-delimited field of a message is: a message to look into, or something else.
+# The messages in large length-delimited fields, by the number of the field.
 _TENSOR, _DROP = "tensor", "drop"
 _INSIDE: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 25: "function", 20: _DROP},  # 20: training_info, no part of inference
@@ -45,16 +45,9 @@ _PROTO: Mapping[str, Any] = {
     "attribute": onnx.AttributeProto,
     "sparse": onnx.SparseTensorProto,
 }
-_KNOWN = {kind: {f.number for f in proto.DESCRIPTOR.fields} for kind, proto in _PROTO.items()}
-_WIRES = {4: (2, 5), 5: (2, 0), 7: (2, 0), 9: (2,), 10: (2, 1), 11: (2, 0)}  # packed or not, by field
-_VALUES = {
-    4: "float_data",
-    5: "int32_data",
-    7: "int64_data",
-    9: "raw_data",
-    10: "double_data",
-    11: "uint64_data",
-}
+_NUMBERS = {name: {f.number for f in proto.DESCRIPTOR.fields} for name, proto in _PROTO.items()}
+_FIELDS = {field.number: field.name for field in onnx.TensorProto.DESCRIPTOR.fields}
+_VALUES = {n: _FIELDS[n] for n in (4, 5, 7, 9, 10, 11)}  # all but string_data
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,8 @@ class Scanned:
 
 
 def scan(path: str, *, threshold: int = 1024) -> Scanned:
-    """The skeleton of the model at `path`: tensor data of more than `threshold` bytes stays where it is.
-    Bytes as they lie in the file: the raw form of packed numbers may be eight times as long.
+    """Returns the skeleton of the model at `path`: tensor data of more than `threshold` bytes stays in the
+    file. Bytes count as they lie in the file: the raw form of packed numbers may be eight times as long.
 
     Raises FileFault for whatever cannot be read, is no valid model, or points outside its folder.
     """
@@ -83,21 +76,21 @@ def scan(path: str, *, threshold: int = 1024) -> Scanned:
     if not model.HasField("graph") or not model.opset_import:
         missing = "opset imports" if model.HasField("graph") else "graph"
         raise FileFault(f"{path} is not an ONNX model: it has no {missing}.", _DAMAGED)
-    extents, files = external.settle(model, path, threshold, scanner.found)
+    extents, files = external.resolve(model, path, threshold, scanner.extents)
     return Scanned(model, extents, files)
 
 
 def external_locations(path: str) -> frozenset[str]:
-    """The external data locations that the model at `path` names, as written there, unchecked."""
+    """Returns the external data locations that the model at `path` names, as written there, unchecked."""
     with _opened(path) as (fd, size):
         scanner = _Scanner(Window(fd, size), os.path.abspath(path), 1024)
         model = _parse(scanner, path)
-    return external.locations(model, scanner.found)
+    return external.locations(model, scanner.extents)
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[int, int]]:
-    """Descriptor and size in bytes of a model file; what can't be a model is a FileFault."""
+    """Gives descriptor and size in bytes of a model file. FileFault where it can't be a model."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -138,21 +131,21 @@ class _Scanner:
     window: Window
     path: str
     threshold: int
-    found: set[Extent] = field(default_factory=set)
+    extents: set[Extent] = field(default_factory=set)
 
     def skeleton(self) -> bytes:
         return self._message("model", 0, self.window.size, 0)
 
-    def _message(self, kind: str, start: int, end: int, depth: int) -> bytes:
-        """A message without its large data. Runs of small fields are copied as they stand."""
+    def _message(self, name: str, start: int, end: int, depth: int) -> bytes:
+        """Returns a message without its large data. Runs of small fields are copied as they stand."""
         if depth > _DEPTH:
             raise MalformedError(f"its graphs are nested more than {_DEPTH} levels deep")
         out, kept = [], start
         for one in self.window.fields(start, end):
             if one.wire != 2 or one.end - one.start <= self.threshold:
                 continue
-            inside = _INSIDE[kind].get(one.number)
-            if inside is None and one.number in _KNOWN[kind]:
+            inside = _INSIDE[name].get(one.number)
+            if inside is None and one.number in _NUMBERS[name]:
                 continue
             out.append(self.window.take(kept, one.at))
             kept = one.end
@@ -168,49 +161,40 @@ class _Scanner:
         return b"".join(out)
 
     def _tensor(self, at: Field) -> bytes:
-        """A TensorProto, its values replaced by their place when they are large."""
-        values: dict[int, list[Field]] = {}
-        out, kept, dtype, outside = [], at.start, 0, False
+        """Returns a TensorProto, its values replaced by their place when they are large."""
+        values: dict[int, Field] = {}  # the last field of each number
+        out, kept, dtype, outside, count, size = [], at.start, 0, False, 0, 0
         for one in self.window.fields(at.start, at.end):
             if one.number == 2 and one.wire == 0:
                 dtype = self.window.varint(one.start, one.end)[0]
             elif one.number in _VALUES:
-                _append(values.setdefault(one.number, []), one)
+                values[one.number] = one
+                count, size = count + 1, size + one.end - (one.start if one.wire == 2 else one.at)
             elif one.number == 14 and one.wire == 0:
                 outside = self.window.varint(one.start, one.end)[0] == 1
             if one.number in _VALUES or one.number in (13, 14):
                 out.append(self.window.take(kept, one.at))
                 kept = one.end
-        if sum(one.end - one.start for run in values.values() for one in run) <= self.threshold:
+        if size <= self.threshold:
             return self.window.take(at.start, at.end)
         if len(values) > 1 or outside:
             raise MalformedError(f"the tensor at byte {at.at} holds its values twice")
-        out += [self.window.take(kept, at.end), self._reference(dtype, *values.popitem())]
+        (last,) = values.values()
+        out += [self.window.take(kept, at.end), self._reference(at, dtype, last, count)]
         return b"".join(out)
 
-    def _reference(self, dtype: int, number: int, runs: list[Field]) -> bytes:
-        """The external_data fields for values in field `number`; those not in raw form are spilled."""
-        if dtype not in BITS or (number != 9 and _VALUES[number] != value_field(dtype)):
-            raise MalformedError(
-                f"a tensor of type {dtype_name(dtype)} can't keep its values in {_VALUES[number]}"
-            )
-        if number == 9 or (number in (4, 10) and len(runs) == 1 and runs[0].wire == 2):
-            extent = Extent(self.path, runs[-1].start, runs[-1].end - runs[-1].start)
+    def _reference(self, at: Field, dtype: int, last: Field, count: int) -> bytes:
+        """Returns the external_data fields for the values of the tensor at `at`, which are in `count` fields.
+        Values that are not in raw form there are decoded by onnx and go to a temporary file."""
+        name = _VALUES[last.number]
+        if dtype not in BITS or (name != "raw_data" and name != value_field(dtype)):
+            raise MalformedError(f"a tensor of type {dtype_name(dtype)} can't keep its values in {name}")
+        raw = name == "raw_data" or (name in ("float_data", "double_data") and count == 1)
+        if raw and last.wire == 2:
+            extent = Extent(self.path, last.start, last.end - last.start)
         else:
-            extent = spill.decode(self.window, runs, dtype)
-        self.found.add(extent)
+            extent = spill.store(raw_values(onnx.TensorProto.FromString(self.window.take(at.start, at.end))))
+        self.extents.add(extent)
         tensor = onnx.TensorProto()
         external.refer(tensor, extent)
         return bytes(tensor.SerializeToString())
-
-
-def _append(runs: list[Field], one: Field) -> None:
-    """Adds a field; values that stand unpacked, one field each, join into one run (wire != 2)."""
-    tag_bytes = one.start - one.at if one.wire != 2 else 1
-    if one.wire not in _WIRES[one.number] or tag_bytes != 1:
-        raise MalformedError(f"the tensor values at byte {one.at} have the wrong form")
-    last = runs[-1] if runs else None
-    if last and one.wire != 2 and one.wire == last.wire and last.end == one.at:
-        runs[-1] = last._replace(end=one.end)
-    else:
-        runs.append(one if one.wire == 2 else one._replace(start=one.at))

@@ -17,11 +17,11 @@ _BLOCK = 1 << 18  # bytes: stays in the second-level cache between the read and 
 
 
 class Digests:
-    """The digests of a family, being computed from the moment of construction.
+    """Computes the digests of a family, from the moment of construction.
 
     A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
-    files, the model first, one a line; names don't count. A context manager: what is not finished at its
-    end is stopped.
+    files, the model first, one a line; names don't count. It is a context manager, which stops unfinished
+    work at its end.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -42,25 +42,25 @@ class Digests:
         self.cancel()
 
     def result(self) -> tuple[str, ...]:
-        """One digest per source, in hex. Waits. FileFault when a file can't be read."""
+        """Waits for one digest per source, in hex. FileFault when a file can't be read."""
         files = self.files()
         return tuple(
             _joined([files[os.path.abspath(path)] for path in source.files]) for source in self._sources
         )
 
     def files(self) -> Mapping[str, str]:
-        """The digest of every file of every source by absolute path. Waits. FileFault as above."""
+        """Waits for the digest of every file of every source by absolute path. FileFault as above."""
         self._thread.join()
         if self._fault is not None:
             raise self._fault
         return self._files
 
     def confirm(self) -> None:
-        """FileFault when a file of a source is no longer what it was at construction. Waits. Where only its
-        stamp differs, which some network file systems do by themselves, it is hashed again."""
+        """Waits; raises FileFault when a file of a source is no longer what it was at construction. Where
+        only its stamp differs, which some network file systems change by themselves, it is hashed again."""
         files = self.files()
-        for path, known in self._stamps.items():
-            if path in self._replaced or (steady.stamp(path) != known and of_files([path]) != files[path]):
+        for path, stamp in self._stamps.items():
+            if path in self._replaced or (steady.stamp(path) != stamp and of_files([path]) != files[path]):
                 raise FileFault(f"{path} was replaced or changed while it was merged.", "Merge again.")
 
     def cancel(self) -> None:
@@ -70,13 +70,13 @@ class Digests:
 
     def _run(self) -> None:
         try:
-            known: dict[tuple[int, int], str] = {}  # one source given twice is read once
+            digests: dict[tuple[int, int], str] = {}  # one source given twice is read once
             for path, stamp in self._stamps.items():
                 status = os.stat(path)
                 key = (status.st_dev, status.st_ino)
-                if key not in known:
-                    known[key] = _hash(path, self._stop)
-                self._files[path] = known[key]
+                if key not in digests:
+                    digests[key] = _hash(path, self._stop)
+                self._files[path] = digests[key]
                 if steady.stamp(path) != stamp:
                     self._replaced.add(path)
         except OSError as error:
@@ -86,7 +86,7 @@ class Digests:
 
 
 def of_files(paths: Sequence[str]) -> str:
-    """The digest of one source that consists of these files, the model first. FileFault as above."""
+    """Returns the digest of one source that consists of these files, the model first. FileFault as above."""
     try:
         return _joined([_hash(path, threading.Event()) for path in paths])
     except OSError as error:

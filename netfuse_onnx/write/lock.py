@@ -1,7 +1,7 @@
-"""Locks between processes. The system takes them back when their process ends, however it ends.
+"""Locks between processes. The system releases them when their process ends, however it ends.
 
-flock(2) works on local file systems, and on network ones for files that are open for writing; where it does
-not work, callers are told so.
+flock(2) works on local file systems, and on network ones for files that are open for writing. Callers are
+told where it does not work.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Iterator
 
 PATIENCE = 300.0
 """Seconds to wait for a lock. Its holder renames a few files, which takes milliseconds, and syncs folders,
-which may take seconds on a busy disk. Who waits has a whole merge behind them."""
+which may take seconds on a busy disk. The waiting process has done a whole merge, which would be lost."""
 _PAUSE = 0.005  # seconds between two attempts
 
 
 class LockHeld(OSError):
-    """Another process did not give the lock back in time."""
+    """Another process did not release the lock in time."""
 
 
 def granted(fd: int) -> bool | None:
-    """The lock of an open file or folder is now this process's: False when another process holds it, None
-    where the file system has no locks."""
+    """Takes the lock of an open file or folder. Returns True when this process has it now, False when another
+    process has it, None where the file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -35,11 +35,11 @@ def granted(fd: int) -> bool | None:
 
 @contextlib.contextmanager
 def exclusive(path: str) -> Iterator[bool]:
-    """Holds the lock file `path`, which exists only meanwhile. Gives False where there are no locks, and then
-    does not wait. OSError when the file can't be made, LockHeld after PATIENCE.
+    """Holds the lock file `path`, which exists only during that time. Gives False where there are no locks,
+    and then does not wait. OSError when the file can't be made, LockHeld after PATIENCE.
 
-    The file is our own: a lock on the folder or the target would wait for ever where a user runs the merge
-    under flock(1) with that.
+    The file is our own: a lock on the folder or the target would never be granted where a user runs the merge
+    under flock(1) with one of them.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -64,7 +64,8 @@ def clear(path: str) -> None:
 
 
 def _opened(path: str) -> int:
-    """The lock file, open for writing. Whoever may write to the folder may lock: the file holds nothing."""
+    """Returns the lock file, open for writing. All users who may write to the folder may lock: it is
+    empty."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         with contextlib.suppress(FileNotFoundError):
@@ -77,7 +78,7 @@ def _opened(path: str) -> int:
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """The open file is the one at `path`: the last holder may have removed it since it was opened."""
+    """Returns True when the open file is still at `path`: its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
@@ -86,7 +87,7 @@ def _is_at(fd: int, path: str) -> bool:
 
 def _release(fd: int, path: str) -> None:
     """Removes the file first, so that nobody gets the lock of a file that is about to go. A signal may have
-    struck between getting the lock and noting so: asking again tells."""
+    come between getting the lock and recording it, so this asks for the lock again."""
     try:
         with contextlib.suppress(OSError):
             if granted(fd) is not False and _is_at(fd, path):

@@ -1,7 +1,7 @@
-"""What a merged model says about itself: one JSON value under the key `netfuse_onnx` of metadata_props.
+"""The metadata of a merged model: one JSON value under the key `netfuse_onnx` of metadata_props.
 
-It is enough for `inspect` to show what became of every node, and for `verify` to undo every merged weight
-when the sources are at hand. It is deterministic: no times, no paths.
+From it `inspect` shows how every node was merged, and `verify` undoes every merged weight and makes the merge
+again. It is deterministic: it holds no times and no paths.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The JSON value, read back. `weights` maps merged initializers to what `recipes` needs."""
+    """The JSON value, read back. `weights` maps merged initializers to the fields of their recipes."""
 
     version: str
     models: tuple[str, ...]
@@ -42,14 +42,14 @@ class Metadata:
     lowered: Lowered
     weights: Mapping[str, Mapping[str, Any]]
     tools: Mapping[str, str] = field(default_factory=dict)
-    """Versions of what the graph depends on, by package; none in files of old versions."""
+    """Versions of the packages that the graph depends on, by name; files of old versions have none."""
     constants: str = ""
     """SHA-256 of the target's constants, where the target is a file."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """Sizes of symbolic dimensions for which the plan was made."""
     names: tuple[Edge, ...] | None = None
-    """Each model's own names of inputs and outputs, which the merged ones are made of; None where all have
-    the first one's, or an old version wrote the file."""
+    """Each model's own names of inputs and outputs, from which the merged names are made. None where all
+    models have those of the first one, or an old version wrote the file."""
 
 
 def build(
@@ -65,7 +65,7 @@ def build(
     constants: str = "",
     dims: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
-    """All metadata_props of a merged model, the sources' own included. `digests`: SHA-256 by source."""
+    """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     value = {
         "format": FORMAT,
         "version": __version__,
@@ -88,7 +88,7 @@ def build(
 
 
 def read(path: str) -> Metadata:
-    """The metadata of a merged model file. Raises FileFault when it is no model, or has none."""
+    """Returns the metadata of a merged model file. FileFault when it is no model, or has none."""
     model = wire.scan(path).model
     validate.check(model, path)
     props = {entry.key: entry.value for entry in model.metadata_props}
@@ -115,31 +115,31 @@ def read(path: str) -> Metadata:
 
 
 def _names(family: Correspondence) -> list[list[list[str]]]:
-    """The own names of each model's inputs, and of its outputs, in the order of the first model's."""
+    """Returns the own names of each model's inputs and outputs, in the order of the first model's."""
     edges = [family.edge(model) for model in range(family.models)]
     return [[list(edge.inputs.values()), list(edge.outputs.values())] for edge in edges]
 
 
 def _edges(names: Sequence[Sequence[Sequence[str]]]) -> tuple[Edge, ...]:
-    """The edges that `_names` wrote down."""
+    """Returns the edges that `_names` wrote."""
     pairs = [[dict(zip(*sides, strict=True)) for sides in zip(names[0], row, strict=True)] for row in names]
     return tuple(Edge(inputs, outputs) for inputs, outputs in pairs)
 
 
 def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) -> list[str]:
-    """A warning for every source that is not, byte for byte, the one that was merged in its place.
+    """Returns a warning for every source that is not, byte for byte, the one that was merged in its place.
 
     Raises UsageFault when the right sources come in another order.
     """
-    known = metadata.sha256
-    if tuple(digests) != known and sorted(digests) == sorted(known):
-        ordered = [paths[digests.index(want)] for want in known]
+    merged = metadata.sha256
+    if tuple(digests) != merged and sorted(digests) == sorted(merged):
+        ordered = [paths[digests.index(digest)] for digest in merged]
         raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
-    rows = zip(paths, digests, known, metadata.models, strict=True)
+    rows = zip(paths, digests, merged, metadata.models, strict=True)
     return [
         f"{path} is not the file that was merged as {name}: its SHA-256 differs."
-        for path, got, want, name in rows
-        if got != want
+        for path, digest, expected, name in rows
+        if digest != expected
     ]
 
 
@@ -154,31 +154,32 @@ def fitting(metadata: Metadata, family: Correspondence, path: str) -> None:
 
 
 def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, Recipe]:
-    """The recipes of the merged weights, for sources that were matched again.
+    """Returns the recipes of the merged weights, for sources that were matched again.
 
     Raises FileFault where the metadata do not fit the sources or the merged file.
     """
     tensors = {t.name: t for t in wire.scan(path).model.graph.initializer}
-    found = {}
+    recipes = {}
     for name, line in metadata.weights.items():
         try:
             parts = family.weights[line["value"]]
             chosen = tuple(parts[i] for i in line.get("parts", range(len(parts))))
             outer, transform = line.get("outer", 1), line.get("transform", AS_IS)
             shape = tuple(tensors[name].dims)
-            found[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
-            found[name].check()
+            recipes[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
+            recipes[name].check()
         except (KeyError, IndexError, TypeError, ValueError, InternalError) as error:
             said = error.message.rstrip(".") if isinstance(error, InternalError) else repr(error)
             raise FileFault(
                 f"{path} says nothing usable about its weight {name!r}: {said}.",
                 "Are these the models that were merged? If so, merge again.",
             ) from error
-    return found
+    return recipes
 
 
 def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
-    """One merged weight. `parts` (positions among the models' weights) only where it is not all of them."""
+    """Returns the line of one merged weight. `parts`, positions among the models' weights, is left out where
+    they are all of them."""
     line: dict[str, Any] = {"value": recipe.value}
     if recipe.outer != 1:
         line["outer"] = recipe.outer
@@ -196,7 +197,8 @@ def _positions(recipe: Recipe, whole: Sequence[Any]) -> list[int]:
 
 
 def _inherited(family: Correspondence) -> dict[str, str]:
-    """The sources' metadata: what is equal in all models as it is, the rest as `model/KEY`."""
+    """Returns the sources' metadata: entries that are equal in all models as they are, others as
+    `model/KEY`."""
     kept: dict[str, str] = {}
     first = family.sources[0].metadata
     for key, value in first.items():

@@ -1,12 +1,11 @@
-"""Putting a merged model and its data file in their place, and removing the data files of earlier ones.
+"""Renaming a merged model and its data file to their final names, and removing data files of earlier models.
 
-The data file comes first, under a name that is unique to its content; then the model. Each is a rename, so
-whoever opens the target finds the old model or the new one. Who has opened the old one may open its data file
-only later. So that file stays until the next merge to the target is in its place, and for READERS_TIME at
-least. A data file that neither the current model nor the one before it uses is an orphan: every merge
-removes those of its target, whether an earlier merge or a killed run left them. That needs no records: a data
-file tells by its last bytes that it is ours and for which target, and the models in the folder tell who uses
-it.
+The data file comes first, under a name that is unique to its content; then the model. Each is a rename, so a
+reader who opens the target finds the old model or the new one. A reader who has opened the old model may open
+its data file later. So that file stays until the next merge to the target is done, and for READERS_TIME at
+least. A data file that neither the current model nor the one before it uses is an orphan: every merge removes
+those of its target, whether an earlier merge or a killed run left them. That needs no records: the last bytes
+of a data file name its target, and the models in the folder name the data files that they use.
 
 From reading the target to removing the last orphan, a lock keeps other merges to the target out. Without it
 the faster of two would remove, as an orphan, the data file of the slower, which is to rename its model next.
@@ -27,10 +26,10 @@ from netfuse_onnx.storage import wire
 from netfuse_onnx.write import lock
 
 READERS_TIME = 0.25
-"""Seconds for which a data file stays at least, counted from the replacement of its model."""
+"""A data file stays for at least so many seconds after the replacement of its model."""
 _UNLOCKED_TIME = 3600.0
-"""Seconds for which a data file stays where the file system has no locks, counted from its last change: it
-may be that of a model that another merge is about to rename."""
+"""A data file stays for so many seconds after its last change where the file system has no locks: another
+merge may be about to rename its model."""
 
 
 class Place:
@@ -62,14 +61,15 @@ class Place:
         return os.path.join(self.home, name)
 
     def _orphans(self, in_use: Set[str], alone: bool) -> list[str]:
-        """The data files of this target that are not in use; those of other models in the folder are among
-        them. Without a lock only old ones."""
+        """Returns the data files of this target that are not in `in_use`; other models in the folder may use
+        them. Without a lock it returns only old ones."""
         found = [name for name in os.listdir(self.home) if self._form.fullmatch(name) and name not in in_use]
         latest = float("inf") if alone else time.time() - _UNLOCKED_TIME
         return [name for name in found if self._is_ours(self._at(name), latest)]
 
     def _wait(self) -> None:
-        """Until the current model has stood for READERS_TIME: orphans may be those of the model before it."""
+        """Waits until the current model is READERS_TIME old: readers of the model before it may want
+        orphans."""
         with contextlib.suppress(OSError):
             left = os.stat(self._at(self.name)).st_ctime + READERS_TIME - time.time()
             if left > 0:
@@ -102,8 +102,8 @@ class Place:
         sync_folder(self.home)
 
     def _remove(self, orphans: Iterable[str]) -> None:
-        """Removes those that no model in the folder uses. A model that can't be read counts as using all; a
-        file named like a copy of one, say m.onnx.bak, counts if it can be read. Never fails."""
+        """Removes those orphans that no model in the folder uses. A model that can't be read counts as using
+        all; a file named like a copy of one, say m.onnx.bak, counts if it can be read. It never fails."""
         left = set(orphans)
         with contextlib.suppress(OSError):
             for entry in os.listdir(self.home) if left else ():
@@ -116,7 +116,8 @@ class Place:
                     os.unlink(self._at(name))
 
     def _is_ours(self, path: str, latest: float) -> bool:
-        """The file ends like a data file of this target, and has not changed since the time `latest`."""
+        """Returns True for a file that ends like a data file of this target and last changed before
+        `latest`."""
         with contextlib.suppress(OSError), open(path, "rb", opener=_opener) as file:
             status = os.fstat(file.fileno())
             start = status.st_size - len(self._mark)
@@ -126,12 +127,12 @@ class Place:
 
 
 def mark(name: str) -> bytes:
-    """The last bytes of a data file of the target `name`."""
+    """Returns the last bytes of a data file of the target `name`."""
     return b"\nnetfuse-onnx: weights of " + os.fsencode(name) + b"\n"
 
 
 def sync_folder(folder: str) -> None:
-    """The entries of a folder to disk, where the file system can do that."""
+    """Syncs the entries of a folder to disk, where the file system can do that."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -143,7 +144,7 @@ def sync_folder(folder: str) -> None:
 
 
 def _locations(path: str) -> frozenset[str] | None:
-    """The data files that a model names; None when it can't be told."""
+    """Returns the data files that a model names; None when the model can't be read."""
     try:
         return wire.external_locations(path)
     except Exception:  # the files of others beside ours may be anything

@@ -1,7 +1,8 @@
-"""The form of the JSON value in a merged file: what each key must hold.
+"""The form of the JSON value in a merged file: the type and range of each key.
 
-Anybody can write such a value. What passes here has the types, sizes and counts that the readers rely on;
-what does not is a ValueError that says which key. Unknown keys are left out: a newer writer may have more.
+Anybody can write such a value. A value that passes these checks has the types, sizes and counts that the
+readers rely on; for any other they raise a ValueError that names the key. Unknown keys are left out: a newer
+writer may have more.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from netfuse_onnx.types import Became
 MOST = 2**31 - 1
 """The largest count, size or position."""
 Check = Callable[[Any], Any]
-"""Gives the value back in the form that is read, or raises ValueError with what it should be."""
+"""Returns the value in the form that is read, or raises a ValueError that says what is wrong with it."""
 
 
 def parsed(text: str) -> Any:
-    """The JSON value of a text. ValueError where it is none: also for NaN, infinities and deep nesting."""
+    """Returns the JSON value of a text. ValueError where it has none, or has NaN, infinities or deep
+    nesting."""
     try:
         return json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except RecursionError as error:
@@ -55,14 +57,14 @@ def truth(value: Any) -> bool:
 
 
 def count(value: Any) -> int:
-    """A whole number from 0 up."""
+    """Accepts a whole number from 0 to MOST."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
         raise ValueError(f"is not a whole number between 0 and {MOST}")
     return value
 
 
 def size(value: Any) -> int:
-    """A whole number from 1 up."""
+    """Accepts a whole number from 1 to MOST."""
     if count(value) == 0:
         raise ValueError("is 0")
     return int(value)
@@ -75,19 +77,19 @@ def number(value: Any) -> float:
 
 
 def transform(value: Any) -> transforms.Transform:
-    """The transform of a recipe."""
+    """Reads the transform of a recipe."""
     return transforms.parsed(text(value))
 
 
 def target(value: Any) -> str:
-    """That of a plan: a word, or a file of constants."""
+    """Accepts the target of a plan: a word, or a file of constants."""
     if text(value) not in ("generic", "cpu", "cuda") and not value.endswith(".json"):
         raise ValueError("is no target")
     return str(value)
 
 
 def model(value: Any) -> str:
-    """The name of a model, which stands before a slash."""
+    """Accepts the name of a model, which stands before a slash."""
     if not text(value) or "/" in value:
         raise ValueError("is no name of a model")
     return str(value)
@@ -115,7 +117,7 @@ def listed(item: Check) -> Check:
 
 
 def mapped(item: Check) -> Check:
-    """An object of any keys whose values are all alike."""
+    """Accepts an object of any keys whose values are all of one type."""
 
     def check(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -126,7 +128,7 @@ def mapped(item: Check) -> Check:
 
 
 def record(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
-    """An object of known keys."""
+    """Accepts an object of these keys, and leaves out all others."""
 
     def check(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -134,8 +136,8 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Chec
         for key in required:
             if key not in value:
                 raise ValueError(f"has no {key!r}")
-        known = {**required, **optional}
-        return {key: _at(key, known[key], entry) for key, entry in value.items() if key in known}
+        checks = {**required, **optional}
+        return {key: _at(key, checks[key], entry) for key, entry in value.items() if key in checks}
 
     return check
 
@@ -186,7 +188,7 @@ _VALUE = record(
 
 
 def _paired(value: Any) -> dict[str, Any]:
-    """The value, whose models have names of their own and a digest each."""
+    """Accepts a value whose models have names of their own and a digest each."""
     found: dict[str, Any] = _VALUE(value)
     models = found["models"]
     if not models or len(set(models)) < len(models) or len(found["sha256"]) != len(models):

@@ -1,9 +1,9 @@
-"""Writing beside the target so that it is, at every moment, the old model or the new one, whole.
+"""Writing beside the target, which at every moment is the whole old model or the whole new one.
 
 The new files are made under their final names in a hidden folder beside the target, so that they can
-be loaded and proven there. Then they are placed (placing.py). What a killed run leaves is that hidden
-folder; the next run to the same target removes it. A lock on the folder tells a dead run from a live one.
-Where the name given is a link, the target is what it points to, and the link stays.
+be loaded and proven there. Then they are placed (placing.py). A killed run leaves that hidden folder, and the
+next run to the same target removes it. A lock on the folder tells a dead run from a live one. Where the given
+name is a link, the target is the file behind it, and the link stays.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from netfuse_onnx.write.placing import Place, sync_folder
 
 
 class Staging:
-    """The hidden folder of one run, and the target that its files are for. Raises FileFault."""
+    """Holds the hidden folder of one run, and the target that its files are for. It raises FileFault."""
 
     def __init__(self, out: str) -> None:
         self.out = real(out)
         self.home, self.name = os.path.split(self.out)
-        # By the stem, in one case: what may share data files, or be one file, shares the lock.
+        # One lock for all targets that may share data files, or be one file: by stem, in one case.
         stem = self.name.removesuffix(".onnx").casefold()
         self._prefix = f".netfuse-onnx-{hashlib.blake2b(os.fsencode(stem), digest_size=4).hexdigest()}-"
         self._place = Place(self.home, self.name, os.path.join(self.home, self._prefix + "lock"))
@@ -37,7 +37,7 @@ class Staging:
         self.folder, self._lock = self._make()
 
     def create(self, name: str) -> int:
-        """A new file for writing, with the permissions of the target that it may replace."""
+        """Opens a new file for writing, with the permissions of the target that it may replace."""
         fd = os.open(
             os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
         )
@@ -46,17 +46,17 @@ class Staging:
         return fd
 
     def sync(self) -> None:
-        """The folder's own entries to disk; its files were synced as they were written."""
+        """Syncs the folder's entries to disk; its files were synced as they were written."""
         sync_folder(self.folder)
 
     def place(self, data: str | None) -> None:
-        """Puts the model and its data file `data` in their place. OSError when that fails."""
+        """Moves the model and its data file `data` to the target. OSError when that fails."""
         self.sync()
         self._place.put(self.folder, data)
 
     def check_room(self, size: int) -> None:
-        """FileFault unless `size` bytes fit beside what is there. Where they do not, the data files go that
-        only readers of an earlier model may want."""
+        """Raises FileFault unless `size` bytes fit on the disk. Where they do not, it first removes the data
+        files that only readers of an earlier model may want."""
         try:
             check_room(self.out, size)
         except FileFault:
@@ -64,67 +64,70 @@ class Staging:
             check_room(self.out, size)
 
     def remove(self) -> None:
-        """Removes the folder. Never fails."""
+        """Removes the folder. It never fails."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
 
     def _make(self) -> tuple[str, int]:
-        """The folder and its lock, which dies with the process. A sweeping neighbour may take a folder
-        between the two steps; then another one is made."""
+        """Makes the folder and locks it; the lock ends with the process. Another run may remove the folder
+        between the two steps; then a new one is made."""
         while True:
             folder = os.path.join(self.home, self._prefix + secrets.token_hex(4))
             # A signal may unwind the stack before anybody holds this object: then its end is the folder's.
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             os.mkdir(folder, 0o700)
-            held = _locked(folder)
-            if os.path.isdir(folder) and held is not None:
-                return folder, held
-            if held is not None:
-                os.close(held)
+            fd = _locked(folder)
+            if os.path.isdir(folder) and fd is not None:
+                return folder, fd
+            if fd is not None:
+                os.close(fd)
 
     def _sweep_dead(self) -> None:
-        """Removes what killed runs to this target have left; a data file that one has placed goes later, for
-        that needs to know which is the current one."""
+        """Removes the folders that killed runs to this target have left. A data file that such a run has
+        placed is removed later, when it is known which one is current."""
         for entry in os.listdir(self.home):
             if entry.startswith(self._prefix):
                 folder = os.path.join(self.home, entry)
-                held = _locked(folder)
-                if held is not None and held >= 0:
+                fd = _locked(folder)
+                if fd is not None and fd >= 0:
                     shutil.rmtree(folder, ignore_errors=True)
-                    os.close(held)
+                    os.close(fd)
         lock.clear(self._place.lock)
 
 
 def real(out: str) -> str:
-    """The file that writing to `out` is to replace: through a link that is its last part, the file behind
-    it. A link stays a link."""
+    """Returns the file that writing to `out` replaces. Where the last part of `out` is a link, it is the file
+    behind it: a link stays a link."""
     path = os.path.abspath(out)
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def elsewhere(out: str) -> bool:
-    """The name `out` is a link to a file in another folder. ONNX Runtime looks for a data file in the folder
-    of the name that it is given; a link there to the data file is taken by some of its versions only."""
+    """Returns True when `out` is a link to a file in another folder. ONNX Runtime looks for a data file in
+    the folder of the name that it is given; only some of its versions follow a link there to the data
+    file."""
     return os.path.realpath(os.path.dirname(os.path.abspath(out))) != os.path.dirname(os.path.realpath(out))
 
 
 def check_target(out: str, read: Iterable[str], *, external: bool = False) -> None:
-    """FileFault unless `out` can be written: its folder exists, it is no folder or device, and it is
-    none of the files in `read` (by device and inode). Links are followed. `external`: a data file comes with
-    it, which has to be found by the name `out`."""
+    """Raises FileFault unless `out` can be written: its folder exists, it is no folder or device, and it is
+    none of the files in `read` (by device and inode). Links are followed. `external`: the model has a data
+    file, which ONNX Runtime must find by the name `out`."""
     if not out:
         raise FileFault("The output file has no name: ''.", "Name the model file to write, say merged.onnx.")
     home = os.path.dirname(real(out))
     if not os.path.isdir(home):
-        what = "is not a folder" if os.path.lexists(home) else "does not exist"
-        raise FileFault(f"{out} can't be written: {home} {what}.", "Create the folder, or name another one.")
+        reason = "is not a folder" if os.path.lexists(home) else "does not exist"
+        raise FileFault(
+            f"{out} can't be written: {home} {reason}.", "Create the folder, or name another one."
+        )
     if os.path.isdir(out) or not os.path.basename(out):
         raise FileFault(f"{out} is a folder.", "Name the model file to write, say merged.onnx in it.")
     if _through_device(out):
         raise FileFault(f"{out} is a device or stream.", "Name a file to write the model to.")
-    target = _there(out)
+    target = _existing(out)
     if external and elsewhere(out):
         raise FileFault(
             f"{out} is a link into another folder, and ONNX Runtime looks for a data file beside the link.",
@@ -139,7 +142,7 @@ def check_target(out: str, read: Iterable[str], *, external: bool = False) -> No
 
 
 def unwritable(out: str, error: OSError) -> FileFault:
-    """The FileFault for a failed write."""
+    """Returns the FileFault for a failed write."""
     home = os.path.dirname(real(out))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FileFault(f"{out} can't be written: no room left in {home}.", "Free some, or write elsewhere.")
@@ -151,7 +154,7 @@ def unwritable(out: str, error: OSError) -> FileFault:
 
 
 def check_room(out: str, size: int) -> None:
-    """FileFault unless `size` bytes fit where `out` goes, beside what is there."""
+    """Raises FileFault unless `size` bytes fit on the disk of `out`."""
     home = os.path.dirname(real(out))
     disk = os.statvfs(home)
     free = disk.f_bavail * disk.f_frsize
@@ -162,8 +165,9 @@ def check_room(out: str, size: int) -> None:
         )
 
 
-def _there(out: str) -> os.stat_result | None:
-    """The file that stands at `out`, None where there is none. FileFault for what is no regular file."""
+def _existing(out: str) -> os.stat_result | None:
+    """Returns the status of the file at `out`, None where there is none. FileFault for all but a regular
+    file."""
     try:
         target = os.stat(out)
     except FileNotFoundError:
@@ -176,8 +180,8 @@ def _there(out: str) -> os.stat_result | None:
 
 
 def _through_device(out: str) -> bool:
-    """Whether `out`, or a link on the way from it, lies where devices and open files have names: what is
-    behind /dev/stdout may be a regular file, but it is the shell's to write. /dev/shm is a folder."""
+    """Returns True when `out`, or a link on the way from it, lies in a folder of devices or open files.
+    Behind /dev/stdout may be a regular file, but the shell writes it. /dev/shm is an ordinary folder."""
     path = os.path.abspath(out)
     for _ in range(40):  # as many as the system follows
         home = os.path.realpath(os.path.dirname(path))
@@ -191,8 +195,8 @@ def _through_device(out: str) -> bool:
 
 
 def _locked(folder: str) -> int | None:
-    """A descriptor that holds the folder's lock; -1 where the file system has no locks; None when
-    another process holds it, or the folder is gone."""
+    """Returns a descriptor that holds the folder's lock; -1 where the file system has no locks; None when
+    another process has the lock, or the folder does not exist."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

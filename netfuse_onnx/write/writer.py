@@ -1,6 +1,6 @@
-"""The merged model to disk: offsets first, then bytes, then the names.
+"""The writer of merged models: it computes all offsets, writes the bytes, and renames the files at the end.
 
-Weights are streamed by their recipes from where they lie; memory depends neither on the number of
+Weights are streamed by their recipes from their files; memory depends neither on the number of
 models nor on their size. The bytes depend only on the merged graph, the sources and the metadata.
 """
 
@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 import onnx
@@ -41,9 +40,9 @@ _FORMAT = 2  # of the data file: goes into its name
 
 
 class Staged:
-    """A merged model that is complete and on disk, but not yet in its place.
+    """A merged model that is complete and on disk, but not yet at its target.
 
-    `model_path` can be loaded. A context manager: what was not committed is discarded.
+    `model_path` can be loaded. It is a context manager, which discards a model that was not committed.
     """
 
     def __init__(self, folder: staging.Staging, data: str | None, digests: Digests) -> None:
@@ -54,7 +53,8 @@ class Staged:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The model, then its data file if it has one, at their final paths. `size` is in bytes, together."""
+        """The final paths of the model and of its data file, if it has one. `size` is their bytes
+        together."""
         return tuple(os.path.join(self._staging.home, name) for name in self._names)
 
     @property
@@ -62,8 +62,8 @@ class Staged:
         return (self._staging.name, self._data) if self._data else (self._staging.name,)
 
     def names(self, shown: str) -> Mapping[str, str]:
-        """Paths that last until the commit -> what to call them: the model `shown`, and what is beside it by
-        its final path."""
+        """Returns the names for messages of paths that last until the commit: `shown` for the model, and
+        final paths for the files beside it."""
         folder = os.path.dirname(self.model_path)
         return {
             self.model_path: shown,
@@ -72,8 +72,8 @@ class Staged:
         }
 
     def commit(self) -> None:
-        """Puts the model in its place. FileFault when that fails, or when a source has changed since it was
-        read; then the old model still stands."""
+        """Moves the model to its target. FileFault when that fails, or when a source has changed since it was
+        read; then the old model is still there."""
         try:
             self._sources.confirm()
             self._staging.place(self._data)
@@ -84,16 +84,14 @@ class Staged:
         self.model_path = self.out
 
     def discard(self) -> None:
-        """Removes everything that was written. Does nothing after a commit."""
+        """Removes everything that was written. It does nothing after a commit."""
         if self.model_path != self.out:
             self._staging.remove()
 
     def __enter__(self) -> Staged:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
 
@@ -144,21 +142,21 @@ def stage(
 
 
 def check(out: str, sources: Sequence[Source]) -> None:
-    """What can be said before any work: FileFault when `out` can't be written or is a file of a source."""
+    """Raises FileFault, before any work, when `out` can't be written or is a file of a source."""
     staging.check_target(out, _files(sources))
 
 
 def read_merged(path: str) -> Mapping[str, Weight]:
-    """Each initializer of a written model, small ones too, by reference to its bytes; strings and what is
-    empty as it is. For the byte proof. FileFault as wire.scan."""
+    """Returns the initializers of a written model, small ones too, by reference to their bytes; strings and
+    empty ones are held. The byte proof reads them. FileFault as wire.scan."""
     scanned = wire.scan(path, threshold=0)
-    found = {}
+    held = {}
     for tensor in scanned.model.graph.initializer:
         data: Extent | bytes | tuple[bytes, ...] = scanned.extents.get(tensor.name, b"")
         if tensor.data_type == TensorProto.STRING:
             data = tuple(tensor.string_data)
-        found[tensor.name] = Weight(tensor.data_type, tuple(tensor.dims), data)
-    return found
+        held[tensor.name] = Weight(tensor.data_type, tuple(tensor.dims), data)
+    return held
 
 
 def _files(sources: Sequence[Source]) -> list[str]:
@@ -176,8 +174,8 @@ def _check_single(out: str, size: int) -> None:
 
 
 class _Skeleton:
-    """The merged model taken apart into what is written: the initializers with recipes, in order, and
-    the serialised rest."""
+    """Splits the merged model into the pieces that are written: the heads of the initializers with recipes,
+    in order, and the serialised rest."""
 
     def __init__(self, merged: Merged) -> None:
         model = onnx.ModelProto()
@@ -202,7 +200,7 @@ class _Skeleton:
         self.size = len(self.model) + len(self.graph) + weight + 256 * len(self.heads)
 
     def tail(self, metadata: Mapping[str, str]) -> bytes:
-        """The metadata_props fields, written last: the digests are not known before."""
+        """Returns the metadata_props fields. They are written last, because they need the digests."""
         entries = {**self.metadata, **metadata}
         protos = (onnx.StringStringEntryProto(key=key, value=value) for key, value in entries.items())
         return b"".join(_field(_METADATA, proto.SerializeToString()) for proto in protos)
@@ -210,7 +208,7 @@ class _Skeleton:
 
 @dataclass(frozen=True)
 class _Job:
-    """One write: what, where to, and who is told."""
+    """Holds the arguments of one write."""
 
     skeleton: _Skeleton
     recipes: Mapping[str, Recipe]
@@ -224,7 +222,7 @@ class _Job:
         return self.skeleton.tail(given)
 
     def teller(self) -> Callable[[int], None]:
-        """Adds up what copy() reports for one run over all recipes."""
+        """Returns a function that adds up the bytes that copy() reports, over all recipes."""
         done = 0
 
         def tell(count: int) -> None:
@@ -236,24 +234,25 @@ class _Job:
 
 
 def _write_inline(job: _Job) -> None:
-    """One valid ModelProto with one graph field: every length is known before the bytes are read."""
+    """Writes one valid ModelProto with one graph field: every length is known before the bytes are read."""
     skeleton = job.skeleton
     heads = [_inline_head(head, job.recipes[head.name]) for head in skeleton.heads]
     sizes = [weights.recipe_nbytes(job.recipes[head.name]) for head in skeleton.heads]
     graph_size = len(skeleton.graph) + sum(map(len, heads)) + sum(sizes)
     with _created(job.folder, job.folder.name) as fd:
-        at = _put(fd, 0, skeleton.model + _GRAPH + varint(graph_size) + skeleton.graph)
+        at = weights.write(fd, 0, skeleton.model + _GRAPH + varint(graph_size) + skeleton.graph)
         tell = job.teller()
         for proto, head, size in zip(skeleton.heads, heads, sizes, strict=True):
-            at = _put(fd, at, head)
+            at = weights.write(fd, at, head)
             weights.copy(job.recipes[proto.name], fd, at, tell)
             at += size
         os.fsync(fd)  # while the digests, which the tail waits for, are still being computed
-        _put(fd, at, job.tail())
+        weights.write(fd, at, job.tail())
 
 
 def _write_external(job: _Job) -> str:
-    """The weights in a file of their own, the model refers to it by its base name; returns that name."""
+    """Writes the weights to a file of their own, which the model names by its base name; returns that
+    name."""
     heads, tell, at = job.skeleton.heads, job.teller(), 0
     places = []
     unnamed = "data"
@@ -265,7 +264,7 @@ def _write_external(job: _Job) -> str:
             weights.copy(recipe, fd, at, tell)
             places.append((at, size))
             at += size
-        _put(fd, at, placing.mark(job.folder.name))
+        weights.write(fd, at, placing.mark(job.folder.name))
     stem = job.folder.name.removesuffix(".onnx")
     name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
@@ -275,12 +274,12 @@ def _write_external(job: _Job) -> str:
         fields.append(_field(_INITIALIZER, head.SerializeToString(deterministic=True)))
     body = job.skeleton.graph + b"".join(fields)
     with _created(job.folder, job.folder.name) as fd:
-        _put(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
+        weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
     return name
 
 
 def _head(tensor: TensorProto, recipes: Mapping[str, Recipe]) -> TensorProto:
-    """Name, type and shape of an initializer with a recipe, and no values."""
+    """Returns an initializer with a recipe without its values: name, type and shape."""
     recipe = recipes[tensor.name]
     if (tensor.data_type, tuple(tensor.dims)) != (recipe.dtype, recipe.shape):
         raise InternalError(f"Weight {tensor.name!r} and its recipe differ in shape.", "Please report this.")
@@ -292,7 +291,7 @@ def _head(tensor: TensorProto, recipes: Mapping[str, Recipe]) -> TensorProto:
 
 
 def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
-    """What stands in the graph before the recipe's bytes: tag and length of the initializer, its small
+    """Returns the bytes of the graph before those of the recipe: tag and length of the initializer, its small
     fields, tag and length of raw_data."""
     small = bytes(head.SerializeToString(deterministic=True))
     size = weights.recipe_nbytes(recipe)
@@ -301,9 +300,8 @@ def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
 
 
 def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
-    """8 hex digits that stand for the data file's bytes, without reading them: they follow from the
-    recipes, in the file's order, and the sources' digests. What lies in no source
-    file, small or decoded weights, is read."""
+    """Returns 8 hex digits that stand for the data file's bytes, without reading them: the bytes follow from
+    the recipes, in the file's order, and the sources' digests. Only weights in no source file are read."""
 
     def part(weight: Weight) -> list[object]:
         if isinstance(weight.data, Extent) and weight.data.path in files:
@@ -323,22 +321,13 @@ def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
 
 @contextmanager
 def _created(folder: staging.Staging, name: str) -> Iterator[int]:
-    """A descriptor of a new file in the staging folder, synced to disk at the end."""
+    """Gives a descriptor of a new file in the staging folder, which is synced to disk at the end."""
     fd = folder.create(name)
     try:
         yield fd
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _put(fd: int, at: int, data: bytes) -> int:
-    """Writes all of `data` at byte `at`; returns where it ends."""
-    rest = memoryview(data)
-    while rest:
-        done = os.pwrite(fd, rest, at)
-        rest, at = rest[done:], at + done
-    return at
 
 
 def _field(tag: bytes, value: bytes) -> bytes:

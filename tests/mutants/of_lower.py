@@ -62,8 +62,8 @@ MUTATIONS = (
     mutation(
         "the-number-of-model-0",
         "netfuse_onnx/emit/stored.py",
-        "found = weights.array(recipe.parts[0]) if len(recipe.parts) == 1 else None",
-        "found = weights.array(recipe.parts[0])",
+        "values = weights.array(recipe.parts[0]) if len(recipe.parts) == 1 else None",
+        "values = weights.array(recipe.parts[0])",
         equivalent="Both callers ask for one element first, and a weight of several models has an axis as long as "
         "there are models.",
     ),

@@ -209,14 +209,14 @@ MUTATIONS = (
     mutation(
         "sources-in-any-order",
         "netfuse_onnx/write/metadata.py",
-        "if tuple(digests) != known and sorted(digests) == sorted(known):",
+        "if tuple(digests) != merged and sorted(digests) == sorted(merged):",
         "if False:",
         "test_verify.py::test_another_order_is_refused",
     ),
     mutation(
         "strangers-not-named",
         "netfuse_onnx/write/metadata.py",
-        "        if got != want\n",
+        "        if digest != expected\n",
         "        if False\n",
         "test_verify.py::test_a_strange_source_is_named",
     ),
