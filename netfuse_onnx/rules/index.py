@@ -67,8 +67,9 @@ def slices(site: Site) -> Iterator[Option]:
             moved = layout.shifted(axes)
             if not site.has(1):
                 return emit_same_op(site, [ins[0]], emit, axes=moved)
-            int32 = site.inputs[1].dtype == TensorProto.INT32
-            moved_axes = emit.const(moved, "int32" if int32 else "int64")
+            moved_axes = emit.const(moved)
+            if site.inputs[1].dtype == TensorProto.INT32:
+                moved_axes = emit.const(moved, "int32")
             return emit_same_op(site, [*ins[:3], moved_axes, *ins[4:5]], emit)
 
         return emit_slice
