@@ -20,6 +20,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from netfuse_onnx.layouts import merged_dims
 from netfuse_onnx.ops.schemas import facts
+from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
@@ -201,6 +202,14 @@ class Emitter:
     def is_weight(self, tensor: Tensor) -> bool:
         """True for a tensor whose bytes are laid out by a recipe."""
         return tensor.name in self.recipes
+
+    def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
+        """The elements of a weight in the layout that it was fetched in; None for one of more than `most`, and
+        for any other tensor."""
+        recipe = self.recipes.get(x.name)
+        if recipe is None or recipe.transform or math.prod(recipe.shape) > most:
+            return None
+        return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 
     def weights_read(self) -> list[tuple[gs.Constant, Recipe]]:
         """The weights that nodes read, with their recipes, in the order in which they were first wanted."""

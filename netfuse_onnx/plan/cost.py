@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import moves_nothing, route, volume
 from netfuse_onnx.ops.steering import UNJOINABLE
-from netfuse_onnx.rules import Site
+from netfuse_onnx.plan.account import Account, Accounts
+from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import (
     PER_MODEL,
     SHARED,
-    Became,
     Correspondence,
     Dim,
     Layout,
@@ -43,18 +43,23 @@ class Cost:
     tuned = False
     """Whether options that only pay by measured costs are on offer."""
 
-    def __init__(self, models: int) -> None:
+    def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
+        self.accounts = accounts or Accounts()
 
     def priced(self, corr: Correspondence) -> Correspondence:
         """The family with the types by which it is priced."""
         return corr
 
-    def lowering(self, offer: Lowering, site: Site) -> float:
-        """What a node costs in one of its lowerings."""
-        if offer.became is Became.REPLICATED:
-            return float(self.models)
-        return float(offer.option.nodes) if offer.option else 1.0
+    def lowering(self, offer: Lowering, site: Site, sized: Site | None = None) -> float:
+        """What a node costs in one of its lowerings. `sized` is the site with the types by which it is priced,
+        where they are others."""
+        if offer.option and not isinstance(offer.option, Option):
+            return float(offer.option.nodes)  # the cost of the plan inside
+        return self._account(self.accounts.of(offer, site), sized or site)
+
+    def _account(self, account: Account, sized: Site) -> float:
+        return account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
 
     def repeated(self, weight: Weight) -> float:
         """A weight that is equal in all models, where one for each is read. Paid once per layout."""

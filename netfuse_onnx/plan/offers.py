@@ -119,6 +119,7 @@ def site(corr: Correspondence, mapped: set[str], node: Node, index: int) -> Site
         tuple(v in corr.weights for v in node.inputs),
         tuple(_known(corr.weights.get(v, ())) for v in node.inputs),
         corr.attrs.get(index, ()),
+        tuple(corr.weights.get(v, ()) for v in node.inputs),
     )
 
 

@@ -33,11 +33,11 @@ def plan(
     cost = cost or Cost(corr.models)
     found = candidates(corr, io=io, share=share, cost=cost)
     priced = cost.priced(corr)
-    best = solved(priced, found, cost)
+    best = solved(corr, found, cost, priced)
     expected = None
     if cost.tuned:
-        generic = plan(corr, io=io, share=share)
-        expected = predicted(priced, found, best, generic, cost)
+        generic = plan(corr, io=io, share=share, cost=Cost(corr.models, cost.accounts))
+        expected = predicted(corr, priced, found, (best, generic), cost)
     notes = (*best.notes, *_advice(corr, found, share, cost))
     ragged = found.ragged.intersection(corr.graph.outputs)
     return replace(best, notes=notes, prediction=expected, ragged=frozenset(ragged))

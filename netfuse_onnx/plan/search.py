@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
 from netfuse_onnx.plan.offers import Candidates, site
@@ -21,9 +22,12 @@ from netfuse_onnx.types import (
 )
 
 
-def solved(corr: Correspondence, found: Candidates, cost: Cost) -> Plan:
-    """The cheapest plan among what is on offer."""
-    problem = Search(corr, found, cost)
+def solved(
+    corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None
+) -> Plan:
+    """The cheapest plan among what is on offer. `priced`: the family with the types by which it is priced, where
+    they are others."""
+    problem = Search(corr, found, cost, priced)
     solution = problem.solve()
     notes = (
         () if solution.exact else ("the plan's search was cut: its cost is an upper bound, not the minimum",)
@@ -39,9 +43,12 @@ class Search:
     rule out its absence, and making it costs one conversion, however many read it.
     """
 
-    def __init__(self, corr: Correspondence, found: Candidates, cost: Cost) -> None:
+    def __init__(
+        self, corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None
+    ) -> None:
         self.corr, self.found, self.cost = corr, found, cost
-        self.graph, self.weights = corr.graph, corr.weights
+        self.priced = priced or corr
+        self.graph, self.weights = self.priced.graph, corr.weights
         self.problem = Problem()
         self.nodes = [self.problem.variable(len(offers)) for offers in found.options]
         self.producer = {
@@ -62,7 +69,9 @@ class Search:
         for i, (v, offers) in enumerate(zip(self.nodes, self.found.options, strict=True)):
             node = self.graph.nodes[i]
             seen = site(self.corr, self.found.mapped, node, i)
-            prices = np.array([self.cost.lowering(offer, seen) for offer in offers], np.float64)
+            sized = None if self.priced is self.corr else site(self.priced, self.found.mapped, node, i)
+            with blamed(self.corr, seen):
+                prices = np.array([self.cost.lowering(offer, seen, sized) for offer in offers], np.float64)
             self.problem.add([v], prices)
 
     def _laid_out(self, name: str, layout: Layout) -> float:

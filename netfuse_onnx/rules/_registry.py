@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from netfuse_onnx.emit.emitter import Emitter, Held
+    from netfuse_onnx.types import Weight
 
 Body = Callable[["Site", "Sequence[Any]", "Emitter"], "Held | Sequence[Held]"]
 
@@ -45,6 +46,8 @@ class Site:
     values: tuple[np.ndarray[Any, Any] | None, ...]
     attrs: tuple[Mapping[str, Any], ...] = ()
     """Where attributes differ between the models: those of each; else empty."""
+    parts: tuple[tuple[Weight, ...], ...] = ()
+    """The source weights of each input: one where all models share it, one per model, or none."""
 
     @property
     def op(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -16,7 +15,6 @@ from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import known
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Site
-from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
 
 Values: TypeAlias = NDArray[Any]
@@ -110,20 +108,12 @@ def param(site: Site, ins: Sequence[Any], i: int, emit: Emitter) -> Param | None
         return None
     need(site.rank(i) < 2, "it has scales or zero points per row")
     wide = len(site.dims(i)) == 1 and site.dims(i) != (1,)
-    value = _known(ins[i], emit) if site.weight[i] else None
+    value = emit.elements(ins[i], MOST) if site.weight[i] else None
     if value is not None and wide:
         each = value.reshape(emit.models if site.mapped[i] else 1, -1)
         if each.size and (each == each[:, :1]).all():  # the same for all of them: one number
             wide, value = False, each[:, :1]
     return Param(ins[i], site.mapped[i], wide, site.inputs[i].dtype, value)
-
-
-def _known(x: Tensor, emit: Emitter) -> Values | None:
-    """The values of a small weight in the layout that it was fetched in."""
-    recipe = emit.recipes.get(x.name)
-    if recipe is None or recipe.transform or math.prod(recipe.shape) > MOST:
-        return None
-    return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 
 
 def stored(value: Values, emit: Emitter) -> Tensor:
