@@ -1,0 +1,134 @@
+"""What a lowering emits, as an account of nodes, and the sizes of what these read and write.
+
+Every price comes from such an account (cost.py, measured.py). It is found by running the body of the rule against
+the counting emitter, once for all nodes that are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step, tensors
+from netfuse_onnx.emit.emitter import Held, Tensor
+from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.rules import Site
+from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
+
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
+"""Operators that copy no element."""
+
+Sizes = Callable[[Sequence[Dim]], tuple[int, ...]]
+"""Dims with sizes in the place of those that are open."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Account:
+    """The nodes of one lowering, emitted `times` times. `ports` are the tensors that hold the inputs, then the
+    outputs, each with its layout."""
+
+    steps: tuple[Step, ...]
+    ports: tuple[tuple[tuple[Counted, ...], Layout], ...] = ()
+    times: int = 1
+
+    @property
+    def at_load(self) -> int:
+        """How many nodes a session computes once, when it loads the file."""
+        return self.times * sum(step.at_load for step in self.steps)
+
+    @property
+    def views(self) -> int:
+        """How many nodes of a call copy nothing."""
+        return self.times * sum(is_view(step) for step in self.steps if not step.at_load)
+
+    @property
+    def launches(self) -> int:
+        """How many nodes of a call do something."""
+        return self.times * len(self.steps) - self.at_load - self.views
+
+
+def is_view(step: Step) -> bool:
+    return step.op in VIEWS and not step.domain
+
+
+class Accounts:
+    """The accounts of one merge. Nodes that are alike share theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Account] = {}
+        self._emit: CountingEmitter | None = None
+        self._latest: tuple[Site, Any] | None = None
+
+    def of(self, offer: Lowering, site: Site) -> Account:
+        """What a lowering of a node emits."""
+        key = (self._alike(site), offer.became, offer.rule, offer.takes, offer.gives)
+        if key in self._known:
+            return self._known[key]
+        emit = self._emitter(site)
+        names = site.node.inputs
+        emit.begin({name: parts for name, parts in zip(names, site.parts, strict=True) if parts})
+        account = _batched(offer, site, emit) if offer.option else _itself(offer, site, emit)
+        if not emit.values_read:
+            self._known[key] = account
+        return account
+
+    def _emitter(self, site: Site) -> CountingEmitter:
+        if self._emit is None:
+            self._emit = CountingEmitter(site.models, site.opset)
+        return self._emit
+
+    def _alike(self, site: Site) -> Any:
+        """What all nodes have in common that make their rules emit the same."""
+        if self._latest is None or self._latest[0] is not site:
+            self._latest = site, _key(site)
+        return self._latest[1]
+
+
+def _key(site: Site) -> Any:
+    node = site.node
+    types = tuple([(t.dtype, t.dims, t.proto is None) for t in (*site.inputs, *site.outputs)])
+    values = tuple([None if v is None else (v.dtype.str, v.tobytes()) for v in site.values])
+    names = {"": 0}
+    wiring = tuple([names.setdefault(name, len(names)) for name in (*node.inputs, *node.outputs)])
+    attrs = str(node.attrs) if node.attrs else ""
+    each = str(site.attrs) if site.attrs else ""
+    return node.key, attrs, each, wiring, types, site.mapped, site.weight, values
+
+
+def _itself(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
+    """The source's own operator, once for all models or once for each."""
+    node = site.node
+    ins = [
+        emit.value(kind, stored=weight) if name else None
+        for name, kind, weight in zip(node.inputs, site.inputs, site.weight, strict=True)
+    ]
+    captured = [emit.value(ValueType()) for _ in node.captured]
+    outs = [name != "" for name in node.outputs]
+    given = emit.node(node.op, ins, node.attrs, outs=outs, domain=node.domain, captured=captured)
+    times = site.models if offer.became is Became.REPLICATED else 1
+    ports = tuple((tensors(held), SHARED) for held in (*ins, *given))
+    return Account(tuple(emit.steps), ports, times)
+
+
+def _batched(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
+    node = site.node
+    places = zip(node.inputs, offer.takes, site.inputs, site.parts, strict=False)
+    ins = [_read(name, take, kind, bool(parts), emit) for name, take, kind, parts in places]
+    result = offer.option.body(site, ins, emit)
+    given: Sequence[Any] = [result] if isinstance(result, Counted | tuple) else list(result)
+    ports = [(tensors(held), take or SHARED) for held, take in zip(ins, offer.takes, strict=False)]
+    ports += [(tensors(held), layout) for held, layout in zip(given, offer.gives, strict=False)]
+    return Account(tuple(emit.steps), tuple(ports))
+
+
+def _read(name: str, take: Layout | None, kind: ValueType, stored: bool, emit: CountingEmitter) -> Held | None:
+    """An input of a body in the layout that it takes, as lower/interpreter.py fetches it."""
+    if not name or take is None:
+        return None
+    if stored and not take.channels:
+        return emit.weight(name, take)
+    if take == PER_MODEL:
+        return tuple(emit.value(kind, stored=stored) for _ in range(emit.models))
+    dims = None if kind.dims is None else merged_dims(take, kind.dims, emit.models)
+    return emit.value(ValueType(kind.dtype, dims), stored=stored)
