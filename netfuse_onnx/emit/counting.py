@@ -14,19 +14,22 @@ import numpy as np
 import onnx
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.types import Dim, Recipe, ValueType, Weight
+from netfuse_onnx.types import Recipe, ValueType, Weight
+
+UNKNOWN = ValueType()
 
 
 class Counted:
     """A tensor that nobody made. `stored`: it is a constant or a weight, or computed from these alone, and a
-    session computes it once, when it loads the file. `value`: the elements of a constant."""
+    session computes it once, when it loads the file. `type` is that of a constant or weight, and `value` the
+    elements of a constant, an array or a TensorProto."""
 
-    __slots__ = ("dims", "name", "stored", "value")
+    __slots__ = ("name", "stored", "type", "value")
 
     def __init__(
-        self, name: str = "", dims: tuple[Dim, ...] | None = None, *, stored: bool = False, value: Any = None
+        self, name: str = "", type: ValueType = UNKNOWN, *, stored: bool = False, value: Any = None
     ) -> None:
-        self.name, self.dims, self.stored, self.value = name, dims, stored, value
+        self.name, self.type, self.stored, self.value = name, type, stored, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,11 @@ class CountingEmitter(Emitter):
 
     def value(self, kind: ValueType, *, stored: bool = False) -> Tensor:
         """A tensor of this type that a body reads."""
-        made = cast(Tensor, Counted(dims=kind.dims, stored=stored))
-        self.note(made, kind)
+        return self._typed("", kind, stored=stored)
+
+    def _typed(self, name: str, type: ValueType, *, stored: bool, value: Any = None) -> Any:
+        made: Any = Counted(name, type, stored=stored, value=value)
+        self.note(made, type)
         return made
 
     def node(
@@ -88,18 +94,17 @@ class CountingEmitter(Emitter):
         return self._constant_of(proto)
 
     def _constant_of(self, value: Any) -> Any:
-        array = isinstance(value, np.ndarray)
-        dims = value.shape if array else tuple(value.dims)
-        dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype) if array else value.data_type
-        made = Counted(dims=dims, stored=True, value=value)
-        self.note(cast(Tensor, made), ValueType(dtype, dims))
-        return made
+        if isinstance(value, np.ndarray):
+            type = ValueType(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        else:
+            type = ValueType(value.data_type, tuple(value.dims))
+        return self._typed("", type, stored=True, value=value)
 
     def _constant(self, name: str, recipe: Recipe) -> Any:
         key = ("weight", recipe)
         if key not in self._forms:
-            made: Any = Counted(self._unique(name, self._names), recipe.shape, stored=True)
-            self.note(made, ValueType(recipe.dtype, recipe.shape))
+            type = ValueType(recipe.dtype, recipe.shape)
+            made = self._typed(self._unique(name, self._names), type, stored=True)
             self.recipes[made.name] = recipe
             self._forms[key] = made
         return self._forms[key]

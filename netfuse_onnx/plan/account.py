@@ -6,13 +6,13 @@ the counting emitter, once for all nodes that are alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step, tensors
-from netfuse_onnx.emit.emitter import Held, Tensor
-from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.emit.emitter import Held
+from netfuse_onnx.layouts import APART, merged_dims
 from netfuse_onnx.rules import Site
 from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
 
@@ -86,11 +86,25 @@ class Accounts:
 
 
 def _key(site: Site) -> Any:
+    """What a node emits depends on this; its names do not matter, nor those of its open dims."""
     node = site.node
-    types = tuple([(t.dtype, t.dims, t.proto is None) for t in (*site.inputs, *site.outputs)])
+    numbers = {"": 0}
+
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers))
+
+    def dim(size: Dim) -> Any:
+        if not isinstance(size, str):
+            return size
+        symbol, _, copy = size.partition(APART)
+        return number(symbol), copy
+
+    wiring = tuple([number(name) for name in (*node.inputs, *node.outputs)])
+    types = tuple([
+        (kind.dtype, kind.dims and tuple([dim(d) for d in kind.dims]), kind.proto is None)
+        for kind in (*site.inputs, *site.outputs)
+    ])  # fmt: skip
     values = tuple([None if v is None else (v.dtype.str, v.tobytes()) for v in site.values])
-    names = {"": 0}
-    wiring = tuple([names.setdefault(name, len(names)) for name in (*node.inputs, *node.outputs)])
     attrs = str(node.attrs) if node.attrs else ""
     each = str(site.attrs) if site.attrs else ""
     return node.key, attrs, each, wiring, types, site.mapped, site.weight, values
@@ -122,7 +136,9 @@ def _batched(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
     return Account(tuple(emit.steps), tuple(ports))
 
 
-def _read(name: str, take: Layout | None, kind: ValueType, stored: bool, emit: CountingEmitter) -> Held | None:
+def _read(
+    name: str, take: Layout | None, kind: ValueType, stored: bool, emit: CountingEmitter
+) -> Held | None:
     """An input of a body in the layout that it takes, as lower/interpreter.py fetches it."""
     if not name or take is None:
         return None

@@ -25,7 +25,9 @@ def predicted(
         seen, sized = (site(types, found.mapped, node, i) for types in (corr, priced))
         price = cost.lowering(chosen, seen, sized)
         parts[str(chosen.became)] = parts.get(str(chosen.became), 0.0) + price
-        others = [(cost.lowering(o, seen, sized), _way(o)) for o in found.options[i] if _way(o) != _way(chosen)]
+        others = [
+            (cost.lowering(o, seen, sized), _way(o)) for o in found.options[i] if _way(o) != _way(chosen)
+        ]
         nodes.append(_beside(price, others))
     parts["conversions"] = max(0.0, plan.cost - sum(parts.values()))
     picks: Mapping[str, Pick] = {
@@ -36,9 +38,7 @@ def predicted(
     return Prediction({k: round(v, 2) for k, v in sorted(parts.items()) if v}, others, tuple(nodes))
 
 
-def _cost(
-    corr: Correspondence, priced: Correspondence, found: Candidates, pick: Pick, cost: Cost
-) -> float:
+def _cost(corr: Correspondence, priced: Correspondence, found: Candidates, pick: Pick, cost: Cost) -> float:
     options = [pick(i, offers) or offers for i, offers in enumerate(found.options)]
     return round(solved(corr, replace(found, options=options), cost, priced).cost, 2)
 

@@ -22,9 +22,7 @@ from netfuse_onnx.types import (
 )
 
 
-def solved(
-    corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None
-) -> Plan:
+def solved(corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None) -> Plan:
     """The cheapest plan among what is on offer. `priced`: the family with the types by which it is priced, where
     they are others."""
     problem = Search(corr, found, cost, priced)
