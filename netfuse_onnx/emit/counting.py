@@ -1,7 +1,7 @@
 """The counting twin of the emitter: a rule's body that gets it emits nothing, and every node is written down.
 
-It is the emitter, but for the three places where that creates something: a node, a constant, a weight. So the
-two can't differ in what a body makes them emit, and a plan can be priced by what it would emit (plan/account.py).
+It is the emitter, but for the places where that creates something: a node, a constant, a weight. So the two
+can't differ in what a body makes them emit, and a plan is priced by what it would emit (plan/account.py).
 """
 
 from __future__ import annotations
