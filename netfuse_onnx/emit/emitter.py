@@ -204,8 +204,8 @@ class Emitter:
         return tensor.name in self.recipes
 
     def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
-        """The elements of a weight in the layout that it was fetched in. None for a weight with more than `most`
-        of them, and for any other tensor."""
+        """The elements of a weight in the layout that it was fetched in. None for a weight with more than
+        `most` of them, and for any other tensor."""
         recipe = self.recipes.get(x.name)
         if recipe is None or recipe.transform or math.prod(recipe.shape) > most:
             return None

@@ -1,7 +1,7 @@
-"""What a lowering emits, as an account of nodes, and the sizes of what these read and write.
+"""Accounts: the nodes that a lowering emits.
 
-Every price comes from such an account (cost.py, measured.py). It is found by running the body of the rule against
-the counting emitter, once for all nodes that are alike.
+Every price comes from such an account (cost.py, measured.py). It is made by running the body of the rule
+against the counting emitter, once for all nodes that are alike.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Sizes = Callable[[Sequence[Dim]], tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Account:
-    """The nodes of one lowering, emitted `times` times. `ports` are the tensors that hold the inputs, then the
-    outputs, each with its layout."""
+    """The nodes of one lowering, which are emitted `times` times. `ports` are the tensors that hold the
+    inputs, then those that hold the outputs, with their layouts."""
 
     steps: tuple[Step, ...]
     ports: tuple[tuple[tuple[Counted, ...], Layout], ...] = ()
@@ -34,17 +34,17 @@ class Account:
 
     @property
     def at_load(self) -> int:
-        """How many nodes a session computes once, when it loads the file."""
+        """The number of nodes that a session computes once, when it loads the file."""
         return self.times * sum(step.at_load for step in self.steps)
 
     @property
     def views(self) -> int:
-        """How many nodes of a call copy nothing."""
+        """The number of nodes that run with each call and copy nothing."""
         return self.times * sum(is_view(step) for step in self.steps if not step.at_load)
 
     @property
     def launches(self) -> int:
-        """How many nodes of a call do something."""
+        """The number of nodes that run with each call and compute or copy something."""
         return self.times * len(self.steps) - self.at_load - self.views
 
 
@@ -61,7 +61,7 @@ class Accounts:
         self._latest: tuple[Site, Any] | None = None
 
     def of(self, offer: Lowering, site: Site) -> Account:
-        """What a lowering of a node emits."""
+        """The account of a lowering of a node."""
         key = (self._alike(site), offer.became, offer.rule, offer.takes, offer.gives)
         if key in self._known:
             return self._known[key]
@@ -79,14 +79,14 @@ class Accounts:
         return self._emit
 
     def _alike(self, site: Site) -> Any:
-        """What all nodes have in common that make their rules emit the same."""
+        """A key that is equal for nodes whose rules emit the same."""
         if self._latest is None or self._latest[0] is not site:
             self._latest = site, _key(site)
         return self._latest[1]
 
 
 def _key(site: Site) -> Any:
-    """What a node emits depends on this; its names do not matter, nor those of its open dims."""
+    """All that the rules of a node can see, but for its names and those of its open dims."""
     node = site.node
     numbers = {"": 0}
 

@@ -52,8 +52,8 @@ class Cost:
         return corr
 
     def lowering(self, offer: Lowering, site: Site, sized: Site | None = None) -> float:
-        """What a node costs in one of its lowerings. `sized` is the site with the types by which it is priced,
-        where they are others."""
+        """What a node costs in one of its lowerings. `sized` is the site with sizes for open dims, where the
+        cost depends on them."""
         if offer.option and not isinstance(offer.option, Option):
             return float(offer.option.nodes)  # the cost of the plan inside
         return self._account(self.accounts.of(offer, site), sized or site)

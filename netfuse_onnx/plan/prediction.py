@@ -17,18 +17,16 @@ Pick = Callable[[int, list[Lowering]], list[Lowering]]
 def predicted(
     corr: Correspondence, priced: Correspondence, found: Candidates, plans: tuple[Plan, Plan], cost: Cost
 ) -> Prediction:
-    """Microseconds of the first of `plans`. The other, that of no target, is one of the alternatives; the other
-    alternative is every node once per model."""
+    """Microseconds of the first of `plans`. Its alternatives are the second, that of no target, and every node
+    once per model."""
     plan, generic = plans
     parts, nodes = dict[str, float](), list[str]()
     for i, (node, chosen) in enumerate(zip(corr.graph.nodes, plan.lowerings, strict=True)):
         seen, sized = (site(types, found.mapped, node, i) for types in (corr, priced))
         price = cost.lowering(chosen, seen, sized)
         parts[str(chosen.became)] = parts.get(str(chosen.became), 0.0) + price
-        others = [
-            (cost.lowering(o, seen, sized), _way(o)) for o in found.options[i] if _way(o) != _way(chosen)
-        ]
-        nodes.append(_beside(price, others))
+        offers = [offer for offer in found.options[i] if _way(offer) != _way(chosen)]
+        nodes.append(_beside(price, [(cost.lowering(offer, seen, sized), _way(offer)) for offer in offers]))
     parts["conversions"] = max(0.0, plan.cost - sum(parts.values()))
     picks: Mapping[str, Pick] = {
         "batched wherever possible": lambda i, offers: [o for o in offers if _same(o, generic.lowerings[i])],

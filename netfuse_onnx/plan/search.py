@@ -23,8 +23,8 @@ from netfuse_onnx.types import (
 
 
 def solved(corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None) -> Plan:
-    """The cheapest plan among what is on offer. `priced`: the family with the types by which it is priced, where
-    they are others."""
+    """The cheapest plan among what is on offer. `priced` is the family with sizes for open dims, where the
+    cost depends on them."""
     problem = Search(corr, found, cost, priced)
     solution = problem.solve()
     notes = (
@@ -145,7 +145,8 @@ class Search:
                 )
 
     def _convert(self, name: str, src: Layout, wanted: set[Layout]) -> float:
+        ordered = sorted(wanted) if len(wanted) > 1 else wanted  # sums must not depend on the order of a set
         if name in self.weights:
-            return sum(self._laid_out(name, dst) for dst in sorted(wanted))
+            return sum(self._laid_out(name, dst) for dst in ordered)
         value = self.graph.types.get(name, ValueType())
-        return sum(self.cost.conversion(src, dst, value) for dst in sorted(wanted))
+        return sum(self.cost.conversion(src, dst, value) for dst in ordered if dst != src)

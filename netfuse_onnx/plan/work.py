@@ -40,8 +40,8 @@ def work(step: Step, inputs: Sequence[Shape], output: Shape) -> Work | None:
 
 
 def _einsum(step: Step, inputs: Sequence[Shape]) -> Work | None:
-    """The work of an Einsum of two operands. ONNX Runtime turns them into stacks of matrices, which it copies,
-    and packs none."""
+    """The work of an Einsum of two operands. ONNX Runtime copies them to stacks of matrices, and packs
+    none."""
     equation = step.attrs["equation"]
     text = equation if isinstance(equation, str) else equation.decode()
     left, _, result = text.replace(" ", "").partition("->")
