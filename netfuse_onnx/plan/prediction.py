@@ -17,8 +17,8 @@ Pick = Callable[[int, list[Lowering]], list[Lowering]]
 def predicted(
     corr: Correspondence, priced: Correspondence, found: Candidates, plans: tuple[Plan, Plan], cost: Cost
 ) -> Prediction:
-    """Microseconds of the first of `plans`. Its alternatives are the second, that of no target, and every node
-    once per model."""
+    """Microseconds of the first of `plans`. Its alternatives are the second, that of no target, and every
+    node once per model."""
     plan, generic = plans
     parts, nodes = dict[str, float](), list[str]()
     for i, (node, chosen) in enumerate(zip(corr.graph.nodes, plan.lowerings, strict=True)):
