@@ -14,67 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
-# --------------------------------------------------------------------------- layouts
-
-
-class Kind(enum.IntEnum):
-    """Where the model axis of a value lives."""
-
-    SHARED = 0
-    STACKED = 1
-    FOLDED = 2
-    PER_MODEL = 3
-    CHANNELS = 4
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Layout:
-    """How the N per-model values of one tensor, each d0..dk, are held.
-
-    SHARED: no model axis, one value for all. STACKED(a): an axis of its own, size N, before d_a.
-    FOLDED(a): d_a becomes N*d_a, model-major. PER_MODEL: N separate tensors.
-    CHANNELS(a): the axes from a on stand in front, d_a folded, as the channels of one image:
-    [1, N*d_a, .., dk, d0, .., d(a-1)], with a last axis of 1 where k = 1.
-    """
-
-    kind: Kind
-    axis: int = 0
-
-    def __str__(self) -> str:
-        name = self.kind.name
-        return name if self.kind in (Kind.SHARED, Kind.PER_MODEL) else f"{name}({self.axis})"
-
-    @property
-    def stacked(self) -> bool:
-        return self.kind is Kind.STACKED
-
-    @property
-    def folded(self) -> bool:
-        return self.kind is Kind.FOLDED
-
-    @property
-    def channels(self) -> bool:
-        return self.kind is Kind.CHANNELS
-
-
-SHARED = Layout(Kind.SHARED)
-PER_MODEL = Layout(Kind.PER_MODEL)
-
-
-def STACKED(axis: int) -> Layout:
-    """The model axis stands on its own, before per-model axis `axis`."""
-    return Layout(Kind.STACKED, axis)
-
-
-def FOLDED(axis: int) -> Layout:
-    """Per-model axis `axis` is N times as long, model-major."""
-    return Layout(Kind.FOLDED, axis)
-
-
-def CHANNELS(axis: int) -> Layout:
-    """The axes from `axis` on are the channels of one image that all models share, model-major."""
-    return Layout(Kind.CHANNELS, axis)
-
+    from netfuse_onnx.layouts import Layout
 
 # --------------------------------------------------------------------------- weights
 

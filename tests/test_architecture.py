@@ -97,6 +97,22 @@ def test_rules_and_helpers_know_no_stage_but_those_that_use_them(name: str) -> N
         assert not known & set(SKIN)
 
 
+def test_layouts_know_neither_the_emitter_nor_the_rules() -> None:
+    for name in modules():
+        if package(name) == "layouts":
+            assert {package(other) for other in reached(name)} <= {"layouts", "dims", "errors", "types"}
+
+
+@pytest.mark.parametrize("layout", ["channels", "rows"])
+def test_only_its_own_rules_name_a_layout(layout: str) -> None:
+    """A layout is one file, and the rules that use it: nothing else says its name."""
+    own = {f"layouts.{layout}", "layouts.routes", "layouts", f"rules.{layout}"}
+    for name, path in modules().items():
+        given = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+        named = {alias.name for node in given if "layouts" in (node.module or "") for alias in node.names}
+        assert layout.upper() not in named or name in own, name
+
+
 def test_no_module_is_named_like_a_verb() -> None:
     assert not {"merge", "check", "verify", "inspect", "bench"} & modules().keys()
 

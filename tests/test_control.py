@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pytest
 
+from netfuse_onnx.layouts import SHARED, STACKED
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.types import SHARED, STACKED, Became
+from netfuse_onnx.types import Became
 
 IF = """y = If (c) <
     then_branch = t () => (float[3,4] a) { m = MatMul(x, w) a = Add(m, v) },

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import pickle
 
 import numpy as np
 import onnx
@@ -10,10 +12,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from oracle import LEVELS, run
 
-from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.layouts import merged_dims, route
-from netfuse_onnx.types import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED
+from netfuse_onnx.errors import InternalError
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, route
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -22,7 +23,8 @@ SIZES = {"B": 3, "S": 2}
 def layouts(dims):
     rank = len(dims)
     front = [CHANNELS(axis) for axis in range(1, rank) if isinstance(dims[axis], int)]
-    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front]
+    rows = [ROWS] if ROWS.fits(dims) else []
+    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front, *rows]
 
 
 def hold(values, layout):
@@ -31,7 +33,9 @@ def hold(values, layout):
         return [values[0]]
     if layout == PER_MODEL:
         return list(values)
-    if layout.channels:  # [1, (N d_a), .., dk, d0, .., d(a-1)]
+    if layout == ROWS:
+        return [values.reshape(len(values), int(np.prod(values.shape[1:-1])), values.shape[-1])]
+    if layout.name == "CHANNELS":  # [1, (N d_a), .., dk, d0, .., d(a-1)]
         moved = np.moveaxis(values, range(layout.axis + 1, values.ndim), range(1, values.ndim - layout.axis))
         folded = moved.reshape(1, moved.shape[0] * moved.shape[1], *moved.shape[2:])
         return [folded[..., None] if values.ndim == 3 else folded]
@@ -42,12 +46,11 @@ def converter(src, dst, dims, models=MODELS, opset=17):
     """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`."""
     emit = Emitter("g", models, opset, {}, ())
     emit.scope = "conversion"
-    kind = dims if src in (SHARED, PER_MODEL) else merged_dims(src, dims, models)
+    kind = dims if src in (SHARED, PER_MODEL) else src.merged_dims(dims, models)
     ins = tuple(emit.input(f"x{i}") for i in range(models if src == PER_MODEL else 1))
     held = ins if src == PER_MODEL else ins[0]
-    at = src
-    for step in route(src, dst, dims):
-        held, at = hop(emit, held, at, step, dims), step
+    for hop in route(src, dst, dims):
+        held = hop.emit(emit, held)
     for i, tensor in enumerate(held if isinstance(held, tuple) else [held]):
         emit.output(tensor, f"y{i}")
     model = gs.export_onnx(
@@ -80,6 +83,11 @@ DIMS = [
     (1, 3),
     (3, 3),
     (2, 1, 3),
+    (3, 1, 3),
+    (2, 3, 2, 3),
+    ("B", 2, 3),
+    (3, "S", 2),
+    (2, 3, "S"),
     ("B", 3),
     (3, "S"),
     ("B", "S", 2),
@@ -110,7 +118,9 @@ def test_numbers_of_models(models):
         agree(src, dst, (2, 1), {}, models)
 
 
-@pytest.mark.parametrize("dims", [("B", 3), ("B", "S", 2), ("B", 2, "S"), ("B", 0)], ids=str)
+@pytest.mark.parametrize(
+    "dims", [("B", 3), ("B", "S", 2), ("B", 2, "S"), ("B", 0), ("B", 3, 2), (2, "S", 3)], ids=str
+)
 @pytest.mark.parametrize("sizes", [{"B": 0, "S": 2}, {"B": 2, "S": 0}], ids=str)
 def test_what_turns_out_empty(dims, sizes):
     """An empty batch, or the empty cache of a first step: -1 in a Reshape is undefined beside a 0."""
@@ -152,9 +162,13 @@ def test_values_without_elements_never_join_others(dims, opset):
             run(model, feeds, LEVELS[0])
 
 
+def steps(src, dst, dims):
+    return [hop.dst for hop in route(src, dst, dims)]
+
+
 def test_a_static_axis_joins_at_once():
-    assert route(PER_MODEL, FOLDED(1), ("B", 3)) == (FOLDED(1),)
-    assert route(PER_MODEL, FOLDED(0), ("B", 3)) == (STACKED(0), FOLDED(0))
+    assert steps(PER_MODEL, FOLDED(1), ("B", 3)) == [FOLDED(1)]
+    assert steps(PER_MODEL, FOLDED(0), ("B", 3)) == [STACKED(0), FOLDED(0)]
 
 
 def test_moving_between_folds_takes_one_transpose():
@@ -165,3 +179,58 @@ def test_moving_between_folds_takes_one_transpose():
 def test_passing_axes_of_one_moves_no_data():
     nodes = converter(STACKED(0), STACKED(1), (1, 3)).graph.node
     assert [node.op_type for node in nodes] == ["Reshape"]
+
+
+def random_dims(rng):
+    """Per-model dims of rank 0 to 4: sizes, two symbols, and now and then a size of 0."""
+    choices = [1, 2, 3, 4, "B", "S", 0]
+    picks = rng.choice(len(choices), rng.integers(0, 5), p=[0.2, 0.2, 0.2, 0.1, 0.14, 0.1, 0.06])
+    return tuple(choices[pick] for pick in picks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_pairs_of_layouts(seed):
+    """From any layout of any value there is a way to any other. It computes what numpy does, and what holds
+    the value has the dims that the layout says."""
+    rng = np.random.default_rng(seed)
+    dims = random_dims(rng)
+    sizes = {"B": int(rng.integers(0, 4)), "S": int(rng.integers(1, 4))}
+    models = int(rng.integers(1, 5))
+    offered = [
+        layout for layout in layouts(dims) if layout.name != "CHANNELS" or 0 not in dims
+    ]  # as rules do
+    for src, dst in itertools.product([SHARED, *offered], offered):
+        agree(src, dst, dims, sizes, models, opset=int(rng.choice([17, 21])))
+    shape = tuple(sizes.get(dim, dim) for dim in dims)
+    for layout in offered:
+        (held, *_) = hold(np.zeros((models, *shape)), layout)
+        merged = layout.merged_dims(dims, models)
+        assert len(held.shape) == len(merged)
+        assert all(sizes.get(dim, dim) in (size, None) for dim, size in zip(merged, held.shape, strict=True))
+
+
+def test_every_layout_says_what_it_is():
+    """Texts and order are those of the metadata and of plans, where files of earlier versions have them."""
+    each = [SHARED, STACKED(0), STACKED(2), FOLDED(1), PER_MODEL, CHANNELS(1), ROWS]
+    names = ["SHARED", "STACKED(0)", "STACKED(2)", "FOLDED(1)", "PER_MODEL", "CHANNELS(1)", "ROWS"]
+    assert list(map(str, each)) == names
+    assert sorted({*each}) == each
+    assert len({*each, *pickle.loads(pickle.dumps(each))}) == len(each)
+    assert pickle.loads(pickle.dumps(each)) == each
+    assert STACKED(0) != FOLDED(0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        each[1].axis = 1
+
+
+def test_rows_that_do_not_tell_their_sizes_are_refused():
+    assert (
+        ROWS.fits(("B", 3, 4)) and ROWS.fits((2, "S", 4)) and ROWS.fits((2, 3, "D")) and ROWS.fits(("B", "D"))
+    )
+    assert not any(
+        ROWS.fits(dims) for dims in ((), (3,), ("B", "S", 4), ("B", 3, "D"), ("B", 0, 4), (0, 3, 4))
+    )
+
+
+def test_nothing_leads_to_one_value_for_all():
+    with pytest.raises(InternalError, match="read as SHARED"):
+        route(STACKED(0), SHARED, (2, 3))

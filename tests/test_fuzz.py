@@ -11,7 +11,7 @@ from fuzzing.shrink import shrink
 from fuzzing.trial import Discard, Failure, examine
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.types import Layout
+from netfuse_onnx.layouts import Layout
 
 SEED = 20
 """Of the graphs that every run of the tests tries."""

@@ -18,8 +18,8 @@ from oracle import as_models as written
 from test_isolation import OPEN
 
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.emit.join import SMALL, join
-from netfuse_onnx.types import FOLDED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, STACKED, Layout
+from netfuse_onnx.layouts.join import SMALL, join
 
 OPSETS = (9, 11, 12, 13, 14, 17, 18, 21)
 DIMS = [("B",), ("B", 3), (3, "S"), ("B", SMALL + 1), ("B", "S"), ("B", "S", 2), (None, 2, None), ("B", 0)]

@@ -14,7 +14,8 @@ from oracle import IO, check, draw, fails_or_is_right, graph
 import netfuse_onnx
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.types import STACKED, Weight
+from netfuse_onnx.layouts import STACKED
+from netfuse_onnx.types import Weight
 
 GELU = """g (float[2, 8] x) => (float[2, 8] y, float[2, 8] z) {{
     a = Mul(x, w) d = Div(a, r) e = Erf(d) f = Add(e, one) h = Mul(half, f) {0} }}"""

@@ -18,23 +18,13 @@ from test_plan import price
 from test_qdq import STEP, operators, quantised, shares, values_of
 
 import netfuse_onnx
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, SHARED, STACKED
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import RESHAPE, Cost
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import (
-    CHANNELS,
-    FOLDED,
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Lowering,
-    Node,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, ValueType
 
 # --------------------------------------------------------------------------- prices
 

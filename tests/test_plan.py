@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
@@ -20,17 +21,7 @@ from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.measured import Measured
 from netfuse_onnx.plan.offers import site
 from netfuse_onnx.plan.targets import target
-from netfuse_onnx.types import (
-    FOLDED,
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Lowering,
-    Node,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, ValueType
 
 SHAPE = [2, 4, 3, 3]  # every value of the random graphs has this shape, so that any edge is legal
 STEPS = ("Relu", "Conv", "Add", "Softmax", "Transpose", "Concat", "MatMul", "LSTMish")

@@ -17,8 +17,9 @@ import netfuse_onnx
 from netfuse_onnx.emit import repeat
 from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.emit.repeat import SMALL
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Weight
+from netfuse_onnx.types import Weight
 
 N = 8
 Shapes = Mapping[str, tuple[int, ...]]

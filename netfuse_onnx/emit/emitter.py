@@ -18,10 +18,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from netfuse_onnx.layouts import merged_dims
+from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.storage.weights import array
-from netfuse_onnx.types import PER_MODEL, SHARED, Dim, Layout, Recipe, ValueType, Weight
+from netfuse_onnx.types import Dim, Recipe, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
 Held: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -195,8 +195,8 @@ class Emitter:
         if layout == SHARED:
             return self._form(value, parts)
         every = parts if len(parts) == self.models else parts * self.models
-        shape = merged_dims(layout, parts[0].shape, self.models)
-        outer = math.prod(parts[0].shape[: layout.axis]) or 1  # 0 where there is nothing to lay out
+        shape = layout.merged_dims(parts[0].shape, self.models)
+        outer = layout.runs(parts[0].shape) or 1  # 0 where there is nothing to lay out
         return self._form(value, every, value, shape=shape, outer=outer)
 
     def is_weight(self, tensor: Tensor) -> bool:
@@ -325,9 +325,4 @@ class Emitter:
     def pad_rank(self, x: Tensor, layout: Layout, rank: int, to: int, at: int) -> Tensor:
         """Make a value of per-model rank `rank` broadcast against one of rank `to` whose model axis
         stands at `at`: [N, d..] -> [N, 1.., d..], and an axis of 1 for the models in a SHARED value."""
-        missing = to - rank
-        if layout.stacked and at < missing:
-            return self.unsqueeze(x, range(1, missing - at + 1))
-        if layout == SHARED and at > missing:
-            return self.unsqueeze(x, [at - missing])
-        return x
+        return self.unsqueeze(x, layout.padding(to - rank, at))

@@ -15,9 +15,10 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Recipe, Weight
+from netfuse_onnx.types import Recipe, Weight
 
 SMALL = 1024
 """Bytes of all copies together. Up to this many they are written out: two nodes and their names take up to

@@ -14,7 +14,8 @@ import onnx
 from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Correspondence, Dim, Layout, ValueType
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]

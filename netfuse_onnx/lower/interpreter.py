@@ -13,11 +13,10 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.bodies import bind
-from netfuse_onnx.emit.convert import hop
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.emit.join import join
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import merged_dims, route
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts.join import join
 from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.dequantize import settle
@@ -27,19 +26,7 @@ from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.control import Nested
 from netfuse_onnx.plan.offers import kind, site
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Layout,
-    Lowering,
-    Merged,
-    Node,
-    Plan,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Lowering, Merged, Node, Plan, ValueType
 
 
 def lower(
@@ -131,7 +118,7 @@ class _Lowerer:
     def _hold(self, name: str, layout: Layout, held: Held) -> None:
         self.held[name, layout] = held
         value = self.corr.graph.types.get(name, ValueType())
-        dims = None if value.dims is None else merged_dims(layout, value.dims, self.corr.models)
+        dims = None if value.dims is None else layout.merged_dims(value.dims, self.corr.models)
         for tensor in held if isinstance(held, tuple) else (held,):
             self.emit.note(tensor, ValueType(value.dtype, dims))
 
@@ -144,9 +131,10 @@ class _Lowerer:
 
     def fetch(self, name: str, layout: Layout) -> Held:
         """A value in a layout, converted once however many ask."""
-        if name in self.corr.weights and not layout.channels:
+        weight = self.corr.weights.get(name)
+        if weight and layout.runs(weight[0].shape) is not None:
             return self.emit.weight(name, layout)
-        if name in self.corr.weights and name not in self.made:  # the writer moves no axes to the front
+        if weight and name not in self.made:
             self.keep(name, STACKED(0), self.emit.weight(name, STACKED(0)))
         if (name, layout) not in self.held:
             self._convert(name, layout)
@@ -155,22 +143,18 @@ class _Lowerer:
     def _convert(self, name: str, layout: Layout) -> None:
         value = kind(self.corr, name)
         dims = value.dims or ()
-        at, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
-        for step in route(at, layout, dims):
-            if (name, step) not in self.held:
-                self.emit.scope = f"{name}/{step}"
-                if step == SHARED:
-                    raise InternalError(f"{name!r} differs between the models and is read as one for all")
-                if at == PER_MODEL:
-                    moved: Held = self._join(name, step, value)
+        made, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
+        for hop in route(made, layout, dims):
+            if (name, hop.dst) not in self.held:
+                self.emit.scope = f"{name}/{hop.dst}"
+                if hop.src == PER_MODEL:
+                    moved: Held = self._join(name, hop.dst, value)
                 else:
-                    moved = hop(self.emit, self.held[name, at], at, step, dims, value.dtype)
-                self._hold(name, step, moved)
-            at = step
+                    moved = hop.emit(self.emit, self.held[name, hop.src], value.dtype)
+                self._hold(name, hop.dst, moved)
         self.emit.scope = scope
         count = len(self.emit.graph.nodes) - before
         if count:
-            made = self.made[name]
             joins = made == PER_MODEL and name in self.corr.graph.inputs
             line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
             self.conversions.append({**line, "boundary": self.edge or joins})
@@ -214,7 +198,7 @@ class _Lowerer:
         mapped = {name for name in node.inputs if self._is_mapped(name)}
         place = site(self.corr, mapped, node, index)
         with blamed(self.corr, place):
-            result = lowering.option.body(place, ins, self.emit)
+            result = lowering.option.emit(place, ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:
@@ -244,7 +228,7 @@ class _Lowerer:
             inner = _Lowerer(body.corr, body.plan, child, self.conversions)
             for name, layout in body.inputs.items():
                 value = body.corr.graph.types[name]
-                dims = None if value.dims is None else merged_dims(layout, value.dims, self.emit.models)
+                dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.models)
                 inner.keep(name, layout, child.input(name, value.dtype, dims))
             for name, held in zip(node.captured, ins[count:], strict=True):
                 if held is not None:
@@ -266,7 +250,7 @@ class _Lowerer:
         out, for those that onnx made up mean nothing here."""
         out.dtype = value.dtype or None
         if value.dims is not None:
-            dims = merged_dims(layout, value.dims, self.emit.models)
+            dims = layout.merged_dims(value.dims, self.emit.models)
             out.shape = tuple(dim if isinstance(dim, int) else None for dim in dims)
 
     def _layout_of(self, name: str) -> Layout:

@@ -50,13 +50,13 @@ EXPERIMENTAL: Mapping[str, int] = {
 
 
 _OF_THE_RUNTIME = Path(__file__).with_name("runtime_defaults.json")
-"""The attributes of com.microsoft and of OF_THE_RUNTIME that have a default, as the schemas of ONNX Runtime
-1.32 give it. Text stands for bytes."""
+"""The default values of attributes of com.microsoft, com.microsoft.nchwc and OF_THE_RUNTIME, as the schemas
+of ONNX Runtime 1.32 give them. Text stands for bytes."""
 
 
 _INPUTS_OF_THE_RUNTIME = Path(__file__).with_name("runtime_inputs.json")
-"""The least and the most inputs of the operators of com.microsoft, as the schemas of ONNX Runtime 1.32 give
-them; null for any number."""
+"""The input names of the same operators, as the schemas of ONNX Runtime 1.32 give them. `?` marks an input
+that may be absent, `*` one that stands for any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Facts:
     since: int
     deprecated: bool
     inputs: tuple[int, int]  # least, most
+    input_names: tuple[str, ...]
     outputs: tuple[int, int]
     variadic_outputs: bool
     kinds: Mapping[str, int]  # attribute -> AttributeProto.AttributeType
@@ -97,6 +98,7 @@ def facts(op: str, domain: str, version: int) -> Facts | None:
         since=schema.since_version,
         deprecated=schema.deprecated and op not in _STILL_RUNS,
         inputs=(schema.min_input, schema.max_input),
+        input_names=tuple(formal.name for formal in schema.inputs),
         outputs=(schema.min_output, schema.max_output),
         variadic_outputs=bool(schema.outputs) and schema.outputs[-1].option == variadic,
         kinds={name: _KIND[str(a.type).rpartition(".")[2]] for name, a in attributes.items()},
@@ -111,11 +113,28 @@ def defaults(op: str, domain: str, version: int) -> Mapping[str, Any]:
     return known.defaults if known else _defaults_of_the_runtime().get(f"{domain}.{op}".removeprefix("."), {})
 
 
+def input_names(op: str, domain: str, version: int) -> tuple[str, ...]:
+    """The names of an operator's inputs in order, the last of which may stand for any number; () where
+    neither onnx nor ONNX Runtime has a schema of it."""
+    known = facts(op, domain, version)
+    marked = () if known else _inputs_of_the_runtime().get(f"{domain}.{op}".removeprefix("."), ())
+    return known.input_names if known else tuple(name.rstrip("?*") for name in marked)
+
+
+def input_count(key: str) -> tuple[int, int | None] | None:
+    """The least and the most inputs of an operator that only ONNX Runtime has, such as
+    `com.microsoft.BiasGelu`; None for any number. None for an operator that it does not have."""
+    marked = _inputs_of_the_runtime().get(key)
+    if marked is None:
+        return None
+    least = max((k + 1 for k, name in enumerate(marked) if "?" not in name), default=0)
+    return least, None if marked[-1:] and "*" in marked[-1] else len(marked)
+
+
 @functools.cache
-def inputs_of_the_runtime() -> Mapping[str, tuple[int, int | None]]:
-    """Operator of com.microsoft -> the least and the most inputs, None for any number."""
-    rows: dict[str, list[int | None]] = json.loads(_INPUTS_OF_THE_RUNTIME.read_text())
-    return {op: (least or 0, most) for op, (least, most) in rows.items()}
+def _inputs_of_the_runtime() -> Mapping[str, tuple[str, ...]]:
+    rows: dict[str, list[str]] = json.loads(_INPUTS_OF_THE_RUNTIME.read_text())
+    return {key: tuple(row) for key, row in rows.items()}
 
 
 @functools.cache

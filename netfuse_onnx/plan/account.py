@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netfuse_onnx.dims import APART
 from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step, tensors
 from netfuse_onnx.emit.emitter import Held
-from netfuse_onnx.layouts import APART, merged_dims
+from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Became, Dim, Layout, Lowering, ValueType
+from netfuse_onnx.types import Became, Dim, Lowering, ValueType, Weight
 
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
 """Operators that copy no element."""
@@ -128,8 +129,8 @@ def _itself(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
 def _batched(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
     node = site.node
     places = zip(node.inputs, offer.takes, site.inputs, site.parts, strict=False)
-    ins = [_read(name, take, kind, bool(parts), emit) for name, take, kind, parts in places]
-    result = offer.option.body(site, ins, emit)
+    ins = [_read(name, take, kind, parts, emit) for name, take, kind, parts in places]
+    result = offer.option.emit(site, ins, emit)
     given: Sequence[Any] = [result] if isinstance(result, Counted | tuple) else list(result)
     ports = [(tensors(held), take or SHARED) for held, take in zip(ins, offer.takes, strict=False)]
     ports += [(tensors(held), layout) for held, layout in zip(given, offer.gives, strict=False)]
@@ -137,14 +138,15 @@ def _batched(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
 
 
 def _read(
-    name: str, take: Layout | None, kind: ValueType, stored: bool, emit: CountingEmitter
+    name: str, take: Layout | None, kind: ValueType, parts: Sequence[Weight], emit: CountingEmitter
 ) -> Held | None:
     """An input of a body in the layout that it takes, as lower/interpreter.py fetches it."""
     if not name or take is None:
         return None
-    if stored and not take.channels:
+    stored = len(parts) > 0
+    if stored and take.runs(parts[0].shape) is not None:
         return emit.weight(name, take)
     if take == PER_MODEL:
         return tuple(emit.value(kind, stored=stored) for _ in range(emit.models))
-    dims = None if kind.dims is None else merged_dims(take, kind.dims, emit.models)
+    dims = None if kind.dims is None else take.merged_dims(kind.dims, emit.models)
     return emit.value(ValueType(kind.dtype, dims), stored=stored)

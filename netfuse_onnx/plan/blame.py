@@ -17,7 +17,7 @@ from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.ops.corrected import FRAGILE
-from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Correspondence
 
 STUMBLES = (IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError)
@@ -70,10 +70,10 @@ def _miscounted(site: Site) -> str:
     """The words for an operator of ONNX Runtime, which onnx does not know, with another number of inputs than
     it takes; else ''."""
     node = site.node
-    if node.domain != "com.microsoft" or node.op not in schemas.inputs_of_the_runtime():
+    bounds = schemas.input_count(node.key) if node.domain else None
+    if bounds is None:
         return ""
-    least, most = schemas.inputs_of_the_runtime()[node.op]
-    count = len(node.inputs)
+    (least, most), count = bounds, len(node.inputs)
     fits = least <= count and (most is None or count <= most)
     return (
         ""

@@ -16,24 +16,14 @@ from functools import partial
 import onnx
 
 from netfuse_onnx.emit.bodies import inside
+from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.plan.offers import Bodies, Candidates, kind, propagate
 from netfuse_onnx.plan.search import solved
 from netfuse_onnx.rules.fallback import BODY
-from netfuse_onnx.types import (
-    SHARED,
-    STACKED,
-    Became,
-    Correspondence,
-    Graph,
-    Layout,
-    Lowering,
-    Node,
-    Plan,
-    ValueType,
-)
+from netfuse_onnx.types import Became, Correspondence, Graph, Lowering, Node, Plan, ValueType
 
 HOW = "merged inside: its bodies run all models, where condition and trip count are the same for all"
 WAYS = ("If", "Loop", "Scan")

@@ -10,22 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from netfuse_onnx.dims import volume
 from netfuse_onnx.emit.repeat import is_repeated
-from netfuse_onnx.layouts import moves_nothing, route, volume
+from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.plan.account import Account, Accounts
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.storage.weights import nbytes
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    Correspondence,
-    Dim,
-    Layout,
-    Lowering,
-    ValueType,
-    Weight,
-)
+from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 BYTES_PER_NODE = 4 << 20
 UNKNOWN_DIM = 4
@@ -69,26 +61,11 @@ class Cost:
     def conversion(self, src: Layout, dst: Layout, value: ValueType) -> float:
         """All hops from `src` to `dst` of one run-time value. Paid once per (value, dst)."""
         dims = value.dims or ()
-        total = 0.0
-        for hop in route(src, dst, dims):
-            price = self.hop(src, hop, dims)
-            if price > 0.0 and value.dtype in UNJOINABLE:
-                return math.inf
-            total += price
-            src = hop
-        return total
+        total = sum(self.hop(hop, dims) for hop in route(src, dst, dims))
+        return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
 
-    def hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
-        """One hop of a route."""
-        copied = self.models * volume(dims, UNKNOWN_DIM) * 4 / BYTES_PER_NODE
-        if src == SHARED:
-            return 0.0 if dst == PER_MODEL else 1.0 + copied + (RESHAPE if dst.stacked else 0.0)
-        if src == PER_MODEL:
-            return 1.0 + copied + (self.models * RESHAPE if dst.stacked else 0.0)
-        if dst == PER_MODEL:
-            return copied + (1.0 if src.folded else float(self.models))
-        if src.channels or dst.channels:
-            return 1.0 + copied + RESHAPE
-        if src.stacked and dst.stacked and not moves_nothing(src, dst, dims):
-            return 1.0 + copied
-        return RESHAPE
+    def hop(self, hop: Hop, dims: Sequence[Dim]) -> float:
+        """One hop of a route, for a value of per-model `dims`."""
+        counts = hop.counts(self.models)
+        moved = (counts.copies + counts.transposes) * self.models * volume(dims, UNKNOWN_DIM) * 4
+        return counts.launches + RESHAPE * counts.views + moved / BYTES_PER_NODE

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx.emit.counting import Step
-from netfuse_onnx.layouts import moves_nothing
+from netfuse_onnx.layouts import Hop
 from netfuse_onnx.plan.account import Account, is_view
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.extents import Shapes
@@ -20,7 +20,7 @@ from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import work
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import PER_MODEL, SHARED, Correspondence, Dim, Layout, Weight
+from netfuse_onnx.types import Correspondence, Dim, Weight
 
 ITEM = 4  # bytes of an element, where it matters little which
 
@@ -69,19 +69,13 @@ class Measured(Cost):
         """ONNX Runtime repeats it when it loads the file: a call has no launch more, but reads each copy."""
         return self.models * ITEM * math.prod(weight.shape) / self.target.streamed
 
-    def hop(self, src: Layout, dst: Layout, dims: Sequence[Dim]) -> float:
-        target = self.target
+    def hop(self, hop: Hop, dims: Sequence[Dim]) -> float:
+        target, counts = self.target, hop.counts(self.models)
         moved = 2 * self.models * ITEM * math.prod(self.sizes(dims))
-        if src == SHARED:
-            return 0.0 if dst == PER_MODEL else target.launch + moved / target.copied
-        if src == PER_MODEL or dst == PER_MODEL:
-            other = dst if src == PER_MODEL else src
-            apart = self.models * (
-                (target.view if src == PER_MODEL else target.launch) if other.stacked else target.part
-            )
-            return target.launch + apart + moved / target.copied
-        if src.channels or dst.channels:  # and the runtime's own change to and from blocks of channels
-            return 2 * target.launch + target.view + moved / target.transposed + moved / target.copied
-        if src.stacked and dst.stacked and not moves_nothing(src, dst, dims):
-            return target.launch + moved / target.transposed
-        return target.view
+        return (
+            (counts.launches + counts.reorders) * target.launch
+            + counts.views * target.view
+            + counts.parts * target.part
+            + (counts.copies + counts.reorders) * moved / target.copied
+            + counts.transposes * moved / target.transposed
+        )

@@ -12,23 +12,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.rules import Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    Became,
-    Correspondence,
-    Graph,
-    Layout,
-    Lowering,
-    Node,
-    ValueType,
-    Weight,
-)
+from netfuse_onnx.types import Became, Correspondence, Graph, Lowering, Node, ValueType, Weight
 
 
 @dataclass
@@ -112,7 +102,7 @@ def site(corr: Correspondence, mapped: set[str], node: Node, index: int) -> Site
     return Site(
         node,
         corr.models,
-        corr.opsets.get("", 1),
+        corr.opsets,
         tuple(kind(corr, v) for v in node.inputs),
         tuple(kind(corr, v) for v in node.outputs),
         tuple(v in mapped for v in node.inputs),

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan import control
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.offers import Candidates, propagate
 from netfuse_onnx.plan.prediction import predicted
 from netfuse_onnx.plan.search import Search, solved
-from netfuse_onnx.types import PER_MODEL, SHARED, STACKED, Became, Correspondence, Layout, Plan
+from netfuse_onnx.types import Became, Correspondence, Plan
 
 __all__ = ["Candidates", "Search", "candidates", "plan"]
 

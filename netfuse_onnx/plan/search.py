@@ -6,20 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
 from netfuse_onnx.plan.offers import Candidates, site
-from netfuse_onnx.types import (
-    PER_MODEL,
-    SHARED,
-    STACKED,
-    Correspondence,
-    Layout,
-    Lowering,
-    Plan,
-    ValueType,
-)
+from netfuse_onnx.types import Correspondence, Lowering, Plan, ValueType
 
 
 def solved(corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None) -> Plan:
@@ -73,13 +65,13 @@ class Search:
             self.problem.add([v], prices)
 
     def _laid_out(self, name: str, layout: Layout) -> float:
-        """A weight is laid out by the writer, for nothing, unless it is repeated, or its axes move to the
-        front."""
+        """A weight is laid out by the writer, for nothing, unless it is repeated, or the layout is one that
+        nodes make."""
         parts = self.weights[name]
         price = 0.0
         if len(parts) == 1 and layout not in (SHARED, PER_MODEL):
             price = self.cost.repeated(parts[0])
-        if layout.channels:
+        if layout.runs(parts[0].shape) is None:
             value = ValueType(parts[0].dtype, parts[0].shape)
             price += self.cost.conversion(STACKED(0), layout, value)
         return price

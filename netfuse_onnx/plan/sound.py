@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from netfuse_onnx.layouts import APART
+from netfuse_onnx.dims import APART
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.types import Correspondence, Dim, Graph, ValueType
 

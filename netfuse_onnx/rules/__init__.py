@@ -24,12 +24,14 @@ from netfuse_onnx.rules import (
     recurrent,
     reduce,
     resize,
+    rows,
     sample,
     scatter,
     shape,
     signal,
 )
-from netfuse_onnx.rules._registry import Option, Refuse, Site, options, table
+from netfuse_onnx.rules._registry import Option, options, table
+from netfuse_onnx.rules._site import Refuse, Site
 
 __all__ = [
     "Option",
@@ -59,6 +61,7 @@ __all__ = [
     "recurrent",
     "reduce",
     "resize",
+    "rows",
     "sample",
     "scatter",
     "shape",

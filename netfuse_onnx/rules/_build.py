@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._registry import Body, Option, Refuse, Site
-from netfuse_onnx.types import SHARED, Layout
+from netfuse_onnx.layouts import Layout, places
+from netfuse_onnx.rules._registry import Body, Option
+from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
 
 
-def again(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
+def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
     """Emit the source's own operator on other inputs, with some attributes changed. An attribute given
     as None is dropped."""
     merged = {k: v for k, v in {**site.node.attrs, **attrs}.items() if v is not None}
+    if site.emits:
+        return site.emits(ins, merged)
     outs = [name != "" for name in site.node.outputs]
     return emit.node(site.op, ins, merged, outs=outs, domain=site.node.domain)
 
 
-def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] | None = None) -> Site:
+def seen_as(site: Site, op: str, which: Sequence[Key], attrs: Mapping[str, Any] | None = None) -> Site:
     """The site as if its node were another operator of the default domain on some of its inputs, with one
-    output: how rules of fused operators ask those of the operators that they are made of."""
+    output: so rules of fused operators ask those of the operators that they are made of."""
 
     def some(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(values[i] for i in which)
+        return tuple(values[site.position(key)] for key in which)
 
     node = replace(
         site.node, op=op, domain="", inputs=some(site.node.inputs), outputs=site.node.outputs[:1],
@@ -39,23 +41,9 @@ def seen_as(site: Site, op: str, which: Sequence[int], attrs: Mapping[str, Any] 
     )  # fmt: skip
 
 
-def physical(layout: Layout, axis: int) -> int:
-    """Where per-model axis `axis` stands in the merged tensor. A folded axis keeps its place."""
-    return axis + 1 if layout.stacked and axis >= layout.axis else axis
-
-
-def shifted(layout: Layout, axes: Sequence[int]) -> list[int]:
-    return [physical(layout, axis) for axis in axes]
-
-
-def touches(layout: Layout, axes: Sequence[int]) -> bool:
-    """True where an operator along `axes` would mix models: one of them is folded."""
-    return layout.folded and layout.axis in axes
-
-
-def first_takes(site: Site, layout: Layout) -> tuple[Layout, ...]:
-    """Input 0 in `layout`, everything else as it is."""
-    return (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
+def aligned(site: Site, ins: Operands, key: Key, rank: int, emit: Emitter) -> Tensor:
+    """An input, taken in its own layout, so that it broadcasts against [N, ..] of `rank` axes per model."""
+    return emit.pad_rank(ins[key], site.own_layout(key), site.rank(key), rank, 0)
 
 
 def per_axis(
@@ -66,15 +54,17 @@ def per_axis(
     axes: Sequence[int] = (),
     name: str = "",
     nodes: float = 1.0,
+    layouts: Sequence[Layout] | None = None,
 ) -> Iterator[Option]:
-    """Options for an operator on input 0 along `axes`: one for every place of the model axis that the
-    operator leaves alone. `gives` maps the layout taken to the layout given, None to skip it."""
+    """Options for an operator on input 0 along `axes`: one for every place of the model axis, or each of
+    `layouts`, that the operator leaves alone. `gives` maps the layout taken to the layout given, None to skip
+    it."""
     site.only_mapped(0)
-    for layout in places(site.rank(0)):
-        given = None if touches(layout, axes) else gives(layout)
+    for layout in places(site.rank(0)) if layouts is None else layouts:
+        given = None if layout.touches(axes) else gives(layout)
         if given is not None:
-            outs = (given,) * len(site.node.outputs)
-            yield Option(name or site.op.lower(), first_takes(site, layout), outs, body(layout), nodes)
+            takes, outs = site.takes({0: layout}), site.gives(given)
+            yield Option(name or site.op.lower(), takes, outs, body(layout), nodes, tuned=layout.tuned)
 
 
 def need(condition: bool, reason: str) -> None:

@@ -11,20 +11,22 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import SHARED, STACKED
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 
-Column = Callable[[str, float], Tensor]
-"""One number per model, [N, 1..]: an attribute and its default."""
+Column = Callable[[str | float], Tensor]
+"""Gives an attribute as one number per model, [N, 1..], and a number for itself."""
 
 
 def _numbers(site: Site, emit: Emitter) -> Column:
     kind = helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)
     shape = (emit.models,) + (1,) * site.rank(0)
 
-    def column(name: str, default: float) -> Tensor:
-        return emit.const(np.reshape([attrs.get(name, default) for attrs in site.attrs], shape), kind)
+    def column(wanted: str | float) -> Tensor:
+        each = site.attr_of_each(wanted) if isinstance(wanted, str) else [wanted] * emit.models
+        return emit.const(np.reshape(each, shape), kind)
 
     return column
 
@@ -42,22 +44,22 @@ Form = Callable[[Tensor, Column, Emitter], Tensor]
 
 
 def _leaky_relu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    slope = emit("Mul", x, number("alpha", 0.01))
-    return emit("Where", emit("Less", x, number("", 0.0)), slope, x)
+    slope = emit("Mul", x, number("alpha"))
+    return emit("Where", emit("Less", x, number(0.0)), slope, x)
 
 
 def _elu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    curve = emit("Mul", emit("Elu", x), number("alpha", 1.0))
-    return emit("Where", emit("Less", x, number("", 0.0)), curve, x)
+    curve = emit("Mul", emit("Elu", x), number("alpha"))
+    return emit("Where", emit("Less", x, number(0.0)), curve, x)
 
 
 def _thresholded_relu(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    return emit("Where", emit("Greater", x, number("alpha", 1.0)), x, number("", 0.0))
+    return emit("Where", emit("Greater", x, number("alpha")), x, number(0.0))
 
 
 def _hard_sigmoid(x: Tensor, number: Column, emit: Emitter) -> Tensor:
-    line = emit("Add", emit("Mul", x, number("alpha", 0.2)), number("beta", 0.5))
-    return emit("Max", number("", 0.0), emit("Min", number("", 1.0), line))
+    line = emit("Add", emit("Mul", x, number("alpha")), number("beta"))
+    return emit("Max", number(0.0), emit("Min", number(1.0), line))
 
 
 ACTIVATIONS: dict[str, tuple[Form, tuple[str, ...]]] = {
@@ -74,12 +76,12 @@ def activation(site: Site) -> Iterator[Option]:
     form, names = ACTIVATIONS[site.op]
     _only(site, *names)
     rank = site.rank(0)
-    held = STACKED(0) if site.mapped[0] else SHARED
+    own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return form(emit.pad_rank(ins[0], held, rank, rank, 0), _numbers(site, emit), emit)
+        return form(emit.pad_rank(ins[0], own_layout, rank, rank, 0), _numbers(site, emit), emit)
 
-    yield Option("activation", (held,), (STACKED(0),), body, 4.0)
+    yield Option("activation", (own_layout,), (STACKED(0),), body, 4.0)
 
 
 @family("ai.onnx.ml.Scaler", differing=True)
@@ -90,7 +92,7 @@ def scaler(site: Site) -> Iterator[Option]:
     counts = {len(attrs[name]) for attrs in site.attrs for name in ("offset", "scale")}
     need(len(counts) == 1, "the offsets and scales are not as many in all models")
     rank = site.rank(0)
-    held = STACKED(0) if site.mapped[0] else SHARED
+    own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x = ins[0]
@@ -100,22 +102,22 @@ def scaler(site: Site) -> Iterator[Option]:
         offset, scale = (emit.const(t.reshape(len(t), *[1] * (rank - 1), -1), np.float32) for t in tables)
         return emit("Mul", emit("Sub", x, offset), scale)
 
-    yield Option("scaler", (held,), (STACKED(0),), body, 3.0)
+    yield Option("scaler", (own_layout,), (STACKED(0),), body, 3.0)
 
 
 @family("ai.onnx.ml.LinearRegressor", differing=True)
 def linear_regressor(site: Site) -> Iterator[Option]:
     """batched: M(bc), M(ct) + M(t) -> M(bt), with the coefficients of each model"""
     _only(site, "coefficients", "intercepts")
-    need(site.attr("post_transform", b"NONE") == b"NONE", "it transforms its scores")
+    need(site.attr("post_transform") == b"NONE", "it transforms its scores")
     need(site.rank(0) == 2, "its input is not a matrix")
-    targets = int(site.attr("targets", 1))
+    targets = int(site.attr("targets"))
     counts = {len(attrs.get("coefficients", ())) for attrs in site.attrs}
     need(len(counts) == 1 and targets > 0, "the coefficients are not as many in all models")
     need(min(counts) > 0 and min(counts) % targets == 0, "the coefficients are not as many for each target")
     added = {len(attrs["intercepts"]) for attrs in site.attrs if "intercepts" in attrs}
     need(added <= {targets}, "the intercepts are not one for each target")
-    held = STACKED(0) if site.mapped[0] else SHARED
+    own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x = ins[0]
@@ -130,4 +132,4 @@ def linear_regressor(site: Site) -> Iterator[Option]:
         bias = np.array([attrs.get("intercepts", none) for attrs in site.attrs], np.float32)
         return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
 
-    yield Option("linear_regressor", (held,), (STACKED(0),), body, 3.0)
+    yield Option("linear_regressor", (own_layout,), (STACKED(0),), body, 3.0)

@@ -14,20 +14,14 @@ from typing import Any
 
 from onnx import TensorProto
 
-from netfuse_onnx.emit.channels import folded, image, moved, unfolded
+from netfuse_onnx.dims import known, same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import CHANNELS, FOLDED, SHARED, STACKED, Became, Dim, Layout
-
-
-def channels(dims: Sequence[Dim]) -> Layout | None:
-    """The last axis as channels, where it is known and not the only one. No convolution takes an empty
-    image."""
-    possible = len(dims) >= 2 and isinstance(dims[-1], int) and 0 not in dims
-    return CHANNELS(len(dims) - 1) if possible else None
-
+from netfuse_onnx.layouts import CHANNELS, FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.channels import folded, image, last_as_channels, moved, unfolded
+from netfuse_onnx.rules._build import need
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
+from netfuse_onnx.types import Became, Dim
 
 # --------------------------------------------------------------------------- products
 
@@ -35,13 +29,13 @@ def channels(dims: Sequence[Dim]) -> Layout | None:
 @family("MatMul", "Gemm")
 def pointwise(site: Site) -> Iterator[Option]:
     """a 1x1 convolution, with --target: 1(MK)r, (MO)K1 -> 1(MO)r, a group per model; or of one input, 1Kr"""
-    layout = channels(site.dims(0))
+    layout = last_as_channels(site.dims(0))
     need(layout is not None, "its input has no channels of a known number")
     need(site.is_mapped(1) and site.weight[1], "it has no weights per model")
     need(site.rank(1) == 2, "its weight is not one matrix")
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
-    trans_a, turned = (bool(site.attr(name, 0)) for name in ("transA", "transB"))
-    plain = all(float(site.attr(name, 1.0)) == 1.0 for name in ("alpha", "beta")) and not trans_a
+    trans_a, turned = (bool(site.attr(name)) for name in ("transA", "transB"))
+    plain = all(site.attr(name) in (None, 1.0) for name in ("alpha", "beta")) and not trans_a
     need(plain, "it scales or transposes its input")
     bias = _bias(site)
     assert layout is not None
@@ -121,63 +115,6 @@ def _bias(site: Site) -> Layout | None:
     one_each = len(dims) >= 1 and dims[-1] == site.out_dims()[-1] and all(d == 1 for d in dims[:-1])
     need(site.weight[2] and one_each, "its bias is not one stored number per channel")
     return FOLDED(len(dims) - 1)
-
-
-# --------------------------------------------------------------------------- between products
-
-
-def passing(site: Site) -> Iterator[Option]:
-    """One input, element by element."""
-    for layout in _fronts(site.dims(0)):
-        takes = (layout,) + (SHARED,) * (len(site.node.inputs) - 1)
-        yield Option("channels", takes, (layout,) * len(site.node.outputs), again, tuned=True)
-
-
-def _fronts(dims: Sequence[Dim]) -> Iterator[Layout]:
-    """The last axis as channels; and the last two, as heads are."""
-    last = channels(dims)
-    if last is not None:
-        yield last
-        if len(dims) >= 4 and isinstance(dims[-2], int):
-            yield CHANNELS(len(dims) - 2)
-
-
-def broadcasting(site: Site) -> Iterator[Option]:
-    """[1, (N K), r..] op the same, or op [1, (N K), 1..], stored numbers per channel, or op one number."""
-    for layout in _fronts(site.out_dims()):
-        takes = [_operand(site, i, layout) for i in range(len(site.node.inputs))]
-        if layout in takes and all(takes) and (site.op != "PRelu" or takes[0] == layout):
-            yield _broadcast(site, layout, [take for take in takes if take])
-
-
-def _operand(site: Site, i: int, layout: Layout) -> Layout | None:
-    """How an operand is taken beside channels; None where it can't be."""
-    dims, out = site.dims(i), site.out_dims()
-    behind = len(out) - layout.axis
-    front, own = dims[:-behind], dims[-behind:]
-    if not site.mapped[i] and all(d == 1 for d in dims):
-        return SHARED
-    if own != tuple(out[-behind:]):
-        return None
-    if site.weight[i] and all(d == 1 for d in front):
-        return FOLDED(len(front))
-    return layout if site.mapped[i] and len(dims) == len(out) else None
-
-
-def _broadcast(site: Site, layout: Layout, takes: Sequence[Layout]) -> Option:
-    out = site.out_dims()
-    own = [known(d) for d in out[layout.axis :]]
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        ones = [1] * (layout.axis + (len(out) == 2))
-        shape = [1, emit.models * own[0], *own[1:], *ones]
-        ready = list(ins)
-        for i, take in enumerate(takes):
-            if take.folded or take == SHARED:  # ort_compat.SCALAR_BESIDE_ONES
-                ready[i] = emit.reshape(ins[i], shape if take.folded else [1] * len(shape))
-        return again(site, ready, emit)
-
-    return Option("channels", tuple(takes), (layout,), body, tuned=True)
 
 
 # --------------------------------------------------------------------------- heads

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules import conv, elementwise, matmul
-from netfuse_onnx.rules._build import again, need, per_axis, seen_as
-from netfuse_onnx.rules._registry import REGISTRY, Option, Site, family, rule
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Became
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis, seen_as
+from netfuse_onnx.rules._registry import REGISTRY, Option, family, rule
+from netfuse_onnx.rules._site import Site
+from netfuse_onnx.types import Became
 
 DOMAIN = "com.microsoft"
 
@@ -26,7 +28,7 @@ def fused(emit: Emitter, op: str, *ins: Tensor | None, **attrs: Any) -> Tensor:
 @family(f"{DOMAIN}.Gelu", f"{DOMAIN}.QuickGelu")
 def activation(site: Site) -> Iterator[Option]:
     """element by element, in whatever layout the input has"""
-    yield from per_axis(site, lambda layout: again, name="activation")
+    yield from per_axis(site, lambda layout: emit_same_op, name="activation")
 
 
 GELU = {"BiasGelu": "Gelu", "FastGelu": "FastGelu"}
@@ -38,14 +40,14 @@ def biased_activation(site: Site) -> Iterator[Option]:
     """element by element; a bias that differs between the models is added first"""
     rank = site.rank(0)
     if not site.is_mapped(1):
-        yield from per_axis(site, lambda layout: again, axes=[rank - 1], name="biased_activation")
+        yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="biased_activation")
         return
     for option in elementwise.broadcasting(seen_as(site, "Add", (0, 1))):
         if option.tuned:
             continue
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            total = inner.body(seen_as(site, "Add", (0, 1)), ins, emit)
+            total = inner.emit(seen_as(site, "Add", (0, 1)), ins, emit)
             return fused(emit, GELU[site.op], total)
 
         yield replace(option, rule="biased_activation", body=body, nodes=option.nodes + 1)
@@ -55,14 +57,14 @@ def biased_activation(site: Site) -> Iterator[Option]:
 
 
 def _group(site: Site) -> int:
-    return int(site.attr("group", 1))
+    return int(site.attr("group"))
 
 
 @rule(f"{DOMAIN}.FusedConv", takes=(FOLDED(1), FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
       became=Became.GROUPED)  # fmt: skip
 def fused_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, with the sum and the activation that it has"""
-    return again(site, ins, emit, group=emit.models * _group(site))
+    return emit_same_op(site, ins, emit, group=emit.models * _group(site))
 
 
 def _wide(site: Site) -> str:
@@ -72,13 +74,13 @@ def _wide(site: Site) -> str:
 @rule(f"{DOMAIN}.FusedConv", takes=(SHARED, FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), when=_wide)
 def fused_conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)
 
 
 @rule(f"{DOMAIN}.FusedConv", takes=(FOLDED(0), SHARED, SHARED, FOLDED(0)), gives=FOLDED(0))
 def fused_conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """one set of filters: (MN)CHW, OCkk -> (MN)OHW, the models join the batch"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)
 
 
 # --------------------------------------------------------------------------- products
@@ -91,7 +93,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
     plain = seen_as(
         site, "Gemm", range(len(site.node.inputs)), {k: site.attr(k) for k in given if k in site.node.attrs}
     )
-    name = site.attr("activation", b"").decode(errors="replace")
+    name = (site.attr("activation") or b"").decode(errors="replace")
     need(name != "", "it names no activation")
     attrs = {
         k: site.attr(f"activation_{k}")
@@ -102,7 +104,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
     for option in matmul.gemm(plain):
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            return emit(name, inner.body(plain, ins, emit), **attrs)
+            return emit(name, inner.emit(plain, ins, emit), **attrs)
 
         yield replace(option, rule="fused_gemm", body=body, nodes=option.nodes + 1)
 
@@ -122,14 +124,14 @@ REGISTRY[f"{DOMAIN}.FusedGemm"] += [
 def fused_matmul(site: Site) -> Iterator[Option]:
     """batched: M(..ik), M(..kj) -> M(..ij), transposed and scaled as it was"""
     ranks = [site.rank(0), site.rank(1)]
-    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    takes = site.own_layouts
     wide = max(*ranks, 2)
-    vector = ranks[1] == 1 and bool(site.attr("transA", 0))
+    vector = ranks[1] == 1 and bool(site.attr("transA"))
     need(
         not vector,
         "ONNX Runtime (1.32) reads a transposed matrix beside a vector as if it were not transposed",
     )
-    batch_moved = [bool(site.attr(f"transBatch{side}", 0)) and ranks[i] > 2 for i, side in enumerate("AB")]
+    batch_moved = [bool(site.attr(f"transBatch{side}")) and ranks[i] > 2 for i, side in enumerate("AB")]
 
     def operand(i: int, x: Tensor, site: Site, emit: Emitter) -> Tensor:
         lead = int(site.mapped[i])
@@ -144,10 +146,10 @@ def fused_matmul(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         ready = [operand(i, x, site, emit) for i, x in enumerate(ins)]
         # A vector is never transposed; it gained its second axis above.
-        changes = {f"trans{side}": site.attr(f"trans{side}", 0) if ranks[i] > 1 else 0
+        changes = {f"trans{side}": site.attr(f"trans{side}") if ranks[i] > 1 else 0
                    for i, side in enumerate("AB")}  # fmt: skip
-        gone = dict.fromkeys(("transBatchA", "transBatchB"))
-        (y,) = again(site, ready, emit, **changes, **gone)
+        dropped = dict.fromkeys(("transBatchA", "transBatchB"))
+        (y,) = emit_same_op(site, ready, emit, **changes, **dropped)
         return emit.squeeze(y, [wide - 1] * (ranks[0] == 1) + [wide] * (ranks[1] == 1))
 
     extra = 0.5 * ranks.count(1) + sum(batch_moved)
@@ -157,7 +159,7 @@ def fused_matmul(site: Site) -> Iterator[Option]:
 @family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")
 def fused_matmul_shared_weights(site: Site) -> Iterator[Option]:
     """one weight: (M..)ik, kj -> (M..)ij, the models join the rows"""
-    need(not site.attr("transA", 0) and not site.attr("transBatchA", 0), "its rows are not where models join")
+    need(not site.attr("transA") and not site.attr("transBatchA"), "its rows are not where models join")
     yield from matmul.matmul_shared_weights(site)
 
 
@@ -172,16 +174,14 @@ PACKED = (
 @family(f"{DOMAIN}.MatMulNBits", f"{DOMAIN}.MatMulBnb4")
 def packed(site: Site) -> Iterator[Option]:
     """one weight, the models join the rows; or one input for all models, whose weights are more columns"""
-    rank = site.rank(0)
-    weights = [i for i in range(1, len(site.node.inputs)) if site.has(i)]
-    if not any(site.mapped[i] for i in weights):
-        yield from per_axis(site, lambda layout: again, axes=[rank - 1], name="packed")
+    rank, weights = site.rank(0), site.names[1:]
+    if not site.is_mapped(*weights):
+        yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="packed")
         return
-    need(not site.mapped[0] and site.op == "MatMulNBits" and not site.has(4), PACKED)
+    need(not site.is_mapped("a") and site.op == "MatMulNBits" and not site.has("g_idx"), PACKED)
     columns = int(site.attr("N"))
-    takes = tuple(FOLDED(0) if i in weights else SHARED for i in range(len(site.node.inputs)))
 
     def wide(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return again(site, ins, emit, N=columns * emit.models)
+        return emit_same_op(site, ins, emit, N=columns * emit.models)
 
-    yield Option("packed", takes, (FOLDED(rank - 1),), wide)
+    yield Option("packed", site.takes(dict.fromkeys(weights, FOLDED(0))), (FOLDED(rank - 1),), wide)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, Became, Dim, Layout
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
+from netfuse_onnx.types import Became, Dim
 
 NCHWC = "com.microsoft.nchwc"
 BLOCK = 16
@@ -25,12 +27,12 @@ def _whole(channels: Dim) -> bool:
 @family(f"{NCHWC}.Conv")
 def blocked_conv(site: Site) -> Iterator[Option]:
     """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW; one image: every model's filters"""
-    group = int(site.attr("group", 1))
+    group = int(site.attr("group"))
     filters, inner = site.dims(1)[:2]
     if not site.is_mapped(1) and not site.is_mapped(2):
-        yield Option("blocked_conv", _takes(site, FOLDED(0), SHARED), (FOLDED(0),), again)
+        yield Option("blocked_conv", _takes(site, FOLDED(0), SHARED), (FOLDED(0),), emit_same_op)
     elif not site.mapped[0] and group == 1 and not site.has(3):
-        yield Option("blocked_conv", _takes(site, SHARED, FOLDED(0)), (FOLDED(1),), again)
+        yield Option("blocked_conv", _takes(site, SHARED, FOLDED(0)), (FOLDED(1),), emit_same_op)
         return
     depthwise = inner == 1 and filters == group
     if not (_whole(filters) and (depthwise or (_whole(inner) and group == 1))):
@@ -38,7 +40,7 @@ def blocked_conv(site: Site) -> Iterator[Option]:
         return
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return again(site, ins, emit, group=group * emit.models)
+        return emit_same_op(site, ins, emit, group=group * emit.models)
 
     grouped = _takes(site, FOLDED(1), FOLDED(0))
     yield Option("blocked_conv", grouped, (FOLDED(1),), body, 1.0, Became.GROUPED)
@@ -47,10 +49,9 @@ def blocked_conv(site: Site) -> Iterator[Option]:
 UNEVEN = "its channels do not fill the runtime's blocks, so models can not stand side by side in them"
 
 
-def _takes(site: Site, images: Layout, filters: Layout) -> tuple[Layout, ...]:
+def _takes(site: Site, images: Layout, filters: Layout) -> tuple[Layout | None, ...]:
     """The image and what is added to it in one layout, filters and bias in the other."""
-    each = (images if i in (0, 3) else filters for i in range(len(site.node.inputs)))
-    return tuple(take if site.has(i) else SHARED for i, take in enumerate(each))
+    return site.takes({"x": images, "w": filters, "b": filters, "sum": images})
 
 
 POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Upsample")
@@ -60,27 +61,27 @@ POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Upsamp
 def blocked_pool(site: Site) -> Iterator[Option]:
     """over the spatial axes: the models join the batch or the channels"""
     for layout in (FOLDED(0), FOLDED(1)):
-        yield Option("blocked_pool", (layout,), (layout,), again)
+        yield Option("blocked_pool", (layout,), (layout,), emit_same_op)
 
 
 @family(f"{NCHWC}.ReorderInput")
 def into_blocks(site: Site) -> Iterator[Option]:
     """the models join the batch, or the channels where these fill their blocks"""
-    yield Option("into_blocks", (FOLDED(0),), (FOLDED(0),), again)
-    axis = site.rank(0) - 1 if site.attr("channels_last", 0) else 1
+    yield Option("into_blocks", (FOLDED(0),), (FOLDED(0),), emit_same_op)
+    axis = site.rank(0) - 1 if site.attr("channels_last") else 1
     if _whole(site.dims(0)[axis]):
-        yield Option("into_blocks", (FOLDED(axis),), (FOLDED(1),), again)
+        yield Option("into_blocks", (FOLDED(axis),), (FOLDED(1),), emit_same_op)
 
 
 @family(f"{NCHWC}.ReorderOutput")
 def out_of_blocks(site: Site) -> Iterator[Option]:
     """the models join the batch, or the channels where these fill their blocks"""
-    yield Option("out_of_blocks", (FOLDED(0),), (FOLDED(0),), again)
-    channels = int(site.attr("channels", 0))
-    axis = site.rank(0) - 1 if site.attr("channels_last", 0) else 1
+    yield Option("out_of_blocks", (FOLDED(0),), (FOLDED(0),), emit_same_op)
+    channels = int(site.attr("channels"))
+    axis = site.rank(0) - 1 if site.attr("channels_last") else 1
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return again(site, ins, emit, channels=channels * emit.models)
+        return emit_same_op(site, ins, emit, channels=channels * emit.models)
 
     if _whole(channels):
         yield Option("out_of_blocks", (FOLDED(1),), (FOLDED(axis),), body)

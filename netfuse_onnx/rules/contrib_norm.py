@@ -6,243 +6,223 @@ the standard's operator where the opset has one; Mul and Add by [N, 1.., D] foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx.emit.convert import fold as folded
-from netfuse_onnx.emit.convert import unfold
+from netfuse_onnx.dims import known, same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import known, same_dim
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold as folded
+from netfuse_onnx.layouts.folded import unfold
+from netfuse_onnx.rules._build import aligned, emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
-EPSILON = 1e-12
-"""The default of all of them, which is not that of LayerNormalization."""
-
-LN, SIMPLIFIED = f"{DOMAIN}.SkipLayerNormalization", f"{DOMAIN}.SkipSimplifiedLayerNormalization"
-BETA, BIAS = {LN: 3}, {LN: 4, SIMPLIFIED: 3}
-STANDARD = {LN: ("LayerNormalization", 17), SIMPLIFIED: ("RMSNormalization", 23)}
+STANDARD = {
+    "SkipLayerNormalization": ("LayerNormalization", 17),
+    "SkipSimplifiedLayerNormalization": ("RMSNormalization", 23),
+}
 """The standard's operator without the skip, and the opset that brought it."""
 
 
-@family(LN, SIMPLIFIED)
+@family(*(f"{DOMAIN}.{op}" for op in STANDARD))
 def skip_norm(site: Site) -> Iterator[Option]:
     """the models join the batch; a scale or bias that differs between them becomes Mul and Add"""
-    count, outs = len(site.node.inputs), len(site.node.outputs)
-    alike = _alike(site)
-    if not any(site.mapped[2:]) and (alike or (not site.mapped[1] and _narrower(site))):
-        skip = FOLDED(0) if alike else SHARED
-        takes = (FOLDED(0), skip, *(SHARED,) * (count - 2))
-        yield Option("skip_norm", takes, (FOLDED(0),) * outs, again)
-        if site.rank(0) == 2 and alike:  # [N, tokens, D] is what it takes as well
-            takes = (STACKED(0), STACKED(0), *(SHARED,) * (count - 2))
-            yield Option("skip_norm", takes, (STACKED(0),) * outs, again)
+    same_shape = _same_shape(site)
+    affine = site.is_mapped("gamma", "beta", "bias")
+    if not affine and (same_shape or (not site.is_mapped("skip") and _narrower(site))):
+        takes = {"input": FOLDED(0), "skip": FOLDED(0) if same_shape else SHARED}
+        yield Option("skip_norm", site.takes(takes), site.gives(FOLDED(0)), emit_same_op)
+        if site.rank("input") == 2 and same_shape:  # [N, tokens, D] is what it takes as well
+            takes = {"input": STACKED(0), "skip": STACKED(0)}
+            yield Option("skip_norm", site.takes(takes), site.gives(STACKED(0)), emit_same_op)
         return
-    need(site.gone(1) and site.gone(2), "it gives the statistics of its input")
-    yield _standard(site) if site.opset >= STANDARD[site.node.key][1] else _fused(site, alike)
+    need(not site.has_output(1) and not site.has_output(2), "it gives the statistics of its input")
+    yield _standard(site) if site.opset >= STANDARD[site.op][1] else _fused(site, same_shape)
 
 
-def _alike(site: Site) -> bool:
-    same = all(map(same_dim, site.dims(0), site.dims(1)))
-    return same and site.rank(1) == site.rank(0)
+def _same_shape(site: Site) -> bool:
+    """True where input and skip have the same shape."""
+    same = all(map(same_dim, site.dims("input"), site.dims("skip")))
+    return same and site.rank("skip") == site.rank("input")
 
 
 def _narrower(site: Site) -> bool:
     """True where Add broadcasts the skip to the input, and never the input to the skip."""
-    wide, skip = site.dims(0), site.dims(1)
-    aligned = wide[len(wide) - len(skip) :]
-    return len(skip) <= len(wide) and all(
-        b == 1 or same_dim(a, b) for a, b in zip(aligned, skip, strict=True)
-    )
+    wide, skip = site.dims("input"), site.dims("skip")
+    ends = wide[len(wide) - len(skip) :]
+    return len(skip) <= len(wide) and all(b == 1 or same_dim(a, b) for a, b in zip(ends, skip, strict=True))
 
 
-def _summed(site: Site) -> bool:
+def _sum_differs(site: Site) -> bool:
     """True where the sum differs between the models, and not only what it is scaled with."""
-    return any(site.is_mapped(i) for i in (0, 1, BIAS[site.node.key]))
+    return site.is_mapped("input", "skip", "bias")
 
 
-def _size(site: Site, i: int) -> int:
-    size = site.dims(i)[-1]
+def _size(site: Site, key: str) -> int:
+    """The size of an input's last axis."""
+    size = site.dims(key)[-1]
     need(isinstance(size, int), "the size of its last axis is unknown")
     return known(size)
 
 
 def _standard(site: Site) -> Option:
     """Add, the standard's normalisation by ones, Mul and Add."""
-    key, size = site.node.key, _size(site, 2)
-    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    op, size = STANDARD[site.op][0], _size(site, "gamma")
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        wide = _padded(site, ins, takes, emit)
-        total = _sum(site, ins, wide, emit)
-        if site.has(BIAS[key]):
-            total = emit("Add", total, wide(BIAS[key]))
-        ones = emit.filled(1.0, site.inputs[2].dtype, [size])
-        y = emit(STANDARD[key][0], total, ones, axis=-1, epsilon=float(site.attr("epsilon", EPSILON)))
-        y = _affine(site, y, wide, emit)
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
+        total = _sum(site, ins, emit)
+        ones = emit.filled(1.0, site["gamma"].dtype, [size])
+        y = emit(op, total, ones, axis=-1, epsilon=site.attr("epsilon"))
+        y = _affine(site, y, ins, emit)
         return [y, y, y, total][: len(site.node.outputs)]
 
-    return Option("skip_norm", takes, _gives(site, STACKED(0)), body, 2.0 + _added(site, 2, BIAS[key]))
+    nodes = 2.0 + _added(site, "gamma", "bias")
+    return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body, nodes)
 
 
-def _fused(site: Site, alike: bool) -> Option:
+def _fused(site: Site, same_shape: bool) -> Option:
     """The operator itself with ones, on models folded into the batch; then Mul and Add."""
-    key, size, summed = site.node.key, _size(site, 2), _summed(site)
-    first = summed and (
-        site.is_mapped(BIAS[key]) or not alike
-    )  # what is not the same for all is added before
-    takes = [STACKED(0) if mapped else SHARED for mapped in site.mapped]
-    if summed and not first:
+    size, differs = _size(site, "gamma"), _sum_differs(site)
+    added_first = differs and (site.is_mapped("bias") or not same_shape)
+    takes = list(site.own_layouts)
+    if differs and not added_first:
         takes[:2] = FOLDED(0), FOLDED(0)
 
-    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-        wide = _padded(site, ins, takes, emit)
-        ready = [*ins[:2], emit.filled(1.0, site.inputs[2].dtype, [size])]
-        if first:
-            total = _sum(site, ins, wide, emit)
-            total = emit("Add", total, wide(BIAS[key])) if site.has(BIAS[key]) else total
-            total = folded(emit, total, 0, site.dims(0))
-            none = numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)))
-            ready[:2] = total, emit("ConstantOfShape", emit("Shape", total), value=none)
-        elif site.has(BIAS[key]):
-            ready += [None] * (BIAS[key] - 3) + [ins[BIAS[key]]]
-        y, *rest = again(site, ready, emit)
-        if summed:
-            y = unfold(emit, y, 0, site.dims(0))
-        return [_affine(site, y, wide, emit), *rest]
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
+        plain = ins | {"gamma": emit.filled(1.0, site["gamma"].dtype, [size])}
+        if site.has("beta"):
+            plain |= {"beta": None}
+        if added_first:
+            total = folded(emit, _sum(site, ins, emit), 0, site.dims("input"))
+            none = numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(site["input"].dtype)))
+            zeros = emit("ConstantOfShape", emit("Shape", total), value=none)
+            plain |= {"input": total, "skip": zeros, "bias": None}
+        y, *rest = emit_same_op(site, plain, emit)
+        if differs:
+            y = unfold(emit, y, 0, site.dims("input"))
+        return [_affine(site, y, ins, emit), *rest]
 
-    gives = _gives(site, FOLDED(0))
-    return Option("skip_norm", tuple(takes), gives, body, 1.5 + 3 * first + _added(site, 2))
+    nodes = 1.5 + 3 * added_first + _added(site, "gamma")
+    return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body, nodes)
 
 
-def _sum(site: Site, ins: Sequence[Tensor | None], wide: Callable[[int], Tensor], emit: Emitter) -> Tensor:
-    """The input and the skip, in the shape of the input. ONNX Runtime (1.32) takes the first rows of a skip
-    that has more of them, where Add would make the input as large."""
-    total = emit("Add", wide(0), wide(1))
-    if _narrower(site):
-        return total
-    shape = emit("Shape", ins[0])
-    if site.mapped[1] and not site.mapped[0]:
-        shape = emit.prepend(emit.models, shape, None)
-    return emit("Reshape", total, shape, **({"allowzero": 1} if emit.opset >= 14 else {}))
+def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
+    """The input, the skip and the bias, in the shape of the input. ONNX Runtime (1.32) takes the first rows
+    of a skip that has more of them, where Add would make the input as large."""
+    rank = site.rank("input")
+    total = emit("Add", aligned(site, ins, "input", rank, emit), aligned(site, ins, "skip", rank, emit))
+    if not _narrower(site):
+        shape = emit("Shape", ins["input"])
+        if site.is_mapped("skip") and not site.is_mapped("input"):
+            shape = emit.prepend(emit.models, shape, None)
+        total = emit("Reshape", total, shape, **({"allowzero": 1} if emit.opset >= 14 else {}))
+    return emit("Add", total, aligned(site, ins, "bias", rank, emit)) if site.has("bias") else total
 
 
-def _padded(
-    site: Site, ins: Sequence[Tensor | None], takes: Sequence[Layout], emit: Emitter
-) -> Callable[[int], Tensor]:
-    """Input i, so that it broadcasts against [N, .., D]."""
-    return lambda i: emit.pad_rank(ins[i], takes[i], site.rank(i), site.rank(0), 0)
+def _affine(site: Site, y: Tensor, ins: Operands, emit: Emitter) -> Tensor:
+    """y * gamma + beta"""
+    rank = site.rank(0)
+    y = emit("Mul", y, aligned(site, ins, "gamma", rank, emit))
+    return emit("Add", y, aligned(site, ins, "beta", rank, emit)) if site.has("beta") else y
 
 
-def _affine(site: Site, y: Tensor, wide: Callable[[int], Tensor], emit: Emitter) -> Tensor:
-    y = emit("Mul", y, wide(2))
-    beta = BETA.get(site.node.key, -1)
-    return emit("Add", y, wide(beta)) if beta > 0 and site.has(beta) else y
-
-
-def _added(site: Site, *more: int) -> int:
-    """How many of the scale, the offset and the inputs `more` are there."""
-    return sum(site.has(i) for i in {BETA.get(site.node.key, 2), *more})
+def _added(site: Site, *names: str) -> int:
+    """How many of these inputs and the offset are there."""
+    return sum(site.has(name) for name in ("beta", *names))
 
 
 def _gives(site: Site, total: Layout) -> tuple[Layout, ...]:
-    gives = (STACKED(0), SHARED, SHARED, total if _summed(site) else SHARED)
-    return gives[: len(site.node.outputs)]
+    return site.gives(STACKED(0), SHARED, SHARED, total if _sum_differs(site) else SHARED)
 
 
 # --------------------------------------------------------------------------- embeddings
 
-WORD, POSITION, SEGMENT, GAMMA, BETA_, MASK, IDS = 2, 3, 4, 5, 6, 7, 8
+TABLES = ("word_embedding", "position_embedding", "segment_embedding")
 
 
 @family(f"{DOMAIN}.EmbedLayerNormalization")
 def embed_norm(site: Site) -> Iterator[Option]:
     """tables that all models share: the models join the batch; else lookups, sums and a normalisation"""
-    outs, tables = len(site.node.outputs), (WORD, POSITION, SEGMENT, GAMMA, BETA_)
-    whole = not site.has(IDS) or same_dim(site.dims(IDS)[0], site.dims(0)[0])
-    if not any(site.is_mapped(i) for i in tables) and (whole or not site.is_mapped(IDS)):
-        each = (0, 1, MASK, IDS) if whole else (0, 1, MASK)
-        takes = tuple(
-            FOLDED(0) if i in each and site.has(i) else SHARED for i in range(len(site.node.inputs))
-        )
-        yield Option("embed_norm", takes, (FOLDED(0),) * outs, again)
+    whole = not site.has("position_ids") or same_dim(site.dims("position_ids")[0], site.dims("input_ids")[0])
+    if not site.is_mapped(*TABLES, "gamma", "beta") and (whole or not site.is_mapped("position_ids")):
+        joined = ("input_ids", "segment_ids", "mask", *(["position_ids"] if whole else []))
+        takes = site.takes(dict.fromkeys(joined, FOLDED(0)))
+        yield Option("embed_norm", takes, site.gives(FOLDED(0)), emit_same_op)
         return
     need(site.opset >= 13, "its tables differ between the models, and GatherND is too old before opset 13")
-    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
-    counted = _of(site, MASK if site.has(MASK) else 0)
-    gives = (STACKED(0), counted, _of(site, 0, 1, WORD, POSITION, SEGMENT, IDS))
-    _size(site, WORD)
-    yield Option("embed_norm", takes, gives[:outs], _embed, 9.0)
+    counted = site.own_layout("mask" if site.has("mask") else "input_ids")
+    _size(site, "word_embedding")
+    gives = site.gives(STACKED(0), counted, _sum_layout(site))
+    yield Option("embed_norm", site.own_layouts, gives, _embed, 9.0)
 
 
-def _of(site: Site, *which: int) -> Layout:
-    return STACKED(0) if any(site.is_mapped(i) for i in which) else SHARED
+def _sum_layout(site: Site) -> Layout:
+    return site.own_layout(*TABLES, "input_ids", "segment_ids", "position_ids")
 
 
-def _embed(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+def _embed(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
     """word[ids] + position[0..S-1 or ids] + segment[ids], normalised, * gamma + beta; and the mask's sums"""
-    takes = [STACKED(0) if mapped else SHARED for mapped in site.mapped]
-    total = _looked_up(site, ins, WORD, 0, emit)
-    if site.has(IDS):
-        total = emit("Add", total, _looked_up(site, ins, POSITION, IDS, emit))
+    total = _looked_up(site, ins, "word_embedding", "input_ids", emit)
+    if site.has("position_ids"):
+        total = emit("Add", total, _looked_up(site, ins, "position_embedding", "position_ids", emit))
     else:
         total = emit("Add", total, _first_rows(site, ins, emit))
-    if site.has(SEGMENT) and site.has(1):
-        total = emit("Add", total, _looked_up(site, ins, SEGMENT, 1, emit))
-    wide = _of(site, 0, 1, WORD, POSITION, SEGMENT, IDS) == STACKED(0)
-    y = _normalised(total, site, wide, emit)
-    for op, i in (("Mul", GAMMA), ("Add", BETA_)):
-        y = emit(op, y, emit.pad_rank(ins[i], takes[i], 1, 3, 0))
+    if site.has("segment_embedding") and site.has("segment_ids"):
+        total = emit("Add", total, _looked_up(site, ins, "segment_embedding", "segment_ids", emit))
+    y = _normalised(total, site, emit)
+    for op, name in (("Mul", "gamma"), ("Add", "beta")):
+        y = emit(op, y, aligned(site, ins, name, 3, emit))
     outs: list[Held] = [y]
     if len(site.node.outputs) > 1:
-        outs.append(y if site.gone(1) else _counted(site, ins, emit))
+        outs.append(_counted(site, ins, emit) if site.has_output(1) else y)
     return [*outs, total][: len(site.node.outputs)]
 
 
-def _looked_up(site: Site, ins: Sequence[Tensor | None], table: int, ids: int, emit: Emitter) -> Tensor:
+def _looked_up(site: Site, ins: Operands, table: str, ids: str, emit: Emitter) -> Tensor:
     """The rows of a table: [N, B, S, D], or [B, S, D] where neither table nor ids differ."""
-    if not site.mapped[table]:
+    if not site.is_mapped(table):
         return emit("Gather", ins[table], ins[ids], axis=0)
-    if not site.mapped[ids]:
+    if not site.is_mapped(ids):
         return emit("Gather", ins[table], ins[ids], axis=1)
     where = ins[ids]
-    if site.inputs[ids].dtype != TensorProto.INT64:
+    if site[ids].dtype != TensorProto.INT64:
         where = emit("Cast", where, to=TensorProto.INT64)
     return emit("GatherND", ins[table], emit.unsqueeze(where, [3]), batch_dims=1)
 
 
-def _first_rows(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Tensor:
+def _first_rows(site: Site, ins: Operands, emit: Emitter) -> Tensor:
     """position[:S], which broadcasts over the batch: [N, 1, S, D] or [S, D]"""
-    length = site.dims(0)[1]
-    stacked = int(site.mapped[POSITION])
+    length = site.dims("input_ids")[1]
+    stacked = int(site.is_mapped("position_embedding"))
     if isinstance(length, int):
         end: Tensor = emit.const([length])
     else:
-        end = emit("Gather", emit("Shape", ins[0]), emit.const([1 + site.mapped[0]]), axis=0)
-    rows = emit("Slice", ins[POSITION], emit.const([0]), end, emit.const([stacked]))
+        axis = 1 + site.is_mapped("input_ids")
+        end = emit("Gather", emit("Shape", ins["input_ids"]), emit.const([axis]), axis=0)
+    rows = emit("Slice", ins["position_embedding"], emit.const([0]), end, emit.const([stacked]))
     return emit.unsqueeze(rows, [1]) if stacked else rows
 
 
-def _normalised(x: Tensor, site: Site, stacked: bool, emit: Emitter) -> Tensor:
+def _normalised(x: Tensor, site: Site, emit: Emitter) -> Tensor:
     """Mean and variance over the last axis taken out; written out before opset 17."""
-    epsilon = float(site.attr("epsilon", EPSILON))
-    dtype = site.inputs[WORD].dtype
+    epsilon, dtype = site.attr("epsilon"), site["word_embedding"].dtype
     if site.opset >= 17:
-        return emit("LayerNormalization", x, emit.filled(1.0, dtype, [_size(site, WORD)]), epsilon=epsilon)
+        ones = emit.filled(1.0, dtype, [_size(site, "word_embedding")])
+        return emit("LayerNormalization", x, ones, epsilon=epsilon)
     centred = emit("Sub", x, emit.reduce("ReduceMean", x, [-1], keepdims=1))
     variance = emit.reduce("ReduceMean", emit("Mul", centred, centred), [-1], keepdims=1)
     return emit("Div", centred, emit("Sqrt", emit("Add", variance, emit.filled(epsilon, dtype, ()))))
 
 
-def _counted(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Tensor:
+def _counted(site: Site, ins: Operands, emit: Emitter) -> Tensor:
     """Ones per row of the mask, zeros where there is none."""
-    if site.has(MASK):
-        ones = emit("Cast", emit("Equal", ins[MASK], emit.const(1, "int32")), to=TensorProto.INT32)
-        return emit.reduce("ReduceSum", ones, [1 + site.mapped[MASK]])
-    zeros = emit("Sub", ins[0], ins[0])
-    counts = emit.reduce("ReduceSum", zeros, [1 + site.mapped[0]])
+    if site.has("mask"):
+        ones = emit("Cast", emit("Equal", ins["mask"], emit.const(1, "int32")), to=TensorProto.INT32)
+        return emit.reduce("ReduceSum", ones, [1 + site.is_mapped("mask")])
+    zeros = emit("Sub", ins["input_ids"], ins["input_ids"])
+    counts = emit.reduce("ReduceSum", zeros, [1 + site.is_mapped("input_ids")])
     return emit("Cast", counts, to=TensorProto.INT32)

@@ -8,7 +8,7 @@ per model. Its result may then differ by one step where a value lies between two
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,38 +16,59 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.rules import elementwise
-from netfuse_onnx.rules._build import again, need, seen_as
-from netfuse_onnx.rules._registry import REGISTRY, Option, Refuse, Site, family
+from netfuse_onnx.rules._build import emit_same_op, need, seen_as
+from netfuse_onnx.rules._registry import REGISTRY, Option, family
+from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
 from netfuse_onnx.rules.contrib import DOMAIN
-from netfuse_onnx.rules.params import Param, held, param
+from netfuse_onnx.rules.params import Param, param
 from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
-from netfuse_onnx.types import FOLDED, SHARED, Layout, ValueType
-
-Triple = tuple[int, int, int]
-"""The inputs that hold a value, its scale and its zero point; -1 for a value that is computed."""
+from netfuse_onnx.types import ValueType
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """An operator on bytes: the one on floats, its operands, the parameters of its result."""
+    """A value in bytes: the input that holds it, its scale and its zero point. No input holds a result."""
+
+    value: Key
+    scale: Key
+    zero: Key
+
+    @classmethod
+    def named(cls, name: str) -> Bytes:
+        return cls(name, f"{name}_scale", f"{name}_zero_point")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operator on bytes: the one on floats, its operands and its result. `plain` are operands that are not
+    bytes, before the others."""
 
     op: str
-    operands: tuple[Triple, ...]
-    result: tuple[int, int]
-    plain: tuple[int, ...] = ()  # operands that are not bytes, before the others
+    operands: tuple[Bytes, ...]
+    result: Bytes
+    plain: tuple[Key, ...] = ()
+
+    @property
+    def data(self) -> tuple[Key, ...]:
+        """The inputs that the operator on floats has."""
+        return (*self.plain, *(operand.value for operand in self.operands))
 
 
-ONE, TWO = ((0, 1, 2),), ((0, 1, 2), (3, 4, 5))
+def _row(op: str, operands: str, result: str, *plain: str) -> Row:
+    return Row(op, tuple(map(Bytes.named, operands)), Bytes.named(result), plain)
+
+
 TABLE = {
-    "QLinearAdd": Bytes("Add", TWO, (6, 7)),
-    "QLinearMul": Bytes("Mul", TWO, (6, 7)),
-    "QLinearSigmoid": Bytes("Sigmoid", ONE, (3, 4)),
-    "QLinearLeakyRelu": Bytes("LeakyRelu", ONE, (3, 4)),
-    "QLinearSoftmax": Bytes("Softmax", ONE, (3, 4)),
-    "QLinearAveragePool": Bytes("AveragePool", ONE, (3, 4)),
-    "QLinearGlobalAveragePool": Bytes("GlobalAveragePool", ONE, (3, 4)),
-    "QLinearWhere": Bytes("Where", ((1, 2, 3), (4, 5, 6)), (7, 8), (0,)),
+    "QLinearAdd": _row("Add", "ab", "c"),
+    "QLinearMul": _row("Mul", "ab", "c"),
+    "QLinearSigmoid": _row("Sigmoid", "x", "y"),
+    "QLinearLeakyRelu": _row("LeakyRelu", "x", "y"),
+    "QLinearSoftmax": _row("Softmax", "x", "y"),
+    "QLinearAveragePool": _row("AveragePool", "x", "y"),
+    "QLinearGlobalAveragePool": _row("GlobalAveragePool", "x", "y"),
+    "QLinearWhere": _row("Where", "xy", "z", "condition"),
 }
 
 FUSED_WRONGLY = frozenset({"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
@@ -64,49 +85,45 @@ def on_bytes(site: Site) -> Iterator[Option]:
 @family(f"{DOMAIN}.QLinearConcat")
 def concat(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis; with scales that differ it is written out"""
-    every = range(2, len(site.node.inputs), 3)
-    yield from _options(site, Bytes("Concat", tuple((i, i + 1, i + 2) for i in every), (0, 1)))
+    operands = tuple(Bytes(i, i + 1, i + 2) for i in range(2, len(site.node.inputs), 3))
+    yield from _options(site, Row("Concat", operands, Bytes.named("y")))
 
 
 @family(f"{DOMAIN}.NhwcMaxPool")
 def last_pool(site: Site) -> Iterator[Option]:
     """over the spatial axes: the models join the batch or the channels, which come last"""
     for layout in (FOLDED(0), FOLDED(site.rank(0) - 1)):
-        yield Option("last_pool", (layout,), (layout,), again)
+        yield Option("last_pool", (layout,), (layout,), emit_same_op)
 
 
-def _options(site: Site, row: Bytes) -> Iterator[Option]:
-    params = [*row.result, *(i for _, *pair in row.operands for i in pair)]
-    differ = any(site.is_mapped(i) for i in params)
+def _options(site: Site, row: Row) -> Iterator[Option]:
+    params = [key for value in (row.result, *row.operands) for key in (value.scale, value.zero)]
+    differ = site.is_mapped(*params)
     floats = _on_floats(site, row, stored=not differ)
-    options = _last_channels(floats) if site.attr("channels_last", 0) else _offers(floats)
-    if differ:
-        need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
-        last = (
-            floats.op != "Softmax"
-            or site.axis(int(site.attr("axis", -1)), floats.rank(0)) == floats.rank(0) - 1
-        )
-        need(
-            floats.opset >= 13 or last,
-            "its scales differ between the models, and it is a Softmax of several axes",
-        )
-        yield from (_written_out(site, row, floats, option) for option in options if _sized(floats, option))
-    else:
+    options = _last_channels(floats) if site.attr("channels_last") else _offers(floats)
+    if not differ:
         yield from (_itself(site, row, floats, option) for option in options)
+        return
+    need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
+    rank = floats.rank(0)
+    several = (
+        floats.op == "Softmax" and floats.opset < 13 and site.axis(int(site.attr("axis")), rank) != rank - 1
+    )
+    need(not several, "its scales differ between the models, and it is a Softmax of several axes")
+    yield from (_written_out(site, row, floats, option) for option in options if _sized(floats, option))
 
 
-def _on_floats(site: Site, row: Bytes, *, stored: bool) -> Site:
+def _on_floats(site: Site, row: Row, *, stored: bool) -> Site:
     """The site of the operator on floats. An operand whose parameters differ between the models does, too.
     Without `stored` no operand is a weight: its floats are computed."""
-    data = (*row.plain, *(x for x, _, _ in row.operands))
     attrs = {k: v for k, v in site.node.attrs.items() if k not in ("channels_last", "opset")}
-    seen = seen_as(site, row.op, data, attrs)
-    mapped = [site.mapped[i] for i in row.plain]
-    mapped += [any(site.is_mapped(i) for i in triple) for triple in row.operands]
-    kinds = [ValueType(TensorProto.FLOAT, kind.dims) for kind in seen.inputs]
-    opset = int(site.attr("opset", 13)) if row.op == "Softmax" else min(site.opset, 17)
+    seen = seen_as(site, row.op, row.data, attrs)
+    mapped = [site.is_mapped(key) for key in row.plain]
+    mapped += [site.is_mapped(operand.value, operand.scale, operand.zero) for operand in row.operands]
+    types = tuple(ValueType(TensorProto.FLOAT, given.dims) for given in seen.inputs)
+    opset = int(site.attr("opset") or 13) if row.op == "Softmax" else min(site.opset, 17)
     weight = tuple(stored and flag for flag in seen.weight)
-    return replace(seen, mapped=tuple(mapped), inputs=tuple(kinds), weight=weight, opset=opset)
+    return replace(seen, mapped=tuple(mapped), inputs=types, weight=weight, opsets={"": opset})
 
 
 def _offers(floats: Site) -> Iterator[Option]:
@@ -115,7 +132,7 @@ def _offers(floats: Site) -> Iterator[Option]:
             yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
-        yield from elementwise.folded_at(floats, rank - 1, rank)
+        yield from elementwise.broadcasting_in(floats, FOLDED(rank - 1))
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:
@@ -123,59 +140,26 @@ def _last_channels(floats: Site) -> Iterator[Option]:
     rank = floats.rank(0)
     first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        if isinstance(emit, _Instead):
-            return again(site, ins, emit)[0]
-        return emit.transpose(again(site, [emit.transpose(ins[0], first)], emit)[0], last)
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+        if site.emits:
+            return emit_same_op(site, ins, emit)[0]
+        return emit.transpose(emit_same_op(site, [emit.transpose(ins[0], first)], emit)[0], last)
 
     for layout in (FOLDED(0), FOLDED(rank - 1)):
         yield Option("last_channels", (layout,), (layout,), body)
 
 
-# --------------------------------------------------------------------------- the operator itself
-
-
-Build = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
-
-
-class _Instead:
-    """An emitter for the rule of the operator on floats: where that emits its operator, it gets another."""
-
-    def __init__(self, emit: Emitter, op: str, build: Build) -> None:
-        self._emit, self._op, self._build = emit, op, build
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._emit, name)
-
-    def __call__(self, op: str, /, *ins: Tensor | None, **attrs: Any) -> Tensor:
-        return self.node(op, ins, attrs)[0]
-
-    def node(self, op: str, ins: Sequence[Any], attrs: Mapping[str, Any], **more: Any) -> list[Tensor]:
-        """As Emitter.node."""
-        return self._build(ins, attrs) if op == self._op else self._emit.node(op, ins, attrs, **more)
-
-
-def instead(emit: Emitter, op: str, build: Build) -> Emitter:
-    return _Instead(emit, op, build)  # type: ignore[return-value]  # it behaves like one
-
-
-def _itself(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
+def _itself(site: Site, row: Row, floats: Site, option: Option) -> Option:
     """The operator on bytes, in a layout that the one on floats works in."""
-    data = (*row.plain, *(x for x, _, _ in row.operands))
-    takes: list[Layout | None] = [SHARED] * len(site.node.inputs)
-    for i, take in zip(data, option.takes, strict=True):
-        takes[i] = take
 
-    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held | Sequence[Held]:
-        def build(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
-            ready = list(ins)
-            for i, operand in zip(data, operands, strict=True):
-                ready[i] = operand
-            return emit.node(site.op, ready, {**site.node.attrs, **attrs}, domain=site.node.domain)
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held | Sequence[Held]:
+        def emits(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
+            return emit_same_op(site, ins | dict(zip(row.data, operands, strict=True)), emit, **attrs)
 
-        return option.body(floats, [ins[i] for i in data], instead(emit, row.op, build))
+        return option.emit(replace(floats, emits=emits), [ins[key] for key in row.data], emit)
 
-    return replace(option, rule="on_bytes", takes=tuple(takes), body=body)
+    takes = site.takes(dict(zip(row.data, option.takes, strict=True)))
+    return replace(option, rule="on_bytes", takes=takes, body=body)
 
 
 # --------------------------------------------------------------------------- written out
@@ -183,57 +167,58 @@ def _itself(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
 
 def _sized(floats: Site, option: Option) -> bool:
     """True where the sizes of all folded axes are known: a scale stands there as often."""
-    held = [*zip(option.takes, floats.inputs, strict=True), *zip(option.gives, floats.outputs, strict=True)]
+    values = [*zip(option.takes, floats.inputs, strict=True), *zip(option.gives, floats.outputs, strict=True)]
     return all(
-        not (layout and layout.folded) or isinstance((kind.dims or ())[layout.axis], int)
-        for layout, kind in held
+        not (layout and layout.folded) or isinstance((value.dims or ())[layout.axis], int)
+        for layout, value in values
     )
 
 
-def _written_out(site: Site, row: Bytes, floats: Site, option: Option) -> Option:
-    takes: list[Layout | None] = [held(site, i) for i in range(len(site.node.inputs))]
-    data = (*row.plain, *(x for x, _, _ in row.operands))
-    for i, take in zip(data, option.takes, strict=True):
-        takes[i] = take
-    apart = row.op in FUSED_WRONGLY
+def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:
+    takes: dict[Key, Layout] = dict(enumerate(site.own_layouts))
+    layouts = {key: take or SHARED for key, take in zip(row.data, option.takes, strict=True)}
+    takes |= {site.position(key): layout for key, layout in layouts.items()}
+    divides = row.op in FUSED_WRONGLY
 
-    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
-        operands = [ins[i] for i in row.plain]
-        for x, *params in row.operands:
-            scale, zero = (param(site, ins, i, emit) for i in params)
-            operands.append(_real(ins[x], scale, zero, takes[x] or SHARED, site.inputs[x], emit))
-        found = option.body(floats, operands, emit)
-        y: Any = found[0] if isinstance(found, list) else found
-        scale, zero = (param(site, ins, i, emit) for i in row.result)
-        return _rounded(y, scale, zero, option.gives[0], site, apart, emit)
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+        operands = [ins[key] for key in row.plain]
+        operands += [_real(site, ins, operand, layouts[operand.value], emit) for operand in row.operands]
+        y = option.emit(floats, operands, emit)
+        y = y[0] if isinstance(y, list) else y
+        return _rounded(y, _params(site, ins, row.result, emit), option.gives[0], site, divides, emit)
 
-    nodes = option.nodes + len(row.operands) + 1 + apart
-    return replace(option, rule="on_bytes", takes=tuple(takes), body=body, nodes=nodes)
+    nodes = option.nodes + len(row.operands) + 1 + divides
+    return replace(option, rule="on_bytes", takes=site.takes(takes), body=body, nodes=nodes)
 
 
-def _real(x: Tensor | None, scale: Param | None, zero: Param | None, layout: Layout, kind: ValueType,
-          emit: Emitter) -> Tensor:  # fmt: skip
+def _params(site: Site, ins: Operands, value: Bytes, emit: Emitter) -> list[Param]:
+    """The scale, and the zero point where there is one."""
+    both = (param(site, ins, key, emit) for key in (value.scale, value.zero))
+    return [p for p in both if p is not None]
+
+
+def _real(site: Site, ins: Operands, operand: Bytes, layout: Layout, emit: Emitter) -> Tensor:
     """An operand as floats, in its layout."""
-    params = [p for p in (scale, zero) if p is not None]
+    x, params = ins[operand.value], _params(site, ins, operand, emit)
     if not any(p.mapped for p in params):
         given = [p.shaped([], emit) for p in params]
-        if zero is None and emit.opset < ZERO_POINT_LOST:
-            given.append(emit.filled(0, kind.dtype, ()))
+        if len(given) == 1 and emit.opset < ZERO_POINT_LOST:
+            given.append(emit.filled(0, site[operand.value].dtype, ()))
         return emit("DequantizeLinear", x, *given)
-    vectors = [p.along(layout, kind.dims or (), emit) for p in params]
+    vectors = [p.along(layout, site.dims(operand.value), emit) for p in params]
     return emit("DequantizeLinear", x, *vectors, axis=layout.axis)
 
 
-def _rounded(y: Any, scale: Param | None, zero: Param | None, layout: Layout, site: Site, apart: bool,
-             emit: Emitter) -> Tensor:  # fmt: skip
-    """The result as bytes. `apart`: the division stands before QuantizeLinear, which then is no part of what
-    ONNX Runtime would fuse."""
-    need(scale is not None, "it lacks a scale")
-    params, dims = [p for p in (scale, zero) if p is not None], site.out_dims()
-    mapped = any(p.mapped for p in params)
+def _rounded(
+    y: Any, params: Sequence[Param], layout: Layout, site: Site, divides: bool, emit: Emitter
+) -> Tensor:
+    """The result as bytes. `divides`: the division stands before QuantizeLinear, which then is no part of a
+    pattern that ONNX Runtime fuses."""
+    dims, mapped = site.out_dims(), any(p.mapped for p in params)
+    need(len(params) > 0, "it lacks a scale")
     steps, *points = [p.along(layout, dims, emit) if mapped else p.shaped([], emit) for p in params]
     axis = {"axis": layout.axis} if mapped else {}
-    if apart:
+    if divides:
         behind = len(dims) - layout.axis - layout.folded
         y = emit("Div", y, emit.unsqueeze(steps, range(1, behind + 1)) if mapped else steps)
         steps = emit("Div", steps, steps)

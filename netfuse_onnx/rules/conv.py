@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again
-from netfuse_onnx.rules._registry import Site, rule
-from netfuse_onnx.types import FOLDED, SHARED, Became
+from netfuse_onnx.layouts import FOLDED, SHARED
+from netfuse_onnx.rules._build import emit_same_op
+from netfuse_onnx.rules._registry import rule
+from netfuse_onnx.rules._site import Site
+from netfuse_onnx.types import Became
 
 
 def _group(site: Site) -> int:
-    return int(site.attr("group", 1))
+    return int(site.attr("group"))
 
 
 def wide_possible(site: Site) -> str:
@@ -25,16 +27,16 @@ def wide_possible(site: Site) -> str:
 )
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, M models are M times the groups"""
-    return again(site, ins, emit, group=emit.models * _group(site))
+    return emit_same_op(site, ins, emit, group=emit.models * _group(site))
 
 
 @rule("Conv", takes=(SHARED, FOLDED(0), FOLDED(0)), gives=FOLDED(1), when=wide_possible)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)
 
 
 @rule("Conv", "ConvTranspose", takes=(FOLDED(0), SHARED, SHARED), gives=FOLDED(0))
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """one set of filters: (MN)CHW, OCkk -> (MN)OHW, the models join the batch"""
-    return again(site, ins, emit)
+    return emit_same_op(site, ins, emit)

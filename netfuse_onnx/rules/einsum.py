@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
-from netfuse_onnx.rules._build import again, need, shifted
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import SHARED, STACKED
+from netfuse_onnx.layouts import STACKED
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -30,8 +31,10 @@ def einsum(site: Site) -> Iterator[Option]:
     need(free != "", "its equation has no letter left for the models")
     terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
     merged = f"{','.join(terms)}->{free}{right}"
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
-    yield Option("einsum", takes, (STACKED(0),), lambda s, ins, emit: again(s, ins, emit, equation=merged))
+    takes = site.own_layouts
+    yield Option(
+        "einsum", takes, (STACKED(0),), lambda s, ins, emit: emit_same_op(s, ins, emit, equation=merged)
+    )
 
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
@@ -68,14 +71,14 @@ def einsum_matmul(site: Site) -> Iterator[Option]:
         not known or same_dim(*inner),
         "one of its operands alone may have an inner axis of size 1",
     )
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
+    takes = site.own_layouts
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x, w = (
-            emit.transpose(value, [0, *shifted(take, order)] if take.stacked else order)
+            emit.transpose(value, [0, *take.shifted(order)] if take.stacked else order)
             for value, take, order in zip(ins, takes, found, strict=False)
         )
-        return emit.transpose(emit("MatMul", x, w), [0, *shifted(STACKED(0), found[2])])
+        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(found[2])])
 
     turned = tuple(i for i, order in enumerate(found) if order != sorted(order))
     yield Option(

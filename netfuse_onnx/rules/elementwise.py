@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from onnx import helper
 
+from netfuse_onnx.dims import broadcast
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places, same_dim
-from netfuse_onnx.rules import channels
-from netfuse_onnx.rules._build import again, need, per_axis
-from netfuse_onnx.rules._registry import Option, Site, family
+from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned_places
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.run import ort_compat
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil",
@@ -33,8 +33,8 @@ BROADCAST = (
 @family(*UNARY)
 def unary(site: Site) -> Iterator[Option]:
     """element by element, in whatever layout the input has"""
-    yield from per_axis(site, lambda layout: again, name="unary")
-    yield from channels.passing(site)
+    layouts = (*places(site.rank(0)), *tuned_places(site.dims(0)))
+    yield from per_axis(site, lambda layout: emit_same_op, name="unary", layouts=layouts)
 
 
 @family("Dropout")
@@ -45,8 +45,9 @@ def dropout(site: Site) -> Iterator[Option]:
     need(idle, "Dropout in training mode draws random numbers")
     for layout in places(site.rank(0)):
         takes = (layout, None, None)[: len(site.node.inputs)]
-        gives = (layout,) * len(site.node.outputs)
-        yield Option("dropout", takes, gives, lambda s, ins, emit: again(s, ins[:1], emit))
+        yield Option(
+            "dropout", takes, site.gives(layout), lambda s, ins, emit: emit_same_op(s, ins[:1], emit)
+        )
 
 
 @family("CastLike")
@@ -66,7 +67,7 @@ def cast_like(site: Site) -> Iterator[Option]:
 def same_shapes(site: Site) -> Iterator[Option]:
     """element by element, without broadcasting: all inputs in one layout"""
     for layout in places(site.rank(0)):
-        yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), again)
+        yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), emit_same_op)
 
 
 @family("Clip")
@@ -75,7 +76,7 @@ def clip_per_model(site: Site) -> Iterator[Option]:
     need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
     need(site.inputs[0].dtype not in ort_compat.NO_MAX, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
-    takes = tuple(STACKED(0) if site.is_mapped(i) else SHARED for i in range(len(site.node.inputs)))
+    takes = site.own_layouts
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         x = ins[0]
@@ -111,72 +112,30 @@ def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | 
 @family(*BROADCAST)
 def broadcasting(site: Site) -> Iterator[Option]:
     """element by element with broadcasting; ranks are padded just after the model axis"""
-    rank = max(site.rank(i) for i in range(len(site.node.inputs)))
-    for layout in places(rank):
-        if layout.stacked:
-            yield _stacked(site, layout.axis, rank)
-        else:
-            yield from folded_at(site, layout.axis, rank)
-    yield from channels.broadcasting(site)
+    dims = broadcast([site.dims(i) for i in range(len(site.node.inputs))])
+    for layout in (*places(len(dims)), *tuned_places(dims)):
+        yield from broadcasting_in(site, layout)
 
 
-def _stacked(site: Site, at: int, rank: int) -> Option:
-    """[.., N, d_a, ..] op [N, 1.., d..] -> [.., N, d_a, ..]"""
-    count = len(site.node.inputs)
-    # PRelu broadcasts one way: its first input has the shape of the output, model axis included.
-    held = [mapped or (site.op == "PRelu" and i == 0) for i, mapped in enumerate(site.mapped)]
-    takes = tuple(STACKED(max(0, at - (rank - site.rank(i)))) if held[i] else SHARED for i in range(count))
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        padded = [emit.pad_rank(x, takes[i], site.rank(i), rank, at) for i, x in enumerate(ins)]
-        return again(site, padded, emit)[0]
-
-    pads = sum(not site.weight[i] and held[i] and at < rank - site.rank(i) for i in range(count))
-    return Option("broadcasting", takes, (STACKED(at),), body, 1 + 0.25 * pads)
-
-
-def folded_at(site: Site, at: int, rank: int) -> Iterator[Option]:
-    """[.., N*d_a, ..] op [.., N*d_a, ..]: right only where no operand broadcasts along the folded axis,
-    or where one is the same for all models there."""
-    takes: list[Layout] = []
-    spread: dict[int, int] = {}
-    width = _width(site, at, rank)
-    for i in range(len(site.node.inputs)):
-        own = at - (rank - site.rank(i))
-        dim = site.dims(i)[own] if own >= 0 else 1
-        if not site.mapped[i]:
-            if dim == 1 and width != 1:
-                takes.append(SHARED)
-                continue
-            if own < 0 or not same_dim(dim, width):
-                return
-            takes.append(FOLDED(own))
-        elif own >= 0 and same_dim(dim, width):
-            takes.append(FOLDED(own))
-        elif site.weight[i] and isinstance(width, int) and width and all(d == 1 for d in site.dims(i)):
-            takes.append(STACKED(0))  # one number per model: each is written d_a times
-            spread[i] = width
-        else:
-            return
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        ready = list(ins)
-        for i, times in spread.items():
-            shape = (1,) * at + (emit.models * times,) + (1,) * (rank - at - 1)
-            ready[i] = emit.reform(ins[i], shape=shape, transform=f"x{times}")
-        return again(site, ready, emit)[0]
-
-    yield Option("broadcasting", tuple(takes), (FOLDED(at),), body)
-
-
-def _width(site: Site, at: int, rank: int) -> int | str | None:
-    """Size of the output along axis `at`, where the operands make it certain."""
-    dims = [
-        site.dims(i)[at - (rank - site.rank(i))]
+def broadcasting_in(site: Site, layout: Layout) -> Iterator[Option]:
+    """The operator with its result in `layout`, where its operands can be taken such that they broadcast."""
+    given = [
+        # PRelu broadcasts one way: its first input has the shape of the output, model axis included.
+        Operand(site.dims(i), site.mapped[i], site.weight[i], whole=site.op == "PRelu" and i == 0)
         for i in range(len(site.node.inputs))
-        if at >= rank - site.rank(i)
     ]
-    wide = [dim for dim in dims if dim != 1]
-    if not wide:
-        return 1
-    return wide[0] if all(same_dim(dim, wide[0]) for dim in wide) else None
+    out = broadcast([v.dims for v in given])
+    takes = layout.operands(given, out)
+    if takes is None:
+        return
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        each = zip(ins, takes, given, strict=True)
+        aligned = [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each]
+        return emit_same_op(site, aligned, emit)[0]
+
+    pads = sum(
+        take.stacked and not v.stored and bool(take.padding(len(out) - len(v.dims), layout.axis))
+        for take, v in zip(takes, given, strict=True)
+    )
+    yield Option("broadcasting", takes, (layout,), body, 1 + 0.25 * pads, tuned=layout.tuned)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places, same_dim
-from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import SHARED, STACKED, Layout
+from netfuse_onnx.layouts import SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 
 
 @family("Expand")

@@ -8,11 +8,11 @@ from typing import Any
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted, touches
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.layouts import SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.reduce import one_axis
-from netfuse_onnx.types import SHARED, STACKED, Layout
 
 
 @family("Concat")
@@ -22,30 +22,30 @@ def concat(site: Site) -> Iterator[Option]:
     axis = site.own_axis(int(site.attr("axis")), rank)
     count = len(site.node.inputs)
     for layout in places(rank):
-        if not touches(layout, [axis]):
-            body: Body = _axis(physical(layout, axis))
+        if not layout.touches([axis]):
+            body: Body = _axis(layout.physical(axis))
             yield Option("concat", (layout,) * count, (layout,), body)
 
 
 def _axis(axis: int) -> Body:
-    return lambda site, ins, emit: again(site, ins, emit, axis=axis)
+    return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=axis)
 
 
 @family("Split")
 def split(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
     rank, count = site.rank(0), len(site.node.outputs)
-    size = site.dims(0)[site.own_axis(int(site.attr("axis", 0)), rank)] if rank else None
+    size = site.dims(0)[site.own_axis(int(site.attr("axis")), rank)] if rank else None
     sized = site.has(1) or site.attr("split") or site.attr("num_outputs")
     if sized or not isinstance(size, int):
-        yield from one_axis(site, 0, name="split")
+        yield from one_axis(site, name="split")
         return
     # ort_compat.SPLITS_JOINED
     sizes = [size // count] * count
-    axis = site.own_axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: emit.split(ins[0], sizes, physical(layout, axis))
+        return lambda s, ins, emit: emit.split(ins[0], sizes, layout.physical(axis))
 
     yield from per_axis(site, body, axes=[axis], name="split")
 
@@ -65,13 +65,13 @@ def slices(site: Site) -> Iterator[Option]:
 
     def body(layout: Layout) -> Body:
         def emit_slice(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved = shifted(layout, axes)
+            moved = layout.shifted(axes)
             if not site.has(1):
-                return again(site, [ins[0]], emit, axes=moved)
+                return emit_same_op(site, [ins[0]], emit, axes=moved)
             kind: Any = emit.const(moved)
             if site.inputs[1].dtype == TensorProto.INT32:
                 kind = emit.const(moved, "int32")
-            return again(site, [*ins[:3], kind, *ins[4:5]], emit)
+            return emit_same_op(site, [*ins[:3], kind, *ins[4:5]], emit)
 
         return emit_slice
 
@@ -83,17 +83,17 @@ def gather(site: Site) -> Iterator[Option]:
     """one of data and indices per model: the axis is shifted past the model axis"""
     need(site.mapped != (True, True), "both its data and its indices differ between the models")
     data, indices = site.rank(0), site.rank(1)
-    axis = site.own_axis(int(site.attr("axis", 0)), data)
+    axis = site.own_axis(int(site.attr("axis")), data)
     if site.mapped[0]:
         for layout in places(data):
-            if not touches(layout, [axis]):
+            if not layout.touches([axis]):
                 at = layout.axis + (indices - 1 if layout.axis > axis else 0)
                 yield Option(
-                    "gather", (layout, SHARED), (Layout(layout.kind, at),), _axis(physical(layout, axis))
+                    "gather", (layout, SHARED), (layout.with_axis(at),), _axis(layout.physical(axis))
                 )
         return
     for layout in places(indices):
-        yield Option("gather", (SHARED, layout), (Layout(layout.kind, axis + layout.axis),), _axis(axis))
+        yield Option("gather", (SHARED, layout), (layout.with_axis(axis + layout.axis),), _axis(axis))
 
 
 @family("Gather")
@@ -102,7 +102,7 @@ def gather_per_model(site: Site) -> Iterator[Option]:
     need(site.mapped == (True, True), "one form of Gather fits")
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     data, indices = site.rank(0), site.rank(1)
-    axis = site.own_axis(int(site.attr("axis", 0)), data)
+    axis = site.own_axis(int(site.attr("axis")), data)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         # [N, ..axis.., rest] -> [N, axis, .., rest]; GatherND; then the axes before `axis` go back.
@@ -125,20 +125,20 @@ def gather_per_model(site: Site) -> Iterator[Option]:
 def gather_elements(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis; data and indices are both stacked"""
     rank = site.rank(0)
-    axis = site.own_axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
     for layout in places(rank):
         if layout.stacked:
-            yield Option("gather_elements", (layout, layout), (layout,), _axis(physical(layout, axis)))
+            yield Option("gather_elements", (layout, layout), (layout,), _axis(layout.physical(axis)))
 
 
 @family("GatherND")
 def gather_nd(site: Site) -> Iterator[Option]:
     """the models are one more batch axis"""
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
-    batch = int(site.attr("batch_dims", 0)) + 1
+    batch = int(site.attr("batch_dims")) + 1
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return again(site, ins, emit, batch_dims=batch)
+        return emit_same_op(site, ins, emit, batch_dims=batch)
 
     yield Option("gather_nd", (STACKED(0), STACKED(0)), (STACKED(0),), body)
 
@@ -148,7 +148,7 @@ def one_hot(site: Site) -> Iterator[Option]:
     """the new axis is shifted past the model axis"""
     site.only_mapped(0, 2)
     rank = site.out_rank()
-    axis = site.own_axis(int(site.attr("axis", -1)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
     if not site.mapped[2]:
         yield Option("one_hot", (STACKED(0), SHARED, SHARED), (STACKED(0),), _axis(axis + 1))
         return

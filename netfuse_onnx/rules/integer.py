@@ -17,10 +17,11 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.layouts import SHARED, Layout
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Site
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.params import Param, for_each, rows_of, stored
-from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127)}
@@ -30,18 +31,13 @@ LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.I
 
 @dataclass(frozen=True)
 class Side:
-    """An operand of a product: its tensor, how it is held, its dims per model, and its zero point."""
+    """An operand of a product: its tensor and its layout, its dims per model, and its zero point."""
 
     x: Tensor
     layout: Layout
     dims: tuple[Dim, ...]
     dtype: int
     zero: Param | None = None
-
-
-def layout_of(site: Site, i: int, zero: int) -> Layout:
-    """The right operand is stacked where its zero point differs between the models, too."""
-    return STACKED(0) if site.is_mapped(i) or site.is_mapped(zero) else SHARED
 
 
 def products(a: Side, b: Side, emit: Emitter) -> Tensor:
@@ -122,11 +118,8 @@ class Image:
     filters: tuple[int, ...]  # dims of w, per model
     dtypes: tuple[int, int]
     zeros: tuple[Param | None, Param | None]
+    groups: int
     attrs: dict[str, Any]
-
-    @property
-    def groups(self) -> int:
-        return int(self.attrs.get("group", 1))
 
     def merged(self, emit: Emitter) -> dict[str, Any]:
         return {**self.attrs, "group": self.groups * emit.models}
@@ -138,10 +131,10 @@ def accumulated(image: Image, emit: Emitter) -> Tensor:
     if zero_x is not None and zero_x.mapped:
         image = padded(image, emit)
     plain_x = None if zero_x is None or zero_x.mapped else zero_x.number(emit)
-    apart = zero_w is not None and zero_w.mapped
-    plain_w = None if zero_w is None or apart else zero_w.number(emit)
+    differs = zero_w is not None and zero_w.mapped
+    plain_w = None if zero_w is None or differs else zero_w.number(emit)
     total = emit("ConvInteger", image.x, image.w, plain_x, plain_w, **image.merged(emit))
-    if apart and zero_w is not None:
+    if differs and zero_w is not None:
         total = emit("Sub", total, _patches(image, zero_w, plain_x, emit))
     if zero_x is not None and zero_x.mapped:
         total = emit("Sub", total, emit.unsqueeze(correction(image, emit), range(1, len(image.dims) - 1)))
@@ -196,10 +189,13 @@ def padded(image: Image, emit: Emitter) -> Image:
 
 
 def can_be_padded(site: Site) -> None:
-    """Refuse where `padded` would not know the widths, or Pad takes no bytes."""
+    """Refuse where the image's zero point differs between the models, so that `padded` writes out its border,
+    and the widths are unknown or Pad takes no bytes."""
+    if not site.is_mapped("x_zero_point"):
+        return
     why = "its zero points differ between the models, and "
     need(site.opset >= 13, why + "Pad takes no bytes before opset 13")
-    need(site.attr("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"), why + "its padding is automatic")
+    need(site.attr("auto_pad") in (b"NOTSET", b"VALID"), why + "its padding is automatic")
 
 
 # --------------------------------------------------------------------------- back to bytes

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.rules.params import held
-from netfuse_onnx.types import STACKED
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Operands, Site
 
 
 @family("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
@@ -23,57 +23,54 @@ def loss(site: Site) -> Iterator[Option]:
     """written out: each label gathers its number from its own model's rows; a mean or a sum follows"""
     need(site.opset >= 13, "its definition is of opset 13")
     need(site.rank(0) == site.rank(1) + 1, "its labels have not one axis less than its scores")
-    takes = (STACKED(0), STACKED(0), *(held(site, i) for i in range(2, len(site.node.inputs))))
+    takes = site.takes({0: STACKED(0), 1: STACKED(0), 2: site.own_layout(2)})
     nodes = 5.0 + 4.0 * site.has(2) + 4.0 * (site.attr("ignore_index") is not None)
-    yield Option("loss", takes, (STACKED(0),) * len(site.node.outputs), _loss, nodes)
+    yield Option("loss", takes, site.gives(STACKED(0)), _loss, nodes)
 
 
-def _loss(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
+def _loss(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
     """x [N, B, C, ..], labels [N, B, ..] -> [N, B, ..], or [N]"""
-    x, labels = ins[0], ins[1]
-    need(x is not None and labels is not None, "it lacks its scores or its labels")
+    x, labels, *_ = ins
     if site.op == "SoftmaxCrossEntropyLoss":
         x = emit("LogSoftmax", x, axis=2)
     ignored = _ignored(site, labels, emit)
     if ignored is not None:
-        labels = emit("Where", ignored, emit.filled(0, site.inputs[1].dtype, ()), labels)
-    found = emit("GatherElements", x, emit.unsqueeze(labels, [2]), axis=2)
-    each = emit("Neg", emit.squeeze(found, [2]))
+        labels = emit("Where", ignored, emit.filled(0, site[1].dtype, ()), labels)
+    gathered = emit("GatherElements", x, emit.unsqueeze(labels, [2]), axis=2)
+    each = emit("Neg", emit.squeeze(gathered, [2]))
     each = each if ignored is None else _unless(ignored, each, site, emit)
     share = _share(site, ins, labels, ignored, emit)
     each = each if share is None else emit("Mul", each, share)
     return [_reduced(site, each, share, emit), x][: len(site.node.outputs)]
 
 
-def _ignored(site: Site, labels: Tensor | None, emit: Emitter) -> Tensor | None:
+def _ignored(site: Site, labels: Tensor, emit: Emitter) -> Tensor | None:
     """The labels that do not count, where the operator names one."""
     index = site.attr("ignore_index")
     if index is None:
         return None
-    if site.inputs[1].dtype != TensorProto.INT64:
+    if site[1].dtype != TensorProto.INT64:
         labels = emit("Cast", labels, to=TensorProto.INT64)
     return emit("Equal", labels, emit.const(int(index)))
 
 
 def _unless(ignored: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
     """x, and 0 where a label is ignored, whatever stands there."""
-    return emit("Where", ignored, emit.filled(0.0, site.inputs[0].dtype, ()), x)
+    return emit("Where", ignored, emit.filled(0.0, site[0].dtype, ()), x)
 
 
-def _share(
-    site: Site, ins: Sequence[Tensor | None], labels: Tensor, ignored: Tensor | None, emit: Emitter
-) -> Tensor | None:
+def _share(site: Site, ins: Operands, labels: Tensor, ignored: Tensor | None, emit: Emitter) -> Tensor | None:
     """The weight with which each label counts; None where all count as much, or where only those that are
     ignored do not and no mean is taken."""
-    kind = site.inputs[0].dtype
+    element_type = site[0].dtype
     if not site.has(2):
-        if ignored is None or site.attr("reduction", b"mean") != b"mean":
+        if ignored is None or site.attr("reduction") != b"mean":
             return None
-        return _unless(ignored, emit.filled(1.0, kind, ()), site, emit)
-    if not site.mapped[2]:
+        return _unless(ignored, emit.filled(1.0, element_type, ()), site, emit)
+    if not site.is_mapped(2):
         weights = emit("Gather", ins[2], labels, axis=0)
     else:
-        if site.inputs[1].dtype != TensorProto.INT64:
+        if site[1].dtype != TensorProto.INT64:
             labels = emit("Cast", labels, to=TensorProto.INT64)
         weights = emit("GatherND", ins[2], emit.unsqueeze(labels, [site.rank(0)]), batch_dims=1)
     return weights if ignored is None else _unless(ignored, weights, site, emit)
@@ -81,10 +78,10 @@ def _share(
 
 def _reduced(site: Site, each: Tensor, share: Tensor | None, emit: Emitter) -> Tensor:
     """A loss of each model, [N], where the operator takes a mean or a sum."""
-    how, inner = site.attr("reduction", b"mean"), list(range(1, site.rank(0)))
-    if how == b"none":
+    reduction, inner = site.attr("reduction"), list(range(1, site.rank(0)))
+    if reduction == b"none":
         return each
-    if how == b"sum" or share is not None:
+    if reduction == b"sum" or share is not None:
         total = emit.reduce("ReduceSum", each, inner)
-        return total if how == b"sum" else emit("Div", total, emit.reduce("ReduceSum", share, inner))
+        return total if reduction == b"sum" else emit("Div", total, emit.reduce("ReduceSum", share, inner))
     return emit.reduce("ReduceMean", each, inner)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 
 
 @family("MatMul")
 def matmul(site: Site) -> Iterator[Option]:
     """batched: M(..ik), M(..kj) -> M(..ij)"""
     left, right = site.rank(0), site.rank(1)
-    takes = tuple(STACKED(0) if mapped else SHARED for mapped in site.mapped)
+    takes = site.own_layouts
     wide = max(left, right, 2)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
@@ -27,8 +28,8 @@ def matmul(site: Site) -> Iterator[Option]:
         x = emit.pad_rank(x, takes[0], max(left, 2), wide, 0)
         w = emit.pad_rank(w, takes[1], max(right, 2), wide, 0)
         y = emit("MatMul", x, w)
-        gone = ([wide - 1] if left == 1 else []) + ([wide] if right == 1 else [])
-        return emit.squeeze(y, gone)
+        added = ([wide - 1] if left == 1 else []) + ([wide] if right == 1 else [])
+        return emit.squeeze(y, added)
 
     vectors = (left == 1) + (right == 1)
     yield Option("matmul", takes, (STACKED(0),), body, 1 + 0.5 * vectors)
@@ -41,15 +42,15 @@ def matmul_shared_weights(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     for layout in (FOLDED(0), STACKED(1), FOLDED(1)):
         if rank >= 2 and layout.axis <= rank - 2:
-            yield Option("matmul_shared_weights", (layout, SHARED), (layout,), again)
+            yield Option("matmul_shared_weights", (layout, SHARED), (layout,), emit_same_op)
 
 
 @family("Gemm")
 def gemm(site: Site) -> Iterator[Option]:
     """batched: M(ik), M(kj) + M(..j) -> M(ij), as MatMul and Add; transB is undone in the written weight"""
-    takes = tuple(STACKED(0) if m else SHARED for m in site.mapped)
-    trans = [bool(site.attr("transA", 0)), bool(site.attr("transB", 0))]
-    alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
+    takes = site.own_layouts
+    trans = [bool(site.attr("transA")), bool(site.attr("transB"))]
+    alpha, beta = float(site.attr("alpha")), float(site.attr("beta"))
     with_c = site.has(2) and beta != 0.0
 
     def scaled(x: Tensor, by: float, emit: Emitter) -> Tensor:
@@ -74,10 +75,8 @@ def gemm(site: Site) -> Iterator[Option]:
 def gemm_shared_weights(site: Site) -> Iterator[Option]:
     """one weight: (Mi)k, kj -> (Mi)j, the models join the rows"""
     need(not site.is_mapped(1) and not site.is_mapped(2), "its weight or bias differs between the models")
-    need(not site.attr("transA", 0), "its rows are the second axis")
+    need(not site.attr("transA"), "its rows are the second axis")
     if site.has(2):
         dims = site.dims(2)
         need(len(dims) < 2 or dims[0] == 1, "its bias differs between the rows")
-    yield Option(
-        "gemm_shared_weights", (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1), (FOLDED(0),), again
-    )
+    yield Option("gemm_shared_weights", site.takes({0: FOLDED(0)}), (FOLDED(0),), emit_same_op)

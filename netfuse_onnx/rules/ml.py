@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, per_axis
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
+from netfuse_onnx.rules._build import emit_same_op, per_axis
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 
 ROWS = (
     "CategoryMapper", "Imputer", "LinearClassifier", "LinearRegressor", "Normalizer", "OneHotEncoder",
@@ -20,13 +20,13 @@ ROWS = (
 def rows(site: Site) -> Iterator[Option]:
     """row by row: (MN)C, the models are more rows"""
     if site.rank(0) >= 2:
-        yield Option("rows", (FOLDED(0),), (FOLDED(0),) * len(site.node.outputs), again)
+        yield Option("rows", (FOLDED(0),), site.gives(FOLDED(0)), emit_same_op)
 
 
 @family("ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder")
 def element(site: Site) -> Iterator[Option]:
     """element by element"""
-    yield from per_axis(site, lambda layout: again, name="element")
+    yield from per_axis(site, lambda layout: emit_same_op, name="element")
 
 
 @family("ai.onnx.ml.ArrayFeatureExtractor")
@@ -36,6 +36,6 @@ def features(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     for layout in places(rank):
         if layout.axis < rank - layout.folded and rank >= 2:
-            yield Option("features", (layout, SHARED), (layout,), again)
+            yield Option("features", (layout, SHARED), (layout,), emit_same_op)
     if rank == 1:  # the result of a vector is a matrix of one row
-        yield Option("features", (STACKED(0), SHARED), (FOLDED(0),), again)
+        yield Option("features", (STACKED(0), SHARED), (FOLDED(0),), emit_same_op)

@@ -10,28 +10,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netfuse_onnx.dims import known
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.repeat import is_repeated
-from netfuse_onnx.layouts import known
+from netfuse_onnx.layouts import Layout
 from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Site
-from netfuse_onnx.types import SHARED, STACKED, Dim, Layout
+from netfuse_onnx.rules._site import Key, Operands, Site
+from netfuse_onnx.types import Dim
 
 Values: TypeAlias = NDArray[Any]
-MOST = 1 << 18
-"""Most elements of a scale or zero point that is computed with here."""
-
-
-def held(site: Site, i: int) -> Layout:
-    """How the rules here take an input: by itself where it differs between the models."""
-    return STACKED(0) if site.is_mapped(i) else SHARED
+MAX_COMPUTED = 1 << 18
+"""A scale or zero point with more elements than this is not computed with here, but in the graph."""
 
 
 @dataclass(frozen=True)
 class Param:
     """A scale or zero point: one number, or one per column or filter (`wide`). `mapped`: [N, ..].
 
-    Where it is stored, `value` holds it, and what is computed from it is computed here, not in the graph.
+    Where it is stored, `value` holds it, and is computed with here, not in the graph.
     """
 
     tensor: Tensor | None
@@ -42,8 +38,8 @@ class Param:
 
     def cast(self, to: int, emit: Emitter) -> Param:
         if self.value is not None:
-            kind = onnx.helper.tensor_dtype_to_np_dtype(to)
-            return replace(self, tensor=None, dtype=to, value=self.value.astype(kind))
+            numpy_dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+            return replace(self, tensor=None, dtype=to, value=self.value.astype(numpy_dtype))
         return replace(self, tensor=emit("Cast", self.tensor, to=to), dtype=to)
 
     def shaped(self, shape: Sequence[int], emit: Emitter) -> Tensor:
@@ -52,13 +48,13 @@ class Param:
         return emit.reshape(self.tensor, shape)
 
     def beside(self, rank: int, emit: Emitter) -> Tensor:
-        """For a tensor [N, .., C] of `rank` axes per model: [N, 1.., C or 1], or [C], or a scalar."""
+        """[N, 1.., C or 1], [C] or a scalar: it broadcasts against [N, .., C] of `rank` axes per model."""
         if self.mapped:
             return self.shaped([emit.models, *[1] * (rank - 1), -1 if self.wide else 1], emit)
         return self.shaped([-1] if self.wide else [], emit)
 
     def number(self, emit: Emitter) -> Tensor | None:
-        """What is one number for all models; None for a zero point of 0, which is the operators' default."""
+        """A scalar for all models; None for a zero point of 0, which is the operators' default."""
         if self.value is not None and self.value.dtype.kind in "iu" and not self.value.any():
             return None
         return self.shaped([], emit)
@@ -102,18 +98,26 @@ def combined(op: str, a: Param, b: Param, emit: Emitter) -> Param:
     return Param(emit(op, a.matrix(emit), b.matrix(emit)), mapped, wide, a.dtype)
 
 
-def param(site: Site, ins: Sequence[Any], i: int, emit: Emitter) -> Param | None:
-    """Input i, taken as `held` says, as a Param; None where it is absent."""
-    if not site.has(i) or ins[i] is None:
+def param(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param | None:
+    """An input, taken in its own layout, as a Param; None where it is absent."""
+    given, tensor = site[key], ins[key]
+    if not given.present or tensor is None:
         return None
-    need(site.rank(i) < 2, "it has scales or zero points per row")
-    wide = len(site.dims(i)) == 1 and site.dims(i) != (1,)
-    value = emit.elements(ins[i], MOST) if site.weight[i] else None
+    need(given.rank < 2, "it has scales or zero points per row")
+    wide = given.rank == 1 and given.dims != (1,)
+    value = emit.elements(tensor, MAX_COMPUTED) if given.stored else None
     if value is not None and wide:
-        each = value.reshape(emit.models if site.mapped[i] else 1, -1)
+        each = value.reshape(emit.models if given.mapped else 1, -1)
         if each.size and (each == each[:, :1]).all():  # the same for all of them: one number
             wide, value = False, each[:, :1]
-    return Param(ins[i], site.mapped[i], wide, site.inputs[i].dtype, value)
+    return Param(tensor, given.mapped, wide, given.dtype, value)
+
+
+def needed(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param:
+    """The same for a scale or zero point that must be there."""
+    given = param(site, ins, key, emit)
+    need(given is not None, "it lacks a scale or zero point")
+    return given  # type: ignore[return-value]  # need has refused
 
 
 def stored(value: Values, emit: Emitter) -> Tensor:
@@ -129,10 +133,11 @@ def for_each(value: Values, emit: Emitter) -> Tensor:
     return stored(np.concatenate([value] * emit.models), emit)
 
 
-def one(site: Site, *which: int) -> bool:
-    """True where each of these parameters is one number, or the same one for all columns."""
-    return all(not site.has(i) or site.dims(i) in ((), (1,)) or _alike(site.values[i]) for i in which)
+def one_number(site: Site, *keys: Key) -> bool:
+    """True where each of these parameters is absent, or one number, or the same one for all columns."""
+    given = [site[key] for key in keys if site.has(key)]
+    return all(param.dims in ((), (1,)) or _all_equal(param.value) for param in given)
 
 
-def _alike(value: Values | None) -> bool:
+def _all_equal(value: Values | None) -> bool:
     return value is not None and value.size > 0 and bool((value == value.reshape(-1)[0]).all())

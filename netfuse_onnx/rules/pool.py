@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from netfuse_onnx.emit.convert import unfold
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, need, per_axis
-from netfuse_onnx.rules._registry import Option, Site, family
-from netfuse_onnx.types import FOLDED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, STACKED, Layout
+from netfuse_onnx.layouts.folded import unfold
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._site import Site
 
 POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 
@@ -18,16 +19,16 @@ POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "L
 @family(*POOLS)
 def pool(site: Site) -> Iterator[Option]:
     """over the spatial axes: N(MC)HW or (MN)CHW"""
-    if not site.gone(1):
+    if site.has_output(1):
         yield Option("pool", (FOLDED(0),), (FOLDED(0), STACKED(0)), _with_indices, 5.0)
         return
     spatial = range(2, site.rank(0))
-    yield from per_axis(site, lambda layout: again, _if_folded, axes=spatial, name="pool")
+    yield from per_axis(site, lambda layout: emit_same_op, _if_folded, axes=spatial, name="pool")
 
 
 def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """MaxPool's indices count through the whole batch: what lies before each model is taken off."""
-    y, indices = again(site, ins, emit)
+    y, indices = emit_same_op(site, ins, emit)
     rank = site.rank(0)
     before = emit("Mul", emit("Div", emit("Size", ins[0]), emit.const(emit.models)),
                   emit.const(np.arange(emit.models).reshape([-1] + [1] * rank)))  # fmt: skip
@@ -37,14 +38,16 @@ def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[
 @family("LRN", "DepthToSpace", "SpaceToDepth")
 def per_image(site: Site) -> Iterator[Option]:
     """reads across the channels of one image: (MN)CHW, the models join the batch"""
-    yield from per_axis(site, lambda layout: again, _if_folded, axes=range(1, site.rank(0)), name="per_image")
+    yield from per_axis(
+        site, lambda layout: emit_same_op, _if_folded, axes=range(1, site.rank(0)), name="per_image"
+    )
 
 
 @family("DepthToSpace")
 def pixel_shuffle(site: Site) -> Iterator[Option]:
     """the channel leads in CRD mode: N(MCbb)HW -> N(MC)(Hb)(Wb), more channels"""
-    need(site.attr("mode", b"DCR") == b"CRD", "its channels follow the blocks")
-    yield Option("pixel_shuffle", (FOLDED(1),), (FOLDED(1),), again)
+    need(site.attr("mode") == b"CRD", "its channels follow the blocks")
+    yield Option("pixel_shuffle", (FOLDED(1),), (FOLDED(1),), emit_same_op)
 
 
 def _if_folded(layout: Layout) -> Layout | None:

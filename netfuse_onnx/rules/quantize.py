@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, per_axis, physical, touches
-from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 """They take what the standard's took only later: an axis, and 16 bits."""
@@ -18,16 +18,18 @@ MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 def quantize(site: Site) -> Iterator[Option]:
     """per-tensor scales that differ become per-axis ones; per-axis ones are folded with their axis"""
     rank, scale = site.rank(0), site.dims(1)
-    if site.attr("block_size", 0):
-        axis = site.axis(int(site.attr("axis", 1)), rank)
+    given = site.attr("axis")  # the schemas of com.microsoft and of opsets below 13 have no default
+    named = 1 if given is None else int(given)
+    if site.attr("block_size"):
+        axis = site.axis(named, rank)
         takes = (STACKED(0),) * len(site.node.inputs)
         yield Option("quantize", takes, (STACKED(0),), _axis(axis + 1))
         return
-    axis = site.axis(int(site.attr("axis", 1)), rank) if rank else 0
+    axis = site.axis(named, rank) if rank else 0
     per_tensor = len(scale) == 0 or (scale == (1,) and not (axis < rank and site.dims(0)[axis] == 1))
     differs = site.is_mapped(1) or site.is_mapped(2)
     if per_tensor and not differs:
-        yield from per_axis(site, lambda layout: again, name="quantize")
+        yield from per_axis(site, lambda layout: emit_same_op, name="quantize")
     elif per_tensor:
         axes = site.opset >= 13 or site.node.key in MICROSOFT
         need(axes, "QuantizeLinear has one scale for all models before opset 13")
@@ -37,7 +39,7 @@ def quantize(site: Site) -> Iterator[Option]:
 
 
 def _axis(axis: int) -> Body:
-    return lambda site, ins, emit: again(site, ins, emit, axis=axis)
+    return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=axis)
 
 
 def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
@@ -47,14 +49,14 @@ def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
     def stacked(layout: Layout) -> Body:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
             flat = [emit.reshape(p, [emit.models]) if site.rank(i) else p for i, p in enumerate(ins[1:], 1)]
-            return again(site, [ins[0], *flat], emit, axis=layout.axis)
+            return emit_same_op(site, [ins[0], *flat], emit, axis=layout.axis)
 
         return body
 
     def folded(layout: Layout, times: int) -> Body:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
             spread = [emit.reform(p, shape=(emit.models * times,), transform=f"x{times}") for p in ins[1:]]
-            return again(site, [ins[0], *spread], emit, axis=layout.axis)
+            return emit_same_op(site, [ins[0], *spread], emit, axis=layout.axis)
 
         return body
 
@@ -72,9 +74,9 @@ def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator
     count = len(site.node.inputs)
     yield Option("quantize", (FOLDED(axis),) + (FOLDED(0),) * (count - 1), (FOLDED(axis),), _axis(axis))
     for layout in () if differs else places(rank):
-        if not touches(layout, [axis]):
+        if not layout.touches([axis]):
             yield Option(
-                "quantize", (layout,) + (SHARED,) * (count - 1), (layout,), _axis(physical(layout, axis))
+                "quantize", (layout,) + (SHARED,) * (count - 1), (layout,), _axis(layout.physical(axis))
             )
 
 

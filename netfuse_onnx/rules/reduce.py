@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.rules._build import again, need, per_axis, physical, shifted
-from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import Kind, Layout
+from netfuse_onnx.layouts import Layout
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 
 REDUCE = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
@@ -23,19 +24,19 @@ def reduce(site: Site) -> Iterator[Option]:
     """the axes are shifted past the model axis"""
     rank = site.rank(0)
     given = site.ints(1, "axes")
-    if not given and site.attr("noop_with_empty_axes", 0):
-        yield from per_axis(site, lambda layout: again, name="reduce")
+    if not given and site.attr("noop_with_empty_axes"):
+        yield from per_axis(site, lambda layout: emit_same_op, name="reduce")
         return
     axes = sorted(site.own_axis(a, rank) for a in given) if given else list(range(rank))
-    keep = bool(site.attr("keepdims", 1))
+    keep = bool(site.attr("keepdims"))
     as_input = site.opset >= AXES_INPUT_SINCE.get(site.op, 18)
 
     def body(layout: Layout) -> Body:
         def emit_reduce(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved = shifted(layout, axes)
+            moved = layout.shifted(axes)
             if as_input:
-                return again(site, [ins[0], emit.const(moved)], emit)
-            return again(site, [ins[0]], emit, axes=moved)
+                return emit_same_op(site, [ins[0], emit.const(moved)], emit)
+            return emit_same_op(site, [ins[0]], emit, axes=moved)
 
         return emit_reduce
 
@@ -51,25 +52,25 @@ def _scalar(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """A scalar is reduced over an axis of size 1 that is added for it."""
     x = emit.unsqueeze(ins[0], [1])
     if site.opset >= AXES_INPUT_SINCE.get(site.op, 18):
-        return again(site, [x, emit.const([1])], emit, keepdims=0)
-    return again(site, [x], emit, axes=[1], keepdims=0)
+        return emit_same_op(site, [x, emit.const([1])], emit, keepdims=0)
+    return emit_same_op(site, [x], emit, axes=[1], keepdims=0)
 
 
 def dropped(layout: Layout, axes: Sequence[int]) -> Layout:
     """Where the model axis stands once per-model `axes` are gone."""
-    return Layout(layout.kind, layout.axis - sum(axis < layout.axis for axis in axes))
+    return layout.with_axis(layout.axis - sum(axis < layout.axis for axis in axes))
 
 
-def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iterator[Option]:
-    """An operator with one `axis` attribute, which is shifted; `gone`: the axis disappears."""
+def one_axis(site: Site, *, name: str, drops: bool = False) -> Iterator[Option]:
+    """Options for an operator with one `axis` attribute, which is shifted; `drops`: the axis disappears."""
     rank = site.rank(0)
     need(rank > 0, "its input is a scalar")
-    axis = site.own_axis(int(site.attr("axis", default)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+        return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=layout.physical(axis))
 
-    gives = (lambda layout: dropped(layout, [axis])) if gone else (lambda layout: layout)
+    gives = (lambda layout: dropped(layout, [axis])) if drops else (lambda layout: layout)
     yield from per_axis(site, body, gives, axes=[axis], name=name)
 
 
@@ -77,13 +78,13 @@ def one_axis(site: Site, default: int, *, name: str, gone: bool = False) -> Iter
 def softmax(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
     if site.opset >= 13:
-        yield from one_axis(site, -1, name="softmax")
+        yield from one_axis(site, name="softmax")
         return
     rank = site.rank(0)
-    axis = site.own_axis(int(site.attr("axis", 1)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+        return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=layout.physical(axis))
 
     def before(layout: Layout) -> Layout | None:
         """It works on all axes from `axis` on at once, so the model axis may not stand among them."""
@@ -95,19 +96,19 @@ def softmax(site: Site) -> Iterator[Option]:
 @family("ArgMax", "ArgMin")
 def arg(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
-    yield from one_axis(site, 0, name="arg", gone=not site.attr("keepdims", 1))
+    yield from one_axis(site, name="arg", drops=not site.attr("keepdims"))
 
 
 @family("LpNormalization")
 def lp_norm(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis"""
-    yield from one_axis(site, -1, name="lp_norm")
+    yield from one_axis(site, name="lp_norm")
 
 
 @family("TopK")
 def top_k(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis; k is the same for all models"""
-    yield from one_axis(site, -1, name="top_k")
+    yield from one_axis(site, name="top_k")
 
 
 @family("CumSum", "CumProd")
@@ -118,7 +119,7 @@ def cumulative(site: Site) -> Iterator[Option]:
     axis = site.own_axis((site.ints(1) or [0])[0], rank)
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: again(s, [ins[0], emit.const(physical(layout, axis))], emit)
+        return lambda s, ins, emit: emit_same_op(s, [ins[0], emit.const(layout.physical(axis))], emit)
 
     yield from per_axis(site, body, axes=[axis], name="cumulative")
 
@@ -130,8 +131,8 @@ def trilu(site: Site) -> Iterator[Option]:
     last = range(rank - 2, rank)
     yield from per_axis(
         site,
-        lambda layout: again,
-        lambda layout: None if layout.kind is Kind.STACKED and layout.axis > rank - 2 else layout,
+        lambda layout: emit_same_op,
+        lambda layout: None if layout.stacked and layout.axis > rank - 2 else layout,
         axes=last,
         name="trilu",
     )

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import same_dim
-from netfuse_onnx.rules._build import again, need
-from netfuse_onnx.rules._registry import Body, Option, Refuse, Site, family
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Refuse, Site
 from netfuse_onnx.run import ort_compat
-from netfuse_onnx.types import FOLDED, SHARED, STACKED
 
 
 @family("Resize", "Upsample")
@@ -24,7 +25,7 @@ def resize(site: Site) -> Iterator[Option]:
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
     _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
-    if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode", b"nearest") != b"nearest":
+    if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode") != b"nearest":
         yield Option("resize", (STACKED(0), *takes), (STACKED(0),), *_in_front(site, axes))
         return
     sizes = _inferred_sizes(site)
@@ -45,7 +46,7 @@ def resize(site: Site) -> Iterator[Option]:
 
 def _need_counts(site: Site, count: int) -> None:
     """As many sizes and scales as axes, and two edges of the region for each; else no runtime takes it."""
-    crops = site.attr("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+    crops = site.attr("coordinate_transformation_mode") == b"tf_crop_and_resize"
     for i, values in list(enumerate(site.values))[1:]:
         region = i == 1 and site.op == "Resize" and site.opset >= 11
         if region and not crops:
@@ -60,8 +61,8 @@ def _need_counts(site: Site, count: int) -> None:
 def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:
     """The body that resizes `axes` with the models folded into `axis`, and its nodes."""
     if axis not in axes:
-        return again, 1.0
-    need(site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch", "it keeps an aspect ratio")
+        return emit_same_op, 1.0
+    need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
     k = axes.index(axis)
     _refuse_region(site, k, len(axes))
     return _by_sizes(site, axes, k) if _how(site) == "sizes" else _by_scales(site, k)
@@ -70,8 +71,8 @@ def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:
 def _inferred_sizes(site: Site) -> dict[int, int]:
     """Sizes that are computed at run time, by axis, where the dims of the output tell them; the axes that
     keep their size are left out. Before opset 18 none can be."""
-    plain = site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize"
-    stretched = site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+    plain = site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize"
+    stretched = site.attr("keep_aspect_ratio_policy") in (None, b"stretch")
     if not (plain and stretched and site.opset >= 18 and _how(site) == "sizes" and site.values[3] is None):
         return {}
     sizes = {}
@@ -85,7 +86,9 @@ def _inferred_sizes(site: Site) -> dict[int, int]:
 
 def _to_sizes(sizes: dict[int, int]) -> Body:
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-        return again(site, [ins[0], None, None, emit.const(list(sizes.values()))], emit, axes=list(sizes))
+        return emit_same_op(
+            site, [ins[0], None, None, emit.const(list(sizes.values()))], emit, axes=list(sizes)
+        )
 
     return body
 
@@ -93,10 +96,10 @@ def _to_sizes(sizes: dict[int, int]) -> Body:
 def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
     """[N, 1.., d..] of rank 4, or of rank 5 for three axes: nothing is blended across the models."""
     need(
-        site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize",
+        site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize",
         "it has a region of interest",
     )
-    need(site.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch", "it keeps an aspect ratio")
+    need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
     by_sizes = _how(site) == "sizes"
     at = 3 if by_sizes else _scales_at(site)
     known = site.values[at]
@@ -116,7 +119,7 @@ def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
         else:
             ready[at] = emit("Concat", emit.const(head, kind), ins[at], axis=0)
         shifted = [axis + ones + 1 for axis in axes] if site.attr("axes") else None
-        return emit.squeeze(again(site, ready, emit, axes=shifted)[0], added)
+        return emit.squeeze(emit_same_op(site, ready, emit, axes=shifted)[0], added)
 
     return body, 1.5
 
@@ -146,7 +149,7 @@ def _empty(site: Site, i: int) -> bool:
 
 def _refuse_region(site: Site, k: int, count: int) -> None:
     """A region of interest may only take all of the folded axis."""
-    if site.attr("coordinate_transformation_mode", b"") != b"tf_crop_and_resize" or not site.has(1):
+    if site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize" or not site.has(1):
         return
     roi = site.values[1]
     need(roi is not None, "its region of interest is computed at run time")
@@ -168,7 +171,7 @@ def _by_sizes(site: Site, axes: list[int], k: int) -> tuple[Body, float]:
             there = emit("Gather", emit("Shape", ins[0]), emit.const([axes[k]]), axis=0)
             same = emit("Equal", there, emit("Gather", sizes, emit.const([k]), axis=0))
             ins = [_where(same, ins[0], site, emit), *ins[1:]]
-        return again(site, [*ins[:3], sizes], emit)
+        return emit_same_op(site, [*ins[:3], sizes], emit)
 
     return body, 1.0 if known is not None else 9.0
 
@@ -188,9 +191,9 @@ def _by_scales(site: Site, k: int) -> tuple[Body, float]:
         def guarded(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
             one = emit.filled(1.0, TensorProto.FLOAT, (1,))
             same = emit("Equal", emit("Gather", ins[at], emit.const([k]), axis=0), one)
-            return again(site, [_where(same, ins[0], site, emit), *ins[1:]], emit)
+            return emit_same_op(site, [_where(same, ins[0], site, emit), *ins[1:]], emit)
 
         return guarded, 8.0
     scale = float(named[k] if known is None else known.reshape(-1)[k])
     need(scale == 1.0, "it resizes the batch or the channels")
-    return again, 1.0
+    return emit_same_op, 1.0

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, need, physical
-from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import STACKED, Layout
+from netfuse_onnx.layouts import STACKED, Layout, places
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 
 
 @family("ScatterElements", "Scatter")
 def scatter_elements(site: Site) -> Iterator[Option]:
     """the axis is shifted past the model axis; data, indices and updates are all stacked"""
     rank = site.rank(0)
-    axis = site.own_axis(int(site.attr("axis", 0)), rank)
+    axis = site.own_axis(int(site.attr("axis")), rank)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: again(site, ins, emit, axis=physical(layout, axis))
+        return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=layout.physical(axis))
 
     for layout in places(rank):
         if layout.stacked:
@@ -33,7 +33,7 @@ def scatter_nd(site: Site) -> Iterator[Option]:
     need(site.rank(1) >= 1, "its indices are a scalar")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return again(site, [ins[0], with_model(site, ins[1], emit), ins[2]], emit)[0]
+        return emit_same_op(site, [ins[0], with_model(site, ins[1], emit), ins[2]], emit)[0]
 
     yield Option("scatter_nd", (STACKED(0),) * 3, (STACKED(0),), body, 2.0)
 

@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places, same_dim
-from netfuse_onnx.rules._build import (
-    again,
-    all_widths,
-    first_takes,
-    need,
-    per_axis,
-    shifted,
-    touches,
-)
-from netfuse_onnx.rules._registry import Body, Option, Site, family
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.reduce import dropped
-from netfuse_onnx.types import FOLDED, PER_MODEL, SHARED, STACKED, Dim, Layout
+from netfuse_onnx.types import Dim
 
 
 @family("Transpose")
@@ -35,8 +29,8 @@ def transpose(site: Site) -> Iterator[Option]:
     def body(take: Layout, give: Layout) -> Body:
         def emit_transpose(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
             if take.folded:
-                return again(site, ins, emit, perm=perm)[0]
-            moved = shifted(take, perm)
+                return emit_same_op(site, ins, emit, perm=perm)[0]
+            moved = take.shifted(perm)
             moved.insert(give.axis, take.axis)
             return emit.transpose(ins[0], moved)
 
@@ -54,24 +48,23 @@ def transpose(site: Site) -> Iterator[Option]:
 @family("Unsqueeze")
 def unsqueeze(site: Site) -> Iterator[Option]:
     """the new axes are shifted past the model axis, which may end on either side of them"""
-    site.only_mapped(0)
     rank = site.out_rank()
     axes = sorted(site.own_axis(a, rank) for a in site.ints(1, "axes") or [])
     kept = [a for a in range(rank) if a not in axes]  # where each axis of the input ends up
 
     def body(give: Layout) -> Body:
-        return lambda site, ins, emit: emit.unsqueeze(ins[0], shifted(give, axes))
+        return lambda site, ins, emit: emit.unsqueeze(ins[0], give.shifted(axes))
 
     for take in places(site.rank(0)):
         if take.folded:
             give = FOLDED(kept[take.axis])
-            yield Option("unsqueeze", first_takes(site, take), (give,), body(give), 0.25)
+            yield Option("unsqueeze", site.takes({0: take}), (give,), body(give), 0.25)
             continue
         low = kept[take.axis - 1] + 1 if take.axis else 0
         high = kept[take.axis] if take.axis < len(kept) else rank
         for at in range(low, high + 1):
             if at in (0, 1, low, high):
-                yield Option("unsqueeze", first_takes(site, take), (STACKED(at),), body(STACKED(at)), 0.25)
+                yield Option("unsqueeze", site.takes({0: take}), (STACKED(at),), body(STACKED(at)), 0.25)
 
 
 @family("Squeeze")
@@ -88,7 +81,7 @@ def squeeze(site: Site) -> Iterator[Option]:
     axes = sorted(site.own_axis(a, rank) for a in given)
 
     def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: emit.squeeze(ins[0], shifted(layout, axes))
+        return lambda site, ins, emit: emit.squeeze(ins[0], layout.shifted(axes))
 
     yield from per_axis(
         site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze", nodes=0.25
@@ -99,12 +92,12 @@ def squeeze(site: Site) -> Iterator[Option]:
 def flatten(site: Site) -> Iterator[Option]:
     """d0.. -> two axes for each model"""
     dims = site.dims(0)
-    axis = site.axis(int(site.attr("axis", 1)), len(dims))
+    axis = site.axis(int(site.attr("axis")), len(dims))
     rows, cols = _product(dims[:axis]), _product(dims[axis:])
     if axis >= 1:
-        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), again, 0.25)
+        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), emit_same_op, 0.25)
     if axis == 1 and len(dims) >= 2:
-        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), again, 0.25)
+        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), emit_same_op, 0.25)
     if rows is None and cols is None:  # -1 is undefined where the other turns out 0
         return
     target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
@@ -130,11 +123,11 @@ def reshape(site: Site) -> Iterator[Option]:
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return again(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first, 0.25 + (target is None))
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
-    if 0 in sizes and inferred is None and site.attr("allowzero", 0):
+    if 0 in sizes and inferred is None and site.attr("allowzero"):
         return
     dims = site.dims(0)
     for take in places(len(dims)):
@@ -168,7 +161,7 @@ def _with_target(layout: Layout, sizes: list[int]) -> Body:
             merged.insert(layout.axis, emit.models)
         elif merged[layout.axis] > 0:
             merged[layout.axis] *= emit.models
-        return again(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
+        return emit_same_op(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
 
     return body
 
@@ -203,10 +196,9 @@ def _copied(dims: Sequence[Dim], i: int) -> Dim:
 
 def _pad_per_model(site: Site) -> Iterator[Option]:
     """A value per model: pad with a zero, and put the value where a mask, padded alike, says so."""
-    site.only_mapped(0, 2)
-    need(site.attr("mode", b"constant") == b"constant", "its value differs between the models")
+    need(site.attr("mode") == b"constant", "its value differs between the models")
     rank = site.rank(0)
-    axes = shifted(STACKED(0), _pad_axes(site, rank))
+    axes = STACKED(0).shifted(_pad_axes(site, rank))
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         widths = all_widths(ins[1], site.values[1], axes, rank + 1, emit)
@@ -216,8 +208,7 @@ def _pad_per_model(site: Site) -> Iterator[Option]:
         value = emit.pad_rank(emit.reshape(ins[2], [emit.models]), STACKED(0), 0, rank, 0)
         return emit("Where", mask, emit("Pad", ins[0], widths), value)
 
-    takes = (STACKED(0), SHARED, STACKED(0), SHARED)[: len(site.node.inputs)]
-    yield Option("pad", takes, (STACKED(0),), body, 7.0)
+    yield Option("pad", site.takes({0: STACKED(0), 2: STACKED(0)}), (STACKED(0),), body, 7.0)
 
 
 def _pad_axes(site: Site, rank: int) -> list[int]:
@@ -241,14 +232,14 @@ def pad(site: Site) -> Iterator[Option]:
 
     def body(layout: Layout) -> Body:
         def emit_pad(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved, whole = shifted(layout, axes), rank + layout.stacked
+            moved, whole = layout.shifted(axes), rank + layout.stacked
             if not site.has(1):
                 merged = [0] * (2 * whole)
                 for k, axis in enumerate(moved):
                     merged[axis], merged[axis + whole] = pads[k], pads[half + k]
-                return again(site, [ins[0]], emit, pads=merged)
+                return emit_same_op(site, [ins[0]], emit, pads=merged)
             widths = all_widths(ins[1], site.values[1], moved, whole, emit)
-            return again(site, [ins[0], widths, *ins[2:3]], emit)
+            return emit_same_op(site, [ins[0], widths, *ins[2:3]], emit)
 
         return emit_pad
 
@@ -262,17 +253,17 @@ def shape_of(site: Site) -> Iterator[Option]:
     rank = len(dims)
     if all(isinstance(d, int) for d in dims):  # else sizes could differ unseen where no join compares them
         yield Option(
-            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: again(s, [ins[0][0]], emit), 0.5
+            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: emit_same_op(s, [ins[0][0]], emit), 0.5
         )
-    start = site.axis(int(site.attr("start", 0)), rank)
-    end = site.axis(int(site.attr("end", rank)), rank)
+    start, end = site.attr("start") or 0, site.attr("end")
+    start, end = (site.axis(int(a), rank) for a in (start, rank if end is None else end))
     axes = list(range(max(start, 0), min(end, rank)))
     for layout in places(rank):
         if site.op == "Size":
             yield Option("shape_of", (layout,), (SHARED,), _size, 2.0)
         elif axes:
-            plain = shifted(layout, axes)
-            whole = plain == list(range(plain[0], plain[-1] + 1)) and not touches(layout, axes)
+            plain = layout.shifted(axes)
+            whole = plain == list(range(plain[0], plain[-1] + 1)) and not layout.touches(axes)
             yield Option("shape_of", (layout,), (SHARED,), _shape(layout, axes), 1.0 if whole else 2.0)
 
 
@@ -284,7 +275,7 @@ def _shape(layout: Layout, axes: list[int]) -> Body:
     """The per-model sizes of `axes`: the model axis is left out, or divided out of a folded one."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        wanted = shifted(layout, axes)
+        wanted = layout.shifted(axes)
         low, high = 0, site.rank(0) + layout.stacked
         if emit.opset >= 15:
             low, high = wanted[0], wanted[-1] + 1
@@ -293,7 +284,7 @@ def _shape(layout: Layout, axes: list[int]) -> Body:
             shape = emit("Shape", ins[0])
         if high - low > len(wanted):
             shape = emit("Gather", shape, emit.const([axis - low for axis in wanted]), axis=0)
-        if touches(layout, axes):
+        if layout.touches(axes):
             return emit("Div", shape, emit.const([emit.models if a == layout.axis else 1 for a in axes]))
         return shape
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import places
-from netfuse_onnx.rules._build import again, all_widths, per_axis, physical, shifted
-from netfuse_onnx.rules._registry import Body, Option, Site, family
-from netfuse_onnx.types import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
 
 
 @family("Det")
@@ -19,7 +19,7 @@ def det(site: Site) -> Iterator[Option]:
     rank = site.rank(0)
     for layout in places(rank):
         if layout.axis <= rank - 2 - layout.folded:
-            yield Option("det", (layout,), (layout,), again)
+            yield Option("det", (layout,), (layout,), emit_same_op)
 
 
 @family("DFT")
@@ -28,14 +28,14 @@ def dft(site: Site) -> Iterator[Option]:
     site.only_mapped(0)
     rank = site.rank(0)
     as_input = site.opset >= 20
-    given = site.ints(2) if as_input else [int(site.attr("axis", 1))]
+    given = site.ints(2) if as_input else [int(site.attr("axis"))]
     axis = site.own_axis((given or [-2])[0], rank)
 
     def body(layout: Layout) -> Body:
-        moved = physical(layout, axis)
+        moved = layout.physical(axis)
         if not as_input:
-            return lambda s, ins, emit: again(s, ins, emit, axis=moved)
-        return lambda s, ins, emit: again(
+            return lambda s, ins, emit: emit_same_op(s, ins, emit, axis=moved)
+        return lambda s, ins, emit: emit_same_op(
             s, [*ins[:2], *[None] * (2 - len(ins[:2])), emit.const(moved)], emit
         )
 
@@ -49,19 +49,18 @@ def dft(site: Site) -> Iterator[Option]:
 @family("STFT")
 def stft(site: Site) -> Iterator[Option]:
     """the models join the batch; the window is the same for all models"""
-    site.only_mapped(0)
-    takes = (FOLDED(0),) + (SHARED,) * (len(site.node.inputs) - 1)
-    yield Option("stft", takes, (FOLDED(0),), again)
+    yield Option("stft", site.takes({0: FOLDED(0)}), (FOLDED(0),), emit_same_op)
 
 
 @family("MeanVarianceNormalization")
 def mean_variance(site: Site) -> Iterator[Option]:
     """the axes are shifted past the model axis"""
     rank = site.rank(0)
-    axes = [site.own_axis(int(a), rank) for a in site.attr("axes", [0, 2, 3])]
+    need(site.attr("axes") is not None, "it has no axes before opset 9")
+    axes = [site.own_axis(int(a), rank) for a in site.attr("axes")]
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: again(s, ins, emit, axes=shifted(layout, axes))
+        return lambda s, ins, emit: emit_same_op(s, ins, emit, axes=layout.shifted(axes))
 
     yield from per_axis(site, body, axes=axes, name="mean_variance")
 
@@ -77,7 +76,7 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
     known = wanted is not None and len(sizes) == len(axes)
 
     def body(layout: Layout) -> Body:
-        moved = shifted(layout, axes)
+        moved = layout.shifted(axes)
         if wanted is None or not known:
             whole = rank + layout.stacked
             return lambda s, ins, emit: _cut_and_padded_later(s, ins[0], ins[1], whole, moved, emit)

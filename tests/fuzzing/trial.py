@@ -20,12 +20,13 @@ from fuzzing.case import Case
 from netfuse_onnx.emit import repeat
 from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.errors import NotEquivalent, NotStackable
+from netfuse_onnx.layouts import SHARED
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import control, offers
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.offers import Candidates
-from netfuse_onnx.types import SHARED, Became, Correspondence, Lowering, Plan
+from netfuse_onnx.types import Became, Correspondence, Lowering, Plan
 
 REPLICATE = 0.06
 """How often a random plan replicates what it need not."""

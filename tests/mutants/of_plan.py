@@ -13,8 +13,8 @@ MUTATIONS = (
     mutation(
         "transposes-for-free",
         "netfuse_onnx/plan/cost.py",
-        "            return 1.0 + copied\n        return RESHAPE",
-        "            return RESHAPE\n        return RESHAPE",
+        "moved = (counts.copies + counts.transposes) * self.models * volume(dims, UNKNOWN_DIM) * 4",
+        "moved = counts.copies * self.models * volume(dims, UNKNOWN_DIM) * 4",
         "test_pins_plan.py::test_what_conversions_cost",
     ),
     mutation(
@@ -27,8 +27,8 @@ MUTATIONS = (
     mutation(
         "unjoinable-types-joined",
         "netfuse_onnx/plan/cost.py",
-        "if price > 0.0 and value.dtype in UNJOINABLE:",
-        "if False:",
+        "return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total",
+        "return total",
         "test_pins_plan.py::test_float8_is_made_for_each_model[separate]",
     ),
     mutation(

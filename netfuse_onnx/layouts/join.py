@@ -12,10 +12,14 @@ runs on the host: no copy, no wait, and CUDA graphs work. Tile, Reshape and Redu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.layouts import merged_dims, volume
-from netfuse_onnx.types import Dim, Layout
+from netfuse_onnx.dims import volume
+from netfuse_onnx.layouts.base import Layout
+from netfuse_onnx.types import Dim
+
+if TYPE_CHECKING:
+    from netfuse_onnx.emit.emitter import Emitter, Tensor
 
 SMALL = 512
 """Elements of a row. Up to this many, a second Concat costs less on a CPU than one Shape per model."""
@@ -35,7 +39,7 @@ def join(
     if len(xs) == 1 or not compare or (dims is not None and not dynamic):
         return joined
     if dims is not None and len(dynamic) == 1 and 0 < volume(dims, 1) <= SMALL:
-        target = [dim if isinstance(dim, int) else -1 for dim in merged_dims(dst, dims, len(xs))]
+        target = [dim if isinstance(dim, int) else -1 for dim in dst.merged_dims(dims, len(xs))]
         return _counted(emit, parts, joined, target)
     return emit.require(joined, _unequal(emit, parts))
 

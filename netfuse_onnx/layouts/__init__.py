@@ -1,0 +1,29 @@
+"""The layouts: how one tensor holds the values of N models. One file for each; `base` says what each knows.
+
+In: per-model dims. Out: merged dims, positions of axes, and hops, which the planner prices and lower emits.
+"""
+
+from netfuse_onnx.layouts.base import Counts, Hop, Layout, Operand
+from netfuse_onnx.layouts.channels import CHANNELS
+from netfuse_onnx.layouts.folded import FOLDED
+from netfuse_onnx.layouts.per_model import PER_MODEL
+from netfuse_onnx.layouts.routes import places, route, tuned_places
+from netfuse_onnx.layouts.rows import ROWS
+from netfuse_onnx.layouts.shared import SHARED
+from netfuse_onnx.layouts.stacked import STACKED
+
+__all__ = [
+    "CHANNELS",
+    "FOLDED",
+    "PER_MODEL",
+    "ROWS",
+    "SHARED",
+    "STACKED",
+    "Counts",
+    "Hop",
+    "Layout",
+    "Operand",
+    "places",
+    "route",
+    "tuned_places",
+]

@@ -1,0 +1,166 @@
+"""The interface of a layout: how the N values of one tensor, each d0..dk in its own model, are held.
+
+Each layout is a class in a file of its own. It knows the dims of the tensor that holds the value, where an
+axis of one model stands in it, how operands broadcast in it, how the writer lays out a weight in it, and its
+hops: the conversions to and from its neighbours. One hop to a STACKED layout and one back are enough, since
+every layout can be reached from there (`routes.route`).
+
+Hops emit nodes through the methods of the emitter that they are given; this package imports none of `emit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from netfuse_onnx.types import Dim
+
+if TYPE_CHECKING:
+    from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+
+Dims: TypeAlias = Sequence[Dim]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An input of an operator that broadcasts. `mapped`: it differs between the models. `stored`: it is a
+    weight. `whole`: it must have the shape of the result, model axis included, as PRelu's first input."""
+
+    dims: tuple[Dim, ...]
+    mapped: bool
+    stored: bool
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a value is held. `axis` is the per-model axis that it is about; 0 where it is about none."""
+
+    axis: int = 0
+
+    name: ClassVar[str]
+    order: ClassVar[int]
+    """Layouts are sorted by this number, then by axis."""
+    has_axis: ClassVar[bool] = True
+    stacked: ClassVar[bool] = False
+    folded: ClassVar[bool] = False
+    tuned: ClassVar[bool] = False
+    """True where options in this layout are on offer only to plans with measured costs."""
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.axis})" if self.has_axis else self.name
+
+    def __lt__(self, other: Layout) -> bool:
+        return (self.order, self.axis) < (other.order, other.axis)
+
+    def __hash__(self) -> int:
+        return hash((self.order, self.axis))
+
+    # ------------------------------------------------------------------ shape
+
+    def fits(self, dims: Dims | None) -> bool:
+        """True where a value of these per-model dims can be held so; None stands for what is no tensor."""
+        return True
+
+    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+        """Dims of the one tensor that holds the value, or of each of N."""
+        return tuple(dims)
+
+    def physical(self, axis: int) -> int:
+        """The place of per-model axis `axis` in the merged tensor, for a layout that does not touch it."""
+        return axis
+
+    def shifted(self, axes: Sequence[int]) -> list[int]:
+        return [self.physical(axis) for axis in axes]
+
+    def touches(self, axes: Sequence[int]) -> bool:
+        """True where an operator along `axes` would mix models, or finds them elsewhere."""
+        return False
+
+    def with_axis(self, axis: int) -> Layout:
+        """The layout of this class about another axis."""
+        return type(self)(axis)
+
+    # ------------------------------------------------------------------ broadcasting
+
+    def operands(self, given: Sequence[Operand], out: Dims) -> tuple[Layout, ...] | None:
+        """The layouts in which operands are taken where the result, of per-model dims `out`, is in this one.
+        None where that can't be done."""
+        return None
+
+    def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
+        """An operand that was taken as `operands` said, such that it broadcasts."""
+        return x
+
+    def padding(self, missing: int, at: int) -> Sequence[int]:
+        """The axes of size 1 that a value gains before it broadcasts against one that has `missing` axes
+        more and its model axis at `at`."""
+        return ()
+
+    # ------------------------------------------------------------------ weights
+
+    def runs(self, dims: Sequence[int]) -> int | None:
+        """A stored weight in this layout is run 0 of each model's bytes, run 1 of each, ..: the number of
+        runs. None where the writer can't lay it out: then nodes do it, from STACKED(0)."""
+        return 1
+
+    # ------------------------------------------------------------------ hops
+
+    def hop_to(self, dst: Layout, dims: Dims) -> Hop | None:
+        """The hop from here to `dst`, where this class knows one."""
+        return None
+
+    def hop_from(self, src: Layout, dims: Dims) -> Hop | None:
+        """The hop from `src` to here, where this class knows one."""
+        return None
+
+    def door(self, other: Layout, dims: Dims) -> Layout | None:
+        """The neighbour by way of which `other` is reached where no hop leads there. None where each STACKED
+        layout is a neighbour."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The nodes that a hop emits. `launches` are kernels, `views` nodes that copy nothing, `parts` tensors
+    that one Concat reads or one Split writes, `copies` and `transposes` kernels that read and write the whole
+    value, `reorders` changes to and from blocks of channels that ONNX Runtime adds."""
+
+    launches: int = 0
+    views: int = 0
+    parts: int = 0
+    copies: int = 0
+    transposes: int = 0
+    reorders: int = 0
+
+
+NOTHING, VIEW, COPY, TRANSPOSE = (
+    Counts(),
+    Counts(views=1),
+    Counts(launches=1, copies=1),
+    Counts(launches=1, transposes=1),
+)
+Walk: TypeAlias = "Callable[[Emitter, Held, int], Held]"
+"""Emits a hop for a tensor, or one per model, of an ONNX element type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A conversion from one layout to its neighbour, for a value of certain dims. `once` is emitted once,
+    `each` for every model on top."""
+
+    src: Layout
+    dst: Layout
+    walk: Walk
+    once: Counts
+    each: Counts = NOTHING
+
+    def emit(self, emit: Emitter, x: Held, dtype: int = 0) -> Held:
+        """The value in its new layout; `dtype` is its ONNX element type, 0 where unknown."""
+        return self.walk(emit, x, dtype)
+
+    def counts(self, models: int) -> Counts:
+        """The nodes of this hop for N models."""
+        pairs = zip(astuple(self.once), astuple(self.each), strict=True)
+        return Counts(*(once + models * each for once, each in pairs))

@@ -1,0 +1,121 @@
+"""FOLDED(a): per-model axis a is N times as long, model-major."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from netfuse_onnx.dims import known, reshape_target, same_dim
+from netfuse_onnx.layouts.base import COPY, VIEW, Dims, Hop, Layout, Operand
+from netfuse_onnx.layouts.shared import SHARED
+from netfuse_onnx.layouts.stacked import STACKED
+from netfuse_onnx.types import Dim
+
+if TYPE_CHECKING:
+    from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+
+
+class Folded(Layout):
+    """[.., N*d_a, ..]: what grouped convolutions take, and operators that have no rank to spare."""
+
+    __slots__ = ()
+    name, order, folded = "FOLDED", 2, True
+
+    def fits(self, dims: Dims | None) -> bool:
+        return dims is not None and self.axis < len(dims)
+
+    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+        dim = dims[self.axis]
+        wide = models * dim if isinstance(dim, int) else None
+        return (*dims[: self.axis], wide, *dims[self.axis + 1 :])
+
+    def touches(self, axes: Sequence[int]) -> bool:
+        return self.axis in axes
+
+    def runs(self, dims: Sequence[int]) -> int:
+        return math.prod(dims[: self.axis])
+
+    # ------------------------------------------------------------------ broadcasting
+
+    def operands(self, given: Sequence[Operand], out: Dims) -> tuple[Layout, ...] | None:
+        """[.., N*d_a, ..] op [.., N*d_a, ..]: right only where no operand broadcasts along the folded axis,
+        or where one is the same for all models there."""
+        behind = len(out) - self.axis
+        takes = [self._operand(v, len(v.dims) - behind, out[self.axis]) for v in given]
+        return tuple(take for take in takes if take) if all(takes) else None
+
+    def _operand(self, v: Operand, own: int, width: Dim) -> Layout | None:
+        """The layout of an operand whose axis `own` meets the folded one, which is `width` long per model."""
+        dim = v.dims[own] if own >= 0 else 1
+        if not v.mapped and dim == 1 and width != 1:
+            return SHARED
+        if own >= 0 and same_dim(dim, width):
+            return Folded(own)
+        spread = v.mapped and v.stored and isinstance(width, int) and width and all(d == 1 for d in v.dims)
+        return STACKED(0) if spread else None  # one number per model: each is written d_a times
+
+    def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
+        if not take.stacked:
+            return x
+        times = known(out[self.axis])
+        shape = (*[1] * self.axis, emit.models * times, *[1] * (len(out) - self.axis - 1))
+        return emit.reform(x, shape=shape, transform=f"x{times}")
+
+    # ------------------------------------------------------------------ hops
+
+    def hop_to(self, dst: Layout, dims: Dims) -> Hop | None:
+        if dst != STACKED(self.axis):
+            return None
+        return Hop(self, dst, lambda emit, x, dtype: unfold(emit, x, self.axis, dims), VIEW)
+
+    def hop_from(self, src: Layout, dims: Dims) -> Hop | None:
+        if src == SHARED:
+            return Hop(src, self, lambda emit, x, dtype: _tiled(emit, x, self.axis, len(dims)), COPY)
+        if src == STACKED(self.axis):
+            return Hop(src, self, lambda emit, x, dtype: fold(emit, x, self.axis, dims), VIEW)
+        return None
+
+    def door(self, other: Layout, dims: Dims) -> Layout:
+        return STACKED(self.axis)
+
+
+def FOLDED(axis: int) -> Layout:
+    """Per-model axis `axis` is N times as long, model-major."""
+    return Folded(axis)
+
+
+def _tiled(emit: Emitter, x: Held, axis: int, rank: int) -> Held:
+    if isinstance(x, tuple):
+        return x
+    return emit("Tile", x, emit.const([emit.models if a == axis else 1 for a in range(rank)]))
+
+
+def unfold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
+    """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..]."""
+    dim, after = dims[axis], dims[axis + 1 :]
+    target = reshape_target([*dims[:axis], emit.models, dim, *after])
+    if target is not None:
+        return emit.reshape(x, target)
+    if isinstance(dim, int) or emit.opset < 15:  # an axis of 1, so that each 0 copies from its own place
+        x = emit.unsqueeze(x, [axis])
+        size = dim if isinstance(dim, int) else -1
+        return emit.reshape(x, [0] * axis + [emit.models, size] + [0] * len(after))
+    sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
+    rest = emit("Div", emit("Shape", x, start=axis), emit.const([emit.models] + [1] * len(after)))
+    return emit("Reshape", x, emit("Concat", *sizes, emit.const([emit.models]), rest, axis=0), allowzero=1)
+
+
+def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
+    """STACKED(a) -> FOLDED(a): [.., N, d, ..] -> [.., N*d, ..]."""
+    dim, after = dims[axis], dims[axis + 1 :]
+    size = emit.models * dim if isinstance(dim, int) else -1
+    target = reshape_target([*dims[:axis], size if size >= 0 else None, *after])
+    if target is not None:
+        return emit.reshape(x, target)
+    if isinstance(dim, int) or emit.opset < 15:  # at equal rank, so that each 0 copies from its own place
+        x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
+        return emit.squeeze(x, [axis])
+    sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
+    rest = emit("Mul", emit("Shape", x, start=axis + 1), emit.const([emit.models] + [1] * len(after)))
+    return emit("Reshape", x, emit("Concat", *sizes, rest, axis=0) if sizes else rest, allowzero=1)

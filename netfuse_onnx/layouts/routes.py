@@ -1,0 +1,62 @@
+"""The way from one layout to another, as hops.
+
+The planner prices a route and lower emits it, so both see the same hops.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.errors import InternalError
+from netfuse_onnx.layouts import channels, rows
+from netfuse_onnx.layouts.base import Hop, Layout
+from netfuse_onnx.layouts.folded import FOLDED
+from netfuse_onnx.layouts.stacked import STACKED
+from netfuse_onnx.types import Dim
+
+
+def route(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Hop, ...]:
+    """The hops from `src` to `dst` for a value of per-model `dims`; () where they are equal."""
+    found = _route(src, dst, tuple(dims))
+    if found is None:
+        raise InternalError(f"a value of {list(dims)} is {src} and read as {dst}: no conversion leads there")
+    return found
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...]) -> tuple[Hop, ...] | None:
+    """The shortest way by way of the doors of either end, that of `dst` first; None where there is none."""
+    if src == dst:
+        return ()
+    direct = dst.hop_from(src, dims) or src.hop_to(dst, dims)
+    if direct:
+        return (direct,)
+    return min(_by_doors(src, dst, dims), key=len, default=None)
+
+
+def _by_doors(src: Layout, dst: Layout, dims: tuple[Dim, ...]) -> Iterator[tuple[Hop, ...]]:
+    for door in (dst.door(src, dims), src.door(dst, dims)):
+        if door is not None and door not in (src, dst):
+            near, far = _route(src, door, dims), _route(door, dst, dims)
+            if near is not None and far is not None:
+                yield (*near, *far)
+
+
+def places(rank: int) -> tuple[Layout, ...]:
+    """The layouts that axis-wise operators are offered for a value of this rank.
+
+    Two positions are enough: 0 is where batched products want the models, 1 is where grouped
+    convolutions do; an operator that moves axes itself (Transpose, Unsqueeze, ..) gets from one to the
+    other for nothing.
+    """
+    return (
+        STACKED(0),
+        *([FOLDED(0)] if rank >= 1 else []),
+        *([STACKED(1), FOLDED(1)] if rank >= 2 else []),
+    )
+
+
+def tuned_places(dims: Sequence[Dim]) -> tuple[Layout, ...]:
+    """The layouts that only pay by measured costs, for a value of these dims."""
+    return (*channels.offered(dims), *rows.offered(dims))

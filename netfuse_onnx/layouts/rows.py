@@ -1,0 +1,90 @@
+"""ROWS: the models are the first axis, the last axis is the last, and all others are one: a batched GEMM.
+
+A product of [N, rows, K] with weights [N, K, O] has one matrix per model on both sides. Operators on each
+element and normalisations of the last axis need no more of a value than its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from netfuse_onnx.dims import known, product, reshape_target, same_dim
+from netfuse_onnx.layouts.base import NOTHING, VIEW, Dims, Hop, Layout, Operand
+from netfuse_onnx.layouts.shared import SHARED
+from netfuse_onnx.layouts.stacked import STACKED
+from netfuse_onnx.types import Dim
+
+if TYPE_CHECKING:
+    from netfuse_onnx.emit.emitter import Emitter, Tensor
+
+
+class Rows(Layout):
+    """[N, d0*..*d(k-1), dk]. At rank 2 it is STACKED(0) under another name, and a hop emits nothing."""
+
+    __slots__ = ()
+    name, order, has_axis, tuned = "ROWS", 5, False, True
+
+    def fits(self, dims: Dims | None) -> bool:
+        """True where the rows can be taken apart again. With two dynamic sizes the tensor no longer tells
+        them, nor with one that is dynamic beside one that is 0."""
+        return dims is not None and len(dims) >= 2 and (len(dims) == 2 or reshape_target(dims) is not None)
+
+    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+        return (models, dims[0] if len(dims) == 2 else product(dims[:-1]), dims[-1])
+
+    def touches(self, axes: Sequence[int]) -> bool:
+        return bool(axes)
+
+    # ------------------------------------------------------------------ broadcasting
+
+    def operands(self, given: Sequence[Operand], out: Dims) -> tuple[Layout, ...] | None:
+        """[N, rows, D] op the same, or op [N, 1, D or 1], or op [D or 1]"""
+        takes = [self._operand(v, out) for v in given]
+        whole = all(take == self for take, v in zip(takes, given, strict=True) if v.whole)
+        return tuple(take for take in takes if take) if whole and self in takes and all(takes) else None
+
+    def _operand(self, v: Operand, out: Dims) -> Layout | None:
+        if v.mapped and len(v.dims) == len(out) and all(map(same_dim, v.dims, out)):
+            return self
+        vector = all(dim == 1 for dim in v.dims[:-1]) and all(isinstance(dim, int) for dim in v.dims[-1:])
+        return (STACKED(0) if v.mapped else SHARED) if vector else None
+
+    def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
+        if take == self or (take == SHARED and len(dims) < 2):
+            return x
+        width = known(dims[-1]) if dims else 1
+        return emit.reshape(x, [emit.models, 1, width] if take.stacked else [width])
+
+    # ------------------------------------------------------------------ hops
+
+    def hop_to(self, dst: Layout, dims: Dims) -> Hop | None:
+        return self._regrouped(self, dst, dims) if dst == STACKED(0) else None
+
+    def hop_from(self, src: Layout, dims: Dims) -> Hop | None:
+        return self._regrouped(src, self, dims) if src == STACKED(0) else None
+
+    def _regrouped(self, src: Layout, dst: Layout, dims: Dims) -> Hop | None:
+        if not self.fits(dims):
+            return None
+        if len(dims) == 2:
+            return Hop(src, dst, lambda emit, x, dtype: x, NOTHING)
+        return Hop(src, dst, lambda emit, x, dtype: _reshaped(emit, x, dst, dims), VIEW)
+
+    def door(self, other: Layout, dims: Dims) -> Layout:
+        return STACKED(0)
+
+
+ROWS: Layout = Rows()
+
+
+def offered(dims: Dims) -> Iterator[Layout]:
+    """Rows, where they are not STACKED(0) anyway."""
+    if len(dims) >= 3 and ROWS.fits(dims):
+        yield ROWS
+
+
+def _reshaped(emit: Emitter, x: Tensor, dst: Layout, dims: Dims) -> Tensor:
+    """At most one dim is dynamic and none is 0, so that -1 tells it, and comes to 0 where it turns out so."""
+    merged = dst.merged_dims(dims, emit.models)
+    return emit.reshape(x, [dim if isinstance(dim, int) else -1 for dim in merged])

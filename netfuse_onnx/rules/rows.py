@@ -1,0 +1,86 @@
+"""The layout ROWS: linear layers as batched products with one matrix per model, and what stands between them.
+
+Elementwise operators pass the layout on (`elementwise`, for all layouts). These rules are tuned: they are on
+offer to plans with measured costs. They are for values of rank 3 and more, since at rank 2, where a Gemm is,
+ROWS is STACKED(0) under another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from netfuse_onnx.dims import known, same_dim, volume
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.layouts import ROWS, STACKED, Layout
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._site import Site
+from netfuse_onnx.types import Dim
+
+
+@family("MatMul")
+def linear_rows(site: Site) -> Iterator[Option]:
+    """batched over all rows, with --target: M(..i)k, Mkj -> M(..i)j, one matrix for each model"""
+    need(site.mapped[0] and site.rank(0) >= 3, "its rows are one axis, of its own or of all models")
+    need(site.rank(1) == 2, "its weight is not one matrix")
+    takes = (ROWS, site.own_layout(1))
+    yield Option("linear_rows", takes, (ROWS,), emit_same_op, tuned=True)
+
+
+@family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def norm_rows(site: Site) -> Iterator[Option]:
+    """over the last axis of all rows, with --target; a scale that differs becomes M1d beside M(..i)d"""
+    rank = site.rank(0)
+    last = site.axis(int(site.attr("axis")), rank) == rank - 1
+    need(rank >= 3 and last, "it is not over the last of at least three axes")
+    affine = [i for i in (1, 2) if site.has(i)]
+    need(site.mapped[0] and all(site.rank(i) == 1 for i in affine), "its scale is no vector")
+    takes = (ROWS, *site.own_layouts[1:])
+    gives = site.gives(ROWS)
+    if not any(site.mapped[1:]):
+        yield Option("norm_rows", takes, gives, _on_the_last_axis, tuned=True)
+        return
+    need(isinstance(site.dims(1)[0], int), "the size of its scale is unknown")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        # as in norm.py: a scale of ones is safe in every runtime
+        ones = emit.filled(1.0, site.inputs[1].dtype, [known(site.dims(1)[0])])
+        y, *statistics = _on_the_last_axis(site, [ins[0], ones], emit)
+        for op, i in (("Mul", 1), ("Add", 2)):
+            if site.has(i):
+                y = emit(op, y, ROWS.aligned(emit, ins[i], takes[i], site.dims(i), site.dims(0)))
+        return [y, *statistics]
+
+    yield Option("norm_rows", takes, gives, body, 1.0 + len(affine), tuned=True)
+
+
+def _on_the_last_axis(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Tensor]:
+    return emit_same_op(site, ins, emit, axis=-1)
+
+
+@family("Reshape")
+def reshape_rows(site: Site) -> Iterator[Option]:
+    """out of rows and into rows in the one Reshape that the source has, with --target, as heads are split"""
+    site.only_mapped(0)
+    dims, out = site.dims(0), site.out_dims()
+    need(_regroups(dims, out), "the sizes of its input do not tell those of its output")
+    for take, give in ((ROWS, STACKED(0)), (STACKED(0), ROWS)):
+        if len(dims if take == ROWS else out) >= 3:
+            yield Option("reshape_rows", (take, None), (give,), _written(give), 0.25, tuned=True)
+
+
+def _regroups(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
+    """True where both have the same dynamic size, one or none, and as many elements beside it."""
+    dynamic, wanted = ([dim for dim in each if not isinstance(dim, int)] for each in (dims, out))
+    alike = len(dynamic) == len(wanted) <= 1 and all(map(same_dim, dynamic, wanted))
+    return alike and volume(dims, 1) == volume(out, 1) > 0
+
+
+def _written(give: Layout) -> Body:
+    """The target with the models in it; a dynamic size is -1."""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        target = give.merged_dims(site.out_dims(), emit.models)
+        return emit.reshape(ins[0], [dim if isinstance(dim, int) else -1 for dim in target])
+
+    return body
