@@ -50,7 +50,7 @@ def biased_activation(site: Site) -> Iterator[Option]:
             total = inner.emit(seen_as(site, "Add", (0, 1)), ins, emit)
             return fused(emit, GELU[site.op], total)
 
-        yield replace(option, rule="biased_activation", body=body, nodes=option.nodes + 1)
+        yield replace(option, rule="biased_activation", body=body)
 
 
 # --------------------------------------------------------------------------- convolutions
@@ -106,7 +106,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
             return emit(name, inner.emit(plain, ins, emit), **attrs)
 
-        yield replace(option, rule="fused_gemm", body=body, nodes=option.nodes + 1)
+        yield replace(option, rule="fused_gemm", body=body)
 
 
 TAKES = {
@@ -153,7 +153,7 @@ def fused_matmul(site: Site) -> Iterator[Option]:
         return emit.squeeze(y, [wide - 1] * (ranks[0] == 1) + [wide] * (ranks[1] == 1))
 
     extra = 0.5 * ranks.count(1) + sum(batch_moved)
-    yield Option("fused_matmul", takes, (STACKED(0),), body, 1 + extra)
+    yield Option("fused_matmul", takes, (STACKED(0),), body)
 
 
 @family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")

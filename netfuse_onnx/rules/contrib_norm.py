@@ -80,8 +80,7 @@ def _standard(site: Site) -> Option:
         y = _affine(site, y, ins, emit)
         return [y, y, y, total][: len(site.node.outputs)]
 
-    nodes = 2.0 + _added(site, "gamma", "bias")
-    return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body, nodes)
+    return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body)
 
 
 def _fused(site: Site, same_shape: bool) -> Option:
@@ -106,8 +105,7 @@ def _fused(site: Site, same_shape: bool) -> Option:
             y = unfold(emit, y, 0, site.dims("input"))
         return [_affine(site, y, ins, emit), *rest]
 
-    nodes = 1.5 + 3 * added_first + _added(site, "gamma")
-    return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body, nodes)
+    return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body)
 
 
 def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
@@ -157,7 +155,7 @@ def embed_norm(site: Site) -> Iterator[Option]:
     counted = site.own_layout("mask" if site.has("mask") else "input_ids")
     _size(site, "word_embedding")
     gives = site.gives(STACKED(0), counted, _sum_layout(site))
-    yield Option("embed_norm", site.own_layouts, gives, _embed, 9.0)
+    yield Option("embed_norm", site.own_layouts, gives, _embed)
 
 
 def _sum_layout(site: Site) -> Layout:

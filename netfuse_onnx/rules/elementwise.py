@@ -92,7 +92,7 @@ def clip_per_model(site: Site) -> Iterator[Option]:
                 result = emit(op, result, bound)
         return result
 
-    yield Option("clip_per_model", takes, (STACKED(0),), body, nodes=2)
+    yield Option("clip_per_model", takes, (STACKED(0),), body)
 
 
 def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | None:
@@ -138,4 +138,4 @@ def broadcasting_in(site: Site, layout: Layout) -> Iterator[Option]:
         take.stacked and not v.stored and bool(take.padding(len(out) - len(v.dims), layout.axis))
         for take, v in zip(takes, given, strict=True)
     )
-    yield Option("broadcasting", takes, (layout,), body, 1 + 0.25 * pads, tuned=layout.tuned)
+    yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)

@@ -32,7 +32,7 @@ def matmul(site: Site) -> Iterator[Option]:
         return emit.squeeze(y, added)
 
     vectors = (left == 1) + (right == 1)
-    yield Option("matmul", takes, (STACKED(0),), body, 1 + 0.5 * vectors)
+    yield Option("matmul", takes, (STACKED(0),), body)
 
 
 @family("MatMul")
@@ -68,7 +68,7 @@ def gemm(site: Site) -> Iterator[Option]:
 
     product = trans[0] + (trans[1] and not site.weight[1]) + (alpha != 1.0)
     extra = with_c + (with_c and beta != 1.0)
-    yield Option("gemm", takes, (STACKED(0),), body, 1.0 + product + extra)
+    yield Option("gemm", takes, (STACKED(0),), body)
 
 
 @family("Gemm")
