@@ -25,8 +25,8 @@ Body = Callable[[Site, Operands, "Emitter"], "Held | Sequence[Held]"]
 @dataclass(frozen=True)
 class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
-    body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs. An
-    option says nothing of its price: a plan counts what its body emits."""
+    body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs.
+    An option says nothing of its price: a plan counts what its body emits."""
 
     rule: str
     takes: tuple[Layout | None, ...]

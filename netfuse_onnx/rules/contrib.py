@@ -43,8 +43,6 @@ def biased_activation(site: Site) -> Iterator[Option]:
         yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="biased_activation")
         return
     for option in elementwise.broadcasting(seen_as(site, "Add", (0, 1))):
-        if option.tuned:
-            continue
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
             total = inner.emit(seen_as(site, "Add", (0, 1)), ins, emit)
@@ -152,7 +150,6 @@ def fused_matmul(site: Site) -> Iterator[Option]:
         (y,) = emit_same_op(site, ready, emit, **changes, **dropped)
         return emit.squeeze(y, [wide - 1] * (ranks[0] == 1) + [wide] * (ranks[1] == 1))
 
-    extra = 0.5 * ranks.count(1) + sum(batch_moved)
     yield Option("fused_matmul", takes, (STACKED(0),), body)
 
 

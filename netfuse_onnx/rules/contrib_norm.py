@@ -128,11 +128,6 @@ def _affine(site: Site, y: Tensor, ins: Operands, emit: Emitter) -> Tensor:
     return emit("Add", y, aligned(site, ins, "beta", rank, emit)) if site.has("beta") else y
 
 
-def _added(site: Site, *names: str) -> int:
-    """How many of these inputs and the offset are there."""
-    return sum(site.has(name) for name in ("beta", *names))
-
-
 def _gives(site: Site, total: Layout) -> tuple[Layout, ...]:
     return site.gives(STACKED(0), SHARED, SHARED, total if _sum_differs(site) else SHARED)
 

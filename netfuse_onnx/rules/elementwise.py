@@ -134,8 +134,4 @@ def broadcasting_in(site: Site, layout: Layout) -> Iterator[Option]:
         aligned = [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each]
         return emit_same_op(site, aligned, emit)[0]
 
-    pads = sum(
-        take.stacked and not v.stored and bool(take.padding(len(out) - len(v.dims), layout.axis))
-        for take, v in zip(takes, given, strict=True)
-    )
     yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)

@@ -83,9 +83,7 @@ def squeeze(site: Site) -> Iterator[Option]:
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: emit.squeeze(ins[0], layout.shifted(axes))
 
-    yield from per_axis(
-        site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze"
-    )
+    yield from per_axis(site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze")
 
 
 @family("Flatten")
@@ -101,9 +99,7 @@ def flatten(site: Site) -> Iterator[Option]:
     if rows is None and cols is None:  # -1 is undefined where the other turns out 0
         return
     target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
-    yield Option(
-        "flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target)
-    )
+    yield Option("flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target))
 
 
 def _product(dims: Sequence[Dim]) -> int | None:
@@ -262,8 +258,6 @@ def shape_of(site: Site) -> Iterator[Option]:
         if site.op == "Size":
             yield Option("shape_of", (layout,), (SHARED,), _size)
         elif axes:
-            plain = layout.shifted(axes)
-            whole = plain == list(range(plain[0], plain[-1] + 1)) and not layout.touches(axes)
             yield Option("shape_of", (layout,), (SHARED,), _shape(layout, axes))
 
 
