@@ -46,7 +46,7 @@ def test_what_conversions_cost() -> None:
     assert cost.conversion(SHARED, PER_MODEL, image) == 0.0
     assert cost.conversion(FOLDED(1), FOLDED(1), image) == 0.0
     relu = Site(
-        Node("Relu", "", "", ("x",), ("y",), {}), 3, 17, (image,), (image,), (True,), (False,), (None,),
+        Node("Relu", "", "", ("x",), ("y",), {}), 3, {"": 17}, (image,), (image,), (True,), (False,), (None,),
         parts=((),),
     )  # fmt: skip
     assert cost.lowering(Lowering(Became.REPLICATED, (PER_MODEL,), (PER_MODEL,)), relu) == 3.0
