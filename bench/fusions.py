@@ -33,8 +33,8 @@ from netfuse_onnx.arguments import dimensions
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.workload import Workload
-from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.prove.trial import Options
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.run import ort_compat, runtime
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.run.runtime import Value

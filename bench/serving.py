@@ -37,8 +37,8 @@ from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
-from netfuse_onnx.plan.fold import fold
 from netfuse_onnx.prove.trial import Options
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.run import runtime
 from netfuse_onnx.run.observe import observed
 

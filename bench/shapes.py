@@ -12,7 +12,6 @@ from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import measured, planner, targets
 from netfuse_onnx.plan.account import Account, Accounts
 from netfuse_onnx.plan.extents import Shapes
-from netfuse_onnx.plan.offers import site
 from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.work import Work, work
 from netfuse_onnx.rules import Site
@@ -64,8 +63,8 @@ def shapes(paths: Sequence[str], count: int, sizes: Mapping[str, int]) -> Iterat
     family = sized(matched, sizes)
     cost = measured.Measured(count, targets.target("cpu"), sizes)
     found = planner.candidates(family, io="separate", share=frozenset(), cost=cost)
-    for index, (node, offers) in enumerate(zip(family.graph.nodes, found.options, strict=True)):
-        seen = replace(site(family, found.mapped, node, index), models=count)
+    for site, offers in zip(found.sites, found.options, strict=True):
+        seen = replace(site, models=count)
         known = shape(seen, offers, cost.accounts, cost.sizes)
         if known is not None and len(known.ways) > 1:
             yield known
@@ -81,7 +80,7 @@ def shape(seen: Site, offers: Sequence[Lowering], accounts: Accounts, sizes: Any
     """One operator, with each of its lowerings that does other work."""
     ways: dict[tuple[int, Work], Way] = {}
     for offer in offers:
-        account = accounts.of(offer, seen)
+        account = accounts.of(replace(offer, site=seen))
         found = products(account, Shapes(account, seen, sizes))
         if offer.became is Became.SHARED or len(found) != 1:
             return None

@@ -19,7 +19,7 @@ from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lower.interpreter import lower
-from netfuse_onnx.lowered import Lowered
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -28,9 +28,6 @@ from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.plan import costs, targets
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.qdq import integers
-from netfuse_onnx.plan.sound import sound
 from netfuse_onnx.prove import again
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
@@ -38,11 +35,12 @@ from netfuse_onnx.prove.room import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.run import bounds, runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.types import Correspondence, Edge, Merged, Ran, Source
+from netfuse_onnx.types import Correspondence, Edge, Ran, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -262,8 +260,7 @@ def _matched(
     target: str = "generic",
     named: Sequence[Edge] | None = None,
 ) -> Correspondence:
-    """Match and fold. Where only a run can tell the rank of a value, the first source is run. Quantised
-    groups become operators on bytes, which ONNX Runtime's CUDA provider does not have."""
+    """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
     ran = Ran.NOTHING
 
     def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
@@ -273,8 +270,7 @@ def _matched(
         return found
 
     family = match(models, names, partial=partial, complete=complete, named=named)
-    family = bounds.affordable(sound(fold(family)))
-    return replace(family if target == "cuda" else integers(family), ran=ran)
+    return replace(bounds.affordable(rewritten(family, target)), ran=ran)
 
 
 def _lowered(
@@ -317,7 +313,7 @@ def _answer(
         io=io,
         share=tuple(sorted(share)),
         target=target,
-        lowered=Lowered.read(merged.report),
+        lowered=merged.report,
         distinct_bytes=weights.stored(merged.model),
         names=tuple(Labels.of(family, io, share).rows()),
         symbols=symbols.free(

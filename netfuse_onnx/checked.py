@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.apart import surely_apart
 from netfuse_onnx.report import CheckReport, FamilyRow, UnreadableRow
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Correspondence, Merged, Source
+from netfuse_onnx.types import Correspondence, Source
 
 Lower = Callable[[Correspondence], Merged]
 

@@ -1,13 +1,21 @@
-"""What became of each node: the part of a report that the merged file carries and `inspect` reads back."""
+"""The output of lower: the merged graph, and the report on it that metadata hold and `inspect` reads back."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.types import Became
+
+if TYPE_CHECKING:
+    import onnx
+
+REQUIRED = frozenset({"name", "op", "became"})
+"""The keys of a node's row that metadata hold even where they are empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,14 @@ class Conversion:
     after: str
     nodes: int = 0
     boundary: bool = False
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Conversion:
+        return cls(row["value"], row["from"], row["to"], row.get("nodes", 0), row.get("boundary", False))
+
+    def written(self) -> dict[str, Any]:
+        ends = {"value": self.value, "from": self.before, "to": self.after}
+        return {**ends, "nodes": self.nodes, "boundary": self.boundary}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +80,21 @@ class Lowered:
     """The same for whole plans that lost."""
 
     @classmethod
-    def read(cls, report: Mapping[str, Any]) -> Lowered:
-        """From the mapping that lower writes. Unknown keys are ignored, so that old files stay readable."""
-        return cls(
-            nodes=tuple(_node(row) for row in report.get("nodes", ())),
-            conversions=tuple(_conversion(row) for row in report.get("conversions", ())),
-            source_nodes=int(report.get("source_nodes", 0)),
-            merged_nodes=int(report.get("merged_nodes", 0)),
-            boundary_nodes=int(report.get("boundary_nodes", 0)),
-            notes=tuple(map(str, report.get("notes", ()))),
-            predicted=_prices(report.get("predicted", {})),
-            alternatives=_prices(report.get("alternatives", {})),
-        )
+    def read(cls, value: Mapping[str, Any]) -> Lowered:
+        """The report of a merged file, from the checked value of its metadata (write/schema.py)."""
+        keys = {field.name for field in dataclasses.fields(cls)}
+        counts = {"source_nodes": 0, "merged_nodes": 0, "boundary_nodes": 0}
+        nodes = tuple(NodeRow(**row) for row in value.get("nodes", ()))
+        conversions = tuple(Conversion.read(row) for row in value.get("conversions", ()))
+        given = {key: value[key] for key in value.keys() & keys}
+        return cls(**{**counts, **given, "nodes": nodes, "conversions": conversions})
+
+    def written(self) -> dict[str, Any]:
+        """The report as metadata hold it: plain values, without what is empty in a node's row."""
+        rows = [{key: v for key, v in _fields(row).items() if v or key in REQUIRED} for row in self.nodes]
+        became = dict(sorted(Counter(row.became for row in self.nodes).items()))
+        conversions = [conversion.written() for conversion in self.conversions]
+        return {**_fields(self), "nodes": rows, "became": became, "conversions": conversions}
 
     def operators(self) -> tuple[OperatorRow, ...]:
         """One row per operator, the most frequent first."""
@@ -94,16 +113,23 @@ class Lowered:
         return tuple(node for node in self.nodes if node.became == Became.REPLICATED)
 
 
-def _node(row: Mapping[str, Any]) -> NodeRow:
-    keys = {f.name for f in dataclasses.fields(NodeRow)}
-    known = {k: tuple(v) if isinstance(v, list | tuple) else str(v) for k, v in row.items() if k in keys}
-    return NodeRow(**{"name": "", "op": "", "became": ""} | known)  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The lowered graph: an onnx.ModelProto whose large initializers are data-less, the recipe of each
+    of those by initializer name, the report, and the cost of the plan. The writer fills in the bytes.
+    `inline`: the recipes of the small initializers, whose values the model holds already."""
+
+    model: onnx.ModelProto
+    recipes: Mapping[str, Recipe]
+    report: Lowered
+    cost: float = 0.0
+    inline: Mapping[str, Recipe] = field(default_factory=dict)
+
+    @property
+    def every_recipe(self) -> dict[str, Recipe]:
+        """The recipes of all weights, large and small."""
+        return {**self.recipes, **self.inline}
 
 
-def _prices(row: Mapping[str, Any]) -> dict[str, float]:
-    return {str(key): float(value) for key, value in row.items()}
-
-
-def _conversion(row: Mapping[str, Any]) -> Conversion:
-    where, nodes = bool(row.get("boundary", False)), int(row.get("nodes", 0))
-    return Conversion(str(row["value"]), str(row["from"]), str(row["to"]), nodes, where)
+def _fields(row: NodeRow | Lowered) -> dict[str, Any]:
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}

@@ -1,4 +1,4 @@
-"""The frozen values that travel between the stages: load -> match -> plan -> lower -> write -> verify.
+"""The frozen values that travel: load -> match -> rewrite -> plan -> lower -> write -> verify.
 
 Nothing here computes anything expensive, and nothing here imports onnx at run time, so every stage may
 import it. Shapes are per model unless a name says `merged`; sizes are bytes.
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import onnx
 
     from netfuse_onnx.layouts import Layout
+    from netfuse_onnx.plan.nested import NestedPlan
+    from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
 
@@ -42,7 +44,6 @@ class Weight:
 
 
 # --------------------------------------------------------------------------- graphs
-
 
 Dim = int | str | None
 """A static size, a symbol, or unknown."""
@@ -159,7 +160,7 @@ class Correspondence:
     `ragged` are values whose shape differs between the models by construction (--partial), `least` the
     smallest size that each of their axes has in any model, where all sizes are known.
     `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
-    types of values that hold in every run (plan/sound.py); what a file says may not.
+    types of values that hold in every run (rewrite/sound.py); what a file says may not.
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
@@ -187,6 +188,12 @@ class Correspondence:
     def models(self) -> int:
         return len(self.sources)
 
+    def type_of(self, name: str) -> ValueType:
+        """The per-model type of a value or weight, as far as a plan may believe it."""
+        if parts := self.weights.get(name):
+            return ValueType(parts[0].dtype, parts[0].shape)
+        return self.believed.get(name) or self.graph.types.get(name, ValueType())
+
     def edge_type(self, name: str) -> ValueType:
         """The type of a graph input or output of one model, as it is declared."""
         return self.declared.get(name) or self.graph.types[name]
@@ -213,13 +220,15 @@ class Became(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """What the plan chose for one node. `option` is a rules.Option for a batched node, else None."""
+    """One way to lower a node. `site` is the node as its rules see it, the same object for all ways. `option`
+    is set for a node that runs once on the values of all models."""
 
     became: Became
     takes: tuple[Layout | None, ...]
     gives: tuple[Layout, ...]
+    site: Site
     rule: str = ""
-    option: Any = None
+    option: Option | NestedPlan | None = None
     reason: str = ""
 
 
@@ -244,44 +253,3 @@ class Plan:
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
     ragged: frozenset[str] = frozenset()
-
-
-# --------------------------------------------------------------------------- lower
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a merged weight is made from source weights, so that it can be streamed and undone.
-
-    Each part (one per model; fewer only when a tensor is shared) is a source weight seen as `outer`
-    equal runs of bytes after `transform`; the merged tensor is run 0 of every part, run 1 of every
-    part, ... `outer` = 1 is plain concatenation: STACKED(0) and FOLDED(0). STACKED(a) and FOLDED(a)
-    are the same bytes under another shape: outer = d0*..*d(a-1).
-
-    transform: "" the bytes as they are; "T" the last two axes swapped; "T<k>" the axes before axis k and
-    those from it on swapped, as two; "x<k>" each *element* k times.
-    """
-
-    value: str  # name of the weight in the first source
-    parts: tuple[Weight, ...]
-    dtype: int
-    shape: tuple[int, ...]  # merged
-    outer: int = 1
-    transform: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """The lowered graph: an onnx.ModelProto whose large initializers are data-less, the recipe of each
-    of those by initializer name, and the report. The writer fills in the bytes. `inline`: the recipes of
-    the small initializers, whose values the model holds already."""
-
-    model: onnx.ModelProto
-    recipes: Mapping[str, Recipe]
-    report: Mapping[str, Any]
-    inline: Mapping[str, Recipe] = field(default_factory=dict)
-
-    @property
-    def every_recipe(self) -> dict[str, Recipe]:
-        """Of all weights, large and small: what the byte proof undoes."""
-        return {**self.recipes, **self.inline}

@@ -10,8 +10,10 @@ import onnx
 from model_files import model_of, saved
 from onnx import TensorProto, helper, numpy_helper
 
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Graph, Merged, Recipe, Source
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Graph, Source
 from netfuse_onnx.write import writer
 
 RNG = np.random.default_rng(3)

@@ -32,19 +32,18 @@ from netfuse_onnx.layouts import CHANNELS
 from netfuse_onnx.load import opset as opsets
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.account import Accounts
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.qdq import integers
-from netfuse_onnx.plan.sound import sound
+from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Became, Correspondence, Lowering, Merged, Plan
+from netfuse_onnx.types import Became, Correspondence, Lowering, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
 
@@ -191,7 +190,7 @@ def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence
     sources = {path: load(str(path)) for path in paths}
     with mock.patch.object(opsets, "TARGET", 0) if keep_opset else nullcontext():
         names = [f"m{m}" for m in range(len(paths))]
-        return integers(sound(fold(match([sources[path] for path in paths], names, complete=observed))))
+        return rewritten(match([sources[path] for path in paths], names, complete=observed))
 
 
 def every_merge(
@@ -231,7 +230,7 @@ def _accounted(lowering: Lowering) -> Lowering:
         before = len(emit.graph.nodes)
         result = option.body(site, ins, emit)
         made = emit.graph.nodes[before:]
-        account = ACCOUNTS.setdefault((site.models, site.opset), Accounts()).of(lowering, site)
+        account = ACCOUNTS.setdefault((site.models, site.opset), Accounts()).of(lowering)
         emitted = [(node.op, node.domain or "", len(node.outputs)) for node in made]
         told = [(step.op, step.domain, len(step.outputs)) for step in account.steps]
         assert emitted == told, f"{lowering.rule} emits {emitted} and is priced by {told}"

@@ -16,7 +16,7 @@ from families import family
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "netfuse_onnx"
-STAGES = ("load", "match", "plan", "lower", "write", "prove", "measure")
+STAGES = ("load", "match", "rewrite", "plan", "lower", "write", "prove", "measure")
 """In order. Each is a package; `prove` is that of the verb verify, `measure` that of bench."""
 SKIN = ("api", "cli", "__main__")
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "rich")
@@ -100,7 +100,13 @@ def test_rules_and_helpers_know_no_stage_but_those_that_use_them(name: str) -> N
 def test_layouts_know_neither_the_emitter_nor_the_rules() -> None:
     for name in modules():
         if package(name) == "layouts":
-            assert {package(other) for other in reached(name)} <= {"layouts", "dims", "errors", "types"}
+            assert {package(other) for other in reached(name)} <= {
+                "layouts",
+                "dims",
+                "errors",
+                "storage",
+                "types",
+            }
 
 
 @pytest.mark.parametrize("layout", ["channels", "rows"])

@@ -13,7 +13,7 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.types import Became
 
 CASES = {

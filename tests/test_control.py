@@ -104,5 +104,5 @@ def test_bodies_hold_no_weights_and_capture_merged_ones(tmp_path: Path) -> None:
     assert list(branch.input) == ["c"]
     assert not any(attr.g.initializer for attr in branch.attribute)
     assert {"w", "v"} <= {tensor.name for tensor in merged.model.graph.initializer}
-    inner = [line["name"] for line in merged.report["nodes"]]
+    inner = [row.name for row in merged.report.nodes]
     assert any(name.endswith("then_branch/-> a") for name in inner)

@@ -78,7 +78,7 @@ def test_a_weight_transposed_twice_is_as_it_was() -> None:
     once = emit.swap_last(held, 3)
     twice = emit.swap_last(once, 3)
     found = [emit.recipes[tensor.name] for tensor in (held, once, twice)]
-    assert [(recipe.shape, recipe.transform) for recipe in found] == [
+    assert [(recipe.shape, recipe.transform.text) for recipe in found] == [
         ((2, 2, 3), ""),
         ((2, 3, 2), "T"),
         ((2, 2, 3), ""),

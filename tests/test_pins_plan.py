@@ -49,8 +49,8 @@ def test_what_conversions_cost() -> None:
         Node("Relu", "", "", ("x",), ("y",), {}), 3, {"": 17}, (image,), (image,), (True,), (False,), (None,),
         parts=((),),
     )  # fmt: skip
-    assert cost.lowering(Lowering(Became.REPLICATED, (PER_MODEL,), (PER_MODEL,)), relu) == 3.0
-    assert cost.lowering(Lowering(Became.SHARED, (SHARED,), (SHARED,)), relu) == 1.0
+    assert cost.lowering(Lowering(Became.REPLICATED, (PER_MODEL,), (PER_MODEL,), relu), relu) == 3.0
+    assert cost.lowering(Lowering(Became.SHARED, (SHARED,), (SHARED,), relu), relu) == 1.0
     larger = ValueType(1, (200, 400, 5, 5))
     assert cost.conversion(STACKED(0), STACKED(1), larger) > cost.conversion(STACKED(0), STACKED(1), image)
 

@@ -20,10 +20,12 @@ from onnx import TensorProto, numpy_helper
 import netfuse_onnx
 from netfuse_onnx import arguments
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.protobuf import MalformedError, Window, varint
+from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import raw_values
-from netfuse_onnx.types import Merged, Recipe
+from netfuse_onnx.storage.transforms import SwapLast
 from netfuse_onnx.write import writer
 
 # --------------------------------------------------------------------------- the name of the data file
@@ -58,7 +60,7 @@ def test_the_data_file_is_named_by_its_layout_too(tmp_path: Path) -> None:
         plain,
         with_recipe(plain, outer=300, shape=(300, 3, 8)),
         with_recipe(plain, outer=2400, shape=(300, 3, 8)),
-        with_recipe(plain, transform="T", shape=(3, 8, 300)),
+        with_recipe(plain, transform=SwapLast(), shape=(3, 8, 300)),
         with_recipe(plain, parts=backwards),
         with_recipe(plain, parts=recipe.parts[:1], shape=(1, 300, 8)),
     ]
@@ -83,7 +85,7 @@ def test_the_data_file_is_named_by_its_transforms_too(tmp_path: Path) -> None:
     """Square matrices are told apart, whose shape says nothing of it."""
     paths = files(tmp_path, rows=8)
     plain = lowered(paths)
-    assert named(tmp_path, plain, paths) != named(tmp_path, with_recipe(plain, transform="T"), paths)
+    assert named(tmp_path, plain, paths) != named(tmp_path, with_recipe(plain, transform=SwapLast()), paths)
 
 
 def test_what_is_only_named_like_a_model_uses_no_data(tmp_path: Path) -> None:

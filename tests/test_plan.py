@@ -19,7 +19,6 @@ from netfuse_onnx.ops import steering
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.measured import Measured
-from netfuse_onnx.plan.offers import site
 from netfuse_onnx.plan.targets import target
 from netfuse_onnx.types import Became, Correspondence, Lowering, Node, ValueType
 
@@ -77,8 +76,8 @@ def price(
 ) -> float:
     """The plan's cost, written down plainly: each node, and each (value, layout) that is not as made."""
     total, made, wanted = 0.0, dict(found.inputs), set()
-    for index, (node, low) in enumerate(zip(corr.graph.nodes, chosen, strict=True)):
-        total += cost.lowering(low, site(corr, found.mapped, node, index))
+    for node, site, low in zip(corr.graph.nodes, found.sites, chosen, strict=True):
+        total += cost.lowering(low, site)
         for name, take in zip(node.reads, low.takes, strict=True):
             if name:
                 wanted.add((name, take))

@@ -42,8 +42,8 @@ from netfuse_onnx.match.spelling import spelled
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.ops.axes import FREE, INPUTS, ONE, ROWS, SETS
 from netfuse_onnx.plan import planner as planning
-from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.sound import sound
+from netfuse_onnx.rewrite.fold import fold
+from netfuse_onnx.rewrite.sound import sound
 from netfuse_onnx.types import Correspondence, Node, ValueType
 
 REDUCED = [

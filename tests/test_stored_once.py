@@ -19,6 +19,7 @@ from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.emit.repeat import SMALL
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.storage import weights
+from netfuse_onnx.storage.transforms import Repeat
 from netfuse_onnx.types import Weight
 
 N = 8
@@ -246,7 +247,7 @@ FORMS: dict[str, Callable[[Emitter], Held]] = {
     "swapped": lambda emit: emit.swap_last(emit.weight("w", STACKED(0)), 4),  # type: ignore[arg-type]
     "turned": lambda emit: emit.swap_at(emit.weight("w", STACKED(0)), 1, 4, 15),  # type: ignore[arg-type]
     "widened": lambda emit: emit.reform(
-        emit.weight("w", STACKED(2)), shape=(4, 3, 30), transform="x2"  # type: ignore[arg-type]
+        emit.weight("w", STACKED(2)), shape=(4, 3, 30), transform=Repeat(2)  # type: ignore[arg-type]
     ),
 }  # fmt: skip
 
@@ -264,7 +265,7 @@ def test_a_form_of_a_weight_holds_the_same_values() -> None:
         wanted[f"y{place}"] = np.frombuffer(raw, np.int64).reshape(recipe.shape)
         emit.output(tensor, f"y{place}")
     lines = list(repeat.store_once(emit))
-    assert [line["value"] for line in lines] == ["w"] * (len(FORMS) - 1)
+    assert [line.value for line in lines] == ["w"] * (len(FORMS) - 1)
     found = exported(emit)
     held = sum(tensor.raw_data != b"" and len(tensor.dims) > 1 for tensor in found.graph.initializer)
     assert held == 4, "as it is, swapped, turned, and each element twice"

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from netfuse_onnx.errors import FileFault, InternalError, ValuesDiffer
-from netfuse_onnx.storage import elements, undo, weights
+from netfuse_onnx.storage import transforms, undo, weights
+from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import BITS, nbytes, pack, unit, unpack
-from netfuse_onnx.types import Extent, Recipe, Weight
+from netfuse_onnx.storage.transforms import SwapLast, parsed
+from netfuse_onnx.types import Extent, Weight
 
 RNG = np.random.default_rng(1)
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -54,12 +56,13 @@ def expected(recipe: Recipe) -> bytes:
     parts = []
     for part in recipe.parts:
         values = bits_of(part)
-        if recipe.transform == "T":
+        text = recipe.transform.text
+        if text == "T":
             values = values.swapaxes(-1, -2)
-        elif recipe.transform.startswith("T"):
-            values = values.reshape(math.prod(part.shape[: int(recipe.transform[1:])]), -1).T
-        elif recipe.transform:
-            values = np.repeat(values.reshape(-1), int(recipe.transform[1:]))
+        elif text.startswith("T"):
+            values = values.reshape(math.prod(part.shape[: int(text[1:])]), -1).T
+        elif text:
+            values = np.repeat(values.reshape(-1), int(text[1:]))
         parts.append(values.reshape(recipe.outer, -1))
     merged = np.concatenate(parts, axis=1).reshape(-1)
     return pack(merged, BITS[recipe.dtype]) if BITS[recipe.dtype] < 8 else merged.tobytes()
@@ -79,7 +82,7 @@ def recipes(draw: st.DrawFn) -> Callable[[Path], Recipe]:
     def build(path: Path) -> Recipe:
         path.unlink(missing_ok=True)
         parts = tuple(stored(path, dtype, shape, here) for here in inline)
-        return Recipe("w", parts, dtype, (models * times * math.prod(shape),), outer, transform)
+        return Recipe("w", parts, dtype, (models * times * math.prod(shape),), outer, parsed(transform))
 
     return build
 
@@ -108,10 +111,10 @@ def test_stream_copy_and_proof_agree(tmp_path: Path, build: Callable[[Path], Rec
     assert weights.first_difference(recipe, merged) is None
 
 
-@given(build=recipes(), place=st.integers(0, 10**6), short=st.booleans(), tile=st.sampled_from([4, 1 << 18]))
+@given(build=recipes(), place=st.integers(0, 10**6), memory=st.sampled_from([4, 64, 512, 8 << 20]))
 @QUICK
 def test_one_wrong_byte_is_found_in_the_right_model(
-    tmp_path: Path, build: Callable[[Path], Recipe], place: int, short: bool, tile: int
+    tmp_path: Path, build: Callable[[Path], Recipe], place: int, memory: int
 ) -> None:
     """Flip a byte of one source after the merge: the proof names that model and that byte."""
     recipe = build(tmp_path / "s")
@@ -124,9 +127,7 @@ def test_one_wrong_byte_is_found_in_the_right_model(
     parts[model] = replace(parts[model], data=bytes(data))
     changed = replace(recipe, parts=tuple(parts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(undo, "_TILE", tile)
-        patch.setattr(undo, "_BAND", tile)
-        patch.setattr(undo, "_SHORT", 2 if short else 1 << 20)
+        patch.setattr(undo, "_MEMORY", memory)
         assert weights.first_difference(recipe, merged) is None
         found = weights.first_difference(changed, merged)
     assert found is not None and found[0] == model
@@ -136,7 +137,7 @@ def test_one_wrong_byte_is_found_in_the_right_model(
 def test_two_models_swapped_are_found(tmp_path: Path) -> None:
     parts = tuple(stored(tmp_path / "s", 1, (30, 40)) for _ in range(2))
     for outer, transform in ((1, ""), (30, ""), (1, "T"), (40, "T")):
-        recipe = Recipe("w", parts, 1, (2400,), outer, transform)
+        recipe = Recipe("w", parts, 1, (2400,), outer, parsed(transform))
         swapped = replace(recipe, parts=parts[::-1])
         found = weights.first_difference(recipe, written(tmp_path / "m", swapped))
         assert found is not None and found[0] == 0
@@ -154,11 +155,11 @@ def test_parts_of_different_sizes(tmp_path: Path) -> None:
 def test_transposing_matrices_larger_than_a_band(
     tmp_path: Path, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elements, "_CHUNK", 500)
-    monkeypatch.setattr(weights, "BAND", band)
+    monkeypatch.setattr(transforms, "_CHUNK", 500)
+    monkeypatch.setattr(weights, "MEMORY", band)
     parts = tuple(stored(tmp_path / "s", 1, (3, 37, 53)) for _ in range(2))
     for outer in (1, 3):
-        recipe = Recipe("w", parts, 1, (2 * 3 * 37 * 53,), outer, "T")
+        recipe = Recipe("w", parts, 1, (2 * 3 * 37 * 53,), outer, SwapLast())
         assert b"".join(weights.stream(recipe, 1000)) == expected(recipe)
 
 
@@ -168,11 +169,11 @@ def test_transposing_matrices_larger_than_a_band(
 def test_memory_is_bounded(
     tmp_path: Path, outer: int, transform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "BAND", 4 << 20)
-    monkeypatch.setattr(undo, "_BAND", 1 << 20)
+    monkeypatch.setattr(weights, "MEMORY", 4 << 20)
+    monkeypatch.setattr(undo, "_MEMORY", 4 << 20)
     parts = tuple(stored(tmp_path / "s", 1, (4096, 2048)) for _ in range(2))  # 32 MiB each
     times = 3 if transform == "x3" else 1
-    recipe = Recipe("w", parts, 1, (2 * times * 4096 * 2048,), outer, transform)
+    recipe = Recipe("w", parts, 1, (2 * times * 4096 * 2048,), outer, parsed(transform))
     tracemalloc.start()
     merged = written(tmp_path / "m", recipe)
     assert weights.first_difference(recipe, merged) is None
@@ -186,7 +187,7 @@ def test_empty_and_scalar_weights(tmp_path: Path) -> None:
         parts = tuple(stored(tmp_path / "s", 1, shape) for _ in range(2))
         for transform in ("", "x2", "x0") + (("T",) if shape else ()):
             count = 2 * math.prod(shape) * {"x2": 2, "x0": 0}.get(transform, 1)
-            recipe = Recipe("w", parts, 1, (count,), 1, transform)
+            recipe = Recipe("w", parts, 1, (count,), 1, parsed(transform))
             assert weights.first_difference(recipe, written(tmp_path / "m", recipe)) is None
 
 
@@ -212,8 +213,7 @@ def test_recipes_that_make_no_sense(tmp_path: Path) -> None:
         Recipe("w", (part,), 1, (7,)),
         Recipe("w", (part,), 10, (6,)),
         Recipe("w", (part,), 1, (6,), outer=4),
-        Recipe("w", (part,), 1, (6,), transform="R"),
-        Recipe("w", (replace(part, shape=(6,)),), 1, (6,), transform="T"),
+        Recipe("w", (replace(part, shape=(6,)),), 1, (6,), transform=SwapLast()),
         Recipe("w", (replace(part, data=(b"a",) * 6),), 1, (6,)),
     ):
         with pytest.raises(InternalError):

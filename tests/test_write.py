@@ -19,8 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import netfuse_onnx
 from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.types import Merged, Recipe, Source
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Source
 from netfuse_onnx.write import digests, writer
 
 RNG = np.random.default_rng(3)

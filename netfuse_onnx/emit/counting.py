@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.types import Recipe, ValueType, Weight
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import ValueType, Weight
 
 UNKNOWN = ValueType()
 

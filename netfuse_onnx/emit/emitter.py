@@ -20,8 +20,10 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops.schemas import facts
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast
 from netfuse_onnx.storage.weights import array
-from netfuse_onnx.types import Dim, Recipe, ValueType, Weight
+from netfuse_onnx.types import Dim, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
 Held: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -207,7 +209,7 @@ class Emitter:
         """The elements of a weight in the layout that it was fetched in. None for a weight with more than
         `most` of them, and for any other tensor."""
         recipe = self.recipes.get(x.name)
-        if recipe is None or recipe.transform or math.prod(recipe.shape) > most:
+        if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > most:
             return None
         return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 
@@ -300,10 +302,10 @@ class Emitter:
     def swap_last(self, x: Tensor, rank: int) -> Tensor:
         """Swap the last two of `rank` axes. A stacked weight is written that way instead."""
         if self.is_weight(x):
-            recipe = self.recipes[x.name]
-            if recipe.transform in ("", "T") and recipe.outer == 1 and len(recipe.parts[0].shape) >= 2:
+            recipe, swap = self.recipes[x.name], SwapLast()
+            if recipe.outer == 1 and recipe.transform in (AS_IS, swap) and swap.fits(recipe.parts[0].shape):
                 shape = (*recipe.shape[:-2], recipe.shape[-1], recipe.shape[-2])
-                return self.reform(x, shape=shape, transform="" if recipe.transform else "T")
+                return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)
         return self.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
 
     def swap_at(self, x: Tensor, axis: int, rows: int, columns: int) -> Tensor:
@@ -311,9 +313,9 @@ class Emitter:
         to `columns`."""
         shape = (self.models, columns, rows)
         if self.is_weight(x):
-            recipe = self.recipes[x.name]
-            if not recipe.transform and recipe.outer == 1 and 0 < axis < len(recipe.parts[0].shape):
-                return self.reform(x, shape=shape, transform=f"T{axis}")
+            recipe, swap = self.recipes[x.name], SwapAt(axis)
+            if recipe.transform == AS_IS and recipe.outer == 1 and swap.fits(recipe.parts[0].shape):
+                return self.reform(x, shape=shape, transform=swap)
         return self.transpose(self.reshape(x, [self.models, rows, columns]), [0, 2, 1])
 
     def prepend(self, head: int, shape: Tensor, values: np.ndarray[Any, Any] | None) -> Tensor:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.lowered import Conversion
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Recipe, Weight
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.transforms import Transform
+from netfuse_onnx.types import Weight
 
 SMALL = 1024
 """Bytes of all copies together. Up to this many they are written out: two nodes and their names take up to
@@ -30,9 +32,9 @@ def is_repeated(dtype: int, nbytes: int) -> bool:
     return nbytes > SMALL and dtype not in UNJOINABLE
 
 
-def store_once(emit: Emitter) -> Iterator[dict[str, Any]]:
-    """Replace each weight of the finished graph that repeats one source weight. Yields a line of the report
-    for each: what was repeated, and by how many nodes."""
+def store_once(emit: Emitter) -> Iterator[Conversion]:
+    """Replace each weight of the finished graph that repeats one source weight. Yields the conversion
+    from one copy to one for each model."""
     read = list(emit.weights_read())
     stored = {_source(recipe): tensor for tensor, recipe in reversed(read) if len(recipe.parts) == 1}
     for tensor, recipe in read:
@@ -48,17 +50,12 @@ def store_once(emit: Emitter) -> Iterator[dict[str, Any]]:
         result = _repeat(emit, stored[_source(recipe)], one, axis)
         if whole != recipe.shape:
             result = emit("Reshape", result, emit.const(list(recipe.shape)))
-        yield {
-            "value": recipe.value,
-            "from": str(SHARED),
-            "to": str(STACKED(axis) if one[axis] == 1 else FOLDED(axis)),
-            "nodes": len(emit.graph.nodes) - count,
-            "boundary": False,
-        }
+        layout = STACKED(axis) if one[axis] == 1 else FOLDED(axis)
+        yield Conversion(recipe.value, str(SHARED), str(layout), len(emit.graph.nodes) - count)
         _put(emit, tensor, result, count)
 
 
-def _source(recipe: Recipe) -> tuple[str, Weight, str]:
+def _source(recipe: Recipe) -> tuple[str, Weight, Transform]:
     """The bytes that a part of a recipe gives, whatever their shape."""
     return recipe.value, recipe.parts[0], recipe.transform
 

@@ -10,6 +10,7 @@ from netfuse_onnx.dims import known, reshape_target, same_dim
 from netfuse_onnx.layouts.base import COPY, VIEW, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.layouts.stacked import STACKED
+from netfuse_onnx.storage.transforms import Repeat
 from netfuse_onnx.types import Dim
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Folded(Layout):
             return x
         times = known(out[self.axis])
         shape = (*[1] * self.axis, emit.models * times, *[1] * (len(out) - self.axis - 1))
-        return emit.reform(x, shape=shape, transform=f"x{times}")
+        return emit.reform(x, shape=shape, transform=Repeat(times))
 
     # ------------------------------------------------------------------ hops
 

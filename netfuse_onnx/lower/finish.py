@@ -7,11 +7,8 @@ it does not see.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -20,10 +17,12 @@ from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.emit.repeat import SMALL, store_once
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
+from netfuse_onnx.lowered import Conversion, Lowered, Merged, NodeRow
 from netfuse_onnx.ops.schemas import facts
-from netfuse_onnx.plan.control import Nested
+from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Correspondence, Merged, Plan, Recipe
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Correspondence, Plan
 
 TRIVIAL = ("Constant", "Identity")
 
@@ -33,7 +32,7 @@ def export(
     plan: Plan,
     emit: Emitter,
     edge: Boundary,
-    conversions: Sequence[Mapping[str, Any]],
+    conversions: Sequence[Conversion],
     drained: Set[int],
 ) -> Merged:
     """`drained`: the nodes that split the outputs, by id."""
@@ -49,12 +48,10 @@ def export(
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
     large, small = _place_weights(model.graph, emit.recipes)
-    joins = sum(c["nodes"] for c in conversions if c["boundary"] and c["value"] in corr.graph.inputs)
+    joins = sum(c.nodes for c in conversions if c.boundary and c.value in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
     inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
-    merged = Merged(model, large, report, inline)
-    report["weights"] = {name: _recipe_line(recipe) for name, recipe in merged.every_recipe.items()}
-    return merged
+    return Merged(model, large, report, round(plan.cost, 3), inline)
 
 
 def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
@@ -100,7 +97,7 @@ def _place_weights(
             continue
         if tensor.data_type == onnx.TensorProto.STRING:
             tensor.ClearField("data_location")
-            tensor.string_data.extend(_strings(recipe))
+            tensor.string_data.extend(weights.strings(recipe))
             small[tensor.name] = recipe
         elif weights.recipe_nbytes(recipe) <= SMALL:
             tensor.ClearField("data_location")
@@ -111,69 +108,45 @@ def _place_weights(
     return large, small
 
 
-def _strings(recipe: Recipe) -> list[bytes]:
-    """The elements of a merged string tensor: its parts, laid out as the writer lays out bytes."""
-    parts = [np.array(part.data, object).reshape(part.shape) for part in recipe.parts]
-    if recipe.transform == "T":
-        parts = [part.swapaxes(-1, -2) for part in parts]
-    elif recipe.transform:
-        parts = [part.repeat(int(recipe.transform[1:])) for part in parts]
-    return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))
-
-
-def _recipe_line(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "value": recipe.value,
-        "outer": recipe.outer,
-        "transform": recipe.transform,
-        "parts": len(recipe.parts),
-    }
-
-
 def _count(graph: onnx.GraphProto) -> int:
     """Non-trivial nodes, those of bodies included."""
     bodies = (body for node in graph.node for body in inside(node))
     return sum(node.op_type not in TRIVIAL for node in graph.node) + sum(map(_count, bodies))
 
 
-def _lines(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[dict[str, Any]]:
-    """What became of each node, those of merged bodies behind the node that owns them."""
+def _rows(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[NodeRow]:
+    """One row for each node; those of merged bodies come behind the node that owns them."""
     costs = plan.prediction.nodes if plan.prediction else ("",) * len(plan.lowerings)
     for node, chosen, cost in zip(corr.graph.nodes, plan.lowerings, costs, strict=True):
-        yield {
-            "name": where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
-            "op": node.key,
-            "became": str(chosen.became),
-            "rule": chosen.rule,
-            "reason": chosen.reason,
-            "cost": cost,
-            "takes": [str(t or "unread") for t in chosen.takes],
-            "gives": [str(g) for g in chosen.gives],
-        }
-        if isinstance(chosen.option, Nested):
+        yield NodeRow(
+            name=where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
+            op=node.key,
+            became=str(chosen.became),
+            rule=chosen.rule,
+            reason=chosen.reason,
+            cost=cost,
+            takes=tuple(str(layout or "unread") for layout in chosen.takes),
+            gives=tuple(map(str, chosen.gives)),
+        )
+        if isinstance(chosen.option, NestedPlan):
             for attr, body in chosen.option.bodies.items():
-                yield from _lines(body.corr, body.plan, f"{where}{node.name or node.op}/{attr}/")
+                yield from _rows(body.corr, body.plan, f"{where}{node.name or node.op}/{attr}/")
 
 
 def _report(
     corr: Correspondence,
     plan: Plan,
     model: onnx.ModelProto,
-    conversions: Sequence[Mapping[str, Any]],
+    conversions: Sequence[Conversion],
     boundary: int,
-) -> dict[str, Any]:
-    nodes = list(_lines(corr, plan))
-    merged = _count(model.graph)
-    return {
-        "models": corr.models,
-        "nodes": nodes,
-        "became": dict(sorted(Counter(line["became"] for line in nodes).items())),
-        "conversions": list(conversions),
-        "source_nodes": corr.sources[0].node_count,
-        "merged_nodes": merged - boundary,
-        "boundary_nodes": boundary,
-        "cost": round(plan.cost, 3),
-        "predicted": dict(plan.prediction.parts) if plan.prediction else {},
-        "alternatives": dict(plan.prediction.alternatives) if plan.prediction else {},
-        "notes": list(plan.notes),
-    }
+) -> Lowered:
+    return Lowered(
+        nodes=tuple(_rows(corr, plan)),
+        conversions=tuple(conversions),
+        source_nodes=corr.sources[0].node_count,
+        merged_nodes=_count(model.graph) - boundary,
+        boundary_nodes=boundary,
+        notes=plan.notes,
+        predicted=plan.prediction.parts if plan.prediction else {},
+        alternatives=plan.prediction.alternatives if plan.prediction else {},
+    )

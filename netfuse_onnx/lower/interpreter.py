@@ -22,11 +22,11 @@ from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.fusible import rearrange
+from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import steering
 from netfuse_onnx.plan.blame import blamed
-from netfuse_onnx.plan.control import Nested
-from netfuse_onnx.plan.offers import kind, site
-from netfuse_onnx.types import Became, Correspondence, Lowering, Merged, Node, Plan, ValueType
+from netfuse_onnx.plan.nested import NestedPlan
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, Plan, ValueType
 
 
 def lower(
@@ -47,7 +47,7 @@ def _lowered(
     """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
     edge = boundary.Boundary(corr, io, share, plan.ragged)
     emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
-    conversions: list[dict[str, Any]] = []
+    conversions: list[Conversion] = []
     lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)
     edge.feed(emit, lowerer.keep)
     lowerer.run()
@@ -70,7 +70,7 @@ class _Lowerer:
         corr: Correspondence,
         plan: Plan,
         emit: Emitter,
-        conversions: list[dict[str, Any]],
+        conversions: list[Conversion],
         *,
         trusting: bool = False,
     ) -> None:
@@ -141,7 +141,7 @@ class _Lowerer:
         return self.held[name, layout]
 
     def _convert(self, name: str, layout: Layout) -> None:
-        value = kind(self.corr, name)
+        value = self.corr.type_of(name)
         dims = value.dims or ()
         made, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
         for hop in route(made, layout, dims):
@@ -156,8 +156,7 @@ class _Lowerer:
         count = len(self.emit.graph.nodes) - before
         if count:
             joins = made == PER_MODEL and name in self.corr.graph.inputs
-            line = {"value": name, "from": str(made), "to": str(layout), "nodes": count}
-            self.conversions.append({**line, "boundary": self.edge or joins})
+            self.conversions.append(Conversion(name, str(made), str(layout), count, self.edge or joins))
 
     def _join(self, name: str, layout: Layout, value: ValueType) -> Tensor:
         """A value of each model as one tensor. Its type is written down, because a comparison of shapes hides
@@ -193,12 +192,12 @@ class _Lowerer:
             return self._once(node, node.attrs, ins)
         if lowering.became is Became.REPLICATED:
             return self._replicate(index, node, ins)
-        if isinstance(lowering.option, Nested):
+        if isinstance(lowering.option, NestedPlan):
             return self._merged_inside(node, lowering.option, ins)
-        mapped = {name for name in node.inputs if self._is_mapped(name)}
-        place = site(self.corr, mapped, node, index)
-        with blamed(self.corr, place):
-            result = lowering.option.emit(place, ins, self.emit)
+        if lowering.option is None:
+            raise InternalError(f"the plan has no lowering for node {node.name!r}")
+        with blamed(self.corr, lowering.site):
+            result = lowering.option.emit(lowering.site, ins, self.emit)
         return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
 
     def _is_mapped(self, name: str) -> bool:
@@ -217,7 +216,7 @@ class _Lowerer:
         self.emit.scope = scope
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
 
-    def _merged_inside(self, node: Node, nested: Nested, ins: Sequence[Any]) -> list[Tensor]:
+    def _merged_inside(self, node: Node, nested: NestedPlan, ins: Sequence[Any]) -> list[Tensor]:
         """The operator once, on bodies that run all models."""
         count = len(node.inputs)
         attrs = {**node.attrs, **nested.attrs}
@@ -234,9 +233,9 @@ class _Lowerer:
                 if held is not None:
                     inner.keep(name, self._layout_of(name), held)
             inner.run()
-            for declared, (name, layout) in zip(node.attrs[attr].output, body.ends.items(), strict=True):
+            for declared, (name, layout) in zip(node.attrs[attr].output, body.outputs.items(), strict=True):
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
-                self._declare(out, layout, _known(kind(body.corr, name), value_type(declared.type)))
+                self._declare(out, layout, _known(body.corr.type_of(name), value_type(declared.type)))
             settle(child)
             rearrange(child)
             attrs[attr] = child.graph

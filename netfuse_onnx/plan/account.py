@@ -14,7 +14,7 @@ from netfuse_onnx.dims import APART
 from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step, tensors
 from netfuse_onnx.emit.emitter import Held
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
-from netfuse_onnx.rules import Site
+from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Dim, Lowering, ValueType, Weight
 
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
@@ -61,15 +61,17 @@ class Accounts:
         self._emit: CountingEmitter | None = None
         self._latest: tuple[Site, Any] | None = None
 
-    def of(self, offer: Lowering, site: Site) -> Account:
+    def of(self, offer: Lowering) -> Account:
         """The account of a lowering of a node."""
+        site = offer.site
         key = (self._alike(site), offer.became, offer.rule, offer.takes, offer.gives)
         if key in self._known:
             return self._known[key]
         emit = self._emitter(site)
         names = site.node.inputs
         emit.begin({name: parts for name, parts in zip(names, site.parts, strict=True) if parts})
-        account = _batched(offer, site, emit) if offer.option else _itself(offer, site, emit)
+        option = offer.option
+        account = _batched(offer, option, emit) if isinstance(option, Option) else _itself(offer, emit)
         if not emit.values_read:
             self._known[key] = account
         return account
@@ -111,8 +113,9 @@ def _key(site: Site) -> Any:
     return node.key, attrs, each, wiring, types, site.mapped, site.weight, values
 
 
-def _itself(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
+def _itself(offer: Lowering, emit: CountingEmitter) -> Account:
     """The source's own operator, once for all models or once for each."""
+    site = offer.site
     node = site.node
     ins = [
         emit.value(kind, stored=weight) if name else None
@@ -126,11 +129,11 @@ def _itself(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
     return Account(tuple(emit.steps), ports, times)
 
 
-def _batched(offer: Lowering, site: Site, emit: CountingEmitter) -> Account:
-    node = site.node
-    places = zip(node.inputs, offer.takes, site.inputs, site.parts, strict=False)
+def _batched(offer: Lowering, option: Option, emit: CountingEmitter) -> Account:
+    site = offer.site
+    places = zip(site.node.inputs, offer.takes, site.inputs, site.parts, strict=False)
     ins = [_read(name, take, kind, parts, emit) for name, take, kind, parts in places]
-    result = offer.option.emit(site, ins, emit)
+    result = option.emit(site, ins, emit)
     given: Sequence[Any] = [result] if isinstance(result, Counted | tuple) else list(result)
     ports = [(tensors(held), take or SHARED) for held, take in zip(ins, offer.takes, strict=False)]
     ports += [(tensors(held), layout) for held, layout in zip(given, offer.gives, strict=False)]

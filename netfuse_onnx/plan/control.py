@@ -1,8 +1,9 @@
-"""Control flow with one condition and trip count for all models: the body is merged inside.
+"""Control flow with one condition and trip count for all models: the operator runs once, on merged bodies.
 
 A body is a graph of its own, whose inputs are what it captures and what the operator hands it: SHARED, or
 STACKED(0) where it differs between the models. It is planned like any other graph, and lower emits it as
-the merged operator's body. With a condition per model there is no one path: then the node is replicated.
+the merged operator's body. Where the condition differs between the models, they take different paths, and the
+node is replicated.
 
 ONNX: If, Loop, Scan (https://onnx.ai/onnx/operators). Weights never live in bodies, load hoists them.
 """
@@ -10,7 +11,7 @@ ONNX: If, Loop, Scan (https://onnx.ai/onnx/operators). Weights never live in bod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import onnx
@@ -19,89 +20,71 @@ from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.fold import fold
-from netfuse_onnx.plan.offers import Bodies, Candidates, kind, propagate
+from netfuse_onnx.plan.nested import BodyPlan, NestedPlan
+from netfuse_onnx.plan.offers import Bodies, Candidates, propagate
 from netfuse_onnx.plan.search import solved
+from netfuse_onnx.rewrite.fold import fold
+from netfuse_onnx.rules import Site
 from netfuse_onnx.rules.fallback import BODY
-from netfuse_onnx.types import Became, Correspondence, Graph, Lowering, Node, Plan, ValueType
+from netfuse_onnx.types import Became, Correspondence, Graph, Lowering, Node, ValueType
 
 HOW = "merged inside: its bodies run all models, where condition and trip count are the same for all"
 WAYS = ("If", "Loop", "Scan")
 
 
-@dataclass(frozen=True)
-class BodyPlan:
-    """One body: its graph as a correspondence, its plan, and how its inputs and outputs are held."""
-
-    corr: Correspondence
-    plan: Plan
-    inputs: Mapping[str, Layout]  # what the operator hands it, in order
-    ends: Mapping[str, Layout]
-
-
-@dataclass(frozen=True)
-class Nested:
-    """A control-flow operator merged inside; `attrs` are those that change, `nodes` prices it."""
-
-    bodies: Mapping[str, BodyPlan]
-    attrs: Mapping[str, object]
-    nodes: float
-
-
-class Apart(Exception):
-    """The node must be replicated; the text says why."""
+class MustReplicate(Exception):
+    """The node is replicated; the text is the reason."""
 
 
 def offers(cost: Cost) -> Bodies:
-    """How bodies are merged in plans of this cost."""
+    """The function that offers lowerings for nodes with bodies, planned with this cost."""
     return partial(_offer, cost)
 
 
-def _offer(cost: Cost, corr: Correspondence, found: Candidates, node: Node) -> Lowering | str:
-    """A lowering that merges the bodies of `node`, or why it is replicated."""
-    ways = {"If": _if, "Loop": _loop, "Scan": _scan}
+def _offer(cost: Cost, corr: Correspondence, candidates: Candidates, site: Site) -> Lowering | str:
+    """A lowering that merges the bodies of a node, or the reason why it is replicated."""
+    operators = {"If": _if, "Loop": _loop, "Scan": _scan}
+    node = site.node
+    if node.domain or node.op not in operators:
+        return BODY
     try:
-        if node.domain or node.op not in ways:
-            return BODY
-        return ways[node.op](_Inside(cost, corr, found, node))
-    except Apart as reason:
+        return operators[node.op](_Operator(cost, corr, candidates, site))
+    except MustReplicate as reason:
         return str(reason)
 
 
-class _Inside:
-    """What the three operators share: bodies as correspondences, and their plans."""
+class _Operator:
+    """A control-flow node: its bodies as correspondences, and their plans."""
 
-    def __init__(self, cost: Cost, corr: Correspondence, found: Candidates, node: Node) -> None:
-        self.cost, self.corr, self.found, self.node = cost, corr, found, node
-        for name in node.reads:
-            if name in found.ragged:
-                raise Apart(f"the shape of {name!r} may differ between the models")
+    def __init__(self, cost: Cost, corr: Correspondence, candidates: Candidates, site: Site) -> None:
+        self.cost, self.corr, self.candidates, self.site = cost, corr, candidates, site
+        self.node = site.node
+        for name in self.node.reads:
+            if name in candidates.ragged:
+                raise MustReplicate(f"the shape of {name!r} may differ between the models")
 
-    def mapped(self, name: str) -> bool:
-        return name in self.found.mapped
+    def layout(self, name: str) -> Layout:
+        """The layout in which the operator takes a value."""
+        return STACKED(0) if name in self.candidates.mapped else SHARED
 
-    def one_for_all(self, names: Iterable[str], what: str) -> None:
+    def require_shared(self, names: Iterable[str], role: str) -> None:
+        """Raises MustReplicate where one of these inputs differs between the models."""
         for name in names:
-            if name and self.mapped(name):
-                raise Apart(f"its {what} {name!r} differs between the models")
+            if name and name in self.candidates.mapped:
+                raise MustReplicate(f"its {role} {name!r} differs between the models")
 
     def captured(self) -> dict[str, Layout]:
-        """How the captured run-time values are held. Weights are laid out as the body wants them."""
-        outer = [name for name in self.node.captured if name not in self.corr.weights]
-        return {name: STACKED(0) if self.mapped(name) else SHARED for name in outer}
-
-    def takes(self, explicit: Sequence[Layout | None]) -> tuple[Layout | None, ...]:
-        held = self.captured()
-        return (*explicit, *(held.get(name) for name in self.node.captured))
+        """The layouts of the captured run-time values. Weights are laid out as the body wants them."""
+        return {name: self.layout(name) for name in self.node.captured if name not in self.corr.weights}
 
     def body(self, attr: str, types: Sequence[ValueType]) -> Correspondence:
         """The body as a correspondence; `types` are those of its inputs."""
         graph: onnx.GraphProto = self.node.attrs[attr]
         inputs = [value.name for value in graph.input]
         captured = [name for name in self.node.captured if name not in self.corr.weights]
-        known = dict(zip(inputs, types, strict=True)) | {name: kind(self.corr, name) for name in captured}
+        known = dict(zip(inputs, types, strict=True)) | {name: self.corr.type_of(name) for name in captured}
         if any(value.proto is not None for value in known.values()):
-            raise Apart("it handles values that are not tensors")
+            raise MustReplicate("it handles values that are not tensors")
         weights = {name: self.corr.weights[name] for name in self.node.captured if name in self.corr.weights}
         outputs = tuple(value.name for value in graph.output)
         inner = Graph(
@@ -109,23 +92,30 @@ class _Inside:
             {name: parts[0] for name, parts in weights.items()}, known,
         )  # fmt: skip
         typed = infer(replace(self.corr.sources[0], graph=inner)).graph
-        sub = replace(self.corr, graph=typed, weights=weights, attrs={}, ragged=frozenset(), believed={})
-        return fold(sub)
+        body = replace(self.corr, graph=typed, weights=weights, attrs={}, ragged=frozenset(), believed={})
+        return fold(body)
 
-    def spread(self, sub: Correspondence, given: Mapping[str, Layout]) -> Candidates:
-        found = propagate(sub, {**given, **self.captured()}, offers(self.cost), tuned=self.cost.tuned)
-        for name in sub.graph.outputs:
-            if name in found.ragged or (name in found.mapped and kind(sub, name).dims is None):
-                raise Apart(f"the shape of its body's output {name!r} may differ between the models")
-        return found
+    def propagated(self, body: Correspondence, inputs: Mapping[str, Layout]) -> Candidates:
+        """The candidates of a body whose inputs have these layouts."""
+        layouts = {**inputs, **self.captured()}
+        candidates = propagate(body, layouts, offers(self.cost), tuned=self.cost.tuned)
+        for name in body.graph.outputs:
+            if name in candidates.ragged or (name in candidates.mapped and body.type_of(name).dims is None):
+                raise MustReplicate(f"the shape of its body's output {name!r} may differ between the models")
+        return candidates
 
-    def planned(self, sub: Correspondence, found: Candidates, given: Mapping[str, Layout],
-                ends: Mapping[str, Layout]) -> BodyPlan:  # fmt: skip
-        for name, end in ends.items():
-            if end != SHARED and kind(sub, name).dims is None:
-                raise Apart(f"the rank of its body's output {name!r} is unknown")
-        found.ends = dict(ends)
-        return BodyPlan(sub, solved(sub, found, self.cost), given, ends)
+    def planned(
+        self,
+        body: Correspondence,
+        candidates: Candidates,
+        inputs: Mapping[str, Layout],
+        outputs: Mapping[str, Layout],
+    ) -> BodyPlan:
+        for name, layout in outputs.items():
+            if layout != SHARED and body.type_of(name).dims is None:
+                raise MustReplicate(f"the rank of its body's output {name!r} is unknown")
+        candidates.ends = dict(outputs)
+        return BodyPlan(body, solved(body, candidates, self.cost), inputs, outputs)
 
     def lowering(
         self,
@@ -134,132 +124,130 @@ class _Inside:
         gives: Sequence[Layout],
         attrs: Mapping[str, object] | None = None,
     ) -> Lowering:
+        captured = self.captured()
+        reads = (*takes, *(captured.get(name) for name in self.node.captured))
         nodes = 1.0 + sum(body.plan.cost for body in bodies.values())
-        option = Nested(bodies, attrs or {}, nodes)
-        return Lowering(Became.BATCHED, self.takes(takes), tuple(gives), "merged_inside", option)
+        option = NestedPlan(bodies, attrs or {}, nodes)
+        gives = tuple(gives[: len(self.node.outputs)])
+        return Lowering(Became.BATCHED, reads, gives, self.site, "merged_inside", option)
 
 
-def _if(inside: _Inside) -> Lowering:
-    inside.one_for_all(inside.node.inputs, "condition")
-    subs = {attr: inside.body(attr, ()) for attr in ("then_branch", "else_branch")}
-    found = {attr: inside.spread(sub, {}) for attr, sub in subs.items()}
-    count = len(inside.node.outputs)
+def _if(operator: _Operator) -> Lowering:
+    operator.require_shared(operator.node.inputs, "condition")
+    bodies = {attr: operator.body(attr, ()) for attr in ("then_branch", "else_branch")}
+    candidates = {attr: operator.propagated(body, {}) for attr, body in bodies.items()}
     gives = [
         STACKED(0)
-        if any(sub.graph.outputs[k] in found[attr].mapped for attr, sub in subs.items())
+        if any(body.graph.outputs[k] in candidates[attr].mapped for attr, body in bodies.items())
         else SHARED
-        for k in range(count)
+        for k in range(len(operator.node.outputs))
     ]
-    bodies = {
-        attr: inside.planned(sub, found[attr], {}, dict(zip(sub.graph.outputs, gives, strict=True)))
-        for attr, sub in subs.items()
+    plans = {
+        attr: operator.planned(body, candidates[attr], {}, dict(zip(body.graph.outputs, gives, strict=True)))
+        for attr, body in bodies.items()
     }
-    return inside.lowering(bodies, [SHARED], gives)
+    return operator.lowering(plans, [SHARED], gives)
 
 
-def _loop(inside: _Inside) -> Lowering:
-    node = inside.node
-    inside.one_for_all(node.inputs[:2], "trip count or condition")
+def _loop(operator: _Operator) -> Lowering:
+    node = operator.node
+    operator.require_shared(node.inputs[:2], "trip count or condition")
     initial = node.inputs[2:]
-    scalar = [ValueType(onnx.TensorProto.INT64, ()), ValueType(onnx.TensorProto.BOOL, ())]
-    sub = inside.body("body", [*scalar, *(_any_size(kind(inside.corr, name)) for name in initial)])
-    states = [inside.mapped(name) for name in initial]
-    found = _settled(inside, sub, states, lambda held: [SHARED, SHARED, *held], first_state=1)
-    if sub.graph.outputs[0] in found.mapped:
-        raise Apart("the condition that its body computes differs between the models")
-    held = [STACKED(0) if state else SHARED for state in states]
-    collected = _collected(sub, found, 1 + len(initial), [1] * len(node.outputs))
-    ends = [
-        SHARED,
-        *held,
-        *(STACKED(0) if name in found.mapped else SHARED for name in sub.graph.outputs[1 + len(held) :]),
-    ]
-    given = dict(zip(_own(node, "body"), [SHARED, SHARED, *held], strict=True))
-    body = inside.planned(sub, found, given, dict(zip(sub.graph.outputs, ends, strict=True)))
-    takes = [SHARED, SHARED, *held][: len(node.inputs)]  # an absent condition may not even be named
-    return inside.lowering({"body": body}, takes, [*held, *collected])
+    scalars = [ValueType(onnx.TensorProto.INT64, ()), ValueType(onnx.TensorProto.BOOL, ())]
+    types = map(operator.corr.type_of, initial)
+    body = operator.body("body", [*scalars, *map(_any_size, types)])
+    states = [*map(operator.layout, initial)]
+    candidates, states = _with_states(operator, body, states, lambda held: [SHARED, SHARED, *held], 1)
+    if body.graph.outputs[0] in candidates.mapped:
+        raise MustReplicate("the condition that its body computes differs between the models")
+    collected = body.graph.outputs[1 + len(states) :]
+    outputs = [SHARED, *states, *_stacked(candidates, collected, [0] * len(collected))]
+    inputs = dict(zip(_inputs(node, "body"), [SHARED, SHARED, *states], strict=True))
+    plan = operator.planned(body, candidates, inputs, dict(zip(body.graph.outputs, outputs, strict=True)))
+    takes = [SHARED, SHARED, *states][: len(node.inputs)]  # an absent condition may not even be named
+    gives = [*states, *_stacked(candidates, collected, [1] * len(collected))]
+    return operator.lowering({"body": plan}, takes, gives)
 
 
-def _scan(inside: _Inside) -> Lowering:
-    node = inside.node
-    count = int(node.attrs["num_scan_inputs"])
-    states_in, scanned = node.inputs[: len(node.inputs) - count], node.inputs[len(node.inputs) - count :]
-    kinds = [kind(inside.corr, name) for name in node.inputs]
-    if any(value.dims is None for value in kinds):
-        raise Apart("the rank of one of its inputs is unknown")
-    in_axes = _axes(node, "scan_input_axes", [value.rank or 0 for value in kinds[len(states_in) :]])
-    slices = [_without(value, axis) for value, axis in zip(kinds[len(states_in) :], in_axes, strict=True)]
-    sub = inside.body("body", [*kinds[: len(states_in)], *slices])
-    states = [inside.mapped(name) for name in states_in]
-    parts = [STACKED(0) if inside.mapped(name) else SHARED for name in scanned]
-    found = _settled(inside, sub, states, lambda held: [*held, *parts], first_state=0)
-    held = [STACKED(0) if state else SHARED for state in states]
-    # N stands at the front of each slice: before the scanned axis, or just after it where that is axis 0.
+def _scan(operator: _Operator) -> Lowering:
+    node = operator.node
+    count = len(node.inputs) - int(node.attrs["num_scan_inputs"])
+    initial, scanned = node.inputs[:count], node.inputs[count:]
+    types = [*map(operator.corr.type_of, node.inputs)]
+    if any(kind.dims is None for kind in types):
+        raise MustReplicate("the rank of one of its inputs is unknown")
+    in_axes = _axes(node, "scan_input_axes", [kind.rank or 0 for kind in types[count:]])
+    slices = [_without(kind, axis) for kind, axis in zip(types[count:], in_axes, strict=True)]
+    body = operator.body("body", [*types[:count], *slices])
+    parts = [*map(operator.layout, scanned)]
+    states = [*map(operator.layout, initial)]
+    candidates, states = _with_states(operator, body, states, lambda held: [*held, *parts], 0)
+    collected = body.graph.outputs[count:]
+    out_axes = _axes(node, "scan_output_axes", [(body.type_of(name).rank or 0) + 1 for name in collected])
+    outputs = [*states, *_stacked(candidates, collected, [0] * len(collected))]
+    moved = {
+        "scan_input_axes": _behind_models(in_axes, parts),
+        "scan_output_axes": _behind_models(out_axes, outputs[count:]),
+    }
+    inputs = dict(zip(_inputs(node, "body"), [*states, *parts], strict=True))
+    plan = operator.planned(body, candidates, inputs, dict(zip(body.graph.outputs, outputs, strict=True)))
+    # The model axis is the first of each slice: it stands before the scanned axis, or just after axis 0.
     takes = [
         part if part == SHARED else STACKED(int(axis == 0)) for part, axis in zip(parts, in_axes, strict=True)
     ]
-    outs = sub.graph.outputs[len(held) :]
-    out_axes = _axes(node, "scan_output_axes", [(kind(sub, name).rank or 0) + 1 for name in outs])
-    ends = [*held, *(STACKED(0) if name in found.mapped else SHARED for name in outs)]
-    gives = [*held, *_collected(sub, found, len(held), _behind(out_axes))]
-    moved = {
-        "scan_input_axes": [a + (a > 0 and p != SHARED) for a, p in zip(in_axes, parts, strict=True)],
-        "scan_output_axes": [
-            a + (a > 0 and e != SHARED) for a, e in zip(out_axes, ends[len(held) :], strict=True)
-        ],
-    }
-    given = dict(zip(_own(node, "body"), [*held, *parts], strict=True))
-    body = inside.planned(sub, found, given, dict(zip(sub.graph.outputs, ends, strict=True)))
-    return inside.lowering({"body": body}, [*held, *takes], gives, moved)
+    gives = [*states, *_stacked(candidates, collected, [int(axis == 0) for axis in out_axes])]
+    return operator.lowering({"body": plan}, [*states, *takes], gives, moved)
 
 
-def _behind(axes: Sequence[int]) -> list[int]:
-    """Where the model axis of a collected output stands: behind the new axis where that is axis 0."""
-    return [int(axis == 0) for axis in axes]
-
-
-def _settled(
-    inside: _Inside,
-    sub: Correspondence,
-    states: list[bool],
-    given: Callable[[list[Layout]], list[Layout]],
-    *,
-    first_state: int,
-) -> Candidates:
-    """Mark states that the body makes differ, until nothing changes. `given` lays out the body's inputs
-    around its states; the state's new values are its outputs from `first_state` on."""
-    own = _own(inside.node, "body")
+def _with_states(
+    operator: _Operator,
+    body: Correspondence,
+    states: list[Layout],
+    inputs: Callable[[list[Layout]], list[Layout]],
+    first: int,
+) -> tuple[Candidates, list[Layout]]:
+    """The candidates of a body, and the layouts of its states. A state that becomes mapped in one iteration
+    is mapped from the start, until nothing changes. `inputs` puts the layouts of the body's other inputs
+    around those of its states; the states' new values are its outputs from `first` on."""
+    names = _inputs(operator.node, "body")
     while True:
-        held = [STACKED(0) if state else SHARED for state in states]
-        found = inside.spread(sub, dict(zip(own, given(held), strict=True)))
-        after = [sub.graph.outputs[first_state + k] in found.mapped for k in range(len(states))]
-        if not any(new and not old for new, old in zip(after, states, strict=True)):
-            return found
-        states[:] = [new or old for new, old in zip(after, states, strict=True)]
+        candidates = operator.propagated(body, dict(zip(names, inputs(states), strict=True)))
+        after = _stacked(candidates, body.graph.outputs[first : first + len(states)], [0] * len(states))
+        grown = [new if old == SHARED else old for old, new in zip(states, after, strict=True)]
+        if grown == states:
+            return candidates, states
+        states = grown
 
 
-def _collected(sub: Correspondence, found: Candidates, first: int, places: Sequence[int]) -> list[Layout]:
-    names = sub.graph.outputs[first:]
-    return [STACKED(at) if name in found.mapped else SHARED for name, at in zip(names, places, strict=False)]
+def _stacked(candidates: Candidates, names: Sequence[str], axes: Sequence[int]) -> list[Layout]:
+    """The layouts of a body's outputs, with the model axis before these axes."""
+    return [
+        STACKED(axis) if name in candidates.mapped else SHARED for name, axis in zip(names, axes, strict=True)
+    ]
 
 
-def _own(node: Node, attr: str) -> list[str]:
+def _behind_models(axes: Sequence[int], layouts: Sequence[Layout]) -> list[int]:
+    """The scanned axes in the merged values, where all but axis 0 stand behind the model axis."""
+    return [axis + (axis > 0 and layout != SHARED) for axis, layout in zip(axes, layouts, strict=True)]
+
+
+def _inputs(node: Node, attr: str) -> list[str]:
     return [value.name for value in node.attrs[attr].input]
 
 
 def _axes(node: Node, attr: str, ranks: Sequence[int]) -> list[int]:
-    given = node.attrs.get(attr) or [0] * len(ranks)
-    return [axis + rank if axis < 0 else axis for axis, rank in zip(given, ranks, strict=True)]
+    axes = node.attrs.get(attr) or [0] * len(ranks)
+    return [axis + rank if axis < 0 else axis for axis, rank in zip(axes, ranks, strict=True)]
 
 
-def _any_size(value: ValueType) -> ValueType:
-    """A state may change its sizes from one iteration to the next, not its rank."""
-    return value if value.dims is None else replace(value, dims=(None,) * len(value.dims))
+def _any_size(kind: ValueType) -> ValueType:
+    """The type of a state: it may change its sizes from one iteration to the next, not its rank."""
+    return kind if kind.dims is None else replace(kind, dims=(None,) * len(kind.dims))
 
 
-def _without(value: ValueType, axis: int) -> ValueType:
-    dims = value.dims or ()
-    return replace(value, dims=dims[:axis] + dims[axis + 1 :])
+def _without(kind: ValueType, axis: int) -> ValueType:
+    dims = kind.dims or ()
+    return replace(kind, dims=dims[:axis] + dims[axis + 1 :])
 
 
 def nodes_of(graph: onnx.GraphProto) -> tuple[Node, ...]:

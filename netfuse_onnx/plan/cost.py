@@ -15,7 +15,8 @@ from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.steering import UNJOINABLE
 from netfuse_onnx.plan.account import Account, Accounts
-from netfuse_onnx.rules import Option, Site
+from netfuse_onnx.plan.nested import NestedPlan
+from netfuse_onnx.rules import Site
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
@@ -43,12 +44,12 @@ class Cost:
         """The family with the types by which it is priced."""
         return corr
 
-    def lowering(self, offer: Lowering, site: Site, sized: Site | None = None) -> float:
-        """What a node costs in one of its lowerings. `sized` is the site with sizes for open dims, where the
+    def lowering(self, offer: Lowering, sized: Site) -> float:
+        """The cost of a node in one of its lowerings. `sized` is its site, with sizes for open dims where the
         cost depends on them."""
-        if offer.option and not isinstance(offer.option, Option):
-            return float(offer.option.nodes)  # the cost of the plan inside
-        return self._account(self.accounts.of(offer, site), sized or site)
+        if isinstance(offer.option, NestedPlan):
+            return offer.option.nodes
+        return self._account(self.accounts.of(offer), sized)
 
     def _account(self, account: Account, sized: Site) -> float:
         return account.launches + RESHAPE * account.views + AT_LOAD * account.at_load

@@ -14,9 +14,10 @@ from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan import control
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.offers import Candidates, propagate
+from netfuse_onnx.plan.offers import Candidates, propagate, untuned
 from netfuse_onnx.plan.prediction import predicted
 from netfuse_onnx.plan.search import Search, solved
+from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.types import Became, Correspondence, Plan
 
 __all__ = ["Candidates", "Search", "candidates", "plan"]
@@ -34,11 +35,12 @@ def plan(
     cost = cost or Cost(corr.models)
     found = candidates(corr, io=io, share=share, cost=cost)
     priced = cost.priced(corr)
-    best = solved(corr, found, cost, priced)
+    sized = found if priced is corr else replace(found, sites=retyped(found.sites, priced))
+    best = solved(priced, sized, cost)
     expected = None
     if cost.tuned:
-        generic = plan(corr, io=io, share=share, cost=Cost(corr.models, cost.accounts))
-        expected = predicted(corr, priced, found, (best, generic), cost)
+        generic = solved(corr, untuned(found), Cost(corr.models, cost.accounts))
+        expected = predicted(priced, sized, best, generic, cost)
     notes = (*best.notes, *_advice(corr, found, share, cost))
     ragged = found.ragged.intersection(corr.graph.outputs)
     return replace(best, notes=notes, prediction=expected, ragged=frozenset(ragged))

@@ -6,39 +6,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.offers import Candidates, site
+from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.plan.search import solved
+from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Became, Correspondence, Lowering, Plan, Prediction
 
 Pick = Callable[[int, list[Lowering]], list[Lowering]]
 """The lowerings of node i that an alternative allows, of those on offer; none is all."""
 
 
-def predicted(
-    corr: Correspondence, priced: Correspondence, found: Candidates, plans: tuple[Plan, Plan], cost: Cost
-) -> Prediction:
-    """Microseconds of the first of `plans`. Its alternatives are the second, that of no target, and every
-    node once per model."""
-    plan, generic = plans
+def predicted(corr: Correspondence, found: Candidates, plan: Plan, generic: Plan, cost: Cost) -> Prediction:
+    """Microseconds. `generic`: the plan of no target, as one of the alternatives; the other is every node
+    once per model."""
     parts, nodes = dict[str, float](), list[str]()
-    for i, (node, chosen) in enumerate(zip(corr.graph.nodes, plan.lowerings, strict=True)):
-        seen, sized = (site(types, found.mapped, node, i) for types in (corr, priced))
-        price = cost.lowering(chosen, seen, sized)
+    for i, (seen, chosen) in enumerate(zip(found.sites, plan.lowerings, strict=True)):
+        price = cost.lowering(chosen, seen)
         parts[str(chosen.became)] = parts.get(str(chosen.became), 0.0) + price
-        offers = [offer for offer in found.options[i] if _way(offer) != _way(chosen)]
-        nodes.append(_beside(price, [(cost.lowering(offer, seen, sized), _way(offer)) for offer in offers]))
+        nodes.append(_beside(chosen, found.options[i], seen, price, cost))
     parts["conversions"] = max(0.0, plan.cost - sum(parts.values()))
     picks: Mapping[str, Pick] = {
         "batched wherever possible": lambda i, offers: [o for o in offers if _same(o, generic.lowerings[i])],
         "once per model": lambda i, offers: [o for o in offers if o.became is Became.REPLICATED],
     }
-    others = {name: _cost(corr, priced, found, pick, cost) for name, pick in picks.items()}
+    others = {name: _cost(corr, found, pick, cost) for name, pick in picks.items()}
     return Prediction({k: round(v, 2) for k, v in sorted(parts.items()) if v}, others, tuple(nodes))
 
 
-def _cost(corr: Correspondence, priced: Correspondence, found: Candidates, pick: Pick, cost: Cost) -> float:
+def _cost(corr: Correspondence, found: Candidates, pick: Pick, cost: Cost) -> float:
     options = [pick(i, offers) or offers for i, offers in enumerate(found.options)]
-    return round(solved(corr, replace(found, options=options), cost, priced).cost, 2)
+    return round(solved(corr, replace(found, options=options), cost).cost, 2)
 
 
 def _same(one: Lowering, other: Lowering) -> bool:
@@ -50,8 +46,9 @@ def _same(one: Lowering, other: Lowering) -> bool:
     )
 
 
-def _beside(price: float, others: list[tuple[float, str]]) -> str:
+def _beside(chosen: Lowering, offers: list[Lowering], seen: Site, price: float, cost: Cost) -> str:
     """`12.0 us; once per model 14.1 us`: the cheapest other way of a node, conversions not counted."""
+    others = [(cost.lowering(o, seen), _way(o)) for o in offers if _way(o) != _way(chosen)]
     if not others:
         return ""
     least, way = min(others)

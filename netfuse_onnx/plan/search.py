@@ -10,14 +10,13 @@ from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
-from netfuse_onnx.plan.offers import Candidates, site
+from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.types import Correspondence, Lowering, Plan, ValueType
 
 
-def solved(corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None) -> Plan:
-    """The cheapest plan among what is on offer. `priced` is the family with sizes for open dims, where the
-    cost depends on them."""
-    problem = Search(corr, found, cost, priced)
+def solved(corr: Correspondence, found: Candidates, cost: Cost) -> Plan:
+    """The cheapest plan among what is on offer."""
+    problem = Search(corr, found, cost)
     solution = problem.solve()
     notes = (
         () if solution.exact else ("the plan's search was cut: its cost is an upper bound, not the minimum",)
@@ -33,12 +32,9 @@ class Search:
     rule out its absence, and making it costs one conversion, however many read it.
     """
 
-    def __init__(
-        self, corr: Correspondence, found: Candidates, cost: Cost, priced: Correspondence | None = None
-    ) -> None:
+    def __init__(self, corr: Correspondence, found: Candidates, cost: Cost) -> None:
         self.corr, self.found, self.cost = corr, found, cost
-        self.priced = priced or corr
-        self.graph, self.weights = self.priced.graph, corr.weights
+        self.graph, self.weights = corr.graph, corr.weights
         self.problem = Problem()
         self.nodes = [self.problem.variable(len(offers)) for offers in found.options]
         self.producer = {
@@ -56,12 +52,9 @@ class Search:
         )
 
     def _price_nodes(self) -> None:
-        for i, (v, offers) in enumerate(zip(self.nodes, self.found.options, strict=True)):
-            node = self.graph.nodes[i]
-            seen = site(self.corr, self.found.mapped, node, i)
-            sized = None if self.priced is self.corr else site(self.priced, self.found.mapped, node, i)
-            with blamed(self.corr, seen):
-                prices = np.array([self.cost.lowering(offer, seen, sized) for offer in offers], np.float64)
+        for v, site, offers in zip(self.nodes, self.found.sites, self.found.options, strict=True):
+            with blamed(self.corr, site):
+                prices = np.array([self.cost.lowering(offer, site) for offer in offers], np.float64)
             self.problem.add([v], prices)
 
     def _laid_out(self, name: str, layout: Layout) -> float:

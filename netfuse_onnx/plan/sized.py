@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.load.infer import infer
-from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.rewrite.fold import fold
+from netfuse_onnx.rules import Site
 from netfuse_onnx.run import symbols
 from netfuse_onnx.types import Correspondence, Graph, ValueType
 
@@ -39,6 +40,19 @@ def sized(corr: Correspondence, sizes: Mapping[str, int]) -> Correspondence:
         if less is found:
             return replace(corr, graph=replace(corr.graph, types=types), believed={})
         found = less
+
+
+def retyped(sites: Sequence[Site], corr: Correspondence) -> list[Site]:
+    """The sites by which a family is priced, with the types that its values have in `corr`. A body of a rule
+    never gets them: it would write these sizes into the graph."""
+    return [
+        replace(
+            site,
+            inputs=tuple(map(corr.type_of, site.node.inputs)),
+            outputs=tuple(map(corr.type_of, site.node.outputs)),
+        )
+        for site in sites
+    ]
 
 
 def _bound(kind: ValueType, sizes: Mapping[str, int]) -> ValueType:

@@ -9,13 +9,15 @@ from dataclasses import replace
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.run import ort_compat
-from netfuse_onnx.types import Correspondence, Merged, Ran, Recipe
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import Correspondence, Ran
 from netfuse_onnx.write.metadata import Metadata
 
 ITSELF = "netfuse-onnx"

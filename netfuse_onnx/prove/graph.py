@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.ops.schemas import canonical
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.bits import same_tensor, unequal_attributes
 from netfuse_onnx.prove.scopes import Made, Origin, Scope, bodies, every_node, names, operator, title
 from netfuse_onnx.storage import wire
-from netfuse_onnx.types import Merged, Recipe
+from netfuse_onnx.storage.recipe import Recipe
 
 MOST = 20
 """Most differences that are told: after the first ones the walk is lost."""
@@ -231,7 +232,7 @@ def _weight(name: str, recipe: Recipe | None) -> str:
     """A weight for a message: whose bytes it holds, and how they are laid out."""
     if recipe is None:
         return f"the tensor {name!r}, which its metadata call no weight"
-    how = f", {recipe.transform!r}" if recipe.transform else ""
+    how = f", {recipe.transform.text!r}" if recipe.transform.text else ""
     parts = f"{len(recipe.parts)} part{'s' if len(recipe.parts) > 1 else ''}"
     runs = f" in {recipe.outer} runs" if recipe.outer > 1 else ""
     return f"{name!r} ({parts} of {recipe.value!r}{runs}{how}, shape {list(recipe.shape)})"

@@ -18,8 +18,9 @@ from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
 from netfuse_onnx.report import VerifyReport
 from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import BITS
-from netfuse_onnx.types import Correspondence, Recipe, Weight
+from netfuse_onnx.types import Correspondence, Weight
 from netfuse_onnx.write import writer
 
 REMEDY = "Give real inputs with --inputs."

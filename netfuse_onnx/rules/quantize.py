@@ -9,6 +9,7 @@ from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
+from netfuse_onnx.storage.transforms import Repeat
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 """They take what the standard's took only later: an axis, and 16 bits."""
@@ -55,7 +56,7 @@ def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
 
     def folded(layout: Layout, times: int) -> Body:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-            spread = [emit.reform(p, shape=(emit.models * times,), transform=f"x{times}") for p in ins[1:]]
+            spread = [emit.reform(p, shape=(emit.models * times,), transform=Repeat(times)) for p in ins[1:]]
             return emit_same_op(site, [ins[0], *spread], emit, axis=layout.axis)
 
         return body

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from netfuse_onnx.dims import known, same_dim, volume
+from netfuse_onnx.dims import known, reshape_target
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import ROWS, STACKED, Layout
 from netfuse_onnx.rules._build import emit_same_op, need
@@ -63,17 +63,17 @@ def reshape_rows(site: Site) -> Iterator[Option]:
     """out of rows and into rows in the one Reshape that the source has, with --target, as heads are split"""
     site.only_mapped(0)
     dims, out = site.dims(0), site.out_dims()
-    need(_regroups(dims, out), "the sizes of its input do not tell those of its output")
+    need(_tells(dims, out), "the sizes of its input do not tell those of its output")
     for take, give in ((ROWS, STACKED(0)), (STACKED(0), ROWS)):
         if len(dims if take == ROWS else out) >= 3:
             yield Option("reshape_rows", (take, None), (give,), _written(give), tuned=True)
 
 
-def _regroups(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
-    """True where both have the same dynamic size, one or none, and as many elements beside it."""
-    dynamic, wanted = ([dim for dim in each if not isinstance(dim, int)] for each in (dims, out))
-    alike = len(dynamic) == len(wanted) <= 1 and all(map(same_dim, dynamic, wanted))
-    return alike and volume(dims, 1) == volume(out, 1) > 0
+def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
+    """True where the dims of the output make a target, whose -1 each model's elements tell. Where none of a
+    dynamic input's sizes is left dynamic, a file may declare a size that it does not have."""
+    target, static = reshape_target(out), all(isinstance(dim, int) for dim in dims)
+    return target is not None and (static or -1 in target)
 
 
 def _written(give: Layout) -> Body:

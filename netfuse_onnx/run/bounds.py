@@ -15,7 +15,7 @@ from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.plan.control import nodes_of
-from netfuse_onnx.plan.fold import fold
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.run.footprint import PROCESS, REUSE, amount, constant_bytes, static_peak
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Graph, Node, Source, ValueType

@@ -1,4 +1,4 @@
-"""Weights as runs of elements: random access to a range of them, through a transform, in bounded memory.
+"""Weights as sequences of elements: random access to a range of them, in bounded memory.
 
 An element is carried as plain bits in an unsigned numpy type of its width (a byte for narrower ones),
 so nothing here can change a NaN. `read(start, count)` is the one operation.
@@ -10,7 +10,7 @@ import math
 import os
 from collections import OrderedDict
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import TensorProto
@@ -18,10 +18,8 @@ from onnx import TensorProto
 from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.storage import external
 from netfuse_onnx.storage.tensors import BITS, Values, nbytes, unit, unpack
-from netfuse_onnx.types import Extent, Recipe, Weight
+from netfuse_onnx.types import Extent, Weight
 
-BAND = 16 << 20  # bytes of a matrix held at once to transpose it
-_CHUNK = 1 << 20  # bytes read at a time to fill a band
 _OPEN_FILES = 32
 
 
@@ -71,13 +69,14 @@ class Files:
 
 
 class Elements(Protocol):
-    """A sequence of `count` elements of `bits` bits."""
+    """A sequence of `count` elements of `bits` bits, which numpy carries as `dtype`."""
 
     count: int
     bits: int
+    dtype: np.dtype[Any]
 
     def read(self, start: int, count: int) -> Values:
-        """Elements start..start+count as a flat array of tensors.unit(bits)."""
+        """Elements start..start+count as a flat array of `dtype`."""
         ...
 
 
@@ -91,6 +90,7 @@ class Plain:
         self.count, self.bits = math.prod(weight.shape), BITS[weight.dtype]
         if as_bytes:
             self.count, self.bits = nbytes(weight.dtype, weight.shape), 8
+        self.dtype = unit(self.bits)
 
     def read(self, start: int, count: int) -> Values:
         first, skip = divmod(start * self.bits, 8)
@@ -98,97 +98,25 @@ class Plain:
         data = self.files.read(self.data, first, end - first)
         if self.bits < 8:
             return unpack(data, self.bits, skip, count)
-        return np.frombuffer(data, unit(self.bits))
+        return np.frombuffer(data, self.dtype)
 
 
-class Repeated:
-    """Each element `times` times."""
+class Strings:
+    """The elements of a string tensor, in memory. A string counts as one byte."""
 
-    def __init__(self, source: Elements, times: int) -> None:
-        self.source, self.times = source, times
-        self.count, self.bits = source.count * times, source.bits
+    bits, dtype = 8, np.dtype(object)
 
-    def read(self, start: int, count: int) -> Values:
-        if not self.times:
-            return self.source.read(0, 0)
-        first, lead = divmod(start, self.times)
-        last = -(-(start + count) // self.times)
-        return np.repeat(self.source.read(first, last - first), self.times)[lead : lead + count]
-
-
-class Transposed:
-    """Matrices [L, R, C], elements in the order [L, C, R].
-
-    Holds one band of columns of one matrix, transposed; a matrix of at most `band` bytes is one band.
-    """
-
-    def __init__(self, source: Elements, shape: tuple[int, ...], band: int = BAND) -> None:
-        if len(shape) < 2:
-            raise InternalError(
-                f"A weight of shape {list(shape)} can't be transposed.", "Please report this."
-            )
-        self.source, (self.rows, self.columns) = source, shape[-2:]
-        self.count, self.bits = source.count, source.bits
-        width = max(self.bits, 8) // 8
-        self.width = max(1, min(self.columns, band // max(1, self.rows * width)))  # columns of a band
-        self.step = max(1, _CHUNK // max(1, self.columns * width))  # rows per read
-        self._held: tuple[int, int] | None = None
-        self._band: Values = np.empty((0, 0), unit(self.bits))
+    def __init__(self, data: tuple[bytes, ...]) -> None:
+        self.data, self.count = data, len(data)
 
     def read(self, start: int, count: int) -> Values:
-        pieces = []
-        while count:
-            matrix, inside = divmod(start, self.rows * self.columns)
-            band = inside // (self.rows * self.width)
-            held = self._load(matrix, band).reshape(-1)
-            at = inside - band * self.width * self.rows
-            pieces.append(held[at : at + count])
-            start, count = start + len(pieces[-1]), count - len(pieces[-1])
-        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, unit(self.bits)), *pieces])
-
-    def _load(self, matrix: int, band: int) -> Values:
-        """Columns of one matrix as [columns of the band, rows]."""
-        if self._held != (matrix, band):
-            left = band * self.width
-            right = min(left + self.width, self.columns)
-            self._band = np.empty((right - left, self.rows), unit(self.bits))
-            for top in range(0, self.rows, self.step):
-                rows = min(self.step, self.rows - top)
-                first = (matrix * self.rows + top) * self.columns
-                block = self.source.read(first, rows * self.columns).reshape(rows, self.columns)
-                self._band[:, top : top + rows] = block[:, left:right].T
-            self._held = (matrix, band)
-        return self._band
+        values = np.empty(count, object)
+        values[:] = self.data[start : start + count]
+        return values
 
 
-def transformed(weight: Weight, transform: str, files: Files, band: int = BAND) -> Elements:
-    """The elements of a recipe's part, after its transform: '', 'T', 'T<k>' or 'x<k>'."""
-    plain = Plain(weight, files)
-    if transform == "T":
-        return Transposed(plain, weight.shape, band)
-    if transform.startswith("T") and transform[1:].isdigit():
-        at = int(transform[1:])
-        return Transposed(plain, (math.prod(weight.shape[:at]), math.prod(weight.shape[at:])), band)
-    if transform.startswith("x") and transform[1:].isdigit():
-        return Repeated(plain, int(transform[1:]))
-    if transform:
-        raise InternalError(f"The writer knows no transform {transform!r}.", "Please report this.")
-    return plain
-
-
-def check(recipe: Recipe) -> None:
-    """InternalError when the parts of a recipe can't fill its shape exactly."""
-    transform, flat = recipe.transform, any(len(part.shape) < 2 for part in recipe.parts)
-    times = int(transform[1:]) if transform.startswith("x") and transform[1:].isdecimal() else 1
-    counts = [math.prod(part.shape) * times for part in recipe.parts]
-    whole = recipe.outer > 0 and not any(count % recipe.outer for count in counts)
-    known = recipe.dtype in BITS or recipe.dtype == TensorProto.STRING
-    typed = known and all(part.dtype == recipe.dtype for part in recipe.parts)
-    split = transform.startswith("T") and transform[1:].isdecimal()
-    inside = split and all(0 < int(transform[1:]) < len(part.shape) for part in recipe.parts)
-    possible = transform in ("", f"x{times}") or (transform == "T" and not flat) or inside
-    if not whole or not typed or not possible or sum(counts) != math.prod(recipe.shape):
-        raise InternalError(
-            f"The parts of merged weight {recipe.value!r} don't fill its shape {list(recipe.shape)}.",
-            "Please report this.",
-        )
+def elements_of(weight: Weight, files: Files) -> Elements:
+    """The elements of a weight in their own order."""
+    if weight.dtype == TensorProto.STRING and isinstance(weight.data, tuple):
+        return Strings(weight.data)
+    return Plain(weight, files)

@@ -1,24 +1,29 @@
-"""The byte proof: take a merged weight apart again and compare it with every source, bit for bit.
+"""The byte proof: take a merged weight apart and compare what comes out with every source, bit for bit.
 
-It goes the other way than the writer, merged bytes -> un-interleave -> inverse transform -> source,
-and shares none of its transforms, so that a mistake there can't hide here.
+The proof goes the other way than the writer: merged bytes -> parts -> Transform.undo -> source. It shares
+only the reading of files with the writer: it finds the parts by itself, and calls no transform's `apply`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import zip_longest
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from onnx import TensorProto
 
-from netfuse_onnx.errors import ValuesDiffer
-from netfuse_onnx.storage.elements import Files, Plain, check
-from netfuse_onnx.storage.tensors import Values, nbytes, unit
-from netfuse_onnx.types import Extent, Recipe, Weight
+from netfuse_onnx.errors import InternalError, ValuesDiffer
+from netfuse_onnx.storage.elements import Elements, Files, elements_of
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.tensors import Values, nbytes
+from netfuse_onnx.storage.transforms import Tile
+from netfuse_onnx.types import Extent, Weight
 
-_BAND = 1 << 21  # elements of a transposed matrix held at a time
-_TILE = 1 << 18  # elements compared at a time: they stay in the processor's cache
-_SHORT = 512  # bytes of a run below which a read per run costs more than reading past the others
+_MEMORY = 8 << 20  # bytes that undoing a transform holds at a time
+Difference = int | None
+"""The byte offset of a difference in the raw form of a source, or None."""
 
 
 def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> tuple[int, int] | None:
@@ -28,134 +33,109 @@ def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...])
 
     Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read.
     """
-    check(recipe)
-    if isinstance(merged, tuple):
-        return _compare_strings(recipe, merged)
-    have, size = (
-        len(merged) if isinstance(merged, bytes) else merged.length,
-        nbytes(recipe.dtype, recipe.shape),
-    )
-    if have != size:
-        raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} bytes, {have} are there.")
+    recipe.check()
+    _check_size(recipe, merged)
     with Files() as files:
-        whole = Plain(Weight(recipe.dtype, recipe.shape, merged), files)
-        sources = [Plain(weight, files) for weight in recipe.parts]
-        if not recipe.transform.startswith("T"):
-            times = int(recipe.transform[1:]) if recipe.transform else 1
-            return _compare_runs(whole, sources, recipe.outer, times)
-        for model, (weight, source) in enumerate(zip(recipe.parts, sources, strict=True)):
-            split = recipe.transform[1:]
-            halves = (weight.shape[: int(split)], weight.shape[int(split) :]) if split else ()
-            rows, columns = map(math.prod, halves) if halves else weight.shape[-2:]
-            offset = _compare_transposed(_Part(whole, recipe, model), source, rows, columns)
-            if offset is not None:
-                return model, offset
-    return None
+        periods = _Periods(elements_of(Weight(recipe.dtype, recipe.shape, merged), files), recipe)
+        differences = _in_turn if recipe.outer > 1 else _one_by_one
+        return next(differences(list(_comparisons(recipe, periods, files))), None)
 
 
-def _compare_strings(recipe: Recipe, merged: tuple[bytes, ...]) -> tuple[int, int] | None:
-    """String tensors are small and have no raw form: element by element."""
-    if len(merged) != math.prod(recipe.shape):
-        raise ValuesDiffer(
-            f"Merged weight {recipe.value!r} has {math.prod(recipe.shape)} strings, {len(merged)} are there."
-        )
-    times = int(recipe.transform[1:]) if recipe.transform.startswith("x") else 1
-    sizes = [math.prod(part.shape) * times // recipe.outer for part in recipe.parts]
-    for model, part in enumerate(recipe.parts):
-        rows, columns = part.shape[-2:] if recipe.transform == "T" else (1, 1)
-        before = sum(sizes[:model])
-        for at, want in enumerate(part.data if isinstance(part.data, tuple) else ()):
-            matrix, inside = divmod(at, rows * columns)
-            row, column = divmod(inside, columns)
-            turned = matrix * rows * columns + column * rows + row
-            for copy in range(times):
-                run, within = divmod(turned * times + copy, sizes[model])
-                if merged[run * sum(sizes) + before + within] != want:
-                    return model, at
-    return None
+def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> None:
+    if recipe.dtype == TensorProto.STRING:
+        size, unit = math.prod(recipe.shape), "strings"
+    else:
+        size, unit = nbytes(recipe.dtype, recipe.shape), "bytes"
+    have = merged.length if isinstance(merged, Extent) else len(merged)
+    if have != size:
+        raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} {unit}, {have} are there.")
 
 
-def _compare_runs(whole: Plain, sources: Sequence[Plain], outer: int, times: int) -> tuple[int, int] | None:
-    """One pass over the merged bytes: in every period a run of each model, each element `times` times."""
-    runs = [source.count // outer for source in sources]
-    period = sum(runs) * times
-    rows = max(1, _TILE // max(1, period))  # periods at a time
-    for top in range(0, outer, rows):
-        rows = min(rows, outer - top)
-        together = whole.read(top * period, rows * period).reshape(rows, period) if rows > 1 else None
-        before = 0
-        for model, (source, run) in enumerate(zip(sources, runs, strict=True)):
-            for at in range(0, run, max(run, 1) if rows > 1 else _TILE):
-                count = run if rows > 1 else min(_TILE, run - at)
-                if together is None:
-                    got = whole.read(top * period + before + at * times, count * times)
-                else:
-                    got = together[:, before : before + run * times]
-                want = source.read(top * run + at, rows * count)
-                found = _unequal(got.reshape(rows * count, times), want.reshape(-1, 1))
-                if found:
-                    return model, (top * run + at + found[0] // times) * source.bits // 8 + found[1]
-            before += run * times
-    return None
+def _comparisons(recipe: Recipe, periods: _Periods, files: Files) -> Iterator[Iterator[Difference]]:
+    """The walk over each model's source. Walks that are done in turn hold twice the memory, all together."""
+    memory = 2 * _MEMORY // len(recipe.parts) if recipe.outer > 1 else _MEMORY
+    for model, weight in enumerate(recipe.parts):
+        part = _Part(periods, model)
+        tiles = recipe.transform.undo(part, weight.shape, memory)
+        yield _compare(tiles, recipe.counts[model], elements_of(weight, files))
+
+
+def _one_by_one(walks: list[Iterator[Difference]]) -> Iterator[tuple[int, int]]:
+    """Differences as (model, offset): all of the first model's, all of the second's, ..."""
+    for model, walk in enumerate(walks):
+        yield from ((model, offset) for offset in walk if offset is not None)
+
+
+def _in_turn(walks: list[Iterator[Difference]]) -> Iterator[tuple[int, int]]:
+    """The same, one tile of every model at a time: interleaved parts are then read from the same periods."""
+    for step in zip_longest(*walks):
+        yield from ((model, offset) for model, offset in enumerate(step) if offset is not None)
+
+
+class _Periods:
+    """A merged weight as `outer` periods, each of one run of every part."""
+
+    def __init__(self, whole: Elements, recipe: Recipe) -> None:
+        self.whole, self.outer = whole, recipe.outer
+        self.runs = [count // recipe.outer for count in recipe.counts]
+        self.period = sum(self.runs)
+        self._last: tuple[int, int, Values] | None = None
+
+    def rows(self, first: int, end: int) -> Values:
+        """Periods first..end, one a row. The last answer is kept: the next model asks for the same ones."""
+        if self._last is None or self._last[:2] != (first, end):
+            values = self.whole.read(first * self.period, (end - first) * self.period)
+            self._last = first, end, values.reshape(end - first, self.period)
+        return self._last[2]
 
 
 class _Part:
-    """What one model put into a merged weight, still transformed: every outer-th run of the bytes."""
+    """The elements that one model put into a merged weight, still transformed: a run of every period."""
 
-    def __init__(self, whole: Plain, recipe: Recipe, model: int) -> None:
-        self.whole, self.bits = whole, whole.bits
-        sizes = [math.prod(part.shape) // recipe.outer for part in recipe.parts]
-        self.period, self.before, self.run = sum(sizes), sum(sizes[:model]), sizes[model]
+    def __init__(self, periods: _Periods, model: int) -> None:
+        self.periods, self.run = periods, periods.runs[model]
+        self.before = sum(periods.runs[:model])
+        self.count = self.run * periods.outer
+        self.bits, self.dtype = periods.whole.bits, periods.whole.dtype
 
     def read(self, start: int, count: int) -> Values:
-        """Elements start..start+count of the part."""
-        if not count:
-            return np.empty(0, unit(self.bits))
-        first, last = start // self.run, (start + count - 1) // self.run
-        if self.run * self.bits // 8 >= _SHORT or first == last:
-            pieces = []
-            while count:
-                run, lead = divmod(start, self.run)
-                some = min(count, self.run - lead)
-                pieces.append(self.whole.read(run * self.period + self.before + lead, some))
-                start, count = start + some, count - some
-            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        step = max(1, _TILE // self.period)
-        rows = [self._rows(top, min(step, last + 1 - top)) for top in range(first, last + 1, step)]
-        lead = start - first * self.run
-        return np.concatenate(rows)[lead : lead + count]
-
-    def _rows(self, first: int, count: int) -> Values:
-        """Whole runs, read together with those of the other models."""
-        values = self.whole.read(first * self.period, count * self.period).reshape(count, self.period)
-        return values[:, self.before : self.before + self.run].reshape(-1)
+        first, lead = divmod(start, self.run)
+        if lead + count <= self.run:
+            return self.periods.whole.read(first * self.periods.period + self.before + lead, count)
+        if count <= self.run:  # the end of a long run, and the start of the next one
+            some = self.run - lead
+            return np.concatenate((self.read(start, some), self.read(start + some, count - some)))
+        rows = self.periods.rows(first, -(-(start + count) // self.run))
+        return rows[:, self.before : self.before + self.run].reshape(-1)[lead : lead + count]
 
 
-def _compare_transposed(part: _Part, source: Plain, rows: int, columns: int) -> int | None:
-    """The part holds [L, C, R], the source [L, R, C]; tiles of columns, then of rows."""
-    size = rows * columns
-    wide = max(1, min(columns, _BAND // max(1, rows)))
-    high = max(1, min(rows, _TILE // max(1, columns)))
-    for matrix in range(source.count // max(1, size)):
-        for left in range(0, columns, wide):
-            some = min(wide, columns - left)
-            turned = part.read(matrix * size + left * rows, some * rows).reshape(some, rows).T
-            for top in range(0, rows, high):
-                count = min(high, rows - top)
-                block = source.read(matrix * size + top * columns, count * columns).reshape(count, columns)
-                found = _unequal(turned[top : top + count], block[:, left : left + some])
-                if found:
-                    row, within = divmod(found[0], some)
-                    at = matrix * size + (top + row) * columns + left + within
-                    return at * source.bits // 8 + found[1]
-    return None
+def _compare(tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Difference]:
+    """For each tile the byte offset in the source of the first difference, None where there is none.
+
+    Raises InternalError when the tiles don't hold all `count` elements of the part.
+    """
+    for start, stride, values in tiles:
+        rows, columns, copies = values.shape
+        flat = source.read(start, (rows - 1) * stride + columns)
+        steps = (stride * flat.itemsize, flat.itemsize, 0)
+        found = _unequal(values, as_strided(flat, values.shape, steps, writeable=False))
+        if found:
+            row, column = divmod(found[0] // copies, columns)
+            yield (start + row * stride + column) * source.bits // 8 + found[1]
+        else:
+            yield None
+        count -= values.size
+    if count:
+        raise InternalError("The proof of the bytes left out elements of a weight.", "Please report this.")
 
 
 def _unequal(got: Values, want: Values) -> tuple[int, int] | None:
-    """The first element of `got` whose bits differ, and its first differing byte."""
+    """The first element whose bits differ, and its first differing byte, which is 0 for strings."""
     equal = got == want
     if equal.all():
         return None
     index = int(np.flatnonzero(~equal)[0])
-    a, b = (np.broadcast_to(x, got.shape).reshape(-1)[index].tobytes() for x in (got, want))
+    if got.dtype == object:
+        return index, 0
+    a, b = (x.reshape(-1)[index].tobytes() for x in (got, want))
     return index, next(byte for byte in range(len(a)) if a[byte] != b[byte])

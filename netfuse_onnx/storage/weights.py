@@ -7,7 +7,6 @@ neither on the number of models nor on their size. Values are compared and copie
 from __future__ import annotations
 
 import errno
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,11 +15,13 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.storage import external
-from netfuse_onnx.storage.elements import BAND, Elements, Files, Plain, check, transformed
+from netfuse_onnx.storage.elements import Elements, Files, Plain, elements_of
+from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import BITS, Values, pack, raw_values
 from netfuse_onnx.storage.tensors import nbytes as raw_nbytes
+from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.storage.undo import first_difference
-from netfuse_onnx.types import Extent, Recipe, Weight
+from netfuse_onnx.types import Extent, Weight
 
 __all__ = [
     "array",
@@ -34,9 +35,11 @@ __all__ = [
     "same",
     "stored",
     "stream",
+    "strings",
     "weight_of",
 ]
 
+MEMORY = 16 << 20  # bytes that a transform may hold
 _BLOCK = 1 << 20  # bytes
 _RUN = 1 << 16  # bytes of a run from which a system call of its own pays
 _COPY = 16 << 20  # bytes per copy_file_range: an interrupt is answered in between
@@ -142,9 +145,9 @@ def stream(recipe: Recipe, block: int = _BLOCK) -> Iterator[bytes]:
 
     Raises FileFault when a source can't be read, InternalError when the parts don't fill the shape.
     """
-    check(recipe)
+    recipe.check()
     bits = BITS[recipe.dtype]
-    as_bytes = not recipe.transform and not any(size % 8 for size in _run_bits(recipe))
+    as_bytes = recipe.transform == AS_IS and not any(size % 8 for size in _run_bits(recipe))
     size = max(1, block if bits < 8 or as_bytes else block * 8 // bits)
     with Files() as files:
         values = _values(recipe, files, as_bytes, size)
@@ -163,13 +166,13 @@ def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] |
     """
     report = progress or (lambda _: None)
     bits = _run_bits(recipe)
-    if recipe.transform or any(size % 8 for size in bits) or min(bits, default=0) // 8 < _RUN:
+    if recipe.transform != AS_IS or any(size % 8 for size in bits) or min(bits, default=0) // 8 < _RUN:
         for block in stream(recipe):
             _write(fd, block, offset)
             offset += len(block)
             report(len(block))
         return
-    check(recipe)
+    recipe.check()
     with Files() as files:
         for run in range(recipe.outer):
             for part, size in zip(recipe.parts, (size // 8 for size in bits), strict=True):
@@ -177,25 +180,32 @@ def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] |
                 offset += size
 
 
+def strings(recipe: Recipe) -> list[bytes]:
+    """The elements of a merged string tensor. Raises InternalError as stream does."""
+    recipe.check()
+    with Files() as files:
+        return [text for some in _values(recipe, files, False, _BLOCK) for text in some]
+
+
 def _run_bits(recipe: Recipe) -> list[int]:
     """Size in bits of one run of each part, after the transform."""
-    times = int(recipe.transform[1:]) if recipe.transform.startswith("x") else 1
-    return [math.prod(part.shape) * times * BITS[part.dtype] // recipe.outer for part in recipe.parts]
+    return [count * BITS[recipe.dtype] // recipe.outer for count in recipe.counts]
 
 
 def _values(recipe: Recipe, files: Files, as_bytes: bool, block: int) -> Iterator[Values]:
     """The merged elements. Without interleaving the parts come one by one, so that only one of them
     holds a band to transpose; else they share that memory."""
 
-    def reader(weight: Weight, band: int) -> Elements:
-        plain = Plain(weight, files, as_bytes=True)
-        return plain if as_bytes else transformed(weight, recipe.transform, files, band)
+    def reader(weight: Weight, memory: int) -> Elements:
+        if as_bytes:
+            return Plain(weight, files, as_bytes=True)
+        return recipe.transform.apply(elements_of(weight, files), weight.shape, memory)
 
     if recipe.outer == 1:
         for part in recipe.parts:
-            yield from _interleaved([reader(part, BAND)], 1, block)
+            yield from _interleaved([reader(part, MEMORY)], 1, block)
     else:
-        readers = [reader(part, 4 * BAND // len(recipe.parts)) for part in recipe.parts]
+        readers = [reader(part, 4 * MEMORY // len(recipe.parts)) for part in recipe.parts]
         yield from _interleaved(readers, recipe.outer, block)
 
 

@@ -16,16 +16,16 @@ from typing import Any
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.load import validate
-from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.storage import elements, wire
-from netfuse_onnx.types import Correspondence, Edge, Merged, Recipe
+from netfuse_onnx.lowered import Lowered, Merged
+from netfuse_onnx.storage import wire
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.transforms import AS_IS
+from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import schema
 
 KEY = "netfuse_onnx"
 FORMAT = 1
 """Raised when a reader of the old format would misread the new one."""
-
-DROPPED_IF_EMPTY = ("rule", "reason", "cost", "takes", "gives")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,6 @@ def build(
     dims: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """All metadata_props of a merged model, the sources' own included. `digests`: SHA-256 by source."""
-    report = merged.report
-    rows = [{k: v for k, v in row.items() if v or k not in DROPPED_IF_EMPTY} for row in report["nodes"]]
     value = {
         "format": FORMAT,
         "version": __version__,
@@ -82,8 +80,8 @@ def build(
         **({"dims": dict(dims)} if dims else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
-        **{key: v for key, v in report.items() if key not in ("weights", "models", "nodes")},
-        "nodes": rows,
+        **merged.report.written(),
+        "cost": merged.cost,
     }
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return {KEY: text} | _inherited(family)
@@ -166,10 +164,10 @@ def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, 
         try:
             parts = family.weights[line["value"]]
             chosen = tuple(parts[i] for i in line.get("parts", range(len(parts))))
-            outer, transform = int(line.get("outer", 1)), str(line.get("transform", ""))
+            outer, transform = line.get("outer", 1), line.get("transform", AS_IS)
             shape = tuple(tensors[name].dims)
             found[name] = Recipe(line["value"], chosen, chosen[0].dtype, shape, outer, transform)
-            elements.check(found[name])
+            found[name].check()
         except (KeyError, IndexError, TypeError, ValueError, InternalError) as error:
             said = error.message.rstrip(".") if isinstance(error, InternalError) else repr(error)
             raise FileFault(
@@ -184,8 +182,8 @@ def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
     line: dict[str, Any] = {"value": recipe.value}
     if recipe.outer != 1:
         line["outer"] = recipe.outer
-    if recipe.transform:
-        line["transform"] = recipe.transform
+    if recipe.transform != AS_IS:
+        line["transform"] = recipe.transform.text
     whole = family.weights[recipe.value]
     if tuple(recipe.parts) != tuple(whole):
         line["parts"] = _positions(recipe, whole)

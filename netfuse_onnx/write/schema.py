@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from netfuse_onnx.storage import transforms
 from netfuse_onnx.types import Became
 
 MOST = 2**31 - 1
@@ -74,11 +74,9 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def transform(value: Any) -> str:
-    """That of a recipe, see types.Recipe."""
-    if not re.fullmatch(r"|T|T[0-9]{1,2}|x[0-9]{1,9}", text(value)):
-        raise ValueError("is no transform of a weight")
-    return str(value)
+def transform(value: Any) -> transforms.Transform:
+    """The transform of a recipe."""
+    return transforms.parsed(text(value))
 
 
 def target(value: Any) -> str:

@@ -19,10 +19,12 @@ import onnx
 from onnx import TensorProto
 
 from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.protobuf import varint
+from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import tensors
-from netfuse_onnx.types import Extent, Merged, Recipe, Source, Weight
+from netfuse_onnx.types import Extent, Source, Weight
 from netfuse_onnx.write import placing, staging
 from netfuse_onnx.write.digests import Digests
 
@@ -312,7 +314,7 @@ def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
         return [total.hexdigest()]
 
     rows = [
-        [name, r.dtype, r.shape, r.outer, r.transform, [[p.shape, part(p)] for p in r.parts]]
+        [name, r.dtype, r.shape, r.outer, r.transform.text, [[p.shape, part(p)] for p in r.parts]]
         for name, r in recipes.items()
     ]
     text = json.dumps([_FORMAT, _ALIGN, rows])

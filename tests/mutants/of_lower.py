@@ -27,8 +27,8 @@ MUTATIONS = (
     mutation(
         "what-is-everybodys-is-joined",
         "netfuse_onnx/plan/offers.py",
-        "once = replicated(node, found.mapped, why, batched[0].gives)",
-        "once = replicated(node, found.mapped, why)",
+        "return [*batched, _replicated(site, candidates.mapped, why, batched[0].gives)]",
+        "return [*batched, _replicated(site, candidates.mapped, why)]",
         "test_fuzz_findings.py::test_a_mean_that_no_model_makes_its_own_is_not_joined",
     ),
     mutation(
@@ -90,9 +90,9 @@ MUTATIONS = (
     ),
     mutation(
         "strings-in-the-wrong-order",
-        "netfuse_onnx/lower/finish.py",
-        "return list(np.stack([part.reshape(recipe.outer, -1) for part in parts], 1).reshape(-1))",
-        "return list(np.concatenate([part.reshape(-1) for part in parts]))",
+        "netfuse_onnx/storage/weights.py",
+        "return [text for some in _values(recipe, files, False, _BLOCK) for text in some]",
+        "return [text for part in recipe.parts for text in part.data]",
         "rules/test_elementwise.py::test_strings",
     ),
     mutation(
@@ -133,14 +133,14 @@ MUTATIONS = (
     mutation(
         "weights-transposed-twice",
         "netfuse_onnx/emit/emitter.py",
-        'return self.reform(x, shape=shape, transform="" if recipe.transform else "T")',
-        'return self.reform(x, shape=shape, transform="T")',
+        "return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)",
+        "return self.reform(x, shape=shape, transform=swap)",
         "test_pins_lower.py::test_a_weight_transposed_twice_is_as_it_was",
     ),
     mutation(
         "weights-not-transposed",
         "netfuse_onnx/emit/emitter.py",
-        'return self.reform(x, shape=shape, transform="" if recipe.transform else "T")',
+        "return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)",
         "return self.reform(x, shape=shape)",
         "rules/test_matmul.py::test_matmul_of_any_two_ranks[3,4-4,3]",
     ),

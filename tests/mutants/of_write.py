@@ -6,14 +6,14 @@ MUTATIONS = (
     mutation(
         "a-data-file-named-without-its-layout",
         "netfuse_onnx/write/writer.py",
-        "[name, r.dtype, r.shape, r.outer, r.transform, [[p.shape, part(p)] for p in r.parts]]",
+        "[name, r.dtype, r.shape, r.outer, r.transform.text, [[p.shape, part(p)] for p in r.parts]]",
         "[name, [part(p) for p in r.parts]]",
         "test_pins_write.py::test_the_data_file_is_named_by_its_layout_too",
     ),
     mutation(
         "a-data-file-named-without-its-transforms",
         "netfuse_onnx/write/writer.py",
-        "r.shape, r.outer, r.transform,",
+        "r.shape, r.outer, r.transform.text,",
         "r.shape, r.outer,",
         "test_pins_write.py::test_the_data_file_is_named_by_its_transforms_too",
     ),

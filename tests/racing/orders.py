@@ -12,8 +12,9 @@ from unittest.mock import patch
 
 from merged_files import family, merged, source
 
+from netfuse_onnx.lowered import Merged
 from netfuse_onnx.storage import wire
-from netfuse_onnx.types import Merged, Source
+from netfuse_onnx.types import Source
 from netfuse_onnx.write import placing, writer
 from racing.steps import Stepped, advance
 

@@ -1,0 +1,1 @@
+"""Correspondence -> Correspondence: the graph changes, what it computes does not."""
