@@ -92,7 +92,7 @@ def shape(seen: Site, offers: Sequence[Lowering], accounts: Accounts, sizes: Any
     if "Conv" in seen.op:
         given = {key: seen.attr(key) for key in WINDOW if seen.attr(key) is not None}
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-        window = (("group", int(seen.attr("group", 1))), *sorted(given.items()))
+        window = (("group", int(seen.attr("group") or 1)), *sorted(given.items()))
     else:  # MatMul and Gemm of one size are one shape
         x, w = (), ()
     return Shape("Product" if not window else seen.op, x, w, window, tuple(ways.values()))

@@ -28,7 +28,7 @@ from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
 from netfuse_onnx.emit import repeat
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.layouts import CHANNELS
+from netfuse_onnx.layouts.channels import Channels
 from netfuse_onnx.load import opset as opsets
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
@@ -234,7 +234,7 @@ def _accounted(lowering: Lowering) -> Lowering:
         emitted = [(node.op, node.domain or "", len(node.outputs)) for node in made]
         told = [(step.op, step.domain, len(step.outputs)) for step in account.steps]
         assert emitted == told, f"{lowering.rule} emits {emitted} and is priced by {told}"
-        if not any(isinstance(take, CHANNELS) for take in lowering.takes):
+        if not any(isinstance(take, Channels) for take in lowering.takes):
             read_at_load = _at_load(made)
             assert read_at_load == [step.at_load for step in account.steps], f"{lowering.rule}: {emitted}"
         return result
