@@ -1,4 +1,4 @@
-"""What a plan costs where no target is named: the one place where the planner's numbers live.
+"""The cost of a plan where no target is named.
 
 The unit is one emitted node. Bytes that a conversion copies are charged on top, at `BYTES_PER_NODE` to
 the unit, so that among plans with equally many nodes the one that moves less data wins. Dims that the

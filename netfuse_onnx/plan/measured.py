@@ -1,7 +1,7 @@
-"""What a plan costs on a target, in microseconds: launches, bytes and arithmetic at measured speeds.
+"""The cost of a plan on a target, in microseconds: launches, bytes and arithmetic at measured speeds.
 
-An operator costs its launches, and either its products, at the speed of the kernel that does them, or the
-bytes that it reads and writes. Sizes that the file leaves open are bound before (sized.py); what inference
+A node costs its launch, and either its products, at the speed of the kernel that does them, or the bytes that
+it reads and writes. Sizes that the file leaves open are bound before (sized.py); what inference
 could not trace to an input is taken for as large as the largest of them.
 """
 

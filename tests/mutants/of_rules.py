@@ -139,8 +139,8 @@ MUTATIONS = (
     mutation(
         "groups-not-multiplied",
         "netfuse_onnx/rules/conv.py",
-        "return again(site, ins, emit, group=emit.models * _group(site))",
-        "return again(site, ins, emit, group=emit.models)",
+        "return emit_same_op(site, ins, emit, group=emit.models * _group(site))",
+        "return emit_same_op(site, ins, emit, group=emit.models)",
         "rules/test_conv.py::test_conv",
     ),
     mutation(
