@@ -5,12 +5,13 @@ tests/test_operators_doc.py fails while the page and the rules differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from netfuse_onnx import rules
+from netfuse_onnx.ops import schemas
 from netfuse_onnx.plan import control
 from netfuse_onnx.rules._registry import DIFFERING
 from netfuse_onnx.rules.fallback import REASONS
@@ -51,25 +52,24 @@ node is replicated. Outside ai.onnx.ml, differing attributes need `--partial`.
 REPLICATED = """\
 ## Replicated
 
-Once per model wherever they read something that differs between the models and no rule above applies.
+These operators run once per model wherever they read something that differs between the models and no rule
+above applies: all operators of ONNX {version} and of ONNX Runtime {runtime} that have no rule, and those that
+have a reason not to be batched. So does every operator of another domain.
 
 | operator | why |
 |---|---|
 """
 
-NO_RULE = """\
-## Without a rule
-
-Operators of ONNX {version} that are replicated because nobody has written a rule for them. The same goes
-for every operator of another domain that is not in a table above.
-
-"""
+NO_RULE = "no batching rule yet"
 
 CONTROL = dict.fromkeys(control.WAYS, control.HOW)
 """No rules, because they plan and lower whole graphs."""
 
-DOMAINS = {"": "ai.onnx", "ai.onnx.ml": "ai.onnx.ml"}
-"""The domains of the standard that hold inference operators."""
+TRAINING = {"ai.onnx.preview.training"}
+"""The domains of the standard that hold no inference operators."""
+
+RUNTIME = "1.32"
+"""The version of ONNX Runtime whose schemas ops/schemas.py holds."""
 
 
 def text() -> str:
@@ -85,11 +85,8 @@ def text() -> str:
     constants = [(op, entry) for op in sorted(DIFFERING) for entry in DIFFERING[op]]
     parts.append(DIFFERING_ATTRIBUTES)
     parts[-1] += "".join(_line(f"`{op}`", f"`{entry.name}`", entry.how) for op, entry in constants)
-    parts.append(REPLICATED + "".join(_line(f"`{op}`", why) for op, why in sorted(REASONS.items())))
-    missing = [f"`{op}`" for op in _missing()]
-    if missing:
-        release = ".".join(onnx.__version__.split(".")[:2])
-        parts.append(NO_RULE.format(version=release) + _wrapped(missing))
+    parts.append(REPLICATED.format(version=".".join(onnx.__version__.split(".")[:2]), runtime=RUNTIME))
+    parts[-1] += "".join(_line(f"`{op}`", why) for op, why in _replicated())
     return "\n".join(parts)
 
 
@@ -99,15 +96,17 @@ def _batched() -> Iterator[tuple[str, str, str]]:
             yield op, entry.name, entry.how
 
 
-def _missing() -> list[str]:
-    """Operators of the standard that have neither a rule nor a reason."""
-    known = {*rules.table(), *REASONS, *CONTROL, "Constant"}  # a Constant becomes a weight
-    found = {
-        f"{schema.domain}.{schema.name}" if schema.domain else schema.name
+def _replicated() -> list[tuple[str, str]]:
+    """Operators that have a reason or no rule, by domain and name."""
+    every = [
+        f"{schema.domain}.{schema.name}".removeprefix(".")
         for schema in onnx.defs.get_all_schemas()
-        if schema.domain in DOMAINS and not schema.deprecated
-    }
-    return sorted(found - known)
+        if schema.domain in schemas.STANDARD - TRAINING and not schema.deprecated
+    ]
+    batched = {*rules.table(), *CONTROL, "Constant"}  # a Constant becomes a weight
+    missing = {*every, *schemas.runtime_operators()} - batched
+    rows = {**dict.fromkeys(missing, NO_RULE), **REASONS}
+    return sorted(rows.items(), key=lambda row: _split(row[0]))
 
 
 def _split(op: str) -> tuple[str, str]:
@@ -118,15 +117,6 @@ def _split(op: str) -> tuple[str, str]:
 
 def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-
-def _wrapped(words: Sequence[str], width: int = 108) -> str:
-    lines = [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) + 2 > width:
-            lines.append("")
-        lines[-1] += f"{' ' if lines[-1] else ''}{word},"
-    return "\n".join(lines).removesuffix(",") + ".\n"
 
 
 if __name__ == "__main__":

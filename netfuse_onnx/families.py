@@ -15,13 +15,13 @@ from onnx import GraphProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.apart import surely_apart
+from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.report import DifferenceRow, FamilyRow
 from netfuse_onnx.types import Correspondence, Node, Source, ValueType
 
 Match = Callable[[Sequence[Source], Sequence[str]], Correspondence]
 """Matches sources that have these names. Raises NotEquivalent."""
 
-INTEGERS = (6, 7)  # onnx.TensorProto.INT32, INT64
 SHORT = 16
 """Items of a list, an attribute or a weight, up to which models that look alike have the same."""
 
@@ -173,7 +173,7 @@ def _look(source: Source) -> Hashable:
 
 def _small(dtype: int, data: object) -> bool:
     """True for the bytes of a few integers, which may decide a shape."""
-    return dtype in INTEGERS and isinstance(data, bytes) and len(data) <= 8 * SHORT
+    return dtype in INDEX_TYPES and isinstance(data, bytes) and len(data) <= 8 * SHORT
 
 
 def _node(node: Node) -> Hashable:

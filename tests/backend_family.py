@@ -18,7 +18,7 @@ from backend_run import Session, alike, finite
 from backend_values import INDICES, LEVELS, STEERS, Value, boldest, differs, vary
 from onnx import numpy_helper
 
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 
 MODELS = ("a", "b", "c")
 
@@ -98,7 +98,7 @@ def positions(nodes: Sequence[onnx.NodeProto], places: Mapping[str, tuple[int, .
 def is_random(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
     if node.op_type == "Dropout":
         return len(node.input) > 2 and bool(np.any(values[node.input[2]]))
-    return node.op_type in steering.RANDOM
+    return traits.of(node.op_type).random
 
 
 def older(case: Case) -> Iterator[Case]:

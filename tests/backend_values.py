@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from netfuse_onnx.ops.steering import STEERED_BY
+from netfuse_onnx.ops import traits
 
 Array = np.ndarray
 Value = Array | list[Any] | None
@@ -23,7 +23,7 @@ LEVELS = ("shrink", "grow", "permute", "same")
 """What is done to a value. shrink keeps |x| <= 1, grow keeps x >= 1, both keep x > 0."""
 
 STEERS: Mapping[str, tuple[int, ...]] = {
-    **STEERED_BY,
+    **{key.rpartition(".")[2]: traits.of(key).steered for key in traits.keys("steered")},
     "MelWeightMatrix": (0, 1, 2, 3, 4),
     "CumProd": (1,), "CumSum": (1,), "Dropout": (2,), "If": (0,), "Loop": (0, 1), "NonMaxSuppression": (2,),
     "SequenceAt": (1,), "SequenceErase": (1,), "SequenceInsert": (2,), "Trilu": (1,),

@@ -34,7 +34,7 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
-from netfuse_onnx.ops.steering import UNJOINABLE
+from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.account import Accounts
 from netfuse_onnx.plan.cost import Cost

@@ -15,7 +15,7 @@ from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.measured import Measured
@@ -147,8 +147,8 @@ def test_whose_shapes_follow_values(key: str) -> None:
     """Operators of ONNX Runtime that are not named give shapes that follow from shapes; others may not."""
     domain, _, op = key.rpartition(".")
     node = Node(op, domain, "", ("x", "s"), ("y",), {})
-    assert steering.ragged(node, {"x", "s"}, set()) is RAGGED[key]
-    assert steering.ragged(node, {"x", "s"}, {"x"})
+    assert traits.ragged(node, {"x", "s"}, set()) is RAGGED[key]
+    assert traits.ragged(node, {"x", "s"}, {"x"})
 
 
 def test_an_input_that_blocks_batching_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -2,7 +2,7 @@
 
 A session computes such a Concat when it loads the file, as it does everything that depends on stored tensors
 alone, so that a call costs nothing more. Concat takes every element type that ONNX Runtime's operators join,
-and is computed at load for each of them; Tile and Expand are not (ort_compat.TILE_STAYS).
+and is computed at load for each of them; Tile and Expand are not (gaps.TILE_STAYS).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.lowered import Conversion
-from netfuse_onnx.ops.steering import UNJOINABLE
+from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import Transform

@@ -11,8 +11,8 @@ Hops emit nodes through the methods of the emitter that they are given; this pac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from netfuse_onnx.types import Dim
 
@@ -121,8 +121,7 @@ class Layout:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """The nodes that a hop emits. `launches` are kernels, `views` nodes that copy nothing, `parts` tensors
     that one Concat reads or one Split writes, `copies` and `transposes` kernels that read and write the whole
     value, `reorders` changes to and from blocks of channels that ONNX Runtime adds."""
@@ -162,5 +161,6 @@ class Hop:
 
     def counts(self, models: int) -> Counts:
         """The nodes of this hop for N models."""
-        pairs = zip(astuple(self.once), astuple(self.each), strict=True)
-        return Counts(*(once + models * each for once, each in pairs))
+        if self.each == NOTHING:
+            return self.once
+        return Counts(*(once + models * each for once, each in zip(self.once, self.each, strict=True)))

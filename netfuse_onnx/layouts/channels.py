@@ -68,7 +68,7 @@ class Channels(Layout):
             return x
         first, *others = (known(dim) for dim in out[self.axis :])
         ones = [1] * (self.axis + (len(out) == 2))
-        if take == SHARED:  # ort_compat.SCALAR_BESIDE_ONES
+        if take == SHARED:  # gaps.SCALAR_BESIDE_ONES
             return emit.reshape(x, [1] * (2 + len(others) + len(ones)))
         return emit.reshape(x, [1, emit.models * first, *others, *ones])
 

@@ -1,8 +1,8 @@
 """N tensors of equal shape -> one: STACKED by Concat on a new axis, FOLDED by Concat along its own.
 
 Unequal shapes must fail, whatever the sizes: one symbol is one size for all models. Concat fails on them in
-every runtime that was tried, but ONNX Runtime's Concat skips inputs without elements: (0, 8) beside (1, 8)
-gives rows that belong to nobody (seen in 1.32). So where a dim is dynamic, the shapes are compared as well.
+every runtime that was tried, but for gaps.CONCAT_SKIPS_EMPTY. So where a dim is dynamic, the shapes are
+compared as well.
 
 The check stands behind the Concat: a runtime that has no hole there joins the inputs as they are, and
 OpenVINO, OpenCV and onnx2torch take it. It reads only shapes, by operators that ONNX Runtime's CUDA provider

@@ -53,7 +53,7 @@ def _read_by_all(emit: Emitter, x: Held) -> Held:
 
 def _gathered(emit: Emitter, x: Tensor, axis: int, dtype: int) -> tuple[Tensor, ...]:
     """STACKED -> N scalar Gathers."""
-    if dtype == TensorProto.STRING:  # ort_compat.GATHER_LOSES_STRINGS
+    if dtype == TensorProto.STRING:  # gaps.GATHER_LOSES_STRINGS
         parts = emit.split(x, [1] * emit.models, axis)
         return tuple(emit.squeeze(part, [axis]) for part in parts)
     return tuple(emit("Gather", x, emit.const(m), axis=axis) for m in range(emit.models))

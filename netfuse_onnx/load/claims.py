@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
 
-from onnx import GraphProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, TypeProto
 
 from netfuse_onnx.load.infer import infer, unknown, varying
-from netfuse_onnx.load.normal import value_type
-from netfuse_onnx.ops.shapes import every_node
+from netfuse_onnx.ops import kinds, walk
 from netfuse_onnx.run import expressions, symbols
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
 
@@ -98,7 +96,7 @@ def _collected(graph: Graph) -> Iterator[tuple[Node, int]]:
 
 def _unsure(node: Node, k: int, found: Source) -> bool:
     """True where a Loop's body declares sizes of an output that inference can't tell."""
-    said = value_type(node.attrs["body"].output[k + 1].type).dims or ()
+    said = kinds.of_proto(node.attrs["body"].output[k + 1].type).dims or ()
     told = _told(node.outputs[k], found, ())[1:]
     pairs = zip_longest(said, told)
     return any(isinstance(size, int) and not isinstance(dim, int) for size, dim in pairs)
@@ -111,16 +109,15 @@ def _honest(found: Source, runs: Sequence[Run]) -> Graph:
     true = {(id(node), k): _told(node.outputs[k], found, runs)[1:] for node, k in _collected(graph)}
     nodes = []
     for node in graph.nodes:
-        bodies = {name: _opened(body) for name, body in node.attrs.items() if isinstance(body, GraphProto)}
-        for body in bodies.values() if node.op == "Loop" else ():
+        opened = walk.with_bodies(node, _opened)
+        for body in walk.bodies_of(opened.attrs).values() if node.op == "Loop" else ():
             for k, (value, said) in enumerate(zip(body.output, node.attrs["body"].output, strict=True)):
-                claim = value_type(said.type).dims or ()
-                for dim, size, sure in zip(
-                    _shape(value), claim, true.get((id(node), k - 1), ()), strict=False
-                ):
+                claim = kinds.of_proto(said.type).dims or ()
+                dims, sizes = value.type.tensor_type.shape.dim, true.get((id(node), k - 1), ())
+                for dim, size, sure in zip(dims, claim, sizes, strict=False):
                     if isinstance(size, int) and size == sure:
                         dim.dim_value = size
-        nodes.append(replace(node, attrs={**node.attrs, **bodies}) if bodies else node)
+        nodes.append(opened)
     return replace(graph, nodes=tuple(nodes))
 
 
@@ -134,19 +131,11 @@ def _told(name: str, found: Source, runs: Sequence[Run]) -> Sequence[Dim]:
     return [dim if isinstance(dim, int) or len(set(sizes)) != 1 else sizes[0] for dim, *sizes in columns]
 
 
-def _opened(body: GraphProto) -> GraphProto:
-    """A body with open sizes, and those inside of it."""
-    found = GraphProto()
-    found.CopyFrom(body)
-    graphs = [found, *(a.g for node in every_node(found) for a in node.attribute if a.HasField("g"))]
-    for dim in (dim for graph in graphs for value in graph.output for dim in _shape(value)):
-        dim.Clear()
-    return found
-
-
-def _shape(value: ValueInfoProto) -> Sequence[Any]:
-    found: Sequence[Any] = value.type.tensor_type.shape.dim
-    return found
+def _opened(body: GraphProto) -> None:
+    """Take away the sizes that a body, and those inside of it, declare of their outputs."""
+    for graph in walk.graphs(body):
+        for value in graph.output:
+            kinds.clear_sizes(value)
 
 
 # --------------------------------------------------------------------------- what runs tell

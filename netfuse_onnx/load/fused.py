@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from netfuse_onnx.load.forms import Forms, form
+from netfuse_onnx.ops.kinds import INTEGERS
 from netfuse_onnx.types import Node
 
-INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
 """Element types that hold no NaN."""
 
 

@@ -7,6 +7,7 @@ values that are not its inputs is not known: claims.py tells what of it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -14,12 +15,11 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from netfuse_onnx.load import rebuild
-from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.load.pools import floored
+from netfuse_onnx.ops import kinds, walk
 from netfuse_onnx.ops.corrected import corrected
-from netfuse_onnx.ops.shapes import every_node
 from netfuse_onnx.ops.shapes_contrib import known_to_onnx
-from netfuse_onnx.types import Dim, Source, ValueType
+from netfuse_onnx.types import Source, ValueType
 
 
 def infer(source: Source) -> Source:
@@ -32,7 +32,7 @@ def infer(source: Source) -> Source:
         source = replace(source, graph=graph)
         types = _run(source)
     if missing := _missing(source, types):
-        known = {name: hints[name] for name in missing if name in hints and _typed(hints[name])}
+        known = {name: hints[name] for name in missing if name in hints and kinds.has_rank(hints[name])}
         types = _with(source, types, known)
     return _typed_source(source, types)
 
@@ -44,12 +44,12 @@ def varying(source: Source) -> set[str]:
     types, found = source.graph.types, set[str]()
     for node in source.graph.nodes:
         if node.op == "If" and not node.domain:
-            found.update(name for name in node.outputs if name and not _typed(types[name]))
+            found.update(name for name in node.outputs if name and not kinds.has_rank(types[name]))
         dims = types.get(node.inputs[0], ValueType()).dims if node.inputs else ()
         axes = len(node.inputs) > 1 or "axes" in node.attrs
         if node.op == "Squeeze" and not node.domain and not axes:
             static = dims is not None and all(isinstance(dim, int) for dim in dims)
-            found.update(() if static or _typed(types[node.outputs[0]]) else node.outputs)
+            found.update(() if static or kinds.has_rank(types[node.outputs[0]]) else node.outputs)
         if not found.isdisjoint(node.reads):
             found.update(filter(None, node.outputs))
     return found
@@ -74,21 +74,20 @@ def _run(source: Source, known: Mapping[str, ValueType] | None = None) -> dict[s
     if told is None:
         found = dict(known or {})
     else:
-        found = {info.name: value_type(info.type) for info in (*told.value_info, *told.output)}
+        found = {info.name: kinds.of_proto(info.type) for info in (*told.value_info, *told.output)}
     values = [name for node in graph.nodes for name in node.outputs if name]
-    types = {name: _meet(found.get(name, ValueType()), declared.get(name)) for name in values}
+    types = {name: kinds.both(found.get(name, ValueType()), declared.get(name)) for name in values}
     return types | bare
 
 
 def _unclaimed(skeleton: ModelProto) -> None:
     """Takes away what bodies declare of their outputs, and of the sizes of their inputs: ONNX Runtime does
     not hold them to it."""
-    for body in (a.g for node in every_node(skeleton.graph) for a in node.attribute if a.HasField("g")):
+    for body in itertools.islice(walk.graphs(skeleton.graph), 1, None):
         for value in body.output:
-            if value.type.HasField("tensor_type"):
-                value.type.tensor_type.ClearField("shape")
-        for dim in (dim for value in body.input for dim in value.type.tensor_type.shape.dim):
-            dim.Clear()
+            kinds.clear_shape(value)
+        for value in body.input:
+            kinds.clear_sizes(value)
 
 
 def inferred(source: Source, known: Mapping[str, ValueType]) -> GraphProto | None:
@@ -111,33 +110,9 @@ def _with(
     if not known:
         return types
     again = _run(source, known)
-    return {name: _meet(_meet(types[name], again.get(name)), known.get(name)) for name in types}
-
-
-def _meet(first: ValueType, second: ValueType | None) -> ValueType:
-    """What two accounts of one value know together; the second where they contradict."""
-    if second is None or first.proto is not None:
-        return first
-    if second.proto is not None:
-        return first if first.dtype else second
-    dtype = first.dtype or second.dtype
-    if first.dims is None or second.dims is None or len(first.dims) != len(second.dims):
-        return ValueType(dtype, second.dims if first.dims is None else first.dims)
-    return ValueType(dtype, tuple(map(_narrower, first.dims, second.dims)))
-
-
-def _narrower(a: Dim, b: Dim) -> Dim:
-    """A size says more than a symbol. Otherwise the second counts: a symbol may be one that onnx made up,
-    and onnx's inference has been seen to miscount (STFT, 1.23) where no runtime did."""
-    if b is None or (isinstance(a, int) and not isinstance(b, int)):
-        return a
-    return b
-
-
-def _typed(kind: ValueType) -> bool:
-    return kind.dims is not None or kind.proto is not None
+    return {name: kinds.both(kinds.both(types[name], again.get(name)), known.get(name)) for name in types}
 
 
 def _missing(source: Source, types: Mapping[str, ValueType]) -> tuple[str, ...]:
     values: Iterable[str] = (name for node in source.graph.nodes for name in node.outputs if name)
-    return tuple(name for name in values if not _typed(types.get(name, ValueType())))
+    return tuple(name for name in values if not kinds.has_rank(types.get(name, ValueType())))

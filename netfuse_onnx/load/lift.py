@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, defs, helper, numpy_helper
+from onnx import GraphProto, NodeProto, defs, helper, numpy_helper
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer, inferred
-from netfuse_onnx.load.normal import normalise, value_type
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.load.normal import normalise
+from netfuse_onnx.ops import kinds, schemas, walk
 from netfuse_onnx.types import Dim, Source, ValueType
 
 REVIEWED = 26
@@ -80,9 +80,8 @@ class Lift:
         """Raise the nodes of a graph that is spelled as of version `at`."""
         raised: list[NodeProto] = []
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.GRAPH:
-                    self.graph(attribute.g, at)
+            for _, body in walk.bodies(node):
+                self.graph(body, at)
             raised += [node] if schemas.canonical(node.domain) else self._node(node, at)
         del graph.node[:]
         graph.node.extend(raised)
@@ -220,23 +219,16 @@ def _history(op: str) -> Sequence[int]:
 
 
 def _names(graph: GraphProto) -> Iterator[str]:
-    for group in (graph.input, graph.output, graph.initializer):
-        yield from (value.name for value in group)
-    for node in graph.node:
-        yield from node.input
-        yield from node.output
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _names(attribute.g)
+    for inner in walk.graphs(graph):
+        for group in (inner.input, inner.output, inner.initializer):
+            yield from (value.name for value in group)
+        for node in inner.node:
+            yield from (*node.input, *node.output)
 
 
 def _shapes(graph: GraphProto) -> Iterator[tuple[str, ValueType]]:
-    for group in (graph.output, graph.value_info, graph.input):
-        for info in group:
-            yield info.name, value_type(info.type)
-    for tensor in graph.initializer:
-        yield tensor.name, ValueType(tensor.data_type, tuple(tensor.dims))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _shapes(attribute.g)
+    for inner in walk.graphs(graph):
+        for info in (*inner.output, *inner.value_info, *inner.input):
+            yield info.name, kinds.of_proto(info.type)
+        for tensor in inner.initializer:
+            yield tensor.name, ValueType(tensor.data_type, tuple(tensor.dims))

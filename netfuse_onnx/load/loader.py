@@ -5,12 +5,12 @@ No tensor bytes are read here: `wire.scan` finds where they lie, everything else
 
 from __future__ import annotations
 
-from onnx import AttributeProto, GraphProto, ModelProto, inliner
+from onnx import ModelProto, inliner
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import normal, producer, validate
 from netfuse_onnx.load import opset as opsets_
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import schemas, walk
 from netfuse_onnx.storage import wire
 from netfuse_onnx.types import Source
 
@@ -34,7 +34,7 @@ def load(path: str, *, opset: int | None = None) -> Source:
         ir_version=model.ir_version,
         metadata={entry.key: entry.value for entry in model.metadata_props},
         files=tuple(scanned.files),
-        node_count=_count(model.graph),
+        node_count=walk.count(model.graph),
         producer=producer.of(scanned.model),
     )
     source = opsets_.read(source)
@@ -66,15 +66,3 @@ def _inlined(model: ModelProto, path: str) -> ModelProto:
             f"{path}: the model's own functions can't be inlined: {first}",
             "Export the model again without functions, or inline them with onnx.inliner.",
         ) from fault
-
-
-def _count(graph: GraphProto) -> int:
-    """Nodes that compute something, those of bodies included."""
-    count = 0
-    for node in graph.node:
-        if node.op_type not in ("Constant", "Identity"):
-            count += 1
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                count += _count(attribute.g)
-    return count

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from netfuse_onnx.load.scope import Op, Scope
-from netfuse_onnx.types import Dim, Graph, Node, ValueType, Weight
+from netfuse_onnx.ops import kinds, walk
+from netfuse_onnx.types import Graph, Node, ValueType, Weight
 
 Names = Callable[[str], str | None]
 """A name of the file -> its name in the normal form; None where the scope and those around it lack it."""
@@ -24,24 +24,6 @@ Names = Callable[[str], str | None]
 def normalise(graph: GraphProto, path: str, opsets: Mapping[str, int]) -> Graph:
     """The main graph in normal form. Raises FileFault where it is invalid."""
     return _Normaliser(graph, path, opsets).run()
-
-
-def value_type(proto: TypeProto) -> ValueType:
-    """A declared type. An empty or negative dim counts as unknown."""
-    if proto.WhichOneof("value") != "tensor_type":
-        return ValueType(proto=proto) if proto.WhichOneof("value") else ValueType()
-    tensor = proto.tensor_type
-    if not tensor.HasField("shape"):
-        return ValueType(tensor.elem_type)
-    return ValueType(tensor.elem_type, tuple([_dim(d) for d in tensor.shape.dim]))
-
-
-def _dim(dim: Any) -> Dim:
-    kind = dim.WhichOneof("value")
-    if kind == "dim_value":
-        value: int = dim.dim_value
-        return value if value >= 0 else None
-    return (dim.dim_param or None) if kind == "dim_param" else None
 
 
 class _Normaliser:
@@ -132,11 +114,10 @@ class _Normaliser:
             node = body.node.add()
             node.CopyFrom(op.proto)
             _rewire(node, [reads(n) for n in op.inputs], [local.get(n, "") for n in op.outputs])
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.GRAPH:
-                    inner, names = self._body(attribute.g, final, taken | scope.defined)
-                    attribute.g.CopyFrom(inner)
-                    captured.update(dict.fromkeys(n for n in names if n not in own))
+            for _, nested in walk.bodies(node):
+                inner, names = self._body(nested, final, taken | scope.defined)
+                nested.CopyFrom(inner)
+                captured.update(dict.fromkeys(n for n in names if n not in own))
         body.input.extend(_named(v, local[v.name]) for v in scope.inputs)
         self._body_outputs(body, graph, scope, reads)
         return body, list(captured)
@@ -171,7 +152,7 @@ class _Normaliser:
     def _counts(self) -> Counter[str]:
         """How often each name is defined anywhere in the file. Only files with bodies ask."""
         if self._definitions is None:
-            self._definitions = Counter(_definitions(self.graph))
+            self._definitions = Counter(walk.defined(self.graph))
         return self._definitions
 
     def _types(self, nodes: list[Node]) -> dict[str, ValueType]:
@@ -183,9 +164,9 @@ class _Normaliser:
         for value in graph.value_info:
             name = self.renamed.get(value.name, value.name)
             if name in left:
-                types[name] = value_type(value.type)
+                types[name] = kinds.of_proto(value.type)
         for value in (*graph.output, *self.scope.inputs):
-            types[value.name] = value_type(value.type)
+            types[value.name] = kinds.of_proto(value.type)
         return types
 
 
@@ -203,16 +184,3 @@ def _named(value: ValueInfoProto, name: str) -> ValueInfoProto:
     result.CopyFrom(value)
     result.name = name
     return result
-
-
-def _definitions(graph: GraphProto) -> Iterator[str]:
-    constant = {t.name for t in graph.initializer}
-    yield from constant
-    for sparse in graph.sparse_initializer:
-        yield sparse.values.name
-    yield from (v.name for v in graph.input if v.name not in constant)
-    for node in graph.node:
-        yield from node.output
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _definitions(attribute.g)

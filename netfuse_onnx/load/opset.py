@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnx import AttributeProto, GraphProto, version_converter
+from onnx import version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
 from netfuse_onnx.load import batches, experimental, normal, prepared, steps  # noqa: F401  steps register
 from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
-from netfuse_onnx.ops import schemas, tables
+from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.types import Graph, Source
 
 TARGET = 17
@@ -163,17 +163,8 @@ def _operators(source: Source) -> Iterator[tuple[str, str]]:
     """(domain, operator) of all nodes, bodies included."""
     for node in source.graph.nodes:
         yield node.domain, node.op
-        for value in node.attrs.values():
-            if isinstance(value, GraphProto):
-                yield from _inside(value)
-
-
-def _inside(body: GraphProto) -> Iterator[tuple[str, str]]:
-    for node in body.node:
-        yield schemas.canonical(node.domain), node.op_type
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _inside(attribute.g)
+        for body in walk.bodies_of(node.attrs).values():
+            yield from ((schemas.canonical(inner.domain), inner.op_type) for inner in walk.nodes(body))
 
 
 def _other_domains(sources: Sequence[Source]) -> tuple[Source, ...]:
@@ -201,7 +192,7 @@ def _comparable(source: Source, raised: Mapping[str, int]) -> None:
         if not domain or now == version:
             continue
         old, new = schemas.facts(op, domain, now), schemas.facts(op, domain, version)
-        added = tables.ONLY_ADDED.get(op) if domain == tables.DOMAIN else None
+        added = tables.ONLY_ADDED.get(op) if domain == schemas.ML else None
         if old is None or new is None or (old.since != new.since and (old.since, new.since) != added):
             raise NotEquivalent(
                 f"{source.path} uses {domain}.{op} of version {now}, another model of version {version}.",

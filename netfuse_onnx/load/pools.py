@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from netfuse_onnx.ops.traits import POOLS
 from netfuse_onnx.types import Dim, Graph, Node, ValueType
 
-POOLS = ("MaxPool", "AveragePool", "LpPool")
 RIGHT = 22
 """The opset from which on onnx counts right."""
 

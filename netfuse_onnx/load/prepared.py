@@ -8,15 +8,15 @@ has none, but exporters write them and ONNX Runtime takes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import ModelProto
 
 from netfuse_onnx.load import rebuild, within
+from netfuse_onnx.ops import walk
 from netfuse_onnx.ops.axes import ONE, ROWS, SETS, counted_in, from_front
-from netfuse_onnx.ops.shapes import every_node
 from netfuse_onnx.types import Node, Source, ValueType
 
 LEGAL = 11
@@ -40,7 +40,8 @@ def skeleton(source: Source, version: int) -> ModelProto:
     source = fronted(replace(source, opsets={"": source.opsets.get("", 0)}))
     graph = source.graph
     crosses = source.opsets[""] < ONE_AXIS <= version
-    if crosses and any(inner.op_type == "Hardmax" for node in graph.nodes for inner in _inside(node)):
+    bodies = [body for node in graph.nodes for body in walk.bodies_of(node.attrs).values()]
+    if crosses and any(inner.op_type == "Hardmax" for body in bodies for inner in walk.nodes(body)):
         raise ManyAxes("Hardmax")
     if not crosses or not any(node.op in SOFTMAXES for node in graph.nodes):
         return rebuild.model(source)
@@ -50,13 +51,6 @@ def skeleton(source: Source, version: int) -> ModelProto:
     values = [name for node in graph.nodes for name in node.outputs if name in kinds]
     typed = replace(source, graph=replace(graph, types={**declared, **kinds}, nodes=nodes))
     return rebuild.model(typed, values=[name for name in values if name not in graph.outputs])
-
-
-def _inside(node: Node) -> Iterator[NodeProto]:
-    """The nodes of its bodies."""
-    for value in node.attrs.values():
-        if isinstance(value, GraphProto):
-            yield from every_node(value)
 
 
 def _last_axis(node: Node, kinds: Mapping[str, ValueType]) -> Node:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper
 
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Extent, Node, Source, ValueType, Weight
+from netfuse_onnx.types import Extent, Node, Source, ValueType
 
 
 def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
@@ -24,40 +25,17 @@ def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
         result.opset_import.add(domain=domain, version=version)
     target = result.graph
     target.name = graph.name or "graph"
-    target.input.extend(declared(name, graph.types.get(name, ValueType())) for name in graph.inputs)
+    target.input.extend(kinds.declared(name, graph.types.get(name, ValueType())) for name in graph.inputs)
     for name, weight in graph.weights.items():
         if isinstance(weight.data, Extent):
-            target.input.append(declared(name, type_of(weight)))
+            target.input.append(kinds.declared(name, kinds.of_weight(weight)))
         else:
             target.initializer.append(weights.proto(weight, name))
-    target.output.extend(declared(name, graph.types.get(name, ValueType())) for name in graph.outputs)
-    target.value_info.extend(declared(name, graph.types[name]) for name in values)
+    target.output.extend(kinds.declared(name, graph.types.get(name, ValueType())) for name in graph.outputs)
+    target.value_info.extend(kinds.declared(name, graph.types[name]) for name in values)
     for node in graph.nodes:
         target.node.append(node_proto(node, source.opsets))
     return result
-
-
-def type_of(weight: Weight) -> ValueType:
-    return ValueType(weight.dtype, weight.shape)
-
-
-def declared(name: str, kind: ValueType) -> ValueInfoProto:
-    """A typed name. What is not known is left out."""
-    info = ValueInfoProto(name=name)
-    if kind.proto is not None:
-        info.type.CopyFrom(kind.proto)
-    elif kind.dtype:
-        tensor = info.type.tensor_type
-        tensor.elem_type = kind.dtype
-        if kind.dims is not None:
-            tensor.shape.SetInParent()
-        for dim in kind.dims or ():
-            entry = tensor.shape.dim.add()
-            if isinstance(dim, int):
-                entry.dim_value = dim
-            elif dim:
-                entry.dim_param = dim
-    return info
 
 
 def node_proto(node: Node, opsets: Mapping[str, int]) -> NodeProto:
@@ -66,8 +44,8 @@ def node_proto(node: Node, opsets: Mapping[str, int]) -> NodeProto:
     result.input.extend(node.inputs)
     result.output.extend(node.outputs)
     known = facts(node.op, node.domain, opsets.get(node.domain, 1))
-    kinds = known.kinds if known else {}
-    result.attribute.extend(attribute(name, value, kinds.get(name)) for name, value in node.attrs.items())
+    attribute_types = known.kinds if known else {}
+    result.attribute.extend(attribute(k, value, attribute_types.get(k)) for k, value in node.attrs.items())
     return result
 
 

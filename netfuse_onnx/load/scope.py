@@ -7,7 +7,7 @@ the list of operators. Everything is still in the names of the file.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import constants
 from netfuse_onnx.load.constants import AGAIN
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import schemas, walk
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.tensors import own_tensors
 from netfuse_onnx.types import Weight
@@ -134,7 +134,7 @@ class Scope:
                 self._attribute(node, facts, attribute)
             if attribute.type == AttributeProto.GRAPH:
                 bodies.append(name)
-                free.extend(n for n in outer_names(attribute.g) if n not in free)
+                free.extend(n for n in walk.outer_names(attribute.g) if n not in free)
         if facts is not None and not facts.required <= attrs.keys():
             missing = min(facts.required - attrs.keys())
             raise self.fault(f"{label(node)} lacks the attribute '{missing}'")
@@ -213,24 +213,6 @@ def label(node: NodeProto) -> str:
     """`Conv 'conv1'`; the first output stands in where a node has no name."""
     named = node.name or next((name for name in node.output if name), "")
     return f"{node.op_type} '{named}'"
-
-
-def outer_names(graph: GraphProto) -> list[str]:
-    """The names that a body reads and doesn't define, in order of first use, bodies inside included."""
-    local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    local |= {t.values.name for t in graph.sparse_initializer}
-    local |= {name for node in graph.node for name in node.output}
-    return list(dict.fromkeys(name for name in _read_names(graph) if name and name not in local))
-
-
-def _read_names(graph: GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from outer_names(attribute.g)
-    for value in graph.output:
-        yield value.name
 
 
 def _reads(scope: Scope, op: Op) -> list[str]:

@@ -10,11 +10,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from netfuse_onnx.load.lift import Lift, attr, step
-
-REDUCERS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSumSquare",
-)  # fmt: skip
+from netfuse_onnx.ops.axes import REDUCERS
 
 # ------------------------------------------------------------------ opsets 1 to 8
 
@@ -267,7 +263,7 @@ def _of_one_axis(lift: Lift, node: NodeProto) -> None:
 
 
 @step(13, "ReduceSum", "Squeeze", "Unsqueeze")
-@step(18, *REDUCERS)
+@step(18, *sorted(REDUCERS - {"ReduceSum"}))
 def _axes_to_input(lift: Lift, node: NodeProto) -> None:
     axes = attr(node, "axes")
     lift.keep(node, [node.input[0], *([] if axes is None else [lift.const(axes)])], axes=None)

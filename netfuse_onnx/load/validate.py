@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator
 
 from onnx import (
     AttributeProto,
@@ -28,7 +27,7 @@ from onnx import (
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.constants import AGAIN
 from netfuse_onnx.load.scope import label
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import schemas, walk
 from netfuse_onnx.storage.tensors import BITS, MOST_AXES, nbytes
 
 ELEMENTS = frozenset({*BITS, TensorProto.STRING})
@@ -206,8 +205,8 @@ class _Check:
         sizes: dict[tuple[str, str], int] = {}
         path: set[tuple[str, str]] = set()
 
-        def size(nodes: Iterator[NodeProto]) -> int:
-            return sum(called((node.domain, node.op_type)) for node in nodes)
+        def size(graph: GraphProto | FunctionProto) -> int:
+            return sum(called((node.domain, node.op_type)) for node in walk.nodes(graph))
 
         def called(key: tuple[str, str]) -> int:
             if key not in functions:
@@ -218,21 +217,12 @@ class _Check:
                 raise self.fault("its functions call each other more than 100 levels deep")
             if key not in sizes:
                 path.add(key)
-                sizes[key] = 1 + size(every_node(functions[key].node))
+                sizes[key] = 1 + size(functions[key])
                 path.remove(key)
             return sizes[key]
 
-        if size(every_node(graph.node)) + sum(map(called, functions)) > MOST_INLINED:
+        if size(graph) + sum(map(called, functions)) > MOST_INLINED:
             raise self.fault(f"its functions unfold to more than {MOST_INLINED} nodes")
-
-
-def every_node(nodes: object) -> Iterator[NodeProto]:
-    """Nodes and those of the bodies in them."""
-    for node in nodes:  # type: ignore[attr-defined]
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from every_node(attribute.g.node)
 
 
 @functools.cache

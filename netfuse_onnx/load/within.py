@@ -6,19 +6,18 @@ model to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import GraphProto, NodeProto
 
 from netfuse_onnx.load.claims import Complete, settle
 from netfuse_onnx.load.infer import infer, inferred, unknown
-from netfuse_onnx.load.normal import value_type
-from netfuse_onnx.types import Node, Source, ValueType
+from netfuse_onnx.ops import traits, walk
+from netfuse_onnx.ops.kinds import clear_shape, of_proto
+from netfuse_onnx.types import Source, ValueType
 
 Names = Callable[[str], str]
-SHAPED = {"ConstantOfShape": 0, "Reshape": 1}
-"""Operator -> the input that is the shape of the output, whose values onnx's inference wants to know."""
 MOST = 64
 """The highest rank that is believed. No runtime has tensors of more axes."""
 PASSES = 4
@@ -34,7 +33,7 @@ def kinds(source: Source, complete: Complete | None = None) -> dict[str, ValueTy
     """Value -> type. Values of bodies are named as match does it. `complete` is for claims.settle."""
     graph = source.graph
     bare = {name: kind for name, kind in graph.types.items() if name in graph.inputs}
-    nodes = tuple([_undeclared(node) for node in graph.nodes])
+    nodes = tuple([walk.with_bodies(node, _undeclared) for node in graph.nodes])
     plain = replace(source, graph=replace(graph, types=bare, nodes=nodes))
     typed = infer(plain)
     for _ in range(PASSES):
@@ -46,7 +45,7 @@ def kinds(source: Source, complete: Complete | None = None) -> dict[str, ValueTy
     if complete is not None and unknown(typed):
         typed, _ = settle(plain, complete)
     types = dict(typed.graph.types)
-    if any(map(_has_bodies, nodes)):
+    if any(walk.bodies_of(node.attrs) for node in nodes):
         known = {name: kind for name, kind in types.items() if name not in bare}
         model = inferred(typed, {name: kind for name, kind in known.items() if kind.dims is not None})
         for node in model.node if model is not None else ():
@@ -59,7 +58,7 @@ def _by_length(source: Source) -> dict[str, ValueType]:
     graph = source.graph
     found: dict[str, ValueType] = {}
     for node in graph.nodes:
-        place = SHAPED.get(node.key)
+        place = traits.of(node.key).shape_input  # whose values onnx's inference wants to know
         if place is None or place >= len(node.inputs) or graph.types[node.outputs[0]].dims is not None:
             continue
         held = graph.weights.get(node.inputs[place])
@@ -70,59 +69,30 @@ def _by_length(source: Source) -> dict[str, ValueType]:
     return found
 
 
-def _has_bodies(node: Node) -> bool:
-    return any(isinstance(value, GraphProto) for value in node.attrs.values())
-
-
-def _undeclared(node: Node) -> Node:
-    """The node, its bodies without the shapes that they declare."""
-    if not _has_bodies(node):
-        return node
-    attrs = {k: _shapeless(v) if isinstance(v, GraphProto) else v for k, v in node.attrs.items()}
-    return replace(node, attrs=attrs)
-
-
-def _shapeless(body: GraphProto) -> GraphProto:
-    copy = GraphProto()
-    copy.CopyFrom(body)
-    _clear(copy)
-    return copy
-
-
-def _clear(body: GraphProto) -> None:
-    del body.value_info[:]
-    for value in (*body.input, *body.output):
-        if value.type.WhichOneof("value") == "tensor_type":
-            value.type.tensor_type.ClearField("shape")
-    for node in body.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _clear(attribute.g)
+def _undeclared(body: GraphProto) -> None:
+    """Take away the shapes that a body declares, and those inside of it."""
+    for graph in walk.graphs(body):
+        del graph.value_info[:]
+        for value in (*graph.input, *graph.output):
+            clear_shape(value)
 
 
 def _of_bodies(node: NodeProto, outer: Names) -> dict[str, ValueType]:
     found: dict[str, ValueType] = {}
     owner = next((name for name in map(outer, node.output) if name), "")
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            found |= _of_body(attribute.g, prefix(owner, attribute.name), outer)
+    for name, body in walk.bodies(node):
+        found |= _of_body(body, prefix(owner, name), outer)
     return found
 
 
 def _of_body(body: GraphProto, start: str, outer: Names) -> dict[str, ValueType]:
-    local = set(_defined(body))
+    local = {value.name for value in body.input} | {name for node in body.node for name in node.output}
 
     def renamed(name: str) -> str:
         return start + name if name in local and name else outer(name)
 
     infos = (*body.input, *body.value_info, *body.output)
-    found = {start + info.name: value_type(info.type) for info in infos if info.name in local}
+    found = {start + info.name: of_proto(info.type) for info in infos if info.name in local}
     for node in body.node:
         found |= _of_bodies(node, renamed)
     return found
-
-
-def _defined(body: GraphProto) -> Iterator[str]:
-    yield from (value.name for value in body.input)
-    for node in body.node:
-        yield from node.output

@@ -15,7 +15,8 @@ from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
-from netfuse_onnx.types import Correspondence, Dim, ValueType
+from netfuse_onnx.ops import kinds
+from netfuse_onnx.types import Correspondence, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]
@@ -161,9 +162,6 @@ class Boundary:
 
 def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoProto:
     """A graph input or output; `models` adds a leading axis of that size."""
-    if kind.proto is not None:
-        return onnx.ValueInfoProto(name=name, type=kind.proto)
-    dims: list[Dim] | None = None if kind.dims is None else list(kind.dims)
-    if models and dims is not None:
-        dims.insert(0, models)
-    return onnx.helper.make_tensor_value_info(name, kind.dtype, dims)
+    if models and kind.dims is not None:
+        kind = replace(kind, dims=(models, *kind.dims))
+    return kinds.declared(name, kind)

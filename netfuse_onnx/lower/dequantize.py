@@ -1,6 +1,6 @@
 """DequantizeLinear nodes of the merged graph in a form that ONNX Runtime gets right.
 
-What it gets wrong (ort_compat.PAIRS_MOVED) depends on the nodes behind, and a merge puts Reshapes there that
+What it gets wrong (gaps.ZERO_POINT_LOST) depends on the nodes behind, and a merge puts Reshapes there that
 no source has. So this is the last thing done to a graph, whatever rule or lack of one emitted the node:
 int8 gets the zero point that it lacks, or loses the 0 that it needn't have; int32, and int8 where neither
 helps, is written out. A bias of int32 stays where ONNX Runtime takes it into an operator on bytes.
@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.stored import stored_number
-from netfuse_onnx.run.ort_compat import MOVED_BEHIND, ZERO_POINT_LOST
+from netfuse_onnx.run.gaps import MOVED_BEHIND, ZERO_POINT_LOST_BELOW
 
 FLOAT, INT8, INT32 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT32
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -40,12 +40,12 @@ def _rewritten(node: gs.Node, emit: Emitter) -> Tensor | None:
     if dtype != INT8:
         return None
     if not zero:
-        if not node.domain and emit.opset >= ZERO_POINT_LOST:
+        if not node.domain and emit.opset >= ZERO_POINT_LOST_BELOW:
             return None
         point = emit.filled(0, INT8, [1] * len(emit.kind(scale).dims or ()))
         return emit.node(node.op, [x, scale, point], node.attrs, domain=node.domain or "")[0]
     stored = stored_number(zero[0], emit)
-    if stored is None or node.domain or emit.opset < ZERO_POINT_LOST:
+    if stored is None or node.domain or emit.opset < ZERO_POINT_LOST_BELOW:
         return None
     if MOVED_BEHIND.isdisjoint(reader.op for reader in node.outputs[0].outputs):
         return None

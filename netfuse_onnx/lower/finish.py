@@ -12,19 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 import onnx
 import onnx_graphsurgeon as gs
 
-from netfuse_onnx.emit.bodies import inside, rename
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.emit.repeat import SMALL, store_once
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
 from netfuse_onnx.lowered import Conversion, Lowered, Merged, NodeRow
+from netfuse_onnx.ops import walk
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.types import Correspondence, Plan
-
-TRIVIAL = ("Constant", "Identity")
 
 
 def export(
@@ -38,7 +36,7 @@ def export(
     """`drained`: the nodes that split the outputs, by id."""
     graph = emit.graph.cleanup()
     conversions = [*conversions, *store_once(emit)]
-    boundary = sum(id(node) in drained and node.op not in TRIVIAL for node in graph.nodes)
+    boundary = sum(id(node) in drained and node.op not in walk.TRIVIAL for node in graph.nodes)
     model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
     model.ir_version = corr.ir_version
     model.producer_name, model.producer_version = "netfuse-onnx", ""
@@ -61,28 +59,25 @@ def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
 def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[str, ...]]]) -> None:
     """Captured values travelled as extra inputs; write their final names into the bodies. A body holds no
     weights, though onnx-graphsurgeon writes down those that it reads."""
-    for node in graph.node:
+    for node in walk.nodes(graph):
         if node.name in bodies:
             count, captured = bodies[node.name]
             final = dict(zip(captured, node.input[count:], strict=False))
             del node.input[count:]
-            for body in inside(node):
-                rename(body, lambda name, final=final: final.get(name, name))  # type: ignore[misc]
-        for body in inside(node):
+            for _, body in walk.bodies(node):
+                walk.rename(body, lambda name, final=final: final.get(name, name))  # type: ignore[misc]
+        for _, body in walk.bodies(node):
             body.ClearField("initializer")
-            _bind_bodies(body, bodies)
 
 
 def _restore_empty(
     graph: onnx.GraphProto, empty: Mapping[str, Sequence[str]], opsets: Mapping[str, int]
 ) -> None:
     """Write the attributes that are empty lists."""
-    for node in graph.node if empty else ():
+    for node in walk.nodes(graph) if empty else ():
         known = facts(node.op_type, node.domain, opsets.get(node.domain, 1))
         for name in empty.get(node.name, ()):
             node.attribute.append(rebuild.attribute(name, [], known.kinds.get(name) if known else None))
-        for body in inside(node):
-            _restore_empty(body, empty, opsets)
 
 
 def _place_weights(
@@ -106,12 +101,6 @@ def _place_weights(
         else:
             large[tensor.name] = recipe
     return large, small
-
-
-def _count(graph: onnx.GraphProto) -> int:
-    """Non-trivial nodes, those of bodies included."""
-    bodies = (body for node in graph.node for body in inside(node))
-    return sum(node.op_type not in TRIVIAL for node in graph.node) + sum(map(_count, bodies))
 
 
 def _rows(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[NodeRow]:
@@ -144,7 +133,7 @@ def _report(
         nodes=tuple(_rows(corr, plan)),
         conversions=tuple(conversions),
         source_nodes=corr.sources[0].node_count,
-        merged_nodes=_count(model.graph) - boundary,
+        merged_nodes=walk.count(model.graph) - boundary,
         boundary_nodes=boundary,
         notes=plan.notes,
         predicted=plan.prediction.parts if plan.prediction else {},

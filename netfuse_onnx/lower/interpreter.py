@@ -17,13 +17,12 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
 from netfuse_onnx.layouts.join import join
-from netfuse_onnx.load.normal import value_type
 from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.dequantize import settle
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.fusible import rearrange
 from netfuse_onnx.lowered import Conversion, Merged
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.types import Became, Correspondence, Lowering, Node, Plan, ValueType
@@ -180,7 +179,7 @@ class _Lowerer:
         return (
             index in self.corr.attrs
             or not unlike.isdisjoint(node.reads)
-            or steering.ragged(node, mapped, frozenset())
+            or traits.ragged(node, mapped, frozenset())
         )
 
     # ------------------------------------------------------------------ nodes
@@ -197,8 +196,8 @@ class _Lowerer:
         if lowering.option is None:
             raise InternalError(f"the plan has no lowering for node {node.name!r}")
         with blamed(self.corr, lowering.site):
-            result = lowering.option.emit(lowering.site, ins, self.emit)
-        return [result] if isinstance(result, gs.Tensor | tuple) else list(result)
+            outputs: list[Held] = lowering.option.emit(lowering.site, ins, self.emit)
+        return outputs
 
     def _is_mapped(self, name: str) -> bool:
         parts = self.corr.weights.get(name)
@@ -235,7 +234,9 @@ class _Lowerer:
             inner.run()
             for declared, (name, layout) in zip(node.attrs[attr].output, body.outputs.items(), strict=True):
                 out = child.output(inner.fetch(name, layout), child.fresh(f"{scope}/{name}"))
-                self._declare(out, layout, _known(body.corr.type_of(name), value_type(declared.type)))
+                self._declare(
+                    out, layout, kinds.filled(body.corr.type_of(name), kinds.of_proto(declared.type))
+                )
             settle(child)
             rearrange(child)
             attrs[attr] = child.graph
@@ -245,7 +246,7 @@ class _Lowerer:
         return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
 
     def _declare(self, out: gs.Variable, layout: Layout, value: ValueType) -> None:
-        """Write down the type of a value, as of a body's output: ort_compat.OUTPUTS_UNTYPED. Symbols are left
+        """Write down the type of a value, as of a body's output: gaps.OUTPUTS_UNTYPED. Symbols are left
         out, for those that onnx made up mean nothing here."""
         out.dtype = value.dtype or None
         if value.dims is not None:
@@ -269,14 +270,3 @@ class _Lowerer:
             captured=ins[count:],
             captured_names=node.captured,
         )
-
-
-def _known(found: ValueType, declared: ValueType) -> ValueType:
-    """What is found of a value; what the file declares of the rest, and of what onnx made up a symbol for."""
-    dims = declared.dims if found.dims is None else found.dims
-    if dims is not None and declared.dims is not None and len(dims) == len(declared.dims):
-        pairs = zip(dims, declared.dims, strict=True)
-        dims = tuple(
-            [said if mine is None or str(mine).startswith("unk__") else mine for mine, said in pairs]
-        )
-    return ValueType(found.dtype or declared.dtype, dims, found.proto)

@@ -8,12 +8,8 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from netfuse_onnx.load import rebuild
+from netfuse_onnx.ops import walk
 from netfuse_onnx.types import Node
-
-
-def plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes without the bodies."""
-    return {name: value for name, value in attrs.items() if not isinstance(value, GraphProto)}
 
 
 def with_attributes(
@@ -21,12 +17,10 @@ def with_attributes(
 ) -> dict[str, GraphProto]:
     """The bodies of a node as a model has them. `changed`: by the place of a node inside, in the order of
     match.flat, its plain attributes in each model."""
-    bodies = {name: value for name, value in node.attrs.items() if isinstance(value, GraphProto)}
+    bodies = walk.bodies_of(node.attrs)
     if not changed:
         return bodies
-    copies = {name: GraphProto() for name in bodies}
-    for name, copy in copies.items():
-        copy.CopyFrom(bodies[name])
+    copies = {name: walk.copied(body) for name, body in bodies.items()}
     for i, inner in enumerate(_inside(copies)):
         if i in changed:
             kept = [attribute for attribute in inner.attribute if attribute.type == AttributeProto.GRAPH]
@@ -41,6 +35,5 @@ def _inside(bodies: Mapping[str, GraphProto]) -> Iterator[NodeProto]:
     """All nodes in bodies, those of bodies further in first, as match.flat lists them."""
     for name in sorted(bodies):
         for node in bodies[name].node:
-            further = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
-            yield from _inside(further)
+            yield from _inside(dict(walk.bodies(node)))
             yield node

@@ -14,8 +14,9 @@ from netfuse_onnx.match.differ import Difference
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.outcome import outcome
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.ops.axes import INPUTS
+from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Graph, Weight
 
@@ -24,7 +25,6 @@ ARITHMETIC = frozenset(
     | {"Abs", "Min", "Max", "Floor", "Ceil", "Where", "Equal", "Expand", "Reshape", "Range", "ReduceProd"}
 )
 """Operators that shapes are computed with, on scalars and vectors."""
-_INTEGERS = {6, 7}  # onnx.TensorProto.INT32, INT64
 
 
 class Fixed:
@@ -39,8 +39,8 @@ class Fixed:
         self.value: list[bool] = []  # for each use of a weight: whether its value must be equal
         for i, k in flat.uses:
             step = flat.steps[i]
-            direct = not step.domain and k in steering.steers(step.op, step.ins, step.attrs)
-            integer = flat.weights[step.ins[k]].dtype in _INTEGERS
+            direct = not step.domain and k in traits.steers(step.op, step.ins, step.attrs)
+            integer = flat.weights[step.ins[k]].dtype in INDEX_TYPES
             on_the_way = integer and step.op in ARITHMETIC and not self._steering.isdisjoint(step.outs)
             absent = not flat.said(step.ins[k])  # in the file
             self.value.append(direct or absent or (on_the_way and not step.domain))
@@ -140,7 +140,7 @@ def _steering(flat: Flat, graph: Graph) -> set[str]:
     for step in reversed(flat.steps):
         if step.domain:
             continue
-        found.update(step.ins[k] for k in steering.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
+        found.update(step.ins[k] for k in traits.steers(step.op, step.ins, step.attrs) if k < len(step.ins))
         if step.op in ARITHMETIC and any(n in found and _flat_shape(graph, n) for n in step.outs):
             found.update(step.ins)
     found.discard("")

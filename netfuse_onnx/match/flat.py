@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx import GraphProto, NodeProto
-
 from netfuse_onnx.load import within
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import walk
 from netfuse_onnx.types import Edge, Graph, Node, Source, Weight
 
 BEGIN = "<body>"
@@ -33,6 +31,11 @@ class Step:
     node: Node
     main: int
     scope: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`Conv`, or `com.microsoft.FusedConv` outside the default domain."""
+        return f"{self.domain}.{self.op}" if self.domain else self.op
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +73,7 @@ def flatten(source: Source, edge: Edge | None = None) -> Flat:
     outputs = graph.outputs if edge is None else tuple(edge.outputs.values())
     steps: list[Step] = []
     for i, node in enumerate(graph.nodes):
-        if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):
+        if walk.bodies_of(node.attrs):
             steps.extend(_opened(node, i, (), lambda name: name))
         else:
             steps.append(Step(node.op, node.domain, node.inputs, node.outputs, node.attrs, node, i))
@@ -81,12 +84,11 @@ def flatten(source: Source, edge: Edge | None = None) -> Flat:
 
 def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str], str]) -> Iterator[Step]:
     """The steps of the node's bodies, then the node itself."""
-    plain = {name: value for name, value in node.attrs.items() if not isinstance(value, GraphProto)}
+    plain = walk.without_bodies(node.attrs)
     extra: list[str] = []
     owner = next((name for name in map(outer, node.outputs) if name), "")
-    for name in sorted(node.attrs.keys() - plain.keys()):
+    for name, body in sorted(walk.bodies_of(node.attrs).items()):
         prefix = within.prefix(owner, name)
-        body: GraphProto = node.attrs[name]
         inner = (*scope, name)
         local = {v.name for v in body.input} | {n for part in body.node for n in part.output}
 
@@ -97,13 +99,8 @@ def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str]
         starts = (token, *(rename(v.name) for v in body.input))
         yield Step(BEGIN, "", (), starts, {"of": name, "op": node.op}, node, main, inner)
         for part in body.node:
-            yield from _opened(_node(part), main, inner, rename)
+            yield from _opened(walk.node_of(part), main, inner, rename)
         extra += [token, *(rename(v.name) for v in body.output)]
     ins = (*map(outer, node.inputs), *extra)
     outs = tuple(map(outer, node.outputs))
     yield Step(node.op, node.domain, ins, outs, plain, node, main, scope)
-
-
-def _node(proto: NodeProto) -> Node:
-    attrs = {a.name: schemas.value_of(a) for a in proto.attribute}
-    return Node(proto.op_type, proto.domain, proto.name, tuple(proto.input), tuple(proto.output), attrs)

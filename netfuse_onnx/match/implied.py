@@ -12,6 +12,7 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.match.draft import Draft
+from netfuse_onnx.ops.traits import FILTER, POOLS
 from netfuse_onnx.storage import weights
 
 RECURRENT: Mapping[str, tuple[bytes, ...]] = {
@@ -49,17 +50,12 @@ def windowed(draft: Draft) -> None:
             draft.attrs["pads"] = small + large if how == b"SAME_UPPER" else large + small
 
 
-CONVOLUTIONS = ("Conv", "ConvInteger", "QLinearConv")
-POOLS = ("AveragePool", "LpPool", "MaxPool")
-_FILTER = {"QLinearConv": 3}
-
-
 def _kernel(draft: Draft) -> list[int]:
     if draft.attrs.get("kernel_shape"):
         return list(draft.attrs["kernel_shape"])
-    if draft.step.op not in CONVOLUTIONS:
+    if draft.step.op not in FILTER:
         return []
-    sizes = draft.dims(_FILTER.get(draft.step.op, 1))[2:]
+    sizes = draft.dims(FILTER[draft.step.op])[2:]
     return [size for size in sizes if isinstance(size, int)]
 
 
@@ -112,7 +108,7 @@ def _text(value: Any) -> str:
 
 FORMS: Mapping[str, Callable[[Draft], None]] = {
     **dict.fromkeys(RECURRENT, recurrent),
-    **dict.fromkeys((*CONVOLUTIONS, *POOLS, "ConvTranspose"), windowed),
+    **dict.fromkeys((*FILTER.keys() - {"DeformConv"}, *POOLS), windowed),
     **dict.fromkeys(("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike"), alike),
     "BatchNormalization": normalised,
     "ConstantOfShape": filled,

@@ -14,7 +14,7 @@ from typing import Any
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import settle
 from netfuse_onnx.match import differ
-from netfuse_onnx.match.bodies import plain, with_attributes
+from netfuse_onnx.match.bodies import with_attributes
 from netfuse_onnx.match.fixed import Fixed
 from netfuse_onnx.match.flat import BEGIN, Flat, Step
 from netfuse_onnx.match.operands import WITH_OPERANDS
@@ -23,7 +23,7 @@ from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.match.sameness import essential, identical_attributes
 from netfuse_onnx.match.signature import kind_text
 from netfuse_onnx.match.uniform import Dims, Told, Twins, shapes
-from netfuse_onnx.ops import tables
+from netfuse_onnx.ops import tables, walk
 from netfuse_onnx.ops.neutral import TYPING
 from netfuse_onnx.types import Correspondence, Dim, Node, Source, ValueType
 
@@ -239,8 +239,8 @@ def attributes(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[s
             for (_, flat, _), twin in zip(others, twins, strict=True)
         )
         rows = zip(others, twins, strict=True)
-        own = [plain(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
-        each: list[Mapping[str, Any]] = [plain(step.node.attrs), *own]
+        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
+        each: list[Mapping[str, Any]] = [walk.without_bodies(step.node.attrs), *own]
         if step.scope and step.op != BEGIN:
             if unlike:
                 inside.setdefault(step.main, {})[nth[step.main]] = each

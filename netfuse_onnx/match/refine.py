@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.match.sameness import arity, commutative, essential
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.kinds import INTEGERS
 from netfuse_onnx.types import Weight
 
 SMALL = 64  # bytes of a weight whose value may serve as a mark
-_INTEGERS = {2, 3, 4, 5, 6, 7, 9, 12, 13}
 
 
 class Level(enum.IntEnum):
@@ -144,7 +144,7 @@ def _mark(weight: Weight, step: Step, operand: int, level: Level) -> tuple[objec
         return ("weight",)
     mark = ("weight", weight.dtype, weight.shape)
     small = isinstance(weight.data, bytes) and len(weight.data) <= SMALL
-    index = level is Level.STEERING and weight.dtype in _INTEGERS and steers(step, operand)
+    index = level is Level.STEERING and weight.dtype in INTEGERS and steers(step, operand)
     return (*mark, weight.data) if small and (level is Level.VALUES or index) else mark
 
 
@@ -152,5 +152,5 @@ def steers(step: Step, operand: int) -> bool:
     """Whether the operand's value decides a shape, or picks elements."""
     if step.domain:
         return False
-    picks = step.op in ("Gather", "GatherND", "GatherElements") and operand == 1
-    return picks or operand in steering.STEERED_BY.get(step.op, ())
+    facts = traits.of(step.op)
+    return operand in facts.steered or any(operand == indices.place for indices in facts.indices)

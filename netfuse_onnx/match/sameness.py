@@ -17,15 +17,14 @@ from onnx import SparseTensorProto, TensorProto
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.match.flat import Flat, Step
 from netfuse_onnx.ops import schemas, tables
+from netfuse_onnx.ops.traits import FILTER, POOLS
 from netfuse_onnx.storage import weights
 
 COMMUTATIVE = frozenset(
     {"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal"}
     | {"BitwiseAnd", "BitwiseOr", "BitwiseXor"}
 )
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "DeformConv", "QLinearConv"})
-_WINDOWED = _CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im"}
-_FILTER = {"QLinearConv": 3}
+_WINDOWED = {*FILTER, *POOLS, "MaxUnpool", "Col2Im"}
 _IMPLIED: Mapping[str, Callable[[list[int]], bool]] = {
     "strides": lambda v: set(v) <= {1},
     "dilations": lambda v: set(v) <= {1},
@@ -136,7 +135,7 @@ def _implied(step: Step, name: str, value: Any, flat: Flat) -> bool:
         return list(value) == list(range(len(value)))[::-1]
     if step.op not in _WINDOWED:
         return False
-    if name == "kernel_shape" and step.op in _CONVOLUTIONS:
-        weight = flat.weights.get(step.ins[_FILTER.get(step.op, 1)])
+    if name == "kernel_shape" and step.op in FILTER:
+        weight = flat.weights.get(step.ins[FILTER[step.op]])
         return weight is not None and tuple(value) == weight.shape[2:]
     return name in _IMPLIED and _IMPLIED[name](list(value))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnx import TensorProto, TypeProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.types import Edge, Source, ValueType
 
 HINT = "Export all models from the same code, with the same inputs and the same dynamic axes."
@@ -83,12 +84,7 @@ def _narrowed(
     """The type that both accept."""
     if said := unlike(mine, its):
         raise _unlike(first, other, name, twin, *said)
-    if mine.proto is not None or its.dims is None:
-        return mine
-    if mine.dims is None:
-        return replace(mine, dims=tuple(d if isinstance(d, int) else None for d in its.dims))
-    dims = [b if isinstance(b, int) else a for a, b in zip(mine.dims, its.dims, strict=True)]
-    return replace(mine, dims=tuple(dims))
+    return kinds.accepted(mine, its)
 
 
 def unlike(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx import AttributeProto, GraphProto
+from onnx import GraphProto
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
+from netfuse_onnx.ops import walk
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Graph, Node, Weight
 
@@ -102,23 +103,11 @@ def _recaptured(node: Node, flat: Flat, names: Mapping[str, set[str]]) -> Node:
                 "Export the models so that they either all tie these weights, or none does.",
             )
     to = {name: next(iter(fresh)) for name, fresh in names.items()}
-    attrs = {k: _rewired(v, to) if isinstance(v, GraphProto) else v for k, v in node.attrs.items()}
-    return replace(node, attrs=attrs, captured=tuple(to.get(name, name) for name in node.captured))
-
-
-def _rewired(body: GraphProto, to: Mapping[str, str]) -> GraphProto:
-    """A copy of the body that reads other outer values. Bodies in normal form don't shadow names."""
-    copy = GraphProto()
-    copy.CopyFrom(body)
-    _rewire(copy, to)
-    return copy
+    node = walk.with_bodies(node, lambda body: _rewire(body, to))
+    return replace(node, captured=tuple(to.get(name, name) for name in node.captured))
 
 
 def _rewire(body: GraphProto, to: Mapping[str, str]) -> None:
-    for node in body.node:
-        for k, name in enumerate(node.input):
-            if name in to:
-                node.input[k] = to[name]
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _rewire(attribute.g, to)
+    """Let a body read other outer values. Bodies in normal form don't shadow names."""
+    for node in walk.nodes(body):
+        node.input[:] = [to.get(name, name) for name in node.input]

@@ -12,14 +12,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnx import GraphProto
-
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.match.sameness import frozen
-from netfuse_onnx.ops import neutral, steering, tables
+from netfuse_onnx.ops import neutral, tables, traits, walk
+from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
 
-INTEGERS = frozenset({6, 7})
 """INT32 and INT64 of onnx.TensorProto, in which sizes, axes and bounds are given."""
 
 Dims = tuple[Dim, ...] | None
@@ -56,10 +54,10 @@ class Told:
 def shapes(twins: Twins, first: Source) -> tuple[Told, ...]:
     """The shapes of the outputs. Sizes that get a name here are added to the symbols."""
     node, models = twins.node, range(len(twins.attrs))
-    if node.captured or any(isinstance(value, GraphProto) for value in node.attrs.values()):
+    if walk.bodies_of(node.attrs):
         return (Told([None for _ in models], models, uniform=False),) * len(node.outputs)
     fed = {name for name in node.inputs if name not in twins.weights}
-    if steering.ragged(node, fed, frozenset()):  # by values that nothing here knows
+    if traits.ragged(node, fed, frozenset()):  # by values that nothing here knows
         group = list(models)
     else:
         keys = [_key(twins, model) for model in models]
@@ -77,8 +75,8 @@ def _key(twins: Twins, model: int) -> Hashable:
     for k, name in enumerate(node.inputs):
         if name in twins.weights:
             weight = twins.weight(name, model)
-            steers = weight.dtype in INTEGERS or k in steering.steers(
-                node.op, node.inputs, twins.attrs[model]
+            steers = weight.dtype in INDEX_TYPES or k in traits.steers(
+                node.key, node.inputs, twins.attrs[model]
             )
             reads.append((weight.dtype, weight.shape, weight.data if steers else None))
         else:
@@ -94,7 +92,7 @@ def _alike(twins: Twins, opsets: Mapping[str, int]) -> bool:
     found = [_deciding(node, attrs, opsets.get(node.domain, 1)) for attrs in twins.attrs]
     if any(other != found[0] for other in found[1:]):
         return False
-    steers = {i for attrs in twins.attrs for i in steering.steers(node.op, node.inputs, attrs)}
+    steers = {i for attrs in twins.attrs for i in traits.steers(node.key, node.inputs, attrs)}
     read = [node.inputs[i] for i in steers if i < len(node.inputs)]
     return not any(len(twins.weights.get(name, ())) > 1 for name in read)
 

@@ -17,6 +17,7 @@ from netfuse_onnx.measure.contenders import OneGraph
 from netfuse_onnx.measure.report import KindRow
 from netfuse_onnx.measure.sessions import Settings, session
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.ops import traits
 from netfuse_onnx.run import ort_compat
 from netfuse_onnx.run.runtime import RunFailed, Value
 
@@ -47,8 +48,6 @@ KINDS = {
     "copies to and from the device": ("MemcpyToHost", "MemcpyFromHost"),
 }
 KIND = {op: kind for kind, ops in KINDS.items() for op in ops}
-BODIES = ("If", "Loop", "Scan")
-"""Their time is that of the nodes in them, which are counted themselves."""
 
 Table = Mapping[str, tuple[float, int]]
 """Kind -> seconds a call, kernels a call."""
@@ -95,7 +94,7 @@ def _table(events: Sequence[Mapping[str, Any]]) -> Table:
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or event["ts"] < since:
             continue
         op = event["args"]["op_name"]
-        if op not in BODIES:
+        if not traits.of(op).bodies:  # their time is that of the nodes in them, which are counted themselves
             seconds[KIND.get(op, op)] += event["dur"]
             kernels[KIND.get(op, op)] += 1
     return {kind: (seconds[kind] / 1e6 / calls, round(kernels[kind] / calls)) for kind in seconds}

@@ -7,12 +7,13 @@ alone. Weights are streamed into a data file, so memory does not grow with the m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
+from netfuse_onnx.ops import walk
 from netfuse_onnx.run.runtime import RunFailed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.tensors import tensors
@@ -72,9 +73,9 @@ def _prefix(model: ModelProto, prefix: str) -> None:
     called = {(f.domain, f.name): f"{prefix}{f.name}" for f in model.functions}
     for function in model.functions:
         function.name = called[function.domain, function.name]
-        for node in _nodes(function.node):
+        for node in walk.nodes(function):
             node.op_type = called.get((node.domain, node.op_type), node.op_type)
-    for graph in _graphs(model.graph):
+    for graph in walk.graphs(model.graph):
         _prefix_graph(graph, prefix, called)
 
 
@@ -92,25 +93,3 @@ def _prefix_graph(graph: GraphProto, prefix: str, called: Mapping[tuple[str, str
         node.op_type = called.get((node.domain, node.op_type), node.op_type)
         for names in (node.input, node.output):
             names[:] = [prefix + name if name else "" for name in names]
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and all that its nodes hold."""
-    yield graph
-    for node in graph.node:
-        for inner in _bodies(node):
-            yield from _graphs(inner)
-
-
-def _nodes(nodes: Any) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        for body in _bodies(node):
-            yield from _nodes(body.node)
-
-
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs

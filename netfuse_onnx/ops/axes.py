@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.types import ValueType
 
 REDUCERS = frozenset(
@@ -93,6 +94,4 @@ def _rank_of_elements(kind: ValueType) -> int | None:
     """The rank of the tensors in a sequence."""
     if kind.proto is None or kind.proto.WhichOneof("value") != "sequence_type":
         return None
-    element = kind.proto.sequence_type.elem_type
-    known = element.WhichOneof("value") == "tensor_type" and element.tensor_type.HasField("shape")
-    return len(element.tensor_type.shape.dim) if known else None
+    return kinds.of_proto(kind.proto.sequence_type.elem_type).rank

@@ -11,18 +11,17 @@ import math
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from netfuse_onnx.ops.shapes import UNKNOWN, Call, Kinds, Unknown, broadcast, every_node, shape
+from netfuse_onnx.ops import traits, walk
+from netfuse_onnx.ops.axes import REDUCERS
+from netfuse_onnx.ops.kinds import UNKNOWN
+from netfuse_onnx.ops.schemas import ML
+from netfuse_onnx.ops.shapes import Call, Kinds, Unknown, broadcast, shape
 from netfuse_onnx.storage.tensors import MOST_AXES
 from netfuse_onnx.types import Dim, ValueType
 
 DOMAIN = "netfuse"
-REDUCERS = (
-    *(f"Reduce{name}" for name in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2")),
-    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
-)
 COMPUTED = {*REDUCERS, "Squeeze"}
 """Operators whose second input may be axes that are computed."""
-TABLES = "ai.onnx.ml"
 ROWS = ("Scaler", "Normalizer", "Imputer", "LinearRegressor", "SVMRegressor", "FeatureVectorizer",
         "LinearClassifier", "SVMClassifier")  # fmt: skip
 """Operators on tables of which onnx tells nothing, or miscounts the classes."""
@@ -44,14 +43,14 @@ def corrected(model: ModelProto) -> None:
     typed = {value.name for value in model.graph.input if _has_type(value)} | stored
     long = {value.name for value in model.graph.input if _is_long(value)}
     counts = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    for node in every_node(model.graph):
+    for node in walk.nodes(model.graph):
         computed = node.op_type in COMPUTED and len(node.input) > 1 and node.input[1] not in stored
         grows = _grows(node, counts) or _reads_long(node, long)
         untold = (computed or _letters(node) or grows) and not node.domain
-        fragile = node.op_type in FRAGILE and node.domain in ("", "ai.onnx.ml")
+        fragile = node.op_type in FRAGILE and node.domain in ("", ML)
         if untold or (fragile and node.input[0] not in typed):
             node.domain = DOMAIN
-        if node.domain == TABLES and node.op_type in ROWS:
+        if node.domain == ML and node.op_type in ROWS:
             node.domain = DOMAIN
     model.opset_import.add(domain=DOMAIN, version=1)
 
@@ -61,8 +60,8 @@ PROPAGATING = frozenset({*SUMS, "Cast", "Concat", "Gather", "Slice", "Squeeze", 
 """Operators whose numbers onnx computes as it infers."""
 LONG = 1 << 22
 """Numbers, of some 50 bytes each, that onnx may make up for a value with one axis of a known size."""
-SHAPED = {"Reshape": 1, "Expand": 1, "Tile": 1, "ConstantOfShape": 0}
-"""Operators that read a shape, and where. It is made up for what has one axis of a known size."""
+SHAPED = ("ConstantOfShape", "Expand", "Reshape", "Tile")
+"""Operators that read sizes, which onnx makes up where they are a vector of a known length."""
 
 
 def _is_long(value: ValueInfoProto) -> bool:
@@ -76,7 +75,7 @@ def _reads_long(node: NodeProto, long: set[str]) -> bool:
     if node.domain:
         return False
     if node.op_type in SHAPED:
-        at = SHAPED[node.op_type]
+        (at,) = traits.of(node.op_type).steered
         return len(node.input) > at and node.input[at] in long
     found = node.op_type in PROPAGATING and not long.isdisjoint(node.input)
     if found:

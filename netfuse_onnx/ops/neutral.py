@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from netfuse_onnx.ops.traits import POOLS
 from netfuse_onnx.types import Node
 
 _ACTIVATION = ("activation", "activation_alpha", "activation_beta", "activation_params", "activations")
@@ -62,8 +63,6 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
 
 TYPING = frozenset({"dtype", "output_dtype", "to"})
 """Attributes that decide an element type."""
-
-POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
 def deciding(node: Node, attrs: Mapping[str, Any]) -> dict[str, Any]:

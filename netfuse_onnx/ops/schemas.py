@@ -15,7 +15,10 @@ from onnx import AttributeProto as A
 
 _KIND: Mapping[str, int] = dict(AttributeProto.AttributeType.items())
 
-STANDARD = frozenset({"", "ai.onnx.ml", "ai.onnx.preview.training"})
+MICROSOFT, ML = "com.microsoft", "ai.onnx.ml"
+"""The domains of ONNX Runtime's own operators, and of classical machine learning."""
+
+STANDARD = frozenset({"", ML, "ai.onnx.preview.training"})
 """Domains whose operators are all known: what is not there does not exist."""
 
 _READ: Mapping[int, Callable[[AttributeProto], Any]] = {
@@ -119,6 +122,11 @@ def input_names(op: str, domain: str, version: int) -> tuple[str, ...]:
     known = facts(op, domain, version)
     marked = () if known else _inputs_of_the_runtime().get(f"{domain}.{op}".removeprefix("."), ())
     return known.input_names if known else tuple(name.rstrip("?*") for name in marked)
+
+
+def runtime_operators() -> list[str]:
+    """The operators that only ONNX Runtime has, such as `com.microsoft.BiasGelu`."""
+    return [key for key in _inputs_of_the_runtime() if "." in key]
 
 
 def input_count(key: str) -> tuple[int, int | None] | None:

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, defs, helper, shape_inference
+from onnx import AttributeProto, GraphProto, TensorProto, TypeProto, defs, helper, shape_inference
 
+from netfuse_onnx.ops import kinds, walk
+from netfuse_onnx.ops.kinds import UNKNOWN
+from netfuse_onnx.ops.schemas import MICROSOFT
 from netfuse_onnx.types import Dim, ValueType
 
 Kinds = Sequence[ValueType]
-UNKNOWN = ValueType()
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def shape(*ops: str) -> Callable[[Shape], Shape]:
     """Register a shape function for several operators of com.microsoft, or of the domain before a dot."""
 
     def register(function: Shape) -> Shape:
-        keys = [op.removeprefix(".") if "." in op else f"com.microsoft.{op}" for op in ops]
+        keys = [op.removeprefix(".") if "." in op else f"{MICROSOFT}.{op}" for op in ops]
         SHAPES.update(dict.fromkeys(keys, function))
         return function
 
@@ -126,31 +128,21 @@ def moved(dims: Sequence[Dim], *, last: bool) -> tuple[Dim, ...]:
     return (dims[0], *dims[2:], dims[1]) if last else (dims[0], dims[-1], *dims[1:-1])
 
 
-def standard(op: str, kinds: Kinds, attrs: Mapping[str, Any]) -> ValueType:
+def standard(op: str, types: Kinds, attrs: Mapping[str, Any]) -> ValueType:
     """What onnx infers for an operator of its own with these inputs."""
     schema = defs.get_schema(op)
     known = {name: attrs[name] for name in schema.attributes if name in attrs}
-    names = [f"i{k}" for k in range(len(kinds))]
+    names = [f"i{k}" for k in range(len(types))]
     node = helper.make_node(op, names, ["o"], **known)
-    types = {name: proto(kind) for name, kind in zip(names, kinds, strict=True)}
-    found = shape_inference.infer_node_outputs(schema, node, types)
-    return kind_of(found["o"]) if "o" in found else UNKNOWN
+    declared = {name: kinds.proto(kind) for name, kind in zip(names, types, strict=True)}
+    found = shape_inference.infer_node_outputs(schema, node, declared)
+    return _tensor(found.get("o"))
 
 
-def proto(kind: ValueType) -> TypeProto:
-    if kind.proto is not None:
-        return kind.proto
-    return helper.make_tensor_type_proto(kind.dtype, kind.dims)
-
-
-def kind_of(found: TypeProto | None) -> ValueType:
-    if found is None or found.WhichOneof("value") != "tensor_type":
-        return UNKNOWN
-    tensor = found.tensor_type
-    if not tensor.HasField("shape"):
-        return ValueType(tensor.elem_type)
-    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-    return ValueType(tensor.elem_type, tuple(dims))
+def _tensor(proto: TypeProto | None) -> ValueType:
+    """The type of a tensor; what is none is unknown to shape functions."""
+    kind = kinds.of_proto(proto)
+    return UNKNOWN if kind.proto is not None else kind
 
 
 # --------------------------------------------------------------------------- lent to onnx
@@ -185,18 +177,9 @@ def known_to_onnx(graph: GraphProto) -> Iterator[None]:
                 defs.deregister_schema(op, 1, domain)
 
 
-def every_node(graph: GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a graph and of the bodies in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from every_node(attribute.g)
-
-
 def _keys(graph: GraphProto) -> set[str]:
     """The operators to lend."""
-    return {f"{node.domain}.{node.op_type}".removeprefix(".") for node in every_node(graph)} & SHAPES.keys()
+    return {walk.key(node) for node in walk.nodes(graph)} & SHAPES.keys()
 
 
 def _schema(op: str, domain: str, function: Shape) -> defs.OpSchema:
@@ -216,13 +199,13 @@ def _schema(op: str, domain: str, function: Shape) -> defs.OpSchema:
 def _infer(function: Shape, context: Any) -> None:
     """One node: nothing may escape into onnx's loop over the graph."""
     try:
-        inputs = tuple(kind_of(context.get_input_type(i)) for i in range(context.get_num_inputs()))
+        inputs = tuple(_tensor(context.get_input_type(i)) for i in range(context.get_num_inputs()))
         results = function(Call(inputs, _Attributes(context)))
     except Exception:
         return
     for k, kind in enumerate(results[: context.get_num_outputs()]):
         if kind.dtype:
-            context.set_output_type(k, proto(kind))
+            context.set_output_type(k, kinds.proto(kind))
 
 
 class _Attributes(Mapping[str, Any]):

@@ -176,12 +176,13 @@ def quantised_mean(call: Call) -> Kinds:
 # --------------------------------------------------------------------------- channels in blocks
 
 NCHWC = "com.microsoft.nchwc."
-BLOCK = 16
+CHANNEL_BLOCK = 16
+"""ONNX Runtime's CPU convolutions run on blocks of so many channels, or of 8 on smaller machines."""
 
 
 def _blocked(channels: Dim) -> Dim:
     """Channels are padded to whole blocks of 8 or 16, by machine."""
-    return channels if isinstance(channels, int) and channels % BLOCK == 0 else None
+    return channels if isinstance(channels, int) and channels % CHANNEL_BLOCK == 0 else None
 
 
 @shape(f"{NCHWC}Conv")

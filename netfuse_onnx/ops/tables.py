@@ -10,12 +10,10 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.ops import schemas
-
-DOMAIN = "ai.onnx.ml"
-"""The domain whose attributes are weights."""
+from netfuse_onnx.ops.schemas import ML
 
 LEARNED = frozenset({"TfIdfVectorizer"})
-"""Operators of the default domain whose attributes are weights."""
+"""Operators of the default domain whose attributes are weights, as those of all of ai.onnx.ml are."""
 
 _LABELS = ("classlabels_ints", "classlabels_int64s", "classlabels_strings")
 
@@ -60,7 +58,7 @@ ONLY_ADDED: Mapping[str, tuple[int, int]] = {
 
 def learned(op: str, domain: str) -> bool:
     """True where the attributes of an operator are weights."""
-    return domain == DOMAIN or (not domain and op in LEARNED)
+    return domain == ML or (not domain and op in LEARNED)
 
 
 def signature(op: str, domain: str, version: int, attrs: Mapping[str, Any]) -> dict[str, Hashable] | None:

@@ -14,11 +14,9 @@ from netfuse_onnx.dims import APART
 from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step, tensors
 from netfuse_onnx.emit.emitter import Held
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
+from netfuse_onnx.ops import traits
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Dim, Lowering, ValueType, Weight
-
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
-"""Operators that copy no element."""
 
 Sizes = Callable[[Sequence[Dim]], tuple[int, ...]]
 """Dims with sizes in the place of those that are open."""
@@ -50,7 +48,8 @@ class Account:
 
 
 def is_view(step: Step) -> bool:
-    return step.op in VIEWS and not step.domain
+    """True for a node that copies no element."""
+    return traits.of(f"{step.domain}.{step.op}".removeprefix(".")).view
 
 
 class Accounts:
@@ -133,8 +132,7 @@ def _batched(offer: Lowering, option: Option, emit: CountingEmitter) -> Account:
     site = offer.site
     places = zip(site.node.inputs, offer.takes, site.inputs, site.parts, strict=False)
     ins = [_read(name, take, kind, parts, emit) for name, take, kind, parts in places]
-    result = option.emit(site, ins, emit)
-    given: Sequence[Any] = [result] if isinstance(result, Counted | tuple) else list(result)
+    given = option.emit(site, ins, emit)
     ports = [(tensors(held), take or SHARED) for held, take in zip(ins, offer.takes, strict=False)]
     ports += [(tensors(held), layout) for held, layout in zip(given, offer.gives, strict=False)]
     return Account(tuple(emit.steps), tuple(ports))

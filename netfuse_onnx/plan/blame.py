@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import rebuild
-from netfuse_onnx.ops import schemas
+from netfuse_onnx.ops import kinds, schemas
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Correspondence
@@ -55,9 +55,9 @@ def complaint(corr: Correspondence, site: Site) -> str:
         if value is not None and name and value.dtype.kind in "biuf":
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
         elif name:
-            model.graph.input.append(rebuild.declared(name, kind))
+            model.graph.input.append(kinds.declared(name, kind))
     outputs = zip(node.outputs, site.outputs, strict=True)
-    model.graph.output.extend(rebuild.declared(name, kind) for name, kind in outputs if name)
+    model.graph.output.extend(kinds.declared(name, kind) for name, kind in outputs if name)
     try:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception as fault:  # onnx raises many kinds

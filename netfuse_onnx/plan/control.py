@@ -16,9 +16,9 @@ from functools import partial
 
 import onnx
 
-from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.load.infer import infer
+from netfuse_onnx.ops import walk
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.nested import BodyPlan, NestedPlan
 from netfuse_onnx.plan.offers import Bodies, Candidates, propagate
@@ -88,7 +88,7 @@ class _Operator:
         weights = {name: self.corr.weights[name] for name in self.node.captured if name in self.corr.weights}
         outputs = tuple(value.name for value in graph.output)
         inner = Graph(
-            graph.name, (*inputs, *captured), outputs, nodes_of(graph),
+            graph.name, (*inputs, *captured), outputs, tuple(map(walk.node_of, graph.node)),
             {name: parts[0] for name, parts in weights.items()}, known,
         )  # fmt: skip
         typed = infer(replace(self.corr.sources[0], graph=inner)).graph
@@ -245,27 +245,6 @@ def _any_size(kind: ValueType) -> ValueType:
     return kind if kind.dims is None else replace(kind, dims=(None,) * len(kind.dims))
 
 
-def _without(kind: ValueType, axis: int) -> ValueType:
-    dims = kind.dims or ()
-    return replace(kind, dims=dims[:axis] + dims[axis + 1 :])
-
-
-def nodes_of(graph: onnx.GraphProto) -> tuple[Node, ...]:
-    """The nodes of a body in normal form."""
-    return tuple(
-        Node(
-            proto.op_type, proto.domain, proto.name, tuple(proto.input), tuple(proto.output),
-            {attr.name: onnx.helper.get_attribute_value(attr) for attr in proto.attribute},
-            tuple(dict.fromkeys(name for body in inside(proto) for name in outer(body))),
-        )
-        for proto in graph.node
-    )  # fmt: skip
-
-
-def outer(graph: onnx.GraphProto) -> Iterable[str]:
-    """The values that a body reads from outside, in order of use."""
-    own = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
-    for node in graph.node:
-        yield from (name for name in node.input if name and name not in own)
-        for body in inside(node):
-            yield from (name for name in outer(body) if name not in own)
+def _without(value: ValueType, axis: int) -> ValueType:
+    dims = value.dims or ()
+    return replace(value, dims=dims[:axis] + dims[axis + 1 :])

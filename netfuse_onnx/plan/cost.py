@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from netfuse_onnx.dims import volume
 from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import Hop, Layout, route
-from netfuse_onnx.ops.steering import UNJOINABLE
+from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.plan.account import Account, Accounts
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.rules import Site

@@ -10,8 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from netfuse_onnx.emit.counting import Counted
-from netfuse_onnx.load import rebuild
-from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.rules import Site
@@ -73,7 +72,7 @@ def _inferred(
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
         return {}
-    types = {info.name: value_type(info.type) for info in graph.value_info}
+    types = {info.name: kinds.of_proto(info.type) for info in graph.value_info}
     return {x: types[name] for x, name in names.items() if name in types and x in made and x not in known}
 
 
@@ -84,4 +83,4 @@ def _declare(model: ModelProto, name: str, tensor: Counted, kind: ValueType) -> 
         model.graph.initializer.append(TensorProto.FromString(tensor.value.SerializeToString()))
         model.graph.initializer[-1].name = name
     else:
-        model.graph.input.append(rebuild.declared(name, kind))
+        model.graph.input.append(kinds.declared(name, kind))

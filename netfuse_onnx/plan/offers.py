@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.rules import Option, Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
@@ -70,11 +70,11 @@ def _offers(
 ) -> list[Lowering]:
     node = site.node
     mapped = any(v in candidates.mapped for v in node.reads)
-    per_model = site.attrs or steering.random(node) or _unshareable(corr.graph, node)
+    per_model = site.attrs or traits.random(node) or _unshareable(corr.graph, node)
     if not mapped and not per_model:
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs), site)]
     reason = _cannot(corr, candidates, site)
-    if not reason and steering.bodies(node):
+    if not reason and traits.has_bodies(node):
         answer = bodies(corr, candidates, site)
         if isinstance(answer, Lowering):
             return [answer]
@@ -86,7 +86,7 @@ def _offers(
             Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers if tuned or not o.tuned
         ]
         if batched:
-            unjoinable = any(kind.dtype in steering.UNJOINABLE for kind in (*site.inputs, *site.outputs))
+            unjoinable = any(kind.dtype in kinds.UNJOINABLE for kind in (*site.inputs, *site.outputs))
             if not (unjoinable or tuned) or batched[0].gives[0] == SHARED:
                 return batched
             why = UNJOINABLE if unjoinable else CHEAPER
@@ -102,11 +102,11 @@ def _unshareable(graph: Graph, node: Node) -> bool:
 def _cannot(corr: Correspondence, candidates: Candidates, site: Site) -> str:
     """The reason why a node is replicated whatever its rules say, or ""."""
     node = site.node
-    if steering.random(node):
+    if traits.random(node):
         return RANDOM
     if _unshareable(corr.graph, node):
         return UNSHAREABLE
-    if site.attrs and steering.bodies(node):
+    if site.attrs and traits.has_bodies(node):
         return UNLIKE_BODY
     for name in node.inputs:
         if name in candidates.ragged:
@@ -156,7 +156,7 @@ def _mark(candidates: Candidates, corr: Correspondence, node: Node, options: Seq
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:
             candidates.mapped.add(name)
-    if first.became is Became.REPLICATED and steering.ragged(node, candidates.mapped, open_):
+    if first.became is Became.REPLICATED and traits.ragged(node, candidates.mapped, open_):
         for name in node.outputs:
             dims = corr.type_of(name).dims
             # A symbol of the graph's inputs is one size for all models; a join would notice if it lied.

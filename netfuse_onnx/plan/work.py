@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.emit.counting import Step
+from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK as BLOCK
 
-BLOCK = 16
-"""ONNX Runtime's CPU convolutions run on blocks of so many channels, where each group has whole blocks."""
 FEW = 4
 """Up to so many input channels, an ungrouped convolution reads a plain image into blocks."""
 

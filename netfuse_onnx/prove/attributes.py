@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto
 
-from netfuse_onnx.ops import schemas, tables
+from netfuse_onnx.ops import schemas, tables, walk
+from netfuse_onnx.ops.kinds import FLOATS
 from netfuse_onnx.prove.bits import value_bits, value_nbytes
-from netfuse_onnx.prove.scopes import every_node, operator
 from netfuse_onnx.storage.weights import array, weight_of
 from netfuse_onnx.types import Correspondence, Node
-
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 Attributes = Mapping[str, Any]
 
@@ -75,32 +73,25 @@ def _learned(family: Correspondence) -> Iterator[Learned]:
     for index, node in enumerate(family.graph.nodes):
         own = node.attrs
         if index in family.attrs:
-            yield Learned(node, node.name or f"{node.op}_{index}", tuple(map(_plain, family.attrs[index])))
+            each = tuple(map(walk.without_bodies, family.attrs[index]))
+            yield Learned(node, node.name or f"{node.op}_{index}", each)
         elif tables.learned(node.op, node.domain) and own:
-            yield Learned(node, node.name or f"{node.op}_{index}", (_plain(own),))
+            yield Learned(node, node.name or f"{node.op}_{index}", (walk.without_bodies(own),))
         for attrs in family.attrs.get(index, (own,)):
-            for value in attrs.values():
-                if isinstance(value, GraphProto):
-                    yield from _in_body(value)
+            for body in walk.bodies_of(attrs).values():
+                yield from _in_body(body)
 
 
 def _in_body(body: GraphProto) -> Iterator[Learned]:
-    for proto in every_node(body):
-        attrs = _attributes(proto)
-        if tables.learned(proto.op_type, proto.domain) and attrs:
-            node = Node(
-                proto.op_type, proto.domain, proto.name, tuple(proto.input), tuple(proto.output), attrs
-            )
+    for node in map(walk.node_of, walk.nodes(body)):
+        attrs = walk.without_bodies(node.attrs)
+        if tables.learned(node.op, node.domain) and attrs:
             yield Learned(node, "", (attrs,))
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    return _plain({attribute.name: schemas.value_of(attribute) for attribute in node.attribute})
-
-
-def _plain(attrs: Attributes) -> dict[str, Any]:
     """Without bodies, whose nodes count by themselves."""
-    return {name: value for name, value in attrs.items() if not isinstance(value, GraphProto)}
+    return walk.without_bodies(walk.node_of(node).attrs)
 
 
 @dataclass
@@ -122,9 +113,9 @@ class _File:
 
     def __init__(self, model: ModelProto, weights: frozenset[str]) -> None:
         self.nodes: dict[str, list[_Held]] = {}
-        for node in every_node(model.graph):
+        for node in walk.nodes(model.graph):
             attrs = _attributes(node)
-            self.nodes.setdefault(operator(node), []).append(_Held(node.name, attrs, _bits(attrs)))
+            self.nodes.setdefault(walk.key(node), []).append(_Held(node.name, attrs, _bits(attrs)))
         constants = (t for t in model.graph.initializer if t.name not in weights)
         self._floats = [t for t in constants if t.data_type in FLOATS]
 
@@ -151,7 +142,7 @@ class _File:
     def strange(self) -> Iterator[str]:
         """Nodes of the domain of tables whose attributes no source has."""
         for key, nodes in self.nodes.items():
-            if key.startswith(f"{tables.DOMAIN}."):
+            if key.startswith(f"{schemas.ML}."):
                 for held in nodes:
                     if held.attrs and not held.claimed:
                         yield f"Node {held.name!r} ({key}) of the merged model holds attributes of no source."

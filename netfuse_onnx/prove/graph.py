@@ -18,9 +18,11 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.ops.schemas import canonical
+from netfuse_onnx.ops.walk import bodies, key
+from netfuse_onnx.ops.walk import nodes as every_node
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.bits import same_tensor, unequal_attributes
-from netfuse_onnx.prove.scopes import Made, Origin, Scope, bodies, every_node, names, operator, title
+from netfuse_onnx.prove.scopes import Made, Origin, Scope, names, title
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 
@@ -148,10 +150,10 @@ class _Walk:
         if ours in self.nodes or theirs in self.taken:
             return self.nodes.get(ours) == theirs
         self.nodes[ours], self.taken[theirs] = theirs, ours
-        if operator(file.node) != operator(own.node):
+        if key(file.node) != key(own.node):
             self.problems.append(
-                f"Node {title(own.node)} is {operator(file.node)} in the file; merging these sources gives "
-                f"{operator(own.node)}."
+                f"Node {title(own.node)} is {key(file.node)} in the file; merging these sources gives "
+                f"{key(own.node)}."
             )
         elif not any(self._arity(file.node, own.node)):
             self._inside(file, own)
@@ -172,9 +174,9 @@ class _Walk:
         for name, have, want in unequal_attributes(file.node, own.node):
             told = f"Attribute {name!r} of node {node} is {have} in the file"
             self.problems.append(f"{told}; merging these sources gives {want}.")
-        right = bodies(own.node)
-        for name, inner in bodies(file.node).items():
-            for a, b in zip(inner, right.get(name, ()), strict=False):
+        for name in dict.fromkeys(name for name, _ in bodies(file.node)):
+            inner = ([body for other, body in bodies(each.node) if other == name] for each in (file, own))
+            for a, b in zip(*inner, strict=False):
                 self._body(Scope(a, file.scope), Scope(b, own.scope), f"body {name!r} of node {node}")
         pairs = list(zip(names(file.node.input), names(own.node.input), strict=True))
         for place, (a_name, b_name) in reversed(list(enumerate(pairs))):
@@ -198,7 +200,7 @@ class _Walk:
         for file, own in self.scopes.items():
             extra = [n for i, n in enumerate(file.graph.node) if (file, i) not in self.nodes]
             right = [n for i, n in enumerate(own.graph.node) if (own, i) not in self.taken]
-            if sorted(map(operator, extra)) != sorted(map(operator, right)):
+            if sorted(map(key, extra)) != sorted(map(key, right)):
                 told = title((extra or right)[0])
                 yield f"No output depends on node {told} of the file; merging gives none like it."
 

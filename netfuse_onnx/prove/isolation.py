@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
 from netfuse_onnx.proofs import Isolation
 from netfuse_onnx.prove.compare import compare
 from netfuse_onnx.prove.judge import Judge
@@ -90,7 +90,7 @@ class _Lab:
             if node.op in ("Shape", "Size") or fed.isdisjoint(node.reads):
                 continue
             fed.update(node.outputs)
-            if steering.ragged(node, fed, frozenset()) or steering.bodies(node):
+            if traits.ragged(node, fed, frozenset()) or traits.has_bodies(node):
                 return True
         return False
 

@@ -6,21 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any
 
+from netfuse_onnx.ops import traits
 from netfuse_onnx.types import Correspondence, Graph, Node
 
-RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
 QUANTISED = ("QuantizeLinear", "DynamicQuantize", "QLinear", "ConvInteger", "MatMulInteger", "MatMulNBits")
 BOUNDED = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "Erf", "Softsign", "Sin", "Cos"})
 """Activations computed to an absolute error: where all of them are tiny, tiny is no scale."""
 KEEPS_BOUNDS = frozenset({"Mul", "Max", "Min"})
 """Operators that give something bounded where all their inputs are."""
-MOVING = frozenset(
-    {"Cast", "Identity", "Transpose", "Reshape", "Slice", "Gather", "Squeeze", "Unsqueeze", "Split"}
-)
 ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinear")
 PRECISION = {10: 2, 16: 3, 1: 1, 11: 0} | dict.fromkeys((17, 18, 19, 20, 23, 24), 4)
 """onnx.TensorProto.DataType -> rank of its imprecision."""
@@ -111,26 +105,18 @@ def _own(graph: Graph, name: str) -> int:
 
 
 def _random(graph: Graph, node: Node) -> bool:
-    """Random whatever its seed: a merged graph may draw in another order. Bodies are looked into."""
+    """True whatever its seed: a merged graph may draw in another order."""
     if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2]:
         flag = graph.weights.get(node.inputs[2])
         return flag is None or flag.data != b"\0"
-    bodies = [a for a in node.attrs.values() if hasattr(a, "node") and hasattr(a, "initializer")]
-    return node.op in RANDOM or any(_random_body(body) for body in bodies)
-
-
-def _random_body(body: Any) -> bool:
-    return any(
-        node.op_type in RANDOM or any(_random_body(a.g) for a in node.attribute if a.HasField("g"))
-        for node in body.node
-    )
+    return traits.random(node)
 
 
 def _bounded(node: Node, above: Mapping[str, _Traits]) -> bool:
     """True where a node gives what bounded activations gave: moved, beside other values, or multiplied with
     others of its kind."""
     marks = [above[name].bounded for name in node.inputs if name in above]
-    if node.op in MOVING:
+    if traits.of(node.op).moves or node.op == "Cast":
         return bool(marks) and marks[0]
     if node.op in KEEPS_BOUNDS:
         return bool(marks) and all(marks)

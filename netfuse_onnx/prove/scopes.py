@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
-from netfuse_onnx.ops.schemas import canonical
+from netfuse_onnx.ops.walk import key
 
 
 class Made(enum.StrEnum):
@@ -80,16 +80,10 @@ class Origin:
         return str(self.made)
 
 
-def operator(node: NodeProto) -> str:
-    """`Conv`, or `com.microsoft.FusedConv` outside of the default domain."""
-    domain = canonical(node.domain)
-    return f"{domain}.{node.op_type}" if domain else node.op_type
-
-
 def title(node: NodeProto) -> str:
     """A node as messages name it: by its name, or by the first value that it gives."""
     name = node.name or f"-> {next(filter(None, node.output), '')}"
-    return f"{name!r} ({operator(node)})"
+    return f"{name!r} ({key(node)})"
 
 
 def names(values: Iterable[str]) -> list[str]:
@@ -98,23 +92,3 @@ def names(values: Iterable[str]) -> list[str]:
     while kept and not kept[-1]:
         kept.pop()
     return kept
-
-
-def bodies(node: NodeProto) -> dict[str, list[GraphProto]]:
-    """The graphs that a node holds, by attribute."""
-    found = {}
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            found[attribute.name] = [attribute.g]
-        elif attribute.type == AttributeProto.GRAPHS:
-            found[attribute.name] = list(attribute.graphs)
-    return found
-
-
-def every_node(graph: GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a graph, those of bodies included."""
-    for node in graph.node:
-        yield node
-        for inner in bodies(node).values():
-            for body in inner:
-                yield from every_node(body)

@@ -17,21 +17,14 @@ import onnx
 from numpy.typing import NDArray
 
 from netfuse_onnx.load.infer import infer
-from netfuse_onnx.ops import steering
+from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.kinds import SHAPE_TYPES
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Correspondence, Node, ValueType, Weight
 
 LIMIT = 128
 """Most elements of a folded constant: shapes and axes, not tables."""
 
-GROWING = frozenset(
-    {
-        "AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand",
-        "EyeLike", "GridSample", "HammingWindow", "HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot",
-        "Pad", "Range", "Resize", "STFT", "Tile", "TopK", "Upsample",
-    }
-)  # fmt: skip
-"""Operators whose outputs may be larger than their inputs: computed where inference tells a small size."""
 WINDOWED = ("Conv", "ConvInteger", "Pool", "ConvTranspose", "DeformConv")
 """Ends of the names of operators that pad inside: a huge one may give a small output. Never computed."""
 
@@ -84,10 +77,10 @@ def _renumbered(corr: Correspondence, left: list[Node]) -> dict[int, tuple[Mappi
 
 def _value(corr: Correspondence, known: Mapping[str, Values], node: Node) -> list[Values] | None:
     """The outputs of a node whose inputs are known, or whose input's shape is; else None."""
-    if node.domain or steering.random(node) or steering.bodies(node) or "" in node.outputs:
+    if node.domain or traits.random(node) or traits.has_bodies(node) or "" in node.outputs:
         return None
     types = [corr.graph.types.get(name, ValueType()) for name in node.outputs]
-    if not all(kind.dtype in INTEGERS for kind in types):
+    if not all(kind.dtype in SHAPE_TYPES for kind in types):
         return None
     if node.op == "Shape":
         return _shape(corr, node)
@@ -113,12 +106,9 @@ def _small(node: Node, types: list[ValueType]) -> bool:
         if dims is not None and len(sizes) == len(dims):
             if math.prod(sizes) > LIMIT:
                 return False
-        elif node.op in GROWING:
+        elif traits.of(node.op).grows:  # computed only where inference tells a small size
             return False
     return True
-
-
-INTEGERS = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL})
 
 
 def _shape(corr: Correspondence, node: Node) -> list[Values] | None:

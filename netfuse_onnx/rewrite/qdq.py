@@ -1,9 +1,9 @@
 """Networks of DequantizeLinear, operator, QuantizeLinear whose scales differ: the operator works on bytes.
 
 ONNX Runtime fuses such a group to one operator on bytes when it loads a model. In a merged graph scales are
-one per model, along an axis, and then it does not, or it does and fails (seen in 1.32 for Conv with uint8,
-Sigmoid, LeakyRelu and the average pools). So the groups that it would fuse in a source are fused here, as it
-does it there, before the plan; the rules of the operators on bytes keep the sums in int8 kernels.
+one per model, along an axis, and then it does not, or it does and fails (gaps.SCALES_PER_AXIS_FUSED). So
+the groups that it would fuse in a source are fused here, as it does it there, before the plan; the rules of
+the operators on bytes keep the sums in int8 kernels.
 
 Groups whose scales and zero points are the same in all models are left as they are.
 """
@@ -18,30 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.schemas import MICROSOFT
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Correspondence, Node, ValueType, Weight
 
-MICROSOFT = "com.microsoft"
 UINT8, INT8, INT32 = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32
 LEAST: dict[int, int] = {UINT8: 0, INT8: -128}
 SAME_BIAS = 1e-4
 """Largest relative distance of a bias's scale from the product of the others."""
-
-MOVERS = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Slice",
-        "Gather",
-        "Expand",
-        "Tile",
-        "MaxPool",
-    }
-)
-"""Operators that give their elements as they are: with one scale before and after they work on bytes."""
 
 UNARY = {"Sigmoid": "QLinearSigmoid", "LeakyRelu": "QLinearLeakyRelu", "AveragePool": "QLinearAveragePool",
          "GlobalAveragePool": "QLinearGlobalAveragePool"}  # fmt: skip
@@ -332,5 +317,5 @@ FUSE: dict[str, Fuse] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     **dict.fromkeys(UNARY, _unary),
-    **dict.fromkeys(MOVERS, _mover),
+    **dict.fromkeys(traits.keys("same_scale"), _mover),
 }

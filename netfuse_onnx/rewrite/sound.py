@@ -12,16 +12,17 @@ from dataclasses import replace
 
 from netfuse_onnx.dims import APART
 from netfuse_onnx.load.infer import infer
+from netfuse_onnx.ops.kinds import has_rank, sizes_only
 from netfuse_onnx.types import Correspondence, Dim, Graph, ValueType
 
 
 def sound(corr: Correspondence) -> Correspondence:
     """The correspondence with `believed`, the types of its values by which it may be planned."""
     graph = corr.graph
-    start = {name: _nameless(kind) for name, kind in graph.types.items()} | _own_symbols(graph)
-    found = infer(replace(corr.sources[0], graph=replace(graph, types=start))).graph.types
-    believed = {name: _ranked(found[name], start[name]) for name in start if name in found}
-    return replace(corr, believed=believed)
+    start = {name: sizes_only(kind) for name, kind in graph.types.items()} | _own_symbols(graph)
+    types = infer(replace(corr.sources[0], graph=replace(graph, types=start))).graph.types
+    ranked = {name: kind for name, kind in types.items() if name in start and has_rank(kind)}
+    return replace(corr, believed={name: ranked.get(name, start[name]) for name in start if name in types})
 
 
 def _own_symbols(graph: Graph) -> dict[str, ValueType]:
@@ -44,14 +45,3 @@ def _apart(kind: ValueType, seen: set[str]) -> ValueType:
             yield found
 
     return replace(kind, dims=tuple(names()))
-
-
-def _nameless(kind: ValueType) -> ValueType:
-    if kind.dims is None:
-        return kind
-    return replace(kind, dims=tuple(dim if isinstance(dim, int) else None for dim in kind.dims))
-
-
-def _ranked(found: ValueType, known: ValueType) -> ValueType:
-    """The type that inference finds, or the known one where it finds nothing."""
-    return known if found.dims is None and found.proto is None else found

@@ -73,12 +73,12 @@ def need(condition: bool, reason: str) -> None:
 
 
 def all_widths(
-    pads: Tensor, known: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
+    pads: Tensor, values: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
 ) -> Tensor:
-    """Widths [2*rank] for Pad, from `pads`, those of some `axes`; `known` are its values. Pad's own axes are
-    never used: ort_compat.PAD_AXES_MOVED."""
-    if known is not None:
-        flat, merged = known.reshape(-1).tolist(), [0] * (2 * rank)
+    """Widths [2*rank] for Pad, from `pads`, the widths of some `axes`, whose `values` may be known. Pad's own
+    axes are never used: gaps.PAD_AXES_MOVED."""
+    if values is not None:
+        flat, merged = values.reshape(-1).tolist(), [0] * (2 * rank)
         for k, axis in enumerate(axes):
             merged[axis], merged[axis + rank] = flat[k], flat[k + len(axes)]
         return emit.const(merged)

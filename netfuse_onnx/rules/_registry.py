@@ -1,4 +1,4 @@
-"""What a rule is, and the table of all rules.
+"""The table of all rules, and the types that a rule is made of.
 
 A rule looks at a Site, one node as the planner sees it, and offers Options: the layouts it takes, the
 layouts it gives, and a body that emits nodes. It never decides and never names anything. A rule that
@@ -35,9 +35,10 @@ class Option:
     became: Became = Became.BATCHED
     tuned: bool = False
 
-    def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> Held | Sequence[Held]:
-        """Emit the nodes of the body on tensors in the layouts that it takes."""
-        return self.body(site, Operands(site, tensors), emit)
+    def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> list[Held]:
+        """Emit the nodes of the body on tensors in the layouts that it takes, and give its outputs."""
+        result = self.body(site, Operands(site, tensors), emit)
+        return result if isinstance(result, list) else [result]
 
 
 Offers = Callable[[Site], Iterator[Option]]
@@ -57,7 +58,7 @@ REGISTRY: dict[str, list[Rule]] = {}
 
 
 DIFFERING: dict[str, list[Rule]] = {}
-"""The same for nodes whose attributes differ between the models: rules that make constants of them."""
+"""Operator key -> the rules that make constants of attributes that differ between the models."""
 
 
 def family(*ops: str, how: str = "", differing: bool = False) -> Callable[[Offers], Offers]:
@@ -115,15 +116,17 @@ def options(site: Site) -> tuple[list[Option], str]:
         return [], REASONS.get(site.node.key, f"no batching rule for {site.node.key}")
     if name := _unranked(site):
         return [], f"the rank of {name!r} is unknown"
-    found: list[Option] = []
+    on_offer: list[Option] = []
     reasons: list[str] = []
     for entry in rules:
         try:
-            found += (option for option in entry.offers(site) if _fits(option, site))
+            on_offer += (option for option in entry.offers(site) if _fits(option, site))
         except Refuse as refusal:
             reasons.append(str(refusal))
-    found.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
-    return found, "" if found else "; ".join(dict.fromkeys(reasons)) or "no form of its rule applies here"
+    on_offer.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
+    return on_offer, "" if on_offer else "; ".join(
+        dict.fromkeys(reasons)
+    ) or "no form of its rule applies here"
 
 
 def _fits(option: Option, site: Site) -> bool:
@@ -134,17 +137,21 @@ def _fits(option: Option, site: Site) -> bool:
         *zip(node.inputs, option.takes, site.inputs, strict=False),
         *zip(node.outputs, option.gives, site.outputs, strict=False),
     )
-    for name, layout, kind in rows:
-        if name and layout is not None and not layout.fits(None if kind.proto else kind.dims or ()):
+    for name, layout, value_type in rows:
+        if (
+            name
+            and layout is not None
+            and not layout.fits(None if value_type.proto else value_type.dims or ())
+        ):
             return False
     return True
 
 
 def _unranked(site: Site) -> str:
-    """A tensor of the node that no layout can be given to, or ""."""
+    """The name of a tensor without a rank, which can have no layout, or ""."""
     node = site.node
-    for name, kind in zip((*node.inputs, *node.outputs), (*site.inputs, *site.outputs), strict=True):
-        if name and kind.dims is None and kind.proto is None:
+    for name, value_type in zip((*node.inputs, *node.outputs), (*site.inputs, *site.outputs), strict=True):
+        if name and value_type.dims is None and value_type.proto is None:
             return name
     return ""
 

@@ -93,7 +93,7 @@ class Site:
     weight: tuple[bool, ...]
     values: tuple[np.ndarray[Any, Any] | None, ...]
     attrs: tuple[Mapping[str, Any], ...] = ()
-    """Where attributes differ between the models: those of each; else empty."""
+    """The attributes of each model where they differ; else empty."""
     parts: tuple[tuple[Weight, ...], ...] = ()
     """The source weights of each input: one where all models share it, one per model, or none."""
 
@@ -117,7 +117,7 @@ class Site:
     # ------------------------------------------------------------------ inputs and outputs
 
     def position(self, key: Key) -> int:
-        """Where an input stands; -1 for one that the operator does not have at this opset."""
+        """The position of an input; -1 for one that the operator does not have at this opset."""
         if isinstance(key, int):
             return key
         return _positions(self.op, self.node.domain, self._version).get(key.lower(), -1)
@@ -140,7 +140,7 @@ class Site:
         return any(self[key].mapped for key in keys)
 
     def dims(self, key: Key) -> tuple[Dim, ...]:
-        """As Input.dims."""
+        """Dims per model of an input. Refuses where its rank is unknown."""
         return self[key].dims
 
     def rank(self, key: Key) -> int:
@@ -199,7 +199,7 @@ class Site:
         return self._attr(name, self.node.attrs)
 
     def attr_of_each(self, name: str) -> list[Any]:
-        """The same for each model, where attributes differ between them."""
+        """The value of an attribute in each model, where attributes differ between them."""
         return [self._attr(name, attrs) for attrs in self.attrs]
 
     def _attr(self, name: str, attrs: Mapping[str, Any]) -> Any:
@@ -224,7 +224,7 @@ class Site:
         return value + rank if value < 0 else value
 
     def own_axis(self, value: int, rank: int) -> int:
-        """The same for an axis that must be there. Refuses where it is not, as every runtime does."""
+        """An axis counted from the front. Refuses one that is not there, as every runtime does."""
         if not -rank <= value < max(rank, 1):
             raise Refuse(f"it names axis {value} of a value that has {rank}")
         return self.axis(value, rank)
@@ -252,7 +252,7 @@ class Operands(tuple[Any, ...]):
         return self[i] if 0 <= i < len(self) else None
 
     def __or__(self, changes: Mapping[Any, Any]) -> Operands:
-        """The same with other tensors for some inputs; None takes an input away."""
+        """A copy with other tensors for some inputs; None takes an input away."""
         tensors = list(self)
         for key, tensor in changes.items():
             i = self.site.position(key)

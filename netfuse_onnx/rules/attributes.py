@@ -72,7 +72,7 @@ ACTIVATIONS: dict[str, tuple[Form, tuple[str, ...]]] = {
 
 @family(*ACTIVATIONS, differing=True)
 def activation(site: Site) -> Iterator[Option]:
-    """written out, with one constant per model for each attribute that differs"""
+    """The operator is written out, with one constant per model for each attribute that differs."""
     form, names = ACTIVATIONS[site.op]
     _only(site, *names)
     rank = site.rank(0)
@@ -86,7 +86,7 @@ def activation(site: Site) -> Iterator[Option]:
 
 @family("ai.onnx.ml.Scaler", differing=True)
 def scaler(site: Site) -> Iterator[Option]:
-    """(x - offset) * scale, with the offsets and scales of each model"""
+    """It becomes (x - offset) * scale, with the offsets and scales of each model."""
     _only(site, "offset", "scale")
     need(all({"offset", "scale"} <= attrs.keys() for attrs in site.attrs), "it has no offset or no scale")
     counts = {len(attrs[name]) for attrs in site.attrs for name in ("offset", "scale")}
@@ -107,7 +107,7 @@ def scaler(site: Site) -> Iterator[Option]:
 
 @family("ai.onnx.ml.LinearRegressor", differing=True)
 def linear_regressor(site: Site) -> Iterator[Option]:
-    """batched: M(bc), M(ct) + M(t) -> M(bt), with the coefficients of each model"""
+    """Batched: M(bc), M(ct) + M(t) -> M(bt), with the coefficients of each model."""
     _only(site, "coefficients", "intercepts")
     need(site.attr("post_transform") == b"NONE", "it transforms its scores")
     need(site.rank(0) == 2, "its input is not a matrix")

@@ -28,15 +28,15 @@ from netfuse_onnx.types import Became, Dim
 
 @family("MatMul", "Gemm")
 def pointwise(site: Site) -> Iterator[Option]:
-    """a 1x1 convolution, with --target: 1(MK)r, (MO)K1 -> 1(MO)r, a group per model; or of one input, 1Kr"""
+    """With --target, a 1x1 convolution, a group per model: 1(MK)r, (MO)K1 -> 1(MO)r; or of one input, 1Kr."""
     layout = last_as_channels(site.dims(0))
     need(layout is not None, "its input has no channels of a known number")
     need(site.is_mapped(1) and site.weight[1], "it has no weights per model")
     need(site.rank(1) == 2, "its weight is not one matrix")
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
-    trans_a, turned = (bool(site.attr(name)) for name in ("transA", "transB"))
-    plain = all(site.attr(name) in (None, 1.0) for name in ("alpha", "beta")) and not trans_a
-    need(plain, "it scales or transposes its input")
+    unscaled = all(site.attr(name) in (None, 1.0) for name in ("alpha", "beta"))
+    need(unscaled and not site.attr("transA"), "it scales or transposes its input")
+    turned = bool(site.attr("transB"))
     bias = _bias(site)
     assert layout is not None
     own = site.mapped[0]
@@ -58,11 +58,11 @@ def pointwise(site: Site) -> Iterator[Option]:
 
 @family("Einsum")
 def einsum_pointwise(site: Site) -> Iterator[Option]:
-    """a 1x1 convolution, with --target, where it is a product with weights: ibh,hnd->ibnd"""
-    found = _linear(site.attr("equation").decode().replace(" ", ""))
-    need(found is not None and len(site.node.inputs) == 2, "it is no product with weights")
-    assert found is not None
-    rows, inner, outer, turned = found
+    """With --target, a product with weights becomes a 1x1 convolution: ibh,hnd->ibnd."""
+    product = _linear(site.attr("equation").decode().replace(" ", ""))
+    need(product is not None and len(site.node.inputs) == 2, "it is no product with weights")
+    assert product is not None
+    rows, inner, outer, turned = product
     own = site.mapped[0]
     need(site.is_mapped(1) and site.weight[1], "it has no weights per model")
     need(own or inner == 1, "its input is equal in all models, with several inner axes")
@@ -105,7 +105,7 @@ def _linear(equation: str) -> tuple[int, int, int, bool] | None:
 
 
 def _bias(site: Site) -> Layout | None:
-    """How a Gemm's C is taken, one number per channel. None where there is none."""
+    """The layout of a Gemm's C, which holds one number per channel; None where there is none."""
     if not site.has(2):
         return None
     dims = site.dims(2)
@@ -119,7 +119,7 @@ def _bias(site: Site) -> Layout | None:
 
 @family("Reshape")
 def heads(site: Site) -> Iterator[Option]:
-    """channels in heads, with --target: (..)(h k) <-> (..)hk, where they stand in front and stay there"""
+    """With --target, channels in front are split into heads or joined, and stay: (..)(h k) <-> (..)hk."""
     site.only_mapped(0)
     dims, out = site.dims(0), site.out_dims()
     split, joined = _regrouped(dims, out), _regrouped(out, dims)
@@ -138,7 +138,7 @@ def heads(site: Site) -> Iterator[Option]:
 
 
 def _regrouped(whole: Sequence[Dim], parts: Sequence[Dim]) -> bool:
-    """Whether [.., h*k] -> [.., h, k] with at least two axes before, which are known to stay."""
+    """True for [.., h*k] -> [.., h, k] with at least two axes before, which are known to stay."""
     at = len(whole) - 1
     if at < 2 or len(parts) != at + 2 or not all(map(same_dim, whole[:at], parts[:at])):
         return False
@@ -148,7 +148,7 @@ def _regrouped(whole: Sequence[Dim], parts: Sequence[Dim]) -> bool:
 
 @family("Transpose")
 def turned_heads(site: Site) -> Iterator[Option]:
-    """channels to the front or back, with --target, in the one Transpose that the source has anyway"""
+    """With --target, the source's own Transpose also moves channels to the front or back."""
     rank = site.rank(0)
     need(rank >= 3, "it moves no heads")
     perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]

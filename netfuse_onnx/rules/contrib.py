@@ -8,13 +8,12 @@ from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import conv, elementwise, matmul
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, family, rule
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became
-
-DOMAIN = "com.microsoft"
 
 
 def fused(emit: Emitter, op: str, *ins: Tensor | None, **attrs: Any) -> Tensor:
@@ -27,7 +26,7 @@ def fused(emit: Emitter, op: str, *ins: Tensor | None, **attrs: Any) -> Tensor:
 
 @family(f"{DOMAIN}.Gelu", f"{DOMAIN}.QuickGelu")
 def activation(site: Site) -> Iterator[Option]:
-    """element by element, in whatever layout the input has"""
+    """Each element is computed on its own, in whatever layout the input has."""
     yield from per_axis(site, lambda layout: emit_same_op, name="activation")
 
 
@@ -37,7 +36,7 @@ GELU = {"BiasGelu": "Gelu", "FastGelu": "FastGelu"}
 
 @family(*(f"{DOMAIN}.{op}" for op in GELU))
 def biased_activation(site: Site) -> Iterator[Option]:
-    """element by element; a bias that differs between the models is added first"""
+    """Each element is computed on its own; a bias that differs between the models is added first."""
     rank = site.rank(0)
     if not site.is_mapped(1):
         yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="biased_activation")
@@ -45,8 +44,7 @@ def biased_activation(site: Site) -> Iterator[Option]:
     for option in elementwise.broadcasting(seen_as(site, "Add", (0, 1))):
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            total = inner.emit(seen_as(site, "Add", (0, 1)), ins, emit)
-            return fused(emit, GELU[site.op], total)
+            return fused(emit, GELU[site.op], *inner.emit(seen_as(site, "Add", (0, 1)), ins, emit))
 
         yield replace(option, rule="biased_activation", body=body)
 
@@ -61,7 +59,7 @@ def _group(site: Site) -> int:
 @rule(f"{DOMAIN}.FusedConv", takes=(FOLDED(1), FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
       became=Became.GROUPED)  # fmt: skip
 def fused_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, with the sum and the activation that it has"""
+    """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, with the sum and the activation that it has."""
     return emit_same_op(site, ins, emit, group=emit.models * _group(site))
 
 
@@ -71,13 +69,13 @@ def _wide(site: Site) -> str:
 
 @rule(f"{DOMAIN}.FusedConv", takes=(SHARED, FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), when=_wide)
 def fused_conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
+    """Wide: NCHW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
     return emit_same_op(site, ins, emit)
 
 
 @rule(f"{DOMAIN}.FusedConv", takes=(FOLDED(0), SHARED, SHARED, FOLDED(0)), gives=FOLDED(0))
 def fused_conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """one set of filters: (MN)CHW, OCkk -> (MN)OHW, the models join the batch"""
+    """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
     return emit_same_op(site, ins, emit)
 
 
@@ -86,7 +84,7 @@ def fused_conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) 
 
 @family(f"{DOMAIN}.FusedGemm")
 def fused_gemm(site: Site) -> Iterator[Option]:
-    """batched: MatMul, Add and the activation"""
+    """Batched: it becomes MatMul, Add and the activation."""
     given = ("transA", "transB", "alpha", "beta")
     plain = seen_as(
         site, "Gemm", range(len(site.node.inputs)), {k: site.attr(k) for k in given if k in site.node.attrs}
@@ -102,7 +100,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
     for option in matmul.gemm(plain):
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
-            return emit(name, inner.emit(plain, ins, emit), **attrs)
+            return emit(name, *inner.emit(plain, ins, emit), **attrs)
 
         yield replace(option, rule="fused_gemm", body=body)
 
@@ -111,7 +109,7 @@ TAKES = {
     "Elu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Selu": ("alpha", "gamma"),
     "ThresholdedRelu": ("alpha",),
 }  # fmt: skip
-"""Which parameters an activation has."""
+"""The parameters of an activation."""
 
 REGISTRY[f"{DOMAIN}.FusedGemm"] += [
     entry for entry in REGISTRY["Gemm"] if entry.name == "gemm_shared_weights"
@@ -120,14 +118,14 @@ REGISTRY[f"{DOMAIN}.FusedGemm"] += [
 
 @family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")
 def fused_matmul(site: Site) -> Iterator[Option]:
-    """batched: M(..ik), M(..kj) -> M(..ij), transposed and scaled as it was"""
+    """Batched: M(..ik), M(..kj) -> M(..ij), transposed and scaled as before."""
     ranks = [site.rank(0), site.rank(1)]
     takes = site.own_layouts
     wide = max(*ranks, 2)
     vector = ranks[1] == 1 and bool(site.attr("transA"))
-    need(
+    need(  # gaps.VECTOR_UNTRANSPOSED
         not vector,
-        "ONNX Runtime (1.32) reads a transposed matrix beside a vector as if it were not transposed",
+        "ONNX Runtime reads a transposed matrix beside a vector as if it were not transposed",
     )
     batch_moved = [bool(site.attr(f"transBatch{side}")) and ranks[i] > 2 for i, side in enumerate("AB")]
 
@@ -155,7 +153,7 @@ def fused_matmul(site: Site) -> Iterator[Option]:
 
 @family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")
 def fused_matmul_shared_weights(site: Site) -> Iterator[Option]:
-    """one weight: (M..)ik, kj -> (M..)ij, the models join the rows"""
+    """With one weight the models join the rows: (M..)ik, kj -> (M..)ij."""
     need(not site.attr("transA") and not site.attr("transBatchA"), "its rows are not where models join")
     yield from matmul.matmul_shared_weights(site)
 
@@ -170,7 +168,7 @@ PACKED = (
 
 @family(f"{DOMAIN}.MatMulNBits", f"{DOMAIN}.MatMulBnb4")
 def packed(site: Site) -> Iterator[Option]:
-    """one weight, the models join the rows; or one input for all models, whose weights are more columns"""
+    """With one weight the models join the rows; with one input their weights are more columns."""
     rank, weights = site.rank(0), site.names[1:]
     if not site.is_mapped(*weights):
         yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="packed")

@@ -11,10 +11,10 @@ from netfuse_onnx.dims import known, same_dim, same_name
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Input, Operands, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.types import Dim
 
 Takes: TypeAlias = Mapping[str, Layout | None]
@@ -91,7 +91,7 @@ def joined(site: Site, name: str, takes: Takes, gives: Sequence[Layout]) -> Opti
 
 @family(f"{DOMAIN}.MultiHeadAttention")
 def multi_head(site: Site) -> Iterator[Option]:
-    """the models join the batch; a bias that differs between them is added to query, key and value first"""
+    """The models join the batch; a bias that differs between them is added to query, key and value first."""
     operands = ("query", "key", "value")
     mask = mask_layout(site, site["key_padding_mask"], four_axes=False)
     takes: dict[str, Layout | None] = dict.fromkeys((*operands, "past_key", "past_value"), BATCH)
@@ -123,7 +123,7 @@ PROMPT = (
 
 @family(f"{DOMAIN}.GroupQueryAttention")
 def grouped_queries(site: Site) -> Iterator[Option]:
-    """without a cache the models join the batch; lengths and rotary caches are the same for all models"""
+    """Without a cache of keys the models join the batch; they share lengths and rotary caches."""
     need(not site.has("past_key"), PROMPT)
     batched = ("query", "key", "value", "past_value", "seqlens_k", "position_ids")
     takes = {**dict.fromkeys(batched, BATCH), "attention_bias": _scores_bias(site)}
@@ -132,7 +132,7 @@ def grouped_queries(site: Site) -> Iterator[Option]:
 
 @family(f"{DOMAIN}.RotaryEmbedding")
 def rotary(site: Site) -> Iterator[Option]:
-    """the models join the batch; the caches are the same for all models"""
+    """The models join the batch; the caches are the same for all models."""
     positions = BATCH if site.rank("position_ids") == 2 else SHARED
     takes = site.takes({"input": BATCH, "position_ids": positions})
     yield Option("rotary", takes, (BATCH,), emit_same_op)
@@ -146,7 +146,7 @@ KEPT = ("num_heads", "mask_filter_value", "scale", "unidirectional")
 
 @family(f"{DOMAIN}.Attention")
 def attention(site: Site) -> Iterator[Option]:
-    """weights that differ: a batched product, then MultiHeadAttention on the models in the batch"""
+    """Weights that differ become a batched product; MultiHeadAttention follows, the models in its batch."""
     mask = mask_layout(site, site["mask_index"], four_axes=True)
     takes: dict[str, Layout | None] = {"input": BATCH, "mask_index": mask, "past": FOLDED(1)}
     takes["attention_bias"] = _scores_bias(site)

@@ -10,23 +10,22 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
+from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became, Dim
 
 NCHWC = "com.microsoft.nchwc"
-BLOCK = 16
-"""The larger of the two sizes of a block."""
 
 
 def _whole(channels: Dim) -> bool:
-    return isinstance(channels, int) and channels > 0 and channels % BLOCK == 0
+    return isinstance(channels, int) and channels > 0 and channels % CHANNEL_BLOCK == 0
 
 
 @family(f"{NCHWC}.Conv")
 def blocked_conv(site: Site) -> Iterator[Option]:
-    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW; one image: every model's filters"""
+    """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
     group = int(site.attr("group"))
     filters, inner = site.dims(1)[:2]
     if not site.is_mapped(1) and not site.is_mapped(2):
@@ -59,14 +58,14 @@ POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Upsamp
 
 @family(*(f"{NCHWC}.{op}" for op in POOLS))
 def blocked_pool(site: Site) -> Iterator[Option]:
-    """over the spatial axes: the models join the batch or the channels"""
+    """It works over the spatial axes, so the models join the batch or the channels."""
     for layout in (FOLDED(0), FOLDED(1)):
         yield Option("blocked_pool", (layout,), (layout,), emit_same_op)
 
 
 @family(f"{NCHWC}.ReorderInput")
 def into_blocks(site: Site) -> Iterator[Option]:
-    """the models join the batch, or the channels where these fill their blocks"""
+    """The models join the batch, or the channels where these fill their blocks."""
     yield Option("into_blocks", (FOLDED(0),), (FOLDED(0),), emit_same_op)
     axis = site.rank(0) - 1 if site.attr("channels_last") else 1
     if _whole(site.dims(0)[axis]):
@@ -75,7 +74,7 @@ def into_blocks(site: Site) -> Iterator[Option]:
 
 @family(f"{NCHWC}.ReorderOutput")
 def out_of_blocks(site: Site) -> Iterator[Option]:
-    """the models join the batch, or the channels where these fill their blocks"""
+    """The models join the batch, or the channels where these fill their blocks."""
     yield Option("out_of_blocks", (FOLDED(0),), (FOLDED(0),), emit_same_op)
     channels = int(site.attr("channels"))
     axis = site.rank(0) - 1 if site.attr("channels_last") else 1

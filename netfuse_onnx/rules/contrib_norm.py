@@ -1,6 +1,6 @@
 """ONNX Runtime's normalisations that begin with a sum: skip connections and embeddings.
 
-What differs between the models (scale, bias, tables) leaves the fused operator, which is left with ones, or
+A scale, bias or table that differs between the models leaves the fused operator, which is left with ones, or
 the standard's operator where the opset has one; Mul and Add by [N, 1.., D] follow.
 """
 
@@ -16,10 +16,10 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold as folded
 from netfuse_onnx.layouts.folded import unfold
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 
 STANDARD = {
     "SkipLayerNormalization": ("LayerNormalization", 17),
@@ -30,7 +30,7 @@ STANDARD = {
 
 @family(*(f"{DOMAIN}.{op}" for op in STANDARD))
 def skip_norm(site: Site) -> Iterator[Option]:
-    """the models join the batch; a scale or bias that differs between them becomes Mul and Add"""
+    """The models join the batch; a scale or bias that differs between them becomes Mul and Add."""
     same_shape = _same_shape(site)
     affine = site.is_mapped("gamma", "beta", "bias")
     if not affine and (same_shape or (not site.is_mapped("skip") and _narrower(site))):
@@ -109,8 +109,7 @@ def _fused(site: Site, same_shape: bool) -> Option:
 
 
 def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
-    """The input, the skip and the bias, in the shape of the input. ONNX Runtime (1.32) takes the first rows
-    of a skip that has more of them, where Add would make the input as large."""
+    """The input, the skip and the bias, in the shape of the input: gaps.SKIP_CUT."""
     rank = site.rank("input")
     total = emit("Add", aligned(site, ins, "input", rank, emit), aligned(site, ins, "skip", rank, emit))
     if not _narrower(site):
@@ -139,7 +138,7 @@ TABLES = ("word_embedding", "position_embedding", "segment_embedding")
 
 @family(f"{DOMAIN}.EmbedLayerNormalization")
 def embed_norm(site: Site) -> Iterator[Option]:
-    """tables that all models share: the models join the batch; else lookups, sums and a normalisation"""
+    """With shared tables the models join the batch; else it becomes lookups, sums and a normalisation."""
     whole = not site.has("position_ids") or same_dim(site.dims("position_ids")[0], site.dims("input_ids")[0])
     if not site.is_mapped(*TABLES, "gamma", "beta") and (whole or not site.is_mapped("position_ids")):
         joined = ("input_ids", "segment_ids", "mask", *(["position_ids"] if whole else []))

@@ -17,13 +17,13 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import elementwise
 from netfuse_onnx.rules._build import emit_same_op, need, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, family
 from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.params import Param, param
-from netfuse_onnx.run.ort_compat import ZERO_POINT_LOST
+from netfuse_onnx.run.gaps import FUSED_PER_AXIS, ZERO_POINT_LOST_BELOW
 from netfuse_onnx.types import ValueType
 
 
@@ -71,27 +71,23 @@ TABLE = {
     "QLinearWhere": _row("Where", "xy", "z", "condition"),
 }
 
-FUSED_WRONGLY = frozenset({"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
-"""Between DequantizeLinear and QuantizeLinear with a scale per axis ONNX Runtime (1.32) fuses these to
-operators that take one scale, and fails."""
-
 
 @family(*(f"{DOMAIN}.{op}" for op in TABLE))
 def on_bytes(site: Site) -> Iterator[Option]:
-    """in the layouts of the operator on floats; with scales that differ it is written out"""
+    """It works in the layouts of the operator on floats; with scales that differ it is written out."""
     yield from _options(site, TABLE[site.op])
 
 
 @family(f"{DOMAIN}.QLinearConcat")
 def concat(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis; with scales that differ it is written out"""
+    """The axis is shifted past the model axis; with scales that differ the operator is written out."""
     operands = tuple(Bytes(i, i + 1, i + 2) for i in range(2, len(site.node.inputs), 3))
     yield from _options(site, Row("Concat", operands, Bytes.named("y")))
 
 
 @family(f"{DOMAIN}.NhwcMaxPool")
 def last_pool(site: Site) -> Iterator[Option]:
-    """over the spatial axes: the models join the batch or the channels, which come last"""
+    """It works over the spatial axes, so the models join the batch or the channels, which come last."""
     for layout in (FOLDED(0), FOLDED(site.rank(0) - 1)):
         yield Option("last_pool", (layout,), (layout,), emit_same_op)
 
@@ -132,7 +128,7 @@ def _offers(floats: Site) -> Iterator[Option]:
             yield from (option for option in entry.offers(floats) if not option.tuned)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
-        yield from elementwise.broadcasting_in(floats, FOLDED(rank - 1))
+        yield from elementwise.broadcasting_in(floats, [FOLDED(rank - 1)])
 
 
 def _last_channels(floats: Site) -> Iterator[Option]:
@@ -152,7 +148,7 @@ def _last_channels(floats: Site) -> Iterator[Option]:
 def _itself(site: Site, row: Row, floats: Site, option: Option) -> Option:
     """The operator on bytes, in a layout that the one on floats works in."""
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held | Sequence[Held]:
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         def emits(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
             return emit_same_op(site, ins | dict(zip(row.data, operands, strict=True)), emit, **attrs)
 
@@ -178,13 +174,12 @@ def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:
     takes: dict[Key, Layout] = dict(enumerate(site.own_layouts))
     layouts = {key: take or SHARED for key, take in zip(row.data, option.takes, strict=True)}
     takes |= {site.position(key): layout for key, layout in layouts.items()}
-    divides = row.op in FUSED_WRONGLY
+    divides = row.op in FUSED_PER_AXIS
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         operands = [ins[key] for key in row.plain]
         operands += [_real(site, ins, operand, layouts[operand.value], emit) for operand in row.operands]
-        y = option.emit(floats, operands, emit)
-        y = y[0] if isinstance(y, list) else y
+        (y,) = option.emit(floats, operands, emit)
         return _rounded(y, _params(site, ins, row.result, emit), option.gives[0], site, divides, emit)
 
     return replace(option, rule="on_bytes", takes=site.takes(takes), body=body)
@@ -201,7 +196,7 @@ def _real(site: Site, ins: Operands, operand: Bytes, layout: Layout, emit: Emitt
     x, params = ins[operand.value], _params(site, ins, operand, emit)
     if not any(p.mapped for p in params):
         given = [p.shaped([], emit) for p in params]
-        if len(given) == 1 and emit.opset < ZERO_POINT_LOST:
+        if len(given) == 1 and emit.opset < ZERO_POINT_LOST_BELOW:
             given.append(emit.filled(0, site[operand.value].dtype, ()))
         return emit("DequantizeLinear", x, *given)
     vectors = [p.along(layout, site.dims(operand.value), emit) for p in params]

@@ -11,10 +11,10 @@ from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
-from netfuse_onnx.rules.contrib import DOMAIN
 from netfuse_onnx.rules.contrib_attention import Takes, joined, mask_layout, projected
 from netfuse_onnx.rules.integer import Side, dequantised, products, requantised
 from netfuse_onnx.rules.params import Param, combined, one_number, param
@@ -29,7 +29,7 @@ OLD = "DequantizeLinear has one scale for all models before opset 13"
 
 @family(f"{DOMAIN}.QGemm")
 def quantised_gemm(site: Site) -> Iterator[Option]:
-    """batched, in int8: MatMulInteger, the bias in int32, and the scales"""
+    """Batched, in int8: it becomes MatMulInteger, the bias in int32, and the scales."""
     bias_of_columns = not site.has("c") or site.rank("c") < 2 or site.dims("c")[0] == 1
     if not any(site.mapped[1:]) and not site.attr("transA") and bias_of_columns:
         yield Option("quantised_gemm", site.takes({"a": FOLDED(0)}), (FOLDED(0),), emit_same_op)
@@ -71,7 +71,7 @@ def _turned(operand: Side, name: str, site: Site, emit: Emitter) -> Side:
 
 @family(f"{DOMAIN}.MatMulIntegerToFloat")
 def float_product(site: Site) -> Iterator[Option]:
-    """batched, in int8: MatMulInteger, then the scales and the bias"""
+    """Batched, in int8: it becomes MatMulInteger, then the scales and the bias."""
     takes = product_takes(site)
     need(one_number(site, "a_scale"), "the scale of its left operand is not one number")
     need(site.opset >= 13, OLD)
@@ -92,7 +92,7 @@ def _scaled(total: Tensor, scale: Param, site: Site, ins: Operands, emit: Emitte
 
 @family(f"{DOMAIN}.DynamicQuantizeMatMul")
 def dynamic_product(site: Site) -> Iterator[Option]:
-    """batched, in int8, with a scale for each model's input, which is quantised first"""
+    """Batched, in int8: each model's input is quantised first, with a scale of its own."""
     takes = product_takes(site)
     need(site.opset >= 13, OLD)
 
@@ -118,7 +118,7 @@ def dynamic_product(site: Site) -> Iterator[Option]:
 
 @family(f"{DOMAIN}.QAttention")
 def quantised_attention(site: Site) -> Iterator[Option]:
-    """a batched product in int8, then MultiHeadAttention on the models in the batch"""
+    """Weights that differ become a batched product in int8; MultiHeadAttention follows."""
     mask = mask_layout(site, site["mask_index"], four_axes=False)
     takes: dict[str, Layout | None] = {"mask_index": mask, "past": FOLDED(1)}
     weights = ("weight", "bias", "input_scale", "weight_scale", "input_zero_point", "weight_zero_point")
@@ -147,7 +147,7 @@ def _quantised_product(site: Site, ins: Operands, takes: Takes, emit: Emitter) -
 
 @family(f"{DOMAIN}.QLinearConv")
 def last_conv(site: Site) -> Iterator[Option]:
-    """as QLinearConv; where channels come last the models are more of those"""
+    """It is batched like QLinearConv; where channels come last, the models are more of those."""
     if not site.attr("channels_last"):
         yield from qlinear_conv(site)
         return
@@ -167,8 +167,8 @@ def last_conv(site: Site) -> Iterator[Option]:
         def body(site: Site, ins: Operands, emit: Emitter, inner: Option = option) -> Held:
             if stays:
                 return inner.emit(_channels_last(site, plain, emit), ins, emit)[0]
-            y = inner.emit(plain, ins | {"x": emit.transpose(ins["x"], first)}, emit)
-            return emit.transpose(y[0] if isinstance(y, list) else y, last)
+            (y,) = inner.emit(plain, ins | {"x": emit.transpose(ins["x"], first)}, emit)
+            return emit.transpose(y, last)
 
         takes = (moved.get(option.takes[0] or SHARED, option.takes[0]), *option.takes[1:])
         gives = tuple(moved.get(give, give) for give in option.gives)

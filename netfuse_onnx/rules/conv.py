@@ -26,17 +26,17 @@ def wide_possible(site: Site) -> str:
     "Conv", "ConvTranspose", takes=(FOLDED(1), FOLDED(0), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED
 )
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """grouped: N(MC)HW, (MO)Ckk -> N(MO)HW, M models are M times the groups"""
+    """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. M models are M times the groups."""
     return emit_same_op(site, ins, emit, group=emit.models * _group(site))
 
 
 @rule("Conv", takes=(SHARED, FOLDED(0), FOLDED(0)), gives=FOLDED(1), when=wide_possible)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """wide: NCHW, (MO)Ckk -> N(MO)HW, one image and every model's filters"""
+    """Wide: NCHW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
     return emit_same_op(site, ins, emit)
 
 
 @rule("Conv", "ConvTranspose", takes=(FOLDED(0), SHARED, SHARED), gives=FOLDED(0))
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """one set of filters: (MN)CHW, OCkk -> (MN)OHW, the models join the batch"""
+    """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
     return emit_same_op(site, ins, emit)

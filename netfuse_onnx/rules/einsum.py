@@ -18,7 +18,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @family("Einsum")
 def einsum(site: Site) -> Iterator[Option]:
-    """one more letter, the models, on every operand that differs between them"""
+    """Every operand that differs between the models gets one more letter for them."""
     equation = site.attr("equation").decode().replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
@@ -41,8 +41,9 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 def orders(equation: str) -> list[list[int]] | None:
-    """How to transpose both operands to [batch.., rows, inner] and [batch.., inner, columns], and the product
-    to the result. None where an equation is no such product, with one letter for each but the batch."""
+    """The orders that transpose both operands to [batch.., rows, inner] and [batch.., inner, columns], and
+    their product to the result. None for an equation that is no product with one letter each but for the
+    batch."""
     left, arrow, result = equation.partition("->")
     x, comma, w = left.partition(",")
     if not arrow or not comma or not all(t.isalpha() and len(set(t)) == len(t) for t in (x, w, result)):
@@ -60,15 +61,14 @@ def orders(equation: str) -> list[list[int]] | None:
 
 @family("Einsum")
 def einsum_matmul(site: Site) -> Iterator[Option]:
-    """MatMul between Transposes, with --target, as it is faster than Einsum: M(ibd), M(jbd) -> M(bij)"""
-    found = orders(site.attr("equation").decode().replace(" ", ""))
-    need(found is not None, "it is no product of two matrices")
+    """With --target, it becomes a MatMul between Transposes: M(ibd), M(jbd) -> M(bij)."""
+    perms = orders(site.attr("equation").decode().replace(" ", ""))
+    need(perms is not None, "it is no product of two matrices")
     need(site.inputs[0].dtype in FLOATS, "ONNX Runtime's MatMul is for floats")
-    assert found is not None
-    inner = site.dims(0)[found[0][-1]], site.dims(1)[found[1][-2]]
-    known = any(isinstance(dim, int) for dim in inner)
+    assert perms is not None
+    inner = site.dims(0)[perms[0][-1]], site.dims(1)[perms[1][-2]]
     need(
-        not known or same_dim(*inner),
+        same_dim(*inner) or not any(isinstance(dim, int) for dim in inner),
         "one of its operands alone may have an inner axis of size 1",
     )
     takes = site.own_layouts
@@ -76,8 +76,8 @@ def einsum_matmul(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x, w = (
             emit.transpose(value, [0, *take.shifted(order)] if take.stacked else order)
-            for value, take, order in zip(ins, takes, found, strict=False)
+            for value, take, order in zip(ins, takes, perms, strict=False)
         )
-        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(found[2])])
+        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(perms[2])])
 
     yield Option("einsum_matmul", takes, (STACKED(0),), body, tuned=True)

@@ -11,9 +11,10 @@ from netfuse_onnx.dims import broadcast
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned_places
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis
-from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run import gaps
+from netfuse_onnx.types import Dim
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil",
@@ -32,14 +33,14 @@ BROADCAST = (
 
 @family(*UNARY)
 def unary(site: Site) -> Iterator[Option]:
-    """element by element, in whatever layout the input has"""
+    """Each element is computed on its own, in whatever layout the input has."""
     layouts = (*places(site.rank(0)), *tuned_places(site.dims(0)))
     yield from per_axis(site, lambda layout: emit_same_op, name="unary", layouts=layouts)
 
 
 @family("Dropout")
 def dropout(site: Site) -> Iterator[Option]:
-    """element by element; nothing is dropped at inference, whatever the ratio"""
+    """Each element is passed on: nothing is dropped at inference, whatever the ratio."""
     training = site.values[2] if site.has(2) else None
     idle = not site.has(2) or (training is not None and not training.any())
     need(idle, "Dropout in training mode draws random numbers")
@@ -52,7 +53,7 @@ def dropout(site: Site) -> Iterator[Option]:
 
 @family("CastLike")
 def cast_like(site: Site) -> Iterator[Option]:
-    """element by element; only the type of the second input matters, and it is known"""
+    """It becomes a Cast, because only the type of the second input matters."""
     target = site.inputs[1].dtype
     need(target != 0, "the type of its second input is unknown")
 
@@ -65,16 +66,16 @@ def cast_like(site: Site) -> Iterator[Option]:
 
 @family("SwiGLU")
 def same_shapes(site: Site) -> Iterator[Option]:
-    """element by element, without broadcasting: all inputs in one layout"""
+    """Each element is computed on its own, with all inputs in one layout."""
     for layout in places(site.rank(0)):
         yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), emit_same_op)
 
 
 @family("Clip")
 def clip_per_model(site: Site) -> Iterator[Option]:
-    """bounds that differ between the models become Max and Min"""
+    """Bounds that differ between the models become Max and Min."""
     need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
-    need(site.inputs[0].dtype not in ort_compat.NO_MAX, "ONNX Runtime has no Max and Min for its type")
+    need(site.inputs[0].dtype not in gaps.NO_MAX_TYPES, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
     takes = site.own_layouts
 
@@ -111,27 +112,30 @@ def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | 
 
 @family(*BROADCAST)
 def broadcasting(site: Site) -> Iterator[Option]:
-    """element by element with broadcasting; ranks are padded just after the model axis"""
+    """Each element is computed on its own; shorter shapes get axes of 1 just after the model axis."""
     dims = broadcast([site.dims(i) for i in range(len(site.node.inputs))])
-    for layout in (*places(len(dims)), *tuned_places(dims)):
-        yield from broadcasting_in(site, layout)
+    yield from broadcasting_in(site, (*places(len(dims)), *tuned_places(dims)))
 
 
-def broadcasting_in(site: Site, layout: Layout) -> Iterator[Option]:
-    """The operator with its result in `layout`, where its operands can be taken such that they broadcast."""
+def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
+    """The operator with its result in each of `layouts` in which its operands can be taken."""
     given = [
         # PRelu broadcasts one way: its first input has the shape of the output, model axis included.
         Operand(site.dims(i), site.mapped[i], site.weight[i], whole=site.op == "PRelu" and i == 0)
         for i in range(len(site.node.inputs))
     ]
     out = broadcast([v.dims for v in given])
-    takes = layout.operands(given, out)
-    if takes is None:
-        return
+    for layout in layouts:
+        takes = layout.operands(given, out)
+        if takes is not None:
+            body = _aligned(layout, takes, given, out)
+            yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+
+def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         each = zip(ins, takes, given, strict=True)
         aligned = [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each]
-        return emit_same_op(site, aligned, emit)[0]
+        return emit_same_op(site, aligned, emit)
 
-    yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)
+    return body

@@ -13,7 +13,7 @@ from netfuse_onnx.rules._site import Site
 
 @family("Expand")
 def expand(site: Site) -> Iterator[Option]:
-    """the shape gains an axis of 1 for the models"""
+    """The shape gains an axis of 1 for the models."""
     site.only_mapped(0)
     rank, wide = site.rank(0), site.out_rank()
     shape = _expanded(site)
@@ -39,9 +39,9 @@ def expand(site: Site) -> Iterator[Option]:
 
 def _expanded(site: Site) -> list[int] | None:
     """The shape, of the rank of the output; 1 keeps a dim. None where only the run tells."""
-    wide, known = site.out_rank(), site.values[1]
-    if known is not None:
-        flat = [int(v) for v in known.reshape(-1)]
+    wide, target = site.out_rank(), site[1].value
+    if target is not None:
+        flat = [int(v) for v in target.reshape(-1)]
         return [1] * (wide - len(flat)) + flat
     dims = (*[1] * (wide - site.rank(0)), *site.dims(0))
     out = site.out_dims()
@@ -53,7 +53,7 @@ def _expanded(site: Site) -> list[int] | None:
 
 
 def _expand_computed(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-    """Where the shape is shorter than the input, its own rank counts, padded from the left."""
+    """The target is computed. One that is shorter than the input is padded with 1 from the left."""
     rank, wide = site.rank(0), site.out_rank()
     length = site.dims(1)[0]
     short = wide - length if isinstance(length, int) else 0
@@ -63,7 +63,7 @@ def _expand_computed(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
 
 @family("Tile")
 def tile(site: Site) -> Iterator[Option]:
-    """the model axis is repeated once"""
+    """The model axis is repeated once."""
     site.only_mapped(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from onnx import TensorProto, helper
 
@@ -17,7 +16,7 @@ from netfuse_onnx.rules.reduce import one_axis
 
 @family("Concat")
 def concat(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     rank = site.rank(0)
     axis = site.own_axis(int(site.attr("axis")), rank)
     count = len(site.node.inputs)
@@ -33,14 +32,14 @@ def _axis(axis: int) -> Body:
 
 @family("Split")
 def split(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     rank, count = site.rank(0), len(site.node.outputs)
     size = site.dims(0)[site.own_axis(int(site.attr("axis")), rank)] if rank else None
     sized = site.has(1) or site.attr("split") or site.attr("num_outputs")
     if sized or not isinstance(size, int):
         yield from one_axis(site, name="split")
         return
-    # ort_compat.SPLITS_JOINED
+    # gaps.SPLITS_JOINED
     sizes = [size // count] * count
     axis = site.own_axis(int(site.attr("axis")), rank)
 
@@ -52,7 +51,7 @@ def split(site: Site) -> Iterator[Option]:
 
 @family("Slice")
 def slices(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     axes = site.ints(3, "axes")
@@ -68,10 +67,9 @@ def slices(site: Site) -> Iterator[Option]:
             moved = layout.shifted(axes)
             if not site.has(1):
                 return emit_same_op(site, [ins[0]], emit, axes=moved)
-            kind: Any = emit.const(moved)
-            if site.inputs[1].dtype == TensorProto.INT32:
-                kind = emit.const(moved, "int32")
-            return emit_same_op(site, [*ins[:3], kind, *ins[4:5]], emit)
+            int32 = site.inputs[1].dtype == TensorProto.INT32
+            moved_axes = emit.const(moved, "int32" if int32 else "int64")
+            return emit_same_op(site, [*ins[:3], moved_axes, *ins[4:5]], emit)
 
         return emit_slice
 
@@ -80,7 +78,7 @@ def slices(site: Site) -> Iterator[Option]:
 
 @family("Gather")
 def gather(site: Site) -> Iterator[Option]:
-    """one of data and indices per model: the axis is shifted past the model axis"""
+    """If either data or indices differ, the axis is shifted past the model axis."""
     need(site.mapped != (True, True), "both its data and its indices differ between the models")
     data, indices = site.rank(0), site.rank(1)
     axis = site.own_axis(int(site.attr("axis")), data)
@@ -98,7 +96,7 @@ def gather(site: Site) -> Iterator[Option]:
 
 @family("Gather")
 def gather_per_model(site: Site) -> Iterator[Option]:
-    """both per model: GatherND with the models as its batch; an index out of range is an error"""
+    """If both differ, it becomes GatherND with the models as batch. An index out of range stays an error."""
     need(site.mapped == (True, True), "one form of Gather fits")
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     data, indices = site.rank(0), site.rank(1)
@@ -111,18 +109,18 @@ def gather_per_model(site: Site) -> Iterator[Option]:
         if site.inputs[1].dtype != TensorProto.INT64:
             where = emit("Cast", where, to=TensorProto.INT64)
         where = emit.unsqueeze(where, [indices + 1])
-        found = emit("GatherND", table, where, batch_dims=1)
+        gathered = emit("GatherND", table, where, batch_dims=1)
         before = range(1 + indices, 1 + indices + axis)
         inner = range(1, 1 + indices)
         after = range(1 + indices + axis, indices + data)
-        return emit.transpose(found, [0, *before, *inner, *after])
+        return emit.transpose(gathered, [0, *before, *inner, *after])
 
     yield Option("gather_per_model", (STACKED(0), STACKED(0)), (STACKED(0),), body)
 
 
 @family("GatherElements")
 def gather_elements(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis; data and indices are both stacked"""
+    """The axis is shifted past the model axis; data and indices are both stacked."""
     rank = site.rank(0)
     axis = site.own_axis(int(site.attr("axis")), rank)
     for layout in places(rank):
@@ -132,7 +130,7 @@ def gather_elements(site: Site) -> Iterator[Option]:
 
 @family("GatherND")
 def gather_nd(site: Site) -> Iterator[Option]:
-    """the models are one more batch axis"""
+    """The models are one more batch axis."""
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     batch = int(site.attr("batch_dims")) + 1
 
@@ -144,7 +142,7 @@ def gather_nd(site: Site) -> Iterator[Option]:
 
 @family("OneHot")
 def one_hot(site: Site) -> Iterator[Option]:
-    """the new axis is shifted past the model axis"""
+    """The new axis is shifted past the model axis."""
     site.only_mapped(0, 2)
     rank = site.out_rank()
     axis = site.own_axis(int(site.attr("axis")), rank)
@@ -154,7 +152,7 @@ def one_hot(site: Site) -> Iterator[Option]:
     at = STACKED(0) if site.mapped[0] else SHARED
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        """Where(hot, on, off): the two values are [N, 2]."""
+        """The result is Where(hot, on, off). The two values are [N, 2]."""
         moved = axis + 1 if site.mapped[0] else axis
         marks = emit.const([0, 1], helper.tensor_dtype_to_np_dtype(site.inputs[2].dtype))
         hot = emit("Cast", emit("OneHot", *ins[:2], marks, axis=moved), to=TensorProto.BOOL)

@@ -197,9 +197,8 @@ def can_be_padded(site: Site) -> None:
 
 
 def dequantised(total: Tensor, scale: Param, rank: int, emit: Emitter) -> Tensor:
-    """total * scale in floats, of int32 [N, ..] with `rank` axes per model. With one number for each model in
-    DequantizeLinear: ONNX Runtime (1.32) fuses MatMulInteger, Cast and Mul to an operator that reads zero
-    points per model wrongly, and moves a DequantizeLinear of one number behind a Reshape."""
+    """total * scale in floats, of int32 [N, ..] with `rank` axes per model. DequantizeLinear has a number for
+    each model, because of gaps.INTEGER_PRODUCT_FUSED and gaps.ZERO_POINT_LOST."""
     if scale.mapped and not scale.wide:
         return emit("DequantizeLinear", total, _vector(scale, emit), axis=0)
     real = emit("DequantizeLinear", total, emit.filled(1.0, FLOAT, [emit.models]), axis=0)
@@ -220,7 +219,7 @@ def _vector(one_each: Param, emit: Emitter) -> Tensor:
 
 
 def requantised_image(total: Tensor, scale: Tensor, zero: Param, filters: int, emit: Emitter) -> Tensor:
-    """The same of N(MO)HW, with a `scale` for each filter of all models."""
+    """Bytes from int32 N(MO)HW, with a `scale` for each filter of all models."""
     real = emit("DequantizeLinear", total, scale, axis=1)
     ones = emit.filled(1.0, FLOAT, [emit.models * filters])
     return emit("QuantizeLinear", real, ones, zero.spread(filters, emit), axis=1)

@@ -1,8 +1,8 @@
 """Losses, written out as the functions of ONNX that define them (since opset 13), with the models on an axis
 of their own.
 
-ONNX Runtime takes fewer labels than there are rows: GatherElements reads as many rows as it has indices. With
-the models folded into the batch, one model's labels would then read another's rows; stacked they can't.
+ONNX Runtime takes fewer labels than there are rows: gaps.LABELS_MISSING. With the models folded into the
+batch, one model's labels would then read another's rows; stacked they can't.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from netfuse_onnx.rules._site import Operands, Site
 
 @family("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
 def loss(site: Site) -> Iterator[Option]:
-    """written out: each label gathers its number from its own model's rows; a mean or a sum follows"""
+    """It is written out: each label gathers its number from its own model's rows; a mean or a sum follows."""
     need(site.opset >= 13, "its definition is of opset 13")
     need(site.rank(0) == site.rank(1) + 1, "its labels have not one axis less than its scores")
     takes = site.takes({0: STACKED(0), 1: STACKED(0), 2: site.own_layout(2)})

@@ -13,7 +13,7 @@ from netfuse_onnx.rules._site import Site
 
 @family("MatMul")
 def matmul(site: Site) -> Iterator[Option]:
-    """batched: M(..ik), M(..kj) -> M(..ij)"""
+    """Batched: M(..ik), M(..kj) -> M(..ij)."""
     left, right = site.rank(0), site.rank(1)
     takes = site.own_layouts
     wide = max(left, right, 2)
@@ -36,7 +36,7 @@ def matmul(site: Site) -> Iterator[Option]:
 
 @family("MatMul")
 def matmul_shared_weights(site: Site) -> Iterator[Option]:
-    """one weight: (M..)ik, kj -> (M..)ij, the models join the rows"""
+    """With one weight the models join the rows: (M..)ik, kj -> (M..)ij."""
     need(site.mapped == (True, False) and site.rank(1) == 2, "its weight is not one shared matrix")
     rank = site.rank(0)
     for layout in (FOLDED(0), STACKED(1), FOLDED(1)):
@@ -46,7 +46,7 @@ def matmul_shared_weights(site: Site) -> Iterator[Option]:
 
 @family("Gemm")
 def gemm(site: Site) -> Iterator[Option]:
-    """batched: M(ik), M(kj) + M(..j) -> M(ij), as MatMul and Add; transB is undone in the written weight"""
+    """Batched, as MatMul and Add: M(ik), M(kj) + M(..j) -> M(ij). transB is undone in the written weight."""
     takes = site.own_layouts
     trans = [bool(site.attr("transA")), bool(site.attr("transB"))]
     alpha, beta = float(site.attr("alpha")), float(site.attr("beta"))
@@ -70,7 +70,7 @@ def gemm(site: Site) -> Iterator[Option]:
 
 @family("Gemm")
 def gemm_shared_weights(site: Site) -> Iterator[Option]:
-    """one weight: (Mi)k, kj -> (Mi)j, the models join the rows"""
+    """With one weight the models join the rows: (Mi)k, kj -> (Mi)j."""
     need(not site.is_mapped(1) and not site.is_mapped(2), "its weight or bias differs between the models")
     need(not site.attr("transA"), "its rows are the second axis")
     if site.has(2):

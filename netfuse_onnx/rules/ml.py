@@ -18,20 +18,20 @@ ROWS = (
 
 @family(*(f"ai.onnx.ml.{op}" for op in ROWS))
 def rows(site: Site) -> Iterator[Option]:
-    """row by row: (MN)C, the models are more rows"""
+    """Each row is computed on its own, so the models are more rows: (MN)C."""
     if site.rank(0) >= 2:
         yield Option("rows", (FOLDED(0),), site.gives(FOLDED(0)), emit_same_op)
 
 
 @family("ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder")
 def element(site: Site) -> Iterator[Option]:
-    """element by element"""
+    """Each element is computed on its own."""
     yield from per_axis(site, lambda layout: emit_same_op, name="element")
 
 
 @family("ai.onnx.ml.ArrayFeatureExtractor")
 def features(site: Site) -> Iterator[Option]:
-    """the same features of every row"""
+    """It picks the same features of every row, so the models are more rows."""
     site.only_mapped(0)
     rank = site.rank(0)
     for layout in places(rank):

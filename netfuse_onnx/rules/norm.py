@@ -31,26 +31,26 @@ def _with_channels(site: Site) -> str:
     became=Became.GROUPED,
 )
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """more channels: N(MC)HW, (MC) -> N(MC)HW"""
+    """The models are more channels: N(MC)HW, (MC) -> N(MC)HW."""
     return emit_same_op(site, ins, emit)
 
 
 @rule("BatchNormalization", takes=(FOLDED(0), SHARED), gives=FOLDED(0), when=_inference_only)
 @rule("InstanceNormalization", "GroupNormalization", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
 def norm_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """one set of statistics: the models join the batch, (MN)CHW -> (MN)CHW"""
+    """With one set of statistics the models join the batch: (MN)CHW -> (MN)CHW."""
     return emit_same_op(site, ins, emit)
 
 
 @rule("GroupNormalization", takes=(FOLDED(1), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED)
 def group_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """more groups: N(MC)HW with M times num_groups"""
+    """The models are more groups: N(MC)HW with M times num_groups."""
     return emit_same_op(site, ins, emit, num_groups=emit.models * int(site.attr("num_groups")))
 
 
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(site: Site) -> Iterator[Option]:
-    """over the last axes; a scale or bias that differs between the models becomes Mul and Add"""
+    """It works over the last axes; a scale or bias that differs between the models becomes Mul and Add."""
     rank = site.rank(0)
     first = site.axis(int(site.attr("axis")), rank)
     affine = [i for i in (1, 2) if site.has(i)]
@@ -77,8 +77,8 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
     """LN(x, ones) * [N, 1.., D] + [N, 1.., D].
 
     A scale of [N, 1.., D] inside LayerNormalization is right in ONNX Runtime's CPU provider only: its
-    CUDA provider has been reported to give wrong values for it (onnxruntime PR 28971), and its fusions
-    to fail on it (issue 27455). Ones of the plain shape are safe everywhere.
+    CUDA provider gives wrong values for it (gaps.SCALE_PER_MODEL), and its fusions have been reported to fail
+    on it (issue 27455). Ones of the plain shape are safe everywhere.
     """
     takes = site.own_layouts
     shape = site.dims(1)

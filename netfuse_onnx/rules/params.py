@@ -114,7 +114,7 @@ def param(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param | None:
 
 
 def needed(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param:
-    """The same for a scale or zero point that must be there."""
+    """A scale or zero point that must be there, as a Param."""
     given = param(site, ins, key, emit)
     need(given is not None, "it lacks a scale or zero point")
     return given  # type: ignore[return-value]  # need has refused

@@ -18,7 +18,7 @@ POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "L
 
 @family(*POOLS)
 def pool(site: Site) -> Iterator[Option]:
-    """over the spatial axes: N(MC)HW or (MN)CHW"""
+    """It works over the spatial axes: N(MC)HW or (MN)CHW."""
     if site.has_output(1):
         yield Option("pool", (FOLDED(0),), (FOLDED(0), STACKED(0)), _with_indices)
         return
@@ -37,7 +37,7 @@ def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[
 
 @family("LRN", "DepthToSpace", "SpaceToDepth")
 def per_image(site: Site) -> Iterator[Option]:
-    """reads across the channels of one image: (MN)CHW, the models join the batch"""
+    """It reads across the channels of one image, so the models join the batch: (MN)CHW."""
     yield from per_axis(
         site, lambda layout: emit_same_op, _if_folded, axes=range(1, site.rank(0)), name="per_image"
     )
@@ -45,7 +45,7 @@ def per_image(site: Site) -> Iterator[Option]:
 
 @family("DepthToSpace")
 def pixel_shuffle(site: Site) -> Iterator[Option]:
-    """the channel leads in CRD mode: N(MCbb)HW -> N(MC)(Hb)(Wb), more channels"""
+    """In CRD mode the channel comes first, so the models are more channels: N(MCbb)HW -> N(MC)(Hb)(Wb)."""
     need(site.attr("mode") == b"CRD", "its channels follow the blocks")
     yield Option("pixel_shuffle", (FOLDED(1),), (FOLDED(1),), emit_same_op)
 

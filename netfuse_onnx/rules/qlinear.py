@@ -67,7 +67,7 @@ def products_of(site: Site, ins: Operands, takes: Mapping[str, Layout], emit: Em
 
 @family("MatMulInteger")
 def matmul_integer(site: Site) -> Iterator[Option]:
-    """batched, in int8; zero points that differ are taken off after, in int32"""
+    """Batched, in int8; zero points that differ are subtracted after it, in int32."""
     takes = product_takes(site)
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
@@ -78,7 +78,7 @@ def matmul_integer(site: Site) -> Iterator[Option]:
 
 @family("MatMulInteger")
 def matmul_integer_shared_weights(site: Site) -> Iterator[Option]:
-    """one weight: (M..)ik, kj -> (M..)ij, the models join the rows"""
+    """With one weight the models join the rows: (M..)ik, kj -> (M..)ij."""
     need(not any(site.mapped[1:]), "its weights or zero points differ between the models")
     for option in matmul.matmul_shared_weights(replace(site, mapped=site.mapped[:2])):
         takes = site.takes(dict(enumerate(option.takes)))
@@ -87,7 +87,7 @@ def matmul_integer_shared_weights(site: Site) -> Iterator[Option]:
 
 @family("QLinearMatMul")
 def qlinear_matmul(site: Site) -> Iterator[Option]:
-    """batched, in int8; scales that differ become those of the columns, zero points int32 terms"""
+    """Batched, in int8; scales that differ become scales of the columns, and zero points int32 terms."""
     takes = product_takes(site)
     need(
         one_number(site, "a_scale", "a_zero_point", "y_scale", "y_zero_point"),
@@ -156,7 +156,7 @@ def _need_filters(site: Site) -> None:
 
 @family("ConvInteger")
 def conv_integer(site: Site) -> Iterator[Option]:
-    """grouped, in int8: N(MC)HW, (MO)Ckk -> N(MO)HW; zero points that differ are taken off after, in int32"""
+    """Grouped, in int8: N(MC)HW, (MO)Ckk -> N(MO)HW. Zero points that differ are subtracted in int32."""
     takes = own_layouts(site) | {"x": FOLDED(1), "w": FOLDED(0)}
     if not site.is_mapped("x_zero_point", "w_zero_point"):
         group = int(site.attr("group"))
@@ -182,7 +182,7 @@ def conv_integer(site: Site) -> Iterator[Option]:
 
 @family("QLinearConv")
 def qlinear_conv(site: Site) -> Iterator[Option]:
-    """grouped, in int8; scales that differ become those of the filters, zero points int32 terms"""
+    """Grouped, in int8; scales that differ become scales of the filters, and zero points int32 terms."""
     takes = own_layouts(site) | {"x": FOLDED(1), "w": FOLDED(0), "b": FOLDED(0)}
     group, weights = int(site.attr("group")), any(site.mapped[1:])
     if not weights:

@@ -17,7 +17,7 @@ MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 
 @family("QuantizeLinear", "DequantizeLinear", *MICROSOFT)
 def quantize(site: Site) -> Iterator[Option]:
-    """per-tensor scales that differ become per-axis ones; per-axis ones are folded with their axis"""
+    """Per-tensor scales that differ become per-axis scales; per-axis scales are folded with their axis."""
     rank, scale = site.rank(0), site.dims(1)
     given = site.attr("axis")  # the schemas of com.microsoft and of opsets below 13 have no default
     named = 1 if given is None else int(given)
@@ -83,7 +83,7 @@ def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator
 
 @family("DynamicQuantizeLinear")
 def dynamic_quantize(site: Site) -> Iterator[Option]:
-    """each model is quantised by itself; the bytes, scales and zero points are stacked"""
+    """Each model is quantised on its own; the bytes, scales and zero points are stacked."""
     yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic)
 
 
@@ -94,8 +94,7 @@ def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]
 def quantised_dynamically(x: Tensor, emit: Emitter) -> list[Tensor]:
     """[N, ..] -> bytes [N, ..], scales and zero points [N].
 
-    Written out for all models at once it would differ where x holds NaN: ONNX Runtime (1.32) notices one in
-    certain places only, and ReduceMax and ReduceMin in others.
+    Written out for all models at once it would differ where x holds NaN: gaps.NAN_UNNOTICED.
     """
     parts = emit.split(x, [1] * emit.models, 0)
     each = [emit.node("DynamicQuantizeLinear", [part], outs=[True] * 3) for part in parts]

@@ -13,7 +13,7 @@ from netfuse_onnx.rules.fallback import RECURRENT
 
 @family("GRU", "LSTM", "RNN")
 def shared_weights(site: Site) -> Iterator[Option]:
-    """one set of weights: T(MN)I -> TD(MN)H, the models join the batch; else once per model"""
+    """With one set of weights the models join the batch: T(MN)I -> TD(MN)H."""
     need(not site.is_mapped("w", "r", "b", "p"), RECURRENT)
     batch_first = bool(site.attr("layout"))  # everywhere
     states = FOLDED(0) if batch_first else FOLDED(1)

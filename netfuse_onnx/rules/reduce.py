@@ -21,7 +21,7 @@ AXES_INPUT_SINCE = {"ReduceSum": 13}
 
 @family(*REDUCE)
 def reduce(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     rank = site.rank(0)
     given = site.ints(1, "axes")
     if not given and site.attr("noop_with_empty_axes"):
@@ -57,7 +57,7 @@ def _scalar(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
 
 
 def dropped(layout: Layout, axes: Sequence[int]) -> Layout:
-    """Where the model axis stands once per-model `axes` are gone."""
+    """The layout once `axes` of each model are dropped."""
     return layout.with_axis(layout.axis - sum(axis < layout.axis for axis in axes))
 
 
@@ -76,7 +76,7 @@ def one_axis(site: Site, *, name: str, drops: bool = False) -> Iterator[Option]:
 
 @family("Softmax", "LogSoftmax", "Hardmax")
 def softmax(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     if site.opset >= 13:
         yield from one_axis(site, name="softmax")
         return
@@ -95,25 +95,25 @@ def softmax(site: Site) -> Iterator[Option]:
 
 @family("ArgMax", "ArgMin")
 def arg(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     yield from one_axis(site, name="arg", drops=not site.attr("keepdims"))
 
 
 @family("LpNormalization")
 def lp_norm(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     yield from one_axis(site, name="lp_norm")
 
 
 @family("TopK")
 def top_k(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis; k is the same for all models"""
+    """The axis is shifted past the model axis; k is the same for all models."""
     yield from one_axis(site, name="top_k")
 
 
 @family("CumSum", "CumProd")
 def cumulative(site: Site) -> Iterator[Option]:
-    """the axis, an input, is shifted past the model axis"""
+    """The axis, which is an input, is shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     axis = site.own_axis((site.ints(1) or [0])[0], rank)
@@ -126,7 +126,7 @@ def cumulative(site: Site) -> Iterator[Option]:
 
 @family("Trilu")
 def trilu(site: Site) -> Iterator[Option]:
-    """on the last two axes; the models are a batch axis"""
+    """It works on the last two axes, so the models are one more batch axis."""
     rank = site.rank(0)
     last = range(rank - 2, rank)
     yield from per_axis(

@@ -14,18 +14,18 @@ from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Refuse, Site
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run import gaps
 
 
 @family("Resize", "Upsample")
 def resize(site: Site) -> Iterator[Option]:
-    """over the spatial axes: N(MC)HW or (MN)CHW; a size for the folded axis is multiplied"""
+    """It works over the spatial axes, N(MC)HW or (MN)CHW; a size for the folded axis is multiplied."""
     site.only_mapped(0)
     rank = site.rank(0)
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
     _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
-    if rank <= ort_compat.RESIZE_BLENDS_ALL and site.attr("mode") != b"nearest":
+    if rank <= gaps.RESIZE_BLENDS_UP_TO and site.attr("mode") != b"nearest":
         yield Option("resize", (STACKED(0), *takes), (STACKED(0),), _in_front(site, axes))
         return
     sizes = _inferred_sizes(site)
@@ -45,14 +45,14 @@ def resize(site: Site) -> Iterator[Option]:
 
 
 def _need_counts(site: Site, count: int) -> None:
-    """As many sizes and scales as axes, and two edges of the region for each; else no runtime takes it."""
+    """Refuse unless each axis has a size or scale, and two edges of the region: no runtime takes less."""
     crops = site.attr("coordinate_transformation_mode") == b"tf_crop_and_resize"
-    for i, values in list(enumerate(site.values))[1:]:
+    for i, given in list(enumerate(site.values))[1:]:
         region = i == 1 and site.op == "Resize" and site.opset >= 11
         if region and not crops:
             continue
-        if values is not None and values.size not in (0, 2 * count if region else count):
-            raise Refuse(f"it resizes {count} axes and has {values.size} values in its input {i}")
+        if given is not None and given.size not in (0, 2 * count if region else count):
+            raise Refuse(f"it resizes {count} axes and has {given.size} values in its input {i}")
     scales: Any = site.attr("scales")
     need(scales is None or len(scales) == count, "it has not one scale for each axis")
     need(len(site.out_dims()) == site.rank(0), "its output has another rank than its input")
@@ -65,7 +65,7 @@ def _along(site: Site, axis: int, axes: list[int]) -> Body:
     need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
     k = axes.index(axis)
     _refuse_region(site, k, len(axes))
-    return _by_sizes(site, axes, k) if _how(site) == "sizes" else _by_scales(site, k)
+    return _by_sizes(site, axes, k) if _has_sizes(site) else _by_scales(site, k)
 
 
 def _inferred_sizes(site: Site) -> dict[int, int]:
@@ -73,7 +73,7 @@ def _inferred_sizes(site: Site) -> dict[int, int]:
     keep their size are left out. Before opset 18 none can be."""
     plain = site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize"
     stretched = site.attr("keep_aspect_ratio_policy") in (None, b"stretch")
-    if not (plain and stretched and site.opset >= 18 and _how(site) == "sizes" and site.values[3] is None):
+    if not (plain and stretched and site.opset >= 18 and _has_sizes(site) and site.values[3] is None):
         return {}
     sizes = {}
     for axis, (dim, out) in enumerate(zip(site.dims(0), site.out_dims(), strict=True)):
@@ -100,47 +100,45 @@ def _in_front(site: Site, axes: list[int]) -> Body:
         "it has a region of interest",
     )
     need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
-    by_sizes = _how(site) == "sizes"
+    by_sizes = _has_sizes(site)
     at = 3 if by_sizes else _scales_at(site)
-    known = site.values[at]
-    ones = ort_compat.RESIZE_BLENDS_ALL - site.rank(0)
-    if ones == 0 and not _keeps_first(site, axes, known, by_sizes):
+    values = site.values[at]
+    ones = gaps.RESIZE_BLENDS_UP_TO - site.rank(0)
+    if ones == 0 and not _keeps_first(site, axes, values, by_sizes):
         ones = 1
 
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
         added = range(1, ones + 1)
         ready = [None if ins[0] is None else emit.unsqueeze(ins[0], added), *ins[1:]]
         head = [emit.models if by_sizes else 1] + [1] * ones
-        kind = np.int64 if by_sizes else np.float32
+        dtype = np.int64 if by_sizes else np.float32
         if site.attr("axes"):
             pass  # they are shifted, and the sizes are theirs alone
-        elif known is not None:
-            ready[at] = emit.const([*head, *known.reshape(-1).tolist()], kind)
+        elif values is not None:
+            ready[at] = emit.const([*head, *values.reshape(-1).tolist()], dtype)
         else:
-            ready[at] = emit("Concat", emit.const(head, kind), ins[at], axis=0)
+            ready[at] = emit("Concat", emit.const(head, dtype), ins[at], axis=0)
         shifted = [axis + ones + 1 for axis in axes] if site.attr("axes") else None
         return emit.squeeze(emit_same_op(site, ready, emit, axes=shifted)[0], added)
 
     return body
 
 
-def _keeps_first(site: Site, axes: list[int], known: np.ndarray[Any, Any] | None, by_sizes: bool) -> bool:
+def _keeps_first(site: Site, axes: list[int], values: np.ndarray[Any, Any] | None, by_sizes: bool) -> bool:
     """True where the first axis surely stays as long as it is."""
     if 0 not in axes:
         return True
     same = site.dims(0)[0] if by_sizes else 1.0
-    return known is not None and bool(known.reshape(-1)[axes.index(0)] == same)
+    return values is not None and bool(values.reshape(-1)[axes.index(0)] == same)
 
 
 def _scales_at(site: Site) -> int:
     return 2 if site.op == "Resize" and site.opset >= 11 else 1
 
 
-def _how(site: Site) -> str:
-    """Whether an input of sizes decides, or scales."""
-    if site.op == "Resize" and site.has(3) and not _empty(site, 3):
-        return "sizes"
-    return "scales"
+def _has_sizes(site: Site) -> bool:
+    """True where an input of sizes decides, and not one of scales."""
+    return site.op == "Resize" and site.has(3) and not _empty(site, 3)
 
 
 def _empty(site: Site, i: int) -> bool:
@@ -158,14 +156,14 @@ def _refuse_region(site: Site, k: int, count: int) -> None:
 
 
 def _by_sizes(site: Site, axes: list[int], k: int) -> Body:
-    known = site.values[3]
+    values = site.values[3]
     size = site.dims(0)[axes[k]]
-    need(known is None or known.reshape(-1)[k] == size, "it resizes the batch or the channels")
+    need(values is None or values.reshape(-1)[k] == size, "it resizes the batch or the channels")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         scale = [emit.models if axis == axes[k] else 1 for axis in axes]
-        if known is not None:
-            sizes = emit.const([int(v) * f for v, f in zip(known.reshape(-1), scale, strict=True)])
+        if values is not None:
+            sizes = emit.const([int(v) * f for v, f in zip(values.reshape(-1), scale, strict=True)])
         else:
             sizes = emit("Mul", ins[3], emit.const(scale))
             there = emit("Gather", emit("Shape", ins[0]), emit.const([axes[k]]), axis=0)
@@ -184,9 +182,9 @@ def _where(condition: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
 
 def _by_scales(site: Site, k: int) -> Body:
     at = _scales_at(site)
-    known = site.values[at] if site.has(at) else None
+    values = site.values[at] if site.has(at) else None
     named: Any = site.attr("scales")
-    if known is None and named is None:
+    if values is None and named is None:
 
         def guarded(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
             one = emit.filled(1.0, TensorProto.FLOAT, (1,))
@@ -194,6 +192,6 @@ def _by_scales(site: Site, k: int) -> Body:
             return emit_same_op(site, [_where(same, ins[0], site, emit), *ins[1:]], emit)
 
         return guarded
-    scale = float(named[k] if known is None else known.reshape(-1)[k])
+    scale = float(named[k] if values is None else values.reshape(-1)[k])
     need(scale == 1.0, "it resizes the batch or the channels")
     return emit_same_op

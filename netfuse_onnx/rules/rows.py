@@ -20,7 +20,7 @@ from netfuse_onnx.types import Dim
 
 @family("MatMul")
 def linear_rows(site: Site) -> Iterator[Option]:
-    """batched over all rows, with --target: M(..i)k, Mkj -> M(..i)j, one matrix for each model"""
+    """With --target, batched over all rows: M(..i)k, Mkj -> M(..i)j, with one matrix for each model."""
     need(site.mapped[0] and site.rank(0) >= 3, "its rows are one axis, of its own or of all models")
     need(site.rank(1) == 2, "its weight is not one matrix")
     takes = (ROWS, site.own_layout(1))
@@ -29,7 +29,7 @@ def linear_rows(site: Site) -> Iterator[Option]:
 
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def norm_rows(site: Site) -> Iterator[Option]:
-    """over the last axis of all rows, with --target; a scale that differs becomes M1d beside M(..i)d"""
+    """With --target, it works over the last axis of all rows; a scale that differs is M1d beside M(..i)d."""
     rank = site.rank(0)
     last = site.axis(int(site.attr("axis")), rank) == rank - 1
     need(rank >= 3 and last, "it is not over the last of at least three axes")
@@ -60,7 +60,7 @@ def _on_the_last_axis(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -
 
 @family("Reshape")
 def reshape_rows(site: Site) -> Iterator[Option]:
-    """out of rows and into rows in the one Reshape that the source has, with --target, as heads are split"""
+    """With --target, the source's own Reshape, such as one that splits heads, also makes or ends rows."""
     site.only_mapped(0)
     dims, out = site.dims(0), site.out_dims()
     need(_tells(dims, out), "the sizes of its input do not tell those of its output")

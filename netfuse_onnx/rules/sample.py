@@ -18,26 +18,26 @@ from netfuse_onnx.types import Became
 @rule("GridSample", "LinearAttention", "TensorScatter", takes=(FOLDED(0),), gives=FOLDED(0))
 @rule("Col2Im", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
 def samples(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """the models join the batch"""
+    """The models join the batch."""
     return emit_same_op(site, ins, emit)
 
 
 @rule("MaxRoiPool", "RoiAlign", takes=(FOLDED(1), SHARED), gives=FOLDED(1))
 def regions(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """the same regions for all models, whose channels are folded"""
+    """The regions are the same for all models, whose channels are folded."""
     return emit_same_op(site, ins, emit)
 
 
 @family("ReverseSequence")
 def reverse_sequence(site: Site) -> Iterator[Option]:
-    """the models join the batch axis"""
+    """The models join the batch axis."""
     batch = int(site.attr("batch_axis"))
     yield Option("reverse_sequence", (FOLDED(batch), FOLDED(0)), (FOLDED(batch),), emit_same_op)
 
 
 @family("AffineGrid")
 def affine_grid(site: Site) -> Iterator[Option]:
-    """the models join the batch; the size says so"""
+    """The models join the batch, and the size input counts them."""
     site.only_mapped(0)
     size = site.ints(1) or []
 
@@ -49,14 +49,14 @@ def affine_grid(site: Site) -> Iterator[Option]:
 
 @family("TfIdfVectorizer")
 def tf_idf(site: Site) -> Iterator[Option]:
-    """each row is a document: the models are more rows"""
+    """Each row is a document, so the models are more rows."""
     layout = FOLDED(0) if site.rank(0) == 2 else STACKED(0)
     yield Option("tf_idf", (layout,), (layout,), emit_same_op)
 
 
 @family("StringNormalizer")
 def string_normalizer(site: Site) -> Iterator[Option]:
-    """string by string, where none is dropped"""
+    """Each string is normalised on its own, where none is dropped."""
     need(not site.attr("stopwords"), "it drops stop words, so the size of its output depends on its data")
     layout = FOLDED(site.rank(0) - 1)
     yield Option("string_normalizer", (layout,), (layout,), emit_same_op)
@@ -65,7 +65,7 @@ def string_normalizer(site: Site) -> Iterator[Option]:
 @rule("DeformConv", takes=(FOLDED(1), FOLDED(0), FOLDED(1), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
       became=Became.GROUPED)  # fmt: skip
 def deform_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """grouped: M models are M times the groups and the offset groups"""
+    """Grouped: M models are M times the groups and M times the offset groups."""
     group, offsets = (emit.models * int(site.attr(name)) for name in ("group", "offset_group"))
     return emit_same_op(site, ins, emit, group=group, offset_group=offsets)
 
@@ -73,13 +73,13 @@ def deform_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[He
 @rule("CausalConvWithState", takes=(FOLDED(1), FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1),
       became=Became.GROUPED)  # fmt: skip
 def causal_conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-    """depthwise: N(MC)L, (MC)1k -> N(MC)L"""
+    """Depthwise: N(MC)L, (MC)1k -> N(MC)L."""
     return emit_same_op(site, ins, emit)
 
 
 @family("Attention")
 def attention(site: Site) -> Iterator[Option]:
-    """the models join the batch; a mask without a batch is repeated for each of its samples"""
+    """The models join the batch; a mask without a batch is repeated for each sample."""
     batch, mask = site.dims(0)[0], site["attn_mask"]
     takes = dict.fromkeys(site.names, FOLDED(0))
     batched = mask.present and mask.rank == 4 and same_name(mask.dims[0], batch)
@@ -113,7 +113,7 @@ def _repeated_mask(site: Site, mask: Tensor, batch: int, emit: Emitter) -> Tenso
 
 @family("RotaryEmbedding")
 def rotary(site: Site) -> Iterator[Option]:
-    """the models join the batch; caches that differ are gathered per model first"""
+    """The models join the batch; caches that differ are gathered per model first."""
     caches, positions = ("cos_cache", "sin_cache"), site["position_ids"]
     takes = dict.fromkeys(site.names, FOLDED(0))
     if not positions.present:

@@ -15,7 +15,7 @@ from netfuse_onnx.rules._site import Site
 
 @family("ScatterElements", "Scatter")
 def scatter_elements(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis; data, indices and updates are all stacked"""
+    """The axis is shifted past the model axis; data, indices and updates are all stacked."""
     rank = site.rank(0)
     axis = site.own_axis(int(site.attr("axis")), rank)
 
@@ -29,7 +29,7 @@ def scatter_elements(site: Site) -> Iterator[Option]:
 
 @family("ScatterND")
 def scatter_nd(site: Site) -> Iterator[Option]:
-    """the model number is the first coordinate: an index out of range stays an error"""
+    """The model's number is the first coordinate: an index out of range stays an error."""
     need(site.rank(1) >= 1, "its indices are a scalar")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:

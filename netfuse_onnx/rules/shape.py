@@ -21,7 +21,7 @@ from netfuse_onnx.types import Dim
 
 @family("Transpose")
 def transpose(site: Site) -> Iterator[Option]:
-    """the model axis may move along for nothing: STACKED(a) -> STACKED(b)"""
+    """The Transpose may move the model axis, too, at no cost: STACKED(a) -> STACKED(b)."""
     rank = site.rank(0)
     perm = [int(p) for p in site.attr("perm") or reversed(range(rank))]
     need(sorted(perm) == list(range(rank)), "its perm is no order of its axes")
@@ -47,7 +47,7 @@ def transpose(site: Site) -> Iterator[Option]:
 
 @family("Unsqueeze")
 def unsqueeze(site: Site) -> Iterator[Option]:
-    """the new axes are shifted past the model axis, which may end on either side of them"""
+    """The new axes are shifted past the model axis, which may end on either side of them."""
     rank = site.out_rank()
     axes = sorted(site.own_axis(a, rank) for a in site.ints(1, "axes") or [])
     kept = [a for a in range(rank) if a not in axes]  # where each axis of the input ends up
@@ -69,10 +69,11 @@ def unsqueeze(site: Site) -> Iterator[Option]:
 
 @family("Squeeze")
 def squeeze(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     given = site.ints(1, "axes")
+    # gaps.NO_AXES_ARE_ALL
     need(given != [], "an empty list of axes means none to onnx and all of size 1 to ONNX Runtime")
     if given is None:
         dims = site.dims(0)
@@ -88,7 +89,7 @@ def squeeze(site: Site) -> Iterator[Option]:
 
 @family("Flatten")
 def flatten(site: Site) -> Iterator[Option]:
-    """d0.. -> two axes for each model"""
+    """Each model is flattened to two axes of its own."""
     dims = site.dims(0)
     axis = site.axis(int(site.attr("axis")), len(dims))
     rows, cols = _product(dims[:axis]), _product(dims[axis:])
@@ -111,7 +112,7 @@ def _product(dims: Sequence[Dim]) -> int | None:
 
 @family("Reshape")
 def reshape(site: Site) -> Iterator[Option]:
-    """the model axis is written into the target; 0 and -1 keep their meaning"""
+    """The model axis is written into the target, in which 0 and -1 keep their meaning."""
     site.only_mapped(0)
     inferred = _inferred_target(site) if site.values[1] is None else None
     target = site.values[1] if inferred is None else inferred
@@ -214,7 +215,7 @@ def _pad_axes(site: Site, rank: int) -> list[int]:
 
 @family("Pad")
 def pad(site: Site) -> Iterator[Option]:
-    """no padding along the model axis"""
+    """Nothing is padded along the model axis."""
     if site.is_mapped(2):
         yield from _pad_per_model(site)
         return
@@ -244,7 +245,7 @@ def pad(site: Site) -> Iterator[Option]:
 
 @family("Shape", "Size")
 def shape_of(site: Site) -> Iterator[Option]:
-    """once for all models: their shapes are equal, the join that holds them together says so"""
+    """It runs once, because the joins have already checked that the models' shapes are equal."""
     dims = site.dims(0)
     rank = len(dims)
     if all(isinstance(d, int) for d in dims):  # else sizes could differ unseen where no join compares them

@@ -15,7 +15,7 @@ from netfuse_onnx.rules._site import Site
 
 @family("Det")
 def det(site: Site) -> Iterator[Option]:
-    """the models are a batch axis"""
+    """The models are one more batch axis."""
     rank = site.rank(0)
     for layout in places(rank):
         if layout.axis <= rank - 2 - layout.folded:
@@ -24,7 +24,7 @@ def det(site: Site) -> Iterator[Option]:
 
 @family("DFT")
 def dft(site: Site) -> Iterator[Option]:
-    """the axis is shifted past the model axis"""
+    """The axis is shifted past the model axis."""
     site.only_mapped(0)
     rank = site.rank(0)
     as_input = site.opset >= 20
@@ -48,13 +48,13 @@ def dft(site: Site) -> Iterator[Option]:
 
 @family("STFT")
 def stft(site: Site) -> Iterator[Option]:
-    """the models join the batch; the window is the same for all models"""
+    """The models join the batch; the window is the same for all models."""
     yield Option("stft", site.takes({0: FOLDED(0)}), (FOLDED(0),), emit_same_op)
 
 
 @family("MeanVarianceNormalization")
 def mean_variance(site: Site) -> Iterator[Option]:
-    """the axes are shifted past the model axis"""
+    """The axes are shifted past the model axis."""
     rank = site.rank(0)
     need(site.attr("axes") is not None, "it has no axes before opset 9")
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes")]
@@ -67,7 +67,7 @@ def mean_variance(site: Site) -> Iterator[Option]:
 
 @family("CenterCropPad")
 def center_crop_pad(site: Site) -> Iterator[Option]:
-    """the axes are named, and shifted past the model axis"""
+    """The axes are named, and shifted past the model axis."""
     rank = site.rank(0)
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes") or range(rank)]
 
@@ -88,7 +88,7 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
 
 def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], emit: Emitter) -> Tensor:
     """`each`: (axis, size, size wanted). Written out, because ONNX Runtime fails on CenterCropPad between two
-    Transposes (ort_compat.PAD_AXES_MOVED), which a change of layout adds."""
+    Transposes (gaps.PAD_AXES_MOVED), which a change of layout adds."""
     cut = [(axis, (size - want) // 2, want) for axis, size, want in each if size > want]
     pads = [0] * (2 * rank)
     for axis, size, want in each:
@@ -104,7 +104,7 @@ def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], 
 def _cut_and_padded_later(
     site: Site, x: Tensor, wanted: Tensor, rank: int, axes: Sequence[int], emit: Emitter
 ) -> Tensor:
-    """The same for sizes that only a run knows."""
+    """Cut and pad to sizes that only a run knows."""
     at, zero, two = emit.const(list(axes)), emit.const([0]), emit.const([2])
     if site.inputs[1].dtype != TensorProto.INT64:
         wanted = emit("Cast", wanted, to=TensorProto.INT64)
@@ -119,7 +119,7 @@ def _cut_and_padded_later(
 
 @family("EyeLike")
 def eye_like(site: Site) -> Iterator[Option]:
-    """once for all models: only the shape of its input is read"""
+    """It runs once for all models, because it reads only the shape of its input."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         attrs = dict(site.node.attrs)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnx import GraphProto, TensorProto
+from onnx import GraphProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
-from netfuse_onnx.plan.control import nodes_of
+from netfuse_onnx.ops import walk
+from netfuse_onnx.ops.kinds import SHAPE_TYPES
 from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.run.footprint import PROCESS, REUSE, amount, constant_bytes, static_peak
 from netfuse_onnx.storage import weights
@@ -22,7 +23,6 @@ from netfuse_onnx.types import Correspondence, Graph, Node, Source, ValueType
 
 FOLDING = 4.0
 """ONNX Runtime takes so many times what it computes from constants: copies of optimisers, packed ones."""
-_WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 MOST_TRIPS = 1 << 17
 """Trips of a loop, or of loops in loops, whose number is written in the file and that nothing ends before."""
 
@@ -79,7 +79,7 @@ class _Bounds:
         if self.fed and needed > self.limit:
             return f"a run takes about {amount(needed)}"
         for node in graph.nodes:
-            for body in (value for value in node.attrs.values() if isinstance(value, GraphProto)):
+            for body in walk.bodies_of(node.attrs).values():
                 count = trips * self._trips(node, body)
                 if count > MOST_TRIPS:
                     return f"nothing ends its Loop {node.name or node.outputs[0]!r} before {MOST_TRIPS} trips"
@@ -94,7 +94,7 @@ class _Bounds:
         types |= dict(graph.types)
         inputs = (*(value.name for value in body.input), *(name for name in types if name not in held))
         outputs = tuple(value.name for value in body.output)
-        inner = Graph(body.name, inputs, outputs, nodes_of(body), held, types)
+        inner = Graph(body.name, inputs, outputs, tuple(map(walk.node_of, body.node)), held, types)
         return infer(replace(self.source, graph=inner)).graph
 
     def _trips(self, node: Node, body: GraphProto) -> int:
@@ -120,7 +120,7 @@ class _Bounds:
     def _value(self, name: str) -> int | None:
         """The one number that a small weight holds."""
         weight = self.source.graph.weights.get(name)
-        if weight is None or not isinstance(weight.data, bytes) or weight.dtype not in _WHOLE:
+        if weight is None or not isinstance(weight.data, bytes) or weight.dtype not in SHAPE_TYPES:
             return None
         values = weights.array(weight).reshape(-1)
         return int(values[0]) if values.size == 1 else None

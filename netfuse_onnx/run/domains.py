@@ -11,43 +11,12 @@ from fractions import Fraction
 from typing import Any
 
 from netfuse_onnx.match.flat import Step, flatten
+from netfuse_onnx.ops import traits
+from netfuse_onnx.ops.kinds import FLOATS
+from netfuse_onnx.ops.traits import TUPLES, Carries, Indices
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Dim, ValueType
 
-PLAIN = frozenset(
-    {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Identity", "Slice", "Tile"}
-    | {"Split", "Clip", "Pad"}
-)
-"""Operators whose output holds elements of their first input, and hardly any other."""
-MIXING = frozenset({"Concat", "Where", "Max", "Min"})
-"""Operators whose output holds elements of all inputs, but not of a condition."""
-PICKING = frozenset(
-    {"Abs", "CastLike", "Ceil", "Floor", "Gather", "GatherElements", "GatherND", "ReduceMax", "ReduceMin"}
-    | {"Round", "ScatterElements", "ScatterND", "Trilu"}
-)
-"""Operators whose output holds elements of their first input, but maybe not all of them, or others too."""
-STEERS = frozenset({"Reshape", "Expand", "ConstantOfShape", "Range", "Tile", "TopK", "Resize", "Slice"})
-AXIS, TUPLES = "axis", "tuples"
-TABLES: Mapping[str, tuple[tuple[int, int, str | int], ...]] = {
-    "ArrayFeatureExtractor": ((1, 0, -1),),
-    "CropAndResize": ((2, 0, 0),),
-    "EmbedLayerNormalization": ((0, 2, 0), (1, 4, 0), (8, 3, 0)),
-    "Gather": ((1, 0, AXIS),),
-    "GatherBlockQuantized": ((1, 0, "gather_axis"),),
-    "GatherElements": ((1, 0, AXIS),),
-    "GatherND": ((1, 0, TUPLES),),
-    "NegativeLogLikelihoodLoss": ((1, 0, 1),),
-    "QEmbedLayerNormalization": ((0, 2, 0), (1, 4, 0)),
-    "RoiAlign": ((2, 0, 0),),
-    "Scatter": ((1, 0, AXIS),),
-    "ScatterElements": ((1, 0, AXIS),),
-    "ScatterND": ((1, 0, TUPLES),),
-    "SoftmaxCrossEntropyLoss": ((1, 0, 1),),
-}
-"""Operator -> (input that holds indices, input that they index, axis that they count along). The axis is a
-number, an attribute, or TUPLES: rows of indices for several axes. RotaryEmbedding is in `_tables`."""
-FLOATS = frozenset({1, 10, 11, 16})
-"""FLOAT, FLOAT16, DOUBLE and BFLOAT16 of onnx.TensorProto."""
 ALPHABET = 4096
 """Most elements of a constant that is read, such as the classes of a one-hot."""
 CHOICES = 8
@@ -120,7 +89,7 @@ class Domains:
                 low, high = max(low, int(first)) if first > 0 else low, min(high, end)
                 if step.op == "Equal" and (line.whole or not floats):
                     values |= line.equal_to(self._constants(step.ins[1 - i]))
-                if i > 0 and step.op in STEERS:
+                if i in traits.of(step.op).sizes:
                     low = max(low, 1)
                 fresh = [ahead for ahead in self._ahead(line, step, i) if ahead not in seen]
                 if len(seen) < PATHS:
@@ -137,8 +106,9 @@ class Domains:
     def _ahead(self, line: _Line, step: Step, i: int) -> Iterator[_Line]:
         """The outputs of a step that hold elements of its input `i`, maybe shifted or scaled."""
         line = replace(line, name="")
-        if step.op in MIXING or (i == 0 and step.op in PLAIN | PICKING):
-            whole = line.whole and step.op not in PICKING
+        carries = traits.of(step.op).carries
+        if carries is Carries.ALL_INPUTS or (i == 0 and carries is not Carries.NOTHING):
+            whole = line.whole and carries is not Carries.SOME
             shifted = None if (step.op, i) == ("Where", 0) else replace(line, whole=whole)
         else:
             shifted = self._shifted(replace(line, whole=False), step, i)
@@ -177,17 +147,17 @@ class Domains:
         if step.op == "OneHot":
             depth = self._constants(step.ins[1]) if i == 0 else ()
             return min(depth, default=math.inf)
-        for index, table, axis in _tables(step):
-            if i == index and table < len(step.ins):
-                return min(self._along(step, attrs, table, axis) for attrs in self._attributes(step))
+        for indices in traits.of(step.key).indices:
+            if i == indices.place and indices.table < len(step.ins):
+                return min(self._along(step, attrs, indices) for attrs in self._attributes(step))
         return math.inf
 
     def _attributes(self, step: Step) -> Sequence[Mapping[str, Any]]:
         """The attributes of a step: of every model, where they differ."""
         return (step.attrs,) if step.scope else self.family.attrs.get(step.main, (step.attrs,))
 
-    def _along(self, step: Step, attrs: Mapping[str, Any], table: int, axis: str | int) -> float:
-        dims = self._dims(step.ins[table])
+    def _along(self, step: Step, attrs: Mapping[str, Any], indices: Indices) -> float:
+        dims, axis = self._dims(step.ins[indices.table]), indices.axis
         if axis == TUPLES:
             first = int(attrs.get("batch_dims", 0))
             long = (self._dims(step.ins[1]) or (None,))[-1]
@@ -208,7 +178,7 @@ class Domains:
 
     def _constants(self, name: str) -> set[int]:
         """The elements of an integer constant, seen through reshaping and broadcasting, in all models."""
-        while name in self.made and self.made[name].op in PLAIN:
+        while name in self.made and traits.of(self.made[name].op).carries is Carries.MOST:
             name = self.made[name].ins[0]
         found = set[int]()
         for weight in self.family.weights.get(name, ()):
@@ -217,9 +187,3 @@ class Domains:
                 if array.dtype.kind in "iuf":
                     found |= {int(v) for v in array.reshape(-1) if abs(float(v)) < 2**31}
         return found
-
-
-def _tables(step: Step) -> Sequence[tuple[int, int, str | int]]:
-    if step.op == "RotaryEmbedding":
-        return ((1, 2, 0),) if step.domain else ((3, 1, 0),)
-    return TABLES.get(step.op, ())

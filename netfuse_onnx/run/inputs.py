@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.load.normal import value_type
+from netfuse_onnx.ops.kinds import of_proto
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.domains import Accepts, Domains
 from netfuse_onnx.run.runtime import Array, Value
@@ -162,5 +162,5 @@ def _tensor(kind: ValueType) -> tuple[ValueType, bool]:
         proto = wrapper.elem_type
     if proto is None:
         return kind, sequence
-    inner = value_type(proto)
+    inner = of_proto(proto)
     return (inner if inner.proto is None else ValueType()), sequence

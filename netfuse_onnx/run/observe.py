@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.load.claims import Run
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.run import inputs
 from netfuse_onnx.run.bounds import refusal
 from netfuse_onnx.run.footprint import Footprints
@@ -139,7 +140,7 @@ def _model(source: Source, names: Sequence[str]) -> bytes:
     """The source with more outputs."""
     model = whole(source)
     model.graph.output.extend(
-        rebuild.declared(name, ValueType()) for name in names if name not in source.graph.outputs
+        kinds.declared(name, ValueType()) for name in names if name not in source.graph.outputs
     )
     data: bytes = model.SerializeToString()
     return data

@@ -15,6 +15,7 @@ import numpy as np
 
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES
 
 Array = np.ndarray[Any, Any]
 Value = Array | list[Any] | None
@@ -146,4 +147,4 @@ class Session:
     @property
     def _plain(self) -> bool:
         types = [*self.inputs.values(), *self.outputs.values()]
-        return not any(ort_compat.element_type(t) in ort_compat.NOT_NUMPY for t in types)
+        return not any(ort_compat.element_type(t) in NOT_NUMPY_TYPES for t in types)

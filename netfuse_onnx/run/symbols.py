@@ -7,8 +7,10 @@ dynamic dim is called `INPUT.POSITION`. Which sizes are tried is in ladder.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from netfuse_onnx.ops import kinds
 from netfuse_onnx.run import expressions
 from netfuse_onnx.types import Dim
 
@@ -18,13 +20,7 @@ Dims = tuple[Dim, ...] | None
 def meet(name: str, shapes: Sequence[Dims]) -> Dims:
     """The dims of one input that all sources take, in the first one's symbols. Static wins."""
     known = [dims for dims in shapes if dims is not None]
-    if not known:
-        return None
-    result: list[Dim] = []
-    for i, dim in enumerate(known[0]):
-        fixed = [d[i] for d in known if len(d) == len(known[0]) and isinstance(d[i], int)]
-        result.append(fixed[0] if fixed else _unnamed(name, i) if dim is None else dim)
-    return tuple(result)
+    return named(name, functools.reduce(kinds.accepted_dims, known)) if known else None
 
 
 def named(name: str, dims: Dims) -> Dims:

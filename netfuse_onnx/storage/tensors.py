@@ -15,6 +15,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from netfuse_onnx.ops import walk
+
 Values = npt.NDArray[Any]
 
 BITS: dict[int, int] = {
@@ -186,5 +188,5 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[Te
     """Those of all fields: a damaged attribute may hold several, and say that it is of another kind."""
     for attribute in attributes:
         yield from own_tensors(attribute)
-        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+        for graph in walk.graphs_of(attribute):
             yield from _graph_tensors(graph)

@@ -11,6 +11,7 @@ from typing import Any
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.ops import walk
 
 _NESTED = ("sequence_type", "optional_type")
 
@@ -70,11 +71,9 @@ def _attributes(attributes: Iterable[Any], found: list[str]) -> None:
         found += (attribute.name, attribute.ref_attr_name, attribute.doc_string)
         if attribute.HasField("t"):
             _tensors((attribute.t,), found)
-        if attribute.HasField("g"):
-            _graph(attribute.g, found)
         if attribute.HasField("tp"):
             _type(attribute.tp, found)
-        for graph in attribute.graphs:
+        for graph in walk.graphs_of(attribute):
             _graph(graph, found)
 
 

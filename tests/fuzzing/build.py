@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto, NodeProto, helper
 
-from netfuse_onnx.emit.bodies import inside
+from netfuse_onnx.ops import walk
 from netfuse_onnx.plan.control import outer
 
 Array = np.ndarray
@@ -434,7 +434,9 @@ def _options() -> ort.SessionOptions:
 def reads(node: NodeProto) -> list[str]:
     """Inputs, then what the bodies read from outside."""
     names = [name for name in node.input if name]
-    return list(dict.fromkeys([*names, *(name for body in inside(node) for name in outer(body))]))
+    return list(
+        dict.fromkeys([*names, *(name for body in dict(walk.bodies(node)).values() for name in outer(body))])
+    )
 
 
 def evaluate(

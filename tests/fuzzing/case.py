@@ -12,7 +12,7 @@ from onnx import helper
 
 from fuzzing import bodies, elementwise, networks, shapes  # these register their operators
 from fuzzing.build import Array, Builder, Leaf, Value, World, imports, reads
-from netfuse_onnx.emit.bodies import inside
+from netfuse_onnx.ops import walk
 
 __all__ = ["Case", "bodies", "draw", "elementwise", "networks", "shapes"]
 
@@ -125,7 +125,7 @@ def _called(leaf: Leaf, axis: int, naming: str, rng: random.Random) -> int | str
 def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
-        for body in inside(node):
+        for body in dict(walk.bodies(node)).values():
             yield from _every(body)
 
 

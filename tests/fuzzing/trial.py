@@ -18,10 +18,10 @@ from oracle import Every
 from fuzzing.build import Array
 from fuzzing.case import Case
 from netfuse_onnx.emit import repeat
-from netfuse_onnx.emit.bodies import inside
 from netfuse_onnx.errors import NotEquivalent, NotStackable
 from netfuse_onnx.layouts import SHARED
 from netfuse_onnx.lower.interpreter import lower
+from netfuse_onnx.ops import walk
 from netfuse_onnx.plan import control, offers
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
@@ -103,7 +103,7 @@ def _examine(case: Case, folder: Path, plans: int) -> dict[str, int]:
 def _misread(graph: onnx.GraphProto) -> bool:
     """Whether onnx's checker (1.23) may be wrong, or die: it takes a Slice in a body whose bounds stand outside
     of it, as a merge leaves them, for empty when it works out a computed shape."""
-    bodies = [inner for node in graph.node for inner in inside(node)]
+    bodies = [inner for node in graph.node for inner in dict(walk.bodies(node)).values()]
     return any(node.op_type == "Slice" for body in bodies for node in body.node) or any(map(_misread, bodies))
 
 
@@ -122,7 +122,7 @@ def _reads_anything(graph: onnx.GraphProto, values: Values) -> bool:
     memory holds by chance."""
     return any(
         (node.op_type == "QLinearConv" and any(0 in array.shape for array in values.get(node.input[3], ())))
-        or any(_reads_anything(body, values) for body in inside(node))
+        or any(_reads_anything(body, values) for body in dict(walk.bodies(node)).values())
         for node in graph.node
     )
 
@@ -305,7 +305,9 @@ def _without_iterations(graph: onnx.GraphProto, have: Array, want: Array) -> boo
 
 
 def _loops(graph: onnx.GraphProto) -> bool:
-    return any(node.op_type == "Loop" or any(map(_loops, inside(node))) for node in graph.node)
+    return any(
+        node.op_type == "Loop" or any(map(_loops, dict(walk.bodies(node)).values())) for node in graph.node
+    )
 
 
 def _difference(have: Array, want: Array, what: str) -> str:

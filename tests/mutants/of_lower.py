@@ -112,7 +112,7 @@ MUTATIONS = (
     mutation(
         "outputs-declared-without-models",
         "netfuse_onnx/lower/boundary.py",
-        "if models and dims is not None:",
+        "if models and kind.dims is not None:",
         "if False:",
         "test_cli.py::test_stacked_and_shared",
     ),

@@ -159,9 +159,9 @@ MUTATIONS = (
     ),
     mutation(
         "first-model-decides-dims",
-        "netfuse_onnx/match/signature.py",
-        "dims = [b if isinstance(b, int) else a for a, b",
-        "dims = [a for a, b",
+        "netfuse_onnx/ops/kinds.py",
+        "tuple([b if _static(b) and not _static(a) else a for a, b",
+        "tuple([a for a, b",
         "test_match.py::test_static_dims_win",
     ),
     mutation(

@@ -306,7 +306,7 @@ MUTATIONS = (
     mutation(
         "any-operator-is-the-same",
         "netfuse_onnx/prove/graph.py",
-        "if operator(file.node) != operator(own.node):",
+        "if key(file.node) != key(own.node):",
         "if False:",
         "test_graph_proof.py::test_a_change_is_refused_and_named",
     ),

@@ -1,0 +1,111 @@
+"""The gaps of ONNX Runtime that this package works around, each with a version that was seen to have it.
+
+Code that works around a gap names it here. tests/test_gaps.py shows each one in the installed version and
+fails when it is gone: then the work-around goes, once the oldest supported version does not need it either.
+All were seen on the CPU provider but those that begin with CUDA.
+"""
+
+from __future__ import annotations
+
+# --------------------------------------------------------------------------- types and kernels
+
+NOT_NUMPY = "1.32"
+"""session.run neither takes nor gives bfloat16 and 8-bit floats as numpy arrays."""
+NOT_NUMPY_TYPES = {
+    "bfloat16": 16, "float8e4m3fn": 17, "float8e4m3fnuz": 18, "float8e5m2": 19, "float8e5m2fnuz": 20
+}  # fmt: skip
+"""ONNX Runtime's names of these types, and ONNX's numbers."""
+
+NO_MAX = "1.20"
+"""Clip takes uint8 and int8; Max and Min have no kernel for them."""
+NO_MAX_TYPES = (2, 3)
+
+TILE_STAYS = "1.32"
+"""Tile of stored float16 is not computed when a model is loaded, and Tile and Expand have no kernel for
+bfloat16. Concat is computed at load for all types that it takes (ORT_ENABLE_BASIC)."""
+
+# --------------------------------------------------------------------------- wrong values
+
+GATHER_LOSES_STRINGS = "1.32"
+"""Gather of strings copies only the first of each slice."""
+
+RESIZE_BLENDS_ALL = "1.32"
+"""Up to rank 3 an interpolating Resize blends all axes, with weight 0 along those that it leaves alone, and
+0 times NaN is NaN. Of rank 4 it blends the last two, of rank 5 the last three."""
+RESIZE_BLENDS_UP_TO = 3
+
+PAD_AXES_MOVED = "1.32"
+"""Transpose, Pad with axes, Transpose: optimised, the widths are permuted as if all axes were named, in
+order. It fails or gives wrong values. CenterCropPad is a Pad with axes inside."""
+
+ZERO_POINT_LOST = "1.32"
+"""With optimisations on, a DequantizeLinear with one stored scale is moved behind a Reshape and the like, as
+a pair. The pair is uint8 where there is no zero point below opset 21 (at any, in com.microsoft): negative
+numbers become 0, silently. It is int8 and uint8 at once where there is an int8 zero point, even 0, from
+there on; it is int32 where there is one of int32: these do not load."""
+ZERO_POINT_LOST_BELOW = 21
+MOVED_BEHIND = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
+
+SPLITS_JOINED = "1.32"
+"""Two Splits of one tensor along one axis into unequal numbers of equal parts are made one, with
+optimisations on: the sizes are written out where they are known."""
+
+CONCAT_SKIPS_EMPTY = "1.32"
+"""Concat skips inputs without elements, whatever their other sizes: (0, 8) beside (1, 8) gives rows that
+belong to nobody."""
+
+SCALES_PER_AXIS_FUSED = "1.32"
+"""Between DequantizeLinear and QuantizeLinear with a scale per axis, an operator is fused to one on bytes
+that takes one scale, and fails: Conv of uint8, and those of FUSED_PER_AXIS."""
+FUSED_PER_AXIS = frozenset({"Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
+
+INTEGER_PRODUCT_FUSED = "1.32"
+"""MatMulInteger, Cast and Mul are fused to an operator that reads zero points per model wrongly."""
+
+NAN_UNNOTICED = "1.32"
+"""DynamicQuantizeLinear notices a NaN in certain places only, and ReduceMax and ReduceMin in others."""
+
+SKIP_CUT = "1.32"
+"""SkipLayerNormalization takes the first rows of a skip that has more of them, where Add would make the
+input as large."""
+
+VECTOR_UNTRANSPOSED = "1.32"
+"""FusedMatMul reads a transposed matrix beside a vector as if it were not transposed."""
+
+NO_AXES_ARE_ALL = "1.32"
+"""Squeeze with an empty list of axes drops all of size 1, where ONNX says that it drops none."""
+
+LABELS_MISSING = "1.32"
+"""GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are
+written out with it, and gives as many."""
+
+SCALE_PER_MODEL = "1.31"
+"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971)."""
+
+# --------------------------------------------------------------------------- control flow, speed
+
+OUTPUTS_UNTYPED = "1.32"
+"""Scan refuses bodies with an output whose rank it can't infer, and Loop without iterations gives what it
+collects the shape that the body declares, or zeros: the outputs of merged bodies are typed."""
+
+SCALAR_BESIDE_ONES = "1.32"
+"""An elementwise operator on one number of rank 0 or 1 and a value whose last axis is 1 takes 45 times as
+long as with a number of higher rank, as if every element were a row of its own."""
+
+# --------------------------------------------------------------------------- sessions
+
+TELEMETRY = "1.32"
+"""From 1.29 on, the official builds for Linux and macOS write an identifier of the machine below the home
+folder and send names of models, hashes of graphs and errors to a server. They read TELEMETRY_OFF once, when
+the library is loaded: set to 1, nothing is made and nothing is sent. Children inherit it."""
+TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
+
+ERRORS_PRINTED = "1.32"
+"""What is raised as an exception is reported on stderr as well."""
+
+CUDA_LISTED = "1.31"
+"""CUDA: onnxruntime-gpu on a machine without a GPU lists CUDAExecutionProvider as available and falls back
+to the CPU with a line on stderr. So the only proof is to run something."""
+
+TF32 = "1.32"
+"""CUDA: Products of float32 are computed in TF32 unless a session is told not to."""
