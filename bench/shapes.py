@@ -10,7 +10,8 @@ from typing import Any
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import measured, planner, targets
-from netfuse_onnx.plan.offers import site
+from netfuse_onnx.plan.account import Account, Accounts
+from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.work import Work, work
 from netfuse_onnx.rules import Site
@@ -62,29 +63,36 @@ def shapes(paths: Sequence[str], count: int, sizes: Mapping[str, int]) -> Iterat
     family = sized(matched, sizes)
     cost = measured.Measured(count, targets.target("cpu"), sizes)
     found = planner.candidates(family, io="separate", share=frozenset(), cost=cost)
-    for index, (node, offers) in enumerate(zip(family.graph.nodes, found.options, strict=True)):
-        seen = replace(site(family, found.mapped, node, index), models=count)
-        known = shape(seen, offers, cost.sizes)
+    for site, offers in zip(found.sites, found.options, strict=True):
+        seen = replace(site, models=count)
+        known = shape(seen, offers, cost.accounts, cost.sizes)
         if known is not None and len(known.ways) > 1:
             yield known
 
 
-def shape(seen: Site, offers: Sequence[Lowering], sizes: Any) -> Shape | None:
+def products(account: Account, shapes: Shapes) -> list[Work]:
+    """The products that the nodes of an account compute."""
+    found = (work(step, [*map(shapes.of, step.inputs)], shapes.of(step.outputs[0])) for step in account.steps)
+    return [one for one in found if one]
+
+
+def shape(seen: Site, offers: Sequence[Lowering], accounts: Accounts, sizes: Any) -> Shape | None:
     """One operator, with each of its lowerings that does other work."""
     ways: dict[tuple[int, Work], Way] = {}
     for offer in offers:
-        found = work(seen, offer, sizes)
-        if offer.became is Became.SHARED or found is None:
+        account = accounts.of(replace(offer, site=seen))
+        found = products(account, Shapes(account, seen, sizes))
+        if offer.became is Became.SHARED or len(found) != 1:
             return None
-        launches = seen.models if offer.became is Became.REPLICATED else 1
         name = offer.option.rule if offer.option else APART
-        ways.setdefault((launches, found), Way(name, launches, found, _times(name, seen.models)))
+        way = Way(name, account.times, found[0], _times(name, seen.models))
+        ways.setdefault((account.times, found[0]), way)
     x, w = (tuple(sizes(kind.dims or ())) for kind in seen.inputs[:2])
     window: tuple[tuple[str, Any], ...] = ()
     if "Conv" in seen.op:
         given = {key: seen.attr(key) for key in WINDOW if seen.attr(key) is not None}
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-        window = (("group", int(seen.attr("group", 1))), *sorted(given.items()))
+        window = (("group", int(seen.attr("group") or 1)), *sorted(given.items()))
     else:  # MatMul and Gemm of one size are one shape
         x, w = (), ()
     return Shape("Product" if not window else seen.op, x, w, window, tuple(ways.values()))

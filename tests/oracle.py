@@ -17,14 +17,18 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
 from netfuse_onnx.emit import repeat
+from netfuse_onnx.emit.emitter import Emitter
+from netfuse_onnx.layouts.channels import Channels
 from netfuse_onnx.load import opset as opsets
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.lower.interpreter import lower
@@ -32,12 +36,14 @@ from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan.account import Accounts
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.rewrite.passes import rewritten
+from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Became, Correspondence, Plan
+from netfuse_onnx.types import Became, Correspondence, Lowering, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
 
@@ -197,13 +203,54 @@ def every_merge(
         what = f"N={corr.models} {io} {role} {[(low.rule, *map(str, low.takes)) for low in plan.lowerings]}"
         small = (0, repeat.SMALL)[(turn // 2 + corr.models + 1) % 2]
         with mock.patch.object(repeat, "SMALL", small):
-            merged = lower(corr, plan, io=io, share=share)
+            merged = lower(corr, accounted(plan), io=io, share=share)
         if not small:
             stored_once(merged, what)
         model = materialise(merged)
         if sound:
             onnx.checker.check_model(model, full_check=True)
         yield plan, model, what
+
+
+ACCOUNTS: dict[tuple[int, int], Accounts] = {}
+"""By the number of models and the opset: one for all tests, so that nodes that share an account are alike."""
+
+
+def accounted(plan: Plan) -> Plan:
+    """The plan with bodies that compare what they emit with the account by which they are priced."""
+    return dataclasses.replace(plan, lowerings=tuple(map(_accounted, plan.lowerings)))
+
+
+def _accounted(lowering: Lowering) -> Lowering:
+    option = lowering.option
+    if not isinstance(option, Option):
+        return lowering
+
+    def body(site: Site, ins: Sequence[Any], emit: Emitter) -> Any:
+        before = len(emit.graph.nodes)
+        result = option.body(site, ins, emit)
+        made = emit.graph.nodes[before:]
+        account = ACCOUNTS.setdefault((site.models, site.opset), Accounts()).of(lowering)
+        emitted = [(node.op, node.domain or "", len(node.outputs)) for node in made]
+        told = [(step.op, step.domain, len(step.outputs)) for step in account.steps]
+        assert emitted == told, f"{lowering.rule} emits {emitted} and is priced by {told}"
+        if not any(isinstance(take, Channels) for take in lowering.takes):
+            read_at_load = _at_load(made)
+            assert read_at_load == [step.at_load for step in account.steps], f"{lowering.rule}: {emitted}"
+        return result
+
+    return dataclasses.replace(lowering, option=dataclasses.replace(option, body=body))
+
+
+def _at_load(nodes: Sequence[gs.Node]) -> list[bool]:
+    """True for each node that reads nothing but constants and what such nodes give."""
+    stored: set[int] = set()
+    result = []
+    for node in nodes:
+        reads = [x for x in node.inputs if not x.is_empty()]
+        result.append(bool(reads) and all(isinstance(x, gs.Constant) or id(x) in stored for x in reads))
+        stored.update(id(x) for x in node.outputs if result[-1])
+    return result
 
 
 def stored_once(merged: Merged, what: str) -> None:

@@ -23,7 +23,8 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import RESHAPE, Cost
-from netfuse_onnx.types import Became, Correspondence, Lowering, ValueType
+from netfuse_onnx.rules import Site
+from netfuse_onnx.types import Became, Correspondence, Lowering, Node, ValueType
 
 # --------------------------------------------------------------------------- prices
 
@@ -44,8 +45,12 @@ def test_what_conversions_cost() -> None:
     assert cost.conversion(STACKED(0), PER_MODEL, image) >= 3.0
     assert cost.conversion(SHARED, PER_MODEL, image) == 0.0
     assert cost.conversion(FOLDED(1), FOLDED(1), image) == 0.0
-    assert cost.lowering(Lowering(Became.REPLICATED, (), (), None), None) == 3.0  # type: ignore[arg-type]
-    assert cost.lowering(Lowering(Became.SHARED, (), (), None), None) == 1.0  # type: ignore[arg-type]
+    relu = Site(
+        Node("Relu", "", "", ("x",), ("y",), {}), 3, {"": 17}, (image,), (image,), (True,), (False,), (None,),
+        parts=((),),
+    )  # fmt: skip
+    assert cost.lowering(Lowering(Became.REPLICATED, (PER_MODEL,), (PER_MODEL,), relu), relu) == 3.0
+    assert cost.lowering(Lowering(Became.SHARED, (SHARED,), (SHARED,), relu), relu) == 1.0
     larger = ValueType(1, (200, 400, 5, 5))
     assert cost.conversion(STACKED(0), STACKED(1), larger) > cost.conversion(STACKED(0), STACKED(1), image)
 

@@ -8,6 +8,7 @@ onnx-graphsurgeon graph; bytes never pass through here, a weight is a data-less 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast
+from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Dim, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
@@ -202,6 +204,14 @@ class Emitter:
     def is_weight(self, tensor: Tensor) -> bool:
         """True for a tensor whose bytes are laid out by a recipe."""
         return tensor.name in self.recipes
+
+    def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
+        """The elements of a weight in the layout that it was fetched in. None for a weight with more than
+        `most` of them, and for any other tensor."""
+        recipe = self.recipes.get(x.name)
+        if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > most:
+            return None
+        return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 
     def weights_read(self) -> list[tuple[gs.Constant, Recipe]]:
         """The weights that nodes read, with their recipes, in the order in which they were first wanted."""

@@ -1,4 +1,4 @@
-"""What a plan costs where no target is named: the one place where the planner's numbers live.
+"""The cost of a plan where no target is named.
 
 The unit is one emitted node. Bytes that a conversion copies are charged on top, at `BYTES_PER_NODE` to
 the unit, so that among plans with equally many nodes the one that moves less data wins. Dims that the
@@ -14,9 +14,11 @@ from netfuse_onnx.dims import volume
 from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.kinds import UNJOINABLE
+from netfuse_onnx.plan.account import Account, Accounts
+from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.rules import Site
 from netfuse_onnx.storage.weights import nbytes
-from netfuse_onnx.types import Became, Correspondence, Dim, Lowering, ValueType, Weight
+from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 BYTES_PER_NODE = 4 << 20
 UNKNOWN_DIM = 4
@@ -34,18 +36,23 @@ class Cost:
     tuned = False
     """Whether options that only pay by measured costs are on offer."""
 
-    def __init__(self, models: int) -> None:
+    def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
+        self.accounts = accounts or Accounts()
 
     def priced(self, corr: Correspondence) -> Correspondence:
         """The family with the types by which it is priced."""
         return corr
 
-    def lowering(self, offer: Lowering, site: Site) -> float:
-        """What a node costs in one of its lowerings."""
-        if offer.became is Became.REPLICATED:
-            return float(self.models)
-        return float(offer.option.nodes) if offer.option else 1.0
+    def lowering(self, offer: Lowering, sized: Site) -> float:
+        """The cost of a node in one of its lowerings. `sized` is its site, with sizes for open dims where the
+        cost depends on them."""
+        if isinstance(offer.option, NestedPlan):
+            return offer.option.nodes
+        return self._account(self.accounts.of(offer), sized)
+
+    def _account(self, account: Account, sized: Site) -> float:
+        return account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
 
     def repeated(self, weight: Weight) -> float:
         """A weight that is equal in all models, where one for each is read. Paid once per layout."""

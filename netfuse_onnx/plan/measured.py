@@ -1,7 +1,7 @@
-"""What a plan costs on a target, in microseconds: launches, bytes and arithmetic at measured speeds.
+"""The cost of a plan on a target, in microseconds: launches, bytes and arithmetic at measured speeds.
 
-An operator costs its launches, and either its products, at the speed of the kernel that does them, or the
-bytes that it reads and writes. Sizes that the file leaves open are bound before (sized.py); what inference
+A node costs its launch, and either its products, at the speed of the kernel that does them, or the bytes that
+it reads and writes. Sizes that the file leaves open are bound before (sized.py); what inference
 could not trace to an input is taken for as large as the largest of them.
 """
 
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.layouts import Hop
-from netfuse_onnx.ops import traits
+from netfuse_onnx.plan.account import Account, is_view
 from netfuse_onnx.plan.cost import Cost
+from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.sized import sized
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.work import work
-from netfuse_onnx.rules import Option, Site
-from netfuse_onnx.types import Became, Correspondence, Dim, Lowering, ValueType, Weight
+from netfuse_onnx.rules import Site
+from netfuse_onnx.types import Correspondence, Dim, Weight
 
 ITEM = 4  # bytes of an element, where it matters little which
 
@@ -32,6 +35,7 @@ class Measured(Cost):
         self.target = target
         self.given = dict(sizes or {})
         self.largest = max(self.given.values(), default=1)
+        self._prices: dict[tuple[Any, ...], float] = {}
 
     def sizes(self, dims: Sequence[Dim]) -> tuple[int, ...]:
         return tuple(dim if isinstance(dim, int) else self.given.get(dim or "", self.largest) for dim in dims)
@@ -39,43 +43,27 @@ class Measured(Cost):
     def priced(self, corr: Correspondence) -> Correspondence:
         return sized(corr, self.given)
 
-    def nbytes(self, kind: ValueType) -> int:
-        return ITEM * math.prod(self.sizes(kind.dims or ()))
+    def _account(self, account: Account, sized: Site) -> float:
+        types = (account, *((kind.dtype, kind.dims) for kind in (*sized.inputs, *sized.outputs)))
+        if types not in self._prices:
+            shapes = Shapes(account, sized, self.sizes)
+            self._prices[types] = account.times * sum(self._step(step, shapes) for step in account.steps)
+        return self._prices[types]
 
-    def lowering(self, offer: Lowering, site: Site) -> float:
-        if offer.became is Became.REPLICATED:
-            return self.models * (self.target.launch + self._run(site, None))
-        if offer.became is Became.SHARED:
-            return self.target.launch + self._run(site, None)
-        nodes = float(offer.option.nodes) if offer.option else 1.0
-        if traits.has_bodies(site.node):  # the price of the plan inside
-            return nodes
-        return nodes * (self.target.view if nodes < 1.0 else self.target.launch) + self._run(site, offer)
-
-    def _run(self, site: Site, offer: Lowering | None) -> float:
-        """All but the launches."""
+    def _step(self, step: Step, shapes: Shapes) -> float:
+        """One node that was emitted."""
         target = self.target
-        found = work(site, offer, self.sizes)
-        if found is not None:
-            taken = target.kernels[found.kernel].microseconds(found.count, found.m, found.n, found.k)
-            option = offer.option if offer else None
-            return taken + (self._transposes(site, option) if isinstance(option, Option) else 0.0)
-        if traits.of(site.node.key).view:
+        if step.at_load:
             return 0.0
-        times = 1 if offer is None else self.models
-        moved = sum(self.nbytes(kind) for kind in (*site.inputs, *site.outputs) if kind.dims)
-        return times * moved / (target.transposed if site.op == "Transpose" else target.streamed)
-
-    def _transposes(self, site: Site, option: Option) -> float:
-        """Of what an option transposes on the way; stored weights are written that way."""
-        ports = (*site.inputs, *site.outputs)
-        mapped, stored = (*site.mapped, True), (*site.weight, False)
-        moved = sum(
-            2 * self.nbytes(ports[i]) * (self.models if mapped[i] else 1)
-            for i in option.transposes
-            if not stored[i]
-        )
-        return moved / self.target.transposed
+        if is_view(step):
+            return target.view
+        inputs, outputs = (tuple(map(shapes.of, some)) for some in (step.inputs, step.outputs))
+        products = work(step, inputs, outputs[0])
+        if products is not None:
+            kernel = target.kernels[products.kernel]
+            return target.launch + kernel.microseconds(products.count, products.m, products.n, products.k)
+        moved = ITEM * sum(math.prod(shape) for shape in (*inputs, *outputs) if shape)
+        return target.launch + moved / (target.transposed if step.op == "Transpose" else target.streamed)
 
     def repeated(self, weight: Weight) -> float:
         """ONNX Runtime repeats it when it loads the file: a call has no launch more, but reads each copy."""

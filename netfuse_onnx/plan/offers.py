@@ -126,6 +126,7 @@ def _site(corr: Correspondence, mapped: Set[str], node: Node, index: int) -> Sit
         tuple(v in corr.weights for v in node.inputs),
         tuple(_constant(corr.weights.get(v, ())) for v in node.inputs),
         corr.attrs.get(index, ()),
+        tuple(corr.weights.get(v, ()) for v in node.inputs),
     )
 
 

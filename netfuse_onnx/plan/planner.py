@@ -39,7 +39,7 @@ def plan(
     best = solved(priced, sized, cost)
     expected = None
     if cost.tuned:
-        generic = solved(corr, untuned(found), Cost(corr.models))
+        generic = solved(corr, untuned(found), Cost(corr.models, cost.accounts))
         expected = predicted(priced, sized, best, generic, cost)
     notes = (*best.notes, *_advice(corr, found, share, cost))
     ragged = found.ragged.intersection(corr.graph.outputs)

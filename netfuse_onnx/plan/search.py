@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.elimination import Problem, Solution
 from netfuse_onnx.plan.offers import Candidates
@@ -52,7 +53,8 @@ class Search:
 
     def _price_nodes(self) -> None:
         for v, site, offers in zip(self.nodes, self.found.sites, self.found.options, strict=True):
-            prices = np.array([self.cost.lowering(offer, site) for offer in offers], np.float64)
+            with blamed(self.corr, site):
+                prices = np.array([self.cost.lowering(offer, site) for offer in offers], np.float64)
             self.problem.add([v], prices)
 
     def _laid_out(self, name: str, layout: Layout) -> float:
@@ -128,7 +130,8 @@ class Search:
                 )
 
     def _convert(self, name: str, src: Layout, wanted: set[Layout]) -> float:
+        ordered = sorted(wanted) if len(wanted) > 1 else wanted  # sums must not depend on the order of a set
         if name in self.weights:
-            return sum(self._laid_out(name, dst) for dst in sorted(wanted))
+            return sum(self._laid_out(name, dst) for dst in ordered)
         value = self.graph.types.get(name, ValueType())
-        return sum(self.cost.conversion(src, dst, value) for dst in sorted(wanted))
+        return sum(self.cost.conversion(src, dst, value) for dst in ordered if dst != src)

@@ -53,7 +53,6 @@ def per_axis(
     *,
     axes: Sequence[int] = (),
     name: str = "",
-    nodes: float = 1.0,
     layouts: Sequence[Layout] | None = None,
 ) -> Iterator[Option]:
     """Options for an operator on input 0 along `axes`: one for every place of the model axis, or each of
@@ -64,7 +63,7 @@ def per_axis(
         given = None if layout.touches(axes) else gives(layout)
         if given is not None:
             takes, outs = site.takes({0: layout}), site.gives(given)
-            yield Option(name or site.op.lower(), takes, outs, body(layout), nodes, tuned=layout.tuned)
+            yield Option(name or site.op.lower(), takes, outs, body(layout), tuned=layout.tuned)
 
 
 def need(condition: bool, reason: str) -> None:

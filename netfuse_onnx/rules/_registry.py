@@ -25,21 +25,15 @@ Body = Callable[[Site, Operands, "Emitter"], "Held | Sequence[Held]"]
 @dataclass(frozen=True)
 class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
-    body does not read), `gives[k]` per output, `nodes` emitted (fractions for nodes that copy nothing).
-
-    `tuned`: on offer only to plans with measured costs. `kernel`: the kind of kernel in targets/*.json that
-    does its arithmetic, where it is not the usual one of its operator. `transposes`: which inputs, then which
-    outputs, the body transposes on the way."""
+    body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs.
+    An option says nothing of its price: a plan counts what its body emits."""
 
     rule: str
     takes: tuple[Layout | None, ...]
     gives: tuple[Layout, ...]
     body: Body
-    nodes: float = 1.0
     became: Became = Became.BATCHED
     tuned: bool = False
-    kernel: str = ""
-    transposes: tuple[int, ...] = ()
 
     def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> list[Held]:
         """Emit the nodes of the body on tensors in the layouts that it takes, and give its outputs."""
@@ -86,7 +80,6 @@ def rule(
     takes: Sequence[Layout],
     gives: Layout | Sequence[Layout],
     when: Callable[[Site], str] | None = None,
-    nodes: float = 1.0,
     became: Became = Became.BATCHED,
 ) -> Callable[[Body], Body]:
     """Register one fixed lowering. `when` returns "" or the reason why it refuses. The last of `takes`
@@ -105,7 +98,7 @@ def rule(
             taken = site.takes({i: takes[min(i, len(takes) - 1)] for i in range(len(site.node.inputs))})
             if when and (reason := when(site)):
                 raise Refuse(reason)
-            yield Option(name, taken, site.gives(*outs), body, nodes, became)
+            yield Option(name, taken, site.gives(*outs), body, became)
 
         for op in ops:
             REGISTRY.setdefault(op, []).append(Rule(name, line, offers))

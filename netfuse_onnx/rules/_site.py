@@ -14,6 +14,8 @@ from netfuse_onnx.types import Dim, Node, ValueType
 if TYPE_CHECKING:
     import numpy as np
 
+    from netfuse_onnx.types import Weight
+
 Key: TypeAlias = int | str
 """An input: its position, or the name that the schema of the node's opset gives it, in capitals or not. ONNX
 Runtime writes both `X_scale` and `x_zero_point`."""
@@ -92,6 +94,8 @@ class Site:
     values: tuple[np.ndarray[Any, Any] | None, ...]
     attrs: tuple[Mapping[str, Any], ...] = ()
     """The attributes of each model where they differ; else empty."""
+    parts: tuple[tuple[Weight, ...], ...] = ()
+    """The source weights of each input: one where all models share it, one per model, or none."""
 
     emits: Callable[[Sequence[Any], Mapping[str, Any]], list[Any]] | None = None
     """Emits the operator for which this node stands, where the rule of a fused operator asks those of the

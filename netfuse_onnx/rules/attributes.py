@@ -81,7 +81,7 @@ def activation(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         return form(emit.pad_rank(ins[0], own_layout, rank, rank, 0), _numbers(site, emit), emit)
 
-    yield Option("activation", (own_layout,), (STACKED(0),), body, 4.0)
+    yield Option("activation", (own_layout,), (STACKED(0),), body)
 
 
 @family("ai.onnx.ml.Scaler", differing=True)
@@ -102,7 +102,7 @@ def scaler(site: Site) -> Iterator[Option]:
         offset, scale = (emit.const(t.reshape(len(t), *[1] * (rank - 1), -1), np.float32) for t in tables)
         return emit("Mul", emit("Sub", x, offset), scale)
 
-    yield Option("scaler", (own_layout,), (STACKED(0),), body, 3.0)
+    yield Option("scaler", (own_layout,), (STACKED(0),), body)
 
 
 @family("ai.onnx.ml.LinearRegressor", differing=True)
@@ -132,4 +132,4 @@ def linear_regressor(site: Site) -> Iterator[Option]:
         bias = np.array([attrs.get("intercepts", none) for attrs in site.attrs], np.float32)
         return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
 
-    yield Option("linear_regressor", (own_layout,), (STACKED(0),), body, 3.0)
+    yield Option("linear_regressor", (own_layout,), (STACKED(0),), body)

@@ -52,9 +52,8 @@ def pointwise(site: Site) -> Iterator[Option]:
             given.append(emit.reshape(ins[2], [emit.models * known(outer)]))
         return emit("Conv", *given, group=emit.models if own else 1, kernel_shape=ones)
 
-    gives, moves = (CHANNELS(site.out_rank() - 1),), () if own else (0,)
-    nodes = 1.0 + len(moves)
-    yield Option("pointwise", takes, gives, body, nodes, Became.GROUPED, tuned=True, transposes=moves)
+    gives = (CHANNELS(site.out_rank() - 1),)
+    yield Option("pointwise", takes, gives, body, Became.GROUPED, tuned=True)
 
 
 @family("Einsum")
@@ -88,10 +87,8 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
         y = emit.unsqueeze(y, range(2, outer + 1))
         return emit.reshape(y, [1, emit.models * n[0], *n[1:], *rest])
 
-    moves = () if own else (0,)
-    nodes = 1.0 + 0.5 * (inner > 1) + 0.5 * (outer > 1) + len(moves)
     takes, gives = (CHANNELS(rows) if own else SHARED, STACKED(0)), (CHANNELS(rows),)
-    yield Option("einsum_pointwise", takes, gives, body, nodes, Became.GROUPED, tuned=True, transposes=moves)
+    yield Option("einsum_pointwise", takes, gives, body, Became.GROUPED, tuned=True)
 
 
 def _linear(equation: str) -> tuple[int, int, int, bool] | None:
@@ -137,7 +134,7 @@ def heads(site: Site) -> Iterator[Option]:
         x = emit.reshape(ins[0], [1, emit.models * known(out[at]), 1, *rest])
         return emit.squeeze(x, [2])
 
-    yield Option("heads", (CHANNELS(at), None), (CHANNELS(at),), body, 0.5, tuned=True)
+    yield Option("heads", (CHANNELS(at), None), (CHANNELS(at),), body, tuned=True)
 
 
 def _regrouped(whole: Sequence[Dim], parts: Sequence[Dim]) -> bool:
@@ -170,6 +167,6 @@ def turned_heads(site: Site) -> Iterator[Option]:
             return folded(emit, x, at, site.out_dims())
 
         if isinstance(dims[at], int):
-            yield Option("turned_heads", (CHANNELS(at),), (STACKED(0),), back, 1.25, tuned=True)
+            yield Option("turned_heads", (CHANNELS(at),), (STACKED(0),), back, tuned=True)
         if isinstance(out[at], int):
-            yield Option("turned_heads", (STACKED(0),), (CHANNELS(at),), front, 1.25, tuned=True)
+            yield Option("turned_heads", (STACKED(0),), (CHANNELS(at),), front, tuned=True)

@@ -42,13 +42,11 @@ def biased_activation(site: Site) -> Iterator[Option]:
         yield from per_axis(site, lambda layout: emit_same_op, axes=[rank - 1], name="biased_activation")
         return
     for option in elementwise.broadcasting(seen_as(site, "Add", (0, 1))):
-        if option.tuned:
-            continue
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
             return fused(emit, GELU[site.op], *inner.emit(seen_as(site, "Add", (0, 1)), ins, emit))
 
-        yield replace(option, rule="biased_activation", body=body, nodes=option.nodes + 1)
+        yield replace(option, rule="biased_activation", body=body)
 
 
 # --------------------------------------------------------------------------- convolutions
@@ -104,7 +102,7 @@ def fused_gemm(site: Site) -> Iterator[Option]:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter, inner: Option = option) -> Held:
             return emit(name, *inner.emit(plain, ins, emit), **attrs)
 
-        yield replace(option, rule="fused_gemm", body=body, nodes=option.nodes + 1)
+        yield replace(option, rule="fused_gemm", body=body)
 
 
 TAKES = {
@@ -150,8 +148,7 @@ def fused_matmul(site: Site) -> Iterator[Option]:
         (y,) = emit_same_op(site, ready, emit, **changes, **dropped)
         return emit.squeeze(y, [wide - 1] * (ranks[0] == 1) + [wide] * (ranks[1] == 1))
 
-    extra = 0.5 * ranks.count(1) + sum(batch_moved)
-    yield Option("fused_matmul", takes, (STACKED(0),), body, 1 + extra)
+    yield Option("fused_matmul", takes, (STACKED(0),), body)
 
 
 @family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")

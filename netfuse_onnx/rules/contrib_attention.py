@@ -83,8 +83,7 @@ def joined(site: Site, name: str, takes: Takes, gives: Sequence[Layout]) -> Opti
         ins = _repeated(site, ins, takes, ins[0], emit)
         return emit_same_op(site, _checked(site, ins, takes, ins[0], emit), emit)
 
-    nodes = 1.0 + 4.0 * (takes.get("attention_bias") == STACKED(0))
-    return Option(name, site.takes(takes), site.gives(*gives), body, nodes)
+    return Option(name, site.takes(takes), site.gives(*gives), body)
 
 
 # --------------------------------------------------------------------------- without weights
@@ -113,7 +112,7 @@ def multi_head(site: Site) -> Iterator[Option]:
         ready = _repeated(site, ready, takes, ready["query"], emit)
         return emit_same_op(site, _checked(site, ready, takes, ready["query"], emit), emit)
 
-    yield Option("multi_head", site.takes(takes), site.gives(BATCH), body, 9.0)
+    yield Option("multi_head", site.takes(takes), site.gives(BATCH), body)
 
 
 PROMPT = (
@@ -155,7 +154,7 @@ def attention(site: Site) -> Iterator[Option]:
         yield joined(site, "attention", takes, (BATCH, FOLDED(1)))
         return
     takes |= {name: site.own_layout(name) for name in ("input", "weights", "bias")}
-    yield projected(site, "attention", takes, _product, 4.5 + site.has("bias"))
+    yield projected(site, "attention", takes, _product)
 
 
 def _product(site: Site, ins: Operands, takes: Takes, emit: Emitter) -> Tensor:
@@ -164,7 +163,7 @@ def _product(site: Site, ins: Operands, takes: Takes, emit: Emitter) -> Tensor:
     return emit("Add", y, aligned(site, ins, "bias", 3, emit)) if site.has("bias") else y
 
 
-def projected(site: Site, rule: str, takes: Takes, product: Product, nodes: float) -> Option:
+def projected(site: Site, rule: str, takes: Takes, product: Product) -> Option:
     """A batched product whose parts are query, key and value of MultiHeadAttention."""
     for flag in ("do_rotary", "past_present_share_buffer"):
         need(not site.attr(flag), f"its weights differ between the models and it has {flag}")
@@ -186,8 +185,7 @@ def projected(site: Site, rule: str, takes: Takes, product: Product, nodes: floa
             return [y, y][: len(site.node.outputs)]
         return [y, emit("Concat", *(emit.unsqueeze(c, [0]) for c in cache), axis=0)]
 
-    nodes += 3.5 * site.has("past")
-    return Option(rule, site.takes(takes), site.gives(BATCH, FOLDED(1)), body, nodes)
+    return Option(rule, site.takes(takes), site.gives(BATCH, FOLDED(1)), body)
 
 
 def _hidden_sizes(site: Site) -> list[int]:

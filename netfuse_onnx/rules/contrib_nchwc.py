@@ -42,7 +42,7 @@ def blocked_conv(site: Site) -> Iterator[Option]:
         return emit_same_op(site, ins, emit, group=group * emit.models)
 
     grouped = _takes(site, FOLDED(1), FOLDED(0))
-    yield Option("blocked_conv", grouped, (FOLDED(1),), body, 1.0, Became.GROUPED)
+    yield Option("blocked_conv", grouped, (FOLDED(1),), body, Became.GROUPED)
 
 
 UNEVEN = "its channels do not fill the runtime's blocks, so models can not stand side by side in them"

@@ -80,8 +80,7 @@ def _standard(site: Site) -> Option:
         y = _affine(site, y, ins, emit)
         return [y, y, y, total][: len(site.node.outputs)]
 
-    nodes = 2.0 + _added(site, "gamma", "bias")
-    return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body, nodes)
+    return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body)
 
 
 def _fused(site: Site, same_shape: bool) -> Option:
@@ -106,8 +105,7 @@ def _fused(site: Site, same_shape: bool) -> Option:
             y = unfold(emit, y, 0, site.dims("input"))
         return [_affine(site, y, ins, emit), *rest]
 
-    nodes = 1.5 + 3 * added_first + _added(site, "gamma")
-    return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body, nodes)
+    return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body)
 
 
 def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
@@ -127,11 +125,6 @@ def _affine(site: Site, y: Tensor, ins: Operands, emit: Emitter) -> Tensor:
     rank = site.rank(0)
     y = emit("Mul", y, aligned(site, ins, "gamma", rank, emit))
     return emit("Add", y, aligned(site, ins, "beta", rank, emit)) if site.has("beta") else y
-
-
-def _added(site: Site, *names: str) -> int:
-    """The number of inputs that are present, of these and the offset."""
-    return sum(site.has(name) for name in ("beta", *names))
 
 
 def _gives(site: Site, total: Layout) -> tuple[Layout, ...]:
@@ -156,7 +149,7 @@ def embed_norm(site: Site) -> Iterator[Option]:
     counted = site.own_layout("mask" if site.has("mask") else "input_ids")
     _size(site, "word_embedding")
     gives = site.gives(STACKED(0), counted, _sum_layout(site))
-    yield Option("embed_norm", site.own_layouts, gives, _embed, 9.0)
+    yield Option("embed_norm", site.own_layouts, gives, _embed)
 
 
 def _sum_layout(site: Site) -> Layout:

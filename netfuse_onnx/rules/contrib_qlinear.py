@@ -182,8 +182,7 @@ def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:
         (y,) = option.emit(floats, operands, emit)
         return _rounded(y, _params(site, ins, row.result, emit), option.gives[0], site, divides, emit)
 
-    nodes = option.nodes + len(row.operands) + 1 + divides
-    return replace(option, rule="on_bytes", takes=site.takes(takes), body=body, nodes=nodes)
+    return replace(option, rule="on_bytes", takes=site.takes(takes), body=body)
 
 
 def _params(site: Site, ins: Operands, value: Bytes, emit: Emitter) -> list[Param]:

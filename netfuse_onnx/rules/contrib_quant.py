@@ -16,7 +16,7 @@ from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.contrib_attention import Takes, joined, mask_layout, projected
-from netfuse_onnx.rules.integer import Side, cost, dequantised, products, requantised
+from netfuse_onnx.rules.integer import Side, dequantised, products, requantised
 from netfuse_onnx.rules.params import Param, combined, one_number, param
 from netfuse_onnx.rules.qlinear import output_scale, product_takes, products_of, qlinear_conv, side
 from netfuse_onnx.rules.quantize import quantised_dynamically
@@ -55,8 +55,7 @@ def quantised_gemm(site: Site) -> Iterator[Option]:
             return dequantised(total, scale, 2, emit)
         return requantised(total, scale, zero, 2, emit)
 
-    nodes = cost(site.is_mapped("a_zero_point"), site.is_mapped("b_zero_point")) + 3.0 + site.has("c")
-    yield Option("quantised_gemm", site.takes(takes), (STACKED(0),), body, nodes)
+    yield Option("quantised_gemm", site.takes(takes), (STACKED(0),), body)
 
 
 def _turned(operand: Side, name: str, site: Site, emit: Emitter) -> Side:
@@ -81,8 +80,7 @@ def float_product(site: Site) -> Iterator[Option]:
         total = products_of(site, ins, takes, emit)
         return _scaled(total, output_scale(site, ins, ("a_scale", "b_scale"), emit), site, ins, emit)
 
-    nodes = cost(site.is_mapped("a_zero_point"), site.is_mapped("b_zero_point")) + 2.0 + site.has("bias")
-    yield Option("float_product", site.takes(takes), (STACKED(0),), body, nodes)
+    yield Option("float_product", site.takes(takes), (STACKED(0),), body)
 
 
 def _scaled(total: Tensor, scale: Param, site: Site, ins: Operands, emit: Emitter) -> Tensor:
@@ -112,9 +110,7 @@ def dynamic_product(site: Site) -> Iterator[Option]:
         scale = combined("Mul", scale, scale_b, emit) if scale_b is not None else scale
         return _scaled(total, scale, site, ins, emit)
 
-    nodes = 5.0 + 3.0 * site.models + cost(site.is_mapped("a"), site.is_mapped("b_zero_point"))
-    nodes += site.has("bias")
-    yield Option("dynamic_product", site.takes(takes), (STACKED(0),), body, nodes)
+    yield Option("dynamic_product", site.takes(takes), (STACKED(0),), body)
 
 
 # --------------------------------------------------------------------------- attention
@@ -134,7 +130,7 @@ def quantised_attention(site: Site) -> Iterator[Option]:
     need(site.opset >= 13, OLD)
     takes |= {name: site.own_layout(name) for name in ("input", *weights)}
     takes["weight"] = site.own_layout("weight", "weight_zero_point")
-    yield projected(site, "quantised_attention", takes, _quantised_product, 11.5)
+    yield projected(site, "quantised_attention", takes, _quantised_product)
 
 
 def _quantised_product(site: Site, ins: Operands, takes: Takes, emit: Emitter) -> Tensor:

@@ -80,8 +80,4 @@ def einsum_matmul(site: Site) -> Iterator[Option]:
         )
         return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(perms[2])])
 
-    turned = tuple(i for i, order in enumerate(perms) if order != sorted(order))
-    yield Option(
-        "einsum_matmul", takes, (STACKED(0),), body, 1.0 + len(turned), tuned=True, kernel="product_values",
-        transposes=turned,
-    )  # fmt: skip
+    yield Option("einsum_matmul", takes, (STACKED(0),), body, tuned=True)

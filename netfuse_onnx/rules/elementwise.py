@@ -93,7 +93,7 @@ def clip_per_model(site: Site) -> Iterator[Option]:
                 result = emit(op, result, bound)
         return result
 
-    yield Option("clip_per_model", takes, (STACKED(0),), body, nodes=2)
+    yield Option("clip_per_model", takes, (STACKED(0),), body)
 
 
 def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | None:
@@ -129,11 +129,7 @@ def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
         takes = layout.operands(given, out)
         if takes is not None:
             body = _aligned(layout, takes, given, out)
-            pads = sum(
-                take.stacked and not v.stored and bool(take.padding(len(out) - len(v.dims), layout.axis))
-                for take, v in zip(takes, given, strict=True)
-            )
-            yield Option("broadcasting", takes, (layout,), body, 1 + 0.25 * pads, tuned=layout.tuned)
+            yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)
 
 
 def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:

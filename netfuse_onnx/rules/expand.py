@@ -18,7 +18,7 @@ def expand(site: Site) -> Iterator[Option]:
     rank, wide = site.rank(0), site.out_rank()
     shape = _expanded(site)
     if shape is None:
-        yield Option("expand", (STACKED(0), SHARED), (STACKED(0),), _expand_computed, 2.0)
+        yield Option("expand", (STACKED(0), SHARED), (STACKED(0),), _expand_computed)
         return
 
     def body(layout: Layout) -> Body:
@@ -69,4 +69,4 @@ def tile(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         return emit("Tile", ins[0], emit.prepend(1, ins[1], site.values[1]))
 
-    yield Option("tile", (STACKED(0), SHARED), (STACKED(0),), body, 1.0 + (site.values[1] is None))
+    yield Option("tile", (STACKED(0), SHARED), (STACKED(0),), body)

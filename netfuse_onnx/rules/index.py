@@ -116,8 +116,7 @@ def gather_per_model(site: Site) -> Iterator[Option]:
         after = range(1 + indices + axis, indices + data)
         return emit.transpose(gathered, [0, *before, *inner, *after])
 
-    nodes = 1.25 + 2 * (axis > 0) + (site.inputs[1].dtype != TensorProto.INT64)
-    yield Option("gather_per_model", (STACKED(0), STACKED(0)), (STACKED(0),), body, nodes)
+    yield Option("gather_per_model", (STACKED(0), STACKED(0)), (STACKED(0),), body)
 
 
 @family("GatherElements")
@@ -162,4 +161,4 @@ def one_hot(site: Site) -> Iterator[Option]:
         off, on = (emit.pad_rank(value, STACKED(0), 0, rank, 0) for value in each)
         return emit("Where", hot, on, off)
 
-    yield Option("one_hot", (at, SHARED, STACKED(0)), (STACKED(0),), body, 5.5)
+    yield Option("one_hot", (at, SHARED, STACKED(0)), (STACKED(0),), body)

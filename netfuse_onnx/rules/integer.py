@@ -53,11 +53,6 @@ def products(a: Side, b: Side, emit: Emitter) -> Tensor:
     return emit("Sub", total, emit("Mul", a.zero.cast(INT32, emit).beside(wide, emit), column))
 
 
-def cost(a_mapped: bool, b_mapped: bool) -> float:
-    """Nodes of `products` when the zero points of the operands differ between the models."""
-    return 1.0 + 4 * a_mapped + b_mapped
-
-
 def _column_zero(b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor | None:
     """The zero point as MatMulInteger takes it: a scalar, or a row beside each matrix of `right`."""
     zero = b.zero

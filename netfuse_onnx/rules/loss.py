@@ -24,8 +24,7 @@ def loss(site: Site) -> Iterator[Option]:
     need(site.opset >= 13, "its definition is of opset 13")
     need(site.rank(0) == site.rank(1) + 1, "its labels have not one axis less than its scores")
     takes = site.takes({0: STACKED(0), 1: STACKED(0), 2: site.own_layout(2)})
-    nodes = 5.0 + 4.0 * site.has(2) + 4.0 * (site.attr("ignore_index") is not None)
-    yield Option("loss", takes, site.gives(STACKED(0)), _loss, nodes)
+    yield Option("loss", takes, site.gives(STACKED(0)), _loss)
 
 
 def _loss(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:

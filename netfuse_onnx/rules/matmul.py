@@ -31,8 +31,7 @@ def matmul(site: Site) -> Iterator[Option]:
         added = ([wide - 1] if left == 1 else []) + ([wide] if right == 1 else [])
         return emit.squeeze(y, added)
 
-    vectors = (left == 1) + (right == 1)
-    yield Option("matmul", takes, (STACKED(0),), body, 1 + 0.5 * vectors)
+    yield Option("matmul", takes, (STACKED(0),), body)
 
 
 @family("MatMul")
@@ -66,9 +65,7 @@ def gemm(site: Site) -> Iterator[Option]:
         c = emit.pad_rank(scaled(ins[2], beta, emit), takes[2], site.rank(2), 2, 0)
         return emit("Add", y, c)
 
-    product = trans[0] + (trans[1] and not site.weight[1]) + (alpha != 1.0)
-    extra = with_c + (with_c and beta != 1.0)
-    yield Option("gemm", takes, (STACKED(0),), body, 1.0 + product + extra)
+    yield Option("gemm", takes, (STACKED(0),), body)
 
 
 @family("Gemm")

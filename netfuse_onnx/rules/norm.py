@@ -93,4 +93,4 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
         return [y, *statistics]
 
     gives = site.gives(STACKED(0), takes[0])  # the statistics are those of x
-    return Option("layer_norm", takes, gives, body, nodes=len(takes))
+    return Option("layer_norm", takes, gives, body)

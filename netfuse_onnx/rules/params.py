@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -17,8 +16,6 @@ from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import Layout
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._site import Key, Operands, Site
-from netfuse_onnx.storage.transforms import AS_IS
-from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Dim
 
 Values: TypeAlias = NDArray[Any]
@@ -108,7 +105,7 @@ def param(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param | None:
         return None
     need(given.rank < 2, "it has scales or zero points per row")
     wide = given.rank == 1 and given.dims != (1,)
-    value = _weight_value(tensor, emit) if given.stored else None
+    value = emit.elements(tensor, MAX_COMPUTED) if given.stored else None
     if value is not None and wide:
         each = value.reshape(emit.models if given.mapped else 1, -1)
         if each.size and (each == each[:, :1]).all():  # the same for all of them: one number
@@ -121,14 +118,6 @@ def needed(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param:
     given = param(site, ins, key, emit)
     need(given is not None, "it lacks a scale or zero point")
     return given  # type: ignore[return-value]  # need has refused
-
-
-def _weight_value(x: Tensor, emit: Emitter) -> Values | None:
-    """The values of a small weight in the layout that it was fetched in."""
-    recipe = emit.recipes.get(x.name)
-    if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > MAX_COMPUTED:
-        return None
-    return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
 
 
 def stored(value: Values, emit: Emitter) -> Tensor:

@@ -20,7 +20,7 @@ POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "L
 def pool(site: Site) -> Iterator[Option]:
     """It works over the spatial axes: N(MC)HW or (MN)CHW."""
     if site.has_output(1):
-        yield Option("pool", (FOLDED(0),), (FOLDED(0), STACKED(0)), _with_indices, 5.0)
+        yield Option("pool", (FOLDED(0),), (FOLDED(0), STACKED(0)), _with_indices)
         return
     spatial = range(2, site.rank(0))
     yield from per_axis(site, lambda layout: emit_same_op, _if_folded, axes=spatial, name="pool")

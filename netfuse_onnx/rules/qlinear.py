@@ -20,7 +20,6 @@ from netfuse_onnx.rules.integer import (
     accumulated,
     can_be_padded,
     correction,
-    cost,
     padded,
     products,
     requantised,
@@ -74,8 +73,7 @@ def matmul_integer(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         return products_of(site, ins, takes, emit)
 
-    nodes = cost(site.is_mapped("a_zero_point"), site.is_mapped("b_zero_point"))
-    yield Option("matmul_integer", site.takes(takes), (STACKED(0),), body, nodes)
+    yield Option("matmul_integer", site.takes(takes), (STACKED(0),), body)
 
 
 @family("MatMulInteger")
@@ -106,8 +104,7 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
         scale, zero = output_scale(site, ins, SCALES, emit), needed(site, ins, "y_zero_point", emit)
         return requantised(total, scale, zero, max(site.rank("a"), site.rank("b")), emit)
 
-    nodes = cost(site.is_mapped("a_zero_point"), site.is_mapped("b_zero_point")) + 2.0
-    yield Option("qlinear_matmul", site.takes(takes), (STACKED(0),), body, nodes)
+    yield Option("qlinear_matmul", site.takes(takes), (STACKED(0),), body)
 
 
 SCALES, ZERO_POINTS = (tuple(f"{x}_{of}" for x in "aby") for of in ("scale", "zero_point"))
@@ -167,7 +164,7 @@ def conv_integer(site: Site) -> Iterator[Option]:
         def grouped(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
             return emit_same_op(site, ins, emit, group=group * emit.models)
 
-        yield Option("conv_integer", site.takes(takes), (FOLDED(1),), grouped, 1.0, Became.GROUPED)
+        yield Option("conv_integer", site.takes(takes), (FOLDED(1),), grouped, Became.GROUPED)
         if not site.is_mapped("w"):
             yield Option("conv_integer", site.takes({"x": FOLDED(0)}), (FOLDED(0),), emit_same_op)
         elif group == 1 and not site.is_mapped("x"):
@@ -180,8 +177,7 @@ def conv_integer(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         return accumulated(image(site, ins, emit), emit)
 
-    nodes = 1.0 + 8 * site.is_mapped("x_zero_point") + 4 * site.is_mapped("w_zero_point")
-    yield Option("conv_integer", site.takes(takes), (FOLDED(1),), body, nodes, Became.GROUPED)
+    yield Option("conv_integer", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)
 
 
 @family("QLinearConv")
@@ -223,8 +219,7 @@ def _scaled(site: Site, takes: Takes, groups: int) -> Option:
             attrs |= dict.fromkeys(("pads", "auto_pad"))
         return emit_same_op(site, ins | changes, emit, **attrs)
 
-    nodes = 1.0 + 4 * scaled + 8 * moved
-    return Option("qlinear_conv", site.takes(takes), (FOLDED(1),), body, nodes, Became.GROUPED)
+    return Option("qlinear_conv", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)
 
 
 def _in_parts(site: Site, takes: Takes) -> Option:
@@ -243,5 +238,4 @@ def _in_parts(site: Site, takes: Takes) -> Option:
         scale = output_scale(site, ins, CONV_SCALES, emit).spread(count, emit)
         return requantised_image(total, scale, needed(site, ins, "y_zero_point", emit), count, emit)
 
-    nodes = 8.0 + 8 * site.is_mapped("x_zero_point") + 4 * site.is_mapped("w_zero_point")
-    return Option("qlinear_conv", site.takes(takes), (FOLDED(1),), body, nodes, Became.GROUPED)
+    return Option("qlinear_conv", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)

@@ -84,8 +84,7 @@ def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator
 @family("DynamicQuantizeLinear")
 def dynamic_quantize(site: Site) -> Iterator[Option]:
     """Each model is quantised on its own; the bytes, scales and zero points are stacked."""
-    nodes = 4.0 + 3.0 * site.models
-    yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic, nodes)
+    yield Option("dynamic_quantize", (STACKED(0),), (STACKED(0),) * 3, _dynamic)
 
 
 def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:

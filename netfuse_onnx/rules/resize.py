@@ -26,7 +26,7 @@ def resize(site: Site) -> Iterator[Option]:
     _need_counts(site, len(axes))
     takes = (SHARED,) * (len(site.node.inputs) - 1)
     if rank <= gaps.RESIZE_BLENDS_UP_TO and site.attr("mode") != b"nearest":
-        yield Option("resize", (STACKED(0), *takes), (STACKED(0),), *_in_front(site, axes))
+        yield Option("resize", (STACKED(0), *takes), (STACKED(0),), _in_front(site, axes))
         return
     sizes = _inferred_sizes(site)
     refusals = []
@@ -35,11 +35,11 @@ def resize(site: Site) -> Iterator[Option]:
             yield Option("resize", (FOLDED(axis), *[None] * len(takes)), (FOLDED(axis),), _to_sizes(sizes))
             continue
         try:
-            body, nodes = _along(site, axis, axes)
+            body = _along(site, axis, axes)
         except Refuse as refusal:  # the other axis may do
             refusals.append(refusal)
             continue
-        yield Option("resize", (FOLDED(axis), *takes), (FOLDED(axis),), body, nodes)
+        yield Option("resize", (FOLDED(axis), *takes), (FOLDED(axis),), body)
     if refusals:
         raise refusals[0]
 
@@ -58,10 +58,10 @@ def _need_counts(site: Site, count: int) -> None:
     need(len(site.out_dims()) == site.rank(0), "its output has another rank than its input")
 
 
-def _along(site: Site, axis: int, axes: list[int]) -> tuple[Body, float]:
-    """The body that resizes `axes` with the models folded into `axis`, and its nodes."""
+def _along(site: Site, axis: int, axes: list[int]) -> Body:
+    """The body that resizes `axes` with the models folded into `axis`."""
     if axis not in axes:
-        return emit_same_op, 1.0
+        return emit_same_op
     need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
     k = axes.index(axis)
     _refuse_region(site, k, len(axes))
@@ -93,7 +93,7 @@ def _to_sizes(sizes: dict[int, int]) -> Body:
     return body
 
 
-def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
+def _in_front(site: Site, axes: list[int]) -> Body:
     """[N, 1.., d..] of rank 4, or of rank 5 for three axes: nothing is blended across the models."""
     need(
         site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize",
@@ -121,7 +121,7 @@ def _in_front(site: Site, axes: list[int]) -> tuple[Body, float]:
         shifted = [axis + ones + 1 for axis in axes] if site.attr("axes") else None
         return emit.squeeze(emit_same_op(site, ready, emit, axes=shifted)[0], added)
 
-    return body, 1.5
+    return body
 
 
 def _keeps_first(site: Site, axes: list[int], values: np.ndarray[Any, Any] | None, by_sizes: bool) -> bool:
@@ -155,7 +155,7 @@ def _refuse_region(site: Site, k: int, count: int) -> None:
     need((flat[k], flat[k + count]) == (0.0, 1.0), "its region of interest cuts the batch or the channels")
 
 
-def _by_sizes(site: Site, axes: list[int], k: int) -> tuple[Body, float]:
+def _by_sizes(site: Site, axes: list[int], k: int) -> Body:
     values = site.values[3]
     size = site.dims(0)[axes[k]]
     need(values is None or values.reshape(-1)[k] == size, "it resizes the batch or the channels")
@@ -171,7 +171,7 @@ def _by_sizes(site: Site, axes: list[int], k: int) -> tuple[Body, float]:
             ins = [_where(same, ins[0], site, emit), *ins[1:]]
         return emit_same_op(site, [*ins[:3], sizes], emit)
 
-    return body, 1.0 if values is not None else 9.0
+    return body
 
 
 def _where(condition: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
@@ -180,7 +180,7 @@ def _where(condition: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
     return emit.require(x, emit("Where", condition, emit.const([0] * rank), emit.const([-2] * rank)))
 
 
-def _by_scales(site: Site, k: int) -> tuple[Body, float]:
+def _by_scales(site: Site, k: int) -> Body:
     at = _scales_at(site)
     values = site.values[at] if site.has(at) else None
     named: Any = site.attr("scales")
@@ -191,7 +191,7 @@ def _by_scales(site: Site, k: int) -> tuple[Body, float]:
             same = emit("Equal", emit("Gather", ins[at], emit.const([k]), axis=0), one)
             return emit_same_op(site, [_where(same, ins[0], site, emit), *ins[1:]], emit)
 
-        return guarded, 8.0
+        return guarded
     scale = float(named[k] if values is None else values.reshape(-1)[k])
     need(scale == 1.0, "it resizes the batch or the channels")
-    return emit_same_op, 1.0
+    return emit_same_op

@@ -51,7 +51,7 @@ def norm_rows(site: Site) -> Iterator[Option]:
                 y = emit(op, y, ROWS.aligned(emit, ins[i], takes[i], site.dims(i), site.dims(0)))
         return [y, *statistics]
 
-    yield Option("norm_rows", takes, gives, body, 1.0 + len(affine), tuned=True)
+    yield Option("norm_rows", takes, gives, body, tuned=True)
 
 
 def _on_the_last_axis(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Tensor]:
@@ -66,7 +66,7 @@ def reshape_rows(site: Site) -> Iterator[Option]:
     need(_tells(dims, out), "the sizes of its input do not tell those of its output")
     for take, give in ((ROWS, STACKED(0)), (STACKED(0), ROWS)):
         if len(dims if take == ROWS else out) >= 3:
-            yield Option("reshape_rows", (take, None), (give,), _written(give), 0.25, tuned=True)
+            yield Option("reshape_rows", (take, None), (give,), _written(give), tuned=True)
 
 
 def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:

@@ -98,8 +98,7 @@ def attention(site: Site) -> Iterator[Option]:
             ins |= {"attn_mask": emit.require_size(ins["attn_mask"], 4, ins[0])}
         return emit_same_op(site, ins, emit)
 
-    nodes = 1.0 + 1.5 * repeated
-    yield Option("attention", site.takes(takes), site.gives(FOLDED(0)), body, nodes)
+    yield Option("attention", site.takes(takes), site.gives(FOLDED(0)), body)
 
 
 def _repeated_mask(site: Site, mask: Tensor, batch: int, emit: Emitter) -> Tensor:
@@ -137,4 +136,4 @@ def rotary(site: Site) -> Iterator[Option]:
         return emit_same_op(site, [ins[0], *(emit.reshape(rows, [-1, *sizes]) for rows in gathered)], emit)
 
     takes |= dict.fromkeys((*caches, "position_ids"), STACKED(0))
-    yield Option("rotary", site.takes(takes), (FOLDED(0),), body, 4.0)
+    yield Option("rotary", site.takes(takes), (FOLDED(0),), body)

@@ -35,7 +35,7 @@ def scatter_nd(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         return emit_same_op(site, [ins[0], with_model(site, ins[1], emit), ins[2]], emit)[0]
 
-    yield Option("scatter_nd", (STACKED(0),) * 3, (STACKED(0),), body, 2.0)
+    yield Option("scatter_nd", (STACKED(0),) * 3, (STACKED(0),), body)
 
 
 def with_model(site: Site, indices: Tensor, emit: Emitter) -> Tensor:

@@ -58,13 +58,13 @@ def unsqueeze(site: Site) -> Iterator[Option]:
     for take in places(site.rank(0)):
         if take.folded:
             give = FOLDED(kept[take.axis])
-            yield Option("unsqueeze", site.takes({0: take}), (give,), body(give), 0.25)
+            yield Option("unsqueeze", site.takes({0: take}), (give,), body(give))
             continue
         low = kept[take.axis - 1] + 1 if take.axis else 0
         high = kept[take.axis] if take.axis < len(kept) else rank
         for at in range(low, high + 1):
             if at in (0, 1, low, high):
-                yield Option("unsqueeze", site.takes({0: take}), (STACKED(at),), body(STACKED(at)), 0.25)
+                yield Option("unsqueeze", site.takes({0: take}), (STACKED(at),), body(STACKED(at)))
 
 
 @family("Squeeze")
@@ -84,9 +84,7 @@ def squeeze(site: Site) -> Iterator[Option]:
     def body(layout: Layout) -> Body:
         return lambda site, ins, emit: emit.squeeze(ins[0], layout.shifted(axes))
 
-    yield from per_axis(
-        site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze", nodes=0.25
-    )
+    yield from per_axis(site, body, lambda layout: dropped(layout, axes), axes=axes, name="squeeze")
 
 
 @family("Flatten")
@@ -96,15 +94,13 @@ def flatten(site: Site) -> Iterator[Option]:
     axis = site.axis(int(site.attr("axis")), len(dims))
     rows, cols = _product(dims[:axis]), _product(dims[axis:])
     if axis >= 1:
-        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), emit_same_op, 0.25)
+        yield Option("flatten", (FOLDED(0),), (FOLDED(0),), emit_same_op)
     if axis == 1 and len(dims) >= 2:
-        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), emit_same_op, 0.25)
+        yield Option("flatten", (FOLDED(1),), (FOLDED(1),), emit_same_op)
     if rows is None and cols is None:  # -1 is undefined where the other turns out 0
         return
     target = [0, -1 if rows is None else rows, -1 if cols is None else cols]
-    yield Option(
-        "flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target), 0.25
-    )
+    yield Option("flatten", (STACKED(0),), (STACKED(0),), lambda s, ins, emit: emit.reshape(ins[0], target))
 
 
 def _product(dims: Sequence[Dim]) -> int | None:
@@ -126,7 +122,7 @@ def reshape(site: Site) -> Iterator[Option]:
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         return emit_same_op(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
 
-    yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first, 0.25 + (target is None))
+    yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first)
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
     if 0 in sizes and inferred is None and site.attr("allowzero"):
         return
@@ -135,7 +131,7 @@ def reshape(site: Site) -> Iterator[Option]:
         if take == STACKED(0) or take.axis >= len(sizes) or not _keeps(dims, sizes, take.axis):
             continue
         if take.stacked or sizes[take.axis] != -1 or _divides(dims, sizes, take.axis):
-            yield Option("reshape", (take, read), (take,), _with_target(take, sizes), 0.25)
+            yield Option("reshape", (take, read), (take,), _with_target(take, sizes))
 
 
 def _inferred_target(site: Site) -> np.ndarray[Any, Any] | None:
@@ -209,7 +205,7 @@ def _pad_per_model(site: Site) -> Iterator[Option]:
         value = emit.pad_rank(emit.reshape(ins[2], [emit.models]), STACKED(0), 0, rank, 0)
         return emit("Where", mask, emit("Pad", ins[0], widths), value)
 
-    yield Option("pad", site.takes({0: STACKED(0), 2: STACKED(0)}), (STACKED(0),), body, 7.0)
+    yield Option("pad", site.takes({0: STACKED(0), 2: STACKED(0)}), (STACKED(0),), body)
 
 
 def _pad_axes(site: Site, rank: int) -> list[int]:
@@ -244,7 +240,7 @@ def pad(site: Site) -> Iterator[Option]:
 
         return emit_pad
 
-    yield from per_axis(site, body, axes=padded, name="pad", nodes=1.0 + 1.5 * computed)
+    yield from per_axis(site, body, axes=padded, name="pad")
 
 
 @family("Shape", "Size")
@@ -254,18 +250,16 @@ def shape_of(site: Site) -> Iterator[Option]:
     rank = len(dims)
     if all(isinstance(d, int) for d in dims):  # else sizes could differ unseen where no join compares them
         yield Option(
-            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: emit_same_op(s, [ins[0][0]], emit), 0.5
+            "shape_of", (PER_MODEL,), (SHARED,), lambda s, ins, emit: emit_same_op(s, [ins[0][0]], emit)
         )
     start, end = site.attr("start") or 0, site.attr("end")
     start, end = (site.axis(int(a), rank) for a in (start, rank if end is None else end))
     axes = list(range(max(start, 0), min(end, rank)))
     for layout in places(rank):
         if site.op == "Size":
-            yield Option("shape_of", (layout,), (SHARED,), _size, 2.0)
+            yield Option("shape_of", (layout,), (SHARED,), _size)
         elif axes:
-            plain = layout.shifted(axes)
-            whole = plain == list(range(plain[0], plain[-1] + 1)) and not layout.touches(axes)
-            yield Option("shape_of", (layout,), (SHARED,), _shape(layout, axes), 1.0 if whole else 2.0)
+            yield Option("shape_of", (layout,), (SHARED,), _shape(layout, axes))
 
 
 def _size(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:

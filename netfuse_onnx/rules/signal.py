@@ -83,7 +83,7 @@ def center_crop_pad(site: Site) -> Iterator[Option]:
         each = list(zip(moved, sizes, (int(w) for w in wanted.reshape(-1)), strict=True))
         return lambda s, ins, emit: _cut_and_padded(ins[0], rank + layout.stacked, each, emit)
 
-    yield from per_axis(site, body, axes=axes, name="center_crop_pad", nodes=1.0 if known else 12.0)
+    yield from per_axis(site, body, axes=axes, name="center_crop_pad")
 
 
 def _cut_and_padded(x: Tensor, rank: int, each: Sequence[tuple[int, int, int]], emit: Emitter) -> Tensor:
@@ -126,4 +126,4 @@ def eye_like(site: Site) -> Iterator[Option]:
         attrs.setdefault("dtype", site.inputs[0].dtype)
         return emit("EyeLike", emit("Gather", ins[0], emit.const(0), axis=0), **attrs)
 
-    yield Option("eye_like", (STACKED(0),), (SHARED,), body, 2.0)
+    yield Option("eye_like", (STACKED(0),), (SHARED,), body)

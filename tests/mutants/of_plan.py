@@ -19,9 +19,9 @@ MUTATIONS = (
     ),
     mutation(
         "replicated-for-the-price-of-one",
-        "netfuse_onnx/plan/cost.py",
-        "return float(self.models)",
-        "return 1.0",
+        "netfuse_onnx/plan/account.py",
+        "times = site.models if offer.became is Became.REPLICATED else 1",
+        "times = 1",
         "test_pins_plan.py::test_what_conversions_cost",
     ),
     mutation(

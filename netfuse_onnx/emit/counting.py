@@ -1,0 +1,120 @@
+"""The counting twin of the emitter: a rule's body that gets it emits nothing, and every node is written down.
+
+It is the emitter, but for the places where that creates something: a node, a constant, a weight. So the two
+can't differ in what a body makes them emit, and a plan is priced by what it would emit (plan/account.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import onnx
+
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.types import ValueType, Weight
+
+UNKNOWN = ValueType()
+
+
+class Counted:
+    """A tensor that nobody made. `stored`: it is a constant or a weight, or computed from these alone, and a
+    session computes it once, when it loads the file. `type` is that of a constant or weight, and `value` the
+    elements of a constant, an array or a TensorProto."""
+
+    __slots__ = ("name", "stored", "type", "value")
+
+    def __init__(
+        self, name: str = "", type: ValueType = UNKNOWN, *, stored: bool = False, value: Any = None
+    ) -> None:
+        self.name, self.type, self.stored, self.value = name, type, stored, value
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node that was emitted. An input that is absent is None."""
+
+    op: str
+    domain: str
+    attrs: Mapping[str, Any]
+    inputs: tuple[Counted | None, ...]
+    outputs: tuple[Counted, ...]
+
+    @property
+    def at_load(self) -> bool:
+        """True for a node that reads nothing but stored tensors."""
+        return self.outputs[0].stored
+
+
+class CountingEmitter(Emitter):
+    """Writes down what the emitter would create."""
+
+    def __init__(self, models: int, opset: int) -> None:
+        super().__init__("", models, opset, {}, ())
+        self.steps: list[Step] = []
+        self.values_read = False
+        """True once a body has looked at the elements of a weight, not only at its type."""
+
+    def begin(self, weights: Mapping[str, tuple[Weight, ...]]) -> None:
+        """Forget all steps; from now on these are the weights."""
+        self.steps, self.values_read, self._weights = [], False, weights
+
+    def value(self, kind: ValueType, *, stored: bool = False) -> Tensor:
+        """A tensor of this type that a body reads."""
+        return self._typed("", kind, stored=stored)
+
+    def _typed(self, name: str, type: ValueType, *, stored: bool, value: Any = None) -> Any:
+        made: Any = Counted(name, type, stored=stored, value=value)
+        self.note(made, type)
+        return made
+
+    def node(
+        self,
+        op: str,
+        ins: Sequence[Tensor | None],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        outs: Sequence[bool] = (True,),
+        domain: str = "",
+        captured: Sequence[Tensor] = (),
+        captured_names: tuple[str, ...] = (),
+    ) -> list[Any]:
+        inputs = cast("tuple[Counted | None, ...]", tuple(ins))
+        stored = len(inputs) > 0 and not captured and all(x.stored for x in inputs if x is not None)
+        outputs = tuple([Counted(stored=stored) for _ in outs])
+        self.steps.append(Step(op, domain, attrs or {}, inputs, outputs))
+        return list(outputs)
+
+    def const(self, values: Any, dtype: Any = np.int64) -> Any:
+        return self._constant_of(np.asarray(values, dtype))
+
+    def tensor_const(self, proto: onnx.TensorProto) -> Any:
+        return self._constant_of(proto)
+
+    def _constant_of(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            type = ValueType(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        else:
+            type = ValueType(value.data_type, tuple(value.dims))
+        return self._typed("", type, stored=True, value=value)
+
+    def _constant(self, name: str, recipe: Recipe) -> Any:
+        key = ("weight", recipe)
+        if key not in self._forms:
+            type = ValueType(recipe.dtype, recipe.shape)
+            made = self._typed(self._unique(name, self._names), type, stored=True)
+            self.recipes[made.name] = recipe
+            self._forms[key] = made
+        return self._forms[key]
+
+    def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
+        self.values_read = self.values_read or self.is_weight(x)
+        return super().elements(x, most)
+
+
+def tensors(held: Held | None) -> tuple[Counted, ...]:
+    """The tensors that hold a value, one or one per model."""
+    return cast("tuple[Counted, ...]", held if isinstance(held, tuple) else () if held is None else (held,))

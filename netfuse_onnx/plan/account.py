@@ -1,0 +1,153 @@
+"""Accounts: the nodes that a lowering emits.
+
+Every price comes from such an account (cost.py, measured.py). It is made by running the body of the rule
+against the counting emitter, once for all nodes that are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netfuse_onnx.dims import APART
+from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step, tensors
+from netfuse_onnx.emit.emitter import Held
+from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
+from netfuse_onnx.ops import traits
+from netfuse_onnx.rules import Option, Site
+from netfuse_onnx.types import Became, Dim, Lowering, ValueType, Weight
+
+Sizes = Callable[[Sequence[Dim]], tuple[int, ...]]
+"""Dims with sizes in the place of those that are open."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Account:
+    """The nodes of one lowering, which are emitted `times` times. `ports` are the tensors that hold the
+    inputs, then those that hold the outputs, with their layouts."""
+
+    steps: tuple[Step, ...]
+    ports: tuple[tuple[tuple[Counted, ...], Layout], ...] = ()
+    times: int = 1
+
+    @property
+    def at_load(self) -> int:
+        """The number of nodes that a session computes once, when it loads the file."""
+        return self.times * sum(step.at_load for step in self.steps)
+
+    @property
+    def views(self) -> int:
+        """The number of nodes that run with each call and copy nothing."""
+        return self.times * sum(is_view(step) for step in self.steps if not step.at_load)
+
+    @property
+    def launches(self) -> int:
+        """The number of nodes that run with each call and compute or copy something."""
+        return self.times * len(self.steps) - self.at_load - self.views
+
+
+def is_view(step: Step) -> bool:
+    """True for a node that copies no element."""
+    return traits.of(f"{step.domain}.{step.op}".removeprefix(".")).view
+
+
+class Accounts:
+    """The accounts of one merge. Nodes that are alike share theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Account] = {}
+        self._emit: CountingEmitter | None = None
+        self._latest: tuple[Site, Any] | None = None
+
+    def of(self, offer: Lowering) -> Account:
+        """The account of a lowering of a node."""
+        site = offer.site
+        key = (self._alike(site), offer.became, offer.rule, offer.takes, offer.gives)
+        if key in self._known:
+            return self._known[key]
+        emit = self._emitter(site)
+        names = site.node.inputs
+        emit.begin({name: parts for name, parts in zip(names, site.parts, strict=True) if parts})
+        option = offer.option
+        account = _batched(offer, option, emit) if isinstance(option, Option) else _itself(offer, emit)
+        if not emit.values_read:
+            self._known[key] = account
+        return account
+
+    def _emitter(self, site: Site) -> CountingEmitter:
+        if self._emit is None:
+            self._emit = CountingEmitter(site.models, site.opset)
+        return self._emit
+
+    def _alike(self, site: Site) -> Any:
+        """A key that is equal for nodes whose rules emit the same."""
+        if self._latest is None or self._latest[0] is not site:
+            self._latest = site, _key(site)
+        return self._latest[1]
+
+
+def _key(site: Site) -> Any:
+    """All that the rules of a node can see, but for its names and those of its open dims."""
+    node = site.node
+    numbers = {"": 0}
+
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers))
+
+    def dim(size: Dim) -> Any:
+        if not isinstance(size, str):
+            return size
+        symbol, _, copy = size.partition(APART)
+        return number(symbol), copy
+
+    wiring = tuple([number(name) for name in (*node.inputs, *node.outputs)])
+    types = tuple([
+        (kind.dtype, kind.dims and tuple([dim(d) for d in kind.dims]), kind.proto is None)
+        for kind in (*site.inputs, *site.outputs)
+    ])  # fmt: skip
+    values = tuple([None if v is None else (v.dtype.str, v.tobytes()) for v in site.values])
+    attrs = str(node.attrs) if node.attrs else ""
+    each = str(site.attrs) if site.attrs else ""
+    return node.key, attrs, each, wiring, types, site.mapped, site.weight, values
+
+
+def _itself(offer: Lowering, emit: CountingEmitter) -> Account:
+    """The source's own operator, once for all models or once for each."""
+    site = offer.site
+    node = site.node
+    ins = [
+        emit.value(kind, stored=weight) if name else None
+        for name, kind, weight in zip(node.inputs, site.inputs, site.weight, strict=True)
+    ]
+    captured = [emit.value(ValueType()) for _ in node.captured]
+    outs = [name != "" for name in node.outputs]
+    given = emit.node(node.op, ins, node.attrs, outs=outs, domain=node.domain, captured=captured)
+    times = site.models if offer.became is Became.REPLICATED else 1
+    ports = tuple((tensors(held), SHARED) for held in (*ins, *given))
+    return Account(tuple(emit.steps), ports, times)
+
+
+def _batched(offer: Lowering, option: Option, emit: CountingEmitter) -> Account:
+    site = offer.site
+    places = zip(site.node.inputs, offer.takes, site.inputs, site.parts, strict=False)
+    ins = [_read(name, take, kind, parts, emit) for name, take, kind, parts in places]
+    given = option.emit(site, ins, emit)
+    ports = [(tensors(held), take or SHARED) for held, take in zip(ins, offer.takes, strict=False)]
+    ports += [(tensors(held), layout) for held, layout in zip(given, offer.gives, strict=False)]
+    return Account(tuple(emit.steps), tuple(ports))
+
+
+def _read(
+    name: str, take: Layout | None, kind: ValueType, parts: Sequence[Weight], emit: CountingEmitter
+) -> Held | None:
+    """An input of a body in the layout that it takes, as lower/interpreter.py fetches it."""
+    if not name or take is None:
+        return None
+    stored = len(parts) > 0
+    if stored and take.runs(parts[0].shape) is not None:
+        return emit.weight(name, take)
+    if take == PER_MODEL:
+        return tuple(emit.value(kind, stored=stored) for _ in range(emit.models))
+    dims = None if kind.dims is None else take.merged_dims(kind.dims, emit.models)
+    return emit.value(ValueType(kind.dtype, dims), stored=stored)

@@ -1,0 +1,86 @@
+"""The sizes of all tensors of an account, those between its nodes included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from netfuse_onnx.emit.counting import Counted
+from netfuse_onnx.ops import kinds
+from netfuse_onnx.ops.corrected import FRAGILE
+from netfuse_onnx.plan.account import Account
+from netfuse_onnx.rules import Site
+from netfuse_onnx.types import Dim, ValueType
+
+Shape = tuple[int, ...]
+
+
+class Shapes:
+    """The sizes of the tensors of one account, for a node with the types of `site`. `sizes` binds dims that
+    are open."""
+
+    def __init__(self, account: Account, site: Site, sizes: Callable[[Sequence[Dim]], Shape]) -> None:
+        self._sizes = sizes
+        self._types: dict[Counted, ValueType] = {}
+        for (held, layout), kind in zip(account.ports, (*site.inputs, *site.outputs), strict=True):
+            dims = layout.merged_dims(sizes(kind.dims), site.models) if kind.dims is not None else None
+            self._types |= dict.fromkeys(held, ValueType(kind.dtype, dims))
+        between = [x for step in account.steps for x in step.outputs if x not in self._types]
+        if between:
+            self._types |= _inferred(account, self._types, site.opset)
+            self._guess(account)
+
+    def of(self, tensor: Counted | None) -> Shape:
+        """The sizes of a tensor; () where it is absent, or nothing is known of it."""
+        if tensor is None:
+            return ()
+        return self._sizes(self._types.get(tensor, tensor.type).dims or ())
+
+    def _guess(self, account: Account) -> None:
+        """What inference could not tell is as large as the largest input of its node."""
+        for step in account.steps:
+            largest = max(map(self.of, step.inputs), key=math.prod, default=())
+            for x in step.outputs:
+                if self._types.get(x, x.type).dims is None:
+                    self._types[x] = ValueType(0, largest)
+
+
+def _inferred(
+    account: Account, known: Mapping[Counted, ValueType], opset: int
+) -> Mapping[Counted, ValueType]:
+    """What onnx makes of the nodes of an account, given the types of its inputs."""
+    names: dict[Counted, str] = {}
+    model = ModelProto(ir_version=10)
+    model.opset_import.append(helper.make_opsetid("", opset))
+    made = {x for step in account.steps for x in step.outputs}
+    for step in account.steps:
+        if step.op in FRAGILE:
+            return {}
+        for x in (*step.inputs, *step.outputs):
+            if x is not None and x not in names:
+                names[x] = f"t{len(names)}"
+                if x not in made:
+                    _declare(model, names[x], x, known.get(x, x.type))
+        inputs = [names[x] if x is not None else "" for x in step.inputs]
+        outputs = [names[x] for x in step.outputs]
+        model.graph.node.append(helper.make_node(step.op, inputs, outputs, domain=step.domain, **step.attrs))
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
+        return {}
+    types = {info.name: kinds.of_proto(info.type) for info in graph.value_info}
+    return {x: types[name] for x, name in names.items() if name in types and x in made and x not in known}
+
+
+def _declare(model: ModelProto, name: str, tensor: Counted, kind: ValueType) -> None:
+    if isinstance(tensor.value, np.ndarray):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(tensor.value, name))
+    elif isinstance(tensor.value, TensorProto):
+        model.graph.initializer.append(TensorProto.FromString(tensor.value.SerializeToString()))
+        model.graph.initializer[-1].name = name
+    else:
+        model.graph.input.append(kinds.declared(name, kind))
