@@ -59,8 +59,9 @@ class CountingEmitter(Emitter):
         """True once a body has looked at the elements of a weight, not only at its type."""
 
     def begin(self, weights: Mapping[str, tuple[Weight, ...]]) -> None:
-        """Forget all steps; from now on these are the weights."""
+        """Forget all that was made; from now on these are the weights."""
         self.steps, self.values_read, self._weights = [], False, weights
+        self.recipes, self._names, self._kinds = {}, set(), {}
 
     def value(self, kind: ValueType, *, stored: bool = False) -> Tensor:
         """A tensor of this type that a body reads."""
@@ -102,13 +103,10 @@ class CountingEmitter(Emitter):
         return self._typed("", type, stored=True, value=value)
 
     def _constant(self, name: str, recipe: Recipe) -> Any:
-        key = ("weight", recipe)
-        if key not in self._forms:
-            type = ValueType(recipe.dtype, recipe.shape)
-            made = self._typed(self._unique(name, self._names), type, stored=True)
-            self.recipes[made.name] = recipe
-            self._forms[key] = made
-        return self._forms[key]
+        type = ValueType(recipe.dtype, recipe.shape)
+        made = self._typed(self._unique(name, self._names), type, stored=True)
+        self.recipes[made.name] = recipe
+        return made
 
     def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
         self.values_read = self.values_read or self.is_weight(x)

@@ -224,8 +224,8 @@ class Emitter:
         return self._constant(tensor.name, recipe)
 
     def _form(self, name: str, parts: tuple[Weight, ...], value: str = "", **changes: Any) -> gs.Constant:
-        recipe = Recipe(value or name, parts, parts[0].dtype, parts[0].shape)
-        return self._constant(name, dataclasses.replace(recipe, **changes))
+        about = {"shape": parts[0].shape, **changes}
+        return self._constant(name, Recipe(value or name, parts, parts[0].dtype, **about))
 
     def _constant(self, name: str, recipe: Recipe) -> gs.Constant:
         key = ("weight", recipe)

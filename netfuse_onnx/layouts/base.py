@@ -55,7 +55,7 @@ class Layout:
         return (self.order, self.axis) < (other.order, other.axis)
 
     def __hash__(self) -> int:
-        return hash((self.order, self.axis))
+        return 8 * self.axis + self.order
 
     # ------------------------------------------------------------------ shape
 

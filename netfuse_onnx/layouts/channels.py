@@ -7,6 +7,7 @@ A product with weights is a 1x1 convolution then, with a group per model (rules/
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from netfuse_onnx.dims import known
@@ -91,6 +92,7 @@ class Channels(Layout):
         return FOLDED(self.axis) if other == PER_MODEL and self._is_last(dims) else STACKED(0)
 
 
+@cache
 def CHANNELS(axis: int) -> Layout:
     """The axes from `axis` on are the channels of one image that all models share, model-major."""
     return Channels(axis)

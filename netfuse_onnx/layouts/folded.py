@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from netfuse_onnx.dims import known, reshape_target, same_dim
@@ -81,6 +82,7 @@ class Folded(Layout):
         return STACKED(self.axis)
 
 
+@cache
 def FOLDED(axis: int) -> Layout:
     """Per-model axis `axis` is N times as long, model-major."""
     return Folded(axis)

@@ -42,6 +42,7 @@ def _by_doors(src: Layout, dst: Layout, dims: tuple[Dim, ...]) -> Iterator[tuple
                 yield (*near, *far)
 
 
+@functools.cache
 def places(rank: int) -> tuple[Layout, ...]:
     """The layouts that axis-wise operators are offered for a value of this rank.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from netfuse_onnx.dims import reshape_target
@@ -65,6 +66,7 @@ class Stacked(Layout):
         return Hop(src, self, lambda emit, x, dtype: _repeated(emit, x, self.axis), counts)
 
 
+@cache
 def STACKED(axis: int) -> Layout:
     """The model axis stands on its own, before per-model axis `axis`."""
     return Stacked(axis)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from netfuse_onnx.dims import APART
@@ -22,7 +23,7 @@ Sizes = Callable[[Sequence[Dim]], tuple[int, ...]]
 """Dims with sizes in the place of those that are open."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Account:
     """The nodes of one lowering, which are emitted `times` times. `ports` are the tensors that hold the
     inputs, then those that hold the outputs, with their layouts."""
@@ -31,17 +32,17 @@ class Account:
     ports: tuple[tuple[tuple[Counted, ...], Layout], ...] = ()
     times: int = 1
 
-    @property
+    @cached_property
     def at_load(self) -> int:
         """The number of nodes that a session computes once, when it loads the file."""
         return self.times * sum(step.at_load for step in self.steps)
 
-    @property
+    @cached_property
     def views(self) -> int:
         """The number of nodes that run with each call and copy nothing."""
         return self.times * sum(is_view(step) for step in self.steps if not step.at_load)
 
-    @property
+    @cached_property
     def launches(self) -> int:
         """The number of nodes that run with each call and compute or copy something."""
         return self.times * len(self.steps) - self.at_load - self.views
@@ -56,34 +57,34 @@ class Accounts:
     """The accounts of one merge. Nodes that are alike share theirs."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, Account] = {}
+        self._alike: dict[Any, dict[Any, Account]] = {}
         self._emit: CountingEmitter | None = None
-        self._latest: tuple[Site, Any] | None = None
+        self._latest: tuple[Site, dict[Any, Account]] | None = None
 
     def of(self, offer: Lowering) -> Account:
         """The account of a lowering of a node."""
-        site = offer.site
-        key = (self._alike(site), offer.became, offer.rule, offer.takes, offer.gives)
-        if key in self._known:
-            return self._known[key]
+        site, option = offer.site, offer.option
+        if not isinstance(option, Option):
+            return _itself(offer, self._emitter(site))
+        accounts, key = self._accounts(site), (offer.rule, offer.takes, offer.gives)
+        if key in accounts:
+            return accounts[key]
         emit = self._emitter(site)
-        names = site.node.inputs
-        emit.begin({name: parts for name, parts in zip(names, site.parts, strict=True) if parts})
-        option = offer.option
-        account = _batched(offer, option, emit) if isinstance(option, Option) else _itself(offer, emit)
+        account = _batched(offer, option, emit)
         if not emit.values_read:
-            self._known[key] = account
+            accounts[key] = account
         return account
 
     def _emitter(self, site: Site) -> CountingEmitter:
         if self._emit is None:
             self._emit = CountingEmitter(site.models, site.opset)
+        self._emit.begin({name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts})
         return self._emit
 
-    def _alike(self, site: Site) -> Any:
-        """A key that is equal for nodes whose rules emit the same."""
+    def _accounts(self, site: Site) -> dict[Any, Account]:
+        """The accounts that were made for nodes whose rules emit the same."""
         if self._latest is None or self._latest[0] is not site:
-            self._latest = site, _key(site)
+            self._latest = site, self._alike.setdefault(_key(site), {})
         return self._latest[1]
 
 

@@ -39,6 +39,7 @@ class Cost:
     def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
         self.accounts = accounts or Accounts()
+        self._conversions: dict[tuple[Layout, Layout, tuple[Dim, ...] | None, int], float] = {}
 
     def priced(self, corr: Correspondence) -> Correspondence:
         """The family with the types by which it is priced."""
@@ -61,6 +62,12 @@ class Cost:
 
     def conversion(self, src: Layout, dst: Layout, value: ValueType) -> float:
         """All hops from `src` to `dst` of one run-time value. Paid once per (value, dst)."""
+        key = src, dst, value.dims, value.dtype
+        if key not in self._conversions:
+            self._conversions[key] = self._route(src, dst, value)
+        return self._conversions[key]
+
+    def _route(self, src: Layout, dst: Layout, value: ValueType) -> float:
         dims = value.dims or ()
         total = sum(self.hop(hop, dims) for hop in route(src, dst, dims))
         return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total

@@ -81,10 +81,8 @@ def _offers(
         reason = answer
     if not reason:
         with blamed(corr, site):
-            offers, reason = options(site)
-        batched = [
-            Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers if tuned or not o.tuned
-        ]
+            offers, reason = options(site, tuned=tuned)
+        batched = [Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers]
         if batched:
             unjoinable = any(kind.dtype in kinds.UNJOINABLE for kind in (*site.inputs, *site.outputs))
             if not (unjoinable or tuned) or batched[0].gives[0] == SHARED:

@@ -107,8 +107,9 @@ def rule(
     return register
 
 
-def options(site: Site) -> tuple[list[Option], str]:
-    """Every lowering on offer for a node, or none and the reason."""
+def options(site: Site, *, tuned: bool) -> tuple[list[Option], str]:
+    """Every lowering on offer for a node, or none and the reason. `tuned`: those that only pay by measured
+    costs are on offer, too."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
@@ -120,7 +121,8 @@ def options(site: Site) -> tuple[list[Option], str]:
     reasons: list[str] = []
     for entry in rules:
         try:
-            on_offer += (option for option in entry.offers(site) if _fits(option, site))
+            given = (option for option in entry.offers(site) if tuned or not option.tuned)
+            on_offer += (option for option in given if _fits(option, site))
         except Refuse as refusal:
             reasons.append(str(refusal))
     on_offer.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
