@@ -70,8 +70,7 @@ def _offers(
 ) -> list[Lowering]:
     node = site.node
     mapped = any(v in candidates.mapped for v in node.reads)
-    per_model = site.attrs or traits.random(node) or _unshareable(corr.graph, node)
-    if not mapped and not per_model:
+    if not (mapped or site.attrs or traits.random(node) or _unshareable(corr.graph, node)):
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs), site)]
     reason = _cannot(corr, candidates, site)
     if not reason and traits.has_bodies(node):
@@ -149,12 +148,14 @@ def _replicated(site: Site, mapped: Set[str], reason: str, others: Sequence[Layo
 def _mark(candidates: Candidates, corr: Correspondence, node: Node, options: Sequence[Lowering]) -> None:
     """Mark the mapped and ragged outputs of a node. All options of a node give SHARED, or none does."""
     first = options[0]
-    open_ = candidates.ragged - corr.ragged  # of the others, match has told what follows from their shapes
-    sizes = {dim for name in corr.graph.inputs for dim in corr.type_of(name).dims or ()}
     for name, gives in zip(node.outputs, first.gives, strict=True):
         if gives != SHARED:
             candidates.mapped.add(name)
-    if first.became is Became.REPLICATED and traits.ragged(node, candidates.mapped, open_):
+    if first.became is not Became.REPLICATED:
+        return
+    open_ = candidates.ragged - corr.ragged  # of the others, match has told what follows from their shapes
+    if traits.ragged(node, candidates.mapped, open_):
+        sizes = {dim for name in corr.graph.inputs for dim in corr.type_of(name).dims or ()}
         for name in node.outputs:
             dims = corr.type_of(name).dims
             # A symbol of the graph's inputs is one size for all models; a join would notice if it lied.
