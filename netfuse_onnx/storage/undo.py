@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -22,6 +22,7 @@ from netfuse_onnx.storage.transforms import Tile
 from netfuse_onnx.types import Extent, Weight
 
 _MEMORY = 8 << 20  # bytes that undoing a transform holds at a time
+_LONG = 1 << 15  # bytes of a run from which on it is read alone, without the other models' runs beside it
 Difference = tuple[int, int] | None
 """The model and the byte offset in its weight of a difference, or None."""
 
@@ -39,7 +40,7 @@ def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...])
         periods = _Periods(elements_of(Weight(recipe.dtype, recipe.shape, merged), files), recipe)
         walks = _walks(recipe, periods, files)
         # In turn, a tile of each model, when parts are interleaved: those tiles lie in the same periods.
-        found = chain.from_iterable(zip_longest(*walks) if recipe.outer > 1 else walks)
+        found = chain.from_iterable(zip_longest(*walks) if periods.together else walks)
         return next(filter(None, found), None)
 
 
@@ -55,7 +56,7 @@ def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> N
 
 def _walks(recipe: Recipe, periods: _Periods, files: Files) -> Iterator[Iterator[Difference]]:
     """Yields a walk over the source of each model. Walks that are done in turn share twice the memory."""
-    memory = 2 * _MEMORY // len(recipe.parts) if recipe.outer > 1 else _MEMORY
+    memory = 2 * _MEMORY // len(recipe.parts) if periods.together else _MEMORY
     for model, weight in enumerate(recipe.parts):
         part = _Part(periods, model)
         tiles = recipe.transform.undo(part, weight.shape, memory)
@@ -69,6 +70,8 @@ class _Periods:
         self.whole, self.outer = whole, recipe.outer
         self.runs = [count // recipe.outer for count in recipe.counts]
         self.period = sum(self.runs)
+        self.together = recipe.outer > 1 and max(self.runs) * whole.dtype.itemsize < _LONG
+        """True for short runs: those of all models are read at once, and compared in turn."""
         self._last: tuple[int, int, Values] | None = None
 
     def rows(self, first: int, end: int) -> Values:
@@ -92,10 +95,11 @@ class _Part:
         first, lead = divmod(start, self.run)
         if lead + count <= self.run:
             return self.periods.whole.read(first * self.periods.period + self.before + lead, count)
-        if count <= self.run:  # the end of a long run, and the start of the next one
-            some = self.run - lead
-            return np.concatenate((self.read(start, some), self.read(start + some, count - some)))
-        rows = self.periods.rows(first, -(-(start + count) // self.run))
+        last = (start + count - 1) // self.run
+        if not self.periods.together:
+            cuts = [start, *(self.run * run for run in range(first + 1, last + 1)), start + count]
+            return np.concatenate([self.read(a, b - a) for a, b in pairwise(cuts)])
+        rows = self.periods.rows(first, last + 1)
         return rows[:, self.before : self.before + self.run].reshape(-1)[lead : lead + count]
 
 
