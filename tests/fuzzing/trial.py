@@ -244,7 +244,7 @@ def _random(corr: Correspondence, found: Candidates, cost: Cost, rng: random.Ran
         if option.became in (Became.BATCHED, Became.GROUPED) and SHARED not in option.gives:
             bodies = any(isinstance(value, onnx.GraphProto) for value in node.attrs.values())
             if not bodies and rng.random() < REPLICATE:
-                option = offers.replicated(node, found.mapped, "by chance")
+                option = offers.replicated(option.site, found.mapped, "by chance")
         chosen.append([option])
     drawn = dataclasses.replace(found, options=chosen)
     search = planning.Search(corr, drawn, cost)
