@@ -78,7 +78,9 @@ class Accounts:
     def _emitter(self, site: Site) -> CountingEmitter:
         if self._emit is None:
             self._emit = CountingEmitter(site.models, site.opset)
-        self._emit.begin({name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts})
+        self._emit.begin(
+            {name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts}
+        )
         return self._emit
 
     def _accounts(self, site: Site) -> dict[Any, Account]:
