@@ -34,7 +34,7 @@ class Cost:
     """Prices lowerings and layout conversions for one merge of `models` models."""
 
     tuned = False
-    """Whether options that only pay by measured costs are on offer."""
+    """True where options that only pay by measured costs are on offer."""
 
     def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models

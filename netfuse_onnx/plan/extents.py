@@ -41,7 +41,7 @@ class Shapes:
         return self._sizes(self._types.get(tensor, tensor.type).dims or ())
 
     def _guess(self, account: Account) -> None:
-        """What inference could not tell is as large as the largest input of its node."""
+        """Takes what inference could not tell for as large as the largest input of its node."""
         for step in account.steps:
             largest = max(map(self.of, step.inputs), key=math.prod, default=())
             for x in step.outputs:
@@ -52,7 +52,7 @@ class Shapes:
 def _inferred(
     account: Account, known: Mapping[Counted, ValueType], opset: int
 ) -> Mapping[Counted, ValueType]:
-    """What onnx makes of the nodes of an account, given the types of its inputs."""
+    """The types that onnx infers for the nodes of an account, given those of its inputs."""
     names: dict[Counted, str] = {}
     model = ModelProto(ir_version=10)
     model.opset_import.append(helper.make_opsetid("", opset))

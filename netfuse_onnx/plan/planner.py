@@ -66,7 +66,7 @@ def _replicated(found: Candidates) -> set[int]:
 
 
 def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Cost) -> Candidates:
-    """What the search works on, with the layouts that the edge of the merged graph asks for."""
+    """The candidates of the search, with the layouts that the edge of the merged graph asks for."""
     graph = corr.graph
     fed = STACKED(0) if io == "stacked" else PER_MODEL
     tensors = {name for name in graph.inputs if graph.types[name].proto is None}

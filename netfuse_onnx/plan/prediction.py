@@ -1,4 +1,4 @@
-"""What a plan is expected to cost on its target, part by part, and what would have cost more."""
+"""The expected cost of a plan on its target, part by part, and those of other plans."""
 
 from __future__ import annotations
 

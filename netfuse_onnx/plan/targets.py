@@ -1,4 +1,4 @@
-"""What was measured on a target: the constants of the cost model, from targets/*.json.
+"""The speeds that were measured on a target: the constants of the cost model, from targets/*.json.
 
 bench/calibrate.py measures and writes them, with the machine, the versions and the date.
 """
@@ -22,13 +22,13 @@ KINDS = (
     "convolution_blocked", "convolution_depthwise", "convolution_plain", "einsum", "pointwise_blocked",
     "pointwise_plain", "product", "product_stacked", "product_values",
 )  # fmt: skip
-"""Of kernels, as plan/work.py names them."""
+"""The kinds of kernels, as plan/work.py names them."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """How fast a kind of kernel multiplies [m,k] by [k,n]: 2*m*n*k operations at `gflops`, slowed by
+    """A kind of kernel multiplies [m,k] by [k,n]: 2*m*n*k operations at `gflops`, slowed by
     (1 + half/size) for each of m, n and k, so that at size = half it runs at half the speed. `start`: the
     microseconds in which it shares itself out among the threads and waits for the last."""
 
