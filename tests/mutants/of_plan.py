@@ -69,15 +69,15 @@ MUTATIONS = (
     mutation(
         "nothing-is-ragged",
         "netfuse_onnx/plan/offers.py",
-        "if first.became is Became.REPLICATED and traits.ragged(node, candidates.mapped, open_):",
+        "if traits.ragged(node, candidates.mapped, open_):",
         "if False:",
         "test_pins_plan.py::test_a_symbol_of_an_inner_value_is_no_common_size[k]",
     ),
     mutation(
         "random-operators-shared",
         "netfuse_onnx/plan/offers.py",
-        "per_model = site.attrs or traits.random(node) or _unshareable(corr.graph, node)",
-        "per_model = site.attrs or _unshareable(corr.graph, node)",
+        "if not (mapped or site.attrs or traits.random(node) or _unshareable(corr.graph, node)):",
+        "if not (mapped or site.attrs or _unshareable(corr.graph, node)):",
         "test_pins_plan.py::test_each_model_draws_its_own_random_numbers[node]",
     ),
     mutation(
@@ -90,8 +90,8 @@ MUTATIONS = (
     mutation(
         "differing-attributes-shared",
         "netfuse_onnx/plan/offers.py",
-        "per_model = site.attrs or traits.random(node)",
-        "per_model = traits.random(node)",
+        "if not (mapped or site.attrs or traits.random(node)",
+        "if not (mapped or traits.random(node)",
         "test_attributes.py::test_they_become_constants[LeakyRelu-separate-True]",
     ),
     mutation(
