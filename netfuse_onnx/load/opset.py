@@ -16,7 +16,7 @@ from dataclasses import replace
 from onnx import version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
-from netfuse_onnx.load import batches, experimental, normal, prepared, steps  # noqa: F401  steps register
+from netfuse_onnx.load import batches, normal, prepared, steps  # noqa: F401  steps register
 from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.types import Graph, Source

@@ -23,12 +23,9 @@ from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import flatten
 from netfuse_onnx.match.paired import Other, PairedFamily, attempt, pair_family, pair_loosely
-from netfuse_onnx.match.refine import Level
+from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
-
-STRICT = (Level.VALUES, Level.STEERING, Level.SHAPES)
-"""The levels of colour refinement for sources of one architecture, tried in this order."""
 
 
 def match(
@@ -46,52 +43,35 @@ def match(
     for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. Raises
     NotEquivalent, which names both files, the operators, the difference and a remedy.
     """
+
+    def matched(sources: Sequence[Source]) -> Correspondence:
+        graph = sources[0].graph
+        proposed = edges.recorded(sources, named) or [edges.propose(graph, s.graph) for s in sources]
+        family = _Family(sources, proposed, complete).paired_by_graphs(STRICT)
+        if partial:
+            family = family.paired_by_graphs([*STRICT, Level.LOOSE])
+        return family.correspondence(family.pair(partial), names, partial)
+
     aligned = opset.align(sources)
     signature.check_counts(aligned)
-    return replace(_matched_in_one_spelling(aligned, names, partial, complete, named), loaded=tuple(sources))
-
-
-def _matched_in_one_spelling(
-    sources: Sequence[Source],
-    names: Sequence[str],
-    partial: bool,
-    complete: Complete | None,
-    named: Sequence[Edge] | None,
-) -> Correspondence:
-    """Return the correspondence of the sources as they are spelled, else of the sources in one spelling."""
     try:
-        return _matched(sources, names, partial, complete, named)
+        family = matched(aligned)
     except NotEquivalent as first_error:
-        respelled = tuple(map(fused.respelled, sources))
-        if all(other is source for other, source in zip(respelled, sources, strict=True)):
+        respelled = tuple(map(fused.respelled, aligned))
+        if all(other is source for other, source in zip(respelled, aligned, strict=True)):
             raise
         try:
-            return _matched(respelled, names, partial, complete, named)
+            family = matched(respelled)
         except NotEquivalent as second_error:
-            nearer = _same_operators(respelled) and not _same_operators(sources)
+            nearer = _same_operators(respelled) and not _same_operators(aligned)
             raise (second_error if nearer else first_error) from None
+    return replace(family, loaded=tuple(sources))
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:
     """Return True where the sources have the same operators, each equally often."""
     counts = list(map(signature.operators, sources))
     return all(count == counts[0] for count in counts)
-
-
-def _matched(
-    sources: Sequence[Source],
-    names: Sequence[str],
-    partial: bool,
-    complete: Complete | None,
-    named: Sequence[Edge] | None,
-) -> Correspondence:
-    """Return the correspondence of sources of one opset."""
-    graph = sources[0].graph
-    proposed = edges.recorded(sources, named) or [edges.propose(graph, s.graph) for s in sources]
-    family = _Family(sources, proposed, complete).paired_by_graphs(STRICT)
-    if partial:
-        family = family.paired_by_graphs([*STRICT, Level.LOOSE])
-    return family.correspondence(family.pair(partial), names, partial)
 
 
 class _Family:

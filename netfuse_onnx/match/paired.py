@@ -18,8 +18,8 @@ from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import Flat, places
 from netfuse_onnx.match.isomorph import correspondence
-from netfuse_onnx.match.positional import Miss, Pairing, walk
-from netfuse_onnx.match.refine import Level
+from netfuse_onnx.match.positional import Pairing, walk
+from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.match.restored import BothForms, TwoSpellings, in_file_terms, with_first_attributes
 from netfuse_onnx.match.spelling import normal_form
 from netfuse_onnx.ops.axes import INPUTS
@@ -86,11 +86,10 @@ def pair_family(
 def attempt(a: Flat, b: Flat, demands: Demands) -> Attempt:
     """Look for the correspondence of one other source with the first."""
     walked = walk(a, b)
-    miss = walked.step if isinstance(walked, Miss) else len(a.steps)
-    best = walked if isinstance(walked, Pairing) else None
+    best, miss = (walked, len(a.steps)) if isinstance(walked, Pairing) else (None, walked)
     if best is not None and demands.first_fault(b, best.uses) is None:
         return Attempt(best, best, miss)
-    for level in (Level.VALUES, Level.STEERING, Level.SHAPES):
+    for level in STRICT:
         pairing = correspondence(a, b, level)
         if pairing is not None and demands.first_fault(b, pairing.uses) is None:
             return Attempt(pairing, pairing, miss)

@@ -50,7 +50,9 @@ def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
     for other, edge in zip(sources[1:], edges[1:], strict=True):
         for name, twin in edge.inputs.items():
             mine, its = types.get(name, ValueType()), other.graph.types.get(twin, ValueType())
-            types[name] = _narrowed(first, other, name, twin, mine, its)
+            if reason := contradiction(mine, its):
+                raise _input_error(first, other, name, twin, *reason)
+            types[name] = kinds.accepted(mine, its)
     return first.with_graph(types=types)
 
 
@@ -81,24 +83,12 @@ def _counts(
     rows = [(first.path, ours, theirs), (other.path, theirs, ours)]
     extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
     names = f": {', '.join(extra[:4])}" if extra else ""
+    count = f"{len(ours)} {noun}{'' if len(ours) == 1 else 's'}"
     return NotEquivalent(
-        f"{first.path} has {_plural(len(ours), noun)} and {other.path} has {len(theirs)}{names}.",
+        f"{first.path} has {count} and {other.path} has {len(theirs)}{names}.",
         HINT,
         Mismatch(noun, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
     )
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def _narrowed(
-    first: Source, other: Source, name: str, twin: str, mine: ValueType, its: ValueType
-) -> ValueType:
-    """Return the type that both accept. Raises NotEquivalent."""
-    if reason := contradiction(mine, its):
-        raise _input_error(first, other, name, twin, *reason)
-    return kinds.accepted(mine, its)
 
 
 def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
