@@ -111,8 +111,8 @@ MUTATIONS = (
     mutation(
         "left-and-right-exchanged",
         "netfuse_onnx/families.py",
-        "        left=mismatch.left,\n        right=mismatch.right,",
-        "        left=mismatch.right,\n        right=mismatch.left,",
+        "**asdict(mismatch))",
+        "**asdict(replace(mismatch, left=mismatch.right, right=mismatch.left)))",
         "test_grouping.py::test_the_kinds_of_differences",
     ),
 )
