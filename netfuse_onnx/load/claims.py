@@ -53,20 +53,20 @@ def resolve_claims(source: Source, complete: Complete | None = None) -> tuple[So
 def unclaimed(source: Source) -> Source:
     """Return the source without the shapes that its file declares of values that are not its inputs."""
     graph = source.graph
-    bare = {**graph.types, **{name: _shapeless(kind) for name, kind in _claims(graph).items()}}
-    return source.with_graph(types=bare)
+    bare = {name: _shapeless(declared) for name, declared in _claims(graph).items()}
+    return source.with_graph(types={**graph.types, **bare})
 
 
 def _claims(graph: Graph) -> dict[str, ValueType]:
     """Return the declared types of values that are not inputs."""
-    return {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
+    return {name: declared for name, declared in graph.types.items() if name not in graph.inputs}
 
 
-def _shapeless(kind: ValueType) -> ValueType:
+def _shapeless(declared: ValueType) -> ValueType:
     """Return the part of a declared type that ONNX Runtime checks: everything but shapes."""
-    if kind.proto is None:
-        return ValueType(kind.dtype)
-    bare = copy.deepcopy(kind.proto)
+    if declared.proto is None:
+        return ValueType(declared.dtype)
+    bare = copy.deepcopy(declared.proto)
     _clear(bare)
     return ValueType(proto=bare)
 

@@ -41,8 +41,7 @@ def constant(node: NodeProto, path: str) -> Weight:
         )
     if attribute.ref_attr_name or ATTRIBUTES[attribute.name] != attribute.type:
         raise FileFault(
-            f"{path}: attribute '{attribute.name}' of {label} has another type than its name says.",
-            AGAIN,
+            f"{path}: attribute '{attribute.name}' of {label} has another type than its name says.", AGAIN
         )
     value = schemas.value_of(attribute)
     match attribute.name:

@@ -178,10 +178,7 @@ class _Normaliser:
 
 def _rewire(node: NodeProto, inputs: list[str], outputs: list[str]) -> None:
     """Replace the inputs and outputs of a node."""
-    del node.input[:]
-    del node.output[:]
-    node.input.extend(inputs)
-    node.output.extend(outputs)
+    node.input[:], node.output[:] = inputs, outputs
     if node.domain == "ai.onnx":
         node.domain = ""
 

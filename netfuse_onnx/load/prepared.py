@@ -16,9 +16,9 @@ from onnx import ModelProto
 
 from netfuse_onnx.load import rebuild, within
 from netfuse_onnx.load.lift import Unconvertible
-from netfuse_onnx.ops import kinds, walk
+from netfuse_onnx.ops import walk
 from netfuse_onnx.ops.axes import ONE, ROWS, SETS, counted_in, from_front
-from netfuse_onnx.types import Node, Source, ValueType
+from netfuse_onnx.types import Graph, Node, Source, ValueType
 
 LEGAL = 11
 """The opset from which on axes may count from the back."""
@@ -38,7 +38,11 @@ def skeleton(source: Source, version: int) -> ModelProto:
     if not crosses or not any(node.op in SOFTMAXES for node in graph.nodes):
         return rebuild.model(source)
     declared = {name: ValueType(graph.types[name].dtype) for name in graph.outputs if name in graph.types}
-    types = {name: kind for name, kind in within.all_types(source).items() if kind.dims is not None}
+    types = {
+        name: value_type
+        for name, value_type in within.all_types(source).items()
+        if value_type.dims is not None
+    }
     nodes = tuple([_last_axis(source, node, types) if node.op == "Hardmax" else node for node in graph.nodes])
     values = [name for node in graph.nodes for name in node.outputs if name in types]
     typed = source.with_graph(types={**declared, **types}, nodes=nodes)
@@ -62,9 +66,8 @@ def _last_axis(source: Source, node: Node, types: Mapping[str, ValueType]) -> No
 def fronted(source: Source) -> Source:
     """Return the source with all axes of its main graph counted from the front, if the rank is known."""
     while source.opsets.get("", 0) < LEGAL and any(map(_backward_axes, source.graph.nodes)):
-        types = within.all_types(source)
-        types |= {name: kinds.of_weight(weight) for name, weight in source.graph.weights.items()}
-        nodes = tuple([_front(node, types) for node in source.graph.nodes])
+        typed = replace(source.graph, types=within.all_types(source))
+        nodes = tuple([_front(node, typed) for node in typed.nodes])
         if nodes == source.graph.nodes:
             break
         source = source.with_graph(nodes=nodes)
@@ -80,10 +83,9 @@ def _backward_axes(node: Node) -> dict[str, Any]:
     return {name: values[name] for name in negative}
 
 
-def _front(node: Node, types: Mapping[str, ValueType]) -> Node:
+def _front(node: Node, typed: Graph) -> Node:
     """Count the axes of a node from the front, where the rank is known."""
-    inputs = [types.get(name, ValueType()) for name in node.inputs]
-    rank = counted_in(node.key, node.attrs, inputs)
+    rank = counted_in(node.key, node.attrs, [typed.type_of(name) for name in node.inputs])
     if rank is None:
         return node
     attrs = {

@@ -43,11 +43,6 @@ class Op:
     bodies: list[str]  # the attributes that hold a GraphProto
     free: list[str]
 
-    @property
-    def where(self) -> str:
-        """The operator and its name, for messages."""
-        return label(self.proto)
-
 
 class Scope:
     """The operators, constants and aliases of one graph.
@@ -258,7 +253,7 @@ def _is_outer(scope: Scope, root: str, op: Op) -> bool:
     if root in scope.defined:
         return False
     if not scope.visible(root):
-        raise scope.fault(f"{op.where} reads '{root}', which nothing defines")
+        raise scope.fault(f"{label(op.proto)} reads '{root}', which nothing defines")
     return True
 
 
@@ -272,7 +267,7 @@ def _by_dependence(scope: Scope) -> list[Op]:
         sorter.prepare()
     except graphlib.CycleError as fault:
         stuck = scope.ops[min(fault.args[1])]
-        raise scope.fault(f"{stuck.where} depends on its own result") from fault
+        raise scope.fault(f"{label(stuck.proto)} depends on its own result") from fault
     heap, result = list(sorter.get_ready()), []
     heapq.heapify(heap)
     while heap:

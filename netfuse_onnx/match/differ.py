@@ -77,8 +77,10 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
         left, right = ("/".join(step.scope) or "the main graph" for step in (x, y))
         what = f"one is in {left}, the other in {right}"
         return Difference(what, SAME_CODE, "connection", left=left, right=right)
-    if attribute_text(a, b, x, y):
-        return attributes_differ(a, b, x, y)
+    if sides := _attribute_sides(a, b, x, y):
+        name, left, right = sides
+        what = attribute_text(a, b, x, y)
+        return Difference(what, PARTIAL, "attribute", attribute=name, left=left, right=right)
     if len(x.ins) != len(y.ins):
         left, right = str(len(x.ins)), str(len(y.ins))
         return Difference(f"{left} inputs and {right} inputs", SAME_CODE, "operands", left=left, right=right)
@@ -89,13 +91,6 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
                 if unlike:
                     return replace(unlike, what=f"input {k}: {unlike.what}")
     return _wiring(a, b, x, y, colours)
-
-
-def attributes_differ(a: Flat, b: Flat, x: Step, y: Step) -> Difference:
-    """Return the difference in the attributes of two steps. Those of a table are too long to be shown."""
-    name, left, right = _attribute_sides(a, b, x, y) or ("", "", "")
-    what = attribute_text(a, b, x, y) or "its attributes differ"
-    return Difference(what, PARTIAL, "attribute", attribute=name, left=left, right=right)
 
 
 def weights_differ(head: str, name: str, mine: Weight, other: str, theirs: Weight) -> Difference:

@@ -35,16 +35,7 @@ def propose(first: Graph, other: Graph) -> Edge:
         return not mine.dtype or not its.dtype or mine.dtype == its.dtype
 
     return Edge(
-        _pairs(first.inputs, other.inputs, inputs_fit),
-        _pairs(first.outputs, other.outputs, outputs_fit),
-    )
-
-
-def common_names(edge: Edge) -> Edge:
-    """Return the pairs that have one name. The graphs do not change these."""
-    return Edge(
-        {name: twin for name, twin in edge.inputs.items() if name == twin},
-        {name: twin for name, twin in edge.outputs.items() if name == twin},
+        _pairs(first.inputs, other.inputs, inputs_fit), _pairs(first.outputs, other.outputs, outputs_fit)
     )
 
 
@@ -122,7 +113,9 @@ def _regardless(rest: Sequence[str], left: Sequence[str]) -> dict[str, str]:
 
 def search(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> Edge | None:
     """Return pairs by which the graphs correspond, or None; the proposed pairs where there is a choice."""
-    return _by_graphs(ours, other, proposed, common_names(proposed), levels)
+    sides = (proposed.inputs, proposed.outputs)
+    common = Edge(*({name: twin for name, twin in side.items() if name == twin} for side in sides))
+    return _by_graphs(ours, other, proposed, common, levels)
 
 
 def crossed(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> str:

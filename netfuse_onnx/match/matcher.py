@@ -4,10 +4,6 @@ Two sources are equivalent when their graphs are equal up to names, node order, 
 or initializer, attributes that equal their default, and the operand order of commutative operators; load has
 removed most of that. Weights must agree in type and shape, and in value where the value decides a shape. A
 weight that one file ties and another has twice is no difference: weights are compared by use.
-
-Graph inputs and outputs pair by name, else by position, else as the graphs say (edges.py). The merged model
-accepts what all sources accept: a dim that is static in any source is static, two different sizes are an
-error.
 """
 
 from __future__ import annotations

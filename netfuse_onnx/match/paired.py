@@ -20,7 +20,7 @@ from netfuse_onnx.match.flat import Flat, places
 from netfuse_onnx.match.isomorph import correspondence
 from netfuse_onnx.match.positional import Pairing, walk
 from netfuse_onnx.match.refine import STRICT, Level
-from netfuse_onnx.match.restored import BothForms, TwoSpellings, in_file_terms, with_first_attributes
+from netfuse_onnx.match.restored import BothForms, in_file_terms, with_first_attributes
 from netfuse_onnx.match.spelling import normal_form
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
@@ -134,16 +134,16 @@ class _NormalForms:
         theirs = self.both_forms(other)
         tried = attempt(self.forms.normal, theirs.normal, self.demands)
         if tried.exact is not None:
-            try:
-                return in_file_terms(self.forms, theirs, tried.exact)
-            except TwoSpellings as fault:
-                raise self._two_spellings(theirs, tried.exact, fault.step) from fault
+            row = in_file_terms(self.forms, theirs, tried.exact)
+            if isinstance(row, int):
+                raise self._two_spellings(theirs, tried.exact, row)
+            return row
         raise self._error(theirs, tried)
 
     def both_forms(self, other: Other) -> BothForms:
         """Return another source in both forms, its inputs narrowed to those of the merged model."""
         graph, first = other.source.graph, self.first.graph
-        types = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
+        types = {name: declared for name, declared in graph.types.items() if name not in graph.inputs}
         types |= {twin: first.types[name] for name, twin in other.edge.inputs.items() if name in first.types}
         narrowed = other.source.with_graph(types=types)
         return BothForms(other.flat, normal_form(other.flat, within.all_types(narrowed, self.complete)))
@@ -176,10 +176,8 @@ class _NormalForms:
         """Return another source that may differ in attributes and weights; None where the graphs differ."""
         result = attempt(self.forms.normal, theirs.normal, self.demands)
         pairing = result.best or pair_loosely(self.forms.normal, theirs.normal)
-        try:
-            return in_file_terms(self.forms, theirs, pairing) if pairing else None
-        except TwoSpellings:
-            return None
+        row = in_file_terms(self.forms, theirs, pairing) if pairing else None
+        return None if isinstance(row, int) else row
 
     def _loose_as_filed(self) -> list[Pairing] | None:
         """Return the correspondences of the files that --partial accepts; None where one is missing."""

@@ -63,7 +63,11 @@ def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[
     sentences = []
     for name in first:
         types = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
-        shapes = [(kind.dims, model) for kind, model in zip(types, names, strict=True) if kind.dims]
+        shapes = [
+            (value_type.dims, model)
+            for value_type, model in zip(types, names, strict=True)
+            if value_type.dims
+        ]
         for axis in range(min((len(dims) for dims, _ in shapes), default=0)):
             fixed = [(dims[axis], model) for dims, model in shapes if isinstance(dims[axis], int)]
             if fixed and len(fixed) < len(shapes):
@@ -105,11 +109,11 @@ def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | Non
     return None
 
 
-def type_text(kind: ValueType) -> str:
+def type_text(value_type: ValueType) -> str:
     """Return `tensor(float)` or `sequence(tensor(float))`."""
-    if kind.proto is not None:
-        return _proto_text(kind.proto)
-    return f"tensor({TensorProto.DataType.Name(kind.dtype).lower()})"
+    if value_type.proto is not None:
+        return _proto_text(value_type.proto)
+    return f"tensor({TensorProto.DataType.Name(value_type.dtype).lower()})"
 
 
 def _proto_text(proto: TypeProto) -> str:
