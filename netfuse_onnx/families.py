@@ -122,17 +122,16 @@ class Grouping:
         """Return both as one family, or the reason why they are not."""
         key = id(one.source), id(other.source)
         if key not in self._matches:
-            self._matches[key] = one, other, self._matched(one, other)
+            joined: Family | NotEquivalent
+            try:  # one model stands for each
+                pair = self.match(
+                    [one.source, other.source], [self.names[f.members[0]] for f in (one, other)]
+                )
+                joined = Family(one.members + other.members, _narrowed(one.source, pair))
+            except NotEquivalent as error:
+                joined = error
+            self._matches[key] = one, other, joined
         return self._matches[key][2]
-
-    def _matched(self, one: Family, other: Family) -> Family | NotEquivalent:
-        """Match both families by one model each."""
-        names = [self.names[family.members[0]] for family in (one, other)]
-        try:
-            pair = self.match([one.source, other.source], names)
-        except NotEquivalent as error:
-            return error
-        return Family(one.members + other.members, _narrowed(one.source, pair))
 
     def _against_first(self, groups: Sequence[Family]) -> list[Family]:
         """Return the families with their differences. A family that fits the largest one after all, as narrow

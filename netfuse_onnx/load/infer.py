@@ -36,7 +36,8 @@ def infer(source: Source) -> Source:
         types = _run(source)
     if missing := _missing(source, types):
         given = {name: hints[name] for name in missing if name in hints and kinds.has_rank(hints[name])}
-        types = _with(source, types, given)
+        second = _run(source, given) if given else {}  # nothing that was known gets lost
+        types = {n: kinds.both(kinds.both(types[n], second.get(n)), given.get(n)) for n in types}
     return source.with_graph(types=types)
 
 
@@ -100,14 +101,6 @@ def inferred(source: Source, more: Mapping[str, ValueType]) -> GraphProto | None
             return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
     except Exception:  # onnx raises many kinds; what it can't infer is unknown, that is all
         return None
-
-
-def _with(source: Source, types: dict[str, ValueType], more: Mapping[str, ValueType]) -> dict[str, ValueType]:
-    """Infer again from more types. Nothing that was known gets lost."""
-    if not more:
-        return types
-    second = _run(source, more)
-    return {name: kinds.both(kinds.both(types[name], second.get(name)), more.get(name)) for name in types}
 
 
 def _missing(source: Source, types: Mapping[str, ValueType]) -> tuple[str, ...]:

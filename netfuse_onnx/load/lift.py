@@ -161,16 +161,13 @@ class Lift:
 
     def numbers(self, name: str) -> Any:
         """Return the numpy type of the elements of a value; float32 where it is unknown."""
-        dtype = self._type(name).dtype
+        dtype = self._types.get(name, ValueType()).dtype
         return helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.float32
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
         """Return what is known of a shape. Inference at a newer opset tells more."""
-        dims = self._type(name).dims
+        dims = self._types.get(name, ValueType()).dims
         return self._newer.get(name, ValueType()).dims if dims is None and not self.guessing else dims
-
-    def _type(self, name: str) -> ValueType:
-        return self._types.get(name, ValueType())
 
     @functools.cached_property
     def _types(self) -> Mapping[str, ValueType]:

@@ -39,11 +39,9 @@ class _Normaliser:
 
     def run(self) -> Graph:
         scope = self.scope
-        seen: set[str] = set()
-        for name in scope.outputs:
-            if name in seen:
+        for name, count in Counter(scope.outputs).items():
+            if count > 1:
                 raise scope.fault(f"the graph output '{name}' is listed twice")
-            seen.add(name)
         tail = list(self._outputs())
         nodes = [self._main_node(op) for op in scope.ops] + tail
         used = {name for node in nodes for name in node.reads}

@@ -18,7 +18,6 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import constants
-from netfuse_onnx.load.constants import AGAIN
 from netfuse_onnx.ops import schemas, walk
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.tensors import own_tensors
@@ -91,7 +90,7 @@ class Scope:
 
     def fault(self, what: str) -> FileFault:
         """Return the error for this file."""
-        return FileFault(f"{self.path}: {what}.", AGAIN)
+        return constants.invalid(self.path, what)
 
     def _constant(self, name: str, weight: Weight) -> None:
         self._define(name)

@@ -24,6 +24,12 @@ def prefix(owner: str, attribute: str) -> str:
     return f"{owner}\0{attribute}\0"
 
 
+def renaming(start: str, body: GraphProto, outer: Names) -> Names:
+    """Return the names of a body's values: its own begin with `start`, all others are as `outer` has them."""
+    local = {value.name for value in body.input} | {name for node in body.node for name in node.output}
+    return lambda name: start + name if name in local and name else outer(name)
+
+
 def all_types(source: Source, complete: Complete | None = None) -> dict[str, ValueType]:
     """Return the types by value; values of bodies have the names that match gives them."""
     declared = source.graph.types
@@ -74,19 +80,11 @@ def _undeclared(body: GraphProto) -> None:
 def _of_bodies(node: NodeProto, outer: Names) -> dict[str, ValueType]:
     types: dict[str, ValueType] = {}
     owner = next((name for name in map(outer, node.output) if name), "")
-    for name, body in walk.bodies(node):
-        types |= _of_body(body, prefix(owner, name), outer)
-    return types
-
-
-def _of_body(body: GraphProto, start: str, outer: Names) -> dict[str, ValueType]:
-    local = {value.name for value in body.input} | {name for node in body.node for name in node.output}
-
-    def renamed(name: str) -> str:
-        return start + name if name in local and name else outer(name)
-
-    infos = (*body.input, *body.value_info, *body.output)
-    types = {start + info.name: of_proto(info.type) for info in infos if info.name in local}
-    for node in body.node:
-        types |= _of_bodies(node, renamed)
+    for attribute, body in walk.bodies(node):
+        start = prefix(owner, attribute)
+        renamed = renaming(start, body, outer)
+        infos = ((renamed(info.name), info) for info in (*body.input, *body.value_info, *body.output))
+        types |= {name: of_proto(info.type) for name, info in infos if name.startswith(start)}
+        for inner in body.node:
+            types |= _of_bodies(inner, renamed)
     return types

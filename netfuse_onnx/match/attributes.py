@@ -27,13 +27,9 @@ def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[st
     inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
     count: Counter[int] = Counter()
     for i, step in enumerate(ours.steps):
-        twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
-        differs = any(
-            not identical_attributes(step, twin, ours, flat)
-            for (_, flat, _), twin in zip(others, twins, strict=True)
-        )
-        rows = zip(others, twins, strict=True)
-        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
+        twins = [(flat, flat.steps[pairing.steps[i]]) for _, flat, pairing in others]
+        differs = any(not identical_attributes(step, twin, ours, flat) for flat, twin in twins)
+        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for flat, twin in twins]
         models: list[Mapping[str, Any]] = [walk.without_bodies(step.node.attrs), *own]
         if step.scope and step.op != BEGIN:
             if differs:

@@ -121,7 +121,17 @@ def search(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> 
 def crossed(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> str:
     """Return the hint to rename, for sources that correspond only if one name stands for two things."""
     pairs = _by_graphs(ours, other, proposed, Edge({}, {}), levels)
-    return "" if pairs is None else _crossed(ours[1], other[1], pairs)
+    if pairs is None:
+        return ""
+    (_, a), (_, b) = ours, other
+    for side, own in ((pairs.inputs, b.inputs), (pairs.outputs, b.outputs)):
+        for name, twin in side.items():
+            if name != twin and name in own:
+                return (
+                    f"'{name}' of {a.path} does what '{twin}' of {b.path} does, which has a '{name}' of its "
+                    "own: rename the inputs and outputs of one file, so that a name means one thing in all."
+                )
+    return ""
 
 
 def _by_graphs(ours: Side, other: Side, proposed: Edge, fixed: Edge, levels: Sequence[Level]) -> Edge | None:
@@ -157,16 +167,3 @@ def _completed(pairs: dict[str, str], proposed: Mapping[str, str]) -> dict[str, 
             taken.add(twin)
     rest = iter([twin for twin in proposed.values() if twin not in taken])
     return {name: pairs[name] if name in pairs else next(rest) for name in proposed}
-
-
-def _crossed(a: Flat, b: Flat, edge: Edge) -> str:
-    """Describe the first name that stands for two things; empty where there is none."""
-    sides = ((edge.inputs, b.inputs), (edge.outputs, b.outputs))
-    for pairs, own in sides:
-        for name, twin in pairs.items():
-            if name != twin and name in own:
-                return (
-                    f"'{name}' of {a.path} does what '{twin}' of {b.path} does, which has a '{name}' of its "
-                    "own: rename the inputs and outputs of one file, so that a name means one thing in all."
-                )
-    return ""

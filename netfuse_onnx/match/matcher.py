@@ -71,8 +71,7 @@ def _same_operators(sources: Sequence[Source]) -> bool:
 
 
 class _Family:
-    """The steps of the sources, their inputs and outputs paired in one way. `attempts` are the
-    correspondences of the other sources as their files are."""
+    """The steps of the sources, their inputs and outputs paired in one way."""
 
     def __init__(self, sources: Sequence[Source], pairs: Sequence[Edge], complete: Complete | None) -> None:
         first = signature.common(sources, pairs)
@@ -83,36 +82,37 @@ class _Family:
         self.sources = (self.first, *sources[1:])
         self.demands = Demands(self.ours, self.first.graph)
         rows = zip(sources[1:], pairs[1:], strict=True)
-        self.others = [Other(source, flatten(source, edge), edge) for source, edge in rows]
-        self.attempts = [attempt(self.ours, other.flat, self.demands) for other in self.others]
+        self.others = [self._other(source, edge) for source, edge in rows]
+
+    def _other(self, source: Source, edge: Edge) -> Other:
+        """Return another source, compared with the first as its file is."""
+        flat = flatten(source, edge)
+        return Other(source, flat, edge, attempt(self.ours, flat, self.demands))
 
     def paired_by_graphs(self, levels: Sequence[Level]) -> _Family:
         """Return the family in which inputs and outputs of the sources that do not correspond pair as the
         graphs say, if the graphs correspond at one of the levels."""
         pairs = list(self.edges)
-        for k, tried in enumerate(self.attempts):
-            loose = Level.LOOSE in levels
-            other = self.others[k]
+        loose = Level.LOOSE in levels
+        for k, other in enumerate(self.others):
+            tried = other.as_filed
             if tried.exact or (loose and (tried.best or pair_loosely(self.ours, other.flat))):
                 continue
-            pairs[k + 1] = edges.search(*self._sides(k), other.edge, levels) or other.edge
+            pairs[k + 1] = edges.search(*self._sides(other), other.edge, levels) or other.edge
         return self if tuple(pairs) == self.edges else _Family(self.given, pairs, self.complete)
 
-    def _sides(self, place: int) -> tuple[edges.Side, edges.Side]:
+    def _sides(self, other: Other) -> tuple[edges.Side, edges.Side]:
         """Return the first source and another one, with their steps."""
-        other = self.others[place]
         return (self.first, self.ours), (other.source, other.flat)
 
     def pair(self, partial: bool) -> PairedFamily:
         """Return the correspondences. Raises NotEquivalent, with the hint to rename where that would help."""
         try:
-            return pair_family(self.first, self.ours, self.others, self.attempts, partial, self.complete)
+            return pair_family(self.first, self.ours, self.others, partial, self.complete)
         except NotEquivalent as error:
-            for k, tried in enumerate(self.attempts):
-                if tried.exact is None:
-                    hint = "" if tried.best else edges.crossed(*self._sides(k), self.others[k].edge, STRICT)
-                    error.hint = hint or error.hint
-                    break
+            other = next((other for other in self.others if other.as_filed.exact is None), None)
+            if other is not None and not other.as_filed.best:
+                error.hint = edges.crossed(*self._sides(other), other.edge, STRICT) or error.hint
             raise
 
     def correspondence(self, paired: PairedFamily, names: Sequence[str], partial: bool) -> Correspondence:

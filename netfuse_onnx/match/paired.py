@@ -52,35 +52,25 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A source that is not the first, its steps, and the names of its inputs and outputs."""
+    """A source that is not the first, its steps, the names of its inputs and outputs, and the outcome of
+    matching its file with the first."""
 
     source: Source
     flat: Flat
     edge: Edge
+    as_filed: Attempt
 
 
 def pair_family(
-    first: Source,
-    ours: Flat,
-    others: Sequence[Other],
-    as_filed: Sequence[Attempt],
-    partial: bool,
-    complete: Complete | None,
+    first: Source, ours: Flat, others: Sequence[Other], partial: bool, complete: Complete | None
 ) -> PairedFamily:
-    """Return all correspondences. `as_filed` are those of the files. Raises NotEquivalent."""
-    flats = [other.flat for other in others]
-    pairings = [
-        tried.exact
-        for tried, flat in zip(as_filed, flats, strict=True)
-        if tried.exact is not None and _same_axis_constants(ours, flat, tried.exact)
-    ]
+    """Return all correspondences. Raises NotEquivalent."""
+    exact = ((other.flat, other.as_filed.exact) for other in others)
+    pairings = [pairing for flat, pairing in exact if pairing and _same_axis_constants(ours, flat, pairing)]
     if len(pairings) == len(others):
-        return PairedFamily(ours, flats, pairings)
-    normal = _NormalForms(first, ours, others, as_filed, complete)
-    if partial:
-        return normal.partially()
-    rows = [normal.row(other, tried) for other, tried in zip(others, as_filed, strict=True)]
-    return normal.family(rows)
+        return PairedFamily(ours, [other.flat for other in others], pairings)
+    normal = _NormalForms(first, ours, others, complete)
+    return normal.partially() if partial else normal.family([normal.row(other) for other in others])
 
 
 def attempt(a: Flat, b: Flat, demands: Demands) -> Attempt:
@@ -115,22 +105,16 @@ def _same_axis_constants(a: Flat, b: Flat, pairing: Pairing) -> bool:
 class _NormalForms:
     """The first source in normal form, and the others compared with it."""
 
-    def __init__(
-        self,
-        first: Source,
-        ours: Flat,
-        others: Sequence[Other],
-        as_filed: Sequence[Attempt],
-        complete: Complete | None,
-    ) -> None:
-        self.first, self.others, self.as_filed, self.complete = first, others, as_filed, complete
+    def __init__(self, first: Source, ours: Flat, others: Sequence[Other], complete: Complete | None) -> None:
+        self.first, self.others, self.complete = first, others, complete
         self.forms = BothForms(ours, normal_form(ours, within.all_types(first, complete)))
         self.demands = Demands(self.forms.normal, first.graph)
 
-    def row(self, other: Other, as_filed: Attempt) -> tuple[Flat, Pairing]:
+    def row(self, other: Other) -> tuple[Flat, Pairing]:
         """Return the steps of one other source and its correspondence. Raises NotEquivalent."""
-        if as_filed.exact is not None and _same_axis_constants(self.forms.own, other.flat, as_filed.exact):
-            return with_first_attributes(self.forms, other.flat, as_filed.exact), as_filed.exact
+        exact = other.as_filed.exact
+        if exact is not None and _same_axis_constants(self.forms.own, other.flat, exact):
+            return with_first_attributes(self.forms, other.flat, exact), exact
         theirs = self.both_forms(other)
         tried = attempt(self.forms.normal, theirs.normal, self.demands)
         if tried.exact is not None:
@@ -158,9 +142,9 @@ class _NormalForms:
         where normal forms do not help. Raises NotEquivalent."""
         rows: list[tuple[Flat, Pairing]] = []
         fault: NotEquivalent | None = None
-        for other, tried in zip(self.others, self.as_filed, strict=True):
+        for other in self.others:
             try:
-                rows.append(self.row(other, tried))
+                rows.append(self.row(other))
             except NotEquivalent as error:
                 row = self.loose(self.both_forms(other))
                 rows += [row] if row else []
@@ -181,10 +165,7 @@ class _NormalForms:
 
     def _loose_as_filed(self) -> list[Pairing] | None:
         """Return the correspondences of the files that --partial accepts; None where one is missing."""
-        attempts = [
-            tried.exact or tried.best or pair_loosely(self.forms.own, other.flat)
-            for tried, other in zip(self.as_filed, self.others, strict=True)
-        ]
+        attempts = [other.as_filed.best or pair_loosely(self.forms.own, other.flat) for other in self.others]
         pairings = [pairing for pairing in attempts if pairing is not None]
         return pairings if len(pairings) == len(attempts) else None
 
