@@ -33,8 +33,7 @@ def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
             target.initializer.append(weights.proto(weight, name))
     target.output.extend(kinds.declared(name, graph.types.get(name, ValueType())) for name in graph.outputs)
     target.value_info.extend(kinds.declared(name, graph.types[name]) for name in values)
-    for node in graph.nodes:
-        target.node.append(node_proto(node, source.opsets))
+    target.node.extend(node_proto(node, source.opsets) for node in graph.nodes)
     return result
 
 

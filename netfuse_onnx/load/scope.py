@@ -220,11 +220,6 @@ def label(node: NodeProto) -> str:
     return f"{node.op_type} '{named}'"
 
 
-def _reads(scope: Scope, op: Op) -> list[str]:
-    """Return the values of this graph that the node depends on."""
-    return [r for name in (*op.inputs, *op.free) if name and (r := scope.root(name)) in scope.defined]
-
-
 def _sorted(scope: Scope) -> list[Op]:
     """Return the operators in topological order: in the order of the file if that is one.
 
@@ -261,7 +256,8 @@ def _by_dependence(scope: Scope) -> list[Op]:
     producer = {name: i for i, op in enumerate(scope.ops) for name in op.outputs if name}
     sorter = graphlib.TopologicalSorter[int]()
     for i, op in enumerate(scope.ops):
-        sorter.add(i, *(producer[name] for name in _reads(scope, op) if name in producer))
+        roots = (scope.root(name) for name in (*op.inputs, *op.free))
+        sorter.add(i, *(producer[root] for root in roots if root in producer))
     try:
         sorter.prepare()
     except graphlib.CycleError as fault:

@@ -16,11 +16,11 @@ from netfuse_onnx.match.sameness import essential, identical_attributes
 from netfuse_onnx.ops import tables, walk
 from netfuse_onnx.types import Node, Source
 
-Other = tuple[Source, Flat, Pairing]
+Matched = tuple[Source, Flat, Pairing]
 """A source that is not the first, its steps, and their correspondence with those of the first."""
 
 
-def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
+def differing(ours: Flat, others: Sequence[Matched]) -> dict[int, tuple[Mapping[str, Any], ...]]:
     """For each node of the main graph whose attributes differ, also those of nodes in its bodies, return the
     attributes of each model. Bodies are those of the first source, which read values by its names."""
     attributes: dict[int, tuple[Mapping[str, Any], ...]] = {}

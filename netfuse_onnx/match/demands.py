@@ -156,5 +156,5 @@ def _steering(flat: Flat, graph: Graph) -> set[str]:
 
 def _flat_shape(graph: Graph, name: str) -> bool:
     """Return True where the value is a scalar or a vector, or of unknown rank."""
-    value_type = graph.types.get(name)
-    return value_type is None or value_type.rank is None or value_type.rank <= 1
+    rank = graph.types.get(name, ValueType()).rank
+    return rank is None or rank <= 1

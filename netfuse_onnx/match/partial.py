@@ -13,7 +13,7 @@ from typing import Any
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import resolve_claims
 from netfuse_onnx.match import differ
-from netfuse_onnx.match.attributes import Other, differing
+from netfuse_onnx.match.attributes import Matched, differing
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import Flat, Step, places
 from netfuse_onnx.match.positional import Pairing
@@ -27,7 +27,7 @@ FILES = 6
 
 
 def described(
-    family: Correspondence, ours: Flat, demands: Demands, others: Sequence[Other]
+    family: Correspondence, ours: Flat, demands: Demands, others: Sequence[Matched]
 ) -> Correspondence:
     """Return the family with its differing attributes and its ragged values.
 
@@ -60,7 +60,7 @@ class _Shapes:
         self,
         family: Correspondence,
         attrs: Mapping[int, tuple[Mapping[str, Any], ...]],
-        others: Sequence[Other],
+        others: Sequence[Matched],
     ) -> None:
         self.family, self.attrs = family, attrs
         self.types = dict(family.graph.types)

@@ -128,7 +128,10 @@ def _inferred(twins: Twins, model: int, first: Source) -> list[Dims]:
     weights = {name: twins.weight(name, model) for name in reads if name in twins.weights}
     types = {name: _type_read(twins, name, model) for name in reads if name not in weights}
     shapes = infer_alone(node, weights, types, first.opsets)
-    return [_without_made_up(dims, twins) for dims in shapes]
+    named = twins.symbols  # other names are made up by onnx
+    return [
+        dims and tuple([d if isinstance(d, int) or d in named else None for d in dims]) for dims in shapes
+    ]
 
 
 def infer_alone(
@@ -157,8 +160,3 @@ def _type_read(twins: Twins, name: str, model: int) -> ValueType:
     if declared.dims is None:
         return declared
     return replace(declared, dims=tuple(called(axis, dim) for axis, dim in enumerate(declared.dims)))
-
-
-def _without_made_up(dims: Dims, twins: Twins) -> Dims:
-    """Return the sizes, None where onnx made up a name."""
-    return dims and tuple([dim if isinstance(dim, int) or dim in twins.symbols else None for dim in dims])
