@@ -96,7 +96,7 @@ def merge(
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
         matching = functools.partial(_matched, partial=partial, libraries=libraries, target=target)
-        with checked.explained(models, labels, matching, exact=not partial):
+        with checked.Comparison(matching, exact=not partial).explained(models, labels):
             family = matching(models, labels)
         once = arguments.shared_inputs(share, family)
         dims = proof.get("dims", {})
@@ -132,7 +132,8 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(_matched, partial=partial)
-    return steady(paths, lambda: checked.answer(paths, labels, match, _plan_and_lower, exact=not partial))
+    comparison = checked.Comparison(match, exact=not partial)
+    return steady(paths, lambda: comparison.answer(paths, labels, _plan_and_lower))
 
 
 def verify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from netfuse_onnx import families, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
@@ -16,71 +17,69 @@ from netfuse_onnx.types import Correspondence, Source
 Lower = Callable[[Correspondence], Merged]
 
 
-def answer(
-    paths: Sequence[str], names: Sequence[str], match: families.Match, lower: Lower, *, exact: bool
-) -> CheckReport:
-    """Return the report on models with these names. `lower` merges them as merge does; nothing is written.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A way to compare models. With `exact`, models that surely differ are not matched; with --partial they
+    may fit."""
 
-    Raises FileFault where a file can't be read, with a report on all files in its `report`.
-    """
-    loaded = sources.read_each(paths)
-    readable = [(one, name) for one, name in zip(loaded, names, strict=True) if isinstance(one, Source)]
-    faults = [(i, one) for i, one in enumerate(loaded) if isinstance(one, FileFault)]
-    if faults:
-        report = _unreadable(paths, names, readable, faults, match, exact)
-        error = report.fault or faults[0][1]
-        error.report = report
-        raise error
-    models = [source for source, _ in readable]
-    try:
-        if exact:
-            _refuse_different(models, names, match)
-        family = match(models, names)
-    except NotEquivalent as error:
-        return _families(paths, names, models, match, error, exact)
-    return _equivalent(paths, family, lower(family))
+    match: families.Match
+    exact: bool
 
+    def answer(self, paths: Sequence[str], names: Sequence[str], lower: Lower) -> CheckReport:
+        """Return the report on models with these names. `lower` merges them as merge does; it writes nothing.
 
-def _refuse_different(models: Sequence[Source], names: Sequence[str], match: families.Match) -> None:
-    """Raise NotEquivalent for a model that surely differs from the first. Only these two are matched: that is
-    quick, and matching many takes long."""
-    for model, name in zip(models[1:], names[1:], strict=True):
-        if surely_different(models[0], model):
-            match([models[0], model], [names[0], name])
+        Raises FileFault where a file can't be read, with a report on all files in its `report`.
+        """
+        loaded = sources.read_each(paths)
+        readable = [(one, name) for one, name in zip(loaded, names, strict=True) if isinstance(one, Source)]
+        models, readable_names = [source for source, _ in readable], [name for _, name in readable]
+        faults = [(i, one) for i, one in enumerate(loaded) if isinstance(one, FileFault)]
+        if faults:
+            rows = self._rows(models, readable_names) if models else ()
+            unread = tuple(
+                UnreadableRow(names[i], paths[i], fault.message, fault.hint) for i, fault in faults
+            )
+            report = CheckReport(tuple(paths), tuple(names), False, rows, unread)
+            error = report.fault or faults[0][1]
+            error.report = report
+            raise error
+        try:
+            self._refuse_different(models, names)
+            family = self.match(models, names)
+        except NotEquivalent as error:
+            return self._families(models, names, error)
+        return _equivalent(paths, family, lower(family))
 
+    @contextmanager
+    def explained(self, models: Sequence[Source], names: Sequence[str]) -> Iterator[None]:
+        """Add the families of the models to a NotEquivalent raised inside: to its hint, and as `report`."""
+        try:
+            yield
+        except NotEquivalent as error:
+            report = self._families(models, names, error)
+            makers = {row.producers for row in report.families}
+            if len(report.families) > 1 and (len(models) > 2 or len(makers) > 1):
+                error.hint = f"{error.hint} There are {families.brief(report.families)}."
+            error.report = report
+            raise
 
-@contextmanager
-def explained(
-    models: Sequence[Source], names: Sequence[str], match: families.Match, *, exact: bool
-) -> Iterator[None]:
-    """Add the families of the models to a NotEquivalent raised inside: to its hint, and in its `report`."""
-    try:
-        yield
-    except NotEquivalent as error:
-        report = _families([source.path for source in models], names, models, match, error, exact)
-        makers = {row.producers for row in report.families}
-        if len(report.families) > 1 and (len(models) > 2 or len(makers) > 1):
-            error.hint = f"{error.hint} There are {families.brief(report.families)}."
-        error.report = report
-        raise
+    def _refuse_different(self, models: Sequence[Source], names: Sequence[str]) -> None:
+        """Raise NotEquivalent for a model that surely differs from the first. Only these two are matched:
+        that is quick, and matching many takes long."""
+        for model, name in zip(models[1:], names[1:], strict=True) if self.exact else ():
+            if surely_different(models[0], model):
+                self.match([models[0], model], [names[0], name])
 
+    def _families(self, models: Sequence[Source], names: Sequence[str], error: NotEquivalent) -> CheckReport:
+        """Return the report on models that are not all one architecture, for this reason."""
+        paths = tuple(source.path for source in models)
+        rows = families.pair(models, names, error) if len(models) == 2 else self._rows(models, names)
+        difference = next((row.difference for row in rows if row.difference), None)
+        difference = difference or families.difference(error, *paths[:2])
+        return CheckReport(paths, tuple(names), False, rows, difference=difference)
 
-def _families(
-    paths: Sequence[str],
-    names: Sequence[str],
-    models: Sequence[Source],
-    match: families.Match,
-    error: NotEquivalent,
-    exact: bool,
-) -> CheckReport:
-    """Return the report on models that are not all one architecture, for this reason."""
-    if len(models) == 2:
-        rows = families.pair(models, names, error)
-    else:
-        rows = families.rows(models, names, match, exact=exact)
-    difference = next((row.difference for row in rows if row.difference), None)
-    difference = difference or families.difference(error, models[0].path, models[1].path)
-    return CheckReport(tuple(paths), tuple(names), False, rows, difference=difference)
+    def _rows(self, models: Sequence[Source], names: Sequence[str]) -> tuple[FamilyRow, ...]:
+        return families.rows(models, names, self.match, exact=self.exact)
 
 
 def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) -> CheckReport:
@@ -100,23 +99,3 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         differences=family.differences,
         warnings=family.warnings,
     )
-
-
-# --------------------------------------------------------------------------- files that can't be read
-
-
-def _unreadable(
-    paths: Sequence[str],
-    names: Sequence[str],
-    readable: Sequence[tuple[Source, str]],
-    faults: Sequence[tuple[int, FileFault]],
-    match: families.Match,
-    exact: bool,
-) -> CheckReport:
-    """Return the report on files that can't all be read, with the families of the others."""
-    rows: tuple[FamilyRow, ...] = ()
-    if readable:
-        models, labels = zip(*readable, strict=True)
-        rows = families.rows(models, labels, match, exact=exact)
-    unread = tuple(UnreadableRow(names[i], paths[i], fault.message, fault.hint) for i, fault in faults)
-    return CheckReport(tuple(paths), tuple(names), False, rows, unread)

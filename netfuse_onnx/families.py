@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from onnx import GraphProto
 
@@ -17,7 +17,7 @@ from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.signature import surely_different
 from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.report import DifferenceRow, FamilyRow
-from netfuse_onnx.types import Correspondence, Node, Source, ValueType
+from netfuse_onnx.types import Correspondence, Node, Source, ValueType, Weight
 
 Match = Callable[[Sequence[Source], Sequence[str]], Correspondence]
 """Matches sources that have these names. Raises NotEquivalent."""
@@ -122,17 +122,16 @@ class Grouping:
         """Return both as one family, or the reason why they are not."""
         key = id(one.source), id(other.source)
         if key not in self._matches:
-            self._matches[key] = one, other, self._matched(one, other)
+            joined: Family | NotEquivalent
+            try:  # one model stands for each
+                pair = self.match(
+                    [one.source, other.source], [self.names[f.members[0]] for f in (one, other)]
+                )
+                joined = Family(one.members + other.members, _narrowed(one.source, pair))
+            except NotEquivalent as error:
+                joined = error
+            self._matches[key] = one, other, joined
         return self._matches[key][2]
-
-    def _matched(self, one: Family, other: Family) -> Family | NotEquivalent:
-        """Match both families by one model each."""
-        names = [self.names[family.members[0]] for family in (one, other)]
-        try:
-            pair = self.match([one.source, other.source], names)
-        except NotEquivalent as error:
-            return error
-        return Family(one.members + other.members, _narrowed(one.source, pair))
 
     def _against_first(self, groups: Sequence[Family]) -> list[Family]:
         """Return the families with their differences. A family that fits the largest one after all, as narrow
@@ -160,22 +159,17 @@ def _look(source: Source) -> Hashable:
     """Return a key that is equal for models that most likely are one family: they are matched first."""
     graph = source.graph
     types = [graph.types.get(name, ValueType()) for name in graph.inputs]
-    weights = Counter(
-        (weight.dtype, weight.shape, weight.data if _small(weight.dtype, weight.data) else None)
-        for weight in graph.weights.values()
-    )
-    return (
-        frozenset(source.opsets.items()),
-        tuple((kind.dtype, kind.dims) for kind in types),
-        len(graph.outputs),
-        frozenset(Counter(map(_node, graph.nodes)).items()),
-        frozenset(weights.items()),
-    )
+    inputs = tuple((value_type.dtype, value_type.dims) for value_type in types)
+    counts = (Counter(map(_node, graph.nodes)), Counter(map(_weight, graph.weights.values())))
+    nodes, weights = (frozenset(count.items()) for count in counts)
+    return frozenset(source.opsets.items()), inputs, len(graph.outputs), nodes, weights
 
 
-def _small(dtype: int, data: object) -> bool:
-    """Return True for the bytes of a few integers, which may decide a shape."""
-    return dtype in INDEX_TYPES and isinstance(data, bytes) and len(data) <= 8 * SHORT
+def _weight(weight: Weight) -> Hashable:
+    """Return the type and shape of a weight, with the bytes of a few integers, which may decide a shape."""
+    data = weight.data
+    small = weight.dtype in INDEX_TYPES and isinstance(data, bytes) and len(data) <= 8 * SHORT
+    return weight.dtype, weight.shape, data if small else None
 
 
 def _node(node: Node) -> Hashable:
@@ -197,33 +191,18 @@ def _hashable(value: object) -> Hashable:
 
 
 def _row(family: Family, first: Family, sources: Sequence[Source], names: Sequence[str]) -> FamilyRow:
-    source = sources[family.members[0]]
+    source, error = sources[family.members[0]], family.difference
     return FamilyRow(
         models=tuple(names[i] for i in family.members),
         files=tuple(sources[i].path for i in family.members),
         operators=source.node_count,
         opset=source.opsets.get("", 0),
-        producers=tuple(
-            dict.fromkeys(sources[i].producer for i in family.members if sources[i].producer.name)
-        ),
-        difference=difference(family.difference, first.source.path, source.path)
-        if family.difference
-        else None,
+        producers=tuple(dict.fromkeys(made for i in family.members if (made := sources[i].producer).name)),
+        difference=difference(error, first.source.path, source.path) if error else None,
     )
 
 
 def difference(error: NotEquivalent, one: str, other: str) -> DifferenceRow:
     """Return the row of an error. An error that is not about two models gets these two."""
     mismatch = error.mismatch or Mismatch("other", (one, other))
-    return DifferenceRow(
-        kind=mismatch.kind,
-        message=error.message,
-        hint=error.hint,
-        files=mismatch.files,
-        nodes=mismatch.nodes,
-        operators=mismatch.operators,
-        attribute=mismatch.attribute,
-        value=mismatch.value,
-        left=mismatch.left,
-        right=mismatch.right,
-    )
+    return DifferenceRow(message=error.message, hint=error.hint, **asdict(mismatch))

@@ -103,6 +103,11 @@ class Graph:
     weights: Mapping[str, Weight]
     types: Mapping[str, ValueType]  # inputs and outputs always; the rest where inferred
 
+    def type_of(self, name: str) -> ValueType:
+        """The type of a value or a weight, as far as it is known."""
+        weight = self.weights.get(name)
+        return ValueType(weight.dtype, weight.shape) if weight else self.types.get(name, ValueType())
+
 
 @dataclass(frozen=True, slots=True)
 class Producer:

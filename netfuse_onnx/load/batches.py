@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from netfuse_onnx.load.lift import Lift, attr, step
+from netfuse_onnx.ops.kinds import clear_shape
 
 SPELLED = 11
 """The opset in which the nodes of the new body are written."""
@@ -36,20 +37,13 @@ def scan_of_batches(lift: Lift, node: NodeProto) -> None:
     ):
         for k, info in enumerate(infos):
             names.append(lift.fresh(info.name))
-            ends.append(_of_item(info, names[-1], k < states))
+            ends.append(ValueInfoProto(name=names[-1], type=info.type))
+            if k >= states:  # a whole sequence
+                clear_shape(ends[-1])
     item.node.extend(_cut(lift, item, inner, states) if lengths else [inner])
     lift.graph(item, SPELLED if lengths else 9)
     ins = [lengths, *given] if lengths else given
     lift.emit("Scan", ins, node.output, node.name, num_scan_inputs=len(ins), body=item)
-
-
-def _of_item(info: ValueInfoProto, name: str, state: bool) -> ValueInfoProto:
-    """Return the type of a state, which is that in the body, or of a whole sequence."""
-    result = ValueInfoProto(name=name)
-    result.type.CopyFrom(info.type)
-    if not state:
-        result.type.tensor_type.ClearField("shape")
-    return result
 
 
 def _cut(lift: Lift, item: GraphProto, inner: NodeProto, states: int) -> Iterator[NodeProto]:

@@ -43,7 +43,9 @@ def resolve_claims(source: Source, complete: Complete | None = None) -> tuple[So
     looped = [node.outputs[k] for node, k in _collected(graph) if _claims_more(node, k, typed)]
     inferred = _inferred(typed, claims)
     doubtful = (name for name in _doubtful(typed, claims) if not inferred or name not in inferred[0].values)
-    asked = tuple(dict.fromkeys((*_steady(typed), *doubtful, *looped)))
+    unsteady = varying(typed)
+    steady = (name for name in unknown(typed) if name not in unsteady)  # the rank is the same in all runs
+    asked = tuple(dict.fromkeys((*steady, *doubtful, *looped)))
     runs = complete(typed, asked) if complete is not None and asked else ()
     if facts := _facts(typed, claims, runs):
         typed = infer(typed.with_graph(types={**typed.graph.types, **facts}))
@@ -53,20 +55,20 @@ def resolve_claims(source: Source, complete: Complete | None = None) -> tuple[So
 def unclaimed(source: Source) -> Source:
     """Return the source without the shapes that its file declares of values that are not its inputs."""
     graph = source.graph
-    bare = {**graph.types, **{name: _shapeless(kind) for name, kind in _claims(graph).items()}}
-    return source.with_graph(types=bare)
+    bare = {name: _shapeless(declared) for name, declared in _claims(graph).items()}
+    return source.with_graph(types={**graph.types, **bare})
 
 
 def _claims(graph: Graph) -> dict[str, ValueType]:
     """Return the declared types of values that are not inputs."""
-    return {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
+    return {name: declared for name, declared in graph.types.items() if name not in graph.inputs}
 
 
-def _shapeless(kind: ValueType) -> ValueType:
+def _shapeless(declared: ValueType) -> ValueType:
     """Return the part of a declared type that ONNX Runtime checks: everything but shapes."""
-    if kind.proto is None:
-        return ValueType(kind.dtype)
-    bare = copy.deepcopy(kind.proto)
+    if declared.proto is None:
+        return ValueType(declared.dtype)
+    bare = copy.deepcopy(declared.proto)
     _clear(bare)
     return ValueType(proto=bare)
 
@@ -184,12 +186,6 @@ def _two_sizes(shapes: Sequence[symbols.Dims]) -> list[dict[str, int]]:
         {name: batch + i if name in heads else size + 64 * i for i, name in enumerate(names)}
         for batch, size in ((5, 128), (11, 160))
     ]
-
-
-def _steady(typed: Source) -> list[str]:
-    """Return the values of unknown rank whose rank is the same in all runs."""
-    unsteady = varying(typed)
-    return [name for name in unknown(typed) if name not in unsteady]
 
 
 def _doubtful(typed: Source, claims: Mapping[str, ValueType]) -> Iterator[str]:

@@ -28,24 +28,24 @@ ATTRIBUTES = {
 """The attributes that can hold a Constant's value, with their types."""
 
 
+def invalid(path: str, what: str) -> FileFault:
+    """Return the error for a file that is not valid."""
+    return FileFault(f"{path}: {what}.", AGAIN)
+
+
 def constant(node: NodeProto, path: str) -> Weight:
     """Return the value of a Constant node. Raises FileFault where it has none."""
     label = f"Constant node '{node.name or node.output[0]}'"
-    if len(node.attribute) != 1:
-        count = len(node.attribute)
-        raise FileFault(f"{path}: {label} has {count} attributes, it must have exactly one value.", AGAIN)
+    if (count := len(node.attribute)) != 1:
+        raise invalid(path, f"{label} has {count} attributes, it must have exactly one value")
     attribute = node.attribute[0]
-    if attribute.name not in ATTRIBUTES:
-        raise FileFault(
-            f"{path}: {label} has an attribute '{attribute.name}', which the operator does not know.", AGAIN
-        )
-    if attribute.ref_attr_name or ATTRIBUTES[attribute.name] != attribute.type:
-        raise FileFault(
-            f"{path}: attribute '{attribute.name}' of {label} has another type than its name says.",
-            AGAIN,
-        )
+    name = attribute.name
+    if name not in ATTRIBUTES:
+        raise invalid(path, f"{label} has an attribute '{name}', which the operator does not know")
+    if attribute.ref_attr_name or ATTRIBUTES[name] != attribute.type:
+        raise invalid(path, f"attribute '{name}' of {label} has another type than its name says")
     value = schemas.value_of(attribute)
-    match attribute.name:
+    match name:
         case "value":
             return weights.weight_of(value)
         case "sparse_value":
@@ -72,9 +72,9 @@ def dense(sparse: SparseTensorProto, path: str) -> Weight:
             raise ValueError("the number of indices is not that of the values")
         full[places] = values
     except (ValueError, IndexError) as fault:
-        name = sparse.values.name
-        raise FileFault(
-            f"{path}: the indices of the sparse tensor '{name}' do not fit its shape {list(shape)}.", AGAIN
+        name, sizes = sparse.values.name, list(shape)
+        raise invalid(
+            path, f"the indices of the sparse tensor '{name}' do not fit its shape {sizes}"
         ) from fault
     raw = full.tobytes() if BITS[dtype] >= 8 else pack(full.view(np.uint8), BITS[dtype])
     return Weight(dtype, shape, raw)

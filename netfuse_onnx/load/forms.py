@@ -7,7 +7,7 @@ ignores these (match/spelling.py).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.storage import weights
-from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType, Weight
+from netfuse_onnx.types import Dim, Graph, Node, Source, Weight
 
 SMALL = 64
 """The largest number of elements of a constant whose values a form reads."""
@@ -67,9 +67,9 @@ class Forms:
             return None
 
     @functools.cached_property
-    def types(self) -> Mapping[str, ValueType]:
-        """The types of all values. They are inferred on demand: most families need none."""
-        return infer(unclaimed(replace(self.source, graph=self.graph))).graph.types
+    def typed(self) -> Graph:
+        """The graph with the types of all values. They are inferred on demand: most families need none."""
+        return infer(unclaimed(replace(self.source, graph=self.graph))).graph
 
     def producer(self, name: str, op: str) -> Node | None:
         """Return the node that produces a value, if it is of this operator."""
@@ -88,14 +88,10 @@ class Forms:
         return float(values.reshape(-1)[0]) if values is not None and values.size == 1 else None
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
-        if name in self.graph.weights:
-            return self.graph.weights[name].shape
-        return self.types.get(name, ValueType()).dims
+        return self.typed.type_of(name).dims
 
     def dtype(self, name: str) -> int:
-        if name in self.graph.weights:
-            return self.graph.weights[name].dtype
-        return self.types.get(name, ValueType()).dtype
+        return self.typed.type_of(name).dtype
 
     def axes(self, node: Node) -> list[int] | None:
         """Return the axes of a reduction or a Squeeze; None where they are not constant."""

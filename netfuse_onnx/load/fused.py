@@ -113,13 +113,9 @@ def _layer_norm_without_scale(forms: Forms, node: Node) -> Node | None:
         return None
     if len(axes) != 1 or axes[0] % len(dims) != len(dims) - 1:
         return None
-    inputs = (
-        x,
-        forms.new_constant(np.ones(size, np.float32)),
-        forms.new_constant(np.zeros(size, np.float32)),
-    )
+    scale, bias = (forms.new_constant(np.full(size, value, np.float32)) for value in (1, 0))
     attrs = {"axis": -1, "epsilon": float(np.float32(epsilon))}
-    return replace(node, op="LayerNormalization", inputs=inputs, attrs=attrs)
+    return replace(node, op="LayerNormalization", inputs=(x, scale, bias), attrs=attrs)
 
 
 def _mean_and_variance(forms: Forms, quotient: Node) -> tuple[str, list[int], float] | None:
@@ -226,12 +222,8 @@ def _one_plus_erf(forms: Forms, name: str) -> str | None:
         return None
     for op, factor in (("Div", 2**0.5), ("Mul", 0.5**0.5)):
         inner = forms.producer(erf.inputs[0], op)
-        scaled = forms.with_scalar(inner) if inner else None
-        if (
-            scaled
-            and abs(scaled[1] - factor) < 1e-6
-            and inner
-            and (op == "Mul" or inner.inputs[0] == scaled[0])
-        ):
+        if inner is None or (scaled := forms.with_scalar(inner)) is None:
+            continue
+        if abs(scaled[1] - factor) < 1e-6 and (op == "Mul" or inner.inputs[0] == scaled[0]):
             return scaled[0]
     return None

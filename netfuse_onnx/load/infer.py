@@ -8,18 +8,21 @@ file says of values that are not its inputs is not known to be true: see claims.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
 from onnx import GraphProto, ModelProto
 
 from netfuse_onnx.load import rebuild
-from netfuse_onnx.load.pools import floored
 from netfuse_onnx.ops import kinds, walk
 from netfuse_onnx.ops.corrected import corrected
 from netfuse_onnx.ops.shapes_contrib import known_to_onnx
-from netfuse_onnx.types import Source, ValueType
+from netfuse_onnx.ops.traits import POOLS
+from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
+
+COUNTS_WINDOWS = 22
+"""The opset from which on onnx counts the windows of pools that round up correctly."""
 
 
 def infer(source: Source) -> Source:
@@ -28,12 +31,13 @@ def infer(source: Source) -> Source:
     graph = source.graph
     hints = {name: graph.types[name] for name in graph.types if name not in graph.inputs}
     types = _run(source)
-    while (graph := floored(source.graph, types, source.opsets.get("", 1))) is not source.graph:
+    while (graph := _floored(source, types)) is not source.graph:
         source = replace(source, graph=graph)
         types = _run(source)
     if missing := _missing(source, types):
         given = {name: hints[name] for name in missing if name in hints and kinds.has_rank(hints[name])}
-        types = _with(source, types, given)
+        second = _run(source, given) if given else {}  # nothing that was known gets lost
+        types = {n: kinds.both(kinds.both(types[n], second.get(n)), given.get(n)) for n in types}
     return source.with_graph(types=types)
 
 
@@ -99,14 +103,58 @@ def inferred(source: Source, more: Mapping[str, ValueType]) -> GraphProto | None
         return None
 
 
-def _with(source: Source, types: dict[str, ValueType], more: Mapping[str, ValueType]) -> dict[str, ValueType]:
-    """Infer again from more types. Nothing that was known gets lost."""
-    if not more:
-        return types
-    second = _run(source, more)
-    return {name: kinds.both(kinds.both(types[name], second.get(name)), more.get(name)) for name in types}
-
-
 def _missing(source: Source, types: Mapping[str, ValueType]) -> tuple[str, ...]:
     values: Iterable[str] = (name for node in source.graph.nodes for name in node.outputs if name)
     return tuple(name for name in values if not kinds.has_rank(types.get(name, ValueType())))
+
+
+# --------------------------------------------------------------------------- pools that round up
+
+
+def _floored(source: Source, types: Mapping[str, ValueType]) -> Graph:
+    """Return the graph, its pools that round up without effect rounding down; the same object without any.
+
+    Before opset 22 onnx's inference counts the windows that start in the padding at the end (ceil_mode=1).
+    ONNX Runtime and PyTorch drop them. Where rounding up adds nothing but such windows, ceil_mode=0 computes
+    the same. This needs sizes, so inference runs again after it.
+    """
+    graph, typed = source.graph, replace(source.graph, types=types)
+    if source.opsets.get("", 1) >= COUNTS_WINDOWS:
+        return graph
+    nodes = tuple(
+        replace(node, attrs={**node.attrs, "ceil_mode": 0})
+        if node.op in POOLS and _adds_only_dropped(node, typed.type_of(node.inputs[0]).dims or ())
+        else node
+        for node in graph.nodes
+    )
+    return graph if nodes == graph.nodes else replace(graph, nodes=nodes)
+
+
+def _adds_only_dropped(node: Node, dims: Sequence[Dim]) -> bool:
+    """Return True where rounding up adds windows that are dropped and none that is kept."""
+    attrs, sizes = node.attrs, dims[2:]
+    if not attrs.get("ceil_mode", 0) or attrs.get("auto_pad", b"NOTSET") != b"NOTSET" or node.domain:
+        return False
+    kernel = attrs["kernel_shape"]
+    count = len(kernel)
+    if len(sizes) != count or not all(isinstance(size, int) for size in sizes):
+        return False
+    pads = attrs.get("pads") or [0] * (2 * count)
+    strides, dilations = (attrs.get(name) or [1] * count for name in ("strides", "dilations"))
+    if (
+        not len(strides) == len(dilations) == len(pads) // 2 == count
+        or min((*strides, *kernel), default=1) < 1
+    ):
+        return False  # onnx and the runtimes refuse it
+    rows = zip(sizes, kernel, strides, dilations, pads[:count], pads[count:], strict=True)
+    added = [_added(*map(int, row)) for row in rows]
+    return any(dropped for dropped, _ in added) and not any(kept for _, kept in added)
+
+
+def _added(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> tuple[bool, bool]:
+    """Return whether rounding up along one axis adds a window that is dropped, and one that is kept."""
+    room = size + before + after - ((kernel - 1) * dilation + 1)
+    if room % stride == 0:
+        return False, False
+    dropped = (room // stride + 1) * stride >= size + before
+    return dropped, not dropped

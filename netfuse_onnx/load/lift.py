@@ -89,7 +89,7 @@ class Lift:
 
     def _node(self, node: NodeProto, at: int) -> list[NodeProto]:
         """Return what stands for a node of version `at`."""
-        versions = _history(node.op_type)
+        versions = _all_versions().get(node.op_type, [])
         following = bisect.bisect_right(versions, at)
         if following == len(versions) or versions[following] > self.goal:
             return [node]
@@ -161,16 +161,13 @@ class Lift:
 
     def numbers(self, name: str) -> Any:
         """Return the numpy type of the elements of a value; float32 where it is unknown."""
-        dtype = self._type(name).dtype
+        dtype = self._types.get(name, ValueType()).dtype
         return helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.float32
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
         """Return what is known of a shape. Inference at a newer opset tells more."""
-        dims = self._type(name).dims
+        dims = self._types.get(name, ValueType()).dims
         return self._newer.get(name, ValueType()).dims if dims is None and not self.guessing else dims
-
-    def _type(self, name: str) -> ValueType:
-        return self._types.get(name, ValueType())
 
     @functools.cached_property
     def _types(self) -> Mapping[str, ValueType]:
@@ -178,7 +175,10 @@ class Lift:
         source = unclaimed(self.source)
         inner = dict(_shapes(inferred(source, {}) or rebuild.model(source).graph))
         typed = infer(source).graph.types
-        return {**inner, **{name: kind for name, kind in typed.items() if kind.dims is not None}}
+        return {
+            **inner,
+            **{name: value_type for name, value_type in typed.items() if value_type.dims is not None},
+        }
 
     @functools.cached_property
     def _newer(self) -> Mapping[str, ValueType]:
@@ -207,7 +207,7 @@ def attr(node: NodeProto, name: str, default: Any = None) -> Any:
 
 @functools.cache
 def _all_versions() -> Mapping[str, list[int]]:
-    """Return the versions of all operators of the default domain."""
+    """Return the versions of all operators of the default domain, in order."""
     versions: dict[str, list[int]] = {}
     for schema in defs.get_all_schemas_with_history():
         if not schema.domain:
@@ -215,11 +215,6 @@ def _all_versions() -> Mapping[str, list[int]]:
     for op, end in schemas.EXPERIMENTAL.items():
         versions.setdefault(op, [1, end])
     return versions
-
-
-def _history(op: str) -> Sequence[int]:
-    """Return the versions of an operator of the default domain, in order."""
-    return _all_versions().get(op, ())
 
 
 def _names(graph: GraphProto) -> Iterator[str]:

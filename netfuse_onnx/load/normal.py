@@ -39,11 +39,9 @@ class _Normaliser:
 
     def run(self) -> Graph:
         scope = self.scope
-        seen: set[str] = set()
-        for name in scope.outputs:
-            if name in seen:
+        for name, count in Counter(scope.outputs).items():
+            if count > 1:
                 raise scope.fault(f"the graph output '{name}' is listed twice")
-            seen.add(name)
         tail = list(self._outputs())
         nodes = [self._main_node(op) for op in scope.ops] + tail
         used = {name for node in nodes for name in node.reads}
@@ -178,10 +176,7 @@ class _Normaliser:
 
 def _rewire(node: NodeProto, inputs: list[str], outputs: list[str]) -> None:
     """Replace the inputs and outputs of a node."""
-    del node.input[:]
-    del node.output[:]
-    node.input.extend(inputs)
-    node.output.extend(outputs)
+    node.input[:], node.output[:] = inputs, outputs
     if node.domain == "ai.onnx":
         node.domain = ""
 

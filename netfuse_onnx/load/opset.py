@@ -16,7 +16,7 @@ from dataclasses import replace
 from onnx import version_converter
 
 from netfuse_onnx.errors import FileFault, Mismatch, NotEquivalent
-from netfuse_onnx.load import batches, experimental, normal, prepared, steps  # noqa: F401  steps register
+from netfuse_onnx.load import batches, normal, prepared, steps  # noqa: F401  steps register
 from netfuse_onnx.load.lift import Lift, Unconvertible, UnknownStep
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.types import Graph, Source
@@ -101,20 +101,19 @@ def converted(source: Source, version: int) -> Source:
         if now < OLDEST:
             raise
         _refuse(source, used, now, version)
-        graph = _by_onnx(source, now, version)
+        graph = _by_onnx(source, version)
     except FileFault as fault:
         raise Unconvertible(f"{source.path} is not valid at opset {version}: {fault.message}") from fault
     return replace(source, graph=_with_own_weights(source, graph), opsets=opsets)
 
 
-def _by_onnx(source: Source, now: int, version: int) -> Graph:
+def _by_onnx(source: Source, version: int) -> Graph:
     """Return the graph as onnx.version_converter gives it. Raises Unconvertible."""
     try:
         result = version_converter.convert_version(prepared.skeleton(source, version), version)
         return normal.normalise(result.graph, source.path, {"": version})
-    except prepared.ManyAxes as fault:
-        use = f"{source.path} uses {fault.op} of opset {now} along several axes, or of unknown rank"
-        raise Unconvertible(f"{use}: opset 13 has another meaning for it") from fault
+    except Unconvertible:
+        raise
     except FileFault as fault:
         raise Unconvertible(f"onnx.version_converter gives an invalid graph ({fault.message})") from fault
     except Exception as fault:  # the converter raises RuntimeError and what protobuf raises

@@ -15,9 +15,10 @@ from typing import Any
 from onnx import ModelProto
 
 from netfuse_onnx.load import rebuild, within
+from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.ops import walk
 from netfuse_onnx.ops.axes import ONE, ROWS, SETS, counted_in, from_front
-from netfuse_onnx.types import Node, Source, ValueType
+from netfuse_onnx.types import Graph, Node, Source, ValueType
 
 LEGAL = 11
 """The opset from which on axes may count from the back."""
@@ -26,47 +27,47 @@ ONE_AXIS = 13
 SOFTMAXES = frozenset({"Hardmax", "LogSoftmax", "Softmax"})
 
 
-class ManyAxes(Exception):
-    """An operator that works along several axes, as it can't from opset 13 on; `op` is its name."""
-
-    def __init__(self, op: str) -> None:
-        super().__init__(op)
-        self.op = op
-
-
 def skeleton(source: Source, version: int) -> ModelProto:
-    """Return the skeleton of a source to convert to `version` of the standard. Raises ManyAxes."""
+    """Return the skeleton of a source to convert to `version` of the standard. Raises Unconvertible."""
     source = fronted(replace(source, opsets={"": source.opsets.get("", 0)}))
     graph = source.graph
     crosses = source.opsets[""] < ONE_AXIS <= version
     bodies = [body for node in graph.nodes for body in walk.bodies_of(node.attrs).values()]
     if crosses and any(inner.op_type == "Hardmax" for body in bodies for inner in walk.nodes(body)):
-        raise ManyAxes("Hardmax")
+        raise _many_axes(source, "Hardmax")
     if not crosses or not any(node.op in SOFTMAXES for node in graph.nodes):
         return rebuild.model(source)
     declared = {name: ValueType(graph.types[name].dtype) for name in graph.outputs if name in graph.types}
-    types = {name: kind for name, kind in within.all_types(source).items() if kind.dims is not None}
-    nodes = tuple([_last_axis(node, types) if node.op == "Hardmax" else node for node in graph.nodes])
+    types = {
+        name: value_type
+        for name, value_type in within.all_types(source).items()
+        if value_type.dims is not None
+    }
+    nodes = tuple([_last_axis(source, node, types) if node.op == "Hardmax" else node for node in graph.nodes])
     values = [name for node in graph.nodes for name in node.outputs if name in types]
     typed = source.with_graph(types={**declared, **types}, nodes=nodes)
     return rebuild.model(typed, values=[name for name in values if name not in graph.outputs])
 
 
-def _last_axis(node: Node, types: Mapping[str, ValueType]) -> Node:
-    """Write down the axis of a Hardmax along the last axis. Raises ManyAxes for others."""
+def _many_axes(source: Source, op: str) -> Unconvertible:
+    """Return the error for an operator that works along several axes, as it can't from opset 13 on."""
+    use = f"{source.path} uses {op} of opset {source.opsets['']} along several axes, or of unknown rank"
+    return Unconvertible(f"{use}: opset 13 has another meaning for it")
+
+
+def _last_axis(source: Source, node: Node, types: Mapping[str, ValueType]) -> Node:
+    """Write down the axis of a Hardmax along the last axis. Raises Unconvertible for others."""
     rank = types.get(node.inputs[0], ValueType()).rank
     if rank is None or from_front(node.attrs.get("axis", 1), rank) != rank - 1:
-        raise ManyAxes(node.op)
+        raise _many_axes(source, node.op)
     return replace(node, attrs={**node.attrs, "axis": rank - 1})
 
 
 def fronted(source: Source) -> Source:
     """Return the source with all axes of its main graph counted from the front, if the rank is known."""
     while source.opsets.get("", 0) < LEGAL and any(map(_backward_axes, source.graph.nodes)):
-        types = within.all_types(source)
-        weights = source.graph.weights
-        types |= {name: ValueType(weight.dtype, weight.shape) for name, weight in weights.items()}
-        nodes = tuple([_front(node, types) for node in source.graph.nodes])
+        typed = replace(source.graph, types=within.all_types(source))
+        nodes = tuple([_front(node, typed) for node in typed.nodes])
         if nodes == source.graph.nodes:
             break
         source = source.with_graph(nodes=nodes)
@@ -82,10 +83,9 @@ def _backward_axes(node: Node) -> dict[str, Any]:
     return {name: values[name] for name in negative}
 
 
-def _front(node: Node, types: Mapping[str, ValueType]) -> Node:
+def _front(node: Node, typed: Graph) -> Node:
     """Count the axes of a node from the front, where the rank is known."""
-    inputs = [types.get(name, ValueType()) for name in node.inputs]
-    rank = counted_in(node.key, node.attrs, inputs)
+    rank = counted_in(node.key, node.attrs, [typed.type_of(name) for name in node.inputs])
     if rank is None:
         return node
     attrs = {

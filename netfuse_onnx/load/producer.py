@@ -25,7 +25,10 @@ BEFORE_DYNAMO = re.compile(r"[01]\.")
 
 def of(model: ModelProto) -> Producer:
     """Return the producer that the file names, and the exporter where it is certain."""
-    name, version = (_short(text) for text in (model.producer_name, model.producer_version))
+    name, version = (
+        text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 3] + "..."
+        for text in (model.producer_name, model.producer_version)
+    )
     return Producer(name, version, _exporter(model) if name == "pytorch" else "")
 
 
@@ -38,7 +41,3 @@ def _exporter(model: ModelProto) -> str:
         return DYNAMO
     scoped = any(node.name.startswith("/") and f"/{node.op_type}" in node.name for node in nodes)
     return TORCHSCRIPT if scoped or BEFORE_DYNAMO.match(model.producer_version) else ""
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 3] + "..."

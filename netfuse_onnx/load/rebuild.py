@@ -33,8 +33,7 @@ def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
             target.initializer.append(weights.proto(weight, name))
     target.output.extend(kinds.declared(name, graph.types.get(name, ValueType())) for name in graph.outputs)
     target.value_info.extend(kinds.declared(name, graph.types[name]) for name in values)
-    for node in graph.nodes:
-        target.node.append(node_proto(node, source.opsets))
+    target.node.extend(node_proto(node, source.opsets) for node in graph.nodes)
     return result
 
 
@@ -49,9 +48,9 @@ def node_proto(node: Node, opsets: Mapping[str, int]) -> NodeProto:
     return result
 
 
-def attribute(name: str, value: Any, kind: int | None) -> AttributeProto:
-    """Return an attribute from its plain value. The type of an empty list can't be seen: `kind` tells it."""
+def attribute(name: str, value: Any, attribute_type: int | None) -> AttributeProto:
+    """Return an attribute from its plain value. `attribute_type` tells the type of an empty list."""
     if isinstance(value, list) and not value:
-        kind_name = AttributeProto.AttributeType.Name(kind or AttributeProto.INTS)
-        return AttributeProto(name=name, type=kind_name)
-    return helper.make_attribute(name, value, attr_type=kind)
+        type_name = AttributeProto.AttributeType.Name(attribute_type or AttributeProto.INTS)
+        return AttributeProto(name=name, type=type_name)
+    return helper.make_attribute(name, value, attr_type=attribute_type)

@@ -18,7 +18,6 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.load import constants
-from netfuse_onnx.load.constants import AGAIN
 from netfuse_onnx.ops import schemas, walk
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.tensors import own_tensors
@@ -42,11 +41,6 @@ class Op:
     attrs: dict[str, Any]
     bodies: list[str]  # the attributes that hold a GraphProto
     free: list[str]
-
-    @property
-    def where(self) -> str:
-        """The operator and its name, for messages."""
-        return label(self.proto)
 
 
 class Scope:
@@ -96,7 +90,7 @@ class Scope:
 
     def fault(self, what: str) -> FileFault:
         """Return the error for this file."""
-        return FileFault(f"{self.path}: {what}.", AGAIN)
+        return constants.invalid(self.path, what)
 
     def _constant(self, name: str, weight: Weight) -> None:
         self._define(name)
@@ -226,11 +220,6 @@ def label(node: NodeProto) -> str:
     return f"{node.op_type} '{named}'"
 
 
-def _reads(scope: Scope, op: Op) -> list[str]:
-    """Return the values of this graph that the node depends on."""
-    return [r for name in (*op.inputs, *op.free) if name and (r := scope.root(name)) in scope.defined]
-
-
 def _sorted(scope: Scope) -> list[Op]:
     """Return the operators in topological order: in the order of the file if that is one.
 
@@ -258,7 +247,7 @@ def _is_outer(scope: Scope, root: str, op: Op) -> bool:
     if root in scope.defined:
         return False
     if not scope.visible(root):
-        raise scope.fault(f"{op.where} reads '{root}', which nothing defines")
+        raise scope.fault(f"{label(op.proto)} reads '{root}', which nothing defines")
     return True
 
 
@@ -267,12 +256,13 @@ def _by_dependence(scope: Scope) -> list[Op]:
     producer = {name: i for i, op in enumerate(scope.ops) for name in op.outputs if name}
     sorter = graphlib.TopologicalSorter[int]()
     for i, op in enumerate(scope.ops):
-        sorter.add(i, *(producer[name] for name in _reads(scope, op) if name in producer))
+        roots = (scope.root(name) for name in (*op.inputs, *op.free))
+        sorter.add(i, *(producer[root] for root in roots if root in producer))
     try:
         sorter.prepare()
     except graphlib.CycleError as fault:
         stuck = scope.ops[min(fault.args[1])]
-        raise scope.fault(f"{stuck.where} depends on its own result") from fault
+        raise scope.fault(f"{label(stuck.proto)} depends on its own result") from fault
     heap, result = list(sorter.get_ready()), []
     heapq.heapify(heap)
     while heap:

@@ -6,11 +6,33 @@ https://onnx.ai/onnx/operators/ shows the versions side by side.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import NodeProto, TensorProto
 
 from netfuse_onnx.load.lift import Lift, attr, step
 from netfuse_onnx.ops.axes import REDUCERS
+
+# ------------------------------------------------------------------ other attributes, or another name
+
+
+def _kept_with(since: int, *ops: str, op: str = "", **changes: Any) -> None:
+    """Register a step to other attributes, None for one that is removed, or to another operator."""
+    step(since, *ops)(lambda lift, node: lift.keep(node, op=op, **changes))
+
+
+_kept_with(
+    6, "Abs", "Add", "Ceil", "Clip", "Div", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization",
+    "LeakyRelu", "Log", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Reciprocal", "Relu", "Sigmoid", "Sqrt",
+    "Sub", "Sum", "Tanh", consumed_inputs=None,
+)  # fmt: skip
+_kept_with(7, "Gemm", broadcast=None)
+_kept_with(7, "GRU", "LSTM", "RNN", output_sequence=None)
+_kept_with(11, "Scatter", op="ScatterElements")
+_kept_with(12, "Dropout", ratio=None)  # it has no effect outside of training
+_kept_with(16, "RoiAlign", coordinate_transformation_mode="output_half_pixel")
+
 
 # ------------------------------------------------------------------ opsets 1 to 8
 
@@ -50,15 +72,6 @@ def _reshape_to_input(lift: Lift, node: NodeProto) -> None:
         raise lift.refused(node, "it has no shape")
     shape = lift.const(attr(node, "shape"))
     lift.keep(node, [node.input[0], shape], shape=None, consumed_inputs=None)
-
-
-@step(
-    6, "Abs", "Add", "Ceil", "Clip", "Div", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization",
-    "LeakyRelu", "Log", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Reciprocal", "Relu", "Sigmoid", "Sqrt",
-    "Sub", "Sum", "Tanh",
-)  # fmt: skip
-def _nothing_consumed(lift: Lift, node: NodeProto) -> None:
-    lift.keep(node, consumed_inputs=None)
 
 
 @step(6, "BatchNormalization", "Dropout")
@@ -113,16 +126,6 @@ def _inference_only(lift: Lift, node: NodeProto) -> None:
     lift.keep(node, is_test=None)
 
 
-@step(7, "Gemm")
-def _gemm(lift: Lift, node: NodeProto) -> None:
-    lift.keep(node, broadcast=None)
-
-
-@step(7, "GRU", "LSTM", "RNN")
-def _recurrent(lift: Lift, node: NodeProto) -> None:
-    lift.keep(node, output_sequence=None)
-
-
 @step(7, "PRelu")
 def _slope_of_channels(lift: Lift, node: NodeProto) -> None:
     """Before opset 7 a vector of slopes has one for each channel, axis 1."""
@@ -174,13 +177,6 @@ def _one_output(lift: Lift, node: NodeProto) -> None:
     lift.keep(node)
 
 
-@step(10, "Slice")
-def _bounds_to_inputs(lift: Lift, node: NodeProto) -> None:
-    given = [attr(node, name) for name in ("starts", "ends", "axes")]
-    bounds = [lift.const(values) for values in given if values is not None]
-    lift.keep(node, [node.input[0], *bounds], starts=None, ends=None, axes=None)
-
-
 @step(10, "TopK")
 def _count_to_input(lift: Lift, node: NodeProto) -> None:
     lift.keep(node, [node.input[0], lift.const([attr(node, "k")])], k=None)
@@ -230,17 +226,6 @@ def _coordinates_as_before(lift: Lift, node: NodeProto) -> None:
     lift.keep(node, ins, nearest_mode=nearest, coordinate_transformation_mode="asymmetric")
 
 
-@step(11, "Scatter")
-def _by_elements(lift: Lift, node: NodeProto) -> None:
-    lift.keep(node, op="ScatterElements")
-
-
-@step(12, "Dropout")
-def _ratio_of_training(lift: Lift, node: NodeProto) -> None:
-    """The ratio has no effect outside of training, for which these versions are not."""
-    lift.keep(node, ratio=None)
-
-
 # ------------------------------------------------------------------ opset 13 and later
 
 
@@ -256,13 +241,14 @@ def _of_one_axis(lift: Lift, node: NodeProto) -> None:
     lift.emit("Reshape", [flat, lift.emit("Shape", [x])], node.output[:1])
 
 
+@step(10, "Slice")
 @step(13, "ReduceSum", "Split", "Squeeze", "Unsqueeze")
 @step(18, *sorted(REDUCERS - {"ReduceSum"}))
-def _integers_to_input(lift: Lift, node: NodeProto) -> None:
-    name = "split" if node.op_type == "Split" else "axes"
-    values = attr(node, name)
-    ins = [node.input[0], *([] if values is None else [lift.const(values)])]
-    lift.keep(node, ins, "", **{name: None})
+def _integers_to_inputs(lift: Lift, node: NodeProto) -> None:
+    names = {"Slice": ("starts", "ends", "axes"), "Split": ("split",)}.get(node.op_type, ("axes",))
+    given = [attr(node, name) for name in names]
+    ins = [node.input[0], *(lift.const(values) for values in given if values is not None)]
+    lift.keep(node, ins, "", **dict.fromkeys(names))
 
 
 @step(13, "Resize")
@@ -276,11 +262,6 @@ def _region_is_optional(lift: Lift, node: NodeProto) -> None:
         if k and values is not None and not values.size:
             ins[k] = ""
     lift.keep(node, ins)
-
-
-@step(16, "RoiAlign")
-def _half_pixels(lift: Lift, node: NodeProto) -> None:
-    lift.keep(node, coordinate_transformation_mode="output_half_pixel")
 
 
 @step(18, "Split")
@@ -304,3 +285,55 @@ def _linear(lift: Lift, node: NodeProto) -> None:
 @step(21, "GroupNormalization")
 def _scale_of_channels(lift: Lift, node: NodeProto) -> None:
     raise lift.refused(node, "its scale is one of each group")
+
+
+# ------------------------------------------------------------------ experimental operators, before opset 10
+
+
+def _number(lift: Lift, node: NodeProto, name: str, default: float = 1.0) -> str:
+    """Return a constant of the type of the input."""
+    return lift.const(attr(node, name, default), lift.numbers(node.input[0]))
+
+
+@step(10, "Affine", "ImageScaler", "Scale")
+def _scaled(lift: Lift, node: NodeProto) -> None:
+    """Affine is alpha * x + beta, Scale scale * x, ImageScaler scale * x + bias, a bias for each channel."""
+    factor = _number(lift, node, "alpha" if node.op_type == "Affine" else "scale")
+    if node.op_type == "Scale":
+        lift.emit("Mul", [node.input[0], factor], node.output, node.name)
+        return
+    scaled = lift.emit("Mul", [node.input[0], factor])
+    if node.op_type == "Affine":
+        shift = _number(lift, node, "beta", 0.0)
+    else:
+        shift = lift.const([[[value]] for value in attr(node, "bias")], lift.numbers(node.input[0]))
+    lift.emit("Add", [scaled, shift], node.output, node.name)
+
+
+@step(10, "ParametricSoftplus", "ScaledTanh")
+def _curve(lift: Lift, node: NodeProto) -> None:
+    """ParametricSoftplus is alpha * log(1 + exp(beta * x)), ScaledTanh is alpha * tanh(beta * x)."""
+    op = "Tanh" if node.op_type == "ScaledTanh" else "Softplus"
+    if op == "Softplus" and (attr(node, "alpha") is None or attr(node, "beta") is None):
+        raise lift.refused(node, "it lacks its alpha or its beta")
+    curve = lift.emit(op, [lift.emit("Mul", [node.input[0], _number(lift, node, "beta")])])
+    lift.emit("Mul", [curve, _number(lift, node, "alpha")], node.output, node.name)
+
+
+@step(10, "Crop")
+def _crop(lift: Lift, node: NodeProto) -> None:
+    """Crop cuts off borders (left, top, right, bottom), or keeps `scale` pixels from the first two on."""
+    left, top, right, bottom = attr(node, "border")
+    size = attr(node, "scale")
+    ends = [top + size[0], left + size[1]] if size else [-end or 1 << 62 for end in (bottom, right)]
+    bounds = [lift.const(values) for values in ([top, left], ends, [2, 3])]
+    lift.emit("Slice", [node.input[0], *bounds], node.output, node.name)
+
+
+@step(9, "MeanVarianceNormalization")
+def _across(lift: Lift, node: NodeProto) -> None:
+    """MeanVarianceNormalization runs along all axes but the channels', or along all."""
+    if not attr(node, "normalize_variance", 1):
+        raise lift.refused(node, "it keeps the variance")
+    axes = [0, 1, 2, 3] if attr(node, "across_channels", 0) else [0, 2, 3]
+    lift.keep(node, across_channels=None, normalize_variance=None, axes=axes)

@@ -1,8 +1,4 @@
-"""The types of all values of a source, also of those inside of bodies, by inference alone.
-
-What a file declares of its outputs and of inner values does not count here: ONNX Runtime does not hold a
-model to it.
-"""
+"""The types of all values of a source, also of those inside of bodies, by inference alone (see claims.py)."""
 
 from __future__ import annotations
 
@@ -28,9 +24,16 @@ def prefix(owner: str, attribute: str) -> str:
     return f"{owner}\0{attribute}\0"
 
 
+def renaming(start: str, body: GraphProto, outer: Names) -> Names:
+    """Return the names of a body's values: its own begin with `start`, all others are as `outer` has them."""
+    local = {value.name for value in body.input} | {name for node in body.node for name in node.output}
+    return lambda name: start + name if name in local and name else outer(name)
+
+
 def all_types(source: Source, complete: Complete | None = None) -> dict[str, ValueType]:
     """Return the types by value; values of bodies have the names that match gives them."""
-    inputs = {name: kind for name, kind in source.graph.types.items() if name in source.graph.inputs}
+    declared = source.graph.types
+    inputs = {name: declared[name] for name in source.graph.inputs if name in declared}
     nodes = tuple([walk.with_bodies(node, _undeclared) for node in source.graph.nodes])
     bare = source.with_graph(types=inputs, nodes=nodes)
     typed = infer(bare)
@@ -44,7 +47,7 @@ def all_types(source: Source, complete: Complete | None = None) -> dict[str, Val
         typed, _ = resolve_claims(bare, complete)
     types = dict(typed.graph.types)
     if any(walk.bodies_of(node.attrs) for node in nodes):
-        ranked = {name: kind for name, kind in types.items() if name not in inputs and kind.dims is not None}
+        ranked = {name: each for name, each in types.items() if name not in inputs and each.dims is not None}
         model = inferred(typed, ranked)
         for node in model.node if model is not None else ():
             types |= _of_bodies(node, lambda name: name)
@@ -59,8 +62,7 @@ def _by_length(source: Source) -> dict[str, ValueType]:
         place = traits.of(node.key).shape_input  # whose values onnx's inference wants to know
         if place is None or place >= len(node.inputs) or graph.types[node.outputs[0]].dims is not None:
             continue
-        weight = graph.weights.get(node.inputs[place])
-        length = weight.shape if weight else graph.types.get(node.inputs[place], ValueType()).dims
+        length = graph.type_of(node.inputs[place]).dims
         if length is not None and len(length) == 1 and isinstance(length[0], int) and length[0] <= MOST:
             dtype = graph.types[node.outputs[0]].dtype
             ranks[node.outputs[0]] = ValueType(dtype, (None,) * length[0])
@@ -78,19 +80,11 @@ def _undeclared(body: GraphProto) -> None:
 def _of_bodies(node: NodeProto, outer: Names) -> dict[str, ValueType]:
     types: dict[str, ValueType] = {}
     owner = next((name for name in map(outer, node.output) if name), "")
-    for name, body in walk.bodies(node):
-        types |= _of_body(body, prefix(owner, name), outer)
-    return types
-
-
-def _of_body(body: GraphProto, start: str, outer: Names) -> dict[str, ValueType]:
-    local = {value.name for value in body.input} | {name for node in body.node for name in node.output}
-
-    def renamed(name: str) -> str:
-        return start + name if name in local and name else outer(name)
-
-    infos = (*body.input, *body.value_info, *body.output)
-    types = {start + info.name: of_proto(info.type) for info in infos if info.name in local}
-    for node in body.node:
-        types |= _of_bodies(node, renamed)
+    for attribute, body in walk.bodies(node):
+        start = prefix(owner, attribute)
+        renamed = renaming(start, body, outer)
+        infos = ((renamed(info.name), info) for info in (*body.input, *body.value_info, *body.output))
+        types |= {name: of_proto(info.type) for name, info in infos if name.startswith(start)}
+        for inner in body.node:
+            types |= _of_bodies(inner, renamed)
     return types

@@ -16,24 +16,20 @@ from netfuse_onnx.match.sameness import essential, identical_attributes
 from netfuse_onnx.ops import tables, walk
 from netfuse_onnx.types import Node, Source
 
-Other = tuple[Source, Flat, Pairing]
+Matched = tuple[Source, Flat, Pairing]
 """A source that is not the first, its steps, and their correspondence with those of the first."""
 
 
-def differing(ours: Flat, others: Sequence[Other]) -> dict[int, tuple[Mapping[str, Any], ...]]:
+def differing(ours: Flat, others: Sequence[Matched]) -> dict[int, tuple[Mapping[str, Any], ...]]:
     """For each node of the main graph whose attributes differ, also those of nodes in its bodies, return the
     attributes of each model. Bodies are those of the first source, which read values by its names."""
     attributes: dict[int, tuple[Mapping[str, Any], ...]] = {}
     inside: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
     count: Counter[int] = Counter()
     for i, step in enumerate(ours.steps):
-        twins = [flat.steps[pairing.steps[i]] for _, flat, pairing in others]
-        differs = any(
-            not identical_attributes(step, twin, ours, flat)
-            for (_, flat, _), twin in zip(others, twins, strict=True)
-        )
-        rows = zip(others, twins, strict=True)
-        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for (_, flat, _), twin in rows]
+        twins = [(flat, flat.steps[pairing.steps[i]]) for _, flat, pairing in others]
+        differs = any(not identical_attributes(step, twin, ours, flat) for flat, twin in twins)
+        own = [walk.without_bodies(_respelled(ours, step, flat, twin)) for flat, twin in twins]
         models: list[Mapping[str, Any]] = [walk.without_bodies(step.node.attrs), *own]
         if step.scope and step.op != BEGIN:
             if differs:

@@ -84,7 +84,7 @@ class Demands:
         shapes = infer_alone(node, values, types, self.flat.opsets)
         sizes = [size for shape in shapes for size in ((None,) if shape is None else shape)]
         inputs = [self.graph.types.get(name, ValueType()) for name in self.graph.inputs]
-        symbols = {dim for kind in inputs for dim in kind.dims or () if dim}
+        symbols = {dim for value_type in inputs for dim in value_type.dims or () if dim}
         return shapes if all(isinstance(size, int) or size in symbols for size in sizes) else None
 
     def difference(self, step: int, other: Flat, pairing: Pairing) -> str:
@@ -156,5 +156,5 @@ def _steering(flat: Flat, graph: Graph) -> set[str]:
 
 def _flat_shape(graph: Graph, name: str) -> bool:
     """Return True where the value is a scalar or a vector, or of unknown rank."""
-    kind = graph.types.get(name)
-    return kind is None or kind.rank is None or kind.rank <= 1
+    rank = graph.types.get(name, ValueType()).rank
+    return rank is None or rank <= 1

@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.errors import Mismatch, NotEquivalent
 from netfuse_onnx.match.flat import Flat, Step, node_name, place, places, step_name
-from netfuse_onnx.match.refine import Level, Unequal, from_inputs, from_outputs, refine
+from netfuse_onnx.match.refine import Level, from_inputs, from_outputs, refine
 from netfuse_onnx.match.sameness import commutative, essential
 from netfuse_onnx.ops.axes import ONE, SETS
 from netfuse_onnx.types import Weight
@@ -46,9 +46,8 @@ def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
     left, right = from_inputs(a, Level.SHAPES), from_inputs(b, Level.SHAPES)
     only_a, only_b = _surplus(a, left, b, right), _surplus(b, right, a, left)
     if not only_a and not only_b:
-        unequal = refine(a, b, Level.SHAPES)
-        if isinstance(unequal, Unequal):
-            only_a, only_b = _uncommon(unequal.a, unequal.b), _uncommon(unequal.b, unequal.a)
+        colours = refine(a, b, Level.SHAPES)
+        only_a, only_b = _excess(colours.a, colours.b), _excess(colours.b, colours.a)
     if only_a and only_b:
         i, j = _most_alike(a, b, (only_a, only_b), miss, (left, right))
         return error(a, i, b, j, difference(a, b, a.steps[i], b.steps[j], (left, right)))
@@ -61,16 +60,9 @@ def explain(a: Flat, b: Flat, miss: int) -> NotEquivalent:
 def error(a: Flat, i: int, b: Flat, j: int, difference: Difference) -> NotEquivalent:
     """Return the error for step i of a, which differs from step j of b."""
     x, y = a.steps[i], b.steps[j]
-    mismatch = Mismatch(
-        difference.kind,
-        (a.path, b.path),
-        (node_name(x), node_name(y)),
-        (x.node.key, y.node.key),
-        difference.attribute,
-        difference.value,
-        difference.left,
-        difference.right,
-    )
+    files, names, operators = (a.path, b.path), (node_name(x), node_name(y)), (x.node.key, y.node.key)
+    sides = difference.attribute, difference.value, difference.left, difference.right
+    mismatch = Mismatch(difference.kind, files, names, operators, *sides)
     message = f"{a.path} and {b.path} differ at {places(a, i, b, j)}: {difference.what}."
     return NotEquivalent(message, difference.hint, mismatch)
 
@@ -85,8 +77,10 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
         left, right = ("/".join(step.scope) or "the main graph" for step in (x, y))
         what = f"one is in {left}, the other in {right}"
         return Difference(what, SAME_CODE, "connection", left=left, right=right)
-    if attribute_text(a, b, x, y):
-        return attributes_differ(a, b, x, y)
+    if sides := _attribute_sides(a, b, x, y):
+        name, left, right = sides
+        what = attribute_text(a, b, x, y)
+        return Difference(what, PARTIAL, "attribute", attribute=name, left=left, right=right)
     if len(x.ins) != len(y.ins):
         left, right = str(len(x.ins)), str(len(y.ins))
         return Difference(f"{left} inputs and {right} inputs", SAME_CODE, "operands", left=left, right=right)
@@ -97,13 +91,6 @@ def difference(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], lis
                 if unlike:
                     return replace(unlike, what=f"input {k}: {unlike.what}")
     return _wiring(a, b, x, y, colours)
-
-
-def attributes_differ(a: Flat, b: Flat, x: Step, y: Step) -> Difference:
-    """Return the difference in the attributes of two steps. Those of a table are too long to be shown."""
-    name, left, right = _attribute_sides(a, b, x, y) or ("", "", "")
-    what = attribute_text(a, b, x, y) or "its attributes differ"
-    return Difference(what, PARTIAL, "attribute", attribute=name, left=left, right=right)
 
 
 def weights_differ(head: str, name: str, mine: Weight, other: str, theirs: Weight) -> Difference:
@@ -174,10 +161,9 @@ def _wiring(a: Flat, b: Flat, x: Step, y: Step, colours: tuple[list[int], list[i
     colours_a, colours_b = _value_colours(a, colours[0]), _value_colours(b, colours[1])
     pairs = list(zip(x.ins, y.ins, strict=True))
     if commutative(x):
-        rest = [colours_b[n] for n in y.ins]
-        ours = [n for n in x.ins if not _take(rest, colours_a[n])]
-        rest = [colours_a[n] for n in x.ins]
-        pairs = list(zip(ours, [n for n in y.ins if not _take(rest, colours_b[n])], strict=False))
+        ins_a, ins_b = [colours_a[n] for n in x.ins], [colours_b[n] for n in y.ins]
+        places = zip(_excess(ins_a, ins_b), _excess(ins_b, ins_a), strict=False)
+        pairs = [(x.ins[k], y.ins[m]) for k, m in places]
     for name, other in pairs:
         if colours_a[name] != colours_b[other]:
             if name in a.weights and other in b.weights:
@@ -249,14 +235,6 @@ def _value_colours(flat: Flat, colours: list[int]) -> dict[str, int]:
     return value_colours
 
 
-def _take(items: list[int], item: int) -> bool:
-    """Remove the item. Returns False where it is not in the list."""
-    if item not in items:
-        return False
-    items.remove(item)
-    return True
-
-
 def _short_value(step: Step, name: str) -> str:
     """Return an attribute's value as a short text."""
     value: Any = step.node.attrs.get(name, "absent")
@@ -292,7 +270,7 @@ def _surplus(mine: Flat, colours: list[int], other: Flat, others: list[int]) -> 
     return rest
 
 
-def _uncommon(mine: list[int], others: list[int]) -> list[int]:
+def _excess(mine: list[int], others: list[int]) -> list[int]:
     """Return the places of the colours of `mine` that exceed those of `others`."""
     room = Counter(others)
     result = []

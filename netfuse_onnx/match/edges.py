@@ -35,16 +35,7 @@ def propose(first: Graph, other: Graph) -> Edge:
         return not mine.dtype or not its.dtype or mine.dtype == its.dtype
 
     return Edge(
-        _pairs(first.inputs, other.inputs, inputs_fit),
-        _pairs(first.outputs, other.outputs, outputs_fit),
-    )
-
-
-def common_names(edge: Edge) -> Edge:
-    """Return the pairs that have one name. The graphs do not change these."""
-    return Edge(
-        {name: twin for name, twin in edge.inputs.items() if name == twin},
-        {name: twin for name, twin in edge.outputs.items() if name == twin},
+        _pairs(first.inputs, other.inputs, inputs_fit), _pairs(first.outputs, other.outputs, outputs_fit)
     )
 
 
@@ -122,13 +113,25 @@ def _regardless(rest: Sequence[str], left: Sequence[str]) -> dict[str, str]:
 
 def search(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> Edge | None:
     """Return pairs by which the graphs correspond, or None; the proposed pairs where there is a choice."""
-    return _by_graphs(ours, other, proposed, common_names(proposed), levels)
+    sides = (proposed.inputs, proposed.outputs)
+    common = Edge(*({name: twin for name, twin in side.items() if name == twin} for side in sides))
+    return _by_graphs(ours, other, proposed, common, levels)
 
 
 def crossed(ours: Side, other: Side, proposed: Edge, levels: Sequence[Level]) -> str:
     """Return the hint to rename, for sources that correspond only if one name stands for two things."""
     pairs = _by_graphs(ours, other, proposed, Edge({}, {}), levels)
-    return "" if pairs is None else _crossed(ours[1], other[1], pairs)
+    if pairs is None:
+        return ""
+    (_, a), (_, b) = ours, other
+    for side, own in ((pairs.inputs, b.inputs), (pairs.outputs, b.outputs)):
+        for name, twin in side.items():
+            if name != twin and name in own:
+                return (
+                    f"'{name}' of {a.path} does what '{twin}' of {b.path} does, which has a '{name}' of its "
+                    "own: rename the inputs and outputs of one file, so that a name means one thing in all."
+                )
+    return ""
 
 
 def _by_graphs(ours: Side, other: Side, proposed: Edge, fixed: Edge, levels: Sequence[Level]) -> Edge | None:
@@ -164,16 +167,3 @@ def _completed(pairs: dict[str, str], proposed: Mapping[str, str]) -> dict[str, 
             taken.add(twin)
     rest = iter([twin for twin in proposed.values() if twin not in taken])
     return {name: pairs[name] if name in pairs else next(rest) for name in proposed}
-
-
-def _crossed(a: Flat, b: Flat, edge: Edge) -> str:
-    """Describe the first name that stands for two things; empty where there is none."""
-    sides = ((edge.inputs, b.inputs), (edge.outputs, b.outputs))
-    for pairs, own in sides:
-        for name, twin in pairs.items():
-            if name != twin and name in own:
-                return (
-                    f"'{name}' of {a.path} does what '{twin}' of {b.path} does, which has a '{name}' of its "
-                    "own: rename the inputs and outputs of one file, so that a name means one thing in all."
-                )
-    return ""

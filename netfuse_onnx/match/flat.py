@@ -88,14 +88,9 @@ def _opened(node: Node, main: int, scope: tuple[str, ...], outer: Callable[[str]
     of_bodies: list[str] = []
     owner = next((name for name in map(outer, node.outputs) if name), "")
     for name, body in sorted(walk.bodies_of(node.attrs).items()):
-        prefix = within.prefix(owner, name)
+        token = within.prefix(owner, name)
         inner = (*scope, name)
-        local = {v.name for v in body.input} | {n for part in body.node for n in part.output}
-
-        def rename(value: str, prefix: str = prefix, local: set[str] = local) -> str:
-            return prefix + value if value in local and value else outer(value)
-
-        token = prefix
+        rename = within.renaming(token, body, outer)
         starts = (token, *(rename(v.name) for v in body.input))
         yield Step(BEGIN, "", (), starts, {"of": name, "op": node.op}, node, main, inner)
         for part in body.node:

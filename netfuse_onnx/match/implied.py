@@ -45,7 +45,7 @@ def recurrent(draft: Draft) -> None:
 def windowed(draft: Draft) -> None:
     """Write out the padding that `auto_pad` names where the size of the input does not decide it."""
     mode = draft.attrs.get("auto_pad", b"NOTSET")
-    kernel, count = _kernel(draft), 0
+    kernel = _kernel(draft)
     if mode == b"VALID" and "output_shape" not in draft.attrs and not draft.attrs.get("ceil_mode"):
         draft.drop("auto_pad", "pads")
     elif mode in (b"SAME_UPPER", b"SAME_LOWER") and kernel and draft.step.op != "ConvTranspose":

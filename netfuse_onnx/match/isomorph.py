@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
-from netfuse_onnx.match.refine import Colours, Level, leaf_marks, refine
+from netfuse_onnx.match.refine import Level, leaf_marks, refine
 from netfuse_onnx.match.sameness import commutative
 
 TRIES = 5000
@@ -162,7 +162,7 @@ class _Search:
 def correspondence(a: Flat, b: Flat, level: Level) -> Pairing | None:
     """Return a correspondence of steps whose colours agree at this level, or None."""
     colours = refine(a, b, level)
-    return isomorphism(a, b, (colours.a, colours.b), level) if isinstance(colours, Colours) else None
+    return isomorphism(a, b, (colours.a, colours.b), level) if colours.equal else None
 
 
 def isomorphism(

@@ -4,10 +4,6 @@ Two sources are equivalent when their graphs are equal up to names, node order, 
 or initializer, attributes that equal their default, and the operand order of commutative operators; load has
 removed most of that. Weights must agree in type and shape, and in value where the value decides a shape. A
 weight that one file ties and another has twice is no difference: weights are compared by use.
-
-Graph inputs and outputs pair by name, else by position, else as the graphs say (edges.py). The merged model
-accepts what all sources accept: a dim that is static in any source is static, two different sizes are an
-error.
 """
 
 from __future__ import annotations
@@ -23,12 +19,9 @@ from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import flatten
 from netfuse_onnx.match.paired import Other, PairedFamily, attempt, pair_family, pair_loosely
-from netfuse_onnx.match.refine import Level
+from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
-
-STRICT = (Level.VALUES, Level.STEERING, Level.SHAPES)
-"""The levels of colour refinement for sources of one architecture, tried in this order."""
 
 
 def match(
@@ -46,30 +39,29 @@ def match(
     for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. Raises
     NotEquivalent, which names both files, the operators, the difference and a remedy.
     """
+
+    def matched(sources: Sequence[Source]) -> Correspondence:
+        graph = sources[0].graph
+        proposed = edges.recorded(sources, named) or [edges.propose(graph, s.graph) for s in sources]
+        family = _Family(sources, proposed, complete).paired_by_graphs(STRICT)
+        if partial:
+            family = family.paired_by_graphs([*STRICT, Level.LOOSE])
+        return family.correspondence(family.pair(partial), names, partial)
+
     aligned = opset.align(sources)
     signature.check_counts(aligned)
-    return replace(_matched_in_one_spelling(aligned, names, partial, complete, named), loaded=tuple(sources))
-
-
-def _matched_in_one_spelling(
-    sources: Sequence[Source],
-    names: Sequence[str],
-    partial: bool,
-    complete: Complete | None,
-    named: Sequence[Edge] | None,
-) -> Correspondence:
-    """Return the correspondence of the sources as they are spelled, else of the sources in one spelling."""
     try:
-        return _matched(sources, names, partial, complete, named)
+        family = matched(aligned)
     except NotEquivalent as first_error:
-        respelled = tuple(map(fused.respelled, sources))
-        if all(other is source for other, source in zip(respelled, sources, strict=True)):
+        respelled = tuple(map(fused.respelled, aligned))
+        if all(other is source for other, source in zip(respelled, aligned, strict=True)):
             raise
         try:
-            return _matched(respelled, names, partial, complete, named)
+            family = matched(respelled)
         except NotEquivalent as second_error:
-            nearer = _same_operators(respelled) and not _same_operators(sources)
+            nearer = _same_operators(respelled) and not _same_operators(aligned)
             raise (second_error if nearer else first_error) from None
+    return replace(family, loaded=tuple(sources))
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:
@@ -78,25 +70,8 @@ def _same_operators(sources: Sequence[Source]) -> bool:
     return all(count == counts[0] for count in counts)
 
 
-def _matched(
-    sources: Sequence[Source],
-    names: Sequence[str],
-    partial: bool,
-    complete: Complete | None,
-    named: Sequence[Edge] | None,
-) -> Correspondence:
-    """Return the correspondence of sources of one opset."""
-    graph = sources[0].graph
-    proposed = edges.recorded(sources, named) or [edges.propose(graph, s.graph) for s in sources]
-    family = _Family(sources, proposed, complete).paired_by_graphs(STRICT)
-    if partial:
-        family = family.paired_by_graphs([*STRICT, Level.LOOSE])
-    return family.correspondence(family.pair(partial), names, partial)
-
-
 class _Family:
-    """The steps of the sources, their inputs and outputs paired in one way. `attempts` are the
-    correspondences of the other sources as their files are."""
+    """The steps of the sources, their inputs and outputs paired in one way."""
 
     def __init__(self, sources: Sequence[Source], pairs: Sequence[Edge], complete: Complete | None) -> None:
         first = signature.common(sources, pairs)
@@ -107,36 +82,37 @@ class _Family:
         self.sources = (self.first, *sources[1:])
         self.demands = Demands(self.ours, self.first.graph)
         rows = zip(sources[1:], pairs[1:], strict=True)
-        self.others = [Other(source, flatten(source, edge), edge) for source, edge in rows]
-        self.attempts = [attempt(self.ours, other.flat, self.demands) for other in self.others]
+        self.others = [self._other(source, edge) for source, edge in rows]
+
+    def _other(self, source: Source, edge: Edge) -> Other:
+        """Return another source, compared with the first as its file is."""
+        flat = flatten(source, edge)
+        return Other(source, flat, edge, attempt(self.ours, flat, self.demands))
 
     def paired_by_graphs(self, levels: Sequence[Level]) -> _Family:
         """Return the family in which inputs and outputs of the sources that do not correspond pair as the
         graphs say, if the graphs correspond at one of the levels."""
         pairs = list(self.edges)
-        for k, tried in enumerate(self.attempts):
-            loose = Level.LOOSE in levels
-            other = self.others[k]
+        loose = Level.LOOSE in levels
+        for k, other in enumerate(self.others):
+            tried = other.as_filed
             if tried.exact or (loose and (tried.best or pair_loosely(self.ours, other.flat))):
                 continue
-            pairs[k + 1] = edges.search(*self._sides(k), other.edge, levels) or other.edge
+            pairs[k + 1] = edges.search(*self._sides(other), other.edge, levels) or other.edge
         return self if tuple(pairs) == self.edges else _Family(self.given, pairs, self.complete)
 
-    def _sides(self, place: int) -> tuple[edges.Side, edges.Side]:
+    def _sides(self, other: Other) -> tuple[edges.Side, edges.Side]:
         """Return the first source and another one, with their steps."""
-        other = self.others[place]
         return (self.first, self.ours), (other.source, other.flat)
 
     def pair(self, partial: bool) -> PairedFamily:
         """Return the correspondences. Raises NotEquivalent, with the hint to rename where that would help."""
         try:
-            return pair_family(self.first, self.ours, self.others, self.attempts, partial, self.complete)
+            return pair_family(self.first, self.ours, self.others, partial, self.complete)
         except NotEquivalent as error:
-            for k, tried in enumerate(self.attempts):
-                if tried.exact is None:
-                    hint = "" if tried.best else edges.crossed(*self._sides(k), self.others[k].edge, STRICT)
-                    error.hint = hint or error.hint
-                    break
+            other = next((other for other in self.others if other.as_filed.exact is None), None)
+            if other is not None and not other.as_filed.best:
+                error.hint = edges.crossed(*self._sides(other), other.edge, STRICT) or error.hint
             raise
 
     def correspondence(self, paired: PairedFamily, names: Sequence[str], partial: bool) -> Correspondence:

@@ -18,9 +18,9 @@ from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import Flat, places
 from netfuse_onnx.match.isomorph import correspondence
-from netfuse_onnx.match.positional import Miss, Pairing, walk
-from netfuse_onnx.match.refine import Level
-from netfuse_onnx.match.restored import BothForms, TwoSpellings, in_file_terms, with_first_attributes
+from netfuse_onnx.match.positional import Pairing, walk
+from netfuse_onnx.match.refine import STRICT, Level
+from netfuse_onnx.match.restored import BothForms, in_file_terms, with_first_attributes
 from netfuse_onnx.match.spelling import normal_form
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.storage import weights
@@ -52,45 +52,34 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A source that is not the first, its steps, and the names of its inputs and outputs."""
+    """A source that is not the first, its steps, the names of its inputs and outputs, and the outcome of
+    matching its file with the first."""
 
     source: Source
     flat: Flat
     edge: Edge
+    as_filed: Attempt
 
 
 def pair_family(
-    first: Source,
-    ours: Flat,
-    others: Sequence[Other],
-    as_filed: Sequence[Attempt],
-    partial: bool,
-    complete: Complete | None,
+    first: Source, ours: Flat, others: Sequence[Other], partial: bool, complete: Complete | None
 ) -> PairedFamily:
-    """Return all correspondences. `as_filed` are those of the files. Raises NotEquivalent."""
-    flats = [other.flat for other in others]
-    pairings = [
-        tried.exact
-        for tried, flat in zip(as_filed, flats, strict=True)
-        if tried.exact is not None and _same_axis_constants(ours, flat, tried.exact)
-    ]
+    """Return all correspondences. Raises NotEquivalent."""
+    exact = ((other.flat, other.as_filed.exact) for other in others)
+    pairings = [pairing for flat, pairing in exact if pairing and _same_axis_constants(ours, flat, pairing)]
     if len(pairings) == len(others):
-        return PairedFamily(ours, flats, pairings)
-    normal = _NormalForms(first, ours, others, as_filed, complete)
-    if partial:
-        return normal.partially()
-    rows = [normal.row(other, tried) for other, tried in zip(others, as_filed, strict=True)]
-    return normal.family(rows)
+        return PairedFamily(ours, [other.flat for other in others], pairings)
+    normal = _NormalForms(first, ours, others, complete)
+    return normal.partially() if partial else normal.family([normal.row(other) for other in others])
 
 
 def attempt(a: Flat, b: Flat, demands: Demands) -> Attempt:
     """Look for the correspondence of one other source with the first."""
     walked = walk(a, b)
-    miss = walked.step if isinstance(walked, Miss) else len(a.steps)
-    best = walked if isinstance(walked, Pairing) else None
+    best, miss = (walked, len(a.steps)) if isinstance(walked, Pairing) else (None, walked)
     if best is not None and demands.first_fault(b, best.uses) is None:
         return Attempt(best, best, miss)
-    for level in (Level.VALUES, Level.STEERING, Level.SHAPES):
+    for level in STRICT:
         pairing = correspondence(a, b, level)
         if pairing is not None and demands.first_fault(b, pairing.uses) is None:
             return Attempt(pairing, pairing, miss)
@@ -116,35 +105,29 @@ def _same_axis_constants(a: Flat, b: Flat, pairing: Pairing) -> bool:
 class _NormalForms:
     """The first source in normal form, and the others compared with it."""
 
-    def __init__(
-        self,
-        first: Source,
-        ours: Flat,
-        others: Sequence[Other],
-        as_filed: Sequence[Attempt],
-        complete: Complete | None,
-    ) -> None:
-        self.first, self.others, self.as_filed, self.complete = first, others, as_filed, complete
+    def __init__(self, first: Source, ours: Flat, others: Sequence[Other], complete: Complete | None) -> None:
+        self.first, self.others, self.complete = first, others, complete
         self.forms = BothForms(ours, normal_form(ours, within.all_types(first, complete)))
         self.demands = Demands(self.forms.normal, first.graph)
 
-    def row(self, other: Other, as_filed: Attempt) -> tuple[Flat, Pairing]:
+    def row(self, other: Other) -> tuple[Flat, Pairing]:
         """Return the steps of one other source and its correspondence. Raises NotEquivalent."""
-        if as_filed.exact is not None and _same_axis_constants(self.forms.own, other.flat, as_filed.exact):
-            return with_first_attributes(self.forms, other.flat, as_filed.exact), as_filed.exact
+        exact = other.as_filed.exact
+        if exact is not None and _same_axis_constants(self.forms.own, other.flat, exact):
+            return with_first_attributes(self.forms, other.flat, exact), exact
         theirs = self.both_forms(other)
         tried = attempt(self.forms.normal, theirs.normal, self.demands)
         if tried.exact is not None:
-            try:
-                return in_file_terms(self.forms, theirs, tried.exact)
-            except TwoSpellings as fault:
-                raise self._two_spellings(theirs, tried.exact, fault.step) from fault
+            row = in_file_terms(self.forms, theirs, tried.exact)
+            if isinstance(row, int):
+                raise self._two_spellings(theirs, tried.exact, row)
+            return row
         raise self._error(theirs, tried)
 
     def both_forms(self, other: Other) -> BothForms:
         """Return another source in both forms, its inputs narrowed to those of the merged model."""
         graph, first = other.source.graph, self.first.graph
-        types = {name: kind for name, kind in graph.types.items() if name not in graph.inputs}
+        types = {name: declared for name, declared in graph.types.items() if name not in graph.inputs}
         types |= {twin: first.types[name] for name, twin in other.edge.inputs.items() if name in first.types}
         narrowed = other.source.with_graph(types=types)
         return BothForms(other.flat, normal_form(other.flat, within.all_types(narrowed, self.complete)))
@@ -159,9 +142,9 @@ class _NormalForms:
         where normal forms do not help. Raises NotEquivalent."""
         rows: list[tuple[Flat, Pairing]] = []
         fault: NotEquivalent | None = None
-        for other, tried in zip(self.others, self.as_filed, strict=True):
+        for other in self.others:
             try:
-                rows.append(self.row(other, tried))
+                rows.append(self.row(other))
             except NotEquivalent as error:
                 row = self.loose(self.both_forms(other))
                 rows += [row] if row else []
@@ -177,17 +160,12 @@ class _NormalForms:
         """Return another source that may differ in attributes and weights; None where the graphs differ."""
         result = attempt(self.forms.normal, theirs.normal, self.demands)
         pairing = result.best or pair_loosely(self.forms.normal, theirs.normal)
-        try:
-            return in_file_terms(self.forms, theirs, pairing) if pairing else None
-        except TwoSpellings:
-            return None
+        row = in_file_terms(self.forms, theirs, pairing) if pairing else None
+        return None if isinstance(row, int) else row
 
     def _loose_as_filed(self) -> list[Pairing] | None:
         """Return the correspondences of the files that --partial accepts; None where one is missing."""
-        attempts = [
-            tried.exact or tried.best or pair_loosely(self.forms.own, other.flat)
-            for tried, other in zip(self.as_filed, self.others, strict=True)
-        ]
+        attempts = [other.as_filed.best or pair_loosely(self.forms.own, other.flat) for other in self.others]
         pairings = [pairing for pairing in attempts if pairing is not None]
         return pairings if len(pairings) == len(attempts) else None
 

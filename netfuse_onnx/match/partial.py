@@ -13,7 +13,7 @@ from typing import Any
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import resolve_claims
 from netfuse_onnx.match import differ
-from netfuse_onnx.match.attributes import Other, differing
+from netfuse_onnx.match.attributes import Matched, differing
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import Flat, Step, places
 from netfuse_onnx.match.positional import Pairing
@@ -27,7 +27,7 @@ FILES = 6
 
 
 def described(
-    family: Correspondence, ours: Flat, demands: Demands, others: Sequence[Other]
+    family: Correspondence, ours: Flat, demands: Demands, others: Sequence[Matched]
 ) -> Correspondence:
     """Return the family with its differing attributes and its ragged values.
 
@@ -60,7 +60,7 @@ class _Shapes:
         self,
         family: Correspondence,
         attrs: Mapping[int, tuple[Mapping[str, Any], ...]],
-        others: Sequence[Other],
+        others: Sequence[Matched],
     ) -> None:
         self.family, self.attrs = family, attrs
         self.types = dict(family.graph.types)
@@ -88,7 +88,7 @@ class _Shapes:
                 *(types.get(twin, ValueType()) for types, twin in rows),
             ]
             self._refuse_types(name, types)
-            dims = [kind.dims for kind in types]
+            dims = [value_type.dims for value_type in types]
             if name and self._shapes_differ(dims, tainted):
                 outputs = outputs or shapes(self._twins(node, step.main), self.family.sources[0])
                 if not outputs[k].uniform or self._shapes_differ(dims, tainted=False):
@@ -99,19 +99,21 @@ class _Shapes:
         """Return the node as all models have it, with the types that it reads."""
         models = self.family.models
         attrs = self.attrs.get(index, (node.attrs,) * models)
-        kinds = {
+        types = {
             name: self._own.get(name, [self.types.get(name, ValueType())] * models) for name in node.inputs
         }
-        return Twins(node, attrs, kinds, self.family.weights, self._groups, self._symbols)
+        return Twins(node, attrs, types, self.family.weights, self._groups, self._symbols)
 
-    def _make_ragged(self, name: str, kinds: list[ValueType], output: OutputShapes) -> None:
+    def _make_ragged(self, name: str, types: list[ValueType], output: OutputShapes) -> None:
         """Record that the shape of a value may differ, with what is known of it in each model."""
         self.ragged.add(name)
-        self.types[name] = _common(kinds)
+        self.types[name] = _common(types)
         self._groups[name] = output.group
-        self._own[name] = [_better(kind, dims) for kind, dims in zip(kinds, output.dims, strict=True)]
-        sizes = [kind.dims for kind in kinds if kind.dims is not None]
-        if len(sizes) == len(kinds) and len({len(dims) for dims in sizes}) == 1:
+        self._own[name] = [
+            _better(value_type, dims) for value_type, dims in zip(types, output.dims, strict=True)
+        ]
+        sizes = [value_type.dims for value_type in types if value_type.dims is not None]
+        if len(sizes) == len(types) and len({len(dims) for dims in sizes}) == 1:
             self.least[name] = tuple(map(_smallest, zip(*sizes, strict=True)))
 
     def _declare(self, name: str, own: Sequence[str]) -> None:
@@ -141,22 +143,24 @@ class _Shapes:
             return a != b
         return tainted and (a not in self._symbols or a != b)
 
-    def _refuse_types(self, name: str, kinds: Sequence[ValueType]) -> None:
+    def _refuse_types(self, name: str, types: Sequence[ValueType]) -> None:
         """Raise NotEquivalent where the models give a value another element type."""
-        for path, kind in zip(self._paths, kinds, strict=True):
-            if kind.dtype and kinds[0].dtype and kind.dtype != kinds[0].dtype:
-                one, two = type_text(kinds[0]), type_text(kind)
+        for path, value_type in zip(self._paths, types, strict=True):
+            if value_type.dtype and types[0].dtype and value_type.dtype != types[0].dtype:
+                one, two = type_text(types[0]), type_text(value_type)
                 raise NotEquivalent(
                     f"{self._paths[0]} and {path} differ at '{name}': it is {one} and {two}.",
                     "Export all models with one precision.",
                 )
 
 
-def _better(kind: ValueType, sizes: Dims) -> ValueType:
+def _better(value_type: ValueType, sizes: Dims) -> ValueType:
     """A type with the sizes that were told of it, and the numbers that it has besides."""
-    if sizes is None or kind.dims is None or len(sizes) != len(kind.dims):
-        return kind if sizes is None else replace(kind, dims=sizes)
-    return replace(kind, dims=tuple(b if b is not None else a for a, b in zip(kind.dims, sizes, strict=True)))
+    if sizes is None or value_type.dims is None or len(sizes) != len(value_type.dims):
+        return value_type if sizes is None else replace(value_type, dims=sizes)
+    return replace(
+        value_type, dims=tuple(b if b is not None else a for a, b in zip(value_type.dims, sizes, strict=True))
+    )
 
 
 def _smallest(sizes: Sequence[Dim]) -> int | None:
@@ -225,9 +229,9 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
             raise differ.error(ours, i, flat, pairing.steps[i], unlike)
 
 
-def _common(kinds: Iterable[ValueType]) -> ValueType:
+def _common(types: Iterable[ValueType]) -> ValueType:
     """Return what all models have in common of a type."""
-    first, *others = kinds
+    first, *others = types
     dims = first.dims
     for other in others:
         if dims is None or other.dims is None or len(dims) != len(other.dims):

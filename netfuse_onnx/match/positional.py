@@ -21,36 +21,30 @@ class Pairing:
     outputs: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
-    """The first step without a counterpart; `len(steps)` where only the outputs differ."""
-
-    step: int
-
-
-def walk(a: Flat, b: Flat, *, loose: bool = False) -> Pairing | Miss:
-    """Pair step i with step i. Graph inputs and outputs of `a` and `b` correspond by position."""
+def walk(a: Flat, b: Flat, *, loose: bool = False) -> Pairing | int:
+    """Pair step i with step i. Graph inputs and outputs of `a` and `b` correspond by position. Return the
+    first step without a counterpart where there is one; `len(a.steps)` where only the outputs differ."""
     twins = dict(zip(a.inputs, b.inputs, strict=True))
     twins[""] = ""
     uses: list[str] = []
     stored, other = a.weights, b.weights
     for i, (x, y) in enumerate(zip(a.steps, b.steps, strict=False)):
         if not same_operation(x, y, a, b, loose):
-            return Miss(i)
+            return i
         ins = y.ins
         if not _agree(x.ins, ins, twins, stored, other):
             swapped = _swapped(x.ins, ins, twins, a, b) if commutative(x) else None
             if swapped is None:
-                return Miss(i)
+                return i
             ins = swapped
         uses += [theirs for ours, theirs in zip(x.ins, ins, strict=True) if ours in stored]
         for ours, theirs in zip(x.outs, y.outs, strict=False):
             if ours:
                 twins[ours] = theirs
     if len(a.steps) != len(b.steps):
-        return Miss(min(len(a.steps), len(b.steps)))
+        return min(len(a.steps), len(b.steps))
     if any(twins.get(ours) != theirs for ours, theirs in zip(a.outputs, b.outputs, strict=True)):
-        return Miss(len(a.steps))
+        return len(a.steps)
     return Pairing(list(range(len(a.steps))), uses)
 
 

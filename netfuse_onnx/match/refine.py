@@ -30,32 +30,30 @@ class Level(enum.IntEnum):
     LOOSE = 3  # nothing; nodes do not show their attributes either
 
 
+STRICT = (Level.VALUES, Level.STEERING, Level.SHAPES)
+"""The levels for sources of one architecture, tried in this order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """One colour for each step of both graphs, equal as multisets."""
+    """One colour for each step of both graphs. They are `equal` as multisets, or those of the first round in
+    which they differ: the surplus is near the difference."""
 
     a: list[int]
     b: list[int]
+    equal: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unequal:
-    """The colours of the first round in which they differ: the surplus is near the difference."""
-
-    a: list[int]
-    b: list[int]
-
-
-def refine(a: Flat, b: Flat, level: Level) -> Colours | Unequal:
+def refine(a: Flat, b: Flat, level: Level) -> Colours:
     """Refine the colours of both graphs together until they are stable, or until they differ."""
     sides = (_Side(a, level), _Side(b, level))
     count = 0
     while True:
         left, right = (side.seeds for side in sides)
         if Counter(left) != Counter(right):
-            return Unequal(left, right)
+            return Colours(left, right, equal=False)
         if len(set(left)) == count:
-            return Colours(left, right)
+            return Colours(left, right, equal=True)
         count = len(set(left))
         for side in sides:
             side.seeds = side.backward(side.forward())

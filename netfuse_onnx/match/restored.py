@@ -43,18 +43,12 @@ def with_first_attributes(a: BothForms, b: Flat, pairing: Pairing) -> Flat:
     return replace(b, steps=steps)
 
 
-class TwoSpellings(Exception):
-    """Step `step` of the first source differs from its counterpart in meaning and in spelling, so the
-    operands of one file can't stand in the other."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
-
-
-def in_file_terms(a: BothForms, b: BothForms, pairing: Pairing) -> tuple[Flat, Pairing]:
+def in_file_terms(a: BothForms, b: BothForms, pairing: Pairing) -> tuple[Flat, Pairing] | int:
     """Return the other source and its correspondence, given that of the normal forms, in terms of the files.
-    Raises TwoSpellings."""
+
+    Returns a step instead that differs from its counterpart in meaning and in spelling, so that the operands
+    of one file can't stand in the other.
+    """
     twins = dict(zip(a.normal.uses, pairing.uses, strict=True))
     stored: dict[str, Weight] = dict(b.normal.weights)
     chosen: dict[tuple[int, int], str] = {}
@@ -70,7 +64,7 @@ def in_file_terms(a: BothForms, b: BothForms, pairing: Pairing) -> tuple[Flat, P
         elif ours == _stored(b.own, y, operands) and _same_spelling(a, i, b, j):
             chosen |= {(i, k): y.ins[k] for k in ours}
         else:
-            raise TwoSpellings(i)
+            return i
     uses = [chosen.get(use) or twins[use] for use in a.own.uses]
     return replace(b.with_normal_attributes, weights=stored), Pairing(pairing.steps, uses)
 

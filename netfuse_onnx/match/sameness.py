@@ -107,11 +107,10 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, Message):
         data: bytes = value.SerializeToString(deterministic=True)
         return data
-    if not isinstance(value, (int, bytes, str)):
-        type_name = type(value).__name__
-        raise InternalError(f"An attribute of type {type_name} can't be compared.", "Please report this.")
-    scalar: int | bytes | str = value
-    return scalar
+    if isinstance(value, (int, bytes, str)):
+        return value
+    type_name = type(value).__name__
+    raise InternalError(f"An attribute of type {type_name} can't be compared.", "Please report this.")
 
 
 def _equal_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

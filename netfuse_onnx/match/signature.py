@@ -19,12 +19,21 @@ def check_counts(sources: Sequence[Source]) -> None:
     """Raise NotEquivalent where the sources do not have equally many inputs, and equally many outputs."""
     first = sources[0]
     for other in sources[1:]:
-        for what, ours, theirs in (
+        for noun, ours, theirs in (
             ("input", first.graph.inputs, other.graph.inputs),
             ("output", first.graph.outputs, other.graph.outputs),
         ):
-            if len(ours) != len(theirs):
-                raise _counts(first, other, what, ours, theirs)
+            if len(ours) == len(theirs):
+                continue
+            rows = [(first.path, ours, theirs), (other.path, theirs, ours)]
+            extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
+            names = f": {', '.join(extra[:4])}" if extra else ""
+            count = f"{len(ours)} {noun}{'' if len(ours) == 1 else 's'}"
+            raise NotEquivalent(
+                f"{first.path} has {count} and {other.path} has {len(theirs)}{names}.",
+                HINT,
+                Mismatch(noun, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
+            )
 
 
 def operators(source: Source) -> Counter[str]:
@@ -50,7 +59,16 @@ def common(sources: Sequence[Source], edges: Sequence[Edge]) -> Source:
     for other, edge in zip(sources[1:], edges[1:], strict=True):
         for name, twin in edge.inputs.items():
             mine, its = types.get(name, ValueType()), other.graph.types.get(twin, ValueType())
-            types[name] = _narrowed(first, other, name, twin, mine, its)
+            if reason := contradiction(mine, its):
+                sentence, left, right = reason
+                also = "" if name == twin else f" ('{twin}' in the second)"
+                raise NotEquivalent(
+                    f"{first.path} and {other.path} differ in graph input '{name}'{also}: it "
+                    f"{sentence.format(left, right)}.",
+                    HINT,
+                    Mismatch("input", (first.path, other.path), value=name, left=left, right=right),
+                )
+            types[name] = kinds.accepted(mine, its)
     return first.with_graph(types=types)
 
 
@@ -61,7 +79,11 @@ def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[
     sentences = []
     for name in first:
         types = [s.graph.types.get(t[name], ValueType()) for s, t in zip(sources, twins, strict=True)]
-        shapes = [(kind.dims, model) for kind, model in zip(types, names, strict=True) if kind.dims]
+        shapes = [
+            (value_type.dims, model)
+            for value_type, model in zip(types, names, strict=True)
+            if value_type.dims
+        ]
         for axis in range(min((len(dims) for dims, _ in shapes), default=0)):
             fixed = [(dims[axis], model) for dims, model in shapes if isinstance(dims[axis], int)]
             if fixed and len(fixed) < len(shapes):
@@ -72,33 +94,6 @@ def narrowings(sources: Sequence[Source], names: Sequence[str], edges: Sequence[
                     f"Input {name}: {dimension} is {size} in {model}, so it is {size} in the merged model."
                 )
     return tuple(sentences)
-
-
-def _counts(
-    first: Source, other: Source, noun: str, ours: Sequence[str], theirs: Sequence[str]
-) -> NotEquivalent:
-    """Return the error for another number of inputs or outputs."""
-    rows = [(first.path, ours, theirs), (other.path, theirs, ours)]
-    extra = [f"'{n}' is only in {path}" for path, here, there in rows for n in here if n not in there]
-    names = f": {', '.join(extra[:4])}" if extra else ""
-    return NotEquivalent(
-        f"{first.path} has {_plural(len(ours), noun)} and {other.path} has {len(theirs)}{names}.",
-        HINT,
-        Mismatch(noun, (first.path, other.path), left=str(len(ours)), right=str(len(theirs))),
-    )
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def _narrowed(
-    first: Source, other: Source, name: str, twin: str, mine: ValueType, its: ValueType
-) -> ValueType:
-    """Return the type that both accept. Raises NotEquivalent."""
-    if reason := contradiction(mine, its):
-        raise _input_error(first, other, name, twin, *reason)
-    return kinds.accepted(mine, its)
 
 
 def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | None:
@@ -115,11 +110,11 @@ def contradiction(mine: ValueType, its: ValueType) -> tuple[str, str, str] | Non
     return None
 
 
-def type_text(kind: ValueType) -> str:
+def type_text(value_type: ValueType) -> str:
     """Return `tensor(float)` or `sequence(tensor(float))`."""
-    if kind.proto is not None:
-        return _proto_text(kind.proto)
-    return f"tensor({TensorProto.DataType.Name(kind.dtype).lower()})"
+    if value_type.proto is not None:
+        return _proto_text(value_type.proto)
+    return f"tensor({TensorProto.DataType.Name(value_type.dtype).lower()})"
 
 
 def _proto_text(proto: TypeProto) -> str:
@@ -135,16 +130,3 @@ def _proto_text(proto: TypeProto) -> str:
             return f"map({key},{_proto_text(proto.map_type.value_type)})"
         case other:
             return str(other)
-
-
-def _input_error(
-    first: Source, other: Source, name: str, twin: str, sentence: str, left: str, right: str
-) -> NotEquivalent:
-    """Return the error for an input of several types. `sentence` has a place for each side."""
-    also = "" if name == twin else f" ('{twin}' in the second)"
-    files = first.path, other.path
-    return NotEquivalent(
-        f"{files[0]} and {files[1]} differ in graph input '{name}'{also}: it {sentence.format(left, right)}.",
-        HINT,
-        Mismatch("input", files, value=name, left=left, right=right),
-    )

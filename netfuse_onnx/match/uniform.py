@@ -63,9 +63,8 @@ def shapes(twins: Twins, first: Source) -> tuple[OutputShapes, ...]:
     inferred = {model: _inferred(twins, model, first) for model in sorted(set(group))}
     alike = len(inferred) == 1 or _alike(twins, first.opsets) or _one_window(twins)
     rows = [[inferred[model][k] for model in group] for k in range(len(node.outputs))]
-    return tuple(
-        [OutputShapes(row, group, alike or (_all_known(row) and len(set(row)) == 1)) for row in rows]
-    )
+    equal = [len(set(row)) == 1 and row[0] is not None and None not in row[0] for row in rows]
+    return tuple([OutputShapes(row, group, alike or same) for row, same in zip(rows, equal, strict=True)])
 
 
 def _key(twins: Twins, model: int) -> Hashable:
@@ -87,7 +86,10 @@ def _key(twins: Twins, model: int) -> Hashable:
 def _alike(twins: Twins, opsets: Mapping[str, int]) -> bool:
     """Return True where the models differ in nothing that a shape depends on."""
     node = twins.node
-    if any(name in twins.groups or _shapes_of_weight_differ(twins, name) for name in node.inputs):
+    if any(
+        name in twins.groups or len({w.shape for w in twins.weights.get(name, ())}) > 1
+        for name in node.inputs
+    ):
         return False
     attributes = [_deciding(node, attrs, opsets.get(node.domain, 1)) for attrs in twins.attrs]
     if any(other != attributes[0] for other in attributes[1:]):
@@ -99,19 +101,10 @@ def _alike(twins: Twins, opsets: Mapping[str, int]) -> bool:
 
 def _deciding(node: Node, attrs: Mapping[str, Any], version: int) -> Hashable:
     """Return the attributes that decide a shape."""
-    attributes = tables.signature(node.op, node.domain, version, attrs) if _learned(node) else None
-    if attributes is None:
-        attributes = dict(attrs) if _learned(node) else neutral.deciding(node, attrs)
-    return frozen(sorted(attributes.items()))
-
-
-def _learned(node: Node) -> bool:
-    return tables.learned(node.op, node.domain)
-
-
-def _shapes_of_weight_differ(twins: Twins, name: str) -> bool:
-    """Return True for a weight whose shapes differ."""
-    return len({weight.shape for weight in twins.weights.get(name, ())}) > 1
+    if tables.learned(node.op, node.domain):
+        signature = tables.signature(node.op, node.domain, version, attrs)
+        return frozen(sorted((attrs if signature is None else signature).items()))
+    return frozen(sorted(neutral.deciding(node, attrs).items()))
 
 
 def _one_window(twins: Twins) -> bool:
@@ -135,7 +128,10 @@ def _inferred(twins: Twins, model: int, first: Source) -> list[Dims]:
     weights = {name: twins.weight(name, model) for name in reads if name in twins.weights}
     types = {name: _type_read(twins, name, model) for name in reads if name not in weights}
     shapes = infer_alone(node, weights, types, first.opsets)
-    return [_without_made_up(dims, twins) for dims in shapes]
+    named = twins.symbols  # other names are made up by onnx
+    return [
+        dims and tuple([d if isinstance(d, int) or d in named else None for d in dims]) for dims in shapes
+    ]
 
 
 def infer_alone(
@@ -164,12 +160,3 @@ def _type_read(twins: Twins, name: str, model: int) -> ValueType:
     if declared.dims is None:
         return declared
     return replace(declared, dims=tuple(called(axis, dim) for axis, dim in enumerate(declared.dims)))
-
-
-def _without_made_up(dims: Dims, twins: Twins) -> Dims:
-    """Return the sizes, None where onnx made up a name."""
-    return dims and tuple([dim if isinstance(dim, int) or dim in twins.symbols else None for dim in dims])
-
-
-def _all_known(shapes: Sequence[Dims]) -> bool:
-    return all(dims is not None and None not in dims for dims in shapes)

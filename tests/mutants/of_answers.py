@@ -34,8 +34,8 @@ MUTATIONS = (
     mutation(
         "a-family-that-does-not-narrow",
         "netfuse_onnx/families.py",
-        "return Family(one.members + other.members, _narrowed(one.source, pair))",
-        "return Family(one.members + other.members, one.source)",
+        "joined = Family(one.members + other.members, _narrowed(one.source, pair))",
+        "joined = Family(one.members + other.members, one.source)",
         "test_grouping.py::test_sizes_are_not_transitive",
     ),
     mutation(
@@ -111,8 +111,8 @@ MUTATIONS = (
     mutation(
         "left-and-right-exchanged",
         "netfuse_onnx/families.py",
-        "        left=mismatch.left,\n        right=mismatch.right,",
-        "        left=mismatch.right,\n        right=mismatch.left,",
+        "**asdict(mismatch))",
+        "**asdict(replace(mismatch, left=mismatch.right, right=mismatch.left)))",
         "test_grouping.py::test_the_kinds_of_differences",
     ),
 )

@@ -97,8 +97,8 @@ MUTATIONS = (
     mutation(
         "declared-ranks-believed",
         "netfuse_onnx/load/within.py",
-        "inputs = {name: kind for name, kind in source.graph.types.items() if name in source.graph.inputs}",
-        "inputs = dict(source.graph.types)",
+        "inputs = {name: declared[name] for name in source.graph.inputs if name in declared}",
+        "inputs = dict(declared)",
         "test_spellings.py::test_a_declared_rank_that_is_not_kept_says_nothing",
     ),
     mutation(
@@ -244,7 +244,7 @@ MUTATIONS = (
     mutation(
         "partial-types-of-the-first-model",
         "netfuse_onnx/match/partial.py",
-        "if kind.dtype and kinds[0].dtype and kind.dtype != kinds[0].dtype:",
+        "if value_type.dtype and types[0].dtype and value_type.dtype != types[0].dtype:",
         "if False:",
         "test_partial.py::test_a_type_that_differs_is_refused",
     ),
@@ -371,7 +371,7 @@ MUTATIONS = (
     mutation(
         "claims-are-believed",
         "netfuse_onnx/load/claims.py",
-        "bare = {**graph.types, **{name: _shapeless(kind) for name, kind in _claims(graph).items()}}",
+        "bare = {name: _shapeless(declared) for name, declared in _claims(graph).items()}",
         "bare = dict(graph.types)",
         "test_claims.py::test_a_declared_output_that_lies",
     ),
