@@ -170,7 +170,8 @@ def _verified(
     progress("planning again", 0, 1)
     graph = remake.prove_remade(merged, about, family, recipes)
     options = replace(options, isolation=isolation)
-    return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
+    proved = prove(merged, recipes, family, options, progress, graph=graph)
+    return replace(proved, warnings=(*strangers, *proved.warnings))
 
 
 def bench(
@@ -197,7 +198,8 @@ def bench(
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))
         file = MergedFile("merged", merged, about.io, about.share, size)
-        return contest(work, [file], effort=effort, with_profile=profile, tell=tell).warned(strangers)
+        report = contest(work, [file], effort=effort, with_profile=profile, tell=tell)
+        return replace(report, warnings=(*strangers, *report.warnings))
 
     return steady([merged, *paths], measured, attempts=1)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from netfuse_onnx.labels import Labels
+from netfuse_onnx.measure import machine
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
@@ -42,7 +43,7 @@ class Workload:
         self.paths = tuple(source.path for source in family.sources)
         self.runtime = options.runtime
         self.tf32 = tf32 and options.runtime.provider == "cuda"
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores = machine.cores()
         self.sizes = tuple(sum(map(os.path.getsize, source.files)) for source in family.sources)
         case = self.trial.cases[0]
         self.case = case.label

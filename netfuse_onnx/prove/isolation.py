@@ -23,7 +23,6 @@ from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.inputs import Case
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 
-Array = np.ndarray[Any, Any]
 Results = Mapping[str, Value]
 
 POISONS: Mapping[str, tuple[float, ...]] = {

@@ -14,7 +14,7 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.graph import prove_graph
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run.runtime import onnxruntime
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.types import Correspondence, Ran
 from netfuse_onnx.write.metadata import Metadata
@@ -29,7 +29,7 @@ def tools(family: Correspondence) -> dict[str, str]:
 
     versions = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
     if family.ran is Ran.TOLD:
-        versions["onnxruntime"] = ort_compat.onnxruntime().__version__
+        versions["onnxruntime"] = onnxruntime().__version__
     elif family.ran is Ran.FAILED:  # it is not installed, or lacks a library of operators
         versions["onnxruntime"] = "without an answer"
     return versions
