@@ -17,7 +17,6 @@ from netfuse_onnx import arguments, checked, refusals, sources, wording
 from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
-from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.contest import contest
@@ -25,8 +24,7 @@ from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
-from netfuse_onnx.plan import costs, targets
-from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan import targets
 from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
@@ -100,7 +98,7 @@ def merge(
             family = matching(models, labels)
         once = arguments.shared_inputs(share, family)
         dims = proof.get("dims", {})
-        merged = _plan_and_lower(family, io=io, share=once, target=target, dims=dims)
+        merged = remake.merge(family, io=io, share=once, target=target, dims=dims)
         answer = _merge_report(out, family, merged, io=io, share=once, target=target)
         if strict:
             refusals.replicated(answer)
@@ -132,7 +130,7 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(_matched, partial=partial)
-    return steady(paths, lambda: checked.answer(paths, labels, match, _plan_and_lower, exact=not partial))
+    return steady(paths, lambda: checked.answer(paths, labels, match, remake.merge, exact=not partial))
 
 
 def verify(
@@ -272,19 +270,6 @@ def _matched(
 
     family = match(models, names, partial=partial, complete=complete, named=named)
     return replace(bounds.affordable(rewritten(family, target)), ran=ran)
-
-
-def _plan_and_lower(
-    family: Correspondence,
-    *,
-    io: str = "separate",
-    share: frozenset[str] = frozenset(),
-    target: str = "generic",
-    dims: Mapping[str, int] | None = None,
-) -> Merged:
-    """Plan and lower a family. The merged graph has no bytes of weights."""
-    plan = planning.plan(family, io=io, share=share, cost=costs.cost(target, family, dims or {}))
-    return lower(family, plan, io=io, share=share)
 
 
 def _prove_staged(

@@ -40,6 +40,19 @@ def constants(target: str) -> str:
     return targets.target(target).digest if target.endswith(".json") else ""
 
 
+def merge(
+    family: Correspondence,
+    *,
+    io: str = "separate",
+    share: frozenset[str] = frozenset(),
+    target: str = "generic",
+    dims: Mapping[str, int] | None = None,
+) -> Merged:
+    """Plan and lower a family. The merged graph has no bytes of weights."""
+    plan = planning.plan(family, io=io, share=share, cost=cost(target, family, dims or {}))
+    return lower(family, plan, io=io, share=share)
+
+
 def prove_remade(
     path: str, about: Metadata, family: Correspondence, recipes: Mapping[str, Recipe]
 ) -> GraphProof:
@@ -53,7 +66,8 @@ def prove_remade(
             return GraphProof(note=_unmade(f"{about.target} lies outside of this folder and the file's own"))
         if about.constants and constants(about.target) != about.constants:
             return GraphProof(note=_unmade(f"the constants in {about.target} have changed since the merge"))
-        merged = _merge_again(about, family)
+        share = frozenset(about.share)
+        merged = merge(family, io=about.io, share=share, target=about.target, dims=about.dims)
     except (FileFault, UsageFault, NotStackable) as error:
         return GraphProof(note=_unmade(error.message.rstrip(".")))
     proof = prove_graph(path, merged, recipes)
@@ -67,12 +81,6 @@ def _may_read(target: str, path: str) -> bool:
     roots = map(os.path.realpath, (os.curdir, os.path.dirname(os.path.abspath(path))))
     real = os.path.realpath(target)
     return any(os.path.commonpath((root, real)) == root for root in roots)
-
-
-def _merge_again(about: Metadata, family: Correspondence) -> Merged:
-    share = frozenset(about.share)
-    by = cost(about.target, family, about.dims)
-    return lower(family, planning.plan(family, io=about.io, share=share, cost=by), io=about.io, share=share)
 
 
 def _unmade(reason: str) -> str:

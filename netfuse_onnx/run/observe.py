@@ -49,9 +49,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
         )
     except (RunFailed, NetfuseError, ValueError):
         return ()
-    graph = source.graph
-    parts = {name: (weight,) for name, weight in graph.weights.items()}
-    alone = Correspondence((source,), ("",), graph, parts, source.opsets, source.ir_version)
+    alone = Correspondence.of_one(source)
     declared = inputs.describe(alone)
     if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in declared):
         return ()  # no input of unknown rank can be drawn
