@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from netfuse_onnx.measure import machine
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
-from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.prove.trial import Options, Progress, Trial, joined
 from netfuse_onnx.run.runtime import Value
 from netfuse_onnx.types import Correspondence
 
@@ -74,23 +74,12 @@ class Workload:
     # ------------------------------------------------------------------ the merged model's names
 
     def merged_feeds(self, io: str, share: Sequence[str]) -> dict[str, Value]:
-        label = Labels.of(self.trial.family, io, frozenset(share)).input
-        return self._merged(self.given, io, share, label)
+        labels = Labels.of(self.trial.family, io, frozenset(share))
+        return joined(self.given, labels, labels.input)
 
     def merged_wants(self, io: str) -> dict[str, Value]:
-        return self._merged(self.wanted, io, (), Labels.of(self.trial.family, io).output)
-
-    def _merged(
-        self, values: Results, io: str, share: Sequence[str], label: Callable[[int, str], str]
-    ) -> dict[str, Value]:
-        merged: dict[str, Value] = {}
-        for name in values[0]:
-            if io == "stacked" and name not in share:
-                merged[name] = np.stack([np.asarray(own[name]) for own in values])
-            else:
-                for model, own in enumerate(values):
-                    merged.setdefault(label(model, name), own[name])
-        return merged
+        labels = Labels.of(self.trial.family, io)
+        return joined(self.wanted, labels, labels.output)
 
     def split_models(self, result: Mapping[str, Value], io: str) -> Results:
         """Return the merged model's outputs per model."""
