@@ -55,12 +55,7 @@ def _document(report: Report | None, error: NetfuseError | None, exit_code: int)
     fault: dict[str, Any] | None = None
     if error:
         fault = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "ok": error is None,
-        "exit_code": exit_code,
-        "error": fault,
-    }
+    head = {"schema_version": SCHEMA_VERSION, "ok": error is None, "exit_code": exit_code, "error": fault}
     return {**head, **{key: value for key, value in (_json_value(report) or {}).items() if key not in head}}
 
 

@@ -14,12 +14,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from netfuse_onnx.measure import machine, memory, profile
 from netfuse_onnx.measure.choice import Way, choose, narrowed
-from netfuse_onnx.measure.contenders import Contender, OneGraph
+from netfuse_onnx.measure.contenders import OneGraph
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
 from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, quick, ratio, sample
@@ -136,13 +136,13 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, tell: Progress
             way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
 
 
-def _turn(way: Way, together: bool) -> AbstractContextManager[Run]:
-    assert way.contender is not None
-    return nullcontext(way.contender.run) if together else _loaded(way.contender)
-
-
 @contextmanager
-def _loaded(contender: Contender) -> Iterator[Run]:
+def _turn(way: Way, together: bool) -> Iterator[Run]:
+    contender = way.contender
+    assert contender is not None
+    if together:
+        yield contender.run
+        return
     try:
         contender.setup()
         contender.run()

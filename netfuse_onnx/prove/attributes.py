@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.ops.kinds import FLOATS
@@ -92,10 +92,6 @@ def _in_body(body: GraphProto) -> Iterator[Learned]:
             yield Learned(node, "", (attrs,))
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return walk.without_bodies(walk.node_of(node).attrs)
-
-
 @dataclass
 class _MergedNode:
     """A node of the merged file. `claimed` is True once it was compared with a source."""
@@ -116,7 +112,7 @@ class _File:
     def __init__(self, model: ModelProto, weights: frozenset[str]) -> None:
         self.nodes: dict[str, list[_MergedNode]] = {}
         for node in walk.nodes(model.graph):
-            attrs = _attributes(node)
+            attrs = walk.without_bodies(walk.node_of(node).attrs)
             self.nodes.setdefault(walk.key(node), []).append(_MergedNode(node.name, attrs, _bits(attrs)))
         constants = (t for t in model.graph.initializer if t.name not in weights)
         self._floats = [t for t in constants if t.data_type in FLOATS]

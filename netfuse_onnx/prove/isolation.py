@@ -125,9 +125,7 @@ class _Lab:
     def _same(self, model: int, name: str, after: Results) -> bool:
         mine, _ = self.trial.pick(model, name, self.before)
         now, _ = self.trial.pick(model, name, after)
-        if not isinstance(mine, np.ndarray) or not isinstance(now, np.ndarray):
-            return bool(_bits(mine) == _bits(now))
-        return mine.shape == now.shape and bool(_bits(mine) == _bits(now))
+        return bool(_bits(mine) == _bits(now))
 
     # ------------------------------------------------------------------ unequal sizes
 
@@ -205,5 +203,6 @@ def _odd(value: Value, poison: tuple[float, ...]) -> Value:
 def _bits(value: Value) -> Any:
     """Return a key that is equal for two values only where all bits are."""
     if isinstance(value, np.ndarray):
-        return value.tolist() if value.dtype.kind == "O" else (value.dtype.str, value.tobytes())
+        values = value.tolist() if value.dtype.kind == "O" else value.tobytes()
+        return value.dtype.str, value.shape, values
     return [_bits(part) for part in value] if isinstance(value, list) else value

@@ -232,11 +232,7 @@ def _compare_shapes(got: Value, want: Value) -> Gap:
 
 
 def resolve_ties(
-    row: OutputProof,
-    got: Value,
-    want: Value,
-    scores: Array | None,
-    line: Lineage,
+    row: OutputProof, got: Value, want: Value, scores: Array | None, line: Lineage
 ) -> OutputProof:
     """Return the row; it passes, with the number of ties, where all indices that differ are ties."""
     if not isinstance(got, np.ndarray) or not isinstance(want, np.ndarray) or line.scores is None:

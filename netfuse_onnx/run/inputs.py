@@ -82,7 +82,7 @@ def separate_symbols(specs: Sequence[InputSpec], bound: Collection[str] = ()) ->
     name (`?`, say) need not have one size: ONNX Runtime does not compare them."""
     every = Counter(dim for spec in specs for dim in spec.dims or () if isinstance(dim, str))
     shared = {name for name, count in every.items() if count > 1 and name not in bound}
-    return tuple(replace(spec, dims=symbols.separated(spec.name, spec.dims, shared)) for spec in specs)
+    return tuple(replace(spec, dims=symbols.named(spec.name, spec.dims, shared)) for spec in specs)
 
 
 def names(specs: Sequence[InputSpec]) -> tuple[str, ...]:
