@@ -106,22 +106,18 @@ def merge(
             metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
             tools=remake.tools(family), constants=remake.constants(target), dims=dims,
         )  # fmt: skip
+        mode = cast(writer.Mode, data)
         with writer.stage(
-            merged,
-            out,
-            models,
-            mode=cast(writer.Mode, data),
-            metadata=about,
-            progress=progress,
-            digests=digests,
+            merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
         ) as staged:
             if options:
                 options = replace(options, share=once)
                 proved = _prove_staged(staged, out, merged, family, options, progress)
-                answer = answer.proved(replace(proved, strict=strict))
+                warnings = (*answer.warnings, *proved.warnings)
+                answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
                 refusals.unproven(answer)
             staged.commit()
-    return answer.written(staged.files, staged.size)
+    return replace(answer, files=tuple(staged.files), size=staged.size)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:

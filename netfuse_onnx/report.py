@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,15 +145,6 @@ class MergeReport(Report):
         edges = {(c.before, c.value) for c in self.lowered.conversions if c.before == "PER_MODEL"}
         edges |= {(c.after, c.value) for c in self.lowered.conversions if c.after == "PER_MODEL"}
         return sum(self.proof.values.sizes.get(value, 0) for _, value in edges)
-
-    def proved(self, proof: VerifyReport) -> MergeReport:
-        """Return the report with the proofs."""
-        return dataclasses.replace(self, proof=proof, warnings=(*self.warnings, *proof.warnings))
-
-    def written(self, files: Sequence[str], size: int) -> MergeReport:
-        """Return the report with the files, which are in place. Their `size` together, in bytes, is passed
-        because another merge may have replaced them by now."""
-        return dataclasses.replace(self, files=tuple(files), size=size)
 
     @property
     def ok(self) -> bool:

@@ -140,13 +140,7 @@ class OneGraph(Contender):
     _runner: Runner | None = None
 
     def __init__(
-        self,
-        work: Workload,
-        settings: Settings,
-        path: str,
-        *,
-        io: str = "separate",
-        share: Sequence[str] = (),
+        self, work: Workload, settings: Settings, path: str, io: str = "separate", share: Sequence[str] = ()
     ) -> None:
         super().__init__(work, settings)
         self.path, self.io, self.share = path, io, share
@@ -191,7 +185,5 @@ class SideBySide(OneGraph):
         return {f"{m}/{name}": value for m, own in enumerate(values) for name, value in own.items()}
 
     def _split_models(self, result: Mapping[str, Value]) -> Results:
-        return [
-            {name: result[f"{m}/{own}"] for name, own in outputs.items()}
-            for m, outputs in enumerate(self.work.outputs)
-        ]
+        outputs = enumerate(self.work.outputs)
+        return [{name: result[f"{m}/{own}"] for name, own in each.items()} for m, each in outputs]

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from netfuse_onnx.measure.contenders import (
-    Concurrent,
-    Contender,
-    CudaGraphs,
-    InSequence,
-    OneGraph,
-    SideBySide,
-)
+from netfuse_onnx.measure import contenders
+from netfuse_onnx.measure.contenders import Concurrent, CudaGraphs, InSequence, OneGraph, SideBySide
 from netfuse_onnx.measure.processes import Processes
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.sidebyside import sidebyside
@@ -39,7 +33,7 @@ class Entry:
 
     kind: str
     label: str
-    make: Callable[[Settings], Contender]
+    make: Callable[[Settings], contenders.Contender]
     choices: tuple[Settings, ...]
     size: int
     merged: bool = False

@@ -109,9 +109,8 @@ class Workload:
         worst, problem = Gap(), ""
         for model, got, want in zip(self.names, results, self.wanted, strict=True):
             for name, line in self._lines.items():
-                gap = (
-                    Gap() if line.random else compare(got[name], want[name], self._allowed(line, want[name]))
-                )
+                allowed = self._allowed(line, want[name])
+                gap = Gap() if line.random else compare(got[name], want[name], allowed)
                 if (bool(gap.problem), gap.ratio) > (bool(worst.problem), worst.ratio):
                     what = gap.problem or f"error {gap.error:.3g}, allowed {gap.allowed:.3g}"
                     worst, problem = gap, f"output {name} of {model}: {what}"

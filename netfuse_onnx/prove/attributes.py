@@ -128,14 +128,14 @@ class _File:
             for attrs, some in zip(learned.each, named, strict=True)
         ]
         node = learned.node
-        if not (
-            any(named) or all(present) or tables.learned(node.op, node.domain) or _differing_numbers(learned)
-        ):
+        in_file = any(named) or all(present)
+        if not (in_file or tables.learned(node.op, node.domain) or _differing_numbers(learned)):
             yield LOST
             return
         for model, attrs, some, ok in zip(models, learned.each, named, present, strict=True):
             if not ok:
-                yield f"{_title(learned)} of {model or 'all models'}: {_said(attrs, some)}"
+                title = f"Node {node.name or node.outputs[0]!r} ({node.key})"
+                yield f"{title} of {model or 'all models'}: {_said(attrs, some)}"
 
     def strange(self) -> Iterator[str]:
         """Yield a sentence for each node of ai.onnx.ml whose attributes no source has."""
@@ -231,7 +231,3 @@ def _where(want: Any, have: Any) -> str:
     unlike = (i for i, (a, b) in enumerate(zip(want, have, strict=True)) if value_bits(a) != value_bits(b))
     at = next(unlike, None)
     return "" if at is None else f": element {at} is {have[at]}, not {want[at]}"
-
-
-def _title(learned: Learned) -> str:
-    return f"Node {learned.node.name or learned.node.outputs[0]!r} ({learned.node.key})"

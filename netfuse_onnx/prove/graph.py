@@ -62,11 +62,8 @@ def _edges(file: ModelProto, own: ModelProto) -> Iterator[str]:
         yield f"The local functions of the file are not those that merging gives: {said}."
     if file.graph.sparse_initializer:
         yield "The file holds sparse initializers; merging gives none."
-    for what, ours, theirs in (
-        ("input", file.graph.input, own.graph.input),
-        ("output", file.graph.output, own.graph.output),
-    ):
-        yield from _signature(what, ours, theirs)
+    yield from _signature("input", file.graph.input, own.graph.input)
+    yield from _signature("output", file.graph.output, own.graph.output)
 
 
 def _functions(model: ModelProto) -> list[bytes]:

@@ -107,12 +107,8 @@ class _Lab:
         what = poison or "other values"
         for name, line in self.judge.lines.items():
             for m in range(self.models):
-                if (
-                    m != model
-                    and not line.random
-                    and not self._same(m, name, after)
-                    and self._steady(m, name)
-                ):
+                compared = m != model and not line.random
+                if compared and not self._same(m, name, after) and self._steady(m, name):
                     one, two = self._name(model), self._name(m)
                     yield f"Output {name} of model {two} changes when model {one} is fed {what}."
 
