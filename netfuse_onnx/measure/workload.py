@@ -16,7 +16,8 @@ from netfuse_onnx.measure import machine
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
-from netfuse_onnx.prove.trial import Options, Progress, Trial, joined
+from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.run.inputs import joined
 from netfuse_onnx.run.runtime import Value
 from netfuse_onnx.types import Correspondence
 

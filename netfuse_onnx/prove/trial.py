@@ -98,7 +98,7 @@ class Trial:
 
     def joined(self, drawn: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
         """Join the inputs of the models into those that the merged model takes."""
-        return joined(drawn, self.labels, self.labels.input)
+        return inputs.joined(drawn, self.labels, self.labels.input)
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """Return one model's part of the merged outputs, and '' or what is wrong with it."""
@@ -331,20 +331,6 @@ class Trial:
             for m in range(model):
                 self.outputs[m] = [self.outputs[m][i] for i in kept]
             self.cases = [self.cases[i] for i in kept]
-
-
-def joined(
-    values: Sequence[Mapping[str, Value]], labels: Labels, label: Callable[[int, str], str]
-) -> dict[str, Value]:
-    """Join the inputs or outputs of all models into those of the merged model, which `label` names."""
-    merged: dict[str, Value] = {}
-    for name in values[0]:
-        if labels.io == "stacked" and name not in labels.share:
-            merged[name] = np.stack([np.asarray(own[name]) for own in values])
-        else:
-            for model, own in enumerate(values):
-                merged.setdefault(label(model, name), own[name])
-    return merged
 
 
 def _lacks_operator(error: RunFailed) -> bool:
