@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.chains import Case, Made, cases, chain, graph
 from netfuse_onnx.plan.targets import Kernel
-from netfuse_onnx.run.ort_compat import onnxruntime
+from netfuse_onnx.run.runtime import onnxruntime
 
 ort = onnxruntime()
 

@@ -35,7 +35,7 @@ from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.rewrite.fold import fold
-from netfuse_onnx.run import ort_compat, runtime
+from netfuse_onnx.run import runtime
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.run.runtime import Value
 
@@ -193,7 +193,7 @@ class _Around:
 
 def seen(path: str, feeds: Mapping[str, Value], threads: int) -> Seen:
     """The graph that ONNX Runtime makes of a file, and its times."""
-    ort = ort_compat.onnxruntime()
+    ort = runtime.onnxruntime()
     with tempfile.TemporaryDirectory(prefix="netfuse-fusions-") as folder:
         options = ort.SessionOptions()
         options.log_severity_level = 4

@@ -92,17 +92,10 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
     """
     at_least_two(models)
-    from netfuse_onnx import api
-
-    from . import render
-    from .progress import progress
-
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data")}
-    with progress() as tell:
-        report = api.merge(models, names=split(names), verify=not no_verify, progress=tell, **given, **proof)
-    return render.answer(report, render.merge, as_json, data=False)
+    return _answer("merge", as_json, models, names=split(names), verify=not no_verify, **given, **proof)
 
 
 @cli.command()
@@ -118,17 +111,14 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
       netfuse-onnx check a.onnx b.onnx
     """
     at_least_two(models)
-    from netfuse_onnx import api
-
-    from . import render, render_check
-
     try:
-        report = api.check(models, names=split(names), partial=partial)
+        return _answer("check", as_json, models, names=split(names), partial=partial)
     except FileFault as error:
         if not as_json:
-            render_check.readable(error.report)
+            from .render_check import readable
+
+            readable(error.report)
         raise
-    return render.answer(report, render_check.check, as_json, data=False)
 
 
 @cli.command()
@@ -149,21 +139,8 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
       netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
     """
     some_models(models)
-    from netfuse_onnx import api
-
-    from . import render
-    from .progress import progress
-
-    with progress() as tell:
-        report = api.verify(
-            merged,
-            models,
-            strict=given["strict"],
-            isolation=given["isolation"],
-            progress=tell,
-            **proof_arguments(given),
-        )
-    return render.answer(report, render.verify, as_json, data=False)
+    options = {key: given[key] for key in ("strict", "isolation")}
+    return _answer("verify", as_json, merged, models, **options, **proof_arguments(given))
 
 
 @cli.command()
@@ -191,15 +168,8 @@ def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> 
       netfuse-onnx bench merged.onnx a.onnx b.onnx --dim batch=8 --profile
     """
     some_models(models)
-    from netfuse_onnx import api
-
-    from . import render, render_bench
-    from .progress import progress
-
-    proof = proof_arguments(given) | {key: given[key] for key in ("profile", "rounds", "seconds")}
-    with progress() as tell:
-        report = api.bench(merged, models, progress=tell, **proof)
-    return render.answer(report, render_bench.bench, as_json, data=True)
+    options = {key: given[key] for key in ("profile", "rounds", "seconds")}
+    return _answer("bench", as_json, merged, models, **options, **proof_arguments(given))
 
 
 @cli.command()
@@ -212,11 +182,7 @@ def inspect(merged: str, as_json: bool) -> int:
     Example:
       netfuse-onnx inspect merged.onnx
     """
-    from netfuse_onnx import api
-
-    from . import render
-
-    return render.answer(api.inspect(merged), render.inspect, as_json, data=True)
+    return _answer("inspect", as_json, merged)
 
 
 @cli.command()
@@ -228,14 +194,24 @@ def rules(as_json: bool) -> int:
     Example:
       netfuse-onnx rules
     """
-    from netfuse_onnx import api
-
-    from . import render
-
-    return render.answer(api.rules(), render.rules, as_json, data=True)
+    return _answer("rules", as_json)
 
 
 # --------------------------------------------------------------------------- running
+
+
+def _answer(verb: str, as_json: bool, *arguments: Any, **options: Any) -> int:
+    """Call a verb and print its answer. The imports are here, so that --help loads neither onnx nor numpy."""
+    from netfuse_onnx import api
+
+    from . import render
+    from .progress import progress
+
+    with progress() as tell:
+        if verb in ("merge", "verify", "bench"):
+            options["progress"] = tell
+        report = getattr(api, verb)(*arguments, **options)
+    return render.answer(report, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

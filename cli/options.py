@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,44 +13,31 @@ from netfuse_onnx.errors import UsageFault
 Command = Callable[..., Any]
 
 
-def common_options(command: Command) -> Command:
-    """Add the options of every command."""
-    for add in (
-        click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
-        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
-    ):
-        command = add(command)
-    return command
+def _options(*each: Command) -> Command:
+    """Return the decorator that adds all of these."""
+    return lambda command: functools.reduce(lambda made, add: add(made), each, command)
 
 
-def proof_options(command: Command) -> Command:
-    """Add the options of the proof of the values."""
-    for add in (
-        click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators."),
-        click.option("--inputs", default="", metavar="FILE.npz", help="Prove with these inputs: a/x or x."),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs."
-        ),
-        click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
-        click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
-        click.option(
-            "--max-memory", metavar="SIZE", help="Of the proof, estimated: 500M, 2GB.  [default: 2GB]"
-        ),
-        click.option(
-            "--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."
-        ),
-        click.option(
-            "--provider",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where to prove; auto is CUDA when it is usable.",
-        ),
-    ):
-        command = add(command)
-    return command
-
-
+common_options = _options(
+    click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
+)
+proof_options = _options(
+    click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators."),
+    click.option("--inputs", default="", metavar="FILE.npz", help="Prove with these inputs: a/x or x."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs."),
+    click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
+    click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
+    click.option("--max-memory", metavar="SIZE", help="Of the proof, estimated: 500M, 2GB.  [default: 2GB]"),
+    click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."),
+    click.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to prove; auto is CUDA when it is usable.",
+    ),
+)
 models_argument = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ...")
 names_option = click.option(
     "--names", metavar="a,b,c", help="Model names. Default: file names without ending."

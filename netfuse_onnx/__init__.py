@@ -45,12 +45,9 @@ __all__ = [
     "verify",
 ]
 
-_VERBS = frozenset({"bench", "check", "inspect", "merge", "verify"})
-"""No module of the package may have one of these names."""
-
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
+    if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 
         return getattr(api, name)

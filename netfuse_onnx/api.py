@@ -17,7 +17,6 @@ from netfuse_onnx import arguments, checked, refusals, sources, wording
 from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
-from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.contest import contest
@@ -25,8 +24,7 @@ from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
-from netfuse_onnx.plan import costs, targets
-from netfuse_onnx.plan import planner as planning
+from netfuse_onnx.plan import targets
 from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
@@ -100,7 +98,7 @@ def merge(
             family = matching(models, labels)
         once = arguments.shared_inputs(share, family)
         dims = proof.get("dims", {})
-        merged = _plan_and_lower(family, io=io, share=once, target=target, dims=dims)
+        merged = remake.merge(family, io=io, share=once, target=target, dims=dims)
         answer = _merge_report(out, family, merged, io=io, share=once, target=target)
         if strict:
             refusals.replicated(answer)
@@ -108,22 +106,18 @@ def merge(
             metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
             tools=remake.tools(family), constants=remake.constants(target), dims=dims,
         )  # fmt: skip
+        mode = cast(writer.Mode, data)
         with writer.stage(
-            merged,
-            out,
-            models,
-            mode=cast(writer.Mode, data),
-            metadata=about,
-            progress=progress,
-            digests=digests,
+            merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
         ) as staged:
             if options:
                 options = replace(options, share=once)
                 proved = _prove_staged(staged, out, merged, family, options, progress)
-                answer = answer.proved(replace(proved, strict=strict))
+                warnings = (*answer.warnings, *proved.warnings)
+                answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
                 refusals.unproven(answer)
             staged.commit()
-    return answer.written(staged.files, staged.size)
+    return replace(answer, files=tuple(staged.files), size=staged.size)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -133,7 +127,7 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     labels = arguments.model_names(paths, names)
     match = functools.partial(_matched, partial=partial)
     comparison = checked.Comparison(match, exact=not partial)
-    return steady(paths, lambda: comparison.answer(paths, labels, _plan_and_lower))
+    return steady(paths, lambda: comparison.answer(paths, labels, remake.merge))
 
 
 def verify(
@@ -171,7 +165,8 @@ def _verified(
     progress("planning again", 0, 1)
     graph = remake.prove_remade(merged, about, family, recipes)
     options = replace(options, isolation=isolation)
-    return prove(merged, recipes, family, options, progress, graph=graph).warned(strangers)
+    proved = prove(merged, recipes, family, options, progress, graph=graph)
+    return replace(proved, warnings=(*strangers, *proved.warnings))
 
 
 def bench(
@@ -198,7 +193,8 @@ def bench(
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))
         file = MergedFile("merged", merged, about.io, about.share, size)
-        return contest(work, [file], effort=effort, with_profile=profile, tell=tell).warned(strangers)
+        report = contest(work, [file], effort=effort, with_profile=profile, tell=tell)
+        return replace(report, warnings=(*strangers, *report.warnings))
 
     return steady([merged, *paths], measured, attempts=1)
 
@@ -271,19 +267,6 @@ def _matched(
 
     family = match(models, names, partial=partial, complete=complete, named=named)
     return replace(bounds.affordable(rewritten(family, target)), ran=ran)
-
-
-def _plan_and_lower(
-    family: Correspondence,
-    *,
-    io: str = "separate",
-    share: frozenset[str] = frozenset(),
-    target: str = "generic",
-    dims: Mapping[str, int] | None = None,
-) -> Merged:
-    """Plan and lower a family. The merged graph has no bytes of weights."""
-    plan = planning.plan(family, io=io, share=share, cost=costs.cost(target, family, dims or {}))
-    return lower(family, plan, io=io, share=share)
 
 
 def _prove_staged(

@@ -6,6 +6,7 @@ Each error is one sentence that says what happened and where, followed by a hint
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 
 class NetfuseError(Exception):
@@ -20,6 +21,10 @@ class NetfuseError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def with_report(self, report: object) -> Self:
+        self.report = report
+        return self
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
@@ -113,6 +118,3 @@ class Stopped(NetfuseError):
 
 class InternalError(NetfuseError):
     """The compiler has a bug. The message asks for a report."""
-
-    kind = "internal"
-    exit_code = 4

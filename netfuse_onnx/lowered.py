@@ -91,20 +91,22 @@ class Lowered:
 
     def written(self) -> dict[str, Any]:
         """The report as metadata hold it: plain values, without what is empty in a node's row."""
-        rows = [{key: v for key, v in _fields(row).items() if v or key in REQUIRED} for row in self.nodes]
+        rows = [
+            {key: v for key, v in dataclasses.asdict(row).items() if v or key in REQUIRED}
+            for row in self.nodes
+        ]
         became = dict(sorted(Counter(row.became for row in self.nodes).items()))
         conversions = [conversion.written() for conversion in self.conversions]
-        return {**_fields(self), "nodes": rows, "became": became, "conversions": conversions}
+        return {**dataclasses.asdict(self), "nodes": rows, "became": became, "conversions": conversions}
 
     def operators(self) -> tuple[OperatorRow, ...]:
         """One row per operator, the most frequent first."""
-        counts: dict[str, dict[str, int]] = {}
+        counts: dict[str, Counter[str]] = {}
         for node in self.nodes:
-            row = counts.setdefault(node.op, dict.fromkeys(Became, 0))
-            row[node.became] = row.get(node.became, 0) + 1
+            counts.setdefault(node.op, Counter())[node.became] += 1
         rows = [
-            OperatorRow(op, sum(c.values()), c["batched"], c["grouped"], c["shared"], c["replicated"])
-            for op, c in counts.items()
+            OperatorRow(op, count.total(), **{became.value: count[became] for became in Became})
+            for op, count in counts.items()
         ]
         return tuple(sorted(rows, key=lambda row: (-row.total, row.op)))
 
@@ -129,7 +131,3 @@ class Merged:
     def every_recipe(self) -> dict[str, Recipe]:
         """The recipes of all weights, large and small."""
         return {**self.recipes, **self.inline}
-
-
-def _fields(row: NodeRow | Lowered) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}

@@ -6,8 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
+class Judged:
+    """A proof that holds where it found no problems."""
+
+    __slots__ = ()
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
 @dataclass(frozen=True, slots=True)
-class BytesProof:
+class BytesProof(Judged):
     """Proof (a): every merged weight, with its recipe undone, equals the sources' weights bit for bit, and so
     do attributes that are learned or differ between the models. `attributes` counts those of every model.
     `elsewhere` counts weights and attributes that were computed into constants or other operators; the proofs
@@ -20,23 +31,15 @@ class BytesProof:
     attribute_bytes: int = 0
     elsewhere: int = 0
 
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
 
 @dataclass(frozen=True, slots=True)
-class GraphProof:
+class GraphProof(Judged):
     """Proof (c): the graph of the file is the one that merging these sources gives. `note` is the reason why
     the proof was not made; '' where it was."""
 
     nodes: int = 0
     problems: tuple[str, ...] = ()
     note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
 
     @property
     def made(self) -> bool:
@@ -123,7 +126,7 @@ class Telling:
 
 
 @dataclass(frozen=True, slots=True)
-class Isolation:
+class Isolation(Judged):
     """The result of feeding odd values to one model at a time: the outputs of all others must stay equal bit
     for bit. So many `models` were fed such values, in so many `calls`; so many calls with unequal sizes were
     `refused`, as they should be."""
@@ -132,10 +135,6 @@ class Isolation:
     calls: int
     refused: int
     problems: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
 
 
 @dataclass(frozen=True, slots=True)

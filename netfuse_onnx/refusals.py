@@ -17,12 +17,10 @@ def replicated(answer: MergeReport) -> None:
     named = "; ".join(f"{row.op} {row.name!r}: {row.reason}" for row in rows[:3])
     more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
     total = len(answer.lowered.nodes)
-    error = StrictViolated(
+    raise StrictViolated(
         f"{len(rows)} of {total} nodes would be replicated once per model ({named}{more}).",
         " ".join(answer.lowered.notes) or "Merge without --strict to accept that.",
-    )
-    error.report = answer
-    raise error
+    ).with_report(answer)
 
 
 def unproven(answer: MergeReport) -> None:
@@ -32,20 +30,16 @@ def unproven(answer: MergeReport) -> None:
         return
     if proved.exit_code == NOT_PROVEN:
         ways = "merge without --strict" if proved.values.ok else "a tolerance with --rtol or --atol"
-        vague = NotProven(
+        raise NotProven(
             proved.failure,
             f"{answer.out} was not written. Give real inputs with --inputs, or {ways}, or write without the "
             "proof: --no-verify.",
-        )
-        vague.report = answer
-        raise vague
-    error = ValuesDiffer(
+        ).with_report(answer)
+    raise ValuesDiffer(
         f"The merged model is not equal to its sources: {proved.failure}",
         f"{answer.out} was not written. If the difference is rounding, allow it with --rtol or --atol; "
         "else please report it.",
-    )
-    error.report = answer
-    raise error
+    ).with_report(answer)
 
 
 def unbounded(merged: str, family: Correspondence, limit: int) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +24,13 @@ new fields do not raise it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report(ABC):
+class Report:
     """The base of the answers of all verbs."""
 
     @property
-    @abstractmethod
     def ok(self) -> bool:
         """True where the answer is yes."""
+        return True
 
     @property
     def exit_code(self) -> int:
@@ -56,12 +55,7 @@ def _document(report: Report | None, error: NetfuseError | None, exit_code: int)
     fault: dict[str, Any] | None = None
     if error:
         fault = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "ok": error is None,
-        "exit_code": exit_code,
-        "error": fault,
-    }
+    head = {"schema_version": SCHEMA_VERSION, "ok": error is None, "exit_code": exit_code, "error": fault}
     return {**head, **{key: value for key, value in (_json_value(report) or {}).items() if key not in head}}
 
 
@@ -105,10 +99,6 @@ class VerifyReport(Report):
             )
         hint = "If the difference is rounding, allow it with --rtol or --atol; else merge again."
         return ValuesDiffer(self.failure, hint)
-
-    def warned(self, more: Sequence[str]) -> VerifyReport:
-        """Return the report with further warnings, in front."""
-        return dataclasses.replace(self, warnings=(*more, *self.warnings))
 
     @property
     def failure(self) -> str:
@@ -155,15 +145,6 @@ class MergeReport(Report):
         edges = {(c.before, c.value) for c in self.lowered.conversions if c.before == "PER_MODEL"}
         edges |= {(c.after, c.value) for c in self.lowered.conversions if c.after == "PER_MODEL"}
         return sum(self.proof.values.sizes.get(value, 0) for _, value in edges)
-
-    def proved(self, proof: VerifyReport) -> MergeReport:
-        """Return the report with the proofs."""
-        return dataclasses.replace(self, proof=proof, warnings=(*self.warnings, *proof.warnings))
-
-    def written(self, files: Sequence[str], size: int) -> MergeReport:
-        """Return the report with the files, which are in place. Their `size` together, in bytes, is passed
-        because another merge may have replaced them by now."""
-        return dataclasses.replace(self, files=tuple(files), size=size)
 
     @property
     def ok(self) -> bool:
@@ -272,10 +253,6 @@ class InspectReport(Report):
     weights: int = 0
     names: tuple[NameRow, ...] = ()
 
-    @property
-    def ok(self) -> bool:
-        return True
-
 
 @dataclass(frozen=True, slots=True)
 class RuleRow:
@@ -291,10 +268,6 @@ class RulesReport(Report):
     """The table of supported operators."""
 
     rules: tuple[RuleRow, ...]
-
-    @property
-    def ok(self) -> bool:
-        return True
 
 
 def _json_value(value: Any) -> Any:

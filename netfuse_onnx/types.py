@@ -133,7 +133,6 @@ class Source:
     metadata: Mapping[str, str]
     files: tuple[str, ...]  # every file read: the model, then external data
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
-    digest_parts: tuple[str, ...] = ()
     producer: Producer = field(default_factory=Producer)
 
     def with_graph(self, **changes: Any) -> Source:
@@ -194,6 +193,12 @@ class Correspondence:
     edges: tuple[Edge, ...] = ()
     own_names: bool = True
     loaded: tuple[Source, ...] = ()
+
+    @classmethod
+    def of_one(cls, source: Source) -> Correspondence:
+        """Return the family of one source."""
+        weights = {name: (weight,) for name, weight in source.graph.weights.items()}
+        return cls((source,), ("",), source.graph, weights, source.opsets, source.ir_version)
 
     @property
     def models(self) -> int:

@@ -112,9 +112,9 @@ def test_one_model_only(tmp_path: Path, run: Run) -> None:
 )
 def test_usage(tmp_path: Path, run: Run, arguments: tuple[str, ...], said: str) -> None:
     if said == "CUDA was asked for":
-        from netfuse_onnx.run import ort_compat
+        from netfuse_onnx.run import runtime
 
-        if not ort_compat.cuda_problem():
+        if not runtime.cuda_problem():
             pytest.skip("this machine has CUDA")
     answer = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", *arguments)
     refused(answer, 2, said)

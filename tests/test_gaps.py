@@ -20,7 +20,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx.run import gaps, ort_compat
+from netfuse_onnx.run import gaps, runtime
 
 Array = np.ndarray[Any, Any]
 GAPS = {
@@ -57,7 +57,7 @@ def session(
 
 
 def loaded(model: onnx.ModelProto, *, level: bool = True) -> Any:
-    ort = ort_compat.onnxruntime()
+    ort = runtime.onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     levels = ort.GraphOptimizationLevel
@@ -119,7 +119,7 @@ def tile_stays() -> bool:
 
 def optimised(text: str, stored: Mapping[str, Array], **how: Any) -> list[str]:
     """The operators that are left of a model when it is loaded."""
-    ort = ort_compat.onnxruntime()
+    ort = runtime.onnxruntime()
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
     options = ort.SessionOptions()
@@ -250,8 +250,8 @@ def scale_per_model() -> bool:
     scale = np.array([1, 5], np.float32).reshape(2, 1, 1, 1) * np.ones((2, 1, 1, 4), np.float32)
     model.graph.initializer.append(numpy_helper.from_array(scale, "s"))
     x = np.random.default_rng(0).standard_normal((2, 1, 3, 4)).astype(np.float32)
-    ort = ort_compat.onnxruntime()
-    work = ort.InferenceSession(model.SerializeToString(), providers=[ort_compat.CUDA])
+    ort = runtime.onnxruntime()
+    work = ort.InferenceSession(model.SerializeToString(), providers=[runtime.CUDA])
     return not np.allclose(work.run(None, {"x": x})[0], loaded(model).run(None, {"x": x})[0], atol=1e-4)
 
 
@@ -333,7 +333,7 @@ except Exception: pass
 
 @shows
 def cuda_listed() -> bool:
-    return ort_compat.cuda_listed()
+    return runtime.cuda_listed()
 
 
 @shows
@@ -341,9 +341,9 @@ def tf32() -> bool:
     text = "g (float[256,256] x) => (float[256,256] y) { y = MatMul(x, x) }"
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
     x = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
-    ort = ort_compat.onnxruntime()
+    ort = runtime.onnxruntime()
     got = [
-        ort.InferenceSession(model.SerializeToString(), providers=ort_compat.providers("cuda", tf32=on)).run(
+        ort.InferenceSession(model.SerializeToString(), providers=runtime.providers("cuda", tf32=on)).run(
             None, {"x": x}
         )[0]
         for on in (True, False)
@@ -361,14 +361,14 @@ def test_every_gap_is_shown() -> None:
 
 @pytest.mark.parametrize("name", sorted(SHOWN.keys() - GONE.keys()))
 def test_the_gap_is_still_there(name: str) -> None:
-    if name in ON_CUDA and (problem := ort_compat.cuda_problem()):
+    if name in ON_CUDA and (problem := runtime.cuda_problem()):
         pytest.skip(problem)
-    version = ort_compat.onnxruntime().__version__
+    version = runtime.onnxruntime().__version__
     assert SHOWN[name](), f"{name} is gone in {version}"
 
 
 @pytest.mark.parametrize("name", GONE)
 def test_the_gap_is_gone_where_it_is_said_to_be(name: str) -> None:
-    version = ort_compat.onnxruntime().__version__
+    version = runtime.onnxruntime().__version__
     newer = tuple(map(int, version.split(".")[:2])) >= tuple(map(int, GONE[name].split(".")))
     assert SHOWN[name]() is not newer, f"{name} in {version}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from families import family
 
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run import runtime
 
 ROOT = Path(__file__).parent.parent
 SWITCHES = {
@@ -57,7 +57,7 @@ def test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_aske
 
     monkeypatch.setitem(sys.modules, "onnxruntime", Library("onnxruntime"))
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
-    ort_compat.onnxruntime.__wrapped__()
+    runtime.onnxruntime.__wrapped__()
     assert asked[0] == "disable_telemetry_events with 1"
 
 
@@ -71,4 +71,4 @@ def test_one_place_loads_the_library(folder: str) -> None:
             if (isinstance(node, ast.Import) and any(a.name.startswith("onnxruntime") for a in node.names))
             or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnxruntime"))
         ]
-        assert not imported or path.name == "ort_compat.py", path
+        assert not imported or path.name == "runtime.py", path

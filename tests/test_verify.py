@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 import netfuse_onnx
 from netfuse_onnx.errors import FileFault, NotEquivalent, UsageFault, ValuesDiffer
-from netfuse_onnx.run import ort_compat, runtime
+from netfuse_onnx.run import runtime
 
 # --------------------------------------------------------------------------- what is right
 
@@ -267,7 +267,7 @@ def test_a_file_of_another_maker_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """What was found out about ONNX Runtime is forgotten before and after."""
-    caches = (ort_compat.onnxruntime, ort_compat.cuda_problem)
+    caches = (runtime.onnxruntime, runtime.cuda_problem)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -289,10 +289,10 @@ def test_a_missing_onnx_runtime_is_said_before_any_work(
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_cuda_that_falls_back_is_not_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    ort = ort_compat.onnxruntime()
-    listed = [ort_compat.CUDA, ort_compat.CPU]
+    ort = runtime.onnxruntime()
+    listed = [runtime.CUDA, runtime.CPU]
     monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
-    if ort_compat.cuda_problem() == "":
+    if runtime.cuda_problem() == "":
         pytest.skip("this machine has CUDA")
     with pytest.raises(UsageFault, match="CUDA was asked for"):
         runtime.choose("cuda")

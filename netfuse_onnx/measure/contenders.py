@@ -58,13 +58,21 @@ class InSequence(Contender):
     kind = "sequence"
 
     def setup(self) -> None:
-        self._runners = _one_each(self.work, self.settings)
+        work = self.work
+        self._runners = [
+            Runner(path, work.feeds(m), work.wants(m), work.runtime, self.settings, work.tf32)
+            for m, path in enumerate(work.paths)
+        ]
 
     def run(self) -> list[Sequence[Value]]:
         return [runner.run() for runner in self._runners]
 
     def results(self) -> Results:
-        return [self.work.first_names(m, runner.named()) for m, runner in enumerate(self._runners)]
+        named = zip(self._runners, self.run(), strict=True)
+        return [
+            self.work.first_names(m, dict(zip(runner.outputs, values, strict=True)))
+            for m, (runner, values) in enumerate(named)
+        ]
 
     def close(self) -> None:
         self._runners = []
@@ -76,7 +84,7 @@ class CudaGraphs(InSequence):
     kind = "sequence, CUDA graphs"
 
 
-class Concurrent(Contender):
+class Concurrent(InSequence):
     """A session per model, at once: on the CPU by as many threads as there are cores, each session on the
     thread that calls it; on CUDA by a thread and a stream each. The caller is one of the threads."""
 
@@ -86,7 +94,7 @@ class Concurrent(Contender):
         self._go: list[queue.SimpleQueue[bool]] = []
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._results: list[Sequence[Value]] = [[] for _ in self.work.paths]
-        self._runners = _one_each(self.work, self.settings)
+        super().setup()
         models = self.work.models
         count = models if self.work.runtime.provider == "cuda" else min(models, self.work.cores)
         self._shares = [range(first, models, count) for first in range(count)]
@@ -119,13 +127,6 @@ class Concurrent(Contender):
             raise problem
         return list(self._results)
 
-    def results(self) -> Results:
-        named = zip(self._runners, self.run(), strict=True)
-        return [
-            self.work.first_names(m, dict(zip(runner.outputs, values, strict=True)))
-            for m, (runner, values) in enumerate(named)
-        ]
-
     def close(self) -> None:
         for ready in self._go:
             ready.put(False)
@@ -139,13 +140,7 @@ class OneGraph(Contender):
     _runner: Runner | None = None
 
     def __init__(
-        self,
-        work: Workload,
-        settings: Settings,
-        path: str,
-        *,
-        io: str = "separate",
-        share: Sequence[str] = (),
+        self, work: Workload, settings: Settings, path: str, io: str = "separate", share: Sequence[str] = ()
     ) -> None:
         super().__init__(work, settings)
         self.path, self.io, self.share = path, io, share
@@ -190,14 +185,5 @@ class SideBySide(OneGraph):
         return {f"{m}/{name}": value for m, own in enumerate(values) for name, value in own.items()}
 
     def _split_models(self, result: Mapping[str, Value]) -> Results:
-        return [
-            {name: result[f"{m}/{own}"] for name, own in outputs.items()}
-            for m, outputs in enumerate(self.work.outputs)
-        ]
-
-
-def _one_each(work: Workload, settings: Settings) -> list[Runner]:
-    return [
-        Runner(path, work.feeds(m), work.wants(m), work.runtime, settings, work.tf32)
-        for m, path in enumerate(work.paths)
-    ]
+        outputs = enumerate(self.work.outputs)
+        return [{name: result[f"{m}/{own}"] for name, own in each.items()} for m, each in outputs]

@@ -14,12 +14,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from netfuse_onnx.measure import machine, memory, profile
 from netfuse_onnx.measure.choice import Way, choose, narrowed
-from netfuse_onnx.measure.contenders import Contender, OneGraph
+from netfuse_onnx.measure.contenders import OneGraph
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
 from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, quick, ratio, sample
@@ -136,13 +136,13 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, tell: Progress
             way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
 
 
-def _turn(way: Way, together: bool) -> AbstractContextManager[Run]:
-    assert way.contender is not None
-    return nullcontext(way.contender.run) if together else _loaded(way.contender)
-
-
 @contextmanager
-def _loaded(contender: Contender) -> Iterator[Run]:
+def _turn(way: Way, together: bool) -> Iterator[Run]:
+    contender = way.contender
+    assert contender is not None
+    if together:
+        yield contender.run
+        return
     try:
         contender.setup()
         contender.run()
@@ -164,7 +164,7 @@ def fastest(ways: Sequence[Way]) -> Iterator[Way]:
     """Yield the fastest way of each entry in the rounds, or one that failed there, so that it shows."""
 
     def rank(way: Way) -> tuple[bool, bool, float]:
-        return not way.row.broke, not way.row.ran, way.row.seconds.median if way.row.seconds else 0.0
+        return not way.row.broke, not way.row.ran, way.row.median
 
     for _, same in itertools.groupby(ways, key=lambda way: id(way.entry)):
         yield min(same, key=rank)
@@ -173,7 +173,7 @@ def fastest(ways: Sequence[Way]) -> Iterator[Way]:
 def speedups(rows: Sequence[Row]) -> Iterator[Speedup]:
     """Compare each merged model with the alternative that has the lowest median."""
     others = [row for row in rows if row.ran and not row.merged]
-    best = min(others, key=lambda row: row.seconds.median if row.seconds else 0.0, default=None)
+    best = min(others, key=lambda row: row.median, default=None)
     for row in rows:
         if best is not None and row.merged and row.ran:
             yield Speedup(row.label, best.label, ratio(best.samples, row.samples))
@@ -187,7 +187,7 @@ def _profile(work: Workload, ways: Sequence[Way]) -> tuple[tuple[KindRow, ...], 
     )
     if not ran:
         return (), ["There is no profile: no merged model ran."]
-    best = min(ran, key=lambda way: way.row.seconds.median if way.row.seconds else 0.0)
+    best = min(ran, key=lambda way: way.row.median)
     assert isinstance(best.contender, OneGraph)
     try:
         return profile.compare(work, best.contender, separate), []

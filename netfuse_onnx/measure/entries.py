@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from netfuse_onnx.measure.contenders import (
-    Concurrent,
-    Contender,
-    CudaGraphs,
-    InSequence,
-    OneGraph,
-    SideBySide,
-)
+from netfuse_onnx.measure import contenders
+from netfuse_onnx.measure.contenders import Concurrent, CudaGraphs, InSequence, OneGraph, SideBySide
 from netfuse_onnx.measure.processes import Processes
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.sidebyside import sidebyside
@@ -38,7 +33,7 @@ class Entry:
 
     kind: str
     label: str
-    make: Callable[[Settings], Contender]
+    make: Callable[[Settings], contenders.Contender]
     choices: tuple[Settings, ...]
     size: int
     merged: bool = False
@@ -51,25 +46,21 @@ def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[E
     """Return every way that the provider has. Files that a way needs go into `folder`."""
     cuda, size = work.runtime.provider == "cuda", sum(work.sizes)
     one = (Settings(),)
-    beside = str(Path(folder) / "sidebyside.onnx")
+    beside = partial(SideBySide, work, path=str(Path(folder) / "sidebyside.onnx"))
+    write = partial(sidebyside, work.paths, folder)
     ways = [
-        Entry(InSequence.kind, "in sequence", _maker(InSequence, work), sessions(work), size),
-        Entry(Concurrent.kind, "concurrent", _maker(Concurrent, work), one, size),
-        Entry(Processes.kind, "processes", _maker(Processes, work), one, size),
-        Entry(
-            SideBySide.kind,
-            "side by side",
-            lambda settings: SideBySide(work, settings, beside),
-            graphs(work),
-            size,
-            prepare=lambda: sidebyside(work.paths, folder),
-            writes=size,
-        ),
+        Entry(InSequence.kind, "in sequence", partial(InSequence, work), sessions(work), size),
+        Entry(Concurrent.kind, "concurrent", partial(Concurrent, work), one, size),
+        Entry(Processes.kind, "processes", partial(Processes, work), one, size),
+        Entry(SideBySide.kind, "side by side", beside, graphs(work), size, prepare=write, writes=size),
     ]
     if cuda:
         graph = (Settings(graph=True),)
-        ways.insert(1, Entry(CudaGraphs.kind, CudaGraphs.kind, _maker(CudaGraphs, work), graph, size))
-    return ways + [_merged(work, file) for file in merged]
+        ways.insert(1, Entry(CudaGraphs.kind, CudaGraphs.kind, partial(CudaGraphs, work), graph, size))
+    for file in merged:
+        make = partial(OneGraph, work, path=file.path, io=file.io, share=file.share)
+        ways.append(Entry(OneGraph.kind, file.label, make, graphs(work), file.size, merged=True))
+    return ways
 
 
 def sessions(work: Workload) -> tuple[Settings, ...]:
@@ -88,14 +79,3 @@ def graphs(work: Workload) -> tuple[Settings, ...]:
     if work.cores == 1:
         return (Settings(),)
     return (*sessions(work), Settings(branches=work.cores))
-
-
-def _maker(cls: type[Contender], work: Workload) -> Callable[[Settings], Contender]:
-    return lambda settings: cls(work, settings)
-
-
-def _merged(work: Workload, file: MergedFile) -> Entry:
-    def make(settings: Settings) -> Contender:
-        return OneGraph(work, settings, file.path, io=file.io, share=file.share)
-
-    return Entry(OneGraph.kind, file.label, make, graphs(work), file.size, merged=True)

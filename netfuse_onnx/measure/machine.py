@@ -8,7 +8,7 @@ import time
 from importlib import metadata
 
 from netfuse_onnx.measure import memory
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run.runtime import onnxruntime
 
 PACKAGES = ("numpy", "onnx", "torch")
 LOOK = 0.3  # seconds
@@ -19,15 +19,20 @@ def machine(provider: str) -> dict[str, str | int]:
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "memory_available": memory.available(),
     }
     return facts | ({"gpu": memory.gpu_name()} if provider == "cuda" else {})
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and the packages that it measures with."""
-    versions = {"python": platform.python_version(), "onnxruntime": ort_compat.onnxruntime().__version__}
+    versions = {"python": platform.python_version(), "onnxruntime": onnxruntime().__version__}
     for name in ("netfuse-onnx", *PACKAGES):
         try:
             versions[name] = metadata.version(name)

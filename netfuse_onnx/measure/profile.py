@@ -18,36 +18,23 @@ from netfuse_onnx.measure.report import KindRow
 from netfuse_onnx.measure.sessions import Settings, session
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.ops import traits
-from netfuse_onnx.run import ort_compat
-from netfuse_onnx.run.runtime import RunFailed, Value
+from netfuse_onnx.run.runtime import RunFailed, Value, first_line
 
 CALLS = 20
 WARM = 3
 
 KINDS = {
-    "Conv": ("FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger"),
-    "MatMul, Gemm": (
-        "MatMul",
-        "Gemm",
-        "FusedMatMul",
-        "FusedGemm",
-        "TransposeMatMul",
-        "FusedMatMulActivation",
-    ),
-    "integer MatMul": ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul"),
-    "LayerNormalization": (
-        "SkipLayerNormalization",
-        "SimplifiedLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "EmbedLayerNormalization",
-        "RMSNormalization",
-    ),
-    "Gelu": ("FastGelu", "BiasGelu", "QuickGelu"),
-    "Softmax": ("BiasSoftmax",),
-    "layout (ReorderInput, ReorderOutput)": ("ReorderInput", "ReorderOutput"),
-    "copies to and from the device": ("MemcpyToHost", "MemcpyFromHost"),
+    "Conv": "FusedConv NhwcFusedConv NhwcConv QLinearConv ConvInteger",
+    "MatMul, Gemm": "MatMul Gemm FusedMatMul FusedGemm TransposeMatMul FusedMatMulActivation",
+    "integer MatMul": "MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul QLinearMatMul",
+    "LayerNormalization": "SkipLayerNormalization SimplifiedLayerNormalization RMSNormalization "
+    "SkipSimplifiedLayerNormalization EmbedLayerNormalization",
+    "Gelu": "FastGelu BiasGelu QuickGelu",
+    "Softmax": "BiasSoftmax",
+    "layout (ReorderInput, ReorderOutput)": "ReorderInput ReorderOutput",
+    "copies to and from the device": "MemcpyToHost MemcpyFromHost",
 }
-KIND = {op: kind for kind, ops in KINDS.items() for op in ops}
+KIND = {op: kind for kind, ops in KINDS.items() for op in ops.split()}
 
 Table = Mapping[str, tuple[float, int]]
 """Kind -> seconds a call, kernels a call."""
@@ -80,7 +67,7 @@ def profiled(path: str, feeds: Mapping[str, Value], work: Workload, settings: Se
         except MemoryError:
             raise
         except Exception as error:
-            raise RunFailed(ort_compat.first_line(error)) from error
+            raise RunFailed(first_line(error)) from error
     return _table(events)
 
 

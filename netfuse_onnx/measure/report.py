@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from netfuse_onnx.errors import NetfuseError, ValuesDiffer
@@ -38,6 +38,11 @@ class Row:
     @property
     def ran(self) -> bool:
         return self.seconds is not None and not self.problem
+
+    @property
+    def median(self) -> float:
+        """The median of a call in seconds; infinity where nothing was measured."""
+        return self.seconds.median if self.seconds else math.inf
 
     @property
     def broke(self) -> bool:
@@ -102,6 +107,3 @@ class BenchReport(Report):
             return None
         wrong = next(row for row in self.rows if row.broke or (row.merged and not row.ran))
         return ValuesDiffer(f"{wrong.label}: {wrong.problem or 'it does not run'}.", "Prove it with verify.")
-
-    def warned(self, more: Sequence[str]) -> BenchReport:
-        return dataclasses.replace(self, warnings=(*more, *self.warnings))

@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.run import ort_compat
-from netfuse_onnx.run.runtime import RunFailed, Runtime, Value
+from netfuse_onnx.run.runtime import (
+    CUDA,
+    RunFailed,
+    Runtime,
+    Value,
+    first_line,
+    onnxruntime,
+    open_session,
+    providers,
+    session_options,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,10 @@ class Settings:
 
 def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = True, profile: str = "") -> Any:
     """Return an InferenceSession. `profile` is the prefix of the file of a profile. Raises RunFailed."""
-    ort = ort_compat.onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.intra_op_num_threads = settings.threads
     if settings.branches > 1:
-        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        options.execution_mode = onnxruntime().ExecutionMode.ORT_PARALLEL
         options.inter_op_num_threads = settings.branches
     if not settings.spin:
         for pool in ("intra", "inter"):
@@ -54,21 +61,10 @@ def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = Tru
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    try:
-        for library in runtime.libraries:
-            options.register_custom_ops_library(library)
-        return ort.InferenceSession(
-            path, options, providers=_providers(runtime, settings, tf32), enable_fallback=0
-        )
-    except Exception as error:
-        raise RunFailed(ort_compat.first_line(error)) from error
-
-
-def _providers(runtime: Runtime, settings: Settings, tf32: bool) -> list[tuple[str, dict[str, str]]]:
-    providers = ort_compat.providers(runtime.provider, tf32=tf32)
+    where = providers(runtime.provider, tf32=tf32)
     if settings.graph:
-        return [(ort_compat.CUDA, providers[0][1] | {"enable_cuda_graph": "1"})]
-    return providers
+        where = [(CUDA, where[0][1] | {"enable_cuda_graph": "1"})]
+    return open_session(path, options, runtime, where)
 
 
 class Runner:
@@ -84,8 +80,6 @@ class Runner:
         tf32: bool = True,
     ) -> None:
         self._session = session(path, runtime, settings, tf32=tf32)
-        if runtime.provider == "cuda" and ort_compat.CUDA not in self._session.get_providers():
-            raise RunFailed("it fell back from CUDA to the CPU")
         self.outputs = [port.name for port in self._session.get_outputs()]
         names = {port.name for port in self._session.get_inputs()}
         self._feeds = {name: value for name, value in feeds.items() if name in names and value is not None}
@@ -101,7 +95,7 @@ class Runner:
         except MemoryError:
             raise
         except Exception as error:
-            raise RunFailed(ort_compat.first_line(error)) from error
+            raise RunFailed(first_line(error)) from error
 
     def named(self) -> dict[str, Value]:
         """Run once and return the outputs by name. Raises RunFailed."""
@@ -114,7 +108,7 @@ class _Bound:
     def __init__(
         self, session: Any, feeds: Mapping[str, Value], outputs: Sequence[str], wanted: Mapping[str, Value]
     ) -> None:
-        ort = ort_compat.onnxruntime()
+        ort = onnxruntime()
         self._session = session
         self._binding = session.io_binding()
         self._inputs, self._outputs = [], []
@@ -130,7 +124,7 @@ class _Bound:
                 self._binding.bind_ortvalue_output(name, place)
                 self._outputs.append(place)
         except Exception as error:
-            raise RunFailed(ort_compat.first_line(error)) from error
+            raise RunFailed(first_line(error)) from error
 
     def run(self) -> Sequence[Value]:
         for place, array in self._inputs:

@@ -15,8 +15,9 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from netfuse_onnx.ops import walk
 from netfuse_onnx.run.runtime import RunFailed
-from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.tensors import tensors
+from netfuse_onnx.types import Extent
 
 ALIGNED = 4096
 """Weights begin at multiples of so many bytes, so that a runtime can map them."""
@@ -44,11 +45,8 @@ def _move(model: ModelProto, data: BinaryIO) -> None:
         if tensor.data_location == TensorProto.EXTERNAL:
             weight = weights.weight_of(tensor)
             data.write(bytes(-data.tell() % ALIGNED))
-            places = {"location": DATA, "offset": data.tell(), "length": weights.nbytes(weight)}
+            external.refer(tensor, Extent(DATA, data.tell(), weights.nbytes(weight)))
             data.writelines(weights.blocks(weight))
-            del tensor.external_data[:]
-            for key, value in places.items():
-                tensor.external_data.add(key=key, value=str(value))
     for tensor in tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data[0].value != DATA:
             tensor.CopyFrom(weights.proto(weights.weight_of(tensor), tensor.name))

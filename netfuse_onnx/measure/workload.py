@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from netfuse_onnx.labels import Labels
+from netfuse_onnx.measure import machine
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
 from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.run.inputs import joined
 from netfuse_onnx.run.runtime import Value
 from netfuse_onnx.types import Correspondence
 
@@ -42,7 +44,7 @@ class Workload:
         self.paths = tuple(source.path for source in family.sources)
         self.runtime = options.runtime
         self.tf32 = tf32 and options.runtime.provider == "cuda"
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores = machine.cores()
         self.sizes = tuple(sum(map(os.path.getsize, source.files)) for source in family.sources)
         case = self.trial.cases[0]
         self.case = case.label
@@ -73,23 +75,12 @@ class Workload:
     # ------------------------------------------------------------------ the merged model's names
 
     def merged_feeds(self, io: str, share: Sequence[str]) -> dict[str, Value]:
-        label = Labels.of(self.trial.family, io, frozenset(share)).input
-        return self._merged(self.given, io, share, label)
+        labels = Labels.of(self.trial.family, io, frozenset(share))
+        return joined(self.given, labels, labels.input)
 
     def merged_wants(self, io: str) -> dict[str, Value]:
-        return self._merged(self.wanted, io, (), Labels.of(self.trial.family, io).output)
-
-    def _merged(
-        self, values: Results, io: str, share: Sequence[str], label: Callable[[int, str], str]
-    ) -> dict[str, Value]:
-        merged: dict[str, Value] = {}
-        for name in values[0]:
-            if io == "stacked" and name not in share:
-                merged[name] = np.stack([np.asarray(own[name]) for own in values])
-            else:
-                for model, own in enumerate(values):
-                    merged.setdefault(label(model, name), own[name])
-        return merged
+        labels = Labels.of(self.trial.family, io)
+        return joined(self.wanted, labels, labels.output)
 
     def split_models(self, result: Mapping[str, Value], io: str) -> Results:
         """Return the merged model's outputs per model."""
@@ -119,9 +110,8 @@ class Workload:
         worst, problem = Gap(), ""
         for model, got, want in zip(self.names, results, self.wanted, strict=True):
             for name, line in self._lines.items():
-                gap = (
-                    Gap() if line.random else compare(got[name], want[name], self._allowed(line, want[name]))
-                )
+                allowed = self._allowed(line, want[name])
+                gap = Gap() if line.random else compare(got[name], want[name], allowed)
                 if (bool(gap.problem), gap.ratio) > (bool(worst.problem), worst.ratio):
                     what = gap.problem or f"error {gap.error:.3g}, allowed {gap.allowed:.3g}"
                     worst, problem = gap, f"output {name} of {model}: {what}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.ops.kinds import FLOATS
@@ -92,10 +92,6 @@ def _in_body(body: GraphProto) -> Iterator[Learned]:
             yield Learned(node, "", (attrs,))
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return walk.without_bodies(walk.node_of(node).attrs)
-
-
 @dataclass
 class _MergedNode:
     """A node of the merged file. `claimed` is True once it was compared with a source."""
@@ -116,7 +112,7 @@ class _File:
     def __init__(self, model: ModelProto, weights: frozenset[str]) -> None:
         self.nodes: dict[str, list[_MergedNode]] = {}
         for node in walk.nodes(model.graph):
-            attrs = _attributes(node)
+            attrs = walk.without_bodies(walk.node_of(node).attrs)
             self.nodes.setdefault(walk.key(node), []).append(_MergedNode(node.name, attrs, _bits(attrs)))
         constants = (t for t in model.graph.initializer if t.name not in weights)
         self._floats = [t for t in constants if t.data_type in FLOATS]
@@ -132,14 +128,14 @@ class _File:
             for attrs, some in zip(learned.each, named, strict=True)
         ]
         node = learned.node
-        if not (
-            any(named) or all(present) or tables.learned(node.op, node.domain) or _differing_numbers(learned)
-        ):
+        in_file = any(named) or all(present)
+        if not (in_file or tables.learned(node.op, node.domain) or _differing_numbers(learned)):
             yield LOST
             return
         for model, attrs, some, ok in zip(models, learned.each, named, present, strict=True):
             if not ok:
-                yield f"{_title(learned)} of {model or 'all models'}: {_said(attrs, some)}"
+                title = f"Node {node.name or node.outputs[0]!r} ({node.key})"
+                yield f"{title} of {model or 'all models'}: {_said(attrs, some)}"
 
     def strange(self) -> Iterator[str]:
         """Yield a sentence for each node of ai.onnx.ml whose attributes no source has."""
@@ -235,7 +231,3 @@ def _where(want: Any, have: Any) -> str:
     unlike = (i for i, (a, b) in enumerate(zip(want, have, strict=True)) if value_bits(a) != value_bits(b))
     at = next(unlike, None)
     return "" if at is None else f": element {at} is {have[at]}, not {want[at]}"
-
-
-def _title(learned: Learned) -> str:
-    return f"Node {learned.node.name or learned.node.outputs[0]!r} ({learned.node.key})"

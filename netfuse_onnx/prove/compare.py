@@ -23,10 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.run.runtime import Array, Value
 from netfuse_onnx.types import Dim
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

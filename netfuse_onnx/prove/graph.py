@@ -62,11 +62,8 @@ def _edges(file: ModelProto, own: ModelProto) -> Iterator[str]:
         yield f"The local functions of the file are not those that merging gives: {said}."
     if file.graph.sparse_initializer:
         yield "The file holds sparse initializers; merging gives none."
-    for what, ours, theirs in (
-        ("input", file.graph.input, own.graph.input),
-        ("output", file.graph.output, own.graph.output),
-    ):
-        yield from _signature(what, ours, theirs)
+    yield from _signature("input", file.graph.input, own.graph.input)
+    yield from _signature("output", file.graph.output, own.graph.output)
 
 
 def _functions(model: ModelProto) -> list[bytes]:
@@ -133,7 +130,10 @@ class _Walk:
         elif paired and file.made is Made.STORED:
             self._tensors(file, own, where)
         if not paired:
-            self.problems.append(f"{where} is {file} in the file; merging these sources gives {own}.")
+            self._differs(f"{where} is {file}", own)
+
+    def _differs(self, told: str, own: object) -> None:
+        self.problems.append(f"{told} in the file; merging these sources gives {own}.")
 
     def _same_input(self, file: Origin, own: Origin) -> bool:
         """Inputs of the main graph pair by name, those of a body by position."""
@@ -152,10 +152,7 @@ class _Walk:
             return self.nodes.get(ours) == theirs
         self.nodes[ours], self.taken[theirs] = theirs, ours
         if key(file.node) != key(own.node):
-            self.problems.append(
-                f"Node {title(own.node)} is {key(file.node)} in the file; merging these sources gives "
-                f"{key(own.node)}."
-            )
+            self._differs(f"Node {title(own.node)} is {key(file.node)}", key(own.node))
         elif not any(self._arity(file.node, own.node)):
             self._inside(file, own)
         return True
@@ -165,16 +162,14 @@ class _Walk:
         for what, have, want in (("inputs", file.input, own.input), ("outputs", file.output, own.output)):
             ours, theirs = [bool(name) for name in names(have)], [bool(name) for name in names(want)]
             if ours != theirs:
-                told = f"Node {title(file)} has {sum(ours)} {what} in the file"
-                self.problems.append(f"{told}; merging these sources gives {sum(theirs)}.")
+                self._differs(f"Node {title(file)} has {sum(ours)} {what}", sum(theirs))
                 yield True
 
     def _inside(self, file: Origin, own: Origin) -> None:
         """Compare attributes, and queue bodies and inputs."""
         node = title(file.node)
         for name, have, want in unequal_attributes(file.node, own.node):
-            told = f"Attribute {name!r} of node {node} is {have} in the file"
-            self.problems.append(f"{told}; merging these sources gives {want}.")
+            self._differs(f"Attribute {name!r} of node {node} is {have}", want)
         for name in dict.fromkeys(name for name, _ in bodies(file.node)):
             inner = ([body for other, body in bodies(each.node) if other == name] for each in (file, own))
             for a, b in zip(*inner, strict=False):
@@ -223,8 +218,7 @@ class _Walk:
             told = f"{where} is the weight {file.name!r} of {want.value!r} in the file"
             self.problems.append(f"{told}, which does not hold the models in the order of merging.")
         elif have != want:
-            told = f"{where} is {_weight(file.name, have)} in the file"
-            self.problems.append(f"{told}; merging these sources gives {_weight(own.name, want)}.")
+            self._differs(f"{where} is {_weight(file.name, have)}", _weight(own.name, want))
 
 
 Place = tuple[Scope, int]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ import numpy as np
 from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Magnitudes, Tolerance, compare
 from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, source_lineages
-from netfuse_onnx.prove.noise import Array, Noise, measure
+from netfuse_onnx.prove.noise import Noise, measure
 from netfuse_onnx.prove.trial import Options, Progress, Trial
-from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
+from netfuse_onnx.run.runtime import Array, RunFailed, Runtime, Session, Value
 
 BOUNDED_ERROR = {"float64": 4e-16, "float32": 2e-7, "float16": 2e-3}
 """Precision -> absolute error allowed for a bounded activation: two rounding steps of 1."""
@@ -164,17 +164,8 @@ class _OneModel:
             output=name,
             precision=_precision(line, want),
             case=trial.cases[case].label,
-            ratio=gap.ratio,
-            error=gap.error,
-            allowed=gap.allowed,
-            scale=gap.scale,
-            at=gap.at,
-            got=gap.got,
-            want=gap.want,
-            wrong=gap.wrong,
-            size=gap.size,
             noise=noise,
-            problem=gap.problem,
+            **asdict(gap),
         )
 
     def _tied(self, case: int, row: OutputProof) -> OutputProof:
@@ -241,11 +232,7 @@ def _compare_shapes(got: Value, want: Value) -> Gap:
 
 
 def resolve_ties(
-    row: OutputProof,
-    got: Value,
-    want: Value,
-    scores: Array | None,
-    line: Lineage,
+    row: OutputProof, got: Value, want: Value, scores: Array | None, line: Lineage
 ) -> OutputProof:
     """Return the row; it passes, with the number of ties, where all indices that differ are ties."""
     if not isinstance(got, np.ndarray) or not isinstance(want, np.ndarray) or line.scores is None:

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from netfuse_onnx.prove.compare import difference
 from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run import symbols
-from netfuse_onnx.run.runtime import RunFailed, Session, Value
-
-Array = np.ndarray[Any, Any]
+from netfuse_onnx.run.runtime import Array, RunFailed, Session, Value
 
 COPIES = 4
 """Copies of the inputs that are fed in one batch."""

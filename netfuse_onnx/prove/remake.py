@@ -14,7 +14,7 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.graph import prove_graph
-from netfuse_onnx.run import ort_compat
+from netfuse_onnx.run.runtime import onnxruntime
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.types import Correspondence, Ran
 from netfuse_onnx.write.metadata import Metadata
@@ -29,7 +29,7 @@ def tools(family: Correspondence) -> dict[str, str]:
 
     versions = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
     if family.ran is Ran.TOLD:
-        versions["onnxruntime"] = ort_compat.onnxruntime().__version__
+        versions["onnxruntime"] = onnxruntime().__version__
     elif family.ran is Ran.FAILED:  # it is not installed, or lacks a library of operators
         versions["onnxruntime"] = "without an answer"
     return versions
@@ -38,6 +38,19 @@ def tools(family: Correspondence) -> dict[str, str]:
 def constants(target: str) -> str:
     """Return the SHA-256 of a target's constants where they come from a file, else ''."""
     return targets.target(target).digest if target.endswith(".json") else ""
+
+
+def merge(
+    family: Correspondence,
+    *,
+    io: str = "separate",
+    share: frozenset[str] = frozenset(),
+    target: str = "generic",
+    dims: Mapping[str, int] | None = None,
+) -> Merged:
+    """Plan and lower a family. The merged graph has no bytes of weights."""
+    plan = planning.plan(family, io=io, share=share, cost=cost(target, family, dims or {}))
+    return lower(family, plan, io=io, share=share)
 
 
 def prove_remade(
@@ -53,7 +66,8 @@ def prove_remade(
             return GraphProof(note=_unmade(f"{about.target} lies outside of this folder and the file's own"))
         if about.constants and constants(about.target) != about.constants:
             return GraphProof(note=_unmade(f"the constants in {about.target} have changed since the merge"))
-        merged = _merge_again(about, family)
+        share = frozenset(about.share)
+        merged = merge(family, io=about.io, share=share, target=about.target, dims=about.dims)
     except (FileFault, UsageFault, NotStackable) as error:
         return GraphProof(note=_unmade(error.message.rstrip(".")))
     proof = prove_graph(path, merged, recipes)
@@ -67,12 +81,6 @@ def _may_read(target: str, path: str) -> bool:
     roots = map(os.path.realpath, (os.curdir, os.path.dirname(os.path.abspath(path))))
     real = os.path.realpath(target)
     return any(os.path.commonpath((root, real)) == root for root in roots)
-
-
-def _merge_again(about: Metadata, family: Correspondence) -> Merged:
-    share = frozenset(about.share)
-    by = cost(about.target, family, about.dims)
-    return lower(family, planning.plan(family, io=about.io, share=share, cost=by), io=about.io, share=share)
 
 
 def _unmade(reason: str) -> str:

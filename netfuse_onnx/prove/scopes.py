@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TensorProto
 
@@ -21,20 +21,13 @@ class Made(enum.StrEnum):
     ABSENT = "absent"
 
 
-@dataclass(eq=False)
 class Scope:
     """One graph: the main graph, or a body, which also reads values of `parent`."""
 
-    graph: GraphProto
-    parent: Scope | None = None
-    inputs: Mapping[str, int] = field(default_factory=dict)
-    stored: Mapping[str, TensorProto] = field(default_factory=dict)
-    producers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        graph = self.graph
+    def __init__(self, graph: GraphProto, parent: Scope | None = None) -> None:
+        self.graph, self.parent = graph, parent
         self.inputs = {value.name: place for place, value in enumerate(graph.input)}
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.stored: Mapping[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.producers = {
             name: (index, place)
             for index, node in enumerate(graph.node)

@@ -15,9 +15,8 @@ import numpy as np
 from netfuse_onnx.proofs import ALIKE, APART, RANDOM, Spread, Telling
 from netfuse_onnx.prove.compare import compare, finite, ratios
 from netfuse_onnx.prove.judge import Judge
-from netfuse_onnx.prove.noise import Array
 from netfuse_onnx.prove.trial import Trial
-from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.run.runtime import Array, Value
 
 Ratios = dict[tuple[int, int], Array]
 """Pair of models -> the distance of an output or of each of its channels, in units of the tolerance."""

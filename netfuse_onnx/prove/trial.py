@@ -98,15 +98,7 @@ class Trial:
 
     def joined(self, drawn: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
         """Join the inputs of the models into those that the merged model takes."""
-        merged: dict[str, Value] = {}
-        for spec in self.specs:
-            values = [feed[spec.name] for feed in drawn]
-            if self.options.io == "stacked" and spec.name not in self.options.share:
-                merged[spec.name] = np.stack([np.asarray(v) for v in values])
-            else:
-                for model, value in enumerate(values):
-                    merged.setdefault(self.labels.input(model, spec.name), value)
-        return merged
+        return inputs.joined(drawn, self.labels, self.labels.input)
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """Return one model's part of the merged outputs, and '' or what is wrong with it."""

@@ -19,8 +19,7 @@ from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run import bounds
-from netfuse_onnx.run.ort_compat import CUDA
-from netfuse_onnx.run.runtime import RunFailed, Session, Value
+from netfuse_onnx.run.runtime import CUDA, RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
 
 

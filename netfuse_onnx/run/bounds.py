@@ -60,9 +60,7 @@ def of_merged(path: str, family: Correspondence, limit: int) -> str:
     stored = sum(weights.nbytes(w) for source in family.sources for w in source.graph.weights.values())
     limit += int(FOLDING * stored)
     source = infer(unclaimed(load(path)))
-    constants = {name: (weight,) for name, weight in source.graph.weights.items()}
-    alone = Correspondence((source,), ("",), source.graph, constants, source.opsets, source.ir_version)
-    return refusal(replace(source, graph=fold(alone).graph), limit, fed=True)
+    return refusal(replace(source, graph=fold(Correspondence.of_one(source)).graph), limit, fed=True)
 
 
 @dataclass

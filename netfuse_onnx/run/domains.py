@@ -1,5 +1,5 @@
-"""Which integers a graph input takes, read off what consumes it: the rows of the table that a Gather
-looks up, the depth of a one-hot, the constants it is compared with. They are those that every model takes.
+"""Reads the integers that a graph input takes off its consumers: the rows of the table that a Gather looks
+up, the depth of a one-hot, the constants it is compared with. Every model takes these.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Domains:
             yield from (replace(shifted, name=out) for out in step.outs if out)
 
     def _shifted(self, line: _Line, step: Step, i: int) -> _Line | None:
-        """What arithmetic with a constant makes of a value; None for what is not followed."""
+        """Return the value after arithmetic with a constant; None where it is not followed."""
         if step.op == "Neg":
             return replace(line, scale=-line.scale, least=-line.most, most=-line.least)
         if step.op not in ("Add", "Sub", "Mul", "Div") or len(step.ins) != 2:
@@ -142,7 +142,7 @@ class Domains:
     # ------------------------------------------------------------------ what bounds
 
     def _rows(self, step: Step, i: int) -> float:
-        """How many rows the smallest table has that input `i` of the step indexes, in all models; infinity
+        """Return the rows of the smallest table, in all models, that input `i` of the step indexes; infinity
         when it indexes none."""
         if step.op == "OneHot":
             depth = self._constants(step.ins[1]) if i == 0 else ()

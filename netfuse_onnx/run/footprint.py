@@ -135,11 +135,16 @@ def constant_bytes(graph: Graph) -> int:
         most = sum(read) if node.op == "Concat" else max(read, default=0)
         if node.op in ("RandomNormal", "RandomUniform"):
             most = ITEM * math.prod(node.attrs["shape"])
-        for name in filter(None, node.outputs):
-            exact = _bytes(graph.types.get(name, ValueType()))
-            size[name] = most if exact is None else exact
-            total += size[name]
+        given = _given(graph, node, most)
+        size |= given
+        total += sum(given.values())
     return total
+
+
+def _given(graph: Graph, node: Node, unknown: int) -> dict[str, int]:
+    """Return the bytes of a node's outputs; `unknown` for those of unknown shape."""
+    exact = {name: _bytes(graph.types.get(name, ValueType())) for name in node.outputs if name}
+    return {name: unknown if known is None else known for name, known in exact.items()}
 
 
 def static_peak(graph: Graph) -> int:
@@ -152,10 +157,7 @@ def _sizes(graph: Graph) -> dict[str, int]:
     """Return the bytes of every input and of every node's outputs."""
     size = {name: _bytes(graph.types.get(name, ValueType())) or 0 for name in graph.inputs}
     for node in graph.nodes:
-        most = max((size.get(name, 0) for name in node.reads), default=0)
-        for name in filter(None, node.outputs):
-            exact = _bytes(graph.types.get(name, ValueType()))
-            size[name] = most if exact is None else exact
+        size |= _given(graph, node, max((size.get(name, 0) for name in node.reads), default=0))
     return size
 
 

@@ -101,7 +101,7 @@ the library is loaded: set to 1, nothing is made and nothing is sent. Children i
 TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
 
 ERRORS_PRINTED = "1.32"
-"""What is raised as an exception is reported on stderr as well."""
+"""An error that is raised as an exception is reported on stderr as well."""
 
 CUDA_LISTED = "1.31"
 """CUDA: onnxruntime-gpu on a machine without a GPU lists CUDAExecutionProvider as available and falls back

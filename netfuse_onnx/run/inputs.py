@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.ops.kinds import of_proto
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.domains import Accepts, Domains
@@ -82,7 +83,7 @@ def separate_symbols(specs: Sequence[InputSpec], bound: Collection[str] = ()) ->
     name (`?`, say) need not have one size: ONNX Runtime does not compare them."""
     every = Counter(dim for spec in specs for dim in spec.dims or () if isinstance(dim, str))
     shared = {name for name, count in every.items() if count > 1 and name not in bound}
-    return tuple(replace(spec, dims=symbols.separated(spec.name, spec.dims, shared)) for spec in specs)
+    return tuple(replace(spec, dims=symbols.named(spec.name, spec.dims, shared)) for spec in specs)
 
 
 def names(specs: Sequence[InputSpec]) -> tuple[str, ...]:
@@ -109,6 +110,20 @@ def draw(
         drawn = [_array(spec, shape, case, rng) for _ in range(2 if spec.sequence else 1)]
         feeds[spec.name] = drawn if spec.sequence else drawn[0]
     return feeds
+
+
+def joined(
+    values: Sequence[Mapping[str, Value]], labels: Labels, label: Callable[[int, str], str]
+) -> dict[str, Value]:
+    """Join the inputs or outputs of all models into those of the merged model, which `label` names."""
+    merged: dict[str, Value] = {}
+    for name in values[0]:
+        if labels.io == "stacked" and name not in labels.share:
+            merged[name] = np.stack([np.asarray(own[name]) for own in values])
+        else:
+            for model, own in enumerate(values):
+                merged.setdefault(label(model, name), own[name])
+    return merged
 
 
 def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.Generator) -> Array:

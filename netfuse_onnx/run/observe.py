@@ -24,7 +24,7 @@ from netfuse_onnx.run.bounds import refusal
 from netfuse_onnx.run.footprint import Footprints
 from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
-from netfuse_onnx.storage import weights
+from netfuse_onnx.storage import external, weights
 from netfuse_onnx.types import Correspondence, Extent, Source, ValueType, Weight
 
 ATTEMPTS, NEAR = 32, 8
@@ -49,9 +49,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
         )
     except (RunFailed, NetfuseError, ValueError):
         return ()
-    graph = source.graph
-    parts = {name: (weight,) for name, weight in graph.weights.items()}
-    alone = Correspondence((source,), ("",), graph, parts, source.opsets, source.ir_version)
+    alone = Correspondence.of_one(source)
     declared = inputs.describe(alone)
     if any(not spec.dtype or (spec.dims is None and not spec.sequence) for spec in declared):
         return ()  # no input of unknown rank can be drawn
@@ -151,12 +149,5 @@ def _initializer(name: str, weight: Weight, home: str) -> TensorProto:
     if not isinstance(extent, Extent) or os.path.commonpath([os.path.abspath(extent.path), home]) != home:
         return weights.proto(weight, name)
     tensor = TensorProto(name=name, data_type=weight.dtype, dims=weight.shape)
-    tensor.data_location = TensorProto.EXTERNAL
-    place: Mapping[str, str] = {
-        "location": os.path.relpath(os.path.abspath(extent.path), home),
-        "offset": str(extent.offset),
-        "length": str(extent.length),
-    }
-    for key, value in place.items():
-        tensor.external_data.add(key=key, value=value)
+    external.refer(tensor, replace(extent, path=os.path.relpath(os.path.abspath(extent.path), home)))
     return tensor

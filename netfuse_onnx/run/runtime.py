@@ -1,11 +1,16 @@
-"""Sessions of ONNX Runtime, with a check that the chosen provider really runs. Inputs and outputs are numpy
-arrays.
+"""The onnxruntime module, and sessions of it: with a check that the chosen provider really runs, and numpy
+arrays as inputs and outputs.
 
-A `Session` keeps nothing but the session itself, so that deleting it frees the model.
+A `Session` keeps nothing but the session itself, so that deleting it frees the model. gaps.py names the gaps
+of ONNX Runtime that this module works around.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import io
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,16 +20,22 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.run import ort_compat
-from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES
+from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES, TELEMETRY_OFF
 
 Array = np.ndarray[Any, Any]
 Value = Array | list[Any] | None
 """A tensor, a sequence of tensors, or an empty optional."""
 
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 SECONDS = 600.0
 """A longer run is ended: nothing else ends a loop whose condition in the file stays true."""
+MISSING = (
+    "ONNX Runtime is not installed, and the proof of the values needs it.",
+    "Install it with pip install 'netfuse-onnx[cpu]' (or 'netfuse-onnx[gpu]' for CUDA), "
+    "or give --no-verify to merge without the proof.",
+)
 LIBRARY = "Give --ort-library a shared library that this ONNX Runtime can load."
 
 
@@ -50,10 +61,10 @@ def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
     """
     if provider not in ("auto", "cpu", "cuda"):
         raise UsageFault(f"There is no provider {provider!r}.", "Choose auto, cpu or cuda.")
-    ort_compat.onnxruntime()
+    onnxruntime()
     if provider == "cpu":
         return Runtime("cpu", tuple(libraries))
-    problem = ort_compat.cuda_problem()
+    problem = cuda_problem()
     if not problem:
         return Runtime("cuda", tuple(libraries), required=provider == "cuda")
     if provider == "cuda":
@@ -61,7 +72,7 @@ def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
             f"CUDA was asked for, but can't be used: {problem}.",
             "Install netfuse-onnx[gpu] on a machine with a GPU, or give --provider cpu.",
         )
-    return Runtime("cpu", tuple(libraries), note=problem if ort_compat.cuda_listed() else "")
+    return Runtime("cpu", tuple(libraries), note=problem if cuda_listed() else "")
 
 
 def libraries(paths: Sequence[str]) -> tuple[str, ...]:
@@ -72,13 +83,34 @@ def libraries(paths: Sequence[str]) -> tuple[str, ...]:
         if not os.path.isfile(path):
             raise FileFault(f"{named or chr(39) * 2} does not exist.", LIBRARY)
         try:
-            ort_compat.onnxruntime().SessionOptions().register_custom_ops_library(path)
+            onnxruntime().SessionOptions().register_custom_ops_library(path)
         except UsageFault:
             continue
         except Exception as error:
-            reason = ort_compat.first_line(error)
+            reason = first_line(error)
             raise FileFault(f"{named} is no library of custom operators: {reason}.", LIBRARY) from error
     return absolute
+
+
+def session_options() -> Any:
+    """Return SessionOptions without a log."""
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def open_session(model: str | bytes, options: Any, runtime: Runtime, where: Sequence[Any]) -> Any:
+    """Return an InferenceSession on the providers `where`. Raises RunFailed where ONNX Runtime does not load
+    the model, or falls back from CUDA to the CPU."""
+    try:
+        for library in runtime.libraries:
+            options.register_custom_ops_library(library)
+        session = onnxruntime().InferenceSession(model, options, providers=where, enable_fallback=0)
+    except Exception as error:
+        raise RunFailed(first_line(error)) from error
+    if runtime.provider == "cuda" and CUDA not in session.get_providers():
+        raise RunFailed("it fell back from CUDA to the CPU")
+    return session
 
 
 class Session:
@@ -93,33 +125,22 @@ class Session:
         tf32: bool = False,
         folder: str = "",
     ) -> None:
-        ort = ort_compat.onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = session_options()
         options.enable_mem_pattern = False  # shapes change from run to run
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if folder:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            for library in runtime.libraries:
-                options.register_custom_ops_library(library)
-            self._session = ort.InferenceSession(
-                model, options, providers=ort_compat.providers(runtime.provider, tf32=tf32), enable_fallback=0
-            )
-        except Exception as error:
-            raise RunFailed(ort_compat.first_line(error)) from error
-        if runtime.provider == "cuda" and ort_compat.CUDA not in self._session.get_providers():
-            raise RunFailed("it fell back from CUDA to the CPU")
+            options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = open_session(model, options, runtime, providers(runtime.provider, tf32=tf32))
         self.inputs = {port.name: port.type for port in self._session.get_inputs()}
         self.outputs = {port.name: port.type for port in self._session.get_outputs()}
-        self.placed = ort_compat.placement(self._session)
+        self.placed = placement(self._session)
 
     def run(self, feeds: Mapping[str, Value], seconds: float = SECONDS) -> dict[str, Value]:
         """Return all outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also
         for a run that takes more than `seconds`."""
-        options = ort_compat.onnxruntime().RunOptions()
+        options = onnxruntime().RunOptions()
         alarm = threading.Timer(seconds, setattr, (options, "terminate", True))
         alarm.daemon = True
         alarm.start()
@@ -137,16 +158,131 @@ class Session:
         try:
             if self._all_numpy:
                 return dict(zip(self.outputs, self._session.run(None, given, options), strict=True))
-            values = {name: ort_compat.to_ort(np.asarray(v), self.inputs[name]) for name, v in given.items()}
+            values = {name: to_ort(np.asarray(v), self.inputs[name]) for name, v in given.items()}
             results = self._session.run_with_ort_values(list(self.outputs), values, options)
-            return {name: ort_compat.from_ort(v) for name, v in zip(self.outputs, results, strict=True)}
+            return {name: from_ort(v) for name, v in zip(self.outputs, results, strict=True)}
         except MemoryError:
             raise
         except Exception as error:
-            raise RunFailed(ort_compat.first_line(error)) from error
+            raise RunFailed(first_line(error)) from error
 
     @property
     def _all_numpy(self) -> bool:
         """True where numpy has all element types of inputs and outputs."""
         types = [*self.inputs.values(), *self.outputs.values()]
-        return not any(ort_compat.element_type(t) in NOT_NUMPY_TYPES for t in types)
+        return not any(element_type(t) in NOT_NUMPY_TYPES for t in types)
+
+
+# --------------------------------------------------------------------------- the module
+
+
+@functools.cache
+def onnxruntime() -> Any:
+    """The onnxruntime module with its own log silenced and its telemetry off.
+
+    Raises UsageFault, naming the extras, when it is not installed. It works around gaps.TELEMETRY and
+    gaps.ERRORS_PRINTED. On Windows, and where the caller had imported onnxruntime before, telemetry is only
+    switched off from here on.
+    """
+    os.environ[TELEMETRY_OFF] = "1"
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        if error.name not in (None, "onnxruntime"):
+            raise UsageFault(f"ONNX Runtime does not load: {error}.", MISSING[1]) from error
+        raise UsageFault(*MISSING) from error
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(4)
+    return ort
+
+
+def cuda_listed() -> bool:
+    """True where this ONNX Runtime was built with CUDA. That it runs is another matter."""
+    return CUDA in onnxruntime().get_available_providers()
+
+
+@functools.cache
+def cuda_problem() -> str:
+    """The reason why CUDA can't be used, or '' when a session really ran on it (gaps.CUDA_LISTED)."""
+    ort = onnxruntime()
+    if not cuda_listed():
+        return f"this ONNX Runtime ({ort.__version__}) was built without CUDA"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it can't find
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+        options = session_options()
+        session = ort.InferenceSession(_tiny_model(), options, providers=[CUDA], enable_fallback=0)
+        if CUDA not in session.get_providers():
+            return "ONNX Runtime fell back to the CPU (no usable CUDA device or libraries)"
+        session.run(None, {"x": np.ones(4, np.float32)})
+    except Exception as error:
+        return first_line(error)
+    return ""
+
+
+def providers(name: str, *, tf32: bool) -> list[tuple[str, dict[str, str]]]:
+    """The provider list of a session (gaps.TF32)."""
+    if name == "cuda":
+        return [(CUDA, {"use_tf32": "1" if tf32 else "0"}), (CPU, {})]
+    return [(CPU, {})]
+
+
+def placement(session: Any) -> dict[str, int]:
+    """Provider -> nodes that it runs, after optimisation. Empty before 1.24, which can't tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    placed: dict[str, int] = {}
+    try:
+        for part in session.get_provider_graph_assignment_info():
+            placed[part.ep_name] = placed.get(part.ep_name, 0) + len(part.get_nodes())
+    except Exception:
+        return {}
+    return placed
+
+
+def element_type(ort_type: str) -> str:
+    """`tensor(float)` -> `float`; the type itself when it isn't a tensor."""
+    return ort_type[7:-1] if ort_type.startswith("tensor(") else ort_type
+
+
+def to_ort(array: np.ndarray[Any, Any], ort_type: str) -> Any:
+    """A numpy array as an OrtValue of the type that the model declares."""
+    ort = onnxruntime()
+    number = NOT_NUMPY_TYPES.get(element_type(ort_type))
+    if number is None:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    bits = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, number)
+
+
+def from_ort(value: Any) -> Any:
+    """An OrtValue on the CPU as a numpy array (ml_dtypes for what numpy lacks), or a list of them."""
+    if value.is_tensor_sequence():
+        return value.numpy() if hasattr(value, "numpy") else list(value)
+    name = element_type(value.data_type())
+    if name not in NOT_NUMPY_TYPES:
+        return value.numpy()
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(NOT_NUMPY_TYPES[name])
+    shape = tuple(value.shape())
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the text of an ONNX Runtime error without its prefix, source positions and further lines."""
+    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return text.strip().rstrip(".")[:400]
+
+
+def _tiny_model() -> bytes:
+    from onnx import parser
+
+    text = '<ir_version: 7, opset_import: ["": 13]> g (float[4] x) => (float[4] y) {y = Add(x, x)}'
+    data: bytes = parser.parse_model(text).SerializeToString()
+    return data

@@ -23,18 +23,9 @@ def meet(name: str, shapes: Sequence[Dims]) -> Dims:
     return named(name, functools.reduce(kinds.accepted_dims, ranked)) if ranked else None
 
 
-def named(name: str, dims: Dims) -> Dims:
-    """Return the dims of an input, with `INPUT.POSITION` for those without a name."""
-    return dims and tuple(_unnamed(name, i) if dim is None else dim for i, dim in enumerate(dims))
-
-
-def separated(name: str, dims: Dims, shared: Collection[str]) -> Dims:
-    """Return the dims of an input, with `INPUT.POSITION` for symbols that are `shared` by several axes."""
-    return dims and tuple(_unnamed(name, i) if dim in shared else dim for i, dim in enumerate(dims))
-
-
-def _unnamed(name: str, position: int) -> str:
-    return f"{name}.{position}"
+def named(name: str, dims: Dims, replaced: Collection[Dim] = (None,)) -> Dims:
+    """Return the dims of an input, with `INPUT.POSITION` for those to be replaced: those without a name."""
+    return dims and tuple(f"{name}.{i}" if dim in replaced else dim for i, dim in enumerate(dims))
 
 
 def free(shapes: Iterable[Dims]) -> tuple[str, ...]:

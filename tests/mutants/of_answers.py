@@ -5,14 +5,14 @@ from .mutation import mutation
 MUTATIONS = (
     mutation(
         "telemetry-left-on",
-        "netfuse_onnx/run/ort_compat.py",
+        "netfuse_onnx/run/runtime.py",
         'os.environ[TELEMETRY_OFF] = "1"',
         'os.environ[TELEMETRY_OFF] = "0"',
         "test_telemetry.py::test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_asked",
     ),
     mutation(
         "telemetry-of-windows-left-on",
-        "netfuse_onnx/run/ort_compat.py",
+        "netfuse_onnx/run/runtime.py",
         "    ort.disable_telemetry_events()\n",
         "",
         "test_telemetry.py::test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_asked",
