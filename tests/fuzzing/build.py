@@ -19,7 +19,6 @@ import onnxruntime as ort
 from onnx import GraphProto, NodeProto, helper
 
 from netfuse_onnx.ops import walk
-from netfuse_onnx.plan.control import outer
 
 Array = np.ndarray
 MOST = 400
@@ -435,7 +434,9 @@ def reads(node: NodeProto) -> list[str]:
     """Inputs, then what the bodies read from outside."""
     names = [name for name in node.input if name]
     return list(
-        dict.fromkeys([*names, *(name for body in dict(walk.bodies(node)).values() for name in outer(body))])
+        dict.fromkeys(
+            [*names, *(name for body in dict(walk.bodies(node)).values() for name in walk.outer_names(body))]
+        )
     )
 
 

@@ -239,12 +239,12 @@ def _one(corr: Correspondence, io: str, share: frozenset[str], cost: Cost, rng: 
 def _random(corr: Correspondence, found: Candidates, cost: Cost, rng: random.Random) -> Plan:
     """Any one of its options for every node, or none of them."""
     chosen: list[list[Lowering]] = []
-    for node, options in zip(corr.graph.nodes, found.options, strict=True):
+    for site, options in zip(found.sites, found.options, strict=True):
         option = rng.choice(options)
         if option.became in (Became.BATCHED, Became.GROUPED) and SHARED not in option.gives:
-            bodies = any(isinstance(value, onnx.GraphProto) for value in node.attrs.values())
+            bodies = any(isinstance(value, onnx.GraphProto) for value in site.node.attrs.values())
             if not bodies and rng.random() < REPLICATE:
-                option = offers.replicated(node, found.mapped, "by chance")
+                option = offers._replicated(site, found.mapped, "by chance")
         chosen.append([option])
     drawn = dataclasses.replace(found, options=chosen)
     search = planning.Search(corr, drawn, cost)
