@@ -229,6 +229,11 @@ class Site:
             raise Refuse(f"it names axis {value} of a value that has {rank}")
         return self.axis(value, rank)
 
+    @property
+    def named_axis(self) -> int:
+        """The attribute `axis`, an axis of input 0 counted from the front."""
+        return self.own_axis(int(self.attr("axis")), self.rank(0))
+
 
 @cache
 def _positions(op: str, domain: str, version: int) -> Mapping[str, int]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnx import TensorProto
-
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import STACKED
-from netfuse_onnx.rules._build import need
+from netfuse_onnx.rules._build import as_int64, need, rows_of_each
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
 
@@ -48,9 +46,7 @@ def _ignored(site: Site, labels: Tensor, emit: Emitter) -> Tensor | None:
     index = site.attr("ignore_index")
     if index is None:
         return None
-    if site[1].dtype != TensorProto.INT64:
-        labels = emit("Cast", labels, to=TensorProto.INT64)
-    return emit("Equal", labels, emit.const(int(index)))
+    return emit("Equal", as_int64(site[1], labels, emit), emit.const(int(index)))
 
 
 def _unless(ignored: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
@@ -66,12 +62,10 @@ def _share(site: Site, ins: Operands, labels: Tensor, ignored: Tensor | None, em
         if ignored is None or site.attr("reduction") != b"mean":
             return None
         return _unless(ignored, emit.filled(1.0, element_type, ()), site, emit)
-    if not site.is_mapped(2):
-        weights = emit("Gather", ins[2], labels, axis=0)
+    if site.is_mapped("weight"):
+        weights = rows_of_each(ins["weight"], site[1], labels, emit)
     else:
-        if site[1].dtype != TensorProto.INT64:
-            labels = emit("Cast", labels, to=TensorProto.INT64)
-        weights = emit("GatherND", ins[2], emit.unsqueeze(labels, [site.rank(0)]), batch_dims=1)
+        weights = emit("Gather", ins["weight"], labels, axis=0)
     return weights if ignored is None else _unless(ignored, weights, site, emit)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
-from netfuse_onnx.rules._build import aligned, emit_same_op, need
+from netfuse_onnx.rules._build import aligned, emit_same_op, need, same_op
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.types import Became
@@ -22,14 +22,8 @@ def _with_channels(site: Site) -> str:
     return "" if site.rank(0) >= 2 else "its input has no axis of channels"
 
 
-@rule(
-    "BatchNormalization",
-    "InstanceNormalization",
-    takes=(FOLDED(1), FOLDED(0)),
-    gives=(FOLDED(1), FOLDED(0)),
-    when=_with_channels,
-    became=Became.GROUPED,
-)
+@rule("BatchNormalization", "InstanceNormalization", takes=(FOLDED(1), FOLDED(0)),
+      gives=(FOLDED(1), FOLDED(0)), when=_with_channels, became=Became.GROUPED)  # fmt: skip
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """The models are more channels: N(MC)HW, (MC) -> N(MC)HW."""
     return emit_same_op(site, ins, emit)
@@ -63,14 +57,9 @@ def layer_norm(site: Site) -> Iterator[Option]:
             continue
         if not differs:
             takes = site.takes({0: layout})
-            yield Option("layer_norm", takes, site.gives(layout), _same_axis(first - rank))
+            yield Option("layer_norm", takes, site.gives(layout), same_op(axis=first - rank))
         elif layout == STACKED(0):
             yield _per_model_affine(site, rank, first)
-
-
-def _same_axis(axis: int):  # type: ignore[no-untyped-def]  # returns a Body
-    """`axis` counted from the back, where no model axis stands."""
-    return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=axis)
 
 
 def _per_model_affine(site: Site, rank: int, first: int) -> Option:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from netfuse_onnx.dims import known, reshape_target
+from netfuse_onnx.dims import reshape_target, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import ROWS, STACKED, Layout
 from netfuse_onnx.rules._build import emit_same_op, need
@@ -44,7 +44,7 @@ def norm_rows(site: Site) -> Iterator[Option]:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         # as in norm.py: a scale of ones is safe in every runtime
-        ones = emit.filled(1.0, site.inputs[1].dtype, [known(site.dims(1)[0])])
+        ones = emit.filled(1.0, site.inputs[1].dtype, [static_size(site.dims(1)[0])])
         y, *statistics = _on_the_last_axis(site, [ins[0], ones], emit)
         for op, i in (("Mul", 1), ("Add", 2)):
             if site.has(i):
