@@ -122,7 +122,7 @@ def needed(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param:
 
 def stored(value: Values, emit: Emitter) -> Tensor:
     """A small constant."""
-    return emit.tensor_const(onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape)))
+    return emit.const(value, value.dtype)
 
 
 def for_each(value: Values, emit: Emitter) -> Tensor:

@@ -14,7 +14,7 @@ from netfuse_onnx.types import Became
 
 
 @rule("GridSample", "LinearAttention", "TensorScatter", takes=(FOLDED(0),), gives=FOLDED(0))
-@rule("Col2Im", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
+@rule("Col2Im", "STFT", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
 def samples(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """The models join the batch."""
     return emit_same_op(site, ins, emit)

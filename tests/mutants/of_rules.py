@@ -209,8 +209,8 @@ MUTATIONS = (
     mutation(
         "ignored-losses-times-0",
         "netfuse_onnx/rules/loss.py",
-        'return emit("Where", ignored, emit.filled(0.0, site[0].dtype, ()), x)',
-        'return emit("Mul", emit("Cast", emit("Not", ignored), to=site[0].dtype), x)',
+        'return emit("Where", ignored, emit.filled(0.0, site[SCORES].dtype, ()), x)',
+        'return emit("Mul", emit("Cast", emit("Not", ignored), to=site[SCORES].dtype), x)',
         "test_pins_rules.py::test_an_ignored_loss_is_nothing_whatever_stands_there",
     ),
     mutation(
