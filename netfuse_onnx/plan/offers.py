@@ -90,8 +90,8 @@ def _offers(
             if not (unjoinable or tuned) or batched[0].gives[0] == SHARED:
                 return batched
             why = UNJOINABLE if unjoinable else CHEAPER
-            return [*batched, _replicated(site, candidates.mapped, why, batched[0].gives)]
-    return [_replicated(site, candidates.mapped, reason)]
+            return [*batched, replicated(site, candidates.mapped, why, batched[0].gives)]
+    return [replicated(site, candidates.mapped, reason)]
 
 
 def _unshareable(graph: Graph, node: Node) -> bool:
@@ -136,7 +136,7 @@ def _constant(parts: tuple[Weight, ...]) -> NDArray[Any] | None:
     return array(parts[0]) if small else None
 
 
-def _replicated(site: Site, mapped: Set[str], reason: str, others: Sequence[Layout] = ()) -> Lowering:
+def replicated(site: Site, mapped: Set[str], reason: str, others: Sequence[Layout] = ()) -> Lowering:
     """The node once per model: mapped inputs per model, the others shared. `others` are the layouts that the
     other options give: an output that they give once for all models, such as a mean that no weight of a model
     reaches, is once for all models here, too."""

@@ -27,8 +27,8 @@ MUTATIONS = (
     mutation(
         "what-is-everybodys-is-joined",
         "netfuse_onnx/plan/offers.py",
-        "return [*batched, _replicated(site, candidates.mapped, why, batched[0].gives)]",
-        "return [*batched, _replicated(site, candidates.mapped, why)]",
+        "return [*batched, replicated(site, candidates.mapped, why, batched[0].gives)]",
+        "return [*batched, replicated(site, candidates.mapped, why)]",
         "test_fuzz_findings.py::test_a_mean_that_no_model_makes_its_own_is_not_joined",
     ),
     mutation(

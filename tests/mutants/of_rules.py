@@ -92,7 +92,7 @@ MUTATIONS = (
         "netfuse_onnx/dims.py",
         "return left is not None and left == right",
         "return left == right",
-        "test_pins_rules.py::test_dims_without_a_name_may_be_unequal",
+        "test_pins_rules.py::test_axes_of_no_name_or_of_one_may_be_unequal",
     ),
     mutation(
         "gathered-ranks-not-counted",

@@ -217,4 +217,4 @@ def test_rotary(x, more, tmp_path):
         model, tmp_path, cases(model, c_s=("shared weight",), p=("shared weight", "shared input")), p=(1, 2)
     )
     values = values_of(model, 2, p=(0, 2))
-    check(model, values, cases(model, c_s=("shared weight",))[0], tmp_path, reason="offset")
+    check(model, values, cases(model, c_s=("shared weight",))[0], tmp_path, reason="'p' differs")
