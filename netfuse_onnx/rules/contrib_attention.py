@@ -134,7 +134,6 @@ def grouped_queries(site: Site) -> Iterator[Option]:
 def rotary(site: Site) -> Iterator[Option]:
     """The models join the batch; the caches are the same for all models."""
     positions = BATCH if site.rank("position_ids") == 2 else SHARED
-    need(positions == BATCH or not site.is_mapped("position_ids"), "its offset differs between the models")
     takes = site.takes({"input": BATCH, "position_ids": positions})
     yield Option("rotary", takes, (BATCH,), emit_same_op)
 
