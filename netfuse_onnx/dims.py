@@ -24,9 +24,9 @@ def same_name(left: Dim, right: Dim) -> bool:
     return one is not None and one == two
 
 
-def known(dim: Dim) -> int:
-    """A dim of which a rule has made sure that it is a size."""
-    assert isinstance(dim, int), "a size is open that a rule took for known"
+def static_size(dim: Dim) -> int:
+    """The size of a dim that a rule has made sure is static."""
+    assert isinstance(dim, int), "a size is dynamic that a rule took for static"
     return dim
 
 

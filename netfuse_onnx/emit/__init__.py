@@ -1,1 +1,1 @@
-"""What rules write graphs with: the emitter, conversions between layouts, joins."""
+"""The emitter, with which rules write graphs, and its counting twin, which prices them."""

@@ -27,7 +27,7 @@ from netfuse_onnx.types import Dim, ValueType, Weight
 
 Tensor: TypeAlias = gs.Tensor
 Held: TypeAlias = Tensor | tuple[Tensor, ...]
-"""What holds a value: one tensor, or one per model where its layout is PER_MODEL."""
+"""The holder of a value: one tensor, or one per model where its layout is PER_MODEL."""
 
 
 class Emitter:
@@ -171,8 +171,7 @@ class Emitter:
 
     def const(self, values: Any, dtype: Any = np.int64) -> gs.Constant:
         """A small constant; equal ones are one initializer."""
-        array = np.asarray(values, dtype)
-        return self.tensor_const(onnx.numpy_helper.from_array(array))
+        return self.tensor_const(onnx.numpy_helper.from_array(np.asarray(values, dtype)))
 
     def tensor_const(self, proto: onnx.TensorProto) -> gs.Constant:
         proto.ClearField("name")
@@ -185,7 +184,7 @@ class Emitter:
     def filled(self, value: float, dtype: int, shape: Sequence[int]) -> gs.Constant:
         """A constant of an ONNX element type with one value everywhere."""
         kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
-        return self.tensor_const(onnx.numpy_helper.from_array(np.full(tuple(shape), value, kind)))
+        return self.const(np.full(tuple(shape), value, kind), kind)
 
     def weight(self, value: str, layout: Layout) -> Held:
         """Source weight `value` in a layout. Any layout is free: the bytes are laid out by the writer."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.dims import known
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.layouts.base import Counts, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.folded import FOLDED
 from netfuse_onnx.layouts.per_model import PER_MODEL
@@ -62,7 +62,7 @@ class Channels(Layout):
     def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
         if take == self:
             return x
-        first, *others = (known(dim) for dim in out[self.axis :])
+        first, *others = (static_size(dim) for dim in out[self.axis :])
         ones = [1] * (self.axis + (len(out) == 2))
         if take == SHARED:  # gaps.SCALAR_BESIDE_ONES
             return emit.reshape(x, [1] * (2 + len(others) + len(ones)))
@@ -121,7 +121,7 @@ def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Dims) -> T
         x = emit.squeeze(emit.reshape(x, [*[0] * (rank - 1), _both(dims), 1]), [rank])
         x = to_channels(emit, x, src, at, [*dims[:at], _both(dims)])
         return emit.reshape(
-            emit.unsqueeze(x, [2]), [1, emit.models * known(dims[at]), known(dims[-1]), *[0] * at]
+            emit.unsqueeze(x, [2]), [1, emit.models * static_size(dims[at]), static_size(dims[-1]), *[0] * at]
         )
     if src.folded:  # [d0.., (N dk)] -> [(N dk), d0..]
         x = emit.transpose(x, [rank - 1, *range(rank - 1)])
@@ -134,12 +134,12 @@ def to_channels(emit: Emitter, x: Tensor, src: Layout, at: int, dims: Dims) -> T
 def folded(emit: Emitter, x: Tensor, at: int, dims: Dims) -> Tensor:
     """[N, d_a, ..] -> [1, (N d_a), ..], all axes in their places."""
     filled = [1] if len(dims) == 2 else []
-    return emit.reshape(x, [1, emit.models * known(dims[at]), *[0] * (len(dims) - 1), *filled])
+    return emit.reshape(x, [1, emit.models * static_size(dims[at]), *[0] * (len(dims) - 1), *filled])
 
 
 def unfolded(emit: Emitter, x: Tensor, at: int, dims: Dims) -> Tensor:
     """[1, (N d_a), ..] -> [N, d_a, ..], all axes in their places."""
-    return emit.reshape(x, [emit.models, known(dims[at]), *[0] * (len(dims) - 1)])
+    return emit.reshape(x, [emit.models, static_size(dims[at]), *[0] * (len(dims) - 1)])
 
 
 def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Dims) -> Tensor:
@@ -148,7 +148,9 @@ def from_channels(emit: Emitter, x: Tensor, at: int, dst: Layout, dims: Dims) ->
     if _together(dst, at, dims):
         x = emit.squeeze(emit.reshape(x, [1, emit.models * _both(dims), 1, *[0] * at]), [2])
         x = from_channels(emit, x, at, dst, [*dims[:at], _both(dims)])
-        return emit.reshape(emit.unsqueeze(x, [rank]), [*[0] * (rank - 1), known(dims[at]), known(dims[-1])])
+        return emit.reshape(
+            emit.unsqueeze(x, [rank]), [*[0] * (rank - 1), static_size(dims[at]), static_size(dims[-1])]
+        )
     if dst.folded:
         x = emit.squeeze(x, [0, 3] if rank == 2 else [0])
         return emit.transpose(x, [*range(1, rank), 0])
@@ -171,7 +173,7 @@ def _together(other: Layout, at: int, dims: Dims) -> bool:
 
 
 def _both(dims: Dims) -> int:
-    return known(dims[-2]) * known(dims[-1])
+    return static_size(dims[-2]) * static_size(dims[-1])
 
 
 def moved(at: int, rank: int) -> list[int]:

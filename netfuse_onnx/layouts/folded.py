@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.dims import known, reshape_target, same_dim
+from netfuse_onnx.dims import reshape_target, same_dim, static_size
 from netfuse_onnx.layouts.base import COPY, VIEW, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.layouts.stacked import STACKED
@@ -60,7 +60,7 @@ class Folded(Layout):
     def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
         if not take.stacked:
             return x
-        times = known(out[self.axis])
+        times = static_size(out[self.axis])
         shape = (*[1] * self.axis, emit.models * times, *[1] * (len(out) - self.axis - 1))
         return emit.reform(x, shape=shape, transform=Repeat(times))
 

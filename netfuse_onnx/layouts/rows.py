@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.dims import known, product, reshape_target, same_dim
+from netfuse_onnx.dims import product, reshape_target, same_dim, static_size
 from netfuse_onnx.layouts.base import NOTHING, VIEW, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.layouts.stacked import STACKED
@@ -48,7 +48,7 @@ class Rows(Layout):
     def aligned(self, emit: Emitter, x: Tensor, take: Layout, dims: Dims, out: Dims) -> Tensor:
         if take == self or (take == SHARED and len(dims) < 2):
             return x
-        width = known(dims[-1]) if dims else 1
+        width = static_size(dims[-1]) if dims else 1
         return emit.reshape(x, [emit.models, 1, width] if take.stacked else [width])
 
     # ------------------------------------------------------------------ hops

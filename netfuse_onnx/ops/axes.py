@@ -1,4 +1,4 @@
-"""Which attributes and inputs count axes, and of what: the table behind every normal form of axes.
+"""The attributes and inputs that count axes, and of what: the table behind every normal form of axes.
 
 An operator is named by its key, `Softmax` or `com.microsoft.BiasSoftmax`.
 """

@@ -124,7 +124,7 @@ def both(first: ValueType, second: ValueType | None) -> ValueType:
 
 
 def filled(found: ValueType, claim: ValueType) -> ValueType:
-    """What inference found; where it found nothing, or made up a symbol, what the file claims."""
+    """The type that inference found; where it found nothing, or made up a symbol, the file's claim counts."""
     dims = claim.dims if found.dims is None else found.dims
     if dims is not None and claim.dims is not None and len(dims) == len(claim.dims):
         pairs = zip(dims, claim.dims, strict=True)

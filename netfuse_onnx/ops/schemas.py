@@ -1,4 +1,4 @@
-"""What the standard says of an operator at one opset, in a form that is quick to ask many times."""
+"""The schemas of operators by opset, in a form that is quick to ask many times."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _STILL_RUNS = {"GroupNormalization"}
 """Withdrawn at opset 18 and redefined at 21; exporters write it, ONNX Runtime (1.32) runs it."""
 
 OF_THE_RUNTIME = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
-"""What ONNX Runtime (1.32) has in the default domain at every opset, and its optimisers write there."""
+"""Operators that ONNX Runtime (1.32) has in the default domain at every opset; its optimisers write them."""
 
 EXPERIMENTAL: Mapping[str, int] = {
     **dict.fromkeys(("Affine", "Crop", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"), 10),

@@ -129,7 +129,7 @@ def moved(dims: Sequence[Dim], *, last: bool) -> tuple[Dim, ...]:
 
 
 def standard(op: str, types: Kinds, attrs: Mapping[str, Any]) -> ValueType:
-    """What onnx infers for an operator of its own with these inputs."""
+    """The type that onnx infers for an operator of its own with these inputs."""
     schema = defs.get_schema(op)
     known = {name: attrs[name] for name in schema.attributes if name in attrs}
     names = [f"i{k}" for k in range(len(types))]

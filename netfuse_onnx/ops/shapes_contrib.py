@@ -8,6 +8,7 @@ from netfuse_onnx.ops.shapes import (
     SHAPES,
     Call,
     Kinds,
+    Shape,
     Unknown,
     broadcast,
     known_to_onnx,
@@ -46,14 +47,13 @@ def dequantised(call: Call) -> Kinds:
     return [ValueType(call.kind(1).dtype, call.kind(0).dims)]
 
 
-@shape("QLinearAdd", "QLinearMul")
-def two(call: Call) -> Kinds:
-    return [ValueType(call.kind(0).dtype, broadcast(call.dims(0), call.dims(3)))]
+def _broadcast(*places: int) -> Shape:
+    """The shape function of an operator whose inputs at these places broadcast; the last has its type."""
+    return lambda call: [ValueType(call.kind(places[-1]).dtype, broadcast(*map(call.dims, places)))]
 
 
-@shape("QLinearWhere")
-def three(call: Call) -> Kinds:
-    return [ValueType(call.kind(1).dtype, broadcast(call.dims(0), call.dims(1), call.dims(4)))]
+shape("QLinearAdd", "QLinearMul")(_broadcast(0, 3))
+shape("QLinearWhere")(_broadcast(0, 1, 4))
 
 
 @shape("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
@@ -65,7 +65,7 @@ def skip_norm(call: Call) -> Kinds:
 
 @shape(".LayerNormalization", ".SimplifiedLayerNormalization")
 def norm(call: Call) -> Kinds:
-    """What ONNX Runtime writes into the default domain at any opset."""
+    """ONNX Runtime writes these into the default domain at any opset."""
     dims = call.dims(0)
     first = int(call.attr("axis", -1)) % max(len(dims), 1)
     statistic = ValueType(FLOAT, (*dims[:first], *(1,) * (len(dims) - first)))
@@ -88,14 +88,12 @@ def fused_matmul(call: Call) -> Kinds:
     return [ValueType(call.kind(0).dtype, product(*sides))]
 
 
-@shape("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
-def float_product(call: Call) -> Kinds:
-    return [ValueType(FLOAT, product(call.dims(0), call.dims(1)))]
+def _product(dtype: int) -> Shape:
+    return lambda call: [ValueType(dtype, product(call.dims(0), call.dims(1)))]
 
 
-@shape("MatMulInteger16")
-def integer_product(call: Call) -> Kinds:
-    return [ValueType(INT32, product(call.dims(0), call.dims(1)))]
+shape("DynamicQuantizeMatMul", "MatMulIntegerToFloat")(_product(FLOAT))
+shape("MatMulInteger16")(_product(INT32))
 
 
 @shape("MatMulBnb4", "MatMulNBits")
@@ -103,9 +101,13 @@ def packed_product(call: Call) -> Kinds:
     return [ValueType(call.kind(0).dtype, (*call.dims(0)[:-1], int(call.attr("N"))))]
 
 
-@shape("FusedGemm", "GemmFastGelu")
-def fused_gemm(call: Call) -> Kinds:
-    return [standard("Gemm", [call.kind(0), call.kind(1)], call.attrs)]
+def _of_two(op: str) -> Shape:
+    """The shape function of a standard operator on inputs 0 and 1."""
+    return lambda call: [standard(op, [call.kind(0), call.kind(1)], call.attrs)]
+
+
+shape("FusedGemm", "GemmFastGelu")(_of_two("Gemm"))
+shape("FusedConv", "com.microsoft.nchwc.Conv")(_of_two("Conv"))
 
 
 @shape("QGemm")
@@ -120,14 +122,9 @@ def quantised_gemm(call: Call) -> Kinds:
 # --------------------------------------------------------------------------- images
 
 
-@shape("FusedConv")
-def fused_conv(call: Call) -> Kinds:
-    return [standard("Conv", [call.kind(0), call.kind(1)], call.attrs)]
-
-
-def _image(op: str, call: Call, *more: ValueType) -> Kinds:
-    """A standard operator on floats, with channels last where the attribute says so."""
-    last = bool(call.attr("channels_last", 0))
+def _image(op: str, call: Call, *more: ValueType, last: bool = False) -> Kinds:
+    """A standard operator on floats, with channels last where the attribute or the caller says so."""
+    last = last or bool(call.attr("channels_last", 0))
     dims = moved(call.dims(0), last=False) if last else call.dims(0)
     found = standard(op, [ValueType(FLOAT, dims), *more], call.attrs)
     if found.dims is None:
@@ -140,22 +137,9 @@ def quantised_conv(call: Call) -> Kinds:
     return _image("Conv", call, ValueType(FLOAT, call.dims(3)))
 
 
-@shape("QLinearAveragePool")
-def quantised_pool(call: Call) -> Kinds:
-    return _image("AveragePool", call)
-
-
-@shape("QLinearGlobalAveragePool")
-def quantised_global_pool(call: Call) -> Kinds:
-    return _image("GlobalAveragePool", call)
-
-
-@shape("NhwcMaxPool")
-def last_pool(call: Call) -> Kinds:
-    pooled = standard("MaxPool", [ValueType(FLOAT, moved(call.dims(0), last=False))], call.attrs)
-    if pooled.dims is None:
-        raise Unknown
-    return [ValueType(call.kind(0).dtype, moved(pooled.dims, last=True))]
+shape("QLinearAveragePool")(lambda call: _image("AveragePool", call))
+shape("QLinearGlobalAveragePool")(lambda call: _image("GlobalAveragePool", call))
+shape("NhwcMaxPool")(lambda call: _image("MaxPool", call, last=True))
 
 
 @shape("QLinearConcat")
@@ -183,11 +167,6 @@ CHANNEL_BLOCK = 16
 def _blocked(channels: Dim) -> Dim:
     """Channels are padded to whole blocks of 8 or 16, by machine."""
     return channels if isinstance(channels, int) and channels % CHANNEL_BLOCK == 0 else None
-
-
-@shape(f"{NCHWC}Conv")
-def blocked_conv(call: Call) -> Kinds:
-    return [standard("Conv", [call.kind(0), call.kind(1)], call.attrs)]
 
 
 @shape(f"{NCHWC}MaxPool", f"{NCHWC}AveragePool", f"{NCHWC}GlobalMaxPool", f"{NCHWC}GlobalAveragePool")
@@ -245,20 +224,17 @@ def attention(call: Call) -> Kinds:
 def multi_head(call: Call) -> Kinds:
     """query [B, S, H] with key and value apart, packed, or [B, heads, L, head] -> [B, S, V]"""
     query, dtype, heads = call.dims(0), call.kind(0).dtype, int(call.attr("num_heads"))
-    size: Dim
-    hidden: Dim
+    hidden: Dim = None
     if len(query) == 5:  # [B, S, heads, 3, head]
         size, now = query[4], query[1]
-        hidden = times(size, heads)
     elif not call.has(2):  # key [B, L, heads, 2, head]
         size, now = call.dims(1, 5)[4], call.dims(1)[1]
-        hidden = times(size, heads)
     elif len(call.dims(2)) == 4:
         size, now = call.dims(2)[3], call.dims(2)[2]
-        hidden = times(size, heads)
     else:
         hidden, now = call.dims(2, 3)[2], call.dims(2)[1]
         size = part(hidden, heads)
+    hidden = hidden or times(size, heads)
     past: Dim = call.dims(6, 4)[2] if call.has(6) else 0
     cache = ValueType(dtype, _present(query[0], heads, past, now, size))
     scores = ValueType(dtype, (query[0], heads, query[1], plus(past, now)))

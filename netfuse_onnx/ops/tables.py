@@ -45,7 +45,7 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
     "TreeEnsembleClassifier": ("nodes_values_as_", "class_weights_as_"),
     "TreeEnsembleRegressor": ("nodes_values_as_", "target_weights_as_"),
 }
-"""How attributes begin of which one is present, of the type of an input or output."""
+"""Prefixes of attributes of which one is present: the one of the type of an input or output."""
 
 
 ONLY_ADDED: Mapping[str, tuple[int, int]] = {
@@ -62,8 +62,8 @@ def learned(op: str, domain: str) -> bool:
 
 
 def signature(op: str, domain: str, version: int, attrs: Mapping[str, Any]) -> dict[str, Hashable] | None:
-    """What of an operator's attributes decides the type and the shape of its outputs; None where that is not
-    known, and all of them may. `version`: of its domain."""
+    """The part of an operator's attributes that decides the type and the shape of its outputs; None where all
+    of them may, because the operator is not known. `version` is that of its domain."""
     if op not in SIZES:
         return None
     known = schemas.facts(op, domain, version)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import Layout, places
 from netfuse_onnx.rules._registry import Body, Option
-from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
+from netfuse_onnx.rules._site import Input, Key, Operands, Refuse, Site
 
 
 def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
@@ -22,6 +23,29 @@ def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attr
         return site.emits(ins, merged)
     outs = [name != "" for name in site.node.outputs]
     return emit.node(site.op, ins, merged, outs=outs, domain=site.node.domain)
+
+
+def same_op(**attrs: Any) -> Body:
+    """The body that emits the source's own operator with some attributes changed."""
+    return lambda site, ins, emit: emit_same_op(site, ins, emit, **attrs)
+
+
+def along(axis: int) -> Callable[[Layout], Body]:
+    """The bodies of an operator whose `axis` is shifted past the model axis."""
+    return lambda layout: same_op(axis=layout.physical(axis))
+
+
+def times_models(name: str) -> Body:
+    """The body that emits the source's own operator with N times attribute `name`."""
+    return lambda site, ins, emit: emit_same_op(site, ins, emit, **{name: emit.models * int(site.attr(name))})
+
+
+def if_folded(layout: Layout) -> Layout | None:
+    return layout if layout.folded else None
+
+
+def if_stacked(layout: Layout) -> Layout | None:
+    return layout if layout.stacked else None
 
 
 def seen_as(site: Site, op: str, which: Sequence[Key], attrs: Mapping[str, Any] | None = None) -> Site:
@@ -46,23 +70,37 @@ def aligned(site: Site, ins: Operands, key: Key, rank: int, emit: Emitter) -> Te
     return emit.pad_rank(ins[key], site.own_layout(key), site.rank(key), rank, 0)
 
 
+def as_int64(given: Input, x: Tensor, emit: Emitter) -> Tensor:
+    """`x`, which holds an input of whole numbers, in int64."""
+    return x if given.dtype == TensorProto.INT64 else emit("Cast", x, to=TensorProto.INT64)
+
+
+def rows_of_each(table: Tensor, given: Input, indices: Tensor, emit: Emitter) -> Tensor:
+    """The rows [N, i.., d..] of each model's table [N, rows, d..] at its indices [N, i..], input `given`."""
+    where = emit.unsqueeze(as_int64(given, indices, emit), [given.rank + 1])
+    return emit("GatherND", table, where, batch_dims=1)
+
+
 def per_axis(
     site: Site,
-    body: Callable[[Layout], Body],
+    body: Callable[[Layout], Body] = lambda layout: emit_same_op,
     gives: Callable[[Layout], Layout | None] = lambda layout: layout,
     *,
     axes: Sequence[int] = (),
     name: str = "",
     layouts: Sequence[Layout] | None = None,
+    every_input: bool = False,
 ) -> Iterator[Option]:
-    """Options for an operator on input 0 along `axes`: one for every place of the model axis, or each of
-    `layouts`, that the operator leaves alone. `gives` maps the layout taken to the layout given, None to skip
-    it."""
-    site.only_mapped(0)
+    """Options for an operator on input 0, or on `every_input`, along `axes`: one for every place of the model
+    axis, or each of `layouts`, that the operator leaves alone. `gives` maps the layout taken to the layout
+    given, None to skip it."""
+    if not every_input:
+        site.only_mapped(0)
     for layout in places(site.rank(0)) if layouts is None else layouts:
         given = None if layout.touches(axes) else gives(layout)
         if given is not None:
-            takes, outs = site.takes({0: layout}), site.gives(given)
+            taken = range(len(site.node.inputs)) if every_input else [0]
+            takes, outs = site.takes(dict.fromkeys(taken, layout)), site.gives(given)
             yield Option(name or site.op.lower(), takes, outs, body(layout), tuned=layout.tuned)
 
 

@@ -150,15 +150,15 @@ class Site:
         """True where output k is present."""
         return k < len(self.node.outputs) and self.node.outputs[k] != ""
 
-    def out_dims(self, k: int = 0) -> tuple[Dim, ...]:
-        """Per-model dims of output k. Refuses where the rank is unknown."""
-        dims = self.outputs[k].dims
+    def out_dims(self) -> tuple[Dim, ...]:
+        """Per-model dims of output 0. Refuses where the rank is unknown."""
+        dims = self.outputs[0].dims
         if dims is None:
-            raise Refuse(f"the rank of its output {self.node.outputs[k]!r} is unknown")
+            raise Refuse(f"the rank of its output {self.node.outputs[0]!r} is unknown")
         return dims
 
-    def out_rank(self, k: int = 0) -> int:
-        return len(self.out_dims(k))
+    def out_rank(self) -> int:
+        return len(self.out_dims())
 
     # ------------------------------------------------------------------ layouts
 
@@ -228,6 +228,11 @@ class Site:
         if not -rank <= value < max(rank, 1):
             raise Refuse(f"it names axis {value} of a value that has {rank}")
         return self.axis(value, rank)
+
+    @property
+    def named_axis(self) -> int:
+        """The attribute `axis`, an axis of input 0 counted from the front."""
+        return self.own_axis(int(self.attr("axis")), self.rank(0))
 
 
 @cache

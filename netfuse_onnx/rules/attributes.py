@@ -84,6 +84,10 @@ def activation(site: Site) -> Iterator[Option]:
     yield Option("activation", (own_layout,), (STACKED(0),), body)
 
 
+def _as_floats(site: Site, x: Tensor, emit: Emitter) -> Tensor:
+    return x if site[0].dtype == TensorProto.FLOAT else emit("Cast", x, to=TensorProto.FLOAT)
+
+
 @family("ai.onnx.ml.Scaler", differing=True)
 def scaler(site: Site) -> Iterator[Option]:
     """It becomes (x - offset) * scale, with the offsets and scales of each model."""
@@ -95,9 +99,7 @@ def scaler(site: Site) -> Iterator[Option]:
     own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        x = ins[0]
-        if site.inputs[0].dtype != TensorProto.FLOAT:
-            x = emit("Cast", x, to=TensorProto.FLOAT)
+        x = _as_floats(site, ins[0], emit)
         tables = [np.array([attrs[name] for attrs in site.attrs], np.float32) for name in ("offset", "scale")]
         offset, scale = (emit.const(t.reshape(len(t), *[1] * (rank - 1), -1), np.float32) for t in tables)
         return emit("Mul", emit("Sub", x, offset), scale)
@@ -120,9 +122,7 @@ def linear_regressor(site: Site) -> Iterator[Option]:
     own_layout = site.own_layout(0)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        x = ins[0]
-        if site.inputs[0].dtype != TensorProto.FLOAT:
-            x = emit("Cast", x, to=TensorProto.FLOAT)
+        x = _as_floats(site, ins[0], emit)
         weights = np.array([attrs["coefficients"] for attrs in site.attrs], np.float32)
         weights = weights.reshape(emit.models, targets, -1).swapaxes(1, 2)
         y = emit("MatMul", x, emit.const(weights, np.float32))

@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from netfuse_onnx.dims import known, same_dim
+from netfuse_onnx.dims import same_dim, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import CHANNELS, FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.channels import folded, image, last_as_channels, moved, unfolded
@@ -46,10 +46,10 @@ def pointwise(site: Site) -> Iterator[Option]:
         w = ins[1] if turned else emit.swap_last(ins[1], 3)
         inner, outer = site.dims(1) if not turned else reversed(site.dims(1))
         ones = [1] * max(site.rank(0) - 1, 2)
-        w = emit.reshape(w, [emit.models * known(outer), known(inner), *ones])
+        w = emit.reshape(w, [emit.models * static_size(outer), static_size(inner), *ones])
         given = [ins[0] if own else image(emit, ins[0], site.rank(0)), w]
         if bias is not None:
-            given.append(emit.reshape(ins[2], [emit.models * known(outer)]))
+            given.append(emit.reshape(ins[2], [emit.models * static_size(outer)]))
         return emit("Conv", *given, group=emit.models if own else 1, kernel_shape=ones)
 
     gives = (CHANNELS(site.out_rank() - 1),)
@@ -69,7 +69,7 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
     need(site.inputs[0].dtype == TensorProto.FLOAT, "ONNX Runtime's convolutions are for float32")
     dims, weight = site.dims(0), site.dims(1)
     k = [int(d) for d in dims[rows:] if isinstance(d, int)]
-    n = [known(d) for d in (weight[:outer] if turned else weight[inner:])]
+    n = [static_size(d) for d in (weight[:outer] if turned else weight[inner:])]
     need(len(k) == inner and rows >= 2 and 0 not in (*k, *n, *dims), "its channels are of unknown number")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
@@ -130,8 +130,8 @@ def heads(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         if split:  # an axis of 1, so that each 0 copies from its own place
             x = emit.unsqueeze(ins[0], [2])
-            return emit.reshape(x, [1, emit.models * known(out[at]), known(out[at + 1]), *rest])
-        x = emit.reshape(ins[0], [1, emit.models * known(out[at]), 1, *rest])
+            return emit.reshape(x, [1, emit.models * static_size(out[at]), static_size(out[at + 1]), *rest])
+        x = emit.reshape(ins[0], [1, emit.models * static_size(out[at]), 1, *rest])
         return emit.squeeze(x, [2])
 
     yield Option("heads", (CHANNELS(at), None), (CHANNELS(at),), body, tuned=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from netfuse_onnx.dims import known, same_dim, same_name
+from netfuse_onnx.dims import same_dim, same_name, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold
@@ -193,7 +193,7 @@ def _hidden_sizes(site: Site) -> list[int]:
     whole = site.dims(1)[1]
     given = [int(v) for v in site.attr("qkv_hidden_sizes") or []]
     need(bool(given) or isinstance(whole, int), "the size of its weights is unknown")
-    return given or [known(whole) // 3] * 3
+    return given or [static_size(whole) // 3] * 3
 
 
 def _states(past: Tensor | None, emit: Emitter) -> list[Tensor | None]:

@@ -6,12 +6,11 @@ others: N(MC)HW is N(M C/b)HWb. The filters, in blocks too, are [O, I, k, k] wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK
-from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis, times_models
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became, Dim
@@ -28,21 +27,18 @@ def blocked_conv(site: Site) -> Iterator[Option]:
     """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
     group = int(site.attr("group"))
     filters, inner = site.dims(1)[:2]
-    if not site.is_mapped(1) and not site.is_mapped(2):
+    weights = site.is_mapped("w", "b")
+    if not weights:
         yield Option("blocked_conv", _takes(site, FOLDED(0), SHARED), (FOLDED(0),), emit_same_op)
     elif not site.mapped[0] and group == 1 and not site.has(3):
         yield Option("blocked_conv", _takes(site, SHARED, FOLDED(0)), (FOLDED(1),), emit_same_op)
         return
     depthwise = inner == 1 and filters == group
     if not (_whole(filters) and (depthwise or (_whole(inner) and group == 1))):
-        need(not site.is_mapped(1) and not site.is_mapped(2), UNEVEN)
+        need(not weights, UNEVEN)
         return
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return emit_same_op(site, ins, emit, group=group * emit.models)
-
     grouped = _takes(site, FOLDED(1), FOLDED(0))
-    yield Option("blocked_conv", grouped, (FOLDED(1),), body, Became.GROUPED)
+    yield Option("blocked_conv", grouped, (FOLDED(1),), times_models("group"), Became.GROUPED)
 
 
 UNEVEN = "its channels do not fill the runtime's blocks, so models can not stand side by side in them"
@@ -59,8 +55,7 @@ POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Upsamp
 @family(*(f"{NCHWC}.{op}" for op in POOLS))
 def blocked_pool(site: Site) -> Iterator[Option]:
     """It works over the spatial axes, so the models join the batch or the channels."""
-    for layout in (FOLDED(0), FOLDED(1)):
-        yield Option("blocked_pool", (layout,), (layout,), emit_same_op)
+    yield from per_axis(site, name="blocked_pool", layouts=[FOLDED(0), FOLDED(1)])
 
 
 @family(f"{NCHWC}.ReorderInput")
@@ -76,11 +71,6 @@ def into_blocks(site: Site) -> Iterator[Option]:
 def out_of_blocks(site: Site) -> Iterator[Option]:
     """The models join the batch, or the channels where these fill their blocks."""
     yield Option("out_of_blocks", (FOLDED(0),), (FOLDED(0),), emit_same_op)
-    channels = int(site.attr("channels"))
     axis = site.rank(0) - 1 if site.attr("channels_last") else 1
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        return emit_same_op(site, ins, emit, channels=channels * emit.models)
-
-    if _whole(channels):
-        yield Option("out_of_blocks", (FOLDED(1),), (FOLDED(axis),), body)
+    if _whole(int(site.attr("channels"))):
+        yield Option("out_of_blocks", (FOLDED(1),), (FOLDED(axis),), times_models("channels"))

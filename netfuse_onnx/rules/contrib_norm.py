@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from netfuse_onnx.dims import known, same_dim
+from netfuse_onnx.dims import same_dim, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.folded import fold as folded
 from netfuse_onnx.layouts.folded import unfold
 from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
-from netfuse_onnx.rules._build import aligned, emit_same_op, need
+from netfuse_onnx.rules._build import aligned, emit_same_op, need, rows_of_each
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
 
@@ -66,7 +66,7 @@ def _size(site: Site, key: str) -> int:
     """The size of an input's last axis."""
     size = site.dims(key)[-1]
     need(isinstance(size, int), "the size of its last axis is unknown")
-    return known(size)
+    return static_size(size)
 
 
 def _standard(site: Site) -> Option:
@@ -180,10 +180,7 @@ def _looked_up(site: Site, ins: Operands, table: str, ids: str, emit: Emitter) -
         return emit("Gather", ins[table], ins[ids], axis=0)
     if not site.is_mapped(ids):
         return emit("Gather", ins[table], ins[ids], axis=1)
-    where = ins[ids]
-    if site[ids].dtype != TensorProto.INT64:
-        where = emit("Cast", where, to=TensorProto.INT64)
-    return emit("GatherND", ins[table], emit.unsqueeze(where, [3]), batch_dims=1)
+    return rows_of_each(ins[table], site[ids], ins[ids], emit)
 
 
 def _first_rows(site: Site, ins: Operands, emit: Emitter) -> Tensor:

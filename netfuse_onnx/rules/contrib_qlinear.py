@@ -19,7 +19,7 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules import elementwise
-from netfuse_onnx.rules._build import emit_same_op, need, seen_as
+from netfuse_onnx.rules._build import emit_same_op, need, per_axis, seen_as
 from netfuse_onnx.rules._registry import REGISTRY, Option, family
 from netfuse_onnx.rules._site import Key, Operands, Refuse, Site
 from netfuse_onnx.rules.params import Param, param
@@ -88,8 +88,7 @@ def concat(site: Site) -> Iterator[Option]:
 @family(f"{DOMAIN}.NhwcMaxPool")
 def last_pool(site: Site) -> Iterator[Option]:
     """It works over the spatial axes, so the models join the batch or the channels, which come last."""
-    for layout in (FOLDED(0), FOLDED(site.rank(0) - 1)):
-        yield Option("last_pool", (layout,), (layout,), emit_same_op)
+    yield from per_axis(site, name="last_pool", layouts=[FOLDED(0), FOLDED(site.rank(0) - 1)])
 
 
 def _options(site: Site, row: Row) -> Iterator[Option]:
@@ -134,15 +133,19 @@ def _offers(floats: Site) -> Iterator[Option]:
 def _last_channels(floats: Site) -> Iterator[Option]:
     """A pool over all axes but the first and the last."""
     rank = floats.rank(0)
-    first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+    first, last = channels_moved(rank)
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         if site.emits:
             return emit_same_op(site, ins, emit)[0]
         return emit.transpose(emit_same_op(site, [emit.transpose(ins[0], first)], emit)[0], last)
 
-    for layout in (FOLDED(0), FOLDED(rank - 1)):
-        yield Option("last_channels", (layout,), (layout,), body)
+    yield from per_axis(floats, lambda layout: body, layouts=[FOLDED(0), FOLDED(rank - 1)])
+
+
+def channels_moved(rank: int) -> tuple[list[int], list[int]]:
+    """The orders that move the last axis to the place of channels, and back."""
+    return [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
 
 
 def _itself(site: Site, row: Row, floats: Site, option: Option) -> Option:

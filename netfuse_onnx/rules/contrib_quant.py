@@ -16,6 +16,7 @@ from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.contrib_attention import Takes, joined, mask_layout, projected
+from netfuse_onnx.rules.contrib_qlinear import channels_moved
 from netfuse_onnx.rules.integer import Side, dequantised, products, requantised
 from netfuse_onnx.rules.params import Param, combined, one_number, param
 from netfuse_onnx.rules.qlinear import output_scale, product_takes, products_of, qlinear_conv, side
@@ -152,7 +153,7 @@ def last_conv(site: Site) -> Iterator[Option]:
         yield from qlinear_conv(site)
         return
     rank = site.rank(0)
-    first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+    first, last = channels_moved(rank)
     dims = tuple(site.dims(0)[a] for a in first)
     attrs = {k: v for k, v in site.node.attrs.items() if k != "channels_last"}
     plain = replace(

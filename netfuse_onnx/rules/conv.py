@@ -6,37 +6,39 @@ from collections.abc import Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED
+from netfuse_onnx.ops.schemas import MICROSOFT
 from netfuse_onnx.rules._build import emit_same_op
 from netfuse_onnx.rules._registry import rule
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became
 
 
-def _group(site: Site) -> int:
-    return int(site.attr("group"))
-
-
-def wide_possible(site: Site) -> str:
+def _not_wide(site: Site) -> str:
     if not site.is_mapped(1) and not site.is_mapped(2):
         return "its weights are equal"
-    return "" if _group(site) == 1 else "its input is shared and its filters are already grouped"
+    return "" if site.attr("group") == 1 else "its input is shared and its filters are already grouped"
+
+
+FUSED = f"{MICROSOFT}.FusedConv"
+"""It adds an image of its own, input 3, and has an activation."""
 
 
 @rule(
-    "Conv", "ConvTranspose", takes=(FOLDED(1), FOLDED(0), FOLDED(0)), gives=FOLDED(1), became=Became.GROUPED
-)
+    "Conv", "ConvTranspose", FUSED,
+    takes=(FOLDED(1), FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), became=Became.GROUPED,
+)  # fmt: skip
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. M models are M times the groups."""
-    return emit_same_op(site, ins, emit, group=emit.models * _group(site))
+    return emit_same_op(site, ins, emit, group=emit.models * int(site.attr("group")))
 
 
-@rule("Conv", takes=(SHARED, FOLDED(0), FOLDED(0)), gives=FOLDED(1), when=wide_possible)
+@rule("Conv", FUSED, takes=(SHARED, FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), when=_not_wide)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """Wide: NCHW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
     return emit_same_op(site, ins, emit)
 
 
-@rule("Conv", "ConvTranspose", takes=(FOLDED(0), SHARED, SHARED), gives=FOLDED(0))
+@rule("Conv", "ConvTranspose", FUSED, takes=(FOLDED(0), SHARED, SHARED, FOLDED(0)), gives=FOLDED(0))
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
     return emit_same_op(site, ins, emit)

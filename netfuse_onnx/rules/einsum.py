@@ -9,7 +9,7 @@ from onnx import TensorProto
 from netfuse_onnx.dims import same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import STACKED
-from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._build import need, same_op
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
 
@@ -31,10 +31,7 @@ def einsum(site: Site) -> Iterator[Option]:
     need(free != "", "its equation has no letter left for the models")
     terms = [free + term if site.mapped[i] else term for i, term in enumerate(terms)]
     merged = f"{','.join(terms)}->{free}{right}"
-    takes = site.own_layouts
-    yield Option(
-        "einsum", takes, (STACKED(0),), lambda s, ins, emit: emit_same_op(s, ins, emit, equation=merged)
-    )
+    yield Option("einsum", site.own_layouts, (STACKED(0),), same_op(equation=merged))
 
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)

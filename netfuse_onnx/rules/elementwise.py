@@ -10,9 +10,9 @@ from onnx import helper
 from netfuse_onnx.dims import broadcast
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned_places
-from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._build import aligned, emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, family
-from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.run import gaps
 from netfuse_onnx.types import Dim
 
@@ -35,7 +35,7 @@ BROADCAST = (
 def unary(site: Site) -> Iterator[Option]:
     """Each element is computed on its own, in whatever layout the input has."""
     layouts = (*places(site.rank(0)), *tuned_places(site.dims(0)))
-    yield from per_axis(site, lambda layout: emit_same_op, name="unary", layouts=layouts)
+    yield from per_axis(site, name="unary", layouts=layouts)
 
 
 @family("Dropout")
@@ -67,33 +67,26 @@ def cast_like(site: Site) -> Iterator[Option]:
 @family("SwiGLU")
 def same_shapes(site: Site) -> Iterator[Option]:
     """Each element is computed on its own, with all inputs in one layout."""
-    for layout in places(site.rank(0)):
-        yield Option("same_shapes", (layout,) * len(site.node.inputs), (layout,), emit_same_op)
+    yield from per_axis(site, name="same_shapes", every_input=True)
 
 
 @family("Clip")
 def clip_per_model(site: Site) -> Iterator[Option]:
     """Bounds that differ between the models become Max and Min."""
-    need(site.is_mapped(1) or site.is_mapped(2), "its bounds are equal")
+    need(site.is_mapped(1, 2), "its bounds are equal")
     need(site.inputs[0].dtype not in gaps.NO_MAX_TYPES, "ONNX Runtime has no Max and Min for its type")
     rank = site.rank(0)
-    takes = site.own_layouts
 
-    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
-        x = ins[0]
-        need(x is not None, "")
-        padded = [
-            None if v is None else emit.pad_rank(v, takes[i], site.rank(i), rank, 0)
-            for i, v in enumerate(ins)
-        ]
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+        padded = [aligned(site, ins, i, rank, emit) if site.has(i) else None for i in range(3)]
         result = padded[0]
         for i, op in ((1, "Max"), (2, "Min")):
-            bound = _bound(site, i, padded[i] if site.has(i) else None, emit)
+            bound = _bound(site, i, padded[i], emit)
             if bound is not None:
                 result = emit(op, result, bound)
         return result
 
-    yield Option("clip_per_model", takes, (STACKED(0),), body)
+    yield Option("clip_per_model", site.own_layouts, (STACKED(0),), body)
 
 
 def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | None:

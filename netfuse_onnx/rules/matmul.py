@@ -14,24 +14,28 @@ from netfuse_onnx.rules._site import Site
 @family("MatMul")
 def matmul(site: Site) -> Iterator[Option]:
     """Batched: M(..ik), M(..kj) -> M(..ij)."""
-    left, right = site.rank(0), site.rank(1)
-    takes = site.own_layouts
-    wide = max(left, right, 2)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        x, w = ins
-        # A vector gains the axis that MatMul would give it, here, where the model axis is known.
-        if left == 1:
-            x = emit.unsqueeze(x, [1 if site.mapped[0] else 0])
-        if right == 1:
-            w = emit.unsqueeze(w, [2 if site.mapped[1] else 1])
-        x = emit.pad_rank(x, takes[0], max(left, 2), wide, 0)
-        w = emit.pad_rank(w, takes[1], max(right, 2), wide, 0)
-        y = emit("MatMul", x, w)
-        added = ([wide - 1] if left == 1 else []) + ([wide] if right == 1 else [])
-        return emit.squeeze(y, added)
+        return without_vectors(site, emit("MatMul", *matrices(site, ins, emit)), emit)
 
-    yield Option("matmul", takes, (STACKED(0),), body)
+    yield Option("matmul", site.own_layouts, (STACKED(0),), body)
+
+
+def matrices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
+    """Both operands of a product, in their own layouts, as matrices that broadcast. A vector gains the axis
+    that MatMul would give it, here, where the model axis is known."""
+    wide, ready = max(site.rank(0), site.rank(1), 2), []
+    for i, x in enumerate(ins):
+        if site.rank(i) == 1:
+            x = emit.unsqueeze(x, [site.mapped[i] + i])
+        ready.append(emit.pad_rank(x, site.own_layout(i), max(site.rank(i), 2), wide, 0))
+    return ready
+
+
+def without_vectors(site: Site, y: Tensor, emit: Emitter) -> Tensor:
+    """The product [N, ..] of `matrices`, without the axes that vectors gained."""
+    wide = max(site.rank(0), site.rank(1), 2)
+    return emit.squeeze(y, [wide - 1 + i for i in (0, 1) if site.rank(i) == 1])
 
 
 @family("MatMul")
@@ -71,7 +75,7 @@ def gemm(site: Site) -> Iterator[Option]:
 @family("Gemm")
 def gemm_shared_weights(site: Site) -> Iterator[Option]:
     """With one weight the models join the rows: (Mi)k, kj -> (Mi)j."""
-    need(not site.is_mapped(1) and not site.is_mapped(2), "its weight or bias differs between the models")
+    need(not site.is_mapped(1, 2), "its weight or bias differs between the models")
     need(not site.attr("transA"), "its rows are the second axis")
     if site.has(2):
         dims = site.dims(2)

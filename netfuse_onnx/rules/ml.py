@@ -26,7 +26,7 @@ def rows(site: Site) -> Iterator[Option]:
 @family("ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder")
 def element(site: Site) -> Iterator[Option]:
     """Each element is computed on its own."""
-    yield from per_axis(site, lambda layout: emit_same_op, name="element")
+    yield from per_axis(site, name="element")
 
 
 @family("ai.onnx.ml.ArrayFeatureExtractor")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
-from netfuse_onnx.rules._build import aligned, emit_same_op, need
+from netfuse_onnx.rules._build import aligned, emit_same_op, need, same_op
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.types import Became
@@ -22,14 +23,8 @@ def _with_channels(site: Site) -> str:
     return "" if site.rank(0) >= 2 else "its input has no axis of channels"
 
 
-@rule(
-    "BatchNormalization",
-    "InstanceNormalization",
-    takes=(FOLDED(1), FOLDED(0)),
-    gives=(FOLDED(1), FOLDED(0)),
-    when=_with_channels,
-    became=Became.GROUPED,
-)
+@rule("BatchNormalization", "InstanceNormalization", takes=(FOLDED(1), FOLDED(0)),
+      gives=(FOLDED(1), FOLDED(0)), when=_with_channels, became=Became.GROUPED)  # fmt: skip
 def channel_norm(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """The models are more channels: N(MC)HW, (MC) -> N(MC)HW."""
     return emit_same_op(site, ins, emit)
@@ -63,14 +58,9 @@ def layer_norm(site: Site) -> Iterator[Option]:
             continue
         if not differs:
             takes = site.takes({0: layout})
-            yield Option("layer_norm", takes, site.gives(layout), _same_axis(first - rank))
+            yield Option("layer_norm", takes, site.gives(layout), same_op(axis=first - rank))
         elif layout == STACKED(0):
             yield _per_model_affine(site, rank, first)
-
-
-def _same_axis(axis: int):  # type: ignore[no-untyped-def]  # returns a Body
-    """`axis` counted from the back, where no model axis stands."""
-    return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=axis)
 
 
 def _per_model_affine(site: Site, rank: int, first: int) -> Option:
@@ -80,17 +70,27 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
     CUDA provider gives wrong values for it (gaps.SCALE_PER_MODEL), and its fusions have been reported to fail
     on it (issue 27455). Ones of the plain shape are safe everywhere.
     """
-    takes = site.own_layouts
-    shape = site.dims(1)
-    need(all(isinstance(d, int) for d in shape), "the size of its scale is unknown")
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
-        ones = emit.filled(1.0, site.inputs[1].dtype, [d for d in shape if isinstance(d, int)])
-        y, *statistics = emit_same_op(site, [ins[0], ones], emit, axis=first - rank)
-        for op, i in (("Mul", 1), ("Add", 2)):
-            if site.has(i):
-                y = emit(op, y, aligned(site, ins, i, rank, emit))
-        return [y, *statistics]
+        return by_ones(site, ins, first - rank, lambda i: aligned(site, ins, i, rank, emit), emit)
 
-    gives = site.gives(STACKED(0), takes[0])  # the statistics are those of x
-    return Option("layer_norm", takes, gives, body)
+    need_static_scale(site)
+    gives = site.gives(STACKED(0), site.own_layout(0))  # the statistics are those of x
+    return Option("layer_norm", site.own_layouts, gives, body)
+
+
+def need_static_scale(site: Site) -> None:
+    need(all(isinstance(d, int) for d in site.dims(1)), "the size of its scale is unknown")
+
+
+def by_ones(
+    site: Site, ins: Operands, axis: int, affine: Callable[[int], Tensor], emit: Emitter
+) -> list[Tensor]:
+    """The normalisation by a scale of ones, then scale and bias, which `affine` gives such that they
+    broadcast."""
+    ones = emit.filled(1.0, site[1].dtype, [static_size(d) for d in site.dims(1)])
+    y, *statistics = emit_same_op(site, [ins[0], ones], emit, axis=axis)
+    for op, i in (("Mul", 1), ("Add", 2)):
+        if site.has(i):
+            y = emit(op, y, affine(i))
+    return [y, *statistics]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from netfuse_onnx.dims import known
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import Layout
@@ -77,7 +77,7 @@ class Param:
         """One number for each index of the axis on which a value of `dims` per model has its models."""
         size = dims[layout.axis] if layout.folded else 1
         need(isinstance(size, int), "the size of its folded axis is unknown")
-        return self.spread(known(size), emit)
+        return self.spread(static_size(size), emit)
 
 
 def rows_of(p: Param, emit: Emitter) -> int:
@@ -122,7 +122,7 @@ def needed(site: Site, ins: Operands, key: Key, emit: Emitter) -> Param:
 
 def stored(value: Values, emit: Emitter) -> Tensor:
     """A small constant."""
-    return emit.tensor_const(onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape)))
+    return emit.const(value, value.dtype)
 
 
 def for_each(value: Values, emit: Emitter) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, STACKED
 from netfuse_onnx.layouts.folded import unfold
-from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.rules._build import emit_same_op, if_folded, need, per_axis
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
 
@@ -22,8 +22,7 @@ def pool(site: Site) -> Iterator[Option]:
     if site.has_output(1):
         yield Option("pool", (FOLDED(0),), (FOLDED(0), STACKED(0)), _with_indices)
         return
-    spatial = range(2, site.rank(0))
-    yield from per_axis(site, lambda layout: emit_same_op, _if_folded, axes=spatial, name="pool")
+    yield from per_axis(site, gives=if_folded, axes=range(2, site.rank(0)), name="pool")
 
 
 def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
@@ -38,9 +37,7 @@ def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[
 @family("LRN", "DepthToSpace", "SpaceToDepth")
 def per_image(site: Site) -> Iterator[Option]:
     """It reads across the channels of one image, so the models join the batch: (MN)CHW."""
-    yield from per_axis(
-        site, lambda layout: emit_same_op, _if_folded, axes=range(1, site.rank(0)), name="per_image"
-    )
+    yield from per_axis(site, gives=if_folded, axes=range(1, site.rank(0)), name="per_image")
 
 
 @family("DepthToSpace")
@@ -48,7 +45,3 @@ def pixel_shuffle(site: Site) -> Iterator[Option]:
     """In CRD mode the channel comes first, so the models are more channels: N(MCbb)HW -> N(MC)(Hb)(Wb)."""
     need(site.attr("mode") == b"CRD", "its channels follow the blocks")
     yield Option("pixel_shuffle", (FOLDED(1),), (FOLDED(1),), emit_same_op)
-
-
-def _if_folded(layout: Layout) -> Layout | None:
-    return layout if layout.folded else None

@@ -7,25 +7,14 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from netfuse_onnx.dims import known
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
-from netfuse_onnx.rules import matmul
-from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules import integer, matmul
+from netfuse_onnx.rules._build import emit_same_op, need, times_models
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Site
-from netfuse_onnx.rules.integer import (
-    Image,
-    Side,
-    accumulated,
-    can_be_padded,
-    correction,
-    padded,
-    products,
-    requantised,
-    requantised_image,
-    rows,
-)
+from netfuse_onnx.rules.integer import Image, Side, can_be_padded
 from netfuse_onnx.rules.params import Param, combined, needed, one_number, param
 from netfuse_onnx.types import Became
 
@@ -62,7 +51,7 @@ def product_takes(site: Site) -> Takes:
 
 def products_of(site: Site, ins: Operands, takes: Mapping[str, Layout], emit: Emitter) -> Tensor:
     """int32 [N, .., i, j]"""
-    return products(side(site, ins, takes, "a", emit), side(site, ins, takes, "b", emit), emit)
+    return integer.products(side(site, ins, takes, "a", emit), side(site, ins, takes, "b", emit), emit)
 
 
 @family("MatMulInteger")
@@ -102,7 +91,7 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         total = products_of(site, ins, takes, emit)
         scale, zero = output_scale(site, ins, SCALES, emit), needed(site, ins, "y_zero_point", emit)
-        return requantised(total, scale, zero, max(site.rank("a"), site.rank("b")), emit)
+        return integer.requantised(total, scale, zero, max(site.rank("a"), site.rank("b")), emit)
 
     yield Option("qlinear_matmul", site.takes(takes), (STACKED(0),), body)
 
@@ -120,7 +109,9 @@ def _batched(takes: Takes) -> Body:
         for name in ("b_scale", "b_zero_point"):
             if site.rank(name):
                 each = needed(site, ins, name, emit)
-                row = rows(each, right, ready["b"], wide, emit) if each.wide else each.shaped([], emit)
+                row = (
+                    integer.rows(each, right, ready["b"], wide, emit) if each.wide else each.shaped([], emit)
+                )
                 ready |= {name: row}
         return emit_same_op(site, ready, emit)
 
@@ -143,7 +134,7 @@ CONV_SCALES = ("x_scale", "w_scale", "y_scale")
 def image(site: Site, ins: Operands, emit: Emitter) -> Image:
     """A convolution of `x` and `w`, with their zero points."""
     x, w = site["x"], site["w"]
-    filters = tuple(known(d) for d in w.dims)
+    filters = tuple(static_size(d) for d in w.dims)
     attrs = {k: v for k, v in site.node.attrs.items() if k != "channels_last"}
     zeros = (param(site, ins, "x_zero_point", emit), param(site, ins, "w_zero_point", emit))
     group = int(site.attr("group"))
@@ -159,15 +150,11 @@ def conv_integer(site: Site) -> Iterator[Option]:
     """Grouped, in int8: N(MC)HW, (MO)Ckk -> N(MO)HW. Zero points that differ are subtracted in int32."""
     takes = own_layouts(site) | {"x": FOLDED(1), "w": FOLDED(0)}
     if not site.is_mapped("x_zero_point", "w_zero_point"):
-        group = int(site.attr("group"))
-
-        def grouped(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
-            return emit_same_op(site, ins, emit, group=group * emit.models)
-
+        grouped = times_models("group")
         yield Option("conv_integer", site.takes(takes), (FOLDED(1),), grouped, Became.GROUPED)
         if not site.is_mapped("w"):
             yield Option("conv_integer", site.takes({"x": FOLDED(0)}), (FOLDED(0),), emit_same_op)
-        elif group == 1 and not site.is_mapped("x"):
+        elif site.attr("group") == 1 and not site.is_mapped("x"):
             yield Option("conv_integer", site.takes(takes | {"x": SHARED}), (FOLDED(1),), emit_same_op)
         return
     _need_filters(site)
@@ -175,7 +162,7 @@ def conv_integer(site: Site) -> Iterator[Option]:
     can_be_padded(site)
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
-        return accumulated(image(site, ins, emit), emit)
+        return integer.accumulated(image(site, ins, emit), emit)
 
     yield Option("conv_integer", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)
 
@@ -212,8 +199,8 @@ def _scaled(site: Site, takes: Takes, groups: int) -> Option:
         if site.rank("w_zero_point"):
             changes["w_zero_point"] = needed(site, ins, "w_zero_point", emit).shaped([], emit)
         if moved:
-            conv = padded(conv, emit)
-            bias = correction(conv, emit)
+            conv = integer.padded(conv, emit)
+            bias = integer.correction(conv, emit)
             changes["b"] = emit("Sub", ins["b"], bias) if site.has("b") else emit("Neg", bias)
             changes |= {"x": conv.x, "x_zero_point": emit.filled(0, conv.dtypes[0], ())}
             attrs |= dict.fromkeys(("pads", "auto_pad"))
@@ -232,10 +219,10 @@ def _in_parts(site: Site, takes: Takes) -> Option:
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         conv = image(site, ins, emit)
-        total, count = accumulated(conv, emit), conv.filters[0]
+        total, count = integer.accumulated(conv, emit), conv.filters[0]
         if site.has("b"):
             total = emit("Add", total, emit.unsqueeze(ins["b"], range(1, len(conv.dims) - 1)))
         scale = output_scale(site, ins, CONV_SCALES, emit).spread(count, emit)
-        return requantised_image(total, scale, needed(site, ins, "y_zero_point", emit), count, emit)
+        return integer.requantised_image(total, scale, needed(site, ins, "y_zero_point", emit), count, emit)
 
     return Option("qlinear_conv", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)

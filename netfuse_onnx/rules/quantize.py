@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
-from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.layouts import FOLDED, STACKED, Layout, places
+from netfuse_onnx.rules._build import along, emit_same_op, need, per_axis, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.storage.transforms import Repeat
@@ -14,33 +14,31 @@ from netfuse_onnx.storage.transforms import Repeat
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 """They take what the standard's took only later: an axis, and 16 bits."""
 
+SCALE, ZERO_POINT = 1, 2
+"""Inputs whose names differ: `y_scale` of QuantizeLinear is `x_scale` of DequantizeLinear."""
+
 
 @family("QuantizeLinear", "DequantizeLinear", *MICROSOFT)
 def quantize(site: Site) -> Iterator[Option]:
     """Per-tensor scales that differ become per-axis scales; per-axis scales are folded with their axis."""
-    rank, scale = site.rank(0), site.dims(1)
+    rank, scale = site.rank(0), site.dims(SCALE)
     given = site.attr("axis")  # the schemas of com.microsoft and of opsets below 13 have no default
     named = 1 if given is None else int(given)
     if site.attr("block_size"):
-        axis = site.axis(named, rank)
-        takes = (STACKED(0),) * len(site.node.inputs)
-        yield Option("quantize", takes, (STACKED(0),), _axis(axis + 1))
+        body, layouts = along(site.axis(named, rank)), [STACKED(0)]
+        yield from per_axis(site, body, name="quantize", layouts=layouts, every_input=True)
         return
     axis = site.axis(named, rank) if rank else 0
     per_tensor = len(scale) == 0 or (scale == (1,) and not (axis < rank and site.dims(0)[axis] == 1))
-    differs = site.is_mapped(1) or site.is_mapped(2)
+    differs = site.is_mapped(SCALE, ZERO_POINT)
     if per_tensor and not differs:
-        yield from per_axis(site, lambda layout: emit_same_op, name="quantize")
+        yield from per_axis(site, name="quantize")
     elif per_tensor:
         axes = site.opset >= 13 or site.node.key in MICROSOFT
         need(axes, "QuantizeLinear has one scale for all models before opset 13")
         yield from _per_model_scale(site, rank)
     else:
-        yield from _per_axis_scale(site, rank, axis, differs)
-
-
-def _axis(axis: int) -> Body:
-    return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=axis)
+        yield from _per_axis_scale(site, axis, differs)
 
 
 def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
@@ -71,14 +69,11 @@ def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
                 yield Option("quantize", (layout, *params), (layout,), folded(layout, size))
 
 
-def _per_axis_scale(site: Site, rank: int, axis: int, differs: bool) -> Iterator[Option]:
-    count = len(site.node.inputs)
-    yield Option("quantize", (FOLDED(axis),) + (FOLDED(0),) * (count - 1), (FOLDED(axis),), _axis(axis))
-    for layout in () if differs else places(rank):
-        if not layout.touches([axis]):
-            yield Option(
-                "quantize", (layout,) + (SHARED,) * (count - 1), (layout,), _axis(layout.physical(axis))
-            )
+def _per_axis_scale(site: Site, axis: int, differs: bool) -> Iterator[Option]:
+    takes = site.takes({0: FOLDED(axis), SCALE: FOLDED(0), ZERO_POINT: FOLDED(0)})
+    yield Option("quantize", takes, (FOLDED(axis),), same_op(axis=axis))
+    if not differs:
+        yield from per_axis(site, along(axis), axes=[axis], name="quantize")
 
 
 @family("DynamicQuantizeLinear")

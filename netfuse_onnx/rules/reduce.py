@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import Layout
-from netfuse_onnx.rules._build import emit_same_op, need, per_axis
+from netfuse_onnx.ops.axes import REDUCERS
+from netfuse_onnx.rules._build import along, emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
 
-REDUCE = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
 
-AXES_INPUT_SINCE = {"ReduceSum": 13}
-"""The opset from which the axes of a reduction are an input; 18 for all others."""
-
-
-@family(*REDUCE)
+@family(*sorted(REDUCERS))
 def reduce(site: Site) -> Iterator[Option]:
     """The axes are shifted past the model axis."""
     rank = site.rank(0)
     given = site.ints(1, "axes")
     if not given and site.attr("noop_with_empty_axes"):
-        yield from per_axis(site, lambda layout: emit_same_op, name="reduce")
+        yield from per_axis(site, name="reduce")
         return
     axes = sorted(site.own_axis(a, rank) for a in given) if given else list(range(rank))
     keep = bool(site.attr("keepdims"))
-    as_input = site.opset >= AXES_INPUT_SINCE.get(site.op, 18)
 
     def body(layout: Layout) -> Body:
-        def emit_reduce(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-            moved = layout.shifted(axes)
-            if as_input:
-                return emit_same_op(site, [ins[0], emit.const(moved)], emit)
-            return emit_same_op(site, [ins[0]], emit, axes=moved)
-
-        return emit_reduce
+        return lambda site, ins, emit: _over(site, ins[0], layout.shifted(axes), emit)
 
     if not axes:  # a scalar: nothing to reduce, and no axes would mean all of them
         yield from per_axis(site, lambda layout: _scalar, name="reduce")
@@ -50,10 +37,14 @@ def reduce(site: Site) -> Iterator[Option]:
 
 def _scalar(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """A scalar is reduced over an axis of size 1 that is added for it."""
-    x = emit.unsqueeze(ins[0], [1])
-    if site.opset >= AXES_INPUT_SINCE.get(site.op, 18):
-        return emit_same_op(site, [x, emit.const([1])], emit, keepdims=0)
-    return emit_same_op(site, [x], emit, axes=[1], keepdims=0)
+    return _over(site, emit.unsqueeze(ins[0], [1]), [1], emit, keepdims=0)
+
+
+def _over(site: Site, x: Tensor, axes: Sequence[int], emit: Emitter, **attrs: Any) -> Sequence[Held]:
+    """The reduction of `x` over `axes`, which are an input or, in older opsets, an attribute."""
+    if site.position("axes") >= 0:
+        return emit_same_op(site, [x, emit.const(axes)], emit, **attrs)
+    return emit_same_op(site, [x], emit, axes=axes, **attrs)
 
 
 def dropped(layout: Layout, axes: Sequence[int]) -> Layout:
@@ -63,15 +54,10 @@ def dropped(layout: Layout, axes: Sequence[int]) -> Layout:
 
 def one_axis(site: Site, *, name: str, drops: bool = False) -> Iterator[Option]:
     """Options for an operator with one `axis` attribute, which is shifted; `drops`: the axis disappears."""
-    rank = site.rank(0)
-    need(rank > 0, "its input is a scalar")
-    axis = site.own_axis(int(site.attr("axis")), rank)
-
-    def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=layout.physical(axis))
-
+    need(site.rank(0) > 0, "its input is a scalar")
+    axis = site.named_axis
     gives = (lambda layout: dropped(layout, [axis])) if drops else (lambda layout: layout)
-    yield from per_axis(site, body, gives, axes=[axis], name=name)
+    yield from per_axis(site, along(axis), gives, axes=[axis], name=name)
 
 
 @family("Softmax", "LogSoftmax", "Hardmax")
@@ -80,17 +66,13 @@ def softmax(site: Site) -> Iterator[Option]:
     if site.opset >= 13:
         yield from one_axis(site, name="softmax")
         return
-    rank = site.rank(0)
-    axis = site.own_axis(int(site.attr("axis")), rank)
-
-    def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=layout.physical(axis))
+    axis = site.named_axis
 
     def before(layout: Layout) -> Layout | None:
         """It works on all axes from `axis` on at once, so the model axis may not stand among them."""
         return layout if layout.axis <= axis else None
 
-    yield from per_axis(site, body, before, axes=range(axis, rank), name="softmax")
+    yield from per_axis(site, along(axis), before, axes=range(axis, site.rank(0)), name="softmax")
 
 
 @family("ArgMax", "ArgMin")
@@ -99,16 +81,10 @@ def arg(site: Site) -> Iterator[Option]:
     yield from one_axis(site, name="arg", drops=not site.attr("keepdims"))
 
 
-@family("LpNormalization")
-def lp_norm(site: Site) -> Iterator[Option]:
-    """The axis is shifted past the model axis."""
-    yield from one_axis(site, name="lp_norm")
-
-
-@family("TopK")
-def top_k(site: Site) -> Iterator[Option]:
-    """The axis is shifted past the model axis; k is the same for all models."""
-    yield from one_axis(site, name="top_k")
+@family("LpNormalization", "TopK")
+def shifted(site: Site) -> Iterator[Option]:
+    """The axis is shifted past the model axis; other inputs, such as k, are the same for all models."""
+    yield from one_axis(site, name="shifted")
 
 
 @family("CumSum", "CumProd")
@@ -128,11 +104,8 @@ def cumulative(site: Site) -> Iterator[Option]:
 def trilu(site: Site) -> Iterator[Option]:
     """It works on the last two axes, so the models are one more batch axis."""
     rank = site.rank(0)
-    last = range(rank - 2, rank)
-    yield from per_axis(
-        site,
-        lambda layout: emit_same_op,
-        lambda layout: None if layout.stacked and layout.axis > rank - 2 else layout,
-        axes=last,
-        name="trilu",
-    )
+
+    def gives(layout: Layout) -> Layout | None:
+        return None if layout.stacked and layout.axis > rank - 2 else layout
+
+    yield from per_axis(site, gives=gives, axes=range(rank - 2, rank))

@@ -13,7 +13,7 @@ from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Body, Option, family
-from netfuse_onnx.rules._site import Refuse, Site
+from netfuse_onnx.rules._site import Operands, Refuse, Site
 from netfuse_onnx.run import gaps
 
 
@@ -73,7 +73,7 @@ def _inferred_sizes(site: Site) -> dict[int, int]:
     keep their size are left out. Before opset 18 none can be."""
     plain = site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize"
     stretched = site.attr("keep_aspect_ratio_policy") in (None, b"stretch")
-    if not (plain and stretched and site.opset >= 18 and _has_sizes(site) and site.values[3] is None):
+    if not (plain and stretched and site.opset >= 18 and _has_sizes(site) and site["sizes"].value is None):
         return {}
     sizes = {}
     for axis, (dim, out) in enumerate(zip(site.dims(0), site.out_dims(), strict=True)):
@@ -101,23 +101,23 @@ def _in_front(site: Site, axes: list[int]) -> Body:
     )
     need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
     by_sizes = _has_sizes(site)
-    at = 3 if by_sizes else _scales_at(site)
-    values = site.values[at]
+    key = "sizes" if by_sizes else "scales"
+    values = site[key].value
     ones = gaps.RESIZE_BLENDS_UP_TO - site.rank(0)
     if ones == 0 and not _keeps_first(site, axes, values, by_sizes):
         ones = 1
 
-    def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Held:
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         added = range(1, ones + 1)
-        ready = [None if ins[0] is None else emit.unsqueeze(ins[0], added), *ins[1:]]
+        ready = ins | {"x": emit.unsqueeze(ins["x"], added)}
         head = [emit.models if by_sizes else 1] + [1] * ones
         dtype = np.int64 if by_sizes else np.float32
         if site.attr("axes"):
             pass  # they are shifted, and the sizes are theirs alone
         elif values is not None:
-            ready[at] = emit.const([*head, *values.reshape(-1).tolist()], dtype)
+            ready |= {key: emit.const([*head, *values.reshape(-1).tolist()], dtype)}
         else:
-            ready[at] = emit("Concat", emit.const(head, dtype), ins[at], axis=0)
+            ready |= {key: emit("Concat", emit.const(head, dtype), ins[key], axis=0)}
         shifted = [axis + ones + 1 for axis in axes] if site.attr("axes") else None
         return emit.squeeze(emit_same_op(site, ready, emit, axes=shifted)[0], added)
 
@@ -132,44 +132,36 @@ def _keeps_first(site: Site, axes: list[int], values: np.ndarray[Any, Any] | Non
     return values is not None and bool(values.reshape(-1)[axes.index(0)] == same)
 
 
-def _scales_at(site: Site) -> int:
-    return 2 if site.op == "Resize" and site.opset >= 11 else 1
-
-
 def _has_sizes(site: Site) -> bool:
     """True where an input of sizes decides, and not one of scales."""
-    return site.op == "Resize" and site.has(3) and not _empty(site, 3)
-
-
-def _empty(site: Site, i: int) -> bool:
-    return site.inputs[i].dims == (0,)
+    return site.has("sizes") and site["sizes"].dims != (0,)
 
 
 def _refuse_region(site: Site, k: int, count: int) -> None:
     """A region of interest may only take all of the folded axis."""
-    if site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize" or not site.has(1):
+    if site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize" or not site.has("roi"):
         return
-    roi = site.values[1]
+    roi = site["roi"].value
     need(roi is not None, "its region of interest is computed at run time")
     flat = [] if roi is None else roi.reshape(-1).tolist()
     need((flat[k], flat[k + count]) == (0.0, 1.0), "its region of interest cuts the batch or the channels")
 
 
 def _by_sizes(site: Site, axes: list[int], k: int) -> Body:
-    values = site.values[3]
+    values = site["sizes"].value
     size = site.dims(0)[axes[k]]
     need(values is None or values.reshape(-1)[k] == size, "it resizes the batch or the channels")
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         scale = [emit.models if axis == axes[k] else 1 for axis in axes]
         if values is not None:
             sizes = emit.const([int(v) * f for v, f in zip(values.reshape(-1), scale, strict=True)])
         else:
-            sizes = emit("Mul", ins[3], emit.const(scale))
-            there = emit("Gather", emit("Shape", ins[0]), emit.const([axes[k]]), axis=0)
+            sizes = emit("Mul", ins["sizes"], emit.const(scale))
+            there = emit("Gather", emit("Shape", ins["x"]), emit.const([axes[k]]), axis=0)
             same = emit("Equal", there, emit("Gather", sizes, emit.const([k]), axis=0))
-            ins = [_where(same, ins[0], site, emit), *ins[1:]]
-        return emit_same_op(site, [*ins[:3], sizes], emit)
+            ins |= {"x": _where(same, ins["x"], site, emit)}
+        return emit_same_op(site, ins | {"sizes": sizes}, emit)
 
     return body
 
@@ -181,15 +173,14 @@ def _where(condition: Tensor, x: Tensor, site: Site, emit: Emitter) -> Tensor:
 
 
 def _by_scales(site: Site, k: int) -> Body:
-    at = _scales_at(site)
-    values = site.values[at] if site.has(at) else None
+    values = site["scales"].value
     named: Any = site.attr("scales")
     if values is None and named is None:
 
-        def guarded(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        def guarded(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
             one = emit.filled(1.0, TensorProto.FLOAT, (1,))
-            same = emit("Equal", emit("Gather", ins[at], emit.const([k]), axis=0), one)
-            return emit_same_op(site, [_where(same, ins[0], site, emit), *ins[1:]], emit)
+            same = emit("Equal", emit("Gather", ins["scales"], emit.const([k]), axis=0), one)
+            return emit_same_op(site, ins | {"x": _where(same, ins["x"], site, emit)}, emit)
 
         return guarded
     scale = float(named[k] if values is None else values.reshape(-1)[k])

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from netfuse_onnx.dims import known, reshape_target
+from netfuse_onnx.dims import reshape_target
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import ROWS, STACKED, Layout
-from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._build import emit_same_op, need, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
-from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules._site import Operands, Site
+from netfuse_onnx.rules.norm import by_ones, need_static_scale
 from netfuse_onnx.types import Dim
 
 
@@ -38,24 +39,17 @@ def norm_rows(site: Site) -> Iterator[Option]:
     takes = (ROWS, *site.own_layouts[1:])
     gives = site.gives(ROWS)
     if not any(site.mapped[1:]):
-        yield Option("norm_rows", takes, gives, _on_the_last_axis, tuned=True)
+        yield Option("norm_rows", takes, gives, same_op(axis=-1), tuned=True)
         return
-    need(isinstance(site.dims(1)[0], int), "the size of its scale is unknown")
+    need_static_scale(site)
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-        # as in norm.py: a scale of ones is safe in every runtime
-        ones = emit.filled(1.0, site.inputs[1].dtype, [known(site.dims(1)[0])])
-        y, *statistics = _on_the_last_axis(site, [ins[0], ones], emit)
-        for op, i in (("Mul", 1), ("Add", 2)):
-            if site.has(i):
-                y = emit(op, y, ROWS.aligned(emit, ins[i], takes[i], site.dims(i), site.dims(0)))
-        return [y, *statistics]
+    def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
+        def affine(i: int) -> Tensor:
+            return ROWS.aligned(emit, ins[i], takes[i], site.dims(i), site.dims(0))
+
+        return by_ones(site, ins, -1, affine, emit)
 
     yield Option("norm_rows", takes, gives, body, tuned=True)
-
-
-def _on_the_last_axis(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Tensor]:
-    return emit_same_op(site, ins, emit, axis=-1)
 
 
 @family("Reshape")

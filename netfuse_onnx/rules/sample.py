@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnx import TensorProto
-
-from netfuse_onnx.dims import known, same_dim, same_name
+from netfuse_onnx.dims import same_dim, same_name, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
-from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._build import as_int64, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.types import Became
 
 
 @rule("GridSample", "LinearAttention", "TensorScatter", takes=(FOLDED(0),), gives=FOLDED(0))
-@rule("Col2Im", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
+@rule("Col2Im", "STFT", takes=(FOLDED(0), SHARED), gives=FOLDED(0))
 def samples(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """The models join the batch."""
     return emit_same_op(site, ins, emit)
@@ -93,7 +91,7 @@ def attention(site: Site) -> Iterator[Option]:
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         if repeated:
-            ins |= {"attn_mask": _repeated_mask(site, ins["attn_mask"], known(batch), emit)}
+            ins |= {"attn_mask": _repeated_mask(site, ins["attn_mask"], static_size(batch), emit)}
         elif batched and not same_dim(mask.dims[0], batch):
             ins |= {"attn_mask": emit.require_size(ins["attn_mask"], 4, ins[0])}
         return emit_same_op(site, ins, emit)
@@ -116,11 +114,8 @@ def rotary(site: Site) -> Iterator[Option]:
     """The models join the batch; caches that differ are gathered per model first."""
     caches, positions = ("cos_cache", "sin_cache"), site["position_ids"]
     takes = dict.fromkeys(site.names, FOLDED(0))
-    if not positions.present:
-        yield Option("rotary", site.takes(takes), (FOLDED(0),), emit_same_op)
-        return
-    if not site.is_mapped(*caches):
-        takes |= dict.fromkeys(caches, SHARED)
+    if not positions.present or not site.is_mapped(*caches):
+        takes |= dict.fromkeys(caches, SHARED) if positions.present else {}
         yield Option("rotary", site.takes(takes), (FOLDED(0),), emit_same_op)
         return
     tail = [positions.dims[1], site.dims("cos_cache")[1]]
@@ -128,10 +123,7 @@ def rotary(site: Site) -> Iterator[Option]:
     need(len(sizes) == 2, "its caches differ between the models and their sizes are unknown")
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
-        where = ins["position_ids"]
-        if positions.dtype != TensorProto.INT64:
-            where = emit("Cast", where, to=TensorProto.INT64)
-        where = emit.unsqueeze(where, [3])
+        where = emit.unsqueeze(as_int64(positions, ins["position_ids"], emit), [3])
         gathered = [emit("GatherND", ins[cache], where, batch_dims=1) for cache in caches]
         return emit_same_op(site, [ins[0], *(emit.reshape(rows, [-1, *sizes]) for rows in gathered)], emit)
 

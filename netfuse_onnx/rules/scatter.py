@@ -7,24 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import STACKED, Layout, places
-from netfuse_onnx.rules._build import emit_same_op, need
-from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.layouts import STACKED
+from netfuse_onnx.rules._build import along, emit_same_op, if_stacked, need, per_axis
+from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
 
 
 @family("ScatterElements", "Scatter")
 def scatter_elements(site: Site) -> Iterator[Option]:
     """The axis is shifted past the model axis; data, indices and updates are all stacked."""
-    rank = site.rank(0)
-    axis = site.own_axis(int(site.attr("axis")), rank)
-
-    def body(layout: Layout) -> Body:
-        return lambda site, ins, emit: emit_same_op(site, ins, emit, axis=layout.physical(axis))
-
-    for layout in places(rank):
-        if layout.stacked:
-            yield Option("scatter_elements", (layout,) * 3, (layout,), body(layout))
+    yield from per_axis(site, along(site.named_axis), if_stacked, name="scatter_elements", every_input=True)
 
 
 @family("ScatterND")

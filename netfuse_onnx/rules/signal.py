@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
-from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
+from netfuse_onnx.layouts import SHARED, STACKED, Layout, places
+from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
 
@@ -34,7 +34,7 @@ def dft(site: Site) -> Iterator[Option]:
     def body(layout: Layout) -> Body:
         moved = layout.physical(axis)
         if not as_input:
-            return lambda s, ins, emit: emit_same_op(s, ins, emit, axis=moved)
+            return same_op(axis=moved)
         return lambda s, ins, emit: emit_same_op(
             s, [*ins[:2], *[None] * (2 - len(ins[:2])), emit.const(moved)], emit
         )
@@ -46,12 +46,6 @@ def dft(site: Site) -> Iterator[Option]:
     )  # fmt: skip
 
 
-@family("STFT")
-def stft(site: Site) -> Iterator[Option]:
-    """The models join the batch; the window is the same for all models."""
-    yield Option("stft", site.takes({0: FOLDED(0)}), (FOLDED(0),), emit_same_op)
-
-
 @family("MeanVarianceNormalization")
 def mean_variance(site: Site) -> Iterator[Option]:
     """The axes are shifted past the model axis."""
@@ -60,7 +54,7 @@ def mean_variance(site: Site) -> Iterator[Option]:
     axes = [site.own_axis(int(a), rank) for a in site.attr("axes")]
 
     def body(layout: Layout) -> Body:
-        return lambda s, ins, emit: emit_same_op(s, ins, emit, axes=layout.shifted(axes))
+        return same_op(axes=layout.shifted(axes))
 
     yield from per_axis(site, body, axes=axes, name="mean_variance")
 

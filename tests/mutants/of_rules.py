@@ -97,8 +97,8 @@ MUTATIONS = (
     mutation(
         "gathered-ranks-not-counted",
         "netfuse_onnx/rules/index.py",
-        "at = layout.axis + (indices - 1 if layout.axis > axis else 0)",
-        "at = layout.axis",
+        "layout.with_axis(layout.axis + (indices - 1 if layout.axis > axis else 0))",
+        "layout.with_axis(layout.axis)",
         "rules/test_index.py::test_gather[int64-5,3--0]",
     ),
     mutation(
@@ -111,8 +111,8 @@ MUTATIONS = (
     mutation(
         "gather-nd-across-models",
         "netfuse_onnx/rules/index.py",
-        'batch = int(site.attr("batch_dims")) + 1',
-        'batch = int(site.attr("batch_dims"))',
+        'batch_dims=int(site.attr("batch_dims")) + 1',
+        'batch_dims=int(site.attr("batch_dims"))',
         "rules/test_index.py::test_gather_nd[3,3-2,2-0]",
     ),
     mutation(
@@ -125,8 +125,8 @@ MUTATIONS = (
     mutation(
         "concat-along-a-folded-axis",
         "netfuse_onnx/rules/index.py",
-        "        if not layout.touches([axis]):\n            body: Body = _axis(layout.physical(axis))",
-        "        if True:\n            body: Body = _axis(layout.physical(axis))",
+        "yield from per_axis(site, along(axis), axes=[axis], every_input=True)",
+        "yield from per_axis(site, along(axis), every_input=True)",
         "rules/test_index.py::test_concat[0]",
     ),
     mutation(
@@ -139,7 +139,7 @@ MUTATIONS = (
     mutation(
         "groups-not-multiplied",
         "netfuse_onnx/rules/conv.py",
-        "return emit_same_op(site, ins, emit, group=emit.models * _group(site))",
+        'return emit_same_op(site, ins, emit, group=emit.models * int(site.attr("group")))',
         "return emit_same_op(site, ins, emit, group=emit.models)",
         "rules/test_conv.py::test_conv",
     ),
@@ -181,8 +181,8 @@ MUTATIONS = (
     mutation(
         "vectors-in-products",
         "netfuse_onnx/rules/matmul.py",
-        "added = ([wide - 1] if left == 1 else []) + ([wide] if right == 1 else [])",
-        "added = ([wide] if left == 1 else []) + ([wide] if right == 1 else [])",
+        "[wide - 1 + i for i in (0, 1) if site.rank(i) == 1]",
+        "[wide for i in (0, 1) if site.rank(i) == 1]",
         "rules/test_matmul.py::test_matmul_of_any_two_ranks[4-4]",
     ),
     mutation(
@@ -209,8 +209,8 @@ MUTATIONS = (
     mutation(
         "ignored-losses-times-0",
         "netfuse_onnx/rules/loss.py",
-        'return emit("Where", ignored, emit.filled(0.0, site[0].dtype, ()), x)',
-        'return emit("Mul", emit("Cast", emit("Not", ignored), to=site[0].dtype), x)',
+        'return emit("Where", ignored, emit.filled(0.0, site[SCORES].dtype, ()), x)',
+        'return emit("Mul", emit("Cast", emit("Not", ignored), to=site[SCORES].dtype), x)',
         "test_pins_rules.py::test_an_ignored_loss_is_nothing_whatever_stands_there",
     ),
     mutation(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from contrib_graphs import graph, shapes_agree
-from oracle import IO, check, draw
+from oracle import IO, check, draw, fails_or_is_right
 
 OPS = tuple(
     f"com.microsoft.{op}"
@@ -160,6 +160,20 @@ def test_attention(per, w, tmp_path):
         if not turn:
             shapes_agree(model, {name: value[0] for name, value in values.items()}, SIZES)
         check(model, values, role, tmp_path, io=IO[turn % 2], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("weights", ["weight", "shared weight"])
+def test_attention_with_ends_and_starts(weights, tmp_path):
+    """A mask [2 B] where the file says [B] holds all ends, then all starts: joined, models would be mixed."""
+    text = QKV.format(w="int8", per="") + ", int32[B] m, uint8 b, int8 d"
+    model = graph(text, "y = com.microsoft.QAttention<num_heads = 2>(x, w, g, a, c, m, b, d)")
+    role = {info.name: "shared weight" for info in model.graph.input} | dict.fromkeys("xm", "input")
+    values = values_of(model, 2, {"a": 0.02, "c": 0.02})
+    masks = [[4, 4, 4, 1, 2, 0], [3, 4, 3, 0, 1, 2]]
+    values["m"] = np.array(masks, np.int32)
+    role |= dict.fromkeys("wg", weights)
+    failed = fails_or_is_right(model, values, role, tmp_path)
+    assert failed > 0
 
 
 def test_attention_with_a_cache(tmp_path):
