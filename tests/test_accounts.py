@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from families import family
 from onnx import TensorProto
+from test_convert import layouts as layouts_of
 
 from netfuse_onnx.emit.counting import CountingEmitter
-from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner
@@ -88,8 +89,7 @@ def test_a_body_that_reads_the_elements_of_a_weight_is_noticed(tmp_path: Path) -
 @pytest.mark.parametrize("dims", [(2, 4, 6), (2, 4), (1, 4, 6), (2, 3, 4, 6)], ids=str)
 def test_hops_count_what_they_emit(dims: tuple[Dim, ...]) -> None:
     """Where a dim is open, a join compares shapes as well, whatever the plan: that is no part of its price."""
-    last = len(dims) - 1
-    layouts: list[Layout] = [SHARED, PER_MODEL, STACKED(0), STACKED(1), FOLDED(1), CHANNELS(last), ROWS]
+    layouts: list[Layout] = [SHARED, *layouts_of(dims)]
     for src in layouts:
         for dst in layouts:
             if dst == SHARED or src == dst or not (src.fits(dims) and dst.fits(dims)):

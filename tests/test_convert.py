@@ -14,7 +14,7 @@ from oracle import LEVELS, run
 
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, route
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, route
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -25,6 +25,15 @@ def layouts(dims):
     front = [CHANNELS(axis) for axis in range(1, rank) if isinstance(dims[axis], int)]
     rows = [ROWS] if ROWS.fits(dims) else []
     return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front, *rows]
+
+
+def subclasses(layout=Layout):
+    return {layout, *itertools.chain.from_iterable(map(subclasses, layout.__subclasses__()))} - {Layout}
+
+
+def test_every_layout_takes_part():
+    """A new layout is tried here as soon as there is a class for it; `hold` says what it is in numpy."""
+    assert {type(layout) for layout in (SHARED, *layouts(("B", 3, 2)))} == subclasses()
 
 
 def hold(values, layout):

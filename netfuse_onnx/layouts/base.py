@@ -3,7 +3,8 @@
 Each layout is a class in a file of its own. It knows the dims of the tensor that holds the value, where an
 axis of one model stands in it, how operands broadcast in it, how the writer lays out a weight in it, and its
 hops: the conversions to and from its neighbours. One hop to a STACKED layout and one back are enough, since
-every layout can be reached from there (`routes.route`).
+every layout can be reached from there (`routes.route`). From PER_MODEL no other layout has a hop of its own:
+the joins of per_model.py compare the shapes of the models, so that unequal ones fail.
 
 Hops emit nodes through the methods of the emitter that they are given; this package imports none of `emit`.
 """

@@ -73,12 +73,25 @@ class Channels(Layout):
     def hop_to(self, dst: Layout, dims: Dims) -> Hop | None:
         if not self._is_next_to(dst, dims):
             return None
-        return Hop(self, dst, lambda emit, x, dtype: from_channels(emit, x, self.axis, dst, dims), MOVED)
+        return Hop(
+            self,
+            dst,
+            lambda emit, x, dtype: from_channels(emit, x, self.axis, dst, dims),
+            self._counts(dst, dims),
+        )
 
     def hop_from(self, src: Layout, dims: Dims) -> Hop | None:
         if not self._is_next_to(src, dims):
             return None
-        return Hop(src, self, lambda emit, x, dtype: to_channels(emit, x, src, self.axis, dims), MOVED)
+        return Hop(
+            src,
+            self,
+            lambda emit, x, dtype: to_channels(emit, x, src, self.axis, dims),
+            self._counts(src, dims),
+        )
+
+    def _counts(self, other: Layout, dims: Dims) -> Counts:
+        return MOVED._replace(views=5) if _together(other, self.axis, dims) else MOVED
 
     def _is_next_to(self, other: Layout, dims: Dims) -> bool:
         """True for each STACKED layout. The last axis alone in front is a Transpose away from being folded

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts.base import Hop, Layout
 from netfuse_onnx.layouts.folded import FOLDED
+from netfuse_onnx.layouts.per_model import PER_MODEL
 from netfuse_onnx.layouts.stacked import STACKED
 from netfuse_onnx.types import Dim
 
@@ -28,7 +29,8 @@ def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...]) -> tuple[Hop, ...] |
     """The shortest way by way of the doors of either end, that of `dst` first; None where there is none."""
     if src == dst:
         return ()
-    direct = dst.hop_from(src, dims) or src.hop_to(dst, dims)
+    # From PER_MODEL, only its own hops: these alone compare the shapes of the models (join.py).
+    direct = (None if src == PER_MODEL else dst.hop_from(src, dims)) or src.hop_to(dst, dims)
     if direct:
         return (direct,)
     return min(_by_doors(src, dst, dims), key=len, default=None)
