@@ -81,7 +81,7 @@ class CountingEmitter(Emitter):
         outs: Sequence[bool] = (True,),
         domain: str = "",
         captured: Sequence[Tensor] = (),
-        captured_names: tuple[str, ...] = (),
+        **_unused: Any,
     ) -> list[Any]:
         inputs = cast("tuple[Counted | None, ...]", tuple(ins))
         stored = len(inputs) > 0 and not captured and all(x.stored for x in inputs if x is not None)
