@@ -161,11 +161,11 @@ class Emitter:
 
     @staticmethod
     def _unique(name: str, taken: set[str]) -> str:
-        found, count = name, 2
-        while found in taken:
-            found, count = f"{name}-{count}", count + 1
-        taken.add(found)
-        return found
+        unique, count = name, 2
+        while unique in taken:
+            unique, count = f"{name}-{count}", count + 1
+        taken.add(unique)
+        return unique
 
     # ------------------------------------------------------------------ constants and weights
 
@@ -214,8 +214,8 @@ class Emitter:
 
     def weights_read(self) -> list[tuple[gs.Constant, Recipe]]:
         """The weights that nodes read, with their recipes, in the order in which they were first wanted."""
-        made = (found for found in self._forms.values() if found.name in self.recipes)
-        return [(found, self.recipes[found.name]) for found in made if found.outputs]
+        made = (weight for weight in self._forms.values() if weight.name in self.recipes)
+        return [(weight, self.recipes[weight.name]) for weight in made if weight.outputs]
 
     def reform(self, tensor: Tensor, **changes: Any) -> gs.Constant:
         """A weight under another shape or transform: another recipe over the same source bytes."""
@@ -231,9 +231,9 @@ class Emitter:
         if key not in self._forms:
             proto = onnx.TensorProto(data_type=recipe.dtype, dims=recipe.shape)
             proto.data_location = onnx.TensorProto.EXTERNAL
-            found = gs.Constant(self._unique(name, self._names), LazyValues(proto))
-            self.recipes[found.name] = recipe
-            self._forms[key] = found
+            weight = gs.Constant(self._unique(name, self._names), LazyValues(proto))
+            self.recipes[weight.name] = recipe
+            self._forms[key] = weight
         return self._forms[key]
 
     # ------------------------------------------------------------------ shapes, by opset

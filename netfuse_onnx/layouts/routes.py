@@ -18,10 +18,10 @@ from netfuse_onnx.types import Dim
 
 def route(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Hop, ...]:
     """The hops from `src` to `dst` for a value of per-model `dims`; () where they are equal."""
-    found = _route(src, dst, tuple(dims))
-    if found is None:
+    hops = _route(src, dst, tuple(dims))
+    if hops is None:
         raise InternalError(f"a value of {list(dims)} is {src} and read as {dst}: no conversion leads there")
-    return found
+    return hops
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -77,10 +77,10 @@ def _reads_long(node: NodeProto, long: set[str]) -> bool:
     if node.op_type in SHAPED:
         (at,) = traits.of(node.op_type).steered
         return len(node.input) > at and node.input[at] in long
-    found = node.op_type in PROPAGATING and not long.isdisjoint(node.input)
-    if found:
+    reads_long = node.op_type in PROPAGATING and not long.isdisjoint(node.input)
+    if reads_long:
         long.update(node.output)
-    return found
+    return reads_long
 
 
 def _has_type(value: ValueInfoProto) -> bool:

@@ -123,13 +123,13 @@ def both(first: ValueType, second: ValueType | None) -> ValueType:
     return ValueType(dtype, tuple(dims))
 
 
-def filled(found: ValueType, claim: ValueType) -> ValueType:
+def filled(inferred: ValueType, claim: ValueType) -> ValueType:
     """The type that inference found; where it found nothing, or made up a symbol, the file's claim counts."""
-    dims = claim.dims if found.dims is None else found.dims
+    dims = claim.dims if inferred.dims is None else inferred.dims
     if dims is not None and claim.dims is not None and len(dims) == len(claim.dims):
         pairs = zip(dims, claim.dims, strict=True)
         dims = tuple([said if dim is None or str(dim).startswith("unk__") else dim for dim, said in pairs])
-    return ValueType(found.dtype or claim.dtype, dims, found.proto)
+    return ValueType(inferred.dtype or claim.dtype, dims, inferred.proto)
 
 
 def accepted(first: ValueType, second: ValueType) -> ValueType:

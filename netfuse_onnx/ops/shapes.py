@@ -135,8 +135,8 @@ def standard(op: str, types: Kinds, attrs: Mapping[str, Any]) -> ValueType:
     names = [f"i{k}" for k in range(len(types))]
     node = helper.make_node(op, names, ["o"], **known)
     declared = {name: kinds.proto(kind) for name, kind in zip(names, types, strict=True)}
-    found = shape_inference.infer_node_outputs(schema, node, declared)
-    return _tensor(found.get("o"))
+    inferred = shape_inference.infer_node_outputs(schema, node, declared)
+    return _tensor(inferred.get("o"))
 
 
 def _tensor(proto: TypeProto | None) -> ValueType:
@@ -215,10 +215,10 @@ class _Attributes(Mapping[str, Any]):
         self._context = context
 
     def __getitem__(self, name: str) -> Any:
-        found: AttributeProto | None = self._context.get_attribute(name)
-        if found is None:
+        attribute: AttributeProto | None = self._context.get_attribute(name)
+        if attribute is None:
             raise KeyError(name)
-        return onnx.helper.get_attribute_value(found)
+        return onnx.helper.get_attribute_value(attribute)
 
     def __iter__(self) -> Iterator[str]:
         raise TypeError("onnx does not list a node's attributes")

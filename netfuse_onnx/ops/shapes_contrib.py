@@ -126,10 +126,10 @@ def _image(op: str, call: Call, *more: ValueType, last: bool = False) -> Kinds:
     """A standard operator on floats, with channels last where the attribute or the caller says so."""
     last = last or bool(call.attr("channels_last", 0))
     dims = moved(call.dims(0), last=False) if last else call.dims(0)
-    found = standard(op, [ValueType(FLOAT, dims), *more], call.attrs)
-    if found.dims is None:
+    inferred = standard(op, [ValueType(FLOAT, dims), *more], call.attrs)
+    if inferred.dims is None:
         raise Unknown
-    return [ValueType(call.kind(0).dtype, moved(found.dims, last=True) if last else found.dims)]
+    return [ValueType(call.kind(0).dtype, moved(inferred.dims, last=True) if last else inferred.dims)]
 
 
 @shape("QLinearConv")

@@ -67,13 +67,13 @@ def signature(op: str, domain: str, version: int, attrs: Mapping[str, Any]) -> d
     if op not in SIZES:
         return None
     known = schemas.facts(op, domain, version)
-    found: dict[str, Hashable] = {name: len(attrs[name]) for name in SIZES[op] if attrs.get(name)}
+    decisive: dict[str, Hashable] = {name: len(attrs[name]) for name in SIZES[op] if attrs.get(name)}
     for name in _VALUES.get(op, ()):
         value = attrs.get(name, known.defaults.get(name) if known else None)
-        found[name] = tuple(value) if isinstance(value, list) else value
+        decisive[name] = tuple(value) if isinstance(value, list) else value
     for name, value in attrs.items():
         if name.startswith(_TYPES.get(op, "\0")):
-            found[name] = value.data_type if isinstance(value, TensorProto) else True
+            decisive[name] = value.data_type if isinstance(value, TensorProto) else True
     if op == "TfIdfVectorizer":
-        found["ngram_indexes"] = max(attrs.get("ngram_indexes", ()), default=-1) + 1
-    return found
+        decisive["ngram_indexes"] = max(attrs.get("ngram_indexes", ()), default=-1) + 1
+    return decisive
