@@ -141,12 +141,8 @@ class Counts(NamedTuple):
     reorders: int = 0
 
 
-NOTHING, VIEW, COPY, TRANSPOSE = (
-    Counts(),
-    Counts(views=1),
-    Counts(launches=1, copies=1),
-    Counts(launches=1, transposes=1),
-)
+NOTHING, VIEW = Counts(), Counts(views=1)
+COPY, TRANSPOSE = Counts(launches=1, copies=1), Counts(launches=1, transposes=1)
 Walk: TypeAlias = "Callable[[Emitter, Held, int], Held]"
 """Emits a hop for a tensor, or one per model, of an ONNX element type."""
 

@@ -6,7 +6,7 @@ A product with weights is a 1x1 convolution then, with a group per model (rules/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -71,32 +71,23 @@ class Channels(Layout):
     # ------------------------------------------------------------------ hops
 
     def hop_to(self, dst: Layout, dims: Dims) -> Hop | None:
-        if not self._is_next_to(dst, dims):
+        counts = self._counts(dst, dims)
+        if counts is None:
             return None
-        return Hop(
-            self,
-            dst,
-            lambda emit, x, dtype: from_channels(emit, x, self.axis, dst, dims),
-            self._counts(dst, dims),
-        )
+        return Hop(self, dst, lambda emit, x, dtype: from_channels(emit, x, self.axis, dst, dims), counts)
 
     def hop_from(self, src: Layout, dims: Dims) -> Hop | None:
-        if not self._is_next_to(src, dims):
+        counts = self._counts(src, dims)
+        if counts is None:
             return None
-        return Hop(
-            src,
-            self,
-            lambda emit, x, dtype: to_channels(emit, x, src, self.axis, dims),
-            self._counts(src, dims),
-        )
+        return Hop(src, self, lambda emit, x, dtype: to_channels(emit, x, src, self.axis, dims), counts)
 
-    def _counts(self, other: Layout, dims: Dims) -> Counts:
+    def _counts(self, other: Layout, dims: Dims) -> Counts | None:
+        """Each STACKED layout is a neighbour. The last axis alone in front is a Transpose away from being
+        folded where it is. None where `other` is no neighbour."""
+        if not (isinstance(other, Stacked) or (self._is_last(dims) and other == FOLDED(self.axis))):
+            return None
         return MOVED._replace(views=5) if _together(other, self.axis, dims) else MOVED
-
-    def _is_next_to(self, other: Layout, dims: Dims) -> bool:
-        """True for each STACKED layout. The last axis alone in front is a Transpose away from being folded
-        where it is."""
-        return isinstance(other, Stacked) or (self._is_last(dims) and other == FOLDED(self.axis))
 
     def _is_last(self, dims: Dims) -> bool:
         return self.axis == len(dims) - 1
@@ -105,10 +96,7 @@ class Channels(Layout):
         return FOLDED(self.axis) if other == PER_MODEL and self._is_last(dims) else STACKED(0)
 
 
-@cache
-def CHANNELS(axis: int) -> Layout:
-    """The axes from `axis` on are the channels of one image that all models share, model-major."""
-    return Channels(axis)
+CHANNELS: Callable[[int], Layout] = cache(Channels)
 
 
 def last_as_channels(dims: Dims) -> Layout | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -82,10 +82,7 @@ class Folded(Layout):
         return STACKED(self.axis)
 
 
-@cache
-def FOLDED(axis: int) -> Layout:
-    """Per-model axis `axis` is N times as long, model-major."""
-    return Folded(axis)
+FOLDED: Callable[[int], Layout] = cache(Folded)
 
 
 def _tiled(emit: Emitter, x: Held, axis: int, rank: int) -> Held:

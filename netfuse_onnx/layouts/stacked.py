@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -66,10 +66,7 @@ class Stacked(Layout):
         return Hop(src, self, lambda emit, x, dtype: _repeated(emit, x, self.axis), counts)
 
 
-@cache
-def STACKED(axis: int) -> Layout:
-    """The model axis stands on its own, before per-model axis `axis`."""
-    return Stacked(axis)
+STACKED: Callable[[int], Layout] = cache(Stacked)
 
 
 def _repeated(emit: Emitter, x: Held, axis: int) -> Held:

@@ -77,7 +77,7 @@ def _standard(site: Site) -> Option:
         total = _sum(site, ins, emit)
         ones = emit.filled(1.0, site["gamma"].dtype, [size])
         y = emit(op, total, ones, axis=-1, epsilon=site.attr("epsilon"))
-        y = _affine(site, y, ins, emit)
+        y = _affine(site, y, site.rank(0), ins, emit)
         return [y, y, y, total][: len(site.node.outputs)]
 
     return Option("skip_norm", site.own_layouts, _gives(site, STACKED(0)), body)
@@ -103,7 +103,7 @@ def _fused(site: Site, same_shape: bool) -> Option:
         y, *rest = emit_same_op(site, plain, emit)
         if differs:
             y = unfold(emit, y, 0, site.dims("input"))
-        return [_affine(site, y, ins, emit), *rest]
+        return [_affine(site, y, site.rank(0), ins, emit), *rest]
 
     return Option("skip_norm", tuple(takes), _gives(site, FOLDED(0)), body)
 
@@ -120,9 +120,8 @@ def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
     return emit("Add", total, aligned(site, ins, "bias", rank, emit)) if site.has("bias") else total
 
 
-def _affine(site: Site, y: Tensor, ins: Operands, emit: Emitter) -> Tensor:
+def _affine(site: Site, y: Tensor, rank: int, ins: Operands, emit: Emitter) -> Tensor:
     """y * gamma + beta"""
-    rank = site.rank(0)
     y = emit("Mul", y, aligned(site, ins, "gamma", rank, emit))
     return emit("Add", y, aligned(site, ins, "beta", rank, emit)) if site.has("beta") else y
 
@@ -148,12 +147,8 @@ def embed_norm(site: Site) -> Iterator[Option]:
     need(site.opset >= 13, "its tables differ between the models, and GatherND is too old before opset 13")
     counted = site.own_layout("mask" if site.has("mask") else "input_ids")
     _size(site, "word_embedding")
-    gives = site.gives(STACKED(0), counted, _sum_layout(site))
-    yield Option("embed_norm", site.own_layouts, gives, _embed)
-
-
-def _sum_layout(site: Site) -> Layout:
-    return site.own_layout(*TABLES, "input_ids", "segment_ids", "position_ids")
+    total = site.own_layout(*TABLES, "input_ids", "segment_ids", "position_ids")
+    yield Option("embed_norm", site.own_layouts, site.gives(STACKED(0), counted, total), _embed)
 
 
 def _embed(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
@@ -165,13 +160,9 @@ def _embed(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
         total = emit("Add", total, _first_rows(site, ins, emit))
     if site.has("segment_embedding") and site.has("segment_ids"):
         total = emit("Add", total, _looked_up(site, ins, "segment_embedding", "segment_ids", emit))
-    y = _normalised(total, site, emit)
-    for op, name in (("Mul", "gamma"), ("Add", "beta")):
-        y = emit(op, y, aligned(site, ins, name, 3, emit))
-    outs: list[Held] = [y]
-    if len(site.node.outputs) > 1:
-        outs.append(_counted(site, ins, emit) if site.has_output(1) else y)
-    return [*outs, total][: len(site.node.outputs)]
+    y = _affine(site, _normalised(total, site, emit), 3, ins, emit)
+    counted = _counted(site, ins, emit) if site.has_output(1) else y
+    return [y, counted, total][: len(site.node.outputs)]
 
 
 def _looked_up(site: Site, ins: Operands, table: str, ids: str, emit: Emitter) -> Tensor:

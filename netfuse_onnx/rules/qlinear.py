@@ -43,9 +43,8 @@ def product_takes(site: Site) -> Takes:
     need(site.rank("a") >= 2 and site.rank("b") >= 2, "one of its operands is a vector")
     need(one_number(site, "a_zero_point"), "the zero point of its left operand is not one number")
     need(0 not in site.dims("b"), "its right operand is empty")
-    only_scales = not site.is_mapped(
-        "a", "b", "a_zero_point", "b_zero_point"
-    )  # the sums get the axis for them
+    # The sums get the axis for scales.
+    only_scales = not site.is_mapped("a", "b", "a_zero_point", "b_zero_point")
     return own_layouts(site) | {"b": STACKED(0) if only_scales else site.own_layout("b", "b_zero_point")}
 
 
@@ -78,10 +77,8 @@ def matmul_integer_shared_weights(site: Site) -> Iterator[Option]:
 def qlinear_matmul(site: Site) -> Iterator[Option]:
     """Batched, in int8; scales that differ become scales of the columns, and zero points int32 terms."""
     takes = product_takes(site)
-    need(
-        one_number(site, "a_scale", "a_zero_point", "y_scale", "y_zero_point"),
-        "its scales are not per tensor",
-    )
+    per_tensor = one_number(site, "a_scale", "a_zero_point", "y_scale", "y_zero_point")
+    need(per_tensor, "its scales are not per tensor")
     if not site.is_mapped(*SCALES, *ZERO_POINTS):
         yield Option("qlinear_matmul", site.takes(takes), (STACKED(0),), _batched(takes))
         return

@@ -46,10 +46,9 @@ def resize(site: Site) -> Iterator[Option]:
 
 def _need_counts(site: Site, count: int) -> None:
     """Refuse unless each axis has a size or scale, and two edges of the region: no runtime takes less."""
-    crops = site.attr("coordinate_transformation_mode") == b"tf_crop_and_resize"
     for i, given in list(enumerate(site.values))[1:]:
         region = i == 1 and site.op == "Resize" and site.opset >= 11
-        if region and not crops:
+        if region and not _crops(site):
             continue
         if given is not None and given.size not in (0, 2 * count if region else count):
             raise Refuse(f"it resizes {count} axes and has {given.size} values in its input {i}")
@@ -62,7 +61,7 @@ def _along(site: Site, axis: int, axes: list[int]) -> Body:
     """The body that resizes `axes` with the models folded into `axis`."""
     if axis not in axes:
         return emit_same_op
-    need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
+    need(_stretches(site), "it keeps an aspect ratio")
     k = axes.index(axis)
     _refuse_region(site, k, len(axes))
     return _by_sizes(site, axes, k) if _has_sizes(site) else _by_scales(site, k)
@@ -71,9 +70,8 @@ def _along(site: Site, axis: int, axes: list[int]) -> Body:
 def _inferred_sizes(site: Site) -> dict[int, int]:
     """Sizes that are computed at run time, by axis, where the dims of the output tell them; the axes that
     keep their size are left out. Before opset 18 none can be."""
-    plain = site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize"
-    stretched = site.attr("keep_aspect_ratio_policy") in (None, b"stretch")
-    if not (plain and stretched and site.opset >= 18 and _has_sizes(site) and site["sizes"].value is None):
+    computed = site.opset >= 18 and _has_sizes(site) and site["sizes"].value is None
+    if _crops(site) or not _stretches(site) or not computed:
         return {}
     sizes = {}
     for axis, (dim, out) in enumerate(zip(site.dims(0), site.out_dims(), strict=True)):
@@ -86,20 +84,16 @@ def _inferred_sizes(site: Site) -> dict[int, int]:
 
 def _to_sizes(sizes: dict[int, int]) -> Body:
     def body(site: Site, ins: Sequence[Tensor | None], emit: Emitter) -> Sequence[Held]:
-        return emit_same_op(
-            site, [ins[0], None, None, emit.const(list(sizes.values()))], emit, axes=list(sizes)
-        )
+        ready = [ins[0], None, None, emit.const(list(sizes.values()))]
+        return emit_same_op(site, ready, emit, axes=list(sizes))
 
     return body
 
 
 def _in_front(site: Site, axes: list[int]) -> Body:
     """[N, 1.., d..] of rank 4, or of rank 5 for three axes: nothing is blended across the models."""
-    need(
-        site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize",
-        "it has a region of interest",
-    )
-    need(site.attr("keep_aspect_ratio_policy") in (None, b"stretch"), "it keeps an aspect ratio")
+    need(not _crops(site), "it has a region of interest")
+    need(_stretches(site), "it keeps an aspect ratio")
     by_sizes = _has_sizes(site)
     key = "sizes" if by_sizes else "scales"
     values = site[key].value
@@ -132,6 +126,14 @@ def _keeps_first(site: Site, axes: list[int], values: np.ndarray[Any, Any] | Non
     return values is not None and bool(values.reshape(-1)[axes.index(0)] == same)
 
 
+def _crops(site: Site) -> bool:
+    return bool(site.attr("coordinate_transformation_mode") == b"tf_crop_and_resize")
+
+
+def _stretches(site: Site) -> bool:
+    return site.attr("keep_aspect_ratio_policy") in (None, b"stretch")
+
+
 def _has_sizes(site: Site) -> bool:
     """True where an input of sizes decides, and not one of scales."""
     return site.has("sizes") and site["sizes"].dims != (0,)
@@ -139,7 +141,7 @@ def _has_sizes(site: Site) -> bool:
 
 def _refuse_region(site: Site, k: int, count: int) -> None:
     """A region of interest may only take all of the folded axis."""
-    if site.attr("coordinate_transformation_mode") != b"tf_crop_and_resize" or not site.has("roi"):
+    if not _crops(site) or not site.has("roi"):
         return
     roi = site["roi"].value
     need(roi is not None, "its region of interest is computed at run time")

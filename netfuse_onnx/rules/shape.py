@@ -36,13 +36,10 @@ def transpose(site: Site) -> Iterator[Option]:
 
         return emit_transpose
 
+    stacked = [place for place in places(rank) if place.stacked]
     for take in places(rank):
-        if take.folded:
-            yield Option("transpose", (take,), (FOLDED(perm.index(take.axis)),), body(take, take))
-            continue
-        for give in places(rank):
-            if give.stacked:
-                yield Option("transpose", (take,), (give,), body(take, give))
+        for give in [FOLDED(perm.index(take.axis))] if take.folded else stacked:
+            yield Option("transpose", (take,), (give,), body(take, give))
 
 
 @family("Unsqueeze")

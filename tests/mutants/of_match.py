@@ -335,8 +335,8 @@ MUTATIONS = (
     mutation(
         "tables-of-any-type",
         "netfuse_onnx/ops/tables.py",
-        "found[name] = value.data_type if isinstance(value, TensorProto) else True",
-        "found[name] = True",
+        "decisive[name] = value.data_type if isinstance(value, TensorProto) else True",
+        "decisive[name] = True",
         "test_tables.py::test_tables_that_give_another_type_are_refused",
     ),
     mutation(
