@@ -66,8 +66,9 @@ def _repeated(site: Site, ins: Operands, takes: Takes, query: Tensor, emit: Emit
 
 
 def _checked(site: Site, ins: Operands, takes: Takes, query: Tensor, emit: Emitter) -> Operands:
-    """The inputs that join the batch although only a name says that theirs is the query's: the run fails
-    where it is another. A mask of [2 B] or [3 B + 2] numbers means something else."""
+    """The inputs as they join the batch. Where only a name says that theirs is the query's, the run fails
+    where it is another: a mask of [2 B] or [3 B + 2] numbers means something else."""
+    ins = _repeated(site, ins, takes, query, emit)
     for name in ("key_padding_mask", "mask_index", "attention_bias"):
         given = site[name]
         named = takes.get(name) == BATCH and given.present and given.rank in (1, 4)
@@ -80,7 +81,6 @@ def joined(site: Site, name: str, takes: Takes, gives: Sequence[Layout]) -> Opti
     """The operator itself on models in the batch."""
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
-        ins = _repeated(site, ins, takes, ins[0], emit)
         return emit_same_op(site, _checked(site, ins, takes, ins[0], emit), emit)
 
     return Option(name, site.takes(takes), site.gives(*gives), body)
@@ -109,7 +109,6 @@ def multi_head(site: Site) -> Iterator[Option]:
         for name, part in zip(operands, emit.split(ins["bias"], sizes, 1), strict=True):
             biased = emit("Add", ins[name], emit.unsqueeze(part, [1, 2]))
             ready |= {name: fold(emit, biased, 0, site.dims(name))}
-        ready = _repeated(site, ready, takes, ready["query"], emit)
         return emit_same_op(site, _checked(site, ready, takes, ready["query"], emit), emit)
 
     yield Option("multi_head", site.takes(takes), site.gives(BATCH), body)
@@ -175,12 +174,12 @@ def projected(site: Site, rule: str, takes: Takes, product: Product) -> Option:
         qkv = fold(emit, product(site, ins, takes, emit), 0, (batch, length, sum(sizes)))
         query, key, value = emit.split(qkv, sizes, 2)
         ins = _checked(site, ins, takes, query, emit)
-        ins = _repeated(site, ins, takes, query, emit)
         given = [query, key, value, None, ins["mask_index"], ins["attention_bias"]]
         attrs = {k: site.attr(k) for k in KEPT if k in site.node.attrs}
         outs = [True, *[site.has_output(1)] * 2]
-        states = [*given, *_states(ins["past"], emit)]
-        y, *cache = emit.node("MultiHeadAttention", states, attrs, outs=outs, domain=DOMAIN)
+        if ins["past"] is not None:  # [2, (N B), heads, P, size], key and value
+            given += [emit.squeeze(part, [0]) for part in emit.split(ins["past"], [1, 1], 0)]
+        y, *cache = emit.node("MultiHeadAttention", given, attrs, outs=outs, domain=DOMAIN)
         if not site.has_output(1):
             return [y, y][: len(site.node.outputs)]
         return [y, emit("Concat", *(emit.unsqueeze(c, [0]) for c in cache), axis=0)]
@@ -194,10 +193,3 @@ def _hidden_sizes(site: Site) -> list[int]:
     given = [int(v) for v in site.attr("qkv_hidden_sizes") or []]
     need(bool(given) or isinstance(whole, int), "the size of its weights is unknown")
     return given or [static_size(whole) // 3] * 3
-
-
-def _states(past: Tensor | None, emit: Emitter) -> list[Tensor | None]:
-    """[2, (N B), heads, P, size] -> key and value"""
-    if past is None:
-        return [None, None]
-    return [emit.squeeze(part, [0]) for part in emit.split(past, [1, 1], 0)]

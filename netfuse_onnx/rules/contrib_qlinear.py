@@ -100,10 +100,8 @@ def _options(site: Site, row: Row) -> Iterator[Option]:
         yield from (_itself(site, row, floats, option) for option in options)
         return
     need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
-    rank = floats.rank(0)
-    several = (
-        floats.op == "Softmax" and floats.opset < 13 and site.axis(int(site.attr("axis")), rank) != rank - 1
-    )
+    rank, old = floats.rank(0), floats.op == "Softmax" and floats.opset < 13
+    several = old and site.axis(int(site.attr("axis")), rank) != rank - 1
     need(not several, "its scales differ between the models, and it is a Softmax of several axes")
     yield from (_written_out(site, row, floats, option) for option in options if _sized(floats, option))
 
@@ -167,10 +165,8 @@ def _itself(site: Site, row: Row, floats: Site, option: Option) -> Option:
 def _sized(floats: Site, option: Option) -> bool:
     """True where the sizes of all folded axes are known: a scale stands there as often."""
     values = [*zip(option.takes, floats.inputs, strict=True), *zip(option.gives, floats.outputs, strict=True)]
-    return all(
-        not (layout and layout.folded) or isinstance((value.dims or ())[layout.axis], int)
-        for layout, value in values
-    )
+    folded = ((value.dims or ())[layout.axis] for layout, value in values if layout and layout.folded)
+    return all(isinstance(size, int) for size in folded)
 
 
 def _written_out(site: Site, row: Row, floats: Site, option: Option) -> Option:

@@ -65,26 +65,21 @@ def _column_zero(b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor | N
 
 def rows(each: Param, b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor:
     """[C], or [N, .., 1, C] beside the matrices [N, .., K, C] of the right operand `b`, padded as `right`."""
-    if b.layout == SHARED:
-        if len(b.dims) == 2:
-            return each.shaped([-1], emit)
-        missing, lead = 0, []
-    else:
-        missing, lead = wide - len(b.dims), [emit.models]
-    inner = [*lead, *[1] * missing, *(d if isinstance(d, int) else 0 for d in b.dims[:-2])]
+    shared = b.layout == SHARED
+    if shared and len(b.dims) == 2:
+        return each.shaped([-1], emit)
+    lead = [] if shared else [emit.models, *[1] * (wide - len(b.dims))]
+    inner = [*lead, *(d if isinstance(d, int) else 0 for d in b.dims[:-2])]
     columns = b.dims[-1]
     if isinstance(columns, int) and columns and all(inner):
         if each.value is not None:
-            own = b.layout != SHARED  # inner[0] is the models
-            row = each.value.reshape(
-                *([rows_of(each, emit)] if own else []), *[1] * (len(inner) - own), 1, -1
-            )
+            models = [] if shared else [rows_of(each, emit)]
+            row = each.value.reshape(*models, *[1] * (len(inner) - len(models)), 1, -1)
             whole = np.broadcast_to(row, (*inner, 1, columns))
-            return for_each(whole[:1], emit) if own and not each.mapped else stored(whole, emit)
+            return stored(whole, emit) if shared or each.mapped else for_each(whole[:1], emit)
         target: Tensor = emit.const([*inner, 1, columns])
     else:
-        at = len(inner)
-        row = emit("Slice", right, emit.const([0]), emit.const([1]), emit.const([at]))
+        row = emit("Slice", right, emit.const([0]), emit.const([1]), emit.const([len(inner)]))
         target = emit("Shape", row)
     return emit("Expand", each.beside(wide, emit), target)
 

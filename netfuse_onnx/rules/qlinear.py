@@ -57,11 +57,12 @@ def products_of(site: Site, ins: Operands, takes: Mapping[str, Layout], emit: Em
 def matmul_integer(site: Site) -> Iterator[Option]:
     """Batched, in int8; zero points that differ are subtracted after it, in int32."""
     takes = product_takes(site)
-
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
-        return products_of(site, ins, takes, emit)
-
-    yield Option("matmul_integer", site.takes(takes), (STACKED(0),), body)
+    yield Option(
+        "matmul_integer",
+        site.takes(takes),
+        (STACKED(0),),
+        lambda s, ins, emit: products_of(s, ins, takes, emit),
+    )
 
 
 @family("MatMulInteger")
@@ -157,11 +158,11 @@ def conv_integer(site: Site) -> Iterator[Option]:
     _need_filters(site)
     need(one_number(site, "x_zero_point", "w_zero_point"), "it has a zero point for each filter")
     can_be_padded(site)
+    yield Option("conv_integer", site.takes(takes), (FOLDED(1),), _accumulated, Became.GROUPED)
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
-        return integer.accumulated(image(site, ins, emit), emit)
 
-    yield Option("conv_integer", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)
+def _accumulated(site: Site, ins: Operands, emit: Emitter) -> Held:
+    return integer.accumulated(image(site, ins, emit), emit)
 
 
 @family("QLinearConv")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from netfuse_onnx.dims import same_dim
+from netfuse_onnx.dims import product, same_dim, volume
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
@@ -101,10 +100,8 @@ def flatten(site: Site) -> Iterator[Option]:
 
 
 def _product(dims: Sequence[Dim]) -> int | None:
-    sizes = [d for d in dims if isinstance(d, int)]
-    product = math.prod(sizes)
-    # A size of 0 cannot be written in a target: there 0 copies.
-    return product if len(sizes) == len(dims) and product else None
+    """The product of the dims; None for 0 as well, which cannot be written in a target: there 0 copies."""
+    return product(dims) or None
 
 
 @family("Reshape")
@@ -178,10 +175,8 @@ def _divides(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
             left.remove(copied)
         elif target[i] == 0 and not isinstance(copied, int):
             return False
-    sizes = [target[i] or _copied(dims, i) for i in range(axis + 1, len(target))]
-    need = math.prod(size for size in sizes if isinstance(size, int))
-    have = math.prod(dim for dim in dims[axis:] if isinstance(dim, int))
-    return need > 0 and have % need == 0
+    needed = volume([target[i] or _copied(dims, i) for i in range(axis + 1, len(target))], 1)
+    return needed > 0 and volume(dims[axis:], 1) % needed == 0
 
 
 def _copied(dims: Sequence[Dim], i: int) -> Dim:
