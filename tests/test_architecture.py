@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,3 +216,10 @@ def test_the_commands_in_the_docs_run(tmp_path: Path, where: str, commands: str)
             ["sh", "-e", "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
+
+
+def test_every_package_is_installed() -> None:
+    """An editable installation finds packages that a wheel would lack."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in (ROOT / "netfuse_onnx").rglob("__init__.py")}
+    assert {*listed} == {".".join(path.relative_to(ROOT).parts) for path in folders} | {"netfuse_onnx.cli"}
