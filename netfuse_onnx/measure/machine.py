@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import suppress
 from importlib import metadata
 
 from netfuse_onnx.measure import memory
@@ -34,10 +35,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python, this package and the packages that it measures with."""
     versions = {"python": platform.python_version(), "onnxruntime": onnxruntime().__version__}
     for name in ("netfuse-onnx", *PACKAGES):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -61,11 +60,8 @@ def _ticks() -> tuple[int, int]:
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

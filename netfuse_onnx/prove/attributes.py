@@ -36,6 +36,11 @@ class Learned:
     scope: str
     each: tuple[Attributes, ...]
 
+    @property
+    def numbers(self) -> list[str]:
+        """The names of the attributes of floats."""
+        return sorted({name for attrs in self.each for name, value in attrs.items() if _numeric(value)})
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -74,13 +79,10 @@ LOST = "lost"
 def _learned(family: Correspondence) -> Iterator[Learned]:
     """Yield the nodes that hold something learned, those in bodies too. Bodies may differ by model."""
     for index, node in enumerate(family.graph.nodes):
-        own = node.attrs
-        if index in family.attrs:
-            each = tuple(map(walk.without_bodies, family.attrs[index]))
-            yield Learned(node, node.name or f"{node.op}_{index}", each)
-        elif tables.learned(node.op, node.domain) and own:
-            yield Learned(node, node.name or f"{node.op}_{index}", (walk.without_bodies(own),))
-        for attrs in family.attrs.get(index, (own,)):
+        each = family.attrs.get(index, (node.attrs,))
+        if index in family.attrs or (tables.learned(node.op, node.domain) and node.attrs):
+            yield Learned(node, node.name or f"{node.op}_{index}", tuple(map(walk.without_bodies, each)))
+        for attrs in each:
             for body in walk.bodies_of(attrs).values():
                 yield from _in_body(body)
 
@@ -168,8 +170,7 @@ class _File:
 
     def _as_constants(self, learned: Learned) -> bool:
         """True where some constant holds every attribute of floats, with a row for each model."""
-        numbers = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
-        return bool(numbers) and all(self._stacked(learned, name) for name in sorted(numbers))
+        return bool(learned.numbers) and all(self._stacked(learned, name) for name in learned.numbers)
 
     def _stacked(self, learned: Learned, name: str) -> bool:
         """True where a constant [N, ..] has the attribute of model m as its row m, as it is or transposed. An
@@ -208,8 +209,7 @@ def _row(values: NDArray[Any], wanted: NDArray[Any]) -> bool:
 
 def _differing_numbers(learned: Learned) -> bool:
     """True where a float differs between the models: not axes, pads or modes, but something learned."""
-    names = {name for attrs in learned.each for name, value in attrs.items() if _numeric(value)}
-    return any(len({value_bits(attrs.get(name)) for attrs in learned.each}) > 1 for name in names)
+    return any(len({value_bits(attrs.get(name)) for attrs in learned.each}) > 1 for name in learned.numbers)
 
 
 def _numeric(value: Any) -> bool:

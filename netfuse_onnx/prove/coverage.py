@@ -145,19 +145,17 @@ ATTRIBUTES = {"HardSigmoid": _hard_sigmoid, "ThresholdedRelu": _thresholded}
 
 def _probe(model: onnx.ModelProto, values: list[str]) -> bytes:
     """Return the model with the minimum and the maximum of each of `values` as its only outputs."""
-    graph = model.graph
+    graph, make = model.graph, onnx.helper.make_node
     graph.ClearField("output")
     old = next((o.version for o in model.opset_import if not o.domain), 1) < 18
     for value in values:
         wide = f"{value}/reach"
-        graph.node.append(onnx.helper.make_node("Cast", [value], [wide], to=onnx.TensorProto.FLOAT))
-        graph.node.append(onnx.helper.make_node("Reshape", [wide, "reach/flat"], [f"{wide}/flat"]))
+        graph.node.append(make("Cast", [value], [wide], to=onnx.TensorProto.FLOAT))
+        graph.node.append(make("Reshape", [wide, "reach/flat"], [f"{wide}/flat"]))
         for end in ("Min", "Max"):
             ins = [f"{wide}/flat"] if old else [f"{wide}/flat", "reach/axis"]
             given: dict[str, Any] = {"axes": [0]} if old else {}
-            graph.node.append(
-                onnx.helper.make_node(f"Reduce{end}", ins, [_end(value, end)], keepdims=0, **given)
-            )
+            graph.node.append(make(f"Reduce{end}", ins, [_end(value, end)], keepdims=0, **given))
             graph.output.append(onnx.helper.make_tensor_value_info(_end(value, end), 1, None))
     graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "reach/flat"))
     graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "reach/axis"))

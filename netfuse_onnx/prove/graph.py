@@ -36,11 +36,7 @@ def prove_graph(path: str, merged: Merged, recipes: Mapping[str, Recipe]) -> Gra
     `recipes` are those of the file's weights, from its metadata. Proof (a) compares their bytes.
     Raises FileFault when the file can't be read.
     """
-    return compare(wire.scan(path).model, merged, recipes)
-
-
-def compare(model: ModelProto, merged: Merged, recipes: Mapping[str, Recipe]) -> GraphProof:
-    """Compare a skeleton that was read already."""
+    model = wire.scan(path).model
     walk = _Walk(Scope(model.graph), Scope(merged.model.graph), recipes, merged.every_recipe)
     walk.problems += _edges(model, merged.model)
     walk.run()
@@ -181,12 +177,10 @@ class _Walk:
 
     def _body(self, file: Scope, own: Scope, where: str) -> None:
         self.scopes[file] = own
-        for what, have, want in (
-            ("inputs", file.graph.input, own.graph.input),
-            ("outputs", file.graph.output, own.graph.output),
-        ):
-            if list(map(_type, have)) != list(map(_type, want)):
-                self.problems.append(f"The {what} of {where} have other types than merging gives.")
+        for what in ("input", "output"):
+            have, want = (list(map(_type, getattr(each.graph, what))) for each in (file, own))
+            if have != want:
+                self.problems.append(f"The {what}s of {where} have other types than merging gives.")
         for place, (a, b) in enumerate(zip(file.graph.output, own.graph.output, strict=False)):
             ends = file.origin(a.name), own.origin(b.name)
             self.pending.append((*ends, f"Output {place} of {where}"))

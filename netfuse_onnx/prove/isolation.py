@@ -75,6 +75,7 @@ class _Lab:
         self.before = before
         self.case = self.trial.cases[0]
         self.models = self.trial.family.models
+        self.names = self.trial.family.names
         self.drawn = [self.trial.feeds(self.case, m) for m in range(self.models)]
         self.elements = sum(v.size for v in self.drawn[0].values() if isinstance(v, np.ndarray))
         self.calls = 0
@@ -109,7 +110,7 @@ class _Lab:
             for m in range(self.models):
                 compared = m != model and not line.random
                 if compared and not self._same(m, name, after) and self._steady(m, name):
-                    one, two = self._name(model), self._name(m)
+                    one, two = self.names[model], self.names[m]
                     yield f"Output {name} of model {two} changes when model {one} is fed {what}."
 
     def _steady(self, model: int, name: str) -> bool:
@@ -161,8 +162,8 @@ class _Lab:
                 right = self._same(m, name, after) if m != model else self._close(m, name, after, want)
                 if not right:
                     problems.append(
-                        f"Output {name} of model {self._name(m)} is wrong, without an error, when model "
-                        f"{self._name(model)} is fed other sizes than the rest ({told})."
+                        f"Output {name} of model {self.names[m]} is wrong, without an error, when model "
+                        f"{self.names[model]} is fed other sizes than the rest ({told})."
                     )
         return problems
 
@@ -180,9 +181,6 @@ class _Lab:
             return self.session.run(feeds)
         except RunFailed:
             return None
-
-    def _name(self, model: int) -> str:
-        return self.trial.family.names[model]
 
 
 def _odd(value: Value, poison: tuple[float, ...]) -> Value:

@@ -57,21 +57,15 @@ class Judge:
         return tolerance(self.lines[name], value, self.trial.options, noise, self.scales(model).get(name))
 
     def scales(self, model: int) -> Mapping[str, Magnitudes]:
-        """Return the magnitudes by channel of every output of a source."""
+        """Return the magnitudes by channel of every output of a source, over all cases of the usual scale."""
         key = (model, len(self.trial.cases))
         if key not in self._scales:
-            self._scales[key] = _magnitudes(self.trial, model)
+            trial, magnitudes = self.trial, self._scales.setdefault(key, {})
+            for case, outputs in zip(trial.cases, trial.outputs[model], strict=True):
+                for name, value in outputs.items():
+                    if case.scale == 1.0 and isinstance(value, np.ndarray) and value.dtype.kind in "fV":
+                        magnitudes.setdefault(name, trial.channels(name)).add(value)
         return self._scales[key]
-
-
-def _magnitudes(trial: Trial, model: int) -> dict[str, Magnitudes]:
-    """Collect the magnitudes over all cases of the usual scale."""
-    magnitudes: dict[str, Magnitudes] = {}
-    for case, outputs in zip(trial.cases, trial.outputs[model], strict=True):
-        for name, value in outputs.items():
-            if case.scale == 1.0 and isinstance(value, np.ndarray) and value.dtype.kind in "fV":
-                magnitudes.setdefault(name, trial.channels(name)).add(value)
-    return magnitudes
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +195,8 @@ def tolerance(
     if options.atol is not None:
         return Tolerance(rtol, 0.0, np.maximum(options.atol, floor))
     floor = floor + (BOUNDED_ERROR.get(line.precision, 0.0) if line.bounded else 0.0)
-    by_channel = isinstance(want, np.ndarray) and scales is not None and line.precision != "8-bit"
-    scale = scales.of(want) if by_channel and scales is not None and isinstance(want, np.ndarray) else None
+    by_channel = scales if line.precision != "8-bit" else None
+    scale = by_channel.of(want) if by_channel and isinstance(want, np.ndarray) else None
     return Tolerance(rtol, base.atol, floor, scale)
 
 

@@ -81,11 +81,8 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
     """Return the lineage of every graph output. `differing` names the weights that differ between the models,
     and the outputs of nodes whose attributes do."""
     made = {out: node for node in graph.nodes for out in node.outputs}
-    traits: dict[str, _Traits] = {}
-    for name in graph.weights:
-        traits[name] = _Traits(_own(graph, name), own=name in differing)
-    for name in graph.inputs:
-        traits[name] = _Traits(_own(graph, name), inputs=frozenset({name}))
+    traits = {name: _Traits(_own(graph, name), own=name in differing) for name in graph.weights}
+    traits |= {name: _Traits(_own(graph, name), inputs=frozenset({name})) for name in graph.inputs}
     for node in graph.nodes:
         above = [traits.get(name, _Traits()) for name in node.reads if name]
         worst = max((trait.rank for trait in above), default=-1)
@@ -113,10 +110,8 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
 
 
 def _own(graph: Graph, name: str) -> int:
-    if name in graph.weights:
-        return PRECISION.get(graph.weights[name].dtype, -1)
-    value_type = graph.types.get(name)
-    return PRECISION.get(value_type.dtype, -1) if value_type else -1
+    typed = graph.weights.get(name) or graph.types.get(name)
+    return PRECISION.get(typed.dtype, -1) if typed else -1
 
 
 def _random(graph: Graph, node: Node) -> bool:

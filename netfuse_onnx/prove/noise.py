@@ -9,6 +9,7 @@ rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,15 +56,13 @@ Probe = Callable[[Trial, Session, int, int], Iterator[dict[str, Value]]]
 
 
 def _add_probe(noise: Noise, case: int, probe: Probe, trial: Trial, session: Session, model: int) -> None:
-    try:
+    with suppress(RunFailed):
         for results in probe(trial, session, model, case):
             if probe is _unoptimised:
                 noise.unoptimised[case] = results
             for name, value in results.items():
                 change = _change(value, trial.outputs[model][case][name])
                 noise.changes[case][name] = np.maximum(noise.changes[case][name], change)
-    except RunFailed:
-        return
 
 
 def _change(value: Value, want: Value) -> Array:

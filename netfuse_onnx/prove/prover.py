@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from netfuse_onnx.errors import NotProven, ValuesDiffer
-from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Spread, Telling, ValuesProof
+from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Telling, ValuesProof
 from netfuse_onnx.prove.attributes import prove_attributes
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
@@ -124,8 +124,9 @@ def _warnings(values: ValuesProof, options: Options) -> Iterator[str]:
 
 def blind_spots(values: ValuesProof) -> Iterator[str]:
     """Yield a sentence for each output in which the comparison could not have shown an exchange."""
-    spread = values.spread
+    spread, said = values.spread, None
     if spread is not None and not spread.telling:
+        said = (spread.models,)  # of whole models, so no output repeats it
         one, two = spread.models
         yield (
             f"On the same input the models {one} and {two} differ by only {spread.ratio:.2g} times "
@@ -138,8 +139,7 @@ def blind_spots(values: ValuesProof) -> Iterator[str]:
     if chance:
         yield f"{', '.join(chance)}: random, so only type and shape were compared."
     for row in values.telling:
-        reason = "" if _already_said(row, spread) else _blind(row)
-        if reason:
+        if row.alike != said and (reason := _blind(row)):
             yield f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
 
 
@@ -157,11 +157,6 @@ def _blind(row: Telling) -> str:
             f"has {row.quiet} of {row.channels} channels on axis {row.axis} that do not tell all models apart"
         )
     return ""
-
-
-def _already_said(row: Telling, spread: Spread | None) -> bool:
-    """True where the sentence about whole models covers this output."""
-    return spread is not None and not spread.telling and row.alike == (spread.models,)
 
 
 def _pairs(pairs: Sequence[tuple[str, str]], most: int = 4) -> str:

@@ -72,7 +72,9 @@ def prove_remade(
         return GraphProof(note=_unmade(error.message.rstrip(".")))
     proof = prove_graph(path, merged, recipes)
     made, now = {ITSELF: about.version, **about.tools}, {ITSELF: __version__, **tools(family)}
-    return proof if proof.ok or made == now else GraphProof(note=_other_versions(made, now))
+    if proof.ok or made == now:
+        return proof
+    return GraphProof(note=_unmade(f"the file was written by {_listed(made)}, this is {_listed(now)}"))
 
 
 def _may_read(target: str, path: str) -> bool:
@@ -85,11 +87,6 @@ def _may_read(target: str, path: str) -> bool:
 
 def _unmade(reason: str) -> str:
     return f"The graph could not be compared: {reason}."
-
-
-def _other_versions(made: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return the note on versions: those that the file was written with, and those that are installed."""
-    return _unmade(f"the file was written by {_listed(made)}, this is {_listed(now)}")
 
 
 def _listed(versions: Mapping[str, str]) -> str:

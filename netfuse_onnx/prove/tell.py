@@ -28,7 +28,7 @@ class Teller:
     def __init__(self, trial: Trial, judge: Judge) -> None:
         self.trial = trial
         self.judge = judge
-        self.models = trial.family.models
+        self.models, self.names = trial.family.models, trial.family.names
         self.labels = [k for k in trial.same_input[0] if all(k in some for some in trial.same_input)]
 
     def spread(self) -> Spread | None:
@@ -44,7 +44,7 @@ class Teller:
         tables = [self._same_input(name) for name in names]
         best = {pair: max(float(t[pair].max(initial=0.0)) for t in tables) for pair in tables[0]}
         one, two = min(best, key=lambda pair: best[pair])
-        return Spread(best[one, two], (self._name(one), self._name(two)))
+        return Spread(best[one, two], (self.names[one], self.names[two]))
 
     def telling(self) -> tuple[Telling, ...]:
         """A row for every output of a family of two or more."""
@@ -56,7 +56,7 @@ class Teller:
 
     def _telling(self, name: str) -> Telling:
         line = self.judge.lines[name]
-        anyone = (self._name(0), self._name(1))
+        anyone = (self.names[0], self.names[1])
         if line.random:
             return Telling(name, 0.0, anyone, RANDOM)
         if not line.own and line.inputs <= self.trial.options.share:
@@ -64,13 +64,13 @@ class Teller:
         table = self._same_input(name) if line.own else self._own_inputs(name)
         best = {pair: float(distance.max(initial=0.0)) for pair, distance in table.items()}
         one, two = min(best, key=lambda pair: best[pair])
-        alike = tuple((self._name(i), self._name(j)) for (i, j), ratio in best.items() if ratio < APART)
+        alike = tuple((self.names[i], self.names[j]) for (i, j), ratio in best.items() if ratio < APART)
         axis = self._axis(name)
         per_channel = np.minimum.reduce(list(table.values())) if axis else np.zeros(0)
         return Telling(
             name,
             best[one, two],
-            (self._name(one), self._name(two)),
+            (self.names[one], self.names[two]),
             self._reason(name, best) if alike else "",
             alike,
             axis,
@@ -138,6 +138,3 @@ class Teller:
 
     def _empty(self, name: str) -> bool:
         return not any(finite(value) for value in self._values(name))
-
-    def _name(self, model: int) -> str:
-        return self.trial.family.names[model]

@@ -6,6 +6,7 @@ The inputs are chosen by what the first source accepts: one case per batch size 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -225,10 +226,8 @@ class Trial:
         label."""
         results = {}
         for case in some:
-            try:
+            with suppress(RunFailed):
                 results[case.label] = self.run(session, model, self.feeds(case, inputs_of))
-            except RunFailed:
-                continue
         return results
 
     def _batches(self) -> list[int]:

@@ -86,7 +86,7 @@ def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         yield from _attribute_tensors(function.attribute_proto)
-        yield from _node_tensors(function.node)
+        yield from _attribute_tensors(each for node in function.node for each in node.attribute)
 
 
 def inline_count_fault(tensor: TensorProto) -> str:
@@ -96,8 +96,7 @@ def inline_count_fault(tensor: TensorProto) -> str:
     if tensor.HasField("raw_data"):
         size, expected, entry = len(tensor.raw_data), nbytes(dtype, shape), "bytes"
     else:
-        size, expected = len(getattr(tensor, value_field(dtype))), _entries(dtype, count)
-        entry = "values"
+        size, expected, entry = len(getattr(tensor, value_field(dtype))), _entries(dtype, count), "values"
     return "" if size == expected else f"holds {size} {entry}, shape {list(shape)} takes {expected}"
 
 
@@ -137,11 +136,9 @@ def unpack(data: bytes, bits: int, skip: int, count: int) -> Values:
 
 def _entries(dtype: int, count: int) -> int:
     """Returns the number of entries of the typed field for `count` elements."""
-    if dtype == TensorProto.STRING:
-        return count
-    bits = BITS[dtype]
     if dtype in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
         return 2 * count
+    bits = BITS.get(dtype)  # strings have none
     return -(-count * bits // 8) if bits in (2, 4) else count
 
 
@@ -169,13 +166,7 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        if node.attribute:
-            yield from _attribute_tensors(node.attribute)
+    yield from _attribute_tensors(each for node in graph.node for each in node.attribute)
 
 
 def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:

@@ -70,22 +70,17 @@ def scan(path: str, *, threshold: int = 1024) -> Scanned:
 
     Raises FileFault for whatever cannot be read, is no valid model, or points outside its folder.
     """
-    with _opened(path) as (fd, size):
-        scanner = _Scanner(Window(fd, size), os.path.abspath(path), threshold)
-        model = _parse(scanner, path)
+    model, scanned = _skeleton(path, threshold)
     if not model.HasField("graph") or not model.opset_import:
         missing = "opset imports" if model.HasField("graph") else "graph"
         raise FileFault(f"{path} is not an ONNX model: it has no {missing}.", _DAMAGED)
-    extents, files = external.resolve(model, path, threshold, scanner.extents)
+    extents, files = external.resolve(model, path, threshold, scanned)
     return Scanned(model, extents, files)
 
 
 def external_locations(path: str) -> frozenset[str]:
     """Returns the external data locations that the model at `path` names, as written there, unchecked."""
-    with _opened(path) as (fd, size):
-        scanner = _Scanner(Window(fd, size), os.path.abspath(path), 1024)
-        model = _parse(scanner, path)
-    return external.locations(model, scanner.extents)
+    return external.locations(*_skeleton(path, 1024))
 
 
 @contextmanager
@@ -111,11 +106,12 @@ def _opened(path: str) -> Iterator[tuple[int, int]]:
         os.close(fd)
 
 
-def _parse(scanner: _Scanner, path: str) -> onnx.ModelProto:
+def _skeleton(path: str, threshold: int) -> tuple[onnx.ModelProto, set[Extent]]:
+    """Returns the skeleton of a model file, and the extents that the scanner put there."""
     try:
-        model = onnx.ModelProto()
-        model.ParseFromString(scanner.skeleton())
-        return model
+        with _opened(path) as (fd, size):
+            scanner = _Scanner(Window(fd, size), os.path.abspath(path), threshold)
+            return onnx.ModelProto.FromString(scanner.skeleton()), scanner.extents
     except MalformedError as error:
         raise FileFault(f"{path} is not a valid ONNX model: {error}.", _DAMAGED) from error
     except DecodeError as error:

@@ -103,7 +103,7 @@ def read(path: str) -> Metadata:
         if written["format"] != FORMAT:
             newer = f"{path} was written by netfuse-onnx {written['version']}, in another format."
             raise FileFault(newer, "Use that version to read it.")
-        value = schema.VALUE(value)
+        value = schema.whole(value)
     except ValueError as error:
         raise FileFault(
             f"The netfuse-onnx metadata of {path} is damaged: {error}.", "Merge again."
@@ -199,12 +199,11 @@ def _positions(recipe: Recipe, whole: Sequence[Any]) -> list[int]:
 def _inherited(family: Correspondence) -> dict[str, str]:
     """Returns the sources' metadata: entries that are equal in all models as they are, others as
     `model/KEY`."""
-    kept: dict[str, str] = {}
-    first = family.sources[0].metadata
-    for key, value in first.items():
-        if key != KEY and all(source.metadata.get(key) == value for source in family.sources):
-            kept[key] = value
+    kept = {
+        key: value
+        for key, value in family.sources[0].metadata.items()
+        if key != KEY and all(source.metadata.get(key) == value for source in family.sources)
+    }
     for name, source in zip(family.names, family.sources, strict=True):
-        own = {f"{name}/{key}": value for key, value in source.metadata.items() if key not in kept}
-        kept |= own
+        kept |= {f"{name}/{key}": value for key, value in source.metadata.items() if key not in kept}
     return dict(sorted(kept.items()))

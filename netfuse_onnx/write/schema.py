@@ -187,8 +187,8 @@ _VALUE = record(
 )
 
 
-def _paired(value: Any) -> dict[str, Any]:
-    """Accepts a value whose models have names of their own and a digest each."""
+def whole(value: Any) -> dict[str, Any]:
+    """Accepts all of it: what HEAD holds, and the rest. Models have names of their own and a digest each."""
     found: dict[str, Any] = _VALUE(value)
     models = found["models"]
     if not models or len(set(models)) < len(models) or len(found["sha256"]) != len(models):
@@ -198,7 +198,3 @@ def _paired(value: Any) -> dict[str, Any]:
     if named is not None and (not counts or counts != counts[:1] * len(models) or len(counts[0]) != 2):
         raise ValueError("'names' are not as many inputs and outputs for each model")
     return found
-
-
-VALUE: Check = _paired
-"""All of it: what HEAD holds, and the rest."""

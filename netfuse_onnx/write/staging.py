@@ -45,13 +45,9 @@ class Staging:
             os.fchmod(fd, stat.S_IMODE(os.stat(self.out).st_mode))
         return fd
 
-    def sync(self) -> None:
-        """Syncs the folder's entries to disk; its files were synced as they were written."""
-        sync_folder(self.folder)
-
     def place(self, data: str | None) -> None:
         """Moves the model and its data file `data` to the target. OSError when that fails."""
-        self.sync()
+        sync_folder(self.folder)
         self._place.put(self.folder, data)
 
     def check_room(self, size: int) -> None:

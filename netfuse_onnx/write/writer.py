@@ -130,7 +130,7 @@ def stage(
         write = _write_inline if inside or not merged.recipes else _write_external
         job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
         data = write(job)
-        folder.sync()
+        placing.sync_folder(folder.folder)  # the files in it were synced as they were written
         return Staged(folder, data, digests)
     except BaseException as error:
         digests.cancel()
@@ -185,9 +185,7 @@ class _Skeleton:
         missing = merged.recipes.keys() - {head.name for head in self.heads}
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
-        for tensor in tensors(model):
-            if tensor.data_location == TensorProto.EXTERNAL:
-                missing.add(tensor.name)
+        missing |= {t.name for t in tensors(model) if t.data_location == TensorProto.EXTERNAL}
         if missing:
             raise InternalError(f"Weight {min(missing)!r} lost its bytes.", "Please report this.")
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -195,9 +193,8 @@ class _Skeleton:
         model.ClearField("graph")
         model.ClearField("metadata_props")
         self.model = bytes(model.SerializeToString(deterministic=True))
-        weight = sum(weights.recipe_nbytes(recipe) for recipe in merged.recipes.values())
-        self.weight = weight
-        self.size = len(self.model) + len(self.graph) + weight + 256 * len(self.heads)
+        self.weight = sum(map(weights.recipe_nbytes, merged.recipes.values()))
+        self.size = len(self.model) + len(self.graph) + self.weight + 256 * len(self.heads)
 
     def tail(self, metadata: Mapping[str, str]) -> bytes:
         """Returns the metadata_props fields. They are written last, because they need the digests."""

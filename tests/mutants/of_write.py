@@ -195,8 +195,8 @@ MUTATIONS = (
     mutation(
         "metadata-of-any-model-kept-as-of-all",
         "netfuse_onnx/write/metadata.py",
-        "if key != KEY and all(source.metadata.get(key) == value for source in family.sources):",
-        "if key != KEY and any(source.metadata.get(key) == value for source in family.sources):",
+        "if key != KEY and all(source.metadata.get(key) == value for source in family.sources)",
+        "if key != KEY and any(source.metadata.get(key) == value for source in family.sources)",
         "test_pins_write.py::test_metadata_of_the_sources",
     ),
     mutation(
