@@ -73,16 +73,9 @@ class CountingEmitter(Emitter):
         return made
 
     def node(
-        self,
-        op: str,
-        ins: Sequence[Tensor | None],
-        attrs: Mapping[str, Any] | None = None,
-        *,
-        outs: Sequence[bool] = (True,),
-        domain: str = "",
-        captured: Sequence[Tensor] = (),
-        **_unused: Any,
-    ) -> list[Any]:
+        self, op: str, ins: Sequence[Tensor | None], attrs: Mapping[str, Any] | None = None, *,
+        outs: Sequence[bool] = (True,), domain: str = "", captured: Sequence[Tensor] = (), **_unused: Any,
+    ) -> list[Any]:  # fmt: skip
         inputs = cast("tuple[Counted | None, ...]", tuple(ins))
         stored = len(inputs) > 0 and not captured and all(x.stored for x in inputs if x is not None)
         outputs = tuple([Counted(stored=stored) for _ in outs])
