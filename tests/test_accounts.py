@@ -76,7 +76,7 @@ def test_nodes_that_are_alike_share_their_account(tmp_path: Path) -> None:
 
 
 def test_a_body_that_reads_the_elements_of_a_weight_is_noticed(tmp_path: Path) -> None:
-    """What it emits may depend on them, so its account belongs to this node alone."""
+    """A body that reads elements may emit by them, so its account belongs to this node alone."""
     corr = matched(tmp_path, GEMM, {"w": (8, 5), "c": (5,)})
     emit = CountingEmitter(corr.models, 17)
     emit.begin(corr.weights)
@@ -88,7 +88,7 @@ def test_a_body_that_reads_the_elements_of_a_weight_is_noticed(tmp_path: Path) -
 
 @pytest.mark.parametrize("dims", [(2, 4, 6), (2, 4), (1, 4, 6), (2, 3, 4, 6)], ids=str)
 def test_hops_count_what_they_emit(dims: tuple[Dim, ...]) -> None:
-    """Where a dim is open, a join compares shapes as well, whatever the plan: that is no part of its price."""
+    """The dims are static: a join of open dims compares shapes as well, which is no part of its price."""
     layouts: list[Layout] = [SHARED, *layouts_of(dims)]
     for src in layouts:
         for dst in layouts:

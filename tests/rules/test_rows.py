@@ -88,7 +88,7 @@ BLOCK_INPUTS = "float[B,3,4] x, float[4,6] u, float[6] b, float[6,4] v, float[4]
 
 
 def test_a_chain_stays_in_rows(tmp_path):
-    """Where every operator works on rows, they are made once, and taken apart by the source's own Reshape."""
+    """Rows are made once where every operator works on them, and split by the source's own Reshape."""
     _, merged = in_rows(graph(BLOCK_INPUTS, BLOCK), 3, tmp_path)
     assert [node.op_type for node in merged.model.graph.node] == [
         "Reshape", "MatMul", "Add", "Relu", "MatMul", "Add", "LayerNormalization", "Mul", "Add", "MatMul", "Reshape",
