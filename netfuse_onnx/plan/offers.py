@@ -40,17 +40,23 @@ Bodies = Callable[[Correspondence, Candidates, Site], Lowering | str]
 
 
 def propagate(
-    corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies, *, tuned: bool = False
+    corr: Correspondence,
+    inputs: Mapping[str, Layout],
+    bodies: Bodies,
+    *,
+    tuned: bool = False,
+    provider: str = "",
 ) -> Candidates:
     """Spread what is mapped and what is ragged, and collect every option. `inputs` are the layouts of the
-    graph inputs; `tuned` adds the options that only pay by measured costs, once per model among them."""
+    graph inputs; `tuned` adds the options that only pay by measured costs, once per model among them;
+    `provider` is that of the target."""
     candidates = Candidates(ragged=set(corr.ragged), inputs=dict(inputs))
     candidates.mapped = {name for name, layout in inputs.items() if layout != SHARED}
     candidates.mapped |= {name for name, parts in corr.weights.items() if len(parts) > 1}
     for index, node in enumerate(corr.graph.nodes):
         site = _site(corr, candidates.mapped, node, index)
         candidates.sites.append(site)
-        candidates.options.append(_offers(corr, candidates, site, bodies, tuned))
+        candidates.options.append(_offers(corr, candidates, site, bodies, tuned, provider))
         _mark(candidates, corr, node, candidates.options[-1])
     return candidates
 
@@ -66,7 +72,7 @@ def untuned(candidates: Candidates) -> Candidates:
 
 
 def _offers(
-    corr: Correspondence, candidates: Candidates, site: Site, bodies: Bodies, tuned: bool
+    corr: Correspondence, candidates: Candidates, site: Site, bodies: Bodies, tuned: bool, provider: str
 ) -> list[Lowering]:
     node = site.node
     mapped = any(v in candidates.mapped for v in node.reads)
@@ -80,7 +86,7 @@ def _offers(
         reason = answer
     if not reason:
         with blamed(corr, site):
-            offers, reason = options(site, tuned=tuned)
+            offers, reason = options(site, tuned=tuned, provider=provider)
         batched = [Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers]
         if batched:
             unjoinable = any(kind.dtype in kinds.UNJOINABLE for kind in (*site.inputs, *site.outputs))

@@ -73,7 +73,7 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     inputs: dict[str, Layout] = {
         name: SHARED if name in share else fed if name in tensors else PER_MODEL for name in graph.inputs
     }
-    found = propagate(corr, inputs, control.offers(cost), tuned=cost.tuned)
+    found = propagate(corr, inputs, control.offers(cost), tuned=cost.tuned, provider=cost.provider)
     for name in graph.outputs:
         if io == "stacked" and name in found.ragged and not _said_to_be_alike(corr, name):
             raise NotStackable(
