@@ -53,6 +53,12 @@ class Account:
         """The number of products of matrices of which one operand has fewer than the other."""
         return self.times * sum(broadcasts_matrices(step) for step in self.steps if not step.at_load)
 
+    @cached_property
+    def copied_operands(self) -> int:
+        """The number of operands and results that an Einsum copies."""
+        copied = [len(step.inputs) + 1 for step in self.steps if step.op == "Einsum" and not step.at_load]
+        return self.times * sum(copied)
+
 
 def is_view(step: Step) -> bool:
     """True for a node that copies no element."""

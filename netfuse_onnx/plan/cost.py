@@ -60,7 +60,7 @@ class Cost:
 
     def _account(self, account: Account, sized: Site) -> float:
         nodes = account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
-        return nodes + POINTERS * account.broadcast_products
+        return nodes + POINTERS * account.broadcast_products + account.copied_operands
 
     def repeated(self, weight: Weight) -> float:
         """A weight that is equal in all models, where one for each is read. Paid once per layout."""

@@ -1,4 +1,4 @@
-"""The layout ROWS: linear layers as batched products, one matrix for each model, and what stands between them.
+"""The layout ROWS: linear layers as batched products, one matrix a model, and what stands between them.
 
 Elementwise operators pass the layout on (`elementwise`, for all layouts). These rules are for values of rank
 3 and more, since at rank 2, where a Gemm is, ROWS is STACKED(0) under another name.
