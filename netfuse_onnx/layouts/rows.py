@@ -115,8 +115,7 @@ def together(emit: Emitter, x: Tensor, width: int) -> Tensor:
 
 
 def apart(emit: Emitter, x: Tensor, dims: Dims) -> Tensor:
-    """[N, d0*.., dk] -> [N, d0.., dk], or whatever has these elements. Other tensors tell the sizes. One may
-    have no name: it is -1."""
-    target = [emit.models, *(-1 if dim is None else dim for dim in dims)]
-    attrs = {"allowzero": 1} if emit.opset >= 14 and -1 not in target else {}
-    return emit("Reshape", x, emit.shape(target), **attrs)
+    """[N, d0*.., dk] -> [N, d0.., dk], or whatever has these elements. Other tensors tell the sizes; one may
+    be -1."""
+    attrs = {"allowzero": 1} if emit.opset >= 14 and -1 not in dims else {}
+    return emit("Reshape", x, emit.shape([emit.models, *dims]), **attrs)

@@ -37,7 +37,7 @@ def linear_rows(site: Site) -> Iterator[Option]:
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def norm_rows(site: Site) -> Iterator[Option]:
     """It works over the last axis of all rows; a scale that differs is M1d beside M(..i)d."""
-    _need_rows(site)
+    _need_rows(site, 3)
     takes = (ROWS, *site.own_layouts[1:])
     gives = site.gives(ROWS)
     if not any(site.mapped[1:]):
@@ -62,7 +62,7 @@ def norm_scaled(site: Site) -> Iterator[Option]:
     is part of the body: it keeps an Add before it from being fused to SkipLayerNormalization, which takes
     one vector for all rows and fails (issue 27455).
     """
-    _need_rows(site)
+    _need_rows(site, 2)
     need(site.is_mapped(1, 2), "its scale is equal in all models")
     need(not any(site.has_output(k) for k in (1, 2)), "its statistics are read")
     need_static_scale(site)
@@ -75,14 +75,16 @@ def norm_scaled(site: Site) -> Iterator[Option]:
         return emit_same_op(site, [rows, *vectors], emit, axis=-1)[0]
 
     takes = (STACKED(0), *(STACKED(0) if site.has(i) else SHARED for i in range(1, len(site.node.inputs))))
-    yield Option("norm_scaled", takes, site.gives(ROWS), body, unmeasured=True)
+    gives = site.gives(ROWS if site.rank(0) > 2 else STACKED(0))
+    yield Option("norm_scaled", takes, gives, body, unmeasured=True)
 
 
-def _need_rows(site: Site) -> None:
-    """Refuse a normalisation that is not over the last axis, or whose scale is no vector."""
+def _need_rows(site: Site, least: int) -> None:
+    """Refuse a normalisation that is not over the last of at least so many axes, or whose scale is no
+    vector."""
     rank = site.rank(0)
     last = site.axis(int(site.attr("axis")), rank) == rank - 1
-    need(rank >= 3 and last, "it is not over the last of at least three axes")
+    need(rank >= least and last, f"it is not over the last of at least {least} axes")
     affine = [i for i in (1, 2) if site.has(i)]
     need(site.mapped[0] and all(site.rank(i) == 1 for i in affine), "its scale is no vector")
 
@@ -92,12 +94,12 @@ def reshape_rows(site: Site) -> Iterator[Option]:
     """The source's own Reshape, such as one that splits heads, also makes or ends rows."""
     site.only_mapped(0)
     dims, out = site.dims(0), site.out_dims()
-    told, named = _tells(dims, out), told_by(out, dims)
+    told, named = _tells(dims, out), _named(site, told_by(out, dims))
     for take, give in ((ROWS, STACKED(0)), (STACKED(0), ROWS)):
-        if len(dims if take == ROWS else out) >= 3 and (told or _named(named, give)):
+        if len(dims if take == ROWS else out) >= 3 and (told or _sizes_known(named, give)):
             body = _written(give) if told else _sized(give, named)
             yield Option("reshape_rows", (take, None), (give,), body, unmeasured=not told)
-    need(told or _named(named, STACKED(0)), "the sizes of its input do not tell those of its output")
+    need(told or _sizes_known(named, STACKED(0)), "the sizes of its input do not tell those of its output")
 
 
 def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
@@ -107,11 +109,17 @@ def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
     return target is not None and (static or -1 in target)
 
 
-def _named(out: Sequence[Dim], give: Layout) -> bool:
-    """True where other tensors tell the open sizes of the output, but for one at most."""
+def _named(site: Site, out: Sequence[Dim]) -> Sequence[Dim]:
+    """The dims of the output, with -1 for one that the source's target leaves to Reshape."""
+    target = None if site.values[1] is None else site.values[1].reshape(-1).tolist()
+    return [-1 if dim is None and target and target[i] == -1 else dim for i, dim in enumerate(out)]
+
+
+def _sizes_known(out: Sequence[Dim], give: Layout) -> bool:
+    """True where other tensors tell the open sizes of the output."""
     if all(isinstance(dim, int) for dim in out):
         return False
-    return out.count(None) <= 1 if give == STACKED(0) else isinstance(out[-1], int) and out[-1] > 0
+    return None not in out if give == STACKED(0) else isinstance(out[-1], int) and out[-1] > 0
 
 
 def _written(give: Layout) -> Body:
