@@ -94,6 +94,11 @@ def target(name: str) -> Target:
         raise FileFault(f"{name} holds no constants of a target ({reason}).", HINT) from error
 
 
+def provider(name: str) -> str:
+    """The provider that a target names, `cpu` or `cuda`; '' for `generic`. Raises what `target` raises."""
+    return "" if name == "generic" else target(name).provider
+
+
 def _kernel(value: Mapping[str, Any]) -> Kernel:
     m, n, k = map(float, value["half"])
     return Kernel(float(value["gflops"]), (m, n, k), float(value.get("start", 0.0)))
