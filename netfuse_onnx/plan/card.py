@@ -30,6 +30,8 @@ _PRECISION: Mapping[int, str] = {
 class Card(Constants):
     """Times in microseconds, rates in bytes or operations per microsecond."""
 
+    provider = "cuda"
+
     launch: float
     """The start and the end of a kernel, in a CUDA graph."""
     issue: float

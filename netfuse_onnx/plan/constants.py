@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Constants:
 
     name: str
     provenance: Mapping[str, Any]
+    provider: ClassVar[str]
+    """The provider whose kernels they describe, `cpu` or `cuda`."""
 
     @property
     def digest(self) -> str:

@@ -33,7 +33,7 @@ class Device(Timed):
 
     def __init__(self, models: int, card: Card, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models, sizes)
-        self.card = card
+        self.card, self.provider = card, card.provider
 
     def _step(self, step: Step, shapes: Shapes) -> float:
         if is_view(step) or _of_shapes(step, shapes):

@@ -26,7 +26,7 @@ class Measured(Timed):
 
     def __init__(self, models: int, target: Target, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models, sizes)
-        self.target = target
+        self.target, self.provider = target, target.provider
 
     def _step(self, step: Step, shapes: Shapes) -> float:
         target = self.target

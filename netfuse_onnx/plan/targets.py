@@ -49,6 +49,8 @@ class Kernel:
 class Target(Constants):
     """The constants of a CPU. Times in microseconds, rates in bytes per microsecond."""
 
+    provider = "cpu"
+
     launch: float
     """One node that computes something."""
     view: float
@@ -78,6 +80,11 @@ def target(name: str) -> Target | Card:
     except (ValueError, AttributeError, RecursionError, InternalError) as error:
         reason = error.__cause__ or error
         raise FileFault(f"{name} holds no constants of a target ({reason}).", HINT) from error
+
+
+def provider(name: str) -> str:
+    """The provider that a target names, `cpu` or `cuda`; '' for `generic`. Raises what `target` raises."""
+    return "" if name == "generic" else target(name).provider
 
 
 def _kernel(value: Mapping[str, Any]) -> Kernel:

@@ -53,7 +53,13 @@ def prove_values(
         isolation = isolate(session, judge, results[0], thorough=options.isolation, tell=tell)
     except RunFailed as error:
         problem = f"The merged model does not run in ONNX Runtime: {error}."
-        return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
+        return ValuesProof(
+            provider,
+            labels,
+            skipped=tuple(trial.skipped),
+            problems=(problem,),
+            left_out=options.runtime.left_out,
+        )
     placed = session.placed
     problems = []
     if options.runtime.required and placed and CUDA not in placed:
@@ -74,6 +80,7 @@ def prove_values(
         sizes=_sizes(trial),
         problems=tuple(problems),
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
+        left_out=options.runtime.left_out,
         tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
     )
 

@@ -13,12 +13,12 @@ Pass = Callable[[Correspondence], Correspondence]
 
 PASSES: tuple[Pass, ...] = (fold, believe_types, fuse_quantised)
 LACKING: dict[str, frozenset[Pass]] = {"cuda": frozenset({fuse_quantised})}
-"""By target: the passes that make operators which ONNX Runtime lacks there."""
+"""By provider: the passes that make operators which ONNX Runtime lacks there."""
 
 
-def rewritten(family: Correspondence, target: str = "generic") -> Correspondence:
-    """The family after all passes that a target allows."""
+def rewritten(family: Correspondence, provider: str = "") -> Correspondence:
+    """The family after all passes that the provider of the target allows."""
     for rewrite in PASSES:
-        if rewrite not in LACKING.get(target, ()):
+        if rewrite not in LACKING.get(provider, ()):
             family = rewrite(family)
     return family
