@@ -6,19 +6,22 @@ from collections.abc import Callable
 
 from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.fold import fold
+from netfuse_onnx.rewrite.fusible import fuse_convolutions
 from netfuse_onnx.rewrite.qdq import fuse_quantised
 from netfuse_onnx.types import Correspondence
 
 Pass = Callable[[Correspondence], Correspondence]
 
-PASSES: tuple[Pass, ...] = (fold, believe_types, fuse_quantised)
+PASSES: tuple[Pass, ...] = (fold, believe_types, fuse_quantised, fuse_convolutions)
 LACKING: dict[str, frozenset[Pass]] = {"cuda": frozenset({fuse_quantised})}
 """By target: the passes that make operators which ONNX Runtime lacks there."""
+ONLY: dict[Pass, frozenset[str]] = {fuse_convolutions: frozenset({"cuda"})}
+"""The passes that pay on some targets alone. Elsewhere ONNX Runtime does as much when it loads a file."""
 
 
 def rewritten(family: Correspondence, target: str = "generic") -> Correspondence:
     """The family after all passes that a target allows."""
     for rewrite in PASSES:
-        if rewrite not in LACKING.get(target, ()):
+        if rewrite not in LACKING.get(target, ()) and target in ONLY.get(rewrite, (target,)):
             family = rewrite(family)
     return family

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, SHARED
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.ops.schemas import MICROSOFT
-from netfuse_onnx.rules._build import emit_same_op
-from netfuse_onnx.rules._registry import rule
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became
 
@@ -42,3 +42,33 @@ def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Seque
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
     return emit_same_op(site, ins, emit)
+
+
+ACTIVATIONS = {
+    "HardSigmoid": ("alpha", "beta"),
+    "LeakyRelu": ("alpha",),
+    "Relu": (),
+    "Sigmoid": (),
+    "Tanh": (),
+}
+"""The activations of FusedConv that are operators with these attributes, which stand in activation_params."""
+
+
+@family(FUSED)
+def fused_conv_apart(site: Site) -> Iterator[Option]:
+    """With --target, Conv runs once where only the sum differs: NCHW, OCkk -> NOHW, then + MNOHW."""
+    need(site.has(3) and not site.is_mapped(0, 1, 2), "its convolution differs between the models")
+    name = (site.attr("activation") or b"").decode(errors="replace")
+    need(not name or name in ACTIVATIONS, f"its activation, {name}, is no operator of its own here")
+    params = dict(zip(ACTIVATIONS.get(name, ()), site.node.attrs.get("activation_params", ()), strict=False))
+    attrs = {k: v for k, v in site.node.attrs.items() if not k.startswith("activation")}
+
+    def option(layout: Layout) -> Option:
+        def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+            product = emit.unsqueeze(emit("Conv", *ins[:3], **attrs), [layout.axis])
+            total = emit("Add", product, ins[3])
+            return emit(name, total, **params) if name else total
+
+        return Option("fused_conv_apart", site.takes({3: layout}), (layout,), body, tuned=True)
+
+    yield from (option(STACKED(axis)) for axis in (0, 1))
