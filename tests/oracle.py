@@ -327,6 +327,11 @@ class Every(Cost):
     """Nodes and bytes, with everything on offer."""
 
     tuned = True
+    provider = "cuda"
+
+    def refusal(self, offer: planning.Lowering) -> str:
+        """Nothing: what CUDA refuses to run is right all the same, and runs on the CPU."""
+        return ""
 
 
 def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> Iterator[Plan]:

@@ -16,6 +16,7 @@ from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.plan.account import Account, Accounts
 from netfuse_onnx.plan.nested import NestedPlan
+from netfuse_onnx.plan.refusals import refused
 from netfuse_onnx.rules import Site
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
@@ -35,6 +36,8 @@ class Cost:
 
     tuned = False
     """True where options that only pay by measured costs are on offer."""
+    provider = ""
+    """The provider that the target names: its own options are on offer, and what it refuses is not."""
 
     def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
@@ -51,6 +54,10 @@ class Cost:
         if isinstance(offer.option, NestedPlan):
             return offer.option.nodes
         return self._account(self.accounts.of(offer), sized)
+
+    def refusal(self, offer: Lowering) -> str:
+        """The reason why the provider would not run what a lowering emits, or ''."""
+        return refused(self.accounts.of(offer), offer.site, self.provider) if self.provider else ""
 
     def _account(self, account: Account, sized: Site) -> float:
         return account.launches + RESHAPE * account.views + AT_LOAD * account.at_load

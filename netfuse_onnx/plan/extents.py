@@ -19,20 +19,28 @@ from netfuse_onnx.types import Dim, ValueType
 Shape = tuple[int, ...]
 
 
+def types_of(
+    account: Account, site: Site, bind: Callable[[Sequence[Dim]], Sequence[Dim]]
+) -> dict[Counted, ValueType]:
+    """The types of the tensors of one account, for a node with the types of `site`, as far as they are known.
+    `bind` gives sizes to dims that are open."""
+    types: dict[Counted, ValueType] = {}
+    for (held, layout), kind in zip(account.ports, (*site.inputs, *site.outputs), strict=True):
+        dims = layout.merged_dims(bind(kind.dims), site.models) if kind.dims is not None else None
+        types |= dict.fromkeys(held, ValueType(kind.dtype, dims))
+    if any(x not in types for step in account.steps for x in step.outputs):
+        types |= _inferred(account, types, site.opset)
+    return types
+
+
 class Shapes:
     """The sizes of the tensors of one account, for a node with the types of `site`. `sizes` binds dims that
     are open."""
 
     def __init__(self, account: Account, site: Site, sizes: Callable[[Sequence[Dim]], Shape]) -> None:
         self._sizes = sizes
-        self._types: dict[Counted, ValueType] = {}
-        for (held, layout), kind in zip(account.ports, (*site.inputs, *site.outputs), strict=True):
-            dims = layout.merged_dims(sizes(kind.dims), site.models) if kind.dims is not None else None
-            self._types |= dict.fromkeys(held, ValueType(kind.dtype, dims))
-        between = [x for step in account.steps for x in step.outputs if x not in self._types]
-        if between:
-            self._types |= _inferred(account, self._types, site.opset)
-            self._guess(account)
+        self._types = types_of(account, site, sizes)
+        self._guess(account)
 
     def of(self, tensor: Counted | None) -> Shape:
         """The sizes of a tensor; () where it is absent, or nothing is known of it."""

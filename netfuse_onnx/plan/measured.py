@@ -32,7 +32,7 @@ class Measured(Cost):
 
     def __init__(self, models: int, target: Target, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models)
-        self.target = target
+        self.target, self.provider = target, target.provider
         self.given = dict(sizes or {})
         self.largest = max(self.given.values(), default=1)
         self._prices: dict[tuple[Any, ...], float] = {}

@@ -26,6 +26,7 @@ Body = Callable[[Site, Operands, "Emitter"], "Held | Sequence[Held]"]
 class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
     body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs.
+    `only` names a provider, whose targets alone it is on offer to: its body suits that provider's kernels.
     An option says nothing of its price: a plan counts what its body emits."""
 
     rule: str
@@ -34,6 +35,12 @@ class Option:
     body: Body
     became: Became = Became.BATCHED
     tuned: bool = False
+    only: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """True where it is on offer only to plans with measured costs."""
+        return self.tuned or bool(self.only)
 
     def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> list[Held]:
         """Emit the nodes of the body on tensors in the layouts that it takes, and give its outputs."""
@@ -107,9 +114,9 @@ def rule(
     return register
 
 
-def options(site: Site, *, tuned: bool) -> tuple[list[Option], str]:
+def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option], str]:
     """Every lowering on offer for a node, or none and the reason. `tuned`: those that only pay by measured
-    costs are on offer, too."""
+    costs are on offer, too, and those for the kernels of `provider`."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
@@ -121,11 +128,15 @@ def options(site: Site, *, tuned: bool) -> tuple[list[Option], str]:
     reasons: list[str] = []
     for entry in rules:
         try:
-            given = (option for option in entry.offers(site) if tuned or not option.tuned)
+            given = (
+                option
+                for option in entry.offers(site)
+                if (tuned or not option.tuned) and option.only in ("", provider)
+            )
             on_offer += (option for option in given if _fits(option, site))
         except Refuse as refusal:
             reasons.append(str(refusal))
-    on_offer.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
+    on_offer.sort(key=lambda option: option.measured)  # where prices are equal, the plan takes the first
     return on_offer, "" if on_offer else "; ".join(
         dict.fromkeys(reasons)
     ) or "no form of its rule applies here"

@@ -82,6 +82,16 @@ written out with it, and gives as many."""
 SCALE_PER_MODEL = "1.31"
 """CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971)."""
 
+# --------------------------------------------------------------------------- forms that CUDA's kernels refuse
+
+ONE_ZERO_POINT = "1.31"
+"""CUDA: MatMulInteger takes one number as the zero point of either operand, and fails on any other when it is
+run. It does so for bytes with a sign; others run on the CPU, which takes a zero point for each column."""
+
+NO_AXIS_OF_VECTORS = "1.31"
+"""CUDA: QuantizeLinear and DequantizeLinear with a scale for each index of an axis fail on values of rank
+1."""
+
 # --------------------------------------------------------------------------- control flow, speed
 
 OUTPUTS_UNTYPED = "1.32"
