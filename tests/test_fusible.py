@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 
+import numpy as np
 import onnx
 import pytest
 from contrib_graphs import graph
@@ -16,11 +17,12 @@ SIZES = {"B": 3, "H": 5, "C": 4}
 IMAGES = "float[B,3,5,5] x, float[4,3,3,3] w, float[4] b, float[4,3,3,3] v"
 
 
-def operators(model, folder, target="cuda", **more):
+def operators(model, folder, target="cuda", values=None, **more):
     """The operators of the graph of a family before the plan, and the nodes."""
     role = {info.name: "weight" for info in model.graph.input if info.name in "wbv"}
     role = {info.name: "input" for info in model.graph.input} | role | more
-    corr = family(as_models(model, draw(model, 2, sizes=SIZES), role, folder), target=target)
+    drawn = draw(model, 2, sizes=SIZES, given=values)
+    corr = family(as_models(model, drawn, role, folder), target=target)
     return collections.Counter(node.op for node in corr.graph.nodes), corr.graph.nodes
 
 
@@ -49,11 +51,60 @@ def test_one_operator(inputs, body, tmp_path):
     sweep(model, tmp_path, sizes=SIZES, target="cuda")
 
 
-def test_two_convolutions_that_are_added(tmp_path):
-    """One of them does the sum, and the other stays."""
-    model = graph(IMAGES, "a = Conv(x, w, b) c = Conv(x, v) s = Add(a, c) y = Relu(s)")
-    assert operators(model, tmp_path)[0] == {"FusedConv": 1, "Conv": 1}
-    sweep(model, tmp_path, sizes=SIZES, target="cuda")
+BIASES = [("(x, w, b)", "(x, v)"), ("(x, w)", "(x, v, c)"), ("(x, w, b)", "(x, v, c)"), ("(x, w)", "(x, v)")]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(("first", "second"), BIASES)
+def test_two_convolutions_that_are_added(first, second, stored, tmp_path):
+    """One of them does the sum, and both biases where they are stored; the other stays."""
+    inputs = "float[B,3,5,5] x, float[4,3,3,3] w, float[4,3,3,3] v"
+    inputs += "".join(f", float[4] {name}" for name in "bc" if name in first + second)
+    model = graph(inputs, f"a = Conv{first} d = Conv{second} s = Add(a, d) y = Relu(s)")
+    names = {info.name for info in model.graph.input} & set("bc")
+    found, nodes = operators(model, tmp_path, **dict.fromkeys(names, "weight" if stored else "input"))
+    joined = stored and names == {"b", "c"}
+    assert found == {"FusedConv": 1, "Conv": 1, **({"Add": 1} if joined else {})}
+    (conv,) = (node for node in nodes if node.op == "Conv")
+    assert len(conv.inputs) == (2 if stored or "c" not in names else 3)
+    fixed = dict.fromkeys(names, "weight" if stored else "input")
+    sweep(model, tmp_path, sizes=SIZES, target="cuda", fixed=fixed)
+
+
+@pytest.mark.parametrize(
+    ("low", "becomes"), [(0.0, "FusedConv"), (0.5, "FusedConv"), (-0.5, "Conv"), (None, "Conv")]
+)
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_clip_from_zero_on_stays_behind_relu(opset, low, becomes, tmp_path):
+    inputs = "float[B,4,5,5] x, float[4,4,3,3] w, float[4] b"
+    if opset < 11:
+        least = "" if low is None else f"min = {low}, "
+        model = graph(inputs, f"a = Conv(x, w, b) y = Clip<{least}max = 1.5>(a)", opset)
+        more = {}
+    else:
+        call = "Clip(a, l, h)" if low is not None else 'Clip(a, "", h)'
+        inputs += ", float l, float h" if low is not None else ", float h"
+        model = graph(inputs, f"a = Conv(x, w, b) y = {call}".replace('""', ""), opset)
+        more = {"h": np.float32(1.5)} | ({} if low is None else {"l": np.float32(low)})
+    role = dict.fromkeys(more, "shared weight")
+    assert operators(model, tmp_path, values=more, **role)[0] == {becomes: 1, "Clip": 1}
+    sweep(model, tmp_path, sizes=SIZES, target="cuda", given=more)
+
+
+def test_a_clip_whose_bound_is_below_zero_in_one_model(tmp_path):
+    model = graph("float[B,4,5,5] x, float[4,4,3,3] w, float l", "a = Conv(x, w) y = Clip(a, l)")
+    values = draw(model, 3, sizes=SIZES) | {"l": np.array([0.0, -1.0, 0.5], np.float32)}
+    role = {"x": "input", "w": "weight", "l": "weight"}
+    corr = family(as_models(model, values, role, tmp_path), target="cuda")
+    assert [node.op for node in corr.graph.nodes] == ["Conv", "Clip"]
+
+
+def test_a_sum_before_a_clip(tmp_path):
+    body = "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) s = Add(x, a) y = Clip(s, l)"
+    model = graph("float[B,4,5,5] x, float[4,4,3,3] w, float[4] b, float l", body)
+    bound = {"l": np.float32(0)}
+    assert operators(model, tmp_path, values=bound, l="shared weight")[0] == {"FusedConv": 1, "Clip": 1}
+    sweep(model, tmp_path, sizes=SIZES, target="cuda", given=bound)
 
 
 def test_a_sum_of_an_image_that_differs_with_one_that_does_not(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold
 from netfuse_onnx.ops.schemas import MICROSOFT
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family, rule
@@ -42,6 +44,32 @@ def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Seque
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
     return emit_same_op(site, ins, emit)
+
+
+FULL = 8
+"""Channels of a group that tensor cores multiply at once, in TF32."""
+
+
+@family("Conv", FUSED)
+def conv_padded(site: Site) -> Iterator[Option]:
+    """With --target cuda, zeros fill the few channels of a model's image: N(M8)HW, (MO)8kk -> N(MO)HW."""
+    need(site.is_mapped(0) and site.attr("group") == 1, "its input is shared or grouped")
+    dims, filters = site.dims(0), site.dims(1)
+    channels = filters[1] if len(filters) == len(dims) >= 3 else None
+    need(isinstance(channels, int) and 0 < channels < FULL, "its channels are many or of unknown number")
+    need(site.opset >= 11, "Pad reads no widths below opset 11")
+    missing = FULL - static_size(channels)
+
+    def padded(emit: Emitter, x: Tensor, rank: int, axis: int) -> Tensor:
+        return emit("Pad", x, emit.const([0] * (rank + axis) + [missing] + [0] * (rank - axis - 1)))
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        x = fold(emit, padded(emit, ins[0], len(dims) + 1, 2), 1, (dims[0], FULL, *dims[2:]))
+        w = padded(emit, ins[1], len(dims), 1)
+        return emit_same_op(site, [x, w, *ins[2:]], emit, group=emit.models)
+
+    takes = site.takes({0: STACKED(1), 1: FOLDED(0), 2: FOLDED(0), 3: FOLDED(1)})
+    yield Option("conv_padded", takes, (FOLDED(1),), body, Became.GROUPED, only="cuda")
 
 
 ACTIVATIONS = {

@@ -72,3 +72,13 @@ def test_a_block_of_a_network(tmp_path):
     role = {"x": "input", "v": "weight", "b": "weight", "w": "weight", "d": "weight"}
     check(model, draw(model, 3, sizes=SIZES), role, tmp_path)
     check(model, draw(model, 3, sizes=SIZES), role | {"w": "shared weight"}, tmp_path, io="stacked")
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [("B,3,6,5", "4,3,3,3"), ("2,1,5", "3,1,2"), ("B,7,H,4", "2,7,1,1"), ("1,2,H,B,3", "3,2,2,2,2")],
+)
+def test_channels_of_zeros(x, w, tmp_path):
+    """Few channels are filled up for CUDA; the oracle forces that, and every other way."""
+    model = graph(f"float[{x}] x, float[{w}] w, float[{w[0]}] b", "y = Conv(x, w, b)")
+    check(model, draw(model, 3, sizes=SIZES), {"x": "input", "w": "weight", "b": "weight"}, tmp_path)
