@@ -80,11 +80,11 @@ class _Fusing:
     def _sums(self, name: str) -> Iterator[tuple[int, int | None]]:
         """Yield a Conv, and the Add behind it, if there is one, that make a value and could be fused."""
         conv, total = self._for_one(name, "Conv"), self._for_one(name, "Add")
-        if conv is not None and self._is_float(conv):
+        if conv is not None and self._fits(conv):
             yield conv, None
         for one in self.nodes[total].inputs if total is not None else ():
             conv = self._for_one(one, "Conv")
-            if conv is not None and total is not None and self._is_float(conv) and self._adds(conv, total):
+            if conv is not None and total is not None and self._fits(conv) and self._adds(total):
                 yield conv, total
 
     def _for_one(self, name: str, op: str) -> int | None:
@@ -94,29 +94,28 @@ class _Fusing:
         inner = len(self.readers.get(name, ())) == 1 and name not in self.corr.graph.outputs
         return i if i is not None and inner and self.nodes[i].key == op and i not in self.corr.attrs else None
 
-    def _is_float(self, conv: int) -> bool:
-        return self.corr.type_of(self.nodes[conv].inputs[0]).dtype == TensorProto.FLOAT
-
-    def _adds(self, conv: int, total: int) -> bool:
-        """True where FusedConv does what the Add does: the shapes of its operands are known to be equal.
-
-        The kernel for CUDA computes a border that is wider on one side in a larger image, which has not the
-        shape of what is added."""
-        node, operands = self.nodes[conv], self.nodes[total].inputs
-        shapes = [self.corr.type_of(name).dims or () for name in operands]
-        if not self.corr.ragged.isdisjoint(operands) or any(len(dims) != IMAGE_RANK for dims in shapes):
-            return False
-        same = all(map(same_dim, *shapes)) and isinstance(shapes[0][1], int)
-        pads = list(node.attrs.get("pads") or [0] * 4)
+    def _fits(self, conv: int) -> bool:
+        """True for a convolution of floats whose border is even: where it is wider on one side, the kernel
+        for CUDA computes a larger image and cuts out the result with one more launch."""
+        node = self.nodes[conv]
+        pads = list(node.attrs.get("pads") or ())
         even = pads[: len(pads) // 2] == pads[len(pads) // 2 :]
-        return same and even and node.attrs.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        even = even and node.attrs.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        return even and self.corr.type_of(node.inputs[0]).dtype == TensorProto.FLOAT
+
+    def _adds(self, total: int) -> bool:
+        """True where FusedConv does what an Add does: the shapes of its operands are known to be equal."""
+        operands = self.nodes[total].inputs
+        shapes = [self.corr.type_of(name).dims or () for name in operands]
+        images = all(len(dims) == IMAGE_RANK for dims in shapes) and self.corr.ragged.isdisjoint(operands)
+        return images and all(map(same_dim, *shapes)) and isinstance(shapes[0][1], int)
 
     # ------------------------------------------------------------------ biases
 
     def _bias(self, conv: int, total: int, other: str) -> str:
-        """The bias of a Conv that does a sum. That of another Conv, which makes the other operand, joins it: the
-        sum of two stored biases is computed when a session loads. Where there is none it is zeros, since the
-        kernel for CUDA reads the bias before a sum without asking for it."""
+        """The bias of a Conv that does a sum. That of another Conv, which makes the other operand, joins it:
+        the sum of two stored biases is computed when a session loads. Where there is none it is zeros, since
+        the kernel for CUDA reads the bias before a sum without asking for it."""
         own, added = self._stored_bias(conv), self._for_one(other, "Conv")
         moved = self._stored_bias(added) if added is not None else None
         if added is not None and moved is not None and (own or not _has_bias(self.nodes[conv])):
