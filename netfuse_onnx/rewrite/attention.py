@@ -1,10 +1,10 @@
 """Attention that is written out becomes ONNX's operator Attention, for targets where that is one launch.
 
-    softmax(scale * q k^T + masks) v,  q [B, S, H, d], k [B, T, H, d], v [B, T, H, e] between Reshape and Transpose
+    softmax(scale * q k^T + masks) v  for q [B, S, H, d], k [B, T, H, d], v [B, T, H, e]
 
-ONNX Runtime's CUDA provider has one kernel for it, for float32 too, that never stores the scores; written out
-it takes seven launches. The operator is of opset 23, so the family is raised to that. Masks are rewritten where
-ONNX Runtime takes a number for the mark of a key that is masked (masks.py).
+ONNX Runtime's CUDA provider has one kernel for it, for float32 too, that never stores the scores; written
+out it takes seven launches. The operator is of opset 23, so the family is raised to that. Masks are rewritten
+where ONNX Runtime takes a number for the mark of a key that is masked (masks.py).
 
 Where the nodes between softmax and product turn NaN into 0, as exports of torch do for rows without any key,
 Attention does so for these rows. It does not for rows whose scores are NaN for another reason.
@@ -13,7 +13,7 @@ Attention does so for these rows. It does not for rows whose scores are NaN for 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from onnx import TensorProto
@@ -23,7 +23,8 @@ from netfuse_onnx.load import opset
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.ops import kinds
-from netfuse_onnx.rewrite.masks import Masks
+from netfuse_onnx.rewrite.believed import believe_types
+from netfuse_onnx.rewrite.masks import Masks, adds_nothing, fit
 from netfuse_onnx.rewrite.view import View
 from netfuse_onnx.types import Correspondence, Dim, Node, ValueType
 
@@ -34,11 +35,17 @@ KEYS_LAST = [0, 2, 3, 1]
 
 
 def fuse_attention(corr: Correspondence) -> Correspondence:
-    """The correspondence with an Attention in the place of each group that computes one."""
-    if not any(_Fusing(corr).groups()):
+    """The correspondence with an Attention in the place of each group that computes one.
+
+    Types are inferred again after each: Attention keeps the names of dims that a Reshape to -1 loses, and by
+    them the mask of the next group can be understood."""
+    if next(_Fusing(corr, Masks()).groups(), None) is None:
         return corr
-    raised = _raised(corr)
-    return corr if raised is None else _Fusing(raised).run()
+    raised, masks = _raised(corr), Masks()
+    while raised is not None:
+        corr = raised
+        raised = _Fusing(corr, masks).run()
+    return corr
 
 
 def _raised(corr: Correspondence) -> Correspondence | None:
@@ -55,12 +62,13 @@ def _raised(corr: Correspondence) -> Correspondence | None:
         return None
     fresh = {name: (weight,) for name, weight in lifted.graph.weights.items()}
     weights = {name: corr.weights.get(name, parts) for name, parts in fresh.items()}
-    return typed(replace(corr, graph=lifted.graph, weights=weights, opsets=lifted.opsets), corr.graph.types)
+    graph = replace(lifted.graph, types=corr.graph.types)
+    return typed(replace(corr, graph=graph, weights=weights, opsets=lifted.opsets))
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Rows of one operand: [B, L, H, size] is `split`, [B, L, H*size] is `joined`, "" where it has to be made."""
+    """One operand: `split` is [B, L, H, size], `joined` is [B, L, H*size], or "" where it has to be made."""
 
     split: str
     joined: str
@@ -95,16 +103,16 @@ class Scores:
 class _Fusing:
     """Finds the groups of a correspondence and replaces them."""
 
-    def __init__(self, corr: Correspondence) -> None:
-        self.view = View(corr)
-        self.masks = Masks(self.view)
+    def __init__(self, corr: Correspondence, masks: Masks) -> None:
+        self.view, self.masks = View(corr), masks
 
-    def run(self) -> Correspondence:
-        """Return the correspondence with the groups replaced."""
-        view = self.view
-        for group in self.groups():
-            view.put(group.last, self._nodes(group))
-        return typed(view.replaced(), view.corr.graph.types)
+    def run(self) -> Correspondence | None:
+        """Return the correspondence with the first group replaced; None where there is none."""
+        group = next(self.groups(), None)
+        if group is None:
+            return None
+        self.view.put(group.last, self._nodes(group))
+        return self.masks.believed(typed(self.view.replaced()))
 
     def groups(self) -> Iterator[Group]:
         """Yield all groups that can be replaced."""
@@ -131,13 +139,21 @@ class _Fusing:
         if value is None or turned is None or list(turned.attrs.get("perm", ())) != HEADS_FIRST:
             return None
         sizes = (scores.query.batch, scores.query.heads, scores.query.length, scores.key.length)
-        masks = tuple(mask for mask in scores.masks if not self.masks.adds_nothing(mask, sizes))
-        last = view.producers[turned.outputs[0]]
+        masks = tuple(mask for mask in scores.masks if not adds_nothing(view, mask, sizes))
+        last = self._last(turned, (scores.query.batch, scores.query.length, value.heads * value.size))
         group = Group(scores.query, scores.key, value, scores.scale, masks, last)
-        return group if _fit(group) and self.masks.fit(masks, guarded=after is not None) else None
+        return group if _fit(group) and fit(view, masks, guarded=after is not None) else None
+
+    def _last(self, turned: Node, dims: tuple[Dim, ...]) -> int:
+        """The node that gives the result: a Transpose, or the Reshape behind it that gives [B, S, H*size]."""
+        view = self.view
+        shaped = view.only_reader(turned.outputs[0], "Reshape")
+        given = None if shaped is None else view.dims(shaped.outputs[0])
+        joins = shaped is not None and given is not None and equal_but_one(given, dims)
+        return view.producers[shaped.outputs[0] if shaped is not None and joins else turned.outputs[0]]
 
     def _unguarded(self, name: str) -> str | None:
-        """The output of Where(IsNaN(p), 0, p) of a value that nothing else reads; None where there is none."""
+        """The output of Where(IsNaN(p), 0, p), where nothing else reads p; None where there is none."""
         readers = self.view.readers.get(name, [])
         if len(readers) != 2 or name in self.view.corr.graph.outputs:
             return None
@@ -211,7 +227,7 @@ class _Fusing:
         return (dims, node.inputs[0]) if dims is not None and len(dims) == 3 else (None, "")
 
     def _keys(self, name: str) -> Heads | None:
-        """The keys [B, T, H, size] whose last axes are swapped in `name`, in one Transpose or in several nodes."""
+        """The keys [B, T, H, size] that `name` has as [B, H, size, T], by one Transpose or several nodes."""
         if (heads := self._heads(name, KEYS_LAST)) is not None:
             return heads
         node = self.view.producer(name)
@@ -232,27 +248,26 @@ class _Fusing:
         before, flat, after = (each or () for each in dims)
         if (len(before), len(flat), len(after)) != (4, 3, 4):
             return False
-        kept = zip(
+        pairs = zip(
             (*before[2:], before[1], *before[2:]), (*flat[1:], after[1], after[3], after[2]), strict=True
         )
-        return all(same_dim(one, other) for one, other in kept)
+        return all(same_dim(one, other) for one, other in pairs)
 
     # ------------------------------------------------------------------ the new nodes
 
     def _nodes(self, group: Group) -> list[Node]:
         """The nodes that stand for a group."""
-        view, (result,) = self.view, self.view.nodes[group.last].outputs
+        view, last = self.view, self.view.nodes[group.last]
         made: list[Node] = []
         operands = [self._joined(heads, made) for heads in (group.query, group.key, group.value)]
         if group.masks:
-            operands.append(self.masks.joined(group.masks, operands[0], operands[1], made))
+            operands.append(self.masks.joined(view, group.masks, operands[0], operands[1], made))
         attrs = {"q_num_heads": group.query.heads, "kv_num_heads": group.key.heads, "scale": group.scale}
-        joined = view.fresh(f"{result}/joined")
-        dims = (group.query.batch, group.query.length, group.value.heads * group.value.size)
-        name = view.nodes[group.last].name
-        made.append(Node("Attention", "", name, tuple(operands), (joined,), attrs))
-        view.types[joined] = ValueType(TensorProto.FLOAT, dims)
-        made.append(view.reshape(joined, [0, 0, group.value.heads, group.value.size], result))
+        (result,) = last.outputs
+        joined = result if last.op == "Reshape" else view.fresh(f"{result}/joined")
+        made.append(Node("Attention", "", last.name, tuple(operands), (joined,), attrs))
+        if joined != result:
+            made.append(view.reshape(joined, [0, 0, group.value.heads, group.value.size], result))
         return made
 
     def _joined(self, heads: Heads, made: list[Node]) -> str:
@@ -260,9 +275,8 @@ class _Fusing:
         if heads.joined:
             return heads.joined
         name = self.view.fresh(f"{heads.split}/joined")
-        self.view.types[name] = ValueType(
-            TensorProto.FLOAT, (heads.batch, heads.length, heads.heads * heads.size)
-        )
+        dims = (heads.batch, heads.length, heads.heads * heads.size)
+        self.view.note(name, ValueType(TensorProto.FLOAT, dims))
         made.append(self.view.reshape(heads.split, [0, 0, heads.heads * heads.size], name))
         return name
 
@@ -281,10 +295,9 @@ def _fit(group: Group) -> bool:
     return alike and lengths and batches and math.isfinite(group.scale)
 
 
-def typed(corr: Correspondence, known: Mapping[str, ValueType]) -> Correspondence:
-    """The correspondence with types inferred again; what was known before stays."""
-    source = replace(corr.sources[0], graph=corr.graph, opsets=corr.opsets)
-    types = infer(source).graph.types
-    names = {name for node in corr.graph.nodes for name in node.outputs if name} | set(corr.graph.inputs)
-    merged = {name: kinds.both(types.get(name, ValueType()), known.get(name)) for name in names}
-    return replace(corr, graph=replace(corr.graph, types=merged))
+def typed(corr: Correspondence) -> Correspondence:
+    """The correspondence with types for new values, too."""
+    known = corr.graph.types
+    types = infer(replace(corr.sources[0], graph=corr.graph, opsets=corr.opsets)).graph.types
+    types = {name: kinds.both(kind, known.get(name)) for name, kind in types.items()}
+    return believe_types(replace(corr, graph=replace(corr.graph, types=types)))

@@ -22,7 +22,7 @@ class View:
     def __init__(self, corr: Correspondence) -> None:
         self.corr, self.nodes = corr, corr.graph.nodes
         self.weights = dict(corr.weights)
-        self.types: dict[str, ValueType] = {}
+        self._noted: dict[str, ValueType] = {}
         self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.outputs if name}
         self.readers: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
@@ -39,7 +39,7 @@ class View:
 
     def type(self, name: str) -> ValueType:
         """The type of a value. Nothing is known of the dims of one whose shape differs between the models."""
-        kind = self.corr.type_of(name)
+        kind = self._noted.get(name) or self.corr.type_of(name)
         return replace(kind, dims=None) if name in self.corr.ragged else kind
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
@@ -102,6 +102,10 @@ class View:
         self._names.add(unique)
         return unique
 
+    def note(self, name: str, kind: ValueType) -> None:
+        """Remember the type of a new value while the pass runs."""
+        self._noted[name] = kind
+
     def constant(self, values: Any, dtype: Any, name: str) -> str:
         """The name of a new constant."""
         data = np.asarray(values, dtype)
@@ -132,5 +136,5 @@ class View:
         first = {name: parts[0] for name, parts in weights.items()}
         nodes = tuple(node for _, node in kept)
         attrs = {new: corr.attrs[i] for new, (i, node) in enumerate(kept) if i in corr.attrs}
-        graph = replace(corr.graph, nodes=nodes, weights=first, types={**corr.graph.types, **self.types})
+        graph = replace(corr.graph, nodes=nodes, weights=first)
         return replace(corr, graph=graph, weights=weights, attrs=attrs)
