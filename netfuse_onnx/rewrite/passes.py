@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from netfuse_onnx.rewrite.attention import fuse_attention
 from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.rewrite.fusible import fuse_convolutions
@@ -14,7 +15,7 @@ Pass = Callable[[Correspondence], Correspondence]
 
 PASSES: tuple[Pass, ...] = (fold, believe_types)
 """The passes for all targets. They come first."""
-OF_CUDA: tuple[Pass, ...] = (fuse_convolutions,)
+OF_CUDA: tuple[Pass, ...] = (fuse_convolutions, fuse_attention)
 """The passes that make operators which ONNX Runtime has for CUDA, and does not make there by itself."""
 OF_OTHERS: tuple[Pass, ...] = (fuse_quantised,)
 """The passes that make operators which ONNX Runtime lacks on CUDA."""
