@@ -16,6 +16,7 @@ of disk. Values can't be proven on such files; the tests prove them on whole one
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -34,6 +35,7 @@ import netfuse_onnx
 from bench import paper_table
 from bench.launches import trace
 from bench.paper_models import BY_NAME, Row
+from netfuse_onnx import sources
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
@@ -136,7 +138,8 @@ def merge_without_weights(paths: Sequence[Path], out: Path, count: int, *, targe
     large weights go, it has holes."""
     names = [f"m{model}" for model in range(count)]
     chosen = [str(paths[model % len(paths)]) for model in range(count)]
-    with _holes():
+    loaded_once = mock.patch.object(sources, "load", functools.cache(sources.load))
+    with _holes(), loaded_once:
         netfuse_onnx.merge(chosen, str(out), names=names, io=io, target=target, verify=False)
 
 

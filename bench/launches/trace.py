@@ -109,7 +109,10 @@ def _observe(file: Path, settings: Settings, env: Path) -> tuple[dict[str, Any],
         given, written, stderr = (Path(folder) / name for name in ("settings.json", "out.json", "log"))
         dims = {**DIMS, **settings.dims}
         given.write_text(json.dumps({**asdict(settings), "dims": dims, "path": str(file.resolve())}))
-        variables = {**os.environ, "LD_LIBRARY_PATH": str(env / "lib"), "PYTHONNOUSERSITE": "1"}
+        libraries = env / "lib"
+        variables = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "PYTHONNOUSERSITE": "1"}
+        if (libraries / "libholes.so").exists():
+            variables["LD_PRELOAD"] = str(libraries / "libholes.so")
         variables.pop("PYTHONPATH", None)
         command = [str(python_of(env)), str(HERE / "observe.py"), str(given), str(written)]
         with stderr.open("w") as out:
