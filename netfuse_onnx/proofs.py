@@ -158,8 +158,8 @@ class ValuesProof:
     each output, in families of two or more. `unreached` names nodes with a threshold, such as Clip, that the
     inputs did not reach on one side. `left_out` names optimisers of ONNX Runtime that the sources and the
     merged model ran without, because the provider that the file was merged for lacks what they make. On CUDA,
-    the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to its
-    scale, and `replays` has the repeated runs.
+    the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to
+    its scale, and `replays` has the repeated runs.
     """
 
     provider: str
