@@ -30,6 +30,10 @@ RESHAPE = 0.25
 AT_LOAD = 0.25
 """A node that reads nothing but stored tensors. A session computes it once, when it loads the file."""
 
+POINTERS = 3.0
+"""A product whose operands have unequally many matrices. CUDA has no kernel for it: it is a list of small
+products, whose pointers are copied there by three copies with each call."""
+
 
 class Cost:
     """Prices lowerings and layout conversions for one merge of `models` models."""
@@ -60,7 +64,8 @@ class Cost:
         return refused(self.accounts.of(offer), offer.site, self.provider) if self.provider else ""
 
     def _account(self, account: Account, sized: Site) -> float:
-        return account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
+        nodes = account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
+        return nodes + POINTERS * account.broadcast_products + account.copied_operands
 
     def repeated(self, weight: Weight) -> float:
         """A weight that is equal in all models, where one for each is read. Paid once per layout."""

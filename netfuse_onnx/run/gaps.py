@@ -80,7 +80,8 @@ LABELS_MISSING = "1.32"
 written out with it, and gives as many."""
 
 SCALE_PER_MODEL = "1.31"
-"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971)."""
+"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
+for values of rank 3."""
 
 # --------------------------------------------------------------------------- forms that CUDA's kernels refuse
 
