@@ -31,8 +31,8 @@ class Measured(Cost):
     tuned = True
 
     def __init__(self, models: int, target: Target, sizes: Mapping[str, int] | None = None) -> None:
+        self.target, self.provider = target, target.provider
         super().__init__(models)
-        self.target = target
         self.given = dict(sizes or {})
         self.largest = max(self.given.values(), default=1)
         self._prices: dict[tuple[Any, ...], float] = {}
@@ -78,7 +78,7 @@ class Measured(Cost):
         return self.models * ITEM * math.prod(weight.shape) / self.target.streamed
 
     def hop(self, hop: Hop, dims: Sequence[Dim]) -> float:
-        target, counts = self.target, hop.counts(self.models)
+        target, counts = self.target, hop.counts(self.models, self.provider)
         moved = 2 * self.models * ITEM * math.prod(self.sizes(dims))
         return (
             (counts.launches + counts.reorders) * target.launch

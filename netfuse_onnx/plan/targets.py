@@ -64,9 +64,16 @@ class Target:
     provenance: Mapping[str, Any]
 
     @property
+    def provider(self) -> str:
+        """The provider on which the constants were measured, `cpu` or `cuda`."""
+        return "cuda" if self.provenance.get("provider") == "cuda" else "cpu"
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of all that a plan depends on: the numbers, not the name, nor where they come from."""
-        numbers = dataclasses.asdict(self) | {"name": "", "provenance": {}}
+        """SHA-256 of all that a plan depends on: the numbers and the provider, not the name, nor where they
+        come from."""
+        other = {} if self.provider == "cpu" else {"provider": self.provider}
+        numbers = dataclasses.asdict(self) | {"name": "", "provenance": other}
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
