@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from onnx import TensorProto
+
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, STACKED, Layout, places
 from netfuse_onnx.rules._build import along, emit_same_op, need, per_axis, same_op
@@ -84,6 +86,30 @@ def dynamic_quantize(site: Site) -> Iterator[Option]:
 
 def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     return quantised_dynamically(ins[0], emit)
+
+
+@family("DynamicQuantizeLinear")
+def dynamic_quantize_written_out(site: Site) -> Iterator[Option]:
+    """With --target cuda, which lacks it: the range of each model, its scale, and QuantizeLinear."""
+    need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        return written_out(ins[0], site.rank(0), emit)
+
+    yield Option("dynamic_quantize_written_out", (STACKED(0),), (STACKED(0),) * 3, body, only="cuda")
+
+
+def written_out(x: Tensor, rank: int, emit: Emitter) -> list[Tensor]:
+    """[N, ..] -> bytes [N, ..], scales and zero points [N], as ONNX Runtime computes them where no value is
+    NaN: all from 0 to 255 are used for the range from the least value, or 0, to the largest, or 0."""
+    axes, levels = list(range(1, rank + 1)), emit.filled(255.0, TensorProto.FLOAT, ())
+    above = emit("Relu", emit.reduce("ReduceMax", x, axes))
+    below = emit("Relu", emit("Neg", emit.reduce("ReduceMin", x, axes)))
+    span = emit("Add", above, below)
+    empty = emit("Equal", span, emit.filled(0.0, TensorProto.FLOAT, ()))
+    scale = emit("Where", empty, emit.filled(1.0, TensorProto.FLOAT, ()), emit("Div", span, levels))
+    point = emit("Cast", emit("Round", emit("Div", below, scale)), to=TensorProto.UINT8)
+    return [emit("QuantizeLinear", x, scale, point, axis=0), scale, point]
 
 
 def quantised_dynamically(x: Tensor, emit: Emitter) -> list[Tensor]:
