@@ -89,8 +89,9 @@ def test_a_form_is_refused_where_it_is_emitted(case, tmp_path):
     for plan, model, what in every_merge(corr, role, "separate"):
         (offer,) = plan.lowerings
         forms = refused_forms(onnx.load_from_string(model))
-        assert bool(cuda.refusal(offer)) == bool(forms), what
-        assert reason in cuda.refusal(offer)
+        said = cuda.refusal(offer)
+        assert bool(said) == bool(forms), what
+        assert not forms or (reason and reason in said)
         seen.add(bool(forms))
     assert (True in seen) == bool(reason), "the case has no lowering that CUDA refuses"
 
