@@ -76,11 +76,11 @@ class Cost:
 
     def _route(self, src: Layout, dst: Layout, value: ValueType) -> float:
         dims = value.dims or ()
-        total = sum(self.hop(hop, dims) for hop in route(src, dst, dims))
+        total = sum(self.hop(hop, dims, value.dtype) for hop in route(src, dst, dims))
         return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
 
-    def hop(self, hop: Hop, dims: Sequence[Dim]) -> float:
-        """One hop of a route, for a value of per-model `dims`."""
+    def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
+        """One hop of a route, for a value of per-model `dims` and element type `dtype`."""
         counts = hop.counts(self.models)
         moved = (counts.copies + counts.transposes) * self.models * volume(dims, UNKNOWN_DIM) * 4
         return counts.launches + RESHAPE * counts.views + moved / BYTES_PER_NODE

@@ -14,6 +14,7 @@ from netfuse_onnx.ops import kinds
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.rules import Site
+from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.types import Dim, ValueType
 
 Shape = tuple[int, ...]
@@ -38,7 +39,7 @@ class Shapes:
     are open."""
 
     def __init__(self, account: Account, site: Site, sizes: Callable[[Sequence[Dim]], Shape]) -> None:
-        self._sizes = sizes
+        self.site, self._sizes = site, sizes
         self._types = types_of(account, site, sizes)
         self._guess(account)
 
@@ -47,6 +48,14 @@ class Shapes:
         if tensor is None:
             return ()
         return self._sizes(self._types.get(tensor, tensor.type).dims or ())
+
+    def dtype(self, tensor: Counted | None) -> int:
+        """The element type of a tensor; 0 where it is absent or unknown."""
+        return 0 if tensor is None else self._types.get(tensor, tensor.type).dtype
+
+    def nbytes(self, tensor: Counted | None) -> int:
+        """The bytes of a tensor; elements of an unknown type have 4 bytes, as those of strings do."""
+        return 0 if tensor is None else math.prod(self.of(tensor)) * BITS.get(self.dtype(tensor), 32) // 8
 
     def _guess(self, account: Account) -> None:
         """Takes what inference could not tell for as large as the largest input of its node."""

@@ -131,8 +131,9 @@ class Trial:
 
     # ------------------------------------------------------------------ running
 
-    def run_sources(self, tell: Progress) -> None:
-        """Fill in cases and outputs. Raises NotProven when the sources take no inputs that were tried."""
+    def run_sources(self, tell: Progress, after: Callable[[Session, int], None] | None = None) -> None:
+        """Fill in cases and outputs. `after` is called with each source while it is loaded. Raises NotProven
+        when the sources take no inputs that were tried."""
         search = None
         self._refuse_unbounded()
         for model, source in enumerate(self.family.sources):
@@ -160,6 +161,8 @@ class Trial:
                     "Give other inputs with --inputs FILE.npz, sizes with --dim NAME=VALUE, or --no-verify.",
                 )
             self.same_input.append(self._on_first_inputs(session, model))
+            if after:
+                after(session, model)
             del session  # before the next is made
 
     def _refuse_unbounded(self) -> None:
