@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, STACKED, Layout, places
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import along, emit_same_op, need, per_axis, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
-from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.storage.transforms import Repeat
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
@@ -18,6 +20,35 @@ MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 
 SCALE, ZERO_POINT = 1, 2
 """Inputs whose names differ: `y_scale` of QuantizeLinear is `x_scale` of DequantizeLinear."""
+
+
+@family("DequantizeLinear")
+def dequantise_sums(site: Site) -> Iterator[Option]:
+    """With --target cuda, which has no kernel for int32: a product with the scale. A stored bias becomes floats
+    when a session loads the file."""
+    need(site.inputs[0].dtype == TensorProto.INT32 and not site.attr("block_size"), "it has bytes")
+    need(site.inputs[SCALE].dtype == TensorProto.FLOAT, "its scale is not float32")
+    for option in quantize(site):
+        yield replace(option, rule="dequantise_sums", body=_as_product(option), only="cuda")
+
+
+def _as_product(option: Option) -> Body:
+    """(x - zero) * scale, as ONNX Runtime's kernel for the CPU computes it."""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held | Sequence[Held]:
+        rank = len((option.takes[0] or SHARED).merged_dims(site.dims(0), emit.models))
+        vectors = option.takes[SCALE] != SHARED or site.dims(SCALE) not in ((), (1,))
+
+        def emits(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
+            x, *params = operands
+            behind = range(1, rank - int(attrs["axis"])) if vectors else ()
+            scale, *zero = (emit.unsqueeze(p, list(behind)) for p in params)
+            x = emit("Sub", x, zero[0]) if zero else x
+            return [emit("Mul", emit("Cast", x, to=TensorProto.FLOAT), scale)]
+
+        return option.body(replace(site, emits=emits), Operands(site, ins), emit)
+
+    return body
 
 
 @family("QuantizeLinear", "DequantizeLinear", *MICROSOFT)
