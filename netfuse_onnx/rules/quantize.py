@@ -24,8 +24,9 @@ SCALE, ZERO_POINT = 1, 2
 
 @family("DequantizeLinear")
 def dequantise_sums(site: Site) -> Iterator[Option]:
-    """With --target cuda, which has no kernel for int32: a product with the scale. A stored bias becomes floats
-    when a session loads the file."""
+    """With --target cuda, which has no kernel for int32: a product with the scale.
+
+    A stored bias then becomes floats when a session loads the file."""
     need(site.inputs[0].dtype == TensorProto.INT32 and not site.attr("block_size"), "it has bytes")
     need(site.inputs[SCALE].dtype == TensorProto.FLOAT, "its scale is not float32")
     for option in quantize(site):
