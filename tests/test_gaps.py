@@ -336,6 +336,13 @@ def cuda_listed() -> bool:
     return runtime.cuda_listed()
 
 
+@shows
+def dequantize_stays() -> bool:
+    text = "g (float[2,2] x) => (float[2,2] y) { w = DequantizeLinear(q, s, z) y = Mul(x, w) }"
+    stored = {"q": np.ones((2, 2), np.int8), "s": np.float32(0.5), "z": np.int8(0)}
+    return "DequantizeLinear" in optimised(text, stored)
+
+
 def refused_on_cuda(text: str, **feeds: Array) -> bool:
     """True where a model loads on CUDA, and fails when it is run."""
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')

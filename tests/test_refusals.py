@@ -10,12 +10,13 @@ import pytest
 from contrib_graphs import graph
 from oracle import Every, as_models, draw, every_merge, family, plans
 
+import netfuse_onnx
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.costs import cost as cost_of
 from netfuse_onnx.plan.refusals import REFUSALS
+from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import gaps
-from netfuse_onnx.types import Became
 
 MODELS = 3
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
@@ -89,8 +90,9 @@ def test_a_form_is_refused_where_it_is_emitted(case, tmp_path):
     for plan, model, what in every_merge(corr, role, "separate"):
         (offer,) = plan.lowerings
         forms = refused_forms(onnx.load_from_string(model))
-        assert bool(cuda.refusal(offer)) == bool(forms), what
-        assert reason in cuda.refusal(offer)
+        said = cuda.refusal(offer)
+        assert bool(said) == bool(forms), what
+        assert not forms or (reason and reason in said)
         seen.add(bool(forms))
     assert (True in seen) == bool(reason), "the case has no lowering that CUDA refuses"
 
@@ -103,7 +105,17 @@ def test_a_merge_for_cuda_has_no_such_form(case, io, tmp_path):
     (chosen,) = plan.lowerings
     if not refused_forms(onnx.load(corr.sources[0].path)):  # else CUDA does not run the source either
         assert not refused_forms(lower(corr, plan, io=io).model)
-    assert chosen.became is not Became.REPLICATED or CASES[case][3] in chosen.reason
+    assert chosen.reason in ("", CHEAPER) or (CASES[case][3] and CASES[case][3] in chosen.reason)
+
+
+def test_the_reason_is_told(tmp_path):
+    """Where no other form is left, the node is replicated, and the report says why."""
+    corr, _ = matched("scalars to bytes", tmp_path)
+    paths = [source.path for source in corr.sources]
+    report = netfuse_onnx.merge(paths, str(tmp_path / "out.onnx"), target="cuda", verify=False)
+    assert [CASES["scalars to bytes"][3] in row.reason for row in report.lowered.replicated] == [True]
+    generic = netfuse_onnx.merge(paths, str(tmp_path / "out.onnx"), verify=False)
+    assert not generic.lowered.replicated
 
 
 def test_other_targets_refuse_nothing(tmp_path):

@@ -37,6 +37,10 @@ class Device(Timed):
         super().__init__(models, sizes)
         self.card = card
 
+    def _runs(self, step: Step) -> bool:
+        """A DequantizeLinear of weights stays, too: gaps.DEQUANTIZE_STAYS. On the CPU it is fused."""
+        return step.op == "DequantizeLinear" or super()._runs(step)
+
     def _step(self, step: Step, shapes: Shapes) -> float:
         if is_view(step) or _of_shapes(step, shapes):
             return VIEW

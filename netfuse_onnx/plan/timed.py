@@ -49,9 +49,13 @@ class Timed(Cost):
         if types not in self._prices:
             shapes = Shapes(account, sized, self.sizes)
             self._prices[types] = account.times * sum(
-                self._step(step, shapes) for step in account.steps if not step.at_load
+                self._step(step, shapes) for step in account.steps if self._runs(step)
             )
         return self._prices[types]
+
+    def _runs(self, step: Step) -> bool:
+        """True for a node that runs with each call, not when a session loads the file."""
+        return not step.at_load
 
     @abstractmethod
     def _step(self, step: Step, shapes: Shapes) -> float:

@@ -99,6 +99,10 @@ OUTPUTS_UNTYPED = "1.32"
 """Scan refuses bodies with an output whose rank it can't infer, and Loop without iterations gives what it
 collects the shape that the body declares, or zeros: the outputs of merged bodies are typed."""
 
+DEQUANTIZE_STAYS = "1.32"
+"""DequantizeLinear of stored values is not computed when a model is loaded, as all else is that reads stored
+values alone: a session computes it with each call, unless it is fused."""
+
 SCALAR_BESIDE_ONES = "1.32"
 """An elementwise operator on one number of rank 0 or 1 and a value whose last axis is 1 takes 45 times as
 long as with a number of higher rank, as if every element were a row of its own."""
