@@ -145,7 +145,9 @@ def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option
         except Refuse as refusal:
             reasons.append(str(refusal))
     # Where prices are equal, the plan takes the first.
-    on_offer.sort(key=lambda option: option.for_targets or not all(layout.common for layout in option.layouts))
+    on_offer.sort(
+        key=lambda option: option.for_targets or not all(layout.common for layout in option.layouts)
+    )
     return on_offer, "" if on_offer else "; ".join(
         dict.fromkeys(reasons)
     ) or "no form of its rule applies here"
