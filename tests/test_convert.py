@@ -14,7 +14,7 @@ from oracle import LEVELS, run
 
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, base, route
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -51,10 +51,10 @@ def hold(values, layout):
     return [np.stack(values, layout.axis) if layout.stacked else np.concatenate(values, layout.axis)]
 
 
-def converter(src, dst, dims, models=MODELS, opset=17):
+def converter(src, dst, dims, models=MODELS, opset=17, provider=""):
     """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`. Where
     rows do not tell their sizes, the shape of another input, `like`, does."""
-    emit = Emitter("g", models, opset, {}, ())
+    emit = Emitter("g", models, opset, {}, (), provider)
     emit.scope = "conversion"
     kind = dims if src in (SHARED, PER_MODEL) else src.merged_dims(dims, models)
     ins = tuple(emit.input(f"x{i}") for i in range(models if src == PER_MODEL else 1))
@@ -79,12 +79,12 @@ def converter(src, dst, dims, models=MODELS, opset=17):
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def agree(src, dst, dims, sizes, models=MODELS, opset=17):
+def agree(src, dst, dims, sizes, models=MODELS, opset=17, provider=""):
     shape = [sizes.get(d, d) for d in dims]
     values = np.arange(models * int(np.prod(shape)), dtype=np.float32).reshape(models, *shape)
     if src == SHARED:
         values[:] = values[0]
-    model = converter(src, dst, dims, models, opset)
+    model = converter(src, dst, dims, models, opset, provider)
     feeds = {f"x{i}": np.asarray(v) for i, v in enumerate(hold(values, src))}
     if src == ROWS and not ROWS.told(dims):
         feeds["like"] = np.zeros(shape, np.float32)
@@ -130,6 +130,38 @@ def test_opsets(dims, opset):
     for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
         if src != dst:
             agree(src, dst, dims, SIZES, opset=opset)
+
+
+@pytest.mark.parametrize(
+    ("provider", "opset"), [("cpu", 17), ("cuda", 9), ("cuda", 17), ("cuda", 18)], ids=str
+)
+@pytest.mark.parametrize("dims", [(), (3,), (2, 3), ("B", 3), (3, "S"), ("B", "S", 2), (0, 3)], ids=str)
+def test_providers(dims, provider, opset, monkeypatch):
+    """Five models where a Concat and a Split take two tensors at once, if the provider is cuda."""
+    monkeypatch.setitem(base.GROUP, "cuda", 2)
+    for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
+        if src != dst and (src == SHARED or PER_MODEL in (src, dst)):
+            agree(src, dst, dims, SIZES, models=5, opset=opset, provider=provider)
+
+
+@pytest.mark.parametrize("models", [2, 32, 33, 37, 64, 65])
+@pytest.mark.parametrize("dims", [("B", 3), ("B", "S", 2), (3, "S"), ()], ids=str)
+def test_cuda_never_joins_or_splits_more_than_32_tensors(dims, models):
+    for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
+        if src != dst and (src == SHARED or PER_MODEL in (src, dst)):
+            for node in converter(src, dst, dims, models, provider="cuda").graph.node:
+                if node.op_type in ("Concat", "Split"):
+                    assert max(len(node.input), len(node.output)) <= 32, f"{src} -> {dst}"
+
+
+@pytest.mark.parametrize("provider", ["", "cuda"])
+@pytest.mark.parametrize("dims", [(3,), ("B", 3), ("B", "S", 2)], ids=str)
+def test_a_split_writes_what_each_model_gets(dims, provider):
+    """Nothing is copied behind it."""
+    for src in (STACKED(0), FOLDED(0)):
+        nodes = converter(src, PER_MODEL, dims, 32, provider=provider).graph.node
+        assert [node.op_type for node in nodes if len(node.output) > 1] == ["Split"]
+        assert nodes[-1].op_type == "Split"
 
 
 @pytest.mark.parametrize("models", [1, 2])

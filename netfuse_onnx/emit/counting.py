@@ -55,8 +55,8 @@ class Step:
 class CountingEmitter(Emitter):
     """Writes down what the emitter would create."""
 
-    def __init__(self, models: int, opset: int) -> None:
-        super().__init__("", models, opset, {}, ())
+    def __init__(self, models: int, opset: int, provider: str = "") -> None:
+        super().__init__("", models, opset, {}, (), provider)
         self.steps: list[Step] = []
         self.values_read = False
         """True once a body has looked at the elements of a weight, not only at its type."""

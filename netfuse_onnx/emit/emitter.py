@@ -32,7 +32,8 @@ Held: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class Emitter:
-    """Builds the merged graph. `models` is N, `opset` the default domain's version."""
+    """Builds the merged graph. `models` is N, `opset` the default domain's version, `provider` that of the
+    target."""
 
     def __init__(
         self,
@@ -41,9 +42,11 @@ class Emitter:
         opset: int,
         weights: Mapping[str, tuple[Weight, ...]],
         reserved: Iterable[str],
+        provider: str = "",
     ) -> None:
         self.models = models
         self.opset = opset
+        self.provider = provider
         self.graph = gs.Graph(name=name, opset=opset)
         self.recipes: dict[str, Recipe] = {}
         self.bodies: dict[str, tuple[int, tuple[str, ...]]] = {}

@@ -11,6 +11,7 @@ Hops emit nodes through the methods of the emitter that they are given; this pac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
@@ -158,6 +159,19 @@ class Counts(NamedTuple):
     reorders: int = 0
 
 
+GROUP = {"cuda": 32}
+"""By provider: the most tensors that one Concat reads or one Split writes. ONNX Runtime 1.31 on CUDA copies
+the addresses of more from the host with every call. A CUDA graph repeats that copy from memory that was given
+back when it was captured."""
+
+
+def groups(count: int, provider: str) -> list[range]:
+    """`count` tensors in as few groups of equal size, or one less, as the provider takes."""
+    pieces = -(-count // GROUP.get(provider, max(count, 1)))
+    ends = [count * k // max(pieces, 1) for k in range(pieces + 1)]
+    return [range(*pair) for pair in itertools.pairwise(ends)]
+
+
 NOTHING, VIEW = Counts(), Counts(views=1)
 COPY, TRANSPOSE = Counts(launches=1, copies=1), Counts(launches=1, transposes=1)
 Walk: TypeAlias = "Callable[[Emitter, Held, int], Held]"
@@ -167,20 +181,29 @@ Walk: TypeAlias = "Callable[[Emitter, Held, int], Held]"
 @dataclass(frozen=True, slots=True)
 class Hop:
     """A conversion from one layout to its neighbour, for a value of certain dims. `once` is emitted once,
-    `each` for every model on top."""
+    `each` for every model on top. `joins` and `parts`: a Concat reads one tensor per model, a Split writes
+    one; where a provider takes fewer at once (GROUP), several do."""
 
     src: Layout
     dst: Layout
     walk: Walk
     once: Counts
     each: Counts = NOTHING
+    joins: bool = False
+    parts: bool = False
 
     def emit(self, emit: Emitter, x: Held, dtype: int = 0) -> Held:
         """The value in its new layout; `dtype` is its ONNX element type, 0 where unknown."""
         return self.walk(emit, x, dtype)
 
-    def counts(self, models: int) -> Counts:
-        """The nodes of this hop for N models."""
-        if self.each == NOTHING:
-            return self.once
-        return Counts(*(once + models * each for once, each in zip(self.once, self.each, strict=True)))
+    def counts(self, models: int, provider: str = "") -> Counts:
+        """The nodes of this hop for N models, in a file for `provider`."""
+        total = self.once
+        if self.each != NOTHING:
+            pairs = zip(self.once, self.each, strict=True)
+            total = Counts(*(once + models * each for once, each in pairs))
+        pieces = len(groups(models, provider))
+        if pieces == 1 or not (self.joins or self.parts):
+            return total
+        more = pieces if self.joins else 2 * pieces - 1
+        return total._replace(launches=total.launches + more, copies=total.copies + 1)

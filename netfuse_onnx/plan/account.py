@@ -75,9 +75,10 @@ def broadcasts_matrices(step: Step) -> bool:
 
 
 class Accounts:
-    """The accounts of one merge. Nodes that are alike share theirs."""
+    """The accounts of one merge, in a file for `provider`. Nodes that are alike share theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str = "") -> None:
+        self._provider = provider
         self._alike: dict[Any, dict[Any, Account]] = {}
         self._emit: CountingEmitter | None = None
         self._latest: tuple[Site, dict[Any, Account]] | None = None
@@ -98,7 +99,7 @@ class Accounts:
 
     def _emitter(self, site: Site) -> CountingEmitter:
         if self._emit is None:
-            self._emit = CountingEmitter(site.models, site.opset)
+            self._emit = CountingEmitter(site.models, site.opset, self._provider)
         self._emit.begin(
             {name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts}
         )

@@ -26,6 +26,7 @@ Body = Callable[[Site, Operands, "Emitter"], "Held | Sequence[Held]"]
 class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
     body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs.
+    `only` names a provider, whose targets alone it is on offer to: its body suits that provider's kernels.
     An `unmeasured` one is on offer to all but plans for the CPU, where its speed is unknown.
     An option says nothing of its price: a plan counts what its body emits."""
 
@@ -35,7 +36,13 @@ class Option:
     body: Body
     became: Became = Became.BATCHED
     tuned: bool = False
+    only: str = ""
     unmeasured: bool = False
+
+    @property
+    def for_targets(self) -> bool:
+        """True where it is on offer only to plans for a target."""
+        return self.tuned or bool(self.only)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -116,7 +123,8 @@ def rule(
 
 def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option], str]:
     """Every lowering on offer for a node, or none and the reason. `tuned`: those that only pay by measured
-    costs are on offer, too. `provider` is the target's; for the CPU, what was not measured there is not."""
+    costs are on offer, too, and those for the kernels of `provider`, the target's; for the CPU, what was not
+    measured there is not."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
@@ -128,12 +136,18 @@ def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option
     reasons: list[str] = []
     for entry in rules:
         try:
-            given = (option for option in entry.offers(site) if tuned or not option.tuned)
+            given = (
+                option
+                for option in entry.offers(site)
+                if (tuned or not option.tuned) and option.only in ("", provider)
+            )
             on_offer += (option for option in given if _fits(option, site, provider))
         except Refuse as refusal:
             reasons.append(str(refusal))
     # Where prices are equal, the plan takes the first.
-    on_offer.sort(key=lambda option: option.tuned or not all(layout.common for layout in option.layouts))
+    on_offer.sort(
+        key=lambda option: option.for_targets or not all(layout.common for layout in option.layouts)
+    )
     return on_offer, "" if on_offer else "; ".join(
         dict.fromkeys(reasons)
     ) or "no form of its rule applies here"
