@@ -56,11 +56,12 @@ def norm_rows(site: Site) -> Iterator[Option]:
 
 @family("LayerNormalization")
 def norm_scaled(site: Site) -> Iterator[Option]:
-    """One kernel scales each model's rows: M(..i)d with a scale M1d.
+    """With --target cuda, one kernel scales each model's rows: M(..i)d with a scale M1d.
 
-    ONNX Runtime's CUDA provider is right for exactly this rank (gaps.SCALE_PER_MODEL). The Reshape in front
-    is part of the body: it keeps an Add before it from being fused to SkipLayerNormalization, which takes
-    one vector for all rows and fails (issue 27455).
+    ONNX Runtime's CUDA provider is right for exactly this rank (gaps.SCALE_PER_MODEL). OpenVINO refuses a
+    scale that is no vector, so other targets do without. The Reshape in front is part of the body: it keeps
+    an Add before it from being fused to SkipLayerNormalization, which takes one vector for all rows and fails
+    (issue 27455).
     """
     _need_rows(site, 2)
     need(site.is_mapped(1, 2), "its scale is equal in all models")
@@ -76,7 +77,7 @@ def norm_scaled(site: Site) -> Iterator[Option]:
 
     takes = (STACKED(0), *(STACKED(0) if site.has(i) else SHARED for i in range(1, len(site.node.inputs))))
     gives = site.gives(ROWS if site.rank(0) > 2 else STACKED(0))
-    yield Option("norm_scaled", takes, gives, body, unmeasured=True)
+    yield Option("norm_scaled", takes, gives, body, only="cuda")
 
 
 def _need_rows(site: Site, least: int) -> None:
