@@ -18,7 +18,7 @@ from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner
 from netfuse_onnx.plan.account import Accounts, is_view
-from netfuse_onnx.plan.cost import AT_LOAD, RESHAPE, Cost
+from netfuse_onnx.plan.cost import AT_LOAD, POINTERS, RESHAPE, Cost
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType
 
@@ -43,6 +43,24 @@ def test_a_gemm_costs_what_it_emits(tmp_path: Path) -> None:
     assert [step.op for step in account.steps] == ["MatMul", "Mul", "Add"]
     assert (account.launches, account.views, account.at_load) == (3, 0, 0)
     assert Cost(2).lowering(gemm, gemm.site) == 3.0
+
+
+def test_a_product_whose_matrices_broadcast_costs_its_pointers(tmp_path: Path) -> None:
+    """[N, 2, 4, 8] x [N, 1, 8, 5] is a list of products; [N, 8, 8] x [N, 8, 5] is one."""
+    text = "g (float[2, 4, 8] x) => (float[2, 4, 5] y) { y = MatMul(x, w) }"
+    corr = matched(tmp_path, text, {"w": (8, 5)})
+    apart, together = lowering(corr, "matmul"), lowering(corr, "linear_rows")
+    accounts = Accounts()
+    assert [accounts.of(offer).broadcast_products for offer in (apart, together)] == [1, 0]
+    assert [Cost(2).lowering(offer, offer.site) for offer in (apart, together)] == [1 + POINTERS, 1.0]
+
+
+def test_an_einsum_costs_what_it_copies(tmp_path: Path) -> None:
+    """It copies each operand and its result; MatMul reads weights where they are."""
+    text = 'g (float[4, 8] x) => (float[4, 5] y) { y = Einsum<equation = "ab,bc->ac">(x, w) }'
+    corr = matched(tmp_path, text, {"w": (8, 5)})
+    apart, together = lowering(corr, "einsum"), lowering(corr, "einsum_rows")
+    assert [Cost(2).lowering(offer, offer.site) for offer in (apart, together)] == [4.0, 1.0]
 
 
 def test_sizes_between_the_nodes_are_inferred(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
     dims, weight = site.dims(0), site.dims(1)
     k = [int(d) for d in dims[rows:] if isinstance(d, int)]
     n = [static_size(d) for d in (weight[:outer] if turned else weight[inner:])]
-    need(len(k) == inner and rows >= 2 and 0 not in (*k, *n, *dims), "its channels are of unknown number")
+    need(k == list(weight[outer:] if turned else weight[:inner]), "its inner axes may differ")
+    need(rows >= 2 and 0 not in (*k, *n, *dims), "its channels are of unknown number")
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         ones, rest = [1] * rows, [0] * rows

@@ -6,15 +6,17 @@ Elementwise operators pass the layout on (`elementwise`, for all layouts). These
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
-from netfuse_onnx.dims import reshape_target, static_size
+from netfuse_onnx.dims import reshape_target, same_dim, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import ROWS, SHARED, STACKED, Layout
 from netfuse_onnx.layouts.rows import apart, together, told_by
 from netfuse_onnx.rules._build import emit_same_op, need, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Site
+from netfuse_onnx.rules.einsum import FLOATS, linear
 from netfuse_onnx.rules.norm import by_ones, need_static_scale
 from netfuse_onnx.types import Dim
 
@@ -32,6 +34,38 @@ def linear_rows(site: Site) -> Iterator[Option]:
             return emit("MatMul", together(emit, ins[0], static_size(inner)), ins[1])
 
         yield Option("linear_rows", (STACKED(0), weight), (ROWS,), body, unmeasured=True)
+
+
+@family("Einsum")
+def einsum_rows(site: Site) -> Iterator[Option]:
+    """With weights it becomes a MatMul on rows: ibh,hnd->ibnd is M(ib)h, Mh(nd) -> M(ib)(nd)."""
+    product = linear(site.attr("equation").decode().replace(" ", ""))
+    need(product is not None and len(site.node.inputs) == 2, "it is no product with weights")
+    assert product is not None
+    rows, inner, outer, turned = product
+    need(site.is_mapped(1) and site.inputs[0].dtype in FLOATS, "it has no weights per model")
+    x, w = site.dims(0), site.dims(1)
+    need(0 not in w and all(isinstance(dim, int) for dim in w), "the size of its weights is unknown")
+    summed, made = (w[outer:], w[:outer]) if turned else (w[:inner], w[inner:])
+    need(rows >= 1 and all(map(same_dim, x[rows:], summed)), "its inner axes may differ")
+    into, out = (math.prod(map(static_size, dims)) for dims in (summed, made))
+    sizes = told_by((*x[:rows], *made), x)
+    target = reshape_target(sizes)
+    need(
+        outer == 1 or target is not None or (None not in sizes and site.opset >= 14), "its sizes are unknown"
+    )
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        left = ins[0] if inner == 1 else together(emit, ins[0], into)
+        matrices = [emit.models, into, out]
+        right = emit.swap_at(ins[1], outer, out, into) if turned else emit.reshape(ins[1], matrices)
+        y = emit("MatMul", left, right)
+        if outer == 1:
+            return y
+        return emit.reshape(y, [emit.models, *target]) if target else apart(emit, y, sizes)
+
+    takes = (ROWS if inner == 1 else STACKED(0), STACKED(0))
+    yield Option("einsum_rows", takes, (ROWS if outer == 1 else STACKED(0),), body, unmeasured=True)
 
 
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -67,7 +101,8 @@ def norm_scaled(site: Site) -> Iterator[Option]:
     need(site.is_mapped(1, 2), "its scale is equal in all models")
     need(not any(site.has_output(k) for k in (1, 2)), "its statistics are read")
     need_static_scale(site)
-    need(site.dims(1) != (1,) or site.dims(0)[-1] == 1, "its scale is one number")
+    width = site.dims(0)[-1] if site.dims(1) == (1,) else site.dims(1)[0]
+    need(all(site.dims(i) == (width,) for i in (1, 2) if site.has(i)), "its scale or bias is one number")
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         x, *affine = ins

@@ -18,6 +18,20 @@ MUTATIONS = (
         "test_pins_plan.py::test_one_weight_for_all_models_is_not_repeated_in_vain",
     ),
     mutation(
+        "broadcast-matrices-for-nothing",
+        "netfuse_onnx/plan/cost.py",
+        "return nodes + POINTERS * account.broadcast_products + account.copied_operands",
+        "return nodes + account.copied_operands",
+        "test_plan.py::test_convolutions_are_grouped_and_products_batched",
+    ),
+    mutation(
+        "einsum-copies-for-nothing",
+        "netfuse_onnx/plan/cost.py",
+        "return nodes + POINTERS * account.broadcast_products + account.copied_operands",
+        "return nodes + POINTERS * account.broadcast_products",
+        "test_accounts.py::test_an_einsum_costs_what_it_copies",
+    ),
+    mutation(
         "transposes-for-free",
         "netfuse_onnx/plan/cost.py",
         "moved = (counts.copies + counts.transposes) * self.models * volume(dims, UNKNOWN_DIM) * 4",

@@ -67,6 +67,19 @@ def test_norms(dims, tmp_path):
     sweep(model, tmp_path, models=(3, 6, 4), sizes=SIZES, fixed={"u": "weight"})
 
 
+@pytest.mark.parametrize(("s", "b"), [("1", "4"), ("4", "1"), ("1", "1")])
+@pytest.mark.parametrize("dims", ["B,S,4", "2,3,4", "3,4", "2,3,1"])
+def test_a_norm_with_one_number(dims, s, b, tmp_path):
+    """A scale or bias may be one number for all columns."""
+    s, b = ("1", "1") if dims.endswith(",1") else (s, b)
+    model = graph(f"float[{dims}] x, float[{s}] s, float[{b}] b", "y = LayerNormalization(x, s, b)")
+    merged(model, tmp_path, 3, "sb")
+    values, role = draw(model, 3, sizes=SIZES), {"x": "input", "s": "weight", "b": "weight"}
+    corr = family(written(model, values, role, tmp_path))
+    (offers,) = planning.candidates(corr, io="stacked", share=frozenset(), cost=Every(3)).options
+    assert ("norm_scaled" in {offer.rule for offer in offers}) == (s == b == dims[-1])
+
+
 def test_the_statistics_of_a_norm(tmp_path):
     model = graph("float[2,3,4] x, float[4] s, float[4] b", "y, m, d = LayerNormalization(x, s, b)")
     merged(model, tmp_path, 3, "sb")
@@ -225,6 +238,13 @@ def test_einsum_with_weights(equation, n, shared, tmp_path):
     share = frozenset("x" if shared else "")
     merged = lower(corr, planning.plan(corr, share=share), share=share)
     assert "Einsum" not in [node.op_type for node in merged.model.graph.node]
+
+
+@pytest.mark.parametrize(("x", "w"), [("B,S,1", "4,3"), ("B,S,4", "1,3"), ("B,S,1", "1,3")])
+def test_einsum_with_an_inner_axis_of_one(x, w, tmp_path):
+    """It broadcasts in ONNX Runtime's Einsum, and not in MatMul."""
+    model = graph(f"float[{x}] x, float[{w}] w", 'y = Einsum<equation = "abk,ko->abo">(x, w)')
+    merged(model, tmp_path, 3, "w")
 
 
 def test_sizes_are_made_once(tmp_path):
