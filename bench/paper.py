@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import netfuse_onnx
 from bench import paper_table
 from bench.launches import trace
-from bench.paper_models import BY_NAME, Row
+from bench.paper_models import BY_NAME
 from netfuse_onnx import sources
 from netfuse_onnx.errors import NetfuseError
 from netfuse_onnx.storage import weights
@@ -60,6 +62,9 @@ class Case:
     @classmethod
     def of(cls, row: dict[str, Any]) -> Case:
         return cls(*(row[key] for key in ("family", "batch", "models", "target", "io")))
+
+    def __str__(self) -> str:
+        return f"{self.family}, batch {self.batch}, {self.models} {self.target} {self.io}".rstrip()
 
 
 class Results:
@@ -92,45 +97,70 @@ class Results:
 def main() -> int:
     given = _arguments()
     results = Results(given.out, given.env)
-    for case in cases(given) if given.again else ():
+    wanted = list(cases(given))
+    for case in wanted if given.again else ():
         results.forget(case)
-    for name in [] if given.table else given.only:
-        _family(BY_NAME[name], given, results)
+    jobs = [] if given.table else _jobs(results.missing(wanted), given)
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for done in as_completed([pool.submit(run, job) for job in jobs]):
+            for case, columns in done.result():
+                results.add(case, columns)
+                shown = columns.get("error") or f"{columns['launches']} launches, {columns['ms']} ms"
+                print(f"{case}: {shown}", flush=True)
     paper_table.write(given.docs, results.rows)
     return 0
 
 
 def cases(given: argparse.Namespace) -> Iterator[Case]:
     """Yields all rows that are asked for, the source of a family first."""
+    merges = [(n, target, io) for n in given.models for target in given.targets for io in given.io]
     for name in given.only:
         yield from (Case(name, batch) for batch in given.batches)
-        for files in _merges(given):
+        for files in merges:
             yield from (Case(name, batch, *files) for batch in given.batches)
 
 
-def _merges(given: argparse.Namespace) -> list[tuple[int, str, str]]:
-    return [(n, target, io) for n in given.models for target in given.targets for io in given.io]
+@dataclass(frozen=True)
+class Job:
+    """Rows about one file, which is merged and traced in a process of its own."""
+
+    cases: tuple[Case, ...]
+    sources: tuple[Path, Path]
+    work: Path
+    env: Path
 
 
-def _family(row: Row, given: argparse.Namespace, results: Results) -> None:
-    """Traces the source and the merged files of one family, each for all batches."""
-    if not results.missing([case for case in cases(given) if case.family == row.name]):
-        return
-    paths = row.files(given.work / "models")
-    _trace(paths[0], results.missing([Case(row.name, batch) for batch in given.batches]), row, given, results)
-    for count, target, io in _merges(given):
-        wanted = results.missing([Case(row.name, batch, count, target, io) for batch in given.batches])
-        if not wanted:
-            continue
-        with tempfile.TemporaryDirectory(dir=given.work) as folder:
-            out = Path(folder) / "merged.onnx"
-            try:
-                merge_without_weights(paths, out, count, target=target, io=io)
-            except NetfuseError as error:
-                for case in wanted:
-                    _add(results, case, {"error": str(error)})
-                continue
-            _trace(out, wanted, row, given, results)
+def _jobs(wanted: Sequence[Case], given: argparse.Namespace) -> list[Job]:
+    """Returns the jobs for these rows. Families that do not exist yet are exported here, one by one."""
+    jobs = []
+    for _, same in itertools.groupby(wanted, lambda case: (case.family, case.models, case.target, case.io)):
+        rows = tuple(same)
+        paths = BY_NAME[rows[0].family].files(given.work / "models")
+        jobs.append(Job(rows, paths, given.work, given.env))
+    return jobs
+
+
+def run(job: Job) -> list[tuple[Case, dict[str, Any]]]:
+    """Returns the columns of each row. What can't be merged has its reason as `error`."""
+    first = job.cases[0]
+    if first.target == SOURCE:
+        return _traced(job, job.sources[0])
+    with tempfile.TemporaryDirectory(dir=job.work) as folder:
+        out = Path(folder) / "merged.onnx"
+        try:
+            merge_without_weights(job.sources, out, first.models, target=first.target, io=first.io)
+        except NetfuseError as error:
+            return [(case, {"error": str(error), "cpu": 0, "memcpys": 0, "graph": ""}) for case in job.cases]
+        return _traced(job, out)
+
+
+def _traced(job: Job, path: Path) -> list[tuple[Case, dict[str, Any]]]:
+    rows = []
+    for case in job.cases:
+        dims = {"batch": case.batch, **BY_NAME[case.family].sizes}
+        report = trace.trace(path, trace.Settings(dims=dims, graph=True), job.env)
+        rows.append((case, figures(report)))
+    return rows
 
 
 def merge_without_weights(paths: Sequence[Path], out: Path, count: int, *, target: str, io: str) -> None:
@@ -158,12 +188,6 @@ def _holes() -> Iterator[None]:
         yield
 
 
-def _trace(path: Path, wanted: Sequence[Case], row: Row, given: argparse.Namespace, results: Results) -> None:
-    for case in wanted:
-        settings = trace.Settings(dims={"batch": case.batch, **row.sizes}, graph=True)
-        _add(results, case, figures(trace.trace(path, settings, given.env)))
-
-
 def figures(report: trace.Report) -> dict[str, Any]:
     """Returns the columns of a row from what the tracer found."""
     kept = {"cpu": len(report["on_cpu"]), "memcpys": len(report["memcpys"]), "graph": report.get("graph", "")}
@@ -179,12 +203,6 @@ def figures(report: trace.Report) -> dict[str, Any]:
     slowest = ["{count} x {op}: {kernel}, {us:.0f} us".format(**one) for one in report["kernels"][:SLOWEST]]
     columns = {"launches": launches["all"], "gemms": gemms, "copies": copies, **times, "slowest": slowest}
     return kept | columns
-
-
-def _add(results: Results, case: Case, columns: dict[str, Any]) -> None:
-    results.add(case, columns)
-    shown = columns.get("error") or f"{columns['launches']} launches, {columns['ms']} ms"
-    print(f"{case.family}, batch {case.batch}, {case.models} {case.target} {case.io}: {shown}", flush=True)
 
 
 def _rank(case: Case) -> tuple[object, ...]:
@@ -209,6 +227,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--io", nargs="+", choices=("separate", "stacked"), default=["separate", "stacked"])
     parser.add_argument("--again", action="store_true", help="trace rows anew that the results hold")
     parser.add_argument("--table", action="store_true", help="trace nothing, write the table")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once; default: 2")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="default: build/bench")
     parser.add_argument("--out", type=Path, default=Path("bench/results/paper.json"))
     parser.add_argument("--docs", type=Path, default=Path("docs/performance.md"), help="gets the table")

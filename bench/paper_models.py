@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import models
-from bench.zoo import image_inputs, mobilenet, single_size
+from bench.zoo import ZOO, image_inputs, mobilenet, single_size
 from sample_models.families import BATCH, FAMILIES, Dims, Family
 
 if TYPE_CHECKING:
@@ -99,8 +99,10 @@ ROWS = (
     Row("bert", _BERT, SEQUENCE),
     Row("bert-ts", _BERT, SEQUENCE, exporter="torchscript"),
     Row("xlnet", FAMILIES["xlnet"], SEQUENCE),
+    Row("xlnet-ts", FAMILIES["xlnet"], SEQUENCE, exporter="torchscript"),
     Row("mobilenet", _image_family("mobilenet-224", "MobileNet v2", mobilenet(224))),
-    Row("vit", _image_family("vit-base", "ViT-B/16", _vit)),
+    Row("vit-ti", ZOO["vit"].family),
+    Row("vit-b", _image_family("vit-base", "ViT-B/16", _vit)),
     Row("decoder", _DECODER, PAST),
     Row("mlp", FAMILIES["mlp"]),
     Row("qbert", _BERT, SEQUENCE, variant="int8"),

@@ -244,6 +244,14 @@ def labels_missing() -> bool:
 
 
 @shows
+def values_unsized() -> bool:
+    text = """g (float[1,2,4] q, float[1,2,N] v) => (int64[3] s) {
+        y = Attention<q_num_heads = 2, kv_num_heads = 2>(q, q, v) s = Shape(y) }"""
+    rows = np.ones((1, 2, 4), np.float32)
+    return run(text, {"q": rows, "v": rows}, opset=23)[0].tolist() == [1, 2, 0]
+
+
+@shows
 def scale_per_model() -> bool:
     text = "g (float[2,1,3,4] x) => (float[2,1,3,4] y) { y = LayerNormalization(x, s) }"
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')

@@ -72,7 +72,7 @@ def broken_claims(merged: Figures, source: Figures, *, most: float) -> Iterator[
     """Yields what a merged file has that it must not have beside its source."""
     if merged["gemms"]["pointers"]:
         yield f"{merged['gemms']['pointers']} GEMMs by pointers"
-    for key, name in (("memcpys", "Memcpy nodes"), ("copies", "copies"), ("cpu", "nodes on the CPU")):
+    for key, name in (("memcpys", "Memcpy nodes"), ("copies", "copies between host and device")):
         if merged[key] > source[key]:
             yield f"{merged[key]} {name}, the source has {source[key]}"
     if source["graph"] == "accepted" != merged["graph"]:
@@ -132,8 +132,8 @@ def text_model(text: str, folder: Path) -> Figures:
     ("text", "words"),
     [
         (POINTERS, "GEMMs by pointers"),
+        (POINTERS, "copies between host and device"),
         (ON_CPU, "Memcpy nodes"),
-        (ON_CPU, "nodes on the CPU"),
         (ON_CPU, "CUDA graph"),
         (ON_CPU, "launches, the source has 1"),
         (ONE_SCALE, "LayerNormalization read only the first row"),

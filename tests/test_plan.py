@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, ROWS, SHARED
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
@@ -122,7 +122,7 @@ def test_convolutions_are_grouped_and_products_batched(tmp_path) -> None:  # typ
     conv, relu, again, product = plan.lowerings
     assert conv.became is again.became is Became.GROUPED
     assert relu.gives == (FOLDED(1),), "between two convolutions nothing moves"
-    assert product.takes[0] == STACKED(0)
+    assert product.takes[0] == ROWS, "one matrix for each model"
 
 
 def test_replicated_operators_stay_per_model_between_each_other(tmp_path) -> None:  # type: ignore[no-untyped-def]

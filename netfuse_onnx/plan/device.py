@@ -31,9 +31,11 @@ SHAPE_SIZE = 16
 class Device(Timed):
     """Prices by the constants of a card."""
 
+    provider = Card.provider
+
     def __init__(self, models: int, card: Card, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models, sizes)
-        self.card, self.provider = card, card.provider
+        self.card = card
 
     def _runs(self, step: Step) -> bool:
         """A DequantizeLinear of weights stays, too: gaps.DEQUANTIZE_STAYS. On the CPU it is fused."""
@@ -57,7 +59,7 @@ class Device(Timed):
         return VIEW
 
     def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
-        counts, size = hop.counts(self.models), BITS.get(dtype, 32) / 8
+        counts, size = hop.counts(self.models, self.provider), BITS.get(dtype, 32) / 8
         moved = 2 * self.models * size * math.prod(self.sizes(dims))
         each = Launch(counts.copies * moved / max(1, counts.launches))
         if counts.transposes:

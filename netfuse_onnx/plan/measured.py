@@ -24,9 +24,11 @@ ITEM = 4  # bytes of an element, where it matters little which
 class Measured(Timed):
     """Prices by what was measured on a CPU."""
 
+    provider = Target.provider
+
     def __init__(self, models: int, target: Target, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models, sizes)
-        self.target, self.provider = target, target.provider
+        self.target = target
 
     def _step(self, step: Step, shapes: Shapes) -> float:
         target = self.target
@@ -45,7 +47,7 @@ class Measured(Timed):
         return self.models * ITEM * math.prod(weight.shape) / self.target.streamed
 
     def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
-        target, counts = self.target, hop.counts(self.models)
+        target, counts = self.target, hop.counts(self.models, self.provider)
         moved = 2 * self.models * ITEM * math.prod(self.sizes(dims))
         return (
             (counts.launches + counts.reorders) * target.launch

@@ -61,7 +61,7 @@ def untuned(candidates: Candidates) -> Candidates:
         [
             o
             for o in offers
-            if o.reason != CHEAPER and not (isinstance(o.option, Option) and o.option.measured)
+            if o.reason != CHEAPER and not (isinstance(o.option, Option) and o.option.for_targets)
         ]
         for offers in candidates.options
     ]

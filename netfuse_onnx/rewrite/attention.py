@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
-from netfuse_onnx.dims import same_dim
+from netfuse_onnx.dims import same_dim, same_name
 from netfuse_onnx.load import opset
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.lift import Unconvertible
@@ -287,12 +287,11 @@ def equal_but_one(left: tuple[Dim, ...], right: tuple[Dim, ...]) -> bool:
 
 
 def _fit(group: Group) -> bool:
-    """True where the operands are those of one Attention."""
+    """True where the operands are those of one Attention, which compares their batches and lengths itself."""
     q, k, v = group.query, group.key, group.value
     alike = q.heads == k.heads == v.heads and q.size == k.size
-    lengths = same_dim(k.length, v.length)
-    batches = same_dim(q.batch, k.batch) and same_dim(q.batch, v.batch)
-    return alike and lengths and batches and math.isfinite(group.scale)
+    sizes = (q.batch, k.batch), (q.batch, v.batch), (k.length, v.length)
+    return alike and all(same_name(*pair) for pair in sizes) and math.isfinite(group.scale)
 
 
 def typed(corr: Correspondence) -> Correspondence:

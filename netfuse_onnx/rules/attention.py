@@ -38,4 +38,5 @@ def _mask_layout(site: Site) -> Layout:
     mask = site["attn_mask"]
     if mask.present and mask.rank < SCORES_RANK:
         return site.own_layout("attn_mask")
-    return scores_bias(site, "attn_mask")
+    several = mask.present and isinstance(mask.dims[0], int) and mask.dims[0] > 1
+    return BATCH if several else scores_bias(site, "attn_mask")

@@ -80,12 +80,17 @@ VECTOR_UNTRANSPOSED = "1.32"
 NO_AXES_ARE_ALL = "1.32"
 """Squeeze with an empty list of axes drops all of size 1, where ONNX says that it drops none."""
 
+VALUES_UNSIZED = "1.32"
+"""Where inference does not know the last axis of V [B, T, H*size], it takes that of Attention's result for 0,
+and Shape of that result is computed from it when a session is made."""
+
 LABELS_MISSING = "1.32"
 """GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are
 written out with it, and gives as many."""
 
 SCALE_PER_MODEL = "1.31"
-"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971)."""
+"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
+for values of rank 3."""
 
 # --------------------------------------------------------------------------- forms that CUDA's kernels refuse
 
