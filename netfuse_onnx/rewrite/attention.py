@@ -23,8 +23,9 @@ from netfuse_onnx.load import opset
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.ops import kinds
+from netfuse_onnx.ops.shapes import part
 from netfuse_onnx.rewrite.believed import believe_types
-from netfuse_onnx.rewrite.masks import Masks, adds_nothing, fit
+from netfuse_onnx.rewrite.masks import Masks, adds_nothing, bounded, fit
 from netfuse_onnx.rewrite.view import View
 from netfuse_onnx.types import Correspondence, Dim, Node, ValueType
 
@@ -68,10 +69,12 @@ def _raised(corr: Correspondence) -> Correspondence | None:
 
 @dataclass(frozen=True)
 class Heads:
-    """One operand: `split` is [B, L, H, size], `joined` is [B, L, H*size], or "" where it has to be made."""
+    """One operand: `split` is [B, L, H, size], `joined` is [B, L, H*size], or "" where it has to be made.
+    `shaped` is the Reshape from rows to `split`, if there is one."""
 
     split: str
     joined: str
+    shaped: Node | None
     batch: Dim
     length: Dim
     heads: int
@@ -208,23 +211,16 @@ class _Fusing:
         dims = self.view.dims(split)
         if dims is None or len(dims) != 4 or not isinstance(dims[3], int):
             return None
-        whole, given = self._whole(split)
-        size = whole[2] if whole is not None else None
-        heads = dims[2] if isinstance(dims[2], int) else size // dims[3] if isinstance(size, int) else None
-        if heads is None or not heads or (isinstance(size, int) and size != heads * dims[3]):
+        shaped = self.view.producer(split)
+        shaped = shaped if shaped is not None and shaped.key == "Reshape" else None
+        whole = (self.view.dims(shaped.inputs[0]) if shaped is not None else None) or ()
+        rows = whole if len(whole) == 3 else (*dims[:2], None)
+        heads = dims[2] if isinstance(dims[2], int) else part(rows[2], dims[3])
+        if not isinstance(heads, int) or not heads or (rows[2] is not None and rows[2] != heads * dims[3]):
             return None
-        wanted = (*dims[:2], heads * dims[3])
-        if whole is None or not equal_but_one(whole, wanted):
-            return Heads(split, "", dims[0], dims[1], heads, dims[3])
-        return Heads(split, given, whole[0], whole[1], heads, dims[3])
-
-    def _whole(self, split: str) -> tuple[tuple[Dim, ...] | None, str]:
-        """The value [B, L, H*size] that is reshaped to `split`, and its dims."""
-        node = self.view.producer(split)
-        if node is None or node.key != "Reshape":
-            return None, ""
-        dims = self.view.dims(node.inputs[0])
-        return (dims, node.inputs[0]) if dims is not None and len(dims) == 3 else (None, "")
+        if shaped is None or whole != rows or not equal_but_one(rows, (*dims[:2], heads * dims[3])):
+            return Heads(split, "", shaped, dims[0], dims[1], heads, dims[3])
+        return Heads(split, shaped.inputs[0], shaped, rows[0], rows[1], heads, dims[3])
 
     def _keys(self, name: str) -> Heads | None:
         """The keys [B, T, H, size] that `name` has as [B, H, size, T], by one Transpose or several nodes."""
@@ -259,7 +255,8 @@ class _Fusing:
         """The nodes that stand for a group."""
         view, last = self.view, self.view.nodes[group.last]
         made: list[Node] = []
-        operands = [self._joined(heads, made) for heads in (group.query, group.key, group.value)]
+        key = self._unbiased(group.key, made)
+        operands = [self._joined(heads, made) for heads in (group.query, key, group.value)]
         if group.masks:
             operands.append(self.masks.joined(view, group.masks, operands[0], operands[1], made))
         attrs = {"q_num_heads": group.query.heads, "kv_num_heads": group.key.heads, "scale": group.scale}
@@ -279,6 +276,31 @@ class _Fusing:
         self.view.note(name, ValueType(TensorProto.FLOAT, dims))
         made.append(self.view.reshape(heads.split, [0, 0, heads.heads * heads.size], name))
         return name
+
+    def _unbiased(self, keys: Heads, made: list[Node]) -> Heads:
+        """The keys without a bias that is the same for all of them: it adds one number to all scores of a
+        query, and softmax does not see that."""
+        view, shaped = self.view, keys.shaped
+        if shaped is None or not view.read_once(shaped.inputs[0]) or not view.read_once(keys.split):
+            return keys
+        added = view.producer(shaped.inputs[0])
+        for rows, bias in (
+            (added.inputs, added.inputs[::-1]) if added is not None and added.key == "Add" else ()
+        ):
+            dims, width = view.dims(rows), keys.heads * keys.size
+            if (
+                view.dims(bias) == (width,)
+                and dims
+                and len(dims) == 3
+                and dims[2] == width
+                and bounded(view, bias)
+            ):
+                if keys.joined:
+                    return replace(keys, joined=rows)
+                split = view.fresh(f"{keys.split}/unbiased")
+                made.append(replace(shaped, inputs=(rows, *shaped.inputs[1:]), outputs=(split,), name=split))
+                return replace(keys, split=split)
+        return keys
 
 
 def equal_but_one(left: tuple[Dim, ...], right: tuple[Dim, ...]) -> bool:
