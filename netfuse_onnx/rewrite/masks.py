@@ -63,6 +63,11 @@ def fit(view: View, masks: Sequence[str], *, guarded: bool) -> bool:
     return marking <= 1 and all(_fits(view, mask, guarded) for mask in masks)
 
 
+def endless(view: View, masks: Sequence[str]) -> bool:
+    """True where a mask may hold -inf: then Attention may give 0 for a row."""
+    return any(-np.inf in (_choices(view, mask) or ()) for mask in masks)
+
+
 def _fits(view: View, mask: str, guarded: bool) -> bool:
     kind = view.type(mask)
     if kind.dtype != TensorProto.FLOAT or kind.dims is None or len(kind.dims) > SCORES_RANK:
@@ -70,8 +75,9 @@ def _fits(view: View, mask: str, guarded: bool) -> bool:
     numbers = _choices(view, mask)
     if numbers is None:
         return bounded(view, mask)
-    endless = any(number == -np.inf for number in numbers)
-    return (guarded or not endless) and all(number <= MASKED or abs(number) <= PLAIN for number in numbers)
+    return (guarded or -np.inf not in numbers) and all(
+        number <= MASKED or abs(number) <= PLAIN for number in numbers
+    )
 
 
 def _choices(view: View, mask: str) -> tuple[float, float] | None:
