@@ -1,14 +1,16 @@
 """Biases of keys and values that an attention need not add to rows.
 
 A bias of the keys adds one number to all scores of a query, and softmax does not see that. A bias b of the
-values is added to each row of the result, as the weights of the keys sum up to 1. Behind it is a linear layer:
-softmax(..) (v + b) W + c is softmax(..) v W + (b W + c), and the bias in parentheses is computed when a
+values is added to each row of the result, as the weights of the keys sum up to 1. A linear layer stands behind
+it: softmax(..) (v + b) W + c is softmax(..) v W + (b W + c), and the bias in parentheses is computed when a
 session loads the file.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+import numpy as np
 
 from netfuse_onnx.rewrite.heads import ROWS_RANK, Heads
 from netfuse_onnx.rewrite.masks import bounded
@@ -57,11 +59,13 @@ def moves_bias(view: View, value: Heads, result: str) -> bool:
     dims = view.dims(weight) if weight in view.weights else None
     if dims is None or dims[:1] != (value.width,) or view.dims(bias) != dims[1:] or bias not in view.weights:
         return False
-    moved, whole = (view.fresh(f"{bias}/{what}") for what in ("moved", "whole"))
+    row, moved, whole = (view.fresh(f"{bias}/{what}") for what in ("row", "moved", "whole"))
+    front = view.constant([0, 1], np.int64, f"{row}/axes")
     view.put(
         view.producers[added.outputs[0]],
         [
-            Node("MatMul", "", moved, (found[1], weight), (moved,), {}),
+            Node("Unsqueeze", "", row, (found[1], front), (row,), {}),  # so that one form of W is stored
+            Node("MatMul", "", moved, (row, weight), (moved,), {}),
             Node("Add", "", whole, (moved, bias), (whole,), {}),
             replace(added, inputs=tuple(whole if name == bias else name for name in added.inputs)),
         ],
