@@ -1,16 +1,14 @@
 """Biases of keys and values that an attention need not add to rows.
 
 A bias of the keys adds one number to all scores of a query, and softmax does not see that. A bias b of the
-values is added to each row of the result, as the weights of the keys sum up to 1. A linear layer stands behind
-it: softmax(..) (v + b) W + c is softmax(..) v W + (b W + c), and the bias in parentheses is computed when a
-session loads the file.
+values is added to each row of the result, as the weights of the keys sum up to 1. A linear layer stands
+behind it: softmax(..) (v + b) W + c is softmax(..) v W + (b W + c), and the bias in parentheses is computed
+when a session loads the file.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-
-import numpy as np
 
 from netfuse_onnx.rewrite.heads import ROWS_RANK, Heads
 from netfuse_onnx.rewrite.masks import bounded
@@ -52,19 +50,19 @@ def moves_bias(view: View, value: Heads, result: str) -> bool:
     found = _bias(view, value)
     product = view.only_reader(result, "MatMul")
     added = None if product is None else view.only_reader(product.outputs[0], "Add")
-    if found is None or product is None or added is None or product.inputs[0] != result:
+    if found is None or found[1] not in view.weights or product is None or added is None:
         return False
-    (weight, sum_) = product.inputs[1], product.outputs[0]
+    (left, weight), sum_ = product.inputs, product.outputs[0]
     (bias,) = (name for name in added.inputs if name != sum_)
     dims = view.dims(weight) if weight in view.weights else None
-    if dims is None or dims[:1] != (value.width,) or view.dims(bias) != dims[1:] or bias not in view.weights:
+    fits = dims is not None and dims[:1] == (value.width,) and view.dims(bias) == dims[1:]
+    if left != result or not fits or bias not in view.weights:
         return False
-    row, moved, whole = (view.fresh(f"{bias}/{what}") for what in ("row", "moved", "whole"))
-    front = view.constant([0, 1], np.int64, f"{row}/axes")
+    moved, whole = (view.fresh(f"{bias}/{what}") for what in ("moved", "whole"))
+    row = view.reshaped(found[1], (1, 1, value.width))  # a product like that of the layer reads W as it does
     view.put(
         view.producers[added.outputs[0]],
         [
-            Node("Unsqueeze", "", row, (found[1], front), (row,), {}),  # so that one form of W is stored
             Node("MatMul", "", moved, (row, weight), (moved,), {}),
             Node("Add", "", whole, (moved, bias), (whole,), {}),
             replace(added, inputs=tuple(whole if name == bias else name for name in added.inputs)),
