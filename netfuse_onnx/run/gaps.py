@@ -40,8 +40,8 @@ order. It fails or gives wrong values. CenterCropPad is a Pad with axes inside."
 
 WEIGHTS_QUANTISED = "1.32"
 """With optimisations on, the weights of a Conv, ConvTranspose or Gemm in floats between a DequantizeLinear
-with one scale and a QuantizeLinear are quantised to bytes with one scale for all of them, on every provider. A
-Mul behind the operator is taken into the weights before."""
+with one scale and a QuantizeLinear are quantised to bytes with one scale for all of them, on every provider.
+A Mul behind the operator is taken into the weights before."""
 
 ZERO_POINT_LOST = "1.32"
 """With optimisations on, a DequantizeLinear with one stored scale is moved behind a Reshape and the like, as
