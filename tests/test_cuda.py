@@ -126,6 +126,15 @@ def test_the_proof_on_cuda_has_the_repeated_runs(
     assert "No CUDA graph of model a: not all nodes are on CUDA." in said
 
 
+def test_stale_values_fail_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(Bound, "put", lambda self, feeds: None)
+    code, _, err = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", "--provider", "cuda")
+    assert code == 1
+    assert "Model a gives other values as a CUDA graph: output y" in err
+    assert not (tmp_path / "m.onnx").exists()
+
+
 @pytest.mark.parametrize("io", ["separate", "stacked"])
 def test_the_graph_of_a_proof_is_captured_with_tf32_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, io: str
