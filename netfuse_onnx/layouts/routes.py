@@ -17,8 +17,8 @@ from netfuse_onnx.types import Dim
 
 SPLITS = {"cuda"}
 """Providers for which a Split takes STACKED values apart; for others it is a Gather for each model. On CUDA
-what a Gather gives is copied once more. All runtimes have Gather, while onnx2torch 1.5 lacks the Split of opset
-18; and the constants of the CPU were measured with it."""
+what a Gather gives is copied once more. Every runtime has Gather, while onnx2torch 1.5 lacks the Split of
+opset 18; and the constants of the CPU were measured with it."""
 
 
 def route(src: Layout, dst: Layout, dims: Sequence[Dim], provider: str = "") -> tuple[Hop, ...]:
