@@ -12,12 +12,15 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import ValueType, Weight
+from netfuse_onnx.types import Dim, ValueType, Weight
 
 UNKNOWN = ValueType()
+SIZES = "sizes"
+"""The name of a shape whose sizes are read at run time."""
 
 
 class Counted:
@@ -87,6 +90,15 @@ class CountingEmitter(Emitter):
 
     def tensor_const(self, proto: onnx.TensorProto) -> Any:
         return self._constant_of(proto)
+
+    def shape(self, dims: Sequence[Dim]) -> Any:
+        """One node stands for those that compute a shape: others read it, too."""
+        if all(isinstance(dim, int) for dim in dims):
+            return self.const(list(dims))
+        type = ValueType(TensorProto.INT64, (len(dims),))
+        made: Any = Counted(SIZES, type)
+        self.steps.append(Step("Concat", "", {"axis": 0}, (Counted("", type),), (made,)))
+        return made
 
     def _constant_of(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):

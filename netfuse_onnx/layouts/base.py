@@ -12,7 +12,7 @@ Hops emit nodes through the methods of the emitter that they are given; this pac
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
@@ -49,6 +49,8 @@ class Layout:
     folded: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     """True where options in this layout are on offer only to plans with measured costs."""
+    common: ClassVar[bool] = True
+    """False for a layout of few operators. Among plans of one price, those without it come first."""
 
     def __str__(self) -> str:
         return f"{self.name}({self.axis})" if self.has_axis else self.name
@@ -65,9 +67,24 @@ class Layout:
         """True where a value of these per-model dims can be held so; None stands for what is no tensor."""
         return True
 
+    def told(self, dims: Dims) -> bool:
+        """True where the tensor tells the sizes of all axes. Others are told by further tensors, with targets
+        that Reshape takes from opset 14 on. On the CPU that was not measured: it is not on offer there."""
+        return True
+
+    def known(self, dims: Dims, read: Collection[Dim]) -> bool:
+        """True where an operator that reads values with the dims `read` may give one of these `dims` so."""
+        return True
+
     def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
         """Dims of the one tensor that holds the value, or of each of N."""
         return tuple(dims)
+
+    def sizes(self, dims: Dims, models: int) -> Iterator[tuple[str, int, int]]:
+        """Yields the symbols of `dims` that the tensor tells: its axis, and what that is to be divided by."""
+        for axis, dim in enumerate(self.merged_dims(dims, models)):
+            if isinstance(dim, str):
+                yield dim, axis, 1
 
     def physical(self, axis: int) -> int:
         """The place of per-model axis `axis` in the merged tensor, for a layout that does not touch it."""

@@ -119,6 +119,8 @@ class _Lowerer:
         dims = None if value.dims is None else layout.merged_dims(value.dims, self.corr.models)
         for tensor in held if isinstance(held, tuple) else (held,):
             self.emit.note(tensor, ValueType(value.dtype, dims))
+        if (believed := self.corr.type_of(name).dims) is not None:
+            self.emit.sizes.learn(held, layout, believed, self.corr.models)
 
     def _claim(self, held: Held, name: str) -> None:
         if isinstance(held, tuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from netfuse_onnx.dims import APART
@@ -47,10 +48,30 @@ class Account:
         """The number of nodes that run with each call and compute or copy something."""
         return self.times * len(self.steps) - self.at_load - self.views
 
+    @cached_property
+    def broadcast_products(self) -> int:
+        """The number of products of matrices of which one operand has fewer than the other."""
+        return self.times * sum(broadcasts_matrices(step) for step in self.steps if not step.at_load)
+
+    @cached_property
+    def copied_operands(self) -> int:
+        """The number of operands and results that an Einsum copies."""
+        copied = [len(step.inputs) + 1 for step in self.steps if step.op == "Einsum" and not step.at_load]
+        return self.times * sum(copied)
+
 
 def is_view(step: Step) -> bool:
     """True for a node that copies no element."""
     return traits.of(f"{step.domain}.{step.op}".removeprefix(".")).view
+
+
+def broadcasts_matrices(step: Step) -> bool:
+    """True for a product in which each matrix of one operand meets several of the other."""
+    if step.op != "MatMul" or None in step.inputs:
+        return False
+    x, w = ((value.type.dims or ())[-3::-1] if value else () for value in step.inputs)
+    pairs = zip_longest(x, w, fillvalue=1)  # from the last
+    return bool(x and w) and any((one == 1) != (other == 1) for one, other in pairs)  # else it is one matrix
 
 
 class Accounts:
