@@ -81,8 +81,8 @@ NO_AXES_ARE_ALL = "1.32"
 """Squeeze with an empty list of axes drops all of size 1, where ONNX says that it drops none."""
 
 VALUES_UNSIZED = "1.32"
-"""Where inference does not know the last axis of V [B, T, H*size], it takes that of Attention's result for 0,
-and Shape of that result is computed from it when a session is made."""
+"""Attention's result has 0 for its last axis where inference does not know that of V [B, T, H*size], and its
+Shape is computed from that when a session is made."""
 
 LABELS_MISSING = "1.32"
 """GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are
