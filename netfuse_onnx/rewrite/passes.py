@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from netfuse_onnx.rewrite.attention import fuse_attention
 from netfuse_onnx.rewrite.believed import believe_types
+from netfuse_onnx.rewrite.dynamic import fuse_dynamic
 from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.rewrite.fusible import fuse_convolutions
 from netfuse_onnx.rewrite.qdq import fuse_quantised
@@ -15,8 +16,9 @@ Pass = Callable[[Correspondence], Correspondence]
 
 PASSES: tuple[Pass, ...] = (fold, believe_types)
 """The passes for all targets. They come first."""
-OF_CUDA: tuple[Pass, ...] = (fuse_convolutions, fuse_attention)
-"""The passes that make operators which ONNX Runtime has for CUDA, and does not make there by itself."""
+OF_CUDA: tuple[Pass, ...] = (fuse_convolutions, fuse_attention, fuse_dynamic)
+"""The passes that make operators which ONNX Runtime does not make for CUDA by itself. It has them there, or
+their rules write them in kernels that it has."""
 OF_OTHERS: tuple[Pass, ...] = (fuse_quantised,)
 """The passes that make operators which ONNX Runtime lacks on CUDA."""
 
