@@ -36,12 +36,11 @@ class Device(Timed):
     def __init__(self, models: int, card: Card, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models, sizes)
         self.card = card
+        self._declared: Mapping[str, ValueType] = {}
 
     def _runs(self, step: Step) -> bool:
         """A DequantizeLinear of weights stays, too: gaps.DEQUANTIZE_STAYS. On the CPU it is fused."""
         return step.op == "DequantizeLinear" or super()._runs(step)
-
-        self._declared: Mapping[str, ValueType] = {}
 
     def priced(self, corr: Correspondence) -> Correspondence:
         self._declared = corr.graph.types
