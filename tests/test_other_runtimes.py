@@ -46,14 +46,24 @@ KINDS: dict[str, tuple[Family, bool]] = {
 QUICK = {
     "openvino": {"mlp", UNET.name},
     "opencv": {"mlp", "cnn", UNET.name},
-    "tract": {"mlp", "bert", UNET.name},
+    "tract": {"mlp", "cnn"},
 }
+FLATTENED = ("bert", "distilbert", "gpt2", "gpt2_step", "t5_encoder")
+"""Families whose TorchScript export flattens batch x sequence. Their other export runs on tract."""
 SOURCE_FAILS = {
     ("opencv", "c3d"): "pads_begin",  # its average pool of volumes
     ("opencv", "t5_encoder"): "CV_32F or CV_64F",  # its arithmetic on integers
+    **{("tract", name): "square of symbols" for name in FLATTENED},
+    ("tract", "xlnet"): "Output mismatch",  # its Range of 2 * sequence numbers
+    ("tract", "lstm"): "Clashing resolution",  # its LSTM at a batch above 1
+    ("tract", "deeplab"): "declutter",  # its dilated convolution
+    ("tract", UNET.name): "Output mismatch",  # half of a height that is a symbol, doubled
 }
 """Families whose source is wrong on a runtime, or does not load, and a part of what is said: nothing is
 promised of the merged file then."""
+
+STATIC_TARGETS = {"tract"}
+"""Runtimes that refuse a Reshape whose target depends on what is fed, and not on its size alone."""
 
 PRODUCTS = {"bert", "convnext", "vit", "distilbert", "gpt2", "gpt2_step"}
 """OpenCV takes the first model's weights for all of them in a product [N,B,S,K] x [N,1,K,O], without an error."""
@@ -231,7 +241,9 @@ def test_unequal_sizes_fail(runtime: str, name: str, tmp_path: Path, folder: Pat
 
 
 @pytest.mark.parametrize("dims", [[2, 3], ["a", "b"]], ids=["static", "dynamic"])
-@pytest.mark.parametrize("runtime", [pytest.param(name, marks=installed(name)) for name in RUNTIMES])
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(name, marks=installed(name)) for name in RUNTIMES if name not in STATIC_TARGETS]
+)
 def test_what_is_required_holds_or_the_run_fails(runtime: str, dims: list[Any], tmp_path: Path) -> None:
     emit = Emitter("g", 2, 17, {}, ())
     emit.scope = "check"

@@ -15,8 +15,10 @@ from netfuse_onnx.layouts.per_model import PER_MODEL
 from netfuse_onnx.layouts.stacked import STACKED
 from netfuse_onnx.types import Dim
 
-GATHERS = {"cpu"}
-"""Providers whose constants were measured with a Gather for each model in front of PER_MODEL."""
+SPLITS = {"cuda"}
+"""Providers for which a Split takes STACKED values apart; for others it is a Gather for each model. On CUDA
+what a Gather gives is copied once more. Every runtime has Gather, while onnx2torch 1.5 lacks the Split of
+opset 18; and the constants of the CPU were measured with it."""
 
 
 def route(src: Layout, dst: Layout, dims: Sequence[Dim], provider: str = "") -> tuple[Hop, ...]:
@@ -33,7 +35,7 @@ def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...], provider: str) -> tu
     """The shortest way by way of the doors of either end, that of `dst` first; None where there is none."""
     if src == dst:
         return ()
-    if dst == PER_MODEL and src.stacked and provider in GATHERS:
+    if dst == PER_MODEL and src.stacked and provider not in SPLITS:
         return (PER_MODEL.gathered(src),)
     # From PER_MODEL, only its own hops: these alone compare the shapes of the models (join.py).
     direct = (None if src == PER_MODEL else dst.hop_from(src, dims)) or src.hop_to(dst, dims)
