@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.emit.counting import Counted, Step
-from netfuse_onnx.layouts import PER_MODEL, Hop
+from netfuse_onnx.layouts import Hop
 from netfuse_onnx.ops.kernels import runs_on_cuda
 from netfuse_onnx.ops.kinds import SHAPE_TYPES
 from netfuse_onnx.plan.account import is_view
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.extents import Shapes
-from netfuse_onnx.plan.launches import TRANSPOSED, Launch, addresses, launches, transfers
+from netfuse_onnx.plan.launches import TRANSPOSED, Launch, launches, transfers
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.types import Correspondence, Dim, ValueType, Weight
@@ -74,9 +74,7 @@ class Device(Timed):
         each = Launch(counts.copies * moved / max(1, counts.launches))
         if counts.transposes:
             each = Launch(counts.transposes * moved / max(1, counts.launches), TRANSPOSED)
-        joined = self.models if PER_MODEL in (hop.src, hop.dst) and counts.launches == 1 else 0
-        tables = sum(map(self.card.microseconds, addresses(joined)))
-        return counts.launches * self.card.microseconds(each) + counts.views * VIEW + tables
+        return counts.launches * self.card.microseconds(each) + counts.views * VIEW
 
 
 def _of_shapes(step: Step, shapes: Shapes) -> bool:
