@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import family
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -16,6 +17,8 @@ from onnx import TensorProto
 from netfuse_onnx.emit.counting import CountingEmitter
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, route
+from netfuse_onnx.load.loader import load
+from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.plan.card import Card
@@ -255,6 +258,23 @@ def test_conversions_are_launches_too(card: Card) -> None:
     assert convert(8, FLOAT) - card.launch == pytest.approx(2 * (convert(8, HALF) - card.launch), rel=0.01)
     assert convert(33, FLOAT) - 33 / 32 * convert(32, FLOAT) > card.launch / 2
     assert Device(2, card).conversion(STACKED(1), FOLDED(1), ValueType(FLOAT, dims)) < 1.0
+
+
+CONVOLVED = """g (float[batch, 4, 9, 9] x) => (float[batch, 4, 9, 9] y) {
+    c = Conv<pads = [1, 1, 1, 1]>(x, w)
+    y = Relu(c)
+}"""
+
+
+def test_an_open_batch_of_one_is_transposed(tmp_path: Path, card: Card) -> None:
+    """A conversion past a batch that the file leaves open is emitted as a Transpose, whatever its size is."""
+    paths = family(tmp_path, CONVOLVED, {"w": (4, 4, 3, 3)})
+    corr = match([load(path) for path in paths], [Path(path).stem for path in paths])
+    device = Device(corr.models, card, {"batch": 1})
+    value = device.priced(corr).graph.types["c"]
+    assert value.dims == (1, 4, 9, 9)
+    assert device.conversion(FOLDED(1), STACKED(0), value, "c") > card.launch
+    assert device.conversion(FOLDED(1), STACKED(0), value) < card.launch
 
 
 def test_a_file_of_a_card_is_read(tmp_path: Path, card: Card) -> None:
