@@ -11,16 +11,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.emit.counting import Counted, Step
-from netfuse_onnx.layouts import PER_MODEL, Hop
+from netfuse_onnx.layouts import Hop
 from netfuse_onnx.ops.kernels import runs_on_cuda
 from netfuse_onnx.ops.kinds import SHAPE_TYPES
+from netfuse_onnx.plan.absorbed import absorbed
 from netfuse_onnx.plan.account import is_view
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.extents import Shapes
-from netfuse_onnx.plan.launches import TRANSPOSED, Launch, addresses, launches, transfers
+from netfuse_onnx.plan.launches import TRANSPOSED, Launch, launches, transfers
 from netfuse_onnx.plan.timed import Timed
+from netfuse_onnx.rules import Site
 from netfuse_onnx.storage.tensors import BITS
-from netfuse_onnx.types import Correspondence, Dim, ValueType, Weight
+from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 VIEW = 0.1
 """A node that launches nothing. The host passes it while the device works."""
@@ -36,16 +38,22 @@ class Device(Timed):
     def __init__(self, models: int, card: Card, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__(models, sizes)
         self.card = card
+        self._declared: Mapping[str, ValueType] = {}
+        self._absorbed: frozenset[str] = frozenset()
 
     def _runs(self, step: Step) -> bool:
         """A DequantizeLinear of weights stays, too: gaps.DEQUANTIZE_STAYS. On the CPU it is fused."""
         return step.op == "DequantizeLinear" or super()._runs(step)
 
-        self._declared: Mapping[str, ValueType] = {}
-
     def priced(self, corr: Correspondence) -> Correspondence:
         self._declared = corr.graph.types
+        self._absorbed = absorbed(corr.graph)
         return super().priced(corr)
+
+    def lowering(self, offer: Lowering, sized: Site) -> float:
+        if sized.node.outputs[0] in self._absorbed:
+            return VIEW * self.accounts.of(offer).times
+        return super().lowering(offer, sized)
 
     def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
         """A Transpose past a batch of 1 that the file leaves open is emitted, and copies."""
@@ -75,9 +83,7 @@ class Device(Timed):
         each = Launch(counts.copies * moved / max(1, counts.launches))
         if counts.transposes:
             each = Launch(counts.transposes * moved / max(1, counts.launches), TRANSPOSED)
-        joined = self.models if PER_MODEL in (hop.src, hop.dst) and counts.launches == 1 else 0
-        tables = sum(map(self.card.microseconds, addresses(joined)))
-        return counts.launches * self.card.microseconds(each) + counts.views * VIEW + tables
+        return counts.launches * self.card.microseconds(each) + counts.views * VIEW
 
 
 def _of_shapes(step: Step, shapes: Shapes) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from netfuse_onnx.emit.counting import Step
+from netfuse_onnx.layouts.base import GROUP
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.work import Work, work
 
@@ -20,9 +21,8 @@ PRODUCT, CONVOLUTION, GROUPED = "product", "convolution", "grouped"
 MEMORY, TRANSPOSED, LINK = "memory", "transposed", "link"
 """The ways of bytes: through the device's memory, there in another order, from or to the host."""
 
-POINTERS = 32
-"""Tensors whose addresses Concat and Split hand to their kernel; those of more are copied with each call."""
-ADDRESS = 8  # bytes
+ADDRESS = 8
+"""The bytes of the address of a tensor or matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,6 @@ def transfers(step: Step, shapes: Shapes) -> Launches:
         yield Launch(shapes.nbytes(y), LINK)
 
 
-def addresses(count: int) -> Launches:
-    """The addresses of the tensors that a Concat reads or a Split writes."""
-    if count > POINTERS:
-        yield Launch(ADDRESS * count, LINK)
-
-
 # --------------------------------------------------------------------------- bytes
 
 
@@ -99,7 +93,10 @@ def _pass(step: Step, shapes: Shapes) -> Launches:
 
 
 def _joins(step: Step, shapes: Shapes) -> Launches:
-    yield from addresses(max(len(step.inputs), len(step.outputs)))
+    """The addresses of many tensors are copied from the host."""
+    count = max(len(step.inputs), len(step.outputs))
+    if count > GROUP["cuda"]:
+        yield Launch(ADDRESS * count, LINK)
     yield from _pass(step, shapes)
 
 

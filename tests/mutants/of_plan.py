@@ -4,6 +4,41 @@ from .mutation import mutation
 
 MUTATIONS = (
     mutation(
+        "every-product-strided",
+        "netfuse_onnx/plan/launches.py",
+        "if left != right:",
+        "if False:",
+        "test_card.py::test_products_are_strided_where_both_sides_have_equally_many",
+    ),
+    mutation(
+        "no-groups-too-small-for-tensor-cores",
+        "netfuse_onnx/plan/card.py",
+        "if launch.channels >= TENSOR_CORE_CHANNELS else rate",
+        "if True else rate",
+        "test_card.py::test_groups_with_few_channels_are_slower",
+    ),
+    mutation(
+        "cuda-has-every-kernel",
+        "netfuse_onnx/plan/device.py",
+        "if self._has_kernel(step, shapes):",
+        "if True:",
+        "test_card.py::test_a_node_without_a_kernel_is_copied_there_and_back",
+    ),
+    mutation(
+        "a-kernel-for-every-later-version",
+        "netfuse_onnx/ops/kernels.py",
+        "return self.first == since or (self.last is not None and self.first <= since <= self.last)",
+        "return self.first <= since <= (self.last or since)",
+        "test_kernels.py::test_a_kernel_without_a_last_version_is_for_its_first_alone",
+    ),
+    mutation(
+        "an-open-batch-of-one-moves-for-free",
+        "netfuse_onnx/plan/device.py",
+        "return declared.dims if declared.rank == value.rank else value.dims",
+        "return value.dims",
+        "test_card.py::test_an_open_batch_of_one_is_transposed",
+    ),
+    mutation(
         "cuda-refuses-nothing",
         "netfuse_onnx/plan/refusals.py",
         "if refusal.meets(step, inputs):",
@@ -48,8 +83,8 @@ MUTATIONS = (
     mutation(
         "unjoinable-types-joined",
         "netfuse_onnx/plan/cost.py",
-        "return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total",
-        "return total",
+        "= math.inf if total > 0.0 and value.dtype in UNJOINABLE else total",
+        "= total",
         "test_pins_plan.py::test_float8_is_made_for_each_model[separate]",
     ),
     mutation(
