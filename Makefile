@@ -19,7 +19,7 @@ JOBS ?= 2
 PROVIDER ?= cpu
 BENCH ?=
 
-.PHONY: help setup demo quick test test-all mutants races fuzz-files lint docs bench clean
+.PHONY: help setup demo quick test test-all mutants races fuzz-files lint docs bench paper clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -78,6 +78,11 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 bench: $(VENV)/.dev ## Measure merged models against all other ways (PROVIDER=cuda, BENCH="--budget 540")
 	$(BIN)/python bench/serving.py --provider $(PROVIDER) $(BENCH)
 	$(BIN)/python bench/plot.py bench/results/$(PROVIDER)
+
+# ONNX Runtime's CUDA provider over stub libraries, in the user's cache: bench/launches.
+paper: $(VENV)/.dev ## Estimate merged models on a GPU without one (BENCH="--only bert"); an hour, 5 GB of disk
+	$(BIN)/python bench/launches/trace.py --self-test || bench/launches/build.sh
+	$(BIN)/python bench/paper.py $(BENCH)
 
 docs: $(VENV)/.run ## Write docs/operators.md from the rules, docs/schema.json from the reports
 	$(BIN)/python docs/operators.py

@@ -9,7 +9,7 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, describe
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, Report, RulesReport, VerifyReport
 from netfuse_onnx.types import Became
 
@@ -175,6 +175,11 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         f"Values: {len(values.outputs)} outputs of {models} models {verdict} on {where}; "
         f"cases: {'; '.join(values.cases)}."
     )
+    if values.left_out:
+        console.say(
+            "Optimisations: as CUDA runs the file, without the fusions into operators on bytes, which ONNX "
+            f"Runtime has on the CPU alone ({', '.join(values.left_out)})."
+        )
     worst = values.worst
     if worst is not None and not wrong:
         console.say(
@@ -192,10 +197,24 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         _isolation(values.isolation, models, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
+    if values.replays:
+        _replays(values.replays, console)
     if values.tf32 is not None:
         console.say(
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
         )
+
+
+def _replays(replays: Replays, console: Screen) -> None:
+    for problem in replays.problems[:REASONS]:
+        console.say(f"Again: {problem}")
+    if replays.ok:
+        console.say(
+            f"Again: {replays.again} files gave the same when they ran again after other inputs, "
+            f"{replays.graphs} of them as CUDA graphs too."
+        )
+    for what, reason in [*replays.refused.items()][:REASONS]:
+        console.say(f"No CUDA graph of {what}: {reason}.")
 
 
 def _isolation(isolation: Isolation, models: int, console: Screen) -> None:

@@ -138,13 +138,28 @@ class Isolation(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class Replays(Judged):
+    """The repeated runs of a proof on CUDA, which show values that stay from a former run. So many files ran
+    `again` after other inputs, and so many were captured as CUDA `graphs` and replayed. `refused` has the
+    reason for each file of which ONNX Runtime makes no CUDA graph, which is no problem."""
+
+    again: int = 0
+    graphs: int = 0
+    refused: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ValuesProof:
     """Proof (b): the merged model gives what the sources give.
 
     `sizes` has the bytes of every input and output in the first case, all models together; an input that is
     fed once counts once. `shapes` has the shape of every input of one model, by case. `telling` has a row for
     each output, in families of two or more. `unreached` names nodes with a threshold, such as Clip, that the
-    inputs did not reach on one side.
+    inputs did not reach on one side. `left_out` names optimisers of ONNX Runtime that the sources and the
+    merged model ran without, because the provider that the file was merged for lacks what they make. On CUDA,
+    the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to
+    its scale, and `replays` has the repeated runs.
     """
 
     provider: str
@@ -157,9 +172,11 @@ class ValuesProof:
     unreached: tuple[str, ...] = ()
     isolation: Isolation | None = None
     tf32: float | None = None
+    replays: Replays | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

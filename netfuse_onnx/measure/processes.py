@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -75,6 +76,7 @@ class Processes(Contender):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": _search_path()},
             bufsize=0,
             start_new_session=True,  # an interrupt is for this process; a worker ends with its stdin
         )
@@ -148,6 +150,11 @@ def _tell(worker: subprocess.Popen[bytes], what: bytes) -> None:
 def _memory() -> str | None:
     """Return a folder in memory; None where the system has none."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _search_path() -> str:
+    """Return a PYTHONPATH with which a worker finds this package, in a plain checkout as well."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:

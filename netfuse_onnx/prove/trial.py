@@ -37,7 +37,8 @@ class Options:
     """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
     override the tolerances. `search` looks for inputs that show more than the first that run; `isolation`
     feeds odd values to every model, not to two; `max_memory` is in bytes; `wide` is the rung of the ladder on
-    which spatial sizes begin; `single` runs a batch of 1 only."""
+    which spatial sizes begin; `single` runs a batch of 1 only; `made_for` is the provider that the file was
+    merged for, '' for none."""
 
     runtime: Runtime
     io: str = "separate"
@@ -52,6 +53,7 @@ class Options:
     max_memory: int = MAX_MEMORY
     wide: int = 0
     single: bool = False
+    made_for: str = ""
 
     def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
         """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""
@@ -129,8 +131,9 @@ class Trial:
 
     # ------------------------------------------------------------------ running
 
-    def run_sources(self, tell: Progress) -> None:
-        """Fill in cases and outputs. Raises NotProven when the sources take no inputs that were tried."""
+    def run_sources(self, tell: Progress, after: Callable[[Session, int], None] | None = None) -> None:
+        """Fill in cases and outputs. `after` is called with each source while it is loaded. Raises NotProven
+        when the sources take no inputs that were tried."""
         search = None
         self._refuse_unbounded()
         for model, source in enumerate(self.family.sources):
@@ -158,6 +161,8 @@ class Trial:
                     "Give other inputs with --inputs FILE.npz, sizes with --dim NAME=VALUE, or --no-verify.",
                 )
             self.same_input.append(self._on_first_inputs(session, model))
+            if after:
+                after(session, model)
             del session  # before the next is made
 
     def _refuse_unbounded(self) -> None:

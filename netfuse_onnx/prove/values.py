@@ -8,14 +8,16 @@ where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from netfuse_onnx.proofs import RANDOM, ValuesProof
+from netfuse_onnx.proofs import RANDOM, Isolation, ValuesProof
 from netfuse_onnx.prove.compare import difference
 from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.replay import Replayer
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run import bounds
@@ -39,43 +41,69 @@ def prove_values(
     """
     tell = progress or silent
     trial = Trial(family, options)
-    trial.run_sources(tell)
     judge = Judge(trial, tell)
+    replays = Replayer(trial, judge) if options.runtime.provider == "cuda" else None
+    trial.run_sources(tell, replays.source if replays else None)
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
     try:
-        session = _session(merged, family, options, trusted)
-        results = []
-        for done, case in enumerate(trial.cases):
-            tell("running the merged model", done, len(trial.cases))
-            results.append(session.run(trial.merged_feeds(case)))
-        isolation = isolate(session, judge, results[0], thorough=options.isolation, tell=tell)
+        ran = _run_merged(merged, judge, replays, trusted)
     except RunFailed as error:
         problem = f"The merged model does not run in ONNX Runtime: {error}."
-        return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=(problem,))
-    placed = session.placed
-    problems = []
-    if options.runtime.required and placed and CUDA not in placed:
-        problems.append("CUDA was asked for, but ONNX Runtime placed every node on the CPU.")
-    del session
-    rows = judge.rows(results)
+        problems = (problem, *(replays.problems if replays else ()))
+        left_out, skipped = options.runtime.left_out, tuple(trial.skipped)
+        return ValuesProof(provider, labels, skipped=skipped, problems=problems, left_out=left_out)
+    rows = judge.rows(ran.results)
     teller = Teller(trial, judge)
     return ValuesProof(
         provider=provider,
         cases=labels,
         outputs=rows,
         skipped=tuple(trial.skipped),
-        placed=placed,
+        placed=ran.placed,
         spread=teller.spread(),
         telling=teller.telling(),
         unreached=trial.unreached,
-        isolation=isolation,
+        isolation=ran.isolation,
         sizes=_sizes(trial),
-        problems=tuple(problems),
+        problems=tuple(_problems(options, ran.placed, replays)),
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
-        tf32=_tf32(merged, trial, results) if provider == "cuda" else None,
+        left_out=options.runtime.left_out,
+        tf32=_tf32(merged, trial, ran.results) if provider == "cuda" else None,
+        replays=replays.answer() if replays else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """The merged model's results of every case, the providers of its nodes, and the check of isolation."""
+
+    results: Sequence[Mapping[str, Value]]
+    placed: Mapping[str, int]
+    isolation: Isolation | None
+
+
+def _run_merged(merged: str, judge: Judge, replays: Replayer | None, trusted: bool) -> _Ran:
+    """Run the merged file on all cases, then feed it odd values. Raises RunFailed."""
+    trial, tell, results = judge.trial, judge.tell, []
+    session = _session(merged, trial.family, trial.options, trusted)
+    for done, case in enumerate(trial.cases):
+        tell("running the merged model", done, len(trial.cases))
+        results.append(session.run(trial.merged_feeds(case)))
+    isolation = isolate(session, judge, results[0], thorough=trial.options.isolation, tell=tell)
+    as_graph = replays.merged(session, results[0]) if replays else None
+    placed = session.placed
+    del session
+    if as_graph:
+        as_graph(merged)
+    return _Ran(results, placed, isolation)
+
+
+def _problems(options: Options, placed: Mapping[str, int], replays: Replayer | None) -> Iterator[str]:
+    if options.runtime.required and placed and CUDA not in placed:
+        yield "CUDA was asked for, but ONNX Runtime placed every node on the CPU."
+    yield from replays.problems if replays else ()
 
 
 def _session(merged: str, family: Correspondence, options: Options, trusted: bool) -> Session:

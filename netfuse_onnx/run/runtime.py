@@ -7,10 +7,8 @@ of ONNX Runtime that this module works around.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import io
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.errors import FileFault, UsageFault
+from netfuse_onnx.run import cuda
 from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES, TELEMETRY_OFF
 
 Array = np.ndarray[Any, Any]
@@ -46,12 +45,14 @@ class RunFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The provider of sessions ('cpu' or 'cuda') and the custom operator libraries that they load. `required`
-    is True where CUDA was asked for by name. `note` says why it is the CPU although ONNX Runtime has CUDA."""
+    is True where CUDA was asked for by name. `note` says why it is the CPU although ONNX Runtime has CUDA.
+    `left_out` names optimisers of ONNX Runtime that sessions do without."""
 
     provider: str
     libraries: tuple[str, ...] = ()
     note: str = ""
     required: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
@@ -65,12 +66,15 @@ def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
     if provider == "cpu":
         return Runtime("cpu", tuple(libraries))
     problem = cuda_problem()
+    if provider == "auto" and not problem and cuda.CUDNN in missing_libraries():
+        problem = f"{cuda.CUDNN} can't be loaded, which most networks need"
     if not problem:
         return Runtime("cuda", tuple(libraries), required=provider == "cuda")
     if provider == "cuda":
         raise UsageFault(
             f"CUDA was asked for, but can't be used: {problem}.",
-            "Install netfuse-onnx[gpu] on a machine with a GPU, or give --provider cpu.",
+            cuda.remedy(missing_libraries())
+            or "Install netfuse-onnx[gpu] on a machine with a GPU, or give --provider cpu.",
         )
     return Runtime("cpu", tuple(libraries), note=problem if cuda_listed() else "")
 
@@ -102,14 +106,18 @@ def session_options() -> Any:
 def open_session(model: str | bytes, options: Any, runtime: Runtime, where: Sequence[Any]) -> Any:
     """Return an InferenceSession on the providers `where`. Raises RunFailed where ONNX Runtime does not load
     the model, or falls back from CUDA to the CPU."""
+    if runtime.provider == "cuda":
+        cuda.preload()
     try:
         for library in runtime.libraries:
             options.register_custom_ops_library(library)
-        session = onnxruntime().InferenceSession(model, options, providers=where, enable_fallback=0)
+        session = onnxruntime().InferenceSession(
+            model, options, providers=where, enable_fallback=0, disabled_optimizers=list(runtime.left_out)
+        )
     except Exception as error:
         raise RunFailed(first_line(error)) from error
     if runtime.provider == "cuda" and CUDA not in session.get_providers():
-        raise RunFailed("it fell back from CUDA to the CPU")
+        raise RunFailed(_fell_back())
     return session
 
 
@@ -136,6 +144,18 @@ class Session:
         self.inputs = {port.name: port.type for port in self._session.get_inputs()}
         self.outputs = {port.name: port.type for port in self._session.get_outputs()}
         self.placed = placement(self._session)
+
+    def fixed(self, feeds: Mapping[str, Value]) -> dict[str, int]:
+        """Return the sizes that feeds give to the symbolic dims of the inputs, without dims of one name that
+        have several."""
+        sizes: dict[str, set[int]] = {}
+        for port in self._session.get_inputs():
+            value = feeds.get(port.name)
+            if isinstance(value, np.ndarray) and len(port.shape) == value.ndim:
+                for dim, size in zip(port.shape, value.shape, strict=True):
+                    sizes.setdefault(str(dim), set()).add(size)
+        symbolic = {d for port in self._session.get_inputs() for d in port.shape if isinstance(d, str)}
+        return {name: min(found) for name, found in sizes.items() if name in symbolic and len(found) == 1}
 
     def run(self, feeds: Mapping[str, Value], seconds: float = SECONDS) -> dict[str, Value]:
         """Return all outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also
@@ -164,6 +184,10 @@ class Session:
         except MemoryError:
             raise
         except Exception as error:
+            if cuda.NO_CUDNN in str(error):
+                raise UsageFault(
+                    f"The models need {cuda.CUDNN}, which can't be loaded.", cuda.FROM_PIP
+                ) from error
             raise RunFailed(first_line(error)) from error
 
     @property
@@ -208,17 +232,27 @@ def cuda_problem() -> str:
     if not cuda_listed():
         return f"this ONNX Runtime ({ort.__version__}) was built without CUDA"
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it can't find
-            if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()
+        cuda.preload()
         options = session_options()
         session = ort.InferenceSession(_tiny_model(), options, providers=[CUDA], enable_fallback=0)
         if CUDA not in session.get_providers():
-            return "ONNX Runtime fell back to the CPU (no usable CUDA device or libraries)"
+            return _fell_back()
         session.run(None, {"x": np.ones(4, np.float32)})
     except Exception as error:
         return first_line(error)
     return ""
+
+
+@functools.cache
+def missing_libraries() -> tuple[str, ...]:
+    """Return the libraries of CUDA that this ONNX Runtime wants and that do not load."""
+    return cuda.missing(onnxruntime()) if cuda_listed() else ()
+
+
+def _fell_back() -> str:
+    absent = missing_libraries()
+    why = f"{', '.join(absent)} can't be loaded" if absent else "no CUDA device that it can use"
+    return f"ONNX Runtime fell back to the CPU ({why})"
 
 
 def providers(name: str, *, tf32: bool) -> list[tuple[str, dict[str, str]]]:
@@ -274,7 +308,7 @@ def from_ort(value: Any) -> Any:
 
 def first_line(error: BaseException) -> str:
     """Return the text of an ONNX Runtime error without its prefix, source positions and further lines."""
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    text = cuda.explained((str(error) or type(error).__name__).strip().splitlines()[0])
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return text.strip().rstrip(".")[:400]

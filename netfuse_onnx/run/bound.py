@@ -1,0 +1,95 @@
+"""Sessions whose inputs and outputs keep their place in the memory of the device.
+
+A server binds them once (ONNX Runtime's IO binding), so that a call can do without copies, and a CUDA graph
+needs it: its replay reads and writes where it was captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from netfuse_onnx.run.runtime import CPU, CUDA, RunFailed, Runtime, Value, first_line, onnxruntime
+
+CUDA_GRAPH = {"enable_cuda_graph": "1"}
+"""The option of the CUDA provider that captures the first run and replays it from then on."""
+
+
+class Bound:
+    """A session with fixed places for one set of shapes. `wanted` has outputs of the right shapes and types.
+
+    The constructor raises RunFailed for what has no fixed place: sequences, strings, types that numpy lacks.
+    """
+
+    def __init__(
+        self, session: Any, feeds: Mapping[str, Value], wanted: Mapping[str, Value], runtime: Runtime
+    ) -> None:
+        self.session = session
+        self.binding = session.io_binding()
+        device, ort = runtime.provider, onnxruntime()
+        taken = {port.name for port in session.get_inputs()}
+        self._inputs, self._outputs = dict[str, Any](), dict[str, Any]()
+        try:
+            for name, value in feeds.items():
+                if name in taken and value is not None:
+                    place = ort.OrtValue.ortvalue_from_numpy(_tensor(name, value), device, 0)
+                    self.binding.bind_ortvalue_input(name, place)
+                    self._inputs[name] = place
+            for port in session.get_outputs():
+                like = _tensor(port.name, wanted[port.name])
+                place = ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype, device, 0)
+                self.binding.bind_ortvalue_output(port.name, place)
+                self._outputs[port.name] = place
+        except Exception as error:
+            raise RunFailed(first_line(error)) from error
+
+    def put(self, feeds: Mapping[str, Value]) -> None:
+        """Copy inputs to their places."""
+        for name, place in self._inputs.items():
+            place.update_inplace(np.ascontiguousarray(np.asarray(feeds[name])))
+
+    def run(self, options: Any = None) -> None:
+        """Run on what was put last. Raises RunFailed."""
+        try:
+            self.session.run_with_iobinding(self.binding, options)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise RunFailed(first_line(error)) from error
+
+    def wait(self) -> None:
+        """Wait until the device has done all that was started on it."""
+        self.binding.synchronize_outputs()
+
+    def get(self) -> dict[str, Value]:
+        """Return a copy of the outputs."""
+        return {name: place.numpy() for name, place in self._outputs.items()}
+
+    def call(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Put, run, get. Raises RunFailed."""
+        self.put(feeds)
+        self.run()
+        return self.get()
+
+
+def fix(options: Any, dims: Mapping[str, int]) -> None:
+    """Fix symbolic dims in SessionOptions, as a server with one size does it. ONNX Runtime then computes
+    shapes when it loads the model, which it would else do on the CPU in each run."""
+    for name, size in dims.items():
+        options.add_free_dimension_override_by_name(name, size)
+
+
+def cuda_options(tf32: bool, *more: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the provider list of a session on CUDA, with more options of the provider."""
+    own = {"use_tf32": "1" if tf32 else "0"}
+    for options in more:
+        own |= options
+    return [(CUDA, own), (CPU, {})]
+
+
+def _tensor(name: str, value: Value) -> np.ndarray[Any, Any]:
+    if not isinstance(value, np.ndarray | np.generic):
+        raise RunFailed(f"{name!r} is no tensor, so it has no fixed place")
+    return np.ascontiguousarray(value)
