@@ -186,6 +186,22 @@ def test_a_huge_bias_stays(tmp_path):
     assert not any(node.op == "Attention" for node in corr.graph.nodes)
 
 
+def test_two_attentions_share_a_mask(tmp_path):
+    """The one whose softmax comes second gives its result first."""
+    more = """total2 = Add(raw, added) z2 = Softmax(total2) o2 = MatMul(z2, vt)
+        t2 = Transpose<perm = [0, 2, 1, 3]>(o2) y2 = Reshape(t2, whole)"""
+    model = graph(
+        f"{ROWS}, bool[B,1,S,T] m",
+        f"""{SPLIT} {SCALED} raw2 = MatMul(qt, kt)
+        none = Constant<value_float = 0.0>() mark = Constant<value_float = {LOWEST}>()
+        added = Where(m, none, mark) total = Add(scores, added) p = Softmax(total)
+        {more.replace("raw", "raw2")} {ENDS}""",
+    )
+    count = operators(model, tmp_path)
+    assert (count["Attention"], count["Expand"], count["Where"]) == (2, 1, 1)
+    check(model, draw(model, 3, sizes=SIZES), dict.fromkeys("acdm", "input"), tmp_path, target="cuda")
+
+
 # --------------------------------------------------------------------------- linear layers around it
 
 LAYERS = "float[B,S,8] x, " + ", ".join(f"float[8,8] w{n}, float[8] b{n}" for n in "qkvo")
