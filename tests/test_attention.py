@@ -165,6 +165,19 @@ def test_a_mask_that_hides_nothing_is_left_out(tmp_path):
     check(model, draw(model, 3, sizes=SIZES), dict.fromkeys("acd", "input"), tmp_path, target="cuda")
 
 
+def test_zeros_that_widen_the_batch_are_added(tmp_path):
+    """Scores of one sequence have as many as the mask, which a batch of another input decides."""
+    middle = """none = Constant<value_float = 0.0>() mark = Constant<value_float = -1e30>()
+        one = Constant<value_ints = [1]>() yes = Cast<to = 9>(one) rows = Shape<end = 1>(m)
+        sizes = Concat<axis = 0>(rows, one, one, one) wide = Expand(yes, sizes)
+        added = Where(wide, none, mark) total = Add(scores, added) p = Softmax(total)"""
+    model = written(middle, f"{ROWS}, float[C] m")
+    assert operators(model, tmp_path)["Where"] == 1
+    for size in (1, SIZES["B"]):
+        values = draw(model, 3, sizes={**SIZES, "C": size})
+        check(model, values, dict.fromkeys("acdm", "input"), tmp_path, target="cuda")
+
+
 @pytest.mark.parametrize("dims", ["2,4,5", "1,2,4,5", "4,1"])
 def test_biases_of_positions(dims, tmp_path):
     """A bias for each head is a weight, the same for all sequences of a model."""
