@@ -222,8 +222,8 @@ ROWS_OF = "".join(f"{n}w = MatMul(x, w{n}) {r} = Add({n}w, b{n}) " for n, r in z
 BEHIND = ENDS.replace("y = ", "r = ") + " rw = MatMul(r, wo) y = Add(bo, rw)"
 
 
-def layers(middle="p = Softmax(scores)", more="", ends=BEHIND):
-    return graph(f"{LAYERS}{more}", f"{ROWS_OF} {SPLIT} {SCALED} {middle} {ends}")
+def layers(middle="p = Softmax(scores)", inputs=LAYERS, ends=BEHIND):
+    return graph(inputs, f"{ROWS_OF} {SPLIT} {SCALED} {middle} {ends}")
 
 
 def weights_left(model, folder, role=None, values=None):
@@ -265,7 +265,10 @@ def test_a_bias_of_values_stays_where_rows_may_be_zero(tmp_path):
     middle = """none = Constant<value_float = 0.0>() mark = Constant<value_float = -9.0>()
         added = Where(m, none, mark) total = Add(scores, added) z = Softmax(total)
         n = IsNaN(z) p = Where(n, none, z)"""
-    model = with_mark(layers(middle, ", bool[B,1,S,S] m"), -np.inf)
+    inputs = LAYERS.replace("B,S,8", "B,4,8") + ", bool[1,1,4,4] m"
+    model = with_mark(layers(middle, inputs), -9.0)
+    assert "bv" not in weights_left(model, tmp_path)
+    model = with_mark(model, -np.inf)
     assert weights_left(model, tmp_path)["bv"] == {"Add"}
     values = draw(model, 2, sizes=SIZES)
     values["m"][:, :, :, 1] = False
