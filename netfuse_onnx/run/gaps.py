@@ -38,6 +38,11 @@ PAD_AXES_MOVED = "1.32"
 """Transpose, Pad with axes, Transpose: optimised, the widths are permuted as if all axes were named, in
 order. It fails or gives wrong values. CenterCropPad is a Pad with axes inside."""
 
+WEIGHTS_QUANTISED = "1.32"
+"""With optimisations on, the weights of a Conv, ConvTranspose or Gemm in floats between a DequantizeLinear
+with one scale and a QuantizeLinear are quantised to bytes with one scale for all of them, on every provider.
+A Mul behind the operator is taken into the weights before."""
+
 ZERO_POINT_LOST = "1.32"
 """With optimisations on, a DequantizeLinear with one stored scale is moved behind a Reshape and the like, as
 a pair. The pair is uint8 where there is no zero point below opset 21 (at any, in com.microsoft): negative
