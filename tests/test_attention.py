@@ -165,6 +165,19 @@ def test_a_mask_that_hides_nothing_is_left_out(tmp_path):
     check(model, draw(model, 3, sizes=SIZES), dict.fromkeys("acd", "input"), tmp_path, target="cuda")
 
 
+def test_zeros_that_widen_the_batch_are_added(tmp_path):
+    """Scores of one sequence have as many as the mask, which a batch of another input decides."""
+    middle = """none = Constant<value_float = 0.0>() mark = Constant<value_float = -1e30>()
+        one = Constant<value_ints = [1]>() yes = Cast<to = 9>(one) rows = Shape<end = 1>(m)
+        sizes = Concat<axis = 0>(rows, one, one, one) wide = Expand(yes, sizes)
+        added = Where(wide, none, mark) total = Add(scores, added) p = Softmax(total)"""
+    model = written(middle, f"{ROWS}, float[C] m")
+    assert operators(model, tmp_path)["Where"] == 1
+    for size in (1, SIZES["B"]):
+        values = draw(model, 3, sizes={**SIZES, "C": size})
+        check(model, values, dict.fromkeys("acdm", "input"), tmp_path, target="cuda")
+
+
 @pytest.mark.parametrize("dims", ["2,4,5", "1,2,4,5", "4,1"])
 def test_biases_of_positions(dims, tmp_path):
     """A bias for each head is a weight, the same for all sequences of a model."""
@@ -186,6 +199,22 @@ def test_a_huge_bias_stays(tmp_path):
     assert not any(node.op == "Attention" for node in corr.graph.nodes)
 
 
+def test_two_attentions_share_a_mask(tmp_path):
+    """The one whose softmax comes second gives its result first."""
+    more = """total2 = Add(raw, added) z2 = Softmax(total2) o2 = MatMul(z2, vt)
+        t2 = Transpose<perm = [0, 2, 1, 3]>(o2) y2 = Reshape(t2, whole)"""
+    model = graph(
+        f"{ROWS}, bool[B,1,S,T] m",
+        f"""{SPLIT} {SCALED} raw2 = MatMul(qt, kt)
+        none = Constant<value_float = 0.0>() mark = Constant<value_float = {LOWEST}>()
+        added = Where(m, none, mark) total = Add(scores, added) p = Softmax(total)
+        {more.replace("raw", "raw2")} {ENDS}""",
+    )
+    count = operators(model, tmp_path)
+    assert (count["Attention"], count["Expand"], count["Where"]) == (2, 1, 1)
+    check(model, draw(model, 3, sizes=SIZES), dict.fromkeys("acdm", "input"), tmp_path, target="cuda")
+
+
 # --------------------------------------------------------------------------- linear layers around it
 
 LAYERS = "float[B,S,8] x, " + ", ".join(f"float[8,8] w{n}, float[8] b{n}" for n in "qkvo")
@@ -193,8 +222,8 @@ ROWS_OF = "".join(f"{n}w = MatMul(x, w{n}) {r} = Add({n}w, b{n}) " for n, r in z
 BEHIND = ENDS.replace("y = ", "r = ") + " rw = MatMul(r, wo) y = Add(bo, rw)"
 
 
-def layers(middle="p = Softmax(scores)", more="", ends=BEHIND):
-    return graph(f"{LAYERS}{more}", f"{ROWS_OF} {SPLIT} {SCALED} {middle} {ends}")
+def layers(middle="p = Softmax(scores)", inputs=LAYERS, ends=BEHIND):
+    return graph(inputs, f"{ROWS_OF} {SPLIT} {SCALED} {middle} {ends}")
 
 
 def weights_left(model, folder, role=None, values=None):
@@ -236,7 +265,10 @@ def test_a_bias_of_values_stays_where_rows_may_be_zero(tmp_path):
     middle = """none = Constant<value_float = 0.0>() mark = Constant<value_float = -9.0>()
         added = Where(m, none, mark) total = Add(scores, added) z = Softmax(total)
         n = IsNaN(z) p = Where(n, none, z)"""
-    model = with_mark(layers(middle, ", bool[B,1,S,S] m"), -np.inf)
+    inputs = LAYERS.replace("B,S,8", "B,4,8") + ", bool[1,1,4,4] m"
+    model = with_mark(layers(middle, inputs), -9.0)
+    assert "bv" not in weights_left(model, tmp_path)
+    model = with_mark(model, -np.inf)
     assert weights_left(model, tmp_path)["bv"] == {"Add"}
     values = draw(model, 2, sizes=SIZES)
     values["m"][:, :, :, 1] = False

@@ -26,7 +26,7 @@ from netfuse_onnx.ops import kinds
 from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.biases import moves_bias, without_bias
 from netfuse_onnx.rewrite.heads import HEADS_FIRST, Heads, equal_but_one, heads_of, joined, keys_of
-from netfuse_onnx.rewrite.masks import Masks, adds_nothing, endless, fit
+from netfuse_onnx.rewrite.masks import Masks, adds_nothing, endless, fit, is_zero
 from netfuse_onnx.rewrite.view import View
 from netfuse_onnx.types import Correspondence, Dim, Node
 
@@ -37,8 +37,8 @@ OPSET = 23
 def fuse_attention(corr: Correspondence) -> Correspondence:
     """The correspondence with an Attention in the place of each group that computes one.
 
-    Types are inferred again after each: Attention keeps the names of dims that a Reshape to -1 loses, and by
-    them the mask of the next group can be understood."""
+    Types are inferred again on the way: Attention keeps the names of dims that a Reshape to -1 loses, and by
+    them the mask of a later group can be understood."""
     if next(_Fusing(corr, Masks()).groups(), None) is None:
         return corr
     raised, masks = _raised(corr), Masks()
@@ -95,12 +95,13 @@ class _Fusing:
         self.view, self.masks = View(corr), masks
 
     def run(self) -> Correspondence | None:
-        """Return the correspondence with the first group replaced; None where there is none."""
-        group = next(self.groups(), None)
-        if group is None:
-            return None
-        self._replace(group)
-        return self.masks.believed(typed(self.view.replaced()))
+        """Return the correspondence with groups replaced, the first at least; None where there is none."""
+        groups = sorted(self.groups(), key=lambda group: group.last)
+        for k, group in enumerate(groups):
+            if k and any(is_zero(self.view, mask) for mask in group.masks):
+                break  # it may turn out to add nothing
+            self._replace(group)
+        return self.masks.believed(typed(self.view.replaced())) if groups else None
 
     def groups(self) -> Iterator[Group]:
         """Yield all groups that can be replaced."""

@@ -32,10 +32,15 @@ PLAIN = 1e20
 def adds_nothing(view: View, mask: str, sizes: Sequence[Dim]) -> bool:
     """True for zeros that broadcast to scores of these sizes, and make them no larger."""
     dims = view.dims(mask)
-    if dims is None or len(dims) > len(sizes) or _everywhere(view, mask) != 0.0:
+    if dims is None or len(dims) > len(sizes) or not is_zero(view, mask):
         return False
     pairs = zip(dims, sizes[len(sizes) - len(dims) :], strict=True)
     return all(dim == 1 or same_dim(dim, size) for dim, size in pairs)
+
+
+def is_zero(view: View, mask: str) -> bool:
+    """True for zeros."""
+    return _everywhere(view, mask) == 0.0
 
 
 def _everywhere(view: View, name: str) -> float | None:

@@ -136,8 +136,9 @@ class View:
         read, kept = set(corr.graph.outputs), list[tuple[int, Node]]()
         for i, node in reversed(listed):
             if not read.isdisjoint(node.outputs):
-                kept.insert(0, (i, node))
+                kept.append((i, node))
                 read.update(node.reads)
+        kept.reverse()
         weights = {name: parts for name, parts in self.weights.items() if name in read}
         first = {name: parts[0] for name, parts in weights.items()}
         nodes = tuple(node for _, node in kept)
