@@ -50,8 +50,8 @@ from netfuse_onnx.run.observe import observed
 HEADLINE = (32, 8)
 COUNTS = (1, 2, 4, 8, 16, 32)
 STACKED_UP_TO = 4e9
-"""Bytes of weights: with more, copying inputs and outputs is nothing beside them, and disks are small. On CUDA,
-ways that write files or start processes are left out with more."""
+"""Bytes of weights: with more, copying inputs and outputs is nothing beside them, and disks are small. On
+CUDA, ways that write files or start processes are left out with more."""
 EXIT = {0: "done", 1: "outputs differ, or the merged model does not run"}
 ON_CUDA = (
     ("resnet50", 8, "fp32"), ("resnet50", 32, "fp32"), ("bert", 8, "fp32"), ("bert", 32, "fp32"),

@@ -153,6 +153,17 @@ def test_on_the_cpu_there_are_none(tmp_path: Path) -> None:
     assert report.proof and report.proof.values.replays is None
 
 
+def test_places_are_apart_from_the_arrays_of_the_caller(tmp_path: Path) -> None:
+    session = Session(family(tmp_path)[0], choose("cpu"))
+    ones, twos = np.ones((2, 8), np.float32), np.full((2, 8), 2, np.float32)
+    bound = Bound(session._session, {"x": ones}, {"y": np.empty((2, 4), np.float32)}, choose("cpu"))
+    first = bound.call({"x": ones})["y"]
+    before = np.array(first)
+    second = bound.call({"x": twos})["y"]
+    assert (ones == 1).all()
+    assert np.array_equal(first, before) and not np.array_equal(first, second)  # type: ignore[arg-type]
+
+
 def test_dims_are_fixed_where_they_have_one_size(tmp_path: Path) -> None:
     text = (
         "g (float[n, k] x, float[n, k] z) => (float y) { a = ReduceSum(x)  b = ReduceSum(z)  y = Add(a, b) }"

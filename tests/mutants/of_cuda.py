@@ -66,7 +66,7 @@ MUTATIONS = (
         "netfuse_onnx/run/bound.py",
         "return array if self._away else array.copy()",
         "return array",
-        "test_measure_cuda.py::test_all_ways_have_the_same_settings",
+        "test_cuda.py::test_places_are_apart_from_the_arrays_of_the_caller",
     ),
     mutation(
         "captures-at-the-same-time",
