@@ -28,7 +28,7 @@ BUDGET ?= inf
 BENCH ?=
 GRAPHS := build/bench/graphs
 
-.PHONY: help setup demo quick test test-all mutants races fuzz-files lint docs bench clean
+.PHONY: help setup demo quick test test-all mutants races fuzz-files lint docs bench paper clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -94,6 +94,11 @@ else
 	$(BIN)/python bench/serving.py --provider $(PROVIDER) --budget $(BUDGET) $(BENCH)
 endif
 	$(BIN)/python bench/plot.py bench/results/$(PROVIDER)
+
+# ONNX Runtime's CUDA provider over stub libraries, in the user's cache: bench/launches.
+paper: $(VENV)/.dev ## Estimate merged models on a GPU without one (BENCH="--only bert"); an hour, 5 GB of disk
+	$(BIN)/python bench/launches/trace.py --self-test || bench/launches/build.sh
+	$(BIN)/python bench/paper.py $(BENCH)
 
 docs: $(VENV)/.run ## Write docs/operators.md from the rules, docs/schema.json from the reports
 	$(BIN)/python docs/operators.py

@@ -30,14 +30,19 @@ LAYERS, HEADS, SIZE, WORDS = 6, 8, 64, 8192
 """The sizes of the small decoder."""
 
 
-def _family(
-    name: str, what: str, build: Callable[[], nn.Module], inputs: Mapping[str, Dims], outputs: Any = "y"
+def single_size(
+    name: str,
+    about: str,
+    build: Callable[[], nn.Module],
+    inputs: Mapping[str, Dims],
+    outputs: Any = "y",
+    words: int = WORDS,
 ) -> Family:
-    """A family of one size. An input called input_ids holds token ids."""
-    high = {"input_ids": WORDS, "attention_mask": 2}
+    """Returns a family of one size. An input called input_ids holds token ids, below `words`."""
+    high = {"input_ids": words, "attention_mask": 2}
     given = tuple(Input(key, dims, high.get(key, 0)) for key, dims in inputs.items())
     named = {outputs: BATCH} if isinstance(outputs, str) else outputs
-    return Family(name, what, lambda tiny: build(), lambda tiny: given, named)
+    return Family(name, about, lambda tiny: build(), lambda tiny: given, named)
 
 
 def _mlp(*sizes: int, act: str = "ReLU") -> Callable[[], nn.Module]:
@@ -69,7 +74,7 @@ def _atari() -> nn.Module:
     return nn.Sequential(*eyes, *head)
 
 
-def _mobilenet(side: int) -> Callable[[], nn.Module]:
+def mobilenet(side: int) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from sample_models.zoo_build import config, vision
 
@@ -125,7 +130,7 @@ _STEP_OUT = dict.fromkeys(("logits", *_cache("present")), BATCH)
 _IDS: dict[str, Dims] = {"input_ids": ("batch", "sequence"), "attention_mask": ("batch", "sequence")}
 
 
-def _image(side: int, channels: int = 3) -> dict[str, Dims]:
+def image_inputs(side: int, channels: int = 3) -> dict[str, Dims]:
     return {"image": ("batch", channels, side, side)}
 
 
@@ -141,24 +146,37 @@ ROWS = (
     Measured("bert-16", PAPER, FAMILIES["bert"], {"sequence": 16}),
     Measured("xlnet-16", PAPER, FAMILIES["xlnet"], {"sequence": 16}),
     Measured(
-        "policy", SMALL, _family("policy", "MLP 17-64-64-6", _mlp(17, 64, 64, 6, act="Tanh"), _vector(17))
+        "policy", SMALL, single_size("policy", "MLP 17-64-64-6", _mlp(17, 64, 64, 6, act="Tanh"), _vector(17))
     ),
-    Measured("tabular", SMALL, _family("tabular", "MLP 32-128-128-8", _mlp(32, 128, 128, 8), _vector(32))),
-    Measured("wakeword", SMALL, _family("wakeword", "MLP 1536-128-128-1", _wakeword, _vector(1536))),
+    Measured(
+        "tabular", SMALL, single_size("tabular", "MLP 32-128-128-8", _mlp(32, 128, 128, 8), _vector(32))
+    ),
+    Measured("wakeword", SMALL, single_size("wakeword", "MLP 1536-128-128-1", _wakeword, _vector(1536))),
     Measured("keyword", SMALL, FAMILIES["cnn"]),
-    Measured("atari", SMALL, _family("atari", "CNN of a policy", _atari, _image(84, 4))),
-    Measured("mobilenet-64", USUAL, _family("mobilenet-64", "MobileNet v2", _mobilenet(64), _image(64))),
-    Measured("mobilenet-96", USUAL, _family("mobilenet-96", "MobileNet v2", _mobilenet(96), _image(96))),
-    Measured("efficientnet", USUAL, _family("efficientnet", "EfficientNet-B0", _efficientnet, _image(224))),
-    Measured("vit", USUAL, _family("vit", "ViT-Ti/16", _vit, _image(224))),
+    Measured("atari", SMALL, single_size("atari", "CNN of a policy", _atari, image_inputs(84, 4))),
+    Measured(
+        "mobilenet-64", USUAL, single_size("mobilenet-64", "MobileNet v2", mobilenet(64), image_inputs(64))
+    ),
+    Measured(
+        "mobilenet-96", USUAL, single_size("mobilenet-96", "MobileNet v2", mobilenet(96), image_inputs(96))
+    ),
+    Measured(
+        "efficientnet",
+        USUAL,
+        single_size("efficientnet", "EfficientNet-B0", _efficientnet, image_inputs(224)),
+    ),
+    Measured("vit", USUAL, single_size("vit", "ViT-Ti/16", _vit, image_inputs(224))),
     Measured(
         "distilbert",
         USUAL,
-        _family("distilbert", "DistilBERT", _distilbert, _IDS, {"y": TEXT}),
+        single_size("distilbert", "DistilBERT", _distilbert, _IDS, {"y": TEXT}),
         {"sequence": 128},
     ),
     Measured(
-        "decoder", USUAL, _family("decoder", "a step of a Llama", _decoder, _STEP, _STEP_OUT), {"past": 64}
+        "decoder",
+        USUAL,
+        single_size("decoder", "a step of a Llama", _decoder, _STEP, _STEP_OUT),
+        {"past": 64},
     ),
 )
 ZOO = {row.name: row for row in ROWS}

@@ -175,6 +175,11 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         f"Values: {len(values.outputs)} outputs of {models} models {verdict} on {where}; "
         f"cases: {'; '.join(values.cases)}."
     )
+    if values.left_out:
+        console.say(
+            "Optimisations: as CUDA runs the file, without the fusions into operators on bytes, which ONNX "
+            f"Runtime has on the CPU alone ({', '.join(values.left_out)})."
+        )
     worst = values.worst
     if worst is not None and not wrong:
         console.say(

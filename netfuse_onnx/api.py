@@ -87,14 +87,14 @@ def merge(
     labels = arguments.model_names(paths, names)
     sources.refuse_target(out, paths)
     arguments.choice("io", io)
-    arguments.target(target)
+    made_for = targets.provider(arguments.target(target))
     arguments.choice("data", data)
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = _options(io, share, proof, libraries) if verify else None
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
-        matching = functools.partial(_matched, partial=partial, libraries=libraries, target=target)
+        matching = functools.partial(_matched, partial=partial, libraries=libraries, made_for=made_for)
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
             family = matching(models, labels)
         once = arguments.shared_inputs(share, family)
@@ -105,14 +105,14 @@ def merge(
             refusals.replicated(answer)
         about = functools.partial(
             metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
-            tools=remake.tools(family), constants=remake.constants(target), dims=dims,
+            tools=remake.tools(family), constants=remake.constants(target), provider=made_for, dims=dims,
         )  # fmt: skip
         mode = cast(writer.Mode, data)
         with writer.stage(
             merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
         ) as staged:
             if options:
-                options = replace(options, share=once)
+                options = replace(options, share=once, made_for=made_for)
                 proved = _prove_staged(staged, out, merged, family, options, progress)
                 warnings = (*answer.warnings, *proved.warnings)
                 answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
@@ -165,7 +165,7 @@ def _verified(
         raise
     progress("planning again", 0, 1)
     graph = remake.prove_remade(merged, about, family, recipes)
-    options = replace(options, isolation=isolation)
+    options = replace(options, isolation=isolation, made_for=about.made_for)
     proved = prove(merged, recipes, family, options, progress, graph=graph)
     return replace(proved, warnings=(*strangers, *proved.warnings))
 
@@ -261,7 +261,7 @@ def _read_merged(
         )
     models = sources.read(paths)
     with Digests(models) as digests:
-        family = _matched(models, about.models, about.partial, libraries, about.target, about.names)
+        family = _matched(models, about.models, about.partial, libraries, about.made_for, about.names)
         family = replace(family, own_names=about.names is not None)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
@@ -273,7 +273,7 @@ def _matched(
     names: Sequence[str],
     partial: bool,
     libraries: tuple[str, ...] = (),
-    target: str = "generic",
+    made_for: str = "",
     named: Sequence[Edge] | None = None,
 ) -> Correspondence:
     """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
@@ -286,7 +286,7 @@ def _matched(
         return runs
 
     family = match(models, names, partial=partial, complete=complete, named=named)
-    return replace(bounds.affordable(rewritten(family, target)), ran=ran)
+    return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
 
 
 def _prove_staged(

@@ -16,6 +16,9 @@ def same_dim(left: Dim, right: Dim) -> bool:
 APART = "~"
 """This stands before the number that tells axes of one name apart, as in `batch~2`."""
 
+INFERRED = "unk__"
+"""Symbols that onnx's inference makes up begin with this. Others are axes of the inputs."""
+
 
 def same_name(left: Dim, right: Dim) -> bool:
     """True where a file says that two dims are equal: then they are meant to be, but only a check at run time

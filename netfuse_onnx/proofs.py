@@ -156,8 +156,10 @@ class ValuesProof:
     `sizes` has the bytes of every input and output in the first case, all models together; an input that is
     fed once counts once. `shapes` has the shape of every input of one model, by case. `telling` has a row for
     each output, in families of two or more. `unreached` names nodes with a threshold, such as Clip, that the
-    inputs did not reach on one side. On CUDA, the verdict is that with TF32 off; `tf32` is the largest change
-    of a merged output by TF32, relative to its scale, and `replays` has the repeated runs.
+    inputs did not reach on one side. `left_out` names optimisers of ONNX Runtime that the sources and the
+    merged model ran without, because the provider that the file was merged for lacks what they make. On CUDA,
+    the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to
+    its scale, and `replays` has the repeated runs.
     """
 
     provider: str
@@ -174,6 +176,7 @@ class ValuesProof:
     sizes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -260,7 +260,8 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowering per node, by its index. `ragged`: graph outputs whose shape may differ between models."""
+    """A lowering per node, by its index. `ragged`: graph outputs whose shape may differ between models;
+    `provider`: that of the target, '' where none is named."""
 
     lowerings: tuple[Lowering, ...]
     cost: float
@@ -268,3 +269,4 @@ class Plan:
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
     ragged: frozenset[str] = frozenset()
+    provider: str = ""

@@ -27,6 +27,7 @@ import onnxruntime as ort
 from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
 from netfuse_onnx.emit import repeat
+from netfuse_onnx.emit.counting import SIZES
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.layouts.channels import Channels
 from netfuse_onnx.load import opset as opsets
@@ -70,6 +71,7 @@ def sweep(
     tolerance: float | None = None,
     thorough: bool = False,
     tuned: bool = True,
+    target: str = "generic",
 ) -> None:
     """Check the model with every combination of roles of its inputs. Nothing may be replicated.
 
@@ -96,6 +98,7 @@ def sweep(
                 keep_opset=keep_opset,
                 tolerance=tolerance,
                 tuned=tuned,
+                target=target,
             )
 
 
@@ -111,16 +114,17 @@ def check(
     keep_opset: bool = False,
     tolerance: float | None = None,
     tuned: bool = True,
+    target: str = "generic",
 ) -> None:
     """Merge and compare. `values[name]` is [N, *shape].
 
     `reason` is a pattern: some node is replicated and says so; without it no node may be. `alike` names
     outputs that may be equal in all models: for the others the case must tell two models apart.
     `keep_opset` leaves the models at their opset, as operators that onnx cannot convert do. `tuned`: also by
-    lowerings that only pay by measured costs.
+    lowerings that only pay by measured costs. `target`: the one for which the family is rewritten.
     """
     paths = as_models(model, values, role, folder)
-    corr = family(paths, keep_opset=keep_opset)
+    corr = family(paths, keep_opset=keep_opset, target=target)
     singles = run_apart(paths, values, role)
     assert_distinct(singles, alike)
     for turn, (plan, merged, what) in enumerate(every_merge(corr, role, io, tuned)):
@@ -186,11 +190,11 @@ def as_models(
     return paths
 
 
-def family(paths: Sequence[Path], *, keep_opset: bool = False) -> Correspondence:
+def family(paths: Sequence[Path], *, keep_opset: bool = False, target: str = "generic") -> Correspondence:
     sources = {path: load(str(path)) for path in paths}
     with mock.patch.object(opsets, "TARGET", 0) if keep_opset else nullcontext():
         names = [f"m{m}" for m in range(len(paths))]
-        return rewritten(match([sources[path] for path in paths], names, complete=observed))
+        return rewritten(match([sources[path] for path in paths], names, complete=observed), target)
 
 
 def every_merge(
@@ -229,14 +233,15 @@ def _accounted(lowering: Lowering) -> Lowering:
     def body(site: Site, ins: Sequence[Any], emit: Emitter) -> Any:
         before = len(emit.graph.nodes)
         result = option.body(site, ins, emit)
-        made = emit.graph.nodes[before:]
+        made = [node for node in emit.graph.nodes[before:] if not any(node is x for x in emit.sizes.nodes)]
         account = ACCOUNTS.setdefault((site.models, site.opset), Accounts()).of(lowering)
         emitted = [(node.op, node.domain or "", len(node.outputs)) for node in made]
-        told = [(step.op, step.domain, len(step.outputs)) for step in account.steps]
+        steps = [step for step in account.steps if step.outputs[0].name != SIZES]
+        told = [(step.op, step.domain, len(step.outputs)) for step in steps]
         assert emitted == told, f"{lowering.rule} emits {emitted} and is priced by {told}"
         if not any(isinstance(take, Channels) for take in lowering.takes):
             read_at_load = _at_load(made)
-            assert read_at_load == [step.at_load for step in account.steps], f"{lowering.rule}: {emitted}"
+            assert read_at_load == [step.at_load for step in steps], f"{lowering.rule}: {emitted}"
         return result
 
     return dataclasses.replace(lowering, option=dataclasses.replace(option, body=body))
@@ -324,6 +329,11 @@ class Every(Cost):
     """Nodes and bytes, with everything on offer."""
 
     tuned = True
+    provider = "cuda"
+
+    def refusal(self, offer: planning.Lowering) -> str:
+        """Nothing: what CUDA refuses to run is right all the same, and runs on the CPU."""
+        return ""
 
 
 def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> Iterator[Plan]:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from test_convert import layouts as layouts_of
 
 from netfuse_onnx.emit.counting import CountingEmitter
-from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, base, route
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner
@@ -86,21 +86,25 @@ def test_a_body_that_reads_the_elements_of_a_weight_is_noticed(tmp_path: Path) -
     assert emit.values_read
 
 
+@pytest.mark.parametrize("provider", ["", "cpu", "cuda"])
 @pytest.mark.parametrize("dims", [(2, 4, 6), (2, 4), (1, 4, 6), (2, 3, 4, 6)], ids=str)
-def test_hops_count_what_they_emit(dims: tuple[Dim, ...]) -> None:
+def test_hops_count_what_they_emit(
+    dims: tuple[Dim, ...], provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The dims are static: a join of open dims compares shapes as well, which is no part of its price."""
+    monkeypatch.setitem(base.GROUP, "cuda", 2)
     layouts: list[Layout] = [SHARED, *layouts_of(dims)]
     for src in layouts:
         for dst in layouts:
             if dst == SHARED or src == dst or not (src.fits(dims) and dst.fits(dims)):
                 continue
-            for hop in route(src, dst, dims):
-                emit = CountingEmitter(N, 17)
+            for hop in route(src, dst, dims, provider):
+                emit = CountingEmitter(N, 17, provider)
                 kind = ValueType(TensorProto.FLOAT, hop.src.merged_dims(dims, N))
                 one = [emit.value(kind) for _ in range(N)]
                 hop.emit(emit, tuple(one) if hop.src == PER_MODEL else one[0], TensorProto.FLOAT)
                 views = sum(map(is_view, emit.steps))
-                counts = hop.counts(N)
+                counts = hop.counts(N, provider)
                 told = counts.launches + RESHAPE * counts.views
                 made = len(emit.steps) - views + RESHAPE * views
                 assert made == pytest.approx(told), f"{hop.src} -> {hop.dst}: {[s.op for s in emit.steps]}"

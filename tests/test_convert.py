@@ -14,7 +14,7 @@ from oracle import LEVELS, run
 
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, base, route
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -51,13 +51,17 @@ def hold(values, layout):
     return [np.stack(values, layout.axis) if layout.stacked else np.concatenate(values, layout.axis)]
 
 
-def converter(src, dst, dims, models=MODELS, opset=17):
-    """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`."""
-    emit = Emitter("g", models, opset, {}, ())
+def converter(src, dst, dims, models=MODELS, opset=17, provider=""):
+    """A model that takes a value in one layout and gives it in another. Input i is `xi`, output i `yi`. Where
+    rows do not tell their sizes, the shape of another input, `like`, does."""
+    emit = Emitter("g", models, opset, {}, (), provider)
     emit.scope = "conversion"
     kind = dims if src in (SHARED, PER_MODEL) else src.merged_dims(dims, models)
     ins = tuple(emit.input(f"x{i}") for i in range(models if src == PER_MODEL else 1))
     held = ins if src == PER_MODEL else ins[0]
+    told = src != ROWS or ROWS.told(dims)
+    if not told:
+        emit.sizes.learn(emit.input("like"), SHARED, dims, models)
     for hop in route(src, dst, dims):
         held = hop.emit(emit, held)
     for i, tensor in enumerate(held if isinstance(held, tuple) else [held]):
@@ -70,16 +74,20 @@ def converter(src, dst, dims, models=MODELS, opset=17):
     for tensor in ins:
         info = onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, kind)
         model.graph.input.append(info)
+    if not told:
+        model.graph.input.append(onnx.helper.make_tensor_value_info("like", onnx.TensorProto.FLOAT, dims))
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def agree(src, dst, dims, sizes, models=MODELS, opset=17):
+def agree(src, dst, dims, sizes, models=MODELS, opset=17, provider=""):
     shape = [sizes.get(d, d) for d in dims]
     values = np.arange(models * int(np.prod(shape)), dtype=np.float32).reshape(models, *shape)
     if src == SHARED:
         values[:] = values[0]
-    model = converter(src, dst, dims, models, opset)
+    model = converter(src, dst, dims, models, opset, provider)
     feeds = {f"x{i}": np.asarray(v) for i, v in enumerate(hold(values, src))}
+    if src == ROWS and not ROWS.told(dims):
+        feeds["like"] = np.zeros(shape, np.float32)
     got = run(model.SerializeToString(), feeds, LEVELS[0])
     for i, want in enumerate(hold(values, dst)):
         np.testing.assert_array_equal(got[f"y{i}"], want, err_msg=f"{src} -> {dst} of {dims}", strict=True)
@@ -101,8 +109,11 @@ DIMS = [
     (3, "S"),
     ("B", "S", 2),
     ("B", 2, "S"),
+    ("B", "S", "S"),
+    ("B", "S", 2, 3),
     (0, 3),
     (2, 0, 3),
+    ("B", 0, 3),
 ]
 
 
@@ -119,6 +130,38 @@ def test_opsets(dims, opset):
     for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
         if src != dst:
             agree(src, dst, dims, SIZES, opset=opset)
+
+
+@pytest.mark.parametrize(
+    ("provider", "opset"), [("cpu", 17), ("cuda", 9), ("cuda", 17), ("cuda", 18)], ids=str
+)
+@pytest.mark.parametrize("dims", [(), (3,), (2, 3), ("B", 3), (3, "S"), ("B", "S", 2), (0, 3)], ids=str)
+def test_providers(dims, provider, opset, monkeypatch):
+    """Five models where a Concat and a Split take two tensors at once, if the provider is cuda."""
+    monkeypatch.setitem(base.GROUP, "cuda", 2)
+    for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
+        if src != dst and (src == SHARED or PER_MODEL in (src, dst)):
+            agree(src, dst, dims, SIZES, models=5, opset=opset, provider=provider)
+
+
+@pytest.mark.parametrize("models", [2, 32, 33, 37, 64, 65])
+@pytest.mark.parametrize("dims", [("B", 3), ("B", "S", 2), (3, "S"), ()], ids=str)
+def test_cuda_never_joins_or_splits_more_than_32_tensors(dims, models):
+    for src, dst in itertools.product([SHARED, *layouts(dims)], layouts(dims)):
+        if src != dst and (src == SHARED or PER_MODEL in (src, dst)):
+            for node in converter(src, dst, dims, models, provider="cuda").graph.node:
+                if node.op_type in ("Concat", "Split"):
+                    assert max(len(node.input), len(node.output)) <= 32, f"{src} -> {dst}"
+
+
+@pytest.mark.parametrize("provider", ["", "cuda"])
+@pytest.mark.parametrize("dims", [(3,), ("B", 3), ("B", "S", 2)], ids=str)
+def test_a_split_writes_what_each_model_gets(dims, provider):
+    """Nothing is copied behind it."""
+    for src in (STACKED(0), FOLDED(0)):
+        nodes = converter(src, PER_MODEL, dims, 32, provider=provider).graph.node
+        assert [node.op_type for node in nodes if len(node.output) > 1] == ["Split"]
+        assert nodes[-1].op_type == "Split"
 
 
 @pytest.mark.parametrize("models", [1, 2])
@@ -231,13 +274,33 @@ def test_every_layout_says_what_it_is():
         each[1].axis = 1
 
 
-def test_rows_that_do_not_tell_their_sizes_are_refused():
-    assert (
-        ROWS.fits(("B", 3, 4)) and ROWS.fits((2, "S", 4)) and ROWS.fits((2, 3, "D")) and ROWS.fits(("B", "D"))
-    )
-    assert not any(
-        ROWS.fits(dims) for dims in ((), (3,), ("B", "S", 4), ("B", 3, "D"), ("B", 0, 4), (0, 3, 4))
-    )
+def test_rows_tell_one_open_size():
+    """Further sizes must have names, for which another tensor is asked."""
+    for dims in (("B", 3, 4), (2, "S", 4), (2, 3, "D"), ("B", "D"), (None, 3, 4)):
+        assert ROWS.fits(dims) and ROWS.told(dims)
+    for dims in (("B", "S", 4), ("B", 0, 4), (0, 3, 4), ("B", "B", 1)):
+        assert ROWS.fits(dims) and not ROWS.told(dims)
+    assert not any(map(ROWS.fits, (None, (), (3,), (None, "S", 4), ("B", 3, "D"), ("B", "S", 0))))
+
+
+def test_a_size_that_only_rows_have_is_lost():
+    """Symbols that inference made up are known only if a value that was read has them."""
+    assert ROWS.known(("B", "S", 4), set()) and ROWS.known(("unk__1", 3, 4), set())
+    assert ROWS.known(("B", "unk__1", 4), {"unk__1"}) and not ROWS.known(("B", "unk__1", 4), {"unk__2"})
+
+
+@pytest.mark.parametrize("like", [(2, 3, 4), (3, 2, 4), (1, 5, 4), (3, 3, 4)])
+def test_sizes_that_rows_do_not_have_fail(like):
+    """A tensor that lies about a size makes the run fail, or moves no element to another model."""
+    model = converter(ROWS, STACKED(0), ("B", "S", 4)).SerializeToString()
+    rows = np.arange(MODELS * 6 * 4, dtype=np.float32).reshape(MODELS, 6, 4)
+    feeds = {"x0": rows, "like": np.zeros(like, np.float32)}
+    if like[0] * like[1] == 6:
+        got = run(model, feeds, LEVELS[0])["y0"]
+        np.testing.assert_array_equal(got, rows.reshape(MODELS, *like))
+    else:
+        with pytest.raises(Exception, match="cannot be reshaped"):
+            run(model, feeds, LEVELS[0])
 
 
 def test_nothing_leads_to_one_value_for_all():

@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 GAPS = {
     name for name, value in vars(gaps).items() if isinstance(value, str) and re.fullmatch(r"1\.\d+", value)
 }
-ON_CUDA = {"CUDA_LISTED", "SCALE_PER_MODEL", "TF32"}
+ON_CUDA = {"CUDA_LISTED", "NO_AXIS_OF_VECTORS", "ONE_ZERO_POINT", "SCALE_PER_MODEL", "TF32"}
 SHOWN: dict[str, Callable[[], bool]] = {}
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -244,6 +244,14 @@ def labels_missing() -> bool:
 
 
 @shows
+def values_unsized() -> bool:
+    text = """g (float[1,2,4] q, float[1,2,N] v) => (int64[3] s) {
+        y = Attention<q_num_heads = 2, kv_num_heads = 2>(q, q, v) s = Shape(y) }"""
+    rows = np.ones((1, 2, 4), np.float32)
+    return run(text, {"q": rows, "v": rows}, opset=23)[0].tolist() == [1, 2, 0]
+
+
+@shows
 def scale_per_model() -> bool:
     text = "g (float[2,1,3,4] x) => (float[2,1,3,4] y) { y = LayerNormalization(x, s) }"
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
@@ -334,6 +342,39 @@ except Exception: pass
 @shows
 def cuda_listed() -> bool:
     return runtime.cuda_listed()
+
+
+@shows
+def dequantize_stays() -> bool:
+    text = "g (float[2,2] x) => (float[2,2] y) { w = DequantizeLinear(q, s, z) y = Mul(x, w) }"
+    stored = {"q": np.ones((2, 2), np.int8), "s": np.float32(0.5), "z": np.int8(0)}
+    return "DequantizeLinear" in optimised(text, stored)
+
+
+def refused_on_cuda(text: str, **feeds: Array) -> bool:
+    """True where a model loads on CUDA, and fails when it is run."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    ort = runtime.onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CUDAExecutionProvider"])
+    return fails(lambda: session.run(None, feeds))
+
+
+@shows
+def one_zero_point() -> bool:
+    text = (
+        "g (int8[3,4] a, int8[4,5] b, int8 p, int8[5] q) => (int32[3,5] y) { y = MatMulInteger(a, b, p, q) }"
+    )
+    a, b, p, q = (np.ones(shape, np.int8) for shape in ((3, 4), (4, 5), (), (5,)))
+    return refused_on_cuda(text, a=a, b=b, p=p, q=q)
+
+
+@shows
+def no_axis_of_vectors() -> bool:
+    text = "g (float[4] x, float[4] s, uint8[4] z) => (uint8[4] y) { y = QuantizeLinear<axis = 0>(x, s, z) }"
+    x = np.ones(4, np.float32)
+    return refused_on_cuda(text, x=x, s=x, z=x.astype(np.uint8))
 
 
 @shows

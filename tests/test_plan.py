@@ -11,15 +11,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, ROWS, SHARED
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.ops import traits
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.measured import Measured
-from netfuse_onnx.plan.targets import target
+from netfuse_onnx.plan.costs import cost as cost_for
+from netfuse_onnx.plan.targets import NAMES
 from netfuse_onnx.types import Became, Correspondence, Lowering, Node, ValueType
 
 SHAPE = [2, 4, 3, 3]  # every value of the random graphs has this shape, so that any edge is legal
@@ -92,17 +92,20 @@ def price(
     return total
 
 
-@settings(max_examples=120, deadline=None)
-@given(graphs(), st.sampled_from([2, 3]), st.sampled_from(["separate", "stacked"]), st.booleans())
+TARGETS = ("generic", *NAMES)
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(), st.sampled_from([2, 3]), st.sampled_from(["separate", "stacked"]), st.sampled_from(TARGETS))
 def test_no_combination_is_cheaper(
     tmp_path_factory: pytest.TempPathFactory,
     steps: list[tuple[str, int, int]],
     models: int,
     io: str,
-    generic: bool,
+    chosen_for: str,
 ) -> None:
     corr = family(steps, tmp_path_factory.mktemp("plan"), models)
-    cost = Cost(models) if generic else Measured(models, target("cpu"))
+    cost = cost_for(chosen_for, corr, {})
     found = planning.candidates(corr, io=io, share=frozenset(), cost=cost)
     assume(math.prod(len(offers) for offers in found.options) <= 5000)
     plan = planning.plan(corr, io=io, cost=cost)
@@ -119,7 +122,7 @@ def test_convolutions_are_grouped_and_products_batched(tmp_path) -> None:  # typ
     conv, relu, again, product = plan.lowerings
     assert conv.became is again.became is Became.GROUPED
     assert relu.gives == (FOLDED(1),), "between two convolutions nothing moves"
-    assert product.takes[0] == STACKED(0)
+    assert product.takes[0] == ROWS, "one matrix for each model"
 
 
 def test_replicated_operators_stay_per_model_between_each_other(tmp_path) -> None:  # type: ignore[no-untyped-def]

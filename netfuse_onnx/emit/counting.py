@@ -12,12 +12,15 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import ValueType, Weight
+from netfuse_onnx.types import Dim, ValueType, Weight
 
 UNKNOWN = ValueType()
+SIZES = "sizes"
+"""The name of a shape whose sizes are read at run time."""
 
 
 class Counted:
@@ -52,8 +55,8 @@ class Step:
 class CountingEmitter(Emitter):
     """Writes down what the emitter would create."""
 
-    def __init__(self, models: int, opset: int) -> None:
-        super().__init__("", models, opset, {}, ())
+    def __init__(self, models: int, opset: int, provider: str = "") -> None:
+        super().__init__("", models, opset, {}, (), provider)
         self.steps: list[Step] = []
         self.values_read = False
         """True once a body has looked at the elements of a weight, not only at its type."""
@@ -87,6 +90,15 @@ class CountingEmitter(Emitter):
 
     def tensor_const(self, proto: onnx.TensorProto) -> Any:
         return self._constant_of(proto)
+
+    def shape(self, dims: Sequence[Dim]) -> Any:
+        """One node stands for those that compute a shape: others read it, too."""
+        if all(isinstance(dim, int) for dim in dims):
+            return self.const(list(dims))
+        type = ValueType(TensorProto.INT64, (len(dims),))
+        made: Any = Counted(SIZES, type)
+        self.steps.append(Step("Concat", "", {"axis": 0}, (Counted("", type),), (made,)))
+        return made
 
     def _constant_of(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):

@@ -18,6 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from netfuse_onnx.emit.sizes import Sizes
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.storage.recipe import Recipe
@@ -31,7 +32,8 @@ Held: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class Emitter:
-    """Builds the merged graph. `models` is N, `opset` the default domain's version."""
+    """Builds the merged graph. `models` is N, `opset` the default domain's version, `provider` that of the
+    target."""
 
     def __init__(
         self,
@@ -40,9 +42,11 @@ class Emitter:
         opset: int,
         weights: Mapping[str, tuple[Weight, ...]],
         reserved: Iterable[str],
+        provider: str = "",
     ) -> None:
         self.models = models
         self.opset = opset
+        self.provider = provider
         self.graph = gs.Graph(name=name, opset=opset)
         self.recipes: dict[str, Recipe] = {}
         self.bodies: dict[str, tuple[int, tuple[str, ...]]] = {}
@@ -57,6 +61,7 @@ class Emitter:
         self.captured: dict[int, Tensor] = {}
         self._own: set[int] | None = None
         self._kinds: dict[int, tuple[Tensor, ValueType]] = {}
+        self.sizes = Sizes()
 
     def child(self, name: str, weights: Mapping[str, tuple[Weight, ...]]) -> Emitter:
         """An emitter for the body of a node: names, constants and recipes are the whole model's, nodes its
@@ -65,6 +70,7 @@ class Emitter:
         child.graph = gs.Graph(name=name, opset=self.opset)
         child.scope = ""
         child.captured, child._own = {}, set()
+        child.sizes = Sizes()  # a body has symbols of its own
         child._weights = weights
         return child
 
@@ -243,6 +249,11 @@ class Emitter:
         if self.is_weight(x) and min(target, default=1) > 0:
             return self.reform(x, shape=tuple(target))
         return self("Reshape", x, self.const(list(target)))
+
+    def shape(self, dims: Sequence[Dim]) -> Tensor:
+        """The shape `dims`, in which symbols are sizes of values that are known by then; -1 and numbers stand
+        for themselves. It is emitted once."""
+        return self.sizes.shape(dims, self)
 
     def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
         """Insert axes of size 1; `axes` count in the result, from the front."""

@@ -27,12 +27,12 @@ __all__ = [
     "Hop",
     "Layout",
     "Operand",
+    "further_places",
     "places",
     "route",
-    "tuned_places",
 ]
 
 
-def tuned_places(dims: Sequence[Dim]) -> tuple[Layout, ...]:
-    """The layouts that only pay by measured costs, for a value of these dims. A new one is listed here."""
+def further_places(dims: Sequence[Dim]) -> tuple[Layout, ...]:
+    """The layouts of few operators, for a value of these dims. A new one is listed here."""
     return (*channels.offered(dims), *rows.offered(dims))

@@ -11,7 +11,8 @@ Hops emit nodes through the methods of the emitter that they are given; this pac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
@@ -48,6 +49,8 @@ class Layout:
     folded: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     """True where options in this layout are on offer only to plans with measured costs."""
+    common: ClassVar[bool] = True
+    """False for a layout of few operators. Among plans of one price, those without it come first."""
 
     def __str__(self) -> str:
         return f"{self.name}({self.axis})" if self.has_axis else self.name
@@ -64,9 +67,24 @@ class Layout:
         """True where a value of these per-model dims can be held so; None stands for what is no tensor."""
         return True
 
+    def told(self, dims: Dims) -> bool:
+        """True where the tensor tells the sizes of all axes. Others are told by further tensors, with targets
+        that Reshape takes from opset 14 on. On the CPU that was not measured: it is not on offer there."""
+        return True
+
+    def known(self, dims: Dims, read: Collection[Dim]) -> bool:
+        """True where an operator that reads values with the dims `read` may give one of these `dims` so."""
+        return True
+
     def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
         """Dims of the one tensor that holds the value, or of each of N."""
         return tuple(dims)
+
+    def sizes(self, dims: Dims, models: int) -> Iterator[tuple[str, int, int]]:
+        """Yields the symbols of `dims` that the tensor tells: its axis, and what that is to be divided by."""
+        for axis, dim in enumerate(self.merged_dims(dims, models)):
+            if isinstance(dim, str):
+                yield dim, axis, 1
 
     def physical(self, axis: int) -> int:
         """The place of per-model axis `axis` in the merged tensor, for a layout that does not touch it."""
@@ -141,6 +159,19 @@ class Counts(NamedTuple):
     reorders: int = 0
 
 
+GROUP = {"cuda": 32}
+"""By provider: the most tensors that one Concat reads or one Split writes. ONNX Runtime 1.31 on CUDA copies
+the addresses of more from the host with every call. A CUDA graph repeats that copy from memory that was given
+back when it was captured."""
+
+
+def groups(count: int, provider: str) -> list[range]:
+    """`count` tensors in as few groups of equal size, or one less, as the provider takes."""
+    pieces = -(-count // GROUP.get(provider, max(count, 1)))
+    ends = [count * k // max(pieces, 1) for k in range(pieces + 1)]
+    return [range(*pair) for pair in itertools.pairwise(ends)]
+
+
 NOTHING, VIEW = Counts(), Counts(views=1)
 COPY, TRANSPOSE = Counts(launches=1, copies=1), Counts(launches=1, transposes=1)
 Walk: TypeAlias = "Callable[[Emitter, Held, int], Held]"
@@ -150,20 +181,29 @@ Walk: TypeAlias = "Callable[[Emitter, Held, int], Held]"
 @dataclass(frozen=True, slots=True)
 class Hop:
     """A conversion from one layout to its neighbour, for a value of certain dims. `once` is emitted once,
-    `each` for every model on top."""
+    `each` for every model on top. `joins` and `parts`: a Concat reads one tensor per model, a Split writes
+    one; where a provider takes fewer at once (GROUP), several do."""
 
     src: Layout
     dst: Layout
     walk: Walk
     once: Counts
     each: Counts = NOTHING
+    joins: bool = False
+    parts: bool = False
 
     def emit(self, emit: Emitter, x: Held, dtype: int = 0) -> Held:
         """The value in its new layout; `dtype` is its ONNX element type, 0 where unknown."""
         return self.walk(emit, x, dtype)
 
-    def counts(self, models: int) -> Counts:
-        """The nodes of this hop for N models."""
-        if self.each == NOTHING:
-            return self.once
-        return Counts(*(once + models * each for once, each in zip(self.once, self.each, strict=True)))
+    def counts(self, models: int, provider: str = "") -> Counts:
+        """The nodes of this hop for N models, in a file for `provider`."""
+        total = self.once
+        if self.each != NOTHING:
+            pairs = zip(self.once, self.each, strict=True)
+            total = Counts(*(once + models * each for once, each in pairs))
+        pieces = len(groups(models, provider))
+        if pieces == 1 or not (self.joins or self.parts):
+            return total
+        more = pieces if self.joins else 2 * pieces - 1
+        return total._replace(launches=total.launches + more, copies=total.copies + 1)

@@ -28,7 +28,7 @@ class Channels(Layout):
     """Elementwise operators and the regrouping of heads pass this layout on between convolutions."""
 
     __slots__ = ()
-    name, order, tuned = "CHANNELS", 4, True
+    name, order, tuned, common = "CHANNELS", 4, True, False
 
     def fits(self, dims: Dims | None) -> bool:
         return dims is not None and self.axis < len(dims)

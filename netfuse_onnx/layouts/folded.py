@@ -106,10 +106,12 @@ def unfold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
     return emit("Reshape", x, emit("Concat", *sizes, emit.const([emit.models]), rest, axis=0), allowzero=1)
 
 
-def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
-    """STACKED(a) -> FOLDED(a): [.., N, d, ..] -> [.., N*d, ..]."""
+def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims, models: int = 0) -> Tensor:
+    """STACKED(a) -> FOLDED(a): [.., N, d, ..] -> [.., N*d, ..]. `models`: the size N, where it is not that
+    of all models."""
+    models = models or emit.models
     dim, after = dims[axis], dims[axis + 1 :]
-    size = emit.models * dim if isinstance(dim, int) else -1
+    size = models * dim if isinstance(dim, int) else -1
     target = reshape_target([*dims[:axis], size if size >= 0 else None, *after])
     if target is not None:
         return emit.reshape(x, target)
@@ -117,5 +119,5 @@ def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
         x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
         return emit.squeeze(x, [axis])
     sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
-    rest = emit("Mul", emit("Shape", x, start=axis + 1), emit.const([emit.models] + [1] * len(after)))
+    rest = emit("Mul", emit("Shape", x, start=axis + 1), emit.const([models] + [1] * len(after)))
     return emit("Reshape", x, emit("Concat", *sizes, rest, axis=0) if sizes else rest, allowzero=1)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from netfuse_onnx.dims import volume
-from netfuse_onnx.layouts.base import Layout
+from netfuse_onnx.layouts.base import Layout, groups
 from netfuse_onnx.types import Dim
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def join(
     known to be equal.
     """
     parts = [emit.unsqueeze(x, [dst.axis]) for x in xs] if dst.stacked else list(xs)
-    joined = emit("Concat", *parts, axis=dst.axis)
+    joined = concat(emit, parts, dst.axis)
     dynamic = [axis for axis, dim in enumerate(dims or ()) if not isinstance(dim, int)]
     if len(xs) == 1 or not compare or (dims is not None and not dynamic):
         return joined
@@ -44,10 +44,17 @@ def join(
     return emit.require(joined, _unequal(emit, parts))
 
 
+def concat(emit: Emitter, parts: Sequence[Tensor], axis: int) -> Tensor:
+    """One Concat, or one of several where the provider takes fewer tensors at once."""
+    pieces = [parts[group.start : group.stop] for group in groups(len(parts), emit.provider)]
+    joined = [emit("Concat", *piece, axis=axis) for piece in pieces]
+    return joined[0] if len(joined) == 1 else emit("Concat", *joined, axis=axis)
+
+
 def _counted(emit: Emitter, parts: Sequence[Tensor], joined: Tensor, target: Sequence[int]) -> Tensor:
     """`joined`, whose parts can differ along one axis alone, -1 in `target`. Parts that have elements are as
     long as `joined`, so all parts are if they have as many elements as it: else the first Reshape fails."""
-    total = emit("Shape", emit("Concat", *parts, axis=target.index(-1)))
+    total = emit("Shape", concat(emit, parts, target.index(-1)))
     return emit.reshape(emit("Reshape", joined, total), target)
 
 

@@ -15,31 +15,37 @@ from netfuse_onnx.layouts.per_model import PER_MODEL
 from netfuse_onnx.layouts.stacked import STACKED
 from netfuse_onnx.types import Dim
 
+GATHERS = {"cpu"}
+"""Providers whose constants were measured with a Gather for each model in front of PER_MODEL."""
 
-def route(src: Layout, dst: Layout, dims: Sequence[Dim]) -> tuple[Hop, ...]:
-    """The hops from `src` to `dst` for a value of per-model `dims`; () where they are equal."""
-    hops = _route(src, dst, tuple(dims))
+
+def route(src: Layout, dst: Layout, dims: Sequence[Dim], provider: str = "") -> tuple[Hop, ...]:
+    """The hops from `src` to `dst` for a value of per-model `dims`, in a file for `provider`; () where the
+    two layouts are equal."""
+    hops = _route(src, dst, tuple(dims), provider)
     if hops is None:
         raise InternalError(f"a value of {list(dims)} is {src} and read as {dst}: no conversion leads there")
     return hops
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...]) -> tuple[Hop, ...] | None:
+def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...], provider: str) -> tuple[Hop, ...] | None:
     """The shortest way by way of the doors of either end, that of `dst` first; None where there is none."""
     if src == dst:
         return ()
+    if dst == PER_MODEL and src.stacked and provider in GATHERS:
+        return (PER_MODEL.gathered(src),)
     # From PER_MODEL, only its own hops: these alone compare the shapes of the models (join.py).
     direct = (None if src == PER_MODEL else dst.hop_from(src, dims)) or src.hop_to(dst, dims)
     if direct:
         return (direct,)
-    return min(_by_doors(src, dst, dims), key=len, default=None)
+    return min(_by_doors(src, dst, dims, provider), key=len, default=None)
 
 
-def _by_doors(src: Layout, dst: Layout, dims: tuple[Dim, ...]) -> Iterator[tuple[Hop, ...]]:
+def _by_doors(src: Layout, dst: Layout, dims: tuple[Dim, ...], provider: str) -> Iterator[tuple[Hop, ...]]:
     for door in (dst.door(src, dims), src.door(dst, dims)):
         if door is not None and door not in (src, dst):
-            near, far = _route(src, door, dims), _route(door, dst, dims)
+            near, far = _route(src, door, dims, provider), _route(door, dst, dims, provider)
             if near is not None and far is not None:
                 yield (*near, *far)
 

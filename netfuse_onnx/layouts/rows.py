@@ -6,10 +6,10 @@ element and normalisations of the last axis need no more of a value than its row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.dims import product, reshape_target, same_dim, static_size
+from netfuse_onnx.dims import INFERRED, product, reshape_target, same_dim, static_size
 from netfuse_onnx.layouts.base import NOTHING, VIEW, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.layouts.stacked import STACKED
@@ -23,15 +23,31 @@ class Rows(Layout):
     """[N, d0*..*d(k-1), dk]. At rank 2 it is STACKED(0) under another name, and a hop emits nothing."""
 
     __slots__ = ()
-    name, order, has_axis, tuned = "ROWS", 5, False, True
+    name, order, has_axis, common = "ROWS", 5, False, False
 
     def fits(self, dims: Dims | None) -> bool:
-        """True where the rows can be taken apart again. With two dynamic sizes the tensor no longer tells
-        them, nor with one that is dynamic beside one that is 0."""
-        return dims is not None and len(dims) >= 2 and (len(dims) == 2 or reshape_target(dims) is not None)
+        """True where the rows can be made, and taken apart again: sizes that they do not tell have names."""
+        if dims is None or len(dims) < 2:
+            return False
+        return self.told(dims) or (isinstance(dims[-1], int) and dims[-1] > 0 and None not in dims)
+
+    def told(self, dims: Dims) -> bool:
+        return len(dims) == 2 or reshape_target(dims) is not None
+
+    def known(self, dims: Dims, read: Collection[Dim]) -> bool:
+        """True where other tensors tell the sizes that this one does not: one that first appears in joined
+        rows is lost."""
+        return self.told(dims) or None not in told_by(dims[:-1], read)
 
     def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
         return (models, dims[0] if len(dims) == 2 else product(dims[:-1]), dims[-1])
+
+    def sizes(self, dims: Dims, models: int) -> Iterator[tuple[str, int, int]]:
+        yield from super().sizes(dims, models)
+        symbols = [dim for dim in dims[:-1] if isinstance(dim, str)]
+        others = product([dim for dim in dims[:-1] if not isinstance(dim, str)])
+        if len(dims) > 2 and len(symbols) == 1 and others:
+            yield symbols[0], 1, others
 
     def touches(self, axes: Sequence[int]) -> bool:
         return bool(axes)
@@ -79,7 +95,28 @@ def offered(dims: Dims) -> Iterator[Layout]:
         yield ROWS
 
 
+def told_by(dims: Dims, read: Collection[Dim]) -> tuple[Dim, ...]:
+    """The dims, with None for those that neither an input of the graph nor a value with dims `read` tells."""
+    return tuple(
+        dim if isinstance(dim, int) or (dim and (dim in read or not dim.startswith(INFERRED))) else None
+        for dim in dims
+    )
+
+
 def _reshaped(emit: Emitter, x: Tensor, dst: Layout, dims: Dims) -> Tensor:
-    """At most one dim is dynamic and none is 0, so that -1 tells it, and comes to 0 where it turns out so."""
-    merged = dst.merged_dims(dims, emit.models)
-    return emit.reshape(x, [dim if isinstance(dim, int) else -1 for dim in merged])
+    if (target := reshape_target(dst.merged_dims(dims, emit.models))) is not None:
+        return emit.reshape(x, target)
+    return together(emit, x, static_size(dims[-1])) if dst == ROWS else apart(emit, x, dims)
+
+
+def together(emit: Emitter, x: Tensor, width: int) -> Tensor:
+    """[N, d0.., width] -> [N, d0*.., width]"""
+    return emit.reshape(x, [emit.models, -1, width])
+
+
+def apart(emit: Emitter, x: Tensor, dims: Dims) -> Tensor:
+    """[N, d0*.., dk] -> [N, d0.., dk], or whatever has these elements. Other tensors tell the sizes. One may
+    have no name: it is -1."""
+    target = [emit.models, *(-1 if dim is None else dim for dim in dims)]
+    attrs = {"allowzero": 1} if emit.opset >= 14 and -1 not in target else {}
+    return emit("Reshape", x, emit.shape(target), **attrs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from netfuse_onnx.dims import reshape_target
 from netfuse_onnx.layouts.base import TRANSPOSE, VIEW, Counts, Dims, Hop, Layout, Operand
+from netfuse_onnx.layouts.join import concat
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.types import Dim
 
@@ -63,7 +64,7 @@ class Stacked(Layout):
         if src != SHARED:
             return None
         counts = Counts(launches=1, copies=1, views=1)
-        return Hop(src, self, lambda emit, x, dtype: _repeated(emit, x, self.axis), counts)
+        return Hop(src, self, lambda emit, x, dtype: _repeated(emit, x, self.axis), counts, joins=True)
 
 
 STACKED: Callable[[int], Layout] = cache(Stacked)
@@ -72,7 +73,7 @@ STACKED: Callable[[int], Layout] = cache(Stacked)
 def _repeated(emit: Emitter, x: Held, axis: int) -> Held:
     if isinstance(x, tuple):
         return x
-    return emit("Concat", *(emit.unsqueeze(x, [axis]),) * emit.models, axis=axis)
+    return concat(emit, (emit.unsqueeze(x, [axis]),) * emit.models, axis)
 
 
 def _moved(emit: Emitter, x: Tensor, src: Layout, dst: Layout, rank: int) -> Tensor:

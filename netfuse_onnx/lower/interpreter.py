@@ -44,7 +44,8 @@ def _lowered(
 ) -> tuple[Merged, bool]:
     """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
     edge = boundary.Boundary(corr, io, share, plan.ragged)
-    emit = Emitter(corr.graph.name, corr.models, corr.opsets.get("", 1), corr.weights, edge.names())
+    opset = corr.opsets.get("", 1)
+    emit = Emitter(corr.graph.name, corr.models, opset, corr.weights, edge.names(), plan.provider)
     conversions: list[Conversion] = []
     lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)
     edge.feed(emit, lowerer.keep)
@@ -118,6 +119,8 @@ class _Lowerer:
         dims = None if value.dims is None else layout.merged_dims(value.dims, self.corr.models)
         for tensor in held if isinstance(held, tuple) else (held,):
             self.emit.note(tensor, ValueType(value.dtype, dims))
+        if (believed := self.corr.type_of(name).dims) is not None:
+            self.emit.sizes.learn(held, layout, believed, self.corr.models)
 
     def _claim(self, held: Held, name: str) -> None:
         if isinstance(held, tuple):
@@ -141,7 +144,7 @@ class _Lowerer:
         value = self.corr.type_of(name)
         dims = value.dims or ()
         made, scope, before = self.made[name], self.emit.scope, len(self.emit.graph.nodes)
-        for hop in route(made, layout, dims):
+        for hop in route(made, layout, dims, self.plan.provider):
             if (name, hop.dst) not in self.held:
                 self.emit.scope = f"{name}/{hop.dst}"
                 if hop.src == PER_MODEL:

@@ -15,7 +15,7 @@ from netfuse_onnx.ops import traits, walk
 from netfuse_onnx.ops.axes import REDUCERS
 from netfuse_onnx.ops.kinds import UNKNOWN
 from netfuse_onnx.ops.schemas import ML
-from netfuse_onnx.ops.shapes import Call, Kinds, Unknown, broadcast, shape
+from netfuse_onnx.ops.shapes import Call, Kinds, Unknown, broadcast, part, plus, shape, times
 from netfuse_onnx.storage.tensors import MOST_AXES
 from netfuse_onnx.types import Dim, ValueType
 
@@ -38,7 +38,7 @@ MOST_PROPAGATED = 1024
 def corrected(model: ModelProto) -> None:
     """Change the nodes of a skeleton, those of bodies included, whose axes are computed: a run would tell the
     rank for those that happen to be drawn, twice the same one, say. And Einsum, of which onnx tells the rank
-    alone, operators on tables, and what onnx must not be given."""
+    alone, Attention, of which it tells the static sizes, operators on tables, and what onnx must not be given."""
     stored = {"", *(tensor.name for tensor in model.graph.initializer)}
     typed = {value.name for value in model.graph.input if _has_type(value)} | stored
     long = {value.name for value in model.graph.input if _is_long(value)}
@@ -46,7 +46,7 @@ def corrected(model: ModelProto) -> None:
     for node in walk.nodes(model.graph):
         computed = node.op_type in COMPUTED and len(node.input) > 1 and node.input[1] not in stored
         grows = _grows(node, counts) or _reads_long(node, long)
-        untold = (computed or _letters(node) or grows) and not node.domain
+        untold = (computed or _letters(node) or grows or node.op_type == "Attention") and not node.domain
         fragile = node.op_type in FRAGILE and node.domain in ("", ML)
         if untold or (fragile and node.input[0] not in typed):
             node.domain = DOMAIN
@@ -163,6 +163,25 @@ def _squeezed(call: Call) -> Kinds:
     if not isinstance(count, int) or not count:  # without axes it may be none of them or all
         return [UNKNOWN]
     return [_open(call, len(call.dims(0)) - count)]
+
+
+@shape(f"{DOMAIN}.Attention")
+def _attended(call: Call) -> Kinds:
+    """Q [B, S, H*d] with K and V alike, or [B, H, S, d], and caches [B, H', P, d]"""
+    query, key, value = (call.dims(i) for i in range(3))
+    heads, stored = (int(call.attr(name, 0)) for name in ("q_num_heads", "kv_num_heads"))
+    if len(query) == 3:
+        query, key, value = (
+            (dims[0], count, dims[1], part(dims[2], count))
+            for dims, count in ((query, heads), (key, stored), (value, stored))
+        )
+    past: Dim = call.dims(4, 4)[2] if call.has(4) else 0
+    whole = plus(past, key[2])
+    result = (*query[:3], value[3])
+    if len(call.dims(0)) == 3:
+        result = (query[0], query[2], times(value[3], heads))
+    dims = result, (*key[:2], whole, key[3]), (*value[:2], whole, value[3]), (*query[:3], whole)
+    return [ValueType(call.kind(place).dtype, each) for place, each in zip((0, 1, 2, 0), dims, strict=True)]
 
 
 @shape(f"{DOMAIN}.Scaler", f"{DOMAIN}.Normalizer")

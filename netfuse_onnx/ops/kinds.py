@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx import TensorProto, TypeProto, ValueInfoProto
 
+from netfuse_onnx.dims import INFERRED
 from netfuse_onnx.types import Dim, ValueType, Weight
 
 UNKNOWN = ValueType()
@@ -128,7 +129,7 @@ def filled(inferred: ValueType, claim: ValueType) -> ValueType:
     dims = claim.dims if inferred.dims is None else inferred.dims
     if dims is not None and claim.dims is not None and len(dims) == len(claim.dims):
         pairs = zip(dims, claim.dims, strict=True)
-        dims = tuple([said if dim is None or str(dim).startswith("unk__") else dim for dim, said in pairs])
+        dims = tuple([said if dim is None or str(dim).startswith(INFERRED) else dim for dim, said in pairs])
     return ValueType(inferred.dtype or claim.dtype, dims, inferred.proto)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from netfuse_onnx.dims import APART
@@ -47,16 +48,37 @@ class Account:
         """The number of nodes that run with each call and compute or copy something."""
         return self.times * len(self.steps) - self.at_load - self.views
 
+    @cached_property
+    def broadcast_products(self) -> int:
+        """The number of products of matrices of which one operand has fewer than the other."""
+        return self.times * sum(broadcasts_matrices(step) for step in self.steps if not step.at_load)
+
+    @cached_property
+    def copied_operands(self) -> int:
+        """The number of operands and results that an Einsum copies."""
+        copied = [len(step.inputs) + 1 for step in self.steps if step.op == "Einsum" and not step.at_load]
+        return self.times * sum(copied)
+
 
 def is_view(step: Step) -> bool:
     """True for a node that copies no element."""
     return traits.of(f"{step.domain}.{step.op}".removeprefix(".")).view
 
 
-class Accounts:
-    """The accounts of one merge. Nodes that are alike share theirs."""
+def broadcasts_matrices(step: Step) -> bool:
+    """True for a product in which each matrix of one operand meets several of the other."""
+    if step.op != "MatMul" or None in step.inputs:
+        return False
+    x, w = ((value.type.dims or ())[-3::-1] if value else () for value in step.inputs)
+    pairs = zip_longest(x, w, fillvalue=1)  # from the last
+    return bool(x and w) and any((one == 1) != (other == 1) for one, other in pairs)  # else it is one matrix
 
-    def __init__(self) -> None:
+
+class Accounts:
+    """The accounts of one merge, in a file for `provider`. Nodes that are alike share theirs."""
+
+    def __init__(self, provider: str = "") -> None:
+        self._provider = provider
         self._alike: dict[Any, dict[Any, Account]] = {}
         self._emit: CountingEmitter | None = None
         self._latest: tuple[Site, dict[Any, Account]] | None = None
@@ -77,7 +99,7 @@ class Accounts:
 
     def _emitter(self, site: Site) -> CountingEmitter:
         if self._emit is None:
-            self._emit = CountingEmitter(site.models, site.opset)
+            self._emit = CountingEmitter(site.models, site.opset, self._provider)
         self._emit.begin(
             {name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts}
         )

@@ -16,6 +16,7 @@ from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.plan.account import Account, Accounts
 from netfuse_onnx.plan.nested import NestedPlan
+from netfuse_onnx.plan.refusals import refused
 from netfuse_onnx.rules import Site
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
@@ -29,16 +30,22 @@ RESHAPE = 0.25
 AT_LOAD = 0.25
 """A node that reads nothing but stored tensors. A session computes it once, when it loads the file."""
 
+POINTERS = 3.0
+"""A product whose operands have unequally many matrices. CUDA has no kernel for it: it is a list of small
+products, whose pointers are copied there by three copies with each call."""
+
 
 class Cost:
     """Prices lowerings and layout conversions for one merge of `models` models."""
 
     tuned = False
     """True where options that only pay by measured costs are on offer."""
+    provider = ""
+    """The provider that the target names: its own options are on offer, and what it refuses is not."""
 
     def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
-        self.accounts = accounts or Accounts()
+        self.accounts = accounts or Accounts(self.provider)
         self._conversions: dict[tuple[Layout, Layout, tuple[Dim, ...] | None, int], float] = {}
 
     def priced(self, corr: Correspondence) -> Correspondence:
@@ -52,8 +59,13 @@ class Cost:
             return offer.option.nodes
         return self._account(self.accounts.of(offer), sized)
 
+    def refusal(self, offer: Lowering) -> str:
+        """The reason why the provider would not run what a lowering emits, or ''."""
+        return refused(self.accounts.of(offer), offer.site, self.provider) if self.provider else ""
+
     def _account(self, account: Account, sized: Site) -> float:
-        return account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
+        nodes = account.launches + RESHAPE * account.views + AT_LOAD * account.at_load
+        return nodes + POINTERS * account.broadcast_products + account.copied_operands
 
     def repeated(self, weight: Weight) -> float:
         """A weight that is equal in all models, where one for each is read. Paid once per layout."""
@@ -69,11 +81,11 @@ class Cost:
 
     def _route(self, src: Layout, dst: Layout, value: ValueType) -> float:
         dims = value.dims or ()
-        total = sum(self.hop(hop, dims) for hop in route(src, dst, dims))
+        total = sum(self.hop(hop, dims, value.dtype) for hop in route(src, dst, dims, self.provider))
         return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
 
-    def hop(self, hop: Hop, dims: Sequence[Dim]) -> float:
-        """One hop of a route, for a value of per-model `dims`."""
-        counts = hop.counts(self.models)
+    def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
+        """One hop of a route, for a value of per-model `dims` and element type `dtype`."""
+        counts = hop.counts(self.models, self.provider)
         moved = (counts.copies + counts.transposes) * self.models * volume(dims, UNKNOWN_DIM) * 4
         return counts.launches + RESHAPE * counts.views + moved / BYTES_PER_NODE

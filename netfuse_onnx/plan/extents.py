@@ -14,9 +14,24 @@ from netfuse_onnx.ops import kinds
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.rules import Site
+from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.types import Dim, ValueType
 
 Shape = tuple[int, ...]
+
+
+def types_of(
+    account: Account, site: Site, bind: Callable[[Sequence[Dim]], Sequence[Dim]]
+) -> dict[Counted, ValueType]:
+    """The types of the tensors of one account, for a node with the types of `site`, as far as they are known.
+    `bind` gives sizes to dims that are open."""
+    types: dict[Counted, ValueType] = {}
+    for (held, layout), kind in zip(account.ports, (*site.inputs, *site.outputs), strict=True):
+        dims = layout.merged_dims(bind(kind.dims), site.models) if kind.dims is not None else None
+        types |= dict.fromkeys(held, ValueType(kind.dtype, dims))
+    if any(x not in types for step in account.steps for x in step.outputs):
+        types |= _inferred(account, types, site.opset)
+    return types
 
 
 class Shapes:
@@ -24,21 +39,23 @@ class Shapes:
     are open."""
 
     def __init__(self, account: Account, site: Site, sizes: Callable[[Sequence[Dim]], Shape]) -> None:
-        self._sizes = sizes
-        self._types: dict[Counted, ValueType] = {}
-        for (held, layout), kind in zip(account.ports, (*site.inputs, *site.outputs), strict=True):
-            dims = layout.merged_dims(sizes(kind.dims), site.models) if kind.dims is not None else None
-            self._types |= dict.fromkeys(held, ValueType(kind.dtype, dims))
-        between = [x for step in account.steps for x in step.outputs if x not in self._types]
-        if between:
-            self._types |= _inferred(account, self._types, site.opset)
-            self._guess(account)
+        self.site, self._sizes = site, sizes
+        self._types = types_of(account, site, sizes)
+        self._guess(account)
 
     def of(self, tensor: Counted | None) -> Shape:
         """The sizes of a tensor; () where it is absent, or nothing is known of it."""
         if tensor is None:
             return ()
         return self._sizes(self._types.get(tensor, tensor.type).dims or ())
+
+    def dtype(self, tensor: Counted | None) -> int:
+        """The element type of a tensor; 0 where it is absent or unknown."""
+        return 0 if tensor is None else self._types.get(tensor, tensor.type).dtype
+
+    def nbytes(self, tensor: Counted | None) -> int:
+        """The bytes of a tensor; elements of an unknown type have 4 bytes, as those of strings do."""
+        return 0 if tensor is None else math.prod(self.of(tensor)) * BITS.get(self.dtype(tensor), 32) // 8
 
     def _guess(self, account: Account) -> None:
         """Takes what inference could not tell for as large as the largest input of its node."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
+from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.rules import Option, Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
@@ -39,18 +40,17 @@ Bodies = Callable[[Correspondence, Candidates, Site], Lowering | str]
 """Offers a lowering for a node with bodies, or says why it is replicated (control.py)."""
 
 
-def propagate(
-    corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies, *, tuned: bool = False
-) -> Candidates:
+def propagate(corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies, cost: Cost) -> Candidates:
     """Spread what is mapped and what is ragged, and collect every option. `inputs` are the layouts of the
-    graph inputs; `tuned` adds the options that only pay by measured costs, once per model among them."""
+    graph inputs; `cost` says what is on offer: the options that only pay by measured costs, once per model
+    among them, and those of one provider, without what that refuses to run."""
     candidates = Candidates(ragged=set(corr.ragged), inputs=dict(inputs))
     candidates.mapped = {name for name, layout in inputs.items() if layout != SHARED}
     candidates.mapped |= {name for name, parts in corr.weights.items() if len(parts) > 1}
     for index, node in enumerate(corr.graph.nodes):
         site = _site(corr, candidates.mapped, node, index)
         candidates.sites.append(site)
-        candidates.options.append(_offers(corr, candidates, site, bodies, tuned))
+        candidates.options.append(_offers(corr, candidates, site, bodies, cost))
         _mark(candidates, corr, node, candidates.options[-1])
     return candidates
 
@@ -58,7 +58,11 @@ def propagate(
 def untuned(candidates: Candidates) -> Candidates:
     """The candidates without the options that only pay by measured costs."""
     kept = [
-        [o for o in offers if o.reason != CHEAPER and not (isinstance(o.option, Option) and o.option.tuned)]
+        [
+            o
+            for o in offers
+            if o.reason != CHEAPER and not (isinstance(o.option, Option) and o.option.for_targets)
+        ]
         for offers in candidates.options
     ]
     options = [few or offers[-1:] for few, offers in zip(kept, candidates.options, strict=True)]
@@ -66,7 +70,7 @@ def untuned(candidates: Candidates) -> Candidates:
 
 
 def _offers(
-    corr: Correspondence, candidates: Candidates, site: Site, bodies: Bodies, tuned: bool
+    corr: Correspondence, candidates: Candidates, site: Site, bodies: Bodies, cost: Cost
 ) -> list[Lowering]:
     node = site.node
     mapped = any(v in candidates.mapped for v in node.reads)
@@ -80,15 +84,23 @@ def _offers(
         reason = answer
     if not reason:
         with blamed(corr, site):
-            offers, reason = options(site, tuned=tuned)
-        batched = [Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers]
+            batched, reason = _batched(site, cost)
         if batched:
             unjoinable = any(kind.dtype in kinds.UNJOINABLE for kind in (*site.inputs, *site.outputs))
-            if not (unjoinable or tuned) or batched[0].gives[0] == SHARED:
+            if not (unjoinable or cost.tuned) or batched[0].gives[0] == SHARED:
                 return batched
             why = UNJOINABLE if unjoinable else CHEAPER
             return [*batched, replicated(site, candidates.mapped, why, batched[0].gives)]
     return [replicated(site, candidates.mapped, reason)]
+
+
+def _batched(site: Site, cost: Cost) -> tuple[list[Lowering], str]:
+    """The lowerings that rules offer and the provider runs, or none and the reason."""
+    offers, reason = options(site, tuned=cost.tuned, provider=cost.provider)
+    lowerings = [Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers]
+    refusals = [cost.refusal(lowering) for lowering in lowerings]
+    kept = [lowering for lowering, refusal in zip(lowerings, refusals, strict=True) if not refusal]
+    return kept, reason or "; ".join(dict.fromkeys(filter(None, refusals)))
 
 
 def _unshareable(graph: Graph, node: Node) -> bool:

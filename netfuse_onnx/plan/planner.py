@@ -56,7 +56,7 @@ def _advice(corr: Correspondence, found: Candidates, share: frozenset[str], cost
         if layout == SHARED or rank is None or rank > 1:
             continue
         shared = {**found.inputs, name: SHARED}
-        freed = apart - _replicated(propagate(corr, shared, control.offers(cost)))
+        freed = apart - _replicated(propagate(corr, shared, control.offers(cost), cost))
         if freed:
             yield f"--share-input {name} would batch {len(freed)} of the {len(apart)} replicated operators."
 
@@ -73,7 +73,7 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     inputs: dict[str, Layout] = {
         name: SHARED if name in share else fed if name in tensors else PER_MODEL for name in graph.inputs
     }
-    found = propagate(corr, inputs, control.offers(cost), tuned=cost.tuned)
+    found = propagate(corr, inputs, control.offers(cost), cost)
     for name in graph.outputs:
         if io == "stacked" and name in found.ragged and not _said_to_be_alike(corr, name):
             raise NotStackable(

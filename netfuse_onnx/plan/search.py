@@ -21,7 +21,7 @@ def solved(corr: Correspondence, found: Candidates, cost: Cost) -> Plan:
     notes = (
         () if solution.exact else ("the plan's search was cut: its cost is an upper bound, not the minimum",)
     )
-    return Plan(problem.chosen(solution), solution.cost, solution.exact, notes)
+    return Plan(problem.chosen(solution), solution.cost, solution.exact, notes, provider=cost.provider)
 
 
 class Search:

@@ -5,8 +5,6 @@ bench/calibrate.py measures and writes them, with the machine, the versions and 
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.plan import card
+from netfuse_onnx.plan.card import Card
+from netfuse_onnx.plan.constants import Constants
 
 NAMES = ("cpu", "cuda")
 KINDS = (
     "convolution_blocked", "convolution_depthwise", "convolution_plain", "einsum", "pointwise_blocked",
     "pointwise_plain", "product", "product_stacked", "product_values",
 )  # fmt: skip
-"""The kinds of kernels, as plan/work.py names them."""
+"""The kinds of kernels on a CPU, as plan/work.py names them."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 
 
@@ -45,10 +46,11 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Target:
-    """Times in microseconds, rates in bytes per microsecond."""
+class Target(Constants):
+    """The constants of a CPU. Times in microseconds, rates in bytes per microsecond."""
 
-    name: str
+    provider = "cpu"
+
     launch: float
     """One node that computes something."""
     view: float
@@ -61,16 +63,9 @@ class Target:
     streamed: float
     """An elementwise operator, reading and writing."""
     kernels: Mapping[str, Kernel]
-    provenance: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that a plan depends on: the numbers, not the name, nor where they come from."""
-        numbers = dataclasses.asdict(self) | {"name": "", "provenance": {}}
-        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
-def target(name: str) -> Target:
+def target(name: str) -> Target | Card:
     """The constants of `cpu` or `cuda`, or of a file that bench/calibrate.py wrote. FileFault where it is
     none."""
     if name in NAMES:
@@ -87,18 +82,26 @@ def target(name: str) -> Target:
         raise FileFault(f"{name} holds no constants of a target ({reason}).", HINT) from error
 
 
+def provider(name: str) -> str:
+    """The provider that a target names, `cpu` or `cuda`; '' for `generic`. Raises what `target` raises."""
+    return "" if name == "generic" else target(name).provider
+
+
 def _kernel(value: Mapping[str, Any]) -> Kernel:
     m, n, k = map(float, value["half"])
     return Kernel(float(value["gflops"]), (m, n, k), float(value.get("start", 0.0)))
 
 
-def parsed(name: str, value: Mapping[str, Any]) -> Target:
+def parsed(name: str, value: Mapping[str, Any]) -> Target | Card:
+    """InternalError where a constant is missing or no number."""
     try:
+        if value.get("model") == card.MODEL:
+            return card.parsed(name, value)
         kernels = {kind: _kernel(value["kernels"][kind]) for kind in KINDS}
         times, rates = value["microseconds"], value["bytes_per_microsecond"]
         return Target(
-            name, float(times["launch"]), float(times["view"]), float(times["part"]), float(rates["copied"]),
-            float(rates["transposed"]), float(rates["streamed"]), kernels, value["provenance"],
+            name, value["provenance"], float(times["launch"]), float(times["view"]), float(times["part"]),
+            float(rates["copied"]), float(rates["transposed"]), float(rates["streamed"]), kernels,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InternalError(f"targets/{name}.json lacks or spoils {error}.", "Please report this.") from error

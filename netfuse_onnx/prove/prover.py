@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from netfuse_onnx.errors import NotProven, ValuesDiffer
 from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Telling, ValuesProof
 from netfuse_onnx.prove.attributes import prove_attributes
+from netfuse_onnx.prove.level import leaving_out_fusions
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
 from netfuse_onnx.report import VerifyReport
@@ -44,6 +45,7 @@ def prove(
     when a file can't be read.
     """
     tell = progress or silent
+    options = leaving_out_fusions(options, path)
     bytes_proof = prove_bytes(path, recipes, family, tell)
     try:
         values = prove_values(path, family, options, tell, trusted=graph.ok and not graph.note)

@@ -37,7 +37,8 @@ class Options:
     """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
     override the tolerances. `search` looks for inputs that show more than the first that run; `isolation`
     feeds odd values to every model, not to two; `max_memory` is in bytes; `wide` is the rung of the ladder on
-    which spatial sizes begin; `single` runs a batch of 1 only."""
+    which spatial sizes begin; `single` runs a batch of 1 only; `made_for` is the provider that the file was
+    merged for, '' for none."""
 
     runtime: Runtime
     io: str = "separate"
@@ -52,6 +53,7 @@ class Options:
     max_memory: int = MAX_MEMORY
     wide: int = 0
     single: bool = False
+    made_for: str = ""
 
     def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
         """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""

@@ -52,7 +52,8 @@ def prove_values(
     except RunFailed as error:
         problem = f"The merged model does not run in ONNX Runtime: {error}."
         problems = (problem, *(replays.problems if replays else ()))
-        return ValuesProof(provider, labels, skipped=tuple(trial.skipped), problems=problems)
+        left_out, skipped = options.runtime.left_out, tuple(trial.skipped)
+        return ValuesProof(provider, labels, skipped=skipped, problems=problems, left_out=left_out)
     rows = judge.rows(ran.results)
     teller = Teller(trial, judge)
     return ValuesProof(
@@ -68,6 +69,7 @@ def prove_values(
         sizes=_sizes(trial),
         problems=tuple(_problems(options, ran.placed, replays)),
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
+        left_out=options.runtime.left_out,
         tf32=_tf32(merged, trial, ran.results) if provider == "cuda" else None,
         replays=replays.answer() if replays else None,
     )

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from netfuse_onnx.rewrite.attention import fuse_attention
 from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.fold import fold
+from netfuse_onnx.rewrite.fusible import fuse_convolutions
 from netfuse_onnx.rewrite.qdq import fuse_quantised
 from netfuse_onnx.types import Correspondence
 
 Pass = Callable[[Correspondence], Correspondence]
 
-PASSES: tuple[Pass, ...] = (fold, believe_types, fuse_quantised)
-LACKING: dict[str, frozenset[Pass]] = {"cuda": frozenset({fuse_quantised})}
-"""By target: the passes that make operators which ONNX Runtime lacks there."""
+PASSES: tuple[Pass, ...] = (fold, believe_types)
+"""The passes for all targets. They come first."""
+OF_CUDA: tuple[Pass, ...] = (fuse_convolutions, fuse_attention)
+"""The passes that make operators which ONNX Runtime has for CUDA, and does not make there by itself."""
+OF_OTHERS: tuple[Pass, ...] = (fuse_quantised,)
+"""The passes that make operators which ONNX Runtime lacks on CUDA."""
 
 
-def rewritten(family: Correspondence, target: str = "generic") -> Correspondence:
-    """The family after all passes that a target allows."""
-    for rewrite in PASSES:
-        if rewrite not in LACKING.get(target, ()):
-            family = rewrite(family)
+def rewritten(family: Correspondence, provider: str = "") -> Correspondence:
+    """The family after all passes for the provider of the target."""
+    for rewrite in (*PASSES, *(OF_CUDA if provider == "cuda" else OF_OTHERS)):
+        family = rewrite(family)
     return family

@@ -10,8 +10,8 @@ Groups whose scales and zero points are the same in all models are left as they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from onnx import TensorProto
 
 from netfuse_onnx.ops import traits
 from netfuse_onnx.ops.schemas import MICROSOFT
+from netfuse_onnx.rewrite.nodes import with_nodes
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Correspondence, Node, ValueType, Weight
 
@@ -71,30 +72,7 @@ class _Pass:
             if group is not None and fused is not None:
                 fresh[i] = fused
                 dropped |= set(group.drop)
-        return self._without(fresh, dropped) if fresh else self.corr
-
-    def _without(self, fresh: Mapping[int, Node], dropped: set[int]) -> Correspondence:
-        """The correspondence with new nodes in the place of old ones, and nothing that nobody reads."""
-        graph = self.corr.graph
-        kept = {i: fresh.get(i, node) for i, node in enumerate(graph.nodes) if i in fresh or i not in dropped}
-        read = set(graph.outputs)
-        for i in sorted(kept, reverse=True):
-            if read.isdisjoint(kept[i].outputs):
-                del kept[i]
-            else:
-                read |= set(kept[i].reads)
-        place = {old: new for new, old in enumerate(kept)}
-        weights = {name: parts for name, parts in self.weights.items() if name in read}
-        graph = replace(
-            graph,
-            nodes=tuple(kept.values()),
-            weights={name: parts[0] for name, parts in weights.items()},
-        )
-        attrs = {place[i]: every for i, every in self.corr.attrs.items() if i in place}
-        opsets = dict(self.corr.opsets)
-        if any(node.domain == MICROSOFT for node in fresh.values()):
-            opsets.setdefault(MICROSOFT, 1)
-        return replace(self.corr, graph=graph, weights=weights, attrs=attrs, opsets=opsets)
+        return with_nodes(self.corr, fresh, dropped, self.weights) if fresh else self.corr
 
     # ------------------------------------------------------------------ groups
 

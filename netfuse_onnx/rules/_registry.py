@@ -26,6 +26,8 @@ Body = Callable[[Site, Operands, "Emitter"], "Held | Sequence[Held]"]
 class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
     body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs.
+    `only` names a provider, whose targets alone it is on offer to: its body suits that provider's kernels.
+    An `unmeasured` one is on offer to all but plans for the CPU, where its speed is unknown.
     An option says nothing of its price: a plan counts what its body emits."""
 
     rule: str
@@ -34,6 +36,18 @@ class Option:
     body: Body
     became: Became = Became.BATCHED
     tuned: bool = False
+    only: str = ""
+    unmeasured: bool = False
+
+    @property
+    def for_targets(self) -> bool:
+        """True where it is on offer only to plans for a target."""
+        return self.tuned or bool(self.only)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The layouts that it takes and gives."""
+        return (*filter(None, self.takes), *self.gives)
 
     def emit(self, site: Site, tensors: Sequence[Any], emit: Emitter) -> list[Held]:
         """Emit the nodes of the body on tensors in the layouts that it takes, and give its outputs."""
@@ -107,9 +121,10 @@ def rule(
     return register
 
 
-def options(site: Site, *, tuned: bool) -> tuple[list[Option], str]:
+def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option], str]:
     """Every lowering on offer for a node, or none and the reason. `tuned`: those that only pay by measured
-    costs are on offer, too."""
+    costs are on offer, too, and those for the kernels of `provider`, the target's; for the CPU, what was not
+    measured there is not."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
@@ -121,32 +136,36 @@ def options(site: Site, *, tuned: bool) -> tuple[list[Option], str]:
     reasons: list[str] = []
     for entry in rules:
         try:
-            given = (option for option in entry.offers(site) if tuned or not option.tuned)
-            on_offer += (option for option in given if _fits(option, site))
+            given = (
+                option
+                for option in entry.offers(site)
+                if (tuned or not option.tuned) and option.only in ("", provider)
+            )
+            on_offer += (option for option in given if _fits(option, site, provider))
         except Refuse as refusal:
             reasons.append(str(refusal))
-    on_offer.sort(key=lambda option: option.tuned)  # where prices are equal, the plan takes the first
+    # Where prices are equal, the plan takes the first.
+    on_offer.sort(
+        key=lambda option: option.for_targets or not all(layout.common for layout in option.layouts)
+    )
     return on_offer, "" if on_offer else "; ".join(
         dict.fromkeys(reasons)
     ) or "no form of its rule applies here"
 
 
-def _fits(option: Option, site: Site) -> bool:
+def _fits(option: Option, site: Site, provider: str) -> bool:
     """False where a value can't be held in its layout, which may name an axis that it does not have: then the
     node is not valid, and its rule took its operands to be what the operator asks for."""
-    node = site.node
-    rows = (
-        *zip(node.inputs, option.takes, site.inputs, strict=False),
-        *zip(node.outputs, option.gives, site.outputs, strict=False),
-    )
-    for name, layout, value_type in rows:
-        if (
-            name
-            and layout is not None
-            and not layout.fits(None if value_type.proto else value_type.dims or ())
-        ):
-            return False
-    return True
+    node, read = site.node, {dim for kind in site.inputs for dim in kind.dims or ()}
+    inputs = zip(node.inputs, option.takes, site.inputs, strict=False)
+    outputs = zip(node.outputs, option.gives, site.outputs, strict=False)
+    held = [(layout, kind) for name, layout, kind in (*inputs, *outputs) if name and layout is not None]
+    if not all(layout.fits(None if kind.proto else kind.dims or ()) for layout, kind in held):
+        return False
+    known = all(layout.known(kind.dims or (), read) for layout, kind in held)
+    told = all(layout.told(kind.dims or ()) for layout, kind in held)
+    measured = told and not option.unmeasured
+    return known and (told or site.opset >= 14) and (measured or provider != "cpu")
 
 
 def _unranked(site: Site) -> str:

@@ -21,6 +21,7 @@ from netfuse_onnx.layouts.channels import folded, image, last_as_channels, moved
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules.einsum import linear
 from netfuse_onnx.types import Became, Dim
 
 # --------------------------------------------------------------------------- products
@@ -59,7 +60,7 @@ def pointwise(site: Site) -> Iterator[Option]:
 @family("Einsum")
 def einsum_pointwise(site: Site) -> Iterator[Option]:
     """With --target, a product with weights becomes a 1x1 convolution: ibh,hnd->ibnd."""
-    product = _linear(site.attr("equation").decode().replace(" ", ""))
+    product = linear(site.attr("equation").decode().replace(" ", ""))
     need(product is not None and len(site.node.inputs) == 2, "it is no product with weights")
     assert product is not None
     rows, inner, outer, turned = product
@@ -89,19 +90,6 @@ def einsum_pointwise(site: Site) -> Iterator[Option]:
 
     takes, gives = (CHANNELS(rows) if own else SHARED, STACKED(0)), (CHANNELS(rows),)
     yield Option("einsum_pointwise", takes, gives, body, Became.GROUPED, tuned=True)
-
-
-def _linear(equation: str) -> tuple[int, int, int, bool] | None:
-    """Numbers of axes that are rows, inner, and outer, of rows+inner, inner+outer -> rows+outer; and whether
-    the second operand is outer+inner. None for any other equation."""
-    left, _, result = equation.partition("->")
-    x, _, w = left.partition(",")
-    inner = "".join(c for c in x if c in w)
-    rows, outer = x.removesuffix(inner), "".join(c for c in w if c not in inner)
-    distinct = all(len(set(term)) == len(term) and term.isalpha() for term in (x, w, result))
-    ordered = x == rows + inner and w in (inner + outer, outer + inner) and result == rows + outer
-    linear = distinct and ordered and inner and outer
-    return (len(rows), len(inner), len(outer), w != inner + outer) if linear else None
 
 
 def _bias(site: Site) -> Layout | None:

@@ -39,9 +39,9 @@ def mask_layout(site: Site, mask: Input, *, four_axes: bool) -> Layout | None:
     return BATCH
 
 
-def _scores_bias(site: Site) -> Layout:
-    """The layout of a bias of the scores [B or 1, heads or 1, S, T]. STACKED(0) asks for `_repeated`."""
-    bias = site["attention_bias"]
+def scores_bias(site: Site, key: str = "attention_bias") -> Layout:
+    """The layout of a bias of the scores [B or 1, heads or 1, S, T]. STACKED(0) asks for `repeated`."""
+    bias = site[key]
     if not bias.present:
         return SHARED
     if same_name(bias.dims[0], site.dims(0)[0]):
@@ -50,25 +50,25 @@ def _scores_bias(site: Site) -> Layout:
     return STACKED(0) if bias.mapped else SHARED
 
 
-def _repeated(site: Site, ins: Operands, takes: Takes, query: Tensor, emit: Emitter) -> Operands:
-    """A bias of the scores [N, B or 1, h, S, T] -> [(N B), h, S, T]. `query` has all models in its batch."""
-    if takes.get("attention_bias") != STACKED(0):
-        return ins
-    (size, *_), dims = site.dims(0), site.dims("attention_bias")
+def repeated(site: Site, bias: Tensor, dims: Sequence[Dim], query: Tensor, emit: Emitter) -> Tensor:
+    """A bias of the scores [N, B or 1, h, S, T] -> [(N B), h, S, T]. `query` has all models in its batch, and
+    `dims` are those of the bias in one model."""
+    size = site.dims(0)[0]
     if isinstance(size, int):
         batch: Tensor = emit.const([size])
     else:
         whole = emit("Gather", emit("Shape", query), emit.const([0]), axis=0)
         batch = emit("Div", whole, emit.const([emit.models]))
     shape = emit("Concat", emit.const([1]), batch, emit.const([1] * (len(dims) - 1)), axis=0)
-    repeated: list[Dim] = [size, *dims[1:]]
-    return ins | {"attention_bias": fold(emit, emit("Expand", ins["attention_bias"], shape), 0, repeated)}
+    return fold(emit, emit("Expand", bias, shape), 0, [size, *dims[1:]])
 
 
 def _checked(site: Site, ins: Operands, takes: Takes, query: Tensor, emit: Emitter) -> Operands:
     """The inputs as they join the batch. Where only a name says that theirs is the query's, the run fails
     where it is another: a mask of [2 B] or [3 B + 2] numbers means something else."""
-    ins = _repeated(site, ins, takes, query, emit)
+    if takes.get("attention_bias") == STACKED(0):
+        bias = repeated(site, ins["attention_bias"], site.dims("attention_bias"), query, emit)
+        ins |= {"attention_bias": bias}
     for name in ("key_padding_mask", "mask_index", "attention_bias"):
         given = site[name]
         named = takes.get(name) == BATCH and given.present and given.rank in (1, 4)
@@ -95,7 +95,7 @@ def multi_head(site: Site) -> Iterator[Option]:
     operands = ("query", "key", "value")
     mask = mask_layout(site, site["key_padding_mask"], four_axes=False)
     takes: dict[str, Layout | None] = dict.fromkeys((*operands, "past_key", "past_value"), BATCH)
-    takes |= {"key_padding_mask": mask, "attention_bias": _scores_bias(site)}
+    takes |= {"key_padding_mask": mask, "attention_bias": scores_bias(site)}
     if not site.is_mapped("bias"):
         yield joined(site, "multi_head", takes, (BATCH,))
         return
@@ -125,7 +125,7 @@ def grouped_queries(site: Site) -> Iterator[Option]:
     """Without a cache of keys the models join the batch; they share lengths and rotary caches."""
     need(not site.has("past_key"), PROMPT)
     batched = ("query", "key", "value", "past_value", "seqlens_k", "position_ids")
-    takes = {**dict.fromkeys(batched, BATCH), "attention_bias": _scores_bias(site)}
+    takes = {**dict.fromkeys(batched, BATCH), "attention_bias": scores_bias(site)}
     yield joined(site, "grouped_queries", takes, (BATCH,))
 
 
@@ -148,7 +148,7 @@ def attention(site: Site) -> Iterator[Option]:
     """Weights that differ become a batched product; MultiHeadAttention follows, the models in its batch."""
     mask = mask_layout(site, site["mask_index"], four_axes=True)
     takes: dict[str, Layout | None] = {"input": BATCH, "mask_index": mask, "past": FOLDED(1)}
-    takes["attention_bias"] = _scores_bias(site)
+    takes["attention_bias"] = scores_bias(site)
     if not site.is_mapped("weights", "bias"):
         yield joined(site, "attention", takes, (BATCH, FOLDED(1)))
         return

@@ -122,7 +122,7 @@ def _on_floats(site: Site, row: Row, *, stored: bool) -> Site:
 def _offers(floats: Site) -> Iterator[Option]:
     for entry in REGISTRY[floats.op]:
         with suppress(Refuse):
-            yield from (option for option in entry.offers(floats) if not option.tuned)
+            yield from (option for option in entry.offers(floats) if not option.for_targets)
     rank = floats.out_rank()
     if floats.op in ("Add", "Mul") and rank > 2:  # images whose channels come last
         yield from elementwise.broadcasting_in(floats, [FOLDED(rank - 1)])

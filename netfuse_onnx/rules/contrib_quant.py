@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.contrib_attention import Takes, joined, mask_layout, projected
 from netfuse_onnx.rules.contrib_qlinear import channels_moved
-from netfuse_onnx.rules.integer import Side, dequantised, products, requantised
+from netfuse_onnx.rules.integer import INT32, Side
 from netfuse_onnx.rules.params import Param, combined, one_number, param
-from netfuse_onnx.rules.qlinear import output_scale, product_takes, products_of, qlinear_conv, side
-from netfuse_onnx.rules.quantize import quantised_dynamically
+from netfuse_onnx.rules.qlinear import (
+    in_each_way,
+    output_scale,
+    product_takes,
+    products_of,
+    qlinear_conv,
+    side,
+)
+from netfuse_onnx.rules.quantize import quantised_dynamically, written_out
+from netfuse_onnx.rules.sums import WAYS, Sums
 from netfuse_onnx.types import ValueType
 
 OLD = "DequantizeLinear has one scale for all models before opset 13"
@@ -42,21 +51,22 @@ def quantised_gemm(site: Site) -> Iterator[Option]:
     scales = ("a_scale", "b_scale", *(["y_scale"] if bytes_out else []))
     alpha = float(site.attr("alpha"))
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+    def body(site: Site, ins: Operands, emit: Emitter, way: Sums) -> Held:
         left, right = (_turned(side(site, ins, takes, name, emit), name, site, emit) for name in ("a", "b"))
-        total = products(left, right, emit)
+        total = way.products(left, right, emit)
         if site.has("c"):
-            total = emit("Add", total, aligned(site, ins, "c", 2, emit))
+            bias = aligned(site, ins, "c", 2, emit)
+            total = emit("Add", total, bias if way.kind == INT32 else emit("Cast", bias, to=way.kind))
         scale = output_scale(site, ins, scales, emit)
         if alpha != 1.0:
             factor = Param(None, False, False, TensorProto.FLOAT, np.array(alpha, np.float32))
             scale = combined("Mul", scale, factor, emit)
         zero = param(site, ins, "y_zero_point", emit) if bytes_out else None
         if zero is None:
-            return dequantised(total, scale, 2, emit)
-        return requantised(total, scale, zero, 2, emit)
+            return way.to_floats(total, scale, 2, emit)
+        return way.to_bytes(total, scale, zero, 2, emit)
 
-    yield Option("quantised_gemm", site.takes(takes), (STACKED(0),), body)
+    yield from in_each_way("quantised_gemm", site.takes(takes), body, WAYS)
 
 
 def _turned(operand: Side, name: str, site: Site, emit: Emitter) -> Side:
@@ -77,17 +87,17 @@ def float_product(site: Site) -> Iterator[Option]:
     need(one_number(site, "a_scale"), "the scale of its left operand is not one number")
     need(site.opset >= 13, OLD)
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
-        total = products_of(site, ins, takes, emit)
-        return _scaled(total, output_scale(site, ins, ("a_scale", "b_scale"), emit), site, ins, emit)
+    def body(site: Site, ins: Operands, emit: Emitter, way: Sums) -> Held:
+        total = products_of(site, ins, takes, emit, way)
+        return _scaled(total, output_scale(site, ins, ("a_scale", "b_scale"), emit), site, ins, emit, way)
 
-    yield Option("float_product", site.takes(takes), (STACKED(0),), body)
+    yield from in_each_way("float_product", site.takes(takes), body, WAYS)
 
 
-def _scaled(total: Tensor, scale: Param, site: Site, ins: Operands, emit: Emitter) -> Tensor:
+def _scaled(total: Tensor, scale: Param, site: Site, ins: Operands, emit: Emitter, way: Sums) -> Tensor:
     """total * scale + bias"""
     rank = max(site.rank("a"), site.rank("b"))
-    y = dequantised(total, scale, rank, emit)
+    y = way.to_floats(total, scale, rank, emit)
     return emit("Add", y, aligned(site, ins, "bias", rank, emit)) if site.has("bias") else y
 
 
@@ -97,21 +107,23 @@ def dynamic_product(site: Site) -> Iterator[Option]:
     takes = product_takes(site)
     need(site.opset >= 13, OLD)
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+    def body(site: Site, ins: Operands, emit: Emitter, way: Sums) -> Held:
         mapped = site.is_mapped("a")
-        if mapped:
+        if mapped and way.only:
+            x, step, point = written_out(ins["a"], site.rank("a"), emit)
+        elif mapped:
             x, step, point = quantised_dynamically(ins["a"], emit)
         else:
             x, step, point = emit.node("DynamicQuantizeLinear", [ins["a"]], outs=[True] * 3)
         zero = Param(point, mapped, wide=False, dtype=TensorProto.UINT8)
         scale = Param(step, mapped, wide=False, dtype=TensorProto.FLOAT)
         left = Side(x, takes["a"], site.dims("a"), TensorProto.UINT8, zero)
-        total = products(left, side(site, ins, takes, "b", emit), emit)
+        total = way.products(left, side(site, ins, takes, "b", emit), emit)
         scale_b = param(site, ins, "b_scale", emit)
         scale = combined("Mul", scale, scale_b, emit) if scale_b is not None else scale
-        return _scaled(total, scale, site, ins, emit)
+        return _scaled(total, scale, site, ins, emit, way)
 
-    yield Option("dynamic_product", site.takes(takes), (STACKED(0),), body)
+    yield from in_each_way("dynamic_product", site.takes(takes), body, WAYS)
 
 
 # --------------------------------------------------------------------------- attention
@@ -131,15 +143,19 @@ def quantised_attention(site: Site) -> Iterator[Option]:
     need(site.opset >= 13, OLD)
     takes |= {name: site.own_layout(name) for name in ("input", *weights)}
     takes["weight"] = site.own_layout("weight", "weight_zero_point")
-    yield projected(site, "quantised_attention", takes, _quantised_product)
+    for way in WAYS:
+        option = projected(
+            site, f"quantised_attention{way.suffix}", takes, partial(_quantised_product, way=way)
+        )
+        yield replace(option, only=way.only)
 
 
-def _quantised_product(site: Site, ins: Operands, takes: Takes, emit: Emitter) -> Tensor:
+def _quantised_product(site: Site, ins: Operands, takes: Takes, emit: Emitter, way: Sums) -> Tensor:
     """[N, B, S, D] x [N, 1, D, 3H] + [N, 1, 1, 3H]"""
     layouts = {name: takes[name] or SHARED for name in ("input", "weight")}
     left, right = (side(site, ins, layouts, name, emit) for name in layouts)
-    total = products(left, right, emit)
-    y = dequantised(total, output_scale(site, ins, ("input_scale", "weight_scale"), emit), 3, emit)
+    total = way.products(left, right, emit)
+    y = way.to_floats(total, output_scale(site, ins, ("input_scale", "weight_scale"), emit), 3, emit)
     return emit("Add", y, aligned(site, ins, "bias", 3, emit))
 
 

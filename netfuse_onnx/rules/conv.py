@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, SHARED
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.folded import fold
 from netfuse_onnx.ops.schemas import MICROSOFT
-from netfuse_onnx.rules._build import emit_same_op
-from netfuse_onnx.rules._registry import rule
+from netfuse_onnx.rules._build import emit_same_op, need
+from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became
 
@@ -42,3 +45,95 @@ def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Seque
 def conv_shared_weights(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """With one set of filters the models join the batch: (MN)CHW, OCkk -> (MN)OHW."""
     return emit_same_op(site, ins, emit)
+
+
+FULL = 8
+"""Channels of a group that tensor cores multiply at once, in TF32."""
+
+
+@family("Conv", FUSED)
+def conv_padded(site: Site) -> Iterator[Option]:
+    """With --target cuda, zeros fill the few channels of a model's image: N(M8)HW, (MO)8kk -> N(MO)HW."""
+    need(site.is_mapped(0) and site.attr("group") == 1, "its input is shared or grouped")
+    dims, filters = site.dims(0), site.dims(1)
+    channels = filters[1] if len(filters) == len(dims) >= 3 else None
+    need(isinstance(channels, int) and 0 < channels < FULL, "its channels are many or of unknown number")
+    need(site.opset >= 11, "Pad reads no widths below opset 11")
+    missing = FULL - static_size(channels)
+
+    def padded(emit: Emitter, x: Tensor, rank: int, axis: int) -> Tensor:
+        return emit("Pad", x, emit.const([0] * (rank + axis) + [missing] + [0] * (rank - axis - 1)))
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        x = fold(emit, padded(emit, ins[0], len(dims) + 1, 2), 1, (dims[0], FULL, *dims[2:]))
+        w = padded(emit, ins[1], len(dims), 1)
+        return emit_same_op(site, [x, w, *ins[2:]], emit, group=emit.models)
+
+    takes = site.takes({0: STACKED(1), 1: FOLDED(0), 2: FOLDED(0), 3: FOLDED(1)})
+    yield Option("conv_padded", takes, (FOLDED(1),), body, Became.GROUPED, only="cuda")
+
+
+ACTIVATIONS = {
+    "HardSigmoid": ("alpha", "beta"),
+    "LeakyRelu": ("alpha",),
+    "Relu": (),
+    "Sigmoid": (),
+    "Tanh": (),
+}
+"""The activations of FusedConv that are operators with these attributes, which stand in activation_params."""
+
+
+@family("Conv", FUSED)
+def conv_as_product(site: Site) -> Iterator[Option]:
+    """With --target cuda, 1x1 of one image is a strided product, MOC, MC(HW) -> MO(HW), all else apart."""
+    dims, filters, out = site.dims(0), site.dims(1), site.out_dims()
+    need(site.mapped[0] and site.mapped[1], "its input or its filters are shared")
+    static = all(isinstance(dim, int) and dim for dim in (*dims, *filters, *out))
+    need(static and dims[0] == 1, "its batch is not one image of known size")
+    need(site.attr("group") == 1 and _is_pointwise(site), "it reads more than one point of every channel")
+    finish = _finish(site)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        points = math.prod(map(static_size, dims[2:]))
+        w = emit.reshape(ins[1], [emit.models, *map(static_size, filters[:2])])
+        y = emit("MatMul", w, emit.reshape(ins[0], [emit.models, static_size(dims[1]), points]))
+        if site.has(2):
+            y = emit("Add", y, emit.unsqueeze(ins[2], [2]))
+        if site.has(3):
+            y = emit("Add", y, emit.reshape(ins[3], [emit.models, static_size(out[1]), points]))
+        return emit.reshape(finish(emit, y), [emit.models, *map(static_size, out)])
+
+    takes = site.takes(dict.fromkeys(range(4), STACKED(0)))
+    yield Option("conv_as_product", takes, (STACKED(0),), body, only="cuda")
+
+
+def _is_pointwise(site: Site) -> bool:
+    """True for a 1x1 convolution without a border, of every point."""
+    attrs = site.node.attrs
+    steps = [*attrs.get("strides", ()), *site.dims(1)[2:]]
+    return all(step == 1 for step in steps) and not any(attrs.get("pads", ()))
+
+
+def _finish(site: Site) -> Callable[[Emitter, Tensor], Tensor]:
+    """The activation of a FusedConv as an operator of its own; none for a Conv. Refuses one that is not."""
+    name = (site.attr("activation") or b"").decode(errors="replace") if site.op == "FusedConv" else ""
+    need(not name or name in ACTIVATIONS, f"its activation, {name}, is no operator of its own here")
+    params = dict(zip(ACTIVATIONS.get(name, ()), site.node.attrs.get("activation_params", ()), strict=False))
+    return lambda emit, x: emit(name, x, **params) if name else x
+
+
+@family(FUSED)
+def fused_conv_apart(site: Site) -> Iterator[Option]:
+    """With --target, Conv runs once where only the sum differs: NCHW, OCkk -> NOHW, then + MNOHW."""
+    need(site.has(3) and not site.is_mapped(0, 1, 2), "its convolution differs between the models")
+    finish = _finish(site)
+    attrs = {k: v for k, v in site.node.attrs.items() if not k.startswith("activation")}
+
+    def option(layout: Layout) -> Option:
+        def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+            product = emit.unsqueeze(emit("Conv", *ins[:3], **attrs), [layout.axis])
+            return finish(emit, emit("Add", product, ins[3]))
+
+        return Option("fused_conv_apart", site.takes({3: layout}), (layout,), body, tuned=True)
+
+    yield from (option(STACKED(axis)) for axis in (0, 1))

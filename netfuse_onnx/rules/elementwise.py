@@ -9,7 +9,7 @@ from onnx import helper
 
 from netfuse_onnx.dims import broadcast
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, places, tuned_places
+from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, further_places, places
 from netfuse_onnx.rules._build import aligned, emit_same_op, need, per_axis
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Site
@@ -34,7 +34,7 @@ BROADCAST = (
 @family(*UNARY)
 def unary(site: Site) -> Iterator[Option]:
     """Each element is computed on its own, in whatever layout the input has."""
-    layouts = (*places(site.rank(0)), *tuned_places(site.dims(0)))
+    layouts = (*places(site.rank(0)), *further_places(site.dims(0)))
     yield from per_axis(site, name="unary", layouts=layouts)
 
 
@@ -107,7 +107,7 @@ def _bound(site: Site, i: int, given: Tensor | None, emit: Emitter) -> Tensor | 
 def broadcasting(site: Site) -> Iterator[Option]:
     """Each element is computed on its own; shorter shapes get axes of 1 just after the model axis."""
     dims = broadcast([site.dims(i) for i in range(len(site.node.inputs))])
-    yield from broadcasting_in(site, (*places(len(dims)), *tuned_places(dims)))
+    yield from broadcasting_in(site, (*places(len(dims)), *further_places(dims)))
 
 
 def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:

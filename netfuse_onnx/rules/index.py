@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from onnx import TensorProto, helper
 
+from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import SHARED, STACKED, Layout, places
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import (
     along,
     emit_same_op,
@@ -106,6 +108,24 @@ def gather_per_model(site: Site) -> Iterator[Option]:
         return emit.transpose(gathered, [0, *before, *inner, *after])
 
     yield Option("gather_per_model", (STACKED(0), STACKED(0)), (STACKED(0),), body)
+
+
+@family("Gather")
+def gather_bytes_per_model(site: Site) -> Iterator[Option]:
+    """With --target cuda, whose GatherND takes no bytes: the tables of all models are one, (MR)d."""
+    need(site.mapped == (True, True), "one form of Gather fits")
+    need(site.inputs[0].dtype in (TensorProto.INT8, TensorProto.UINT8), "its table holds no bytes")
+    need(site.named_axis == 0 and isinstance(site.dims(0)[0], int), "its table has no known number of rows")
+    rows, rank = static_size(site.dims(0)[0]), site.rank(1)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        # A Gather of 0, 1, 2, .. counts from the front, and refuses what is out of range for one table.
+        index = emit("Gather", emit.const(np.arange(rows)), ins[1], axis=0)
+        first = np.arange(emit.models, dtype=np.int64).reshape(-1, *[1] * rank) * rows
+        return emit("Gather", ins[0], emit("Add", index, emit.const(first)), axis=0)
+
+    takes, gives = (FOLDED(0), STACKED(0)), (STACKED(0),)
+    yield Option("gather_bytes_per_model", takes, gives, body, only="cuda")
 
 
 @family("GatherElements")

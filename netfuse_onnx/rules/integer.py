@@ -31,13 +31,15 @@ LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.I
 
 @dataclass(frozen=True)
 class Side:
-    """An operand of a product: its tensor and its layout, its dims per model, and its zero point."""
+    """An operand of a product: its tensor and its layout, its dims per model, and its zero point. `stored` is
+    True for a weight."""
 
     x: Tensor
     layout: Layout
     dims: tuple[Dim, ...]
     dtype: int
     zero: Param | None = None
+    stored: bool = False
 
 
 def products(a: Side, b: Side, emit: Emitter) -> Tensor:

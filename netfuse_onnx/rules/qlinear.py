@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from onnx import TensorProto
 
 from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
-from netfuse_onnx.rules import integer, matmul
+from netfuse_onnx.rules import bytes_in_floats, integer, matmul
 from netfuse_onnx.rules._build import emit_same_op, need, times_models
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.integer import Image, Side, can_be_padded
 from netfuse_onnx.rules.params import Param, combined, needed, one_number, param
+from netfuse_onnx.rules.sums import IN_BYTES, Sums, ways
 from netfuse_onnx.types import Became
 
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
@@ -25,11 +27,14 @@ FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 Takes = dict[str, Layout]
 """Layouts of inputs by name."""
 
+SummedBody = Callable[..., Held]
+"""The body of an option, with a further argument: the `way` of summing."""
+
 
 def side(site: Site, ins: Operands, takes: Mapping[str, Layout], name: str, emit: Emitter) -> Side:
     """An operand of a product and its zero point."""
     given, zero = site[name], param(site, ins, f"{name}_zero_point", emit)
-    return Side(ins[name], takes[name], given.dims, given.dtype, zero)
+    return Side(ins[name], takes[name], given.dims, given.dtype, zero, given.stored)
 
 
 def own_layouts(site: Site) -> Takes:
@@ -48,9 +53,20 @@ def product_takes(site: Site) -> Takes:
     return own_layouts(site) | {"b": STACKED(0) if only_scales else site.own_layout("b", "b_zero_point")}
 
 
-def products_of(site: Site, ins: Operands, takes: Mapping[str, Layout], emit: Emitter) -> Tensor:
-    """int32 [N, .., i, j]"""
-    return integer.products(side(site, ins, takes, "a", emit), side(site, ins, takes, "b", emit), emit)
+def products_of(
+    site: Site, ins: Operands, takes: Mapping[str, Layout], emit: Emitter, way: Sums = IN_BYTES
+) -> Tensor:
+    """[N, .., i, j], in the element type of the `way`."""
+    return way.products(side(site, ins, takes, "a", emit), side(site, ins, takes, "b", emit), emit)
+
+
+def in_each_way(
+    rule: str, takes: Sequence[Layout | None], body: SummedBody, some: Sequence[Sums]
+) -> Iterator[Option]:
+    """One option for each way of summing. The results are stacked."""
+    for way in some:
+        name, inner = f"{rule}{way.suffix}", partial(body, way=way)
+        yield Option(name, tuple(takes), (STACKED(0),), inner, only=way.only)
 
 
 @family("MatMulInteger")
@@ -63,6 +79,20 @@ def matmul_integer(site: Site) -> Iterator[Option]:
         (STACKED(0),),
         lambda s, ins, emit: products_of(s, ins, takes, emit),
     )
+
+
+@family("MatMulInteger")
+def matmul_integer_in_floats(site: Site) -> Iterator[Option]:
+    """With --target cuda, batched in the kernels for floats, in which its sums are exact."""
+    need(site.opset >= 13, "DequantizeLinear has one scale for all models before opset 13")
+    takes = product_takes(site)
+    bytes_in_floats.need_exact(site.dims("b")[-2])
+
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+        left, right = (side(site, ins, takes, name, emit) for name in ("a", "b"))
+        return bytes_in_floats.exact_sums(left, right, emit)
+
+    yield Option("matmul_integer_in_floats", site.takes(takes), (STACKED(0),), body, only="cuda")
 
 
 @family("MatMulInteger")
@@ -80,18 +110,18 @@ def qlinear_matmul(site: Site) -> Iterator[Option]:
     takes = product_takes(site)
     per_tensor = one_number(site, "a_scale", "a_zero_point", "y_scale", "y_zero_point")
     need(per_tensor, "its scales are not per tensor")
-    if not site.is_mapped(*SCALES, *ZERO_POINTS):
+    itself = not site.is_mapped(*SCALES, *ZERO_POINTS)
+    if itself:
         yield Option("qlinear_matmul", site.takes(takes), (STACKED(0),), _batched(takes))
-        return
     if takes["a"] == takes["b"] == SHARED:  # what differs comes after the product
         takes["a"] = STACKED(0)
 
-    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
-        total = products_of(site, ins, takes, emit)
+    def body(site: Site, ins: Operands, emit: Emitter, way: Sums) -> Held:
+        total = products_of(site, ins, takes, emit, way)
         scale, zero = output_scale(site, ins, SCALES, emit), needed(site, ins, "y_zero_point", emit)
-        return integer.requantised(total, scale, zero, max(site.rank("a"), site.rank("b")), emit)
+        return way.to_bytes(total, scale, zero, max(site.rank("a"), site.rank("b")), emit)
 
-    yield Option("qlinear_matmul", site.takes(takes), (STACKED(0),), body)
+    yield from in_each_way("qlinear_matmul", site.takes(takes), body, ways(site.opset)[itself:])
 
 
 SCALES, ZERO_POINTS = (tuple(f"{x}_{of}" for x in "aby") for of in ("scale", "zero_point"))

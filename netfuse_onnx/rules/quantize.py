@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import FOLDED, STACKED, Layout, places
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import along, emit_same_op, need, per_axis, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
-from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.storage.transforms import Repeat
 
 MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
@@ -16,6 +20,36 @@ MICROSOFT = ("com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 
 SCALE, ZERO_POINT = 1, 2
 """Inputs whose names differ: `y_scale` of QuantizeLinear is `x_scale` of DequantizeLinear."""
+
+
+@family("DequantizeLinear")
+def dequantise_sums(site: Site) -> Iterator[Option]:
+    """With --target cuda, which has no kernel for int32: a product with the scale.
+
+    A stored bias then becomes floats when a session loads the file."""
+    need(site.inputs[0].dtype == TensorProto.INT32 and not site.attr("block_size"), "it has bytes")
+    need(site.inputs[SCALE].dtype == TensorProto.FLOAT, "its scale is not float32")
+    for option in quantize(site):
+        yield replace(option, rule="dequantise_sums", body=_as_product(option), only="cuda")
+
+
+def _as_product(option: Option) -> Body:
+    """(x - zero) * scale, as ONNX Runtime's kernel for the CPU computes it."""
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held | Sequence[Held]:
+        rank = len((option.takes[0] or SHARED).merged_dims(site.dims(0), emit.models))
+        vectors = option.takes[SCALE] != SHARED or site.dims(SCALE) not in ((), (1,))
+
+        def emits(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
+            x, *params = operands
+            behind = range(1, rank - int(attrs["axis"])) if vectors else ()
+            scale, *zero = (emit.unsqueeze(p, list(behind)) for p in params)
+            x = emit("Sub", x, zero[0]) if zero else x
+            return [emit("Mul", emit("Cast", x, to=TensorProto.FLOAT), scale)]
+
+        return option.body(replace(site, emits=emits), Operands(site, ins), emit)
+
+    return body
 
 
 @family("QuantizeLinear", "DequantizeLinear", *MICROSOFT)
@@ -84,6 +118,30 @@ def dynamic_quantize(site: Site) -> Iterator[Option]:
 
 def _dynamic(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     return quantised_dynamically(ins[0], emit)
+
+
+@family("DynamicQuantizeLinear")
+def dynamic_quantize_written_out(site: Site) -> Iterator[Option]:
+    """With --target cuda, which lacks it: the range of each model, its scale, and QuantizeLinear."""
+    need(site.opset >= 13, "QuantizeLinear has one scale for all models before opset 13")
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        return written_out(ins[0], site.rank(0), emit)
+
+    yield Option("dynamic_quantize_written_out", (STACKED(0),), (STACKED(0),) * 3, body, only="cuda")
+
+
+def written_out(x: Tensor, rank: int, emit: Emitter) -> list[Tensor]:
+    """[N, ..] -> bytes [N, ..], scales and zero points [N], as ONNX Runtime computes them where no value is
+    NaN: all from 0 to 255 are used for the range from the least value, or 0, to the largest, or 0."""
+    axes, levels = list(range(1, rank + 1)), emit.filled(255.0, TensorProto.FLOAT, ())
+    above = emit("Relu", emit.reduce("ReduceMax", x, axes))
+    below = emit("Relu", emit("Neg", emit.reduce("ReduceMin", x, axes)))
+    span = emit("Add", above, below)
+    empty = emit("Equal", span, emit.filled(0.0, TensorProto.FLOAT, ()))
+    scale = emit("Where", empty, emit.filled(1.0, TensorProto.FLOAT, ()), emit("Div", span, levels))
+    point = emit("Cast", emit("Round", emit("Div", below, scale)), to=TensorProto.UINT8)
+    return [emit("QuantizeLinear", x, scale, point, axis=0), scale, point]
 
 
 def quantised_dynamically(x: Tensor, emit: Emitter) -> list[Tensor]:

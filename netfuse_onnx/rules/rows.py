@@ -1,17 +1,17 @@
-"""The layout ROWS: linear layers as batched products with one matrix per model, and what stands between them.
+"""The layout ROWS: linear layers as batched products, one matrix a model, and what stands between them.
 
-Elementwise operators pass the layout on (`elementwise`, for all layouts). These rules are tuned: they are on
-offer to plans with measured costs. They are for values of rank 3 and more, since at rank 2, where a Gemm is,
-ROWS is STACKED(0) under another name.
+Elementwise operators pass the layout on (`elementwise`, for all layouts). These rules are for values of rank
+3 and more, since at rank 2, where a Gemm is, ROWS is STACKED(0) under another name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from netfuse_onnx.dims import reshape_target
+from netfuse_onnx.dims import reshape_target, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import ROWS, STACKED, Layout
+from netfuse_onnx.layouts import ROWS, SHARED, STACKED, Layout
+from netfuse_onnx.layouts.rows import apart, together, told_by
 from netfuse_onnx.rules._build import emit_same_op, need, same_op
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Site
@@ -21,25 +21,27 @@ from netfuse_onnx.types import Dim
 
 @family("MatMul")
 def linear_rows(site: Site) -> Iterator[Option]:
-    """With --target, batched over all rows: M(..i)k, Mkj -> M(..i)j, with one matrix for each model."""
-    need(site.mapped[0] and site.rank(0) >= 3, "its rows are one axis, of its own or of all models")
+    """Batched over all rows: M(..i)k, Mkj -> M(..i)j, with one matrix for each model."""
+    need(site.rank(0) >= 3, "its rows are one axis, of its own or of all models")
     need(site.rank(1) == 2, "its weight is not one matrix")
-    takes = (ROWS, site.own_layout(1))
-    yield Option("linear_rows", takes, (ROWS,), emit_same_op, tuned=True)
+    weight, inner = site.own_layout(1), site.dims(1)[0]
+    yield Option("linear_rows", (ROWS, weight), (ROWS,), emit_same_op, unmeasured=not site.mapped[0])
+    if not isinstance(site.dims(0)[-1], int) and isinstance(inner, int) and inner:
+
+        def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+            return emit("MatMul", together(emit, ins[0], static_size(inner)), ins[1])
+
+        yield Option("linear_rows", (STACKED(0), weight), (ROWS,), body, unmeasured=True)
 
 
 @family("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def norm_rows(site: Site) -> Iterator[Option]:
-    """With --target, it works over the last axis of all rows; a scale that differs is M1d beside M(..i)d."""
-    rank = site.rank(0)
-    last = site.axis(int(site.attr("axis")), rank) == rank - 1
-    need(rank >= 3 and last, "it is not over the last of at least three axes")
-    affine = [i for i in (1, 2) if site.has(i)]
-    need(site.mapped[0] and all(site.rank(i) == 1 for i in affine), "its scale is no vector")
+    """It works over the last axis of all rows; a scale that differs is M1d beside M(..i)d."""
+    _need_rows(site)
     takes = (ROWS, *site.own_layouts[1:])
     gives = site.gives(ROWS)
     if not any(site.mapped[1:]):
-        yield Option("norm_rows", takes, gives, same_op(axis=-1), tuned=True)
+        yield Option("norm_rows", takes, gives, same_op(axis=-1))
         return
     need_static_scale(site)
 
@@ -49,18 +51,53 @@ def norm_rows(site: Site) -> Iterator[Option]:
 
         return by_ones(site, ins, -1, affine, emit)
 
-    yield Option("norm_rows", takes, gives, body, tuned=True)
+    yield Option("norm_rows", takes, gives, body)
+
+
+@family("LayerNormalization")
+def norm_scaled(site: Site) -> Iterator[Option]:
+    """One kernel scales each model's rows: M(..i)d with a scale M1d.
+
+    ONNX Runtime's CUDA provider is right for exactly this rank (gaps.SCALE_PER_MODEL). The Reshape in front
+    is part of the body: it keeps an Add before it from being fused to SkipLayerNormalization, which takes
+    one vector for all rows and fails (issue 27455).
+    """
+    _need_rows(site)
+    need(site.is_mapped(1, 2), "its scale is equal in all models")
+    need(not any(site.has_output(k) for k in (1, 2)), "its statistics are read")
+    need_static_scale(site)
+    need(site.dims(1) != (1,) or site.dims(0)[-1] == 1, "its scale is one number")
+
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+        x, *affine = ins
+        rows = together(emit, x, static_size(site.dims(1)[0]))
+        vectors = [emit.unsqueeze(v, [1]) if v is not None else None for v in affine]
+        return emit_same_op(site, [rows, *vectors], emit, axis=-1)[0]
+
+    takes = (STACKED(0), *(STACKED(0) if site.has(i) else SHARED for i in range(1, len(site.node.inputs))))
+    yield Option("norm_scaled", takes, site.gives(ROWS), body, unmeasured=True)
+
+
+def _need_rows(site: Site) -> None:
+    """Refuse a normalisation that is not over the last axis, or whose scale is no vector."""
+    rank = site.rank(0)
+    last = site.axis(int(site.attr("axis")), rank) == rank - 1
+    need(rank >= 3 and last, "it is not over the last of at least three axes")
+    affine = [i for i in (1, 2) if site.has(i)]
+    need(site.mapped[0] and all(site.rank(i) == 1 for i in affine), "its scale is no vector")
 
 
 @family("Reshape")
 def reshape_rows(site: Site) -> Iterator[Option]:
-    """With --target, the source's own Reshape, such as one that splits heads, also makes or ends rows."""
+    """The source's own Reshape, such as one that splits heads, also makes or ends rows."""
     site.only_mapped(0)
     dims, out = site.dims(0), site.out_dims()
-    need(_tells(dims, out), "the sizes of its input do not tell those of its output")
+    told, named = _tells(dims, out), told_by(out, dims)
     for take, give in ((ROWS, STACKED(0)), (STACKED(0), ROWS)):
-        if len(dims if take == ROWS else out) >= 3:
-            yield Option("reshape_rows", (take, None), (give,), _written(give), tuned=True)
+        if len(dims if take == ROWS else out) >= 3 and (told or _named(named, give)):
+            body = _written(give) if told else _sized(give, named)
+            yield Option("reshape_rows", (take, None), (give,), body, unmeasured=not told)
+    need(told or _named(named, STACKED(0)), "the sizes of its input do not tell those of its output")
 
 
 def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
@@ -68,6 +105,13 @@ def _tells(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
     dynamic input's sizes is left dynamic, a file may declare a size that it does not have."""
     target, static = reshape_target(out), all(isinstance(dim, int) for dim in dims)
     return target is not None and (static or -1 in target)
+
+
+def _named(out: Sequence[Dim], give: Layout) -> bool:
+    """True where other tensors tell the open sizes of the output, but for one at most."""
+    if all(isinstance(dim, int) for dim in out):
+        return False
+    return out.count(None) <= 1 if give == STACKED(0) else isinstance(out[-1], int) and out[-1] > 0
 
 
 def _written(give: Layout) -> Body:
@@ -78,3 +122,10 @@ def _written(give: Layout) -> Body:
         return emit.reshape(ins[0], [dim if isinstance(dim, int) else -1 for dim in target])
 
     return body
+
+
+def _sized(give: Layout, out: Sequence[Dim]) -> Body:
+    """A target of sizes that other tensors tell."""
+    if give == ROWS:
+        return lambda site, ins, emit: together(emit, ins[0], static_size(out[-1]))
+    return lambda site, ins, emit: apart(emit, ins[0], out)

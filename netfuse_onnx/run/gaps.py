@@ -75,18 +75,37 @@ VECTOR_UNTRANSPOSED = "1.32"
 NO_AXES_ARE_ALL = "1.32"
 """Squeeze with an empty list of axes drops all of size 1, where ONNX says that it drops none."""
 
+VALUES_UNSIZED = "1.32"
+"""Where inference does not know the last axis of V [B, T, H*size], it takes that of Attention's result for 0,
+and Shape of that result is computed from it when a session is made."""
+
 LABELS_MISSING = "1.32"
 """GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are
 written out with it, and gives as many."""
 
 SCALE_PER_MODEL = "1.31"
-"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971)."""
+"""CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
+for values of rank 3."""
+
+# --------------------------------------------------------------------------- forms that CUDA's kernels refuse
+
+ONE_ZERO_POINT = "1.31"
+"""CUDA: MatMulInteger takes one number as the zero point of either operand, and fails on any other when it is
+run. It does so for bytes with a sign; others run on the CPU, which takes a zero point for each column."""
+
+NO_AXIS_OF_VECTORS = "1.31"
+"""CUDA: QuantizeLinear and DequantizeLinear with a scale for each index of an axis fail on values of rank
+1."""
 
 # --------------------------------------------------------------------------- control flow, speed
 
 OUTPUTS_UNTYPED = "1.32"
 """Scan refuses bodies with an output whose rank it can't infer, and Loop without iterations gives what it
 collects the shape that the body declares, or zeros: the outputs of merged bodies are typed."""
+
+DEQUANTIZE_STAYS = "1.32"
+"""DequantizeLinear of stored values is not computed when a model is loaded, as all else is that reads stored
+values alone: a session computes it with each call, unless it is fused."""
 
 SCALAR_BESIDE_ONES = "1.32"
 """An elementwise operator on one number of rank 0 or 1 and a value whose last axis is 1 takes 45 times as

@@ -45,12 +45,14 @@ class RunFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The provider of sessions ('cpu' or 'cuda') and the custom operator libraries that they load. `required`
-    is True where CUDA was asked for by name. `note` says why it is the CPU although ONNX Runtime has CUDA."""
+    is True where CUDA was asked for by name. `note` says why it is the CPU although ONNX Runtime has CUDA.
+    `left_out` names optimisers of ONNX Runtime that sessions do without."""
 
     provider: str
     libraries: tuple[str, ...] = ()
     note: str = ""
     required: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 def choose(provider: str, libraries: Sequence[str] = ()) -> Runtime:
@@ -109,7 +111,9 @@ def open_session(model: str | bytes, options: Any, runtime: Runtime, where: Sequ
     try:
         for library in runtime.libraries:
             options.register_custom_ops_library(library)
-        session = onnxruntime().InferenceSession(model, options, providers=where, enable_fallback=0)
+        session = onnxruntime().InferenceSession(
+            model, options, providers=where, enable_fallback=0, disabled_optimizers=list(runtime.left_out)
+        )
     except Exception as error:
         raise RunFailed(first_line(error)) from error
     if runtime.provider == "cuda" and CUDA not in session.get_providers():

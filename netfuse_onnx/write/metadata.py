@@ -45,11 +45,18 @@ class Metadata:
     """Versions of the packages that the graph depends on, by name; files of old versions have none."""
     constants: str = ""
     """SHA-256 of the target's constants, where the target is a file."""
+    provider: str = ""
+    """The provider of these constants; '' where the target is no file, or an old version wrote this one."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """Sizes of symbolic dimensions for which the plan was made."""
     names: tuple[Edge, ...] | None = None
     """Each model's own names of inputs and outputs, from which the merged names are made. None where all
     models have those of the first one, or an old version wrote the file."""
+
+    @property
+    def made_for(self) -> str:
+        """The provider that the file was merged for, '' where its target names none."""
+        return self.target if self.target in ("cpu", "cuda") else self.provider
 
 
 def build(
@@ -63,6 +70,7 @@ def build(
     partial: bool,
     tools: Mapping[str, str] | None = None,
     constants: str = "",
+    provider: str = "",
     dims: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
@@ -76,7 +84,7 @@ def build(
         "target": target,
         "partial": partial,
         **({"tools": dict(tools)} if tools else {}),
-        **({"constants": constants} if constants else {}),
+        **({"constants": constants, "provider": provider} if constants else {}),
         **({"dims": dict(dims)} if dims else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},

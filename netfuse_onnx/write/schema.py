@@ -183,7 +183,14 @@ _VALUE = record(
         "partial": truth,
         "weights": mapped(WEIGHT),
     },
-    {"tools": mapped(text), "constants": text, "dims": mapped(count), "names": listed(EDGE), **REPORT},
+    {
+        "tools": mapped(text),
+        "constants": text,
+        "provider": one_of("cpu", "cuda"),
+        "dims": mapped(count),
+        "names": listed(EDGE),
+        **REPORT,
+    },
 )
 
 

@@ -4,6 +4,13 @@ from .mutation import mutation
 
 MUTATIONS = (
     mutation(
+        "cuda-refuses-nothing",
+        "netfuse_onnx/plan/refusals.py",
+        "if refusal.meets(step, inputs):",
+        "if False:",
+        "test_refusals.py::test_a_form_is_refused_where_it_is_emitted[zero points of weights]",
+    ),
+    mutation(
         "equal-weights-tiled-for-free",
         "netfuse_onnx/plan/cost.py",
         "return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE",

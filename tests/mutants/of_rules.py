@@ -18,6 +18,13 @@ MUTATIONS = (
         "rules/test_reduce.py::test_every_reduction[13-ReduceL1]",
     ),
     mutation(
+        "bytes-in-floats-in-one-piece",
+        "netfuse_onnx/rules/bytes_in_floats.py",
+        "math.ceil(depth / (EXACT // (HALF * largest)))",
+        "1",
+        "rules/test_qlinear.py::test_long_sums_are_exact[2200-int8-int8]",
+    ),
+    mutation(
         "folded-axes-touched",
         "netfuse_onnx/layouts/folded.py",
         "return self.axis in axes",

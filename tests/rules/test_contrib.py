@@ -66,6 +66,16 @@ def test_fused_conv_with_a_sum(w, group, tmp_path):
     both(model, tmp_path, sizes=SIZES)
 
 
+@pytest.mark.parametrize("activation", ['"Relu"', '"LeakyRelu", activation_params = [0.2]', '"Tanh"'])
+def test_fused_conv_of_a_point_of_one_image(activation, tmp_path):
+    """For CUDA it may be a product, with the bias, the sum and the activation apart."""
+    model = graph(
+        "float[1,3,4,5] x, float[4,3,1,1] w, float[4] b, float[1,4,4,5] z",
+        f"y = com.microsoft.FusedConv<activation = {activation}>(x, w, b, z)",
+    )
+    both(model, tmp_path)
+
+
 # ------------------------------------------------------------------------ products
 
 

@@ -1,7 +1,9 @@
 """Convolutions."""
 
 import pytest
-from oracle import check, draw, graph, sweep
+from oracle import Every, as_models, check, draw, family, graph, sweep
+
+from netfuse_onnx.plan.planner import candidates
 
 OPS = ("Conv", "ConvTranspose")
 
@@ -72,3 +74,40 @@ def test_a_block_of_a_network(tmp_path):
     role = {"x": "input", "v": "weight", "b": "weight", "w": "weight", "d": "weight"}
     check(model, draw(model, 3, sizes=SIZES), role, tmp_path)
     check(model, draw(model, 3, sizes=SIZES), role | {"w": "shared weight"}, tmp_path, io="stacked")
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [("B,3,6,5", "4,3,3,3"), ("2,1,5", "3,1,2"), ("B,7,H,4", "2,7,1,1"), ("1,2,H,B,3", "3,2,2,2,2")],
+)
+def test_channels_of_zeros(x, w, tmp_path):
+    """Few channels are filled up for CUDA; the oracle forces that, and every other way."""
+    model = graph(f"float[{x}] x, float[{w}] w, float[{w[0]}] b", "y = Conv(x, w, b)")
+    check(model, draw(model, 3, sizes=SIZES), {"x": "input", "w": "weight", "b": "weight"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [("1,3,4,5", "4,3,1,1", ""), ("1,3,5", "3,3,1", "<strides = [1]>"), ("1,2,3,2,2", "3,2,1,1,1", ""),
+     ("1,3,1,1", "5,3,1,1", "<pads = [0, 0, 0, 0]>"), ("1,4,3,3", "6,4,1,1", '<auto_pad = "SAME_UPPER">')],
+)  # fmt: skip
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_point_of_one_image(x, w, attributes, bias, tmp_path):
+    """A 1x1 convolution of one image may be a product for CUDA."""
+    more, name = (f", float[{w[0]}] b", ", b") if bias else ("", "")
+    sweep(graph(f"float[{x}] x, float[{w}] w{more}", f"y = Conv{attributes}(x, w{name})"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [("1,3,4,5", "4,3,1,1", "strides = [2, 1]"), ("1,3,4,5", "4,3,1,2", "group = 1"), ("2,3,4,5", "4,3,1,1", "group = 1"),
+     ("B,3,4,5", "4,3,1,1", "group = 1"), ("1,3,4,4", "4,3,1,1", "pads = [1, 0, 1, 0]"), ("1,4,3,3", "4,2,1,1", "group = 2"),
+     ("1,3,4,5", "4,3,1,1", "auto_pad = \"VALID\", strides = [1, 2]")],
+)  # fmt: skip
+def test_what_is_no_product(x, w, attributes, tmp_path):
+    """The option is not offered where it would compute something else, or by arrays of pointers."""
+    model = graph(f"float[{x}] x, float[{w}] w", f"y = Conv<{attributes}>(x, w)")
+    paths = as_models(model, draw(model, 2, sizes=SIZES), {"x": "input", "w": "weight"}, tmp_path)
+    found = candidates(family(paths), io="separate", share=frozenset(), cost=Every(2))
+    rules = {offer.rule for offers in found.options for offer in offers}
+    assert "conv" in rules and "conv_as_product" not in rules

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle import check, draw, few_roles, graph, roles, sweep
+from oracle import check, draw, fails_or_is_right, few_roles, graph, roles, sweep
 
 OPS = ("Concat", "Gather", "GatherElements", "GatherND", "OneHot", "Slice", "Split")
 SIZES = {"B": 3, "S": 4}
@@ -133,6 +133,25 @@ def test_gather_of_other_types(dtype, tmp_path):
     model = graph(f"{dtype}[5,3] x, int64[3] i", "y = Gather(x, i)")
     for role in roles(["x", "i"], ("weight", "input")):
         check(model, draw(model, 3, low=-5, high=4), role, tmp_path)
+
+
+@pytest.mark.parametrize("indices", ["", "3", "B,S"])
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("of", ["int32", "int64"])
+def test_gather_of_bytes(kind, indices, of, tmp_path):
+    """For CUDA they are one table, in which an index may reach neither the model before nor the next."""
+    model = graph(f"{kind}[5,3] x, {of}{f'[{indices}]' if indices else ''} i", "y = Gather(x, i)")
+    values = draw(model, 3, sizes=SIZES, low=0, high=4)
+    values["x"] = np.arange(45).reshape(3, 5, 3).astype(kind)
+    for negative in (0, 5):
+        moved = values | {"i": values["i"] - negative}
+        for role in roles(["x", "i"], ("weight", "input")):
+            check(model, moved, role, tmp_path)
+    for outside in (5, -6, 100):
+        wrong = values | {"i": np.full_like(values["i"], outside)}
+        assert fails_or_is_right(model, wrong, {"x": "weight", "i": "input"}, tmp_path) == 4, (
+            "2 forms, 2 levels"
+        )
 
 
 @pytest.mark.parametrize("opset", [9, 11, 12, 13])

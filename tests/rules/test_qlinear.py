@@ -81,6 +81,25 @@ def test_matmul_integer_with_a_zero_point_per_column(q, tmp_path):
         every(model, tmp_path, [{"x": "input", "w": w, "p": p, "q": q}])
 
 
+@pytest.mark.parametrize(("x", "w"), KINDS)
+@pytest.mark.parametrize("depth", [258, 259, 514, 515, 1024, 1025, 2200])
+def test_long_sums_are_exact(depth, x, w, tmp_path):
+    """All products at their largest: floats hold a sum of so many, or not."""
+    model = graph(f"{x}[2,2,{depth}] x, {w}[{depth},3] w, {x} p, {w} q", "y = MatMulInteger(x, w, p, q)")
+    role = {"x": "input", "w": "weight", "p": "weight", "q": "weight"}
+    values = values_of(model, 2)
+    for name, kind in (("x", x), ("w", w), ("p", x), ("q", w)):
+        ends = np.iinfo(kind)
+        far = values[name] > (ends.min + ends.max) / 2
+        values[name] = np.where(far, ends.max, ends.min).astype(kind)
+    values["x"][..., 0], values["w"][:, 0] = np.iinfo(x).max - 1, np.iinfo(w).max - 2  # odd sums
+    values["x"][0], values["w"][0], values["p"][0], values["q"][0] = (
+        np.iinfo(x).max, np.iinfo(w).max, np.iinfo(x).min, np.iinfo(w).min
+    )  # fmt: skip
+    for kinds in ({}, {"q": "shared weight"}, {"p": "shared weight"}):
+        check(model, values, role | kinds, tmp_path)
+
+
 PRODUCT = "float a, {x} b, {w}[{dims}] w, float{per} c, {w}{per} d, float e, {x} f"
 
 

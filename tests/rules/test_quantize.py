@@ -1,7 +1,7 @@
 """Quantisation. Products and convolutions of bytes are in test_qlinear."""
 
 import pytest
-from oracle import check, draw, few_roles, graph, some_roles, sweep
+from oracle import IO, check, draw, few_roles, graph, some_roles, sweep
 
 OPS = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
 SIZES = {"B": 3, "S": 4}
@@ -44,6 +44,22 @@ def test_linear(op, x, scale, axis, kind, tmp_path):
     model = graph(text, f"y = {op}<axis = {axis}>(x, s, z)", 13)
     every = (x, scale, kind) == ("3,4", "", "uint8")
     vary(model, tmp_path, some_roles("xsz") if every else few_roles("xsz"), keep_opset=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "scale", "axis", "zero"), [*((*case, False) for case in LINEAR), ("3,4", "4", 1, True)]
+)
+def test_sums_to_floats(x, scale, axis, zero, tmp_path):
+    """Of int32, whose zero points are 0: for CUDA it is written out."""
+    text = f"{spell('int32', x)} x, {spell('float', scale)} s" + f", {spell('int32', scale)} z" * zero
+    model = graph(text, f"y = DequantizeLinear<axis = {axis}>(x, s{', z' * zero})", 13)
+    for turn, role in enumerate(some_roles("xs")):
+        values = draw(model, 3, sizes=SIZES, low=0, high=2000)
+        values["s"] = (0.2 + values["s"] / 1000).astype("f")
+        if zero:
+            values["z"][:] = 0
+        kind = ("weight", "shared weight")[turn % 2]
+        check(model, values, role | ({"z": kind} if zero else {}), tmp_path, io=IO[turn % 2], keep_opset=True)
 
 
 @pytest.mark.parametrize("opset", [10, 19, 21])

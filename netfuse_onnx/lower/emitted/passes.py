@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from netfuse_onnx.emit.emitter import Emitter
+from netfuse_onnx.lower.emitted.attention import size_values
 from netfuse_onnx.lower.emitted.dequantize import correct_dequantize
 from netfuse_onnx.lower.emitted.gelu import reorder_gelu
 
-PASSES: tuple[Callable[[Emitter], None], ...] = (correct_dequantize, reorder_gelu)
+PASSES: tuple[Callable[[Emitter], None], ...] = (correct_dequantize, reorder_gelu, size_values)
 
 
 def rewrite_emitted(emit: Emitter) -> None:

@@ -1,0 +1,211 @@
+"""Attention that is written out becomes the operator for CUDA, where it computes the same."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from contrib_graphs import graph
+from oracle import as_models, check, draw, family, sweep
+
+import netfuse_onnx
+
+SIZES = {"B": 3, "S": 4, "T": 5, "C": 3}
+ROWS = "float[B,S,8] a, float[B,T,8] c, float[B,T,8] d"
+SPLIT = """
+    split = Constant<value_ints = [0, 0, 2, 4]>() whole = Constant<value_ints = [0, 0, 8]>()
+    q = Reshape(a, split) k = Reshape(c, split) v = Reshape(d, split)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q) vt = Transpose<perm = [0, 2, 1, 3]>(v)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k)"""
+SCALED = "half = Constant<value_float = 0.5>() raw = MatMul(qt, kt) scores = Mul(raw, half)"
+ENDS = "o = MatMul(p, vt) ot = Transpose<perm = [0, 2, 1, 3]>(o) y = Reshape(ot, whole)"
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def written(middle="p = Softmax(scores)", inputs=ROWS, split=SPLIT, scaled=SCALED, ends=ENDS, opset=17):
+    return graph(inputs, f"{split} {scaled} {middle} {ends}", opset)
+
+
+def operators(model, folder, target="cuda"):
+    """The operators of the graph of a family before the plan."""
+    role = {info.name: "input" for info in model.graph.input}
+    corr = family(as_models(model, draw(model, 2, sizes=SIZES), role, folder), target=target)
+    return collections.Counter(node.op for node in corr.graph.nodes)
+
+
+def fed(names):
+    """Roles of inputs, of which some may be the same for all models."""
+    every = itertools.product(("input", "shared input"), repeat=len(names))
+    return [dict(zip(names, roles, strict=True)) for roles in every if "input" in roles]
+
+
+def fuses(model, folder):
+    return operators(model, folder)["Attention"] == 1
+
+
+def masked(number, mask="bool[B,1,S,T] m", guard=False):
+    """Keys that `m` leaves out get a number added to their score; with `guard` NaN becomes 0."""
+    last = "n = IsNaN(z) p = Where(n, none, z)" if guard else "p = Identity(z)"
+    middle = f"""none = Constant<value_float = 0.0>() mark = Constant<value_float = {number}>()
+        added = Where(m, none, mark) total = Add(scores, added) z = Softmax(total) {last}"""
+    model = written(middle, f"{ROWS}, {mask}")
+    for node in model.graph.node:  # the text form has no infinity
+        if node.op_type == "Constant" and node.output[0] == "mark":
+            node.attribute[0].f = float(number)
+    return model
+
+
+SPELLINGS = {
+    "a quotient": SCALED.replace("half = Constant<value_float = 0.5>()", "two = Constant<value_float = 2.0>()")
+    .replace("Mul(raw, half)", "Div(raw, two)"),
+    "both operands": """root = Constant<value_float = 0.7>() qs = Mul(qt, root) ks = Mul(root, kt)
+        scores = MatMul(qs, ks)""",
+    "no scale": "scores = MatMul(qt, kt)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scaled", SPELLINGS.values(), ids=SPELLINGS)
+def test_scale(scaled, tmp_path):
+    model = written(scaled=scaled)
+    assert fuses(model, tmp_path)
+    sweep(model, tmp_path, sizes=SIZES, target="cuda", roles=fed)
+
+
+def test_nothing_changes_for_other_targets(tmp_path):
+    for target in ("generic", "cpu"):
+        assert "Attention" not in operators(written(), tmp_path, target)
+
+
+SWAPPED = {
+    "one more Transpose": "k1 = Transpose<perm = [0, 2, 1, 3]>(k) kt = Transpose<perm = [0, 1, 3, 2]>(k1)",
+    "as torch writes it": """
+        k1 = Transpose<perm = [0, 2, 1, 3]>(k) sizes = Shape(k1) end = Constant<value_ints = [4]>()
+        zero = Constant<value_ints = [0]>() two = Constant<value_ints = [2]>() three = Constant<value_ints = [3]>()
+        all = Constant<value_ints = [-1]>()
+        outer = Slice(sizes, zero, two) rows = Slice(sizes, two, three) size = Slice(sizes, three, end)
+        flat = Concat<axis = 0>(all, rows, size) back = Concat<axis = 0>(outer, size, rows)
+        k2 = Reshape(k1, flat) k3 = Transpose<perm = [0, 2, 1]>(k2) kt = Reshape(k3, back)""",
+}
+
+
+@pytest.mark.parametrize("swapped", SWAPPED.values(), ids=SWAPPED)
+def test_keys(swapped, tmp_path):
+    model = written(split=SPLIT.replace("kt = Transpose<perm = [0, 2, 3, 1]>(k)", swapped))
+    assert fuses(model, tmp_path)
+    sweep(model, tmp_path, sizes=SIZES, target="cuda", models=(3, 2), roles=fed)
+
+
+# --------------------------------------------------------------------------- masks
+
+MASKED = [(LOWEST, False), (LOWEST, True), (-1e30, False), ("-inf", True), (-10000.0, False)]
+MASKS = ("B,1,S,T", "1,1,S,T", "S,T", "B,1,1,T", "B,2,S,1", "C,1,S,T")
+"""C is 1, or the batch."""
+
+
+@pytest.mark.parametrize(("number", "guard"), MASKED)
+@pytest.mark.parametrize("dims", MASKS)
+def test_masks(number, guard, dims, tmp_path):
+    """Rows without any key are what the sources make of them, too."""
+    model = masked(number, f"bool[{dims}] m", guard)
+    assert fuses(model, tmp_path)
+    for n, sizes in ((3, SIZES), (2, {**SIZES, "C": 1})):
+        values = draw(model, n, sizes=sizes)
+        rows = np.random.default_rng(n).integers(0, 3, values["m"].shape[:-1]) > 0
+        values["m"] &= rows[..., None]
+        assert not values["m"].any(-1).all(), "no row lacks a key"
+        role = dict.fromkeys("acdm", "input")
+        check(model, values, role, tmp_path, target="cuda")
+        check(model, values, {**role, "m": "shared input"}, tmp_path, target="cuda")
+
+
+def test_a_mask_that_makes_nan_stays(tmp_path):
+    """Attention gives 0 for a row without any key, where a softmax of -inf gives NaN."""
+    assert not fuses(masked("-inf"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["float[B,1,S,T] m", "float[T] m"])
+def test_a_mask_that_is_fed_stays(kind, tmp_path):
+    """It might hold any number, -inf and the lowest one among them."""
+    model = written("total = Add(scores, m) p = Softmax(total)", f"{ROWS}, {kind}")
+    assert not fuses(model, tmp_path)
+
+
+def test_a_number_between_a_score_and_a_mark_stays(tmp_path):
+    assert not fuses(masked(-1e25), tmp_path)
+
+
+def test_a_mask_that_hides_nothing_is_left_out(tmp_path):
+    """Exports of torch have one where they were given none."""
+    middle = f"""none = Constant<value_float = 0.0>() mark = Constant<value_float = {LOWEST}>()
+        one = Constant<value_ints = [1]>() yes = Cast<to = 9>(one)
+        rows = Shape<end = 1>(a) some = Shape<start = 1, end = 2>(a) keys = Shape<start = 1, end = 2>(c)
+        sizes = Concat<axis = 0>(rows, one, some, keys) wide = Expand(yes, sizes)
+        added = Where(wide, none, mark) total = Add(scores, added) p = Softmax(total)"""
+    model = written(middle)
+    assert fuses(model, tmp_path)
+    assert "Where" not in operators(model, tmp_path)
+    check(model, draw(model, 3, sizes=SIZES), dict.fromkeys("acd", "input"), tmp_path, target="cuda")
+
+
+@pytest.mark.parametrize("dims", ["2,4,5", "1,2,4,5", "4,1"])
+def test_biases_of_positions(dims, tmp_path):
+    """A bias for each head is a weight, the same for all sequences of a model."""
+    model = written("total = Add(b, scores) p = Softmax(total)", f"{ROWS}, float[{dims}] b")
+    role = {**dict.fromkeys("acd", "input"), "b": "weight"}
+    values = draw(model, 3, sizes=SIZES)
+    corr = family(as_models(model, values, role, tmp_path), target="cuda")
+    assert any(node.op == "Attention" for node in corr.graph.nodes)
+    for kind in ("weight", "shared weight"):
+        check(model, values, {**role, "b": kind}, tmp_path, target="cuda")
+
+
+def test_a_huge_bias_stays(tmp_path):
+    model = written("total = Add(b, scores) p = Softmax(total)", f"{ROWS}, float[4,5] b")
+    values = draw(model, 2, sizes=SIZES)
+    values["b"][1, 0, 0] = -1e35
+    role = {**dict.fromkeys("acd", "input"), "b": "weight"}
+    corr = family(as_models(model, values, role, tmp_path), target="cuda")
+    assert not any(node.op == "Attention" for node in corr.graph.nodes)
+
+
+# --------------------------------------------------------------------------- what is no attention
+
+OTHERS = {
+    "read twice": ("p = Softmax(scores) w = Identity(scores)", ENDS + " x = Relu(w)"),
+    "another axis": ("p = Softmax<axis = 1>(scores)", ENDS),
+    "scaled behind a mask": ("""none = Constant<value_float = 0.0>() mark = Constant<value_float = -1e30>()
+        yes = Constant<value_ints = [1, 0, 1, 1, 0]>() m = Cast<to = 9>(yes) added = Where(m, none, mark)
+        sum = Add(scores, added) total = Mul(sum, half) p = Softmax(total)""", ENDS),
+    "another order": ("p = Softmax(scores)", ENDS.replace("[0, 2, 1, 3]", "[0, 2, 3, 1]")),
+    "double": ("d64 = Cast<to = 11>(scores) s64 = Softmax(d64) p = Cast<to = 1>(s64)", ENDS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("middle", "ends"), OTHERS.values(), ids=OTHERS)
+def test_other_graphs_stay(middle, ends, tmp_path):
+    assert not fuses(written(middle, ends=ends), tmp_path)
+
+
+def test_operands_of_two_batches_stay(tmp_path):
+    """The product of a batch of queries with one of keys broadcasts, Attention does not."""
+    assert not fuses(written(inputs=ROWS.replace("float[B,T,8] c", "float[1,T,8] c")), tmp_path)
+
+
+# --------------------------------------------------------------------------- whole merges
+
+
+def test_merge_and_verify(tmp_path):
+    model = masked(LOWEST)
+    paths = as_models(model, draw(model, 2, sizes=SIZES), dict.fromkeys("acdm", "input"), tmp_path)
+    out = str(tmp_path / "merged.onnx")
+    report = netfuse_onnx.merge([str(p) for p in paths], out, names=["x", "y"], target="cuda", provider="cpu")
+    assert report.proof.ok
+    merged = onnx.load(out)
+    assert {entry.domain: entry.version for entry in merged.opset_import}[""] == 23
+    assert [node.op_type for node in merged.graph.node].count("Attention") in (1, len(paths))
+    assert netfuse_onnx.verify(out, [str(p) for p in paths], provider="cpu").ok
+    assert ort.InferenceSession(out, providers=["CPUExecutionProvider"])
