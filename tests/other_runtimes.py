@@ -1,4 +1,4 @@
-"""Runtimes beside ONNX Runtime that merged files are tested on: OpenVINO and OpenCV, from the index of pip.
+"""Runtimes beside ONNX Runtime that merged files are tested on: OpenVINO, OpenCV and tract, from the index of pip.
 
 Each is a function from a path to a function from inputs to outputs, by name. What is wrong with a file or
 its inputs is an error of whatever class the runtime raises.
@@ -45,8 +45,26 @@ def opencv(path: str) -> Run:
     return run
 
 
+def tract(path: str) -> Run:
+    """tract, in Rust. It compares the types that a file states, by the names of symbols, when it reads the file."""
+    import tract as library
+
+    read = library.onnx().load(path)
+    names = [read.input_name(k) for k in range(read.input_count())]
+    outputs = output_names(path)
+    runnable = read.into_model().into_runnable()
+
+    def run(feeds: Arrays) -> dict[str, np.ndarray]:
+        found = runnable.run([np.ascontiguousarray(feeds[name]) for name in names])
+        return {name: value.to_numpy() for name, value in zip(outputs, found, strict=True)}
+
+    return run
+
+
 def output_names(path: str) -> list[str]:
     return [info.name for info in onnx.load(path, load_external_data=False).graph.output]
 
 
-RUNTIMES: dict[str, Callable[[str], Run]] = {"openvino": openvino, "opencv": opencv}
+RUNTIMES: dict[str, Callable[[str], Run]] = {"openvino": openvino, "opencv": opencv, "tract": tract}
+MODULES = {"openvino": "openvino", "opencv": "cv2", "tract": "tract"}
+"""The module that each comes as."""

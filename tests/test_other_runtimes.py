@@ -1,4 +1,4 @@
-"""Merged files on OpenVINO and OpenCV: right wherever the source is, and unequal sizes are an error there too.
+"""Merged files on OpenVINO, OpenCV and tract: right wherever the source is, and unequal sizes are an error there.
 
 One family per runtime and I/O mode is fast; more than twenty run with the slow tests.
 """
@@ -6,6 +6,7 @@ One family per runtime and I/O mode is fast; more than twenty run with the slow 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import samples
 from onnx import TensorProto, helper
 from onnx_graphsurgeon import export_onnx
-from other_runtimes import RUNTIMES, Arrays, Run
+from other_runtimes import MODULES, RUNTIMES, Arrays, Run
 
 import netfuse_onnx
 from netfuse_onnx.emit.emitter import Emitter
@@ -45,6 +46,7 @@ KINDS: dict[str, tuple[Family, bool]] = {
 QUICK = {
     "openvino": {"mlp", UNET.name},
     "opencv": {"mlp", "cnn", UNET.name},
+    "tract": {"mlp", "bert", UNET.name},
 }
 SOURCE_FAILS = {
     ("opencv", "c3d"): "pads_begin",  # its average pool of volumes
@@ -59,10 +61,21 @@ EINSUM = {"xlnet"}
 """OpenCV 5.0 writes past the end of a table when it reads the Einsum of several letters: an error or a crash."""
 
 
+def installed(runtime: str) -> pytest.MarkDecorator:
+    """The mark that skips a test where the runtime is not installed."""
+    missing = find_spec(MODULES[runtime]) is None
+    return pytest.mark.skipif(missing, reason=f"{runtime} is not installed")
+
+
 def cases(*more: object) -> list[Any]:
     """Every family on every runtime; what is not quick is slow."""
     return [
-        pytest.param(runtime, name, *more, marks=[] if name in QUICK[runtime] else [pytest.mark.slow])
+        pytest.param(
+            runtime,
+            name,
+            *more,
+            marks=[installed(runtime), *([] if name in QUICK[runtime] else [pytest.mark.slow])],
+        )
         for runtime in RUNTIMES
         for name in KINDS
         if (runtime, name) not in SOURCE_FAILS
@@ -163,7 +176,9 @@ def test_each_model_gives_its_own_values(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("runtime", "name"), SOURCE_FAILS)
+@pytest.mark.parametrize(
+    ("runtime", "name"), [pytest.param(*pair, marks=installed(pair[0])) for pair in SOURCE_FAILS]
+)
 def test_sources_that_fail_by_themselves(runtime: str, name: str, folder: Path) -> None:
     """The list is true: a source that a runtime learns to run is tested from then on."""
     path, values = exported(name, folder)[0], drawn(name, {}, 0)
@@ -216,7 +231,7 @@ def test_unequal_sizes_fail(runtime: str, name: str, tmp_path: Path, folder: Pat
 
 
 @pytest.mark.parametrize("dims", [[2, 3], ["a", "b"]], ids=["static", "dynamic"])
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", [pytest.param(name, marks=installed(name)) for name in RUNTIMES])
 def test_what_is_required_holds_or_the_run_fails(runtime: str, dims: list[Any], tmp_path: Path) -> None:
     emit = Emitter("g", 2, 17, {}, ())
     emit.scope = "check"

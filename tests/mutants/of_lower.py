@@ -152,6 +152,20 @@ MUTATIONS = (
         "test_convert.py::test_every_pair_of_layouts",
     ),
     mutation(
+        "groups-of-models-joined-backwards",
+        "netfuse_onnx/layouts/join.py",
+        'return joined[0] if len(joined) == 1 else emit("Concat", *joined, axis=axis)',
+        'return joined[0] if len(joined) == 1 else emit("Concat", *reversed(joined), axis=axis)',
+        "test_convert.py::test_providers",
+    ),
+    mutation(
+        "groups-of-models-cut-at-the-end-of-one",
+        "netfuse_onnx/layouts/per_model.py",
+        "cut = _sliced(emit, whole, axis, size * piece.start, size * piece.stop)",
+        "cut = _sliced(emit, whole, axis, piece.start, piece.start + size * len(piece))",
+        "test_convert.py::test_providers",
+    ),
+    mutation(
         "folded-where-sizes-are-open",
         "netfuse_onnx/layouts/per_model.py",
         "if isinstance(dst, Folded) and isinstance(dims[dst.axis], int):",
