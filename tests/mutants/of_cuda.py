@@ -29,8 +29,8 @@ MUTATIONS = (
     mutation(
         "the-graph-has-tf32",
         "netfuse_onnx/prove/replay.py",
-        "cuda_options(False, CUDA_GRAPH)",
-        "cuda_options(True, CUDA_GRAPH)",
+        "CUDA_GRAPH, tf32=False",
+        "CUDA_GRAPH, tf32=True",
         "test_cuda.py::test_the_graph_of_a_proof_is_captured_with_tf32_off",
     ),
     mutation(
