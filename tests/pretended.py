@@ -20,17 +20,19 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on `--provider cuda` is the CPU, in this process."""
     CHOSEN.clear()
 
-    def options(tf32: bool, *more: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
-        CHOSEN.append(CUDA_OPTIONS(tf32, *more)[0][1])
+    real = runtime.providers
+
+    def providers(name: str, *more: dict[str, str], tf32: bool) -> list[tuple[str, dict[str, str]]]:
+        if name == "cuda":
+            CHOSEN.append(real(name, *more, tf32=tf32)[0][1])
         return [(runtime.CPU, {})]
 
-    for module in (sessions, replay):
-        monkeypatch.setattr(module, "cuda_options", options)
+    for module in (runtime, sessions, replay):
+        monkeypatch.setattr(module, "providers", providers)
     for module in (runtime, values):
         monkeypatch.setattr(module, "CUDA", runtime.CPU)
     monkeypatch.setattr(bound, "device", lambda _: "cpu")
     monkeypatch.setattr(runtime.cuda, "preload", lambda: None)
-    monkeypatch.setattr(runtime, "providers", lambda name, tf32: [(runtime.CPU, {})])
     choose = runtime.choose
 
     def chosen(provider: str, libraries: Any = ()) -> runtime.Runtime:
@@ -40,6 +42,3 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(api.runtime, "choose", chosen)
-
-
-CUDA_OPTIONS = bound.cuda_options

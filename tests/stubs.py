@@ -1,8 +1,8 @@
 """Runs Python with ONNX Runtime's CUDA build over stub libraries that compute nothing: what CUDA accepts can be
 tested on any machine, values can't.
 
-The environment is a folder with `lib` (the stubs) and `venv` (a Python with onnxruntime-gpu): that of LAUNCHES_ENV,
-or `launches` in the user's cache folder. Tests are skipped where it is not there.
+bench/launches/build.sh makes the environment: a folder with `lib` (the stubs) and `venv` (a Python with
+onnxruntime-gpu). Tests are skipped where it is not there.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.launches import trace
+
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = Path(os.environ.get("LAUNCHES_ENV", Path.home() / ".cache/launches"))
+ENVIRONMENT = trace.environment()
 PURE = ("click", "markdown_it", "mdurl", "onnx_graphsurgeon", "pygments", "rich")
 """What this package imports and that environment lacks: packages without compiled code, so any Python takes them."""
 
 
 def needed() -> None:
     """Skips the test where there is no such environment."""
-    if not (ENVIRONMENT / "lib/libcudart.so.13").exists() or not (ENVIRONMENT / "venv/bin/python").exists():
-        pytest.skip(f"there are no stub CUDA libraries in {ENVIRONMENT}")
+    if not any((ENVIRONMENT / "lib").glob("libcudart.so*")) or not trace.python_of(ENVIRONMENT).exists():
+        pytest.skip(f"bench/launches/build.sh was not run: {ENVIRONMENT} has no stub libraries")
 
 
 def variables(tmp_path: Path, without: Sequence[str] = ()) -> dict[str, str]:
@@ -57,7 +59,7 @@ def python(
 ) -> subprocess.CompletedProcess[str]:
     """`python WORDS` over the stubs."""
     needed()
-    command = [str(ENVIRONMENT / "venv/bin/python"), *words]
+    command = [str(trace.python_of(ENVIRONMENT)), *words]
     env = variables(tmp_path, without)
     return subprocess.run(
         command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds

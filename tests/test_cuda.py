@@ -143,7 +143,10 @@ def test_the_graph_of_a_proof_is_captured_with_tf32_off(
     paths = family(tmp_path)
     code, out, _ = run("merge", *paths, "-o", tmp_path / "m.onnx", "--io", io, "--json", "--provider", "cuda")
     assert (code, json.loads(out)["proof"]["values"]["replays"]["graphs"]) == (0, 3)
-    assert CHOSEN == 3 * [{"use_tf32": "0", "enable_cuda_graph": "1"}]
+    captured = [options for options in CHOSEN if "enable_cuda_graph" in options]
+    assert [options["use_tf32"] for options in captured] == ["0"] * 3
+    assert [options["use_tf32"] for options in CHOSEN if options not in captured].count("1") == 1
+    assert all(options["cudnn_conv_algo_search"] == "HEURISTIC" for options in CHOSEN)
 
 
 def test_on_the_cpu_there_are_none(tmp_path: Path) -> None:
@@ -151,6 +154,17 @@ def test_on_the_cpu_there_are_none(tmp_path: Path) -> None:
 
     report = netfuse_onnx.merge(family(tmp_path), str(tmp_path / "m.onnx"), provider="cpu")
     assert report.proof and report.proof.values.replays is None
+
+
+def test_places_are_apart_from_the_arrays_of_the_caller(tmp_path: Path) -> None:
+    session = Session(family(tmp_path)[0], choose("cpu"))
+    ones, twos = np.ones((2, 8), np.float32), np.full((2, 8), 2, np.float32)
+    bound = Bound(session._session, {"x": ones}, {"y": np.empty((2, 4), np.float32)}, choose("cpu"))
+    first = bound.call({"x": ones})["y"]
+    before = np.array(first)
+    second = bound.call({"x": twos})["y"]
+    assert (ones == 1).all()
+    assert np.array_equal(first, before) and not np.array_equal(first, second)  # type: ignore[arg-type]
 
 
 def test_dims_are_fixed_where_they_have_one_size(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, cuda_options, fix, fixed_dims
+from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, fix, fixed_dims
 from netfuse_onnx.run.runtime import (
     RunFailed,
     Runtime,
@@ -51,8 +51,6 @@ class Settings:
         return ", ".join(words)
 
 
-HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
-"""cuDNN chooses by its rules. By default it tries all algorithms for each shape, which takes minutes."""
 NHWC = {"prefer_nhwc": "1", "fuse_conv_bias": "1"}
 """Never `fuse_conv_bias` alone: from the second run on it reads values of the first (1.31)."""
 
@@ -81,11 +79,9 @@ def session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    if runtime.provider != "cuda":
-        return open_session(path, options, runtime, providers(runtime.provider, tf32=tf32))
     fix(options, dims or {})
     more = [*([CUDA_GRAPH] if settings.graph else []), *([NHWC] if settings.nhwc else [])]
-    where = cuda_options(tf32 and not settings.exact, HEURISTIC, *more)
+    where = providers(runtime.provider, *more, tf32=tf32 and not settings.exact)
     return open_session(path, options, runtime, where)
 
 

@@ -20,7 +20,7 @@ from netfuse_onnx.proofs import Replays
 from netfuse_onnx.prove.compare import Gap, compare
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Trial
-from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, cuda_options, fix, fixed_dims
+from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, fix, fixed_dims
 from netfuse_onnx.run.runtime import RunFailed, Session, Value, open_session, providers, session_options
 
 Values = Mapping[str, Value]
@@ -117,8 +117,7 @@ class Replayer:
     def _captured(self, path: str, dims: Mapping[str, int], feeds: Values, like: Values) -> Bound:
         options = session_options()
         fix(options, dims)
-        cuda = self.runtime.provider == "cuda"
-        where = cuda_options(False, CUDA_GRAPH) if cuda else providers("cpu", tf32=False)
+        where = providers(self.runtime.provider, CUDA_GRAPH, tf32=False)
         graph = Bound(open_session(path, options, self.runtime, where), feeds, like, self.runtime)
         graph.run()
         return graph

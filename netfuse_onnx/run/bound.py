@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.run.runtime import CPU, CUDA, RunFailed, Runtime, Value, first_line, onnxruntime
+from netfuse_onnx.run.runtime import RunFailed, Runtime, Value, first_line, onnxruntime
 
 CUDA_GRAPH = {"enable_cuda_graph": "1"}
 """The option of the CUDA provider that captures the first run and replays it from then on."""
@@ -103,14 +103,6 @@ def fix(options: Any, dims: Mapping[str, int]) -> None:
     shapes when it loads the model, which it would else do on the CPU in each run."""
     for name, size in dims.items():
         options.add_free_dimension_override_by_name(name, size)
-
-
-def cuda_options(tf32: bool, *more: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Return the provider list of a session on CUDA, with more options of the provider."""
-    own = {"use_tf32": "1" if tf32 else "0"}
-    for options in more:
-        own |= options
-    return [(CUDA, own), (CPU, {})]
 
 
 def _tensor(name: str, value: Value) -> np.ndarray[Any, Any]:

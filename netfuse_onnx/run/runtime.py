@@ -28,6 +28,10 @@ Value = Array | list[Any] | None
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 
+HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""cuDNN chooses by its rules. By default it times all algorithms for each shape, which takes minutes and may
+choose others in the next session."""
+
 SECONDS = 600.0
 """A longer run is ended: nothing else ends a loop whose condition in the file stays true."""
 MISSING = (
@@ -244,11 +248,14 @@ def _fell_back() -> str:
     return f"ONNX Runtime fell back to the CPU ({why})"
 
 
-def providers(name: str, *, tf32: bool) -> list[tuple[str, dict[str, str]]]:
-    """The provider list of a session (gaps.TF32)."""
-    if name == "cuda":
-        return [(CUDA, {"use_tf32": "1" if tf32 else "0"}), (CPU, {})]
-    return [(CPU, {})]
+def providers(name: str, *more: Mapping[str, str], tf32: bool) -> list[tuple[str, dict[str, str]]]:
+    """The provider list of a session (gaps.TF32), with `more` options of CUDA's."""
+    if name != "cuda":
+        return [(CPU, {})]
+    own = {"use_tf32": "1" if tf32 else "0"} | HEURISTIC
+    for options in more:
+        own |= options
+    return [(CUDA, own), (CPU, {})]
 
 
 def placement(session: Any) -> dict[str, int]:

@@ -29,8 +29,8 @@ MUTATIONS = (
     mutation(
         "the-graph-has-tf32",
         "netfuse_onnx/prove/replay.py",
-        "cuda_options(False, CUDA_GRAPH)",
-        "cuda_options(True, CUDA_GRAPH)",
+        "CUDA_GRAPH, tf32=False",
+        "CUDA_GRAPH, tf32=True",
         "test_cuda.py::test_the_graph_of_a_proof_is_captured_with_tf32_off",
     ),
     mutation(
@@ -66,7 +66,7 @@ MUTATIONS = (
         "netfuse_onnx/run/bound.py",
         "return array if self._away else array.copy()",
         "return array",
-        "test_measure_cuda.py::test_all_ways_have_the_same_settings",
+        "test_cuda.py::test_places_are_apart_from_the_arrays_of_the_caller",
     ),
     mutation(
         "captures-at-the-same-time",
