@@ -62,7 +62,7 @@ def converter(src, dst, dims, models=MODELS, opset=17, provider=""):
     told = src != ROWS or ROWS.told(dims)
     if not told:
         emit.sizes.learn(emit.input("like"), SHARED, dims, models)
-    for hop in route(src, dst, dims):
+    for hop in route(src, dst, dims, provider):
         held = hop.emit(emit, held)
     for i, tensor in enumerate(held if isinstance(held, tuple) else [held]):
         emit.output(tensor, f"y{i}")
