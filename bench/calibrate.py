@@ -4,6 +4,9 @@
     python bench/calibrate.py --provider cuda
     python bench/calibrate.py --out mine.json        # for merge --target mine.json
 
+The constants of a GPU are others, and bench/cards.py measures them, within 90 seconds. What follows is about
+a CPU.
+
 Each case is a chain of one kind of node with weights of its own, so long that the weights of a real network
 go by, not the same few from the cache. A node's time is the chain's shortest time over its length, of all
 sweeps over the cases: other processes only ever add to it, and may do so for seconds. The speeds of a kernel
@@ -33,6 +36,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from bench import cards
 from bench.chains import Case, Made, cases, chain, graph
 from netfuse_onnx.plan.targets import Kernel
 from netfuse_onnx.run.runtime import onnxruntime
@@ -215,11 +219,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of a case in a sweep; default: 7")
     parser.add_argument("--sweeps", type=int, default=4, help="over all cases; default: 4")
     parser.add_argument("--out", type=Path, help="default: the installed target of that provider")
+    parser.add_argument("--seconds", type=float, default=cards.SECONDS, help="for CUDA; default: %(default)g")
     given = parser.parse_args()
-    constants = measured(Bench(given.provider, given.threads, given.rounds), given.sweeps)
-    value = {"provenance": machine(given.provider, given.threads), **constants}
     out = given.out or TARGETS / f"{given.provider}.json"
-    out.write_text(json.dumps(value, indent=2) + "\n")
+    if given.provider == "cuda":
+        write(out, cuda(given.threads, given.seconds))
+        return
+    constants = measured(Bench(given.provider, given.threads, given.rounds), given.sweeps)
+    write(out, {"provenance": machine(given.provider, given.threads), **constants})
+
+
+def cuda(threads: int, seconds: float) -> dict[str, object]:
+    """The installed constants of CUDA, measured anew."""
+    installed = json.loads((TARGETS / "cuda.json").read_text())
+    provenance = machine("cuda", threads) | {"device": cards.device_name()}
+    provenance["sources"] = installed["provenance"]["sources"]
+    return {**installed, "provenance": provenance, "constants": cards.measured(installed, seconds)}
+
+
+def write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,11 @@ def main() -> int:
 
 
 def read(folder: Path) -> list[Result]:
-    """All results, by network, type, batch and number of models."""
+    """All results, by network, type, batch and number of models, from files of one case and of many lines."""
     found = [json.loads(path.read_text()) for path in folder.glob("*.json") if path.name != RANKING]
-    return sorted(found, key=lambda r: (r["group"], r["name"], r["dtype"], r["batch"], r["count"]))
+    found += [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    keyed = {(r["group"], r["name"], r["dtype"], r["batch"], r["count"]): r for r in found if "rows" in r}
+    return [keyed[key] for key in sorted(keyed)]
 
 
 def lines(results: Iterable[Result]) -> dict[tuple[str, str, int], list[Point]]:

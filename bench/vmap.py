@@ -83,7 +83,7 @@ class Vmap(Contender):
         found = dict(zip(self.family.outputs, self.run(), strict=True))
         return [{name: value[m] for name, value in found.items()} for m in range(self.work.models)]
 
-    def check(self) -> tuple[float, str]:
+    def check(self, turn: int = 0) -> tuple[float, str]:
         loose = self.work.tf32 or self.dtype == "fp16"
         allowed = BY_PRECISION["float16" if loose else "float32"]
         worst = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netfuse_onnx.measure.report import BenchReport, KindRow, Row
+from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
 from netfuse_onnx.measure.rounds import Quartiles
 
 from .screen import Screen, size
@@ -19,12 +19,10 @@ def bench(report: BenchReport, console: Screen) -> None:
     )
     _ways(report, console)
     for speedup in report.speedups:
-        times = speedup.times
-        console.say(
-            f"{speedup.merged}: {times.median:.2f} times as fast as the best alternative, {speedup.best} "
-            f"(quartiles {times.low:.2f} and {times.high:.2f} of {times.samples} rounds)."
-        )
-    if not report.together:
+        _speedup(speedup, console)
+    if report.provider == "cuda":
+        console.say("Each was loaded and measured once, one after the other.")
+    elif not report.together:
         console.say("Each was loaded for its turn: all do not fit into memory at once.")
     if report.profile:
         _kinds(report.profile, console)
@@ -32,14 +30,40 @@ def bench(report: BenchReport, console: Screen) -> None:
     console.warn(report.warnings)
 
 
+def _speedup(speedup: Speedup, console: Screen) -> None:
+    times, device = speedup.times, speedup.device
+    console.say(
+        f"{speedup.merged}: {times.median:.2f} times as fast as the best alternative, {speedup.best} "
+        f"(quartiles {times.low:.2f} and {times.high:.2f} of {times.samples} rounds)."
+    )
+    if device:
+        console.say(
+            f"With inputs and outputs that stay on the GPU: {device.median:.2f} times as fast as "
+            f"{speedup.device_best} (quartiles {device.low:.2f} and {device.high:.2f})."
+        )
+
+
 def _ways(report: BenchReport, console: Screen) -> None:
     gpu = report.provider == "cuda"
-    columns = ["way", "settings", "ms a call", "quartiles", "equal", "load s", "memory", "GPU", "file"]
+    columns = [
+        "way",
+        "settings",
+        "ms a call",
+        "quartiles",
+        "on GPU",
+        "equal",
+        "load s",
+        "memory",
+        "GPU",
+        "file",
+    ]
     rows = []
     for row in sorted(report.rows, key=lambda row: row.median):
         sizes = [size(row.resident), size(row.gpu), size(row.file)]
-        rows.append([row.label, row.settings, *_times(row.seconds), _equal(row), f"{row.load:.2f}", *sizes])
-    kept = [i for i, column in enumerate(columns) if gpu or column != "GPU"]
+        device = f"{row.device.median * 1e3:.4g}" if row.device else ""
+        times = [*_times(row.seconds), device]
+        rows.append([row.label, row.settings, *times, _equal(row), f"{row.load:.2f}", *sizes])
+    kept = [i for i, column in enumerate(columns) if gpu or "GPU" not in column]
     console.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
@@ -50,7 +74,9 @@ def _times(seconds: Quartiles | None) -> tuple[str, str]:
 
 
 def _equal(row: Row) -> str:
-    return "did not run" if row.error is None else "no" if row.problem else "yes"
+    if row.error is None:
+        return "not compared" if row.ran else "did not run"
+    return "no" if row.problem else "yes"
 
 
 def _kinds(kinds: tuple[KindRow, ...], console: Screen) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments, checked, refusals, sources, wording
-from netfuse_onnx.errors import FileFault, UsageFault, ValuesDiffer
+from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lowered import Merged
@@ -192,9 +193,18 @@ def bench(
         refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))
-        file = MergedFile("merged", merged, about.io, about.share, size)
-        report = contest(work, [file], effort=effort, with_profile=profile, tell=tell)
-        return replace(report, warnings=(*strangers, *report.warnings))
+        files = [MergedFile("merged", merged, about.io, about.share, size)]
+        with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
+            stacked = os.path.join(folder, "stacked.onnx")
+            notes = list(strangers)
+            if work.runtime.provider == "cuda" and about.io != "stacked":
+                tell("merging with stacked inputs and outputs", 0, 1)
+                try:
+                    files.append(_stacked(about, paths, stacked, proof))
+                except NotStackable as error:
+                    notes.append(f"Not measured with stacked inputs and outputs: {error.message}")
+            report = contest(work, files, effort=effort, with_profile=profile, tell=tell)
+        return replace(report, warnings=(*notes, *report.warnings))
 
     return steady([merged, *paths], measured, attempts=1)
 
@@ -224,6 +234,16 @@ def rules() -> RulesReport:
 
 
 # --------------------------------------------------------------------------- helpers
+
+
+def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Proof) -> MergedFile:
+    """Merge the models once more, with stacked inputs and outputs: on CUDA each input and output of its own
+    costs a copy of its own. Raises NotStackable."""
+    report = merge(
+        paths, out, names=about.models, io="stacked", share=about.share, target=about.target,
+        partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
+    )  # fmt: skip
+    return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
 
 
 def _read_merged(

@@ -50,10 +50,14 @@ def fuses(model, folder):
 def masked(number, mask="bool[B,1,S,T] m", guard=False):
     """Keys that `m` leaves out get a number added to their score; with `guard` NaN becomes 0."""
     last = "n = IsNaN(z) p = Where(n, none, z)" if guard else "p = Identity(z)"
-    middle = f"""none = Constant<value_float = 0.0>() mark = Constant<value_float = {number}>()
+    middle = f"""none = Constant<value_float = 0.0>() mark = Constant<value_float = -9.0>()
         added = Where(m, none, mark) total = Add(scores, added) z = Softmax(total) {last}"""
-    model = written(middle, f"{ROWS}, {mask}")
-    for node in model.graph.node:  # the text form has no infinity
+    return with_mark(written(middle, f"{ROWS}, {mask}"), number)
+
+
+def with_mark(model, number):
+    """The model with another number for a masked key: the text form has no infinity."""
+    for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] == "mark":
             node.attribute[0].f = float(number)
     return model
@@ -134,6 +138,16 @@ def test_a_mask_that_is_fed_stays(kind, tmp_path):
     assert not fuses(model, tmp_path)
 
 
+def test_two_marks_of_one_key_stay(tmp_path):
+    """Two of the lowest numbers are -inf."""
+    middle = """none = Constant<value_float = 0.0>() mark = Constant<value_float = -9.0>()
+        one = Where(m, none, mark) other = Where(l, none, mark)
+        sum = Add(scores, one) total = Add(sum, other) p = Softmax(total)"""
+    model = written(middle, f"{ROWS}, bool[B,1,S,T] m, bool[S,T] l")
+    assert fuses(with_mark(model, -5.0), tmp_path)
+    assert not fuses(with_mark(model, LOWEST), tmp_path)
+
+
 def test_a_number_between_a_score_and_a_mark_stays(tmp_path):
     assert not fuses(masked(-1e25), tmp_path)
 
@@ -170,6 +184,80 @@ def test_a_huge_bias_stays(tmp_path):
     role = {**dict.fromkeys("acd", "input"), "b": "weight"}
     corr = family(as_models(model, values, role, tmp_path), target="cuda")
     assert not any(node.op == "Attention" for node in corr.graph.nodes)
+
+
+# --------------------------------------------------------------------------- linear layers around it
+
+LAYERS = "float[B,S,8] x, " + ", ".join(f"float[8,8] w{n}, float[8] b{n}" for n in "qkvo")
+ROWS_OF = "".join(f"{n}w = MatMul(x, w{n}) {r} = Add({n}w, b{n}) " for n, r in zip("qkv", "acd", strict=True))
+BEHIND = ENDS.replace("y = ", "r = ") + " rw = MatMul(r, wo) y = Add(bo, rw)"
+
+
+def layers(middle="p = Softmax(scores)", more="", ends=BEHIND):
+    return graph(f"{LAYERS}{more}", f"{ROWS_OF} {SPLIT} {SCALED} {middle} {ends}")
+
+
+def weights_left(model, folder, role=None, values=None):
+    """The weights that the graph of a family still reads, and the operators of nodes that read them."""
+    role = role or {info.name: "input" if info.name in "xm" else "weight" for info in model.graph.input}
+    paths = as_models(model, values or draw(model, 2, sizes=SIZES), role, folder)
+    graph_ = family(paths, target="cuda").graph
+    return {name: {n.op for n in graph_.nodes if name in n.inputs} for name in graph_.weights}
+
+
+def test_biases_of_keys_go_and_those_of_values_move(tmp_path):
+    """Both are gone from the rows of a call. What is computed of them is computed when a session loads."""
+    model = layers()
+    left = weights_left(model, tmp_path)
+    assert not {"bk", "bv"} & left.keys()
+    assert left["bv/1x1x8"] == {"MatMul"}
+    assert left["bo"] == {"Add"}
+    values = draw(model, 3, sizes=SIZES, low=-1, high=1)
+    for weights in ("weight", "shared weight"):
+        role = {info.name: weights for info in model.graph.input} | {"x": "input"}
+        check(model, values, role, tmp_path, target="cuda", tolerance=1e-4)
+    role = {info.name: "weight" for info in model.graph.input} | {"x": "shared input", "bv": "shared weight"}
+    check(model, values, role, tmp_path, target="cuda", tolerance=1e-4)
+
+
+KEEPS_VALUES = {
+    "no bias behind": (layers(ends=BEHIND.replace("y = Add(bo, rw)", "y = Relu(rw)")), {"Add"}),
+    "another reader": (layers(ends=BEHIND + " z = Relu(r)"), {"Add"}),
+}
+
+
+@pytest.mark.parametrize(("model", "readers"), KEEPS_VALUES.values(), ids=KEEPS_VALUES)
+def test_a_bias_of_values_stays(model, readers, tmp_path):
+    assert weights_left(model, tmp_path)["bv"] == readers
+
+
+def test_a_bias_of_values_stays_where_rows_may_be_zero(tmp_path):
+    """Attention gives 0 for a row all of whose keys have -inf, and a bias would be added to that."""
+    middle = """none = Constant<value_float = 0.0>() mark = Constant<value_float = -9.0>()
+        added = Where(m, none, mark) total = Add(scores, added) z = Softmax(total)
+        n = IsNaN(z) p = Where(n, none, z)"""
+    model = with_mark(layers(middle, ", bool[B,1,S,S] m"), -np.inf)
+    assert weights_left(model, tmp_path)["bv"] == {"Add"}
+    values = draw(model, 2, sizes=SIZES)
+    values["m"][:, :, :, 1] = False
+    role = {info.name: "input" if info.name in "xm" else "weight" for info in model.graph.input}
+    check(model, values, role, tmp_path, target="cuda", tolerance=1e-4)
+
+
+def test_a_bias_of_keys_that_others_read_stays(tmp_path):
+    model = layers(ends=BEHIND + " z = Relu(c)")
+    assert weights_left(model, tmp_path)["bk"] == {"Add"}
+
+
+def test_a_bias_that_is_no_number_stays(tmp_path):
+    """A score of NaN or infinity is no sum that softmax does not see."""
+    model = layers()
+    for odd in (np.nan, np.inf):
+        values = draw(model, 2, sizes=SIZES)
+        values["bk"][1, 0] = values["bv"][1, 0] = odd
+        left = weights_left(model, tmp_path, values=values)
+        assert left["bk"] == {"Add"}
+        assert left["bv"] == {"Add"}
 
 
 # --------------------------------------------------------------------------- what is no attention

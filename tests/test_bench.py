@@ -120,7 +120,9 @@ def test_the_time_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_headline_comes_first() -> None:
-    given = argparse.Namespace(only=None, dtypes=["fp32", "fp16"], batches=[1, 8], counts=[1, 8, 32])
+    given = argparse.Namespace(
+        only=None, dtypes=["fp32", "fp16"], batches=[1, 8], counts=[1, 8, 32], provider="cpu", graphs=None
+    )
     found = list(serving.cases(given))
     paper = [row.name for row in ROWS if row.group == PAPER]
     assert [case.stem for case in found[: len(paper)]] == [f"{name}-n32-b1-fp32" for name in paper]

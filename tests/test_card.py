@@ -21,7 +21,16 @@ from netfuse_onnx.plan.account import Account
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.device import VIEW, Device
 from netfuse_onnx.plan.extents import Shapes
-from netfuse_onnx.plan.launches import CONVOLUTION, FEW, LINK, MEMORY, PRODUCT, TRANSPOSED, Launch, launches
+from netfuse_onnx.plan.launches import (
+    CONVOLUTION,
+    GROUPED,
+    LINK,
+    MEMORY,
+    PRODUCT,
+    TRANSPOSED,
+    Launch,
+    launches,
+)
 from netfuse_onnx.plan.work import Work
 from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Node, ValueType
@@ -107,20 +116,22 @@ def test_the_start_of_a_launch_is_between_a_graph_and_none(card: Card) -> None:
 
 
 SIZES = st.integers(1, 3000)
-KERNELS = st.sampled_from([PRODUCT, CONVOLUTION, FEW])
+KERNELS = st.sampled_from([PRODUCT, CONVOLUTION, GROUPED])
 
 
-@given(KERNELS, SIZES, SIZES, SIZES, SIZES, st.integers(0, 3), st.integers(1, 500))
+@given(
+    KERNELS, st.sampled_from([1, 8, 64]), SIZES, SIZES, SIZES, SIZES, st.integers(0, 3), st.integers(1, 500)
+)
 def test_a_price_grows_with_each_size(
-    kernel: str, count: int, m: int, n: int, k: int, which: int, by: int
+    kernel: str, channels: int, count: int, m: int, n: int, k: int, which: int, by: int
 ) -> None:
     """A larger product never costs less, however its tiles fall."""
     card = targets.target("cuda")
     assert isinstance(card, Card)
     sizes = [count, m, n, k]
-    smaller = card.work(Launch(0.0, work=Work(kernel, *sizes)))
+    smaller = card.work(Launch(0.0, work=Work(kernel, *sizes), channels=channels))
     sizes[which] += by
-    assert card.work(Launch(0.0, work=Work(kernel, *sizes))) >= smaller * (1 - 1e-9)
+    assert card.work(Launch(0.0, work=Work(kernel, *sizes), channels=channels)) >= smaller * (1 - 1e-9)
 
 
 @given(SIZES, SIZES, SIZES, st.integers(1, 40))
@@ -160,17 +171,24 @@ def test_a_convolution_adds_its_bias_in_a_launch_of_its_own() -> None:
     """A FusedConv has its bias, its activation and what is added before it in one launch."""
     x, w, b, y = [1, 64, 56, 56], [128, 8, 3, 3], [128], [1, 128, 56, 56]
     conv, bias = made("Conv", [x, w, b], y, {"group": 8})
-    assert conv.work == Work(CONVOLUTION, 8, 56 * 56, 16, 8 * 9)
+    assert conv.work == Work(GROUPED, 8, 56 * 56, 16, 8 * 9)
     assert bias.moved == 4 * (128 + 2 * math.prod(y))
     (fused,) = made("FusedConv", [x, w, b, y], y, {"group": 8, "activation": b"Relu"}, MICROSOFT)
     assert fused.work == conv.work
     assert fused.moved == 4 * (math.prod(x) + math.prod(w) + 128 + 2 * math.prod(y))
 
 
-@pytest.mark.parametrize(("groups", "kernel"), [(1, CONVOLUTION), (2, CONVOLUTION), (4, FEW), (16, FEW)])
-def test_groups_with_few_channels_have_a_rate_of_their_own(groups: int, kernel: str) -> None:
-    (conv,) = made("Conv", [[1, 16, 9, 9], [32, 16 // groups, 3, 3]], [1, 32, 7, 7], {"group": groups})
-    assert conv.work is not None and conv.work.kernel == kernel
+@pytest.mark.parametrize(("groups", "channels"), [(1, 16), (2, 8), (4, 4), (16, 1)])
+def test_groups_with_few_channels_are_slower(card: Card, groups: int, channels: int) -> None:
+    """Below 8 channels tensor cores are no use."""
+    (conv,) = made("Conv", [[1, 16, 9, 9], [32, channels, 3, 3]], [1, 32, 7, 7], {"group": groups})
+    assert conv.work is not None and (conv.work.kernel, conv.channels) == (
+        GROUPED if groups > 1 else CONVOLUTION,
+        channels,
+    )
+    flops = 2.0 * 49 * 32 * channels * 9
+    least = flops / card.grouped[1]["tf32"]
+    assert (card.work(replace(conv, moved=0.0)) == pytest.approx(least)) is (channels < 8)
 
 
 def test_an_einsum_copies_its_operands(card: Card) -> None:

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from commands import Run
 from families import family, merged
+from pretended import CHOSEN, pretend
 from stubs import ROOT, python
 
 from netfuse_onnx import api, sources
 from netfuse_onnx.proofs import Replays
-from netfuse_onnx.prove import values
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.replay import Replayer
 from netfuse_onnx.prove.trial import Options, Trial
-from netfuse_onnx.run import cuda, runtime
-from netfuse_onnx.run.bound import Bound
+from netfuse_onnx.run import cuda
+from netfuse_onnx.run.bound import Bound, fixed_dims
 from netfuse_onnx.run.runtime import RunFailed, Session, Value, choose
 
 CONVOLUTION = "g (float[n, 3, 8, 8] x) => (float[n, 4, 6, 6] y) { c = Conv(x, w)  y = Relu(c) }"
@@ -40,7 +40,7 @@ class Stale:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._first: dict[str, Value] = {}
-        self.fixed = session.fixed
+        self.shapes = session.shapes
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         self._first = self._first or self._session.run(feeds)
@@ -106,13 +106,7 @@ def test_a_second_run_that_fails_is_a_problem(tmp_path: Path, monkeypatch: pytes
 def test_the_proof_on_cuda_has_the_repeated_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    """A fake of the provider: sessions are made on the CPU, and called CUDA's."""
-    chosen = runtime.Runtime("cuda")
-    monkeypatch.setattr(api.runtime, "choose", lambda *_: chosen)
-    monkeypatch.setattr(values, "_tf32", lambda *_: 0.25)
-    monkeypatch.setattr(runtime.cuda, "preload", lambda: None)
-    monkeypatch.setattr(runtime, "CUDA", runtime.CPU)
-    monkeypatch.setattr(runtime, "providers", lambda name, tf32: [(runtime.CPU, {})])
+    pretend(monkeypatch)
     paths, captured = family(tmp_path), list[str]()
 
     def refused(self: Replayer, path: str, *_: object) -> Bound:
@@ -120,17 +114,36 @@ def test_the_proof_on_cuda_has_the_repeated_runs(
         raise RunFailed("not all nodes are on CUDA")
 
     monkeypatch.setattr(Replayer, "_captured", refused)
-    code, out, err = run("merge", *paths, "-o", tmp_path / "m.onnx", "--json")
+    code, out, err = run("merge", *paths, "-o", tmp_path / "m.onnx", "--json", "--provider", "cuda")
     found = json.loads(out)["proof"]["values"]
     assert code == 0, err
     assert captured[:2] == paths and len(captured) == 3
-    assert found["tf32"] == 0.25
+    assert found["tf32"] == 0.0
     assert (found["replays"]["again"], found["replays"]["graphs"]) == (3, 0)
-    code, out, err = run("verify", tmp_path / "m.onnx", *paths)
-    assert (
-        "3 files gave the same when they ran again after other inputs, 0 of them as CUDA graphs" in err + out
-    )
-    assert "No CUDA graph of model a: not all nodes are on CUDA." in err + out
+    code, out, err = run("verify", tmp_path / "m.onnx", *paths, "--provider", "cuda")
+    said = err + out
+    assert "3 files gave the same when they ran again after other inputs, 0 of them as CUDA graphs" in said
+    assert "No CUDA graph of model a: not all nodes are on CUDA." in said
+
+
+def test_stale_values_fail_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(Bound, "put", lambda self, feeds: None)
+    code, _, err = run("merge", *family(tmp_path), "-o", tmp_path / "m.onnx", "--provider", "cuda")
+    assert code == 1
+    assert "Model a gives other values as a CUDA graph: output y" in err
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+def test_the_graph_of_a_proof_is_captured_with_tf32_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, io: str
+) -> None:
+    pretend(monkeypatch)
+    paths = family(tmp_path)
+    code, out, _ = run("merge", *paths, "-o", tmp_path / "m.onnx", "--io", io, "--json", "--provider", "cuda")
+    assert (code, json.loads(out)["proof"]["values"]["replays"]["graphs"]) == (0, 3)
+    assert CHOSEN == 3 * [{"use_tf32": "0", "enable_cuda_graph": "1"}]
 
 
 def test_on_the_cpu_there_are_none(tmp_path: Path) -> None:
@@ -146,8 +159,8 @@ def test_dims_are_fixed_where_they_have_one_size(tmp_path: Path) -> None:
     )
     session = Session(family(tmp_path, text, {})[0], choose("cpu"))
     ones = np.ones((2, 3), np.float32)
-    assert session.fixed({"x": ones, "z": np.ones((2, 4), np.float32)}) == {"n": 2}
-    assert session.fixed({"x": ones, "z": ones}) == {"n": 2, "k": 3}
+    assert fixed_dims(session.shapes, {"x": ones, "z": np.ones((2, 4), np.float32)}) == {"n": 2}
+    assert fixed_dims(session.shapes, {"x": ones, "z": ones}) == {"n": 2, "k": 3}
 
 
 # --------------------------------------------------------------------------- libraries

@@ -345,6 +345,15 @@ def cuda_listed() -> bool:
 
 
 @shows
+def weights_quantised() -> bool:
+    text = """g (uint8[1,1,4,4] x) => (uint8[1,2,4,4] y)
+        { d = DequantizeLinear(x, s, z) c = Conv(d, w) y = QuantizeLinear(c, s, z) }"""
+    stored = {"w": np.float32([100.3, 0.4]).reshape(2, 1, 1, 1)}
+    x = np.full((1, 1, 4, 4), 100, np.uint8)
+    return differs(text, {"x": x}, {**stored, "s": np.float32(1), "z": np.uint8(0)})
+
+
+@shows
 def dequantize_stays() -> bool:
     text = "g (float[2,2] x) => (float[2,2] y) { w = DequantizeLinear(q, s, z) y = Mul(x, w) }"
     stored = {"q": np.ones((2, 2), np.int8), "s": np.float32(0.5), "z": np.int8(0)}

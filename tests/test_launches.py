@@ -16,6 +16,7 @@ from samples import exported
 import netfuse_onnx
 from bench.launches import trace
 from bench.paper import figures
+from sample_models.families import FAMILIES
 from sample_models.zoo import ZOO
 
 MODELS = 4
@@ -26,9 +27,8 @@ MOST_LAUNCHES = 1.05
 MOST_FUSED = 0.45
 """The same for ResNets with the target cuda, which fuses convolutions with bias, sum and activation."""
 
-PAPER = ("resnet50", "resnext50", "bert", "xlnet")
-FAMILIES = (
-    *((name, "dynamo") for name in (*PAPER, "mlp")),
+CASES = (
+    *((name, "dynamo") for name in ("resnet50", "resnext50", "bert", "xlnet", "mlp")),
     ("bert", "torchscript"),
     ("xlnet", "torchscript"),
     ("vit", "torchscript"),
@@ -59,13 +59,19 @@ def traced(path: str, batch: int) -> Figures:
     return figures(report) | {"warnings": report.get("warnings", [])}
 
 
-def sources(name: str, exporter: str, folder: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@functools.cache
+def sources(name: str, exporter: str, exports: Path) -> list[str]:
     """Returns two models of a family of the tests or of the zoo."""
-    if name not in ZOO or name in (*PAPER, "mlp"):
+    if name in FAMILIES:
         return exported(name, exporter, count=2)
     from sample_models.export import export_family
 
-    return [str(path) for path in export_family(ZOO[name].family, folder, count=2, exporter=exporter)]
+    return [str(path) for path in export_family(ZOO[name].family, exports, count=2, exporter=exporter)]
 
 
 def broken_claims(merged: Figures, source: Figures, *, most: float) -> Iterator[str]:
@@ -82,32 +88,35 @@ def broken_claims(merged: Figures, source: Figures, *, most: float) -> Iterator[
     yield from merged["warnings"]
 
 
-def check(name: str, exporter: str, target: str, io: str, folder: Path) -> None:
-    two = sources(name, exporter, folder)
-    out = str(folder / "merged.onnx")
+def check(two: list[str], out: str, target: str, io: str, most: float) -> None:
     paths = [two[model % 2] for model in range(MODELS)]
     names = [f"m{model}" for model in range(MODELS)]
     netfuse_onnx.merge(paths, out, names=names, io=io, target=target, verify=False)
-    most = MOST_FUSED if target == "cuda" and name.startswith("resne") else MOST_LAUNCHES
     for batch in BATCHES:
         at_most = most if io == "stacked" else float("inf")  # separate files also join and split
         broken = list(broken_claims(traced(out, batch), traced(two[0], batch), most=at_most))
         assert not broken, f"batch {batch}: {'; '.join(broken)}"
 
 
+def most_launches(name: str, target: str) -> float:
+    return MOST_FUSED if target == "cuda" and name in ("resnet50", "resnext50") else MOST_LAUNCHES
+
+
 @pytest.mark.parametrize(("target", "io"), FIRST)
-@pytest.mark.parametrize(("name", "exporter"), FAMILIES)
-def test_merged_files_fit_cuda(name: str, exporter: str, target: str, io: str, tmp_path: Path) -> None:
-    check(name, exporter, target, io, tmp_path)
+@pytest.mark.parametrize(("name", "exporter"), CASES)
+def test_merged_files_fit_cuda(
+    name: str, exporter: str, target: str, io: str, exports: Path, tmp_path: Path
+) -> None:
+    check(sources(name, exporter, exports), str(tmp_path / "m.onnx"), target, io, most_launches(name, target))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "io"), REST)
-@pytest.mark.parametrize(("name", "exporter"), FAMILIES)
+@pytest.mark.parametrize(("name", "exporter"), CASES)
 def test_merged_files_fit_cuda_with_the_other_settings(
-    name: str, exporter: str, target: str, io: str, tmp_path: Path
+    name: str, exporter: str, target: str, io: str, exports: Path, tmp_path: Path
 ) -> None:
-    check(name, exporter, target, io, tmp_path)
+    check(sources(name, exporter, exports), str(tmp_path / "m.onnx"), target, io, most_launches(name, target))
 
 
 # ------------------------------------------------------------------------ the tracer sees what is claimed

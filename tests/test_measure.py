@@ -267,15 +267,6 @@ def test_what_is_larger_than_memory_is_a_row_with_its_reason(
     assert problems["merged"] == ""
 
 
-def test_the_ways_on_cuda(tmp_path: Path) -> None:
-    """Where there is no GPU, at least who would take part."""
-    work = workload(family(tmp_path))
-    object.__setattr__(work.runtime, "provider", "cuda")
-    found = {entry.kind: [str(s) for s in entry.choices] for entry in entries(work, [], str(tmp_path))}
-    assert found["sequence, CUDA graphs"] == ["1 thread, CUDA graph"]
-    assert found["side by side"] == ["1 thread", "1 thread, CUDA graph"]
-
-
 def test_profiles_put_fused_operators_with_what_they_were(tmp_path: Path) -> None:
     text = "g (float[n, 3, 8, 8] x) => (float[n, 4, 6, 6] y) { c = Conv(x, w)  y = Relu(c) }"
     paths = family(tmp_path, text, {"w": (4, 3, 3, 3)})

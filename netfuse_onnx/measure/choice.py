@@ -58,7 +58,7 @@ def choose(entry: Entry, work: Workload, folder: str, effort: Effort) -> list[Wa
     """Return the entry with the settings that are fastest in a trial, then with those near them."""
     row = Row(entry.kind, entry.label, entry.merged, file=entry.size)
     try:
-        _prepare(entry, work, folder)
+        prepare(entry, work, folder)
         tried, load = _trials(entry, effort) if len(entry.choices) > 1 else ({}, 0.0)
     except (RunFailed, OSError) as error:
         way = Way(entry, row)
@@ -69,7 +69,8 @@ def choose(entry: Entry, work: Workload, folder: str, effort: Effort) -> list[Wa
     return [Way(entry, replace(row, settings=str(some)), entry.make(some)) for some in chosen]
 
 
-def _prepare(entry: Entry, work: Workload, folder: str) -> None:
+def prepare(entry: Entry, work: Workload, folder: str) -> None:
+    """Write the files that an entry needs. Raises RunFailed where they or its sessions have no room."""
     if entry.size * LOADED > SHARE * (_free(work) or float("inf")):
         raise RunFailed(f"{entry.size / 1e9:.1f} GB of weights do not fit into memory")
     if entry.writes > SHARE * shutil.disk_usage(folder).free:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from netfuse_onnx.measure.sessions import Runner, Settings
 from netfuse_onnx.measure.workload import Results, Workload
-from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.run.bound import Bound
+from netfuse_onnx.run.runtime import RunFailed, Value, onnxruntime
+
+LOADERS = 12
+"""At most so many threads load the sessions of one way on CUDA."""
+THREADS = 16
+"""At most so many threads call the sessions of one way on CUDA."""
 
 
 class Contender(ABC):
@@ -22,6 +30,8 @@ class Contender(ABC):
 
     kind: ClassVar[str]
     """The name of the way in the report."""
+    on_device: bool = False
+    """True where `start` and `wait` run it without copies, once it is set up."""
 
     def __init__(self, work: Workload, settings: Settings) -> None:
         self.work = work
@@ -43,9 +53,18 @@ class Contender(ABC):
     def close(self) -> None:
         """Free the sessions, also after a setup that failed."""
 
-    def check(self) -> tuple[float, str]:
-        """Compare its outputs with the sources'. Returns the worst ratio, and '' or what is wrong."""
-        return self.work.error(self.results())
+    def device_run(self) -> None:
+        """Make one call whose inputs and outputs stay on the device, where `on_device` is true."""
+        raise RunFailed("its inputs and outputs do not stay on the device")
+
+    def feed(self, turn: int) -> bool:
+        """Set the inputs of further calls to those of a turn of the workload. False where it has only one."""
+        return turn == 0
+
+    def check(self, turn: int = 0) -> tuple[float, str]:
+        """Compare its outputs with the sources', on the inputs of the turn that it was fed. Returns the worst
+        ratio, and '' or what is wrong."""
+        return self.work.error(self.results(), turn, exact=self.settings.exact)
 
     def elsewhere(self) -> int:
         """Return the bytes resident in other processes."""
@@ -56,16 +75,44 @@ class InSequence(Contender):
     """A session per model, one after the other."""
 
     kind = "sequence"
+    _runners: Sequence[Runner] = ()
 
     def setup(self) -> None:
+        """Load the sessions; on CUDA by several threads, since creating one leaves Python's lock free."""
+        models = range(self.work.models)
+        if self.work.runtime.provider == "cuda":
+            with ThreadPoolExecutor(min(LOADERS, len(models))) as pool:
+                self._runners = [*pool.map(self._load, models)]
+        else:
+            self._runners = [self._load(model) for model in models]
+        self._first_run()
+        self.on_device = all(runner.bound for runner in self._runners)
+
+    def _load(self, model: int) -> Runner:
         work = self.work
-        self._runners = [
-            Runner(path, work.feeds(m), work.wants(m), work.runtime, self.settings, work.tf32)
-            for m, path in enumerate(work.paths)
-        ]
+        path, feeds, wants = work.paths[model], work.feeds(model), work.wants(model)
+        return Runner(path, feeds, wants, work.runtime, self.settings, work.tf32)
+
+    def _first_run(self) -> None:
+        """Capture the CUDA graphs, one at a time: what another thread does on the device breaks a capture."""
+        if self.settings.graph:
+            self.run()
+
+    def use(self, other: InSequence) -> None:
+        """Take over the sessions of another way, which stays their owner, instead of a setup."""
+        self._runners, self.on_device = other._runners, other.on_device
+
+    def feed(self, turn: int) -> bool:
+        for model, runner in enumerate(self._runners):
+            runner.feed(self.work.feeds(model, turn))
+        return True
 
     def run(self) -> list[Sequence[Value]]:
         return [runner.run() for runner in self._runners]
+
+    def device_run(self) -> None:
+        for runner in self._runners:
+            _bound(runner).run()
 
     def results(self) -> Results:
         named = zip(self._runners, self.run(), strict=True)
@@ -78,58 +125,97 @@ class InSequence(Contender):
         self._runners = []
 
 
-class CudaGraphs(InSequence):
-    """The sequence, where each session replays a CUDA graph."""
+class NotWaiting(InSequence):
+    """On CUDA, one thread that starts all sessions, each on its own stream, and waits once at the end."""
 
-    kind = "sequence, CUDA graphs"
+    kind = "sequence, waiting once"
+
+    def __init__(self, work: Workload, settings: Settings) -> None:
+        super().__init__(work, settings)
+        self._options = onnxruntime().RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        # This is the graph that a run without options captures. Without a name, ONNX Runtime 1.31 throws and
+        # catches an error inside each run with options, which takes 0.1 ms.
+        self._options.add_run_config_entry("gpu_graph_id", "0")
+
+    def run(self) -> list[Sequence[Value]]:
+        for runner in self._runners:
+            runner.put()
+        self.device_run()
+        return [[*_bound(runner).get().values()] for runner in self._runners]
+
+    def device_run(self) -> None:
+        for runner in self._runners:
+            _bound(runner).run(self._options)
+        _bound(self._runners[-1]).wait()  # for the device, whatever runs on it
 
 
 class Concurrent(InSequence):
     """A session per model, at once: on the CPU by as many threads as there are cores, each session on the
-    thread that calls it; on CUDA by a thread and a stream each. The caller is one of the threads."""
+    thread that calls it; on CUDA by up to THREADS threads and a stream for each session. The caller is one of
+    the threads."""
 
     kind = "concurrent"
 
     def setup(self) -> None:
-        self._go: list[queue.SimpleQueue[bool]] = []
+        self._go: list[queue.SimpleQueue[Callable[[int], object] | None]] = []
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._results: list[Sequence[Value]] = [[] for _ in self.work.paths]
-        super().setup()
+        self._turns: AbstractContextManager[object] = nullcontext()
         models = self.work.models
-        count = models if self.work.runtime.provider == "cuda" else min(models, self.work.cores)
+        count = min(models, THREADS if self.work.runtime.provider == "cuda" else self.work.cores)
         self._shares = [range(first, models, count) for first in range(count)]
         for share in self._shares[1:]:
-            ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
+            ready: queue.SimpleQueue[Callable[[int], object] | None] = queue.SimpleQueue()
             self._go.append(ready)
             threading.Thread(target=self._serve, args=(ready, share), daemon=True).start()
+        super().setup()
 
-    def _serve(self, ready: queue.SimpleQueue[bool], share: range) -> None:
-        while ready.get():
+    def _first_run(self) -> None:
+        """Capture each CUDA graph on the thread that will replay it: ONNX Runtime keeps them per thread."""
+        self._turns = threading.Lock()
+        try:
+            super()._first_run()
+        finally:
+            self._turns = nullcontext()
+
+    def _serve(self, ready: queue.SimpleQueue[Callable[[int], object] | None], share: range) -> None:
+        while work := ready.get():
             problem = None
             try:
-                self._run_share(share)
+                self._run_share(work, share)
             except BaseException as error:  # raised again by the caller
                 problem = error
             self._done.put(problem)
 
-    def _run_share(self, share: range) -> None:
-        for model in share:
-            self._results[model] = self._runners[model].run()
+    def _run_share(self, work: Callable[[int], object], share: range) -> None:
+        with self._turns:
+            for model in share:
+                work(model)
+
+    def _run_one(self, model: int) -> None:
+        self._results[model] = self._runners[model].run()
 
     def run(self) -> list[Sequence[Value]]:
+        self._all(self._run_one)
+        return list(self._results)
+
+    def device_run(self) -> None:
+        self._all(lambda model: _bound(self._runners[model]).run())
+
+    def _all(self, work: Callable[[int], object]) -> None:
         for ready in self._go:
-            ready.put(True)
+            ready.put(work)
         try:
-            self._run_share(self._shares[0])
+            self._run_share(work, self._shares[0])
         finally:
             problems = [self._done.get() for _ in self._go]
         for problem in filter(None, problems):
             raise problem
-        return list(self._results)
 
     def close(self) -> None:
         for ready in self._go:
-            ready.put(False)
+            ready.put(None)
         self._go, self._runners, self._results = [], [], []
 
 
@@ -148,9 +234,19 @@ class OneGraph(Contender):
     def setup(self) -> None:
         feeds, wants = self._feeds(), self._wants()
         self._runner = Runner(self.path, feeds, wants, self.work.runtime, self.settings, self.work.tf32)
+        self.on_device = self._runner.bound is not None
 
-    def _feeds(self) -> dict[str, Value]:
-        return self.work.merged_feeds(self.io, self.share)
+    def feed(self, turn: int) -> bool:
+        assert self._runner is not None
+        self._runner.feed(self._feeds(turn))
+        return True
+
+    def device_run(self) -> None:
+        assert self._runner is not None
+        _bound(self._runner).run()
+
+    def _feeds(self, turn: int = 0) -> dict[str, Value]:
+        return self.work.merged_feeds(self.io, self.share, turn)
 
     def _wants(self) -> dict[str, Value]:
         return self.work.merged_wants(self.io)
@@ -175,8 +271,8 @@ class SideBySide(OneGraph):
 
     kind = "side by side"
 
-    def _feeds(self) -> dict[str, Value]:
-        return self._numbered([self.work.feeds(m) for m in range(self.work.models)])
+    def _feeds(self, turn: int = 0) -> dict[str, Value]:
+        return self._numbered([self.work.feeds(m, turn) for m in range(self.work.models)])
 
     def _wants(self) -> dict[str, Value]:
         return self._numbered([self.work.wants(m) for m in range(self.work.models)])
@@ -187,3 +283,9 @@ class SideBySide(OneGraph):
     def _split_models(self, result: Mapping[str, Value]) -> Results:
         outputs = enumerate(self.work.outputs)
         return [{name: result[f"{m}/{own}"] for name, own in each.items()} for m, each in outputs]
+
+
+def _bound(runner: Runner) -> Bound:
+    if runner.bound is None:
+        raise RunFailed("it has inputs or outputs without a fixed place on the device")
+    return runner.bound

@@ -1,15 +1,17 @@
 """Compares all ways to run the models: chooses settings, measures the best ones in turns, checks their
 outputs.
 
-Each way first tries its settings in a trial (choice.py). Those that may be its best go into the rounds, all
-loaded at once where memory allows, and the fastest one there represents the way. Without enough memory, only
-the best of each way goes on, and is loaded for its turn.
+On CUDA they are measured one after the other (once.py). On the CPU each way first tries its settings in a
+trial (choice.py). Those that may be its best go into the rounds, all loaded at once where memory allows, and
+the fastest one there represents the way. Without enough memory, only the best of each way goes on, and is
+loaded for its turn.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 import tempfile
 import time
@@ -21,8 +23,19 @@ from netfuse_onnx.measure import machine, memory, profile
 from netfuse_onnx.measure.choice import Way, choose, narrowed
 from netfuse_onnx.measure.contenders import OneGraph
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
+from netfuse_onnx.measure.once import TIME_UP, Keep, cut, one_by_one
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
-from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, quick, ratio, sample
+from netfuse_onnx.measure.rounds import (
+    FEWEST,
+    Effort,
+    Quartiles,
+    Run,
+    apart,
+    interleave,
+    quick,
+    ratio,
+    sample,
+)
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
@@ -43,42 +56,83 @@ def contest(
     with_profile: bool = False,
     folder: str | None = None,
     tell: Progress = lambda what, done, total: None,
+    until: float = math.inf,
+    checked: bool = True,
+    keep: Callable[[BenchReport], None] | None = None,
 ) -> BenchReport:
     """Compare the merged models with every other way. `more` adds ways, `only` leaves some out. A way that
-    does not run is a row with its reason. Temporary files go into `folder`."""
-    start, load, effort = time.monotonic(), machine.load(), effort or Effort()
-    with ExitStack() as stack:
-        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder))
+    does not run is a row with its reason. Temporary files go into `folder`.
+
+    On CUDA nothing starts after `until` (of time.monotonic()), `keep` gets the report so far after each way,
+    and outputs are compared where `checked`.
+    """
+    effort, about = effort or Effort(), _About(work)
+    with tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder) as temporary:
         chosen = [entry for entry in (*entries(work, merged, temporary), *more) if only(entry)]
-        ways, together = narrowed(work, [*_chosen(chosen, work, temporary, effort, tell)])
+        if work.runtime.provider == "cuda":
+            so_far: Keep = (lambda ways: keep(about.report(ways, False))) if keep else (lambda ways: None)
+            ways, together = (
+                one_by_one(
+                    work, chosen, temporary, effort, until=until, checked=checked, keep=so_far, tell=tell
+                ),
+                False,
+            )
+        else:
+            ways, together = _in_turns(work, chosen, temporary, effort, tell)
+        profiled, notes = _profile(work, ways) if with_profile else ((), [])
+    return renamed(about.report(ways, together, profiled, notes), {temporary + os.sep: ""})
+
+
+class _About:
+    """The facts about a comparison as it begins."""
+
+    def __init__(self, work: Workload) -> None:
+        self.work = work
+        self.start, self.load = time.monotonic(), machine.load()
+        self.machine, self.versions = machine.machine(work.runtime.provider), machine.versions()
+
+    def report(
+        self,
+        ways: Sequence[Way],
+        together: bool,
+        profiled: tuple[KindRow, ...] = (),
+        notes: Sequence[str] = (),
+    ) -> BenchReport:
+        work, rows = self.work, tuple(way.row for way in ways)
+        return BenchReport(
+            models=work.names,
+            case=work.case,
+            provider=work.runtime.provider,
+            rows=rows,
+            speedups=tuple(speedups(rows, paired=work.runtime.provider == "cpu")),
+            together=together,
+            tf32=work.tf32,
+            profile=profiled,
+            machine=self.machine,
+            versions=self.versions,
+            load=self.load,
+            seconds=time.monotonic() - self.start,
+            warnings=(*notes, *_warnings(work, self.load, rows)),
+            cut=cut(ways),
+        )
+
+
+# --------------------------------------------------------------------------- measuring in turns
+
+
+def _in_turns(
+    work: Workload, chosen: Sequence[Entry], folder: str, effort: Effort, tell: Progress
+) -> tuple[list[Way], bool]:
+    """Measure the ways with the settings that are best for each, and say if all were loaded at once."""
+    with ExitStack() as stack:
+        ways, together = narrowed(work, [*_chosen(chosen, work, folder, effort, tell)])
         stack.callback(_close, ways)
         for done, way in enumerate(ways):
             tell("loading", done, len(ways))
-            _open(way, work, effort, together)
+            _open(way, effort, together)
         _measure(ways, together, effort, tell)
         _close(ways)
-        ways = list(fastest(ways))
-        profiled, notes = _profile(work, ways) if with_profile else ((), [])
-    rows = tuple(way.row for way in ways)
-    report = BenchReport(
-        models=work.names,
-        case=work.case,
-        provider=work.runtime.provider,
-        rows=rows,
-        speedups=tuple(speedups(rows)),
-        together=together,
-        tf32=work.tf32,
-        profile=profiled,
-        machine=machine.machine(work.runtime.provider),
-        versions=machine.versions(),
-        load=load,
-        seconds=time.monotonic() - start,
-        warnings=(*notes, *_warnings(work, load, rows)),
-    )
-    return renamed(report, {temporary + os.sep: ""})
-
-
-# --------------------------------------------------------------------------- measuring
+        return list(fastest(ways)), together
 
 
 def _chosen(
@@ -89,27 +143,25 @@ def _chosen(
         yield choose(entry, work, folder, effort)
 
 
-def _open(way: Way, work: Workload, effort: Effort, stay: bool) -> None:
+def _open(way: Way, effort: Effort, stay: bool) -> None:
     """Load a way, measure that, and check its outputs. If it can't stay loaded, this is its first turn."""
     contender = way.contender
     if contender is None:
         return
-    cuda = work.runtime.provider == "cuda"
-    before, used = memory.resident(), memory.gpu()[0] if cuda else 0
+    before = memory.resident()
     start = time.perf_counter()
     try:
         contender.setup()
         contender.run()
         load = time.perf_counter() - start
         grown = memory.resident() - before + contender.elsewhere()
-        gpu = memory.gpu()[0] - used if cuda else 0
         error, problem = contender.check()
         if not stay:
             way.samples.append(quick(contender.run, effort))
     except RunFailed as failure:
         return way.failed(failure)
     load = min(load, way.row.load or load)
-    way.row = replace(way.row, load=load, resident=max(0, grown), gpu=max(0, gpu), error=error)
+    way.row = replace(way.row, load=load, resident=max(0, grown), error=error)
     if problem:
         way.failed(f"not equal: {problem}")
     elif not stay:
@@ -170,13 +222,32 @@ def fastest(ways: Sequence[Way]) -> Iterator[Way]:
         yield min(same, key=rank)
 
 
-def speedups(rows: Sequence[Row]) -> Iterator[Speedup]:
-    """Compare each merged model with the alternative that has the lowest median."""
+def speedups(rows: Sequence[Row], *, paired: bool = True) -> Iterator[Speedup]:
+    """Compare each merged model, with its fastest settings, with the alternative that has the lowest median.
+    `paired` says that all ways took turns, so that samples belong together."""
     others = [row for row in rows if row.ran and not row.merged]
     best = min(others, key=lambda row: row.median, default=None)
-    for row in rows:
-        if best is not None and row.merged and row.ran:
-            yield Speedup(row.label, best.label, ratio(best.samples, row.samples))
+    if best is None:
+        return
+    labels = dict.fromkeys(row.label for row in rows if row.merged and row.ran)
+    for label in labels:
+        own = [row for row in rows if row.label == label and row.ran]
+        row = min(own, key=lambda row: row.median)
+        times = ratio(best.samples, row.samples) if paired else apart(best.seconds, row.seconds)
+        yield Speedup(label, best.label, times, *_on_device(others, own))
+
+
+def _on_device(others: Sequence[Row], own: Sequence[Row]) -> tuple[str, Quartiles | None]:
+    """Compare calls whose inputs and outputs stay on the device: the best alternative and the ratio."""
+    best = min((row for row in others if row.device), key=_device_median, default=None)
+    row = min((row for row in own if row.device), key=_device_median, default=None)
+    if best is None or row is None:
+        return "", None
+    return best.label, apart(best.device, row.device)
+
+
+def _device_median(row: Row) -> float:
+    return row.device.median if row.device else math.inf
 
 
 def _profile(work: Workload, ways: Sequence[Way]) -> tuple[tuple[KindRow, ...], list[str]]:
@@ -203,5 +274,9 @@ def _warnings(work: Workload, load: float, rows: Sequence[Row]) -> Iterator[str]
     if work.tf32:
         yield "TF32 was on, as it is by default: outputs were compared with the tolerances of float16."
     for row in rows:
-        if row.problem:
-            yield f"{row.label}: {row.problem}."
+        if row.problem and row.problem != TIME_UP:
+            how = f" ({row.settings})" if work.runtime.provider == "cuda" and row.settings else ""
+            yield f"{row.label}{how}: {row.problem}."
+    late = dict.fromkeys(row.label for row in rows if row.problem == TIME_UP)
+    if late:
+        yield f"The time was up before all was measured: {', '.join(late)}."

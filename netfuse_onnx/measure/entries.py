@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from netfuse_onnx.measure import contenders
-from netfuse_onnx.measure.contenders import Concurrent, CudaGraphs, InSequence, OneGraph, SideBySide
+from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting, OneGraph, SideBySide
 from netfuse_onnx.measure.processes import Processes
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.sidebyside import sidebyside
 from netfuse_onnx.measure.workload import Workload
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,17 @@ class Entry:
     prepare: Callable[[], object] = lambda: None
     writes: int = 0
     """The bytes that `prepare` writes."""
+    also: tuple[type[InSequence], ...] = ()
+    """Other ways to use the sessions that this one has loaded."""
+    late: bool = False
+    """True where, one after the other, it has its turn after all that are not late."""
 
 
 def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[Entry]:
     """Return every way that the provider has. Files that a way needs go into `folder`."""
-    cuda, size = work.runtime.provider == "cuda", sum(work.sizes)
-    one = (Settings(),)
+    if work.runtime.provider == "cuda":
+        return _on_cuda(work, merged, folder)
+    size, one = sum(work.sizes), (Settings(),)
     beside = partial(SideBySide, work, path=str(Path(folder) / "sidebyside.onnx"))
     write = partial(sidebyside, work.paths, folder)
     ways = [
@@ -54,19 +61,43 @@ def entries(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[E
         Entry(Processes.kind, "processes", partial(Processes, work), one, size),
         Entry(SideBySide.kind, "side by side", beside, graphs(work), size, prepare=write, writes=size),
     ]
-    if cuda:
-        graph = (Settings(graph=True),)
-        ways.insert(1, Entry(CudaGraphs.kind, CudaGraphs.kind, partial(CudaGraphs, work), graph, size))
-    for file in merged:
-        make = partial(OneGraph, work, path=file.path, io=file.io, share=file.share)
-        ways.append(Entry(OneGraph.kind, file.label, make, graphs(work), file.size, merged=True))
-    return ways
+    return [*ways, *(_merged(work, file, graphs(work)) for file in merged)]
+
+
+def _on_cuda(work: Workload, merged: Sequence[MergedFile], folder: str) -> list[Entry]:
+    """Return the ways on CUDA: all have the same settings to choose from. The sequence comes first, because
+    it tells the right outputs."""
+    size, some = sum(work.sizes), on_cuda(work)
+    beside = partial(SideBySide, work, path=str(Path(folder) / "sidebyside.onnx"))
+    write = partial(sidebyside, work.paths, folder)
+    return [
+        Entry(InSequence.kind, "in sequence", partial(InSequence, work), some, size, also=(NotWaiting,)),
+        *(_merged(work, file, some) for file in merged),
+        Entry(Concurrent.kind, "concurrent", partial(Concurrent, work), some, size),
+        Entry(SideBySide.kind, "side by side", beside, some, size, prepare=write, writes=size, late=True),
+        Entry(Processes.kind, "processes", partial(Processes, work), some, size, late=True),
+    ]
+
+
+def _merged(work: Workload, file: MergedFile, choices: tuple[Settings, ...]) -> Entry:
+    make = partial(OneGraph, work, path=file.path, io=file.io, share=file.share)
+    return Entry(OneGraph.kind, file.label, make, choices, file.size, merged=True)
+
+
+def on_cuda(work: Workload) -> tuple[Settings, ...]:
+    """Return the settings on CUDA, in the order in which they are measured. Only convolutions have layouts to
+    choose from, and only float32 has TF32."""
+    convolves = any(node.op in CONVOLUTIONS for node in work.trial.family.graph.nodes)
+    some = [Settings(), Settings(graph=True)]
+    some += [Settings(exact=True)] if work.exact else []
+    some += [Settings(graph=True, nhwc=True), Settings(nhwc=True)] if convolves else []
+    return tuple(some)
 
 
 def sessions(work: Workload) -> tuple[Settings, ...]:
     """Return the settings for one session after the other. On the CPU the spinning threads of sessions that
     wait may take cores from the one that runs, so settings without spinning are among them."""
-    if work.runtime.provider == "cuda" or work.cores == 1:
+    if work.cores == 1:
         return (Settings(),)
     cores = work.cores
     return (Settings(), Settings(cores, spin=False), Settings(cores, rest=True), Settings(cores))
@@ -74,8 +105,6 @@ def sessions(work: Workload) -> tuple[Settings, ...]:
 
 def graphs(work: Workload) -> tuple[Settings, ...]:
     """Return the settings for one graph: threads that share an operator, or that run branches."""
-    if work.runtime.provider == "cuda":
-        return (Settings(), Settings(graph=True))
     if work.cores == 1:
         return (Settings(),)
     return (*sessions(work), Settings(branches=work.cores))

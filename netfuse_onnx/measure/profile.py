@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from netfuse_onnx.measure.contenders import OneGraph
@@ -56,6 +57,7 @@ def compare(work: Workload, merged: OneGraph, separate: Settings) -> tuple[KindR
 def profiled(path: str, feeds: Mapping[str, Value], work: Workload, settings: Settings) -> Table:
     """Profile one model. Raises RunFailed."""
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
+        settings = replace(settings, graph=False)  # whose replay has no nodes
         made = session(path, work.runtime, settings, tf32=work.tf32, profile=os.path.join(folder, "profile"))
         names = {port.name for port in made.get_inputs()}
         given = {name: value for name, value in feeds.items() if name in names and value is not None}

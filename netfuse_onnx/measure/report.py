@@ -17,8 +17,9 @@ class Row:
 
     `load` is the shortest time to load it and run it once; the first try may have to read the files from
     disk. `resident` and `gpu` are the memory that this added, in all processes. `tried` has the seconds of
-    each setting that was tried. `error` is the worst output as error / allowed. `problem` is the reason why
-    the way can't be compared: it does not run, or its outputs are not equal.
+    each setting that was tried. `error` is the worst output as error / allowed, None where it was not
+    compared. `problem` is the reason why the way can't be compared: it does not run, or its outputs are not
+    equal. `device` is the time of a call whose inputs and outputs stay on the GPU.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Row:
     tried: Mapping[str, float] = field(default_factory=dict)
     samples: tuple[float, ...] = ()
     problem: str = ""
+    device: Quartiles | None = None
 
     @property
     def ran(self) -> bool:
@@ -52,11 +54,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """The speed of a merged model relative to the best alternative, by rounds: 2 is twice as fast."""
+    """The speed of a merged model relative to the best alternative: 2 is twice as fast. Where all ways take
+    turns it is taken round by round. `device` compares calls whose inputs and outputs stay on the GPU, with
+    the best alternative there."""
 
     merged: str
     best: str
     times: Quartiles
+    device_best: str = ""
+    device: Quartiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ class KindRow:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport(Report):
-    """The times of all ways. The comparison took `seconds`; before it, other work kept `load` cores busy."""
+    """The times of all ways. The comparison took `seconds`; before it, other work kept `load` cores busy. On
+    CUDA, a way has a row for each of its settings. `cut` says that the time was up before all were
+    measured."""
 
     models: tuple[str, ...]
     case: str
@@ -86,7 +94,7 @@ class BenchReport(Report):
     rows: tuple[Row, ...]
     speedups: tuple[Speedup, ...] = ()
     together: bool = True
-    """True where all ways were loaded at once; else each was loaded for its turn."""
+    """True where all ways were loaded at once; else each was loaded for its turn, on CUDA a single one."""
     tf32: bool = False
     profile: tuple[KindRow, ...] = ()
     machine: Mapping[str, str | int] = field(default_factory=dict)
@@ -94,16 +102,25 @@ class BenchReport(Report):
     load: float = 0.0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    cut: bool = False
 
     @property
     def ok(self) -> bool:
         """True where every merged model ran, and all that ran gave equal outputs."""
-        return all(row.ran for row in self.rows if row.merged) and not any(row.broke for row in self.rows)
+        return self._wrong is None
+
+    @property
+    def _wrong(self) -> Row | None:
+        """The first way whose outputs differ, or the first merged model that ran with no settings, unless the
+        time was up."""
+        ran = {row.label for row in self.rows if row.ran}
+        idle = () if self.cut else (row for row in self.rows if row.merged and row.label not in ran)
+        return next((row for row in self.rows if row.broke), None) or next(iter(idle), None)
 
     @property
     def fault(self) -> NetfuseError | None:
         """The first way whose outputs differ, or the merged model that does not run."""
-        if self.ok:
+        wrong = self._wrong
+        if wrong is None:
             return None
-        wrong = next(row for row in self.rows if row.broke or (row.merged and not row.ran))
         return ValuesDiffer(f"{wrong.label}: {wrong.problem or 'it does not run'}.", "Prove it with verify.")

@@ -102,6 +102,14 @@ def interleave(
     return samples
 
 
+def apart(slower: Quartiles | None, faster: Quartiles | None) -> Quartiles:
+    """Return the speed of `faster` relative to `slower` where they were measured one after the other."""
+    assert slower is not None
+    assert faster is not None
+    median, low, high = slower.median / faster.median, slower.low / faster.high, slower.high / faster.low
+    return Quartiles(median, low, high, min(slower.samples, faster.samples))
+
+
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Quartiles:
     """Return the speed of `faster` relative to `slower`, over the rounds."""
     return Quartiles.of([a / b for a, b in zip(slower, faster, strict=True)])

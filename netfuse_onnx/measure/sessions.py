@@ -1,7 +1,8 @@
-"""Sessions as a server uses them: with all optimisations, and with thread settings to choose from.
+"""Sessions as a server uses them: with all optimisations, and with settings to choose from.
 
-Every way to run the models takes and returns numpy arrays; on CUDA the copies to the device and back are part
-of a call.
+Every way to run the models takes and returns numpy arrays. On CUDA the copies to the device and back are part
+of a call; inputs and outputs have fixed places there (run/bound.py) and symbolic dims are fixed, for all ways
+alike. A run without the copies can be measured, too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, cuda_options, fix, fixed_dims
 from netfuse_onnx.run.runtime import (
-    CUDA,
     RunFailed,
     Runtime,
     Value,
@@ -23,19 +22,23 @@ from netfuse_onnx.run.runtime import (
     providers,
     session_options,
 )
+from netfuse_onnx.storage import wire
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings that a user can choose. `threads` share one operator, 0 where there is no choice;
     `branches` > 1 operators of one graph run at once; with `spin` idle threads wait busily, with `rest` they
-    stop that when a call has ended; `graph` turns on CUDA graphs."""
+    stop that when a call has ended. On CUDA, `graph` turns on CUDA graphs, `nhwc` lets the provider change
+    the layout of convolutions and fuse them with their bias, `exact` turns TF32 off."""
 
     threads: int = 1
     branches: int = 1
     spin: bool = True
     rest: bool = False
     graph: bool = False
+    nhwc: bool = False
+    exact: bool = False
 
     def __str__(self) -> str:
         words = [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
@@ -43,11 +46,28 @@ class Settings:
         words += ["no spinning"] if not self.spin else []
         words += ["no spinning between calls"] if self.rest else []
         words += ["CUDA graph"] if self.graph else []
+        words += ["NHWC"] if self.nhwc else []
+        words += ["no TF32"] if self.exact else []
         return ", ".join(words)
 
 
-def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = True, profile: str = "") -> Any:
-    """Return an InferenceSession. `profile` is the prefix of the file of a profile. Raises RunFailed."""
+HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""cuDNN chooses by its rules. By default it tries all algorithms for each shape, which takes minutes."""
+NHWC = {"prefer_nhwc": "1", "fuse_conv_bias": "1"}
+"""Never `fuse_conv_bias` alone: from the second run on it reads values of the first (1.31)."""
+
+
+def session(
+    path: str,
+    runtime: Runtime,
+    settings: Settings,
+    *,
+    tf32: bool = True,
+    dims: Mapping[str, int] | None = None,
+    profile: str = "",
+) -> Any:
+    """Return an InferenceSession. `dims` fixes symbolic dims on CUDA; `profile` is the prefix of the file of
+    a profile. Raises RunFailed."""
     options = session_options()
     options.intra_op_num_threads = settings.threads
     if settings.branches > 1:
@@ -61,14 +81,17 @@ def session(path: str, runtime: Runtime, settings: Settings, *, tf32: bool = Tru
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    where = providers(runtime.provider, tf32=tf32)
-    if settings.graph:
-        where = [(CUDA, where[0][1] | {"enable_cuda_graph": "1"})]
+    if runtime.provider != "cuda":
+        return open_session(path, options, runtime, providers(runtime.provider, tf32=tf32))
+    fix(options, dims or {})
+    more = [*([CUDA_GRAPH] if settings.graph else []), *([NHWC] if settings.nhwc else [])]
+    where = cuda_options(tf32 and not settings.exact, HEURISTIC, *more)
     return open_session(path, options, runtime, where)
 
 
 class Runner:
-    """A session with its feeds. `wanted` has outputs of the right shapes, which CUDA graphs need."""
+    """A session with its feeds. `wanted` has outputs of the right shapes, for their places on the device. The
+    constructor raises RunFailed."""
 
     def __init__(
         self,
@@ -79,17 +102,37 @@ class Runner:
         settings: Settings,
         tf32: bool = True,
     ) -> None:
-        self._session = session(path, runtime, settings, tf32=tf32)
+        dims = fixed_dims(_shapes(path), feeds) if runtime.provider == "cuda" else {}
+        self._session = session(path, runtime, settings, tf32=tf32, dims=dims)
         self.outputs = [port.name for port in self._session.get_outputs()]
-        names = {port.name for port in self._session.get_inputs()}
-        self._feeds = {name: value for name, value in feeds.items() if name in names and value is not None}
-        self._bound = _Bound(self._session, self._feeds, self.outputs, wanted) if settings.graph else None
+        self._names = {port.name for port in self._session.get_inputs()}
+        self.feed(feeds)
+        self.bound = self._bind(wanted, runtime, settings) if runtime.provider == "cuda" else None
+
+    def _bind(self, wanted: Mapping[str, Value], runtime: Runtime, settings: Settings) -> Bound | None:
+        """Give inputs and outputs their places. None where some can't have one; CUDA graphs need them."""
+        try:
+            return Bound(self._session, self._feeds, wanted, runtime)
+        except RunFailed:
+            if settings.graph:
+                raise
+            return None
+
+    def feed(self, feeds: Mapping[str, Value]) -> None:
+        """Set the inputs of further calls."""
+        self._feeds = {n: value for n, value in feeds.items() if n in self._names and value is not None}
+
+    def put(self) -> None:
+        """Copy the inputs to their places on the device."""
+        if self.bound is None:
+            raise RunFailed("it has inputs or outputs without a fixed place on the device")
+        self.bound.put(self._feeds)
 
     def run(self) -> Sequence[Value]:
         """Run once and return the outputs, in order. Raises RunFailed."""
+        if self.bound is not None:
+            return [*self.bound.call(self._feeds).values()]
         try:
-            if self._bound is not None:
-                return self._bound.run()
             outputs: Sequence[Value] = self._session.run(self.outputs, self._feeds)
             return outputs
         except MemoryError:
@@ -102,32 +145,9 @@ class Runner:
         return dict(zip(self.outputs, self.run(), strict=True))
 
 
-class _Bound:
-    """Inputs and outputs at fixed addresses on the device, as the replay of a CUDA graph needs them."""
-
-    def __init__(
-        self, session: Any, feeds: Mapping[str, Value], outputs: Sequence[str], wanted: Mapping[str, Value]
-    ) -> None:
-        ort = onnxruntime()
-        self._session = session
-        self._binding = session.io_binding()
-        self._inputs, self._outputs = [], []
-        try:
-            for name, value in feeds.items():
-                array = np.ascontiguousarray(np.asarray(value))
-                place = ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-                self._binding.bind_ortvalue_input(name, place)
-                self._inputs.append((place, array))
-            for name in outputs:
-                array = np.asarray(wanted[name])
-                place = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
-                self._binding.bind_ortvalue_output(name, place)
-                self._outputs.append(place)
-        except Exception as error:
-            raise RunFailed(first_line(error)) from error
-
-    def run(self) -> Sequence[Value]:
-        for place, array in self._inputs:
-            place.update_inplace(array)
-        self._session.run_with_iobinding(self._binding)
-        return [place.numpy() for place in self._outputs]
+def _shapes(path: str) -> dict[str, list[int | str]]:
+    """Return the shapes that a file declares for its inputs, in sizes and names."""
+    ports = wire.scan(path).model.graph.input
+    return {
+        port.name: [d.dim_param or d.dim_value for d in port.type.tensor_type.shape.dim] for port in ports
+    }

@@ -1,6 +1,10 @@
 """One call of all N models: its inputs, the outputs that must come out, and their comparison.
 
-Inputs are made as `verify` makes them, with a batch of 1 where --dim does not say otherwise.
+Inputs are made as `verify` makes them, with a batch of 1 where --dim does not say otherwise. On the CPU the
+right outputs are those of the proof. On CUDA, where loading a session takes a second, only the first source
+is run to choose the inputs: the sessions that are measured first, one per model without CUDA graphs, tell the
+right outputs for all others (`learn`). There are two turns of inputs, so that values which stay from a former
+run show.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from netfuse_onnx.measure import machine
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
+from netfuse_onnx.prove.replay import other_feeds
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run.inputs import joined
-from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
 
 Results = Sequence[Mapping[str, Value]]
@@ -30,27 +35,46 @@ TF32 = "float16"
 """The precision whose tolerance applies where TF32 is on: both have mantissas of as many bits."""
 
 
+TURNS = 2
+"""The sets of inputs of a workload on CUDA."""
+
+
 class Workload:
     """The models of a family with inputs for one call. The constructor raises NotProven where the models take
     no inputs that were tried, UsageFault on --dim or --inputs that do not fit."""
 
     def __init__(
-        self, family: Correspondence, options: Options, tell: Progress, *, tf32: bool = True
+        self,
+        family: Correspondence,
+        options: Options,
+        tell: Progress,
+        *,
+        tf32: bool = True,
+        exact: bool = False,
     ) -> None:
         options = dataclasses.replace(options, io="separate", single=True, search=False, wide=SPATIAL)
+        cuda = options.runtime.provider == "cuda"
         self.trial = Trial(family, options)
-        self.trial.run_sources(tell)
+        self._ragged = frozenset[str]()
+        self.trial.run_sources(tell, *((self._compare_shapes, 1) if cuda else ()))
         self.names = family.names
         self.paths = tuple(source.path for source in family.sources)
         self.runtime = options.runtime
         self.tf32 = tf32 and options.runtime.provider == "cuda"
+        self.exact = exact and self.tf32
+        """True where each way is measured with TF32 off as well."""
         self.cores = machine.cores()
         self.sizes = tuple(sum(map(os.path.getsize, source.files)) for source in family.sources)
         case = self.trial.cases[0]
         self.case = case.label
-        self.given = [self.trial.feeds(case, model) for model in range(family.models)]
-        """The inputs of each model, by the first source's names."""
-        self.wanted: Results = [self.trial.outputs[model][0] for model in range(family.models)]
+        models = range(family.models)
+        self.given = [self.trial.feeds(case, model) for model in models]
+        """The inputs of each model in the first turn, by the first source's names."""
+        self._other = [other_feeds(self.trial, model) for model in models] if cuda else []
+        first = self.trial.outputs[0][0]
+        self.wanted: Results = [first if cuda else self.trial.outputs[model][0] for model in models]
+        """Right outputs in the first turn; on CUDA, before `learn`, only their shapes and types are right."""
+        self._learned: dict[bool, Sequence[Results]] = {}
         self.outputs = [family.edge(model).outputs for model in range(family.models)]
         self._lines = family_lineages(family)
 
@@ -60,13 +84,30 @@ class Workload:
 
     # ------------------------------------------------------------------ one model's own names
 
-    def feeds(self, model: int) -> dict[str, Value]:
+    def inputs(self, turn: int = 0) -> Sequence[Mapping[str, Value]]:
+        """Return the inputs of each model in a turn, by the first source's names."""
+        return self._other if turn else self.given
+
+    def feeds(self, model: int, turn: int = 0) -> dict[str, Value]:
         """Return the inputs of one model, by the names in its file."""
-        return self.trial.renamed(model, self.given[model])
+        return self.trial.renamed(model, self.inputs(turn)[model])
 
     def wants(self, model: int) -> dict[str, Value]:
-        """Return the right outputs of one model, by the names in its file."""
-        return {own: self.wanted[model][name] for name, own in self.outputs[model].items()}
+        """Return the right outputs of one model, by the names in its file. On CUDA they tell the places of
+        outputs, so there are none whose shape depends on the data."""
+        return {own: self._placed(model)[name] for name, own in self.outputs[model].items()}
+
+    def _placed(self, model: int) -> Mapping[str, Value]:
+        return {n: None if n in self._ragged else value for n, value in self.wanted[model].items()}
+
+    def _compare_shapes(self, session: Session, model: int) -> None:
+        """Find the outputs whose shape depends on the data: in the two turns it is not the same."""
+        first = self.trial.outputs[model][0]
+        try:
+            other = self.trial.run(session, model, other_feeds(self.trial, model))
+        except RunFailed:
+            other = {}
+        self._ragged = frozenset(n for n, v in first.items() if _shape(v) != _shape(other.get(n)))
 
     def first_names(self, model: int, result: Mapping[str, Value]) -> dict[str, Value]:
         """Rename the outputs of one model to the first source's names."""
@@ -74,13 +115,13 @@ class Workload:
 
     # ------------------------------------------------------------------ the merged model's names
 
-    def merged_feeds(self, io: str, share: Sequence[str]) -> dict[str, Value]:
+    def merged_feeds(self, io: str, share: Sequence[str], turn: int = 0) -> dict[str, Value]:
         labels = Labels.of(self.trial.family, io, frozenset(share))
-        return joined(self.given, labels, labels.input)
+        return joined(self.inputs(turn), labels, labels.input)
 
     def merged_wants(self, io: str) -> dict[str, Value]:
         labels = Labels.of(self.trial.family, io)
-        return joined(self.wanted, labels, labels.output)
+        return joined([self._placed(model) for model in range(self.models)], labels, labels.output)
 
     def split_models(self, result: Mapping[str, Value], io: str) -> Results:
         """Return the merged model's outputs per model."""
@@ -92,11 +133,21 @@ class Workload:
 
     # ------------------------------------------------------------------ right or wrong
 
-    def error(self, results: Results) -> tuple[float, str]:
+    def learn(self, turns: Sequence[Results], *, exact: bool = False) -> None:
+        """Take what the sources' own sessions give in each turn for right, with TF32 off where `exact`."""
+        self._learned[exact] = turns
+        if not exact:
+            self.wanted = turns[0]
+
+    def learned(self, *, exact: bool = False) -> bool:
+        """True where the right outputs of these settings are known."""
+        return exact in self._learned
+
+    def error(self, results: Results, turn: int = 0, *, exact: bool = False) -> tuple[float, str]:
         """Return the worst output as error / allowed, with the tolerances of the proof (those of float16
         where TF32 is on), and what is wrong: '' when all outputs are right."""
-        if self.tf32:
-            return self._error_with_tf32(results)
+        if self.runtime.provider == "cuda":
+            return self._error_on_cuda(results, self._learned[exact][turn], loose=self.tf32 and not exact)
         label = self.trial.labels.output
         flat = {label(m, n): v for m, own in enumerate(results) for n, v in own.items()}
         rows = Judge(self.trial, lambda *_: None).rows([flat])
@@ -106,20 +157,29 @@ class Workload:
         what = worst.problem or f"error {worst.error:.3g}, allowed {worst.allowed:.3g}"
         return worst.ratio, f"output {worst.output} of {worst.model}: {what}"
 
-    def _error_with_tf32(self, results: Results) -> tuple[float, str]:
+    def _error_on_cuda(self, results: Results, wanted: Results, *, loose: bool) -> tuple[float, str]:
         worst, problem = Gap(), ""
-        for model, got, want in zip(self.names, results, self.wanted, strict=True):
+        for model, got, want in zip(self.names, results, wanted, strict=True):
             for name, line in self._lines.items():
-                allowed = self._allowed(line, want[name])
+                allowed = self._allowed(line, want[name], loose)
                 gap = Gap() if line.random else compare(got[name], want[name], allowed)
                 if (bool(gap.problem), gap.ratio) > (bool(worst.problem), worst.ratio):
                     what = gap.problem or f"error {gap.error:.3g}, allowed {gap.allowed:.3g}"
                     worst, problem = gap, f"output {name} of {model}: {what}"
         return worst.ratio, "" if worst.ok else problem
 
-    def _allowed(self, line: Lineage, want: Value) -> Tolerance:
+    def _allowed(self, line: Lineage, want: Value, loose: bool) -> Tolerance:
         exact = tolerance(line, want, self.trial.options)
-        if line.precision != "float32" or exact.rtol == 0.0 or self.trial.options.rtol is not None:
+        if (
+            not loose
+            or line.precision != "float32"
+            or exact.rtol == 0.0
+            or self.trial.options.rtol is not None
+        ):
             return exact
         base = BY_PRECISION[TF32]
         return Tolerance(base.rtol, base.atol, exact.floor)
+
+
+def _shape(value: Value) -> tuple[int, ...] | None:
+    return np.shape(value) if isinstance(value, np.ndarray) else None

@@ -38,7 +38,7 @@ MOST_PROPAGATED = 1024
 def corrected(model: ModelProto) -> None:
     """Change the nodes of a skeleton, those of bodies included, whose axes are computed: a run would tell the
     rank for those that happen to be drawn, twice the same one, say. And Einsum, of which onnx tells the rank
-    alone, Attention, of which it tells the static sizes, operators on tables, and what onnx must not be given."""
+    alone, Attention, which loses symbols, operators on tables, and what onnx must not be given."""
     stored = {"", *(tensor.name for tensor in model.graph.initializer)}
     typed = {value.name for value in model.graph.input if _has_type(value)} | stored
     long = {value.name for value in model.graph.input if _is_long(value)}

@@ -14,8 +14,11 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.plan.constants import Constants
-from netfuse_onnx.plan.launches import CONVOLUTION, FEW, LINK, MEMORY, PRODUCT, TRANSPOSED, Launch
+from netfuse_onnx.plan.launches import CONVOLUTION, GROUPED, LINK, MEMORY, PRODUCT, TRANSPOSED, Launch
 from netfuse_onnx.plan.work import Work
+
+TENSOR_CORE_CHANNELS = 8
+"""A group with fewer input channels has no use for tensor cores."""
 
 MODEL = "card"
 """The value of `model` in a file of constants of a GPU."""
@@ -45,7 +48,9 @@ class Card(Constants):
     bytes_over: Mapping[str, float]
     """Bytes through MEMORY, in a Transpose there, and between host and device over the LINK."""
     operations: Mapping[str, Mapping[str, float]]
-    """The rates of PRODUCT, CONVOLUTION and FEW, by precision, when the whole card is busy."""
+    """The rates of PRODUCT and CONVOLUTION, by precision, when the whole card is busy."""
+    grouped: Mapping[int, Mapping[str, float]]
+    """The same of GROUPED convolutions, by the least input channels of a group that reach the rate."""
     processors: int
     tiles: Mapping[int, float]
     """The side of a tile of results that a multiprocessor works on, and the share of the rate it reaches."""
@@ -68,12 +73,17 @@ class Card(Constants):
         taken = launch.moved / self.bytes_over[launch.over]
         if (work := launch.work) is None:
             return taken
-        rates = self.operations[work.kernel]
-        rate = rates[_PRECISION.get(launch.element, "tf32")]
-        if work.kernel != FEW:
-            rate *= self.fill(work)
         tiles = launch.cached / self.cache if work.kernel == PRODUCT else 0.0
-        return max(taken, tiles, 2.0 * work.count * work.m * work.n * work.k / rate)
+        return max(taken, tiles, 2.0 * work.count * work.m * work.n * work.k / self._rate(launch, work))
+
+    def _rate(self, launch: Launch, work: Work) -> float:
+        """Operations per microsecond. Groups with too few channels for tensor cores do not work in tiles."""
+        precision = _PRECISION.get(launch.element, "tf32")
+        if work.kernel != GROUPED:
+            return self.operations[work.kernel][precision] * self.fill(work)
+        least = max((least for least in self.grouped if least <= launch.channels), default=min(self.grouped))
+        rate = self.grouped[least][precision]
+        return rate * self.fill(work) if launch.channels >= TENSOR_CORE_CHANNELS else rate
 
     def fill(self, work: Work) -> float:
         """The share of the card's rate that products get.
@@ -102,12 +112,14 @@ def parsed(name: str, value: Mapping[str, Any]) -> Card:
         value["provenance"],
         **times,
         bytes_over={way: float(numbers[way]) for way in (MEMORY, TRANSPOSED, LINK)},
-        operations={
-            kind: {precision: float(rate) for precision, rate in numbers[kind].items()}
-            for kind in (PRODUCT, CONVOLUTION, FEW)
-        },
+        operations={kind: _rates(numbers[kind]) for kind in (PRODUCT, CONVOLUTION)},
+        grouped={int(least): _rates(rates) for least, rates in numbers[GROUPED].items()},
         processors=int(numbers["processors"]),
         tiles={int(side): float(share) for side, share in numbers["tiles"].items()},
         split=int(numbers["split"]),
         splits=int(numbers["splits"]),
     )
+
+
+def _rates(value: Mapping[str, Any]) -> dict[str, float]:
+    return {precision: float(value[precision]) for precision in ("tf32", "half", "double")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from netfuse_onnx.dims import volume
 from netfuse_onnx.emit.repeat import is_repeated
@@ -46,7 +47,7 @@ class Cost:
     def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
         self.accounts = accounts or Accounts(self.provider)
-        self._conversions: dict[tuple[Layout, Layout, tuple[Dim, ...] | None, int], float] = {}
+        self._conversions: dict[tuple[Any, ...], float] = {}
 
     def priced(self, corr: Correspondence) -> Correspondence:
         """The family with the types by which it is priced."""
@@ -72,17 +73,19 @@ class Cost:
         size = self.models * nbytes(weight)
         return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE
 
-    def conversion(self, src: Layout, dst: Layout, value: ValueType) -> float:
-        """All hops from `src` to `dst` of one run-time value. Paid once per (value, dst)."""
-        key = src, dst, value.dims, value.dtype
+    def conversion(self, src: Layout, dst: Layout, value: ValueType, name: str = "") -> float:
+        """All hops from `src` to `dst` of one run-time value, `name`. Paid once per (value, dst)."""
+        dims = self.emitted_dims(name, value)
+        key = src, dst, value.dims, value.dtype, dims
         if key not in self._conversions:
-            self._conversions[key] = self._route(src, dst, value)
+            hops = route(src, dst, dims or (), self.provider)
+            total = sum(self.hop(hop, value.dims or (), value.dtype) for hop in hops)
+            self._conversions[key] = math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
         return self._conversions[key]
 
-    def _route(self, src: Layout, dst: Layout, value: ValueType) -> float:
-        dims = value.dims or ()
-        total = sum(self.hop(hop, dims, value.dtype) for hop in route(src, dst, dims, self.provider))
-        return math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
+    def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
+        """The dims that decide which hops a conversion is emitted as. `value` has those that price them."""
+        return value.dims
 
     def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
         """One hop of a route, for a value of per-model `dims` and element type `dtype`."""

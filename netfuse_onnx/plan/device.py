@@ -20,7 +20,7 @@ from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.launches import TRANSPOSED, Launch, addresses, launches, transfers
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.storage.tensors import BITS
-from netfuse_onnx.types import Dim, Weight
+from netfuse_onnx.types import Correspondence, Dim, ValueType, Weight
 
 VIEW = 0.1
 """A node that launches nothing. The host passes it while the device works."""
@@ -40,6 +40,17 @@ class Device(Timed):
     def _runs(self, step: Step) -> bool:
         """A DequantizeLinear of weights stays, too: gaps.DEQUANTIZE_STAYS. On the CPU it is fused."""
         return step.op == "DequantizeLinear" or super()._runs(step)
+
+        self._declared: Mapping[str, ValueType] = {}
+
+    def priced(self, corr: Correspondence) -> Correspondence:
+        self._declared = corr.graph.types
+        return super().priced(corr)
+
+    def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
+        """A Transpose past a batch of 1 that the file leaves open is emitted, and copies."""
+        declared = self._declared.get(name, value)
+        return declared.dims if declared.rank == value.rank else value.dims
 
     def _step(self, step: Step, shapes: Shapes) -> float:
         if is_view(step) or _of_shapes(step, shapes):

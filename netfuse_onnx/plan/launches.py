@@ -7,7 +7,7 @@ were read from traces of ONNX Runtime 1.31.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,13 +15,11 @@ from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.work import Work, work
 
-PRODUCT, CONVOLUTION, FEW = "product", "convolution", "few_channels"
-"""The kernels that compute products. FEW: a grouped convolution without tensor cores."""
+PRODUCT, CONVOLUTION, GROUPED = "product", "convolution", "grouped"
+"""The kernels that compute products."""
 MEMORY, TRANSPOSED, LINK = "memory", "transposed", "link"
 """The ways of bytes: through the device's memory, there in another order, from or to the host."""
 
-TENSOR_CORE_CHANNELS = 8
-"""A group with fewer input channels is a FEW."""
 POINTERS = 32
 """Tensors whose addresses Concat and Split hand to their kernel; those of more are copied with each call."""
 ADDRESS = 8  # bytes
@@ -30,14 +28,15 @@ ADDRESS = 8  # bytes
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One launch. `moved`: the bytes that go `over` MEMORY, TRANSPOSED or LINK. `cached`: the bytes that
-    the tiles of its products read. `element`: the type of what is multiplied. `waits`: the host waits for
-    its end."""
+    the tiles of its products read. `element`: the type of what is multiplied. `channels`: those that one
+    group of a GROUPED convolution reads. `waits`: the host waits for its end."""
 
     moved: float
     over: str = MEMORY
     work: Work | None = None
     cached: float = 0.0
     element: int = 0
+    channels: int = 0
     waits: bool = False
 
 
@@ -158,19 +157,37 @@ def _convolution(step: Step, shapes: Shapes) -> Launches:
     fused = step.op == "FusedConv"
     read = step.inputs if fused else step.inputs[:2]
     moved = sum(map(shapes.nbytes, (*read, *step.outputs)))
-    yield Launch(moved, MEMORY, _filtered(step, x, w, y), element=shapes.dtype(step.inputs[0]))
+    groups = max(1, int(step.attrs.get("group", 1)))
+    done, element = _filtered(step, groups, (x, w, y)), shapes.dtype(step.inputs[0])
+    yield Launch(moved, MEMORY, done, element=element, channels=x[1] // groups)
     if not fused and len(step.inputs) > 2 and step.inputs[2] is not None:
         yield Launch(shapes.nbytes(step.inputs[2]) + 2 * shapes.nbytes(step.outputs[0]))
 
 
-def _filtered(step: Step, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> Work:
+def _filtered(step: Step, groups: int, xwy: Sequence[tuple[int, ...]]) -> Work:
     """The products of a convolution: pixels x filters, summed over the window."""
-    groups = int(step.attrs.get("group", 1))
-    into, window = x[1] // max(groups, 1), math.prod(w[2:])
-    kernel = FEW if groups > 1 and into < TENSOR_CORE_CHANNELS else CONVOLUTION
+    x, w, y = xwy
+    into, window = x[1] // groups, math.prod(w[2:])
+    kernel = GROUPED if groups > 1 else CONVOLUTION
     if step.op == "ConvTranspose":
         return Work(kernel, groups, x[0] * math.prod(x[2:]), w[1] * window, into)
-    return Work(kernel, groups, y[0] * math.prod(y[2:]), w[0] // max(groups, 1), into * window)
+    return Work(kernel, groups, y[0] * math.prod(y[2:]), w[0] // groups, into * window)
+
+
+def _recurrent(step: Step, shapes: Shapes) -> Launches:
+    """A step in time after the other, each direction by its own kernels. The lengths come from the host."""
+    x, w = shapes.of(step.inputs[0]), shapes.of(step.inputs[2])
+    if len(x) != 3 or len(w) != 3:
+        yield from _pass(step, shapes)
+        return
+    directions, gates, hidden = w
+    yield Launch(ADDRESS * x[1], LINK)
+    moved = shapes.nbytes(step.inputs[2]) / directions
+    for _ in range(x[0] * directions):
+        yield Launch(
+            moved, MEMORY, Work(PRODUCT, 1, x[1], gates, hidden), element=shapes.dtype(step.inputs[0])
+        )
+    yield Launch(2 * sum(map(shapes.nbytes, step.outputs)))
 
 
 # --------------------------------------------------------------------------- attention
@@ -212,6 +229,7 @@ _KINDS: Mapping[str, Callable[[Step, Shapes], Launches]] = {
     **dict.fromkeys(("FusedMatMul", "MatMul", "MatMulInteger", "TransposeMatMul"), _product),
     **dict.fromkeys(("FusedGemm", "Gemm"), _gemm),
     **dict.fromkeys(("GroupQueryAttention", "MultiHeadAttention"), _attention),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     **dict.fromkeys(("Concat", "Split"), _joins),
     "Einsum": _einsum,
     "Attention": lambda step, shapes: (_packed_attention if step.domain else _attention)(step, shapes),

@@ -66,7 +66,7 @@ class Search:
             price = self.cost.repeated(parts[0])
         if layout.runs(parts[0].shape) is None:
             value = ValueType(parts[0].dtype, parts[0].shape)
-            price += self.cost.conversion(STACKED(0), layout, value)
+            price += self.cost.conversion(STACKED(0), layout, value, name)
         return price
 
     def _price_values(self) -> None:
@@ -134,4 +134,4 @@ class Search:
         if name in self.weights:
             return sum(self._laid_out(name, dst) for dst in ordered)
         value = self.graph.types.get(name, ValueType())
-        return sum(self.cost.conversion(src, dst, value) for dst in ordered if dst != src)
+        return sum(self.cost.conversion(src, dst, value, name) for dst in ordered if dst != src)

@@ -20,15 +20,14 @@ from netfuse_onnx.proofs import Replays
 from netfuse_onnx.prove.compare import Gap, compare
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Trial
-from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, cuda_options, fix
-from netfuse_onnx.run.inputs import Case
+from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, cuda_options, fix, fixed_dims
 from netfuse_onnx.run.runtime import RunFailed, Session, Value, open_session, providers, session_options
 
 Values = Mapping[str, Value]
 
 MERGED = "the merged model"
 OTHER = 1 << 16
-"""The salt of the other inputs, which no case of a proof has."""
+"""The salt of inputs with other values, which no case of a proof has."""
 
 
 class Replayer:
@@ -45,7 +44,7 @@ class Replayer:
     def source(self, session: Session, model: int) -> None:
         """Check a source that is loaded and has run on all cases."""
         trial, own = self.trial, self.trial.family.edge(model).outputs
-        feeds, other = self._drawn(trial.cases[0], model), self._others()[model]
+        feeds, other = trial.feeds(trial.cases[0], model), other_feeds(trial, model)
         want = {own[name]: value for name, value in trial.outputs[model][0].items()}
         feeds, other = trial.renamed(model, feeds), trial.renamed(model, other)
 
@@ -55,14 +54,14 @@ class Replayer:
 
         what, path = f"model {trial.family.names[model]}", trial.family.sources[model].path
         self._run_again(what, session, (other, feeds), compared)
-        self._run_graph(what, path, session.fixed(feeds), (other, feeds), want, compared)
+        self._run_graph(what, path, fixed_dims(session.shapes, feeds), (other, feeds), want, compared)
 
     def merged(self, session: Session, results: Values) -> Callable[[str], None]:
         """Check the merged model, which gave `results` in the first case. Returns the check of its CUDA
         graph, which loads the file again, to be called when `session` is freed."""
         trial = self.trial
         feeds = trial.merged_feeds(trial.cases[0])
-        other = trial.joined(self._others())
+        other = trial.joined([other_feeds(trial, model) for model in range(trial.family.models)])
 
         def compared(got: Values) -> Iterator[tuple[str, Gap]]:
             for model, name in ((m, n) for m in range(trial.family.models) for n in self.judge.lines):
@@ -72,7 +71,7 @@ class Replayer:
                 yield f"output {name} of {trial.family.names[model]}", gap
 
         self._run_again(MERGED, session, (other, feeds), compared)
-        dims = session.fixed(feeds)
+        dims = fixed_dims(session.shapes, feeds)
         return lambda path: self._run_graph(MERGED, path, dims, (other, feeds), results, compared)
 
     def answer(self) -> Replays:
@@ -131,16 +130,7 @@ class Replayer:
             how = gap.problem or f"error {gap.error:.3g}, allowed {gap.allowed:.3g}"
             self.problems.append(f"{_upper(what)} gives other values {when}: {name}: {how}.")
 
-    # ------------------------------------------------------------------ inputs and outputs
-
-    def _drawn(self, case: Case, model: int) -> Values:
-        return self.trial.feeds(case, model)
-
-    def _others(self) -> list[Values]:
-        """Draw inputs of the same shapes with other values, for each model. Given inputs can't be drawn, so
-        each model gets those of the next."""
-        case, models = replace(self.trial.cases[0], salt=OTHER), self.trial.family.models
-        return [self._drawn(case, (model + 1) % models) for model in range(models)]
+    # ------------------------------------------------------------------ outputs
 
     def _gap(self, name: str, got: Value, want: Value, model: int) -> Gap:
         """Compare an output with what the same file gave before. Random ones are compared by type and
@@ -149,6 +139,12 @@ class Replayer:
             same = np.shape(got) == np.shape(want)  # type: ignore[arg-type]
             return Gap() if same else Gap(problem="it has another shape")
         return compare(got, want, self.judge.tolerance(name, want, model))
+
+
+def other_feeds(trial: Trial, model: int) -> dict[str, Value]:
+    """Draw inputs of one model with the shapes of the first case and other values. Given inputs can't be
+    drawn, so each model gets those of the next."""
+    return trial.feeds(replace(trial.cases[0], salt=OTHER), (model + 1) % trial.family.models)
 
 
 def _upper(text: str) -> str:

@@ -131,12 +131,14 @@ class Trial:
 
     # ------------------------------------------------------------------ running
 
-    def run_sources(self, tell: Progress, after: Callable[[Session, int], None] | None = None) -> None:
-        """Fill in cases and outputs. `after` is called with each source while it is loaded. Raises NotProven
-        when the sources take no inputs that were tried."""
+    def run_sources(
+        self, tell: Progress, after: Callable[[Session, int], None] | None = None, most: int | None = None
+    ) -> None:
+        """Fill in cases and outputs, of the first `most` sources. `after` is called with each source while it
+        is loaded. Raises NotProven when the sources take no inputs that were tried."""
         search = None
         self._refuse_unbounded()
-        for model, source in enumerate(self.family.sources):
+        for model, source in enumerate(self.family.sources[:most]):
             tell("running the sources", model, self.family.models)
             try:
                 session = Session(source.path, self.options.runtime)

@@ -18,20 +18,20 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
-from netfuse_onnx.dims import same_dim, same_name
+from netfuse_onnx.dims import same_name
 from netfuse_onnx.load import opset
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.ops import kinds
 from netfuse_onnx.rewrite.believed import believe_types
-from netfuse_onnx.rewrite.masks import Masks, adds_nothing, fit
+from netfuse_onnx.rewrite.biases import moves_bias, without_bias
+from netfuse_onnx.rewrite.heads import HEADS_FIRST, Heads, equal_but_one, heads_of, joined, keys_of
+from netfuse_onnx.rewrite.masks import Masks, adds_nothing, endless, fit
 from netfuse_onnx.rewrite.view import View
-from netfuse_onnx.types import Correspondence, Dim, Node, ValueType
+from netfuse_onnx.types import Correspondence, Dim, Node
 
 OPSET = 23
 """The first opset with the operator."""
-HEADS_FIRST = [0, 2, 1, 3]
-KEYS_LAST = [0, 2, 3, 1]
 
 
 def fuse_attention(corr: Correspondence) -> Correspondence:
@@ -67,18 +67,6 @@ def _raised(corr: Correspondence) -> Correspondence | None:
 
 
 @dataclass(frozen=True)
-class Heads:
-    """One operand: `split` is [B, L, H, size], `joined` is [B, L, H*size], or "" where it has to be made."""
-
-    split: str
-    joined: str
-    batch: Dim
-    length: Dim
-    heads: int
-    size: int
-
-
-@dataclass(frozen=True)
 class Group:
     """One attention: its operands, its masks, and the node whose output it computes."""
 
@@ -111,7 +99,7 @@ class _Fusing:
         group = next(self.groups(), None)
         if group is None:
             return None
-        self.view.put(group.last, self._nodes(group))
+        self._replace(group)
         return self.masks.believed(typed(self.view.replaced()))
 
     def groups(self) -> Iterator[Group]:
@@ -134,7 +122,7 @@ class _Fusing:
         product = view.only_reader(after or name, "MatMul")
         if product is None or product.inputs[0] != (after or name):
             return None
-        value = self._heads(product.inputs[1], HEADS_FIRST)
+        value = heads_of(view, product.inputs[1], HEADS_FIRST)
         turned = view.only_reader(product.outputs[0], "Transpose")
         if value is None or turned is None or list(turned.attrs.get("perm", ())) != HEADS_FIRST:
             return None
@@ -177,7 +165,7 @@ class _Fusing:
             return None
         if node.key == "MatMul":
             query, keys = (self._scaled(each) for each in node.inputs)
-            heads = self._heads(query[0], HEADS_FIRST), self._keys(keys[0])
+            heads = heads_of(self.view, query[0], HEADS_FIRST), keys_of(self.view, keys[0])
             if heads[0] is None or heads[1] is None:
                 return None
             return Scores(heads[0], heads[1], query[1] * keys[1])
@@ -197,93 +185,25 @@ class _Fusing:
             return right, number
         return name, 1.0
 
-    # ------------------------------------------------------------------ operands
-
-    def _heads(self, name: str, perm: list[int]) -> Heads | None:
-        """The operand [B, L, H, size] that is transposed to `name`."""
-        node = self.view.producer(name)
-        if node is None or node.key != "Transpose" or list(node.attrs.get("perm", ())) != perm:
-            return None
-        (split,) = node.inputs
-        dims = self.view.dims(split)
-        if dims is None or len(dims) != 4 or not isinstance(dims[3], int):
-            return None
-        whole, given = self._whole(split)
-        size = whole[2] if whole is not None else None
-        heads = dims[2] if isinstance(dims[2], int) else size // dims[3] if isinstance(size, int) else None
-        if heads is None or not heads or (isinstance(size, int) and size != heads * dims[3]):
-            return None
-        wanted = (*dims[:2], heads * dims[3])
-        if whole is None or not equal_but_one(whole, wanted):
-            return Heads(split, "", dims[0], dims[1], heads, dims[3])
-        return Heads(split, given, whole[0], whole[1], heads, dims[3])
-
-    def _whole(self, split: str) -> tuple[tuple[Dim, ...] | None, str]:
-        """The value [B, L, H*size] that is reshaped to `split`, and its dims."""
-        node = self.view.producer(split)
-        if node is None or node.key != "Reshape":
-            return None, ""
-        dims = self.view.dims(node.inputs[0])
-        return (dims, node.inputs[0]) if dims is not None and len(dims) == 3 else (None, "")
-
-    def _keys(self, name: str) -> Heads | None:
-        """The keys [B, T, H, size] that `name` has as [B, H, size, T], by one Transpose or several nodes."""
-        if (heads := self._heads(name, KEYS_LAST)) is not None:
-            return heads
-        node = self.view.producer(name)
-        if node is None:
-            return None
-        if node.key == "Transpose" and list(node.attrs.get("perm", ())) == [0, 1, 3, 2]:
-            return self._heads(node.inputs[0], HEADS_FIRST)
-        chain = self.view.chain(name, ("Reshape", "Transpose", "Reshape"))
-        if chain is None or list(chain[1].attrs.get("perm", ())) != [0, 2, 1]:
-            return None
-        return self._heads(chain[0].inputs[0], HEADS_FIRST) if self._swaps_last(chain) else None
-
-    def _swaps_last(self, chain: tuple[Node, ...]) -> bool:
-        """True where [B, H, T, d] -> [BH, T, d] -> [BH, d, T] -> [B, H, d, T], by the types of the values."""
-        dims = [
-            self.view.dims(name) for name in (chain[0].inputs[0], chain[0].outputs[0], chain[2].outputs[0])
-        ]
-        before, flat, after = (each or () for each in dims)
-        if (len(before), len(flat), len(after)) != (4, 3, 4):
-            return False
-        pairs = zip(
-            (*before[2:], before[1], *before[2:]), (*flat[1:], after[1], after[3], after[2]), strict=True
-        )
-        return all(same_dim(one, other) for one, other in pairs)
-
     # ------------------------------------------------------------------ the new nodes
 
-    def _nodes(self, group: Group) -> list[Node]:
-        """The nodes that stand for a group."""
+    def _replace(self, group: Group) -> None:
+        """Put the nodes that stand for a group in its place."""
         view, last = self.view, self.view.nodes[group.last]
         made: list[Node] = []
-        operands = [self._joined(heads, made) for heads in (group.query, group.key, group.value)]
+        key, value = without_bias(view, group.key, made), group.value
+        if not endless(view, group.masks) and moves_bias(view, value, last.outputs[0]):
+            value = without_bias(view, value, made)
+        operands = [joined(view, heads, made) for heads in (group.query, key, value)]
         if group.masks:
             operands.append(self.masks.joined(view, group.masks, operands[0], operands[1], made))
         attrs = {"q_num_heads": group.query.heads, "kv_num_heads": group.key.heads, "scale": group.scale}
         (result,) = last.outputs
-        joined = result if last.op == "Reshape" else view.fresh(f"{result}/joined")
-        made.append(Node("Attention", "", last.name, tuple(operands), (joined,), attrs))
-        if joined != result:
-            made.append(view.reshape(joined, [0, 0, group.value.heads, group.value.size], result))
-        return made
-
-    def _joined(self, heads: Heads, made: list[Node]) -> str:
-        """The operand [B, L, H*size]. Its Reshape fails where an operand has another number of heads."""
-        if heads.joined:
-            return heads.joined
-        name = self.view.fresh(f"{heads.split}/joined")
-        dims = (heads.batch, heads.length, heads.heads * heads.size)
-        self.view.note(name, ValueType(TensorProto.FLOAT, dims))
-        made.append(self.view.reshape(heads.split, [0, 0, heads.heads * heads.size], name))
-        return name
-
-
-def equal_but_one(left: tuple[Dim, ...], right: tuple[Dim, ...]) -> bool:
-    """True where two shapes with equally many elements are one: all sizes but one are known to be equal."""
-    return len(left) == len(right) and sum(not same_dim(a, b) for a, b in zip(left, right, strict=True)) <= 1
+        rows = result if last.op == "Reshape" else view.fresh(f"{result}/joined")
+        made.append(Node("Attention", "", last.name, tuple(operands), (rows,), attrs))
+        if rows != result:
+            made.append(view.reshape(rows, [0, 0, value.heads, value.size], result))
+        view.put(group.last, made)
 
 
 def _fit(group: Group) -> bool:

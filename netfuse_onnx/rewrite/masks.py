@@ -3,8 +3,8 @@
 ONNX Runtime's Attention adds a mask of floats as Add does, with two exceptions. It gives 0 for a row all of
 whose keys have -inf or the lowest number, where a softmax gives NaN for -inf and the mean of the values for
 the lowest number. And the kernel for CUDA multiplies the sum by log2(e), so that numbers beyond 2.3e38 become
-infinite. So the number that marks a masked key, the lowest one in exports of transformers, becomes -1e29: every
-score is absorbed by it as it is by the lowest number. Other values must be known to be far from it.
+infinite. So the number that marks a masked key, the lowest one in exports of transformers, becomes -1e29: it
+absorbs every score as the lowest number does. Other values must be known to be far from it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,16 @@ def _everywhere(view: View, name: str) -> float | None:
 
 
 def fit(view: View, masks: Sequence[str], *, guarded: bool) -> bool:
-    """True where Attention does with these masks what Add and Softmax do. `guarded`: a row of NaN is 0."""
-    return all(_fits(view, mask, guarded) for mask in masks)
+    """True where Attention does with these masks what Add and Softmax do. `guarded`: a row of NaN is 0.
+
+    Two marks of one key would add up to -inf in the source, and to a number here."""
+    marking = sum(min(_choices(view, mask) or (0.0,)) <= MASKED for mask in masks)
+    return marking <= 1 and all(_fits(view, mask, guarded) for mask in masks)
+
+
+def endless(view: View, masks: Sequence[str]) -> bool:
+    """True where a mask may hold -inf: then Attention may give 0 for a row."""
+    return any(-np.inf in (_choices(view, mask) or ()) for mask in masks)
 
 
 def _fits(view: View, mask: str, guarded: bool) -> bool:
@@ -66,9 +74,10 @@ def _fits(view: View, mask: str, guarded: bool) -> bool:
         return False
     numbers = _choices(view, mask)
     if numbers is None:
-        return _bounded(view, mask)
-    endless = any(number == -np.inf for number in numbers)
-    return (guarded or not endless) and all(number <= MASKED or abs(number) <= PLAIN for number in numbers)
+        return bounded(view, mask)
+    return (guarded or -np.inf not in numbers) and all(
+        number <= MASKED or abs(number) <= PLAIN for number in numbers
+    )
 
 
 def _choices(view: View, mask: str) -> tuple[float, float] | None:
@@ -80,13 +89,13 @@ def _choices(view: View, mask: str) -> tuple[float, float] | None:
     return None if left is None or right is None else (left, right)
 
 
-def _bounded(view: View, name: str) -> bool:
+def bounded(view: View, name: str) -> bool:
     """True for elements of weights, which are small numbers, moved about."""
     values = view.values(name)
     if values is not None:
         return bool(np.all(np.abs(values) <= PLAIN))
     node = view.producer(name)
-    return node is not None and traits.of(node.key).moves and _bounded(view, node.inputs[0])
+    return node is not None and traits.of(node.key).moves and bounded(view, node.inputs[0])
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class Spread:
 
 
 class Masks:
-    """The masks that were made for attentions of one correspondence. Attentions that read the same share one."""
+    """The masks that were made for the attentions of a correspondence. Those that read the same share one."""
 
     def __init__(self) -> None:
         self._spread: list[Spread] = []

@@ -114,6 +114,12 @@ class View:
         self.weights[name] = (Weight(kind, data.shape, data.tobytes()),)
         return name
 
+    def reshaped(self, weight: str, shape: tuple[int, ...]) -> str:
+        """The name of a new weight: the same bytes in another shape."""
+        name = self.fresh(f"{weight}/{'x'.join(map(str, shape))}")
+        self.weights[name] = tuple(replace(part, shape=shape) for part in self.weights[weight])
+        return name
+
     def reshape(self, x: str, target: Sequence[int], result: str) -> Node:
         """A Reshape to a constant shape."""
         shape = self.constant(list(target), np.int64, f"{result}/shape")

@@ -1,11 +1,12 @@
-"""Sums of products of bytes in kernels for floats: exact all the same, and for CUDA alone.
+"""Sums of products of bytes in kernels for floats, for CUDA alone.
 
 CUDA has a kernel for MatMulInteger of bytes with a sign, which starts one product for each matrix; other
 bytes, and all convolutions of bytes, run on the CPU, with a copy each way. As floats, all models are one
-launch. A byte, and the distance of two, is exact even in TF32.
+launch.
 
-A sum of so many products that it can't pass 2**24 is a whole number that float32 holds. Where it has more
-and must be exact, the left operand is centred, so that it lies between -128 and 127:
+Products of matrices are exact all the same. A byte, and the distance of two, is exact even in TF32. A sum of
+so many products that it can't pass 2**24 is a whole number that float32 holds. Where it has more and must be
+exact, the left operand is centred, so that it lies between -128 and 127:
 
     sum (x - p)(w - q) = sum (x - c)(w - q) - (p - c) sum (w - q)        c = 128 without a sign, else 0
 
@@ -83,23 +84,27 @@ def _distances(side: Side, emit: Emitter) -> Side:
     if side.stored or zero.wide or (zero.mapped and not side.layout.stacked):
         x = emit("Sub", emit("Cast", side.x, to=FLOAT), zero.cast(FLOAT, emit).beside(rank, emit))
         return replace(side, x=x, layout=STACKED(0) if zero.mapped else side.layout)
-    if not zero.mapped:
-        return replace(side, x=_less(side.x, zero.shaped([], emit), emit))
-    ones = emit.filled(1.0, FLOAT, [emit.models])
-    return replace(side, x=emit("DequantizeLinear", side.x, ones, zero.shaped([-1], emit), axis=0))
+    if not side.layout.stacked:
+        one = emit.filled(1.0, FLOAT, ())
+        return replace(side, x=emit("DequantizeLinear", side.x, one, zero.shaped([], emit)))
+    return replace(side, x=_less(side.x, zero.spread(1, emit), emit.models, 0, emit))
 
 
-def _less(x: Tensor, zero: Tensor, emit: Emitter) -> Tensor:
-    """Bytes less one zero point, as floats."""
-    return emit("DequantizeLinear", x, emit.filled(1.0, FLOAT, ()), zero)
+def _less(x: Tensor, zeros: Tensor, count: int, axis: int, emit: Emitter) -> Tensor:
+    """Bytes less their zero points, of which the axis has `count`, as floats. One alone, for all of the axis,
+    would make ONNX Runtime quantise the weights: gaps.WEIGHTS_QUANTISED."""
+    return emit("DequantizeLinear", x, emit.filled(1.0, FLOAT, [count]), zeros, axis=axis)
 
 
 def _centred(a: Side, emit: Emitter) -> Side:
     """The left operand as floats, less its centre."""
-    centre = CENTRE[a.dtype]
-    return replace(
-        a, x=_less(a.x, emit.filled(centre, a.dtype, ()), emit) if centre else emit("Cast", a.x, to=FLOAT)
-    )
+    if not (centre := CENTRE[a.dtype]):
+        return replace(a, x=emit("Cast", a.x, to=FLOAT))
+    if not a.layout.stacked:
+        one, point = emit.filled(1.0, FLOAT, ()), emit.filled(centre, a.dtype, ())
+        return replace(a, x=emit("DequantizeLinear", a.x, one, point))
+    points = emit.filled(centre, a.dtype, [emit.models])
+    return replace(a, x=_less(a.x, points, emit.models, 0, emit))
 
 
 def _moved(a: Side, wide: int, emit: Emitter) -> Tensor | None:
@@ -152,15 +157,9 @@ def _apart(rows: Tensor, a: Side, b: Side, emit: Emitter) -> Tensor:
 # --------------------------------------------------------------------------- convolutions
 
 
-def need_exact_window(filters: tuple[Dim, ...]) -> None:
-    """Refuse windows of so many products that floats can't hold their sums."""
-    need(all(isinstance(d, int) for d in filters), "the sizes of its filters are unknown")
-    window = math.prod(static_size(d) for d in filters[1:])
-    need(window * WHOLE * WHOLE <= EXACT, "its sums are too long for floats")
-
-
 def convolved(image: Image, bias: Tensor | None, emit: Emitter) -> Tensor:
-    """N(MC)HW, (MO)Ckk -> floats N(MO)HW. A border of zeros is one of zero points."""
+    """N(MC)HW, (MO)Ckk -> floats N(MO)HW. A border of zeros is one of zero points. CUDA's kernels for
+    convolutions transform images and filters, so that the sums are not exact there."""
     (x_zero, w_zero), rank = image.zeros, len(image.dims)
     x = _of_channels(image.x, x_zero, image.filters[1] * image.groups, emit)
     w = emit("Cast", image.w, to=FLOAT)
@@ -175,10 +174,16 @@ def _of_channels(x: Tensor, zero: Param | None, channels: int, emit: Emitter) ->
     """N(MC)HW less the zero point of each model, as floats."""
     if zero is None or _is_zero(zero):
         return emit("Cast", x, to=FLOAT)
+    return _less(x, zero.spread(channels, emit), emit.models * channels, 1, emit)
+
+
+def rescaled_image(total: Tensor, scale: Tensor, zero: Param, image: Image, emit: Emitter) -> Tensor:
+    """Bytes from floats N(MO)HW, with a `scale` for each filter of all models."""
+    real = emit("Mul", total, emit.unsqueeze(scale, range(1, len(image.dims) - 1)))
     if not zero.mapped:
-        return _less(x, zero.shaped([], emit), emit)
-    ones = emit.filled(1.0, FLOAT, [emit.models * channels])
-    return emit("DequantizeLinear", x, ones, zero.spread(channels, emit), axis=1)
+        return emit("QuantizeLinear", real, emit.filled(1.0, FLOAT, ()), zero.shaped([], emit))
+    ones = emit.filled(1.0, FLOAT, [emit.models * image.filters[0]])
+    return emit("QuantizeLinear", real, ones, zero.spread(image.filters[0], emit), axis=1)
 
 
 # --------------------------------------------------------------------------- scales

@@ -21,6 +21,7 @@ from netfuse_onnx.rules.contrib_qlinear import channels_moved
 from netfuse_onnx.rules.integer import INT32, Side
 from netfuse_onnx.rules.params import Param, combined, one_number, param
 from netfuse_onnx.rules.qlinear import (
+    OLD,
     in_each_way,
     output_scale,
     product_takes,
@@ -31,8 +32,6 @@ from netfuse_onnx.rules.qlinear import (
 from netfuse_onnx.rules.quantize import quantised_dynamically, written_out
 from netfuse_onnx.rules.sums import WAYS, Sums
 from netfuse_onnx.types import ValueType
-
-OLD = "DequantizeLinear has one scale for all models before opset 13"
 
 # --------------------------------------------------------------------------- Gemm
 
@@ -182,14 +181,15 @@ def last_conv(site: Site) -> Iterator[Option]:
     for option in qlinear_conv(plain):
 
         def body(site: Site, ins: Operands, emit: Emitter, inner: Option = option) -> Held:
-            if stays:
+            if stays and not inner.only:
                 return inner.emit(_channels_last(site, plain, emit), ins, emit)[0]
             (y,) = inner.emit(plain, ins | {"x": emit.transpose(ins["x"], first)}, emit)
             return emit.transpose(y, last)
 
         takes = (moved.get(option.takes[0] or SHARED, option.takes[0]), *option.takes[1:])
         gives = tuple(moved.get(give, give) for give in option.gives)
-        yield replace(option, rule="last_conv", takes=takes, gives=gives, body=body)
+        name = "last_conv_in_floats" if option.only else "last_conv"
+        yield replace(option, rule=name, takes=takes, gives=gives, body=body)
 
 
 def _channels_last(site: Site, plain: Site, emit: Emitter) -> Site:

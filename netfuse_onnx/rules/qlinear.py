@@ -21,6 +21,7 @@ from netfuse_onnx.rules.sums import IN_BYTES, Sums, ways
 from netfuse_onnx.types import Became
 
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
+OLD = "DequantizeLinear has one scale for all models before opset 13"
 
 # --------------------------------------------------------------------------- products
 
@@ -84,7 +85,7 @@ def matmul_integer(site: Site) -> Iterator[Option]:
 @family("MatMulInteger")
 def matmul_integer_in_floats(site: Site) -> Iterator[Option]:
     """With --target cuda, batched in the kernels for floats, in which its sums are exact."""
-    need(site.opset >= 13, "DequantizeLinear has one scale for all models before opset 13")
+    need(site.opset >= 13, OLD)
     takes = product_takes(site)
     bytes_in_floats.need_exact(site.dims("b")[-2])
 
@@ -206,6 +207,7 @@ def qlinear_conv(site: Site) -> Iterator[Option]:
     if weights and group == 1 and not points and not site.is_mapped("x", "x_zero_point"):
         yield _scaled(site, takes | {"x": SHARED}, 1)
     yield _in_parts(site, takes) if points else _scaled(site, takes, group * site.models)
+    yield from _in_floats(site, takes)
 
 
 def _scaled(site: Site, takes: Takes, groups: int) -> Option:
@@ -254,3 +256,22 @@ def _in_parts(site: Site, takes: Takes) -> Option:
         return integer.requantised_image(total, scale, needed(site, ins, "y_zero_point", emit), count, emit)
 
     return Option("qlinear_conv", site.takes(takes), (FOLDED(1),), body, Became.GROUPED)
+
+
+def _in_floats(site: Site, takes: Takes) -> Iterator[Option]:
+    """The convolution in the kernels for floats, and the way back to bytes, for CUDA."""
+    zeros_and_scales = (*CONV_SCALES[::2], "x_zero_point", "w_zero_point", "y_zero_point")
+    if site.opset < 13 or not one_number(site, *zeros_and_scales):
+        return
+
+    def body(site: Site, ins: Operands, emit: Emitter) -> Held:
+        conv = image(site, ins, emit)
+        bias = emit("Cast", ins["b"], to=FLOAT) if site.has("b") else None
+        total, count = bytes_in_floats.convolved(conv, bias, emit), conv.filters[0]
+        scale = output_scale(site, ins, CONV_SCALES, emit).spread(count, emit)
+        return bytes_in_floats.rescaled_image(
+            total, scale, needed(site, ins, "y_zero_point", emit), conv, emit
+        )
+
+    name = "qlinear_conv_in_floats"
+    yield Option(name, site.takes(takes), (FOLDED(1),), body, Became.GROUPED, only="cuda")

@@ -6,7 +6,7 @@ needs it: its replay reads and writes where it was captured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,18 +28,20 @@ class Bound:
     ) -> None:
         self.session = session
         self.binding = session.io_binding()
-        device, ort = runtime.provider, onnxruntime()
+        place_on, ort = device(runtime), onnxruntime()
         taken = {port.name for port in session.get_inputs()}
+        self._away = place_on != "cpu"
         self._inputs, self._outputs = dict[str, Any](), dict[str, Any]()
         try:
             for name, value in feeds.items():
                 if name in taken and value is not None:
-                    place = ort.OrtValue.ortvalue_from_numpy(_tensor(name, value), device, 0)
+                    array = self._copied(_tensor(name, value))
+                    place = ort.OrtValue.ortvalue_from_numpy(array, place_on, 0)
                     self.binding.bind_ortvalue_input(name, place)
                     self._inputs[name] = place
             for port in session.get_outputs():
-                like = _tensor(port.name, wanted[port.name])
-                place = ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype, device, 0)
+                like = _tensor(port.name, wanted.get(port.name))
+                place = ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype, place_on, 0)
                 self.binding.bind_ortvalue_output(port.name, place)
                 self._outputs[port.name] = place
         except Exception as error:
@@ -65,13 +67,35 @@ class Bound:
 
     def get(self) -> dict[str, Value]:
         """Return a copy of the outputs."""
-        return {name: place.numpy() for name, place in self._outputs.items()}
+        return {name: self._copied(place.numpy()) for name, place in self._outputs.items()}
+
+    def _copied(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Copy an array that is the place itself, not a copy of it: on the CPU."""
+        return array if self._away else array.copy()
 
     def call(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Put, run, get. Raises RunFailed."""
         self.put(feeds)
         self.run()
         return self.get()
+
+
+def device(runtime: Runtime) -> str:
+    """Return ONNX Runtime's name of the device that a provider runs on."""
+    return runtime.provider
+
+
+def fixed_dims(shapes: Mapping[str, Sequence[Any]], feeds: Mapping[str, Value]) -> dict[str, int]:
+    """Return the sizes that feeds give to the symbolic dims of inputs, without dims of one name that have
+    several. `shapes` has sizes and names."""
+    sizes: dict[str, set[int]] = {}
+    for name, dims in shapes.items():
+        value = feeds.get(name)
+        if isinstance(value, np.ndarray) and len(dims) == value.ndim:
+            for dim, size in zip(dims, value.shape, strict=True):
+                if isinstance(dim, str):
+                    sizes.setdefault(dim, set()).add(size)
+    return {name: min(found) for name, found in sizes.items() if len(found) == 1}
 
 
 def fix(options: Any, dims: Mapping[str, int]) -> None:

@@ -38,6 +38,11 @@ PAD_AXES_MOVED = "1.32"
 """Transpose, Pad with axes, Transpose: optimised, the widths are permuted as if all axes were named, in
 order. It fails or gives wrong values. CenterCropPad is a Pad with axes inside."""
 
+WEIGHTS_QUANTISED = "1.32"
+"""With optimisations on, the weights of a Conv, ConvTranspose or Gemm in floats between a DequantizeLinear
+with one scale and a QuantizeLinear are quantised to bytes with one scale for all of them, on every provider.
+A Mul behind the operator is taken into the weights before."""
+
 ZERO_POINT_LOST = "1.32"
 """With optimisations on, a DequantizeLinear with one stored scale is moved behind a Reshape and the like, as
 a pair. The pair is uint8 where there is no zero point below opset 21 (at any, in com.microsoft): negative
@@ -76,8 +81,8 @@ NO_AXES_ARE_ALL = "1.32"
 """Squeeze with an empty list of axes drops all of size 1, where ONNX says that it drops none."""
 
 VALUES_UNSIZED = "1.32"
-"""Where inference does not know the last axis of V [B, T, H*size], it takes that of Attention's result for 0,
-and Shape of that result is computed from it when a session is made."""
+"""Attention's result has 0 for its last axis where inference does not know that of V [B, T, H*size], and its
+Shape is computed from that when a session is made."""
 
 LABELS_MISSING = "1.32"
 """GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are

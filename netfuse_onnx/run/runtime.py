@@ -143,19 +143,8 @@ class Session:
         self._session = open_session(model, options, runtime, providers(runtime.provider, tf32=tf32))
         self.inputs = {port.name: port.type for port in self._session.get_inputs()}
         self.outputs = {port.name: port.type for port in self._session.get_outputs()}
+        self.shapes = {port.name: tuple(port.shape) for port in self._session.get_inputs()}
         self.placed = placement(self._session)
-
-    def fixed(self, feeds: Mapping[str, Value]) -> dict[str, int]:
-        """Return the sizes that feeds give to the symbolic dims of the inputs, without dims of one name that
-        have several."""
-        sizes: dict[str, set[int]] = {}
-        for port in self._session.get_inputs():
-            value = feeds.get(port.name)
-            if isinstance(value, np.ndarray) and len(port.shape) == value.ndim:
-                for dim, size in zip(port.shape, value.shape, strict=True):
-                    sizes.setdefault(str(dim), set()).add(size)
-        symbolic = {d for port in self._session.get_inputs() for d in port.shape if isinstance(d, str)}
-        return {name: min(found) for name, found in sizes.items() if name in symbolic and len(found) == 1}
 
     def run(self, feeds: Mapping[str, Value], seconds: float = SECONDS) -> dict[str, Value]:
         """Return all outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also

@@ -2,6 +2,7 @@
 
 from .mutation import Mutation
 from .of_answers import MUTATIONS as ANSWERS
+from .of_cuda import MUTATIONS as CUDA
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_plan import MUTATIONS as PLAN
@@ -10,4 +11,4 @@ from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
 from .of_write import MUTATIONS as WRITE
 
-MUTATIONS: tuple[Mutation, ...] = (*MATCH, *PLAN, *RULES, *LOWER, *STORAGE, *WRITE, *PROVE, *ANSWERS)
+MUTATIONS: tuple[Mutation, ...] = (*MATCH, *PLAN, *RULES, *LOWER, *STORAGE, *WRITE, *PROVE, *CUDA, *ANSWERS)
