@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from netfuse_onnx.plan.launches import (
 )
 from netfuse_onnx.plan.work import Work
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import Node, ValueType
+from netfuse_onnx.types import Dim, Node, ValueType
 
 FLOAT, HALF, UINT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64
 MICROSOFT = "com.microsoft"
@@ -48,6 +49,11 @@ def card() -> Card:
     found = targets.target("cuda")
     assert isinstance(found, Card)
     return found
+
+
+def bound(dims: Sequence[Dim]) -> tuple[int, ...]:
+    """Open dims are 1, as a plan takes the batch."""
+    return tuple(dim if isinstance(dim, int) else 1 for dim in dims)
 
 
 def emitted(
@@ -65,7 +71,7 @@ def emitted(
     none = (False,) * len(ins)
     site = Site(node, 2, {"": 21, MICROSOFT: 1}, tuple(types), (result,), none, none, (None,) * len(ins))
     ports = tuple(((x,), SHARED) for x in (*values, y))
-    return emit.steps[0], Shapes(Account(tuple(emit.steps), ports), site, tuple)  # type: ignore[arg-type]
+    return emit.steps[0], Shapes(Account(tuple(emit.steps), ports), site, bound)
 
 
 def made(
@@ -169,6 +175,13 @@ def test_products_are_strided_where_both_sides_have_equally_many(
     assert [one.over for one in found] == [LINK] * copies + [MEMORY]
     assert found[-1].work == Work(PRODUCT, *work)
     assert found[-1].moved == 4 * (math.prod(x) + math.prod(w) + math.prod(y))
+
+
+@pytest.mark.parametrize(("w", "copies"), [([8, 1, 64, 32], 3), ([8, "B", 64, 32], 0), ([64, 32], 0)])
+def test_a_product_that_repeats_matrices_over_an_open_batch_has_addresses(w: list[Any], copies: int) -> None:
+    """The batch is taken for 1, where the product would be strided; it is not 1 in every call."""
+    found = made("MatMul", [[8, "B", 128, 64], w], [8, "B", 128, 32])  # type: ignore[list-item]
+    assert [one.over for one in found] == [LINK] * copies + [MEMORY]
 
 
 def test_a_convolution_adds_its_bias_in_a_launch_of_its_own() -> None:

@@ -22,10 +22,14 @@ from sample_models.zoo import ZOO
 MODELS = 4
 BATCHES = (1, 8)
 SIZES = {"sequence": 16, "past": 5, "past + 1": 6}
-MOST_LAUNCHES = 1.05
-"""Launches of a stacked file, as a multiple of one source's."""
+MOST_LAUNCHES = {"cuda": 1.05, "generic": 1.3}
+"""Launches of a stacked file, as a multiple of one source's. Where no target is named, a norm with a scale for
+each model is three nodes instead of one, since OpenVINO takes a scale of one axis only."""
 MOST_FUSED = 0.45
 """The same for ResNets with the target cuda, which fuses convolutions with bias, sum and activation."""
+AT_THE_EDGE = 1
+"""Launches that do not grow with the network, and count in networks of two layers: the table of each model's
+words is read by two kernels instead of one."""
 
 CASES = (
     *((name, "dynamo") for name in ("resnet50", "resnext50", "bert", "xlnet", "mlp")),
@@ -83,7 +87,7 @@ def broken_claims(merged: Figures, source: Figures, *, most: float) -> Iterator[
             yield f"{merged[key]} {name}, the source has {source[key]}"
     if source["graph"] == "accepted" != merged["graph"]:
         yield f"CUDA graph: {merged['graph']}"
-    if merged["launches"] > most * source["launches"]:
+    if merged["launches"] > most * source["launches"] + AT_THE_EDGE:
         yield f"{merged['launches']} launches, the source has {source['launches']}"
     yield from merged["warnings"]
 
@@ -99,7 +103,8 @@ def check(two: list[str], out: str, target: str, io: str, most: float) -> None:
 
 
 def most_launches(name: str, target: str) -> float:
-    return MOST_FUSED if target == "cuda" and name in ("resnet50", "resnext50") else MOST_LAUNCHES
+    is_fused = target == "cuda" and name in ("resnet50", "resnext50")
+    return MOST_FUSED if is_fused else MOST_LAUNCHES[target]
 
 
 @pytest.mark.parametrize(("target", "io"), FIRST)

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.layouts.base import GROUP
+from netfuse_onnx.plan.account import broadcasts_matrices
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.work import Work, work
 
@@ -105,7 +106,8 @@ def _joins(step: Step, shapes: Shapes) -> Launches:
 
 def _product(step: Step, shapes: Shapes) -> Launches:
     """A MatMul is one product where its second operand is one matrix, strided where both operands have
-    equally many matrices, and else by arrays of addresses, which are copied with each call."""
+    equally many matrices, and else by arrays of addresses, which are copied with each call. A batch that the
+    file leaves open is not 1 in every call: a product that repeats matrices over it has addresses, too."""
     x, w, y = (shapes.of(tensor) for tensor in (*step.inputs[:2], step.outputs[0]))
     if len(x) < 2 or len(w) < 2 or len(y) < 2:
         yield from _pass(step, shapes)
@@ -115,7 +117,7 @@ def _product(step: Step, shapes: Shapes) -> Launches:
     if right == 1:
         yield _products(step, shapes, Work(PRODUCT, 1, count * y[-2], y[-1], k))
         return
-    if left != right:
+    if left != right or broadcasts_matrices(step):
         for _ in range(3):
             yield Launch(ADDRESS * count, LINK)
     yield _products(step, shapes, Work(PRODUCT, count, y[-2], y[-1], k))

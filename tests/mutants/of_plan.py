@@ -6,9 +6,16 @@ MUTATIONS = (
     mutation(
         "every-product-strided",
         "netfuse_onnx/plan/launches.py",
-        "if left != right:",
+        "if left != right or broadcasts_matrices(step):",
         "if False:",
         "test_card.py::test_products_are_strided_where_both_sides_have_equally_many",
+    ),
+    mutation(
+        "an-open-batch-is-one",
+        "netfuse_onnx/plan/launches.py",
+        "if left != right or broadcasts_matrices(step):",
+        "if left != right:",
+        "test_card.py::test_a_product_that_repeats_matrices_over_an_open_batch_has_addresses",
     ),
     mutation(
         "no-groups-too-small-for-tensor-cores",
