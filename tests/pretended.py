@@ -32,7 +32,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (runtime, values):
         monkeypatch.setattr(module, "CUDA", runtime.CPU)
     monkeypatch.setattr(bound, "device", lambda _: "cpu")
-    monkeypatch.setattr(runtime.cuda, "preload", lambda: None)
+    monkeypatch.setattr(runtime.cuda, "preload", lambda onnxruntime: None)
     choose = runtime.choose
 
     def chosen(provider: str, libraries: Any = ()) -> runtime.Runtime:

@@ -40,6 +40,8 @@ TOLERANCE = 1e-4
 """The tolerance of float32 outputs, relative to the largest element. Models of a family differ by about 1."""
 
 TRIVIAL = ("Constant", "Identity")
+VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that copy nothing."""
 Arrays = Mapping[str, np.ndarray]
 
 # --------------------------------------------------------------------------- models
@@ -237,12 +239,14 @@ def _ordered(graph: onnx.GraphProto, known: set[str]) -> None:
     assert {info.name for info in graph.output} <= known
 
 
-def expansion(merged: onnx.ModelProto, source: str) -> float:
-    """Nodes of the merged graph, those at its edge left out, per node of the source."""
+def expansion(merged: onnx.ModelProto, source: str, without: Collection[str] = ()) -> float:
+    """Nodes of the merged graph, those at its edge left out, per node of the source. Operators of `without`
+    count in neither."""
     first = onnx.load(source, load_external_data=False).graph
-    counted = [node.name for node in merged.graph.node if node.op_type not in TRIVIAL]
+    skipped = {*TRIVIAL, *without}
+    counted = [node.name for node in merged.graph.node if node.op_type not in skipped]
     inner = len(counted) - sum(map(_edge(merged.graph, first), counted))
-    return inner / sum(node.op_type not in TRIVIAL for node in first.node)
+    return inner / sum(node.op_type not in skipped for node in first.node)
 
 
 def _edge(merged: onnx.GraphProto, first: onnx.GraphProto) -> Callable[[str], bool]:

@@ -207,6 +207,11 @@ OWN = {
 }  # fmt: skip
 
 
+RANGES = ("dynamic quantisation", "dynamic product")
+"""Operators that look for the range of their input. onnx leaves open where that ends if the input has a NaN or an
+infinity. Written out for CUDA, which has no kernel for them, they give a NaN where the CPU's kernel passes it by."""
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_a_model_gives_what_it_gives_alone_of_numbers_that_spread(name, tmp_path):
     """A model stays alone where a sample is ignored, where a NaN is overlooked, where an infinity is cut off."""
@@ -216,8 +221,10 @@ def test_a_model_gives_what_it_gives_alone_of_numbers_that_spread(name, tmp_path
         for labels in values["t"]:
             labels.reshape(-1)[:2] = 1, 0  # the first one is ignored, not all are
     role = {key: "weight" if key in "wc" else "input" for key in values}
+    undefined = {1} if name in RANGES else set()
     for odd in (np.nan, np.inf, -np.inf, 3e38):
         for place in (0, 1, -1):
             own = {key: [part.copy() for part in parts] for key, parts in values.items()}
             own["x"][1].reshape(-1)[place] = odd
-            assert fails_or_is_right(model, own, role, tmp_path) == 0, "the sources take it"
+            failed = fails_or_is_right(model, own, role, tmp_path, undefined=undefined)
+            assert failed == 0, "the sources take it"

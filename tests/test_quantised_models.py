@@ -32,8 +32,9 @@ INT8 = frozenset(
 
 @dataclass(frozen=True)
 class Bar:
-    """Most merged nodes per source node, and what is replicated. `quick`: not only with the slow tests.
-    `unpacked`: ONNX Runtime packs the weights of a source as it loads it, and not those of several models."""
+    """Most merged nodes per source node, those that copy nothing left out, and what is replicated. `quick`:
+    not only with the slow tests. `unpacked`: ONNX Runtime packs the weights of a source as it loads it, and
+    not those of several models."""
 
     expansion: float
     replicated: frozenset[str] = frozenset()
@@ -61,19 +62,19 @@ BARS: Mapping[tuple[str, str], Bar] = {
     ("resnet50", "ort-all"): Bar(3.2, FEW),
     ("bert", "qdq"): Bar(1.3),
     ("bert", "qdq-u8"): Bar(1.3, quick=False),
-    ("bert", "qoperator"): Bar(2.6),
-    ("bert", "qoperator-s8"): Bar(2.6, quick=False),
+    ("bert", "qoperator"): Bar(2.7),
+    ("bert", "qoperator-s8"): Bar(2.7, quick=False),
     ("bert", "dynamic"): Bar(2.2),
     ("bert", "dynamic-s8"): Bar(2.2, quick=False),
     ("bert", "dynamic-ort-all"): Bar(3.5),
     ("bert", "ort-basic"): Bar(1.3, quick=False),
     ("bert", "ort-extended"): Bar(1.3, quick=False),
-    ("bert", "ort-all"): Bar(1.3),
+    ("bert", "ort-all"): Bar(1.35),
     ("bert", "transformer-bert"): Bar(4.0),
     ("gpt2", "dynamic"): Bar(1.7),
     ("gpt2", "matmul4-qdq"): Bar(1.2, unpacked=True),
     ("gpt2", "ort-all"): Bar(1.2),
-    ("gpt2", "transformer-gpt2"): Bar(1.2),
+    ("gpt2", "transformer-gpt2"): Bar(1.3),
     ("llama", "matmul4"): Bar(1.6, PACKED),
     ("llama", "matmul4-zp"): Bar(1.6, PACKED, quick=False),
     ("llama", "matmul8"): Bar(1.6, PACKED, quick=False),
@@ -134,7 +135,8 @@ def test_variant(name: str, kind: str, tmp_path: Path) -> None:
     report = netfuse_onnx.merge(paths, out)
     assert report.proof is not None and report.proof.ok
     assert {row.op.rpartition(".")[2] for row in report.lowered.replicated} == bar.replicated
-    assert report.lowered.merged_nodes / report.lowered.source_nodes <= bar.expansion
+    found = samples.expansion(onnx.load(out), paths[0], samples.VIEWS)
+    assert found <= bar.expansion
     mine, theirs = products(out, tmp_path), products(paths[0], tmp_path)
     assert bar.unpacked or sum(mine.values()) >= sum(theirs.values()), f"{mine} of {theirs}"
     if not bar.replicated:

@@ -27,11 +27,9 @@ FROM_NVIDIA = f"{DRIVER} comes with NVIDIA's driver, which has to be installed o
 
 
 @functools.cache
-def preload() -> None:
+def preload(onnxruntime: Any) -> None:
     """Load the libraries that pip installed, so that ONNX Runtime finds them. Does nothing where ONNX Runtime
     can't do that, or has no CUDA."""
-    import onnxruntime
-
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()
@@ -49,7 +47,7 @@ def missing(onnxruntime: Any) -> tuple[str, ...]:
     version = getattr(onnxruntime, "cuda_version", "")
     if os.name != "posix" or not version:
         return ()
-    preload()
+    preload(onnxruntime)
     return tuple(name for name in names(version) if not _loads(name))
 
 

@@ -111,7 +111,7 @@ def open_session(model: str | bytes, options: Any, runtime: Runtime, where: Sequ
     """Return an InferenceSession on the providers `where`. Raises RunFailed where ONNX Runtime does not load
     the model, or falls back from CUDA to the CPU."""
     if runtime.provider == "cuda":
-        cuda.preload()
+        cuda.preload(onnxruntime())
     try:
         for library in runtime.libraries:
             options.register_custom_ops_library(library)
@@ -225,7 +225,7 @@ def cuda_problem() -> str:
     if not cuda_listed():
         return f"this ONNX Runtime ({ort.__version__}) was built without CUDA"
     try:
-        cuda.preload()
+        cuda.preload(ort)
         options = session_options()
         session = ort.InferenceSession(_tiny_model(), options, providers=[CUDA], enable_fallback=0)
         if CUDA not in session.get_providers():
