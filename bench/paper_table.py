@@ -59,7 +59,7 @@ def _full(row: Row, source: Row) -> list[str]:
     file = f"{row['target']}, {row['io']}" if row["io"] else "one source"
     head = [row["family"], str(row["batch"]), str(row["models"]), file]
     if "error" in row:
-        return [*head, "does not run", *[""] * (len(COLUMNS) - len(head) - 1)]
+        return [*head, "not traced", *[""] * (len(COLUMNS) - len(head) - 1)]
     gemms = [str(row["gemms"][kind]) for kind in ("strided", "plain", "pointers")]
     counts = [str(row["launches"]), *gemms, *(str(row[key]) for key in ("copies", "cpu", "memcpys"))]
     times = ["yes" if row["graph"] == "accepted" else "no", f"{row['ms']:.2f}", f"{row['graph_ms']:.2f}"]
