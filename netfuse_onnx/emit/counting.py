@@ -91,6 +91,17 @@ class CountingEmitter(Emitter):
     def tensor_const(self, proto: onnx.TensorProto) -> Any:
         return self._constant_of(proto)
 
+    def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Its result has a type, by which a product tells whether it repeats matrices."""
+        made: Any = super().unsqueeze(x, axes)
+        read: Any = x
+        if made.type.dims is None and read.type.dims is not None:
+            dims = list(read.type.dims)
+            for axis in sorted(axes):
+                dims.insert(axis, 1)
+            made.type = ValueType(read.type.dtype, tuple(dims))
+        return cast("Tensor", made)
+
     def shape(self, dims: Sequence[Dim]) -> Any:
         """One node stands for those that compute a shape: others read it, too."""
         if all(isinstance(dim, int) for dim in dims):
