@@ -239,7 +239,7 @@ def test_biases_of_keys_go_and_those_of_values_move(tmp_path):
     model = layers()
     left = weights_left(model, tmp_path)
     assert not {"bk", "bv"} & left.keys()
-    assert left["bv/1x1x8"] == {"MatMul"}
+    assert left["bv/1x8"] == {"MatMul"}
     assert left["bo"] == {"Add"}
     values = draw(model, 3, sizes=SIZES, low=-1, high=1)
     for weights in ("weight", "shared weight"):

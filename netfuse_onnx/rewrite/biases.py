@@ -59,7 +59,7 @@ def moves_bias(view: View, value: Heads, result: str) -> bool:
     if left != result or not fits or bias not in view.weights:
         return False
     moved, whole = (view.fresh(f"{bias}/{what}") for what in ("moved", "whole"))
-    row = view.reshaped(found[1], (1, 1, value.width))  # a product like that of the layer reads W as it does
+    row = view.reshaped(found[1], (1, value.width))  # a matrix for each model, as the rows of the layer have
     view.put(
         view.producers[added.outputs[0]],
         [
