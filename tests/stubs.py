@@ -20,7 +20,7 @@ from bench.launches import trace
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = trace.environment()
 PURE = ("click", "markdown_it", "mdurl", "onnx_graphsurgeon", "pygments", "rich")
-"""What this package imports and that environment lacks: packages without compiled code, so any Python takes them."""
+"""The packages that this one imports and that environment lacks have no compiled code: any Python takes them."""
 
 
 def needed() -> None:

@@ -149,7 +149,7 @@ def test_32_models(name: str, exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["bert", "xlnet"])
 def test_weights_are_stored_once_for_cuda(name: str, exporter: str, tmp_path: Path) -> None:
-    """What is rewritten for CUDA reads no weight in a second form."""
+    """A graph that is rewritten for CUDA reads no weight in a second form."""
     paths = samples.exported(name, exporter)
     out, _ = merged(paths, tmp_path, target="cuda")
     assert samples.stored(samples.well_formed(out)) <= 1.01 * samples.distinct_bytes(paths) + 8192

@@ -191,7 +191,7 @@ def test_without_the_sequence_nothing_can_be_compared(
 
 
 def test_a_second_sequence_has_no_say(tmp_path: Path) -> None:
-    """What is right is told by the plain sessions of the first way, with and without TF32."""
+    """The plain sessions of the first way tell the right values, with and without TF32."""
     work = workload(family(tmp_path), exact=True)
     choices = entries(work, [], str(tmp_path))[0].choices
     assert choices == (Settings(), Settings(graph=True), Settings(exact=True))

@@ -109,7 +109,7 @@ def test_a_merge_for_cuda_has_no_such_form(case, io, tmp_path):
 
 
 def test_the_reason_is_told(tmp_path):
-    """Where no other form is left, the node is replicated, and the report says why."""
+    """The node is replicated where no other form is left, and the report says why."""
     corr, _ = matched("scalars to bytes", tmp_path)
     paths = [source.path for source in corr.sources]
     report = netfuse_onnx.merge(paths, str(tmp_path / "out.onnx"), target="cuda", verify=False)

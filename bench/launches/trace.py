@@ -45,7 +45,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is loaded and run. `fixed` binds symbolic dimensions in the session, `graph` tries
+    """The settings by which a model is loaded and run. `fixed` binds symbolic dimensions in the session, `graph` tries
     enable_cuda_graph too, `options` are those of the CUDA provider."""
 
     dims: Mapping[str, int] = field(default_factory=dict)

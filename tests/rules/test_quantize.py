@@ -50,7 +50,7 @@ def test_linear(op, x, scale, axis, kind, tmp_path):
     ("x", "scale", "axis", "zero"), [*((*case, False) for case in LINEAR), ("3,4", "4", 1, True)]
 )
 def test_sums_to_floats(x, scale, axis, zero, tmp_path):
-    """Of int32, whose zero points are 0: for CUDA it is written out."""
+    """A DequantizeLinear of int32, whose zero points are 0, is written out for CUDA."""
     text = f"{spell('int32', x)} x, {spell('float', scale)} s" + f", {spell('int32', scale)} z" * zero
     model = graph(text, f"y = DequantizeLinear<axis = {axis}>(x, s{', z' * zero})", 13)
     for turn, role in enumerate(some_roles("xs")):
