@@ -45,8 +45,8 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings by which a model is loaded and run. `fixed` binds symbolic dimensions in the session, `graph`
-    tries enable_cuda_graph too, `options` are those of the CUDA provider."""
+    """The settings by which a model is loaded and run. `fixed` binds symbolic dimensions in the session,
+    `graph` tries enable_cuda_graph too, `options` are those of the CUDA provider."""
 
     dims: Mapping[str, int] = field(default_factory=dict)
     fixed: bool = True
