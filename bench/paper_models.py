@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import models
-from bench.zoo import ZOO, image_inputs, mobilenet, single_size
-from sample_models.families import BATCH, FAMILIES, Dims, Family
+from bench.zoo import ZOO, image_inputs, mobilenet, single_size, step_with_cache
+from sample_models.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,16 +74,7 @@ def _gpt2() -> nn.Module:
     return Step("GPT2LMHeadModel", config("GPT2Config"))
 
 
-def _cache(word: str) -> tuple[str, ...]:
-    return tuple(f"{word}.{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value"))
-
-
-_STEP: dict[str, Dims] = {
-    "input_ids": ("batch", 1),
-    "attention_mask": ("batch", "past + 1"),
-    **dict.fromkeys(_cache("past"), ("batch", HEADS, "past", SIZE)),
-}
-_STEP_OUT = dict.fromkeys(("logits", *_cache("present")), BATCH)
+_STEP, _STEP_OUT = step_with_cache(LAYERS, HEADS, SIZE)
 
 
 def _image_family(name: str, about: str, build: Callable[[], nn.Module]) -> Family:

@@ -117,16 +117,21 @@ def _decoder() -> nn.Module:
     return Step("LlamaForCausalLM", config("LlamaConfig", **sizes, **heads, head_dim=SIZE))
 
 
-def _cache(word: str) -> tuple[str, ...]:
-    return tuple(f"{word}.{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value"))
+def _cache(word: str, layers: int) -> tuple[str, ...]:
+    return tuple(f"{word}.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value"))
 
 
-_STEP: dict[str, Dims] = {
-    "input_ids": ("batch", 1),
-    "attention_mask": ("batch", "past + 1"),
-    **dict.fromkeys(_cache("past"), ("batch", HEADS, "past", SIZE)),
-}
-_STEP_OUT = dict.fromkeys(("logits", *_cache("present")), BATCH)
+def step_with_cache(layers: int, heads: int, size: int) -> tuple[dict[str, Dims], dict[str, Dims]]:
+    """The inputs and outputs of one step of a decoder that reads and gives keys and values of each layer."""
+    inputs: dict[str, Dims] = {
+        "input_ids": ("batch", 1),
+        "attention_mask": ("batch", "past + 1"),
+        **dict.fromkeys(_cache("past", layers), ("batch", heads, "past", size)),
+    }
+    return inputs, dict.fromkeys(("logits", *_cache("present", layers)), BATCH)
+
+
+_STEP, _STEP_OUT = step_with_cache(LAYERS, HEADS, SIZE)
 _IDS: dict[str, Dims] = {"input_ids": ("batch", "sequence"), "attention_mask": ("batch", "sequence")}
 
 
