@@ -137,18 +137,21 @@ def verify(
     *,
     strict: bool = False,
     isolation: bool = False,
+    names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> VerifyReport:
     """Prove a merged file against its sources. A failed proof is a report that is not ok.
 
-    `strict` refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd
-    values to every model, not only to two.
+    `paths` are in the order of the merge, or in any order with the name of each model in `names`. `strict`
+    refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd values to
+    every model, not only to two.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
     FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
+    paths = sources.in_order(merged, paths, names)
     proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
     return replace(proved, strict=strict)
 
@@ -177,6 +180,7 @@ def bench(
     rounds: int = 25,
     seconds: float = 20.0,
     profile: bool = False,
+    names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> BenchReport:
@@ -186,6 +190,7 @@ def bench(
     Raises the errors of `verify`, and FileFault when a file changes meanwhile.
     """
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
+    paths = sources.in_order(merged, paths, names)
 
     def measured() -> BenchReport:
         about, options, family, strangers = _read_merged(merged, paths, proof)

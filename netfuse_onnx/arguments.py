@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.names import from_paths
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
@@ -33,9 +33,9 @@ def target(value: str) -> str:
 
 
 def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the models: those given, or the file stems with -2, -3 where they clash."""
+    """Return the names of the models: those given, or those that the paths suggest."""
     if names is None:
-        return _stems(paths)
+        return from_paths(paths)
     if len(names) != len(paths):
         raise UsageFault(f"{len(names)} names for {len(paths)} models.", "Give one name per model, in order.")
     for name in names:
@@ -107,16 +107,3 @@ def positive(what: str, value: int) -> int:
     if value < 1:
         raise UsageFault(f"{what} can't be {value}.", "Give 1 or more.")
     return value
-
-
-def _stems(paths: Sequence[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for path in paths:
-        stem = os.path.splitext(os.path.basename(path))[0] or "model"
-        stem = os.fsencode(stem).decode(errors="replace")  # a file name need not be UTF-8, ONNX names are
-        name, count = stem, 1
-        while name in names:
-            count += 1
-            name = f"{stem}-{count}"
-        names.append(name)
-    return tuple(names)
