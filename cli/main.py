@@ -63,11 +63,12 @@ def cli() -> None:
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
-    metavar="generic|cpu|cuda|FILE",
+    metavar="generic|cpu|cuda|auto|FILE",
     default="generic",
     show_default=True,
     help="generic: batch all that can be batched. Else what is cheapest by measured costs, for the sizes "
-    "given by --dim; FILE.json is written by bench/calibrate.py on the machine that will serve.",
+    "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
+    "machine that will serve.",
 )
 @partial_option
 @click.option(

@@ -15,6 +15,7 @@ from netfuse_onnx.types import Became
 
 from .render_bench import bench
 from .render_check import check
+from .render_hints import hints
 from .screen import REASONS, Screen, size, some
 from .text import write_json
 
@@ -51,6 +52,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     if report.io == "separate" and report.symbols:
         console.say(f"{some(report.symbols)}: one size for all models in a call; pad where they differ.")
     console.warn(report.warnings)
+    hints(report.hints, console)
 
 
 def verify(report: VerifyReport, console: Screen) -> None:

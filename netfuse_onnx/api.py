@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments, checked, refusals, sources, wording
+from netfuse_onnx import arguments, checked, hints, refusals, sources, wording
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
@@ -87,10 +87,13 @@ def merge(
     labels = arguments.model_names(paths, names)
     sources.refuse_target(out, paths)
     arguments.choice("io", io)
-    made_for = targets.provider(arguments.target(target))
     arguments.choice("data", data)
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = _options(io, share, proof, libraries) if verify else None
+    dims = proof.get("dims", {})
+    asked = hints.Asked(arguments.target(target), options.runtime.provider if options else "", dims)
+    target = targets.at_hand(target, proof.get("provider", "auto"))
+    made_for = targets.provider(target)
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
@@ -98,7 +101,6 @@ def merge(
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
             family = matching(models, labels)
         once = arguments.shared_inputs(share, family)
-        dims = proof.get("dims", {})
         merged = remake.merge(family, io=io, share=once, target=target, dims=dims)
         answer = _merge_report(out, family, merged, io=io, share=once, target=target)
         if strict:
@@ -118,7 +120,8 @@ def merge(
                 answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
                 refusals.unproven(answer)
             staged.commit()
-    return replace(answer, files=tuple(staged.files), size=staged.size)
+    answer = replace(answer, files=tuple(staged.files), size=staged.size)
+    return replace(answer, hints=hints.of_merge(answer, family, merged, asked))
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -327,13 +330,8 @@ def _merge_report(
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),
-        warnings=(*family.warnings, *_unmeasured(target)),
+        warnings=(*family.warnings, *targets.unmeasured(target)),
     )
-
-
-def _unmeasured(target: str) -> Iterator[str]:
-    if target != "generic" and not targets.target(target).provenance.get("measured"):
-        yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
 
 
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:

@@ -11,7 +11,7 @@ from netfuse_onnx.types import Correspondence
 
 CHOICES = {
     "io": ("separate", "stacked"),
-    "target": ("generic", "cpu", "cuda"),
+    "target": ("generic", "cpu", "cuda", "auto"),
     "data": ("auto", "external", "single"),
     "provider": ("auto", "cpu", "cuda"),
 }
@@ -28,7 +28,7 @@ def choice(option: str, value: str) -> str:
 
 
 def target(value: str) -> str:
-    """Return a known target, or the path of a file of constants that bench/calibrate.py wrote."""
+    """Return a known target, auto, or the path of a file of constants that bench/calibrate.py wrote."""
     return value if value.endswith(".json") else choice("target", value)
 
 

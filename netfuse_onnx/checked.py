@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from netfuse_onnx import families, sources
+from netfuse_onnx import families, hints, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.signature import surely_different
@@ -98,4 +98,5 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         opsets=family.opsets,
         differences=family.differences,
         warnings=family.warnings,
+        hints=hints.of_check(family, merged),
     )

@@ -119,7 +119,7 @@ class VerifyReport(Report):
 @dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
-    them, which `check` gives beforehand."""
+    them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
 
     out: str
     sources: tuple[str, ...]
@@ -135,6 +135,7 @@ class MergeReport(Report):
     distinct_bytes: int = 0
     proof: VerifyReport | None = None
     warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     @property
     def copied(self) -> int | None:
@@ -213,6 +214,7 @@ class CheckReport(Report):
     opsets: Mapping[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
