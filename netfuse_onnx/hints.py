@@ -43,11 +43,15 @@ NO_STATE = re.compile(r"last_hidden|encoder_hidden", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The options of a merge as they were given. `provider` is that of the proof, '' without one; `dims` are
-    the sizes of symbolic dimensions."""
+    the sizes of symbolic dimensions: of several for one name, the first counts."""
 
     target: str
     provider: str
-    dims: Mapping[str, int]
+    dims: Mapping[str, int | Sequence[int]]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: size if isinstance(size, int) else size[0] for name, size in self.dims.items()}
 
 
 def of_merge(report: MergeReport, family: Correspondence, merged: Merged, asked: Asked) -> tuple[str, ...]:
@@ -57,7 +61,7 @@ def of_merge(report: MergeReport, family: Correspondence, merged: Merged, asked:
 
 def of_check(family: Correspondence, merged: Merged) -> tuple[str, ...]:
     """Return the hints that a merge of the family will get whatever its target is."""
-    return tuple(_of_state(family)) if _stackable(family, merged) else ()
+    return tuple(_of_state(family)) if family.models > 1 and _stackable(family, merged) else ()
 
 
 # --------------------------------------------------------------------------- the target
@@ -76,7 +80,7 @@ def _of_target(report: MergeReport, family: Correspondence, merged: Merged, aske
                 "costs of where the file is served, --tune measures them there."
             )
             return
-        costs = cost(asked.provider, family, asked.dims)
+        costs = cost(asked.provider, family, asked.sizes)
         found = outlook(family, merged.plan, costs)
         sizes = _sizes(family, report.symbols, asked)
         yield f"{_expected(found, asked.provider, sizes)} --tune measures it where it runs."
@@ -99,7 +103,7 @@ def _expected(found: Outlook, target: str, sizes: str) -> str:
 
 
 def _sizes(family: Correspondence, symbols: Sequence[str], asked: Asked) -> str:
-    sizes = assumed(family.graph, asked.dims)
+    sizes = assumed(family.graph, asked.sizes)
     shown = [f"{name}={sizes[name]}" for name in symbols if name in sizes]
     return f" ({', '.join(shown[:SHOWN])})" if shown else ""
 

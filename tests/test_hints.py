@@ -68,6 +68,13 @@ def test_names_that_are_no_state(tmp_path: Path, past: str, present: str) -> Non
     assert not about(recurrent(tmp_path, past, present), "State")
 
 
+def test_state_has_one_shape(tmp_path: Path) -> None:
+    text = RECURRENT.format(past="h", present="hn").replace("float[B, 4] hn", "float[B] hn")
+    text = text.replace("hn = Tanh (h)", "t = Tanh (h) hn = ReduceSum <keepdims = 0> (t, one)")
+    text = text.replace("    both =", "    one = Constant <value = int64[1] {1}> ()\n    both =")
+    assert not about(merged(tmp_path, text, {"w": (12, 8)}), "State")
+
+
 def test_a_check_names_state_too(tmp_path: Path, run: Run) -> None:
     recurrent(tmp_path, "h", "hn")
     code, said, _ = run("check", tmp_path / "a.onnx", tmp_path / "b.onnx", "--json")
@@ -139,9 +146,8 @@ def test_the_outlook_prices_every_node_of_the_plan_both_ways(tmp_path: Path) -> 
 def test_auto_is_the_provider_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
     """The file is the one that the target's own name gives: metadata do not tell which was written."""
     pretend(monkeypatch)
-    if taken == "cuda":
-        usable = runtime.choose
-        monkeypatch.setattr(runtime, "choose", lambda name, libraries=(): usable("cuda", libraries))
+    usable = runtime.choose
+    monkeypatch.setattr(runtime, "choose", lambda name, libraries=(): usable(taken, libraries))
     report = merged(tmp_path, MLP_TEXT, dict(MLP), target="auto")
     assert report.target == taken
     assert about(report, f"--target auto took {taken}, the provider at hand.")
@@ -168,4 +174,4 @@ def test_auto_needs_onnx_runtime(tmp_path: Path, run: Run, monkeypatch: pytest.M
 
     monkeypatch.setattr(runtime, "onnxruntime", missing)
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx", "--no-verify"]
-    refused(run("merge", *files, "--target", "auto"), 2, "ONNX Runtime is not installed")
+    refused(run("merge", *files, "--target", "auto"), 2, "--target auto needs ONNX Runtime", "--target cpu")
