@@ -100,14 +100,37 @@ def test_a_point_of_one_image(x, w, attributes, bias, tmp_path):
 
 @pytest.mark.parametrize(
     ("x", "w", "attributes"),
-    [("1,3,4,5", "4,3,1,1", "strides = [2, 1]"), ("1,3,4,5", "4,3,1,2", "group = 1"), ("2,3,4,5", "4,3,1,1", "group = 1"),
-     ("B,3,4,5", "4,3,1,1", "group = 1"), ("1,3,4,4", "4,3,1,1", "pads = [1, 0, 1, 0]"), ("1,4,3,3", "4,2,1,1", "group = 2"),
-     ("1,3,4,5", "4,3,1,1", "auto_pad = \"VALID\", strides = [1, 2]")],
+    [("1,3,4,5", "4,3,1,1", "strides = [2, 1]"), ("1,3,4,5", "4,3,3,3", "pads = [1, 1, 1, 1]"),
+     ("1,3,6,5", "3,3,2,3", "pads = [0, 1, 2, 0], strides = [2, 1]"), ("1,3,7", "4,3,3", "dilations = [2]"),
+     ("1,4,3,3", "4,2,1,1", "group = 2"), ("1,6,5,4", "3,2,3,2", "group = 3, pads = [1, 0, 1, 1]"),
+     ("1,3,4,4", "4,3,1,1", "pads = [1, 0, 1, 0]"), ("1,3,4,5", "4,3,1,1", 'auto_pad = "VALID", strides = [1, 2]'),
+     ("1,3,5,6", "3,3,3,2", 'auto_pad = "SAME_LOWER", strides = [2, 3]'), ("1,2,6,5", "3,2,2,2", 'auto_pad = "SAME_UPPER"'),
+     ("1,2,3,4,3", "3,2,2,3,2", "dilations = [1, 1, 2], pads = [1, 1, 0, 0, 1, 1]"), ("1,3,3,3", "5,3,3,3", "group = 1"),
+     ("B,3,4,5", "4,3,1,1", "group = 1"), ("B,4,4,5", "4,2,3,2", "group = 2, pads = [1, 0, 1, 1]")],
 )  # fmt: skip
-def test_what_is_no_product(x, w, attributes, tmp_path):
-    """The option is not offered where it would compute something else, or by arrays of pointers."""
-    model = graph(f"float[{x}] x, float[{w}] w", f"y = Conv<{attributes}>(x, w)")
-    paths = as_models(model, draw(model, 2, sizes=SIZES), {"x": "input", "w": "weight"}, tmp_path)
-    found = candidates(family(paths), io="separate", share=frozenset(), cost=Every(2))
-    rules = {offer.rule for offers in found.options for offer in offers}
+@pytest.mark.parametrize("bias", [True, False])
+def test_unfolded_windows(x, w, attributes, bias, tmp_path):
+    """A convolution of one image may be a product of its unfolded windows for CUDA, whatever its window."""
+    more, name = (f", float[{w[0]}] b", ", b") if bias else ("", "")
+    model = graph(f"float[{x}] x, float[{w}] w{more}", f"y = Conv<{attributes}>(x, w{name})")
+    assert "conv_as_product" in offered(model, tmp_path)
+    sweep(model, tmp_path, sizes=SIZES)
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [("2,3,4,5", "4,3,1,1"), ("1,3,H,5", "4,3,3,1"), ("0,3,4,5", "4,3,1,1"), ("1,B,4,5", "4,3,1,1")],
+)
+def test_what_is_no_product(x, w, tmp_path):
+    """The option is not offered for several images, or where a size is unknown."""
+    rules = offered(graph(f"float[{x}] x, float[{w}] w", "y = Conv(x, w)"), tmp_path)
     assert "conv" in rules and "conv_as_product" not in rules
+
+
+def offered(model, folder):
+    """The names of all lowerings on offer where the input and the filters differ."""
+    values = draw(model, 2, sizes=SIZES)
+    role = {"x": "input"} | {name: "weight" for name in values if name != "x"}
+    corr = family(as_models(model, values, role, folder))
+    found = candidates(corr, io="separate", share=frozenset(), cost=Every(2))
+    return {offer.rule for offers in found.options for offer in offers}
