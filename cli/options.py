@@ -18,6 +18,7 @@ def _options(*each: Command) -> Command:
     return lambda command: functools.reduce(lambda made, add: add(made), each, command)
 
 
+DIM = "Size of a symbolic dimension. Several (batch=1,8): planned and proven for each of them."
 common_options = _options(
     click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
@@ -29,7 +30,7 @@ proof_options = _options(
     click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
     click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
     click.option("--max-memory", metavar="SIZE", help="Of the proof, estimated: 500M, 2GB.  [default: 2GB]"),
-    click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."),
+    click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help=DIM),
     click.option(
         "--provider",
         type=click.Choice(["auto", "cpu", "cuda"]),

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
 from netfuse_onnx import arguments, checked, refusals, sources, wording
+from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
@@ -48,8 +49,8 @@ class Proof(TypedDict, total=False):
 
     provider: str
     """The provider: auto, cpu or cuda; auto is CUDA where it is usable."""
-    dims: Mapping[str, int]
-    """Sizes of symbolic dimensions."""
+    dims: Sizes
+    """Sizes of symbolic dimensions: one for each, or several, for which a plan is to be good."""
     rtol: float
     """The allowed relative error. By default it depends on the precision."""
     atol: float
@@ -186,6 +187,7 @@ def bench(
     Raises the errors of `verify`, and FileFault when a file changes meanwhile.
     """
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
+    arguments.one_size("bench", proof.get("dims", {}))
 
     def measured() -> BenchReport:
         about, options, family, strangers = _read_merged(merged, paths, proof)
@@ -196,7 +198,7 @@ def bench(
         files = [MergedFile("merged", merged, about.io, about.share, size)]
         with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
             stacked = os.path.join(folder, "stacked.onnx")
-            notes = list(strangers)
+            notes = [*strangers, *_other_sizes(options)]
             if work.runtime.provider == "cuda" and about.io != "stacked":
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
@@ -244,6 +246,15 @@ def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Pr
         partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
+
+
+def _other_sizes(options: Options) -> Iterator[str]:
+    if options.further:
+        sizes = [", ".join(f"{n}={d}" for n, d in one.items()) for one in (options.dims, *options.further)]
+        yield (
+            f"The file was planned for {'; '.join(sizes)}. Measured with {sizes[0]}; --dim NAME=VALUE chooses "
+            "another."
+        )
 
 
 def _read_merged(
@@ -334,11 +345,13 @@ def _unmeasured(target: str) -> Iterator[str]:
 def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
     """Check the options of the proof. Raises UsageFault when ONNX Runtime or the provider is missing."""
     provider = arguments.choice("provider", proof.get("provider", "auto"))
+    first, *further = arguments.sizes(proof.get("dims", {}))
     return Options(
         runtime=runtime.choose(provider, libraries),
         io=io,
         share=frozenset(share),
-        dims=arguments.sizes(proof.get("dims", {})),
+        dims=first,
+        further=tuple(further),
         seed=proof.get("seed", 0),
         rtol=proof.get("rtol"),
         atol=proof.get("atol"),

@@ -107,15 +107,16 @@ def _rows(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[NodeRow
     """One row for each node; those of merged bodies come behind the node that owns them."""
     costs = plan.prediction.nodes if plan.prediction else ("",) * len(plan.lowerings)
     for node, chosen, cost in zip(corr.graph.nodes, plan.lowerings, costs, strict=True):
+        row = chosen.choice
         yield NodeRow(
             name=where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
             op=node.key,
-            became=str(chosen.became),
-            rule=chosen.rule,
+            became=row.became,
+            rule=row.rule,
             reason=chosen.reason,
             cost=cost,
-            takes=tuple(str(layout or "unread") for layout in chosen.takes),
-            gives=tuple(map(str, chosen.gives)),
+            takes=row.takes,
+            gives=row.gives,
         )
         if isinstance(chosen.option, NestedPlan):
             for attr, body in chosen.option.bodies.items():
@@ -138,4 +139,5 @@ def _report(
         notes=plan.notes,
         predicted=plan.prediction.parts if plan.prediction else {},
         alternatives=plan.prediction.alternatives if plan.prediction else {},
+        sizes=plan.prediction.sizes if plan.prediction else (),
     )

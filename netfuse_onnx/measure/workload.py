@@ -52,7 +52,9 @@ class Workload:
         tf32: bool = True,
         exact: bool = False,
     ) -> None:
-        options = dataclasses.replace(options, io="separate", single=True, search=False, wide=SPATIAL)
+        options = dataclasses.replace(
+            options, io="separate", single=True, search=False, wide=SPATIAL, further=()
+        )
         cuda = options.runtime.provider == "cuda"
         self.trial = Trial(family, options)
         self._ragged = frozenset[str]()
