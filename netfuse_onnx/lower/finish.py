@@ -37,11 +37,7 @@ def export(
     graph = emit.graph.cleanup()
     conversions = [*conversions, *store_once(emit)]
     boundary = sum(id(node) in drained and node.op not in walk.TRIVIAL for node in graph.nodes)
-    model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
-    model.ir_version = corr.ir_version
-    model.producer_name, model.producer_version = "netfuse-onnx", ""
-    _bind_bodies(model.graph, emit.bodies)
-    _restore_empty(model.graph, emit.empty, corr.opsets)
+    model = written(emit, corr.opsets, corr.ir_version)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
@@ -52,8 +48,15 @@ def export(
     return Merged(model, large, report, round(plan.cost, 3), inline)
 
 
-def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
-    return [onnx.helper.make_opsetid(domain, version) for domain, version in sorted(corr.opsets.items())]
+def written(emit: Emitter, opsets: Mapping[str, int], ir_version: int) -> onnx.ModelProto:
+    """The emitter's graph as a ModelProto without bytes of weights."""
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())]
+    model: onnx.ModelProto = gs.export_onnx(emit.graph, do_type_check=False, opset_imports=imports)
+    model.ir_version = ir_version
+    model.producer_name, model.producer_version = "netfuse-onnx", ""
+    _bind_bodies(model.graph, emit.bodies)
+    _restore_empty(model.graph, emit.empty, opsets)
+    return model
 
 
 def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[str, ...]]]) -> None:

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.measure import machine
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
 from netfuse_onnx.prove.replay import other_feeds
 from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.run import hardware
 from netfuse_onnx.run.inputs import joined
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
@@ -65,7 +65,7 @@ class Workload:
         self.tf32 = tf32 and options.runtime.provider == "cuda"
         self.exact = exact and self.tf32
         """True where each way is measured with TF32 off as well."""
-        self.cores = machine.cores()
+        self.cores = hardware.cores()
         self.sizes = tuple(sum(map(os.path.getsize, source.files)) for source in family.sources)
         case = self.trial.cases[0]
         self.case = case.label

@@ -1,0 +1,277 @@
+"""Probes: small models that hold one lowering of one node, or one conversion, as the merged graph would.
+
+The body of the lowering emits into a real emitter, so that nothing here knows an operator. Values that the
+node reads at run time are inputs of the probe, in the layouts that the lowering takes; weights are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
+from netfuse_onnx.emit.repeat import store_once
+from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
+from netfuse_onnx.layouts.join import join
+from netfuse_onnx.lower.emitted.passes import rewrite_emitted
+from netfuse_onnx.lower.finish import written
+from netfuse_onnx.ops import kinds, traits
+from netfuse_onnx.ops.kinds import UNJOINABLE
+from netfuse_onnx.rules import Option, Site
+from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.tune import readers
+from netfuse_onnx.types import Became, Lowering, ValueType, Weight
+
+
+class Unprobed(Exception):
+    """There is no probe; the text says why."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """An input of a probe: its element type and its sizes."""
+
+    dtype: int
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Probe:
+    """A model with `copies` of what is measured. `recipes` are those of its weights, which have no bytes yet.
+    `read` is the number of results that a reader of each kind reads."""
+
+    model: Any
+    recipes: Mapping[str, Recipe]
+    inputs: Mapping[str, Fed]
+    read: Mapping[str, int]
+    copies: int
+    values_read: bool
+    """True where a body looked at the elements of a weight, so that its nodes may depend on them."""
+
+    @property
+    def nodes(self) -> int:
+        return len(self.model.graph.node)
+
+
+@dataclass(frozen=True)
+class NodeCase:
+    """One lowering of one node. `sized` is the site with the sizes by which it is priced."""
+
+    lowering: Lowering
+    sized: Site
+
+    @property
+    def models(self) -> int:
+        return self.lowering.site.models
+
+
+@dataclass(frozen=True)
+class ConversionCase:
+    """One conversion of a value of per-model type `declared`, in a file for `provider`, with the sizes of
+    `sized`. `compare`: nothing has compared the models' shapes before."""
+
+    src: Layout
+    dst: Layout
+    declared: ValueType
+    sized: ValueType
+    models: int
+    opsets: Mapping[str, int]
+    provider: str
+    compare: bool = False
+
+    @property
+    def copies_something(self) -> bool:
+        """False where all its nodes are views."""
+        hops = route(self.src, self.dst, self.declared.dims or (), self.provider)
+        return any(hop.counts(self.models, self.provider).launches for hop in hops)
+
+
+Case = NodeCase | ConversionCase
+
+
+def probe(case: Case, copies: int, provider: str = "") -> Probe:
+    """The model of a case. Raises Unprobed where it has none."""
+    if isinstance(case, NodeCase):
+        site = case.lowering.site
+        builder = _Builder(case.models, site.opsets, provider)
+        _sized_symbols(builder, (*site.inputs, *site.outputs), (*case.sized.inputs, *case.sized.outputs))
+        for index in range(copies):
+            _emit_node(builder, case, index)
+    else:
+        builder = _Builder(case.models, case.opsets, case.provider)
+        _sized_symbols(builder, [case.declared], [case.sized])
+        for _ in range(copies):
+            _emit_conversion(builder, case)
+    return builder.finished(copies)
+
+
+def _sized_symbols(builder: _Builder, declared: Sequence[ValueType], sized: Sequence[ValueType]) -> None:
+    for kind, sizes in zip(declared, sized, strict=True):
+        for dim, size in zip(kind.dims or (), sizes.dims or (), strict=False):
+            if isinstance(dim, str) and isinstance(size, int):
+                builder.symbols[dim] = size
+
+
+# --------------------------------------------------------------------------- one copy
+
+
+def _emit_node(builder: _Builder, case: NodeCase, index: int) -> None:
+    site, option = case.lowering.site, case.lowering.option
+    if traits.has_bodies(site.node) or site.node.captured:
+        raise Unprobed("it has bodies")
+    if any(kind.proto is not None for kind in (*site.inputs, *site.outputs)):
+        raise Unprobed("it handles values that are not tensors")
+    emit = builder.emit
+    emit.scope = f"{site.node.op}_{index}"
+    ins = [builder.operand(case, k, index) for k in range(len(site.node.inputs))]
+    if case.lowering.became is Became.REPLICATED:
+        outputs = _replicated(site, ins, emit)
+    elif isinstance(option, Option):
+        outputs = option.emit(site, ins, emit)
+    else:
+        outputs = list(_itself(site, ins, site.node.attrs, emit))
+    named = zip(site.node.outputs, case.lowering.gives, outputs, site.outputs, strict=True)
+    for name, layout, held, kind in named:
+        if name:
+            mine = held[0] if layout == SHARED and isinstance(held, tuple) else held
+            builder.note(mine, layout, kind)
+            builder.read(mine, layout, kind)
+
+
+def _itself(site: Site, ins: Sequence[Any], attrs: Mapping[str, Any], emit: Emitter) -> list[Tensor]:
+    outs = [name != "" for name in site.node.outputs]
+    return emit.node(site.node.op, ins, attrs, outs=outs, domain=site.node.domain)
+
+
+def _replicated(site: Site, ins: Sequence[Held | None], emit: Emitter) -> list[Held]:
+    per_model = []
+    for m in range(site.models):
+        attrs = site.attrs[m] if site.attrs else site.node.attrs
+        per_model.append(_itself(site, [x[m] if isinstance(x, tuple) else x for x in ins], attrs, emit))
+    return [tuple(outs) for outs in zip(*per_model, strict=True)]
+
+
+def _emit_conversion(builder: _Builder, case: ConversionCase) -> None:
+    dims = case.declared.dims
+    if dims is None or case.declared.proto is not None or case.declared.dtype in UNJOINABLE:
+        raise Unprobed("it is no tensor that can be joined")
+    emit = builder.emit
+    held = builder.value("x", case.src, case.declared, case.sized)
+    for hop in route(case.src, case.dst, dims, case.provider):
+        emit.scope = f"x/{hop.dst}"
+        if hop.src == PER_MODEL:
+            parts = held if isinstance(held, tuple) else (held,)
+            held = join(emit, parts, hop.dst, dims, case.compare)
+        else:
+            held = hop.emit(emit, held, case.declared.dtype)
+        builder.note(held, hop.dst, case.declared)
+    builder.read(held, case.dst, case.declared)
+
+
+# --------------------------------------------------------------------------- the model
+
+
+@dataclass
+class _Builder:
+    """Collects what the copies of a case emit. All copies read the same values, and weights of their own."""
+
+    models: int
+    opsets: Mapping[str, int]
+    provider: str
+    symbols: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.weights: dict[str, tuple[Weight, ...]] = {}
+        opset = self.opsets.get("", 1)
+        self.emit = Emitter("probe", self.models, opset, self.weights, (), self.provider)
+        self.inputs: dict[str, tuple[ValueType, Fed]] = {}
+        self.values: dict[tuple[str, Layout], Held] = {}
+        self.counts: dict[str, int] = {}
+        self.results: list[ValueType] = []
+        self._tellers: list[Any] = []
+
+    def operand(self, case: NodeCase, place: int, index: int) -> Held | None:
+        """Input `place` of a node in the layout that the lowering takes."""
+        site, take = case.lowering.site, case.lowering.takes[place]
+        name = site.node.inputs[place]
+        if not name or take is None:
+            return None
+        if parts := site.parts[place]:
+            return self.weight(f"{name}/{index}", parts, take)
+        return self.value(name, take, site.inputs[place], case.sized.inputs[place])
+
+    def weight(self, name: str, parts: tuple[Weight, ...], layout: Layout) -> Held:
+        """A weight of one copy. A layout that the writer can't lay out is made by nodes when a session loads
+        the file."""
+        self.weights.setdefault(name, parts)
+        if layout.runs(parts[0].shape) is not None:
+            return self.emit.weight(name, layout)
+        if (name, layout) not in self.values:
+            kind = kinds.of_weight(parts[0])
+            held = self.emit.weight(name, STACKED(0))
+            for hop in route(STACKED(0), layout, parts[0].shape, self.provider):
+                held = hop.emit(self.emit, held, kind.dtype)
+            self.note(held, layout, kind)
+            self.values[name, layout] = held
+        return self.values[name, layout]
+
+    def value(self, name: str, layout: Layout, kind: ValueType, sized: ValueType) -> Held:
+        """A value that is made at run time, as inputs of the probe."""
+        if (name, layout) not in self.values:
+            count = self.models if layout == PER_MODEL else 0
+            names = [f"{name}/{layout}/{m}" for m in range(count)] or [f"{name}/{layout}"]
+            made = tuple(self._input(n, layout, kind, sized) for n in names)
+            held: Held = made if count else made[0]
+            self.note(held, layout, kind)
+            self.values[name, layout] = held
+        return self.values[name, layout]
+
+    def _input(self, name: str, layout: Layout, kind: ValueType, sized: ValueType) -> Tensor:
+        shape = None if sized.dims is None else layout.merged_dims(sized.dims, self.models)
+        if shape is None or not all(isinstance(dim, int) for dim in shape) or not kind.dtype:
+            raise Unprobed(f"the sizes of {name!r} are unknown")
+        dims = None if kind.dims is None else layout.merged_dims(kind.dims, self.models)
+        declared = ValueType(kind.dtype, dims)
+        self.inputs[name] = declared, Fed(kind.dtype, tuple(int(dim or 0) for dim in shape))
+        return self.emit.input(name)
+
+    def note(self, held: Held, layout: Layout, kind: ValueType) -> None:
+        """Remember the type of a value, and the sizes that it tells, as lower does."""
+        dims = None if kind.dims is None else layout.merged_dims(kind.dims, self.models)
+        for tensor in held if isinstance(held, tuple) else (held,):
+            self.emit.note(tensor, ValueType(kind.dtype, dims))
+        if kind.dims is not None:
+            self.emit.sizes.learn(held, layout, kind.dims, self.models)
+
+    def read(self, held: Held, layout: Layout, kind: ValueType) -> None:
+        """Let a reader keep a result alive."""
+        if kind.dims is None:
+            raise Unprobed("the rank of a result is unknown")
+        rank = len(layout.merged_dims(kind.dims, self.models))
+        for tensor in held if isinstance(held, tuple) else (held,):
+            self.results.append(ValueType(kind.dtype))
+            name = readers.read(self.emit, tensor, rank, f"result/{len(self.results)}")
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def finished(self, copies: int) -> Probe:
+        graph = self.emit.graph.cleanup()
+        list(store_once(self.emit))
+        rewrite_emitted(self.emit)
+        model = written(self.emit, self.opsets, ir_version=10)
+        used = [x.name for x in graph.inputs if x.outputs]
+        for part, infos in (("input", self._infos(used)), ("output", self._results(model))):
+            model.graph.ClearField(part)
+            getattr(model.graph, part).extend(infos)
+        fed = {name: self.inputs[name][1] for name in used}
+        stored = {x.name for x in model.graph.initializer}
+        recipes = {name: recipe for name, recipe in self.emit.recipes.items() if name in stored}
+        return Probe(model, recipes, fed, dict(self.counts), copies, self.emit.values_read)
+
+    def _infos(self, used: Sequence[str]) -> Iterator[Any]:
+        return (kinds.declared(name, self.inputs[name][0]) for name in used)
+
+    def _results(self, model: Any) -> list[Any]:
+        return [
+            kinds.declared(x.name, kind) for x, kind in zip(model.graph.output, self.results, strict=True)
+        ]
