@@ -11,6 +11,8 @@ import click
 from netfuse_onnx.errors import UsageFault
 
 Command = Callable[..., Any]
+SECONDS = 60
+"""The budget of --tune by itself."""
 
 
 def _options(*each: Command) -> Command:
@@ -43,9 +45,38 @@ models_argument = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ..."
 names_option = click.option(
     "--names", metavar="a,b,c", help="Model names. Default: file names without ending."
 )
+TUNE = "--tune"
+tune_option = click.option(
+    TUNE,
+    type=click.FloatRange(0),
+    metavar="[SECONDS]",
+    help="Choose the plan by measuring on this machine, where --provider says, for about so many seconds (60 "
+    "by itself). Times are remembered for the next run.",
+)
 partial_option = click.option(
     "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
 )
+
+
+class WithTune(click.Command):
+    """A command with --tune, whose value may be left out. What follows it is its value only where that is a
+    number: a model may stand there, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for k in range(end - 1, -1, -1):
+            if args[k] == TUNE:
+                given = k + 1 < end and _is_number(args[k + 1])
+                args[k : k + 1 + given] = [f"{TUNE}={args[k + 1] if given else SECONDS}"]
+        return super().parse_args(ctx, args)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 # --------------------------------------------------------------------------- their values

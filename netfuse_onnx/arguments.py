@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from netfuse_onnx.dims import MOST_POINTS, Sizes, combinations, points
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
@@ -31,6 +32,23 @@ def choice(option: str, value: str) -> str:
 def target(value: str) -> str:
     """Return a known target, or the path of a file of constants that bench/calibrate.py wrote."""
     return value if value.endswith(".json") else choice("target", value)
+
+
+def tuned_for(value: str, tune: float | None, provider: str) -> str:
+    """Return the target of a plan, which is that of the provider where the plan is measured."""
+    if tune is None:
+        return target(value)
+    if tune < 0:
+        raise UsageFault(f"--tune can't take {tune:g} seconds.", "Give 0 or more.")
+    if target(value) == "generic":
+        return provider
+    made_for = targets.provider(value)
+    if made_for != provider:
+        raise UsageFault(
+            f"--target {value} is for {made_for}, and --tune would measure on {provider}.",
+            "Leave out --target, or name the other with --provider.",
+        )
+    return value
 
 
 def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,185 +1,81 @@
-"""Chooses a plan by measuring: the plans that may be best are lowered, written, and run against each other and
-against every way that needs no merge.
+"""Chooses a plan by measuring: the plans that may be best are written, and run against each other and against
+every way that needs no merge.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from netfuse_onnx.dims import Sizes, points
+from netfuse_onnx.dims import points
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.lower.interpreter import lower
-from netfuse_onnx.lowered import Merged
 from netfuse_onnx.measure import final
-from netfuse_onnx.measure.entries import MergedFile
+from netfuse_onnx.measure.entries import MergedFile, named
 from netfuse_onnx.measure.final import Lap
 from netfuse_onnx.measure.sessions import snippet
 from netfuse_onnx.measure.workload import Workload
-from netfuse_onnx.plan import planner, recorded
-from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.plan.costs import cost
-from netfuse_onnx.plan.offers import Candidates
-from netfuse_onnx.plan.several import Several
 from netfuse_onnx.plan.timed import Timed
-from netfuse_onnx.prove import remake
-from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.plans import Plan, Plans, Request, Tuner
+from netfuse_onnx.prove.trial import Options
+from netfuse_onnx.remembered import Memory
+from netfuse_onnx.tune import tuner as tune
 from netfuse_onnx.tuning import TunedCase, TunedRow, Tuning
-from netfuse_onnx.types import Became, Choice, Correspondence, Source
+from netfuse_onnx.types import Correspondence
 from netfuse_onnx.write import staging, writer
-from netfuse_onnx.write.digests import Digests
 
-TUNED, GENERIC, ONCE = "tuned", "generic", "once per model"
-"""The names of plans; that of the target is `target cpu`."""
-FOR_NODES = 0.4
-"""The part of the budget that goes into measuring single nodes."""
 HOPELESS = 1.6
 """A plan of a large family that is expected to take so many times as long as the best is not measured."""
 
-Tuner = Callable[[Correspondence, Mapping[str, int], float], Timed]
-"""Measures the nodes of a family at some sizes, for at most so many seconds, and gives a cost."""
+
+def choose(ask: Request, tuner: Tuner | None = None) -> tuple[Plan, Tuning]:
+    """Return the fastest plan, measured now or remembered. Raises NotStackable, and NotProven where the
+    sources take no inputs."""
+    memory = Memory(ask)
+    known = memory.read()
+    if known is None:
+        known = _measured(ask, tuner or functools.partial(_tuned, ask))
+        memory.write(*known)
+    return known
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments of merge that matter here. `families` gives the family as it is rewritten for a provider;
-    `target` is that of the provider where it is measured."""
-
-    families: Callable[[str], Correspondence]
-    sources: Sequence[Source]
-    out: str
-    io: str
-    share: frozenset[str]
-    target: str
-    dims: Sizes
-    options: Options
-    seconds: float
-    mode: writer.Mode
-    digests: Digests
-    tell: Progress
-
-    @property
-    def provider(self) -> str:
-        return self.options.runtime.provider
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One plan that takes part. `rows` are the plan where it is recorded, else None: then `target` says how
-    it is made again."""
-
-    name: str
-    family: Correspondence
-    merged: Merged
-    target: str
-    rows: tuple[Choice, ...] | None = None
-    predicted: float | None = None
-    """Microseconds."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The plan that is written, and what is said of it."""
-
-    plan: Plan
-    tuning: Tuning
-
-
-def choose(ask: Request, tuner: Tuner) -> Chosen:
-    """Return the fastest plan. Raises NotStackable, and NotProven where the sources take no inputs."""
+def _measured(ask: Request, tuner: Tuner) -> tuple[Plan, Tuning]:
     begin = time.monotonic()
     plans = Plans(ask, tuner).all()
-    until = begin + ask.seconds
     works = [Workload(plans[0].family, _at(ask.options, point), ask.tell) for point in points(ask.dims)]
     with TemporaryDirectory(
         prefix=".netfuse-onnx-tune-", dir=os.path.dirname(staging.real(ask.out))
     ) as folder:
-        race = _Race(ask, plans, folder)
-        laps = race.run(works, until)
+        race = _Race(ask, plans, works, folder)
+        laps = race.run(begin + ask.seconds)
     return race.chosen(laps, time.monotonic() - begin)
+
+
+def _tuned(ask: Request, family: Correspondence, dims: Mapping[str, int], seconds: float) -> Timed:
+    return tune.tuned(
+        family, io=ask.io, share=ask.share, runtime=ask.options.runtime, dims=dims, seconds=seconds,
+        tell=ask.tell, target=ask.target,
+    )  # fmt: skip
 
 
 def _at(options: Options, dims: Mapping[str, int]) -> Options:
     return replace(options, dims=dims, further=())
 
 
-class Plans:
-    """Makes the plans that may be best."""
-
-    def __init__(self, ask: Request, tuner: Tuner) -> None:
-        self.ask, self.tuner = ask, tuner
-        self.family = ask.families(ask.provider)
-        self.base = cost(ask.target, self.family, ask.dims)
-        self.base.measures = True
-        self.found = planner.candidates(self.family, io=ask.io, share=ask.share, cost=self.base)
-
-    def all(self) -> list[Plan]:
-        """The plans, the simplest to make again first."""
-        ask = self.ask
-        tuned = self._tuned()
-        rows = [
-            *recorded.choices(planner.chosen(self.family, self.found, share=ask.share, cost=tuned).lowerings)
-        ]
-        plans = [
-            self._made(GENERIC, "generic", ask.families("") if ask.provider == "cuda" else self.family),
-            self._made(f"target {ask.target}", ask.target, self.family),
-            self._recorded(TUNED, rows),
-            self._recorded(ONCE, self._once()),
-        ]
-        return [replace(plan, predicted=self._price(plan, tuned)) for plan in plans]
-
-    def _tuned(self) -> Cost:
-        """The cost by what nodes take on this machine, at each choice of sizes."""
-        every = points(self.ask.dims)
-        seconds = self.ask.seconds * FOR_NODES / len(every)
-        costs = [self.tuner(self.family, point, seconds) for point in every]
-        return costs[0] if len(costs) == 1 else Several(costs)
-
-    def _made(self, name: str, target: str, family: Correspondence) -> Plan:
-        ask = self.ask
-        merged = remake.merge(family, io=ask.io, share=ask.share, target=target, dims=ask.dims)
-        return Plan(name, family, merged, target)
-
-    def _recorded(self, name: str, rows: Sequence[Choice]) -> Plan:
-        """The plan as its rows give it back, priced by the target: no time that was measured goes into the
-        file."""
-        ask = self.ask
-        plan = planner.chosen(self.family, self.found, share=ask.share, cost=self.base, rows=rows)
-        merged = lower(self.family, plan, io=ask.io, share=ask.share)
-        return Plan(name, self.family, merged, ask.target, tuple(rows))
-
-    def _once(self) -> list[Choice]:
-        """The plan that runs every node once per model, where that is on offer."""
-        few = [
-            [o for o in offers if o.became is Became.REPLICATED] or offers for offers in self.found.options
-        ]
-        found: Candidates = replace(self.found, options=few)
-        plan = planner.chosen(self.family, found, share=self.ask.share, cost=self.base)
-        return [*recorded.choices(plan.lowerings)]
-
-    def _price(self, plan: Plan, tuned: Cost) -> float | None:
-        """The microseconds that nodes and conversions are expected to take; None where it can't be told."""
-        if plan.family is not self.family:
-            return None
-        try:
-            return planner.price(self.family, self.found, remake.choices(plan.merged.report.nodes), tuned)
-        except recorded.NotOnOffer:
-            return None
-
-
 class _Race:
     """The plans of one merge as files, in a folder that is removed at the end."""
 
-    def __init__(self, ask: Request, plans: Sequence[Plan], folder: str) -> None:
-        self.ask, self.folder = ask, folder
+    def __init__(self, ask: Request, plans: Sequence[Plan], works: Sequence[Workload], folder: str) -> None:
+        self.ask, self.works, self.folder = ask, works, folder
         self.plans, self.same = _distinct(plans)
         self.left_out: dict[str, str] = {}
 
-    def run(self, works: Sequence[Workload], until: float) -> list[Lap]:
+    def run(self, until: float) -> list[Lap]:
+        works = self.works
         heavy = sum(works[0].sizes) > final.HEAVY
         with ExitStack() as stack:
             files = list(self._files(stack, heavy))
@@ -207,7 +103,7 @@ class _Race:
                 continue
             yield MergedFile(plan.name, staged.model_path, ask.io, tuple(sorted(ask.share)), staged.size)
 
-    def chosen(self, laps: Sequence[Lap], spent: float) -> Chosen:
+    def chosen(self, laps: Sequence[Lap], spent: float) -> tuple[Plan, Tuning]:
         names = [plan.name for plan in self.plans]
         name = final.choose(laps, names)
         notes = []
@@ -217,12 +113,12 @@ class _Race:
             ).name
             notes = [f"No plan could be measured; {name} is taken by its predicted time."]
         plan = next(plan for plan in self.plans if plan.name == name)
-        return Chosen(plan, self._tuning(plan, laps, spent, notes))
+        return plan, self._tuning(plan, laps, spent, notes)
 
     def _tuning(self, plan: Plan, laps: Sequence[Lap], spent: float, notes: Sequence[str]) -> Tuning:
         ask, own = self.ask, [lap.row(plan.name) for lap in laps]
         ran = [row for row in own if row is not None and row.ran]
-        settings = final.settings(ran[0]) if ran else None
+        settings = named(self.works[0], ran[0].settings) if ran else None
         tuning = Tuning(
             provider=ask.provider,
             chosen=plan.name,

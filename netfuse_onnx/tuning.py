@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,13 @@ class Tuning:
         """True where the plan is faster than the best alternative, at all sizes together."""
         ratios = [case.ratio for case in self.cases if case.ratio is not None]
         return bool(ratios) and len(ratios) / sum(1.0 / ratio for ratio in ratios) > 1.0
+
+
+def tuned_from(value: Mapping[str, Any], before: str, out: str) -> Tuning:
+    """The tuning of an earlier run from its JSON value. It wrote the file `before`, this one writes `out`.
+    Raises KeyError, TypeError or ValueError."""
+    rows = tuple(TunedRow(**row) for row in value["rows"])
+    cases = tuple(TunedCase(**case) for case in value["cases"])
+    snippet = str(value["snippet"]).replace(repr(before), repr(out))
+    more = {"rows": rows, "cases": cases, "snippet": snippet, "notes": tuple(value["notes"])}
+    return Tuning(**{**value, **more})

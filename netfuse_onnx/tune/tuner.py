@@ -79,15 +79,17 @@ def tuned(
     threads: int = 0,
     tell: Progress = lambda what, done, total: None,
     cache: bool = True,
+    target: str = "",
 ) -> Tuned:
     """The cost of a plan for this machine; its `summary` says how much of it was measured.
 
-    `threads`: those of a session, by default as many as there are cores. `seconds`: the time after which
+    `target`: whose constants predict what is not measured, by default those of the provider. `threads`: those
+    of a session, by default as many as there are cores. `seconds`: the time after which
     nothing more is measured.
     """
     start = time.monotonic()
     threads = threads or hardware.cores()
-    base = cost(runtime.provider, family, dims or {})
+    base = cost(target or runtime.provider, family, dims or {})
     assert isinstance(base, Timed)
     survey, catalogue = surveyed(family, io, share, base)
     store = Cache(about(runtime, threads)) if cache else None
