@@ -181,6 +181,7 @@ def bench(
     def measured() -> BenchReport:
         about, options, family, strangers = _read_merged(merged, paths, proof)
         tell = progress or silent
+        options = options.remembering(about.measured[0] if about.measured else {}, family)
         refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))

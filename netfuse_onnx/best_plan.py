@@ -8,21 +8,27 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from netfuse_onnx.dims import points
-from netfuse_onnx.errors import FileFault
+from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.measure import final
 from netfuse_onnx.measure.entries import MergedFile, named
 from netfuse_onnx.measure.final import Lap
+from netfuse_onnx.measure.heavy import Pending
 from netfuse_onnx.measure.sessions import snippet
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.plan.sized import assumed
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.plans import Plan, Plans, Request, Tuner
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.remembered import Memory
+from netfuse_onnx.run import symbols
+from netfuse_onnx.storage import weights
 from netfuse_onnx.tune import tuner as tune
 from netfuse_onnx.tuning import TunedCase, TunedRow, Tuning
 from netfuse_onnx.types import Correspondence
@@ -45,11 +51,11 @@ def choose(ask: Request, tuner: Tuner | None = None) -> tuple[Plan, Tuning]:
 
 def _measured(ask: Request, tuner: Tuner) -> tuple[Plan, Tuning]:
     begin = time.monotonic()
-    plans = Plans(ask, tuner).all()
-    works = [Workload(plans[0].family, _at(ask.options, point), ask.tell) for point in points(ask.dims)]
-    with TemporaryDirectory(
-        prefix=".netfuse-onnx-tune-", dir=os.path.dirname(staging.real(ask.out))
-    ) as folder:
+    works = [_workload(ask, point) for point in points(ask.dims)]
+    sizes = tuple(_sizes(work, ask.plan.family) for work in works)
+    plans = [replace(plan, measured=sizes) for plan in Plans(ask, tuner, sizes).all()]
+    home = os.path.dirname(staging.real(ask.out))
+    with TemporaryDirectory(prefix=".netfuse-onnx-tune-", dir=home) as folder:
         race = _Race(ask, plans, works, folder)
         laps = race.run(begin + ask.seconds)
     return race.chosen(laps, time.monotonic() - begin)
@@ -62,8 +68,30 @@ def _tuned(ask: Request, family: Correspondence, dims: Mapping[str, int], second
     )  # fmt: skip
 
 
+def _workload(ask: Request, dims: Mapping[str, int]) -> Workload:
+    """The calls that are measured: with the sizes for which a plan would be made, where the models take
+    them."""
+    family, graph = ask.plan.family, ask.plan.family.graph
+    free = symbols.free(graph.types[name].dims for name in graph.inputs)
+    sizes = {name: size for name, size in assumed(graph, dims).items() if name in free}
+    if not ask.options.file:
+        with suppress(NotProven, UsageFault):
+            return Workload(family, _at(ask.options, {**sizes, **dims}), ask.tell, rough=True)
+    return Workload(family, _at(ask.options, dims), ask.tell, rough=True)
+
+
 def _at(options: Options, dims: Mapping[str, int]) -> Options:
     return replace(options, dims=dims, further=())
+
+
+def _sizes(work: Workload, family: Correspondence) -> dict[str, int]:
+    """The sizes of the symbols of the inputs in a call."""
+    sizes = dict[str, int]()
+    for name in family.graph.inputs:
+        dims, given = family.graph.types[name].dims or (), np.shape(np.asarray(work.given[0][name]))
+        sizes |= {dim: size for dim, size in zip(dims, given, strict=False) if isinstance(dim, str)}
+    free = symbols.free(family.graph.types[name].dims for name in family.graph.inputs)
+    return {name: sizes[name] for name in free if name in sizes}
 
 
 class _Race:
@@ -75,33 +103,45 @@ class _Race:
         self.left_out: dict[str, str] = {}
 
     def run(self, until: float) -> list[Lap]:
-        works = self.works
-        heavy = sum(works[0].sizes) > final.HEAVY
         with ExitStack() as stack:
-            files = list(self._files(stack, heavy))
-            return final.laps(works, files, until=until, folder=self.folder, tell=self.ask.tell)
+            plans = [self._pending(k, plan, stack) for k, plan in self._promising()]
+            return final.laps(self.works, plans, until=until, folder=self.folder, tell=self.ask.tell)
 
-    def _files(self, stack: ExitStack, heavy: bool) -> Iterator[MergedFile]:
-        ask = self.ask
+    def _promising(self) -> Iterator[tuple[int, Plan]]:
+        """The plans that are measured, with their numbers. Writing a large family takes long: its plans come
+        in the order of their predicted times, without the hopeless ones."""
+        plans = [*enumerate(self.plans)]
         known = [plan.predicted for plan in self.plans if plan.predicted is not None]
-        for k, plan in enumerate(self.plans):
-            if heavy and known and (plan.predicted or 0.0) > HOPELESS * min(known):
-                times = (plan.predicted or 0.0) / min(known)
-                self.left_out[plan.name] = f"not measured: predicted to take {times:.1f} times as long"
-                continue
-            stem = f"{os.path.basename(staging.real(ask.out)).removesuffix('.onnx')}.plan-{k}"
-            path = os.path.join(os.path.dirname(self.folder), f"{stem}.onnx")
-            try:
-                staged = stack.enter_context(
-                    writer.stage(
-                        plan.merged, path, ask.sources, mode=ask.mode, metadata={}, progress=ask.tell,
-                        digests=ask.digests.lent(),
-                    )
+        if not known or not final.is_heavy(self.works[0]):
+            yield from plans
+            return
+        best = min(known)
+        for k, plan in sorted(
+            plans, key=lambda pair: best if pair[1].predicted is None else pair[1].predicted
+        ):
+            if plan.predicted is not None and plan.predicted > HOPELESS * best:
+                self.left_out[plan.name] = f"predicted to take {plan.predicted / best:.1f} times as long"
+            else:
+                yield k, plan
+
+    def _pending(self, k: int, plan: Plan, stack: ExitStack) -> Pending:
+        """A plan that is written beside the target when it is needed, and removed at the end."""
+        ask, written = self.ask, list[MergedFile]()
+        stem = os.path.basename(staging.real(ask.out)).removesuffix(".onnx")
+        path = os.path.join(os.path.dirname(self.folder), f"{stem}.plan-{k}.onnx")
+
+        def write() -> MergedFile:
+            if not written:
+                staged = writer.stage(
+                    plan.merged, path, ask.sources, mode=ask.mode, metadata={}, progress=ask.tell,
+                    digests=ask.digests.lent(),
                 )  # fmt: skip
-            except FileFault as error:
-                self.left_out[plan.name] = f"not measured: {error.message.rstrip('.')}"
-                continue
-            yield MergedFile(plan.name, staged.model_path, ask.io, tuple(sorted(ask.share)), staged.size)
+                stack.enter_context(staged)
+                share = tuple(sorted(ask.share))
+                written.append(MergedFile(plan.name, staged.model_path, ask.io, share, staged.size))
+            return written[0]
+
+        return Pending(plan.name, weights.stored(plan.merged.model), write)
 
     def chosen(self, laps: Sequence[Lap], spent: float) -> tuple[Plan, Tuning]:
         names = [plan.name for plan in self.plans]
@@ -154,7 +194,7 @@ class _Race:
         for name, reason in self.left_out.items():
             plan = next(plan for plan in self.plans if plan.name == name)
             price = None if plan.predicted is None else plan.predicted * 1e-6
-            yield TunedRow(name, laps[0].case, True, predicted=price, problem=reason)
+            yield TunedRow(name, laps[0].case, True, predicted=price, problem=f"not measured: {reason}")
 
 
 def _case(lap: Lap, name: str) -> TunedCase:

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netfuse_onnx.dims import Sizes, points
+from netfuse_onnx.dims import Sizes
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.plan import planner, recorded, targets
@@ -42,6 +42,8 @@ class Plan:
     rows: tuple[Choice, ...] | None = None
     predicted: float | None = None
     """Microseconds."""
+    measured: tuple[Mapping[str, int], ...] = ()
+    """The sizes of symbolic dims at which it was measured."""
 
     @classmethod
     def of(cls, family: Correspondence, *, io: str, share: frozenset[str], target: str, dims: Sizes) -> Plan:
@@ -62,6 +64,7 @@ class Plan:
             metadata.build, self.family, self.merged, io=io, share=sorted(share), target=self.target,
             partial=partial, tools=remake.tools(self.family), constants=remake.constants(self.target),
             provider=self.made_for, dims=dims, recorded=self.rows is not None,
+            measured=self.measured,
         )  # fmt: skip
         return build
 
@@ -96,8 +99,10 @@ class Request:
 class Plans:
     """Makes the plans that may be best."""
 
-    def __init__(self, ask: Request, tuner: Tuner) -> None:
-        self.ask, self.tuner = ask, tuner
+    def __init__(
+        self, ask: Request, tuner: Tuner | None = None, sizes: Sequence[Mapping[str, int]] = ()
+    ) -> None:
+        self.ask, self.tuner, self.sizes = ask, tuner, sizes
         self.family = ask.plan.family
         self.base = cost(ask.target, self.family, ask.dims)
         self.base.measures = True
@@ -106,7 +111,8 @@ class Plans:
     def all(self) -> list[Plan]:
         """The plans, the simplest to make again first."""
         ask = self.ask
-        tuned, plain = self._tuned(), ask.families("") if ask.provider == "cuda" else self.family
+        assert self.tuner is not None, "plans are made by measuring"
+        tuned, plain = self._tuned(self.tuner), ask.families("") if ask.provider == "cuda" else self.family
         plans = [
             Plan.of(plain, io=ask.io, share=ask.share, target=GENERIC, dims=ask.dims),
             ask.plan,
@@ -125,11 +131,10 @@ class Plans:
         plan = planner.chosen(self.family, found, share=self.ask.share, cost=tuned)
         return [*recorded.choices(plan.lowerings)]
 
-    def _tuned(self) -> Cost:
+    def _tuned(self, tuner: Tuner) -> Cost:
         """The cost by what nodes take on this machine, at each choice of sizes."""
-        every = points(self.ask.dims)
-        seconds = self.ask.seconds * FOR_NODES / len(every)
-        costs = [self.tuner(self.family, point, seconds) for point in every]
+        seconds = self.ask.seconds * FOR_NODES / len(self.sizes)
+        costs = [tuner(self.family, point, seconds) for point in self.sizes]
         return costs[0] if len(costs) == 1 else Several(costs)
 
     def recorded(self, name: str, rows: Sequence[Choice]) -> Plan:

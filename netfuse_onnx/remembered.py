@@ -7,9 +7,7 @@ import datetime
 from dataclasses import replace
 
 from netfuse_onnx.dims import points
-from netfuse_onnx.errors import InternalError
 from netfuse_onnx.plan import recorded
-from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.plans import GENERIC, Plan, Plans, Request
 from netfuse_onnx.prove import remake
 from netfuse_onnx.run import hardware
@@ -42,14 +40,16 @@ class Memory:
             if answer is None or answer["tuning"]["budget"] < self.ask.seconds:
                 return None
             tuning = tuned_from(answer["tuning"], answer["out"], self.ask.out)
-            return self._plan(tuning.chosen, answer["rows"]), replace(tuning, cached=str(answer["day"]))
+            sizes = tuple({str(n): int(d) for n, d in row.items()} for row in answer["measured"])
+            plan = replace(self._plan(tuning.chosen, answer["rows"]), measured=sizes)
+            return plan, replace(tuning, cached=str(answer["day"]))
         except (KeyError, TypeError, ValueError, AttributeError, recorded.NotOnOffer):
             return None
 
     def _plan(self, name: str, rows: object) -> Plan:
         ask = self.ask
         if rows is not None:
-            return Plans(ask, _no_tuner).recorded(name, plans.rows(rows))
+            return Plans(ask).recorded(name, plans.rows(rows))
         if name != GENERIC:
             return ask.plan
         plain = ask.families("") if ask.provider == "cuda" else ask.plan.family
@@ -62,14 +62,11 @@ class Memory:
             {
                 "day": datetime.date.today().isoformat(),
                 "out": self.ask.out,
+                "measured": plan.measured,
                 "rows": None if plan.rows is None else plans.written(plan.rows),
                 "tuning": dataclasses.asdict(tuning),
             }
         )
-
-
-def _no_tuner(*_: object) -> Timed:
-    raise InternalError("A plan that is remembered is not measured again.", "Please report this.")
 
 
 def _content(path: str) -> str:

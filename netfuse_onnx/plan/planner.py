@@ -47,13 +47,13 @@ def chosen(
     cost: Cost,
     rows: Sequence[Choice] | None = None,
 ) -> Plan:
-    """Choose among candidates. With `rows` the plan is the one that they record, and `cost` only prices it.
-    Raises recorded.NotOnOffer."""
+    """Choose among candidates. With `rows` the plan is the one that they record, and nothing is predicted of
+    it. Raises recorded.NotOnOffer."""
     bests = _weighed(corr, found, cost)
     priced, sized = _priced(corr, found, cost)
     best = solved(priced, sized if rows is None else recorded.restricted(sized, rows), cost)
     expected = None
-    if cost.tuned:
+    if cost.tuned and rows is None:
         generic = solved(corr, untuned(found), Cost(corr.models, cost.accounts))
         expected = predicted(priced, sized, best, generic, cost)
         expected = replace(expected, sizes=_sizes(corr, found, best, cost, bests))

@@ -52,6 +52,8 @@ class Metadata:
     """Sizes of symbolic dimensions for which the plan was made: one for each, or several."""
     recorded: bool = False
     """True where the rows of the nodes are the plan, because measuring chose it (plan/recorded.py)."""
+    measured: tuple[Mapping[str, int], ...] = ()
+    """The sizes of symbolic dimensions at which measuring chose the plan, assumed ones included."""
     names: tuple[Edge, ...] | None = None
     """Each model's own names of inputs and outputs, from which the merged names are made. None where all
     models have those of the first one, or an old version wrote the file."""
@@ -76,6 +78,7 @@ def build(
     provider: str = "",
     dims: Sizes | None = None,
     recorded: bool = False,
+    measured: Sequence[Mapping[str, int]] = (),
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     value = {
@@ -91,6 +94,7 @@ def build(
         **({"constants": constants, "provider": provider} if constants else {}),
         **({"dims": {n: d if isinstance(d, int) else list(d) for n, d in dims.items()}} if dims else {}),
         **({"recorded": True} if recorded else {}),
+        **({"measured": [dict(sizes) for sizes in measured]} if any(measured) else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),

@@ -199,6 +199,7 @@ _VALUE = record(
         "provider": one_of("cpu", "cuda"),
         "dims": mapped(sizes),
         "recorded": truth,
+        "measured": listed(mapped(count)),
         "names": listed(EDGE),
         **REPORT,
     },
