@@ -7,7 +7,8 @@ from typing import Any
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.plan.account import alike
 from netfuse_onnx.tune import keys
-from netfuse_onnx.tune.probes import Case, ConversionCase, Unprobed, probe
+from netfuse_onnx.tune.cases import Case, ConversionCase, Member
+from netfuse_onnx.tune.probes import Unprobed, probe
 
 
 class Catalogue:
@@ -36,6 +37,14 @@ def _about(case: Case) -> Any:
     """All that the probe of a case depends on, values of weights aside."""
     if isinstance(case, ConversionCase):
         return case.src, case.dst, case.declared.dtype, case.declared.dims, case.sized.dims, case.compare
-    lowering, sized = case.lowering, case.sized
-    types = tuple([(kind.dtype, kind.dims) for kind in (*sized.inputs, *sized.outputs)])
-    return alike(lowering.site), types, lowering.became, lowering.rule, lowering.takes, lowering.gives
+    numbers: dict[str, int] = {}
+    return tuple([_of_member(member, numbers) for member in case.members])
+
+
+def _of_member(member: Member, numbers: dict[str, int]) -> Any:
+    """A member of a case, with the names of its values as numbers, so that the wiring of a chain counts."""
+    lowering, sized = member.lowering, member.sized
+    wiring = [numbers.setdefault(name, len(numbers)) for name in (*sized.node.inputs, *sized.node.outputs)]
+    types = [(kind.dtype, kind.dims) for kind in (*sized.inputs, *sized.outputs)]
+    way = lowering.became, lowering.rule, lowering.takes, lowering.gives
+    return alike(lowering.site), tuple(wiring), tuple(types), way

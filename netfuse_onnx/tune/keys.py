@@ -16,11 +16,10 @@ from onnx import ModelProto, NodeProto, TensorProto
 from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.tune.cases import Case, ConversionCase
 from netfuse_onnx.tune.filling import is_drawn
-from netfuse_onnx.tune.probes import Case, ConversionCase, NodeCase, Probe
-from netfuse_onnx.types import Became, ValueType
-
-APART = "once per model"
+from netfuse_onnx.tune.probes import Probe
+from netfuse_onnx.types import ValueType
 
 
 def key(case: Case, probe: Probe) -> str:
@@ -28,26 +27,15 @@ def key(case: Case, probe: Probe) -> str:
     return f"{_label(case)} #{_digest(probe)}"
 
 
-def kind(case: Case) -> tuple[str, str]:
-    """The operator and the lowering: times of one kind are off by one factor, as far as nothing is known."""
-    if isinstance(case, NodeCase):
-        return case.lowering.site.node.key, way(case)
-    return "conversion", f"{case.src.name} to {case.dst.name}"
-
-
-def way(case: NodeCase) -> str:
-    """The name of a lowering, without its layouts."""
-    return APART if case.lowering.became is Became.REPLICATED else case.lowering.rule
-
-
 def _label(case: Case) -> str:
     if isinstance(case, ConversionCase):
         return f"{case.src} to {case.dst}, {case.models} models, {_sizes([case.sized])}"
-    lowering = case.lowering
+    lowering = case.head.lowering
     takes = ", ".join(str(layout or "-") for layout in lowering.takes)
     gives = ", ".join(map(str, lowering.gives))
-    shapes = _sizes(case.sized.inputs)
-    return f"{lowering.site.node.key} {shapes}, {case.models} models, {way(case)}: {takes} -> {gives}"
+    nodes = " + ".join(member.lowering.site.node.key for member in case.members)
+    shapes = _sizes(case.head.sized.inputs)
+    return f"{nodes} {shapes}, {case.models} models, {case.head.way}: {takes} -> {gives}"
 
 
 def _sizes(kinds: Sequence[ValueType]) -> str:

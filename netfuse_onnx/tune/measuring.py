@@ -10,10 +10,11 @@ from typing import Any
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.run.runtime import RunFailed
 from netfuse_onnx.storage import weights
+from netfuse_onnx.tune.cases import Case
 from netfuse_onnx.tune.clock import Clock, Run, in_turns
 from netfuse_onnx.tune.filling import filled, is_drawn
 from netfuse_onnx.tune.frame import Frame
-from netfuse_onnx.tune.probes import Case, Probe, Unprobed, probe
+from netfuse_onnx.tune.probes import Probe, Unprobed, probe
 
 LONG = 1000.0
 """The microseconds that the copies of one graph take together, by the prediction, where there may be so

@@ -1,4 +1,4 @@
-"""Probes: small models that hold one lowering of one node, or one conversion, as the merged graph would.
+"""Probes: small models that hold the lowerings of one case, or one conversion, as the merged graph would.
 
 The body of the lowering emits into a real emitter, so that nothing here knows an operator. Values that the
 node reads at run time are inputs of the probe, in the layouts that the lowering takes; weights are stored.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.emit.repeat import store_once
@@ -21,7 +23,8 @@ from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.tune import readers
-from netfuse_onnx.types import Became, Lowering, ValueType, Weight
+from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
+from netfuse_onnx.types import Became, ValueType, Weight
 
 
 class Unprobed(Exception):
@@ -54,52 +57,16 @@ class Probe:
         return len(self.model.graph.node)
 
 
-@dataclass(frozen=True)
-class NodeCase:
-    """One lowering of one node. `sized` is the site with the sizes by which it is priced."""
-
-    lowering: Lowering
-    sized: Site
-
-    @property
-    def models(self) -> int:
-        return self.lowering.site.models
-
-
-@dataclass(frozen=True)
-class ConversionCase:
-    """One conversion of a value of per-model type `declared`, in a file for `provider`, with the sizes of
-    `sized`. `compare`: nothing has compared the models' shapes before."""
-
-    src: Layout
-    dst: Layout
-    declared: ValueType
-    sized: ValueType
-    models: int
-    opsets: Mapping[str, int]
-    provider: str
-    compare: bool = False
-
-    @property
-    def copies_something(self) -> bool:
-        """False where all its nodes are views."""
-        hops = route(self.src, self.dst, self.declared.dims or (), self.provider)
-        return any(hop.counts(self.models, self.provider).launches for hop in hops)
-
-
-Case = NodeCase | ConversionCase
-
-
 def probe(case: Case, copies: int, provider: str = "") -> Probe:
     """The model of a case. Raises Unprobed where it has none."""
+    builder = _Builder(case.models, case.opsets, provider)
     if isinstance(case, NodeCase):
-        site = case.lowering.site
-        builder = _Builder(case.models, site.opsets, provider)
-        _sized_symbols(builder, (*site.inputs, *site.outputs), (*case.sized.inputs, *case.sized.outputs))
+        for member in case.members:
+            site, sized = member.lowering.site, member.sized
+            _sized_symbols(builder, (*site.inputs, *site.outputs), (*sized.inputs, *sized.outputs))
         for index in range(copies):
-            _emit_node(builder, case, index)
+            _emit_nodes(builder, case, index)
     else:
-        builder = _Builder(case.models, case.opsets, case.provider)
         _sized_symbols(builder, [case.declared], [case.sized])
         for _ in range(copies):
             _emit_conversion(builder, case)
@@ -116,27 +83,39 @@ def _sized_symbols(builder: _Builder, declared: Sequence[ValueType], sized: Sequ
 # --------------------------------------------------------------------------- one copy
 
 
-def _emit_node(builder: _Builder, case: NodeCase, index: int) -> None:
-    site, option = case.lowering.site, case.lowering.option
+def _emit_nodes(builder: _Builder, case: NodeCase, index: int) -> None:
+    """One copy of the nodes of a case. What only they themselves read of it gets no reader."""
+    made: dict[str, tuple[Layout, Held]] = {}
+    inside = {name for member in case.members for name in member.lowering.site.node.inputs}
+    for member in case.members:
+        site, gives = member.lowering.site, member.lowering.gives
+        builder.emit.scope = f"{site.node.op}_{index}"
+        outputs = _emit_node(builder, member, made, index)
+        named = zip(site.node.outputs, gives, outputs, site.outputs, strict=True)
+        for name, layout, held, kind in named:
+            if name:
+                mine = held[0] if layout == SHARED and isinstance(held, tuple) else held
+                builder.note(mine, layout, kind)
+                made[name] = layout, mine
+                if name not in inside:
+                    builder.read(mine, layout, kind)
+
+
+def _emit_node(
+    builder: _Builder, member: Member, made: Mapping[str, tuple[Layout, Held]], index: int
+) -> Sequence[Held]:
+    site, option, emit = member.lowering.site, member.lowering.option, builder.emit
     if traits.has_bodies(site.node) or site.node.captured:
         raise Unprobed("it has bodies")
     if any(kind.proto is not None for kind in (*site.inputs, *site.outputs)):
         raise Unprobed("it handles values that are not tensors")
-    emit = builder.emit
-    emit.scope = f"{site.node.op}_{index}"
-    ins = [builder.operand(case, k, index) for k in range(len(site.node.inputs))]
-    if case.lowering.became is Became.REPLICATED:
-        outputs = _replicated(site, ins, emit)
-    elif isinstance(option, Option):
-        outputs = option.emit(site, ins, emit)
-    else:
-        outputs = list(_itself(site, ins, site.node.attrs, emit))
-    named = zip(site.node.outputs, case.lowering.gives, outputs, site.outputs, strict=True)
-    for name, layout, held, kind in named:
-        if name:
-            mine = held[0] if layout == SHARED and isinstance(held, tuple) else held
-            builder.note(mine, layout, kind)
-            builder.read(mine, layout, kind)
+    ins = [builder.operand(member, k, made, index) for k in range(len(site.node.inputs))]
+    builder.tell_sizes()
+    if member.lowering.became is Became.REPLICATED:
+        return _replicated(site, ins, emit)
+    if isinstance(option, Option):
+        return option.emit(site, ins, emit)
+    return _itself(site, ins, site.node.attrs, emit)
 
 
 def _itself(site: Site, ins: Sequence[Any], attrs: Mapping[str, Any], emit: Emitter) -> list[Tensor]:
@@ -158,6 +137,7 @@ def _emit_conversion(builder: _Builder, case: ConversionCase) -> None:
         raise Unprobed("it is no tensor that can be joined")
     emit = builder.emit
     held = builder.value("x", case.src, case.declared, case.sized)
+    builder.tell_sizes()
     for hop in route(case.src, case.dst, dims, case.provider):
         emit.scope = f"x/{hop.dst}"
         if hop.src == PER_MODEL:
@@ -189,17 +169,23 @@ class _Builder:
         self.values: dict[tuple[str, Layout], Held] = {}
         self.counts: dict[str, int] = {}
         self.results: list[ValueType] = []
-        self._tellers: list[Any] = []
 
-    def operand(self, case: NodeCase, place: int, index: int) -> Held | None:
-        """Input `place` of a node in the layout that the lowering takes."""
-        site, take = case.lowering.site, case.lowering.takes[place]
+    def operand(
+        self, member: Member, place: int, made: Mapping[str, tuple[Layout, Held]], index: int
+    ) -> Held | None:
+        """Input `place` of a node in the layout that the lowering takes. `made`: the values of this copy."""
+        site, take = member.lowering.site, member.lowering.takes[place]
         name = site.node.inputs[place]
         if not name or take is None:
             return None
         if parts := site.parts[place]:
             return self.weight(f"{name}/{index}", parts, take)
-        return self.value(name, take, site.inputs[place], case.sized.inputs[place])
+        if name in made:
+            layout, held = made[name]
+            if layout != take:
+                raise Unprobed(f"{name!r} would be converted")
+            return held
+        return self.value(name, take, site.inputs[place], member.sized.inputs[place])
 
     def weight(self, name: str, parts: tuple[Weight, ...], layout: Layout) -> Held:
         """A weight of one copy. A layout that the writer can't lay out is made by nodes when a session loads
@@ -236,6 +222,15 @@ class _Builder:
         self.inputs[name] = declared, Fed(kind.dtype, tuple(int(dim or 0) for dim in shape))
         return self.emit.input(name)
 
+    def tell_sizes(self) -> None:
+        """Let inputs of their own tell the sizes that no value read so far tells. In the merged graph some
+        other value does."""
+        for symbol, size in self.symbols.items():
+            name, kind = f"size/{symbol}", ValueType(TensorProto.INT8, (symbol,))
+            if name not in self.inputs:
+                self.inputs[name] = kind, Fed(kind.dtype, (size,))
+                self.emit.sizes.learn(self.emit.input(name), SHARED, (symbol,), self.models)
+
     def note(self, held: Held, layout: Layout, kind: ValueType) -> None:
         """Remember the type of a value, and the sizes that it tells, as lower does."""
         dims = None if kind.dims is None else layout.merged_dims(kind.dims, self.models)
@@ -251,7 +246,7 @@ class _Builder:
         rank = len(layout.merged_dims(kind.dims, self.models))
         for tensor in held if isinstance(held, tuple) else (held,):
             self.results.append(ValueType(kind.dtype))
-            name = readers.read(self.emit, tensor, rank, f"result/{len(self.results)}")
+            name = readers.read(self.emit, tensor, kind.dtype, rank, f"result/{len(self.results)}")
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def finished(self, copies: int) -> Probe:
