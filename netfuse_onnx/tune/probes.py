@@ -6,11 +6,11 @@ node reads at run time are inputs of the probe, in the layouts that the lowering
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.emit.repeat import store_once
@@ -41,36 +41,69 @@ class Fed:
 
 @dataclass
 class Probe:
-    """A model with `copies` of what is measured. `recipes` are those of its weights, which have no bytes yet.
-    `read` is the number of results that a reader of each kind reads."""
+    """A model of what is measured. `recipes` are those of its weights, which have no bytes yet. `read` is the
+    number of results that a reader of each kind reads. `once`: the nodes that all copies share."""
 
-    model: Any
+    model: ModelProto
     recipes: Mapping[str, Recipe]
     inputs: Mapping[str, Fed]
     read: Mapping[str, int]
-    copies: int
-    values_read: bool
-    """True where a body looked at the elements of a weight, so that its nodes may depend on them."""
+    once: frozenset[str] = frozenset()
+    copies: int = 1
 
     @property
     def nodes(self) -> int:
         return len(self.model.graph.node)
 
 
-def probe(case: Case, copies: int, provider: str = "") -> Probe:
-    """The model of a case. Raises Unprobed where it has none."""
+def probe(case: Case, provider: str = "") -> Probe:
+    """The model of a case, once. Raises Unprobed where it has none."""
     builder = _Builder(case.models, case.opsets, provider)
     if isinstance(case, NodeCase):
         for member in case.members:
             site, sized = member.lowering.site, member.sized
             _sized_symbols(builder, (*site.inputs, *site.outputs), (*sized.inputs, *sized.outputs))
-        for index in range(copies):
-            _emit_nodes(builder, case, index)
+        _emit_nodes(builder, case)
     else:
         _sized_symbols(builder, [case.declared], [case.sized])
-        for _ in range(copies):
-            _emit_conversion(builder, case)
-    return builder.finished(copies)
+        _emit_conversion(builder, case)
+    return builder.finished()
+
+
+def repeated(one: Probe, copies: int) -> Probe:
+    """A probe with so many copies, which read the same values and constants, and weights of their own."""
+    model = ModelProto()
+    model.CopyFrom(one.model)
+    for part in (model.graph.node, model.graph.output, model.graph.initializer):
+        del part[:]
+    kept = {"", *one.inputs, *(x.name for x in one.model.graph.initializer if x.name not in one.recipes)}
+    kept.update(name for node in one.model.graph.node if node.name in one.once for name in node.output)
+    recipes: dict[str, Recipe] = {}
+    for copy in range(copies):
+
+        def named(name: str, copy: int = copy) -> str:
+            return name if name in kept else f"{name}#{copy}"
+
+        _append(model, one, copy, named)
+        recipes |= {named(name): recipe for name, recipe in one.recipes.items()}
+    read = {kind: count * copies for kind, count in one.read.items()}
+    return replace(one, model=model, recipes=recipes, read=read, copies=copies)
+
+
+def _append(model: ModelProto, one: Probe, copy: int, named: Callable[[str], str]) -> None:
+    for node in one.model.graph.node:
+        if copy == 0 or node.name not in one.once:
+            made = model.graph.node.add()
+            made.CopyFrom(node)
+            made.name = f"{node.name}#{copy}"
+            made.input[:], made.output[:] = map(named, node.input), map(named, node.output)
+    for output in one.model.graph.output:
+        model.graph.output.add().CopyFrom(output)
+        model.graph.output[-1].name = named(output.name)
+    for tensor in one.model.graph.initializer:
+        if copy == 0 or tensor.name in one.recipes:
+            model.graph.initializer.add().CopyFrom(tensor)
+            model.graph.initializer[-1].name = named(tensor.name)
 
 
 def _sized_symbols(builder: _Builder, declared: Sequence[ValueType], sized: Sequence[ValueType]) -> None:
@@ -83,14 +116,14 @@ def _sized_symbols(builder: _Builder, declared: Sequence[ValueType], sized: Sequ
 # --------------------------------------------------------------------------- one copy
 
 
-def _emit_nodes(builder: _Builder, case: NodeCase, index: int) -> None:
-    """One copy of the nodes of a case. What only they themselves read of it gets no reader."""
+def _emit_nodes(builder: _Builder, case: NodeCase) -> None:
+    """The nodes of a case. What only they themselves read of it gets no reader."""
     made: dict[str, tuple[Layout, Held]] = {}
     inside = {name for member in case.members for name in member.lowering.site.node.inputs}
     for member in case.members:
         site, gives = member.lowering.site, member.lowering.gives
-        builder.emit.scope = f"{site.node.op}_{index}"
-        outputs = _emit_node(builder, member, made, index)
+        builder.emit.scope = site.node.op
+        outputs = _emit_node(builder, member, made)
         named = zip(site.node.outputs, gives, outputs, site.outputs, strict=True)
         for name, layout, held, kind in named:
             if name:
@@ -101,15 +134,13 @@ def _emit_nodes(builder: _Builder, case: NodeCase, index: int) -> None:
                     builder.read(mine, layout, kind)
 
 
-def _emit_node(
-    builder: _Builder, member: Member, made: Mapping[str, tuple[Layout, Held]], index: int
-) -> Sequence[Held]:
+def _emit_node(builder: _Builder, member: Member, made: Mapping[str, tuple[Layout, Held]]) -> Sequence[Held]:
     site, option, emit = member.lowering.site, member.lowering.option, builder.emit
     if traits.has_bodies(site.node) or site.node.captured:
         raise Unprobed("it has bodies")
     if any(kind.proto is not None for kind in (*site.inputs, *site.outputs)):
         raise Unprobed("it handles values that are not tensors")
-    ins = [builder.operand(member, k, made, index) for k in range(len(site.node.inputs))]
+    ins = [builder.operand(member, k, made) for k in range(len(site.node.inputs))]
     builder.tell_sizes()
     if member.lowering.became is Became.REPLICATED:
         return _replicated(site, ins, emit)
@@ -132,21 +163,36 @@ def _replicated(site: Site, ins: Sequence[Held | None], emit: Emitter) -> list[H
 
 
 def _emit_conversion(builder: _Builder, case: ConversionCase) -> None:
-    dims = case.declared.dims
-    if dims is None or case.declared.proto is not None or case.declared.dtype in UNJOINABLE:
+    def made(layout: Layout, count: int) -> Held:
+        held = builder.value("x", layout, case.declared, case.sized)
+        builder.tell_sizes()
+        return held
+
+    held = converted(case, builder.emit, made, lambda held, layout: builder.note(held, layout, case.declared))
+    builder.read(held, case.dst, case.declared)
+
+
+def converted(
+    case: ConversionCase,
+    emit: Emitter,
+    made: Callable[[Layout, int], Held],
+    note: Callable[[Held, Layout], None],
+) -> Held:
+    """Emit a conversion as lower does. `made` gives the value in its layout, as so many tensors, 0 for one;
+    `note` is told of each hop. Raises Unprobed where the value can't be joined."""
+    dims, dtype = case.declared.dims, case.declared.dtype
+    if dims is None or case.declared.proto is not None or dtype in UNJOINABLE:
         raise Unprobed("it is no tensor that can be joined")
-    emit = builder.emit
-    held = builder.value("x", case.src, case.declared, case.sized)
-    builder.tell_sizes()
+    held = made(case.src, case.models if case.src == PER_MODEL else 0)
     for hop in route(case.src, case.dst, dims, case.provider):
         emit.scope = f"x/{hop.dst}"
         if hop.src == PER_MODEL:
             parts = held if isinstance(held, tuple) else (held,)
             held = join(emit, parts, hop.dst, dims, case.compare)
         else:
-            held = hop.emit(emit, held, case.declared.dtype)
-        builder.note(held, hop.dst, case.declared)
-    builder.read(held, case.dst, case.declared)
+            held = hop.emit(emit, held, dtype)
+        note(held, hop.dst)
+    return held
 
 
 # --------------------------------------------------------------------------- the model
@@ -154,7 +200,7 @@ def _emit_conversion(builder: _Builder, case: ConversionCase) -> None:
 
 @dataclass
 class _Builder:
-    """Collects what the copies of a case emit. All copies read the same values, and weights of their own."""
+    """Collects what a case emits."""
 
     models: int
     opsets: Mapping[str, int]
@@ -170,16 +216,14 @@ class _Builder:
         self.counts: dict[str, int] = {}
         self.results: list[ValueType] = []
 
-    def operand(
-        self, member: Member, place: int, made: Mapping[str, tuple[Layout, Held]], index: int
-    ) -> Held | None:
-        """Input `place` of a node in the layout that the lowering takes. `made`: the values of this copy."""
+    def operand(self, member: Member, place: int, made: Mapping[str, tuple[Layout, Held]]) -> Held | None:
+        """Input `place` of a node in the layout that the lowering takes. `made`: the values of this case."""
         site, take = member.lowering.site, member.lowering.takes[place]
         name = site.node.inputs[place]
         if not name or take is None:
             return None
         if parts := site.parts[place]:
-            return self.weight(f"{name}/{index}", parts, take)
+            return self.weight(name, parts, take)
         if name in made:
             layout, held = made[name]
             if layout != take:
@@ -188,7 +232,7 @@ class _Builder:
         return self.value(name, take, site.inputs[place], member.sized.inputs[place])
 
     def weight(self, name: str, parts: tuple[Weight, ...], layout: Layout) -> Held:
-        """A weight of one copy. A layout that the writer can't lay out is made by nodes when a session loads
+        """A weight. A layout that the writer can't lay out is made by nodes when a session loads
         the file."""
         self.weights.setdefault(name, parts)
         if layout.runs(parts[0].shape) is not None:
@@ -249,7 +293,7 @@ class _Builder:
             name = readers.read(self.emit, tensor, kind.dtype, rank, f"result/{len(self.results)}")
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def finished(self, copies: int) -> Probe:
+    def finished(self) -> Probe:
         graph = self.emit.graph.cleanup()
         list(store_once(self.emit))
         rewrite_emitted(self.emit)
@@ -261,7 +305,8 @@ class _Builder:
         fed = {name: self.inputs[name][1] for name in used}
         stored = {x.name for x in model.graph.initializer}
         recipes = {name: recipe for name, recipe in self.emit.recipes.items() if name in stored}
-        return Probe(model, recipes, fed, dict(self.counts), copies, self.emit.values_read)
+        once = frozenset(node.name for node in self.emit.sizes.nodes)
+        return Probe(model, recipes, fed, dict(self.counts), once)
 
     def _infos(self, used: Sequence[str]) -> Iterator[Any]:
         return (kinds.declared(name, self.inputs[name][0]) for name in used)

@@ -14,8 +14,8 @@ from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Site
 from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
-from netfuse_onnx.tune.catalogue import Catalogue
 from netfuse_onnx.tune.chains import chains, members
+from netfuse_onnx.tune.keys import Keys
 from netfuse_onnx.tune.tuned import Place, Scales, Tuned, place
 from netfuse_onnx.types import Correspondence, Lowering, Plan, ValueType
 
@@ -55,7 +55,7 @@ class Survey:
     priced: Correspondence
     base: Timed
     found: Candidates
-    catalogue: Catalogue
+    keys: Keys
     entries: dict[str, Entry] = field(default_factory=dict)
     choices: dict[tuple[str, ...], Group] = field(default_factory=dict)
     divided: list[Divided] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Survey:
         """The cost by these times."""
         seen = ((e.case, times[key], e.predicted) for key, e in self.entries.items() if key in times)
         return Tuned(
-            self.base, self.family, times, scales=Scales.of(seen), catalogue=self.catalogue,
+            self.base, self.family, times, scales=Scales.of(seen), keys=self.keys,
             shares=shares(self.divided, times), **more,
         )  # fmt: skip
 
@@ -78,12 +78,12 @@ class Survey:
 
 def surveyed(family: Correspondence, io: str, share: frozenset[str], base: Timed) -> Survey:
     """The lowerings of all nodes that have several. Conversions are entered where a plan wants them."""
-    catalogue = Catalogue(base.provider)
-    everything = Tuned(base, family, {}, catalogue=catalogue, open=True)
+    keys = Keys(base.accounts)
+    everything = Tuned(base, family, {}, keys=keys, open=True)
     found = candidates(family, io=io, share=share, cost=everything)
     priced = everything.priced(family)
     found = replace(found, sites=retyped(found.sites, priced))
-    survey = Survey(family, priced, base, found, catalogue)
+    survey = Survey(family, priced, base, found, keys)
     behind = set[int]()
     for chain in chains(family.graph, family.weights.keys()):
         heads = found.options[chain.nodes[0]]
@@ -103,7 +103,7 @@ def _enter(survey: Survey, cost: Tuned, ways: Sequence[tuple[Member, ...]]) -> N
     for way in ways:
         parts = tuple((place(m.lowering), survey.base.lowering(m.lowering, m.sized)) for m in way)
         launched = any(cost.accounts.of(member.lowering).launches for member in way)
-        key = cost.catalogue.key(NodeCase(way)) if launched else ""
+        key = cost.keys.of(NodeCase(way)) if launched else ""
         if key:
             cases[key] = Entry(NodeCase(way), sum(predicted for _, predicted in parts))
             if len(way) > 1:
@@ -157,7 +157,7 @@ def _singles(
     """The lowerings of one node that were not measured."""
     for offer in offers:
         case = cost.case(offer, site)
-        key = cost.catalogue.key(case) if case else ""
+        key = cost.keys.of(case) if case else ""
         if case and key and not cost.is_timed(offer, site):
             yield key, Entry(case, survey.base.lowering(offer, site))
 

@@ -18,7 +18,7 @@ from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules._registry import is_measured
 from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
-from netfuse_onnx.tune.catalogue import Catalogue
+from netfuse_onnx.tune.keys import Keys
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 UNTIMED = "its time was not measured on this machine"
@@ -88,7 +88,7 @@ class Tuned(Timed):
         times: Mapping[str, float],
         *,
         scales: Scales | None = None,
-        catalogue: Catalogue | None = None,
+        keys: Keys | None = None,
         summary: Summary | None = None,
         shares: Mapping[Place, float] | None = None,
         open: bool = False,
@@ -99,7 +99,7 @@ class Tuned(Timed):
         self.shares = shares or {}
         self.provider, self.accounts = base.provider, base.accounts
         self.scales, self.summary = scales or Scales({}), summary or Summary(0, 0, 0, 0.0)
-        self.catalogue = catalogue or Catalogue(base.provider)
+        self.keys = keys or Keys(base.accounts)
         self.noted: Callable[[ConversionCase, str, float, str], None] | None = None
         """Called with each conversion that is priced, its key, its predicted time and its value's name."""
         self._family = family
@@ -125,7 +125,7 @@ class Tuned(Timed):
             return self.shares[where]
         predicted = self.base.lowering(offer, sized)
         case = self.case(offer, sized)
-        return predicted if case is None else self._time(case, self.catalogue.key(case), predicted)
+        return predicted if case is None else self._time(case, self.keys.of(case), predicted)
 
     def case(self, offer: Lowering, sized: Site) -> NodeCase | None:
         """The case of one node; None where there is nothing to measure."""
@@ -136,7 +136,7 @@ class Tuned(Timed):
     def is_timed(self, offer: Lowering, sized: Site) -> bool:
         """True where the time of a lowering was measured, or there is nothing to measure."""
         case = self.case(offer, sized)
-        key = self.catalogue.key(case) if case else ""
+        key = self.keys.of(case) if case else ""
         return key == "" or key in self.times or place(offer) in self.shares
 
     def _time(self, case: Case, key: str, predicted: float) -> float:
@@ -174,7 +174,7 @@ class Tuned(Timed):
         case = self._conversion_case(src, dst, value, name)
         if case is None:
             return predicted
-        key = self.catalogue.key(case)
+        key = self.keys.of(case)
         if self.noted and key:
             self.noted(case, key, predicted, name)
         return self._time(case, key, predicted)
