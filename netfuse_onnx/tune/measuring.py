@@ -10,15 +10,16 @@ from typing import Any
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.run.runtime import RunFailed
 from netfuse_onnx.storage import weights
+from netfuse_onnx.tune.cases import Case
 from netfuse_onnx.tune.clock import Clock, Run, in_turns
 from netfuse_onnx.tune.filling import filled, is_drawn
 from netfuse_onnx.tune.frame import Frame
-from netfuse_onnx.tune.probes import Case, Probe, Unprobed, probe
+from netfuse_onnx.tune.probes import Probe, Unprobed, probe, repeated
 
 LONG = 1000.0
 """The microseconds that the copies of one graph take together, by the prediction, where there may be so
 many."""
-MOST, MOST_NODES = 64, 600
+MOST, MOST_NODES = 32, 400
 """The most copies in a graph, and the most nodes."""
 HEAVY = 64 << 20
 """Bytes of weights of one graph: more than a cache holds, so that they come from memory as in a network."""
@@ -26,8 +27,8 @@ TOO_HEAVY = 600 << 20
 """Bytes of weights of one node, beyond which it is not measured."""
 LONGEST = 30_000.0
 """The microseconds of one graph, by the prediction, for the sake of weights that come from memory."""
-ROUNDS, SPENT = 200, 0.25
-"""The most rounds of a group, and the seconds after which none starts."""
+ROUNDS, SPENT = 200, 0.04
+"""The most rounds of a group, and the seconds that the rounds of one case take together."""
 SHORTEST = 0.01
 """The least microseconds that are taken for a time: a difference may come out as nothing."""
 
@@ -47,7 +48,7 @@ class Measurer:
         ready = [self._ready(case, guess) for case, guess in zip(cases, predicted, strict=True)]
         runs = [run for _, run in ready if run is not None]
         best = in_turns(runs, 2)
-        rounds = max(3, min(ROUNDS, int(SPENT * 1e6 / max(sum(best), 1.0))))
+        rounds = max(3, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
         best = [min(pair) for pair in zip(best, in_turns(runs, rounds, until), strict=True)]
         times = iter(best)
         return [math.nan if run is None else self._own(made, next(times)) for made, run in ready]
@@ -57,8 +58,8 @@ class Measurer:
 
     def _ready(self, case: Case, guess: float) -> tuple[Any, Run | None]:
         try:
-            one = probe(case, 1, self.provider)
-            made = probe(case, self.copies(one, guess), self.provider)
+            one = probe(case, self.provider)
+            made = repeated(one, self.copies(one, guess))
             return made, self.clock.ready(*filled(made))
         except (Unprobed, InternalError, RunFailed, MemoryError):
             return None, None

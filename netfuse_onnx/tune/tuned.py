@@ -17,9 +17,8 @@ from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules._registry import is_measured
-from netfuse_onnx.tune.catalogue import Catalogue
-from netfuse_onnx.tune.keys import kind
-from netfuse_onnx.tune.probes import Case, ConversionCase, NodeCase
+from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
+from netfuse_onnx.tune.keys import Keys
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 UNTIMED = "its time was not measured on this machine"
@@ -48,25 +47,36 @@ class Scales:
         logs: dict[tuple[str, ...], list[float]] = {}
         for case, measured, predicted in seen:
             if measured > 0.0 and 0.0 < predicted < math.inf:
-                op, way = kind(case)
-                for about in ((op, way), (op,), ()):
+                for about in _kinds(case):
                     logs.setdefault(about, []).append(math.log(measured / predicted))
         return cls({about: math.exp(math.fsum(some) / len(some)) for about, some in logs.items()})
 
     def factor(self, case: Case) -> float:
         """The factor of the same operator and lowering; else of the operator; else of all."""
-        op, way = kind(case)
-        for about in ((op, way), (op,), ()):
-            if about in self.factors:
-                return self.factors[about]
-        return 1.0
+        return next((self.factors[about] for about in _kinds(case) if about in self.factors), 1.0)
+
+
+def _kinds(case: Case) -> tuple[tuple[str, ...], ...]:
+    """The kinds of a case, the narrowest first."""
+    op, way = case.kind
+    return (op, way), (op,), ()
+
+
+Place = tuple[str, str, tuple[Layout | None, ...], tuple[Layout, ...]]
+"""A lowering of one node of a family: its first output, the rule and the layouts."""
+
+
+def place(offer: Lowering) -> Place:
+    name = next(filter(None, offer.site.node.outputs), "")
+    return name, offer.rule, offer.takes, offer.gives
 
 
 class Tuned(Timed):
     """Prices by times in microseconds, by their keys; beside these, by `base`, the cost of the target.
 
-    `open`: all that is right is on offer, so that it can be measured. Else an option whose speed the target's
-    constants do not cover is on offer only where it was measured.
+    `shares` are the times of nodes that were measured in a chain. `open`: all that is right is on offer, so
+    that it can be measured; else an option whose speed the target's constants do not cover is on offer only
+    where it was measured. `hope`: what was not measured is taken to be so many times as long as expected.
     """
 
     measures = True
@@ -78,17 +88,20 @@ class Tuned(Timed):
         times: Mapping[str, float],
         *,
         scales: Scales | None = None,
-        catalogue: Catalogue | None = None,
+        keys: Keys | None = None,
         summary: Summary | None = None,
+        shares: Mapping[Place, float] | None = None,
         open: bool = False,
+        hope: float = 1.0,
     ) -> None:
         super().__init__(base.models, base.given)
-        self.base, self.times, self.open = base, times, open
+        self.base, self.times, self.open, self.hope = base, times, open, hope
+        self.shares = shares or {}
         self.provider, self.accounts = base.provider, base.accounts
         self.scales, self.summary = scales or Scales({}), summary or Summary(0, 0, 0, 0.0)
-        self.catalogue = catalogue or Catalogue(base.provider)
-        self.noted: Callable[[Case, str, float, str], None] | None = None
-        """Called with each case that is priced, its key, its predicted time and the name of its value."""
+        self.keys = keys or Keys(base.accounts)
+        self.noted: Callable[[ConversionCase, str, float, str], None] | None = None
+        """Called with each conversion that is priced, its key, its predicted time and its value's name."""
         self._family = family
         self._priced = base.priced(family)
 
@@ -107,16 +120,27 @@ class Tuned(Timed):
         return known[2]
 
     def _node(self, offer: Lowering, sized: Site) -> float:
+        where = place(offer)
+        if where in self.shares:
+            return self.shares[where]
         predicted = self.base.lowering(offer, sized)
-        if isinstance(offer.option, NestedPlan) or self.accounts.of(offer).launches == 0:
-            return predicted
-        return self._time(NodeCase(offer, sized), predicted)
+        case = self.case(offer, sized)
+        return predicted if case is None else self._time(case, self.keys.of(case), predicted)
 
-    def _time(self, case: Case, predicted: float, name: str = "") -> float:
-        key = self.catalogue.key(case)
-        if self.noted and key:
-            self.noted(case, key, predicted, name)
-        return self.times[key] if key in self.times else predicted * self.scales.factor(case)
+    def case(self, offer: Lowering, sized: Site) -> NodeCase | None:
+        """The case of one node; None where there is nothing to measure."""
+        if isinstance(offer.option, NestedPlan) or self.accounts.of(offer).launches == 0:
+            return None
+        return NodeCase((Member(offer, sized),))
+
+    def is_timed(self, offer: Lowering, sized: Site) -> bool:
+        """True where the time of a lowering was measured, or there is nothing to measure."""
+        case = self.case(offer, sized)
+        key = self.keys.of(case) if case else ""
+        return key == "" or key in self.times or place(offer) in self.shares
+
+    def _time(self, case: Case, key: str, predicted: float) -> float:
+        return self.times[key] if key in self.times else predicted * self.hope * self.scales.factor(case)
 
     def refusal(self, offer: Lowering) -> str:
         reason = self.base.refusal(offer)
@@ -124,8 +148,7 @@ class Tuned(Timed):
             return reason
         if is_measured(offer.option, offer.site):
             return ""
-        case = NodeCase(offer, self._sized(offer.site))
-        return "" if self.catalogue.key(case) in self.times else UNTIMED
+        return "" if self.is_timed(offer, self._sized(offer.site)) else UNTIMED
 
     def _sized(self, site: Site) -> Site:
         """A site with the types by which it is priced, as plan/sized.py gives them."""
@@ -149,7 +172,12 @@ class Tuned(Timed):
         if name in self._family.weights or not 0.0 < predicted < math.inf:
             return predicted
         case = self._conversion_case(src, dst, value, name)
-        return predicted if case is None else self._time(case, predicted, name)
+        if case is None:
+            return predicted
+        key = self.keys.of(case)
+        if self.noted and key:
+            self.noted(case, key, predicted, name)
+        return self._time(case, key, predicted)
 
     def _conversion_case(
         self, src: Layout, dst: Layout, value: ValueType, name: str

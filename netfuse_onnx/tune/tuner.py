@@ -4,68 +4,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
+from netfuse_onnx.errors import InternalError
 from netfuse_onnx.plan.costs import cost
-from netfuse_onnx.plan.offers import Candidates
-from netfuse_onnx.plan.planner import candidates
-from netfuse_onnx.plan.search import Search
-from netfuse_onnx.plan.sized import retyped
+from netfuse_onnx.plan.search import solved
 from netfuse_onnx.plan.timed import Timed
-from netfuse_onnx.rules import Site
 from netfuse_onnx.run import hardware
 from netfuse_onnx.run.runtime import RunFailed, Runtime
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.tune import frame
 from netfuse_onnx.tune.cache import Cache, about
-from netfuse_onnx.tune.catalogue import Catalogue
 from netfuse_onnx.tune.clock import Clock
 from netfuse_onnx.tune.measuring import Measurer
-from netfuse_onnx.tune.probes import Case, NodeCase
-from netfuse_onnx.tune.tuned import Scales, Summary, Tuned
-from netfuse_onnx.types import Correspondence, Lowering
+from netfuse_onnx.tune.survey import Group, Survey, surveyed, wanted
+from netfuse_onnx.tune.tuned import Summary, Tuned
+from netfuse_onnx.types import Correspondence
 
 SECONDS = 60.0
 """The default budget of a tuning."""
 SAVED = 10.0
 """The seconds after which new times are written to the cache, so that a run that is killed loses few."""
+MOST_AT_STAKE = 0.98
+"""The part of the predicted time whose lowerings are all measured. Of the others, those that plans use."""
+HOPES = (0.5, 1.0)
+"""A plan is chosen as if what was not measured took half the time that is expected, and what it uses is
+measured, until it uses nothing else; then as if it took the expected time."""
+PLANS = 40
+"""The most plans that are made on the way."""
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Entry:
-    """A case that is to be measured, by its key. `users`: the nodes or values that are alike."""
-
-    case: Case
-    predicted: float
-    users: int = 0
-
-
-@dataclass
-class Group:
-    """Cases that are measured in turns: the lowerings of one node, or one conversion."""
-
-    keys: tuple[str, ...]
-    stake: float = 0.0
-    """The microseconds that the nodes of this kind take together, by the prediction."""
-
-
-@dataclass
-class Survey:
-    """All that may be measured of a family."""
-
-    entries: dict[str, Entry] = field(default_factory=dict)
-    groups: dict[tuple[str, ...], Group] = field(default_factory=dict)
-
-    def add(self, cases: Mapping[str, tuple[Case, float]]) -> None:
-        keys = tuple(sorted(cases))
-        for key in keys:
-            case, predicted = cases[key]
-            self.entries.setdefault(key, Entry(case, predicted)).users += 1
-        group = self.groups.setdefault(keys, Group(keys))
-        group.stake += min((predicted for _, predicted in cases.values()), default=0.0)
 
 
 def tuned(
@@ -83,116 +52,123 @@ def tuned(
 ) -> Tuned:
     """The cost of a plan for this machine; its `summary` says how much of it was measured.
 
-    `target`: whose constants predict what is not measured, by default those of the provider. `threads`: those
-    of a session, by default as many as there are cores. `seconds`: the time after which
-    nothing more is measured.
+    `threads`: those of a session, by default as many as there are cores. `seconds`: the time after which
+    nothing more is measured. With `cache`, times of earlier runs are used and new ones kept. `target`: whose
+    constants predict what is not measured, by default those of the provider.
     """
     start = time.monotonic()
-    threads = threads or hardware.cores()
     base = cost(target or runtime.provider, family, dims or {})
-    assert isinstance(base, Timed)
-    survey, catalogue = surveyed(family, io, share, base)
+    if not isinstance(base, Timed):
+        raise InternalError(f"the target {runtime.provider} has no cost in microseconds")
+    threads = threads or hardware.cores()
+    survey = surveyed(family, io, share, base)
     store = Cache(about(runtime, threads)) if cache else None
-    known = store.read() if store else {}
-    clock = Clock(runtime, threads)
-    held = sum(nbytes(part) for parts in family.weights.values() for part in parts)
-    fresh = _measured(survey, known, clock, held, start + seconds, tell, store) if seconds > 0 else {}
-    times = {key: time for key, time in (known | fresh).items() if key in survey.entries}
-    scales = Scales.of((e.case, times[key], e.predicted) for key, e in survey.entries.items() if key in times)
-    counts = len(fresh), len(times) - len(fresh), len(survey.entries) - len(times)
-    summary = Summary(*counts, round(time.monotonic() - start, 1))
-    return Tuned(base, family, times, scales=scales, catalogue=catalogue, summary=summary)
+    times = Times(store.read() if store else {}, store)
+    if seconds > 0:
+        measure(survey, times, Clock(runtime, threads), start + seconds, tell)
+    return _answer(survey, times, time.monotonic() - start)
 
 
-def surveyed(family: Correspondence, io: str, share: frozenset[str], base: Timed) -> tuple[Survey, Catalogue]:
-    """The lowerings of nodes that have several, and the conversions of the values beside these."""
-    catalogue, survey = Catalogue(base.provider), Survey()
-    everything = Tuned(base, family, {}, catalogue=catalogue, open=True)
-    found = candidates(family, io=io, share=share, cost=everything)
-    priced = everything.priced(family)
-    found = replace(found, sites=retyped(found.sites, priced))
-    for site, offers in zip(found.sites, found.options, strict=True):
-        cases = dict(_cases(everything, offers, site, base)) if len(offers) > 1 else {}
-        if len(cases) > 1:
-            survey.add(cases)
-    _survey_conversions(family, priced, found, everything, survey)
-    return survey, catalogue
+def _answer(survey: Survey, times: Times, seconds: float) -> Tuned:
+    used = {key: times.known[key] for key in survey.entries if key in times.known}
+    fresh = sum(key in times.fresh for key in used)
+    summary = Summary(fresh, len(used) - fresh, len(survey.entries) - len(used), round(seconds, 1))
+    return survey.tuned(times.known, summary=summary)
 
 
-def _cases(
-    cost: Tuned, offers: Sequence[Lowering], site: Site, base: Timed
-) -> Iterator[tuple[str, tuple[Case, float]]]:
-    for offer in offers:
-        case = NodeCase(offer, site)
-        key = cost.catalogue.key(case) if cost.accounts.of(offer).launches else ""
-        if key:
-            yield key, (case, base.lowering(offer, site))
+@dataclass
+class Times:
+    """The times that are known, by their keys, those that are new among them, and the keys of what could not
+    be measured. New ones go to the cache, where there is one."""
+
+    known: dict[str, float]
+    store: Cache | None = None
+    fresh: dict[str, float] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    _saved: float = field(default_factory=time.monotonic)
+
+    def learn(self, times: Iterable[tuple[str, float]]) -> None:
+        for key, taken in times:
+            if math.isnan(taken):
+                self.failed.add(key)
+            else:
+                self.known[key] = self.fresh[key] = taken
+        if time.monotonic() - self._saved > SAVED:
+            self.save()
+
+    def save(self) -> None:
+        if self.store:
+            self.store.add(self.fresh)
+        self._saved = time.monotonic()
+
+    def lacks(self, group: Group) -> bool:
+        """True where a case of the group may still be measured."""
+        return any(key not in self.known and key not in self.failed for key in group.keys)
 
 
-def _survey_conversions(
-    family: Correspondence, priced: Correspondence, found: Candidates, cost: Tuned, survey: Survey
-) -> None:
-    """Ask for every price that a search needs, and note those of conversions."""
-    free = _beside_choices(family, found)
-    seen: dict[tuple[str, str], tuple[Case, float]] = {}
-
-    def note(case: Case, key: str, predicted: float, name: str) -> None:
-        if name in free and not isinstance(case, NodeCase):
-            seen[key, name] = case, predicted
-
-    cost.noted = note
-    Search(priced, found, cost)
-    cost.noted = None
-    for (key, _), measurable in seen.items():
-        survey.add({key: measurable})
-
-
-def _beside_choices(family: Correspondence, found: Candidates) -> set[str]:
-    """The values that a node with a choice makes or reads."""
-    pairs = zip(family.graph.nodes, found.options, strict=True)
-    return {name for node, offers in pairs if len(offers) > 1 for name in (*node.reads, *node.outputs)}
-
-
-def _measured(
-    survey: Survey,
-    known: Mapping[str, float],
-    clock: Clock,
-    held: int,
-    until: float,
-    tell: Progress,
-    store: Cache | None,
-) -> dict[str, float]:
-    """Measure what is not known, most expensive first, as far as the time goes."""
-    fresh: dict[str, float] = {}
-    todo = [g for g in survey.groups.values() if any(key not in known for key in g.keys)]
-    todo.sort(key=lambda group: group.stake, reverse=True)
-    if not todo:
-        return fresh
+def measure(survey: Survey, times: Times, clock: Clock, until: float, tell: Progress) -> None:
+    """Measure what matters, as far as the time goes. Nothing is measured where there is no choice."""
+    todo = _at_stake(survey, times)
     try:
-        around = _frame(known, fresh, clock)
-        measurer = Measurer(clock, around, clock.runtime.provider, held)
-        saved = time.monotonic()
-        for done, group in enumerate(todo):
-            if time.monotonic() >= until:
-                break
-            tell("measuring lowerings", done, len(todo))
-            entries = [survey.entries[key] for key in group.keys]
-            taken = measurer.group([e.case for e in entries], [e.predicted for e in entries], until)
-            fresh |= {key: t for key, t in zip(group.keys, taken, strict=True) if not math.isnan(t)}
-            if store and time.monotonic() - saved > SAVED:
-                saved = time.monotonic()
-                store.add(fresh)
+        if not (todo or survey.choices):
+            return
+        family = survey.family
+        held = sum(nbytes(part) for parts in family.weights.values() for part in parts)
+        measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, held)
+        for group in _in_time(todo, until, tell):
+            _measure_group(survey, times, measurer, group, until)
+        for hope in HOPES:
+            _measure_used(survey, times, measurer, hope, until, tell)
     except RunFailed:
-        return {}
+        return
     finally:
-        if store:
-            store.add(fresh)
-    return {key: t for key, t in fresh.items() if key in survey.entries}
+        times.save()
 
 
-def _frame(known: Mapping[str, float], fresh: dict[str, float], clock: Clock) -> frame.Frame:
-    if all(name in known for name in frame.NAMES):
-        return frame.Frame({name: known[name] for name in frame.NAMES})
-    made = frame.measured(clock)
-    fresh |= made.times
-    return made
+def _at_stake(survey: Survey, times: Times) -> list[Group]:
+    """The groups that take most of the predicted time, and that have something to measure."""
+    every = sorted(survey.choices.values(), key=lambda group: group.stake, reverse=True)
+    left = MOST_AT_STAKE * sum(group.stake for group in every)
+    groups = []
+    for group in every:
+        if left <= 0:
+            break
+        left -= group.stake
+        groups.append(group)
+    return [group for group in groups if times.lacks(group)]
+
+
+def _measure_used(
+    survey: Survey, times: Times, measurer: Measurer, hope: float, until: float, tell: Progress
+) -> None:
+    """Measure what plans use, until a plan uses nothing that was not measured."""
+    for _ in range(PLANS):
+        if time.monotonic() >= until:
+            return
+        guess = survey.tuned(times.known, open=True, hope=hope)
+        plan = solved(survey.priced, survey.found, guess)
+        groups = [group for group in wanted(survey, plan, guess) if times.lacks(group)]
+        if not groups:
+            return
+        for group in _in_time(groups, until, tell):
+            _measure_group(survey, times, measurer, group, until)
+
+
+def _in_time(groups: list[Group], until: float, tell: Progress) -> Iterator[Group]:
+    for done, group in enumerate(groups):
+        if time.monotonic() >= until:
+            return
+        tell("measuring lowerings", done, len(groups))
+        yield group
+
+
+def _measure_group(survey: Survey, times: Times, measurer: Measurer, group: Group, until: float) -> None:
+    entries = [survey.entries[key] for key in group.keys]
+    taken = measurer.group([e.case for e in entries], [e.predicted for e in entries], until)
+    times.learn(zip(group.keys, taken, strict=True))
+
+
+def _frame(times: Times, clock: Clock) -> frame.Frame:
+    if not all(name in times.known for name in frame.NAMES):
+        times.learn(frame.measured(clock).times.items())
+    return frame.Frame({name: times.known[name] for name in frame.NAMES})
