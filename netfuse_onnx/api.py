@@ -214,6 +214,7 @@ def inspect(merged: str) -> InspectReport:
         target=about.target,
         lowered=about.lowered,
         weights=len(about.weights),
+        recorded=about.recorded,
         names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 from netfuse_onnx.dims import points
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.measure import final
+from netfuse_onnx.measure.contenders import Concurrent, InSequence
 from netfuse_onnx.measure.entries import MergedFile, named
 from netfuse_onnx.measure.final import Lap
 from netfuse_onnx.measure.heavy import Pending
@@ -32,8 +33,13 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.tune import tuner as tune
 from netfuse_onnx.tuning import TunedCase, TunedRow, Tuning
 from netfuse_onnx.types import Correspondence
+from netfuse_onnx.wording import renamed
 from netfuse_onnx.write import staging, writer
 
+SESSIONS = (InSequence.kind, Concurrent.kind)
+"""The ways with a session for each model in this process."""
+MORE, LITTLE = 1.1, 20e6
+"""A plan takes more where it takes 1.1 times as much, and 20 MB of memory on top."""
 HOPELESS = 1.6
 """A plan of a large family that is expected to take so many times as long as the best is not measured."""
 
@@ -101,6 +107,8 @@ class _Race:
         self.ask, self.works, self.folder = ask, works, folder
         self.plans, self.same = _distinct(plans)
         self.left_out: dict[str, str] = {}
+        self.names: dict[str, str] = {folder + os.sep: ""}
+        """Names for messages, by paths that do not last."""
 
     def run(self, until: float) -> list[Lap]:
         with ExitStack() as stack:
@@ -137,6 +145,7 @@ class _Race:
                     digests=ask.digests.lent(),
                 )  # fmt: skip
                 stack.enter_context(staged)
+                self.names |= staged.names(plan.name)
                 share = tuple(sorted(ask.share))
                 written.append(MergedFile(plan.name, staged.model_path, ask.io, share, staged.size))
             return written[0]
@@ -173,9 +182,11 @@ class _Race:
             resident=max((row.resident for row in ran), default=0),
             budget=ask.seconds,
             spent=spent,
-            notes=tuple(notes),
+            notes=(*notes, *_dearer(laps, plan.name)),
+            sizes=plan.measured,
         )
-        return replace(tuning, advice="" if tuning.beats else _advice(tuning, ask))
+        tuning = replace(tuning, advice="" if tuning.beats else _advice(tuning, ask))
+        return renamed(tuning, self.names)
 
     def _rows(self, laps: Sequence[Lap]) -> Iterator[TunedRow]:
         predicted = {plan.name: plan.predicted for plan in self.plans}
@@ -195,6 +206,23 @@ class _Race:
             plan = next(plan for plan in self.plans if plan.name == name)
             price = None if plan.predicted is None else plan.predicted * 1e-6
             yield TunedRow(name, laps[0].case, True, predicted=price, problem=f"not measured: {reason}")
+
+
+def _dearer(laps: Sequence[Lap], name: str) -> Iterator[str]:
+    """Sentences on a plan that loads slower, or holds more, than a session for each model."""
+    for lap in laps[:1]:
+        row = lap.row(name)
+        others = [other for other in lap.rows if other.kind in SESSIONS and other.ran]
+        if row is None or not row.ran or not others:
+            continue
+        load, held = (min(getattr(other, what) for other in others) for what in ("load", "resident"))
+        if row.load > MORE * load:
+            yield f"The merged file loads in {row.load:.2f} s, the sessions of all models in {load:.2f} s."
+        if row.resident > MORE * held + LITTLE:
+            yield (
+                f"The merged file holds {row.resident / 1e6:,.0f} MB of memory, the sessions of all models "
+                f"{held / 1e6:,.0f} MB."
+            )
 
 
 def _case(lap: Lap, name: str) -> TunedCase:

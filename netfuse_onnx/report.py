@@ -257,6 +257,8 @@ class InspectReport(Report):
     lowered: Lowered
     weights: int = 0
     names: tuple[NameRow, ...] = ()
+    recorded: bool = False
+    """True where measuring chose the plan, so that the file records it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class Tuning:
     cached: str = ""
     advice: str = ""
     notes: tuple[str, ...] = ()
+    sizes: tuple[Mapping[str, int], ...] = ()
+    """The sizes of symbolic dims in each case, assumed ones included."""
 
     @property
     def beats(self) -> bool:
@@ -86,5 +88,6 @@ def tuned_from(value: Mapping[str, Any], before: str, out: str) -> Tuning:
     rows = tuple(TunedRow(**row) for row in value["rows"])
     cases = tuple(TunedCase(**case) for case in value["cases"])
     snippet = str(value["snippet"]).replace(repr(before), repr(out))
-    more = {"rows": rows, "cases": cases, "snippet": snippet, "notes": tuple(value["notes"])}
+    more: dict[str, Any] = {"rows": rows, "cases": cases, "snippet": snippet, "notes": tuple(value["notes"])}
+    more["sizes"] = tuple(value["sizes"])
     return Tuning(**{**value, **more})

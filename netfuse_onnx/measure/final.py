@@ -74,9 +74,10 @@ def is_heavy(work: Workload) -> bool:
 
 def choose(done: Sequence[Lap], labels: Sequence[str]) -> str | None:
     """Return the label of the plan with the least sum of times, each relative to the best plan at its sizes.
+    The lower quartiles count: other work on the machine only adds to a time.
     `labels` are in order of preference: a later one must be faster by a margin. None where no plan ran at
     all sizes."""
-    times = {label: [_median(lap, label) for lap in done] for label in labels}
+    times = {label: [_low(lap, label) for lap in done] for label in labels}
     ran = {label: each for label, each in times.items() if None not in each}
     if not ran:
         return None
@@ -92,9 +93,9 @@ def choose(done: Sequence[Lap], labels: Sequence[str]) -> str | None:
     return best
 
 
-def _median(lap: Lap, label: str) -> float | None:
+def _low(lap: Lap, label: str) -> float | None:
     row = lap.row(label)
-    return row.median if row is not None and row.ran else None
+    return row.seconds.low if row is not None and row.ran and row.seconds else None
 
 
 def _light(work: Workload, plans: Sequence[Pending], until: float, folder: str, tell: Progress) -> Lap:
