@@ -289,9 +289,10 @@ class _Builder:
             raise Unprobed("the rank of a result is unknown")
         rank = len(layout.merged_dims(kind.dims, self.models))
         for tensor in held if isinstance(held, tuple) else (held,):
-            self.results.append(ValueType(kind.dtype))
-            name = readers.read(self.emit, tensor, kind.dtype, rank, f"result/{len(self.results)}")
-            self.counts[name] = self.counts.get(name, 0) + 1
+            name = f"result/{len(self.results)}"
+            reader, result = readers.read(self.emit, tensor, kind.dtype, rank, name)
+            self.results.append(result)
+            self.counts[reader] = self.counts.get(reader, 0) + 1
 
     def finished(self) -> Probe:
         graph = self.emit.graph.cleanup()

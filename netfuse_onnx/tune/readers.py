@@ -10,6 +10,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.types import ValueType
 
 POINT, POOL = "point", "pool"
 FIRST_WITH_GATHER_ND, SLICE_WITH_INPUTS = 11, 10
@@ -21,20 +22,25 @@ IMAGES = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 IMAGE_RANK = 4
 
 
-def read(emit: Emitter, x: Tensor, dtype: int, rank: int, name: str) -> str:
-    """Emit a reader of `x`, with `rank` axes, as the graph output `name`. Gives the kind of the reader."""
+def read(emit: Emitter, x: Tensor, dtype: int, rank: int, name: str) -> tuple[str, ValueType]:
+    """Emit a reader of `x`, with `rank` axes, as the graph output `name`. Gives the kind of the reader, and
+    the type of the output."""
     emit.scope = f"{name}/reader"
     image = any(node.op in IMAGES for node in emit.graph.nodes)
     if image and rank == IMAGE_RANK and dtype == TensorProto.FLOAT:
         emit.output(emit("MaxPool", x, kernel_shape=[1, 1], strides=[STRIDE, STRIDE]), name)
-        return POOL
-    if rank and emit.opset >= FIRST_WITH_GATHER_ND:
-        x = emit("GatherND", x, emit.const([0] * rank))
-    elif rank:
-        starts, ends = [0] * rank, [1] * rank
-        if emit.opset < SLICE_WITH_INPUTS:
-            x = emit("Slice", x, axes=[*range(rank)], starts=starts, ends=ends)
-        else:
-            x = emit("Slice", x, emit.const(starts), emit.const(ends))
-    emit.output(x, name)
-    return POINT
+        return POOL, ValueType(dtype, (None,) * rank)
+    emit.output(_point(emit, x, rank), name)
+    return POINT, ValueType(dtype, () if emit.opset >= FIRST_WITH_GATHER_ND else (1,) * rank)
+
+
+def _point(emit: Emitter, x: Tensor, rank: int) -> Tensor:
+    """The first element of a value."""
+    starts, ends = [0] * rank, [1] * rank
+    if rank == 0:
+        return x
+    if emit.opset >= FIRST_WITH_GATHER_ND:
+        return emit("GatherND", x, emit.const(starts))
+    if emit.opset >= SLICE_WITH_INPUTS:
+        return emit("Slice", x, emit.const(starts), emit.const(ends))
+    return emit("Slice", x, axes=[*range(rank)], starts=starts, ends=ends)

@@ -10,6 +10,7 @@ from typing import Any
 from netfuse_onnx.layouts import SHARED, Layout
 from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.plan.planner import candidates
+from netfuse_onnx.plan.search import Search
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Site
@@ -141,8 +142,8 @@ def wanted(survey: Survey, plan: Plan, cost: Tuned) -> list[Group]:
     for k, chosen in enumerate(plan.lowerings):
         offers, site = survey.found.options[k], survey.found.sites[k]
         if len(offers) > 1 and not cost.is_timed(chosen, site):
-            cases = dict(_singles(survey, cost, offers, site))
-            group = survey.add(cases)
+            cases = _singles(survey, cost, offers, site)
+            group = survey.add({key: entry for key, entry in cases if key not in cost.times})
             groups.setdefault(group.keys, group).stake += cost.lowering(chosen, site)
     for case, key, predicted in _conversions(survey, plan, cost):
         if key not in cost.times:
@@ -151,14 +152,31 @@ def wanted(survey: Survey, plan: Plan, cost: Tuned) -> list[Group]:
     return sorted(groups.values(), key=lambda group: group.stake, reverse=True)
 
 
+def recall(survey: Survey, times: Mapping[str, float]) -> None:
+    """Enter all that a search for a plan may ask for and that was measured before."""
+    if not times:
+        return
+    cost = survey.tuned(times, open=True)
+    for offers, site in zip(survey.found.options, survey.found.sites, strict=True):
+        for key, entry in _singles(survey, cost, offers, site) if len(offers) > 1 else ():
+            if key in times:
+                survey.add({key: entry})
+    seen: list[tuple[ConversionCase, str, float]] = []
+    cost.noted = lambda case, key, predicted, name: seen.append((case, key, predicted))
+    Search(survey.priced, survey.found, cost)
+    for case, key, predicted in seen:
+        if key in times:
+            survey.add({key: Entry(case, predicted)})
+
+
 def _singles(
     survey: Survey, cost: Tuned, offers: Sequence[Lowering], site: Site
 ) -> Iterator[tuple[str, Entry]]:
-    """The lowerings of one node that were not measured."""
+    """The lowerings of one node that were not measured in a chain."""
     for offer in offers:
         case = cost.case(offer, site)
         key = cost.keys.of(case) if case else ""
-        if case and key and not cost.is_timed(offer, site):
+        if case and key and place(offer) not in cost.shares:
             yield key, Entry(case, survey.base.lowering(offer, site))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.layouts import Hop, Layout
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.nested import NestedPlan
+from netfuse_onnx.plan.sized import resized
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules._registry import is_measured
@@ -148,22 +149,7 @@ class Tuned(Timed):
             return reason
         if is_measured(offer.option, offer.site):
             return ""
-        return "" if self.is_timed(offer, self._sized(offer.site)) else UNTIMED
-
-    def _sized(self, site: Site) -> Site:
-        """A site with the types by which it is priced, as plan/sized.py gives them."""
-
-        def types(names: Sequence[str], own: Sequence[ValueType]) -> tuple[ValueType, ...]:
-            every = zip(names, own, strict=True)
-            return tuple(self._priced.type_of(name) if self._is_known(name) else kind for name, kind in every)
-
-        node = site.node
-        return replace(
-            site, inputs=types(node.inputs, site.inputs), outputs=types(node.outputs, site.outputs)
-        )
-
-    def _is_known(self, name: str) -> bool:
-        return name in self._priced.weights or name in self._priced.graph.types
+        return "" if self.is_timed(offer, resized(offer.site, self._priced)) else UNTIMED
 
     # ------------------------------------------------------------------ values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from netfuse_onnx.tune import frame
 from netfuse_onnx.tune.cache import Cache, about
 from netfuse_onnx.tune.clock import Clock
 from netfuse_onnx.tune.measuring import Measurer
-from netfuse_onnx.tune.survey import Group, Survey, surveyed, wanted
+from netfuse_onnx.tune.survey import Group, Survey, recall, surveyed, wanted
 from netfuse_onnx.tune.tuned import Summary, Tuned
 from netfuse_onnx.types import Correspondence
 
@@ -31,8 +32,6 @@ MOST_AT_STAKE = 0.98
 HOPES = (0.5, 1.0)
 """A plan is chosen as if what was not measured took half the time that is expected, and what it uses is
 measured, until it uses nothing else; then as if it took the expected time."""
-PLANS = 40
-"""The most plans that are made on the way."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -64,6 +63,7 @@ def tuned(
     survey = surveyed(family, io, share, base)
     store = Cache(about(runtime, threads)) if cache else None
     times = Times(store.read() if store else {}, store)
+    recall(survey, times.known)
     if seconds > 0:
         measure(survey, times, Clock(runtime, threads), start + seconds, tell)
     return _answer(survey, times, time.monotonic() - start)
@@ -117,8 +117,8 @@ def measure(survey: Survey, times: Times, clock: Clock, until: float, tell: Prog
         measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, held)
         for group in _in_time(todo, until, tell):
             _measure_group(survey, times, measurer, group, until)
-        for hope in HOPES:
-            _measure_used(survey, times, measurer, hope, until, tell)
+        while any(_measure_used(survey, times, measurer, hope, until, tell) for hope in HOPES):
+            pass  # until plans by all times use nothing else, so that the next run finds all that it wants
     except RunFailed:
         return
     finally:
@@ -140,18 +140,20 @@ def _at_stake(survey: Survey, times: Times) -> list[Group]:
 
 def _measure_used(
     survey: Survey, times: Times, measurer: Measurer, hope: float, until: float, tell: Progress
-) -> None:
-    """Measure what plans use, until a plan uses nothing that was not measured."""
-    for _ in range(PLANS):
+) -> bool:
+    """Measure what plans use, until a plan uses nothing that was not measured, or the time is up. Gives True
+    where that is not yet so from the start."""
+    for turn in itertools.count():
         if time.monotonic() >= until:
-            return
+            return False
         guess = survey.tuned(times.known, open=True, hope=hope)
         plan = solved(survey.priced, survey.found, guess)
         groups = [group for group in wanted(survey, plan, guess) if times.lacks(group)]
         if not groups:
-            return
+            return turn > 0
         for group in _in_time(groups, until, tell):
             _measure_group(survey, times, measurer, group, until)
+    return False
 
 
 def _in_time(groups: list[Group], until: float, tell: Progress) -> Iterator[Group]:
