@@ -13,6 +13,7 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
+from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 
 NOT_PROVEN = NotProven.exit_code
@@ -135,6 +136,10 @@ class MergeReport(Report):
     distinct_bytes: int = 0
     proof: VerifyReport | None = None
     warnings: tuple[str, ...] = ()
+    dims: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The sizes of symbolic dimensions that were given; `lowered.sizes` has all for which a plan for a target
+    was made."""
+    tuning: Tuning | None = None
 
     @property
     def copied(self) -> int | None:
@@ -252,6 +257,8 @@ class InspectReport(Report):
     lowered: Lowered
     weights: int = 0
     names: tuple[NameRow, ...] = ()
+    recorded: bool = False
+    """True where measuring chose the plan, so that the file records it."""
 
 
 @dataclass(frozen=True, slots=True)

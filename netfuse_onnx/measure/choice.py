@@ -54,12 +54,13 @@ class Way:
         self.contender = None
 
 
-def choose(entry: Entry, work: Workload, folder: str, effort: Effort) -> list[Way]:
-    """Return the entry with the settings that are fastest in a trial, then with those near them."""
+def choose(entry: Entry, work: Workload, folder: str, effort: Effort, until: float = math.inf) -> list[Way]:
+    """Return the entry with the settings that are fastest in a trial, then with those near them. No settings
+    but the first are tried after `until` (of time.monotonic())."""
     row = Row(entry.kind, entry.label, entry.merged, file=entry.size)
     try:
         prepare(entry, work, folder)
-        tried, load = _trials(entry, effort) if len(entry.choices) > 1 else ({}, 0.0)
+        tried, load = _trials(entry, effort, until) if len(entry.choices) > 1 else ({}, 0.0)
     except (RunFailed, OSError) as error:
         way = Way(entry, row)
         way.failed(error)
@@ -78,13 +79,14 @@ def prepare(entry: Entry, work: Workload, folder: str) -> None:
     entry.prepare()
 
 
-def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]:
+def _trials(entry: Entry, effort: Effort, until: float) -> tuple[dict[Settings, float], float]:
     """Return the seconds of a call by settings, and the shortest load time. Raises RunFailed if none runs."""
     tried, problem = dict[Settings, float](), RunFailed("no settings could be tried")
-    load = math.inf
-    end = time.monotonic() + PATIENCE
+    load, longest = math.inf, 0.0
+    end = min(until, time.monotonic() + PATIENCE)
     for settings in entry.choices:
-        if tried and time.monotonic() > end:
+        begin = time.monotonic()
+        if tried and begin + longest > end:
             break
         contender = entry.make(settings)
         try:
@@ -97,6 +99,7 @@ def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]
             problem = error
         finally:
             contender.close()
+        longest = max(longest, time.monotonic() - begin)
     if not tried:
         raise problem
     return tried, load

@@ -63,8 +63,9 @@ def contest(
     """Compare the merged models with every other way. `more` adds ways, `only` leaves some out. A way that
     does not run is a row with its reason. Temporary files go into `folder`.
 
-    On CUDA nothing starts after `until` (of time.monotonic()), `keep` gets the report so far after each way,
-    and outputs are compared where `checked`.
+    It ends about `until` (of time.monotonic()): on the CPU, half of the time is for the trials of settings,
+    and every way has at least one; on CUDA, nothing starts later. On CUDA `keep` gets the report so far after
+    each way, and outputs are compared where `checked`.
     """
     effort, about = effort or Effort(), _About(work)
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder) as temporary:
@@ -78,7 +79,7 @@ def contest(
                 False,
             )
         else:
-            ways, together = _in_turns(work, chosen, temporary, effort, tell)
+            ways, together = _in_turns(work, chosen, temporary, effort, tell, until)
         profiled, notes = _profile(work, ways) if with_profile else ((), [])
     return renamed(about.report(ways, together, profiled, notes), {temporary + os.sep: ""})
 
@@ -121,26 +122,36 @@ class _About:
 
 
 def _in_turns(
-    work: Workload, chosen: Sequence[Entry], folder: str, effort: Effort, tell: Progress
+    work: Workload,
+    chosen: Sequence[Entry],
+    folder: str,
+    effort: Effort,
+    tell: Progress,
+    until: float = math.inf,
 ) -> tuple[list[Way], bool]:
     """Measure the ways with the settings that are best for each, and say if all were loaded at once."""
     with ExitStack() as stack:
-        ways, together = narrowed(work, [*_chosen(chosen, work, folder, effort, tell)])
+        ways, together = narrowed(work, [*_chosen(chosen, work, folder, effort, tell, until)])
         stack.callback(_close, ways)
         for done, way in enumerate(ways):
             tell("loading", done, len(ways))
             _open(way, effort, together)
-        _measure(ways, together, effort, tell)
+        left = max(0.0, until - time.monotonic())
+        _measure(ways, together, replace(effort, seconds=min(effort.seconds, left)), tell)
         _close(ways)
         return list(fastest(ways)), together
 
 
 def _chosen(
-    chosen: Sequence[Entry], work: Workload, folder: str, effort: Effort, tell: Progress
+    chosen: Sequence[Entry], work: Workload, folder: str, effort: Effort, tell: Progress, until: float
 ) -> Iterator[list[Way]]:
+    """Try the settings of each entry, which share half of the time that is left."""
+    begin = time.monotonic()
+    end = begin + (until - begin) / 2
     for done, entry in enumerate(chosen):
         tell("trying settings", done, len(chosen))
-        yield choose(entry, work, folder, effort)
+        now = time.monotonic()
+        yield choose(entry, work, folder, effort, now + max(0.0, end - now) / (len(chosen) - done))
 
 
 def _open(way: Way, effort: Effort, stay: bool) -> None:

@@ -25,7 +25,9 @@ def predicted(corr: Correspondence, found: Candidates, plan: Plan, generic: Plan
         nodes.append(_beside(chosen, found.options[i], seen, price, cost))
     parts["conversions"] = max(0.0, plan.cost - sum(parts.values()))
     picks: Mapping[str, Pick] = {
-        "batched wherever possible": lambda i, offers: [o for o in offers if _same(o, generic.lowerings[i])],
+        "batched wherever possible": lambda i, offers: [
+            o for o in offers if o.choice == generic.lowerings[i].choice
+        ],
         "once per model": lambda i, offers: [o for o in offers if o.became is Became.REPLICATED],
     }
     others = {name: _cost(corr, found, pick, cost) for name, pick in picks.items()}
@@ -35,15 +37,6 @@ def predicted(corr: Correspondence, found: Candidates, plan: Plan, generic: Plan
 def _cost(corr: Correspondence, found: Candidates, pick: Pick, cost: Cost) -> float:
     options = [pick(i, offers) or offers for i, offers in enumerate(found.options)]
     return round(solved(corr, replace(found, options=options), cost).cost, 2)
-
-
-def _same(one: Lowering, other: Lowering) -> bool:
-    return (one.became, one.rule, one.takes, one.gives) == (
-        other.became,
-        other.rule,
-        other.takes,
-        other.gives,
-    )
 
 
 def _beside(chosen: Lowering, offers: list[Lowering], seen: Site, price: float, cost: Cost) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
@@ -34,11 +35,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
-    override the tolerances. `search` looks for inputs that show more than the first that run; `isolation`
-    feeds odd values to every model, not to two; `max_memory` is in bytes; `wide` is the rung of the ladder on
-    which spatial sizes begin; `single` runs a batch of 1 only; `made_for` is the provider that the file was
-    merged for, '' for none."""
+    """The settings of a proof. `dims` binds symbolic dims, and each of `further` binds them to other sizes,
+    for a case of their own; `file` is an .npz of inputs; `rtol` and `atol` override the tolerances. `search`
+    looks for inputs that show more than the first that run; `isolation` feeds odd values to every model, not
+    to two; `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes begin; `single`
+    runs a batch of 1 only; `made_for` is the provider that the file was merged for, '' for none."""
 
     runtime: Runtime
     io: str = "separate"
@@ -54,11 +55,14 @@ class Options:
     wide: int = 0
     single: bool = False
     made_for: str = ""
+    further: tuple[Mapping[str, int], ...] = ()
 
-    def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
+    def remembering(self, dims: Sizes, family: Correspondence) -> Options:
         """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""
         symbolic = inputs.names(inputs.describe(family))
-        return replace(self, dims={name: dims[name] for name in symbolic if name in dims} | {**self.dims})
+        kept = {name: dims[name] for name in symbolic if name in dims and name not in self.dims}
+        first, *further = ({**old, **own} for old in points(kept) for own in (self.dims, *self.further))
+        return replace(self, dims=first, further=tuple(further))
 
 
 class Trial:
@@ -262,31 +266,48 @@ class Trial:
         return search
 
     def _search_cases(self, session: Session, tell: Progress) -> Search:
-        """Search, for each batch size, the first case that runs and tells most. Where there is none,
-        `skipped` gets the reason. Returns the search of the first batch size."""
+        """Search, for each batch size and then for each further choice of sizes, the first case that runs and
+        tells most. Where there is none, `skipped` gets the reason. Returns the search of the first batch
+        size."""
         batches, seen, searches = self._batches(), None, list[Search]()
         for batch in batches:
-            searches.append(
-                Search(
-                    lambda case: self.run(session, 0, self.feeds(case, 0)),
-                    lambda case: self.room.refuse(case, len(batches)),
-                    lambda done, most: tell("looking for inputs that the models take", done, most),
-                    LATER_ATTEMPTS if searches else ATTEMPTS,
-                )
-            )
-            best = searches[-1].best(self._offers(batches, batch, seen))
-            if best is None:
-                self.skipped.append(searches[-1].why)
-                continue
-            self.cases.append(best.case)
-            self.outputs[0].append(dict(best.outputs))
-            self.telling = self.telling or best.finite
-            if not best.finite:
-                self.skipped.append(f"{best.case.label}: all outputs are empty or NaN, so it tells nothing")
-            seen = seen or Seen(best.case, batch)
+            offers = self._offers(batches, batch, seen, self.options.dims)
+            searches.append(self._search(session, tell, LATER_ATTEMPTS if searches else ATTEMPTS))
+            case = self._take(searches[-1], offers)
+            seen = seen or (Seen(case, batch) if case else None)
+        if seen is None or self.options.file:
+            return searches[0]
+        for sizes in self.options.further:
+            near = replace(seen, case=replace(seen.case, sizes={**seen.case.sizes, **sizes}))
+            offers = self._offers(batches, batches[:2][-1], near, sizes)
+            self._take(self._search(session, tell, LATER_ATTEMPTS), offers)
         return searches[0]
 
-    def _offers(self, batches: Sequence[int], batch: int, seen: Seen | None) -> Offers:
+    def _search(self, session: Session, tell: Progress, most: int) -> Search:
+        count = len(self._batches()) + len(self.options.further)
+        return Search(
+            lambda case: self.run(session, 0, self.feeds(case, 0)),
+            lambda case: self.room.refuse(case, count),
+            lambda done, total: tell("looking for inputs that the models take", done, total),
+            most,
+        )
+
+    def _take(self, search: Search, offers: Offers) -> Case | None:
+        """Add the best case that is on offer."""
+        best = search.best(offers)
+        if best is None:
+            self.skipped.append(search.why)
+            return None
+        self.cases.append(best.case)
+        self.outputs[0].append(dict(best.outputs))
+        self.telling = self.telling or best.finite
+        if not best.finite:
+            self.skipped.append(f"{best.case.label}: all outputs are empty or NaN, so it tells nothing")
+        return best.case
+
+    def _offers(
+        self, batches: Sequence[int], batch: int, seen: Seen | None, dims: Mapping[str, int]
+    ) -> Offers:
         options = self.options
         if options.file:
             feeds = given(options.file, self.specs, self.family, options.share)
@@ -297,8 +318,8 @@ class Trial:
                     f"No input can be made up for {spec.name!r}, whose type or rank is unknown.",
                     "Give real ones with --inputs FILE.npz.",
                 )
-        begin = (0, options.wide) if seen else self.room.begin(dict(options.dims), batches, options.wide)
-        return Offers(self.specs, batch, options.dims, models=self.family.models, seen=seen, begin=begin)
+        begin = (0, options.wide) if seen else self.room.begin(dict(dims), batches, options.wide)
+        return Offers(self.specs, batch, dims, models=self.family.models, seen=seen, begin=begin)
 
     def _no_inputs(self, search: Search | None) -> NotProven:
         """Return the error for no case at all. `search` is given where the first source takes none."""
