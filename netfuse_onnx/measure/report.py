@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from netfuse_onnx.errors import NetfuseError, ValuesDiffer
 from netfuse_onnx.measure.rounds import Quartiles
 from netfuse_onnx.report import Report
+from netfuse_onnx.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,30 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """The speed of a merged model relative to the best alternative: 2 is twice as fast. Where all ways take
-    turns it is taken round by round. `device` compares calls whose inputs and outputs stay on the GPU, with
-    the best alternative there."""
+    """The speed of a merged model relative to the best alternative: 2 is twice as fast. `times.median` is the
+    ratio of the two medians in `rows`; `low` and `high` are, where all ways take turns, the quartiles of the
+    ratios of the rounds, else the ratios of the far quartiles of both. `device` compares calls whose inputs
+    and outputs stay on the GPU, with the best alternative there."""
 
     merged: str
     best: str
     times: Quartiles
     device_best: str = ""
     device: Quartiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call that wants only `models` of all models: `seconds` of the best way to run their sessions, `best`,
+    beside a call of the merged file `label`, which runs all. `times` is the speed of the merged call relative
+    to it."""
+
+    label: str
+    models: int
+    best: str
+    seconds: Quartiles
+    merged: Quartiles
+    times: Quartiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +119,9 @@ class BenchReport(Report):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     cut: bool = False
+    waiting: tuple[Waiting, ...] = ()
+    """Calls that want some of the models, the fewest first."""
+    verdict: Verdict | None = None
 
     @property
     def ok(self) -> bool:
