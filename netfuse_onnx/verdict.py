@@ -7,81 +7,20 @@ the quartiles of the ratios of the rounds.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.units import duration, size
+from netfuse_onnx.compared import Basis, Compared, Outcome, Question
+from netfuse_onnx.sentences import SENTENCES, mostly_replicated, predicted_mark
 
 if TYPE_CHECKING:
     from netfuse_onnx.measure.report import BenchReport, Row
 
-EQUAL = 1.02
-"""Figures that differ by up to 2 % count as equal."""
-MOSTLY = 0.75
-"""The part of the nodes that differ between models from which on nearly all count as replicated."""
-
-
-class Outcome(enum.StrEnum):
-    """The verdict of one row, on the merged file."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    EQUAL = "equal"
-    INCONCLUSIVE = "inconclusive"
-
-
-class Question(enum.StrEnum):
-    """A question that a verdict answers: the memory, the time to load and run once, the bytes of the files,
-    a call that wants all models, a call that wants one, and the number of waiting models that make one
-    merged call pay."""
-
-    MEMORY = "memory"
-    LOAD = "load"
-    FILES = "files"
-    ALL = "all"
-    ONE = "one"
-    WAITING = "waiting"
-
-
-class Basis(enum.StrEnum):
-    """The origin of the figures of a row: measured here, predicted by the costs of a target, or counted in
-    bytes of files and weights."""
-
-    MEASURED = "measured"
-    PREDICTED = "predicted"
-    COUNTED = "counted"
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """The figures of both sides, in seconds or bytes. `low` and `high` are the quartiles of the ratio over
-    the rounds, None where the figures are single ones. `against` names the way that the sessions run."""
-
-    merged: float
-    sessions: float
-    low: float | None = None
-    high: float | None = None
-    against: str = ""
-    basis: Basis = Basis.MEASURED
-
-    @property
-    def ratio(self) -> float:
-        """The sessions' figure over the merged one's: more than 1 is better."""
-        if self.merged <= 0.0:
-            return 1.0 if self.sessions <= 0.0 else float("inf")
-        return self.sessions / self.merged
-
-    @property
-    def outcome(self) -> Outcome:
-        """Better or worse only where the ratio and both quartiles say so."""
-        three = [self.ratio, *(end for end in (self.low, self.high) if end is not None)]
-        if all(1.0 / EQUAL <= one <= EQUAL for one in three):
-            return Outcome.EQUAL
-        if min(three) > 1.0:
-            return Outcome.BETTER
-        return Outcome.WORSE if max(three) < 1.0 else Outcome.INCONCLUSIVE
+__all__ = [
+    "Basis", "Compared", "Outcome", "Question", "Verdict", "VerdictRow", "judge", "mostly_replicated",
+    "of_bench", "pays_from", "predicted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,21 +182,6 @@ def pays_from(models: int, some: Mapping[int, Compared]) -> int | None:
     return found
 
 
-def mostly_replicated(nodes: Mapping[str, int], before: int, after: int) -> str:
-    """Return a warning where nearly all nodes that differ between the models run once per model, else ''.
-    `nodes` counts nodes by what became of them; `before` and `after` are the nodes of one source and of the
-    merged graph."""
-    apart = nodes.get("replicated", 0)
-    differing = apart + nodes.get("batched", 0) + nodes.get("grouped", 0)
-    if not apart or apart < MOSTLY * differing:
-        return ""
-    all_but = "All" if apart == differing else f"{apart} of the {differing}"
-    return (
-        f"Nearly nothing is merged. {all_but} nodes that differ between the models run once per model: the "
-        f"graph has {after} nodes, a source {before}. This is the sources side by side in one file."
-    )
-
-
 # --------------------------------------------------------------------------- rows
 
 
@@ -286,7 +210,7 @@ def _waiting(models: int, pays: int | None, some: Mapping[int, Compared]) -> Ver
         outcome, sentence = Outcome.WORSE, f"It does not pay, even where all {models} models wait"
     return VerdictRow(
         Question.WAITING, one.merged, one.sessions, one.ratio, one.low, one.high, pays or models, one.against,
-        one.basis, outcome, f"{sentence}{_predicted(one)}.",
+        one.basis, outcome, f"{sentence}{predicted_mark(one)}.",
     )  # fmt: skip
 
 
@@ -299,67 +223,3 @@ def _range(numbers: Sequence[int]) -> str:
     if len(numbers) == 1:
         return f"{numbers[0]} was"
     return f"{numbers[0]} to {numbers[-1]} were"
-
-
-# --------------------------------------------------------------------------- sentences
-
-
-def _memory(models: int, one: Compared) -> str:
-    how = ", by the bytes of the weights" if one.basis is Basis.COUNTED else ""
-    return (
-        f"Memory: {size(round(one.merged))}, {models} sessions {size(round(one.sessions))}{_more(one)}{how}."
-    )
-
-
-def _load(models: int, one: Compared) -> str:
-    merged, sessions = duration(one.merged), duration(one.sessions)
-    return f"Time to load and run once: {merged}, {models} sessions {sessions}{_more(one)}."
-
-
-def _files(models: int, one: Compared) -> str:
-    merged, sources = size(round(one.merged)), size(round(one.sessions))
-    return f"Files: {merged}, {models} models {sources}{_more(one)}{_predicted(one)}."
-
-
-def _all(models: int, one: Compared) -> str:
-    merged, sessions = duration(one.merged), duration(one.sessions)
-    against = f" ({one.against})" if one.against else ""
-    return (
-        f"A call of all {models} models: {merged}, sessions {sessions}{against}: {one.ratio:.2f} times as "
-        f"fast{_quartiles(one)}{_predicted(one)}."
-    )
-
-
-def _one(models: int, one: Compared) -> str:
-    merged, sessions = duration(one.merged), duration(one.sessions)
-    times = f"{1.0 / one.ratio:.2g} times as long" if one.ratio > 0.0 else "longer"
-    return (
-        f"A call that wants one model: {merged}, as all {models} run, its session {sessions}: "
-        f"{times}{_predicted(one)}."
-    )
-
-
-SENTENCES = {
-    Question.MEMORY: _memory,
-    Question.LOAD: _load,
-    Question.FILES: _files,
-    Question.ALL: _all,
-    Question.ONE: _one,
-}
-
-
-def _more(one: Compared) -> str:
-    """Say how the merged figure compares: `, 2.1 times less` or `, 1.3 times as much`."""
-    if one.outcome is Outcome.EQUAL or one.merged <= 0.0 or one.sessions <= 0.0:
-        return ""
-    if one.ratio >= 1.0:
-        return f", {one.ratio:.3g} times less"
-    return f", {1.0 / one.ratio:.3g} times as much"
-
-
-def _quartiles(one: Compared) -> str:
-    return "" if one.low is None or one.high is None else f" (quartiles {one.low:.2f} and {one.high:.2f})"
-
-
-def _predicted(one: Compared) -> str:
-    return ", predicted" if one.basis is Basis.PREDICTED else ""
