@@ -5,6 +5,7 @@ from __future__ import annotations
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
 from netfuse_onnx.measure.rounds import Quartiles
 
+from .render_verdict import verdict
 from .screen import Screen, size
 
 KINDS = 15
@@ -28,6 +29,7 @@ def bench(report: BenchReport, console: Screen) -> None:
         _kinds(report.profile, console)
         _more(report.profile, console)
     console.warn(report.warnings)
+    verdict(report.verdict, console)
 
 
 def _speedup(speedup: Speedup, console: Screen) -> None:

@@ -35,6 +35,11 @@ class Screen(Console):
         """Print one sentence. A terminal may wrap it, a pipe gets one line. Brackets are no markup."""
         self.print(_text(text), soft_wrap=not self.is_terminal)
 
+    def judged(self, word: str, colour: str, text: str) -> None:
+        """Print one sentence behind a word that a terminal shows in a colour."""
+        line = Text.assemble("  ", (word, colour), "  ", _text(text))
+        self.print(line, soft_wrap=not self.is_terminal)
+
     def warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
             self.say(f"netfuse-onnx: warning: {warning}")

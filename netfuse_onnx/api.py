@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack, cast
 
-from netfuse_onnx import arguments, checked, refusals, sources, wording
+from netfuse_onnx import arguments, checked, expected, refusals, sources, wording
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
@@ -118,7 +118,8 @@ def merge(
                 answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
                 refusals.unproven(answer)
             staged.commit()
-    return replace(answer, files=tuple(staged.files), size=staged.size)
+    answer = replace(answer, files=tuple(staged.files), size=staged.size)
+    return replace(answer, verdict=expected.of_merge(answer, family))
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:

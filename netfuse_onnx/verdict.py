@@ -48,13 +48,14 @@ class Verdict:
     """A merged file against the sessions of its models. `label` names the merged file where there are
     several. `pays_from` is the smallest number of waiting models for which one merged call takes less time
     than their sessions; null where there is none, or it is not known. `warning` is not empty where nearly
-    all is replicated."""
+    all is replicated. `notes` are sentences on what the figures depend on."""
 
     label: str
     models: int
     rows: tuple[VerdictRow, ...]
     pays_from: int | None = None
     warning: str = ""
+    notes: tuple[str, ...] = ()
 
     def row(self, question: Question) -> VerdictRow | None:
         return next((row for row in self.rows if row.question is question), None)
