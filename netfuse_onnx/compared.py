@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 EQUAL = 1.02
 """Figures that differ by up to 2 % count as equal."""
+EQUAL_SINGLE = 1.1
+"""The same for figures that were measured once, or predicted: they are that uncertain."""
 
 
 class Outcome(enum.StrEnum):
@@ -62,8 +64,10 @@ class Compared:
     @property
     def outcome(self) -> Outcome:
         """Better or worse only where the ratio and both quartiles say so."""
-        three = [self.ratio, *(end for end in (self.low, self.high) if end is not None)]
-        if all(1.0 / EQUAL <= one <= EQUAL for one in three):
+        quartiles = [end for end in (self.low, self.high) if end is not None]
+        three = [self.ratio, *quartiles]
+        margin = EQUAL if quartiles or self.basis is Basis.COUNTED else EQUAL_SINGLE
+        if all(1.0 / margin <= one <= margin for one in three):
             return Outcome.EQUAL
         if min(three) > 1.0:
             return Outcome.BETTER

@@ -30,10 +30,11 @@ def _files(models: int, one: Compared) -> str:
 
 def _all(models: int, one: Compared) -> str:
     merged, sessions = duration(one.merged), duration(one.sessions)
-    against = f" ({one.against})" if one.against else ""
+    others = f"the sessions {one.against}" if one.basis is Basis.PREDICTED else "the best alternative"
+    named = f"{one.against}, {sessions}" if one.basis is Basis.MEASURED and one.against else sessions
     return (
-        f"A call of all {models} models: {merged}, sessions {sessions}{against}: {one.ratio:.2f} times as "
-        f"fast{_quartiles(one)}{predicted_mark(one)}."
+        f"A call of all {models} models: {merged}, {one.ratio:.2f} times as fast as {others} "
+        f"({named}{_quartiles(one)}){predicted_mark(one)}."
     )
 
 
@@ -65,7 +66,7 @@ def _more(one: Compared) -> str:
 
 
 def _quartiles(one: Compared) -> str:
-    return "" if one.low is None or one.high is None else f" (quartiles {one.low:.2f} and {one.high:.2f})"
+    return "" if one.low is None or one.high is None else f"; quartiles {one.low:.2f} and {one.high:.2f}"
 
 
 def predicted_mark(one: Compared) -> str:

@@ -185,6 +185,13 @@ def pays_from(models: int, some: Mapping[int, Compared]) -> int | None:
 
 # --------------------------------------------------------------------------- rows
 
+NEVER = {
+    Outcome.EQUAL: "It makes no difference, even where all {models} models wait",
+    Outcome.WORSE: "It does not pay, even where all {models} models wait",
+    Outcome.INCONCLUSIVE: "No number of waiting models, up to all {models}, surely makes it pay",
+}
+"""The sentences for no number of waiting models from which on it pays, by the verdict on a call of all."""
+
 
 def _row(question: Question, models: int, wanted: int, one: Compared) -> VerdictRow:
     wanted = 1 if question is Question.ONE else wanted
@@ -202,13 +209,8 @@ def _waiting(models: int, pays: int | None, some: Mapping[int, Compared]) -> Ver
         unknown = range(_before(pays, some) + 1, pays)
         if unknown:
             sentence += f" ({_range(unknown)} not measured)"
-    elif one.outcome is Outcome.INCONCLUSIVE:
-        outcome, sentence = (
-            one.outcome,
-            f"No number of waiting models, up to all {models}, surely makes it pay",
-        )
     else:
-        outcome, sentence = Outcome.WORSE, f"It does not pay, even where all {models} models wait"
+        outcome, sentence = one.outcome, NEVER[one.outcome].format(models=models)
     return VerdictRow(
         Question.WAITING, one.merged, one.sessions, one.ratio, one.low, one.high, pays or models, one.against,
         one.basis, outcome, f"{sentence}{predicted_mark(one)}.",

@@ -24,7 +24,9 @@ from netfuse_onnx.run.runtime import choose
 
 ROOT = Path(__file__).parent.parent
 WAYS = {"in sequence", "concurrent", "processes", "side by side", "merged"}
-SHORT = ("--rounds", "3", "--seconds", "0")
+SHORT = ("--rounds", "3", "--seconds", "60")
+SHORT_CASE = ("--rounds", "3", "--seconds", "0")
+"""Of the harness, whose seconds are those of the rounds of one case."""
 
 
 def test_one_table_on_stdout(tmp_path: Path, run: Run) -> None:
@@ -91,7 +93,7 @@ def test_bench_from_python(tmp_path: Path) -> None:
 
 def _harness(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--exporter", "torchscript"]
-    options += ["--only", "policy", "--counts", "2", "--batches", "1", *SHORT, "--no-torch"]
+    options += ["--only", "policy", "--counts", "2", "--batches", "1", *SHORT_CASE, "--no-torch"]
     command = [sys.executable, str(ROOT / "bench/serving.py"), *options, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -19,12 +19,13 @@ import netfuse_onnx
 from netfuse_onnx import api, sources
 from netfuse_onnx.measure import contenders, once
 from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting, OneGraph
-from netfuse_onnx.measure.contest import contest, speedups
+from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
-from netfuse_onnx.measure.once import TIME_UP, ordered
-from netfuse_onnx.measure.report import BenchReport, Row
+from netfuse_onnx.measure.once import ordered
+from netfuse_onnx.measure.report import TIME_UP, BenchReport, Row
 from netfuse_onnx.measure.rounds import Effort, Quartiles
 from netfuse_onnx.measure.sessions import NHWC, Settings
+from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.run.bound import Bound
@@ -284,7 +285,7 @@ def test_the_verb_says_what_can_not_be_stacked(
 def test_all_ways_run_over_the_stubs(tmp_path: Path) -> None:
     """All outputs are 0 there, or what was in memory. A graph that is refused has a reason, and none is."""
     paths = family(tmp_path, CONVOLUTION, FILTERS)
-    words = ("--provider", "cuda", "--rounds", "3", "--seconds", "0", "--json")
+    words = ("--provider", "cuda", "--rounds", "3", "--seconds", "60", "--json")
     done = python(tmp_path, "-m", "netfuse_onnx", "bench", merged(tmp_path, paths), *paths, *words)
     report = json.loads(done.stdout)
     wrong = [row for row in report["rows"] if row["problem"] and not row["problem"].startswith("not equal")]

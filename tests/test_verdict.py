@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from netfuse_onnx.measure.contest import speedups
 from netfuse_onnx.measure.report import BenchReport, Row, Waiting
 from netfuse_onnx.measure.rounds import Quartiles, ratio
+from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.verdict import (
     Basis,
     Compared,
@@ -32,7 +32,9 @@ BETTER, WORSE, EQUAL, INCONCLUSIVE = Outcome.BETTER, Outcome.WORSE, Outcome.EQUA
     [
         (1.0, 2.0, None, None, BETTER),
         (2.0, 1.0, None, None, WORSE),
-        (1.0, 1.01, None, None, EQUAL),
+        (1.0, 1.09, None, None, EQUAL),  # single figures are uncertain
+        (1.0, 1.11, None, None, BETTER),
+        (1.0, 1.05, 1.03, 1.07, BETTER),
         (1.0, 2.0, 1.5, 2.5, BETTER),
         (1.0, 2.0, 0.9, 2.5, INCONCLUSIVE),
         (2.0, 1.0, 0.4, 1.2, INCONCLUSIVE),
@@ -82,7 +84,8 @@ def test_a_row_for_each_question() -> None:
         "Memory: 100 MB, 8 sessions 310 MB, 3.1 times less.",
         "Time to load and run once: 500 ms, 8 sessions 250 ms, 2 times as much.",
         "Files: 1 kB, 8 models 1 kB.",
-        "A call of all 8 models: 2 ms, sessions 4 ms (a pool): 2.00 times as fast (quartiles 1.90 and 2.10).",
+        "A call of all 8 models: 2 ms, 2.00 times as fast as the best alternative "
+        "(a pool, 4 ms; quartiles 1.90 and 2.10).",
         "A call that wants one model: 2 ms, as all 8 run, its session 500 us: 4 times as long.",
         "It pays from 5 of 8 waiting models on.",
     ]
@@ -128,6 +131,17 @@ def test_a_number_that_may_pay_does_not_count() -> None:
 def test_it_never_pays() -> None:
     some = {k: times(9e-3, k * 1e-3) for k in (1, 8)}
     assert waiting(some) == (None, WORSE, "It does not pay, even where all 8 models wait.")
+
+
+def test_it_makes_no_difference() -> None:
+    found = waiting({8: Compared(1.0, 1.01, 0.99, 1.015)})
+    assert found == (None, EQUAL, "It makes no difference, even where all 8 models wait.")
+
+
+def test_bytes_are_not_uncertain() -> None:
+    assert Compared(100, 105, basis=Basis.COUNTED).outcome is BETTER
+    assert Compared(100, 101, basis=Basis.COUNTED).outcome is EQUAL
+    assert Compared(100, 105, basis=Basis.PREDICTED).outcome is EQUAL
 
 
 def test_it_can_not_be_told_if_it_pays() -> None:

@@ -11,6 +11,9 @@ from netfuse_onnx.measure.rounds import Quartiles
 from netfuse_onnx.report import Report
 from netfuse_onnx.verdict import Verdict
 
+TIME_UP = "the time was up"
+"""The problem of a way that was not measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -101,8 +104,8 @@ class KindRow:
 @dataclass(frozen=True, slots=True)
 class BenchReport(Report):
     """The times of all ways. The comparison took `seconds`; before it, other work kept `load` cores busy. On
-    CUDA, a way has a row for each of its settings. `cut` says that the time was up before all were
-    measured."""
+    CUDA, a way has a row for each of its settings. `cut` says that the time was up before all was measured;
+    a warning says what was left out."""
 
     models: tuple[str, ...]
     case: str
@@ -131,9 +134,9 @@ class BenchReport(Report):
     @property
     def _wrong(self) -> Row | None:
         """The first way whose outputs differ, or the first merged model that ran with no settings, unless the
-        time was up."""
-        ran = {row.label for row in self.rows if row.ran}
-        idle = () if self.cut else (row for row in self.rows if row.merged and row.label not in ran)
+        time was up before some of its settings."""
+        ran = {row.label for row in self.rows if row.ran or row.problem == TIME_UP}
+        idle = (row for row in self.rows if row.merged and row.label not in ran)
         return next((row for row in self.rows if row.broke), None) or next(iter(idle), None)
 
     @property
