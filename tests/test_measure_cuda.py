@@ -17,7 +17,9 @@ from stubs import python
 
 import netfuse_onnx
 from netfuse_onnx import api, sources
+from netfuse_onnx.compared import Question
 from netfuse_onnx.measure import contenders, once
+from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting, OneGraph
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
@@ -219,6 +221,25 @@ def test_every_way_is_kept_as_soon_as_it_is_measured(tmp_path: Path) -> None:
     assert [len(one.rows) for one in kept] == [2, 3, 4, 5, 7, 8, 9, 10]
     assert kept[-1].rows == report.rows
     assert kept[1].speedups and not report.cut
+
+
+def test_calls_of_some_models_are_sampled_while_their_sessions_are_loaded(tmp_path: Path) -> None:
+    report = compared(tmp_path)
+    assert [(row.label, row.models) for row in report.waiting] == [
+        ("merged, stacked", 1), ("merged, stacked", 2), ("merged, separate", 1), ("merged, separate", 2),
+    ]  # fmt: skip
+    ways = {"in sequence", NotWaiting.kind, "concurrent"}
+    assert {row.best for row in report.waiting if row.models == 1} <= ways
+    assert report.verdict and report.verdict.label == "merged, stacked"
+    assert report.verdict.row(Question.ONE) is not None
+
+
+def test_after_its_seconds_only_first_settings_are_measured(tmp_path: Path) -> None:
+    report = compared(tmp_path, clock=Clock(0.0))
+    assert report.cut and report.ok
+    measured = {(row.label, row.settings) for row in report.rows if row.ran}
+    assert {settings for _, settings in measured} == {"1 thread"}
+    assert {label for label, _ in measured} == {row.label for row in report.rows}
 
 
 def test_the_time_is_up(tmp_path: Path) -> None:
