@@ -33,9 +33,7 @@ def check(report: CheckReport, console: Screen) -> None:
 def _weights(report: CheckReport, console: Screen) -> None:
     """Say what merging stores. Trees and the like hold what they learned in attributes, not in weights."""
     if not report.weights:
-        console.say(
-            "Weights: none that are tensors; what these models learned is in attributes of operators."
-        )
+        console.say("Weights: none in tensors (trees and coefficients are attributes of operators).")
         return
     console.say(
         f"Weights: {report.weights}, of which {report.shared_weights} are the same in all models; "
