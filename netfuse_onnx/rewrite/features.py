@@ -17,7 +17,9 @@ from netfuse_onnx.types import Correspondence, Node
 
 def gather_features(corr: Correspondence) -> Correspondence:
     """The correspondence with Gather in the place of every ArrayFeatureExtractor on tensors of known rank."""
-    nodes = [(i, node) for i, node in enumerate(corr.graph.nodes) if node.key == f"{ML}.ArrayFeatureExtractor"]
+    nodes = [
+        (i, node) for i, node in enumerate(corr.graph.nodes) if node.key == f"{ML}.ArrayFeatureExtractor"
+    ]
     view = View(corr)
     done = [_replace(view, i, node) for i, node in nodes]
     return typed(view.replaced()) if any(done) else corr
@@ -39,7 +41,10 @@ def _replace(view: View, place: int, node: Node) -> bool:
     if given != 1:
         flattened = view.fresh(f"{indices}/flat")
         made, indices = [view.reshape(indices, [-1], flattened)], flattened
-    view.put(place, [*made, replace(node, op="Gather", domain="", inputs=(data, indices), attrs={"axis": rank - 1})])
+    view.put(
+        place,
+        [*made, replace(node, op="Gather", domain="", inputs=(data, indices), attrs={"axis": rank - 1})],
+    )
     return True
 
 
