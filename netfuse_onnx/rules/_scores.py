@@ -23,8 +23,9 @@ TRANSFORMS = ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")
 
 
 def transform_of(site: Site) -> str:
-    """The attribute `post_transform`. Refuses the one that no operators of ONNX compute to the last digits."""
-    name: str = site.attr("post_transform").decode()
+    """The attribute `post_transform`. Refuses PROBIT, which operators do not compute to the last digits."""
+    given = site.attr("post_transform")
+    name: str = given.decode()
     need(name in TRANSFORMS, f"its post_transform is {name}")
     return name
 
@@ -53,9 +54,9 @@ def _softmax_zero(scores: Tensor, rank: int, emit: Emitter) -> Tensor:
 
 
 def first_largest(scores: Tensor, count: int, rank: int, emit: Emitter, *, finite: bool) -> Tensor:
-    """The index of the first largest score of the last of `rank` axes. ONNX Runtime's kernels compare with the
-    largest so far: a NaN in front stays the largest, any other is never larger. ArgMax says nothing of NaN.
-    `finite`: no score can be one."""
+    """The index of the first largest score, along the last of `rank` axes. ONNX Runtime's kernels compare
+    with the largest so far: a NaN in front stays the largest, any other is never larger. What ArgMax makes of
+    NaN is not specified. `finite`: no score can be one."""
     if not finite:
         stand_ins = [np.inf] + [-np.inf] * (count - 1)
         scores = emit("Where", emit("IsNaN", scores), emit.const(stand_ins, np.float32), scores)
@@ -112,6 +113,14 @@ def per_model(values: Any, at: int, rank: int, dtype: Any) -> np.ndarray[Any, An
     """A number for each model, on axis `at` of `rank`."""
     numbers = np.asarray(values, dtype)
     return numbers.reshape([len(numbers) if axis == at else 1 for axis in range(rank)])
+
+
+def folded(x: Tensor, at: int, width: int, emit: Emitter) -> Tensor:
+    """An output with the models on axis `at` as FOLDED: [N, B, T] -> [N*B, T], or [B, N, T] -> [B, N*T].
+    Labels, whose `width` is 0, are folded by rows: [N, B] or [B, N] -> [N*B]."""
+    if not width:
+        return emit.reshape(emit.transpose(x, [1, 0]) if at else x, [-1])
+    return emit.reshape(x, [-1, emit.models * width if at else width])
 
 
 def as_floats(site: Site, x: Tensor, emit: Emitter) -> Tensor:
