@@ -184,8 +184,8 @@ class _File:
         return bool(learned.numbers) and all(self._stacked(learned, name) for name in learned.numbers)
 
     def _stacked(self, learned: Learned, name: str) -> bool:
-        """True where a constant [N, ..] has the attribute of model m as its row m, as it is or transposed, or a
-        constant [N*k, ..] as its k rows from m*k on. An attribute that a model lacks is the default of the
+        """True where a constant [N, ..] has the attribute of model m as its row m, as it is or transposed, or
+        a constant [N*k, ..] as its k rows from m*k on. An attribute that a model lacks is the default of the
         operator, or zeros where it has none."""
         given = next(attrs[name] for attrs in learned.each if name in attrs)
         default = _default(learned.node, name, np.zeros_like(given).tolist())

@@ -93,7 +93,7 @@ def _lists_fit(merged: Attributes, each: Sequence[Attributes]) -> bool:
 
 
 def _moves_fit(merged: Attributes, each: Sequence[Attributes], targets: int) -> bool:
-    """True where the trees, targets and features of each model are moved by one number, and by the right one."""
+    """True where the trees, targets and features of each model are moved by one number, the right one."""
     node = leaf = end = 0
     steps = []
     for m, one in enumerate(each):

@@ -1,4 +1,4 @@
-"""Tree ensembles of several models as one: their trees one after the other, each model with targets of its own.
+"""Tree ensembles of several models as one: the trees of all, each model with targets of its own.
 
 Model m of N, which reads C features and gives T targets, has the targets m*T.. of the one ensemble. Its trees
 read the features that all models share, or those from m*C on, where rows of all models are side by side.

@@ -1,8 +1,8 @@
 """Linear models of ai.onnx.ml whose coefficients differ between the models: products with a matrix for each.
 
 ONNX Runtime's LinearClassifier has as many rows of coefficients as intercepts. One row is the score of the
-second of two classes. It then ignores the post transform, adds 1 - score in front, and gives the second label
-where the score is above 0.
+second of two classes. It then ignores all post transforms but LOGISTIC, adds 1 - score in front, and gives
+the second label where the score is above 0. Older versions ignored LOGISTIC, too.
 """
 
 from __future__ import annotations
@@ -134,10 +134,8 @@ def linear_classifier(site: Site) -> Iterator[Option]:
     transform = transform_of(site)
     intercepts = np.array([attrs["intercepts"] for attrs in site.attrs], np.float32)
     product = product_of(site, targets, intercepts)
-    need(
-        labels.count == 2 if targets == 1 else labels.count >= targets,
-        "its labels are not one for each class",
-    )
+    need(labels.count == max(2, targets), "its labels are not one for each class")
+    need(targets > 1 or transform != "LOGISTIC", "versions of ONNX Runtime differ in LOGISTIC of one score")
 
     def outputs(scores: Tensor, at: int, emit: Emitter) -> Sequence[Tensor]:
         if targets == 1:

@@ -111,7 +111,8 @@ def tree_classifier(site: Site) -> Iterator[Option]:
     for forest in forests:
         _check_classes(forest, two)
     signs = [bool((forest.weights < 0).any()) for forest in forests]
-    need(not two or transform != "LOGISTIC" or len(set(signs)) == 1, "the signs of its weights differ")
+    versions = "versions of ONNX Runtime differ in LOGISTIC of two classes without negative weights"
+    need(not two or transform != "LOGISTIC" or all(signs), versions)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
         sums = emitted(as_floats(site, ins[0], emit), emit)
@@ -152,4 +153,4 @@ def _of_two(
     second = emit.unsqueeze(sums, [RANK - 1])
     whole = per_model([0.0 if negative else 1.0 for negative in signs], 1, RANK, np.float32)
     scores = emit("Concat", emit("Sub", emit.const(whole, np.float32), second), second, axis=RANK - 1)
-    return [chosen, emit("Sigmoid", scores) if transform == "LOGISTIC" and all(signs) else scores]
+    return [chosen, emit("Sigmoid", scores) if transform == "LOGISTIC" else scores]
