@@ -2,7 +2,8 @@
 
 It takes the elements of the last axis whose indices a tensor of any shape lists: [.., C], [K] -> [.., K]. A
 vector becomes a row first: [C], [K] -> [1, K]. Converters of scikit-learn write the label of a class with it,
-and a Reshape to [-1] behind it, which makes that row and the shape of the indices meaningless.
+and a Reshape to [-1] behind it, which makes that row and the shape of the indices meaningless. An index below
+0, with which ONNX Runtime's kernel fails, counts from the end.
 """
 
 from __future__ import annotations

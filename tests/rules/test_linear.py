@@ -8,6 +8,7 @@ import pytest
 from learned import agree, table
 from onnx import TensorProto
 
+OPS = ("ai.onnx.ml.LinearClassifier", "ai.onnx.ml.LinearRegressor")
 INT, STRING, FLOAT = TensorProto.INT64, TensorProto.STRING, TensorProto.FLOAT
 ODD = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0, 1e30, 2.0]
 TRANSFORMS = ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")

@@ -12,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from netfuse_onnx.plan import planner
 
+OPS = ("ai.onnx.ml.TreeEnsembleClassifier", "ai.onnx.ml.TreeEnsembleRegressor")
 INT, STRING, FLOAT = TensorProto.INT64, TensorProto.STRING, TensorProto.FLOAT
 COLUMNS = 3
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
