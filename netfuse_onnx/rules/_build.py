@@ -110,6 +110,15 @@ def need(condition: bool, reason: str) -> None:
         raise Refuse(reason)
 
 
+def need_equal(site: Site, *names: str) -> None:
+    """Refuse where an attribute differs that no constant stands for."""
+    for name in {name for attrs in site.attrs for name in attrs} - set(names):
+        values = [attrs.get(name) for attrs in site.attrs]
+        need(
+            all(value == values[0] for value in values), f"its attribute {name!r} differs between the models"
+        )
+
+
 def all_widths(
     pads: Tensor, values: np.ndarray[Any, Any] | None, axes: Sequence[int], rank: int, emit: Emitter
 ) -> Tensor:
