@@ -18,7 +18,7 @@ from netfuse_onnx.rules._site import Site
 from netfuse_onnx.types import Became
 
 WINDOW = {"kernel_shape": (1,), "strides": (1,), "dilations": (1,), "pads": (0, 0)}
-"""What the attributes of a window say of the one row. Pads name all beginnings, then all ends."""
+"""The attributes of a window, with their values for the one row. Pads name all beginnings, then all ends."""
 
 
 def of_one_row(site: Site) -> dict[str, Any]:
