@@ -10,8 +10,8 @@ from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK as BLOCK
 
 LINE = "convolution_line"
-"""A convolution along one axis that runs on plain images, each group after the other. A signal of rank 3 has no
-other kernel, whatever its channels are."""
+"""A convolution along one axis of plain images, one group after the other. A signal of rank 3 has no other
+kernel, whatever its channels are."""
 
 FEW = 4
 """Up to so many input channels, an ungrouped convolution reads a plain image into blocks."""
