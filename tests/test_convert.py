@@ -180,6 +180,18 @@ def test_a_split_writes_what_each_model_gets_on_cuda(dims):
         assert {node.op_type for node in nodes} == {"Gather"}
 
 
+@pytest.mark.parametrize("dims", [(1, 3), (3,), ("B", 3), ("B", "S", 2)], ids=str)
+def test_a_join_along_a_static_axis_on_a_cpu(dims):
+    """Only there no value needs an axis of its own before it is joined."""
+    for axis in range(len(dims)):
+        nodes = [
+            node.op_type for node in converter(PER_MODEL, STACKED(axis), dims, provider="cpu").graph.node
+        ]
+        folded = isinstance(dims[axis], int) and sum(isinstance(dim, str) for dim in dims) < 2
+        assert ("Unsqueeze" in nodes) != folded
+        assert "Unsqueeze" in [n.op_type for n in converter(PER_MODEL, STACKED(axis), dims).graph.node]
+
+
 @pytest.mark.parametrize("models", [1, 2])
 def test_numbers_of_models(models):
     for src, dst in itertools.permutations(layouts((2, 3)), 2):
