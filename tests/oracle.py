@@ -353,11 +353,21 @@ class Every(Cost):
         return super().refusal(offer) if PROVIDER == "cuda" else ""
 
 
+class EveryOnCpu(Every):
+    """The same for the other provider."""
+
+    provider = "cpu"
+
+
 def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> Iterator[Plan]:
     """The best plan, then one per lowering of each node that it did not choose, with that one forced. Those
     that only pay by measured costs are among them; once per model for the price of it is not."""
     cost = Every(corr.models) if tuned else Cost(corr.models)
     found = planning.candidates(corr, io=io, share=share, cost=cost)
+    if tuned:
+        other = planning.candidates(corr, io=io, share=share, cost=EveryOnCpu(corr.models))
+        pairs = zip(found.options, other.options, strict=True)
+        found.options = [list({identity(o): o for o in (*more, *offers)}.values()) for offers, more in pairs]
     found.options = [[o for o in offers if o.reason != CHEAPER] for offers in found.options]
     best = planning.plan(corr, io=io, share=share)
     yield best

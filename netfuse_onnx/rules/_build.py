@@ -101,7 +101,9 @@ def per_axis(
         if given is not None:
             taken = range(len(site.node.inputs)) if every_input else [0]
             takes, outs = site.takes(dict.fromkeys(taken, layout)), site.gives(given)
-            yield Option(name or site.op.lower(), takes, outs, body(layout), tuned=layout.tuned)
+            yield Option(
+                name or site.op.lower(), takes, outs, body(layout), tuned=layout.tuned, only=layout.only
+            )
 
 
 def need(condition: bool, reason: str) -> None:

@@ -122,7 +122,7 @@ def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
         takes = layout.operands(given, out)
         if takes is not None:
             body = _aligned(layout, takes, given, out)
-            yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)
+            yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned, only=layout.only)
 
 
 def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:
