@@ -212,7 +212,7 @@ def _dearer(laps: Sequence[Lap], name: str) -> Iterator[str]:
     """Sentences on a plan that loads slower, or holds more, than a session for each model."""
     for lap in laps[:1]:
         row = lap.row(name)
-        others = [other for other in lap.rows if other.kind in SESSIONS and other.ran]
+        others = [other for other in lap.rows if other.kind in SESSIONS and other.ran and other.load]
         if row is None or not row.ran or not others:
             continue
         load, held = (min(getattr(other, what) for other in others) for what in ("load", "resident"))

@@ -60,6 +60,10 @@ class Several(Cost):
             self._sites[id(site)] = site, each
         return self._sites[id(site)][1]
 
+    def refusal(self, offer: Lowering) -> str:
+        """The first reason of any of the costs."""
+        return next(filter(None, (cost.refusal(offer) for cost in self.costs)), "")
+
     def repeated(self, weight: Weight) -> float:
         return self._sum([cost.repeated(weight) for cost in self.costs])
 

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
 from netfuse_onnx.prove.coverage import MOST, Coverage, Reach, candidates
-from netfuse_onnx.prove.sizes import ATTEMPTS, MAX_MEMORY, Room, Search
+from netfuse_onnx.prove.options import Options
+from netfuse_onnx.prove.sizes import ATTEMPTS, Room, Search
 from netfuse_onnx.run import bounds, inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given
 from netfuse_onnx.run.offers import Offers, Seen
-from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
+from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
+
+__all__ = ["Options", "Progress", "Trial"]
 
 LATER_ATTEMPTS = 40
 """The choices of inputs that are offered for every batch size but the first, at most."""
@@ -31,38 +33,6 @@ SHOWN = 6
 
 Progress = Callable[[str, int, int], None]
 """A function that is called with the name of a step, how much of it is done, and the total."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The settings of a proof. `dims` binds symbolic dims, and each of `further` binds them to other sizes,
-    for a case of their own; `file` is an .npz of inputs; `rtol` and `atol` override the tolerances. `search`
-    looks for inputs that show more than the first that run; `isolation` feeds odd values to every model, not
-    to two; `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes begin; `single`
-    runs a batch of 1 only; `made_for` is the provider that the file was merged for, '' for none."""
-
-    runtime: Runtime
-    io: str = "separate"
-    share: frozenset[str] = frozenset()
-    dims: Mapping[str, int] = field(default_factory=dict)
-    seed: int = 0
-    rtol: float | None = None
-    atol: float | None = None
-    file: str = ""
-    search: bool = True
-    isolation: bool = False
-    max_memory: int = MAX_MEMORY
-    wide: int = 0
-    single: bool = False
-    made_for: str = ""
-    further: tuple[Mapping[str, int], ...] = ()
-
-    def remembering(self, dims: Sizes, family: Correspondence) -> Options:
-        """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""
-        symbolic = inputs.names(inputs.describe(family))
-        kept = {name: dims[name] for name in symbolic if name in dims and name not in self.dims}
-        first, *further = ({**old, **own} for old in points(kept) for own in (self.dims, *self.further))
-        return replace(self, dims=first, further=tuple(further))
 
 
 class Trial:

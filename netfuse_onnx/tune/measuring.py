@@ -25,10 +25,10 @@ HEAVY = 64 << 20
 """Bytes of weights of one graph: more than a cache holds, so that they come from memory as in a network."""
 TOO_HEAVY = 600 << 20
 """Bytes of weights of one node, beyond which it is not measured."""
-LONGEST = 30_000.0
+LONGEST = 10_000.0
 """The microseconds of one graph, by the prediction, for the sake of weights that come from memory."""
-ROUNDS, SPENT = 200, 0.04
-"""The most rounds of a group, and the seconds that the rounds of one case take together."""
+FEWEST, ROUNDS, SPENT = 4, 200, 0.04
+"""The fewest and the most rounds of a group, and the seconds that the rounds of one case take together."""
 SHORTEST = 0.01
 """The least microseconds that are taken for a time: a difference may come out as nothing."""
 
@@ -48,7 +48,7 @@ class Measurer:
         ready = [self._ready(case, guess) for case, guess in zip(cases, predicted, strict=True)]
         runs = [run for _, run in ready if run is not None]
         best = in_turns(runs, 2)
-        rounds = max(3, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
+        rounds = max(FEWEST, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
         best = [min(pair) for pair in zip(best, in_turns(runs, rounds, until), strict=True)]
         times = iter(best)
         return [math.nan if run is None else self._own(made, next(times)) for made, run in ready]

@@ -79,6 +79,9 @@ class Several(Timed):
     def repeated(self, weight: Weight) -> float:
         return self._sum([cost.repeated(weight) for cost in self.settings])
 
+    def call(self, inputs: int, outputs: int) -> float:
+        return self._sum([cost.call(inputs, outputs) for cost in self.settings])
+
     def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
         return self.settings[0].emitted_dims(name, value)
 

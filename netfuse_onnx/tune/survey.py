@@ -133,6 +133,17 @@ def shares(divided: Iterable[Divided], times: Mapping[str, float]) -> dict[Place
     return parts
 
 
+def alone(survey: Survey) -> list[Group]:
+    """The nodes that have one lowering: no plan depends on their times, but what it is expected to take."""
+    cost = survey.tuned({}, open=True)
+    groups: dict[tuple[str, ...], Group] = {}
+    for offers, site in zip(survey.found.options, survey.found.sites, strict=True):
+        for key, entry in _singles(survey, cost, offers, site) if len(offers) == 1 else ():
+            group = survey.add({key: entry})
+            groups.setdefault(group.keys, group).stake += entry.predicted
+    return sorted(groups.values(), key=lambda group: group.stake, reverse=True)
+
+
 # --------------------------------------------------------------------------- what a plan uses
 
 
@@ -158,7 +169,7 @@ def recall(survey: Survey, times: Mapping[str, float]) -> None:
         return
     cost = survey.tuned(times, open=True)
     for offers, site in zip(survey.found.options, survey.found.sites, strict=True):
-        for key, entry in _singles(survey, cost, offers, site) if len(offers) > 1 else ():
+        for key, entry in _singles(survey, cost, offers, site):
             if key in times:
                 survey.add({key: entry})
     seen: list[tuple[ConversionCase, str, float]] = []

@@ -18,6 +18,7 @@ from netfuse_onnx.plan.sized import resized
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules._registry import is_measured
+from netfuse_onnx.tune import frame
 from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
 from netfuse_onnx.tune.keys import Keys
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
@@ -176,6 +177,11 @@ class Tuned(Timed):
             compare=name in self._family.graph.inputs,
         )  # fmt: skip
         return case if case.copies_something else None
+
+    def call(self, inputs: int, outputs: int) -> float:
+        if not all(name in self.times for name in frame.NAMES):
+            return self.base.call(inputs, outputs)
+        return self.times[frame.CALL] + (inputs + outputs) * self.times[frame.INPUT]
 
     def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
         return self.base.emitted_dims(name, value)

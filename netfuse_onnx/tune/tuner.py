@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from netfuse_onnx.errors import InternalError
@@ -19,9 +18,9 @@ from netfuse_onnx.tune import frame
 from netfuse_onnx.tune.cache import Cache, about
 from netfuse_onnx.tune.clock import Clock
 from netfuse_onnx.tune.measuring import Measurer
-from netfuse_onnx.tune.survey import Group, Survey, recall, surveyed, wanted
+from netfuse_onnx.tune.survey import Group, Survey, alone, recall, surveyed, wanted
 from netfuse_onnx.tune.tuned import Summary, Tuned
-from netfuse_onnx.types import Correspondence
+from netfuse_onnx.types import Correspondence, Plan
 
 SECONDS = 60.0
 """The default budget of a tuning."""
@@ -32,6 +31,9 @@ MOST_AT_STAKE = 0.98
 HOPES = (0.5, 1.0)
 """A plan is chosen as if what was not measured took half the time that is expected, and what it uses is
 measured, until it uses nothing else; then as if it took the expected time."""
+SWEEPS, STEADY = 3, 0.97
+"""The most times that measurements are repeated. They end when a plan takes no less than so much of what it
+took by those before."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,7 +72,7 @@ def tuned(
 
 
 def _answer(survey: Survey, times: Times, seconds: float) -> Tuned:
-    used = {key: times.known[key] for key in survey.entries if key in times.known}
+    used = {key for key in survey.entries if key in times.known}
     fresh = sum(key in times.fresh for key in used)
     summary = Summary(fresh, len(used) - fresh, len(survey.entries) - len(used), round(seconds, 1))
     return survey.tuned(times.known, summary=summary)
@@ -92,7 +94,8 @@ class Times:
             if math.isnan(taken):
                 self.failed.add(key)
             else:
-                self.known[key] = self.fresh[key] = taken
+                shortest = min(taken, self.fresh.get(key, taken))
+                self.known[key] = self.fresh[key] = shortest
         if time.monotonic() - self._saved > SAVED:
             self.save()
 
@@ -107,67 +110,89 @@ class Times:
 
 
 def measure(survey: Survey, times: Times, clock: Clock, until: float, tell: Progress) -> None:
-    """Measure what matters, as far as the time goes. Nothing is measured where there is no choice."""
-    todo = _at_stake(survey, times)
+    """Measure what matters, as far as the time goes. Nothing is measured where there is no choice at all."""
+    if not survey.choices:
+        return
+    held = sum(nbytes(part) for parts in survey.family.weights.values() for part in parts)
     try:
-        if not (todo or survey.choices):
-            return
-        family = survey.family
-        held = sum(nbytes(part) for parts in family.weights.values() for part in parts)
         measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, held)
-        for group in _in_time(todo, until, tell):
-            _measure_group(survey, times, measurer, group, until)
-        while any(_measure_used(survey, times, measurer, hope, until, tell) for hope in HOPES):
-            pass  # until plans by all times use nothing else, so that the next run finds all that it wants
+        tuning = _Tuning(survey, times, measurer, until, tell)
+        tuning.measure(tuning.at_stake())
+        tuning.converge()
+        for _ in range(SWEEPS):
+            if not tuning.sweep():
+                break
+            tuning.converge()
+        tuning.measure(alone(survey))
     except RunFailed:
         return
     finally:
         times.save()
 
 
-def _at_stake(survey: Survey, times: Times) -> list[Group]:
-    """The groups that take most of the predicted time, and that have something to measure."""
-    every = sorted(survey.choices.values(), key=lambda group: group.stake, reverse=True)
-    left = MOST_AT_STAKE * sum(group.stake for group in every)
-    groups = []
-    for group in every:
-        if left <= 0:
-            break
-        left -= group.stake
-        groups.append(group)
-    return [group for group in groups if times.lacks(group)]
+@dataclass
+class _Tuning:
+    """The measuring of one family, until the time `until`."""
 
+    survey: Survey
+    times: Times
+    measurer: Measurer
+    until: float
+    tell: Progress
 
-def _measure_used(
-    survey: Survey, times: Times, measurer: Measurer, hope: float, until: float, tell: Progress
-) -> bool:
-    """Measure what plans use, until a plan uses nothing that was not measured, or the time is up. Gives True
-    where that is not yet so from the start."""
-    for turn in itertools.count():
-        if time.monotonic() >= until:
+    def at_stake(self) -> list[Group]:
+        """The groups of nodes that take most of the predicted time."""
+        every = sorted(self.survey.choices.values(), key=lambda group: group.stake, reverse=True)
+        left = MOST_AT_STAKE * sum(group.stake for group in every)
+        groups = []
+        for group in every:
+            if left > 0:
+                groups.append(group)
+            left -= group.stake
+        return groups
+
+    def measure(self, groups: Sequence[Group], *, again: bool = False) -> None:
+        """Measure groups that lack something, or all of them `again`."""
+        todo = [group for group in groups if again or self.times.lacks(group)]
+        for done, group in enumerate(todo):
+            if time.monotonic() >= self.until:
+                return
+            self.tell("measuring lowerings", done, len(todo))
+            entries = [self.survey.entries[key] for key in group.keys]
+            predicted = [
+                self.times.known.get(key, e.predicted) for key, e in zip(group.keys, entries, strict=True)
+            ]
+            taken = self.measurer.group([entry.case for entry in entries], predicted, self.until)
+            self.times.learn(zip(group.keys, taken, strict=True))
+
+    def converge(self) -> None:
+        """Measure what plans use, until plans of all HOPES use nothing that was not measured. The next run
+        then finds all that it wants in the cache."""
+        while any(self._measured_for(hope) for hope in HOPES):
+            pass
+
+    def _measured_for(self, hope: float) -> bool:
+        """Measure what a plan uses. Gives False where that was known, or the time is up."""
+        if time.monotonic() >= self.until:
             return False
-        guess = survey.tuned(times.known, open=True, hope=hope)
-        plan = solved(survey.priced, survey.found, guess)
-        groups = [group for group in wanted(survey, plan, guess) if times.lacks(group)]
-        if not groups:
-            return turn > 0
-        for group in _in_time(groups, until, tell):
-            _measure_group(survey, times, measurer, group, until)
-    return False
+        guess, plan = self._plan(hope)
+        groups = [group for group in wanted(self.survey, plan, guess) if self.times.lacks(group)]
+        self.measure(groups)
+        return bool(groups)
 
+    def _plan(self, hope: float = 1.0) -> tuple[Tuned, Plan]:
+        guess = self.survey.tuned(self.times.known, open=True, hope=hope)
+        return guess, solved(self.survey.priced, self.survey.found, guess)
 
-def _in_time(groups: list[Group], until: float, tell: Progress) -> Iterator[Group]:
-    for done, group in enumerate(groups):
-        if time.monotonic() >= until:
-            return
-        tell("measuring lowerings", done, len(groups))
-        yield group
-
-
-def _measure_group(survey: Survey, times: Times, measurer: Measurer, group: Group, until: float) -> None:
-    entries = [survey.entries[key] for key in group.keys]
-    taken = measurer.group([e.case for e in entries], [e.predicted for e in entries], until)
-    times.learn(zip(group.keys, taken, strict=True))
+    def sweep(self) -> bool:
+        """Measure once more what matters and was measured in this run: other processes only ever add to a
+        time, and may do so for seconds. Gives True where the time of the plan became clearly shorter."""
+        fresh = [group for group in self.at_stake() if not self.times.fresh.keys().isdisjoint(group.keys)]
+        if not fresh or time.monotonic() >= self.until:
+            return False
+        before = self._plan()[1].cost
+        self.measure(fresh, again=True)
+        return self._plan()[1].cost < STEADY * before
 
 
 def _frame(times: Times, clock: Clock) -> frame.Frame:
