@@ -45,7 +45,7 @@ class Clock:
     optimise: bool = True
     left_out: tuple[str, ...] = (EQUAL_NODES,)
 
-    def ready(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Run:
+    def ready(self, model: bytes | str, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Run:
         """Load a model and run it once or more, so that all is in place. Raises RunFailed."""
         if self.runtime.provider != "cuda" or self.graph is not None:
             return self._ready(model, feeds, graph=bool(self.graph))
@@ -54,7 +54,7 @@ class Clock:
         except RunFailed:
             return self._ready(model, feeds, graph=False)
 
-    def _ready(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]], *, graph: bool) -> Run:
+    def _ready(self, model: bytes | str, feeds: Mapping[str, np.ndarray[Any, Any]], *, graph: bool) -> Run:
         session = self._session(model, graph)
         binding, place = session.io_binding(), device(self.runtime)
         for name, array in feeds.items():
@@ -74,7 +74,7 @@ class Clock:
             once()
         return once
 
-    def _session(self, model: bytes, graph: bool) -> Any:
+    def _session(self, model: bytes | str, graph: bool) -> Any:
         options = session_options()
         options.intra_op_num_threads = self.threads
         # Else the threads of the session before wait actively, on the cores that this one needs.
