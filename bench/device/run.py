@@ -5,7 +5,8 @@
 
 The order: a check that the provider works; the constants of the cost model (bench/calibrate.py, on CUDA);
 values (values.py); plans by measuring (tune.py); the cases of bench/serving.py; single operators
-(micro.py). Results of the last two go to OUT/results.jsonl after each way, a line per case. The table is printed last.
+(micro.py). Results of the last two go to OUT/results.jsonl after each way, a line per case. The table is
+printed last.
 """
 
 from __future__ import annotations

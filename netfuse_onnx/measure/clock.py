@@ -20,7 +20,7 @@ class Clock:
         self.seconds = seconds
         self.start = time.monotonic()
         self.left_out: dict[str, list[str]] = {}
-        """The things that were left out because the time was up, in order: words of a sentence, and their ways."""
+        """The things for which there was no time, in order: words of a sentence, and their ways."""
 
     @property
     def bounded(self) -> bool:

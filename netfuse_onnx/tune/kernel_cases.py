@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +41,7 @@ LINES = (  # channels in, out, length of the signal, of the filter, groups
 )  # fmt: skip
 
 SQUARES = tuple((c, m, k) for c in (12, 48, 96) for m, k in ((16, 64), (128, 64), (64, 32), (256, 32)))
-"""Of attention: heads of all models, words, width of a head."""
+"""Sizes in attention: heads of all models, words, width of a head."""
 
 Made = tuple[onnx.NodeProto, list[onnx.TensorProto]]
 Link = Callable[[int, str], Made]
@@ -149,7 +150,7 @@ def convolution(into: int, out: int, side: int, groups: int, models: int, axes: 
     def link(i: int, x: str) -> Made:
         a, b = turn(i, into, out)
         weight = stored(f"w{i}", models * b, a // groups, *[side] * axes)
-        attrs = {"group": models * groups, "pads": [side // 2] * 2 * axes}
+        attrs: dict[str, Any] = {"group": models * groups, "pads": [side // 2] * 2 * axes}
         return helper.make_node("Conv", [x, weight.name], [f"y{i}"], **attrs), [weight]
 
     return link
