@@ -22,7 +22,7 @@ from dataclasses import replace
 from netfuse_onnx.measure import machine, memory, profile
 from netfuse_onnx.measure.choice import Way, choose, narrowed
 from netfuse_onnx.measure.contenders import OneGraph
-from netfuse_onnx.measure.entries import Entry, MergedFile, entries
+from netfuse_onnx.measure.entries import Entry, MergedFile, entries, named
 from netfuse_onnx.measure.once import TIME_UP, Keep, cut, one_by_one
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
 from netfuse_onnx.measure.rounds import (
@@ -36,7 +36,7 @@ from netfuse_onnx.measure.rounds import (
     ratio,
     sample,
 )
-from netfuse_onnx.measure.sessions import Settings
+from netfuse_onnx.measure.sessions import Settings, snippet
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
@@ -67,7 +67,7 @@ def contest(
     and every way has at least one; on CUDA, nothing starts later. On CUDA `keep` gets the report so far after
     each way, and outputs are compared where `checked`.
     """
-    effort, about = effort or Effort(), _About(work)
+    effort, about = effort or Effort(), _About(work, merged)
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder) as temporary:
         chosen = [entry for entry in (*entries(work, merged, temporary), *more) if only(entry)]
         if work.runtime.provider == "cuda":
@@ -87,8 +87,8 @@ def contest(
 class _About:
     """The facts about a comparison as it begins."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work = work
+    def __init__(self, work: Workload, merged: Sequence[MergedFile]) -> None:
+        self.work, self.merged = work, merged
         self.start, self.load = time.monotonic(), machine.load()
         self.machine, self.versions = machine.machine(work.runtime.provider), machine.versions()
 
@@ -115,7 +115,16 @@ class _About:
             seconds=time.monotonic() - self.start,
             warnings=(*notes, *_warnings(work, self.load, rows)),
             cut=cut(ways),
+            snippet=self._snippet(rows),
         )
+
+    def _snippet(self, rows: Sequence[Row]) -> str:
+        """Return Python that opens the first of the merged files as it was fastest; '' where none ran."""
+        own = [row for row in rows if row.ran and self.merged and row.label == self.merged[0].label]
+        best = min(own, key=lambda row: row.median, default=None)
+        settings = named(self.work, best.settings) if best else None
+        where = self.work.runtime.provider
+        return snippet(settings, self.merged[0].path, where, tf32=self.work.tf32) if settings else ""
 
 
 # --------------------------------------------------------------------------- measuring in turns

@@ -103,6 +103,8 @@ class BenchReport(Report):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     cut: bool = False
+    snippet: str = ""
+    """Python that opens the merged file under the settings that were fastest for it."""
 
     @property
     def ok(self) -> bool:

@@ -244,7 +244,7 @@ MUTATIONS = (
     mutation(
         "strict-is-ignored",
         "netfuse_onnx/api.py",
-        "        if strict:\n            refusals.replicated(answer)\n",
+        "            refusals.replicated(answer)\n",
         "",
         "test_cli_faults.py::test_strict",
     ),
