@@ -209,7 +209,7 @@ class _Race:
 
 
 def _dearer(laps: Sequence[Lap], name: str) -> Iterator[str]:
-    """Sentences on a plan that loads slower, or holds more, than a session for each model."""
+    """Yield sentences on a plan that loads slower, or holds more, than a session for each model."""
     for lap in laps[:1]:
         row = lap.row(name)
         others = [other for other in lap.rows if other.kind in SESSIONS and other.ran and other.load]
@@ -245,7 +245,7 @@ def _distinct(plans: Sequence[Plan]) -> tuple[list[Plan], dict[str, str]]:
 
 
 def _advice(tuning: Tuning, ask: Request) -> str:
-    """What to do where no plan beats the best alternative, in one sentence."""
+    """One sentence that says what to do where no plan beats the best alternative."""
     best = next((case for case in tuning.cases if case.ratio is not None), None)
     if best is None:
         return "No other way could be measured, so nothing is known of the gain."

@@ -206,6 +206,21 @@ def test_no_plan_has_a_smaller_sum_of_relative_times(tmp_path: Path, sizes: tupl
     assert [row.best for row in rows] == pytest.approx(bests, abs=0.01)
 
 
+def test_a_large_size_counts_no_more_than_a_small_one(tmp_path: Path) -> None:
+    found = matched(family(tmp_path))
+    several = cost("cpu", found, {"n": (1, 1000)})
+    assert isinstance(several, Several)
+    offers = planner.candidates(found, io="separate", share=frozenset(), cost=several)
+    several.priced(found)
+    several.weigh([1.0, 3.0])  # their mean is 2
+    site, offer = offers.sites[0], offers.options[0][0]
+    small, large = (
+        one.lowering(offer, at) for one, at in zip(several.costs, several._sized(site), strict=True)
+    )
+    assert large > small
+    assert several.lowering(offer, site) == pytest.approx(small * 2.0 / 1.0 / 2 + large * 2.0 / 3.0 / 2)
+
+
 def test_each_size_is_planned_for_proven_and_remembered(tmp_path: Path) -> None:
     paths, out = family(tmp_path), str(tmp_path / "merged.onnx")
     report = netfuse_onnx.merge(paths, out, target="cpu", dims={"n": (1, 3, 5)}, provider="cpu")

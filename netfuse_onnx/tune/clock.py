@@ -35,7 +35,8 @@ WARM_UP = {"cpu": 1, "cuda": 3}
 @dataclass(frozen=True)
 class Clock:
     """Sessions on `runtime` whose operators share `threads` threads. On CUDA inputs and outputs stay on the
-    device; `graph` says if runs are replayed as a CUDA graph: by default where the provider can. `left_out` names optimisers; without `optimise` all are left out."""
+    device; `graph` says if runs are replayed as a CUDA graph: by default where the provider can. `left_out`
+    names optimisers; without `optimise` all are left out."""
 
     runtime: Runtime
     threads: int = 0
