@@ -25,6 +25,27 @@ MUTATIONS = (
         "rules/test_qlinear.py::test_long_sums_are_exact[2200-int8-int8]",
     ),
     mutation(
+        "rows-without-a-dilation",
+        "netfuse_onnx/rules/signals.py",
+        '"dilations": (1,), "pads": (0, 0)}',
+        '"pads": (0, 0)}',
+        "rules/test_signals.py::test_convolution[2,16,7-16,16,3-<pads = [2, 0], dilations = [2]>-True]",
+    ),
+    mutation(
+        "channels-that-meet-any-other-in-a-row",
+        "netfuse_onnx/layouts/image.py",
+        "if own < 0 or not same_dim(dim, out[CHANNELS]):",
+        "if own < 0:",
+        "rules/test_signals.py::test_channels_of_another_number",
+    ),
+    mutation(
+        "a-scale-per-channel-along-the-row",
+        "netfuse_onnx/layouts/image.py",
+        "return emit.unsqueeze(x, [len(dims) - 1])",
+        "return x",
+        "rules/test_signals.py::test_broadcasting[weight-16,1]",
+    ),
+    mutation(
         "folded-axes-touched",
         "netfuse_onnx/layouts/folded.py",
         "return self.axis in axes",
