@@ -41,6 +41,8 @@ class Cost:
 
     tuned = False
     """True where options that only pay by measured costs are on offer."""
+    measures = False
+    """True where the options are on offer, too, whose speed the target's constants do not cover."""
     provider = ""
     """The provider that the target names: its own options are on offer, and what it refuses is not."""
 

@@ -32,6 +32,13 @@ MUTATIONS = (
         "rules/test_signals.py::test_convolution[2,16,7-16,16,3-<pads = [2, 0], dilations = [2]>-True]",
     ),
     mutation(
+        "filters-filled-in-front",
+        "netfuse_onnx/rules/conv.py",
+        "emit.const([0] * (rank + 3) + [full - count] + [0] * rank)",
+        "emit.const([0, full - count] + [0] * (2 * rank + 2))",
+        "rules/test_conv.py::test_filters_of_zeros",
+    ),
+    mutation(
         "channels-that-meet-any-other-in-a-row",
         "netfuse_onnx/layouts/image.py",
         "if own < 0 or not same_dim(dim, out[CHANNELS]):",
