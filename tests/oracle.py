@@ -354,9 +354,10 @@ class Every(Cost):
 
 
 class EveryOnCpu(Every):
-    """The same for the other provider."""
+    """The same for the other provider, with what only measured times choose."""
 
     provider = "cpu"
+    measures = True
 
 
 def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> Iterator[Plan]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
-from netfuse_onnx.layouts.folded import fold
+from netfuse_onnx.layouts.folded import fold, unfold
 from netfuse_onnx.ops.schemas import MICROSOFT
+from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, Dim
 
 
 def _not_wide(site: Site) -> str:
@@ -70,6 +71,45 @@ def conv_padded(site: Site) -> Iterator[Option]:
 
     takes = site.takes({0: STACKED(1), 1: FOLDED(0), 2: FOLDED(0), 3: FOLDED(1)})
     yield Option("conv_padded", takes, (FOLDED(1),), body, Became.GROUPED, only="cuda")
+
+
+MOST = 2
+"""Filters are filled up to at most so many times their number."""
+
+
+@family("Conv")
+def conv_filled(site: Site) -> Iterator[Option]:
+    """With --tune, filters of zeros fill blocks of channels; what they give is cut off: N(MP)HW -> NMOHW."""
+    dims, filters = site.dims(0), site.dims(1)
+    need(len(dims) == len(filters) == 4 and site.is_mapped(0) and site.is_mapped(1), "it is not over images")
+    out, into, *window = filters
+    known = isinstance(out, int) and isinstance(into, int) and out > 0 and into > 0
+    need(known and site.attr("group") == 1 and window != [1, 1], "it is grouped, or of one point")
+    count = static_size(out)
+    full = -(-count // CHANNEL_BLOCK) * CHANNEL_BLOCK
+    need(static_size(into) % CHANNEL_BLOCK == 0, "its input fills no whole blocks")
+    need(count < full <= MOST * count, "its filters fill blocks, or too little of one")
+    need(site.opset >= 11, "Pad reads no widths below opset 11")
+
+    def filled(emit: Emitter, w: Tensor, rest: Sequence[Dim]) -> Tensor:
+        rank = len(rest)
+        w = emit.reshape(w, [emit.models, count, *map(static_size, rest)])
+        w = emit("Pad", w, emit.const([0] * (rank + 3) + [full - count] + [0] * rank))
+        return emit.reshape(w, [emit.models * full, *map(static_size, rest)])
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        more = [filled(emit, ins[2], [])] if site.has(2) else []
+        x = [ins[0], filled(emit, ins[1], filters[1:]), *more]
+        (y,) = emit_same_op(site, x, emit, group=emit.models)
+        sizes = site.out_dims()
+        y = unfold(emit, y, 1, (sizes[0], full, *sizes[2:]))
+        return emit("Slice", y, emit.const([0]), emit.const([count]), emit.const([2]))
+
+    need(all(isinstance(size, int) for size in window), "the size of its window is unknown")
+    takes = site.takes({0: FOLDED(1), 1: FOLDED(0), 2: FOLDED(0)})
+    yield Option(
+        "conv_filled", takes, (STACKED(1),), body, Became.GROUPED, tuned=True, only="cpu", unmeasured=True
+    )
 
 
 ACTIVATIONS = {

@@ -6,7 +6,7 @@ depthwise kernel for it. A convolution of one axis copies its input instead, for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
@@ -21,9 +21,9 @@ WINDOW = {"kernel_shape": (1,), "strides": (1,), "dilations": (1,), "pads": (0, 
 """The attributes of a window, with their values for the one row. Pads name all beginnings, then all ends."""
 
 
-def of_one_row(site: Site) -> dict[str, Any]:
+def of_one_row(attrs: Mapping[str, Any]) -> dict[str, list[int]]:
     """The attributes of a window over one axis as those of a window over an image of one row."""
-    given = {name: [int(v) for v in site.node.attrs[name]] for name in WINDOW if name in site.node.attrs}
+    given = {name: [int(v) for v in attrs[name]] for name in WINDOW if name in attrs}
     need(
         all(len(given[name]) == len(row) for name, row in WINDOW.items() if name in given),
         "it has a window of another rank",
@@ -41,7 +41,7 @@ def conv_of_a_row(site: Site) -> Iterator[Option]:
     own, groups = site.mapped[0], int(site.attr("group"))
     need(own or groups == 1, "its input is shared and its filters are already grouped")
     need(_in_blocks(site, own), "its channels do not fill whole blocks")
-    window = of_one_row(site)
+    window = of_one_row(site.node.attrs)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         x = ins[0] if own else emit.unsqueeze(ins[0], [2])
@@ -69,7 +69,7 @@ def _in_blocks(site: Site, own: bool) -> bool:
 def pool_of_a_row(site: Site) -> Iterator[Option]:
     """With --target cpu, it works over the last axis of an image of one row: N(MC)1L."""
     need(site.rank(0) == 3 and not site.has_output(1), "it is not over one axis, or its indices are read")
-    window = of_one_row(site)
+    window = of_one_row(site.node.attrs)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         return emit_same_op(site, ins, emit, **window)

@@ -1,7 +1,7 @@
 """Convolutions."""
 
 import pytest
-from oracle import Every, as_models, check, draw, family, graph, sweep
+from oracle import Every, EveryOnCpu, as_models, check, draw, family, graph, sweep
 
 from netfuse_onnx.plan.planner import candidates
 
@@ -134,3 +134,40 @@ def offered(model, folder):
     corr = family(as_models(model, values, role, folder))
     found = candidates(corr, io="separate", share=frozenset(), cost=Every(2))
     return {offer.rule for offers in found.options for offer in offers}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [("2,16,4,5", "12,16,3,3", "pads = [1, 1, 1, 1]"), ("B,16,H,4", "8,16,1,3", "strides = [2, 1]"),
+     ("1,16,4,4", "20,16,3,3", "dilations = [1, 1]"), ("0,16,4,4", "9,16,2,2", "group = 1"),
+     ("1,16,5,5", "17,16,3,3", "auto_pad = \"SAME_UPPER\", strides = [2, 2]")],
+)  # fmt: skip
+def test_filters_of_zeros(x, w, attributes, bias, tmp_path):
+    """Filters that fill a block for a CPU, where measured times choose it."""
+    more, name = (f", float[{w.split(',')[0]}] b", ", b") if bias else ("", "")
+    model = graph(f"float[{x}] x, float[{w}] w{more}", f"y = Conv<{attributes}>(x, w{name})")
+    role = {i.name: "input" if i.name == "x" else "weight" for i in model.graph.input}
+    for models, io in ((3, "separate"), (16, "stacked")):
+        values = draw(model, models, sizes=SIZES)
+        check(model, values, role, tmp_path, io=io)
+        found = candidates(
+            family(as_models(model, values, role, tmp_path)),
+            io=io,
+            share=frozenset(),
+            cost=EveryOnCpu(models),
+        )
+        assert "conv_filled" in {offer.rule for offer in found.options[-1]}
+    sweep(model, tmp_path, models=(2,), sizes=SIZES)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [("2,16,4,5", "16,16,3,3", ""), ("2,16,4,5", "7,16,3,3", ""), ("2,8,4,5", "12,8,3,3", ""), ("2,16,5", "12,16,3", ""),
+     ("2,16,4,5", "12,16,1,1", ""), ("2,32,4,5", "12,16,3,3", "<group = 2>")],
+)  # fmt: skip
+def test_what_needs_no_filters_of_zeros(x, w, attributes, tmp_path):
+    model = graph(f"float[{x}] x, float[{w}] w", f"y = Conv{attributes}(x, w)")
+    paths = as_models(model, draw(model, 2), {"x": "input", "w": "weight"}, tmp_path)
+    found = candidates(family(paths), io="separate", share=frozenset(), cost=EveryOnCpu(2))
+    assert not any(offer.rule == "conv_filled" for offers in found.options for offer in offers)

@@ -94,6 +94,14 @@ def test_broadcasting(c, role, tmp_path):
         check(model, draw(model, 3), {"x": "input", "w": "weight", "c": role}, tmp_path, io=io)
 
 
+@pytest.mark.parametrize("role", ["weight", "input"])
+def test_channels_of_another_number(role, tmp_path):
+    """One channel per model beside sixteen would not be each model's own."""
+    model = graph("float[2,16,9] x, float[16,16,3] w, float[2,1,7] c", "h = Conv(x, w) y = Sub(h, c)")
+    for models in (2, 16):
+        check(model, draw(model, models), {"x": "input", "w": "weight", "c": role}, tmp_path)
+
+
 @pytest.mark.parametrize("slope", ["16,1", "1"])
 def test_slopes(slope, tmp_path):
     """PRelu broadcasts one way."""
