@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from netfuse_onnx.emit.counting import Counted
-from netfuse_onnx.ops import kinds
+from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.rules import Site
@@ -49,6 +49,10 @@ class Shapes:
             return ()
         return self._sizes(self._types.get(tensor, tensor.type).dims or ())
 
+    def size(self, tensor: Counted, axis: int) -> int:
+        """The size of one axis of a tensor."""
+        return self.of(tensor)[axis]
+
     def dtype(self, tensor: Counted | None) -> int:
         """The element type of a tensor; 0 where it is absent or unknown."""
         return 0 if tensor is None else self._types.get(tensor, tensor.type).dtype
@@ -77,6 +81,8 @@ def _inferred(
     for step in account.steps:
         if step.op in FRAGILE:
             return {}
+        if traits.of(step.op).bodies:  # its body's nodes are among the others, and read inputs with types
+            continue
         for x in (*step.inputs, *step.outputs):
             if x is not None and x not in names:
                 names[x] = f"t{len(names)}"

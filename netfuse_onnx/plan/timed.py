@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx.emit.counting import Step
-from netfuse_onnx.plan.account import Account
+from netfuse_onnx.plan.account import Account, runs
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.sized import sized
@@ -49,7 +49,9 @@ class Timed(Cost):
         if types not in self._prices:
             shapes = Shapes(account, sized, self.sizes)
             self._prices[types] = account.times * sum(
-                self._step(step, shapes) for step in account.steps if self._runs(step)
+                self._step(step, shapes) * runs(step, shapes.size)
+                for step in account.steps
+                if self._runs(step)
             )
         return self._prices[types]
 
