@@ -21,7 +21,7 @@ from netfuse_onnx.plan.constants import Constants
 NAMES = ("cpu", "cuda")
 KINDS = (
     "convolution_blocked", "convolution_depthwise", "convolution_plain", "einsum", "pointwise_blocked",
-    "pointwise_plain", "product", "product_stacked", "product_values",
+    "pointwise_plain", "product", "product_stacked", "product_values", "recurrent",
 )  # fmt: skip
 """The kinds of kernels on a CPU, as plan/work.py names them."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."

@@ -1,8 +1,8 @@
 """Recurrent operators.
 
-With shared weights the models join the batch. With weights of their own the steps can be written out as products
-of all models. That pays for few steps: ONNX Runtime's kernels hold one set of weights, and take less for a step
-than nodes do, but more to start (bench/recurrent.py).
+With shared weights the models join the batch. With weights of their own the steps can be written out as
+products of all models. That pays for few steps: ONNX Runtime's kernels hold one set of weights, and take less
+for a step than nodes do, but more to start (bench/recurrent.py).
 """
 
 from __future__ import annotations
