@@ -1,7 +1,7 @@
 """Graphs that run N LSTM layers with weights of their own, in all ways that ONNX Runtime has for it.
 
-Each takes x [N, T, B, I], h and c [N, D, B, H], and gives y [N, T, D, B, H]. They are written by hand, so that
-they show what the runtime can do, whatever the compiler emits.
+Each takes x [N, T, B, I], h and c [N, D, B, H], and gives y [N, T, D, B, H]. They are written by hand, so
+that they show what the runtime can do, whatever the compiler emits.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ def convolutions(sizes: Sizes, drawn: Mapping[str, Array]) -> bytes:
 
 
 def block_diagonal(sizes: Sizes, drawn: Mapping[str, Array]) -> bytes:
-    """One LSTM of N times the width. The zeros between its blocks are N - 1 times its work, and carry a NaN of
-    one model to the others: it is measured, and never emitted."""
+    """One LSTM of N times the width. The zeros between its blocks are N - 1 times its work, and they carry a
+    NaN of one model to the others: it is measured, and never emitted."""
     write, n, d, h = Writer(), sizes.models, sizes.directions, sizes.hidden
     wide = {name: np.zeros((d, 4, n, h, n, drawn[name].shape[-1]), np.float32) for name in "wr"}
     bias = np.zeros((d, 8, n, h), np.float32)

@@ -61,6 +61,10 @@ class Cost:
             return offer.option.nodes
         return self._account(self.accounts.of(offer), sized)
 
+    def size(self, dim: Dim) -> int:
+        """The size by which a dim is priced."""
+        return dim if isinstance(dim, int) else UNKNOWN_DIM
+
     def refusal(self, offer: Lowering) -> str:
         """The reason why the provider would not run what a lowering emits, or ''."""
         return refused(self.accounts.of(offer), offer.site, self.provider) if self.provider else ""

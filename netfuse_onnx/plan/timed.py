@@ -34,6 +34,9 @@ class Timed(Cost):
     def sizes(self, dims: Sequence[Dim]) -> tuple[int, ...]:
         return tuple(dim if isinstance(dim, int) else self.given.get(dim or "", self.largest) for dim in dims)
 
+    def size(self, dim: Dim) -> int:
+        return self.sizes((dim,))[0]
+
     def priced(self, corr: Correspondence) -> Correspondence:
         return sized(corr, self.given)
 
