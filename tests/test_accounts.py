@@ -133,7 +133,7 @@ def test_hops_count_what_they_emit(
                 assert made == pytest.approx(told), f"{hop.src} -> {hop.dst}: {[s.op for s in emit.steps]}"
 
 
-RNN = """g (float[STEPS, 2, 3] x) => (float[STEPS, 1, 2, 4] y, float[1, 2, 4] h) {
+RNN = """g (float[STEPS, batch, 3] x) => (float[STEPS, 1, batch, 4] y, float[1, batch, 4] h) {
     y, h = RNN<hidden_size = 4>(x, w, r)
 }"""
 
@@ -160,7 +160,7 @@ def test_the_body_of_a_scan_costs_its_nodes_in_each_iteration(tmp_path: Path) ->
 def test_the_body_of_a_scan_takes_time_in_each_iteration(tmp_path: Path) -> None:
     """The sizes of a target, or those that are bound, tell how many there are."""
     scan = recurrent(tmp_path, "time")
-    seconds = [Measured(2, target("cpu"), {"time": steps}) for steps in (10, 20, 40)]
+    seconds = [Measured(2, target("cpu"), {"time": steps, "batch": 2}) for steps in (10, 20, 40)]
     few, more, most = (
         cost.lowering(scan, cost_site(scan, steps)) for cost, steps in zip(seconds, (10, 20, 40), strict=True)
     )
@@ -169,10 +169,11 @@ def test_the_body_of_a_scan_takes_time_in_each_iteration(tmp_path: Path) -> None
 
 
 def cost_site(offer: Lowering, steps: int) -> Site:
-    """The site of an offer with a size for its open dim."""
+    """The site of an offer with sizes for its open dims."""
+    sizes = {"time": steps, "batch": 2}
 
     def bound(kind: ValueType) -> ValueType:
-        return replace(kind, dims=kind.dims and tuple(steps if dim == "time" else dim for dim in kind.dims))
+        return replace(kind, dims=kind.dims and tuple(sizes.get(dim, dim) for dim in kind.dims))
 
     site = offer.site
     return replace(site, inputs=tuple(map(bound, site.inputs)), outputs=tuple(map(bound, site.outputs)))

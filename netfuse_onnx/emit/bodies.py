@@ -56,14 +56,15 @@ Iteration = Callable[["list[Tensor]", "list[Tensor]", "Emitter"], "tuple[list[Te
 def scan(
     emit: Emitter,
     step: Iteration,
+    over: tuple[Tensor, int],
     states: Sequence[tuple[Tensor, ValueType]],
     slices: Sequence[Slices],
     results: Sequence[Slices],
 ) -> list[Tensor]:
-    """A Scan whose body is what `step` emits: the last states, then the results."""
+    """A Scan whose body is what `step` emits: the last states, then the results. `over`: a tensor of known
+    sizes, and its axis that has an index for each iteration."""
     name = emit.scope
-    over = slices[0]
-    child = emit.iterated(f"{name}/body", over.value, over.axis)
+    child = emit.iterated(f"{name}/body", *over)
     kinds = [*(kind for _, kind in states), *(part.kind for part in slices)]
     given = [child.input(f"{name}/body/in", kind.dtype, kind.dims) for kind in kinds]
     after, made = step(given[: len(states)], given[len(states) :], child)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from netfuse_onnx.emit.counting import Counted
+from netfuse_onnx.emit.counting import Counted, Step
 from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.plan.account import Account
@@ -64,10 +64,25 @@ class Shapes:
     def _guess(self, account: Account) -> None:
         """Takes what inference could not tell for as large as the largest input of its node."""
         for step in account.steps:
+            if step.op == "Reshape":
+                self._keep_elements(step)
             largest = max(map(self.of, step.inputs), key=math.prod, default=())
             for x in step.outputs:
                 if self._types.get(x, x.type).dims is None:
                     self._types[x] = ValueType(0, largest)
+
+    def _keep_elements(self, step: Step) -> None:
+        """A Reshape whose target is computed at run time has as many elements as its input."""
+        (x,) = step.outputs
+        kind = self._types.get(x, x.type)
+        dims = list(kind.dims or ())
+        unknown = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
+        if unknown:
+            for axis in unknown:
+                dims[axis] = 1
+            known = math.prod(dim for dim in dims if isinstance(dim, int))
+            dims[unknown[0]] = math.prod(self.of(step.inputs[0])) // max(known, 1)
+            self._types[x] = ValueType(kind.dtype, tuple(dims))
 
 
 def _inferred(

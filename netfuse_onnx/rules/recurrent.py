@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from onnx import TensorProto
 
-from netfuse_onnx.dims import static_size
+from netfuse_onnx.dims import reshape_target, static_size
 from netfuse_onnx.emit.bodies import Slices, scan
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import FOLDED, STACKED
@@ -96,7 +96,9 @@ class _Form:
 # --------------------------------------------------------------------------- what is the same for all steps
 
 
-Steps: TypeAlias = Callable[[Site, Cell, "_Form", Tensor, States, Emitter], "tuple[Tensor | None, States]"]
+Steps: TypeAlias = Callable[
+    [Site, Operands, Cell, "_Form", Tensor, States, Emitter], "tuple[Tensor | None, States]"
+]
 """Emits all steps: gates and first states -> Y where it is present, and the last states."""
 
 
@@ -108,7 +110,7 @@ def _body(form: _Form, run: Steps) -> Body:
         pre = _inputs(site, ins, form, bias, emit)
         names = ("initial_h", "initial_c") if site.op == "LSTM" else ("initial_h",)
         first = [ins[name] if site.has(name) else _zeros(form, cell.dtype, emit) for name in names]
-        every, last = run(site, cell, form, pre, first, emit)
+        every, last = run(site, ins, cell, form, pre, first, emit)
         made = [every, *last]
         return [made[k] if site.has_output(k) else None for k in range(len(site.node.outputs))]
 
@@ -161,7 +163,7 @@ def _zeros(form: _Form, dtype: int, emit: Emitter) -> Tensor:
 
 
 def _unrolled(
-    site: Site, cell: Cell, form: _Form, pre: Tensor, states: States, emit: Emitter
+    site: Site, ins: Operands, cell: Cell, form: _Form, pre: Tensor, states: States, emit: Emitter
 ) -> tuple[Tensor | None, States]:
     """The steps one after the other. A backward direction begins with the last."""
     steps, every = static_size(form.steps), []
@@ -181,10 +183,12 @@ def _unrolled(
 
 
 def _scanned(
-    site: Site, cell: Cell, form: _Form, pre: Tensor, states: States, emit: Emitter
+    site: Site, ins: Operands, cell: Cell, form: _Form, pre: Tensor, states: States, emit: Emitter
 ) -> tuple[Tensor | None, States]:
     """A Scan over the steps."""
-    pre = apart(emit, pre, [form.directions, form.steps, form.batch, form.gates])
+    dims = (form.directions, form.steps, form.batch, form.gates)
+    target = reshape_target((emit.models, *dims))
+    pre = emit.reshape(pre, target) if target else apart(emit, pre, dims)
 
     def one(size: int) -> ValueType:
         return ValueType(cell.dtype, (emit.models, 1, form.batch, size))
@@ -198,7 +202,8 @@ def _scanned(
     slices = [Slices(2, back, one(form.gates), side) for side, back in _sides(pre, form, emit)]
     results = [Slices(1, back, one(form.hidden)) for back in form.backward if site.has_output(0)]
     state = ValueType(cell.dtype, (emit.models, form.directions, form.batch, form.hidden))
-    made = scan(emit, step, [(x, state) for x in states], slices, results)
+    over = ins["x"], int(site["x"].mapped)
+    made = scan(emit, step, over, [(x, state) for x in states], slices, results)
     last, every = made[: len(states)], made[len(states) :]
     return (_joined(every, emit) if every else None), last
 
