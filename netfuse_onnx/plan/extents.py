@@ -64,24 +64,26 @@ class Shapes:
     def _guess(self, account: Account) -> None:
         """Takes what inference could not tell for as large as the largest input of its node."""
         for step in account.steps:
-            if step.op == "Reshape":
-                self._keep_elements(step)
+            if step.op in ("Expand", "Reshape"):
+                self._computed(step)
             largest = max(map(self.of, step.inputs), key=math.prod, default=())
             for x in step.outputs:
                 if self._types.get(x, x.type).dims is None:
                     self._types[x] = ValueType(0, largest)
 
-    def _keep_elements(self, step: Step) -> None:
-        """A Reshape whose target is computed at run time has as many elements as its input."""
-        (x,) = step.outputs
+    def _computed(self, step: Step) -> None:
+        """The sizes of a Reshape or Expand whose target is computed at run time: a Reshape has as many
+        elements as its input, and an Expand is taken to be as large as its input."""
+        (x,), given = step.outputs, self.of(step.inputs[0])
         kind = self._types.get(x, x.type)
         dims = list(kind.dims or ())
         unknown = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
+        for axis in unknown:
+            behind = len(given) - len(dims) + axis  # Expand aligns from the back
+            dims[axis] = given[behind] if step.op == "Expand" and behind >= 0 else 1
+        if unknown and step.op == "Reshape":
+            dims[unknown[0]] = math.prod(given) // max(math.prod(self._sizes(dims)), 1)
         if unknown:
-            for axis in unknown:
-                dims[axis] = 1
-            known = math.prod(dim for dim in dims if isinstance(dim, int))
-            dims[unknown[0]] = math.prod(self.of(step.inputs[0])) // max(known, 1)
             self._types[x] = ValueType(kind.dtype, tuple(dims))
 
 

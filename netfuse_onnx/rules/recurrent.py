@@ -156,7 +156,8 @@ def _zeros(form: _Form, dtype: int, emit: Emitter) -> Tensor:
     dims = [emit.models, form.directions, form.batch, form.hidden]
     if isinstance(form.batch, int):
         return emit.filled(0.0, dtype, [static_size(dim) for dim in dims])
-    return emit("Expand", emit.filled(0.0, dtype, [1, 1, 1, 1]), emit.shape(dims))
+    zeros = emit.filled(0.0, dtype, [emit.models, form.directions, 1, form.hidden])
+    return emit("Expand", zeros, emit.shape(dims))
 
 
 # --------------------------------------------------------------------------- the steps
