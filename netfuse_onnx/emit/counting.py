@@ -57,10 +57,12 @@ class Step:
 class CountingEmitter(Emitter):
     """Writes down what the emitter would create."""
 
+    _runs: tuple[tuple[Counted, int], ...] = ()
+    """`Step.runs` of the nodes that it writes down."""
+
     def __init__(self, models: int, opset: int, provider: str = "") -> None:
         super().__init__("", models, opset, {}, (), provider)
         self.steps: list[Step] = []
-        self._runs: tuple[tuple[Counted, int], ...] = ()
         self.values_read = False
         """True once a body has looked at the elements of a weight, not only at its type."""
 
