@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
@@ -87,7 +88,9 @@ class CountingEmitter(Emitter):
         inputs = cast("tuple[Counted | None, ...]", tuple(ins))
         stored = len(inputs) > 0 and not captured and all(x.stored for x in inputs if x is not None)
         outputs = tuple([Counted(stored=stored) for _ in outs])
-        self.steps.append(Step(op, domain, attrs or {}, inputs, outputs, self._runs))
+        # The nodes of a body that was emitted are written down themselves.
+        own = {key: value for key, value in (attrs or {}).items() if not isinstance(value, gs.Graph)}
+        self.steps.append(Step(op, domain, own, inputs, outputs, self._runs))
         if self._own is not None:
             self._own |= {id(x) for x in outputs}
         return list(outputs)
