@@ -114,6 +114,7 @@ def check(
     *,
     io: str = "separate",
     reason: str = "",
+    unless: Collection[str] = (),
     alike: Collection[str] = (),
     keep_opset: bool = False,
     tolerance: float | None = None,
@@ -122,7 +123,8 @@ def check(
 ) -> None:
     """Merge and compare. `values[name]` is [N, *shape].
 
-    `reason` is a pattern: some node is replicated and says so; without it no node may be. `alike` names
+    `reason` is a pattern: some node is replicated and says so; without it no node may be. `unless`: the rules
+    that are on offer to some targets all the same; each must have a plan of its own. `alike` names
     outputs that may be equal in all models: for the others the case must tell two models apart.
     `keep_opset` leaves the models at their opset, as operators that onnx cannot convert do. `tuned`: also by
     lowerings that only pay by measured costs. `target`: the one for which the family is rewritten.
@@ -131,15 +133,19 @@ def check(
     corr = family(paths, keep_opset=keep_opset, target=target)
     singles = run_apart(paths, values, role)
     assert_distinct(singles, alike)
+    chosen: set[str] = set()
     for turn, (plan, merged, what) in enumerate(every_merge(corr, role, io, tuned)):
         left = [low.reason for low in plan.lowerings if low.became is Became.REPLICATED]
-        if reason:
+        rules = {low.rule for low in plan.lowerings}
+        chosen |= rules
+        if reason and rules.isdisjoint(unless):
             assert any(re.search(reason, why) for why in left), f"not replicated for that: {left} {what}"
         else:
             assert not left, f"replicated: {left[0]} {what}"
         for level in LEVELS if turn == 0 else LEVELS[turn % 2 :][:1]:
             got = run(merged, merged_feeds(values, role, io, corr.names), level)
             compare(singles, got, io, corr.names, what, tolerance)
+    assert chosen.issuperset(unless), f"none of {unless} is on offer"
 
 
 def fails_or_is_right(
@@ -244,7 +250,12 @@ def _accounted(lowering: Lowering) -> Lowering:
     def body(site: Site, ins: Sequence[Any], emit: Emitter) -> Any:
         before = len(emit.graph.nodes)
         result = option.body(site, ins, emit)
-        made = [node for node in emit.graph.nodes[before:] if not any(node is x for x in emit.sizes.nodes)]
+        made = [
+            inner
+            for node in emit.graph.nodes[before:]
+            if not any(node is x for x in emit.sizes.nodes)
+            for inner in _with_bodies(node)
+        ]
         account = ACCOUNTS.setdefault((site.models, site.opset), Accounts()).of(lowering)
         emitted = [(node.op, node.domain or "", len(node.outputs)) for node in made]
         steps = [step for step in account.steps if step.outputs[0].name != SIZES]
@@ -256,6 +267,14 @@ def _accounted(lowering: Lowering) -> Lowering:
         return result
 
     return dataclasses.replace(lowering, option=dataclasses.replace(option, body=body))
+
+
+def _with_bodies(node: gs.Node) -> Iterator[gs.Node]:
+    """The nodes of the bodies that a node has, then the node."""
+    for body in node.attrs.values():
+        if isinstance(body, gs.Graph):
+            yield from body.nodes
+    yield node
 
 
 def _at_load(nodes: Sequence[gs.Node]) -> list[bool]:
@@ -365,7 +384,7 @@ def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> 
     that only pay by measured costs are among them; once per model for the price of it is not."""
     cost = Every(corr.models) if tuned else Cost(corr.models)
     found = planning.candidates(corr, io=io, share=share, cost=cost)
-    if tuned:
+    if tuned and PROVIDER == "cpu":
         other = planning.candidates(corr, io=io, share=share, cost=EveryOnCpu(corr.models))
         pairs = zip(found.options, other.options, strict=True)
         found.options = [list({identity(o): o for o in (*more, *offers)}.values()) for offers, more in pairs]

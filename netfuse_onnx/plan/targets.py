@@ -21,10 +21,10 @@ from netfuse_onnx.plan.constants import Constants
 NAMES = ("cpu", "cuda")
 KINDS = (
     "convolution_blocked", "convolution_depthwise", "convolution_line", "convolution_plain", "einsum",
-    "pointwise_blocked", "pointwise_plain", "product", "product_stacked", "product_values",
+    "pointwise_blocked", "pointwise_plain", "product", "product_stacked", "product_values", "recurrent",
 )  # fmt: skip
 """The kinds of kernels on a CPU, as plan/work.py names them."""
-LATER = {"convolution_line": "convolution_plain"}
+LATER = {"convolution_line": "convolution_plain", "recurrent": "product"}
 """Kinds that files of earlier versions lack, each with the kind that it was taken for."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 

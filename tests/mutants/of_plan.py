@@ -32,6 +32,20 @@ MUTATIONS = (
         "test_recorded.py::test_a_large_size_counts_no_more_than_a_small_one",
     ),
     mutation(
+        "a-body-runs-once",
+        "netfuse_onnx/plan/timed.py",
+        "self._step(step, shapes) * runs(step, shapes.size)",
+        "self._step(step, shapes)",
+        "test_accounts.py::test_the_body_of_a_scan_takes_time_in_each_iteration",
+    ),
+    mutation(
+        "a-body-counts-once",
+        "netfuse_onnx/plan/account.py",
+        "return math.prod(size(tensor, axis) for tensor, axis in step.runs)",
+        "return 1",
+        "test_accounts.py::test_the_body_of_a_scan_costs_its_nodes_in_each_iteration",
+    ),
+    mutation(
         "every-product-strided",
         "netfuse_onnx/plan/launches.py",
         "if left != right or broadcasts_matrices(step):",

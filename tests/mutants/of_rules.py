@@ -430,4 +430,32 @@ MUTATIONS = (
         "if False:",
         "rules/test_shape.py::test_reshape_with_a_target_of_its_own_is_replicated",
     ),
+    mutation(
+        "backward-in-time-order",
+        "netfuse_onnx/rules/recurrent.py",
+        "return steps[::-1] if back else steps",
+        "return steps",
+        "rules/test_recurrent.py::test_weights_of_its_own[states-reverse-4-LSTM]",
+    ),
+    mutation(
+        "the-second-direction-forward",
+        "netfuse_onnx/rules/recurrent.py",
+        '"bidirectional": (False, True)',
+        '"bidirectional": (False, False)',
+        "rules/test_recurrent.py::test_weights_of_its_own[bare-bidirectional-T-GRU]",
+    ),
+    mutation(
+        "peepholes-in-the-order-of-the-gates",
+        "netfuse_onnx/rules/_cells.py",
+        "for gate, k in ((into, 0), (forget, 2))",
+        "for gate, k in ((into, 0), (forget, 1))",
+        "rules/test_recurrent.py::test_settings",
+    ),
+    mutation(
+        "activations-of-one-direction-for-both",
+        "netfuse_onnx/rules/_cells.py",
+        'need(made[: len(each)] * directions == made, "its directions have other activations")',
+        "pass",
+        "rules/test_recurrent.py::test_activations_of_two_directions",
+    ),
 )  # fmt: skip
