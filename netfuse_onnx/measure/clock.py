@@ -20,7 +20,7 @@ class Clock:
         self.seconds = seconds
         self.start = time.monotonic()
         self.left_out: dict[str, list[str]] = {}
-        """What was left out because the time was up, in order: words of a sentence, and of which ways."""
+        """The things left out because the time was up, as words of a sentence, each with the ways that miss it."""
 
     @property
     def bounded(self) -> bool:
