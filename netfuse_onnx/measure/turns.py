@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -107,21 +107,42 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, 
         return
     ones = {f"{name}/1": way for name, way in racing.items() if together and _has_one(way)}
     turns |= {name: functools.partial(_turn, way, together, 1) for name, way in ones.items()}
-    samples_of = interleave(
-        turns,
-        _of_rounds(effort, together, clock),
+    measure = functools.partial(
+        interleave,
         take=_take(together, clock),
         tell=lambda done, total: tell("measuring", done, total),
         drop=lambda name, error: racing[name].failed(error) if name in racing else None,
     )
+    begun = time.monotonic()
+    samples_of = measure(turns, _of_rounds(effort, together, clock))
+    _keep(racing, ones, samples_of)
+    done = max(map(len, samples_of.values()))
+    last = (time.monotonic() - begun) / max(1, done)
+    if together and clock.bounded and clock.left() > last and not _may_pay(ways):
+        still = {name: turn for name, turn in turns.items() if len(samples_of[name]) == done}
+        rest = replace(effort, rounds=effort.rounds - done, seconds=clock.left() - last, fewest=0)
+        more = measure(still, rest, seed=done)
+        _keep(racing, ones, {name: [*some, *more.get(name, ())] for name, some in samples_of.items()})
+    if clock.bounded and any(len(way.row.samples) < FEWEST for way in racing.values() if way.row.ran):
+        clock.leave_out("rounds")
+
+
+def _keep(
+    racing: Mapping[str, Way], ones: Mapping[str, Way], samples_of: Mapping[str, Sequence[float]]
+) -> None:
+    """Keep the samples of the rounds, in each way that did not fail."""
     for name, way in racing.items():
         if way.contender is not None:
             samples = (*way.samples, *samples_of[name])
             way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
     for name, way in ones.items():
-        way.some |= {1: samples_of[name]} if samples_of[name] else {}
-    if clock.bounded and any(len(way.row.samples) < FEWEST for way in racing.values() if way.row.ran):
-        clock.leave_out("rounds")
+        way.some |= {1: [*samples_of[name]]} if samples_of[name] else {}
+
+
+def _may_pay(ways: Sequence[Way]) -> bool:
+    """True where a merged model is the fastest, so that time is needed to find from how many calls on."""
+    best = min((way.row for way in ways if way.row.ran), key=lambda row: row.median, default=None)
+    return best is not None and best.merged
 
 
 def _take(together: bool, clock: Clock) -> Callable[[Run, Effort], float]:
