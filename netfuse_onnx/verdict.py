@@ -16,11 +16,15 @@ from netfuse_onnx.sentences import SENTENCES, mostly_replicated, predicted_mark
 
 if TYPE_CHECKING:
     from netfuse_onnx.measure.report import BenchReport, Row
+    from netfuse_onnx.measure.rounds import Quartiles
 
 __all__ = [
     "Basis", "Compared", "Outcome", "Question", "Verdict", "VerdictRow", "judge", "mostly_replicated",
-    "of_bench", "pays_from", "predicted",
+    "of_bench", "of_rounds", "pays_from", "predicted",
 ]  # fmt: skip
+
+ROUNDS = 3
+"""The fewest rounds whose ratios have quartiles to speak of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,8 @@ def of_bench(report: BenchReport, label: str = "") -> Verdict | None:
     best = next((row for row in _ran(report.rows) if speedup and row.label == speedup.best), None)
     if speedup is None or best is None:
         return None
-    times, some = speedup.times, _waiting_calls(report, label)
-    some[len(report.models)] = Compared(own.median, best.median, times.low, times.high, best.label)
+    some = _waiting_calls(report, label)
+    some[len(report.models)] = of_rounds(own.median, best.median, speedup.times, best.label)
     sequence = next(iter(_ran(report.rows, "sequence")), None)
     return judge(
         len(report.models),
@@ -120,10 +124,16 @@ def of_bench(report: BenchReport, label: str = "") -> Verdict | None:
 def _waiting_calls(report: BenchReport, label: str) -> dict[int, Compared]:
     """The calls that want some of the models, by their number."""
     return {
-        row.models: Compared(row.merged.median, row.seconds.median, row.times.low, row.times.high, row.best)
+        row.models: of_rounds(row.merged.median, row.seconds.median, row.times, row.best)
         for row in report.waiting
         if row.label == label
     }
+
+
+def of_rounds(merged: float, sessions: float, times: Quartiles, against: str) -> Compared:
+    """Compare two medians. Quartiles of fewer than ROUNDS ratios say nothing."""
+    low, high = (times.low, times.high) if times.samples >= ROUNDS else (None, None)
+    return Compared(merged, sessions, low, high, against)
 
 
 def predicted(

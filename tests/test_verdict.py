@@ -240,6 +240,16 @@ def test_quartiles_that_straddle_one_are_inconclusive() -> None:
     assert every.outcome is INCONCLUSIVE
 
 
+def test_two_rounds_have_no_quartiles() -> None:
+    """A single sample would be its own quartiles, and every difference sure."""
+    for rounds, outcome in ((2, EQUAL), (3, BETTER)):
+        other, own = row("concurrent", (1.05,) * rounds), row("merged", (1.0,) * rounds, merged=True)
+        verdict = of_bench(report([other, own]))
+        assert verdict is not None
+        every = verdict.row(Question.ALL)
+        assert every and every.outcome is outcome and (every.low is None) == (rounds < 3)
+
+
 def test_calls_that_want_some_models() -> None:
     one = Quartiles.of((1.0, 1.0))
     some = Waiting("merged", 1, "in sequence", one, MERGED.seconds or one, Quartiles(0.5, 0.4, 0.6, 2))
@@ -279,7 +289,5 @@ def test_memory_on_cuda_is_that_of_the_gpu() -> None:
 
 
 def test_the_ratio_is_that_of_the_medians() -> None:
-    slower, faster = [23.0, 23.0, 23.0, 5.0, 23.0], [20.0, 4.0, 20.0, 20.0, 20.0]
-    found = ratio(slower, faster)
-    assert found.median == pytest.approx(23.0 / 20.0)
-    assert (found.low, found.high) == (pytest.approx(1.15), pytest.approx(1.15))
+    found = ratio([3.0, 2.0, 9.0], [1.0, 2.0, 9.0])
+    assert (found.median, found.low, found.high, found.samples) == (1.5, 1.0, 2.0, 3)

@@ -15,7 +15,7 @@ from commands import Run
 from families import family, merged
 
 from netfuse_onnx import api, sources
-from netfuse_onnx.measure import choice, waiting
+from netfuse_onnx.measure import choice, turns, waiting
 from netfuse_onnx.measure.choice import Way, choose, narrowed
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contenders import Concurrent, InSequence
@@ -240,6 +240,20 @@ def test_time_that_is_enough_cuts_nothing(tmp_path: Path) -> None:
     found = contest(workload(paths), [file], effort=replace(FAST, seconds=600.0), clock=Clock(600.0))
     assert not found.cut
     assert all(len(row.samples) == FEWEST for row in found.rows)
+
+
+@pytest.mark.parametrize("may_pay", [True, False])
+def test_time_that_no_search_needs_goes_to_the_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_pay: bool
+) -> None:
+    monkeypatch.setattr(turns, "_may_pay", lambda ways: may_pay)
+    paths = family(tmp_path)
+    file = MergedFile("merged", merged(tmp_path, paths))
+    found = contest(workload(paths), [file], effort=replace(FAST, rounds=5), clock=Clock(600.0))
+    assert found.ok
+    assert {len(row.samples) for row in found.rows} == {1 if may_pay else 5}
+    if not may_pay:
+        assert found.waiting[0].times.samples == 5
 
 
 def test_loaded_for_its_turn_and_out_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

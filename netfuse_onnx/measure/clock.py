@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 
-TRIALS, ROUNDS = 0.4, 0.85
+TRIALS, ROUNDS = 0.3, 0.85
 """The parts of the time that have passed when the trials and the rounds are to end."""
 
 
@@ -20,7 +20,7 @@ class Clock:
         self.seconds = seconds
         self.start = time.monotonic()
         self.left_out: dict[str, list[str]] = {}
-        """The things for which there was no time, in order: words of a sentence, and their ways."""
+        """The things left out because the time was up, in words, each with the ways that miss it."""
 
     @property
     def bounded(self) -> bool:

@@ -70,6 +70,14 @@ def sample(run: Run, effort: Effort) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def once(run: Run, effort: Effort) -> float:
+    """Return the seconds of a single call, which must not be the first one."""
+    time.sleep(effort.pause)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def quick(run: Run, effort: Effort, until: float = math.inf) -> float:
     """Estimate the seconds of one call: the median of up to five samples, of which only the first may start
     after `until` (of time.monotonic())."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from netfuse_onnx.measure.clock import ROUNDS, TRIALS, Clock
 from netfuse_onnx.measure.contenders import InSequence
 from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.report import Waiting
-from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, quick, sample
+from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, once, quick, sample
 from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
@@ -63,10 +63,13 @@ def fastest(ways: Sequence[Way]) -> Iterator[Way]:
 def _chosen(
     chosen: Sequence[Entry], work: Workload, folder: str, effort: Effort, clock: Clock, tell: Progress
 ) -> Iterator[list[Way]]:
-    """Try the settings of each entry. An entry that ends early leaves its time to those behind it."""
+    """Try the settings of each entry. They share the time; one that ends early leaves its rest to the others
+    behind it."""
+    share = clock.left(TRIALS) / max(1, sum(len(entry.choices) > 1 for entry in chosen))
+    until = time.monotonic()
     for done, entry in enumerate(chosen):
         tell("trying settings", done, len(chosen))
-        until = clock.at(TRIALS * (done + 1) / len(chosen))
+        until += share if len(entry.choices) > 1 else 0.0
         yield choose(entry, work, folder, effort, clock, until)
 
 
@@ -104,21 +107,50 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, 
         return
     ones = {f"{name}/1": way for name, way in racing.items() if together and _has_one(way)}
     turns |= {name: functools.partial(_turn, way, together, 1) for name, way in ones.items()}
-    samples_of = interleave(
-        turns,
-        _of_rounds(effort, together, clock),
-        take=sample if together else quick,  # loading takes longer than measuring, so each turn measures more
+    measure = functools.partial(
+        interleave,
+        take=_take(together, clock),
         tell=lambda done, total: tell("measuring", done, total),
         drop=lambda name, error: racing[name].failed(error) if name in racing else None,
     )
+    begun = time.monotonic()
+    samples_of = measure(turns, _of_rounds(effort, together, clock))
+    _keep(racing, ones, samples_of)
+    done = max(map(len, samples_of.values()))
+    last = (time.monotonic() - begun) / max(1, done)
+    if together and clock.bounded and clock.left() > last and not _may_pay(ways):
+        still = {name: turn for name, turn in turns.items() if len(samples_of[name]) == done}
+        rest = replace(effort, rounds=effort.rounds - done, seconds=clock.left() - last, fewest=0)
+        more = measure(still, rest, seed=done)
+        _keep(racing, ones, {name: [*some, *more.get(name, ())] for name, some in samples_of.items()})
+    if clock.bounded and any(len(way.row.samples) < FEWEST for way in racing.values() if way.row.ran):
+        clock.leave_out("rounds")
+
+
+def _keep(
+    racing: Mapping[str, Way], ones: Mapping[str, Way], samples_of: Mapping[str, Sequence[float]]
+) -> None:
+    """Keep the samples of the rounds, in each way that did not fail."""
     for name, way in racing.items():
         if way.contender is not None:
             samples = (*way.samples, *samples_of[name])
             way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
     for name, way in ones.items():
-        way.some |= {1: samples_of[name]} if samples_of[name] else {}
-    if clock.bounded and any(len(way.row.samples) < FEWEST for way in racing.values() if way.row.ran):
-        clock.leave_out("rounds")
+        way.some |= {1: [*samples_of[name]]} if samples_of[name] else {}
+
+
+def _may_pay(ways: Sequence[Way]) -> bool:
+    """True where a merged model is the fastest, so that time is needed to find from how many calls on."""
+    best = min((way.row for way in ways if way.row.ran), key=lambda row: row.median, default=None)
+    return best is not None and best.merged
+
+
+def _take(together: bool, clock: Clock) -> Callable[[Run, Effort], float]:
+    """The way to take a sample. Loading takes longer than measuring, so a turn with a load measures more. A
+    single call has to do where the time is up before the rounds."""
+    if clock.left(ROUNDS) <= 0.0:
+        return once
+    return sample if together else quick
 
 
 def _of_rounds(effort: Effort, together: bool, clock: Clock) -> Effort:

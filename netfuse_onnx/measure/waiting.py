@@ -20,6 +20,7 @@ from netfuse_onnx.measure.contenders import InSequence
 from netfuse_onnx.measure.report import Row, Speedup, Waiting
 from netfuse_onnx.measure.rounds import Effort, Quartiles, Run, apart, interleave, ratio, sample
 from netfuse_onnx.run.runtime import RunFailed
+from netfuse_onnx.verdict import of_rounds
 
 ROUNDS = 5
 """The rounds in which one number of models is measured, and the samples where there are no rounds."""
@@ -107,7 +108,7 @@ def search(
     own = min((w for w in ways if w.row.label == speedup.merged and w.row.ran), key=lambda w: w.row.median)
     models = own.contender.work.models if own.contender else 1
     every = _fastest(row for row in rows if row.label == speedup.best)
-    if not _pays(Compared(own.row.median, every.median, speedup.times.low, speedup.times.high)):
+    if not _pays(of_rounds(own.row.median, every.median, speedup.times, speedup.best)):
         return
     low = max((k for k, row in known.items() if not _pays(_of(row))), default=0)
     high = min((k for k, row in known.items() if _pays(_of(row))), default=models)
@@ -131,7 +132,7 @@ def _next(low: int, high: int, guess: int) -> int:
 
 
 def _of(row: Waiting) -> Compared:
-    return Compared(row.merged.median, row.seconds.median, row.times.low, row.times.high)
+    return of_rounds(row.merged.median, row.seconds.median, row.times, row.best)
 
 
 def _pays(one: Compared) -> bool:
