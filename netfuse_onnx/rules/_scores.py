@@ -90,8 +90,8 @@ class Labels:
         )
 
     def selected(self, index: Tensor, at: int, rank: int, emit: Emitter) -> Tensor:
-        """The labels at an index [..] of `rank` axes, which is in range for each model. Whole numbers in a row
-        are the index, moved by the first of them."""
+        """The labels at an index [..] of `rank` axes, which is in range for each model. Whole numbers in a
+        row are the index, moved by the first of them."""
         first = [one[0] for one in self.each]
         if all(
             isinstance(one[0], int) and one == tuple(range(one[0], one[0] + len(one))) for one in self.each
