@@ -41,8 +41,8 @@ class Product:
     intercepts: Floats | None
 
     def scores(self, x: Tensor, take: Layout, emit: Emitter) -> Tensor:
-        """[N, T, B]. Rows come last, along which operators that broadcast are fastest. It is one wide product for
-        an x that all models share."""
+        """[N, T, B]. Rows come last, along which operators that broadcast are fastest. An x that all models
+        share is multiplied once, by the matrices of all."""
         models, targets, features = self.coefficients.shape
         if take == SHARED:
             added = [] if self.intercepts is None else [self._constant(self.intercepts, (-1, 1), emit)]
