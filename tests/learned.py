@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import oracle
 from onnx import NodeProto, TensorProto, helper
 from oracle import IO, Array
 
+from netfuse_onnx.plan import planner
 from netfuse_onnx.types import Became
-
-KINDS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.INT64: np.int64}
 
 
 def table(
@@ -52,10 +50,7 @@ def agree(
 ) -> None:
     """Every merge of the models, by every lowering, gives what each gives alone, to the bit where `x` has rows
     of whole numbers that are small. `x` is [N, B, C]. `reason`: some node is replicated, and says so."""
-    paths = []
-    for m, model in enumerate(models):
-        paths.append(folder / f"m{m}.onnx")
-        onnx.save(model, paths[-1])
+    paths = saved(models, folder)
     corr = oracle.family(paths)
     for io, share in itertools.product(ios, shares):
         role = {"x": "shared input" if share else "input"}
@@ -67,3 +62,17 @@ def agree(
             for level in oracle.LEVELS:
                 got = oracle.run(merged, oracle.merged_feeds({"x": x}, role, io, corr.names), level)
                 oracle.compare(singles, got, io, corr.names, what, None)
+
+
+def said(models: Sequence[onnx.ModelProto], folder: Path, reason: str) -> None:
+    """The one node is replicated for this reason. Its kernel may not even load."""
+    plan = planner.plan(oracle.family(saved(models, folder)), io="separate", share=frozenset())
+    assert re.search(reason, plan.lowerings[0].reason), plan.lowerings[0].reason
+
+
+def saved(models: Sequence[onnx.ModelProto], folder: Path) -> list[Path]:
+    """The files of the models."""
+    paths = [folder / f"m{m}.onnx" for m in range(len(models))]
+    for model, path in zip(models, paths, strict=True):
+        onnx.save(model, path)
+    return paths

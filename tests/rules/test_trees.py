@@ -1,16 +1,12 @@
 """Tree ensembles whose trees differ between the models: one ensemble gives what each model's gives alone."""
 
 import itertools
-import re
 
 import numpy as np
 import onnx
-import oracle
 import pytest
-from learned import agree, table
+from learned import agree, said, table
 from onnx import TensorProto, numpy_helper
-
-from netfuse_onnx.plan import planner
 
 OPS = ("ai.onnx.ml.TreeEnsembleClassifier", "ai.onnx.ml.TreeEnsembleRegressor")
 INT, STRING, FLOAT = TensorProto.INT64, TensorProto.STRING, TensorProto.FLOAT
@@ -186,16 +182,6 @@ def test_whole_numbers_as_features(kind, tmp_path):
 @pytest.mark.parametrize("base", [[0.0] * 3, [1.0, -1.0, 0.0]])
 def test_base_values_of_classes(base, tmp_path):
     agree([classifier(m, base_values=base) for m in range(3)], rows(batch=9), tmp_path)
-
-
-def said(models, folder, reason):
-    """The one node is replicated for this reason. Its kernel may not even load."""
-    paths = []
-    for m, model in enumerate(models):
-        paths.append(folder / f"m{m}.onnx")
-        onnx.save(model, paths[-1])
-    plan = planner.plan(oracle.family(paths), io="separate", share=frozenset())
-    assert re.search(reason, plan.lowerings[0].reason), plan.lowerings[0].reason
 
 
 def changed(models, name, change):
