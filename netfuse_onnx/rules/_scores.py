@@ -53,14 +53,9 @@ def _softmax_zero(scores: Tensor, rank: int, emit: Emitter) -> Tensor:
     return emit("Div", emit("Where", counted, powers, others), total)
 
 
-def first_largest(scores: Tensor, count: int, axis: int, rank: int, emit: Emitter, *, finite: bool) -> Tensor:
-    """The index of the first largest score, along one of `rank` axes. ONNX Runtime's kernels compare
-    with the largest so far: a NaN in front stays the largest, any other is never larger. What ArgMax makes of
-    NaN is not specified. `finite`: no score can be one."""
-    if not finite:
-        stand_ins = [np.inf] + [-np.inf] * (count - 1)
-        constant = emit.const(placed(stand_ins, axis, rank, np.float32), np.float32)
-        scores = emit("Where", emit("IsNaN", scores), constant, scores)
+def first_largest(scores: Tensor, axis: int, emit: Emitter) -> Tensor:
+    """The index of the first largest score along an axis. ONNX Runtime's ArgMax compares each score with the
+    largest so far, as its kernels of ai.onnx.ml do: a NaN in front stays the largest, any other never is."""
     return emit("ArgMax", scores, axis=axis, keepdims=0)
 
 

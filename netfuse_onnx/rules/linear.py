@@ -157,7 +157,7 @@ def linear_classifier(site: Site) -> Iterator[Option]:
         if targets == 2:
             first, second = emit.split(scores, [1, 1], 1)
             return [labels.of_two(_above(second, first, emit), 0, 2, emit), rows]
-        index = first_largest(scores, targets, 1, RANK, emit, finite=False)
+        index = first_largest(scores, 1, emit)
         return [labels.selected(index, 0, 2, emit), rows]
 
     yield from options_of(site, "linear_classifier", product, [0, max(2, targets)], outputs)

@@ -119,7 +119,7 @@ def tree_classifier(site: Site) -> Iterator[Option]:
         if two:
             return _of_two(sums, labels, signs, transform, emit)
         scores = emit.reshape(sums, [-1, emit.models, labels.count])
-        index = first_largest(scores, labels.count, RANK - 1, RANK, emit, finite=True)
+        index = first_largest(scores, RANK - 1, emit)
         return [labels.selected(index, 1, RANK - 1, emit), transformed(scores, transform, RANK, emit)]
 
     def split(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:

@@ -15,6 +15,7 @@ LABELS = {
     "ints": lambda m, count: {"classlabels_ints": [5 + k for k in range(count)]},
     "own ints": lambda m, count: {"classlabels_ints": [10 * m + k for k in range(count)]},
     "text": lambda m, count: {"classlabels_strings": [f"word {k}" for k in range(count)]},
+    "scattered ints": lambda m, count: {"classlabels_ints": [(7 * k + m) % 5 for k in range(count)]},
     "own text": lambda m, count: {"classlabels_strings": [f"{m} {k}" for k in range(count)]},
 }
 

@@ -171,6 +171,7 @@ def test_labels(classes, text, tmp_path):
     own = [[10 * m + k for k in range(classes)] for m in range(3)]
     agree([classifier(m, classes, text=text, labels=own[m]) for m in range(3)], rows(), tmp_path)
     agree([classifier(m, classes, text=text) for m in range(3)], rows(), tmp_path)
+    agree([classifier(m, classes, text=text, labels=[9, 4, 7][:classes]) for m in range(3)], rows(), tmp_path)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
