@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import oracle
 from onnx import NodeProto, TensorProto, helper
@@ -15,6 +16,8 @@ from oracle import IO, Array
 
 from netfuse_onnx.plan import planner
 from netfuse_onnx.types import Became
+
+COLUMNS = 3
 
 
 def table(
@@ -37,6 +40,39 @@ def table(
     x = helper.make_tensor_value_info("x", kind, [rows, columns])
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", version)]
     return helper.make_model(helper.make_graph([node], "g", [x], infos), opset_imports=imports, ir_version=8)
+
+
+def forest(
+    seed, *, trees=2, depth=2, targets=1, mode="BRANCH_LEQ", whole=True, tracks=False, leaves="target"
+):
+    """Full trees. `whole`: thresholds and weights are small whole numbers, and any order of a sum is exact."""
+    rng = np.random.default_rng(seed)
+
+    def draw(low, high):
+        return float(rng.integers(low, high) if whole else np.float32(rng.uniform(low, high)))
+
+    size, inner = 2 ** (depth + 1) - 1, 2**depth - 1
+    made = {f"nodes_{name}": [] for name in (
+        "falsenodeids", "featureids", "modes", "nodeids", "treeids", "truenodeids", "values",
+    )}  # fmt: skip
+    made |= {f"{leaves}_{name}": [] for name in ("ids", "nodeids", "treeids", "weights")}
+    for tree, node in itertools.product(range(trees), range(size)):
+        leaf = node >= inner
+        made["nodes_treeids"].append(tree)
+        made["nodes_nodeids"].append(node)
+        made["nodes_modes"].append("LEAF" if leaf else mode)
+        made["nodes_featureids"].append(0 if leaf else int(rng.integers(COLUMNS)))
+        made["nodes_values"].append(0.0 if leaf else draw(-1, 2))
+        made["nodes_truenodeids"].append(0 if leaf else 2 * node + 1)
+        made["nodes_falsenodeids"].append(0 if leaf else 2 * node + 2)
+        for target in range(targets) if leaf else ():
+            made[f"{leaves}_ids"].append(target)
+            made[f"{leaves}_nodeids"].append(node)
+            made[f"{leaves}_treeids"].append(tree)
+            made[f"{leaves}_weights"].append(draw(-2, 3))
+    if tracks:
+        made["nodes_missing_value_tracks_true"] = rng.integers(0, 2, trees * size).tolist()
+    return made
 
 
 def agree(
