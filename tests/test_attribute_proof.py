@@ -39,7 +39,7 @@ CASES = {
     "TreeEnsembleRegressor": f"{TREE}, n_targets = 1, target_treeids = [0, 0], target_nodeids = [1, 2], "
     "target_ids = [0, 0], target_weights = [1.5, {0}.5]",
 }
-AS_OTHERS = ("LinearClassifier", "LinearRegressor", "Scaler", "TreeEnsembleRegressor")
+AS_OTHERS = ("Imputer", "LinearClassifier", "LinearRegressor", "Scaler", "TreeEnsembleRegressor")
 """Operators that are written as others, or as one for all models."""
 TWO = ("LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier")
 
@@ -118,7 +118,7 @@ def test_one_bit_of_an_attribute_is_refused(op: str, tmp_path: Path) -> None:
     assert "of m1: attribute" in held.problems[0]
 
 
-@pytest.mark.parametrize("op", ["Scaler", "LinearClassifier", "LinearRegressor"])
+@pytest.mark.parametrize("op", ["Imputer", "Scaler", "LinearClassifier", "LinearRegressor"])
 def test_one_bit_of_a_constant_made_of_attributes_is_refused(op: str, tmp_path: Path) -> None:
     paths = tables(tmp_path, op)
     held = proof(changed(merged(tmp_path, paths), next_constant), paths)

@@ -39,8 +39,10 @@ class Learned:
 
     @property
     def numbers(self) -> list[str]:
-        """The names of the attributes of floats."""
-        return sorted({name for attrs in self.each for name, value in attrs.items() if _numeric(value)})
+        """The names of the attributes of floats, but for one that is NaN in all models, for which IsNaN
+        stands."""
+        named = {name for attrs in self.each for name, value in attrs.items() if _numeric(value)}
+        return sorted(name for name in named if not all(_no_number(attrs.get(name)) for attrs in self.each))
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,10 @@ def _numeric(value: Any) -> bool:
     return isinstance(value, float) or (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(item, float) for item in value)
     )
+
+
+def _no_number(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _default(node: Node, name: str, otherwise: Any) -> Any:

@@ -53,14 +53,10 @@ def _softmax_zero(scores: Tensor, rank: int, emit: Emitter) -> Tensor:
     return emit("Div", emit("Where", counted, powers, others), total)
 
 
-def first_largest(scores: Tensor, count: int, rank: int, emit: Emitter, *, finite: bool) -> Tensor:
-    """The index of the first largest score, along the last of `rank` axes. ONNX Runtime's kernels compare
-    with the largest so far: a NaN in front stays the largest, any other is never larger. What ArgMax makes of
-    NaN is not specified. `finite`: no score can be one."""
-    if not finite:
-        stand_ins = [np.inf] + [-np.inf] * (count - 1)
-        scores = emit("Where", emit("IsNaN", scores), emit.const(stand_ins, np.float32), scores)
-    return emit("ArgMax", scores, axis=rank - 1, keepdims=0)
+def first_largest(scores: Tensor, axis: int, emit: Emitter) -> Tensor:
+    """The index of the first largest score along an axis. ONNX Runtime's ArgMax compares each score with the
+    largest so far, as its kernels of ai.onnx.ml do: a NaN in front stays the largest, any other never is."""
+    return emit("ArgMax", scores, axis=axis, keepdims=0)
 
 
 @dataclass(frozen=True)
@@ -89,12 +85,21 @@ class Labels:
         )
 
     def selected(self, index: Tensor, at: int, rank: int, emit: Emitter) -> Tensor:
-        """The labels at an index [..] of `rank` axes, which is in range for each model."""
+        """The labels at an index [..] of `rank` axes, which is in range for each model. Whole numbers in a
+        row are the index, moved by the first of them."""
+        first = [one[0] for one in self.each]
+        if all(
+            isinstance(one[0], int) and one == tuple(range(one[0], one[0] + len(one))) for one in self.each
+        ):
+            if not any(first):
+                return index
+            same = len(set(first)) == 1
+            return emit("Add", index, emit.const(first[0] if same else placed(first, at, rank, np.int64)))
         if len(set(self.each)) == 1:
             return emit("Gather", self.constant(self.each[:1], [self.count], emit), index, axis=0)
-        first = self.count * per_model(range(emit.models), at, rank, np.int64)
+        begins = self.count * placed(range(emit.models), at, rank, np.int64)
         table = self.constant(self.each, [emit.models * self.count], emit)
-        return emit("Gather", table, emit("Add", index, emit.const(first)), axis=0)
+        return emit("Gather", table, emit("Add", index, emit.const(begins)), axis=0)
 
     def of_two(self, positive: Tensor, at: int, rank: int, emit: Emitter) -> Tensor:
         """The second label where `positive`, [..] of `rank` axes, is True, else the first."""
@@ -109,8 +114,8 @@ def _named(attrs: Mapping[str, Any], ints: str) -> tuple[Any, ...]:
     return tuple(attrs.get("classlabels_strings") or attrs.get(ints) or ())
 
 
-def per_model(values: Any, at: int, rank: int, dtype: Any) -> np.ndarray[Any, Any]:
-    """A number for each model, on axis `at` of `rank`."""
+def placed(values: Any, at: int, rank: int, dtype: Any) -> np.ndarray[Any, Any]:
+    """Numbers along one axis, `at` of `rank`."""
     numbers = np.asarray(values, dtype)
     return numbers.reshape([len(numbers) if axis == at else 1 for axis in range(rank)])
 

@@ -41,43 +41,54 @@ class Product:
     intercepts: Floats | None
 
     def scores(self, x: Tensor, take: Layout, emit: Emitter) -> Tensor:
-        """A shared x is one wide product, [B, N, T]; else each model has a product of its own, [N, B, T]."""
+        """[N, T, B]. Rows come last, along which operators that broadcast are fastest. An x that all models
+        share is multiplied once, by the matrices of all."""
         models, targets, features = self.coefficients.shape
         if take == SHARED:
-            added = [] if self.intercepts is None else [emit.const(self.intercepts.reshape(-1), np.float32)]
-            matrix = emit.const(self.coefficients.reshape(models * targets, features), np.float32)
-            return emit.reshape(emit("Gemm", x, matrix, *added, transB=1), [-1, models, targets])
-        if take.folded:
-            x = emit.transpose(emit.reshape(x, [-1, models, features]), [1, 0, 2])
-        y = emit("MatMul", x, emit.const(self.coefficients.swapaxes(1, 2), np.float32))
-        bias = self.intercepts
-        return y if bias is None else emit("Add", y, emit.const(bias[:, None], np.float32))
+            added = [] if self.intercepts is None else [self._constant(self.intercepts, (-1, 1), emit)]
+            wide = emit("Gemm", self._constant(self.coefficients, (-1, features), emit), x, *added, transB=1)
+            return emit.reshape(wide, [models, targets, -1])
+        rows = emit.reshape(x, [-1, models, features]) if take.folded else x
+        columns = emit.transpose(rows, [1, 2, 0] if take.folded else [0, 2, 1])
+        y = emit("MatMul", emit.const(self.coefficients, np.float32), columns)
+        if self.intercepts is None:
+            return y
+        return emit("Add", y, self._constant(self.intercepts, (models, targets, 1), emit))
+
+    @staticmethod
+    def _constant(values: Floats, shape: Sequence[int], emit: Emitter) -> Tensor:
+        return emit.const(values.reshape(shape), np.float32)
 
 
-Batched = Callable[[Tensor, int, Emitter], Sequence[Tensor]]
-"""Gives the outputs from the scores [.., T] of all models, which are on an axis in front."""
+Outputs = Callable[[Tensor, Emitter], Sequence[Tensor]]
+"""Gives what is stacked on axis 0, rows [N, B, T] and labels [N, B], from the scores [N, T, B]."""
 
 
 def options_of(
-    site: Site, name: str, product: Product, widths: Sequence[int], outputs: Batched
+    site: Site, name: str, product: Product, widths: Sequence[int], outputs: Outputs
 ) -> Iterator[Option]:
     """Options for an input that all models share, or one for each. `widths` are the columns of the outputs, 0
-    for labels. What a Split takes apart for the graph's outputs is folded: a model's rows, or its columns."""
-    at = 0 if site.is_mapped(0) else 1
-    takes = [STACKED(0)] if at == 0 else [SHARED]
-    if at == 0 and isinstance(site.dims(0)[1], int):
+    for labels. Outputs that a Split takes apart are folded."""
+    takes = [STACKED(0) if site.is_mapped(0) else SHARED]
+    if site.is_mapped(0) and isinstance(site.dims(0)[1], int):
         takes.append(FOLDED(1))  # one Concat
     for take, split in itertools.product(takes, (False, True)):
 
         def body(
             site: Site, ins: Sequence[Tensor], emit: Emitter, take: Layout = take, split: bool = split
         ) -> Sequence[Held]:
-            made = outputs(product.scores(as_floats(site, ins[0], emit), take, emit), at, emit)
+            made = outputs(product.scores(as_floats(site, ins[0], emit), take, emit), emit)
             pairs = zip(made, widths, strict=True)
-            return [folded(x, at, width, emit) if split else x for x, width in pairs]
+            return [folded(x, 0, width, emit) if split else x for x, width in pairs]
 
-        gives = [FOLDED(at if width else 0) if split else STACKED(at) for width in widths]
-        yield Option(name, (take,), tuple(gives), body)
+        yield Option(name, (take,), (FOLDED(0) if split else STACKED(0),) * len(widths), body)
+
+
+def by_rows(scores: Tensor, targets: int, emit: Emitter) -> Tensor:
+    """[N, T, B] -> [N, B, T]"""
+    if targets == 1:
+        return emit.reshape(scores, [emit.models, -1, 1])
+    return emit.transpose(scores, [0, 2, 1])
 
 
 def product_of(site: Site, targets: int, intercepts: Floats | None) -> Product:
@@ -107,8 +118,8 @@ def linear_regressor(site: Site) -> Iterator[Option]:
     need(site.attr("post_transform") != b"PROBIT", "its post_transform is PROBIT")
     product = product_of(site, targets, _added(site, targets))
 
-    def outputs(scores: Tensor, at: int, emit: Emitter) -> Sequence[Tensor]:
-        return [transformed(scores, transform, RANK, emit)]
+    def outputs(scores: Tensor, emit: Emitter) -> Sequence[Tensor]:
+        return [transformed(by_rows(scores, targets, emit), transform, RANK, emit)]
 
     yield from options_of(site, "linear_regressor", product, [targets], outputs)
 
@@ -137,17 +148,21 @@ def linear_classifier(site: Site) -> Iterator[Option]:
     need(labels.count == max(2, targets), "its labels are not one for each class")
     need(targets > 1 or transform != "LOGISTIC", "versions of ONNX Runtime differ in LOGISTIC of one score")
 
-    def outputs(scores: Tensor, at: int, emit: Emitter) -> Sequence[Tensor]:
+    def outputs(scores: Tensor, emit: Emitter) -> Sequence[Tensor]:
         if targets == 1:
-            return _of_two(scores, labels, at, emit)
-        index = first_largest(scores, targets, RANK, emit, finite=False)
-        return [labels.selected(index, at, RANK - 1, emit), transformed(scores, transform, RANK, emit)]
+            first = emit("Sub", emit.const(1.0, np.float32), scores)
+            rows = by_rows(emit("Concat", first, scores, axis=1), 2, emit)
+            return [labels.of_two(_above(scores, emit.const(0.0, np.float32), emit), 0, 2, emit), rows]
+        rows = transformed(by_rows(scores, targets, emit), transform, RANK, emit)
+        if targets == 2:
+            first, second = emit.split(scores, [1, 1], 1)
+            return [labels.of_two(_above(second, first, emit), 0, 2, emit), rows]
+        index = first_largest(scores, 1, emit)
+        return [labels.selected(index, 0, 2, emit), rows]
 
     yield from options_of(site, "linear_classifier", product, [0, max(2, targets)], outputs)
 
 
-def _of_two(scores: Tensor, labels: Labels, at: int, emit: Emitter) -> Sequence[Tensor]:
-    """The labels and scores of two classes, from that of the second."""
-    positive = emit.squeeze(emit("Greater", scores, emit.const(0.0, np.float32)), [RANK - 1])
-    first = emit("Sub", emit.const(1.0, np.float32), scores)
-    return [labels.of_two(positive, at, RANK - 1, emit), emit("Concat", first, scores, axis=RANK - 1)]
+def _above(scores: Tensor, limit: Tensor, emit: Emitter) -> Tensor:
+    """[N, 1, B] -> [N, B]: True where a score is above the limit; a NaN is not, nor is anything above one."""
+    return emit.squeeze(emit("Greater", scores, limit), [1])

@@ -26,7 +26,7 @@ from netfuse_onnx.rules._scores import (
     as_floats,
     first_largest,
     folded,
-    per_model,
+    placed,
     transform_of,
     transformed,
 )  # fmt: skip
@@ -119,7 +119,7 @@ def tree_classifier(site: Site) -> Iterator[Option]:
         if two:
             return _of_two(sums, labels, signs, transform, emit)
         scores = emit.reshape(sums, [-1, emit.models, labels.count])
-        index = first_largest(scores, labels.count, RANK, emit, finite=True)
+        index = first_largest(scores, RANK - 1, emit)
         return [labels.selected(index, 1, RANK - 1, emit), transformed(scores, transform, RANK, emit)]
 
     def split(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
@@ -148,9 +148,9 @@ def _of_two(
 ) -> list[Tensor]:
     """Labels and scores of two classes, from sums [B, N] of the second. `signs`: a weight of the model is
     negative."""
-    limits = per_model([0.0 if negative else 0.5 for negative in signs], 1, RANK - 1, np.float32)
+    limits = placed([0.0 if negative else 0.5 for negative in signs], 1, RANK - 1, np.float32)
     chosen = labels.of_two(emit("Greater", sums, emit.const(limits, np.float32)), 1, RANK - 1, emit)
     second = emit.unsqueeze(sums, [RANK - 1])
-    whole = per_model([0.0 if negative else 1.0 for negative in signs], 1, RANK, np.float32)
+    whole = placed([0.0 if negative else 1.0 for negative in signs], 1, RANK, np.float32)
     scores = emit("Concat", emit("Sub", emit.const(whole, np.float32), second), second, axis=RANK - 1)
     return [chosen, emit("Sigmoid", scores) if transform == "LOGISTIC" else scores]

@@ -284,18 +284,18 @@ MUTATIONS = (
         "rules/test_linear.py::test_regressors[2-2-SOFTMAX]",
     ),
     mutation(
-        "nan-is-the-largest-score",
+        "the-last-of-the-largest-scores",
         "netfuse_onnx/rules/_scores.py",
-        "if not finite:",
-        "if False:",
+        "axis=axis, keepdims=0)",
+        "axis=axis, keepdims=0, select_last_index=1)",
         "rules/test_linear.py::test_scores_that_tie_or_are_no_numbers[3-NONE]",
     ),
     mutation(
         "labels-of-the-first-model",
         "netfuse_onnx/rules/_scores.py",
-        'emit("Add", index, emit.const(first))',
+        'emit("Add", index, emit.const(begins))',
         "index",
-        "rules/test_linear.py::test_classifiers[3-NONE-own ints]",
+        "rules/test_linear.py::test_classifiers[3-NONE-own text]",
     ),
     mutation(
         "features-of-the-first-model",

@@ -3,9 +3,8 @@
 import itertools
 
 import numpy as np
-import onnx
 import pytest
-from learned import agree, table
+from learned import agree, said, table
 from onnx import TensorProto
 
 OPS = ("ai.onnx.ml.LinearClassifier", "ai.onnx.ml.LinearRegressor")
@@ -16,6 +15,7 @@ LABELS = {
     "ints": lambda m, count: {"classlabels_ints": [5 + k for k in range(count)]},
     "own ints": lambda m, count: {"classlabels_ints": [10 * m + k for k in range(count)]},
     "text": lambda m, count: {"classlabels_strings": [f"word {k}" for k in range(count)]},
+    "scattered ints": lambda m, count: {"classlabels_ints": [(7 * k + m) % 5 for k in range(count)]},
     "own text": lambda m, count: {"classlabels_strings": [f"{m} {k}" for k in range(count)]},
 }
 
@@ -114,22 +114,6 @@ def test_what_is_refused(name, tmp_path):
             del model.graph.node[0].attribute[:]
             model.graph.node[0].attribute.extend(kept)
     said(models, tmp_path, reason)
-
-
-def said(models, folder, reason):
-    """The one node is replicated for this reason. Its kernel may not even load."""
-    import re
-
-    import oracle
-
-    from netfuse_onnx.plan import planner
-
-    paths = []
-    for m, model in enumerate(models):
-        paths.append(folder / f"m{m}.onnx")
-        onnx.save(model, paths[-1])
-    plan = planner.plan(oracle.family(paths), io="separate", share=frozenset())
-    assert re.search(reason, plan.lowerings[0].reason), plan.lowerings[0].reason
 
 
 HOSTILE = {

@@ -1,54 +1,14 @@
 """Tree ensembles whose trees differ between the models: one ensemble gives what each model's gives alone."""
 
-import itertools
-import re
-
 import numpy as np
 import onnx
-import oracle
 import pytest
-from learned import agree, table
+from learned import COLUMNS, agree, forest, said, table
 from onnx import TensorProto, numpy_helper
-
-from netfuse_onnx.plan import planner
 
 OPS = ("ai.onnx.ml.TreeEnsembleClassifier", "ai.onnx.ml.TreeEnsembleRegressor")
 INT, STRING, FLOAT = TensorProto.INT64, TensorProto.STRING, TensorProto.FLOAT
-COLUMNS = 3
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
-
-
-def forest(
-    seed, *, trees=2, depth=2, targets=1, mode="BRANCH_LEQ", whole=True, tracks=False, leaves="target"
-):
-    """Full trees. `whole`: thresholds and weights are small whole numbers, and any order of a sum is exact."""
-    rng = np.random.default_rng(seed)
-
-    def draw(low, high):
-        return float(rng.integers(low, high) if whole else np.float32(rng.uniform(low, high)))
-
-    size, inner = 2 ** (depth + 1) - 1, 2**depth - 1
-    made = {f"nodes_{name}": [] for name in (
-        "falsenodeids", "featureids", "modes", "nodeids", "treeids", "truenodeids", "values",
-    )}  # fmt: skip
-    made |= {f"{leaves}_{name}": [] for name in ("ids", "nodeids", "treeids", "weights")}
-    for tree, node in itertools.product(range(trees), range(size)):
-        leaf = node >= inner
-        made["nodes_treeids"].append(tree)
-        made["nodes_nodeids"].append(node)
-        made["nodes_modes"].append("LEAF" if leaf else mode)
-        made["nodes_featureids"].append(0 if leaf else int(rng.integers(COLUMNS)))
-        made["nodes_values"].append(0.0 if leaf else draw(-1, 2))
-        made["nodes_truenodeids"].append(0 if leaf else 2 * node + 1)
-        made["nodes_falsenodeids"].append(0 if leaf else 2 * node + 2)
-        for target in range(targets) if leaf else ():
-            made[f"{leaves}_ids"].append(target)
-            made[f"{leaves}_nodeids"].append(node)
-            made[f"{leaves}_treeids"].append(tree)
-            made[f"{leaves}_weights"].append(draw(-2, 3))
-    if tracks:
-        made["nodes_missing_value_tracks_true"] = rng.integers(0, 2, trees * size).tolist()
-    return made
 
 
 def regressor(seed, targets=1, kind=FLOAT, opset=17, version=3, **how):
@@ -175,6 +135,7 @@ def test_labels(classes, text, tmp_path):
     own = [[10 * m + k for k in range(classes)] for m in range(3)]
     agree([classifier(m, classes, text=text, labels=own[m]) for m in range(3)], rows(), tmp_path)
     agree([classifier(m, classes, text=text) for m in range(3)], rows(), tmp_path)
+    agree([classifier(m, classes, text=text, labels=[9, 4, 7][:classes]) for m in range(3)], rows(), tmp_path)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
@@ -186,16 +147,6 @@ def test_whole_numbers_as_features(kind, tmp_path):
 @pytest.mark.parametrize("base", [[0.0] * 3, [1.0, -1.0, 0.0]])
 def test_base_values_of_classes(base, tmp_path):
     agree([classifier(m, base_values=base) for m in range(3)], rows(batch=9), tmp_path)
-
-
-def said(models, folder, reason):
-    """The one node is replicated for this reason. Its kernel may not even load."""
-    paths = []
-    for m, model in enumerate(models):
-        paths.append(folder / f"m{m}.onnx")
-        onnx.save(model, paths[-1])
-    plan = planner.plan(oracle.family(paths), io="separate", share=frozenset())
-    assert re.search(reason, plan.lowerings[0].reason), plan.lowerings[0].reason
 
 
 def changed(models, name, change):
