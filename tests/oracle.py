@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cuda_forms
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -214,6 +215,7 @@ def every_merge(
     """Every plan, the model that it makes, and a line that says which case it is."""
     share = shared(role)
     sound = passes_checker(corr.sources[0].path)
+    source = onnx.load(corr.sources[0].path)
     for turn, plan in enumerate(plans(corr, io, share, tuned)):
         what = f"N={corr.models} {io} {role} {[(low.rule, *map(str, low.takes)) for low in plan.lowerings]}"
         small = (0, repeat.SMALL)[(turn // 2 + corr.models + 1) % 2]
@@ -224,6 +226,8 @@ def every_merge(
         model = materialise(merged)
         if sound:
             onnx.checker.check_model(model, full_check=True)
+        wrong = cuda_forms.unfit(onnx.load_from_string(model), source)
+        assert not wrong, f"wrong on CUDA: {wrong} {what}"
         yield plan, model, what
 
 

@@ -26,7 +26,9 @@ Array = np.ndarray[Any, Any]
 GAPS = {
     name for name, value in vars(gaps).items() if isinstance(value, str) and re.fullmatch(r"1\.\d+", value)
 }
-ON_CUDA = {"CUDA_LISTED", "NO_AXIS_OF_VECTORS", "ONE_ZERO_POINT", "SCALE_PER_MODEL", "TF32"}
+ON_CUDA = {
+    "BOTH_BROADCAST", "CUDA_LISTED", "NO_AXIS_OF_VECTORS", "ONE_ZERO_POINT", "SCALE_PER_MODEL", "TF32",
+}  # fmt: skip
 SHOWN: dict[str, Callable[[], bool]] = {}
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -384,6 +386,27 @@ def no_axis_of_vectors() -> bool:
     text = "g (float[4] x, float[4] s, uint8[4] z) => (uint8[4] y) { y = QuantizeLinear<axis = 0>(x, s, z) }"
     x = np.ones(4, np.float32)
     return refused_on_cuda(text, x=x, s=x, z=x.astype(np.uint8))
+
+
+def wrong_on_cuda(text: str, feeds: Mapping[str, Array], opset: int = 17) -> bool:
+    """True where CUDA computes something else than the CPU, silently."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
+    ort, content = runtime.onnxruntime(), model.SerializeToString()
+    want, got = (
+        ort.InferenceSession(content, providers=runtime.providers(where, tf32=False)).run(None, dict(feeds))[
+            0
+        ]
+        for where in ("cpu", "cuda")
+    )
+    return not np.allclose(want, got, rtol=1e-4, atol=1e-4)
+
+
+@shows
+def both_broadcast() -> bool:
+    text = "g (float[1,3,2,4] x, float[3,1,4,5] w) => (float[3,3,2,5] y) { y = MatMul(x, w) }"
+    rng = np.random.default_rng(0)
+    sizes = {"x": (1, 3, 2, 4), "w": (3, 1, 4, 5)}
+    return wrong_on_cuda(text, {name: rng.standard_normal(s).astype(np.float32) for name, s in sizes.items()})
 
 
 @shows

@@ -88,6 +88,12 @@ LABELS_MISSING = "1.32"
 """GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are
 written out with it, and gives as many."""
 
+BOTH_BROADCAST = "1.31"
+"""CUDA: MatMul and FusedMatMul take one strided product where both operands have as many matrices, without
+comparing their shapes (CanUseStridedBatchedGemm in core/providers/cuda/math/matmul.cc). [1, B, ..] beside
+[N, 1, ..] with B == N gets each matrix with one of the other's, silently, and most of the result is never
+written. So one side alone is broadcast (rules/products.py)."""
+
 SCALE_PER_MODEL = "1.31"
 """CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
 for values of rank 3."""
