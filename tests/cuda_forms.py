@@ -1,7 +1,7 @@
 """The forms of operators whose values are wrong on CUDA, silently (run/gaps.py): no merged graph may have one.
 
 There is a GPU in few places. So the oracle looks for these forms in every graph that it merges, by the shapes
-that onnx infers; a form that the source has itself is its own matter.
+that onnx infers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ Shape = list[int | str | None]
 PRODUCTS = ("MatMul", "MatMulInteger", "FusedMatMul", "MatMulIntegerToFloat")
 
 
-def unfit(merged: onnx.ModelProto, source: onnx.ModelProto) -> list[str]:
-    """A line for each node of the merged graph that has a form which no node of the source has."""
-    own = {kind for kind, _ in _found(source)}
+def unfit(merged: onnx.ModelProto, source: onnx.ModelProto | None) -> list[str]:
+    """A line for each node of the merged graph that has a form. `source`: nodes of the source are taken over
+    as they are, so that a form which one of them has is left out."""
+    own = {kind for kind, _ in _found(source)} if source else set()
     return [line for kind, line in _found(merged) if kind not in own]
 
 
@@ -54,7 +55,14 @@ def both_broadcast(node: onnx.NodeProto, given: Sequence[Shape | None]) -> bool:
     return any(a == 1 != b for a, b in pairs) and any(b == 1 != a for a, b in pairs)
 
 
+def unequal(node: onnx.NodeProto, given: Sequence[Shape | None]) -> bool:
+    """gaps.BROADCAST_OF_SEVERAL: three or more inputs, of which two shapes are known to differ."""
+    known = [shape for shape in given if shape is not None]
+    return len(given) > 2 and any(shape != known[0] for shape in known)
+
+
 FORMS: dict[str, Callable[[onnx.NodeProto, Sequence[Shape | None]], bool]] = {
     **dict.fromkeys(PRODUCTS, both_broadcast),
+    **dict.fromkeys(("Sum", "Max", "Min"), unequal),
 }
 """By operator: true for a node that is wrong on CUDA, as far as shapes are known."""

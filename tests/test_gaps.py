@@ -27,7 +27,8 @@ GAPS = {
     name for name, value in vars(gaps).items() if isinstance(value, str) and re.fullmatch(r"1\.\d+", value)
 }
 ON_CUDA = {
-    "BOTH_BROADCAST", "CUDA_LISTED", "NO_AXIS_OF_VECTORS", "ONE_ZERO_POINT", "SCALE_PER_MODEL", "TF32",
+    "BOTH_BROADCAST", "BROADCAST_OF_SEVERAL", "CUDA_LISTED", "GATHER_GIVES_ZEROS", "NO_AXIS_OF_VECTORS",
+    "ONE_ZERO_POINT", "SCALE_PER_MODEL", "TF32",
 }  # fmt: skip
 SHOWN: dict[str, Callable[[], bool]] = {}
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -407,6 +408,24 @@ def both_broadcast() -> bool:
     rng = np.random.default_rng(0)
     sizes = {"x": (1, 3, 2, 4), "w": (3, 1, 4, 5)}
     return wrong_on_cuda(text, {name: rng.standard_normal(s).astype(np.float32) for name, s in sizes.items()})
+
+
+@shows
+def broadcast_of_several() -> bool:
+    text = "g (float[2,3,4] x, float[1,3,4] z, float[2,3,1] w) => (float[2,3,4] y) { y = Sum(x, z, w) }"
+    rng = np.random.default_rng(0)
+    sizes = {"x": (2, 3, 4), "z": (1, 3, 4), "w": (2, 3, 1)}
+    return wrong_on_cuda(text, {name: rng.standard_normal(s).astype(np.float32) for name, s in sizes.items()})
+
+
+@shows
+def gather_gives_zeros() -> bool:
+    text = "g (float[3] x, int64[1] i) => (float[1] y) { y = Gather(x, i) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    providers = runtime.providers("cuda", tf32=False)
+    session = runtime.onnxruntime().InferenceSession(model.SerializeToString(), providers=providers)
+    (got,) = session.run(None, {"x": np.ones(3, np.float32), "i": np.int64([3])})
+    return bool(got[0] == 0)
 
 
 @shows

@@ -119,9 +119,11 @@ def gather_bytes_per_model(site: Site) -> Iterator[Option]:
     rows, rank = static_size(site.dims(0)[0]), site.rank(1)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        # A Gather of 0, 1, 2, .. counts from the front, and refuses what is out of range for one table.
-        index = emit("Gather", emit.const(np.arange(rows)), ins[1], axis=0)
-        first = np.arange(emit.models, dtype=np.int64).reshape(-1, *[1] * rank) * rows
+        # A Gather of 0, 1, 2, .. counts from the front. What is out of range for one table is so for all of
+        # them, too: where that is no error it gives 0, which is moved behind the last (GATHER_GIVES_ZEROS).
+        whole = emit.models * rows
+        index = emit("Gather", emit.const(np.arange(rows) - whole), ins[1], axis=0)
+        first = np.arange(emit.models, dtype=np.int64).reshape(-1, *[1] * rank) * rows + whole
         return emit("Gather", ins[0], emit("Add", index, emit.const(first)), axis=0)
 
     takes, gives = (FOLDED(0), STACKED(0)), (STACKED(0),)

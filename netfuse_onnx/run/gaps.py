@@ -94,6 +94,16 @@ comparing their shapes (CanUseStridedBatchedGemm in core/providers/cuda/math/mat
 [N, 1, ..] with B == N gets each matrix with one of the other's, silently, and most of the result is never
 written. So one side alone is broadcast (rules/products.py)."""
 
+BROADCAST_OF_SEVERAL = "1.31"
+"""CUDA: Sum, Max and Min of three and more inputs that are unequal read one of them with the strides of the
+one before (GeneralImplDispatchTarget in core/providers/cuda/math/variadic_elementwise_ops.cc): an axis along
+which it is broadcast keeps the other's stride. Of two, and of equal shapes, they are right."""
+
+GATHER_GIVES_ZEROS = "1.31"
+"""CUDA: Gather gives 0 for an index out of range (core/providers/cuda/tensor/gather_impl.cu), GatherElements
+leaves its output as memory had it, ScatterND takes the nearest index, and GatherND reads what stands there:
+none of them fails, as those on the CPU do."""
+
 SCALE_PER_MODEL = "1.31"
 """CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
 for values of rank 3."""
