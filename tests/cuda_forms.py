@@ -61,8 +61,19 @@ def unequal(node: onnx.NodeProto, given: Sequence[Shape | None]) -> bool:
     return len(given) > 2 and any(shape != known[0] for shape in known)
 
 
+def scaled_outside(node: onnx.NodeProto, given: Sequence[Shape | None]) -> bool:
+    """gaps.SCALE_PER_MODEL: the scale or bias depends on axes before those that are normalised."""
+    x, *affine = given
+    axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+    if x is None or len(x) == 3:
+        return False
+    inner = len(x) - axis if axis >= 0 else -axis
+    return any(size != 1 for shape in affine if shape for size in shape[:-inner])
+
+
 FORMS: dict[str, Callable[[onnx.NodeProto, Sequence[Shape | None]], bool]] = {
     **dict.fromkeys(PRODUCTS, both_broadcast),
     **dict.fromkeys(("Sum", "Max", "Min"), unequal),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), scaled_outside),
 }
 """By operator: true for a node that is wrong on CUDA, as far as shapes are known."""

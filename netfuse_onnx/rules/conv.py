@@ -39,7 +39,7 @@ def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
 def _with_whole_bias(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
     """The inputs, with a bias of open size that must have one number for each filter of all models.
 
-    CUDA's Conv does not compare the two: with fewer numbers, filters of one model would read the next one's."""
+    CUDA's Conv does not compare the two: with fewer numbers, a model's filters would read the next one's."""
     given, filters = list(ins), site.dims(1)
     if not site.has(2) or isinstance(site.dims(2)[0], int):
         return given

@@ -114,6 +114,13 @@ ONE_ZERO_POINT = "1.31"
 """CUDA: MatMulInteger takes one number as the zero point of either operand, and fails on any other when it is
 run. It does so for bytes with a sign; others run on the CPU, which takes a zero point for each column."""
 
+SPLIT_OF_NOTHING = "1.31"
+"""CUDA: Split with num_outputs (opset 18) fails where the axis is empty, as in a batch of 0."""
+
+CACHE_OF_ITS_PAST = "1.31"
+"""CUDA: where GroupQueryAttention runs on the CPU, as for float32, the cache that it gives is taken to be as
+long as the one that it was given, and a copy of it to the device fails."""
+
 NO_AXIS_OF_VECTORS = "1.31"
 """CUDA: QuantizeLinear and DequantizeLinear with a scale for each index of an axis fail on values of rank
 1."""

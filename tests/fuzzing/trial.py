@@ -295,6 +295,8 @@ def _disagreements(
         except Exception as error:
             if run.uneven:
                 continue
+            if gap := oracle.refused(error):
+                raise Discard(f"CUDA refuses it: {gap}") from error
             raise Failure("run", f"{what}: {_first(error)}", plan) from error
         for m, (model, single) in enumerate(zip(names, run.singles, strict=True)):
             for name, want in single.items():
