@@ -32,13 +32,28 @@ FUSED = f"{MICROSOFT}.FusedConv"
 )  # fmt: skip
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. M models are M times the groups."""
-    return emit_same_op(site, ins, emit, group=emit.models * int(site.attr("group")))
+    given = _with_whole_bias(site, ins, emit)
+    return emit_same_op(site, given, emit, group=emit.models * int(site.attr("group")))
+
+
+def _with_whole_bias(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
+    """The inputs, with a bias of open size that must have one number for each filter of all models.
+
+    CUDA's Conv does not compare the two: with fewer numbers, a model's filters would read the next one's."""
+    given, filters = list(ins), site.dims(1)
+    if not site.has(2) or isinstance(site.dims(2)[0], int):
+        return given
+    groups = int(site.attr("group")) if site.op == "ConvTranspose" else 1
+    count = filters[1 if site.op == "ConvTranspose" else 0]
+    if isinstance(count, int) and count:
+        given[2] = emit.reshape(ins[2], [emit.models * groups * count])
+    return given
 
 
 @rule("Conv", FUSED, takes=(SHARED, FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), when=_not_wide)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """Wide: NCHW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
-    return emit_same_op(site, ins, emit)
+    return emit_same_op(site, _with_whole_bias(site, ins, emit), emit)
 
 
 @rule("Conv", "ConvTranspose", FUSED, takes=(FOLDED(0), SHARED, SHARED, FOLDED(0)), gives=FOLDED(0))
@@ -67,7 +82,8 @@ def conv_padded(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         x = fold(emit, padded(emit, ins[0], len(dims) + 1, 2), 1, (dims[0], FULL, *dims[2:]))
         w = padded(emit, ins[1], len(dims), 1)
-        return emit_same_op(site, [x, w, *ins[2:]], emit, group=emit.models)
+        rest = _with_whole_bias(site, ins, emit)[2:]
+        return emit_same_op(site, [x, w, *rest], emit, group=emit.models)
 
     takes = site.takes({0: STACKED(1), 1: FOLDED(0), 2: FOLDED(0), 3: FOLDED(1)})
     yield Option("conv_padded", takes, (FOLDED(1),), body, Became.GROUPED, only="cuda")

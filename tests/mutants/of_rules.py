@@ -18,6 +18,20 @@ MUTATIONS = (
         "rules/test_reduce.py::test_every_reduction[13-ReduceL1]",
     ),
     mutation(
+        "both-sides-of-a-product-broadcast",
+        "netfuse_onnx/rules/products.py",
+        "return bool(left and right) and len(left | right) > 1",
+        "return False",
+        "rules/test_matmul.py::test_matmul_of_any_two_ranks[B,3,S,4-3,4,2]",
+    ),
+    mutation(
+        "open-sizes-do-not-broadcast",
+        "netfuse_onnx/rules/products.py",
+        "dim == 1 or (open_too and not isinstance(dim, int))",
+        "dim == 1",
+        "rules/test_matmul.py::test_one_side_alone_is_broadcast",
+    ),
+    mutation(
         "bytes-in-floats-in-one-piece",
         "netfuse_onnx/rules/bytes_in_floats.py",
         "math.ceil(depth / (EXACT // (HALF * largest)))",

@@ -1,7 +1,8 @@
 """Convolutions."""
 
+import onnx
 import pytest
-from oracle import Every, EveryOnCpu, as_models, check, draw, family, graph, sweep
+from oracle import Every, EveryOnCpu, as_models, check, draw, every_merge, family, graph, sweep
 
 from netfuse_onnx.plan.planner import candidates
 
@@ -44,6 +45,23 @@ def test_bias(op, w, b, tmp_path):
     attributes = "<group = 3>" if w == "6,1,3" else ""
     model = graph(f"float[2,3,5] x, float[{w}] w, float[{b}] b", f"y = {op}{attributes}(x, w, b)")
     sweep(model, tmp_path)
+
+
+@pytest.mark.parametrize(("op", "n"), [("Conv", 4), ("ConvTranspose", 4)])
+def test_a_bias_of_open_size_is_as_long_as_there_are_filters(op, n, tmp_path):
+    """CUDA does not compare them: with fewer numbers a model's filters would read the next one's bias. A
+    Reshape to the size that it must have fails everywhere."""
+    model = graph("float[2,3,5] x, float[4,3,3] w, float[n] b", "y = Conv(x, w, b)")
+    if op == "ConvTranspose":
+        model = graph("float[2,3,5] x, float[3,4,3] w, float[n] b", "y = ConvTranspose(x, w, b)")
+    role = {"x": "input", "w": "weight", "b": "input"}
+    check(model, draw(model, 3, sizes={"n": n}), role, tmp_path)
+    corr = family(as_models(model, draw(model, 3, sizes={"n": n}), role, tmp_path))
+    for plan, merged, what in every_merge(corr, role, "separate"):
+        nodes = onnx.load_from_string(merged).graph.node
+        made = {name: node.op_type for node in nodes for name in node.output}
+        biases = [made[node.input[2]] for node in nodes if node.op_type == op]
+        assert plan.lowerings[0].rule != "conv" or biases == ["Reshape"], what
 
 
 def test_every_role_and_number(tmp_path):
