@@ -1,6 +1,6 @@
 """A plugin of pytest: it writes each failure to the file FAILURES at once, and takes the first case of every
-test before the second of any, since a run may be cut short. It makes the folder cli/ of a checkout the package
-netfuse_onnx.cli."""
+test before the second of any, since a run may be cut short. It makes the folder cli/ of a checkout the
+package netfuse_onnx.cli."""
 
 from __future__ import annotations
 
