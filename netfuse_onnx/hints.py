@@ -6,9 +6,10 @@ Each says the fact that it rests on. A report without such facts has no hints.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.outlook import Outlook, outlook
@@ -42,16 +43,16 @@ NO_STATE = re.compile(r"last_hidden|encoder_hidden", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The options of a merge as they were given. `provider` is that of the proof, '' without one; `dims` are
-    the sizes of symbolic dimensions: of several for one name, the first counts."""
+    """The options of a merge as they were given. `provider` is that of the proof, '' without one; `sizes` are
+    the sizes of symbolic dimensions, the first of each counts."""
 
     target: str
     provider: str
-    dims: Mapping[str, int | Sequence[int]]
+    sizes: Sizes
 
     @property
-    def sizes(self) -> dict[str, int]:
-        return {name: size if isinstance(size, int) else size[0] for name, size in self.dims.items()}
+    def dims(self) -> dict[str, int]:
+        return points(self.sizes)[0]
 
 
 def of_merge(report: MergeReport, family: Correspondence, merged: Merged, asked: Asked) -> tuple[str, ...]:
@@ -73,14 +74,14 @@ def _of_target(report: MergeReport, family: Correspondence, merged: Merged, aske
             f"--target auto took {report.target}, the provider at hand. Where the file is served on another, "
             "name that one."
         )
-    elif report.target == "generic" and merged.plan is not None:
+    elif report.target == "generic" and report.tuning is None and merged.plan is not None:
         if not asked.provider:
             yield (
                 "Planned without a target: all that can be batched is. --target cpu or cuda plans for the "
                 "costs of where the file is served, --tune measures them there."
             )
             return
-        costs = cost(asked.provider, family, asked.sizes)
+        costs = cost(asked.provider, family, asked.dims)
         found = outlook(family, merged.plan, costs)
         sizes = _sizes(family, report.symbols, asked)
         yield f"{_expected(found, asked.provider, sizes)} --tune measures it where it runs."
@@ -103,7 +104,7 @@ def _expected(found: Outlook, target: str, sizes: str) -> str:
 
 
 def _sizes(family: Correspondence, symbols: Sequence[str], asked: Asked) -> str:
-    sizes = assumed(family.graph, asked.sizes)
+    sizes = assumed(family.graph, asked.dims)
     shown = [f"{name}={sizes[name]}" for name in symbols if name in sizes]
     return f" ({', '.join(shown[:SHOWN])})" if shown else ""
 

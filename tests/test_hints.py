@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_a_merge_without_a_target_says_what_one_is_expected_to_change(tmp_path: 
     _, _, err = run("merge", tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx")
     assert "\nHint: Planned without a target. " in err
     assert not merged(tmp_path, text, {"w": (8,)}, target="cpu", io="stacked").hints
+    assert "(B=2)" in merged(tmp_path, text, {"w": (8,)}, dims={"B": (2, 4)}).hints[0]
+
+
+def test_a_plan_that_was_measured_needs_no_hint_on_the_target(tmp_path: Path) -> None:
+    text = "g (float[B, 8] x) => (float[B, 8] y) { p = Relu (x) y = Mul (p, w) }"
+    plain = merged(tmp_path, text, {"w": (8,)}, io="stacked", verify=False)
+    assert about(plain, "--tune")
+    asked = hints.Asked("generic", "cpu", {})
+    models = api.sources.read([str(tmp_path / f"{name}.onnx") for name in "ab"])
+    family = api._matched(models, ("a", "b"), False)
+    made = api.remake.merge(family, io="stacked")
+    assert hints.of_merge(plain, family, made, asked)
+    assert not hints.of_merge(replace(plain, tuning=object()), family, made, asked)  # type: ignore[arg-type]
 
 
 def test_the_outlook_prices_every_node_of_the_plan_both_ways(tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from netfuse_onnx.run import runtime
 NAMES = ("cpu", "cuda")
 AUTO = "auto"
 KINDS = (
-    "convolution_blocked", "convolution_depthwise", "convolution_plain", "einsum", "pointwise_blocked",
-    "pointwise_plain", "product", "product_stacked", "product_values",
+    "convolution_blocked", "convolution_depthwise", "convolution_line", "convolution_plain", "einsum",
+    "pointwise_blocked", "pointwise_plain", "product", "product_stacked", "product_values", "recurrent",
 )  # fmt: skip
 """The kinds of kernels on a CPU, as plan/work.py names them."""
+LATER = {"convolution_line": "convolution_plain", "recurrent": "product"}
+"""Kinds that files of earlier versions lack, each with the kind that it was taken for."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 
 
@@ -122,7 +124,8 @@ def parsed(name: str, value: Mapping[str, Any]) -> Target | Card:
     try:
         if value.get("model") == card.MODEL:
             return card.parsed(name, value)
-        kernels = {kind: _kernel(value["kernels"][kind]) for kind in KINDS}
+        given = value["kernels"]
+        kernels = {kind: _kernel(given[kind if kind in given else LATER.get(kind, kind)]) for kind in KINDS}
         times, rates = value["microseconds"], value["bytes_per_microsecond"]
         return Target(
             name, value["provenance"], float(times["launch"]), float(times["view"]), float(times["part"]),
