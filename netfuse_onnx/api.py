@@ -19,7 +19,6 @@ from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
-from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
@@ -81,8 +80,7 @@ def merge(
     options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
     provider = options.runtime.provider if options else ""
     asked = hints.Asked(arguments.target(target), provider, dims)
-    target = targets.at_hand(target, proof.get("provider", "auto"))
-    target = arguments.tuned_for(target, tune, provider)
+    target = arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)
     made_for = targets.provider(target)
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
@@ -107,10 +105,7 @@ def merge(
         ) as staged:
             if options and verify:
                 options = replace(options, share=once, made_for=plan.made_for)
-                proved = _prove_staged(staged, out, plan.merged, plan.family, options, progress)
-                warnings = (*answer.warnings, *proved.warnings)
-                answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
-                refusals.unproven(answer)
+                answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
             staged.commit()
     answer = replace(answer, files=tuple(staged.files), size=staged.size)
     told = hints.of_merge(answer, plan.family, plan.merged, asked)
@@ -304,19 +299,23 @@ def _matched(
 
 
 def _prove_staged(
-    staged: writer.Staged,
-    out: str,
-    merged: Merged,
-    family: Correspondence,
-    options: Options,
-    progress: Progress | None,
+    staged: writer.Staged, out: str, plan: Plan, options: Options, progress: Progress | None
 ) -> VerifyReport:
     """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
     path, names = staged.model_path, staged.names(out)
     with wording.renaming(names):
-        recipes = metadata.recipes(metadata.read(path), family, path)
-        graph = prove_graph(path, merged, recipes)
-        return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)
+        recipes = metadata.recipes(metadata.read(path), plan.family, path)
+        graph = prove_graph(path, plan.merged, recipes)
+        proved = prove(path, recipes, plan.family, options, progress, graph=graph)
+        return wording.renamed(proved, names)
+
+
+def _proven(answer: MergeReport, proof: VerifyReport, strict: bool) -> MergeReport:
+    """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
+    warnings = (*answer.warnings, *proof.warnings)
+    answer = replace(answer, proof=replace(proof, strict=strict), warnings=warnings)
+    refusals.unproven(answer)
+    return answer
 
 
 def _merge_report(
