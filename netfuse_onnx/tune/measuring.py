@@ -21,8 +21,6 @@ LONG = 1000.0
 many."""
 MOST, MOST_NODES = 32, 400
 """The most copies in a graph, and the most nodes."""
-HEAVY = 64 << 20
-"""Bytes of weights of one graph: more than a cache holds, so that they come from memory as in a network."""
 TOO_HEAVY = 600 << 20
 """Bytes of weights of one node, beyond which it is not measured."""
 LONGEST = 10_000.0
@@ -35,13 +33,13 @@ SHORTEST = 0.01
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures on one clock. `held`: the bytes of weights of the whole family; a graph has no more of its
-    own, for those of a small family stay in the processor's cache."""
+    """Measures on one clock. `reach`: the bytes of weights of a graph, where its copies may be so many; those
+    of a small family stay in the processor's cache (keys.py)."""
 
     clock: Clock
     frame: Frame
     provider: str
-    held: int
+    reach: int
 
     def group(self, cases: Sequence[Case], predicted: Sequence[float], until: float) -> list[float]:
         """The microseconds of each case, NaN for one that could not be measured."""
@@ -70,8 +68,5 @@ class Measurer:
         size = sum(weights.recipe_nbytes(recipe) for recipe in one.recipes.values() if is_drawn(recipe))
         if size > TOO_HEAVY:
             raise Unprobed("its weights are too many")
-        wanted = LONG / guess
-        if size:
-            most = HEAVY / size
-            wanted = min(max(wanted, min(self.held, HEAVY) / size), most, LONGEST / guess)
+        wanted = min(self.reach / size, LONGEST / guess) if size else LONG / guess
         return max(1, min(math.ceil(wanted), MOST, MOST_NODES // max(one.nodes, 1)))

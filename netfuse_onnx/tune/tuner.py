@@ -13,7 +13,6 @@ from netfuse_onnx.plan.search import solved
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.run import hardware
 from netfuse_onnx.run.runtime import RunFailed, Runtime
-from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.tune import frame
 from netfuse_onnx.tune.cache import Cache, about
 from netfuse_onnx.tune.clock import Clock
@@ -111,9 +110,8 @@ def measure(survey: Survey, times: Times, clock: Clock, until: float, tell: Prog
     """Measure what matters, as far as the time goes. Nothing is measured where there is no choice at all."""
     if not survey.choices:
         return
-    held = sum(nbytes(part) for parts in survey.family.weights.values() for part in parts)
     try:
-        measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, held)
+        measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, survey.keys.reach)
         tuning = _Tuning(survey, times, measurer, until, tell)
         tuning.measure(tuning.at_stake())
         tuning.converge()
