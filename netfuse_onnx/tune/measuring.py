@@ -21,12 +21,14 @@ LONG = 1000.0
 many."""
 MOST, MOST_NODES = 32, 400
 """The most copies in a graph, and the most nodes."""
-TOO_HEAVY = 600 << 20
+TOO_HEAVY = 256 << 20
 """Bytes of weights of one node, beyond which it is not measured."""
 LONGEST = 10_000.0
 """The microseconds of one graph, by the prediction, for the sake of weights that come from memory."""
 FEWEST, ROUNDS, SPENT = 4, 200, 0.04
 """The fewest and the most rounds of a group, and the seconds that the rounds of one case take together."""
+SLOW = 5e5
+"""The microseconds of a round beyond which one more is enough: what takes so long is told apart by two."""
 SHORTEST = 0.01
 """The least microseconds that are taken for a time: a difference may come out as nothing."""
 
@@ -45,8 +47,9 @@ class Measurer:
         """The microseconds of each case, NaN for one that could not be measured."""
         ready = [self._ready(case, guess) for case, guess in zip(cases, predicted, strict=True)]
         runs = [run for _, run in ready if run is not None]
-        best = in_turns(runs, 2)
-        rounds = max(FEWEST, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
+        best = in_turns(runs, 2, until)
+        fewest = FEWEST if sum(best) < SLOW else 1
+        rounds = max(fewest, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
         best = [min(pair) for pair in zip(best, in_turns(runs, rounds, until), strict=True)]
         times = iter(best)
         return [math.nan if run is None else self._own(made, next(times)) for made, run in ready]
