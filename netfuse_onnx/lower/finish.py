@@ -45,7 +45,7 @@ def export(
     joins = sum(c.nodes for c in conversions if c.boundary and c.value in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
     inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
-    return Merged(model, large, report, round(plan.cost, 3), inline)
+    return Merged(model, large, report, round(plan.cost, 3), inline, plan)
 
 
 def written(emit: Emitter, opsets: Mapping[str, int], ir_version: int) -> onnx.ModelProto:
@@ -110,15 +110,16 @@ def _rows(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[NodeRow
     """One row for each node; those of merged bodies come behind the node that owns them."""
     costs = plan.prediction.nodes if plan.prediction else ("",) * len(plan.lowerings)
     for node, chosen, cost in zip(corr.graph.nodes, plan.lowerings, costs, strict=True):
+        row = chosen.choice
         yield NodeRow(
             name=where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
             op=node.key,
-            became=str(chosen.became),
-            rule=chosen.rule,
+            became=row.became,
+            rule=row.rule,
             reason=chosen.reason,
             cost=cost,
-            takes=tuple(str(layout or "unread") for layout in chosen.takes),
-            gives=tuple(map(str, chosen.gives)),
+            takes=row.takes,
+            gives=row.gives,
         )
         if isinstance(chosen.option, NestedPlan):
             for attr, body in chosen.option.bodies.items():
@@ -141,4 +142,5 @@ def _report(
         notes=plan.notes,
         predicted=plan.prediction.parts if plan.prediction else {},
         alternatives=plan.prediction.alternatives if plan.prediction else {},
+        sizes=plan.prediction.sizes if plan.prediction else (),
     )

@@ -50,14 +50,16 @@ def tuned(
     threads: int = 0,
     tell: Progress = lambda what, done, total: None,
     cache: bool = True,
+    target: str = "",
 ) -> Tuned:
     """The cost of a plan for this machine; its `summary` says how much of it was measured.
 
     `threads`: those of a session, by default as many as there are cores. `seconds`: the time after which
-    nothing more is measured. With `cache`, times of earlier runs are used and new ones kept.
+    nothing more is measured. With `cache`, times of earlier runs are used and new ones kept. `target`: whose
+    constants predict what is not measured, by default those of the provider.
     """
     start = time.monotonic()
-    base = cost(runtime.provider, family, dims or {})
+    base = cost(target or runtime.provider, family, dims or {})
     if not isinstance(base, Timed):
         raise InternalError(f"the target {runtime.provider} has no cost in microseconds")
     threads = threads or hardware.cores()

@@ -10,6 +10,7 @@ from .of_prove import MUTATIONS as PROVE
 from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
+from .of_verdict import MUTATIONS as VERDICT
 from .of_write import MUTATIONS as WRITE
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -22,5 +23,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PROVE,
     *CUDA,
     *ANSWERS,
+    *VERDICT,
     *TUNE,
 )
