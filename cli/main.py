@@ -157,9 +157,9 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 @click.option(
     "--seconds",
     type=click.FloatRange(0),
-    default=20.0,
+    default=60.0,
     show_default=True,
-    help="Starts no round after these.",
+    help="For all trials, loads and rounds; more where the first calls take longer.",
 )
 @proof_options
 @common_options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from netfuse_onnx.types import Became
 from .render_bench import bench
 from .render_check import check
 from .render_tuning import assumed, sizes, tuning
+from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 from .text import write_json
 
@@ -57,6 +59,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     if report.io == "separate" and report.symbols:
         console.say(f"{some(report.symbols)}: one size for all models in a call; pad where they differ.")
     console.warn(report.warnings)
+    verdict(report.verdict, console)
 
 
 def verify(report: VerifyReport, console: Screen) -> None:
@@ -127,17 +130,20 @@ def _predicted(lowered: Lowered, console: Screen) -> None:
         parts = ", ".join(f"{part} {cost:,.0f}" for part, cost in lowered.predicted.items())
         total = sum(lowered.predicted.values())
         console.say(f"Predicted for the target: {total:,.0f} us a call ({parts}).")
-    for name, cost in lowered.alternatives.items():
-        console.say(f"Instead: {name} {cost:,.0f} us.")
+    if lowered.alternatives:
+        others = ", ".join(f"{name} {cost:,.0f} us" for name, cost in lowered.alternatives.items())
+        console.say(f"Rejected plans: {others}.")
 
 
 def _reasons(rows: Sequence[NodeRow], console: Screen) -> None:
-    """Print the number of replicated nodes by operator and reason."""
-    reasons: dict[tuple[str, str], int] = {}
+    """Print the number of replicated nodes by reason, with the operators of each."""
+    reasons: dict[str, Counter[str]] = {}
     for row in rows:
-        reasons[row.op, row.reason] = reasons.get((row.op, row.reason), 0) + 1
-    for (op, reason), count in list(reasons.items())[:REASONS]:
-        console.say(f"Replicated: {count} x {op}: {reason}")
+        reasons.setdefault(row.reason, Counter())[row.op] += 1
+    for reason, ops in list(reasons.items())[:REASONS]:
+        counts = some([f"{count} x {op}" for op, count in ops.most_common()])
+        total = f"{ops.total()} nodes ({counts})" if len(ops) > 1 else counts
+        console.say(f"Replicated: {total}: {reason}")
     if len(reasons) > REASONS:
         console.say(f"Replicated: {len(reasons) - REASONS} more reasons, see inspect")
 

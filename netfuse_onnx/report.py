@@ -15,6 +15,7 @@ from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
+from netfuse_onnx.verdict import Verdict
 
 NOT_PROVEN = NotProven.exit_code
 """Exit code of a proof that could not tell."""
@@ -140,6 +141,7 @@ class MergeReport(Report):
     """The sizes of symbolic dimensions that were given; `lowered.sizes` has all for which a plan for a target
     was made."""
     tuning: Tuning | None = None
+    verdict: Verdict | None = None
 
     @property
     def copied(self) -> int | None:
@@ -200,7 +202,9 @@ class UnreadableRow:
 class CheckReport(Report):
     """The answer to the question if models are one architecture. `families` has all models that can be read,
     the largest family first; `difference` is the first one between two families. `bytes` is the size of the
-    weights of all models, `distinct_bytes` the size that merge would store without options."""
+    weights of all models. Of a merge without options, `distinct_bytes` is the size of the weights that it
+    would store, `merged_nodes` the nodes of its graph, and `became` counts a model's nodes by what would
+    become of them."""
 
     sources: tuple[str, ...]
     models: tuple[str, ...]
@@ -218,6 +222,9 @@ class CheckReport(Report):
     opsets: Mapping[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    merged_nodes: int = 0
+    became: Mapping[str, int] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
     @property
     def ok(self) -> bool:

@@ -116,7 +116,7 @@ def test_a_target_says_what_it_expects(tmp_path: Path, run: Run, target: str) ->
     out = tmp_path / "m.onnx"
     code, _, err = run("merge", *family(tmp_path), "-o", out, "--target", target, "--dim", "n=1")
     assert code == 0
-    assert "Predicted for the target" in err and "Instead: once per model" in err
+    assert "Predicted for the target" in err and "Rejected plans: batched wherever possible " in err
     report = json.loads(run("inspect", out, "--json")[1])
     assert report["target"] == target
     assert sum(report["lowered"]["predicted"].values()) <= min(report["lowered"]["alternatives"].values())

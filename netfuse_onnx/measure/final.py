@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.heavy import Pending, one_by_one
@@ -105,8 +106,9 @@ def _light(work: Workload, plans: Sequence[Pending], until: float, folder: str, 
             files.append(plan.write())
         except FileFault as error:
             failed.append(Row("merged", plan.label, True, file=plan.size, problem=error.message.rstrip(".")))
-    effort = Effort(seconds=max(0.0, until - time.monotonic()))
-    report = contest(work, files, effort=effort, until=until, folder=folder, tell=tell)
+    clock = Clock(max(0.0, until - time.monotonic()))
+    effort = Effort(seconds=clock.seconds)
+    report = contest(work, files, effort=effort, until=until, folder=folder, tell=tell, clock=clock)
     together = report.together and work.runtime.provider == "cpu"
     return Lap(report.case, (*_each_fastest(report.rows), *failed), together)
 

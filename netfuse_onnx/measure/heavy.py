@@ -16,8 +16,7 @@ from netfuse_onnx.measure import memory
 from netfuse_onnx.measure.choice import prepare
 from netfuse_onnx.measure.contenders import Concurrent, Contender, InSequence
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
-from netfuse_onnx.measure.once import TIME_UP
-from netfuse_onnx.measure.report import Row
+from netfuse_onnx.measure.report import TIME_UP, Row
 from netfuse_onnx.measure.rounds import Effort, Quartiles, Run, sample
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.workload import Workload

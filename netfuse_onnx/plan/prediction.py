@@ -16,6 +16,10 @@ Pick = Callable[[int, list[Lowering]], list[Lowering]]
 """The lowerings of node i that an alternative allows, of those on offer; none is all."""
 
 
+BATCHED, ONE_BY_ONE = "batched wherever possible", "once per model"
+"""The names of the plans that a plan is compared with: that of no target, and every node once per model."""
+
+
 def predicted(corr: Correspondence, found: Candidates, plan: Plan, generic: Plan, cost: Cost) -> Prediction:
     """Microseconds. `generic`: the plan of no target, as one of the alternatives; the other is every node
     once per model."""
@@ -27,10 +31,8 @@ def predicted(corr: Correspondence, found: Candidates, plan: Plan, generic: Plan
     parts["conversions"] = max(0.0, plan.cost - sum(parts.values()))
     parts["call"] = call = cost.call(*_edge(corr, found))
     picks: Mapping[str, Pick] = {
-        "batched wherever possible": lambda i, offers: [
-            o for o in offers if o.choice == generic.lowerings[i].choice
-        ],
-        "once per model": lambda i, offers: [o for o in offers if o.became is Became.REPLICATED],
+        BATCHED: lambda i, offers: [o for o in offers if o.choice == generic.lowerings[i].choice],
+        ONE_BY_ONE: lambda i, offers: [o for o in offers if o.became is Became.REPLICATED],
     }
     others = {name: _cost(corr, found, pick, cost) + call for name, pick in picks.items()}
     return Prediction({k: round(v, 2) for k, v in sorted(parts.items()) if v}, others, tuple(nodes))
@@ -58,4 +60,4 @@ def _beside(chosen: Lowering, offers: list[Lowering], seen: Site, price: float, 
 
 
 def _way(lowering: Lowering) -> str:
-    return "once per model" if lowering.became is Became.REPLICATED else lowering.rule
+    return ONE_BY_ONE if lowering.became is Became.REPLICATED else lowering.rule
