@@ -14,10 +14,11 @@ TRIALS, ROUNDS = 0.3, 0.85
 
 
 class Clock:
-    """The time of a comparison, in seconds, from its construction on."""
+    """The time of a comparison, in seconds, from its construction on. Where it is bounded, `fewest` rounds are
+    measured however little time is left; calls that want some models are measured where `some` says so."""
 
-    def __init__(self, seconds: float = math.inf) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float = math.inf, *, fewest: int = 1, some: bool = True) -> None:
+        self.seconds, self.fewest, self.some = seconds, fewest, some
         self.start = time.monotonic()
         self.left_out: dict[str, list[str]] = {}
         """The things left out because the time was up, in words, each with the ways that miss it."""

@@ -22,6 +22,8 @@ from netfuse_onnx.prove.trial import Progress
 
 HEAVY = 400 << 20
 """Sources that take so many bytes together are loaded one way after the other."""
+FEWEST = 4
+"""So many rounds are measured, however little time is left: a choice by fewer would be one by chance."""
 MUST_BEAT = 0.98
 """A plan replaces a simpler one only where it takes less than 98 % of its time."""
 
@@ -106,7 +108,7 @@ def _light(work: Workload, plans: Sequence[Pending], until: float, folder: str, 
             files.append(plan.write())
         except FileFault as error:
             failed.append(Row("merged", plan.label, True, file=plan.size, problem=error.message.rstrip(".")))
-    clock = Clock(max(0.0, until - time.monotonic()))
+    clock = Clock(max(0.0, until - time.monotonic()), fewest=FEWEST, some=False)
     effort = Effort(seconds=clock.seconds)
     report = contest(work, files, effort=effort, until=until, folder=folder, tell=tell, clock=clock)
     together = report.together and work.runtime.provider == "cpu"

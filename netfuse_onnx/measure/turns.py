@@ -105,7 +105,8 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, 
     turns = {name: functools.partial(_turn, way, together) for name, way in racing.items()}
     if not turns:
         return
-    ones = {f"{name}/1": way for name, way in racing.items() if together and _has_one(way)}
+    stay = together and clock.some
+    ones = {f"{name}/1": way for name, way in racing.items() if stay and _has_one(way)}
     turns |= {name: functools.partial(_turn, way, together, 1) for name, way in ones.items()}
     measure = functools.partial(
         interleave,
@@ -118,7 +119,7 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, 
     _keep(racing, ones, samples_of)
     done = max(map(len, samples_of.values()))
     last = (time.monotonic() - begun) / max(1, done)
-    if together and clock.bounded and clock.left() > last and not _may_pay(ways):
+    if together and clock.bounded and clock.left() > last and not (clock.some and _may_pay(ways)):
         still = {name: turn for name, turn in turns.items() if len(samples_of[name]) == done}
         rest = replace(effort, rounds=effort.rounds - done, seconds=clock.left() - last, fewest=0)
         more = measure(still, rest, seed=done)
@@ -148,7 +149,7 @@ def _may_pay(ways: Sequence[Way]) -> bool:
 def _take(together: bool, clock: Clock) -> Callable[[Run, Effort], float]:
     """The way to take a sample. Loading takes longer than measuring, so a turn with a load measures more. A
     single call has to do where the time is up before the rounds."""
-    if clock.left(ROUNDS) <= 0.0:
+    if clock.left(ROUNDS) <= 0.0 and clock.fewest == 1:
         return once
     return sample if together else quick
 
@@ -157,7 +158,7 @@ def _of_rounds(effort: Effort, together: bool, clock: Clock) -> Effort:
     """The limits of the rounds. Where ways are loaded for their turns, the first turn was before."""
     effort = replace(effort, seconds=min(effort.seconds, clock.left(ROUNDS)))
     before = 0 if together else 1
-    fewest = 1 if clock.bounded else FEWEST
+    fewest = clock.fewest if clock.bounded else FEWEST
     rounds = effort.rounds if together else FEWEST - before
     return replace(effort, rounds=rounds, fewest=fewest - before)
 
@@ -174,7 +175,7 @@ def _some_models(ways: Sequence[Way], together: bool, effort: Effort, clock: Clo
     found = waiting.compared(ways, compared, paired=together)
     merged = {row.label: row.median for row in rows if row.merged and row.ran}
     best = min(compared, key=lambda one: merged[one.merged], default=None)
-    if best is None or not together:
+    if best is None or not together or not clock.some:
         return found
     known = {row.models: row for row in found if row.label == best.merged}
     more = waiting.search([way for way in ways if way.row.ran], best, known, effort, clock)
