@@ -14,8 +14,9 @@ TRIALS, ROUNDS = 0.3, 0.85
 
 
 class Clock:
-    """The time of a comparison, in seconds, from its construction on. Where it is bounded, `fewest` rounds are
-    measured however little time is left; calls that want some models are measured where `some` says so."""
+    """The time of a comparison, in seconds, from its construction on. Where it is bounded, `fewest` rounds
+    are measured however little time is left; calls that want some models are measured where `some` is
+    true."""
 
     def __init__(self, seconds: float = math.inf, *, fewest: int = 1, some: bool = True) -> None:
         self.seconds, self.fewest, self.some = seconds, fewest, some

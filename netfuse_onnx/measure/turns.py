@@ -26,6 +26,8 @@ from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
 
+SUITS = 1.5
+"""Settings are tried for a second merged file where the first takes so many times its best time at most."""
 LOADS = 0.5
 """The part of the time left after the trials that loading further settings of a way may take."""
 
@@ -66,11 +68,23 @@ def _chosen(
     """Try the settings of each entry. They share the time; one that ends early leaves its rest to the others
     behind it."""
     share = clock.left(TRIALS) / max(1, sum(len(entry.choices) > 1 for entry in chosen))
-    until = time.monotonic()
+    until, tried = time.monotonic(), dict[str, float]()
     for done, entry in enumerate(chosen):
         tell("trying settings", done, len(chosen))
         until += share if len(entry.choices) > 1 else 0.0
-        yield choose(entry, work, folder, effort, clock, until)
+        ways = choose(_likely(entry, tried), work, folder, effort, clock, until)
+        tried = tried or (dict(ways[0].row.tried) if entry.merged else {})
+        yield ways
+
+
+def _likely(entry: Entry, tried: Mapping[str, float]) -> Entry:
+    """A merged file with the settings that suit another one of the same models: its best, and those near
+    it. `tried` has the seconds of that other one, by settings."""
+    if not entry.merged or len(tried) < len(entry.choices):
+        return entry
+    best = min(tried.values())
+    near = [some for some in entry.choices if tried.get(str(some), best) <= SUITS * best]
+    return replace(entry, choices=tuple(near))
 
 
 def _open(way: Way, effort: Effort, stay: bool, clock: Clock) -> None:
