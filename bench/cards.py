@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +24,10 @@ from netfuse_onnx.ops.kernels import runs_on_cuda
 from netfuse_onnx.plan import card
 from netfuse_onnx.plan.launches import CONVOLUTION, GROUPED, PRODUCT
 from netfuse_onnx.plan.work import Work
-from netfuse_onnx.run.runtime import onnxruntime
+from netfuse_onnx.run.runtime import RunFailed, Runtime
+from netfuse_onnx.tune import clock as timing
 
-ort = onnxruntime()
+CUDA = Runtime("cuda", required=True)
 
 SECONDS = 80.0
 """The time of a calibration. It ends within 90 seconds, since a session that is being made is waited for."""
@@ -103,32 +103,10 @@ class Clock:
     def run(self, made: Graph, *, graph: bool, fed_from: str = "cuda") -> float:
         if self.left <= 0:
             raise TimeoutError
-        session = self._session(made.model(), graph)
-        binding = session.io_binding()
         kind = helper.tensor_dtype_to_np_dtype(made.element)
-        for name, shape in made.inputs.items():
-            value = ort.OrtValue.ortvalue_from_numpy(np.full(shape, 1e-3, kind), fed_from, 0)
-            binding.bind_ortvalue_input(name, value)
-        for value in session.get_outputs():
-            binding.bind_output(value.name, "cuda")
-        for _ in range(3):  # the second captures the graph
-            session.run_with_iobinding(binding)
-        times, end = [], min(time.monotonic() + SPENT, self.until)
-        while not times or (len(times) < RUNS and time.monotonic() < end):
-            start = time.perf_counter()
-            session.run_with_iobinding(binding)
-            times.append(time.perf_counter() - start)
-        return min(times) * 1e6
-
-    def _session(self, model: bytes, graph: bool) -> Any:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        cuda = ("CUDAExecutionProvider", {"enable_cuda_graph": str(int(graph)), "use_tf32": "1"})
-        session = ort.InferenceSession(model, options, providers=[cuda, "CPUExecutionProvider"])
-        if session.get_providers()[0] != cuda[0]:
-            raise SystemExit("cuda is not usable here.")
-        return session
+        feeds = {name: np.full(shape, 1e-3, kind) for name, shape in made.inputs.items()}
+        once = timing.Clock(CUDA, graph=graph, fed_from=fed_from, optimise=False).ready(made.model(), feeds)
+        return timing.in_turns([once], RUNS, min(time.monotonic() + SPENT, self.until))[0]
 
     def link(
         self, shape: Sequence[int], link: Link, *, few: int = 2, many: int = 10, graph: bool = True,
@@ -273,7 +251,7 @@ def _until_the_end(probe: Probe, clock: Clock, known: Constants) -> Iterator[tup
         yield from probe(clock, known)
     except TimeoutError:
         print(f"{probe.__name__}: no time was left; what it had not measured stays what it was", flush=True)
-    except (RuntimeError, ort.capi.onnxruntime_pybind11_state.Fail) as error:
+    except (RuntimeError, RunFailed) as error:
         print(f"{probe.__name__}: {' '.join(str(error).split())[:200]}", flush=True)
 
 
@@ -291,12 +269,3 @@ def _put(constants: dict[str, Any], name: str, number: float) -> None:
         known = [int(least) for least in table if int(least) <= int(places[0])]
         table = table.setdefault(places[0], dict(table[str(max(known))]))
     table[places[-1]] = number
-
-
-def device_name() -> str:
-    """The name of the GPU, '' where nvidia-smi is missing."""
-    try:
-        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

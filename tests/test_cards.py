@@ -18,6 +18,7 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.launches import CONVOLUTION, GROUPED, LINK, MEMORY, PRODUCT, TRANSPOSED, Launch
 from netfuse_onnx.plan.work import Work
+from netfuse_onnx.run.runtime import onnxruntime
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_every_probe_is_a_valid_model(installed: dict[str, Any], monkeypatch: py
     made: list[str] = []
 
     def run(clock: Clock, probe: Graph, **_: Any) -> float:
-        session = cards.ort.InferenceSession(probe.model(), providers=["CPUExecutionProvider"])
+        session = onnxruntime().InferenceSession(probe.model(), providers=["CPUExecutionProvider"])
         made.append(session.get_outputs()[0].name)
         return float(len(probe.nodes))
 

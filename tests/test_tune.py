@@ -366,6 +366,6 @@ def test_a_real_clock_times_a_real_network(tmp_path: Path) -> None:
     assert cost.summary.measured > 0 and all(t > 0.0 for t in cost.times.values())
     plan = planning.plan(corr, io="stacked", cost=cost)
     compare(corr, materialise(lower(corr, plan, io="stacked")), "stacked", np.random.default_rng(1))
-    assert plan.prediction is not None and sum(plan.prediction.parts.values()) == pytest.approx(
-        plan.cost, rel=0.01
-    )
+    parts = dict(plan.prediction.parts) if plan.prediction else {}
+    assert parts.pop("call") > 0.0
+    assert sum(parts.values()) == pytest.approx(plan.cost, rel=0.01)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,39 +26,39 @@ from netfuse_onnx.run.runtime import (
 
 Run = Callable[[], float]
 """Runs a model once. Gives the microseconds that it took."""
-LEFT_OUT = "CommonSubexpressionElimination"
-"""The optimiser that would make one node of equal nodes that read the same values."""
+EQUAL_NODES = "CommonSubexpressionElimination"
+"""The optimiser that makes one node of equal nodes that read the same values."""
+WARM_UP = {"cpu": 1, "cuda": 3}
+"""Runs before those that count: on CUDA the second captures a graph."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Sessions on `runtime` whose operators share `threads` threads."""
+    """Sessions on `runtime` whose operators share `threads` threads. On CUDA inputs and outputs stay on the
+    device, but for inputs that are `fed_from` the "cpu"; `graph` says if runs are replayed as a CUDA graph:
+    by default where the provider can. `left_out` names optimisers; without `optimise` all are left out."""
 
     runtime: Runtime
     threads: int = 0
-    tf32: bool = True
+    graph: bool | None = None
+    fed_from: str = ""
+    optimise: bool = True
+    left_out: tuple[str, ...] = (EQUAL_NODES,)
 
-    def ready(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Run:
-        """Load a model. On CUDA inputs and outputs stay there, and runs are replayed as a CUDA graph where
-        the provider can. Raises RunFailed."""
-        if self.runtime.provider == "cuda":
-            try:
-                return self._ready(model, feeds, CUDA_GRAPH)
-            except RunFailed:
-                pass
-        return self._ready(model, feeds, {})
+    def ready(self, model: bytes | str, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Run:
+        """Load a model and run it once or more, so that all is in place. Raises RunFailed."""
+        if self.runtime.provider != "cuda" or self.graph is not None:
+            return self._ready(model, feeds, graph=bool(self.graph))
+        try:
+            return self._ready(model, feeds, graph=True)
+        except RunFailed:
+            return self._ready(model, feeds, graph=False)
 
-    def _ready(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]], more: Mapping[str, str]) -> Run:
-        options = session_options()
-        options.intra_op_num_threads = self.threads
-        # Else the threads of the session before wait actively, on the cores that this one needs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        left_out = (*self.runtime.left_out, LEFT_OUT)
-        runtime = Runtime(self.runtime.provider, self.runtime.libraries, left_out=left_out)
-        session = open_session(model, options, runtime, providers(runtime.provider, more, tf32=self.tf32))
-        binding, place = session.io_binding(), device(runtime)
+    def _ready(self, model: bytes | str, feeds: Mapping[str, np.ndarray[Any, Any]], *, graph: bool) -> Run:
+        session = self._session(model, graph)
+        binding, place = session.io_binding(), device(self.runtime)
         for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, _value(array, place))
+            binding.bind_ortvalue_input(name, _value(array, self.fed_from or place))
         for value in session.get_outputs():
             binding.bind_output(value.name, place)
 
@@ -70,9 +70,20 @@ class Clock:
             except Exception as error:
                 raise RunFailed(first_line(error)) from error
 
-        for _ in range(3 if more else 1):  # the second run captures a CUDA graph
+        for _ in range(WARM_UP[self.runtime.provider]):
             once()
         return once
+
+    def _session(self, model: bytes | str, graph: bool) -> Any:
+        options = session_options()
+        options.intra_op_num_threads = self.threads
+        # Else the threads of the session before wait actively, on the cores that this one needs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not self.optimise:
+            options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        runtime = replace(self.runtime, left_out=(*self.runtime.left_out, *self.left_out))
+        more = [CUDA_GRAPH] if graph else []
+        return open_session(model, options, runtime, providers(runtime.provider, *more, tf32=True))
 
 
 def _value(array: np.ndarray[Any, Any], place: str) -> Any:

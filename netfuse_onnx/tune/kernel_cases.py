@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ CONVOLUTIONS = (  # channels in, out, side of the image, side of the filter, gro
 )  # fmt: skip
 
 SQUARES = tuple((c, m, k) for c in (12, 48, 96) for m, k in ((16, 64), (128, 64), (64, 32), (256, 32)))
-"""Of attention: heads of all models, words, width of a head."""
+"""Sizes in attention: heads of all models, words, width of a head."""
 
 Made = tuple[onnx.NodeProto, list[onnx.TensorProto]]
 Link = Callable[[int, str], Made]
@@ -141,7 +142,7 @@ def convolution(into: int, out: int, side: int, groups: int, models: int) -> Lin
     def link(i: int, x: str) -> Made:
         a, b = turn(i, into, out)
         weight = stored(f"w{i}", models * b, a // groups, side, side)
-        attrs = {"group": models * groups, "pads": [side // 2] * 4}
+        attrs: dict[str, Any] = {"group": models * groups, "pads": [side // 2] * 4}
         return helper.make_node("Conv", [x, weight.name], [f"y{i}"], **attrs), [weight]
 
     return link
