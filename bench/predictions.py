@@ -96,7 +96,7 @@ def line(one: Mapping[str, Any]) -> str:
     ratio, own = one["predicted"] / one["tuned"], one["by target"] / one["cpu"]
     return (
         f"{one['family']:24} predicted {one['predicted']:10.0f} us, took {one['tuned']:10.0f} us, "
-        f"ratio {ratio:5.2f} (target's own {own:5.2f}); "
+        f"ratio {ratio:5.2f} (the target's own {own:5.2f}); "
         f"cpu {one['cpu']:10.0f}, generic {one['generic']:10.0f}, "
         f"best over tuned {best / one['tuned']:5.2f}; "
         f"{one['measured']} measured, {one['cached']} cached, {one['seconds']} s"

@@ -39,6 +39,7 @@ from bench.shapes import APART, Shape, Way, shapes
 from bench.zoo import ROWS, ZOO, Measured
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.targets import Target
+from netfuse_onnx.rules.signals import of_one_row
 from netfuse_onnx.tune import kernel_cases as chains
 from netfuse_onnx.tune.calibrate import Timer, provenance
 from netfuse_onnx.tune.clock import in_turns
@@ -74,11 +75,15 @@ def node(what: Shape, way: Way) -> tuple[list[int | str], int, Link]:
     weight = [what.w[0] * filters, *what.w[1:]]
     attrs = dict(what.window)
     attrs["group"] *= groups
+    image = [what.x[0] * batch, what.x[1] * channels, *what.x[2:]]
+    if way.name == "conv_of_a_row":
+        attrs |= of_one_row(attrs)
+        image, weight = [*image[:2], 1, image[2]], [*weight[:2], 1, weight[2]]
 
     def convolution(i: int, x: str) -> Made:
         return helper.make_node(what.op, [x, f"w{i}"], [f"y{i}"], **attrs), [chains.stored(f"w{i}", *weight)]
 
-    return [what.x[0] * batch, what.x[1] * channels, *what.x[2:]], math.prod(weight), convolution
+    return image, math.prod(weight), convolution
 
 
 def _same(link: Link) -> Link:
@@ -104,7 +109,8 @@ def _image(what: Shape, way: Way) -> tuple[int, ...]:
     """The axes of a convolution's image, at most as long as this; none of a product."""
     if way.work.kernel.startswith("pointwise"):
         return (way.work.m, 1)
-    return tuple(max(2 * size, 1) for size in what.x[2:])
+    rows = (1,) if way.name == "conv_of_a_row" else ()
+    return (*rows, *(max(2 * size, 1) for size in what.x[2:]))
 
 
 def probe(value: str, image: tuple[int, ...]) -> onnx.NodeProto:

@@ -41,9 +41,12 @@ proof_options = _options(
         help="Where to prove; auto is CUDA when it is usable.",
     ),
 )
-models_argument = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ...")
+models_argument = click.argument("models", nargs=-1, metavar="[NAME=]A.onnx [NAME=]B.onnx ...")
 names_option = click.option(
-    "--names", metavar="a,b,c", help="Model names. Default: file names without ending."
+    "--names",
+    metavar="a,b,c",
+    help="Model names, as NAME=a.onnx gives them one by one. Default: file names without ending, or the part "
+    "of the paths that differs.",
 )
 TUNE = "--tune"
 tune_option = click.option(
@@ -87,19 +90,26 @@ def at_least_two(models: Sequence[str]) -> None:
         raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
 
 
-def some_models(models: Sequence[str]) -> None:
+def named_models(models: Sequence[str], names: str | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the paths of the models and their names, from NAME=PATH or from --names."""
+    from netfuse_onnx.names import from_command_line
+
+    return from_command_line(models, None if names is None else names.split(","))
+
+
+def sources_of(models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the paths of a merged file's sources, and their names where they are given as NAME=PATH."""
+    from netfuse_onnx.names import all_or_none
+
     if not models:
         raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
+    return all_or_none(models)
 
 
 def data_arguments(external: bool, single: bool) -> str:
     if external and single:
         raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
     return "external" if external else "single" if single else "auto"
-
-
-def split(names: str | None) -> list[str] | None:
-    return None if names is None else names.split(",")
 
 
 def proof_arguments(given: dict[str, Any]) -> dict[str, Any]:

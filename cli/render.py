@@ -16,6 +16,7 @@ from netfuse_onnx.types import Became
 
 from .render_bench import bench
 from .render_check import check
+from .render_hints import hints
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
@@ -60,6 +61,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         console.say(f"{some(report.symbols)}: one size for all models in a call; pad where they differ.")
     console.warn(report.warnings)
     verdict(report.verdict, console)
+    hints(report.hints, console)
 
 
 def verify(report: VerifyReport, console: Screen) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack, cast
 
-from netfuse_onnx import arguments, best_plan, checked, expected, refusals, sources, wording
+from netfuse_onnx import arguments, best_plan, checked, expected, hints, refusals, sources, wording
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
@@ -79,7 +79,10 @@ def merge(
     dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
     arguments.sizes(dims)
     options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
-    target = arguments.tuned_for(target, tune, options.runtime.provider if options else "")
+    provider = options.runtime.provider if options else ""
+    asked = hints.Asked(arguments.target(target), provider, dims)
+    target = targets.at_hand(target, proof.get("provider", "auto"))
+    target = arguments.tuned_for(target, tune, provider)
     made_for = targets.provider(target)
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
@@ -110,7 +113,8 @@ def merge(
                 refusals.unproven(answer)
             staged.commit()
     answer = replace(answer, files=tuple(staged.files), size=staged.size)
-    return replace(answer, verdict=expected.of_merge(answer, plan.family))
+    told = hints.of_merge(answer, plan.family, plan.merged, asked)
+    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -129,18 +133,21 @@ def verify(
     *,
     strict: bool = False,
     isolation: bool = False,
+    names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> VerifyReport:
     """Prove a merged file against its sources. A failed proof is a report that is not ok.
 
-    `strict` refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd
-    values to every model, not only to two.
+    `paths` are in the order of the merge, or in any order with the name of each model in `names`. `strict`
+    refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd values to
+    every model, not only to two.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
     FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
+    paths = sources.in_order(merged, paths, names)
     proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
     return replace(proved, strict=strict)
 
@@ -169,6 +176,7 @@ def bench(
     rounds: int = 25,
     seconds: float = 60.0,
     profile: bool = False,
+    names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> BenchReport:
@@ -180,6 +188,7 @@ def bench(
     """
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
     arguments.one_size("bench", proof.get("dims", {}))
+    paths = sources.in_order(merged, paths, names)
 
     def measured() -> BenchReport:
         clock, tell = Clock(seconds), progress or silent
@@ -328,12 +337,7 @@ def _merge_report(
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),
-        warnings=(*family.warnings, *(() if tuning else _unmeasured(target))),
+        warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
         dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
         tuning=tuning,
     )
-
-
-def _unmeasured(target: str) -> Iterator[str]:
-    if target != "generic" and not targets.target(target).provenance.get("measured"):
-        yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
 from netfuse_onnx.dims import MOST_POINTS, Sizes, combinations, points
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.names import from_paths
 from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
     "io": ("separate", "stacked"),
-    "target": ("generic", "cpu", "cuda"),
+    "target": ("generic", "cpu", "cuda", "auto"),
     "data": ("auto", "external", "single"),
     "provider": ("auto", "cpu", "cuda"),
 }
@@ -30,7 +30,7 @@ def choice(option: str, value: str) -> str:
 
 
 def target(value: str) -> str:
-    """Return a known target, or the path of a file of constants that bench/calibrate.py wrote."""
+    """Return a known target, auto, or the path of a file of constants that bench/calibrate.py wrote."""
     return value if value.endswith(".json") else choice("target", value)
 
 
@@ -52,9 +52,9 @@ def tuned_for(value: str, tune: float | None, provider: str) -> str:
 
 
 def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the models: those given, or the file stems with -2, -3 where they clash."""
+    """Return the names of the models: those given, or those that the paths suggest."""
     if names is None:
-        return _stems(paths)
+        return from_paths(paths)
     if len(names) != len(paths):
         raise UsageFault(f"{len(names)} names for {len(paths)} models.", "Give one name per model, in order.")
     for name in names:
@@ -152,16 +152,3 @@ def positive(what: str, value: int) -> int:
     if value < 1:
         raise UsageFault(f"{what} can't be {value}.", "Give 1 or more.")
     return value
-
-
-def _stems(paths: Sequence[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for path in paths:
-        stem = os.path.splitext(os.path.basename(path))[0] or "model"
-        stem = os.fsencode(stem).decode(errors="replace")  # a file name need not be UTF-8, ONNX names are
-        name, count = stem, 1
-        while name in names:
-            count += 1
-            name = f"{stem}-{count}"
-        names.append(name)
-    return tuple(names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import Became, SizeRow
+from netfuse_onnx.types import Became, Plan, SizeRow
 
 if TYPE_CHECKING:
     import onnx
@@ -123,13 +123,15 @@ class Lowered:
 class Merged:
     """The lowered graph: an onnx.ModelProto whose large initializers are data-less, the recipe of each
     of those by initializer name, the report, and the cost of the plan. The writer fills in the bytes.
-    `inline`: the recipes of the small initializers, whose values the model holds already."""
+    `inline`: the recipes of the small initializers, whose values the model holds already. `plan`: the plan
+    that was lowered."""
 
     model: onnx.ModelProto
     recipes: Mapping[str, Recipe]
     report: Lowered
     cost: float = 0.0
     inline: Mapping[str, Recipe] = field(default_factory=dict)
+    plan: Plan | None = None
 
     @property
     def every_recipe(self) -> dict[str, Recipe]:

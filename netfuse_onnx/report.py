@@ -121,7 +121,7 @@ class VerifyReport(Report):
 @dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
-    them, which `check` gives beforehand."""
+    them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
 
     out: str
     sources: tuple[str, ...]
@@ -142,6 +142,7 @@ class MergeReport(Report):
     was made."""
     tuning: Tuning | None = None
     verdict: Verdict | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def copied(self) -> int | None:
@@ -225,6 +226,7 @@ class CheckReport(Report):
     merged_nodes: int = 0
     became: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

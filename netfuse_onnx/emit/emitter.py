@@ -76,6 +76,12 @@ class Emitter:
         child._weights = weights
         return child
 
+    def iterated(self, name: str, over: Tensor, axis: int) -> Emitter:
+        """The emitter of a body that runs once for each index of an axis."""
+        child = self.child(name, self._weights)
+        child.scope = self.scope
+        return child
+
     # ------------------------------------------------------------------ nodes
 
     def __call__(self, op: str, /, *ins: Tensor | None, **attrs: Any) -> Tensor:

@@ -45,7 +45,7 @@ def export(
     joins = sum(c.nodes for c in conversions if c.boundary and c.value in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
     inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
-    return Merged(model, large, report, round(plan.cost, 3), inline)
+    return Merged(model, large, report, round(plan.cost, 3), inline, plan)
 
 
 def written(emit: Emitter, opsets: Mapping[str, int], ir_version: int) -> onnx.ModelProto:

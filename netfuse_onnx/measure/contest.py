@@ -56,7 +56,7 @@ def contest(
     and outputs are compared where `checked`.
     """
     effort, clock = effort or Effort(), clock or Clock()
-    about = _About(work, clock, merged)
+    about = _About(work, merged, clock)
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder) as temporary:
         chosen = [entry for entry in (*entries(work, merged, temporary), *more) if only(entry)]
         if work.runtime.provider == "cuda":
@@ -78,8 +78,8 @@ def contest(
 class _About:
     """The facts about a comparison as it begins."""
 
-    def __init__(self, work: Workload, clock: Clock, merged: Sequence[MergedFile]) -> None:
-        self.work, self.clock, self.merged = work, clock, merged
+    def __init__(self, work: Workload, merged: Sequence[MergedFile], clock: Clock) -> None:
+        self.work, self.merged, self.clock = work, merged, clock
         self.start, self.load = time.monotonic(), machine.load()
         self.machine, self.versions = machine.machine(work.runtime.provider), machine.versions()
 

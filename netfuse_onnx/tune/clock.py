@@ -35,13 +35,12 @@ WARM_UP = {"cpu": 1, "cuda": 3}
 @dataclass(frozen=True)
 class Clock:
     """Sessions on `runtime` whose operators share `threads` threads. On CUDA inputs and outputs stay on the
-    device, but for inputs that are `fed_from` the "cpu"; `graph` says if runs are replayed as a CUDA graph:
-    by default where the provider can. `left_out` names optimisers; without `optimise` all are left out."""
+    device; `graph` says if runs are replayed as a CUDA graph: by default where the provider can. `left_out`
+    names optimisers; without `optimise` all are left out."""
 
     runtime: Runtime
     threads: int = 0
     graph: bool | None = None
-    fed_from: str = ""
     optimise: bool = True
     left_out: tuple[str, ...] = (EQUAL_NODES,)
 
@@ -58,7 +57,7 @@ class Clock:
         session = self._session(model, graph)
         binding, place = session.io_binding(), device(self.runtime)
         for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, _value(array, self.fed_from or place))
+            binding.bind_ortvalue_input(name, _value(array, place))
         for value in session.get_outputs():
             binding.bind_output(value.name, place)
 
