@@ -16,7 +16,7 @@ from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.heavy import Pending, one_by_one
 from netfuse_onnx.measure.report import Row
-from netfuse_onnx.measure.rounds import Quartiles, apart, ratio
+from netfuse_onnx.measure.rounds import Effort, Quartiles, apart, ratio
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 
