@@ -24,6 +24,8 @@ HEAVY = 400 << 20
 """Sources that take so many bytes together are loaded one way after the other."""
 FEWEST = 4
 """So many rounds are measured, however little time is left: a choice by fewer would be one by chance."""
+TRIALS, TRIAL = 0.45, 0.4
+"""Settings are tried in this part of the time, with samples of 0.4 seconds each: several plans share them."""
 MUST_BEAT = 0.98
 """A plan replaces a simpler one only where it takes less than 98 % of its time."""
 
@@ -108,7 +110,8 @@ def _light(work: Workload, plans: Sequence[Pending], until: float, folder: str, 
             files.append(plan.write())
         except FileFault as error:
             failed.append(Row("merged", plan.label, True, file=plan.size, problem=error.message.rstrip(".")))
-    clock = Clock(max(0.0, until - time.monotonic()), fewest=FEWEST, some=False)
+    left = max(0.0, until - time.monotonic())
+    clock = Clock(left, fewest=FEWEST, some=False, trials=TRIALS, trial=TRIAL)
     effort = Effort(seconds=clock.seconds)
     report = contest(work, files, effort=effort, until=until, folder=folder, tell=tell, clock=clock)
     together = report.together and work.runtime.provider == "cpu"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from netfuse_onnx.measure import memory, waiting
 from netfuse_onnx.measure.choice import Way, choose, narrowed
-from netfuse_onnx.measure.clock import ROUNDS, TRIALS, Clock
+from netfuse_onnx.measure.clock import ROUNDS, Clock
 from netfuse_onnx.measure.contenders import InSequence
 from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.report import Waiting
@@ -26,8 +27,9 @@ from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
 
-SUITS = 1.5
-"""Settings are tried for a second merged file where the first takes so many times its best time at most."""
+SUITS, SEVERAL = 1.5, 3
+"""Where 3 settings or more were tried for one merged file, only those that take up to 1.5 times its best time
+are tried for the next."""
 LOADS = 0.5
 """The part of the time left after the trials that loading further settings of a way may take."""
 
@@ -67,7 +69,7 @@ def _chosen(
 ) -> Iterator[list[Way]]:
     """Try the settings of each entry. They share the time; one that ends early leaves its rest to the others
     behind it."""
-    share = clock.left(TRIALS) / max(1, sum(len(entry.choices) > 1 for entry in chosen))
+    share = clock.left(clock.trials) / max(1, sum(len(entry.choices) > 1 for entry in chosen))
     until, tried = time.monotonic(), dict[str, float]()
     for done, entry in enumerate(chosen):
         tell("trying settings", done, len(chosen))
@@ -80,10 +82,10 @@ def _chosen(
 def _likely(entry: Entry, tried: Mapping[str, float]) -> Entry:
     """A merged file with the settings that suit another one of the same models: its best, and those near
     it. `tried` has the seconds of that other one, by settings."""
-    if not entry.merged or len(tried) < len(entry.choices):
+    if not entry.merged or len(tried) < SEVERAL:
         return entry
-    best = min(tried.values())
-    near = [some for some in entry.choices if tried.get(str(some), best) <= SUITS * best]
+    most = SUITS * min(tried.values())
+    near = [some for some in entry.choices if tried.get(str(some), math.inf) <= most]
     return replace(entry, choices=tuple(near))
 
 
