@@ -80,7 +80,7 @@ MOST = 2
 
 @family("Conv")
 def conv_filled(site: Site) -> Iterator[Option]:
-    """With --target cpu, zeros fill up the filters to blocks, and what they give is cut off: N(MP)HW -> NMOHW."""
+    """With --target cpu, filters of zeros fill blocks, and what they give is cut off: N(MP)HW -> NMOHW."""
     dims, filters = site.dims(0), site.dims(1)
     need(len(dims) == len(filters) == 4 and site.is_mapped(0) and site.is_mapped(1), "it is not over images")
     out, into, *window = filters
