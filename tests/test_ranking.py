@@ -10,13 +10,13 @@ import pytest
 from families import model, save
 
 from bench import calibrate, ranking
-from bench.calibrate import Bench, fitted
-from bench.chains import Case
 from bench.shapes import Shape, Way
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.targets import Kernel
 from netfuse_onnx.plan.work import Work
+from netfuse_onnx.tune.calibrate import Timer, fitted
+from netfuse_onnx.tune.kernel_cases import Case
 
 LAYERS = """g (float[batch, 4, 6, 6] x) => (float[batch, 3] y) {
     c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, filters)
@@ -45,9 +45,9 @@ def test_each_shape_has_its_lowerings(found: list[ranking.Shape]) -> None:
 
 
 def test_every_lowering_runs(found: list[ranking.Shape]) -> None:
-    bench = Bench("cpu", 1, 1)
+    timer = Timer(1, 1)
     for what in found:
-        taken = ranking.measure(what, bench, {True: 0.0, False: 0.0})
+        taken = ranking.measure(what, timer, {True: 0.0, False: 0.0})
         assert taken is not None and set(taken) == {way.name for way in what.ways}
         assert all(t > 0.0 for t in taken.values())
 
@@ -149,7 +149,7 @@ def test_the_lowerings_of_signals_run_as_they_are_priced(tmp_path: Path) -> None
         points | {"conv_of_a_row": "pointwise_blocked"},
     ]
     for what in found[:2]:
-        taken = ranking.measure(what, Bench("cpu", 1, 1), {True: 0.0, False: 0.0})
+        taken = ranking.measure(what, Timer(1, 1), {True: 0.0, False: 0.0})
         assert taken is not None and min(taken.values()) > 0.0
 
 
@@ -160,5 +160,5 @@ def test_the_installed_target_of_a_cpu_has_every_kind_of_kernel() -> None:
 
 def test_an_einsum_can_be_ranked() -> None:
     what = Shape("Product", (), (), (), (Way("einsum", 1, Work("einsum", 2, 4, 3, 5)),))
-    taken = ranking.measure(what, Bench("cpu", 1, 1), {True: 0.0, False: 0.0})
+    taken = ranking.measure(what, Timer(1, 1), {True: 0.0, False: 0.0})
     assert taken is not None and taken["einsum"] > 0.0

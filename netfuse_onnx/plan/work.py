@@ -42,6 +42,16 @@ def work(step: Step, inputs: Sequence[Shape], output: Shape) -> Work | None:
     return _einsum(step, inputs) if step.op == "Einsum" and len(inputs) == 2 else None
 
 
+def recurrence(step: Step, inputs: Sequence[Shape]) -> Work | None:
+    """The products of LSTM, GRU and RNN: for each direction, a row for each step and element of the batch."""
+    if step.op not in ("GRU", "LSTM", "RNN") or step.domain or len(inputs) < 3:
+        return None
+    x, w, r = inputs[:3]
+    if not len(x) == len(w) == len(r) == 3:
+        return None
+    return Work("recurrent", w[0], x[0] * x[1], w[1], x[2] + r[2])
+
+
 def _einsum(step: Step, inputs: Sequence[Shape]) -> Work | None:
     """The work of an Einsum of two operands. ONNX Runtime copies them to stacks of matrices, and packs
     none."""
