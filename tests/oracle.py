@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -42,12 +43,15 @@ from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.rules.fallback import CHEAPER
+from netfuse_onnx.run import cuda, runtime
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Became, Correspondence, Lowering, Plan
 
 __all__ = ["check", "draw", "fails_or_is_right", "few_roles", "graph", "roles", "some_roles", "sweep"]
 
+PROVIDER = os.environ.get("NETFUSE_TEST_PROVIDER", "cpu")
+"""The provider of the sessions, `cpu` or `cuda`. On CUDA only what its kernels take is on offer."""
 LEVELS = (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
 TOLERANCE = {np.float32: 2e-5, np.float16: 4e-3, np.float64: 1e-12}
 
@@ -327,7 +331,13 @@ def session(model: bytes | str, level: ort.GraphOptimizationLevel) -> ort.Infere
     options.graph_optimization_level = level
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=providers())
+
+
+def providers() -> list[tuple[str, dict[str, str]]]:
+    if PROVIDER == "cuda":
+        cuda.preload(ort)
+    return runtime.providers(PROVIDER, tf32=False)
 
 
 def ask(runner: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -358,8 +368,8 @@ class Every(Cost):
     provider = "cuda"
 
     def refusal(self, offer: planning.Lowering) -> str:
-        """Nothing: what CUDA refuses to run is right all the same, and runs on the CPU."""
-        return ""
+        """Nothing on the CPU: what CUDA refuses to run is right there."""
+        return super().refusal(offer) if PROVIDER == "cuda" else ""
 
 
 class EveryOnCpu(Every):

@@ -3,9 +3,9 @@
     python run.py --out OUT --seconds 540                      # on the device, in the project's root
     python run.py --out OUT --provider cpu --tiny --no-unpack  # a trial anywhere, values checked
 
-The order is: a check that the provider works, then the cases of bench/serving.py, then the table of
-single operators (micro.py). Results are written to OUT/results.jsonl after each way, a line per case. The
-table is printed last.
+The order: a check that the provider works; the constants of the cost model (bench/calibrate.py, on CUDA);
+values (values.py); the cases of bench/serving.py; single operators (micro.py). Results of the last
+two go to OUT/results.jsonl after each way, a line per case. The table is printed last.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ PIECES = Path("/tmp/pieces")
 """The folder where calls before this one left the whole library, if it did not fit into one."""
 ROOM = 2e10
 """Bytes that have to be free in memory, or files go to the disk."""
-MICRO = 55.0
-"""Seconds kept for the table of single operators."""
+STEPS = {"calibrate": 85.0, "values": 90.0, "cases": 0.0, "micro": 55.0}
+"""The seconds of each step; the cases take what is left. A trial with small networks takes a fifth."""
 ENDING = 5.0
 """Seconds kept for what comes after a step."""
 
@@ -51,16 +51,33 @@ def main() -> int:
         print("The provider does not work: see above, and README.md, 'If the library does not load'.")
         return 3
     with tempfile.TemporaryDirectory(prefix="netfuse-device-", dir=_place(given)) as work:
-        micro = 0.0 if given.no_micro else MICRO / (5 if given.tiny else 1)
-        code = _cases(given, Path(work), variables, end - time.time() - micro - ENDING)
-        if not given.no_micro and end - time.time() > 2 * ENDING:
-            until = end - ENDING
-            words = ["--out", given.out / "results.jsonl", "--provider", given.provider, "--work", work]
-            words += ["--until", until, *(["--tiny"] if given.tiny else [])]
-            _run(given, HERE / "micro.py", words, variables, until - time.time() + ENDING)
+        code = _steps(given, Path(work), variables, end)
     table = _said(given.repo / "bench" / "table.py", str(given.out), variables=variables).stdout
     (given.out / "table.txt").write_text(table)
     print(table)
+    return code
+
+
+def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end: float) -> int:
+    """Take the steps that were asked for. Returns the exit code of the cases."""
+    seconds = {step: STEPS[step] / (5 if given.tiny else 1) for step in given.steps}
+    code = 0
+    if "calibrate" in seconds and given.provider == "cuda":
+        words = ["--provider", "cuda", "--seconds", seconds["calibrate"], "--out", given.out / "cuda.json"]
+        script = given.repo / "bench" / "calibrate.py"
+        _run(given, script, words, variables, seconds["calibrate"] + 2 * ENDING)
+    if "values" in seconds:
+        words = ["--out", given.out, "--graphs", given.graphs, "--repo", given.repo]
+        words += ["--provider", given.provider, "--seconds", seconds["values"]]
+        _run(given, HERE / "values.py", words, variables, seconds["values"] + 2 * ENDING)
+    if "cases" in seconds:
+        left = end - time.time() - seconds.get("micro", 0.0) - ENDING
+        code = _cases(given, work, variables, left)
+    if "micro" in seconds and end - time.time() > 2 * ENDING:
+        until = end - ENDING
+        words = ["--out", given.out / "results.jsonl", "--provider", given.provider, "--work", work]
+        words += ["--until", until, *(["--tiny"] if given.tiny else [])]
+        _run(given, HERE / "micro.py", words, variables, until - time.time() + ENDING)
     return code
 
 
@@ -163,7 +180,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks, three models")
     parser.add_argument("--rounds", type=int, default=20, help="samples of each way; default: 20")
-    parser.add_argument("--no-micro", action="store_true", help="leave the table of single operators out")
+    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="default: all")
     parser.add_argument("--no-unpack", action="store_true", help="use the ONNX Runtime that is installed")
     parser.add_argument("--unchecked", action="store_true", help="over stub libraries: values mean nothing")
     parser.add_argument("--graphs", type=Path, default=HERE / "graphs")

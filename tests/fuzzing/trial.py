@@ -82,9 +82,7 @@ def _session(
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     crashes = ["MatmulTransposeFusion", *left_out]
-    return ort.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=crashes
-    )
+    return ort.InferenceSession(model, options, providers=oracle.providers(), disabled_optimizers=crashes)
 
 
 def _examine(case: Case, folder: Path, plans: int) -> dict[str, int]:
