@@ -64,8 +64,6 @@ class CountingEmitter(Emitter):
     def __init__(self, models: int, opset: int, provider: str = "") -> None:
         super().__init__("", models, opset, {}, (), provider)
         self.steps: list[Step] = []
-        self.values_read = False
-        """True once a body has looked at the elements of a weight, not only at its type."""
 
     def begin(self, weights: Mapping[str, tuple[Weight, ...]]) -> None:
         """Forget all that was made; from now on these are the weights."""
@@ -151,10 +149,6 @@ class CountingEmitter(Emitter):
         made = self._typed(self._unique(name, self._names), type, stored=True)
         self.recipes[made.name] = recipe
         return made
-
-    def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
-        self.values_read = self.values_read or self.is_weight(x)
-        return super().elements(x, most)
 
 
 def tensors(held: Held | None) -> tuple[Counted, ...]:

@@ -53,6 +53,8 @@ class Emitter:
         self.empty: dict[str, list[str]] = {}
         """Attributes that are empty lists, by node: onnx-graphsurgeon has no type for them."""
         self.scope = ""
+        self.values_read = False
+        """True once a body has looked at the elements of a weight, not only at its type."""
         self._weights = weights
         self._forms: dict[tuple[Any, ...], gs.Constant] = {}
         self._names = set(reserved)
@@ -220,6 +222,7 @@ class Emitter:
         """The elements of a weight in the layout that it was fetched in. None for a weight with more than
         `most` of them, and for any other tensor."""
         recipe = self.recipes.get(x.name)
+        self.values_read = self.values_read or recipe is not None
         if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > most:
             return None
         return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)

@@ -127,11 +127,11 @@ class Accounts:
     def _accounts(self, site: Site) -> dict[Any, Account]:
         """The accounts that were made for nodes whose rules emit the same."""
         if self._latest is None or self._latest[0] is not site:
-            self._latest = site, self._alike.setdefault(_key(site), {})
+            self._latest = site, self._alike.setdefault(alike(site), {})
         return self._latest[1]
 
 
-def _key(site: Site) -> Any:
+def alike(site: Site) -> Any:
     """All that the rules of a node can see, but for its names and those of its open dims."""
     node = site.node
     numbers = {"": 0}

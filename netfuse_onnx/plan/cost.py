@@ -88,6 +88,11 @@ class Cost:
             self._conversions[key] = math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
         return self._conversions[key]
 
+    def call(self, inputs: int, outputs: int) -> float:
+        """The cost of a call of the merged model beside its nodes, given the numbers of its inputs and
+        outputs. Plans do not differ in it."""
+        return 0.0
+
     def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
         """The dims that decide which hops a conversion is emitted as. `value` has those that price them."""
         return value.dims

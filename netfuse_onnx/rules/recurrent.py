@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from onnx import TensorProto
 
-from netfuse_onnx.dims import reshape_target, static_size
+from netfuse_onnx.dims import reshape_target, same_dim, static_size
 from netfuse_onnx.emit.bodies import Slices, scan
-from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, STACKED
 from netfuse_onnx.layouts.rows import apart, together, told_by
 from netfuse_onnx.rules._build import emit_same_op, need
@@ -39,7 +39,28 @@ def shared_weights(site: Site) -> Iterator[Option]:
     states = FOLDED(0) if batch_first else FOLDED(1)
     takes = site.takes({"x": states, "sequence_lens": FOLDED(0), "initial_h": states, "initial_c": states})
     gives = site.gives(FOLDED(0) if batch_first else FOLDED(2), states)
-    yield Option("shared_weights", takes, gives, emit_same_op)
+    yield Option("shared_weights", takes, gives, _one_batch)
+
+
+def _one_batch(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
+    """The operator on the batch of all models. CUDA does not compare the batch of the states and lengths with
+    that of the sequences: with another one, models would read each other's, so the run fails."""
+    batch = 0 if site.attr("layout") else 1
+    changes: dict[str, Tensor] = {}
+    for name in ("sequence_lens", "initial_h", "initial_c"):
+        given, axis = site[name], 0 if name == "sequence_lens" else batch
+        if given.present and not same_dim(given.dims[axis], site.dims("x")[batch]):
+            own, size = emit("Shape", ins[name]), _part(emit("Shape", ins["x"]), batch, batch + 1, emit)
+            before = [_part(own, 0, axis, emit)] if axis else []
+            behind = [_part(own, axis + 1, given.rank, emit)] if axis + 1 < given.rank else []
+            sizes = [*before, size, *behind]
+            target = emit("Concat", *sizes, axis=0) if len(sizes) > 1 else size
+            changes[name] = emit("Reshape", ins[name], target)
+    return emit_same_op(site, ins | changes, emit)
+
+
+def _part(shape: Tensor, start: int, end: int, emit: Emitter) -> Tensor:
+    return emit("Slice", shape, emit.const([start]), emit.const([end]))
 
 
 @family("GRU", "LSTM", "RNN")

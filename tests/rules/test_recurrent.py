@@ -1,7 +1,8 @@
 """Recurrent operators: shared weights join the batch, weights of its own keep each model apart."""
 
+import onnx
 import pytest
-from oracle import check, draw, graph
+from oracle import as_models, check, draw, every_merge, family, graph
 
 OPS = ("GRU", "LSTM", "RNN")
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
@@ -155,3 +156,25 @@ def test_activations_of_two_directions(tmp_path):
     values = drawn(model)
     role = {name: "input" if name in "xh" else "weight" for name in values}
     check(model, values, role, tmp_path, reason="its directions have other activations")
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+def test_states_of_another_batch_fail(layout, tmp_path):
+    """CUDA does not compare their batch with that of the sequences, and a model would read the next one's. A
+    Reshape to the batch of the sequences fails everywhere."""
+    x, h = ("B,4,2", "C,1,3") if layout else ("4,B,2", "1,C,3")
+    text = f"float[{x}] x, float[1,3,2] w, float[1,3,3] r, int32[D] n, float[{h}] h"
+    model = graph(text, f'y, z = RNN<hidden_size = 3, layout = {layout}>(x, w, r, "", n, h)')
+    sizes = dict.fromkeys("BCD", 2)
+    values = draw(model, 3, sizes=sizes, low=-1, high=1)
+    values["n"] = draw(model, 3, sizes=sizes, low=1, high=4)["n"]
+    role = {"x": "input", "w": "shared weight", "r": "shared weight", "n": "input", "h": "input"}
+    if not layout:  # ONNX Runtime's CPU provider has no other
+        check(model, values, role, tmp_path)
+    corr = family(as_models(model, values, role, tmp_path))
+    _, merged, _ = next(every_merge(corr, role, "stacked"))
+    nodes = onnx.load_from_string(merged).graph.node
+    made = {name: node.op_type for node in nodes for name in node.output}
+    (read,) = [node.input for node in nodes if node.op_type == "RNN"]
+    assert [made[read[i]] for i in (4, 5)] == ["Reshape", "Reshape"]
+    assert any(node.op_type == "Concat" for node in nodes), "the size is computed, not copied"
