@@ -201,7 +201,18 @@ def test_code_of_other_cards_is_zeroed() -> None:
 
 def test_the_command_for_the_device_measures_and_checks(tmp_path: Path) -> None:
     graph(tmp_path / "graphs")
-    words = ["--provider", "cpu", "--tiny", "--no-unpack", "--only", "tabular", "--rounds", "3", "--steps", "cases"]
+    words = [
+        "--provider",
+        "cpu",
+        "--tiny",
+        "--no-unpack",
+        "--only",
+        "tabular",
+        "--rounds",
+        "3",
+        "--steps",
+        "cases",
+    ]
     words += ["--graphs", str(tmp_path / "graphs"), "--repo", str(ROOT), "--work", str(tmp_path)]
     command = [sys.executable, str(ROOT / "bench/device/run.py"), "--out", str(tmp_path / "out"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
