@@ -16,6 +16,8 @@ from netfuse_onnx.types import Became
 
 from .render_bench import bench
 from .render_check import check
+from .render_hints import hints
+from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 from .text import write_json
@@ -42,6 +44,11 @@ def merge(report: MergeReport, console: Screen) -> None:
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
     _lowered(report.lowered, console)
+    sizes(report.lowered, report.dims, console)
+    if report.tuning:
+        tuning(report.tuning, console)
+        if report.tuning.sizes:
+            assumed(report.tuning.sizes[0], report.dims, console)
     _names(report.names, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]
@@ -54,6 +61,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         console.say(f"{some(report.symbols)}: one size for all models in a call; pad where they differ.")
     console.warn(report.warnings)
     verdict(report.verdict, console)
+    hints(report.hints, console)
 
 
 def verify(report: VerifyReport, console: Screen) -> None:
@@ -68,6 +76,8 @@ def inspect(report: InspectReport, console: Screen) -> None:
     console.say(f"{report.merged}: {len(report.models)} models, by netfuse-onnx {report.version}")
     sources = [(name, report.sha256.get(name, "")) for name in report.models]
     console.table(("model", "SHA-256 of the source"), sources)
+    if report.recorded:
+        console.say("The plan was chosen by measuring, and is recorded node by node.")
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     _lowered(report.lowered, console)

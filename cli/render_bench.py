@@ -25,6 +25,10 @@ def bench(report: BenchReport, console: Screen) -> None:
         console.say("Each was loaded and measured once, one after the other.")
     elif not report.together:
         console.say("Each was loaded for its turn: all do not fit into memory at once.")
+    if report.snippet:
+        console.say("The merged file was fastest with these session options:")
+        for line in report.snippet.splitlines():
+            console.say(f"    {line}" if line else "")
     if report.profile:
         _kinds(report.profile, console)
         _more(report.profile, console)

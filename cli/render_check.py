@@ -5,6 +5,7 @@ from __future__ import annotations
 from netfuse_onnx.families import brief
 from netfuse_onnx.report import CheckReport
 
+from .render_hints import hints
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 
@@ -28,6 +29,7 @@ def check(report: CheckReport, console: Screen) -> None:
     console.say(f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
     console.warn(report.warnings)
     verdict(report.verdict, console)
+    hints(report.hints, console)
 
 
 def _weights(report: CheckReport, console: Screen) -> None:

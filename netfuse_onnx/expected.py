@@ -93,5 +93,4 @@ def _notes(family: Correspondence, target: str, generic: float) -> Iterator[str]
     sizes = assumed(family.graph, {})
     if sizes:
         yield f"Predicted for {', '.join(f'{name}={size}' for name, size in sizes.items())}."
-    if not targets.target(target).provenance.get("measured"):
-        yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
+    yield from targets.unmeasured(target)

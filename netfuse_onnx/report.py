@@ -13,6 +13,7 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
+from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
 
@@ -120,7 +121,7 @@ class VerifyReport(Report):
 @dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
-    them, which `check` gives beforehand."""
+    them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
 
     out: str
     sources: tuple[str, ...]
@@ -136,7 +137,12 @@ class MergeReport(Report):
     distinct_bytes: int = 0
     proof: VerifyReport | None = None
     warnings: tuple[str, ...] = ()
+    dims: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The sizes of symbolic dimensions that were given; `lowered.sizes` has all for which a plan for a target
+    was made."""
+    tuning: Tuning | None = None
     verdict: Verdict | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def copied(self) -> int | None:
@@ -220,6 +226,7 @@ class CheckReport(Report):
     merged_nodes: int = 0
     became: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -259,6 +266,8 @@ class InspectReport(Report):
     lowered: Lowered
     weights: int = 0
     names: tuple[NameRow, ...] = ()
+    recorded: bool = False
+    """True where measuring chose the plan, so that the file records it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ CASES = {
     "TreeEnsembleRegressor": f"{TREE}, n_targets = 1, target_treeids = [0, 0], target_nodeids = [1, 2], "
     "target_ids = [0, 0], target_weights = [1.5, {0}.5]",
 }
+AS_OTHERS = ("Imputer", "LinearClassifier", "LinearRegressor", "Scaler", "TreeEnsembleRegressor")
+"""Operators that are written as others, or as one for all models."""
 TWO = ("LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier")
 
 
@@ -86,7 +88,7 @@ def next_constant(model: onnx.ModelProto) -> bool:
     """The last element of the last constant of floats, one bit up."""
     for tensor in reversed(model.graph.initializer):
         values = numpy_helper.to_array(tensor).copy()
-        if values.dtype == np.float32 and values.any():
+        if values.dtype == np.float32 and values.any() and np.isfinite(values).all():
             values.reshape(-1)[-1] = np.nextafter(values.reshape(-1)[-1], np.float32(1e9))
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
             return True
@@ -108,7 +110,7 @@ def test_attributes_are_counted(op: str, io: str, tmp_path: Path) -> None:
     assert again.ok and again.graph.made and again.bytes == held
 
 
-@pytest.mark.parametrize("op", [op for op in CASES if op not in ("Normalizer", "Scaler", "LinearRegressor")])
+@pytest.mark.parametrize("op", [op for op in CASES if op not in ("Normalizer", *AS_OTHERS)])
 def test_one_bit_of_an_attribute_is_refused(op: str, tmp_path: Path) -> None:
     paths = tables(tmp_path, op)
     held = proof(changed(merged(tmp_path, paths), next_number), paths)
@@ -116,7 +118,7 @@ def test_one_bit_of_an_attribute_is_refused(op: str, tmp_path: Path) -> None:
     assert "of m1: attribute" in held.problems[0]
 
 
-@pytest.mark.parametrize("op", ["Scaler", "LinearRegressor"])
+@pytest.mark.parametrize("op", ["Imputer", "Scaler", "LinearClassifier", "LinearRegressor"])
 def test_one_bit_of_a_constant_made_of_attributes_is_refused(op: str, tmp_path: Path) -> None:
     paths = tables(tmp_path, op)
     held = proof(changed(merged(tmp_path, paths), next_constant), paths)
@@ -126,13 +128,54 @@ def test_one_bit_of_a_constant_made_of_attributes_is_refused(op: str, tmp_path: 
 
 def test_trees_of_two_models_exchanged_are_refused(tmp_path: Path) -> None:
     def exchange(model: onnx.ModelProto) -> bool:
-        one, two = (node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor")
+        one, two = (node for node in model.graph.node if node.op_type == "TreeEnsembleClassifier")
         one.name, two.name = two.name, one.name
         return True
 
-    paths = tables(tmp_path, "TreeEnsembleRegressor")
+    paths = tables(tmp_path, "TreeEnsembleClassifier")
     held = proof(changed(merged(tmp_path, paths), exchange), paths)
     assert len(held.problems) == 2
+
+
+LISTS = (
+    "nodes_treeids", "nodes_nodeids", "nodes_featureids", "nodes_modes", "nodes_values", "nodes_truenodeids",
+    "nodes_falsenodeids", "target_ids", "target_nodeids", "target_treeids", "target_weights",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("at", [0, -1])
+def test_one_element_of_the_trees_of_all_models_is_refused(name: str, at: int, tmp_path: Path) -> None:
+    """The one ensemble of all models, in which any list is changed, of the first or the last model."""
+
+    def change(model: onnx.ModelProto) -> bool:
+        node = next(node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor")
+        held = next(a for a in node.attribute if a.name == name)
+        if held.strings:
+            held.strings[at] = b"BRANCH_LT"
+        elif held.ints:
+            held.ints[at] += 1
+        else:
+            held.floats[at] = np.nextafter(np.float32(held.floats[at]), np.float32(1e9))
+        return True
+
+    paths = tables(tmp_path, "TreeEnsembleRegressor", 3)
+    out = merged(tmp_path, paths)
+    assert proof(out, paths).ok
+    assert not proof(changed(out, change), paths).ok
+
+
+@pytest.mark.parametrize("list_", ["target_ids", "nodes_featureids"])
+def test_targets_and_features_of_two_models_exchanged_are_refused(list_: str, tmp_path: Path) -> None:
+    def exchange(model: onnx.ModelProto) -> bool:
+        node = next(node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor")
+        held = next(a for a in node.attribute if a.name == list_)
+        half = len(held.ints) // 2
+        held.ints[:] = [*held.ints[half:], *held.ints[:half]]
+        return True
+
+    paths = tables(tmp_path, "TreeEnsembleRegressor")
+    assert not proof(changed(merged(tmp_path, paths), exchange), paths).ok
 
 
 def test_equal_tables_are_refused_where_one_bit_differs(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ CASES = {
     "ThresholdedRelu": ["alpha = 0.2", "alpha = -0.1", ""],
     "HardSigmoid": ["alpha = 0.3, beta = 0.4", "beta = 0.6", ""],
     "ai.onnx.ml.Scaler": [f"offset = [{k}.0, 1.0, 2.0], scale = [0.5, 2.0, {k + 1}.0]" for k in range(3)],
+    "ai.onnx.ml.Imputer": [
+        f"imputed_value_floats = [{k}.0, 1.0, 2.0], replaced_value_float = {k}.5" for k in range(3)
+    ],
     "ai.onnx.ml.LinearRegressor": [
         f"coefficients = [{k}.0, 1.0, 2.0, -1.0, 0.5, {k + 1}.5], intercepts = [0.1, {k}.2], targets = 2"
         for k in range(3)

@@ -60,6 +60,8 @@ def test_names_and_the_names_of_files(tmp_path: Path, run: Run) -> None:
     os.rename(paths[1], tmp_path / "other/a.onnx")
     paths[1] = str(tmp_path / "other/a.onnx")
     run("merge", *paths, "-o", tmp_path / "m.onnx", "--no-verify")
+    assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["a/x", "other/x"]
+    run("merge", paths[0], paths[0], "-o", tmp_path / "m.onnx", "--no-verify")
     assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["a/x", "a-2/x"]
     run("merge", *paths, "-o", tmp_path / "m.onnx", "--no-verify", "--names", "left,right")
     assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["left/x", "right/x"]

@@ -149,11 +149,11 @@ def test_tree_ensembles_of_version_5(name: str, tmp_path: Path) -> None:
 
 def test_lists_of_nothing(tmp_path: Path) -> None:
     """Some converters write lists that are empty, of floats here."""
-    models = [table("TreeEnsembleRegressor", CASES["TreeEnsembleRegressor"].format(k)) for k in (1, 2)]
+    models = [table("SVMClassifier", CASES["SVMClassifier"].format(k)) for k in (1, 2)]
     for each in models:
-        each.graph.node[0].attribute.add(name="nodes_hitrates", type=onnx.AttributeProto.FLOATS)
+        each.graph.node[0].attribute.add(name="prob_b", type=onnx.AttributeProto.FLOATS)
     out, _ = proven(tmp_path, models)
-    held = [a for node in onnx.load(out).graph.node for a in node.attribute if a.name == "nodes_hitrates"]
+    held = [a for node in onnx.load(out).graph.node for a in node.attribute if a.name == "prob_b"]
     assert [a.type for a in held] == [onnx.AttributeProto.FLOATS] * 2
     proven(tmp_path, [models[0], models[0]])
 

@@ -71,7 +71,6 @@ def test_check_predicts_for_the_provider_at_hand(
     monkeypatch.setattr(expected, "provider", lambda: "cuda")
     err = run("check", *family(tmp_path))[2]
     assert "Verdict (merged with --target cuda against 2 sessions, predicted):" in err
-    assert "The costs of --target cuda come from data sheets" in err
 
 
 def test_check_needs_no_runtime(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from netfuse_onnx.measure import machine, profile
 from netfuse_onnx.measure.choice import Way
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contenders import OneGraph
-from netfuse_onnx.measure.entries import Entry, MergedFile, entries
+from netfuse_onnx.measure.entries import Entry, MergedFile, entries, named
 from netfuse_onnx.measure.once import Keep, cut, one_by_one
 from netfuse_onnx.measure.report import TIME_UP, BenchReport, KindRow, Row, Waiting
 from netfuse_onnx.measure.rounds import Effort
-from netfuse_onnx.measure.sessions import Settings
+from netfuse_onnx.measure.sessions import Settings, snippet
 from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.measure.turns import in_turns
 from netfuse_onnx.measure.waiting import compared as some_models
@@ -56,7 +56,7 @@ def contest(
     and outputs are compared where `checked`.
     """
     effort, clock = effort or Effort(), clock or Clock()
-    about = _About(work, clock)
+    about = _About(work, merged, clock)
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder) as temporary:
         chosen = [entry for entry in (*entries(work, merged, temporary), *more) if only(entry)]
         if work.runtime.provider == "cuda":
@@ -78,8 +78,8 @@ def contest(
 class _About:
     """The facts about a comparison as it begins."""
 
-    def __init__(self, work: Workload, clock: Clock) -> None:
-        self.work, self.clock = work, clock
+    def __init__(self, work: Workload, merged: Sequence[MergedFile], clock: Clock) -> None:
+        self.work, self.merged, self.clock = work, merged, clock
         self.start, self.load = time.monotonic(), machine.load()
         self.machine, self.versions = machine.machine(work.runtime.provider), machine.versions()
 
@@ -111,8 +111,17 @@ class _About:
             seconds=time.monotonic() - self.start,
             warnings=(*notes, *_warnings(work, self.load, rows), *_left_out(self.clock)),
             cut=cut(ways) or bool(self.clock.left_out),
+            snippet=self._snippet(rows),
         )
         return replace(report, verdict=of_bench(report))
+
+    def _snippet(self, rows: Sequence[Row]) -> str:
+        """Return Python that opens the first of the merged files as it was fastest; '' where none ran."""
+        own = [row for row in rows if row.ran and self.merged and row.label == self.merged[0].label]
+        best = min(own, key=lambda row: row.median, default=None)
+        settings = named(self.work, best.settings) if best else None
+        where = self.work.runtime.provider
+        return snippet(settings, self.merged[0].path, where, tf32=self.work.tf32) if settings else ""
 
 
 # --------------------------------------------------------------------------- the profile, the warnings

@@ -125,6 +125,8 @@ class BenchReport(Report):
     waiting: tuple[Waiting, ...] = ()
     """Calls that want some of the models, the fewest first."""
     verdict: Verdict | None = None
+    snippet: str = ""
+    """Python that opens the merged file under the settings that were fastest for it."""
 
     @property
     def ok(self) -> bool:

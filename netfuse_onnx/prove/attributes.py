@@ -21,6 +21,7 @@ from onnx import GraphProto, ModelProto
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.ops.kinds import FLOATS
 from netfuse_onnx.prove.bits import value_bits, value_nbytes
+from netfuse_onnx.prove.ensembles import ENSEMBLES, MERGED, is_one_ensemble
 from netfuse_onnx.storage.weights import array, weight_of
 from netfuse_onnx.types import Correspondence, Node
 
@@ -38,8 +39,10 @@ class Learned:
 
     @property
     def numbers(self) -> list[str]:
-        """The names of the attributes of floats."""
-        return sorted({name for attrs in self.each for name, value in attrs.items() if _numeric(value)})
+        """The names of the attributes of floats, but for one that is NaN in all models, for which IsNaN
+        stands."""
+        named = {name for attrs in self.each for name, value in attrs.items() if _numeric(value)}
+        return sorted(name for name in named if not all(_no_number(attrs.get(name)) for attrs in self.each))
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class _File:
         named = [self._named(learned, model, family.names) for model in models]
         if not any(named) and self._as_constants(learned):
             return
+        if learned.node.op in ENSEMBLES and self._as_one_ensemble(learned):
+            return
         present = [
             self._has_attributes(attrs, some, learned.node.key)
             for attrs, some in zip(learned.each, named, strict=True)
@@ -166,6 +171,14 @@ class _File:
             node.claimed = True
         return bool(equal)
 
+    def _as_one_ensemble(self, learned: Learned) -> bool:
+        """True where one node has the trees of all models."""
+        for node in self.nodes.get(f"{schemas.ML}.{MERGED}", ()) if len(learned.each) > 1 else ():
+            if not node.claimed and is_one_ensemble(node.attrs, learned.each):
+                node.claimed = True
+                return True
+        return False
+
     # ------------------------------------------------------------------ constants
 
     def _as_constants(self, learned: Learned) -> bool:
@@ -173,14 +186,17 @@ class _File:
         return bool(learned.numbers) and all(self._stacked(learned, name) for name in learned.numbers)
 
     def _stacked(self, learned: Learned, name: str) -> bool:
-        """True where a constant [N, ..] has the attribute of model m as its row m, as it is or transposed. An
-        attribute that a model lacks is the default of the operator, or zeros where it has none."""
+        """True where a constant [N, ..] has the attribute of model m as its row m, as it is or transposed, or
+        a constant [N*k, ..] as its k rows from m*k on. An attribute that a model lacks is the default of the
+        operator, or zeros where it has none."""
         given = next(attrs[name] for attrs in learned.each if name in attrs)
         default = _default(learned.node, name, np.zeros_like(given).tolist())
         rows = [attrs.get(name, default) for attrs in learned.each]
         count = len(rows) * np.size(given)
-        some = [t for t in self._floats if math.prod(t.dims) == count and t.dims and t.dims[0] == len(rows)]
-        return any(_holds(array(weight_of(tensor)), rows) for tensor in some)
+        some = [
+            t for t in self._floats if math.prod(t.dims) == count and t.dims and t.dims[0] % len(rows) == 0
+        ]
+        return any(_holds(_by_model(array(weight_of(tensor)), len(rows)), rows) for tensor in some)
 
 
 def _said(attrs: Attributes, named: Sequence[_MergedNode]) -> str:
@@ -193,6 +209,10 @@ def _said(attrs: Attributes, named: Sequence[_MergedNode]) -> str:
             where = _where(attrs.get(name), other.get(name))
             return f"attribute {name!r} of node {named[0].name!r} of the merged model differs{where}."
     return "its attributes differ."
+
+
+def _by_model(values: NDArray[Any], models: int) -> NDArray[Any]:
+    return values if len(values) == models else values.reshape(models, -1)
 
 
 def _holds(values: NDArray[Any], rows: Sequence[Any]) -> bool:
@@ -216,6 +236,10 @@ def _numeric(value: Any) -> bool:
     return isinstance(value, float) or (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(item, float) for item in value)
     )
+
+
+def _no_number(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _default(node: Node, name: str, otherwise: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from netfuse_onnx.rewrite.attention import fuse_attention
 from netfuse_onnx.rewrite.believed import believe_types
 from netfuse_onnx.rewrite.dynamic import fuse_dynamic
+from netfuse_onnx.rewrite.features import gather_features
 from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.rewrite.fusible import fuse_convolutions
 from netfuse_onnx.rewrite.qdq import fuse_quantised
@@ -14,7 +15,7 @@ from netfuse_onnx.types import Correspondence
 
 Pass = Callable[[Correspondence], Correspondence]
 
-PASSES: tuple[Pass, ...] = (fold, believe_types)
+PASSES: tuple[Pass, ...] = (fold, believe_types, gather_features)
 """The passes for all targets. They come first."""
 OF_CUDA: tuple[Pass, ...] = (fuse_convolutions, fuse_attention, fuse_dynamic)
 """The passes that make operators which ONNX Runtime does not make for CUDA by itself. It has them there, or

@@ -5,15 +5,17 @@ Element-wise activations under --partial; ai.onnx.ml operators always, whose att
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.layouts import STACKED
-from netfuse_onnx.rules._build import need
-from netfuse_onnx.rules._registry import Option, family
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.rules._build import need, need_equal
+from netfuse_onnx.rules._registry import Body, Option, family
+from netfuse_onnx.rules._scores import as_floats
 from netfuse_onnx.rules._site import Site
 
 Column = Callable[[str | float], Tensor]
@@ -29,15 +31,6 @@ def _numbers(site: Site, emit: Emitter) -> Column:
         return emit.const(np.reshape(each, shape), kind)
 
     return column
-
-
-def _only(site: Site, *names: str) -> None:
-    """Refuse where an attribute differs that no constant stands for."""
-    for name in {name for attrs in site.attrs for name in attrs} - set(names):
-        values = [attrs.get(name) for attrs in site.attrs]
-        need(
-            all(value == values[0] for value in values), f"its attribute {name!r} differs between the models"
-        )
 
 
 Form = Callable[[Tensor, Column, Emitter], Tensor]
@@ -74,7 +67,7 @@ ACTIVATIONS: dict[str, tuple[Form, tuple[str, ...]]] = {
 def activation(site: Site) -> Iterator[Option]:
     """The operator is written out, with one constant per model for each attribute that differs."""
     form, names = ACTIVATIONS[site.op]
-    _only(site, *names)
+    need_equal(site, *names)
     rank = site.rank(0)
     own_layout = site.own_layout(0)
 
@@ -84,52 +77,65 @@ def activation(site: Site) -> Iterator[Option]:
     yield Option("activation", (own_layout,), (STACKED(0),), body)
 
 
-def _as_floats(site: Site, x: Tensor, emit: Emitter) -> Tensor:
-    return x if site[0].dtype == TensorProto.FLOAT else emit("Cast", x, to=TensorProto.FLOAT)
+Columns = Callable[[Sequence[Sequence[float]], Emitter], Tensor]
+"""Gives one list of numbers for each model, which has one number or one for each column, as a constant."""
+
+
+def by_column(
+    site: Site, widths: Collection[int], emitted: Callable[[Tensor, Columns, Emitter], Tensor]
+) -> Iterator[Option]:
+    """Options for an operator that treats each column of [.., C] in its own way: models stacked in front, and
+    of matrices also side by side. `widths` are the lengths of the lists; 1 is one number for all columns."""
+    rank, models = site.rank(0), len(site.attrs)
+    name, mapped = site.op.lower(), site.is_mapped(0)
+
+    def body(shape: Sequence[int], axes: Sequence[int]) -> Body:
+        def columns(lists: Sequence[Sequence[float]], emit: Emitter) -> Tensor:
+            return emit.const(np.array(lists, np.float32).reshape(shape), np.float32)
+
+        return lambda site, ins, emit: emitted(
+            emit.unsqueeze(as_floats(site, ins[0], emit), axes), columns, emit
+        )
+
+    own = body((models, *[1] * (rank - 1), -1), [])
+    yield Option(name, (site.own_layout(0),), (STACKED(0),), own)
+    if rank == 2 and not mapped:
+        yield Option(name, (SHARED,), (STACKED(1),), body((models, -1), [1]))
+    elif rank == 2 and set(widths) == {site.dims(0)[1]}:
+        yield Option(name, (FOLDED(1),), (FOLDED(1),), body((-1,), []))
 
 
 @family("ai.onnx.ml.Scaler", differing=True)
 def scaler(site: Site) -> Iterator[Option]:
     """It becomes (x - offset) * scale, with the offsets and scales of each model."""
-    _only(site, "offset", "scale")
+    need_equal(site, "offset", "scale")
     need(all({"offset", "scale"} <= attrs.keys() for attrs in site.attrs), "it has no offset or no scale")
     counts = {len(attrs[name]) for attrs in site.attrs for name in ("offset", "scale")}
     need(len(counts) == 1, "the offsets and scales are not as many in all models")
-    rank = site.rank(0)
-    own_layout = site.own_layout(0)
+    offsets, scales = ([attrs[name] for attrs in site.attrs] for name in ("offset", "scale"))
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        x = _as_floats(site, ins[0], emit)
-        tables = [np.array([attrs[name] for attrs in site.attrs], np.float32) for name in ("offset", "scale")]
-        offset, scale = (emit.const(t.reshape(len(t), *[1] * (rank - 1), -1), np.float32) for t in tables)
-        return emit("Mul", emit("Sub", x, offset), scale)
+    def emitted(x: Tensor, columns: Columns, emit: Emitter) -> Tensor:
+        return emit("Mul", emit("Sub", x, columns(offsets, emit)), columns(scales, emit))
 
-    yield Option("scaler", (own_layout,), (STACKED(0),), body)
+    yield from by_column(site, counts, emitted)
 
 
-@family("ai.onnx.ml.LinearRegressor", differing=True)
-def linear_regressor(site: Site) -> Iterator[Option]:
-    """Batched: M(bc), M(ct) + M(t) -> M(bt), with the coefficients of each model."""
-    _only(site, "coefficients", "intercepts")
-    need(site.attr("post_transform") == b"NONE", "it transforms its scores")
-    need(site.rank(0) == 2, "its input is not a matrix")
-    targets = int(site.attr("targets"))
-    counts = {len(attrs.get("coefficients", ())) for attrs in site.attrs}
-    need(len(counts) == 1 and targets > 0, "the coefficients are not as many in all models")
-    need(min(counts) > 0 and min(counts) % targets == 0, "the coefficients are not as many for each target")
-    added = {len(attrs["intercepts"]) for attrs in site.attrs if "intercepts" in attrs}
-    need(added <= {targets}, "the intercepts are not one for each target")
-    own_layout = site.own_layout(0)
+@family("ai.onnx.ml.Imputer", differing=True)
+def imputer(site: Site) -> Iterator[Option]:
+    """It becomes Where(x is missing, value, x), with the values of each model. NaN may mean missing."""
+    need_equal(site, "imputed_value_floats", "replaced_value_float")
+    need(site[0].dtype == TensorProto.FLOAT, "its input does not hold floats")
+    width = site.dims(0)[1] if site.rank(0) == 2 else None
+    values = [attrs.get("imputed_value_floats") or () for attrs in site.attrs]
+    counts = {len(one) for one in values}
+    need(counts in ({1}, {width}), "its values are not one for each column")
+    missing = [attrs.get("replaced_value_float", 0.0) for attrs in site.attrs]
+    no_number = {math.isnan(one) for one in missing}
+    need(len(no_number) == 1, "NaN stands for missing in some models only")
+    need(True in no_number or site.opset >= 11, "Equal takes no floats at its opset")
 
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        x = _as_floats(site, ins[0], emit)
-        weights = np.array([attrs["coefficients"] for attrs in site.attrs], np.float32)
-        weights = weights.reshape(emit.models, targets, -1).swapaxes(1, 2)
-        y = emit("MatMul", x, emit.const(weights, np.float32))
-        if not any("intercepts" in attrs for attrs in site.attrs):
-            return y
-        none = [0.0] * targets
-        bias = np.array([attrs.get("intercepts", none) for attrs in site.attrs], np.float32)
-        return emit("Add", y, emit.const(bias.reshape(emit.models, 1, targets), np.float32))
+    def emitted(x: Tensor, columns: Columns, emit: Emitter) -> Tensor:
+        numbers = [] if True in no_number else [columns([[one] for one in missing], emit)]
+        return emit("Where", emit("Equal" if numbers else "IsNaN", x, *numbers), columns(values, emit), x)
 
-    yield Option("linear_regressor", (own_layout,), (STACKED(0),), body)
+    yield from by_column(site, counts if True in no_number else {1}, emitted)

@@ -6,7 +6,7 @@ An operator without a rule and without a reason here is replicated, too, until s
 from __future__ import annotations
 
 from netfuse_onnx.ops import traits
-from netfuse_onnx.ops.schemas import MICROSOFT
+from netfuse_onnx.ops.schemas import MICROSOFT, ML
 
 RECURRENT = "a recurrent operator holds one set of weights, and ONNX has no form with a batch of them"
 SIZE_FROM_DATA = "the size of its output depends on its data, so the models' outputs may differ in shape"
@@ -17,7 +17,10 @@ UNSHAREABLE = "it gives an output of the graph that is not a tensor"
 UNLIKE_BODY = "it has attributes, its own or those of operators in its body, that differ between the models"
 BODY = "it has a body, whose trip count or branch depends on each model's data"
 
+UNRANKED_FEATURES = "the ranks of its inputs are unknown; else it would be a Gather"
+
 REASONS = {
+    f"{ML}.ArrayFeatureExtractor": UNRANKED_FEATURES,
     **dict.fromkeys(("GRU", "LSTM", "RNN", f"{MICROSOFT}.DynamicQuantizeLSTM"), RECURRENT),
     **dict.fromkeys(traits.keys("data_sized"), SIZE_FROM_DATA),
     **dict.fromkeys(traits.keys("random"), RANDOM),

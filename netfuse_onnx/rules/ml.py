@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, places
+from netfuse_onnx.layouts import FOLDED
 from netfuse_onnx.rules._build import emit_same_op, per_axis
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
@@ -27,15 +27,3 @@ def rows(site: Site) -> Iterator[Option]:
 def element(site: Site) -> Iterator[Option]:
     """Each element is computed on its own."""
     yield from per_axis(site, name="element")
-
-
-@family("ai.onnx.ml.ArrayFeatureExtractor")
-def features(site: Site) -> Iterator[Option]:
-    """It picks the same features of every row, so the models are more rows."""
-    site.only_mapped(0)
-    rank = site.rank(0)
-    for layout in places(rank):
-        if layout.axis < rank - layout.folded and rank >= 2:
-            yield Option("features", (layout, SHARED), (layout,), emit_same_op)
-    if rank == 1:  # the result of a vector is a matrix of one row
-        yield Option("features", (STACKED(0), SHARED), (FOLDED(0),), emit_same_op)

@@ -1,7 +1,8 @@
 """ai.onnx.ml: each row on its own. For attributes that differ between the models see test_attributes."""
 
+import numpy as np
 import pytest
-from oracle import check, draw, graph, sweep
+from oracle import as_models, check, draw, family, graph, sweep
 
 SUPPORT = """coefficients = [1.0, -1.0], rho = [0.5], kernel_params = [0.1, 0.0, 3.0], kernel_type = "RBF",
     support_vectors = [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]"""
@@ -26,10 +27,7 @@ ROWS = {
     "TreeEnsembleRegressor": f"<{TREE}, {TARGETS}>",
 }
 TWO = ("LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier")
-OPS = tuple(
-    f"ai.onnx.ml.{op}"
-    for op in (*ROWS, "ArrayFeatureExtractor", "CategoryMapper", "LabelEncoder", "OneHotEncoder")
-)
+OPS = tuple(f"ai.onnx.ml.{op}" for op in (*ROWS, "CategoryMapper", "LabelEncoder", "OneHotEncoder"))
 SIZES = {"B": 4}
 
 
@@ -57,6 +55,34 @@ def test_labels(tmp_path):
 
 
 @pytest.mark.parametrize("x", ["3,4", "2,3,4", "4"])
-def test_features(x, tmp_path):
-    model = graph(f"float[{x}] x, int64[2] i", "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)")
-    sweep(model, tmp_path, given={"i": [3, 1]})
+@pytest.mark.parametrize("i", ["2", "1,2", "2,1", ""])
+def test_features(x, i, tmp_path):
+    """Indices that are equal in all models, and each model's own."""
+    values = np.array([3, 1]).reshape([int(d) for d in i.split(",")]) if i else np.array(3)
+    model = graph(f"float[{x}] x, int64{i and f'[{i}]'} i", "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)")
+    sweep(model, tmp_path, given={"i": values})
+    sweep(model, tmp_path, low=0, high=3)
+
+
+def test_the_label_of_a_class(tmp_path):
+    """As converters of scikit-learn write it: the classes are a vector, and the row that comes out is flattened."""
+    body = (
+        "i = ArgMax<axis = 1>(x) l = ai.onnx.ml.ArrayFeatureExtractor(c, i) m = Constant<value_ints = [-1]>()"
+    )
+    for kind in ("int64", "string"):
+        model = graph(f"float[B,3] x, {kind}[3] c", f"{body} y = Reshape(l, m)")
+        sweep(model, tmp_path, sizes=SIZES, alike=("y",), given={} if kind == "int64" else {"c": WORDS})
+        count = len(family(as_models(model, draw(model, 3, sizes=SIZES), ROLE, tmp_path)).graph.nodes)
+        assert count == 3
+
+
+WORDS = np.array(["red", "green", "blue"], object)
+ROLE = {"x": "input", "c": "shared weight"}
+
+
+def test_features_that_an_output_reads_as_well(tmp_path):
+    """The row [1, K] stays where anything but a Reshape to [-1] reads it."""
+    body = "y = ai.onnx.ml.ArrayFeatureExtractor(c, i) m = Constant<value_ints = [-1]>() z = Reshape(y, m)"
+    sweep(graph("float[3] c, int64[2] i", body), tmp_path, low=0, high=2)
+    body = "l = ai.onnx.ml.ArrayFeatureExtractor(c, i) m = Constant<value_ints = [1, -1]>() z = Reshape(l, m)"
+    sweep(graph("float[3] c, int64[2] i", body), tmp_path, low=0, high=2)
