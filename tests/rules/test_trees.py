@@ -61,6 +61,11 @@ def test_numbers_of_models_and_rows(models, batch, tmp_path):
     agree([regressor(m, 2) for m in range(models)], rows(models, batch), tmp_path)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_versions_of_the_domain(version, tmp_path):
+    agree([regressor(m, 2, version=version) for m in range(3)], rows(), tmp_path)
+
+
 @pytest.mark.parametrize("tracks", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_and_missing_values(mode, tracks, tmp_path):
