@@ -38,8 +38,8 @@ RANK = 3
 """Axes of the scores: rows, models and scores of one model."""
 FLOATS = ("nodes_values", "nodes_hitrates", "base_values", "target_weights", "class_weights")
 BY_NUMBER = {0: "NONE", 3: "SOFTMAX_ZERO"}
-"""Post transforms of TreeEnsemble by number. To ONNX 1 is SOFTMAX and 2 LOGISTIC, to ONNX Runtime 1 is LOGISTIC
-and 2 SOFTMAX."""
+"""Post transforms of TreeEnsemble by number. To ONNX 1 is SOFTMAX and 2 LOGISTIC, to ONNX Runtime the other
+way round."""
 PROBIT = 4
 SUM = 1
 """The aggregate function of TreeEnsemble in place of the mean, which is 0."""
