@@ -54,6 +54,16 @@ Attributes = Mapping[str, Any]
 Emitted = Callable[[Tensor, "Emitter"], Tensor]
 
 
+SMALL = 20
+"""Trees of a model. On a CPU one ensemble of more is no faster than one for each model, and up to twice as slow
+for many rows: a leaf has the weight of an only target, and refers to one of several targets."""
+
+
+def large(trees: Sequence[int]) -> bool:
+    """True where the models have many trees each, so that plans for a CPU run them once per model."""
+    return sum(trees) > SMALL * len(trees)
+
+
 def ensemble(
     site: Site, op: str, check: Callable[[int | None], None], attributes: Callable[[int], Attributes]
 ) -> tuple[Layout, Emitted]:
@@ -91,12 +101,13 @@ def of_forests(
 
 @dataclass(frozen=True)
 class Regression:
-    """The values behind the sums of an ensemble. `trees` and `base` are those of each model, where its values
-    are means; `kind` is the type of its outputs."""
+    """The values behind the sums of an ensemble. `trees` are those of each model, and `base` its base values,
+    where its values are means; `kind` is the type of its outputs."""
 
     targets: int
     transform: str
-    trees: Sequence[int] = ()
+    trees: Sequence[int]
+    mean: bool
     base: Sequence[Any] = ()
     kind: Any = np.float32
 
@@ -108,11 +119,12 @@ class Regression:
     def offered(self, take: Layout, emitted: Emitted, name: str) -> Option:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
             y = emitted(ins[0], emit)
-            y = self._averaged(y, emit) if self.trees else y
+            y = self._averaged(y, emit) if self.mean else y
             y = emit.reshape(y, [-1, emit.models, self.targets]) if self.coupled else y
             return transformed(y, self.transform, RANK, emit)
 
-        return Option(name, (take,), (STACKED(1) if self.coupled else FOLDED(1),), body)
+        give = STACKED(1) if self.coupled else FOLDED(1)
+        return Option(name, (take,), (give,), body, unmeasured=large(self.trees))
 
     def _averaged(self, sums: Tensor, emit: Emitter) -> Tensor:
         """Sums [B, N*T] over the trees of a model, divided by their number, plus base values."""
@@ -133,11 +145,8 @@ def tree_regressor(site: Site) -> Iterator[Option]:
     need(aggregate in (b"SUM", b"AVERAGE", b"MIN", b"MAX"), "it has an unknown aggregate function")
     mean = aggregate == b"AVERAGE"
     take, emitted = of_forests(site, forests, b"SUM" if mean else aggregate, base=not mean)
-    values = Regression(targets, transform)
-    if mean:
-        trees, base = [forest.trees for forest in forests], [forest.base for forest in forests]
-        values = Regression(targets, transform, trees, base)
-    yield values.offered(take, emitted, "tree_regressor")
+    trees, base = [forest.trees for forest in forests], [forest.base for forest in forests]
+    yield Regression(targets, transform, trees, mean, base).offered(take, emitted, "tree_regressor")
 
 
 @family("ai.onnx.ml.TreeEnsemble", differing=True)
@@ -160,10 +169,12 @@ def tree_ensemble(site: Site) -> Iterator[Option]:
         return _forest5.together(site.attrs, targets, features) | {"aggregate_function": aggregate or SUM}
 
     take, emitted = ensemble(site, "TreeEnsemble", check, attributes)
-    trees = [] if aggregate else [len(attrs["tree_roots"]) for attrs in site.attrs]
+    trees = [len(attrs["tree_roots"]) for attrs in site.attrs]
     kind = np.float64 if site[0].dtype == TensorProto.DOUBLE else np.float32
     need(transform == "NONE" or kind is np.float32, "it transforms doubles")
-    yield Regression(targets, transform, trees, kind=kind).offered(take, emitted, "tree_ensemble")
+    yield Regression(targets, transform, trees, not aggregate, kind=kind).offered(
+        take, emitted, "tree_ensemble"
+    )
 
 
 @family("ai.onnx.ml.TreeEnsembleClassifier", differing=True)
@@ -195,8 +206,9 @@ def tree_classifier(site: Site) -> Iterator[Option]:
         chosen, scores = body(site, ins, emit)
         return [folded(chosen, 1, 0, emit), folded(scores, 1, labels.count, emit)]
 
-    yield Option("tree_classifier", (take,), (STACKED(1), STACKED(1)), body)
-    yield Option("tree_classifier", (take,), (FOLDED(0), FOLDED(1)), split)
+    unmeasured = large([forest.trees for forest in forests])
+    for gives, emit_all in (((STACKED(1), STACKED(1)), body), ((FOLDED(0), FOLDED(1)), split)):
+        yield Option("tree_classifier", (take,), gives, emit_all, unmeasured=unmeasured)
 
 
 def _check_classes(forest: Forest, two: bool) -> None:

@@ -2,10 +2,14 @@
 
 import numpy as np
 import onnx
+import oracle
 import pytest
 import test_tables
-from learned import COLUMNS, agree, forest, said, table
+from learned import COLUMNS, agree, forest, said, saved, table
 from onnx import TensorProto, numpy_helper
+
+from netfuse_onnx.plan import costs, planner
+from netfuse_onnx.types import Became
 
 OPS = tuple(f"ai.onnx.ml.TreeEnsemble{kind}" for kind in ("", "Classifier", "Regressor"))
 INT, STRING, FLOAT = TensorProto.INT64, TensorProto.STRING, TensorProto.FLOAT
@@ -85,6 +89,15 @@ def test_other_numbers_of_trees_and_nodes(tmp_path):
         for m, (how, base) in enumerate(zip(hows, bases, strict=True))
     ]
     agree(means, rows(), tmp_path)
+
+
+@pytest.mark.parametrize(("trees", "alone"), [(4, False), (40, True)])
+def test_plans_for_a_cpu_run_large_ones_once_per_model(trees, alone, tmp_path):
+    models = [regressor(m, 2, trees=trees, depth=1) for m in range(8)]
+    corr = oracle.family(saved(models, tmp_path))
+    for name in ("generic", "cpu"):
+        plan = planner.plan(corr, io="stacked", cost=costs.cost(name, corr, {}))
+        assert (plan.lowerings[0].became is Became.REPLICATED) == (alone and name == "cpu")
 
 
 def test_trees_of_odd_numbers(tmp_path):
