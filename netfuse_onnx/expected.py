@@ -1,6 +1,7 @@
-"""The verdicts before anything is measured: that of `check`, and that of a merge which just wrote its file.
+"""The verdicts of `check`, and of a merge which just wrote its file.
 
-Times are those that the costs of a target predict. `check` takes the target of the provider at hand.
+Times are those that the costs of a target predict, or that --tune measured. `check` takes the target of the
+provider at hand.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from netfuse_onnx.report import MergeReport
 from netfuse_onnx.run import runtime
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence
-from netfuse_onnx.verdict import Verdict
+from netfuse_onnx.verdict import Basis, Compared, Verdict
 
 MICROSECOND = 1e-6
 
@@ -55,6 +56,9 @@ def of_check(family: Correspondence, merged: Merged, target: str, for_target: Co
 
 def of_merge(report: MergeReport, family: Correspondence) -> Verdict:
     """Return the verdict on a merged file: its bytes, and the times that its target predicts."""
+    measured = _of_tuning(report, family)
+    if measured is not None:
+        return measured
     lowered = report.lowered
     call, apart = sum(lowered.predicted.values()), lowered.alternatives.get(ONE_BY_ONE)
     return verdict.predicted(
@@ -65,6 +69,29 @@ def of_merge(report: MergeReport, family: Correspondence) -> Verdict:
         files=(report.size, bytes_of_files(family)),
         written=True,
         warning=_warning(lowered),
+    )
+
+
+def _of_tuning(report: MergeReport, family: Correspondence) -> Verdict | None:
+    """Return the verdict by what --tune measured, at the first choice of sizes; None where it did not."""
+    rows = [row for row in report.tuning.rows if row.seconds] if report.tuning else []
+    if report.tuning is None or not rows:
+        return None
+    case = report.tuning.cases[0]
+    at_sizes = {row.way: row for row in rows if row.case == case.case}
+    own, best = at_sizes.get(report.tuning.chosen), at_sizes.get(case.best)
+    sessions = at_sizes.get("in sequence") or at_sizes.get("concurrent")
+    if own is None or best is None or not own.seconds or not best.seconds:
+        return None
+    memory = (own.resident, sessions.resident) if sessions else (0, 0)
+    load = (own.load, sessions.load) if sessions else (0.0, 0.0)
+    return verdict.judge(
+        family.models,
+        memory=Compared(*memory) if all(memory) else None,
+        load=Compared(*load) if all(load) else None,
+        files=Compared(report.size, bytes_of_files(family), basis=Basis.COUNTED),
+        some={family.models: Compared(own.seconds, best.seconds, case.low, case.high, best.way)},
+        warning=_warning(report.lowered),
     )
 
 

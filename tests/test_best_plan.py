@@ -16,7 +16,8 @@ from families import family
 import netfuse_onnx
 from netfuse_onnx import best_plan
 from netfuse_onnx.errors import FileFault, StrictViolated, UsageFault
-from netfuse_onnx.measure import final, heavy
+from netfuse_onnx.measure import final, heavy, turns
+from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.final import Lap
 from netfuse_onnx.measure.heavy import Pending
 from netfuse_onnx.measure.report import Row
@@ -411,3 +412,13 @@ def test_a_wrong_plan_of_a_large_family_is_a_row(tmp_path: Path, monkeypatch: py
     )
     found = tuning(tuned(tmp_path, tune=30.0))
     assert all(row.problem.startswith(("not equal", "not measured")) for row in found.rows if row.merged)
+
+
+def test_a_second_plan_tries_the_settings_that_suit_the_first() -> None:
+    choices = (Settings(), Settings(2, spin=False), Settings(branches=2))
+    entry = Entry("merged", "tuned", lambda _: pytest.fail("it is not made"), choices, 1, merged=True)
+    tried = dict(zip(map(str, choices), (1.0, 1.4, 2.0), strict=True))
+    assert turns._likely(entry, tried).choices == choices[:2]
+    for other in (replace(entry, merged=False), entry):
+        assert turns._likely(other, {}).choices == choices
+    assert turns._likely(replace(entry, merged=False), tried).choices == choices

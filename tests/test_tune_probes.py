@@ -64,6 +64,15 @@ NETWORKS = {
 }""",
         {"w1": (8, 8), "b1": (8,), "scale": (8,), "shift": (8,), "w2": (8, 4)},
     ),
+    "steps": (
+        """g (float[words, batch, 6] x) => (float[words, 1, batch, 4] y, float[1, batch, 4] h) {
+    m = MatMul(x, w)
+    a = Add(m, s)
+    r = Relu(a)
+    y, h = LSTM<hidden_size = 4>(r, wx, wh, b)
+}""",
+        {"w": (6, 6), "s": (6,), "wx": (1, 16, 6), "wh": (1, 16, 4), "b": (1, 32)},
+    ),
     "one row": (
         """g (float[4, 21] x) => (float[4, 5] y) {
     k = Unsqueeze(x, one)
@@ -297,7 +306,7 @@ def plainly(made: Probe) -> str:
 
 
 def test_keys_are_equal_where_the_same_is_emitted_and_only_there(tmp_path: Path) -> None:
-    """Over all lowerings of three networks, in two sizes of batch and for two numbers of models."""
+    """Over all lowerings of the networks, in two sizes of batch and for two numbers of models."""
     by_key: dict[str, str] = {}
     keyed: dict[str, set[str]] = {}
     for name, models, batch in itertools.product(NETWORKS, (2, 3), (2, 5)):
@@ -346,6 +355,37 @@ def test_an_index_that_all_models_share_is_part_of_the_key(tmp_path: Path) -> No
     assert len({one, other, again}) == 3
 
 
+def test_attributes_are_part_of_the_key(tmp_path: Path) -> None:
+    keys = set()
+    for pads in ([1, 1, 1, 1], [2, 2, 0, 0]):
+        folder = tmp_path / str(pads[0])
+        folder.mkdir()
+        text = f"g (float[1, 4, 6, 6] x) => (float[1, 8, 6, 6] y) {{ y = Conv<pads = {pads}>(x, w) }}"
+        paths = [Path(save(folder / f"{k}.onnx", model(text, {"w": (8, 4, 3, 3)}, seed=k))) for k in range(2)]
+        survey = priced(family_of(paths))
+        keys |= {survey.keys.of(case) for case in node_cases(survey.found)}
+    ways = {key.partition(" #")[0] for key in keys}
+    assert len(keys) == 2 * len(ways)
+
+
+def test_the_sizes_of_all_values_of_a_chain_are_part_of_the_key(tmp_path: Path) -> None:
+    """What the key shows in words is the head alone."""
+    keys = set()
+    for more in ("8", "2, 3, 8"):
+        folder = tmp_path / str(len(more))
+        folder.mkdir()
+        text = f"""g (float[2, 3, 8] x, float[{more}] z) => (float[2, 3, 8] y) {{
+            h = MatMul(x, w)
+            y = Add(h, z)
+        }}"""
+        paths = [Path(save(folder / f"{k}.onnx", model(text, {"w": (8, 8)}, seed=k))) for k in range(2)]
+        corr = family_of(paths)
+        survey = priced(corr)
+        cases = [case for case in chain_cases(corr, survey.found) if len(case.members) == 2]
+        keys |= {survey.keys.of(case) for case in cases if "once per model" in survey.keys.of(case)}
+    assert len(keys) == 2 and len({key.partition(" #")[0] for key in keys}) == 1
+
+
 def test_unknown_sizes_have_no_key(tmp_path: Path) -> None:
     survey = priced(network("words", tmp_path))
     case = next(node_cases(survey.found))
@@ -368,6 +408,22 @@ def test_chains_end_where_something_else_reads_a_value(tmp_path: Path) -> None:
     ops = [node.op for node in layers.graph.nodes]
     found = [[ops[k] for k in chain.nodes] for chain in chains(layers.graph, layers.weights.keys())]
     assert sorted(found) == [["Conv", "Add", "Relu"], ["Conv", "Relu"]]
+
+
+def test_a_chain_ends_before_a_node_that_is_not_the_only_reader(tmp_path: Path) -> None:
+    text = """g (float[2, 8] x) => (float[2, 8] y) {
+        h = MatMul(x, w1)
+        r = Relu(h)
+        q = Sigmoid(r)
+        m = MatMul(r, w2)
+        y = Add(m, q)
+    }"""
+    shapes = {"w1": (8, 8), "w2": (8, 8)}
+    paths = [Path(save(tmp_path / f"{k}.onnx", model(text, shapes, seed=k))) for k in range(2)]
+    corr = family_of(paths)
+    ops = [node.op for node in corr.graph.nodes]
+    found = [[ops[k] for k in chain.nodes] for chain in chains(corr.graph, corr.weights.keys())]
+    assert found == [["MatMul", "Relu"], ["MatMul", "Add"]]
 
 
 def test_large_weights_are_made_up_and_small_ones_their_own(tmp_path: Path) -> None:

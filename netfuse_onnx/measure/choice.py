@@ -25,8 +25,6 @@ from netfuse_onnx.run.runtime import RunFailed
 
 PATIENCE = 20.0
 """One way tries settings for so many seconds; then the best so far is taken."""
-TRIAL = 1.5
-"""The seconds of samples in the trial of one setting, where the whole comparison is bounded."""
 MUST_BEAT = 0.95
 """A more complex setting is chosen only where it takes less than 95 % of the seconds of simpler ones."""
 NEAR = 1.25
@@ -104,7 +102,7 @@ def _trials(entry: Entry, effort: Effort, clock: Clock, until: float) -> tuple[d
             contender.setup()
             contender.run()
             load = min(load, time.perf_counter() - start)
-            limit = time.monotonic() + TRIAL if clock.bounded else math.inf
+            limit = time.monotonic() + clock.trial if clock.bounded else math.inf
             tried[settings] = quick(contender.run, effort, min(end, limit))
         except RunFailed as error:
             problem = error

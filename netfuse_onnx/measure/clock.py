@@ -13,11 +13,26 @@ TRIALS, ROUNDS = 0.3, 0.85
 """The parts of the time that have passed when the trials and the rounds are to end."""
 
 
-class Clock:
-    """The time of a comparison, in seconds, from its construction on."""
+TRIAL = 1.5
+"""The seconds of samples in the trial of one setting, where the whole comparison is bounded."""
 
-    def __init__(self, seconds: float = math.inf) -> None:
-        self.seconds = seconds
+
+class Clock:
+    """The time of a comparison, in seconds, from its construction on. Where it is bounded, `fewest` rounds
+    are measured however little time is left; calls that want some models are measured where `some` is true.
+    `trials` is the part of the time in which settings are tried, `trial` the seconds of samples of each."""
+
+    def __init__(
+        self,
+        seconds: float = math.inf,
+        *,
+        fewest: int = 1,
+        some: bool = True,
+        trials: float = TRIALS,
+        trial: float = TRIAL,
+    ) -> None:
+        self.seconds, self.fewest, self.some = seconds, fewest, some
+        self.trials, self.trial = trials, trial
         self.start = time.monotonic()
         self.left_out: dict[str, list[str]] = {}
         """The things left out because the time was up, in words, each with the ways that miss it."""

@@ -16,12 +16,16 @@ from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.heavy import Pending, one_by_one
 from netfuse_onnx.measure.report import Row
-from netfuse_onnx.measure.rounds import Quartiles, apart, ratio
+from netfuse_onnx.measure.rounds import Effort, Quartiles, apart, ratio
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 
 HEAVY = 400 << 20
 """Sources that take so many bytes together are loaded one way after the other."""
+FEWEST = 4
+"""So many rounds are measured, however little time is left: a choice by fewer would be one by chance."""
+TRIALS, TRIAL = 0.45, 0.4
+"""Settings are tried in this part of the time, with samples of 0.4 seconds each: several plans share them."""
 MUST_BEAT = 0.98
 """A plan replaces a simpler one only where it takes less than 98 % of its time."""
 
@@ -106,8 +110,10 @@ def _light(work: Workload, plans: Sequence[Pending], until: float, folder: str, 
             files.append(plan.write())
         except FileFault as error:
             failed.append(Row("merged", plan.label, True, file=plan.size, problem=error.message.rstrip(".")))
-    clock = Clock(max(0.0, until - time.monotonic()))
-    report = contest(work, files, until=until, folder=folder, tell=tell, clock=clock)
+    left = max(0.0, until - time.monotonic())
+    clock = Clock(left, fewest=FEWEST, some=False, trials=TRIALS, trial=TRIAL)
+    effort = Effort(seconds=clock.seconds)
+    report = contest(work, files, effort=effort, until=until, folder=folder, tell=tell, clock=clock)
     together = report.together and work.runtime.provider == "cpu"
     return Lap(report.case, (*_each_fastest(report.rows), *failed), together)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from netfuse_onnx.measure import memory, waiting
 from netfuse_onnx.measure.choice import Way, choose, narrowed
-from netfuse_onnx.measure.clock import ROUNDS, TRIALS, Clock
+from netfuse_onnx.measure.clock import ROUNDS, Clock
 from netfuse_onnx.measure.contenders import InSequence
 from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.report import Waiting
@@ -26,6 +27,9 @@ from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
 
+SUITS, SEVERAL = 1.5, 3
+"""Where 3 settings or more were tried for one merged file, only those that take up to 1.5 times its best time
+are tried for the next."""
 LOADS = 0.5
 """The part of the time left after the trials that loading further settings of a way may take."""
 
@@ -65,12 +69,24 @@ def _chosen(
 ) -> Iterator[list[Way]]:
     """Try the settings of each entry. They share the time; one that ends early leaves its rest to the others
     behind it."""
-    share = clock.left(TRIALS) / max(1, sum(len(entry.choices) > 1 for entry in chosen))
-    until = time.monotonic()
+    share = clock.left(clock.trials) / max(1, sum(len(entry.choices) > 1 for entry in chosen))
+    until, tried = time.monotonic(), dict[str, float]()
     for done, entry in enumerate(chosen):
         tell("trying settings", done, len(chosen))
         until += share if len(entry.choices) > 1 else 0.0
-        yield choose(entry, work, folder, effort, clock, until)
+        ways = choose(_likely(entry, tried), work, folder, effort, clock, until)
+        tried = tried or (dict(ways[0].row.tried) if entry.merged else {})
+        yield ways
+
+
+def _likely(entry: Entry, tried: Mapping[str, float]) -> Entry:
+    """A merged file with the settings that suit another one of the same models: its best, and those near
+    it. `tried` has the seconds of that other one, by settings."""
+    if not entry.merged or len(tried) < SEVERAL:
+        return entry
+    most = SUITS * min(tried.values())
+    near = [some for some in entry.choices if tried.get(str(some), math.inf) <= most]
+    return replace(entry, choices=tuple(near))
 
 
 def _open(way: Way, effort: Effort, stay: bool, clock: Clock) -> None:
@@ -105,7 +121,8 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, 
     turns = {name: functools.partial(_turn, way, together) for name, way in racing.items()}
     if not turns:
         return
-    ones = {f"{name}/1": way for name, way in racing.items() if together and _has_one(way)}
+    stay = together and clock.some
+    ones = {f"{name}/1": way for name, way in racing.items() if stay and _has_one(way)}
     turns |= {name: functools.partial(_turn, way, together, 1) for name, way in ones.items()}
     measure = functools.partial(
         interleave,
@@ -118,7 +135,7 @@ def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, 
     _keep(racing, ones, samples_of)
     done = max(map(len, samples_of.values()))
     last = (time.monotonic() - begun) / max(1, done)
-    if together and clock.bounded and clock.left() > last and not _may_pay(ways):
+    if together and clock.bounded and clock.left() > last and not (clock.some and _may_pay(ways)):
         still = {name: turn for name, turn in turns.items() if len(samples_of[name]) == done}
         rest = replace(effort, rounds=effort.rounds - done, seconds=clock.left() - last, fewest=0)
         more = measure(still, rest, seed=done)
@@ -148,7 +165,7 @@ def _may_pay(ways: Sequence[Way]) -> bool:
 def _take(together: bool, clock: Clock) -> Callable[[Run, Effort], float]:
     """The way to take a sample. Loading takes longer than measuring, so a turn with a load measures more. A
     single call has to do where the time is up before the rounds."""
-    if clock.left(ROUNDS) <= 0.0:
+    if clock.left(ROUNDS) <= 0.0 and clock.fewest == 1:
         return once
     return sample if together else quick
 
@@ -157,7 +174,7 @@ def _of_rounds(effort: Effort, together: bool, clock: Clock) -> Effort:
     """The limits of the rounds. Where ways are loaded for their turns, the first turn was before."""
     effort = replace(effort, seconds=min(effort.seconds, clock.left(ROUNDS)))
     before = 0 if together else 1
-    fewest = 1 if clock.bounded else FEWEST
+    fewest = clock.fewest if clock.bounded else FEWEST
     rounds = effort.rounds if together else FEWEST - before
     return replace(effort, rounds=rounds, fewest=fewest - before)
 
@@ -174,7 +191,7 @@ def _some_models(ways: Sequence[Way], together: bool, effort: Effort, clock: Clo
     found = waiting.compared(ways, compared, paired=together)
     merged = {row.label: row.median for row in rows if row.merged and row.ran}
     best = min(compared, key=lambda one: merged[one.merged], default=None)
-    if best is None or not together:
+    if best is None or not together or not clock.some:
         return found
     known = {row.models: row for row in found if row.label == best.merged}
     more = waiting.search([way for way in ways if way.row.ran], best, known, effort, clock)

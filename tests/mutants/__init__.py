@@ -9,6 +9,7 @@ from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
+from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
 from .of_write import MUTATIONS as WRITE
 
@@ -23,4 +24,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *CUDA,
     *ANSWERS,
     *VERDICT,
+    *TUNE,
 )
