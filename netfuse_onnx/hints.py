@@ -91,15 +91,15 @@ def _expected(found: Outlook, target: str, sizes: str) -> str:
     """Say what a target is expected to change."""
     if found.best * CLEARLY <= found.batched:
         return (
-            f"Planned without a target. On {PLACES[target]}, by the costs of --target {target}, "
+            f"Planned without a target. On {PLACES[target]}, estimated by the costs of --target {target}, "
             f"{found.apart} of the {found.nodes} nodes that run once for all models are faster once per "
             f"model: it is expected to bring the time of all from {found.batched:,.0f} us to "
             f"{found.best:,.0f} us a call or less{sizes}."
         )
     return (
-        f"Planned without a target. By the costs of --target {target}, batching is right on {PLACES[target]} "
-        f"for nearly all of the {found.nodes} nodes that run once for all models{sizes}: it is expected to "
-        "change little."
+        f"Planned without a target. Estimated by the costs of --target {target}, batching is right on "
+        f"{PLACES[target]} for nearly all of the {found.nodes} nodes that run once for all models{sizes}: it "
+        "is expected to change little."
     )
 
 
