@@ -65,6 +65,24 @@ def _wakeword() -> nn.Module:
     return nn.Sequential(*body, nn.ReLU(), nn.Linear(128, 1), nn.Sigmoid())
 
 
+def _spotter() -> nn.Module:
+    """A streaming keyword spotter: two GRU layers of width 64 over one frame of 40 features, whose states are
+    inputs and outputs."""
+    import torch
+    from torch import nn
+
+    class Spotter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.cells, self.last = nn.Linear(40, 64), nn.GRU(64, 64, 2), nn.Linear(64, 12)
+
+        def forward(self, frame: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y, state = self.cells(torch.relu(self.first(frame)), state)
+            return self.last(y), state
+
+    return Spotter()
+
+
 def _atari() -> nn.Module:
     """Mnih et al., 2015: three convolutions over four frames."""
     from torch import nn
@@ -139,6 +157,12 @@ def image_inputs(side: int, channels: int = 3) -> dict[str, Dims]:
     return {"image": ("batch", channels, side, side)}
 
 
+_FRAME: tuple[dict[str, Dims], dict[str, dict[int, str]]] = (
+    {"frame": (1, "batch", 40), "state": (2, "batch", 64)},
+    {"logits": {1: "batch"}, "next": {1: "batch"}},
+)
+
+
 def _vector(size: int) -> dict[str, Dims]:
     return {"x": ("batch", size)}
 
@@ -158,6 +182,9 @@ ROWS = (
     ),
     Measured("wakeword", SMALL, single_size("wakeword", "MLP 1536-128-128-1", _wakeword, _vector(1536))),
     Measured("keyword", SMALL, FAMILIES["cnn"]),
+    Measured(
+        "spotter", SMALL, single_size("spotter", "GRU of two layers, a frame a call", _spotter, *_FRAME)
+    ),
     Measured("atari", SMALL, single_size("atari", "CNN of a policy", _atari, image_inputs(84, 4))),
     Measured(
         "mobilenet-64", USUAL, single_size("mobilenet-64", "MobileNet v2", mobilenet(64), image_inputs(64))

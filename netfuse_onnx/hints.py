@@ -62,7 +62,7 @@ def of_merge(report: MergeReport, family: Correspondence, merged: Merged, asked:
 
 def of_check(family: Correspondence, merged: Merged) -> tuple[str, ...]:
     """Return the hints that a merge of the family will get whatever its target is."""
-    return tuple(_of_state(family)) if _stackable(family, merged) else ()
+    return tuple(_of_state(family)) if family.models > 1 and _stackable(family, merged) else ()
 
 
 # --------------------------------------------------------------------------- the target
@@ -74,7 +74,7 @@ def _of_target(report: MergeReport, family: Correspondence, merged: Merged, aske
             f"--target auto took {report.target}, the provider at hand. Where the file is served on another, "
             "name that one."
         )
-    elif report.target == "generic" and merged.plan is not None:
+    elif report.target == "generic" and report.tuning is None and merged.plan is not None:
         if not asked.provider:
             yield (
                 "Planned without a target: all that can be batched is. --target cpu or cuda plans for the "

@@ -62,7 +62,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
     def row(self, question: Question) -> VerdictRow | None:
-        return next((row for row in self.rows if row.question is question), None)
+        return next((row for row in self.rows if row.question == question), None)
 
 
 def judge(

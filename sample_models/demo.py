@@ -17,7 +17,7 @@ import click
 
 from sample_models.real import REAL, FetchError, fetch_or_copy
 
-SECONDS = 15
+SECONDS = 30
 """The seconds that bench may take."""
 
 OPEN_SIZE = 64

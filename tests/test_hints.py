@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_names_that_are_no_state(tmp_path: Path, past: str, present: str) -> Non
     assert not about(recurrent(tmp_path, past, present), "State")
 
 
+def test_state_has_one_shape(tmp_path: Path) -> None:
+    text = RECURRENT.format(past="h", present="hn").replace("float[B, 4] hn", "float[B] hn")
+    text = text.replace("hn = Tanh (h)", "t = Tanh (h) hn = ReduceSum <keepdims = 0> (t, one)")
+    text = text.replace("    both =", "    one = Constant <value = int64[1] {1}> ()\n    both =")
+    assert not about(merged(tmp_path, text, {"w": (12, 8)}), "State")
+
+
 def test_a_check_names_state_too(tmp_path: Path, run: Run) -> None:
     recurrent(tmp_path, "h", "hn")
     code, said, _ = run("check", tmp_path / "a.onnx", tmp_path / "b.onnx", "--json")
@@ -115,6 +123,19 @@ def test_a_merge_without_a_target_says_what_one_is_expected_to_change(tmp_path: 
     _, _, err = run("merge", tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx")
     assert "\nHint: Planned without a target. " in err
     assert not merged(tmp_path, text, {"w": (8,)}, target="cpu", io="stacked").hints
+    assert "(B=2)" in merged(tmp_path, text, {"w": (8,)}, dims={"B": (2, 4)}).hints[0]
+
+
+def test_a_plan_that_was_measured_needs_no_hint_on_the_target(tmp_path: Path) -> None:
+    text = "g (float[B, 8] x) => (float[B, 8] y) { p = Relu (x) y = Mul (p, w) }"
+    plain = merged(tmp_path, text, {"w": (8,)}, io="stacked", verify=False)
+    assert about(plain, "--tune")
+    asked = hints.Asked("generic", "cpu", {})
+    models = api.sources.read([str(tmp_path / f"{name}.onnx") for name in "ab"])
+    family = api._matched(models, ("a", "b"), False)
+    made = api.remake.merge(family, io="stacked")
+    assert hints.of_merge(plain, family, made, asked)
+    assert not hints.of_merge(replace(plain, tuning=object()), family, made, asked)  # type: ignore[arg-type]
 
 
 def test_the_outlook_prices_every_node_of_the_plan_both_ways(tmp_path: Path) -> None:
@@ -139,9 +160,8 @@ def test_the_outlook_prices_every_node_of_the_plan_both_ways(tmp_path: Path) -> 
 def test_auto_is_the_provider_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
     """The file is the one that the target's own name gives: metadata do not tell which was written."""
     pretend(monkeypatch)
-    if taken == "cuda":
-        usable = runtime.choose
-        monkeypatch.setattr(runtime, "choose", lambda name, libraries=(): usable("cuda", libraries))
+    usable = runtime.choose
+    monkeypatch.setattr(runtime, "choose", lambda name, libraries=(): usable(taken, libraries))
     report = merged(tmp_path, MLP_TEXT, dict(MLP), target="auto")
     assert report.target == taken
     assert about(report, f"--target auto took {taken}, the provider at hand.")
@@ -168,4 +188,4 @@ def test_auto_needs_onnx_runtime(tmp_path: Path, run: Run, monkeypatch: pytest.M
 
     monkeypatch.setattr(runtime, "onnxruntime", missing)
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx", "--no-verify"]
-    refused(run("merge", *files, "--target", "auto"), 2, "ONNX Runtime is not installed")
+    refused(run("merge", *files, "--target", "auto"), 2, "--target auto needs ONNX Runtime", "--target cpu")

@@ -16,7 +16,6 @@ RULES = Path(rules.__file__).parent
 UNTESTED = {
     "SwiGLU": "ONNX Runtime has no kernel for it (1.32)",
     "com.microsoft.MatMulBnb4": "the rule of MatMulNBits, which is tested, in another packing",
-    "ai.onnx.ml.TreeEnsemble": "only by ONNX's backend cases",
 }
 """Operators without a test here, and why. This list only gets shorter."""
 

@@ -130,13 +130,20 @@ FORESTS: dict[str, Sequence[dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize(("io", "shared"), [("separate", False), ("stacked", True)])
 @pytest.mark.parametrize("name", FORESTS)
-def test_tree_ensembles_of_version_5(name: str, tmp_path: Path) -> None:
+def test_tree_ensembles_of_version_5(name: str, io: str, shared: bool, tmp_path: Path) -> None:
     models = [forest(k, **how) for k, how in enumerate(FORESTS[name])]
-    out, report = proven(tmp_path, models)
-    assert became(report) == ["replicated"]
+    out, report = proven(tmp_path, models, io=io, share=["x"] if shared else [])
+    assert became(report) == ["replicated" if name == "other aggregates" else "batched"]
     held = [node for node in onnx.load(out).graph.node if node.op_type == "TreeEnsemble"]
-    assert len(held) == len(models)
+    assert len(held) == (len(models) if name == "other aggregates" else 1)
+
+
+def test_attributes_that_are_tensors_stay_as_they_are(tmp_path: Path) -> None:
+    models = [forest(k, **how) for k, how in enumerate(FORESTS["other aggregates"])]
+    out, _ = proven(tmp_path, models)
+    held = [node for node in onnx.load(out).graph.node if node.op_type == "TreeEnsemble"]
     for node, model in zip(held, models, strict=True):
         ours, theirs = ({a.name: a for a in each.attribute} for each in (node, model.graph.node[0]))
         for attr in ours.keys() | theirs.keys():
@@ -171,8 +178,8 @@ def test_one_bit_of_a_tensor_in_an_attribute_is_refused(tmp_path: Path) -> None:
     out = merged(tmp_path, paths)
     assert proof(out, paths).ok
     model = onnx.load(out)
-    (leaves,) = [a for a in model.graph.node[-1].attribute if a.name == "leaf_weights"] or [None]
-    assert leaves is not None
+    (node,) = [node for node in model.graph.node if node.op_type == "TreeEnsemble"]
+    leaves = next(a for a in node.attribute if a.name == "leaf_weights")
     values = numpy_helper.to_array(leaves.t).copy()
     values[-1] = np.nextafter(values[-1], np.float32(1e9))
     leaves.t.CopyFrom(tensor(values))

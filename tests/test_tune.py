@@ -30,6 +30,9 @@ from netfuse_onnx.plan.search import solved
 from netfuse_onnx.run.runtime import RunFailed, Runtime
 from netfuse_onnx.tune import frame, tuner
 from netfuse_onnx.tune.clock import Clock, in_turns
+from netfuse_onnx.tune.keys import REACHES, reach
+from netfuse_onnx.tune.measuring import Measurer
+from netfuse_onnx.tune.probes import probe
 from netfuse_onnx.tune.several import Several
 from netfuse_onnx.tune.survey import Survey, shares
 from netfuse_onnx.tune.tuned import Scales, Tuned, place
@@ -236,6 +239,36 @@ def test_cached_times_are_not_measured_again(tmp_path: Path, monkeypatch: pytest
     plans = [planning.plan(corr, io="stacked", cost=cost) for cost in (first, second)]
     assert plans[0].cost == pytest.approx(plans[1].cost, rel=1e-3)
     assert ways(plans[0]) == ways(plans[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_that_is_for_cuda_has_a_probe(tmp_path: Path, name: str) -> None:
+    """The probes are built and loaded as on a machine with a GPU; no GPU runs them."""
+    corr = network(name, tmp_path)
+    base = cost_for("cuda", corr, SIZES)
+    survey = tuner.surveyed(corr, "stacked", frozenset(), base)  # type: ignore[arg-type]
+    times = measured(survey, Pretended(runtime=Runtime("cuda")))
+    assert times.fresh and not times.failed
+    plan = planning.plan(corr, io="stacked", cost=survey.tuned(times.known))
+    assert plan.provider == "cuda"
+    compare(corr, materialise(lower(corr, plan, io="stacked")), "stacked", np.random.default_rng(2))
+
+
+def test_copies_have_as_many_weights_as_the_family(tmp_path: Path) -> None:
+    """Those of a small family stay in a cache, those of a large one come from memory."""
+    shapes = {"w": (64, 64)}
+    text = "g (float[1, 64] x) => (float[1, 64] y) { y = MatMul(x, w) }"
+    paths = [Path(save(tmp_path / f"m{k}.onnx", model(text, shapes, seed=k))) for k in range(2)]
+    survey = priced(family_of(paths))
+    one = next(iter(survey.entries.values()))
+    made = probe(one.case)
+    counts = []
+    for size in REACHES:
+        around = frame.Frame(dict.fromkeys(frame.NAMES, 0.0))
+        counts.append(Measurer(Pretended(), around, "cpu", size).copies(made, 1.0))
+    assert counts == sorted(counts) and counts[0] * 2 * 64 * 64 * 4 <= REACHES[0]
+    assert {reach(held) for held in (0, 1 << 20, 1 << 21, 1 << 30)} == set(REACHES)
+    assert all("weights by 1 MiB" in key for key in survey.entries)
 
 
 # --------------------------------------------------------------------------- prices

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from netfuse_onnx.errors import FileFault, InternalError
+from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.plan import card
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.constants import Constants
@@ -89,7 +89,17 @@ def target(name: str) -> Target | Card:
 def at_hand(name: str, provider: str = "auto") -> str:
     """The target that `auto` stands for: the provider that `provider` is on this machine. Any other name is
     what it is. UsageFault where ONNX Runtime is missing, or CUDA was asked for and can't be used."""
-    return runtime.choose(provider).provider if name == AUTO else name
+    if name != AUTO:
+        return name
+    try:
+        return runtime.choose(provider).provider
+    except UsageFault as error:
+        if (error.message, error.hint) != runtime.MISSING:
+            raise
+        raise UsageFault(
+            "--target auto needs ONNX Runtime, which tells the provider at hand.",
+            "Install netfuse-onnx[cpu] or netfuse-onnx[gpu], or name the target: --target cpu or cuda.",
+        ) from error
 
 
 def provider(name: str) -> str:

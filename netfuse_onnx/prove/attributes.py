@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto
 from netfuse_onnx.ops import schemas, tables, walk
 from netfuse_onnx.ops.kinds import FLOATS
 from netfuse_onnx.prove.bits import value_bits, value_nbytes
-from netfuse_onnx.prove.ensembles import ENSEMBLES, MERGED, is_one_ensemble
+from netfuse_onnx.prove.ensembles import ENSEMBLES, is_one_ensemble
 from netfuse_onnx.storage.weights import array, weight_of
 from netfuse_onnx.types import Correspondence, Node
 
@@ -173,8 +173,9 @@ class _File:
 
     def _as_one_ensemble(self, learned: Learned) -> bool:
         """True where one node has the trees of all models."""
-        for node in self.nodes.get(f"{schemas.ML}.{MERGED}", ()) if len(learned.each) > 1 else ():
-            if not node.claimed and is_one_ensemble(node.attrs, learned.each):
+        op = learned.node.op
+        for node in self.nodes.get(f"{schemas.ML}.{ENSEMBLES[op]}", ()) if len(learned.each) > 1 else ():
+            if not node.claimed and is_one_ensemble(op, node.attrs, learned.each):
                 node.claimed = True
                 return True
         return False

@@ -95,7 +95,7 @@ MOST = 2
 
 @family("Conv")
 def conv_filled(site: Site) -> Iterator[Option]:
-    """With --tune, filters of zeros fill blocks of channels; what they give is cut off: N(MP)HW -> NMOHW."""
+    """With --target cpu, filters of zeros fill blocks, and what they give is cut off: N(MP)HW -> NMOHW."""
     dims, filters = site.dims(0), site.dims(1)
     need(len(dims) == len(filters) == 4 and site.is_mapped(0) and site.is_mapped(1), "it is not over images")
     out, into, *window = filters
@@ -123,9 +123,7 @@ def conv_filled(site: Site) -> Iterator[Option]:
 
     need(all(isinstance(size, int) for size in window), "the size of its window is unknown")
     takes = site.takes({0: FOLDED(1), 1: FOLDED(0), 2: FOLDED(0)})
-    yield Option(
-        "conv_filled", takes, (STACKED(1),), body, Became.GROUPED, tuned=True, only="cpu", unmeasured=True
-    )
+    yield Option("conv_filled", takes, (STACKED(1),), body, Became.GROUPED, tuned=True, only="cpu")
 
 
 ACTIVATIONS = {

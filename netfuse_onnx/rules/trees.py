@@ -8,7 +8,8 @@ negative, else 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx import TensorProto
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
 from netfuse_onnx.ops.schemas import ML
+from netfuse_onnx.rules import _forest5
 from netfuse_onnx.rules._build import need, need_equal
 from netfuse_onnx.rules._forest import NODE_LISTS, TRACKS, Forest, together
 from netfuse_onnx.rules._registry import Option, family
@@ -35,6 +37,12 @@ from netfuse_onnx.rules._site import Site
 RANK = 3
 """Axes of the scores: rows, models and scores of one model."""
 FLOATS = ("nodes_values", "nodes_hitrates", "base_values", "target_weights", "class_weights")
+BY_NUMBER = {0: "NONE", 3: "SOFTMAX_ZERO"}
+"""Post transforms of TreeEnsemble by number. To ONNX 1 is SOFTMAX and 2 LOGISTIC, to ONNX Runtime the other
+way round."""
+PROBIT = 4
+SUM = 1
+"""The aggregate function of TreeEnsemble in place of the mean, which is 0."""
 LEARNED = (
     *NODE_LISTS, TRACKS, *FLOATS, *(f"{name}_as_tensor" for name in FLOATS),
     *(f"{leaves}_{name}" for leaves in ("target", "class") for name in ("ids", "nodeids", "treeids")),
@@ -42,27 +50,87 @@ LEARNED = (
 )  # fmt: skip
 
 
+Attributes = Mapping[str, Any]
+Emitted = Callable[[Tensor, "Emitter"], Tensor]
+
+
+SMALL = 20
+"""Trees of a model. On a CPU one ensemble of more is no faster than one for each model, and up to twice as slow
+for many rows: a leaf has the weight of an only target, and refers to one of several targets."""
+
+
+def large(trees: Sequence[int]) -> bool:
+    """True where the models have many trees each, so that plans for a CPU run them once per model."""
+    return sum(trees) > SMALL * len(trees)
+
+
 def ensemble(
-    site: Site, forests: Sequence[Forest], aggregate: bytes = b"SUM", *, base: bool = True
-) -> tuple[Layout, Any]:
+    site: Site, op: str, check: Callable[[int | None], None], attributes: Callable[[int], Attributes]
+) -> tuple[Layout, Emitted]:
     """The layout of its input, and a function that emits the one ensemble, which gives [B, N*T]. Where the
-    inputs of the models differ, their rows stand side by side."""
+    inputs of the models differ, their rows stand side by side. `check` is told how many features a row then
+    has, and `attributes` by how many those of a model lie behind those of the one before."""
     need(site.opset >= 11, "its opset lacks operators")
     need(site.rank(0) == 2, "its input is not a matrix")
-    width = site.dims(0)[1] if site.is_mapped(0) else None
-    need(not site.is_mapped(0) or isinstance(width, int), "the number of its features is unknown")
+    width = site.dims(0)[1] if site.is_mapped(0) else 0
+    need(isinstance(width, int), "the number of its features is unknown")
     features = width if isinstance(width, int) else 0
-    for forest in forests:
-        forest.check(features if width else None)
-
-    @cache
-    def attributes() -> dict[str, Any]:
-        return together(forests, features, base) | {"aggregate_function": aggregate}
+    check(features or None)
+    held = cache(lambda: attributes(features))
 
     def emitted(x: Tensor, emit: Emitter) -> Tensor:
-        return emit.node("TreeEnsembleRegressor", [x], attributes(), domain=ML)[0]
+        return emit.node(op, [x], held(), domain=ML)[0]
 
     return FOLDED(1) if site.is_mapped(0) else SHARED, emitted
+
+
+def of_forests(
+    site: Site, forests: Sequence[Forest], aggregate: bytes = b"SUM", *, base: bool = True
+) -> tuple[Layout, Emitted]:
+    """The one ensemble of these forests."""
+
+    def check(features: int | None) -> None:
+        for forest in forests:
+            forest.check(features)
+
+    def attributes(features: int) -> Attributes:
+        return together(forests, features, base) | {"aggregate_function": aggregate}
+
+    return ensemble(site, "TreeEnsembleRegressor", check, attributes)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The values behind the sums of an ensemble. `trees` are those of each model, and `base` its base values,
+    where its values are means; `kind` is the type of its outputs."""
+
+    targets: int
+    transform: str
+    trees: Sequence[int]
+    mean: bool
+    base: Sequence[Any] = ()
+    kind: Any = np.float32
+
+    @property
+    def coupled(self) -> bool:
+        """True where the targets of a model decide together."""
+        return self.transform.startswith("SOFTMAX")
+
+    def offered(self, take: Layout, emitted: Emitted, name: str) -> Option:
+        def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+            y = emitted(ins[0], emit)
+            y = self._averaged(y, emit) if self.mean else y
+            y = emit.reshape(y, [-1, emit.models, self.targets]) if self.coupled else y
+            return transformed(y, self.transform, RANK, emit)
+
+        give = STACKED(1) if self.coupled else FOLDED(1)
+        return Option(name, (take,), (give,), body, unmeasured=large(self.trees))
+
+    def _averaged(self, sums: Tensor, emit: Emitter) -> Tensor:
+        """Sums [B, N*T] over the trees of a model, divided by their number, plus base values."""
+        mean = emit("Div", sums, emit.const(np.repeat(self.trees, self.targets), self.kind))
+        base = np.concatenate(self.base) if self.base else np.zeros(1)
+        return emit("Add", mean, emit.const(base, self.kind)) if base.any() else mean
 
 
 @family("ai.onnx.ml.TreeEnsembleRegressor", differing=True)
@@ -74,27 +142,39 @@ def tree_regressor(site: Site) -> Iterator[Option]:
     need(site.attr("post_transform") != b"PROBIT", "its post_transform is PROBIT")
     transform = transform_of(site) if targets > 1 else "NONE"
     forests = [Forest(attrs, "target", targets) for attrs in site.attrs]
-    mean = aggregate == b"AVERAGE"
     need(aggregate in (b"SUM", b"AVERAGE", b"MIN", b"MAX"), "it has an unknown aggregate function")
-    take, emitted = ensemble(site, forests, b"SUM" if mean else aggregate, base=not mean)
-    coupled = transform.startswith("SOFTMAX")
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        y = emitted(ins[0], emit)
-        y = _averaged(forests, y, emit) if mean else y
-        y = emit.reshape(y, [-1, emit.models, targets]) if coupled else y
-        return transformed(y, transform, RANK, emit)
-
-    yield Option("tree_regressor", (take,), (STACKED(1) if coupled else FOLDED(1),), body)
+    mean = aggregate == b"AVERAGE"
+    take, emitted = of_forests(site, forests, b"SUM" if mean else aggregate, base=not mean)
+    trees, base = [forest.trees for forest in forests], [forest.base for forest in forests]
+    yield Regression(targets, transform, trees, mean, base).offered(take, emitted, "tree_regressor")
 
 
-def _averaged(forests: Sequence[Forest], sums: Tensor, emit: Emitter) -> Tensor:
-    """Sums [B, N*T] over the trees of a model, divided by their number, plus base values."""
-    targets = forests[0].targets
-    count = np.repeat(np.array([forest.trees for forest in forests], np.float32), targets)
-    mean = emit("Div", sums, emit.const(count, np.float32))
-    base = np.concatenate([forest.base for forest in forests])
-    return emit("Add", mean, emit.const(base, np.float32)) if base.any() else mean
+@family("ai.onnx.ml.TreeEnsemble", differing=True)
+def tree_ensemble(site: Site) -> Iterator[Option]:
+    """One ensemble of the trees of all models: B(mc) -> B(mt), with targets for each model."""
+    need_equal(site, *_forest5.LEARNED)
+    targets, aggregate = int(site.attr("n_targets") or 0), int(site.attr("aggregate_function"))
+    number = int(site.attr("post_transform"))
+    need(targets > 0, "it has no targets")
+    need(number != PROBIT, "its post_transform is PROBIT")
+    need(0 <= aggregate <= 3, "it has an unknown aggregate function")
+    need(targets == 1 or number in BY_NUMBER, "ONNX and ONNX Runtime differ in its post_transform")
+    transform = BY_NUMBER[number] if targets > 1 else "NONE"
+
+    def check(features: int | None) -> None:
+        for attrs in site.attrs:
+            _forest5.check(attrs, targets, features)
+
+    def attributes(features: int) -> Attributes:
+        return _forest5.together(site.attrs, targets, features) | {"aggregate_function": aggregate or SUM}
+
+    take, emitted = ensemble(site, "TreeEnsemble", check, attributes)
+    trees = [len(attrs["tree_roots"]) for attrs in site.attrs]
+    kind = np.float64 if site[0].dtype == TensorProto.DOUBLE else np.float32
+    need(transform == "NONE" or kind is np.float32, "it transforms doubles")
+    yield Regression(targets, transform, trees, not aggregate, kind=kind).offered(
+        take, emitted, "tree_ensemble"
+    )
 
 
 @family("ai.onnx.ml.TreeEnsembleClassifier", differing=True)
@@ -107,7 +187,7 @@ def tree_classifier(site: Site) -> Iterator[Option]:
     need(all(site.has_output(k) for k in range(2)), "it lacks an output")
     two, transform = labels.count == 2, transform_of(site)
     forests = [Forest(attrs, "class", 1 if two else labels.count) for attrs in site.attrs]
-    take, emitted = ensemble(site, forests)
+    take, emitted = of_forests(site, forests)
     for forest in forests:
         _check_classes(forest, two)
     signs = [bool((forest.weights < 0).any()) for forest in forests]
@@ -126,8 +206,9 @@ def tree_classifier(site: Site) -> Iterator[Option]:
         chosen, scores = body(site, ins, emit)
         return [folded(chosen, 1, 0, emit), folded(scores, 1, labels.count, emit)]
 
-    yield Option("tree_classifier", (take,), (STACKED(1), STACKED(1)), body)
-    yield Option("tree_classifier", (take,), (FOLDED(0), FOLDED(1)), split)
+    unmeasured = large([forest.trees for forest in forests])
+    for gives, emit_all in (((STACKED(1), STACKED(1)), body), ((FOLDED(0), FOLDED(1)), split)):
+        yield Option("tree_classifier", (take,), gives, emit_all, unmeasured=unmeasured)
 
 
 def _check_classes(forest: Forest, two: bool) -> None:

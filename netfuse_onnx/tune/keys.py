@@ -16,6 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.counting import Counted, CountingEmitter, Step
+from netfuse_onnx.emit.repeat import SMALL
 from netfuse_onnx.layouts import Layout
 from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.plan.account import Accounts
@@ -24,15 +25,24 @@ from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
 from netfuse_onnx.tune.probes import converted
 from netfuse_onnx.types import ValueType, Weight
 
+REACHES = (1 << 20, 16 << 20, 64 << 20)
+"""The sizes in bytes that are told apart: those of caches, and more than one holds."""
+
 Number = Callable[[Any], int]
 """The number of a tensor: equal for one that is the same."""
 
 
-class Keys:
-    """Makes the keys of a family, each once. '' is that of a case whose sizes are not all known."""
+def reach(held: int) -> int:
+    """The least of REACHES for a family that holds so many bytes of weights."""
+    return next((size for size in REACHES if held <= size), REACHES[-1])
 
-    def __init__(self, accounts: Accounts) -> None:
-        self.accounts = accounts
+
+class Keys:
+    """Makes the keys of a family, each once. '' is that of a case whose sizes are not all known. `reach`: the
+    bytes of weights that go by before the same come again: those of small families stay in a cache."""
+
+    def __init__(self, accounts: Accounts, reach: int = 0) -> None:
+        self.accounts, self.reach = accounts, reach
         self._conversions: dict[Any, str] = {}
         self._nodes: dict[Any, tuple[Any, str]] = {}
 
@@ -54,7 +64,8 @@ class Keys:
         if about not in self._nodes:
             known = all(_is_sized(_kinds(member)) for member in case.members)
             parts = _of_chain(case, [(account.steps, account.ports) for account in used])
-            self._nodes[about] = used, _key(case, parts) if known else ""
+            reach = f", weights by {self.reach >> 20} MiB" if _has_weights(case) else ""
+            self._nodes[about] = used, _key(case, parts, reach) if known else ""
         return self._nodes[about][1]
 
 
@@ -81,11 +92,17 @@ def _numbered() -> Number:
 # --------------------------------------------------------------------------- text
 
 
-def _key(case: Case, parts: Iterator[Any]) -> str:
+def _has_weights(case: NodeCase) -> bool:
+    """True where weights are large enough for it to matter if they come from a cache."""
+    stored = (part for member in case.members for parts in member.lowering.site.parts for part in parts)
+    return any(weights.nbytes(part) > SMALL for part in stored)
+
+
+def _key(case: Case, parts: Iterator[Any], reach: str = "") -> str:
     digest = hashlib.sha256()
     for part in (sorted(case.opsets.items()), *parts):
         digest.update(repr(part).encode())
-    return f"{_label(case)} #{digest.hexdigest()[:32]}"
+    return f"{_label(case)}{reach} #{digest.hexdigest()[:32]}"
 
 
 def _label(case: Case) -> str:

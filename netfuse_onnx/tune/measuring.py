@@ -21,34 +21,35 @@ LONG = 1000.0
 many."""
 MOST, MOST_NODES = 32, 400
 """The most copies in a graph, and the most nodes."""
-HEAVY = 64 << 20
-"""Bytes of weights of one graph: more than a cache holds, so that they come from memory as in a network."""
-TOO_HEAVY = 600 << 20
+TOO_HEAVY = 256 << 20
 """Bytes of weights of one node, beyond which it is not measured."""
 LONGEST = 10_000.0
 """The microseconds of one graph, by the prediction, for the sake of weights that come from memory."""
 FEWEST, ROUNDS, SPENT = 4, 200, 0.04
 """The fewest and the most rounds of a group, and the seconds that the rounds of one case take together."""
+SLOW = 5e5
+"""The microseconds of a round beyond which one more is enough: what takes so long is told apart by two."""
 SHORTEST = 0.01
 """The least microseconds that are taken for a time: a difference may come out as nothing."""
 
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures on one clock. `held`: the bytes of weights of the whole family; a graph has no more of its
-    own, for those of a small family stay in the processor's cache."""
+    """Measures on one clock. `reach`: the bytes of weights of a graph, where its copies may be so many; those
+    of a small family stay in the processor's cache (keys.py)."""
 
     clock: Clock
     frame: Frame
     provider: str
-    held: int
+    reach: int
 
     def group(self, cases: Sequence[Case], predicted: Sequence[float], until: float) -> list[float]:
         """The microseconds of each case, NaN for one that could not be measured."""
         ready = [self._ready(case, guess) for case, guess in zip(cases, predicted, strict=True)]
         runs = [run for _, run in ready if run is not None]
-        best = in_turns(runs, 2)
-        rounds = max(FEWEST, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
+        best = in_turns(runs, 2, until)
+        fewest = FEWEST if sum(best) < SLOW else 1
+        rounds = max(fewest, min(ROUNDS, int(SPENT * 1e6 * len(runs) / max(sum(best), 1.0))))
         best = [min(pair) for pair in zip(best, in_turns(runs, rounds, until), strict=True)]
         times = iter(best)
         return [math.nan if run is None else self._own(made, next(times)) for made, run in ready]
@@ -70,8 +71,5 @@ class Measurer:
         size = sum(weights.recipe_nbytes(recipe) for recipe in one.recipes.values() if is_drawn(recipe))
         if size > TOO_HEAVY:
             raise Unprobed("its weights are too many")
-        wanted = LONG / guess
-        if size:
-            most = HEAVY / size
-            wanted = min(max(wanted, min(self.held, HEAVY) / size), most, LONGEST / guess)
+        wanted = min(self.reach / size, LONGEST / guess) if size else LONG / guess
         return max(1, min(math.ceil(wanted), MOST, MOST_NODES // max(one.nodes, 1)))

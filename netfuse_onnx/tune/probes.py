@@ -18,7 +18,7 @@ from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
 from netfuse_onnx.layouts.join import join
 from netfuse_onnx.lower.emitted.passes import rewrite_emitted
 from netfuse_onnx.lower.finish import written
-from netfuse_onnx.ops import kinds, traits
+from netfuse_onnx.ops import kinds, traits, walk
 from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.storage.recipe import Recipe
@@ -97,6 +97,8 @@ def _append(model: ModelProto, one: Probe, copy: int, named: Callable[[str], str
             made.CopyFrom(node)
             made.name = f"{node.name}#{copy}"
             made.input[:], made.output[:] = map(named, node.input), map(named, node.output)
+            for _, body in walk.bodies(made):
+                walk.rename(body, named)
     for output in one.model.graph.output:
         model.graph.output.add().CopyFrom(output)
         model.graph.output[-1].name = named(output.name)

@@ -14,9 +14,10 @@ from netfuse_onnx.plan.search import Search
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.rules import Site
+from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
 from netfuse_onnx.tune.chains import chains, members
-from netfuse_onnx.tune.keys import Keys
+from netfuse_onnx.tune.keys import Keys, reach
 from netfuse_onnx.tune.tuned import Place, Scales, Tuned, place
 from netfuse_onnx.types import Correspondence, Lowering, Plan, ValueType
 
@@ -79,7 +80,8 @@ class Survey:
 
 def surveyed(family: Correspondence, io: str, share: frozenset[str], base: Timed) -> Survey:
     """The lowerings of all nodes that have several. Conversions are entered where a plan wants them."""
-    keys = Keys(base.accounts)
+    held = sum(nbytes(part) for parts in family.weights.values() for part in parts)
+    keys = Keys(base.accounts, reach(held))
     everything = Tuned(base, family, {}, keys=keys, open=True)
     found = candidates(family, io=io, share=share, cost=everything)
     priced = everything.priced(family)

@@ -13,7 +13,6 @@ from netfuse_onnx.plan.search import solved
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.run import hardware
 from netfuse_onnx.run.runtime import RunFailed, Runtime
-from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.tune import frame
 from netfuse_onnx.tune.cache import Cache, about
 from netfuse_onnx.tune.clock import Clock
@@ -31,6 +30,8 @@ MOST_AT_STAKE = 0.98
 HOPES = (0.5, 1.0)
 """A plan is chosen as if what was not measured took half the time that is expected, and what it uses is
 measured, until it uses nothing else; then as if it took the expected time."""
+RUNS = 3
+"""The runs of a lowering, at least, and the time of loading it, in runs."""
 SWEEPS, STEADY = 3, 0.97
 """The most times that measurements are repeated. They end when a plan takes no less than so much of what it
 took by those before."""
@@ -113,9 +114,8 @@ def measure(survey: Survey, times: Times, clock: Clock, until: float, tell: Prog
     """Measure what matters, as far as the time goes. Nothing is measured where there is no choice at all."""
     if not survey.choices:
         return
-    held = sum(nbytes(part) for parts in survey.family.weights.values() for part in parts)
     try:
-        measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, held)
+        measurer = Measurer(clock, _frame(times, clock), clock.runtime.provider, survey.keys.reach)
         tuning = _Tuning(survey, times, measurer, until, tell)
         tuning.measure(tuning.at_stake())
         tuning.converge()
@@ -157,6 +157,8 @@ class _Tuning:
         for done, group in enumerate(todo):
             if time.monotonic() >= self.until:
                 return
+            if not self._fits(group):
+                continue
             self.tell("measuring lowerings", done, len(todo))
             entries = [self.survey.entries[key] for key in group.keys]
             predicted = [
@@ -164,6 +166,11 @@ class _Tuning:
             ]
             taken = self.measurer.group([entry.case for entry in entries], predicted, self.until)
             self.times.learn(zip(group.keys, taken, strict=True))
+
+    def _fits(self, group: Group) -> bool:
+        """False for a group whose first runs would take longer than what is left, by what is expected."""
+        expected = sum(self.times.known.get(key, self.survey.entries[key].predicted) for key in group.keys)
+        return RUNS * expected * 1e-6 < self.until - time.monotonic()
 
     def converge(self) -> None:
         """Measure what plans use, until plans of all HOPES use nothing that was not measured. The next run
@@ -177,8 +184,9 @@ class _Tuning:
             return False
         guess, plan = self._plan(hope)
         groups = [group for group in wanted(self.survey, plan, guess) if self.times.lacks(group)]
+        before = len(self.times.fresh) + len(self.times.failed)
         self.measure(groups)
-        return bool(groups)
+        return len(self.times.fresh) + len(self.times.failed) > before
 
     def _plan(self, hope: float = 1.0) -> tuple[Tuned, Plan]:
         guess = self.survey.tuned(self.times.known, open=True, hope=hope)

@@ -164,7 +164,7 @@ def offered(model, folder):
      ("1,16,5,5", "17,16,3,3", "auto_pad = \"SAME_UPPER\", strides = [2, 2]")],
 )  # fmt: skip
 def test_filters_of_zeros(x, w, attributes, bias, tmp_path):
-    """Filters that fill a block for a CPU, where measured times choose it."""
+    """Filters that fill a block for a CPU."""
     more, name = (f", float[{w.split(',')[0]}] b", ", b") if bias else ("", "")
     model = graph(f"float[{x}] x, float[{w}] w{more}", f"y = Conv<{attributes}>(x, w{name})")
     role = {i.name: "input" if i.name == "x" else "weight" for i in model.graph.input}

@@ -86,6 +86,11 @@ def test_opsets(opset, tmp_path):
     agree(list(classifiers(3, 3, opset=opset, post_transform="SOFTMAX", version=1)), rows(), tmp_path)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+def test_versions_of_the_domain(version, tmp_path):
+    agree(list(classifiers(3, 2, version=version)), rows(), tmp_path)
+
+
 @pytest.mark.parametrize("shared", ["coefficients", "intercepts"])
 def test_what_is_equal_may_stay(shared, tmp_path):
     models = list(classifiers(3, 3))

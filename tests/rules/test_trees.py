@@ -2,11 +2,16 @@
 
 import numpy as np
 import onnx
+import oracle
 import pytest
-from learned import COLUMNS, agree, forest, said, table
+import test_tables
+from learned import COLUMNS, agree, forest, said, saved, table
 from onnx import TensorProto, numpy_helper
 
-OPS = ("ai.onnx.ml.TreeEnsembleClassifier", "ai.onnx.ml.TreeEnsembleRegressor")
+from netfuse_onnx.plan import costs, planner
+from netfuse_onnx.types import Became
+
+OPS = tuple(f"ai.onnx.ml.TreeEnsemble{kind}" for kind in ("", "Classifier", "Regressor"))
 INT, STRING, FLOAT = TensorProto.INT64, TensorProto.STRING, TensorProto.FLOAT
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
 
@@ -60,6 +65,11 @@ def test_numbers_of_models_and_rows(models, batch, tmp_path):
     agree([regressor(m, 2) for m in range(models)], rows(models, batch), tmp_path)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_versions_of_the_domain(version, tmp_path):
+    agree([regressor(m, 2, version=version) for m in range(3)], rows(), tmp_path)
+
+
 @pytest.mark.parametrize("tracks", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_and_missing_values(mode, tracks, tmp_path):
@@ -79,6 +89,15 @@ def test_other_numbers_of_trees_and_nodes(tmp_path):
         for m, (how, base) in enumerate(zip(hows, bases, strict=True))
     ]
     agree(means, rows(), tmp_path)
+
+
+@pytest.mark.parametrize(("trees", "alone"), [(4, False), (40, True)])
+def test_plans_for_a_cpu_run_large_ones_once_per_model(trees, alone, tmp_path):
+    models = [regressor(m, 2, trees=trees, depth=1) for m in range(8)]
+    corr = oracle.family(saved(models, tmp_path))
+    for name in ("generic", "cpu"):
+        plan = planner.plan(corr, io="stacked", cost=costs.cost(name, corr, {}))
+        assert (plan.lowerings[0].became is Became.REPLICATED) == (alone and name == "cpu")
 
 
 def test_trees_of_odd_numbers(tmp_path):
@@ -154,7 +173,9 @@ def changed(models, name, change):
         for held in model.graph.node[0].attribute:
             if held.name == name:
                 field = held.ints or held.floats
-                field[:] = change(list(field))
+                values = change(list(field))
+                del field[:]
+                field.extend(values)
     return models
 
 
@@ -202,3 +223,68 @@ def test_classes_without_a_score(tmp_path):
     models = [classifier(m) for m in range(2)]
     changed(models, "class_ids", lambda v: [0 if one == 2 else one for one in v])
     said(models, tmp_path, "no score for a class")
+
+
+# --------------------------------------------------------------------------- version 5
+
+
+@pytest.mark.parametrize("aggregate", [0, 1, 2, 3])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_version_5(aggregate, targets, tmp_path):
+    hows = [{}, {"count": 3}, {"depth": 4}]
+    more = {"targets": targets, "aggregate_function": aggregate}
+    agree([test_tables.forest(m, **how, **more) for m, how in enumerate(hows)], rows(), tmp_path)
+
+
+@pytest.mark.parametrize(("targets", "transform"), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 3), (3, 3)])
+def test_post_transforms_of_version_5(targets, transform, tmp_path):
+    models = [test_tables.forest(m, targets=targets, post_transform=transform) for m in range(2)]
+    agree(models, rows(2), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_sets_and_missing_values(kind, tmp_path):
+    """Nodes that ask for membership, in some models; tracks of missing values in others."""
+    models = [test_tables.forest(m, categories=m != 1, dtype=kind, count=m + 1) for m in range(3)]
+    node = models[1].graph.node[0]
+    count = len(next(a for a in node.attribute if a.name == "nodes_featureids").ints)
+    node.attribute.append(onnx.helper.make_attribute("nodes_missing_value_tracks_true", [1] * count))
+    agree(models, rows(kind=kind, odd=True), tmp_path)
+
+
+@pytest.mark.parametrize("transform", [1, 2, 3, 4])
+def test_what_version_5_refuses(transform, tmp_path):
+    """ONNX Runtime takes 1 for LOGISTIC and 2 for SOFTMAX, which ONNX has the other way round."""
+    kind = np.float64 if transform == 3 else np.float32
+    models = [test_tables.forest(m, targets=2, post_transform=transform, dtype=kind) for m in range(2)]
+    said(models, tmp_path, "PROBIT|transforms doubles|differ")
+
+
+UNRANKED = "rank of 'y' is unknown"  # onnx infers nothing from it
+HOSTILE_5 = {
+    "a feature of the next model": ("nodes_featureids", lambda v: [COLUMNS, *v[1:]], "feature that does not"),
+    "a leaf of the next model": ("nodes_truenodeids", lambda v: [*v[:-1], 99], "son that does not exist"),
+    "a node in front": ("nodes_falsenodeids", lambda v: [-1, *v[1:]], "son that does not exist"),
+    "a target of the next model": ("leaf_targetids", lambda v: [2, *v[1:]], "target that does not exist"),
+    "a root in front": ("tree_roots", lambda v: [-1], "no root"),
+    "a root of the next model": ("tree_roots", lambda v: [99], "no root"),
+    "fewer nodes": ("nodes_trueleafs", lambda v: v[1:], UNRANKED),
+    "fewer leaves": ("leaf_targetids", lambda v: v[1:], UNRANKED),
+    "one leaf": ("nodes_truenodeids", lambda v: [2, *v[1:]], "one leaf"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_5)
+def test_lists_of_version_5_that_do_not_fit(name, tmp_path):
+    attr, change, reason = HOSTILE_5[name]
+    models = [test_tables.forest(m, targets=2) for m in range(2)]
+    said(changed(models, attr, change), tmp_path, reason)
+
+
+def test_sets_without_a_node(tmp_path):
+    models = [test_tables.forest(m, categories=True) for m in range(2)]
+    for model in models:
+        held = next(a for a in model.graph.node[0].attribute if a.name == "membership_values")
+        values = np.append(numpy_helper.to_array(held.t), np.array([1.0, np.nan], np.float32))
+        held.t.CopyFrom(numpy_helper.from_array(values, "sets"))
+    said(models, tmp_path, "sets are not one for each")
