@@ -79,10 +79,7 @@ def merge(
     dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
     arguments.sizes(dims)
     options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
-    provider = options.runtime.provider if options else ""
-    asked = hints.Asked(arguments.target(target), provider, dims)
-    target = targets.at_hand(target, proof.get("provider", "auto"))
-    target = arguments.tuned_for(target, tune, provider)
+    target, asked = _target(target, tune, options, proof)
     made_for = targets.provider(target)
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
@@ -112,9 +109,7 @@ def merge(
                 answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
                 refusals.unproven(answer)
             staged.commit()
-    answer = replace(answer, files=tuple(staged.files), size=staged.size)
-    told = hints.of_merge(answer, plan.family, plan.merged, asked)
-    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+    return _told(replace(answer, files=tuple(staged.files), size=staged.size), plan, asked)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -317,6 +312,22 @@ def _prove_staged(
         recipes = metadata.recipes(metadata.read(path), family, path)
         graph = prove_graph(path, merged, recipes)
         return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)
+
+
+def _target(
+    target: str, tune: float | None, options: Options | None, proof: Proof
+) -> tuple[str, hints.Asked]:
+    """Return the target that `auto` or measuring stand for, and what was asked for."""
+    provider = options.runtime.provider if options else ""
+    asked = hints.Asked(arguments.target(target), provider, proof.get("dims", {}))
+    there = targets.at_hand(target, proof.get("provider", "auto"))
+    return arguments.tuned_for(there, tune, provider), asked
+
+
+def _told(answer: MergeReport, plan: Plan, asked: hints.Asked) -> MergeReport:
+    """Return the report on a file that is written, with its verdict and hints."""
+    told = hints.of_merge(answer, plan.family, plan.merged, asked)
+    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
 
 def _merge_report(

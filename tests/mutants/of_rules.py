@@ -188,8 +188,8 @@ MUTATIONS = (
     mutation(
         "gather-nd-across-models",
         "netfuse_onnx/rules/index.py",
-        'batch_dims=int(site.attr("batch_dims")) + 1',
-        'batch_dims=int(site.attr("batch_dims"))',
+        "emit, batch_dims=batch + 1)",
+        "emit, batch_dims=batch)",
         "rules/test_index.py::test_gather_nd[3,3-2,2-0]",
     ),
     mutation(
@@ -216,8 +216,8 @@ MUTATIONS = (
     mutation(
         "groups-not-multiplied",
         "netfuse_onnx/rules/conv.py",
-        'return emit_same_op(site, ins, emit, group=emit.models * int(site.attr("group")))',
-        "return emit_same_op(site, ins, emit, group=emit.models)",
+        'return emit_same_op(site, given, emit, group=emit.models * int(site.attr("group")))',
+        "return emit_same_op(site, given, emit, group=emit.models)",
         "rules/test_conv.py::test_conv",
     ),
     mutation(
