@@ -15,8 +15,8 @@ INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 
 export ORT_DISABLE_TELEMETRY := 1
 
-# The trained family that the demo merges: magika, ppocr_det, funcnet_head or seizure.
-DEMO ?= magika
+# The trained family that the demo merges: surrogates, magika, ppocr_det and others of sample_models/trained.py.
+DEMO ?= surrogates
 DEMO_DIR := build/demo
 
 # What `make fuzz-files` draws from, and how many children run at once.
@@ -50,11 +50,8 @@ $(VENV)/.dev: $(VENV)/.run
 	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes]'
 	@touch $@
 
-demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge it, prove it equal, print the report
-	@mkdir -p $(DEMO_DIR)
-	$(BIN)/python -m sample_models real $(DEMO) --out $(DEMO_DIR)
-	$(BIN)/netfuse-onnx merge $(DEMO_DIR)/$(DEMO)/*.onnx -o $(DEMO_DIR)/merged.onnx
-	$(BIN)/netfuse-onnx inspect $(DEMO_DIR)/merged.onnx
+demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge, prove and measure it, show how to run the file
+	$(BIN)/python -m sample_models.demo $(DEMO) --out $(DEMO_DIR)
 
 quick: lint ## Lint, types, one case of each rule and the main stages: under a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m quick --hypothesis-profile=ci

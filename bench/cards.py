@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +24,10 @@ from netfuse_onnx.ops.kernels import runs_on_cuda
 from netfuse_onnx.plan import card
 from netfuse_onnx.plan.launches import CONVOLUTION, GROUPED, PRODUCT
 from netfuse_onnx.plan.work import Work
-from netfuse_onnx.run.runtime import onnxruntime
+from netfuse_onnx.run.runtime import RunFailed, Runtime, onnxruntime
+from netfuse_onnx.tune import clock as timing
 
-ort = onnxruntime()
+CUDA = Runtime("cuda", required=True)
 
 SECONDS = 80.0
 """The time of a calibration. It ends within 90 seconds, since a session that is being made is waited for."""
@@ -100,35 +100,32 @@ class Clock:
     def left(self) -> float:
         return self.until - time.monotonic()
 
-    def run(self, made: Graph, *, graph: bool, fed_from: str = "cuda") -> float:
+    def run(self, made: Graph, *, graph: bool) -> float:
+        self._in_time()
+        kind = helper.tensor_dtype_to_np_dtype(made.element)
+        feeds = {name: np.full(shape, 1e-3, kind) for name, shape in made.inputs.items()}
+        return self._shortest(timing.Clock(CUDA, graph=graph, optimise=False).ready(made.model(), feeds))
+
+    def fed(self, mebibytes: int) -> float:
+        """Copy an input of so many MiB from a numpy array to its place on the device."""
+        self._in_time()
+        array = np.ones([mebibytes, 256, 1024], np.float32)
+        place = onnxruntime().OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
+
+        def once() -> float:
+            start = time.perf_counter()
+            place.update_inplace(array)
+            return (time.perf_counter() - start) * 1e6
+
+        once()
+        return self._shortest(once)
+
+    def _in_time(self) -> None:
         if self.left <= 0:
             raise TimeoutError
-        session = self._session(made.model(), graph)
-        binding = session.io_binding()
-        kind = helper.tensor_dtype_to_np_dtype(made.element)
-        for name, shape in made.inputs.items():
-            value = ort.OrtValue.ortvalue_from_numpy(np.full(shape, 1e-3, kind), fed_from, 0)
-            binding.bind_ortvalue_input(name, value)
-        for value in session.get_outputs():
-            binding.bind_output(value.name, "cuda")
-        for _ in range(3):  # the second captures the graph
-            session.run_with_iobinding(binding)
-        times, end = [], min(time.monotonic() + SPENT, self.until)
-        while not times or (len(times) < RUNS and time.monotonic() < end):
-            start = time.perf_counter()
-            session.run_with_iobinding(binding)
-            times.append(time.perf_counter() - start)
-        return min(times) * 1e6
 
-    def _session(self, model: bytes, graph: bool) -> Any:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        cuda = ("CUDAExecutionProvider", {"enable_cuda_graph": str(int(graph)), "use_tf32": "1"})
-        session = ort.InferenceSession(model, options, providers=[cuda, "CPUExecutionProvider"])
-        if session.get_providers()[0] != cuda[0]:
-            raise SystemExit("cuda is not usable here.")
-        return session
+    def _shortest(self, once: Callable[[], float]) -> float:
+        return timing.in_turns([once], RUNS, min(time.monotonic() + SPENT, self.until))[0]
 
     def link(
         self, shape: Sequence[int], link: Link, *, few: int = 2, many: int = 10, graph: bool = True,
@@ -219,11 +216,7 @@ def between_host_and_device(clock: Clock, known: Constants) -> Iterator[tuple[st
     def there_and_back(made: Graph, x: str) -> str:
         return made.op("Neg", made.op(op, x))
 
-    def fed(mebibytes: int) -> float:
-        made = chain([mebibytes, 256, 1024], 1, lambda made, x: made.op("ReduceMax", x))
-        return clock.run(made, graph=False, fed_from="cpu")
-
-    yield "link", _per_microsecond(64 * 2**20, fed(65) - fed(1))
+    yield "link", _per_microsecond(64 * 2**20, clock.fed(65) - clock.fed(1))
     starts = 3 * max(known["issue"], known["launch"])
     yield "wait", clock.link([4, 4], there_and_back, few=2, many=12, graph=False) - starts
     size = 4 * 1024**2
@@ -273,7 +266,7 @@ def _until_the_end(probe: Probe, clock: Clock, known: Constants) -> Iterator[tup
         yield from probe(clock, known)
     except TimeoutError:
         print(f"{probe.__name__}: no time was left; what it had not measured stays what it was", flush=True)
-    except (RuntimeError, ort.capi.onnxruntime_pybind11_state.Fail) as error:
+    except (RuntimeError, RunFailed) as error:
         print(f"{probe.__name__}: {' '.join(str(error).split())[:200]}", flush=True)
 
 
@@ -291,12 +284,3 @@ def _put(constants: dict[str, Any], name: str, number: float) -> None:
         known = [int(least) for least in table if int(least) <= int(places[0])]
         table = table.setdefault(places[0], dict(table[str(max(known))]))
     table[places[-1]] = number
-
-
-def device_name() -> str:
-    """The name of the GPU, '' where nvidia-smi is missing."""
-    try:
-        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

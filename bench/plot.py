@@ -1,30 +1,38 @@
-"""The results as a plot and a table: how many times as fast as the best alternative, against the number of
-models.
+"""The results as a plot and a table: how many times as fast as the best alternative each merged file is.
 
     python bench/plot.py bench/results/cpu
 
-Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote.
+Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote. A ratio is that of the two
+medians; its quartiles are those of the ratios of single rounds, where all ways took turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from netfuse_onnx.compared import Compared, Outcome
+from netfuse_onnx.measure.rounds import ratio
+
 Result = Mapping[str, Any]
-Point = tuple[int, float, float, float]
-"""Models, and how many times as fast: the median, the lower quartile, the upper one."""
 
 RANKING = "ranking.json"
-COLUMNS = 4
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
-DASHES = {1: "-", 8: "--"}
+COLOURS = {
+    Outcome.BETTER: "#1a7f37", Outcome.WORSE: "#cf222e", Outcome.EQUAL: "#6e7781",
+    Outcome.INCONCLUSIVE: "#6e7781",
+}  # fmt: skip
+"""Gains are green, losses red; grey is what can't be told apart from 1."""
+LEGEND = ((Outcome.BETTER, "faster"), (Outcome.WORSE, "slower"), (Outcome.INCONCLUSIVE, "can't be told"))
+MARKERS = "osDv^P"
+"""The shapes of the merged files of a case, such as generic, cpu, and cpu with stacked inputs."""
+ROW_HEIGHT, SPREAD = 0.27, 0.56
+"""The height of a row in inches, and the part of it that the dots of a row share."""
 
 
 def main() -> int:
@@ -48,65 +56,102 @@ def read(folder: Path) -> list[Result]:
     return [keyed[key] for key in sorted(keyed)]
 
 
-def lines(results: Iterable[Result]) -> dict[tuple[str, str, int], list[Point]]:
-    """(merged model, type, batch) -> points, of the results of one network."""
-    found: dict[tuple[str, str, int], list[Point]] = {}
-    for result in results:
-        for speedup in result["speedups"]:
-            times = speedup["times"]
-            key = speedup["merged"].removeprefix("merged, "), result["dtype"], result["batch"]
-            point = result["count"], times["median"], times["low"], times["high"]
-            found.setdefault(key, []).append(point)
-    return found
+def compared(result: Result, speedup: Mapping[str, Any]) -> Compared:
+    """A merged file against its best alternative, from their rows: on a CPU all ways took turns, so that
+    their samples belong together. Else the quartiles are those that the report has."""
+    rows = {row["label"]: row for row in result["rows"] if row["seconds"]}
+    best, own = rows.get(speedup["best"]), rows.get(speedup["merged"])
+    paired = result.get("provider", "cpu") == "cpu"
+    if paired and best and own and len(best["samples"]) == len(own["samples"]) > 0:
+        times = ratio(best["samples"], own["samples"])
+        merged, sessions = own["seconds"]["median"], best["seconds"]["median"]
+        return Compared(merged, sessions, times.low, times.high, speedup["best"])
+    times = speedup["times"]
+    return Compared(1.0, times["median"], times["low"], times["high"], speedup["best"])
+
+
+def merged_name(speedup: Mapping[str, Any]) -> str:
+    return str(speedup["merged"].removeprefix("merged, "))
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """One small plot per network; the best alternative is the line at 1."""
+    """One row per case, a dot with its quartiles per merged file, on one logarithmic axis. The best
+    alternative is the line at 1."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "netfuse-onnx", "font.size": 8})
+    matplotlib.rcParams.update({"svg.hashsalt": "netfuse-onnx", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
 
-    networks = [(name, list(rows)) for name, rows in groupby(results, lambda r: r["name"])]
-    kinds = sorted({(key[0], key[1]) for _, rows in networks for key in lines(rows)})
-    colours = dict(zip(kinds, COLOURS * len(kinds), strict=False))
-    height = math.ceil(len(networks) / COLUMNS)
-    figure, axes = pyplot.subplots(height, COLUMNS, figsize=(11, 2.4 * height), squeeze=False, sharex=True)
-    for axis in axes.flat[len(networks) :]:
-        axis.axis("off")
-    for axis, (name, rows) in zip(axes.flat, networks, strict=False):
-        _axis(axis, name, lines(rows), colours)
-    labels = dict[str, Any]()
-    for axis in axes.flat:
-        labels |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.supylabel("times as fast as the best alternative")
-    figure.legend(labels.values(), labels.keys(), loc="upper center", ncols=4, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / (2.4 * height)))
+    shown = [result for result in results if result["speedups"]]
+    names = list(dict.fromkeys(merged_name(s) for result in shown for s in result["speedups"]))
+    markers = dict(zip(names, MARKERS * len(names), strict=False))
+    height = ROW_HEIGHT * max(1, len(shown)) + 1.1
+    figure, axis = pyplot.subplots(figsize=(8.5, height))
+    for row, result in enumerate(shown):
+        if row % 2:
+            axis.axhspan(row - 0.5, row + 0.5, color="#f2f4f6", linewidth=0)
+        _row(axis, row, result, names, markers)
+    axis.axvline(1.0, color="black", linewidth=1.0)
+    _scale(axis, shown)
+    _legend(figure, markers)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.42 / height))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
 
-def _axis(
-    axis: Any,
-    name: str,
-    found: Mapping[tuple[str, str, int], Sequence[Point]],
-    colours: Mapping[tuple[str, str], str],
-) -> None:
-    axis.set_title(name, fontsize=9)
-    axis.axhline(1.0, color="black", linewidth=0.8)
-    for (label, dtype, batch), points in found.items():
-        counts, middle, low, high = zip(*points, strict=True)
-        style = {"color": colours[label, dtype], "linestyle": DASHES.get(batch, ":")}
-        axis.plot(
-            counts, middle, marker=".", label=f"{label}, {dtype}, batch {batch}", linewidth=1.2, **style
-        )
-        axis.fill_between(counts, low, high, color=style["color"], alpha=0.15, linewidth=0)
+def case_name(result: Result, results: Sequence[Result]) -> str:
+    """The network, the number of models, and the batch and the type where they are not the same for all."""
+    words = [result["name"], f"{result['count']} models"]
+    words += [f"batch {result['batch']}"] if len({r["batch"] for r in results}) > 1 else []
+    words += [result["dtype"]] if len({r["dtype"] for r in results}) > 1 else []
+    return ", ".join(words)
+
+
+def _row(axis: Any, row: int, result: Result, names: Sequence[str], markers: Mapping[str, str]) -> None:
+    for speedup in result["speedups"]:
+        name, one = merged_name(speedup), compared(result, speedup)
+        place = (names.index(name) + 0.5) / len(names) - 0.5
+        y, colour = row + SPREAD * place, COLOURS[one.outcome]
+        axis.plot((one.low, one.high), (y, y), color=colour, linewidth=1.4, alpha=0.55, zorder=2)
+        axis.plot(one.ratio, y, markers[name], color=colour, markersize=4.5, zorder=3)
+
+
+def _scale(axis: Any, results: Sequence[Result]) -> None:
     axis.set_xscale("log", base=2)
-    axis.set_yscale("log", base=2)
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_xlabel("models")
+    ends = [1.0, *(end for r in results for s in r["speedups"] for end in _ends(compared(r, s)))]
+    axis.set_xlim(min(ends) / 1.1, max(ends) * 1.1)
+    ticks = [
+        t for t in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 16, 32) if min(ends) <= t <= max(ends)
+    ]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(axis="x", color="#d8dee4", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.set_xlabel("times as fast as the best alternative (dot: ratio of the medians; line: quartiles)")
+    axis.set_yticks(range(len(results)), [case_name(result, results) for result in results])
+    axis.set_ylim(len(results) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+
+
+def _ends(one: Compared) -> Iterator[float]:
+    yield from (end for end in (one.ratio, one.low, one.high) if end is not None)
+
+
+def _legend(figure: Any, markers: Mapping[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    shapes = [
+        Line2D([], [], color="black", marker=marker, linestyle="", markersize=5, label=name)
+        for name, marker in markers.items()
+    ]
+    colours = [
+        Line2D([], [], color=COLOURS[outcome], marker="o", markersize=5, linewidth=1.4, label=words)
+        for outcome, words in LEGEND
+    ]
+    figure.legend(handles=[*shapes, *colours], loc="upper center", ncols=6, frameon=False)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -124,8 +169,13 @@ def table(results: Sequence[Result]) -> str:
         "",
         *(["**From more than one machine: don't compare lines.**", ""] if len(machines) > 1 else []),
         *([f"**The machine was busy before {len(busy)} cases: measure these again.**", ""] if busy else []),
-        "| network | type | batch | models | merged | best alternative | speed-up | quartiles |",
-        "|---|---|---:|---:|---|---|---:|---|",
+        "A speed-up is the ratio of the two medians, with the quartiles of the ratios of the rounds. The "
+        "verdict is inconclusive where these three do not lie on one side of 1.",
+        "",
+        "![One row per case: the speed of each merged file against the best alternative](speedup.svg)",
+        "",
+        "| network | type | batch | models | merged | best alternative | speed-up | quartiles | verdict |",
+        "|---|---|---:|---:|---|---|---:|---|---|",
         *(line for result in results for line in _lines(result)),
     ]
     return "\n".join([*rows, ""])
@@ -135,11 +185,12 @@ def _lines(result: Result) -> Iterable[str]:
     head = f"| {result['name']} | {result['dtype']} | {result['batch']} | {result['count']} "
     if not result["speedups"]:
         why = next((row["problem"] for row in result["rows"] if row["merged"]), "")
-        yield f"{head}| {why or 'no alternative ran'} | | | |"
+        yield f"{head}| {why or 'no alternative ran'} | | | | |"
     for speedup in result["speedups"]:
-        merged, best, times = speedup["merged"], speedup["best"], speedup["times"]
-        quartiles = f"{times['low']:.2f} - {times['high']:.2f}"
-        yield f"{head}| {merged.removeprefix('merged, ')} | {best} | {times['median']:.2f} | {quartiles} |"
+        one = compared(result, speedup)
+        quartiles = f"{one.low:.2f} - {one.high:.2f}"
+        figures = f"{one.ratio:.2f} | {quartiles} | {one.outcome}"
+        yield f"{head}| {merged_name(speedup)} | {one.against} | {figures} |"
 
 
 if __name__ == "__main__":

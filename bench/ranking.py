@@ -23,7 +23,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -34,13 +34,16 @@ from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import calibrate, chains, models
-from bench.calibrate import Bench
-from bench.chains import LONGEST, Link, Made
+from bench import calibrate, models
 from bench.shapes import APART, Shape, Way, shapes
 from bench.zoo import ROWS, ZOO, Measured
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.targets import Target
+from netfuse_onnx.rules.signals import of_one_row
+from netfuse_onnx.tune import kernel_cases as chains
+from netfuse_onnx.tune.calibrate import Timer, provenance
+from netfuse_onnx.tune.clock import in_turns
+from netfuse_onnx.tune.kernel_cases import LONGEST, Link, Made
 
 __all__ = ["APART", "Shape", "Way", "shapes"]
 
@@ -72,11 +75,15 @@ def node(what: Shape, way: Way) -> tuple[list[int | str], int, Link]:
     weight = [what.w[0] * filters, *what.w[1:]]
     attrs = dict(what.window)
     attrs["group"] *= groups
+    image = [what.x[0] * batch, what.x[1] * channels, *what.x[2:]]
+    if way.name == "conv_of_a_row":
+        attrs |= of_one_row(attrs)
+        image, weight = [*image[:2], 1, image[2]], [*weight[:2], 1, weight[2]]
 
     def convolution(i: int, x: str) -> Made:
         return helper.make_node(what.op, [x, f"w{i}"], [f"y{i}"], **attrs), [chains.stored(f"w{i}", *weight)]
 
-    return [what.x[0] * batch, what.x[1] * channels, *what.x[2:]], math.prod(weight), convolution
+    return image, math.prod(weight), convolution
 
 
 def _same(link: Link) -> Link:
@@ -102,7 +109,8 @@ def _image(what: Shape, way: Way) -> tuple[int, ...]:
     """The axes of a convolution's image, at most as long as this; none of a product."""
     if way.work.kernel.startswith("pointwise"):
         return (way.work.m, 1)
-    return tuple(max(2 * size, 1) for size in what.x[2:])
+    rows = (1,) if way.name == "conv_of_a_row" else ()
+    return (*rows, *(max(2 * size, 1) for size in what.x[2:]))
 
 
 def probe(value: str, image: tuple[int, ...]) -> onnx.NodeProto:
@@ -113,7 +121,7 @@ def probe(value: str, image: tuple[int, ...]) -> onnx.NodeProto:
     return helper.make_node("MaxPool", [value], [f"{value}p"], kernel_shape=[1] * len(image), strides=image)
 
 
-def probes(bench: Bench) -> dict[bool, float]:
+def probes(timer: Timer) -> dict[bool, float]:
     """What a probe costs, of images and of others: a chain with them less one without."""
 
     def cost(image: tuple[int, ...], shape: Sequence[int], link: Link) -> float:
@@ -130,7 +138,7 @@ def probes(bench: Bench) -> dict[bool, float]:
             dims = [*shape[:-1], "rows"] if not image else shape
             return chains.graph(nodes, {"x": dims}, {**outputs, at: TensorProto.FLOAT}, weights)
 
-        found = times([bench.ready(probed(every), {"rows": 4}) for every in (True, False)], 40)
+        found = in_turns([timer.ready(probed(every), {"rows": 4}) for every in (True, False)], 40)
         return max(found[0] - found[1], 0.0) / 64
 
     def sine(i: int, x: str) -> Made:
@@ -142,15 +150,7 @@ def probes(bench: Bench) -> dict[bool, float]:
     }
 
 
-def times(ready: Sequence[Callable[[], float]], rounds: int) -> list[float]:
-    """The shortest of each, run in turns."""
-    best = [math.inf] * len(ready)
-    for _ in range(rounds):
-        best = [min(old, once()) for old, once in zip(best, ready, strict=True)]
-    return best
-
-
-def measure(what: Shape, bench: Bench, probed: Mapping[bool, float]) -> dict[str, float] | None:
+def measure(what: Shape, timer: Timer, probed: Mapping[bool, float]) -> dict[str, float] | None:
     """Microseconds of each lowering, for all models. None where a node's weights are too many."""
     ready, lengths = [], []
     for way in what.ways:
@@ -162,10 +162,10 @@ def measure(what: Shape, bench: Bench, probed: Mapping[bool, float]) -> dict[str
         most = LONGEST * way.launches // max(w.launches for w in what.ways)
         lengths.append(max(int(min(fits, most)) // way.launches, 1))
         graph = bundle(what, way, lengths[-1] * way.launches)
-        ready.append(bench.ready(graph, {"rows": one.m}))
-    taken = times(ready, 2)
-    rounds = max(bench.rounds, min(100, int(2e5 / sum(taken))))  # of some 0.3 s
-    best = times(ready, rounds)
+        ready.append(timer.ready(graph, {"rows": one.m}))
+    taken = in_turns(ready, 2)
+    rounds = max(timer.rounds, min(100, int(2e5 / sum(taken))))  # of some 0.3 s
+    best = in_turns(ready, rounds)
     return {
         way.name: max(t / length - way.launches * probed[bool(_image(what, way))], 1e-3)
         for way, t, length in zip(what.ways, best, lengths, strict=True)
@@ -237,16 +237,16 @@ def line(found: Mapping[str, float]) -> str:
 def main() -> int:
     given = _arguments()
     start = time.monotonic()
-    bench = Bench("cpu", given.threads, given.rounds)
+    timer = Timer(given.threads, given.rounds)
     found = collected(given)
     before = json.loads(given.out.read_text()) if given.out.exists() and not given.again else {}
     key = {"count": given.count, "batch": given.batch, "threads": given.threads}
     kept = before.get("shapes", []) if before.get("case") == key else []
     known = {row["key"]: row["measured"] for row in kept}
-    probed, skipped = probes(bench), 0
+    probed, skipped = probes(timer), 0
     for what in found:
         if _key(what) not in known and time.monotonic() - start < given.budget:
-            taken = measure(what, bench, probed)
+            taken = measure(what, timer, probed)
             skipped += taken is None
             if taken is not None:
                 known[_key(what)] = taken
@@ -264,7 +264,7 @@ def main() -> int:
         if _key(what) in known
     ]
     result = summary(rows)
-    about = {"machine": calibrate.machine("cpu", given.threads) | {"by": "bench/ranking.py"}, "case": key}
+    about = {"machine": provenance("cpu", given.threads) | {"by": "bench/ranking.py"}, "case": key}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**about, "summary": result, "constants": target.provenance, "shapes": rows}, indent=1)
     given.out.write_text(text + "\n")

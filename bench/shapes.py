@@ -99,5 +99,10 @@ def shape(seen: Site, offers: Sequence[Lowering], accounts: Accounts, sizes: Any
 
 
 def _times(name: str, n: int) -> tuple[int, int, int, int]:
-    known = {"conv": (1, n, n, n), "conv_shared_input": (1, 1, n, 1), "conv_shared_weights": (n, 1, 1, 1)}
+    known = {
+        "conv": (1, n, n, n),
+        "conv_of_a_row": (1, n, n, n),
+        "conv_shared_input": (1, 1, n, 1),
+        "conv_shared_weights": (n, 1, 1, 1),
+    }
     return known.get(name, (1, 1, 1, 1))

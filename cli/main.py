@@ -18,16 +18,18 @@ from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
 
 from .options import (
+    WithTune,
     at_least_two,
     common_options,
     data_arguments,
     models_argument,
+    named_models,
     names_option,
     partial_option,
     proof_arguments,
     proof_options,
-    some_models,
-    split,
+    sources_of,
+    tune_option,
 )
 from .process import discard_output, quiet, signals
 from .text import escape_unencodable, printable, write_json
@@ -49,7 +51,7 @@ def cli() -> None:
 # --------------------------------------------------------------------------- commands
 
 
-@cli.command()
+@cli.command(cls=WithTune)
 @models_argument
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
 @names_option
@@ -63,20 +65,24 @@ def cli() -> None:
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
-    metavar="generic|cpu|cuda|FILE",
+    metavar="generic|cpu|cuda|auto|FILE",
     default="generic",
     show_default=True,
     help="generic: batch all that can be batched. Else what is cheapest by measured costs, for the sizes "
-    "given by --dim; FILE.json is written by bench/calibrate.py on the machine that will serve.",
+    "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
+    "machine that will serve.",
 )
+@tune_option
 @partial_option
 @click.option(
     "--strict",
     is_flag=True,
-    help="Fail where a node would be replicated (exit 1), or where an output's values can't tell two models "
-    "apart (exit 5).",
+    help="Fail where a node would be replicated or, with --tune, where no plan is faster than the best "
+    "alternative (exit 1), or where an output's values can't tell two models apart (exit 5).",
 )
-@click.option("--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime.")
+@click.option(
+    "--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime, but for --tune."
+)
 @click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
 @click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
 @proof_options
@@ -90,12 +96,14 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
     Example:
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
     """
     at_least_two(models)
+    paths, called = named_models(models, names)
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
-    given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data")}
-    return _answer("merge", as_json, models, names=split(names), verify=not no_verify, **given, **proof)
+    given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data", "tune")}
+    return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 
 
 @cli.command()
@@ -111,8 +119,9 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
       netfuse-onnx check a.onnx b.onnx
     """
     at_least_two(models)
+    paths, called = named_models(models, names)
     try:
-        return _answer("check", as_json, models, names=split(names), partial=partial)
+        return _answer("check", as_json, paths, names=called, partial=partial)
     except FileFault as error:
         if not as_json:
             from .render_check import readable
@@ -138,9 +147,9 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
       netfuse-onnx verify merged.onnx a.onnx b.onnx
       netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
     """
-    some_models(models)
+    paths, called = sources_of(models)
     options = {key: given[key] for key in ("strict", "isolation")}
-    return _answer("verify", as_json, merged, models, **options, **proof_arguments(given))
+    return _answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()
@@ -151,9 +160,9 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 @click.option(
     "--seconds",
     type=click.FloatRange(0),
-    default=20.0,
+    default=60.0,
     show_default=True,
-    help="Starts no round after these.",
+    help="For all trials, loads and rounds; more where the first calls take longer.",
 )
 @proof_options
 @common_options
@@ -167,9 +176,9 @@ def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> 
       netfuse-onnx bench merged.onnx a.onnx b.onnx
       netfuse-onnx bench merged.onnx a.onnx b.onnx --dim batch=8 --profile
     """
-    some_models(models)
+    paths, called = sources_of(models)
     options = {key: given[key] for key in ("profile", "rounds", "seconds")}
-    return _answer("bench", as_json, merged, models, **options, **proof_arguments(given))
+    return _answer("bench", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()

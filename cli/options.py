@@ -11,6 +11,8 @@ import click
 from netfuse_onnx.errors import UsageFault
 
 Command = Callable[..., Any]
+SECONDS = 60
+"""The budget of --tune by itself."""
 
 
 def _options(*each: Command) -> Command:
@@ -18,6 +20,7 @@ def _options(*each: Command) -> Command:
     return lambda command: functools.reduce(lambda made, add: add(made), each, command)
 
 
+DIM = "Size of a symbolic dimension. Several (batch=1,8): planned and proven for each of them."
 common_options = _options(
     click.option("--debug", is_flag=True, expose_value=False, help="On an error, print the traceback."),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
@@ -29,7 +32,7 @@ proof_options = _options(
     click.option("--rtol", type=click.FloatRange(min=0), help="Relative error allowed."),
     click.option("--atol", type=click.FloatRange(min=0), help="Absolute error allowed."),
     click.option("--max-memory", metavar="SIZE", help="Of the proof, estimated: 500M, 2GB.  [default: 2GB]"),
-    click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Size of a symbolic dimension."),
+    click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help=DIM),
     click.option(
         "--provider",
         type=click.Choice(["auto", "cpu", "cuda"]),
@@ -38,13 +41,45 @@ proof_options = _options(
         help="Where to prove; auto is CUDA when it is usable.",
     ),
 )
-models_argument = click.argument("models", nargs=-1, metavar="A.onnx B.onnx ...")
+models_argument = click.argument("models", nargs=-1, metavar="[NAME=]A.onnx [NAME=]B.onnx ...")
 names_option = click.option(
-    "--names", metavar="a,b,c", help="Model names. Default: file names without ending."
+    "--names",
+    metavar="a,b,c",
+    help="Model names, as NAME=a.onnx gives them one by one. Default: file names without ending, or the part "
+    "of the paths that differs.",
+)
+TUNE = "--tune"
+tune_option = click.option(
+    TUNE,
+    type=click.FloatRange(0),
+    metavar="[SECONDS]",
+    help="Choose the plan by measuring on this machine, where --provider says, for about so many seconds (60 "
+    "by itself). Times are remembered for the next run.",
 )
 partial_option = click.option(
     "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
 )
+
+
+class WithTune(click.Command):
+    """A command with --tune, whose value may be left out. What follows it is its value only where that is a
+    number: a model may stand there, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for k in range(end - 1, -1, -1):
+            if args[k] == TUNE:
+                given = k + 1 < end and _is_number(args[k + 1])
+                args[k : k + 1 + given] = [f"{TUNE}={args[k + 1] if given else SECONDS}"]
+        return super().parse_args(ctx, args)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 # --------------------------------------------------------------------------- their values
@@ -55,19 +90,26 @@ def at_least_two(models: Sequence[str]) -> None:
         raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
 
 
-def some_models(models: Sequence[str]) -> None:
+def named_models(models: Sequence[str], names: str | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the paths of the models and their names, from NAME=PATH or from --names."""
+    from netfuse_onnx.names import from_command_line
+
+    return from_command_line(models, None if names is None else names.split(","))
+
+
+def sources_of(models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the paths of a merged file's sources, and their names where they are given as NAME=PATH."""
+    from netfuse_onnx.names import all_or_none
+
     if not models:
         raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
+    return all_or_none(models)
 
 
 def data_arguments(external: bool, single: bool) -> str:
     if external and single:
         raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
     return "external" if external else "single" if single else "auto"
-
-
-def split(names: str | None) -> list[str] | None:
-    return None if names is None else names.split(",")
 
 
 def proof_arguments(given: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from netfuse_onnx.types import Became
 
 from .render_bench import bench
 from .render_check import check
+from .render_hints import hints
+from .render_tuning import assumed, sizes, tuning
+from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 from .text import write_json
 
@@ -40,6 +44,11 @@ def merge(report: MergeReport, console: Screen) -> None:
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
     _lowered(report.lowered, console)
+    sizes(report.lowered, report.dims, console)
+    if report.tuning:
+        tuning(report.tuning, console)
+        if report.tuning.sizes:
+            assumed(report.tuning.sizes[0], report.dims, console)
     _names(report.names, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]
@@ -51,6 +60,8 @@ def merge(report: MergeReport, console: Screen) -> None:
     if report.io == "separate" and report.symbols:
         console.say(f"{some(report.symbols)}: one size for all models in a call; pad where they differ.")
     console.warn(report.warnings)
+    verdict(report.verdict, console)
+    hints(report.hints, console)
 
 
 def verify(report: VerifyReport, console: Screen) -> None:
@@ -65,6 +76,8 @@ def inspect(report: InspectReport, console: Screen) -> None:
     console.say(f"{report.merged}: {len(report.models)} models, by netfuse-onnx {report.version}")
     sources = [(name, report.sha256.get(name, "")) for name in report.models]
     console.table(("model", "SHA-256 of the source"), sources)
+    if report.recorded:
+        console.say("The plan was chosen by measuring, and is recorded node by node.")
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     _lowered(report.lowered, console)
@@ -119,17 +132,20 @@ def _predicted(lowered: Lowered, console: Screen) -> None:
         parts = ", ".join(f"{part} {cost:,.0f}" for part, cost in lowered.predicted.items())
         total = sum(lowered.predicted.values())
         console.say(f"Predicted for the target: {total:,.0f} us a call ({parts}).")
-    for name, cost in lowered.alternatives.items():
-        console.say(f"Instead: {name} {cost:,.0f} us.")
+    if lowered.alternatives:
+        others = ", ".join(f"{name} {cost:,.0f} us" for name, cost in lowered.alternatives.items())
+        console.say(f"Rejected plans: {others}.")
 
 
 def _reasons(rows: Sequence[NodeRow], console: Screen) -> None:
-    """Print the number of replicated nodes by operator and reason."""
-    reasons: dict[tuple[str, str], int] = {}
+    """Print the number of replicated nodes by reason, with the operators of each."""
+    reasons: dict[str, Counter[str]] = {}
     for row in rows:
-        reasons[row.op, row.reason] = reasons.get((row.op, row.reason), 0) + 1
-    for (op, reason), count in list(reasons.items())[:REASONS]:
-        console.say(f"Replicated: {count} x {op}: {reason}")
+        reasons.setdefault(row.reason, Counter())[row.op] += 1
+    for reason, ops in list(reasons.items())[:REASONS]:
+        counts = some([f"{count} x {op}" for op, count in ops.most_common()])
+        total = f"{ops.total()} nodes ({counts})" if len(ops) > 1 else counts
+        console.say(f"Replicated: {total}: {reason}")
     if len(reasons) > REASONS:
         console.say(f"Replicated: {len(reasons) - REASONS} more reasons, see inspect")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
 from netfuse_onnx.measure.rounds import Quartiles
 
+from .render_verdict import verdict
 from .screen import Screen, size
 
 KINDS = 15
@@ -19,27 +20,34 @@ def bench(report: BenchReport, console: Screen) -> None:
     )
     _ways(report, console)
     for speedup in report.speedups:
-        _speedup(speedup, console)
+        _speedup(speedup, console, told=report.verdict is not None and report.verdict.label == speedup.merged)
     if report.provider == "cuda":
         console.say("Each was loaded and measured once, one after the other.")
     elif not report.together:
         console.say("Each was loaded for its turn: all do not fit into memory at once.")
+    if report.snippet:
+        console.say("The merged file was fastest with these session options:")
+        for line in report.snippet.splitlines():
+            console.say(f"    {line}" if line else "")
     if report.profile:
         _kinds(report.profile, console)
         _more(report.profile, console)
     console.warn(report.warnings)
+    verdict(report.verdict, console)
 
 
-def _speedup(speedup: Speedup, console: Screen) -> None:
+def _speedup(speedup: Speedup, console: Screen, *, told: bool) -> None:
+    """Print how fast a merged model is. `told`: the verdict has that of whole calls."""
     times, device = speedup.times, speedup.device
-    console.say(
-        f"{speedup.merged}: {times.median:.2f} times as fast as the best alternative, {speedup.best} "
-        f"(quartiles {times.low:.2f} and {times.high:.2f} of {times.samples} rounds)."
-    )
+    if not told:
+        console.say(
+            f"{speedup.merged}: {times.median:.2f} times as fast as the best alternative, {speedup.best} "
+            f"(quartiles {times.low:.2f} and {times.high:.2f})."
+        )
     if device:
         console.say(
-            f"With inputs and outputs that stay on the GPU: {device.median:.2f} times as fast as "
-            f"{speedup.device_best} (quartiles {device.low:.2f} and {device.high:.2f})."
+            f"{speedup.merged}, with inputs and outputs that stay on the GPU: {device.median:.2f} times as "
+            f"fast as {speedup.device_best} (quartiles {device.low:.2f} and {device.high:.2f})."
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from netfuse_onnx.families import brief
 from netfuse_onnx.report import CheckReport
 
+from .render_hints import hints
+from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 
 
@@ -22,12 +24,29 @@ def check(report: CheckReport, console: Screen) -> None:
             console.say(f"  and {count - REASONS} more, see --json.")
     else:
         console.say(f"Equivalent: {alike}.")
+    _weights(report, console)
+    _nodes(report, console)
+    console.say(f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
+    console.warn(report.warnings)
+    verdict(report.verdict, console)
+    hints(report.hints, console)
+
+
+def _weights(report: CheckReport, console: Screen) -> None:
+    """Say what merging stores. Trees and the like hold what they learned in attributes, not in weights."""
+    if not report.weights:
+        console.say("Weights: none in tensors (trees and coefficients are attributes of operators).")
+        return
     console.say(
         f"Weights: {report.weights}, of which {report.shared_weights} are the same in all models; "
         f"{size(report.distinct_bytes)} merged, {size(report.bytes)} in separate files."
     )
-    console.say(f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
-    console.warn(report.warnings)
+
+
+def _nodes(report: CheckReport, console: Screen) -> None:
+    """Say how large the merged graph would be, and what would become of a model's nodes."""
+    became = ", ".join(f"{count} {what}" for what, count in sorted(report.became.items()) if count)
+    console.say(f"Nodes: {report.nodes} in each model, {report.merged_nodes} merged ({became}).")
 
 
 def readable(report: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -10,7 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from netfuse_onnx.units import size
+
 from .text import printable
+
+__all__ = ["REASONS", "Screen", "size", "some"]
 
 WIDTH = 1000
 """The columns where the output is no terminal: grep would miss a line that is folded."""
@@ -31,6 +34,11 @@ class Screen(Console):
     def say(self, text: str) -> None:
         """Print one sentence. A terminal may wrap it, a pipe gets one line. Brackets are no markup."""
         self.print(_text(text), soft_wrap=not self.is_terminal)
+
+    def judged(self, word: str, colour: str, text: str) -> None:
+        """Print one sentence behind a word that a terminal shows in a colour."""
+        line = Text.assemble("  ", (word, colour), "  ", _text(text))
+        self.print(line, soft_wrap=not self.is_terminal)
 
     def warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -55,14 +63,6 @@ class Screen(Console):
 def some(names: Sequence[str], most: int = 8) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def size(count: int) -> str:
-    """Write bytes for people."""
-    if count < 1000:
-        return f"{count} bytes"
-    power = min(4, int(math.log10(count) / 3))
-    return f"{count / 1000**power:.3g} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _text(text: str) -> Text:

@@ -10,26 +10,30 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TypedDict, Unpack, cast
+from typing import Unpack, cast
 
-from netfuse_onnx import arguments, checked, refusals, sources, wording
+from netfuse_onnx import arguments, best_plan, checked, expected, hints, refusals, sources, wording
+from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
+from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.options import Proof
+from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.plan import targets
+from netfuse_onnx.plans import Plan, Request
 from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
-from netfuse_onnx.prove.sizes import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
@@ -38,29 +42,10 @@ from netfuse_onnx.run import bounds, runtime, symbols
 from netfuse_onnx.run.observe import observed
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
+from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Edge, Ran, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
-
-
-class Proof(TypedDict, total=False):
-    """The options of the proof of the values, which merge, verify and bench share."""
-
-    provider: str
-    """The provider: auto, cpu or cuda; auto is CUDA where it is usable."""
-    dims: Mapping[str, int]
-    """Sizes of symbolic dimensions."""
-    rtol: float
-    """The allowed relative error. By default it depends on the precision."""
-    atol: float
-    """The allowed absolute error, in units of the outputs. By default it depends on precision and scale."""
-    seed: int
-    inputs: str
-    """An .npz file of real inputs."""
-    libraries: Sequence[str]
-    """Shared libraries of custom operators."""
-    max_memory: int | str
-    """The bytes that the proof may take, by an estimate before it runs: 2_000_000_000 or '2GB'."""
 
 
 def merge(
@@ -75,50 +60,61 @@ def merge(
     strict: bool = False,
     verify: bool = True,
     data: str = "auto",
+    tune: float | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
     The arguments are the options of the command line; `data` says which file gets the weights: auto, external
-    or single. Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the
-    MergeReport in its `report`; in these cases `out` is as it was.
+    or single; `tune` is the seconds for choosing the plan by measuring on this machine, None for not at all.
+    Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in
+    its `report`; in these cases `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
     sources.refuse_target(out, paths)
     arguments.choice("io", io)
-    made_for = targets.provider(arguments.target(target))
     arguments.choice("data", data)
     libraries = runtime.libraries(proof.get("libraries", ()))
-    options = _options(io, share, proof, libraries) if verify else None
+    dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
+    arguments.sizes(dims)
+    options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
+    provider = options.runtime.provider if options else ""
+    asked = hints.Asked(arguments.target(target), provider, dims)
+    target = targets.at_hand(target, proof.get("provider", "auto"))
+    target = arguments.tuned_for(target, tune, provider)
+    made_for = targets.provider(target)
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
-        matching = functools.partial(_matched, partial=partial, libraries=libraries, made_for=made_for)
+        matching = functools.partial(_matched, partial=partial, libraries=libraries)
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
-            family = matching(models, labels)
+            family = matching(models, labels, made_for=made_for)
         once = arguments.shared_inputs(share, family)
-        dims = proof.get("dims", {})
-        merged = remake.merge(family, io=io, share=once, target=target, dims=dims)
-        answer = _merge_report(out, family, merged, io=io, share=once, target=target)
+        plan, tuning = Plan.of(family, io=io, share=once, target=target, dims=dims), None
+        if options and tune is not None:
+            plan, tuning = best_plan.choose(Request(
+                plan, lambda provider: matching(models, labels, made_for=provider), models, out, io, once,
+                dims, replace(options, share=once), tune, mode, digests, progress or silent,
+            ))  # fmt: skip
+        answer = _merge_report(out, plan, tuning, io=io, share=once, dims=dims)
         if strict:
             refusals.replicated(answer)
-        about = functools.partial(
-            metadata.build, family, merged, io=io, share=sorted(once), target=target, partial=partial,
-            tools=remake.tools(family), constants=remake.constants(target), provider=made_for, dims=dims,
-        )  # fmt: skip
-        mode = cast(writer.Mode, data)
+            refusals.slower(answer)
+        about = plan.metadata(io=io, share=once, partial=partial, dims=dims)
         with writer.stage(
-            merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
+            plan.merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
         ) as staged:
-            if options:
-                options = replace(options, share=once, made_for=made_for)
-                proved = _prove_staged(staged, out, merged, family, options, progress)
+            if options and verify:
+                options = replace(options, share=once, made_for=plan.made_for)
+                proved = _prove_staged(staged, out, plan.merged, plan.family, options, progress)
                 warnings = (*answer.warnings, *proved.warnings)
                 answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
                 refusals.unproven(answer)
             staged.commit()
-    return replace(answer, files=tuple(staged.files), size=staged.size)
+    answer = replace(answer, files=tuple(staged.files), size=staged.size)
+    told = hints.of_merge(answer, plan.family, plan.merged, asked)
+    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -137,18 +133,21 @@ def verify(
     *,
     strict: bool = False,
     isolation: bool = False,
+    names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> VerifyReport:
     """Prove a merged file against its sources. A failed proof is a report that is not ok.
 
-    `strict` refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd
-    values to every model, not only to two.
+    `paths` are in the order of the merge, or in any order with the name of each model in `names`. `strict`
+    refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd values to
+    every model, not only to two.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
     FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
+    paths = sources.in_order(merged, paths, names)
     proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
     return replace(proved, strict=strict)
 
@@ -175,35 +174,40 @@ def bench(
     paths: Sequence[str],
     *,
     rounds: int = 25,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
     profile: bool = False,
+    names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> BenchReport:
-    """Measure a merged file against every other way to run its sources: `rounds` rounds, none started after
-    `seconds`. `profile` divides the time between operators. Outputs that differ are a report that is not ok.
+    """Measure a merged file against every other way to run its sources: up to `rounds` rounds, and all in
+    `seconds`, or in what the first call of each way takes. `profile` divides the time between operators.
+    Outputs that differ are a report that is not ok.
 
     Raises the errors of `verify`, and FileFault when a file changes meanwhile.
     """
     effort = Effort(rounds=arguments.positive("rounds", rounds), seconds=seconds)
+    arguments.one_size("bench", proof.get("dims", {}))
+    paths = sources.in_order(merged, paths, names)
 
     def measured() -> BenchReport:
+        clock, tell = Clock(seconds), progress or silent
         about, options, family, strangers = _read_merged(merged, paths, proof)
-        tell = progress or silent
+        options = options.remembering(about.measured[0] if about.measured else {}, family)
         refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
         size = sum(map(os.path.getsize, wire.scan(merged).files))
         files = [MergedFile("merged", merged, about.io, about.share, size)]
         with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
             stacked = os.path.join(folder, "stacked.onnx")
-            notes = list(strangers)
+            notes = [*strangers, *_other_sizes(options)]
             if work.runtime.provider == "cuda" and about.io != "stacked":
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
                     files.append(_stacked(about, paths, stacked, proof))
                 except NotStackable as error:
                     notes.append(f"Not measured with stacked inputs and outputs: {error.message}")
-            report = contest(work, files, effort=effort, with_profile=profile, tell=tell)
+            report = contest(work, files, effort=effort, with_profile=profile, tell=tell, clock=clock)
         return replace(report, warnings=(*notes, *report.warnings))
 
     return steady([merged, *paths], measured, attempts=1)
@@ -222,6 +226,7 @@ def inspect(merged: str) -> InspectReport:
         target=about.target,
         lowered=about.lowered,
         weights=len(about.weights),
+        recorded=about.recorded,
         names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
     )
 
@@ -246,6 +251,15 @@ def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Pr
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
 
 
+def _other_sizes(options: Options) -> Iterator[str]:
+    if options.further:
+        sizes = [", ".join(f"{n}={d}" for n, d in one.items()) for one in (options.dims, *options.further)]
+        yield (
+            f"The file was planned for {'; '.join(sizes)}. Measured with {sizes[0]}; --dim NAME=VALUE "
+            "chooses another."
+        )
+
+
 def _read_merged(
     merged: str, paths: Sequence[str], proof: Proof
 ) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
@@ -253,7 +267,7 @@ def _read_merged(
     warning for each source that is not the file that was merged."""
     about = metadata.read(merged)
     libraries = runtime.libraries(proof.get("libraries", ()))
-    options = _options(about.io, about.share, proof, libraries)
+    options = checked_options(about.io, about.share, proof, libraries)
     if len(paths) != len(about.models):
         raise UsageFault(
             f"{merged} holds {len(about.models)} models, {len(paths)} were given.",
@@ -306,9 +320,10 @@ def _prove_staged(
 
 
 def _merge_report(
-    out: str, family: Correspondence, merged: Merged, *, io: str, share: frozenset[str], target: str
+    out: str, plan: Plan, tuning: Tuning | None, *, io: str, share: frozenset[str], dims: Sizes
 ) -> MergeReport:
     """Return the report as it is before the proofs and the files."""
+    family, merged, target = plan.family, plan.merged, plan.target
     return MergeReport(
         out=out,
         sources=tuple(source.path for source in family.sources),
@@ -322,26 +337,7 @@ def _merge_report(
         symbols=symbols.free(
             symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
         ),
-        warnings=(*family.warnings, *_unmeasured(target)),
-    )
-
-
-def _unmeasured(target: str) -> Iterator[str]:
-    if target != "generic" and not targets.target(target).provenance.get("measured"):
-        yield f"The costs of --target {target} come from data sheets: they were not measured on a machine."
-
-
-def _options(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
-    """Check the options of the proof. Raises UsageFault when ONNX Runtime or the provider is missing."""
-    provider = arguments.choice("provider", proof.get("provider", "auto"))
-    return Options(
-        runtime=runtime.choose(provider, libraries),
-        io=io,
-        share=frozenset(share),
-        dims=arguments.sizes(proof.get("dims", {})),
-        seed=proof.get("seed", 0),
-        rtol=proof.get("rtol"),
-        atol=proof.get("atol"),
-        file=proof.get("inputs", ""),
-        max_memory=arguments.memory(proof.get("max_memory", MAX_MEMORY)),
+        warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
+        dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
+        tuning=tuning,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from netfuse_onnx.dims import MOST_POINTS, Sizes, combinations, points
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.names import from_paths
+from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
     "io": ("separate", "stacked"),
-    "target": ("generic", "cpu", "cuda"),
+    "target": ("generic", "cpu", "cuda", "auto"),
     "data": ("auto", "external", "single"),
     "provider": ("auto", "cpu", "cuda"),
 }
@@ -28,14 +30,31 @@ def choice(option: str, value: str) -> str:
 
 
 def target(value: str) -> str:
-    """Return a known target, or the path of a file of constants that bench/calibrate.py wrote."""
+    """Return a known target, auto, or the path of a file of constants that bench/calibrate.py wrote."""
     return value if value.endswith(".json") else choice("target", value)
 
 
+def tuned_for(value: str, tune: float | None, provider: str) -> str:
+    """Return the target of a plan, which is that of the provider where the plan is measured."""
+    if tune is None:
+        return target(value)
+    if tune < 0:
+        raise UsageFault(f"--tune can't take {tune:g} seconds.", "Give 0 or more.")
+    if target(value) == "generic":
+        return provider
+    made_for = targets.provider(value)
+    if made_for != provider:
+        raise UsageFault(
+            f"--target {value} is for {made_for}, and --tune would measure on {provider}.",
+            "Leave out --target, or name the other with --provider.",
+        )
+    return value
+
+
 def model_names(paths: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the models: those given, or the file stems with -2, -3 where they clash."""
+    """Return the names of the models: those given, or those that the paths suggest."""
     if names is None:
-        return _stems(paths)
+        return from_paths(paths)
     if len(names) != len(paths):
         raise UsageFault(f"{len(names)} names for {len(paths)} models.", "Give one name per model, in order.")
     for name in names:
@@ -64,23 +83,49 @@ def shared_inputs(share: Sequence[str], family: Correspondence) -> frozenset[str
     return frozenset(shared)
 
 
-def dimensions(pairs: Sequence[str]) -> dict[str, int]:
-    """Return sizes by name from `NAME=VALUE`. The last = counts: names may contain one."""
-    dims = {}
+def dimensions(pairs: Sequence[str]) -> dict[str, int | tuple[int, ...]]:
+    """Return sizes by name from `NAME=VALUE` or `NAME=VALUE,VALUE`. The last = counts: names may contain
+    one."""
+    dims: dict[str, int | tuple[int, ...]] = {}
     for pair in pairs:
         name, mark, value = pair.rpartition("=")
-        if not (mark and name and value.isascii() and value.isdecimal()):
-            raise UsageFault(f"{pair!r} is no dimension.", "Write --dim NAME=VALUE, such as --dim batch=4.")
-        dims[name] = int(value)
+        words = value.split(",")
+        if not (mark and name and all(word.isascii() and word.isdecimal() for word in words)):
+            raise UsageFault(
+                f"{pair!r} is no dimension.",
+                "Write --dim NAME=VALUE, such as --dim batch=4 or --dim batch=1,8,32.",
+            )
+        each = tuple(dict.fromkeys(map(int, words)))
+        dims[name] = each if len(each) > 1 else each[0]
     return dims
 
 
-def sizes(dims: Mapping[str, int]) -> dict[str, int]:
-    """Refuse negative sizes."""
+def sizes(dims: Sizes) -> list[dict[str, int]]:
+    """Return every combination of sizes. Refuse negative ones, none at all, and too many combinations."""
     for name, value in dims.items():
-        if value < 0:
-            raise UsageFault(f"Dimension {name!r} can't have size {value}.", "Sizes are 0 or more.")
-    return dict(dims)
+        each = (value,) if isinstance(value, int) else value
+        if not each:
+            raise UsageFault(f"Dimension {name!r} has no size.", "Give one or more.")
+        for size in each:
+            if size < 0:
+                raise UsageFault(f"Dimension {name!r} can't have size {size}.", "Sizes are 0 or more.")
+    count = combinations(dims)
+    if count > MOST_POINTS:
+        raise UsageFault(
+            f"The sizes have {count} combinations, and at most {MOST_POINTS} are planned for.",
+            "Give fewer sizes.",
+        )
+    return points(dims)
+
+
+def one_size(verb: str, dims: Sizes) -> None:
+    """Refuse several sizes of one dimension, for a verb that has one case."""
+    for name, value in dims.items():
+        if not isinstance(value, int) and len(value) > 1:
+            raise UsageFault(
+                f"{verb} takes one size of {name!r}, and {len(value)} were given.",
+                f"Run {verb} once for each size.",
+            )
 
 
 def memory(value: str | int) -> int:
@@ -107,16 +152,3 @@ def positive(what: str, value: int) -> int:
     if value < 1:
         raise UsageFault(f"{what} can't be {value}.", "Give 1 or more.")
     return value
-
-
-def _stems(paths: Sequence[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for path in paths:
-        stem = os.path.splitext(os.path.basename(path))[0] or "model"
-        stem = os.fsencode(stem).decode(errors="replace")  # a file name need not be UTF-8, ONNX names are
-        name, count = stem, 1
-        while name in names:
-            count += 1
-            name = f"{stem}-{count}"
-        names.append(name)
-    return tuple(names)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from netfuse_onnx import families, sources
+from netfuse_onnx import expected, families, hints, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.signature import surely_different
@@ -48,7 +49,11 @@ class Comparison:
             family = self.match(models, names)
         except NotEquivalent as error:
             return self._families(models, names, error)
-        return _equivalent(paths, family, lower(family))
+        target = expected.provider()
+        made_for = self.match(models, names, made_for=target) if target == "cuda" else family
+        merged = lower(family)
+        verdict = expected.of_check(family, merged, target, made_for)
+        return replace(_equivalent(paths, family, merged), verdict=verdict)
 
     @contextmanager
     def explained(self, models: Sequence[Source], names: Sequence[str]) -> Iterator[None]:
@@ -91,11 +96,14 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         nodes=family.sources[0].node_count,
         weights=len(family.weights),
         shared_weights=sum(1 for parts in family.weights.values() if len(parts) == 1),
-        bytes=sum(weights.nbytes(w) for source in family.sources for w in source.graph.weights.values()),
+        bytes=expected.bytes_of_weights(family),
         distinct_bytes=weights.stored(merged.model),
         inputs=family.graph.inputs,
         outputs=family.graph.outputs,
         opsets=family.opsets,
         differences=family.differences,
         warnings=family.warnings,
+        merged_nodes=merged.report.merged_nodes,
+        became=Counter(row.became for row in merged.report.nodes),
+        hints=hints.of_check(family, merged),
     )

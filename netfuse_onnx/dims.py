@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.types import Dim
+
+Sizes = Mapping[str, int | Sequence[int]]
+"""Sizes of symbolic dims by name: one for each, or several for which a plan is to be good."""
+
+
+MOST_POINTS = 16
+"""The most combinations of sizes for which a plan is made."""
+
+
+def combinations(sizes: Sizes) -> int:
+    """The number of points."""
+    return math.prod(1 if isinstance(size, int) else len(size) for size in sizes.values())
+
+
+def points(sizes: Sizes) -> list[dict[str, int]]:
+    """Every combination of sizes, the first of each name first; the last name changes fastest."""
+    choices = [(size,) if isinstance(size, int) else tuple(size) for size in sizes.values()]
+    return [dict(zip(sizes, some, strict=True)) for some in itertools.product(*choices)]
 
 
 def same_dim(left: Dim, right: Dim) -> bool:

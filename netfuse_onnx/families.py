@@ -8,8 +8,9 @@ inputs to what all of its models accept, since sizes are not transitive: 1 fits 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 from onnx import GraphProto
 
@@ -19,8 +20,14 @@ from netfuse_onnx.ops.kinds import INDEX_TYPES
 from netfuse_onnx.report import DifferenceRow, FamilyRow
 from netfuse_onnx.types import Correspondence, Node, Source, ValueType, Weight
 
-Match = Callable[[Sequence[Source], Sequence[str]], Correspondence]
-"""Matches sources that have these names. Raises NotEquivalent."""
+
+class Match(Protocol):
+    """Matches sources that have these names, for a target of a provider. Raises NotEquivalent."""
+
+    def __call__(
+        self, models: Sequence[Source], names: Sequence[str], *, made_for: str = ""
+    ) -> Correspondence: ...
+
 
 SHORT = 16
 """The largest number of items of a list or a weight that must be equal in models that look alike."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, Plan, SizeRow
 
 if TYPE_CHECKING:
     import onnx
@@ -78,6 +78,8 @@ class Lowered:
     """Microseconds a call that the target's costs say, by what became of the nodes."""
     alternatives: Mapping[str, float] = field(default_factory=dict)
     """The same for whole plans that lost."""
+    sizes: tuple[SizeRow, ...] = ()
+    """The sizes for which a plan for a target was made."""
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Lowered:
@@ -87,7 +89,8 @@ class Lowered:
         nodes = tuple(NodeRow(**row) for row in value.get("nodes", ()))
         conversions = tuple(Conversion.read(row) for row in value.get("conversions", ()))
         given = {key: value[key] for key in value.keys() & keys}
-        return cls(**{**counts, **given, "nodes": nodes, "conversions": conversions})
+        sizes = tuple(SizeRow(**row) for row in value.get("sizes", ()))
+        return cls(**{**counts, **given, "nodes": nodes, "conversions": conversions, "sizes": sizes})
 
     def written(self) -> dict[str, Any]:
         """The report as metadata hold it: plain values, without what is empty in a node's row."""
@@ -97,7 +100,8 @@ class Lowered:
         ]
         became = dict(sorted(Counter(row.became for row in self.nodes).items()))
         conversions = [conversion.written() for conversion in self.conversions]
-        return {**dataclasses.asdict(self), "nodes": rows, "became": became, "conversions": conversions}
+        value = {**dataclasses.asdict(self), "nodes": rows, "became": became, "conversions": conversions}
+        return value if self.sizes else {key: v for key, v in value.items() if key != "sizes"}
 
     def operators(self) -> tuple[OperatorRow, ...]:
         """One row per operator, the most frequent first."""
@@ -119,13 +123,15 @@ class Lowered:
 class Merged:
     """The lowered graph: an onnx.ModelProto whose large initializers are data-less, the recipe of each
     of those by initializer name, the report, and the cost of the plan. The writer fills in the bytes.
-    `inline`: the recipes of the small initializers, whose values the model holds already."""
+    `inline`: the recipes of the small initializers, whose values the model holds already. `plan`: the plan
+    that was lowered."""
 
     model: onnx.ModelProto
     recipes: Mapping[str, Recipe]
     report: Lowered
     cost: float = 0.0
     inline: Mapping[str, Recipe] = field(default_factory=dict)
+    plan: Plan | None = None
 
     @property
     def every_recipe(self) -> dict[str, Recipe]:

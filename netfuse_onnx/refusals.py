@@ -23,6 +23,15 @@ def replicated(answer: MergeReport) -> None:
     ).with_report(answer)
 
 
+def slower(answer: MergeReport) -> None:
+    """Raise StrictViolated where measuring found no plan that is faster than the best alternative."""
+    if answer.tuning is not None and not answer.tuning.beats:
+        raise StrictViolated(
+            answer.tuning.advice.replace("No plan", "By measuring, no plan", 1),
+            "Merge without --strict to accept that.",
+        ).with_report(answer)
+
+
 def unproven(answer: MergeReport) -> None:
     """Raise ValuesDiffer where a proof failed, NotProven where it could not tell."""
     proved = answer.proof

@@ -13,7 +13,9 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
+from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
+from netfuse_onnx.verdict import Verdict
 
 NOT_PROVEN = NotProven.exit_code
 """Exit code of a proof that could not tell."""
@@ -119,7 +121,7 @@ class VerifyReport(Report):
 @dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
-    them, which `check` gives beforehand."""
+    them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
 
     out: str
     sources: tuple[str, ...]
@@ -135,6 +137,12 @@ class MergeReport(Report):
     distinct_bytes: int = 0
     proof: VerifyReport | None = None
     warnings: tuple[str, ...] = ()
+    dims: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The sizes of symbolic dimensions that were given; `lowered.sizes` has all for which a plan for a target
+    was made."""
+    tuning: Tuning | None = None
+    verdict: Verdict | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def copied(self) -> int | None:
@@ -195,7 +203,9 @@ class UnreadableRow:
 class CheckReport(Report):
     """The answer to the question if models are one architecture. `families` has all models that can be read,
     the largest family first; `difference` is the first one between two families. `bytes` is the size of the
-    weights of all models, `distinct_bytes` the size that merge would store without options."""
+    weights of all models. Of a merge without options, `distinct_bytes` is the size of the weights that it
+    would store, `merged_nodes` the nodes of its graph, and `became` counts a model's nodes by what would
+    become of them."""
 
     sources: tuple[str, ...]
     models: tuple[str, ...]
@@ -213,6 +223,10 @@ class CheckReport(Report):
     opsets: Mapping[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    merged_nodes: int = 0
+    became: Mapping[str, int] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -252,6 +266,8 @@ class InspectReport(Report):
     lowered: Lowered
     weights: int = 0
     names: tuple[NameRow, ...] = ()
+    recorded: bool = False
+    """True where measuring chose the plan, so that the file records it."""
 
 
 @dataclass(frozen=True, slots=True)

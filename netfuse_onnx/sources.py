@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.load.loader import load
+from netfuse_onnx.names import models_in_order
 from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.types import Source
 from netfuse_onnx.write import metadata
@@ -34,6 +35,14 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
             loaded.append(fault)
     _refuse_merged(one for one in loaded if isinstance(one, Source))
     return loaded
+
+
+def in_order(merged: str, paths: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
+    """Return the paths in the order of the merge. `names` are those of the models, path by path; None where
+    the paths are in that order. Raises UsageFault where the file holds other models."""
+    if names is None:
+        return paths
+    return models_in_order(paths, names, metadata.read(merged).models, merged)
 
 
 def refuse_target(out: str, paths: Sequence[str]) -> None:

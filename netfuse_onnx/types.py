@@ -235,6 +235,21 @@ class Became(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """The row by which a lowering is known among those of its node: what became of it, by which rule, and the
+    layouts of its inputs and outputs."""
+
+    became: str
+    rule: str = ""
+    takes: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        layouts = f"{', '.join(self.takes)} -> {', '.join(self.gives)}"
+        return f"{self.became}{f' by {self.rule}' if self.rule else ''} ({layouts})"
+
+
+@dataclass(frozen=True, slots=True)
 class Lowering:
     """One way to lower a node. `site` is the node as its rules see it, the same object for all ways. `option`
     is set for a node that runs once on the values of all models."""
@@ -247,15 +262,33 @@ class Lowering:
     option: Option | NestedPlan | None = None
     reason: str = ""
 
+    @property
+    def choice(self) -> Choice:
+        """The row of this lowering, in the words that a report shows."""
+        takes = tuple(str(layout or "unread") for layout in self.takes)
+        return Choice(str(self.became), self.rule, takes, tuple(map(str, self.gives)))
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """Sizes of symbolic dims for which a plan was made, the microseconds that a call takes there by the costs
+    of the target, and those of the best plan for these sizes alone."""
+
+    dims: Mapping[str, int]
+    microseconds: float
+    best: float
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The expected cost of a plan on its target, in microseconds a call: by what became of the nodes,
-    and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's."""
+    and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's.
+    `sizes`: one row for each combination of sizes that the plan was made for."""
 
     parts: Mapping[str, float]
     alternatives: Mapping[str, float]
     nodes: tuple[str, ...]
+    sizes: tuple[SizeRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -30,6 +31,8 @@ def renaming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, enum.Enum):
+        return value
     if isinstance(value, str):
         for before, after in names.items():
             value = value.replace(before, after)

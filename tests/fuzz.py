@@ -71,7 +71,10 @@ def _work(seeds: Connection, verdicts: Connection, options: Options) -> None:
         case = draw(seeds.recv())
         _checked_alone(case, options.folder)
         verdicts.send(None)  # whatever happens now is no fault of a single operator
-        verdicts.send(judge(case, options.folder, minimise=options.minimise, plans=options.plans))
+        verdict = judge(case, options.folder, minimise=options.minimise, plans=options.plans)
+        verdicts.send(verdict)
+        if "CUDA failure" in verdict[2] or "CUDA is lost" in verdict[2]:
+            return  # to this process all that follows would be wrong
 
 
 def _checked_alone(case: Case, folder: Path) -> None:
@@ -98,7 +101,8 @@ class _Worker:
 
     def give(self, seed: int) -> None:
         self.seed, self.drawn = seed, False
-        self.seeds.send(seed)
+        with contextlib.suppress(BrokenPipeError):  # `verdict` tells that it died
+            self.seeds.send(seed)
 
     def verdict(self) -> Verdict | None:
         """What it sent; a process that died drawing a graph died of an operator that runs alone."""

@@ -25,6 +25,7 @@ import onnx
 
 ROOT = Path(__file__).parents[1]
 COUNT = 3
+TRAINED = ("magika", "ppocr_det", "funcnet_head", "seizure")
 PAPER = ("resnet50", "resnext50", "bert", "xlnet", "mlp", "cnn", "lstm")
 ARCHITECTURES = (
     "resnet", "mobilenet_v3", "densenet", "shufflenet", "vit", "swin", "mlp_mixer", "yolo", "ssd", "segformer",
@@ -56,7 +57,7 @@ def make(folder: Path) -> None:
     from sample_models.quantised import derived
     from sample_models.zoo import ZOO
 
-    for name in real.REAL:
+    for name in TRAINED:
         _written(folder / "trained" / name, lambda out, name=name: list(real.fetch_family(name, out)))
     for name in PAPER:
         for exporter in ("dynamo", "torchscript"):

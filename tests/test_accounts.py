@@ -5,11 +5,13 @@ That the account of every lowering is what lower emits, the oracle asserts (orac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from families import family
 from onnx import TensorProto
+from oracle import EveryOnCpu
 from test_convert import layouts as layouts_of
 
 from netfuse_onnx.emit.counting import CountingEmitter
@@ -17,9 +19,12 @@ from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, base, route
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.plan import planner
-from netfuse_onnx.plan.account import Accounts, is_view
+from netfuse_onnx.plan.account import UNKNOWN_DIM, Accounts, is_view
 from netfuse_onnx.plan.cost import AT_LOAD, POINTERS, RESHAPE, Cost
 from netfuse_onnx.plan.extents import Shapes
+from netfuse_onnx.plan.measured import Measured
+from netfuse_onnx.plan.targets import target
+from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType
 
 N = 3
@@ -31,8 +36,8 @@ def matched(folder: Path, text: str, weights: dict[str, tuple[int, ...]]) -> Cor
     return match([load(path) for path in paths], [Path(path).stem for path in paths])
 
 
-def lowering(corr: Correspondence, rule: str, node: int = 0) -> Lowering:
-    found = planner.candidates(corr, io="separate", share=frozenset(), cost=Cost(corr.models))
+def lowering(corr: Correspondence, rule: str, node: int = 0, cost: Cost | None = None) -> Lowering:
+    found = planner.candidates(corr, io="separate", share=frozenset(), cost=cost or Cost(corr.models))
     return next(offer for offer in found.options[node] if offer.rule == rule)
 
 
@@ -126,3 +131,49 @@ def test_hops_count_what_they_emit(
                 told = counts.launches + RESHAPE * counts.views
                 made = len(emit.steps) - views + RESHAPE * views
                 assert made == pytest.approx(told), f"{hop.src} -> {hop.dst}: {[s.op for s in emit.steps]}"
+
+
+RNN = """g (float[STEPS, batch, 3] x) => (float[STEPS, 1, batch, 4] y, float[1, batch, 4] h) {
+    y, h = RNN<hidden_size = 4>(x, w, r)
+}"""
+
+
+def recurrent(folder: Path, steps: int | str) -> Lowering:
+    """An RNN with weights of its own as a Scan."""
+    text = RNN.replace("STEPS", str(steps))
+    corr = matched(folder, text, {"w": (1, 4, 3), "r": (1, 4, 4)})
+    return lowering(corr, "written_out_scan", cost=EveryOnCpu(corr.models))
+
+
+def test_the_body_of_a_scan_costs_its_nodes_in_each_iteration(tmp_path: Path) -> None:
+    """MatMul, Add, Tanh and the copy of a state that is also a result."""
+    for steps, priced in ((5, 5), ("time", UNKNOWN_DIM)):
+        scan = recurrent(tmp_path, steps)
+        account = Accounts().of(scan)
+        inside = [step.op for step in account.steps if step.runs]
+        assert inside == ["MatMul", "Add", "Tanh", "Identity"]
+        outside = [step for step in account.steps if not step.runs and not step.at_load and not is_view(step)]
+        assert account.launches == len(outside) + priced * 3
+        assert account.views == sum(is_view(step) for step in account.steps if not step.runs) + priced
+
+
+def test_the_body_of_a_scan_takes_time_in_each_iteration(tmp_path: Path) -> None:
+    """The sizes of a target, or those that are bound, tell how many there are."""
+    scan = recurrent(tmp_path, "time")
+    seconds = [Measured(2, target("cpu"), {"time": steps, "batch": 2}) for steps in (10, 20, 40)]
+    few, more, most = (
+        cost.lowering(scan, cost_site(scan, steps)) for cost, steps in zip(seconds, (10, 20, 40), strict=True)
+    )
+    assert most - more == pytest.approx(2 * (more - few), rel=0.01)
+    assert more > 1.5 * few
+
+
+def cost_site(offer: Lowering, steps: int) -> Site:
+    """The site of an offer with sizes for its open dims."""
+    sizes = {"time": steps, "batch": 2}
+
+    def bound(kind: ValueType) -> ValueType:
+        return replace(kind, dims=kind.dims and tuple(sizes.get(dim, dim) for dim in kind.dims))
+
+    site = offer.site
+    return replace(site, inputs=tuple(map(bound, site.inputs)), outputs=tuple(map(bound, site.outputs)))

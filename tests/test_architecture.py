@@ -17,7 +17,7 @@ from families import family
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "netfuse_onnx"
-STAGES = ("load", "match", "rewrite", "plan", "lower", "write", "prove", "measure")
+STAGES = ("load", "match", "rewrite", "plan", "lower", "write", "prove", "tune", "measure")
 """The stages in order, each a package. `prove` belongs to the verb verify, `measure` to bench."""
 HELPERS = ("storage", "ops", "layouts", "emit", "rules")
 """The packages that all stages use, in order: each imports only those before it, and `run` for ONNX Runtime."""

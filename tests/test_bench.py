@@ -24,7 +24,9 @@ from netfuse_onnx.run.runtime import choose
 
 ROOT = Path(__file__).parent.parent
 WAYS = {"in sequence", "concurrent", "processes", "side by side", "merged"}
-SHORT = ("--rounds", "3", "--seconds", "0")
+SHORT = ("--rounds", "3", "--seconds", "60")
+SHORT_CASE = ("--rounds", "3", "--seconds", "0")
+"""Of the harness, whose seconds are those of the rounds of one case."""
 
 
 def test_one_table_on_stdout(tmp_path: Path, run: Run) -> None:
@@ -91,7 +93,7 @@ def test_bench_from_python(tmp_path: Path) -> None:
 
 def _harness(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--exporter", "torchscript"]
-    options += ["--only", "policy", "--counts", "2", "--batches", "1", *SHORT, "--no-torch"]
+    options += ["--only", "policy", "--counts", "2", "--batches", "1", *SHORT_CASE, "--no-torch"]
     command = [sys.executable, str(ROOT / "bench/serving.py"), *options, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -167,16 +169,65 @@ def test_vmap_is_checked_against_its_modules(tmp_path: Path) -> None:
     contender.close()
 
 
+def result(
+    name: str, count: int, batch: int, merged_times: list[float], other: list[float]
+) -> dict[str, object]:
+    """A result as bench/serving.py writes it, of two ways that took turns."""
+
+    def row(label: str, samples: list[float]) -> dict[str, object]:
+        seconds = {"median": float(np.median(samples))} if samples else None
+        return {"label": label, "merged": label != "in sequence", "samples": samples, "seconds": seconds}
+
+    told = {"median": 9.0, "low": 8.0, "high": 10.0, "samples": 3}
+    return {
+        "group": "g", "name": name, "dtype": "fp32", "batch": batch, "count": count, "provider": "cpu",
+        "rows": [row("merged, cpu", merged_times), row("in sequence", other)], "warnings": [],
+        "machine": {"processor": "p", "cores": 2}, "versions": {},
+        "speedups": [{"merged": "merged, cpu", "best": "in sequence", "times": told}],
+    }  # fmt: skip
+
+
 def test_results_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    times = {"median": 1.5, "low": 1.4, "high": 1.6, "samples": 9}
     results = [
-        {
-            "group": "g", "name": name, "dtype": "fp32", "batch": batch, "count": count,
-            "speedups": [{"merged": "merged, cpu", "best": "in sequence", "times": times}],
-        }
+        result(name, count, batch, [1.0, 1.0], [1.5, 1.4])
         for name in ("one", "two") for batch in (1, 8) for count in (2, 4)
     ]  # fmt: skip
     plot.draw(results, tmp_path / "a.svg")
     plot.draw(results, tmp_path / "b.svg")
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    text = (tmp_path / "a.svg").read_text()
+    assert text == (tmp_path / "b.svg").read_text()
+    for words in ("one, 2 models, batch 1", "two, 4 models, batch 8", "cpu", "faster", "slower"):
+        assert f">{words}<" in text
+    assert text.count("one, 2 models, batch 1") == 1  # a row for each case
+
+
+def test_losses_have_another_colour_than_gains(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    colours = set(plot.COLOURS.values())
+    cases = {
+        "gain": ([1.0] * 3, [2.0] * 3),
+        "loss": ([2.0] * 3, [1.0] * 3),
+        "both": ([1.0] * 3, [0.5, 1.2, 9.0]),
+    }
+    used = {}
+    for name, times in cases.items():
+        plot.draw([result(name, 2, 1, *times)], tmp_path / f"{name}.svg")
+        text = (tmp_path / f"{name}.svg").read_text()
+        used[name] = {colour: text.count(colour) for colour in colours}
+    base = {colour: min(counts[colour] for counts in used.values()) for colour in colours}
+    more = {name: {c for c in colours if counts[c] > base[c]} for name, counts in used.items()}
+    assert [len(one) for one in more.values()] == [1, 1, 1]
+    assert len(set.union(*more.values())) == 3
+
+
+def test_the_plot_the_table_and_the_report_have_one_ratio() -> None:
+    """It is that of the medians; stored results of other definitions are computed again from their samples."""
+    case = result("one", 2, 1, [1.0, 1.0, 4.0], [2.0, 3.0, 3.0])
+    (speedup,) = case["speedups"]  # type: ignore[misc]
+    one = plot.compared(case, speedup)
+    assert (one.ratio, one.low, one.high) == (3.0, 1.375, 2.5)
+    assert str(one.outcome) == "better"
+    assert "| cpu | in sequence | 3.00 | 1.38 - 2.50 | better |" in plot.table([case])
+    apart = {**case, "provider": "cuda"}
+    assert plot.compared(apart, speedup).ratio == 9.0

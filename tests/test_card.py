@@ -204,7 +204,7 @@ def test_groups_with_few_channels_are_slower(card: Card, groups: int, channels: 
         channels,
     )
     flops = 2.0 * 49 * 32 * channels * 9
-    least = flops / card.grouped[1]["tf32"]
+    least = flops / card.grouped[max(size for size in card.grouped if size <= channels)]["tf32"]
     assert (card.work(replace(conv, moved=0.0)) == pytest.approx(least)) is (channels < 8)
 
 
@@ -338,5 +338,5 @@ def test_a_file_of_a_card_is_read(tmp_path: Path, card: Card) -> None:
 def test_every_constant_says_where_it_comes_from() -> None:
     text = (Path(targets.__file__).parent.parent / "targets" / "cuda.json").read_text()
     for name, constant in json.loads(text)["constants"].items():
-        assert set(constant) == {"value", "unit", "source"}, name
+        assert set(constant) - {"measured"} == {"value", "unit", "source"}, name
         assert constant["source"], name

@@ -18,6 +18,7 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.launches import CONVOLUTION, GROUPED, LINK, MEMORY, PRODUCT, TRANSPOSED, Launch
 from netfuse_onnx.plan.work import Work
+from netfuse_onnx.run.runtime import onnxruntime
 
 
 @pytest.fixture
@@ -56,11 +57,11 @@ def faked(card: Card) -> Any:
             return card.work(Launch(0.0, work=work, element=element, channels=filters[1]))
         return moved / card.bytes_over[TRANSPOSED if op == "Transpose" else MEMORY]
 
-    def run(clock: Clock, made: Graph, *, graph: bool, fed_from: str = "cuda") -> float:
+    def run(clock: Clock, made: Graph, *, graph: bool) -> float:
         size = {1: 4, 10: 2, 11: 8}[made.element]
         shapes = list(made.inputs.values())
         moved = float(size * math.prod(shapes[0]))
-        total = moved / card.bytes_over[LINK] if fed_from == "cpu" else 0.0
+        total = 0.0
         for one in made.nodes:
             if one.op_type in cards.ON_HOST:
                 copies = 2 * (card.issue + moved / card.bytes_over[LINK])
@@ -87,6 +88,7 @@ def test_the_constants_that_made_the_times_are_found(
         grouped={c: {"tf32": c * 1e6, "half": c * 2e6, "double": 5e6} for c in cards.GROUPS},
     )  # fmt: skip
     monkeypatch.setattr(Clock, "run", faked(truth))
+    monkeypatch.setattr(Clock, "fed", lambda _, mebibytes: 9.0 + mebibytes * 2**20 / truth.bytes_over[LINK])
     found = parsed(cards.measured(installed, 90.0), installed)
     for name in ("launch", "issue", "wait", "cache", "host"):
         assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=0.05), name
@@ -112,6 +114,7 @@ def test_times_without_sense_change_nothing(
 ) -> None:
     """A chain that takes no longer than a shorter one tells nothing."""
     monkeypatch.setattr(Clock, "run", lambda *_, **__: 1.0)
+    monkeypatch.setattr(Clock, "fed", lambda *_: 1.0)
     assert parsed(cards.measured(installed, 90.0), installed) == parsed(installed["constants"], installed)
 
 
@@ -146,10 +149,11 @@ def test_every_probe_is_a_valid_model(installed: dict[str, Any], monkeypatch: py
     made: list[str] = []
 
     def run(clock: Clock, probe: Graph, **_: Any) -> float:
-        session = cards.ort.InferenceSession(probe.model(), providers=["CPUExecutionProvider"])
+        session = onnxruntime().InferenceSession(probe.model(), providers=["CPUExecutionProvider"])
         made.append(session.get_outputs()[0].name)
         return float(len(probe.nodes))
 
     monkeypatch.setattr(Clock, "run", run)
+    monkeypatch.setattr(Clock, "fed", lambda _, mebibytes: float(mebibytes))
     cards.measured(installed, 90.0)
     assert len(made) > 30

@@ -60,6 +60,8 @@ def test_names_and_the_names_of_files(tmp_path: Path, run: Run) -> None:
     os.rename(paths[1], tmp_path / "other/a.onnx")
     paths[1] = str(tmp_path / "other/a.onnx")
     run("merge", *paths, "-o", tmp_path / "m.onnx", "--no-verify")
+    assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["a/x", "other/x"]
+    run("merge", paths[0], paths[0], "-o", tmp_path / "m.onnx", "--no-verify")
     assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["a/x", "a-2/x"]
     run("merge", *paths, "-o", tmp_path / "m.onnx", "--no-verify", "--names", "left,right")
     assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["left/x", "right/x"]
@@ -116,7 +118,7 @@ def test_a_target_says_what_it_expects(tmp_path: Path, run: Run, target: str) ->
     out = tmp_path / "m.onnx"
     code, _, err = run("merge", *family(tmp_path), "-o", out, "--target", target, "--dim", "n=1")
     assert code == 0
-    assert "Predicted for the target" in err and "Instead: once per model" in err
+    assert "Predicted for the target" in err and "Rejected plans: batched wherever possible " in err
     report = json.loads(run("inspect", out, "--json")[1])
     assert report["target"] == target
     assert sum(report["lowered"]["predicted"].values()) <= min(report["lowered"]["alternatives"].values())

@@ -14,7 +14,18 @@ from oracle import LEVELS, run
 
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.errors import InternalError
-from netfuse_onnx.layouts import CHANNELS, FOLDED, PER_MODEL, ROWS, SHARED, STACKED, Layout, base, route
+from netfuse_onnx.layouts import (
+    CHANNELS,
+    FOLDED,
+    IMAGE,
+    PER_MODEL,
+    ROWS,
+    SHARED,
+    STACKED,
+    Layout,
+    base,
+    route,
+)
 
 MODELS = 3
 SIZES = {"B": 3, "S": 2}
@@ -24,7 +35,8 @@ def layouts(dims):
     rank = len(dims)
     front = [CHANNELS(axis) for axis in range(1, rank) if isinstance(dims[axis], int)]
     rows = [ROWS] if ROWS.fits(dims) else []
-    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front, *rows]
+    image = [IMAGE] if IMAGE.fits(dims) else []
+    return [PER_MODEL, *map(STACKED, range(rank + 1)), *map(FOLDED, range(rank)), *front, *rows, *image]
 
 
 def subclasses(layout=Layout):
@@ -44,6 +56,8 @@ def hold(values, layout):
         return list(values)
     if layout == ROWS:
         return [values.reshape(len(values), int(np.prod(values.shape[1:-1])), values.shape[-1])]
+    if layout == IMAGE:
+        return [np.concatenate(values, 1)[:, :, None]]
     if layout.name == "CHANNELS":  # [1, (N d_a), .., dk, d0, .., d(a-1)]
         moved = np.moveaxis(values, range(layout.axis + 1, values.ndim), range(1, values.ndim - layout.axis))
         folded = moved.reshape(1, moved.shape[0] * moved.shape[1], *moved.shape[2:])
@@ -166,6 +180,18 @@ def test_a_split_writes_what_each_model_gets_on_cuda(dims):
         assert {node.op_type for node in nodes} == {"Gather"}
 
 
+@pytest.mark.parametrize("dims", [(1, 3), (3,), ("B", 3), ("B", "S", 2)], ids=str)
+def test_a_join_along_a_static_axis_on_a_cpu(dims):
+    """Only there no value needs an axis of its own before it is joined."""
+    for axis in range(len(dims)):
+        nodes = [
+            node.op_type for node in converter(PER_MODEL, STACKED(axis), dims, provider="cpu").graph.node
+        ]
+        folded = isinstance(dims[axis], int) and sum(isinstance(dim, str) for dim in dims) < 2
+        assert ("Unsqueeze" in nodes) != folded
+        assert "Unsqueeze" in [n.op_type for n in converter(PER_MODEL, STACKED(axis), dims).graph.node]
+
+
 @pytest.mark.parametrize("models", [1, 2])
 def test_numbers_of_models(models):
     for src, dst in itertools.permutations(layouts((2, 3)), 2):
@@ -265,8 +291,8 @@ def test_random_pairs_of_layouts(seed):
 
 def test_every_layout_says_what_it_is():
     """Texts and order are those of the metadata and of plans, where files of earlier versions have them."""
-    each = [SHARED, STACKED(0), STACKED(2), FOLDED(1), PER_MODEL, CHANNELS(1), ROWS]
-    names = ["SHARED", "STACKED(0)", "STACKED(2)", "FOLDED(1)", "PER_MODEL", "CHANNELS(1)", "ROWS"]
+    each = [SHARED, STACKED(0), STACKED(2), FOLDED(1), PER_MODEL, CHANNELS(1), ROWS, IMAGE]
+    names = ["SHARED", "STACKED(0)", "STACKED(2)", "FOLDED(1)", "PER_MODEL", "CHANNELS(1)", "ROWS", "IMAGE"]
     assert list(map(str, each)) == names
     assert sorted({*each}) == each
     assert len({*each, *pickle.loads(pickle.dumps(each))}) == len(each)

@@ -17,13 +17,15 @@ from netfuse_onnx import api, sources
 from netfuse_onnx.measure import choice, profile
 from netfuse_onnx.measure.choice import Way, finalists, narrowed
 from netfuse_onnx.measure.contenders import Concurrent, Contender, InSequence, OneGraph, SideBySide
-from netfuse_onnx.measure.contest import contest, fastest, speedups
+from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
 from netfuse_onnx.measure.processes import Processes
 from netfuse_onnx.measure.report import Row
 from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, interleave, ratio, sample
 from netfuse_onnx.measure.sessions import Settings
 from netfuse_onnx.measure.sidebyside import sidebyside
+from netfuse_onnx.measure.speedups import speedups
+from netfuse_onnx.measure.turns import fastest
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.run.runtime import RunFailed, choose

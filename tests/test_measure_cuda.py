@@ -17,14 +17,17 @@ from stubs import python
 
 import netfuse_onnx
 from netfuse_onnx import api, sources
+from netfuse_onnx.compared import Question
 from netfuse_onnx.measure import contenders, once
+from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting, OneGraph
-from netfuse_onnx.measure.contest import contest, speedups
+from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import Entry, MergedFile, entries
-from netfuse_onnx.measure.once import TIME_UP, ordered
-from netfuse_onnx.measure.report import BenchReport, Row
+from netfuse_onnx.measure.once import ordered
+from netfuse_onnx.measure.report import TIME_UP, BenchReport, Row
 from netfuse_onnx.measure.rounds import Effort, Quartiles
 from netfuse_onnx.measure.sessions import NHWC, Settings
+from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.run.bound import Bound
@@ -220,6 +223,25 @@ def test_every_way_is_kept_as_soon_as_it_is_measured(tmp_path: Path) -> None:
     assert kept[1].speedups and not report.cut
 
 
+def test_calls_of_some_models_are_sampled_while_their_sessions_are_loaded(tmp_path: Path) -> None:
+    report = compared(tmp_path)
+    assert [(row.label, row.models) for row in report.waiting] == [
+        ("merged, stacked", 1), ("merged, stacked", 2), ("merged, separate", 1), ("merged, separate", 2),
+    ]  # fmt: skip
+    ways = {"in sequence", NotWaiting.kind, "concurrent"}
+    assert {row.best for row in report.waiting if row.models == 1} <= ways
+    assert report.verdict and report.verdict.label == "merged, stacked"
+    assert report.verdict.row(Question.ONE) is not None
+
+
+def test_after_its_seconds_only_first_settings_are_measured(tmp_path: Path) -> None:
+    report = compared(tmp_path, clock=Clock(0.0))
+    assert report.cut and report.ok
+    measured = {(row.label, row.settings) for row in report.rows if row.ran}
+    assert {settings for _, settings in measured} == {"1 thread"}
+    assert {label for label, _ in measured} == {row.label for row in report.rows}
+
+
 def test_the_time_is_up(tmp_path: Path) -> None:
     report = compared(tmp_path, until=-math.inf)
     assert report.cut and report.ok
@@ -284,7 +306,7 @@ def test_the_verb_says_what_can_not_be_stacked(
 def test_all_ways_run_over_the_stubs(tmp_path: Path) -> None:
     """All outputs are 0 there, or what was in memory. A graph that is refused has a reason, and none is."""
     paths = family(tmp_path, CONVOLUTION, FILTERS)
-    words = ("--provider", "cuda", "--rounds", "3", "--seconds", "0", "--json")
+    words = ("--provider", "cuda", "--rounds", "3", "--seconds", "60", "--json")
     done = python(tmp_path, "-m", "netfuse_onnx", "bench", merged(tmp_path, paths), *paths, *words)
     report = json.loads(done.stdout)
     wrong = [row for row in report["rows"] if row["problem"] and not row["problem"].startswith("not equal")]

@@ -86,7 +86,7 @@ def price(
     for name, layout in wanted:
         parts = corr.weights.get(name, ())
         if not parts:
-            total += cost.conversion(made[name], layout, corr.graph.types.get(name, ValueType()))
+            total += cost.conversion(made[name], layout, corr.graph.types.get(name, ValueType()), name)
         elif len(parts) == 1 and layout not in (SHARED, PER_MODEL):
             total += cost.repeated(parts[0])
     return total

@@ -10,13 +10,13 @@ import pytest
 from families import model, save
 
 from bench import calibrate, ranking
-from bench.calibrate import Bench, fitted
-from bench.chains import Case
 from bench.shapes import Shape, Way
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.targets import Kernel
 from netfuse_onnx.plan.work import Work
+from netfuse_onnx.tune.calibrate import Timer, fitted
+from netfuse_onnx.tune.kernel_cases import Case
 
 LAYERS = """g (float[batch, 4, 6, 6] x) => (float[batch, 3] y) {
     c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, filters)
@@ -45,9 +45,9 @@ def test_each_shape_has_its_lowerings(found: list[ranking.Shape]) -> None:
 
 
 def test_every_lowering_runs(found: list[ranking.Shape]) -> None:
-    bench = Bench("cpu", 1, 1)
+    timer = Timer(1, 1)
     for what in found:
-        taken = ranking.measure(what, bench, {True: 0.0, False: 0.0})
+        taken = ranking.measure(what, timer, {True: 0.0, False: 0.0})
         assert taken is not None and set(taken) == {way.name for way in what.ways}
         assert all(t > 0.0 for t in taken.values())
 
@@ -118,6 +118,41 @@ def test_a_target_without_a_kind_of_kernel_is_told(tmp_path: Path) -> None:
         targets.target(str(tmp_path / "old.json"))
 
 
+def test_a_later_kind_of_kernel_is_taken_for_the_one_it_was(tmp_path: Path) -> None:
+    """Files that were written before convolutions along one axis were told apart are still read."""
+    value = json.loads((calibrate.TARGETS / "cpu.json").read_text())
+    del value["kernels"]["convolution_line"]
+    kernels = targets.parsed("earlier", value).kernels
+    assert kernels["convolution_line"] == kernels["convolution_plain"]
+
+
+SIGNAL = """g (float[batch, 16, 9] x) => (float[batch, 16, 9] y) {
+    c = Conv<pads = [2, 0], dilations = [2]>(x, u)
+    d = Conv<pads = [1, 1], group = 16>(c, v)
+    e = Conv(d, w)
+    y = Relu(e)
+}"""
+
+
+def test_the_lowerings_of_signals_run_as_they_are_priced(tmp_path: Path) -> None:
+    """Along one axis only an image has blocks of channels; a row of points is a product."""
+    paths = [tmp_path / f"{i}.onnx" for i in range(2)]
+    for i, path in enumerate(paths):
+        save(path, model(SIGNAL, {"u": (16, 16, 3), "v": (16, 1, 3), "w": (16, 16, 1)}, seed=i))
+    found = list(ranking.shapes(list(map(str, paths)), 3, {"batch": 1}))
+    kernels = [{way.name: way.work.kernel for way in what.ways} for what in found]
+    lines = dict.fromkeys(("conv", ranking.APART), "convolution_line")
+    points = dict.fromkeys(("conv", ranking.APART), "pointwise_plain")
+    assert kernels == [
+        lines | {"conv_of_a_row": "convolution_blocked"},
+        lines | {"conv_of_a_row": "convolution_depthwise"},
+        points | {"conv_of_a_row": "pointwise_blocked"},
+    ]
+    for what in found[:2]:
+        taken = ranking.measure(what, Timer(1, 1), {True: 0.0, False: 0.0})
+        assert taken is not None and min(taken.values()) > 0.0
+
+
 def test_the_installed_target_of_a_cpu_has_every_kind_of_kernel() -> None:
     value = json.loads((calibrate.TARGETS / "cpu.json").read_text())
     assert set(value["kernels"]) == set(targets.KINDS)
@@ -125,5 +160,5 @@ def test_the_installed_target_of_a_cpu_has_every_kind_of_kernel() -> None:
 
 def test_an_einsum_can_be_ranked() -> None:
     what = Shape("Product", (), (), (), (Way("einsum", 1, Work("einsum", 2, 4, 3, 5)),))
-    taken = ranking.measure(what, Bench("cpu", 1, 1), {True: 0.0, False: 0.0})
+    taken = ranking.measure(what, Timer(1, 1), {True: 0.0, False: 0.0})
     assert taken is not None and taken["einsum"] > 0.0

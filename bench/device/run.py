@@ -4,8 +4,9 @@
     python run.py --out OUT --provider cpu --tiny --no-unpack  # a trial anywhere, values checked
 
 The order: a check that the provider works; the constants of the cost model (bench/calibrate.py, on CUDA);
-values (values.py); the cases of bench/serving.py; single operators (micro.py). Results of the last
-two go to OUT/results.jsonl after each way, a line per case. The table is printed last.
+values (values.py); plans by measuring (tune.py); the cases of bench/serving.py; single operators
+(micro.py). Results of the last two go to OUT/results.jsonl after each way, a line per case. The table is
+printed last.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PIECES = Path("/tmp/pieces")
 """The folder where calls before this one left the whole library, if it did not fit into one."""
 ROOM = 2e10
 """Bytes that have to be free in memory, or files go to the disk."""
-STEPS = {"calibrate": 85.0, "values": 90.0, "cases": 0.0, "micro": 55.0}
+STEPS = {"calibrate": 20.0, "values": 90.0, "tune": 180.0, "cases": 0.0, "micro": 55.0}
 """The seconds of each step; the cases take what is left. A trial with small networks takes a fifth."""
 ENDING = 5.0
 """Seconds kept for what comes after a step."""
@@ -60,7 +61,8 @@ def main() -> int:
 
 def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end: float) -> int:
     """Take the steps that were asked for. Returns the exit code of the cases."""
-    seconds = {step: STEPS[step] / (5 if given.tiny else 1) for step in given.steps}
+    all_steps = STEPS | {"values": given.values, "tune": given.tune}
+    seconds = {step: all_steps[step] / (5 if given.tiny else 1) for step in given.steps}
     code = 0
     if "calibrate" in seconds and given.provider == "cuda":
         words = ["--provider", "cuda", "--seconds", seconds["calibrate"], "--out", given.out / "cuda.json"]
@@ -70,6 +72,12 @@ def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end
         words = ["--out", given.out, "--graphs", given.graphs, "--repo", given.repo]
         words += ["--provider", given.provider, "--seconds", seconds["values"]]
         _run(given, HERE / "values.py", words, variables, seconds["values"] + 2 * ENDING)
+    if "tune" in seconds:
+        until = min(time.time() + seconds["tune"], end - ENDING)
+        words = ["--out", given.out, "--graphs", given.graphs, "--work", work, "--until", until]
+        words += ["--provider", given.provider, *(["--tiny"] if given.tiny else [])]
+        words += ["--only", *given.only] if given.only else []
+        _run(given, HERE / "tune.py", words, variables, until - time.time() + ENDING)
     if "cases" in seconds:
         left = end - time.time() - seconds.get("micro", 0.0) - ENDING
         code = _cases(given, work, variables, left)
@@ -180,6 +188,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks, three models")
     parser.add_argument("--rounds", type=int, default=20, help="samples of each way; default: 20")
+    parser.add_argument("--values", type=float, default=STEPS["values"], help="seconds; default: %(default)g")
+    parser.add_argument("--tune", type=float, default=STEPS["tune"], help="seconds; default: %(default)g")
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="default: all")
     parser.add_argument("--no-unpack", action="store_true", help="use the ONNX Runtime that is installed")
     parser.add_argument("--unchecked", action="store_true", help="over stub libraries: values mean nothing")

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
@@ -45,6 +46,8 @@ class Step:
     attrs: Mapping[str, Any]
     inputs: tuple[Counted | None, ...]
     outputs: tuple[Counted, ...]
+    runs: tuple[tuple[Counted, int], ...] = ()
+    """The tensors and their axes over which the bodies around it iterate: it runs once for each index."""
 
     @property
     def at_load(self) -> bool:
@@ -55,11 +58,12 @@ class Step:
 class CountingEmitter(Emitter):
     """Writes down what the emitter would create."""
 
+    _runs: tuple[tuple[Counted, int], ...] = ()
+    """`Step.runs` of the nodes that it writes down."""
+
     def __init__(self, models: int, opset: int, provider: str = "") -> None:
         super().__init__("", models, opset, {}, (), provider)
         self.steps: list[Step] = []
-        self.values_read = False
-        """True once a body has looked at the elements of a weight, not only at its type."""
 
     def begin(self, weights: Mapping[str, tuple[Weight, ...]]) -> None:
         """Forget all that was made; from now on these are the weights."""
@@ -82,8 +86,30 @@ class CountingEmitter(Emitter):
         inputs = cast("tuple[Counted | None, ...]", tuple(ins))
         stored = len(inputs) > 0 and not captured and all(x.stored for x in inputs if x is not None)
         outputs = tuple([Counted(stored=stored) for _ in outs])
-        self.steps.append(Step(op, domain, attrs or {}, inputs, outputs))
+        # The nodes of a body that was emitted are written down themselves.
+        own = {key: value for key, value in (attrs or {}).items() if not isinstance(value, gs.Graph)}
+        self.steps.append(Step(op, domain, own, inputs, outputs, self._runs))
+        if self._own is not None:
+            self._own |= {id(x) for x in outputs}
         return list(outputs)
+
+    def iterated(self, name: str, over: Tensor, axis: int) -> Emitter:
+        """Its nodes are written down among those around it."""
+        child = cast("CountingEmitter", super().iterated(name, over, axis))
+        child._runs = (*self._runs, (cast("Counted", over), axis))
+        return child
+
+    def input(self, name: str, dtype: int | None = None, dims: Sequence[Dim] | None = None) -> Any:
+        made = self.value(ValueType(dtype or 0, None if dims is None else tuple(dims)))
+        self._own = {*(self._own or ()), id(made)}
+        return made
+
+    def output(self, tensor: Tensor, name: str, *, itself: bool = False) -> Any:
+        outer = self._own is not None and id(tensor) not in self._own
+        if outer or any(tensor is out for out in self.graph.outputs):
+            tensor = self("Identity", tensor)
+        self.graph.outputs.append(tensor)
+        return tensor
 
     def const(self, values: Any, dtype: Any = np.int64) -> Any:
         return self._constant_of(np.asarray(values, dtype))
@@ -123,10 +149,6 @@ class CountingEmitter(Emitter):
         made = self._typed(self._unique(name, self._names), type, stored=True)
         self.recipes[made.name] = recipe
         return made
-
-    def elements(self, x: Tensor, most: int) -> np.ndarray[Any, Any] | None:
-        self.values_read = self.values_read or self.is_weight(x)
-        return super().elements(x, most)
 
 
 def tensors(held: Held | None) -> tuple[Counted, ...]:

@@ -53,6 +53,8 @@ class Emitter:
         self.empty: dict[str, list[str]] = {}
         """Attributes that are empty lists, by node: onnx-graphsurgeon has no type for them."""
         self.scope = ""
+        self.values_read = False
+        """True once a body has looked at the elements of a weight, not only at its type."""
         self._weights = weights
         self._forms: dict[tuple[Any, ...], gs.Constant] = {}
         self._names = set(reserved)
@@ -72,6 +74,12 @@ class Emitter:
         child.captured, child._own = {}, set()
         child.sizes = Sizes()  # a body has symbols of its own
         child._weights = weights
+        return child
+
+    def iterated(self, name: str, over: Tensor, axis: int) -> Emitter:
+        """The emitter of a body that runs once for each index of an axis."""
+        child = self.child(name, self._weights)
+        child.scope = self.scope
         return child
 
     # ------------------------------------------------------------------ nodes
@@ -214,6 +222,7 @@ class Emitter:
         """The elements of a weight in the layout that it was fetched in. None for a weight with more than
         `most` of them, and for any other tensor."""
         recipe = self.recipes.get(x.name)
+        self.values_read = self.values_read or recipe is not None
         if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > most:
             return None
         return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)

@@ -5,10 +5,11 @@ In: per-model dims. Out: merged dims, positions of axes, and hops, which the pla
 
 from collections.abc import Sequence
 
-from netfuse_onnx.layouts import channels, rows
+from netfuse_onnx.layouts import channels, image, rows
 from netfuse_onnx.layouts.base import Counts, Hop, Layout, Operand
 from netfuse_onnx.layouts.channels import CHANNELS
 from netfuse_onnx.layouts.folded import FOLDED
+from netfuse_onnx.layouts.image import IMAGE
 from netfuse_onnx.layouts.per_model import PER_MODEL
 from netfuse_onnx.layouts.routes import places, route
 from netfuse_onnx.layouts.rows import ROWS
@@ -19,6 +20,7 @@ from netfuse_onnx.types import Dim
 __all__ = [
     "CHANNELS",
     "FOLDED",
+    "IMAGE",
     "PER_MODEL",
     "ROWS",
     "SHARED",
@@ -35,4 +37,4 @@ __all__ = [
 
 def further_places(dims: Sequence[Dim]) -> tuple[Layout, ...]:
     """The layouts of few operators, for a value of these dims. A new one is listed here."""
-    return (*channels.offered(dims), *rows.offered(dims))
+    return (*channels.offered(dims), *rows.offered(dims), *image.offered(dims))

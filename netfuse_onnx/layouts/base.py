@@ -49,6 +49,8 @@ class Layout:
     folded: ClassVar[bool] = False
     tuned: ClassVar[bool] = False
     """True where options in this layout are on offer only to plans with measured costs."""
+    only: ClassVar[str] = ""
+    """The provider for whose targets alone options in this layout are on offer; none is all."""
     common: ClassVar[bool] = True
     """False for a layout of few operators. Among plans of one price, those without it come first."""
 

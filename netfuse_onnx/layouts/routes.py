@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
+from netfuse_onnx.dims import reshape_target
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts.base import Hop, Layout
 from netfuse_onnx.layouts.folded import FOLDED
@@ -30,6 +31,11 @@ def route(src: Layout, dst: Layout, dims: Sequence[Dim], provider: str = "") -> 
     return hops
 
 
+JOINS_FOLDED = {"cpu"}
+"""Providers for which values are joined along an axis of static size and then reshaped. For others each one
+gains an axis first: N nodes, which on a CPU take as long as the Concat itself."""
+
+
 @functools.lru_cache(maxsize=1 << 12)
 def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...], provider: str) -> tuple[Hop, ...] | None:
     """The shortest way by way of the doors of either end, that of `dst` first; None where there is none."""
@@ -37,11 +43,20 @@ def _route(src: Layout, dst: Layout, dims: tuple[Dim, ...], provider: str) -> tu
         return ()
     if dst == PER_MODEL and src.stacked and provider not in SPLITS:
         return (PER_MODEL.gathered(src),)
+    if src == PER_MODEL and provider in JOINS_FOLDED and _joins_folded(dst, dims):
+        folded = FOLDED(dst.axis)
+        return (*(_route(src, folded, dims, provider) or ()), *(_route(folded, dst, dims, provider) or ()))
     # From PER_MODEL, only its own hops: these alone compare the shapes of the models (join.py).
     direct = (None if src == PER_MODEL else dst.hop_from(src, dims)) or src.hop_to(dst, dims)
     if direct:
         return (direct,)
     return min(_by_doors(src, dst, dims, provider), key=len, default=None)
+
+
+def _joins_folded(dst: Layout, dims: tuple[Dim, ...]) -> bool:
+    """True for a STACKED layout before an axis of static size, where one Reshape tells the models apart."""
+    static = dst.stacked and dst.axis < len(dims) and isinstance(dims[dst.axis], int)
+    return static and reshape_target(dims) is not None
 
 
 def _by_doors(src: Layout, dst: Layout, dims: tuple[Dim, ...], provider: str) -> Iterator[tuple[Hop, ...]]:

@@ -37,11 +37,7 @@ def export(
     graph = emit.graph.cleanup()
     conversions = [*conversions, *store_once(emit)]
     boundary = sum(id(node) in drained and node.op not in walk.TRIVIAL for node in graph.nodes)
-    model = gs.export_onnx(graph, do_type_check=False, opset_imports=_opsets(corr))
-    model.ir_version = corr.ir_version
-    model.producer_name, model.producer_version = "netfuse-onnx", ""
-    _bind_bodies(model.graph, emit.bodies)
-    _restore_empty(model.graph, emit.empty, corr.opsets)
+    model = written(emit, corr.opsets, corr.ir_version)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
@@ -49,11 +45,18 @@ def export(
     joins = sum(c.nodes for c in conversions if c.boundary and c.value in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
     inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
-    return Merged(model, large, report, round(plan.cost, 3), inline)
+    return Merged(model, large, report, round(plan.cost, 3), inline, plan)
 
 
-def _opsets(corr: Correspondence) -> list[onnx.OperatorSetIdProto]:
-    return [onnx.helper.make_opsetid(domain, version) for domain, version in sorted(corr.opsets.items())]
+def written(emit: Emitter, opsets: Mapping[str, int], ir_version: int) -> onnx.ModelProto:
+    """The emitter's graph as a ModelProto without bytes of weights."""
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())]
+    model: onnx.ModelProto = gs.export_onnx(emit.graph, do_type_check=False, opset_imports=imports)
+    model.ir_version = ir_version
+    model.producer_name, model.producer_version = "netfuse-onnx", ""
+    _bind_bodies(model.graph, emit.bodies)
+    _restore_empty(model.graph, emit.empty, opsets)
+    return model
 
 
 def _bind_bodies(graph: onnx.GraphProto, bodies: Mapping[str, tuple[int, tuple[str, ...]]]) -> None:
@@ -107,15 +110,16 @@ def _rows(corr: Correspondence, plan: Plan, where: str = "") -> Iterator[NodeRow
     """One row for each node; those of merged bodies come behind the node that owns them."""
     costs = plan.prediction.nodes if plan.prediction else ("",) * len(plan.lowerings)
     for node, chosen, cost in zip(corr.graph.nodes, plan.lowerings, costs, strict=True):
+        row = chosen.choice
         yield NodeRow(
             name=where + (node.name or f"-> {next(filter(None, node.outputs), '')}"),
             op=node.key,
-            became=str(chosen.became),
-            rule=chosen.rule,
+            became=row.became,
+            rule=row.rule,
             reason=chosen.reason,
             cost=cost,
-            takes=tuple(str(layout or "unread") for layout in chosen.takes),
-            gives=tuple(map(str, chosen.gives)),
+            takes=row.takes,
+            gives=row.gives,
         )
         if isinstance(chosen.option, NestedPlan):
             for attr, body in chosen.option.bodies.items():
@@ -138,4 +142,5 @@ def _report(
         notes=plan.notes,
         predicted=plan.prediction.parts if plan.prediction else {},
         alternatives=plan.prediction.alternatives if plan.prediction else {},
+        sizes=plan.prediction.sizes if plan.prediction else (),
     )

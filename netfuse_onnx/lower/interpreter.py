@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from netfuse_onnx.emit.bodies import bind
+from netfuse_onnx.emit.bodies import bind, declare
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
@@ -246,12 +246,9 @@ class _Lowerer:
         return self.emit.node(node.op, ins[:count], attrs, outs=outs, captured=list(captured.values()))
 
     def _declare(self, out: gs.Variable, layout: Layout, value: ValueType) -> None:
-        """Write down the type of a value, as of a body's output: gaps.OUTPUTS_UNTYPED. Symbols are left
-        out, for those that onnx made up mean nothing here."""
-        out.dtype = value.dtype or None
-        if value.dims is not None:
-            dims = layout.merged_dims(value.dims, self.emit.models)
-            out.shape = tuple(dim if isinstance(dim, int) else None for dim in dims)
+        """Write down the type of a value that is held in this layout."""
+        dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.models)
+        declare(out, ValueType(value.dtype, dims))
 
     def _layout_of(self, name: str) -> Layout:
         return STACKED(0) if self._is_mapped(name) else SHARED

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from netfuse_onnx.measure import memory
+from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contenders import Contender
 from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.report import Row
@@ -24,6 +25,8 @@ from netfuse_onnx.run.runtime import RunFailed
 
 PATIENCE = 20.0
 """One way tries settings for so many seconds; then the best so far is taken."""
+TRIAL = 1.5
+"""The seconds of samples in the trial of one setting, where the whole comparison is bounded."""
 MUST_BEAT = 0.95
 """A more complex setting is chosen only where it takes less than 95 % of the seconds of simpler ones."""
 NEAR = 1.25
@@ -44,6 +47,8 @@ class Way:
     row: Row
     contender: Contender | None = None
     samples: list[float] = field(default_factory=list)
+    some: dict[int, list[float]] = field(default_factory=dict)
+    """Samples of calls that want only so many of the models."""
 
     def failed(self, error: Exception | str) -> None:
         """Take it out of the comparison, with the reason."""
@@ -54,12 +59,15 @@ class Way:
         self.contender = None
 
 
-def choose(entry: Entry, work: Workload, folder: str, effort: Effort) -> list[Way]:
-    """Return the entry with the settings that are fastest in a trial, then with those near them."""
+def choose(
+    entry: Entry, work: Workload, folder: str, effort: Effort, clock: Clock, until: float = math.inf
+) -> list[Way]:
+    """Return the entry with the settings that are fastest in a trial, then with those near them. No trial
+    starts after `until` (of time.monotonic()); without any, the entry has its first settings."""
     row = Row(entry.kind, entry.label, entry.merged, file=entry.size)
     try:
         prepare(entry, work, folder)
-        tried, load = _trials(entry, effort) if len(entry.choices) > 1 else ({}, 0.0)
+        tried, load = _trials(entry, effort, clock, until) if len(entry.choices) > 1 else ({}, 0.0)
     except (RunFailed, OSError) as error:
         way = Way(entry, row)
         way.failed(error)
@@ -78,21 +86,26 @@ def prepare(entry: Entry, work: Workload, folder: str) -> None:
     entry.prepare()
 
 
-def _trials(entry: Entry, effort: Effort) -> tuple[dict[Settings, float], float]:
-    """Return the seconds of a call by settings, and the shortest load time. Raises RunFailed if none runs."""
+def _trials(entry: Entry, effort: Effort, clock: Clock, until: float) -> tuple[dict[Settings, float], float]:
+    """Return the seconds of a call by settings, and the shortest load time. After the first that runs, one is
+    tried only where it would end in time; none is after `until`. Raises RunFailed if none runs."""
     tried, problem = dict[Settings, float](), RunFailed("no settings could be tried")
-    load = math.inf
-    end = time.monotonic() + PATIENCE
+    load, begun = math.inf, time.monotonic()
+    end, last = min(begun + PATIENCE, until), 0.0
     for settings in entry.choices:
-        if tried and time.monotonic() > end:
-            break
+        begun, last = time.monotonic(), time.monotonic() - begun
+        if begun >= until or (tried and begun + last > end):
+            if clock.bounded:
+                clock.leave_out("settings", entry.label)
+            return tried, load if tried else 0.0
         contender = entry.make(settings)
         try:
             start = time.perf_counter()
             contender.setup()
             contender.run()
             load = min(load, time.perf_counter() - start)
-            tried[settings] = quick(contender.run, effort)
+            limit = time.monotonic() + TRIAL if clock.bounded else math.inf
+            tried[settings] = quick(contender.run, effort, min(end, limit))
         except RunFailed as error:
             problem = error
         finally:
@@ -114,12 +127,16 @@ def finalists(tried: Mapping[Settings, float]) -> list[Settings]:
     return [best, *near[: FINALISTS - 1]]
 
 
-def narrowed(work: Workload, field: Sequence[Sequence[Way]]) -> tuple[list[Way], bool]:
-    """Return the ways for the rounds (all finalists or the first of each), and True if all fit in memory."""
+def narrowed(
+    work: Workload, field: Sequence[Sequence[Way]], seconds: float = math.inf
+) -> tuple[list[Way], bool]:
+    """Return the ways for the rounds (all finalists or the first of each), and True if all fit in memory. All
+    finalists are loaded only where that takes no more than `seconds` longer."""
     every = [way for ways in field for way in ways]
-    if _fit(work, every):
-        return every, True
     first = [ways[0] for ways in field]
+    longer = sum(way.row.load for way in every) - sum(way.row.load for way in first)
+    if longer <= seconds and _fit(work, every):
+        return every, True
     return first, _fit(work, first)
 
 

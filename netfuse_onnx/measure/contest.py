@@ -1,45 +1,32 @@
-"""Compares all ways to run the models: chooses settings, measures the best ones in turns, checks their
-outputs.
-
-On CUDA they are measured one after the other (once.py). On the CPU each way first tries its settings in a
-trial (choice.py). Those that may be its best go into the rounds, all loaded at once where memory allows, and
-the fastest one there represents the way. Without enough memory, only the best of each way goes on, and is
-loaded for its turn.
+"""Compares all ways to run the models: on CUDA one after the other (once.py), on the CPU in turns (turns.py).
+The report has the times, the comparison of each merged model with the best alternative, and the verdict.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from netfuse_onnx.measure import machine, memory, profile
-from netfuse_onnx.measure.choice import Way, choose, narrowed
+from netfuse_onnx.measure import machine, profile
+from netfuse_onnx.measure.choice import Way
+from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contenders import OneGraph
-from netfuse_onnx.measure.entries import Entry, MergedFile, entries
-from netfuse_onnx.measure.once import TIME_UP, Keep, cut, one_by_one
-from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
-from netfuse_onnx.measure.rounds import (
-    FEWEST,
-    Effort,
-    Quartiles,
-    Run,
-    apart,
-    interleave,
-    quick,
-    ratio,
-    sample,
-)
-from netfuse_onnx.measure.sessions import Settings
+from netfuse_onnx.measure.entries import Entry, MergedFile, entries, named
+from netfuse_onnx.measure.once import Keep, cut, one_by_one
+from netfuse_onnx.measure.report import TIME_UP, BenchReport, KindRow, Row, Waiting
+from netfuse_onnx.measure.rounds import Effort
+from netfuse_onnx.measure.sessions import Settings, snippet
+from netfuse_onnx.measure.speedups import speedups
+from netfuse_onnx.measure.turns import in_turns
+from netfuse_onnx.measure.waiting import compared as some_models
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
+from netfuse_onnx.verdict import of_bench
 from netfuse_onnx.wording import renamed
 
 BUSY = 0.5
@@ -59,35 +46,40 @@ def contest(
     until: float = math.inf,
     checked: bool = True,
     keep: Callable[[BenchReport], None] | None = None,
+    clock: Clock | None = None,
 ) -> BenchReport:
     """Compare the merged models with every other way. `more` adds ways, `only` leaves some out. A way that
-    does not run is a row with its reason. Temporary files go into `folder`.
+    does not run is a row with its reason. Temporary files go into `folder`. `clock` bounds the whole; without
+    it, only the rounds are bounded, by `effort`.
 
     On CUDA nothing starts after `until` (of time.monotonic()), `keep` gets the report so far after each way,
     and outputs are compared where `checked`.
     """
-    effort, about = effort or Effort(), _About(work)
+    effort, clock = effort or Effort(), clock or Clock()
+    about = _About(work, merged, clock)
     with tempfile.TemporaryDirectory(prefix="netfuse-bench-", dir=folder) as temporary:
         chosen = [entry for entry in (*entries(work, merged, temporary), *more) if only(entry)]
         if work.runtime.provider == "cuda":
             so_far: Keep = (lambda ways: keep(about.report(ways, False))) if keep else (lambda ways: None)
             ways, together = (
                 one_by_one(
-                    work, chosen, temporary, effort, until=until, checked=checked, keep=so_far, tell=tell
+                    work, chosen, temporary, effort, until=until, checked=checked, keep=so_far, tell=tell,
+                    soon=clock.end,
                 ),
                 False,
-            )
+            )  # fmt: skip
+            some = None
         else:
-            ways, together = _in_turns(work, chosen, temporary, effort, tell)
+            ways, together, some = in_turns(work, chosen, temporary, effort, clock, tell)
         profiled, notes = _profile(work, ways) if with_profile else ((), [])
-    return renamed(about.report(ways, together, profiled, notes), {temporary + os.sep: ""})
+    return renamed(about.report(ways, together, profiled, notes, some), {temporary + os.sep: ""})
 
 
 class _About:
     """The facts about a comparison as it begins."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work = work
+    def __init__(self, work: Workload, merged: Sequence[MergedFile], clock: Clock) -> None:
+        self.work, self.merged, self.clock = work, merged, clock
         self.start, self.load = time.monotonic(), machine.load()
         self.machine, self.versions = machine.machine(work.runtime.provider), machine.versions()
 
@@ -97,14 +89,19 @@ class _About:
         together: bool,
         profiled: tuple[KindRow, ...] = (),
         notes: Sequence[str] = (),
+        waiting: Sequence[Waiting] | None = None,
     ) -> BenchReport:
+        """Return the report on these ways. `waiting` is taken from them where it is not given."""
         work, rows = self.work, tuple(way.row for way in ways)
-        return BenchReport(
+        compared = tuple(speedups(rows, paired=work.runtime.provider == "cpu"))
+        some = some_models(ways, compared, paired=False) if waiting is None else tuple(waiting)
+        report = BenchReport(
             models=work.names,
             case=work.case,
             provider=work.runtime.provider,
             rows=rows,
-            speedups=tuple(speedups(rows, paired=work.runtime.provider == "cpu")),
+            speedups=compared,
+            waiting=some,
             together=together,
             tf32=work.tf32,
             profile=profiled,
@@ -112,142 +109,22 @@ class _About:
             versions=self.versions,
             load=self.load,
             seconds=time.monotonic() - self.start,
-            warnings=(*notes, *_warnings(work, self.load, rows)),
-            cut=cut(ways),
+            warnings=(*notes, *_warnings(work, self.load, rows), *_left_out(self.clock)),
+            cut=cut(ways) or bool(self.clock.left_out),
+            snippet=self._snippet(rows),
         )
+        return replace(report, verdict=of_bench(report))
+
+    def _snippet(self, rows: Sequence[Row]) -> str:
+        """Return Python that opens the first of the merged files as it was fastest; '' where none ran."""
+        own = [row for row in rows if row.ran and self.merged and row.label == self.merged[0].label]
+        best = min(own, key=lambda row: row.median, default=None)
+        settings = named(self.work, best.settings) if best else None
+        where = self.work.runtime.provider
+        return snippet(settings, self.merged[0].path, where, tf32=self.work.tf32) if settings else ""
 
 
-# --------------------------------------------------------------------------- measuring in turns
-
-
-def _in_turns(
-    work: Workload, chosen: Sequence[Entry], folder: str, effort: Effort, tell: Progress
-) -> tuple[list[Way], bool]:
-    """Measure the ways with the settings that are best for each, and say if all were loaded at once."""
-    with ExitStack() as stack:
-        ways, together = narrowed(work, [*_chosen(chosen, work, folder, effort, tell)])
-        stack.callback(_close, ways)
-        for done, way in enumerate(ways):
-            tell("loading", done, len(ways))
-            _open(way, effort, together)
-        _measure(ways, together, effort, tell)
-        _close(ways)
-        return list(fastest(ways)), together
-
-
-def _chosen(
-    chosen: Sequence[Entry], work: Workload, folder: str, effort: Effort, tell: Progress
-) -> Iterator[list[Way]]:
-    for done, entry in enumerate(chosen):
-        tell("trying settings", done, len(chosen))
-        yield choose(entry, work, folder, effort)
-
-
-def _open(way: Way, effort: Effort, stay: bool) -> None:
-    """Load a way, measure that, and check its outputs. If it can't stay loaded, this is its first turn."""
-    contender = way.contender
-    if contender is None:
-        return
-    before = memory.resident()
-    start = time.perf_counter()
-    try:
-        contender.setup()
-        contender.run()
-        load = time.perf_counter() - start
-        grown = memory.resident() - before + contender.elsewhere()
-        error, problem = contender.check()
-        if not stay:
-            way.samples.append(quick(contender.run, effort))
-    except RunFailed as failure:
-        return way.failed(failure)
-    load = min(load, way.row.load or load)
-    way.row = replace(way.row, load=load, resident=max(0, grown), error=error)
-    if problem:
-        way.failed(f"not equal: {problem}")
-    elif not stay:
-        contender.close()
-
-
-def _measure(ways: Sequence[Way], together: bool, effort: Effort, tell: Progress) -> None:
-    racing = {str(i): way for i, way in enumerate(ways) if way.contender is not None}
-    turns = {name: functools.partial(_turn, way, together) for name, way in racing.items()}
-    if not turns:
-        return
-    if not together:
-        effort = replace(effort, rounds=FEWEST - 1, fewest=FEWEST - 1)
-    samples_of = interleave(
-        turns,
-        effort,
-        take=sample if together else quick,  # loading takes longer than measuring, so each turn measures more
-        tell=lambda done, total: tell("measuring", done, total),
-        drop=lambda name, error: racing[name].failed(error),
-    )
-    for name, way in racing.items():
-        if way.contender is not None:
-            samples = (*way.samples, *samples_of[name])
-            way.row = replace(way.row, seconds=Quartiles.of(samples), samples=samples)
-
-
-@contextmanager
-def _turn(way: Way, together: bool) -> Iterator[Run]:
-    contender = way.contender
-    assert contender is not None
-    if together:
-        yield contender.run
-        return
-    try:
-        contender.setup()
-        contender.run()
-        yield contender.run
-    finally:
-        contender.close()
-
-
-def _close(ways: Sequence[Way]) -> None:
-    for way in ways:
-        if way.contender is not None:
-            way.contender.close()
-
-
-# --------------------------------------------------------------------------- the answer
-
-
-def fastest(ways: Sequence[Way]) -> Iterator[Way]:
-    """Yield the fastest way of each entry in the rounds, or one that failed there, so that it shows."""
-
-    def rank(way: Way) -> tuple[bool, bool, float]:
-        return not way.row.broke, not way.row.ran, way.row.median
-
-    for _, same in itertools.groupby(ways, key=lambda way: id(way.entry)):
-        yield min(same, key=rank)
-
-
-def speedups(rows: Sequence[Row], *, paired: bool = True) -> Iterator[Speedup]:
-    """Compare each merged model, with its fastest settings, with the alternative that has the lowest median.
-    `paired` says that all ways took turns, so that samples belong together."""
-    others = [row for row in rows if row.ran and not row.merged]
-    best = min(others, key=lambda row: row.median, default=None)
-    if best is None:
-        return
-    labels = dict.fromkeys(row.label for row in rows if row.merged and row.ran)
-    for label in labels:
-        own = [row for row in rows if row.label == label and row.ran]
-        row = min(own, key=lambda row: row.median)
-        times = ratio(best.samples, row.samples) if paired else apart(best.seconds, row.seconds)
-        yield Speedup(label, best.label, times, *_on_device(others, own))
-
-
-def _on_device(others: Sequence[Row], own: Sequence[Row]) -> tuple[str, Quartiles | None]:
-    """Compare calls whose inputs and outputs stay on the device: the best alternative and the ratio."""
-    best = min((row for row in others if row.device), key=_device_median, default=None)
-    row = min((row for row in own if row.device), key=_device_median, default=None)
-    if best is None or row is None:
-        return "", None
-    return best.label, apart(best.device, row.device)
-
-
-def _device_median(row: Row) -> float:
-    return row.device.median if row.device else math.inf
+# --------------------------------------------------------------------------- the profile, the warnings
 
 
 def _profile(work: Workload, ways: Sequence[Way]) -> tuple[tuple[KindRow, ...], list[str]]:
@@ -280,3 +157,12 @@ def _warnings(work: Workload, load: float, rows: Sequence[Row]) -> Iterator[str]
     late = dict.fromkeys(row.label for row in rows if row.problem == TIME_UP)
     if late:
         yield f"The time was up before all was measured: {', '.join(late)}."
+
+
+def _left_out(clock: Clock) -> Iterator[str]:
+    if clock.left_out:
+        parts = [f"{what} ({', '.join(ways)})" if ways else what for what, ways in clock.left_out.items()]
+        yield (
+            f"Cut short by --seconds {clock.seconds:g}; left out: {', '.join(parts)}. "
+            "Allow more for figures to rely on."
+        )

@@ -103,6 +103,12 @@ def sessions(work: Workload) -> tuple[Settings, ...]:
     return (Settings(), Settings(cores, spin=False), Settings(cores, rest=True), Settings(cores))
 
 
+def named(work: Workload, text: str) -> Settings | None:
+    """Return the settings that a row shows as this text."""
+    every = (*graphs(work), *(on_cuda(work) if work.runtime.provider == "cuda" else ()))
+    return next((settings for settings in every if str(settings) == text), None)
+
+
 def graphs(work: Workload) -> tuple[Settings, ...]:
     """Return the settings for one graph: threads that share an operator, or that run branches."""
     if work.cores == 1:

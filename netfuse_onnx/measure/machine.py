@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import metadata
 
 from netfuse_onnx.measure import memory
+from netfuse_onnx.run import hardware
 from netfuse_onnx.run.runtime import onnxruntime
 
 PACKAGES = ("numpy", "onnx", "torch")
@@ -19,16 +20,11 @@ def machine(provider: str) -> dict[str, str | int]:
     """Return the processor, usable cores, free memory in bytes, the system, and the GPU where it is used."""
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": cores(),
+        "processor": hardware.processor(),
+        "cores": hardware.cores(),
         "memory_available": memory.available(),
     }
-    return facts | ({"gpu": memory.gpu_name()} if provider == "cuda" else {})
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return facts | ({"gpu": hardware.gpu_name()} if provider == "cuda" else {})
 
 
 def versions() -> dict[str, str]:
@@ -57,11 +53,3 @@ def _ticks() -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # without idle and waiting for a disk
-
-
-def _processor() -> str:
-    with suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -6,7 +6,8 @@ import contextlib
 import ctypes
 import gc
 import os
-import subprocess
+
+from netfuse_onnx.run import hardware
 
 
 def resident() -> int:
@@ -33,22 +34,8 @@ def available() -> int:
 
 def gpu() -> tuple[int, int]:
     """Return the bytes of the first GPU that are in use, and those that are free; (0, 0) without a GPU."""
-    words = _nvidia_smi("memory.used,memory.free").split(",")
+    words = hardware.nvidia_smi("memory.used,memory.free").split(",")
     try:
         return int(words[0]) << 20, int(words[1]) << 20
     except (ValueError, IndexError):
         return 0, 0
-
-
-def gpu_name() -> str:
-    """Return the name and the driver of the first GPU; '' without a GPU."""
-    return _nvidia_smi("name,driver_version")
-
-
-def _nvidia_smi(query: str) -> str:
-    command = ["nvidia-smi", "--id=0", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,6 +8,7 @@ from a former run or from the capture of a CUDA graph show only then.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,9 +17,10 @@ from netfuse_onnx.measure import memory
 from netfuse_onnx.measure.choice import Way, prepare
 from netfuse_onnx.measure.contenders import Contender, InSequence
 from netfuse_onnx.measure.entries import Entry
-from netfuse_onnx.measure.report import Row
+from netfuse_onnx.measure.report import TIME_UP, Row
 from netfuse_onnx.measure.rounds import Effort, Quartiles, Run, sample
 from netfuse_onnx.measure.sessions import Settings
+from netfuse_onnx.measure.waiting import sample_some
 from netfuse_onnx.measure.workload import TURNS, Results, Workload
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
@@ -30,7 +32,6 @@ LEAST = 0.002
 WARM_UP = 3
 CHECKS = (0, 1, 0)
 """The turns of inputs on which outputs are checked before a way is timed."""
-TIME_UP = "the time was up"
 
 Keep = Callable[[Sequence[Way]], None]
 
@@ -45,16 +46,19 @@ def one_by_one(
     checked: bool,
     keep: Keep,
     tell: Progress,
+    soon: float = math.inf,
 ) -> list[Way]:
-    """Measure each entry with each of its settings. Nothing starts after `until` (of time.monotonic()).
-    `keep` is called after each way. Without `checked`, outputs are not compared."""
+    """Measure each entry with each of its settings. Nothing starts after `until` (of time.monotonic()), and
+    after `soon` only an entry with its first settings. `keep` is called after each way. Without `checked`,
+    outputs are not compared."""
     effort = replace(effort, seconds=min(effort.seconds, SECONDS), least=min(effort.least, LEAST), pause=0.0)
     ways, todo = list[Way](), ordered(entries)
     for done, (entry, settings) in enumerate(todo):
         tell("measuring", done, len(todo))
         if _needless(entry, settings, ways):
             continue
-        if time.monotonic() >= until:
+        now = time.monotonic()
+        if now >= until or (now >= soon and settings != entry.choices[0]):
             ways.append(_skipped(entry, settings))
             continue
         ways += _measured(entry, settings, work, folder, effort, checked)
@@ -107,6 +111,8 @@ def _measured(
     ways = [way, *_uses(way, work, settings)]
     for one in ways:
         _measure(one, work, effort, checked)
+        if one.row.ran:
+            sample_some(one, effort)
     contender.close()
     return ways
 

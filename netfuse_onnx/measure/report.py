@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from netfuse_onnx.errors import NetfuseError, ValuesDiffer
 from netfuse_onnx.measure.rounds import Quartiles
 from netfuse_onnx.report import Report
+from netfuse_onnx.verdict import Verdict
+
+TIME_UP = "the time was up"
+"""The problem of a way that was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +58,30 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """The speed of a merged model relative to the best alternative: 2 is twice as fast. Where all ways take
-    turns it is taken round by round. `device` compares calls whose inputs and outputs stay on the GPU, with
-    the best alternative there."""
+    """The speed of a merged model relative to the best alternative: 2 is twice as fast. `times.median` is the
+    ratio of the two medians in `rows`; `low` and `high` are, where all ways take turns, the quartiles of the
+    ratios of the rounds, else the ratios of the far quartiles of both. `device` compares calls whose inputs
+    and outputs stay on the GPU, with the best alternative there."""
 
     merged: str
     best: str
     times: Quartiles
     device_best: str = ""
     device: Quartiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call that wants only `models` of all models: `seconds` of the best way to run their sessions, `best`,
+    beside a call of the merged file `label`, which runs all. `times` is the speed of the merged call relative
+    to it."""
+
+    label: str
+    models: int
+    best: str
+    seconds: Quartiles
+    merged: Quartiles
+    times: Quartiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +104,8 @@ class KindRow:
 @dataclass(frozen=True, slots=True)
 class BenchReport(Report):
     """The times of all ways. The comparison took `seconds`; before it, other work kept `load` cores busy. On
-    CUDA, a way has a row for each of its settings. `cut` says that the time was up before all were
-    measured."""
+    CUDA, a way has a row for each of its settings. `cut` says that the time was up before all was measured;
+    a warning says what was left out."""
 
     models: tuple[str, ...]
     case: str
@@ -103,6 +122,11 @@ class BenchReport(Report):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     cut: bool = False
+    waiting: tuple[Waiting, ...] = ()
+    """Calls that want some of the models, the fewest first."""
+    verdict: Verdict | None = None
+    snippet: str = ""
+    """Python that opens the merged file under the settings that were fastest for it."""
 
     @property
     def ok(self) -> bool:
@@ -112,9 +136,9 @@ class BenchReport(Report):
     @property
     def _wrong(self) -> Row | None:
         """The first way whose outputs differ, or the first merged model that ran with no settings, unless the
-        time was up."""
-        ran = {row.label for row in self.rows if row.ran}
-        idle = () if self.cut else (row for row in self.rows if row.merged and row.label not in ran)
+        time was up before some of its settings."""
+        ran = {row.label for row in self.rows if row.ran or row.problem == TIME_UP}
+        idle = (row for row in self.rows if row.merged and row.label not in ran)
         return next((row for row in self.rows if row.broke), None) or next(iter(idle), None)
 
     @property

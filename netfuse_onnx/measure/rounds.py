@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netfuse_onnx.run.runtime import RunFailed
 
@@ -47,7 +47,7 @@ class Quartiles:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """The limits of a measurement: up to `rounds` rounds, of which only the first `fewest` may start after
+    """The limits of a measurement: up to `rounds` rounds, of which only the first `fewest` may end after
     `seconds`. `least` and `pause` are in seconds."""
 
     rounds: int = 25
@@ -70,9 +70,21 @@ def sample(run: Run, effort: Effort) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def quick(run: Run, effort: Effort) -> float:
-    """Estimate the seconds of one call: the median of five samples."""
-    return statistics.median(sample(run, effort) for _ in range(5))
+def once(run: Run, effort: Effort) -> float:
+    """Return the seconds of a single call, which must not be the first one."""
+    time.sleep(effort.pause)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def quick(run: Run, effort: Effort, until: float = math.inf) -> float:
+    """Estimate the seconds of one call: the median of up to five samples, of which only the first may start
+    after `until` (of time.monotonic())."""
+    samples = [sample(run, effort)]
+    while len(samples) < 5 and time.monotonic() < until:
+        samples.append(sample(run, effort))
+    return statistics.median(samples)
 
 
 def interleave(
@@ -84,11 +96,14 @@ def interleave(
     take: Callable[[Run, Effort], float] = sample,
 ) -> dict[str, list[float]]:
     """Return the seconds per call of each contender, a sample per round. The context of a turn can load a
-    contender for it, where not all fit into memory together. A contender that fails drops out."""
+    contender for it, where not all fit into memory together. A contender that fails drops out. After the
+    fewest, a round starts only where one as long as the last would end in time."""
     order, samples = list(turns), {name: list[float]() for name in turns}
-    shuffle, end = random.Random(seed), time.monotonic() + effort.seconds
+    shuffle, start = random.Random(seed), time.monotonic()
+    end, last = start + effort.seconds, 0.0
     for done in range(effort.rounds):
-        if done >= effort.fewest and time.monotonic() >= end:
+        start, last = time.monotonic(), time.monotonic() - start
+        if done >= effort.fewest and start + last >= end:
             break
         tell(done, effort.rounds)
         shuffle.shuffle(order)
@@ -111,5 +126,7 @@ def apart(slower: Quartiles | None, faster: Quartiles | None) -> Quartiles:
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Quartiles:
-    """Return the speed of `faster` relative to `slower`, over the rounds."""
-    return Quartiles.of([a / b for a, b in zip(slower, faster, strict=True)])
+    """Return the speed of `faster` relative to `slower`, from samples of the same rounds: the ratio of the
+    two medians, which a table shows, with the quartiles of the ratios of the rounds, free of drift."""
+    of_rounds = Quartiles.of([a / b for a, b in zip(slower, faster, strict=True)])
+    return replace(of_rounds, median=statistics.median(slower) / statistics.median(faster))

@@ -40,6 +40,19 @@ class Settings:
     nhwc: bool = False
     exact: bool = False
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The attributes of SessionOptions that differ from ONNX Runtime's own, as text."""
+        own = {"intra_op_num_threads": str(self.threads)} if self.threads else {}
+        several = {MODE: "ORT_PARALLEL", "inter_op_num_threads": str(self.branches)}
+        return own | (several if self.branches > 1 else {})
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """The configuration entries of a session."""
+        quiet = {f"session.{pool}_op.allow_spinning": "0" for pool in ("intra", "inter")}
+        return ({} if self.spin else quiet) | ({"session.force_spinning_stop": "1"} if self.rest else {})
+
     def __str__(self) -> str:
         words = [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
         words += [f"{self.branches} branches"] if self.branches > 1 else []
@@ -50,6 +63,9 @@ class Settings:
         words += ["no TF32"] if self.exact else []
         return ", ".join(words)
 
+
+MODE, MODES = "execution_mode", "ExecutionMode"
+"""The attribute of SessionOptions whose values are names in a class of ONNX Runtime, and that class."""
 
 NHWC = {"prefer_nhwc": "1", "fuse_conv_bias": "1"}
 """Never `fuse_conv_bias` alone: from the second run on it reads values of the first (1.31)."""
@@ -67,22 +83,31 @@ def session(
     """Return an InferenceSession. `dims` fixes symbolic dims on CUDA; `profile` is the prefix of the file of
     a profile. Raises RunFailed."""
     options = session_options()
-    options.intra_op_num_threads = settings.threads
-    if settings.branches > 1:
-        options.execution_mode = onnxruntime().ExecutionMode.ORT_PARALLEL
-        options.inter_op_num_threads = settings.branches
-    if not settings.spin:
-        for pool in ("intra", "inter"):
-            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
-    if settings.rest:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in settings.attributes.items():
+        setattr(options, name, getattr(onnxruntime().ExecutionMode, value) if name == MODE else int(value))
+    for key, value in settings.entries.items():
+        options.add_session_config_entry(key, value)
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
     fix(options, dims or {})
+    return open_session(path, options, runtime, _where(settings, runtime.provider, tf32))
+
+
+def snippet(settings: Settings, path: str, provider: str, *, tf32: bool = True) -> str:
+    """Return Python that opens a file under these settings, to copy."""
+    lines = ["import onnxruntime", "", "options = onnxruntime.SessionOptions()"]
+    for name, value in settings.attributes.items():
+        lines.append(f"options.{name} = {f'onnxruntime.{MODES}.{value}' if name == MODE else value}")
+    lines += [f"options.add_session_config_entry({k!r}, {v!r})" for k, v in settings.entries.items()]
+    where = _where(settings, provider, tf32)
+    lines.append(f"session = onnxruntime.InferenceSession({path!r}, options, providers={where!r})")
+    return "\n".join(lines)
+
+
+def _where(settings: Settings, provider: str, tf32: bool) -> list[Any]:
     more = [*([CUDA_GRAPH] if settings.graph else []), *([NHWC] if settings.nhwc else [])]
-    where = providers(runtime.provider, *more, tf32=tf32 and not settings.exact)
-    return open_session(path, options, runtime, where)
+    return providers(provider, *more, tf32=tf32 and not settings.exact)
 
 
 class Runner:

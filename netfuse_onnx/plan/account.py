@@ -6,6 +6,7 @@ against the counting emitter, once for all nodes that are alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops import traits
 from netfuse_onnx.rules import Option, Site
 from netfuse_onnx.types import Became, Dim, Lowering, ValueType, Weight
+
+UNKNOWN_DIM = 4
+"""The size by which a dim that the file leaves open is priced where no target is named."""
 
 Sizes = Callable[[Sequence[Dim]], tuple[int, ...]]
 """Dims with sizes in the place of those that are open."""
@@ -41,23 +45,38 @@ class Account:
     @cached_property
     def views(self) -> int:
         """The number of nodes that run with each call and copy nothing."""
-        return self.times * sum(is_view(step) for step in self.steps if not step.at_load)
+        return self._total(is_view)
 
     @cached_property
     def launches(self) -> int:
         """The number of nodes that run with each call and compute or copy something."""
-        return self.times * len(self.steps) - self.at_load - self.views
+        return self._total(lambda step: not is_view(step))
 
     @cached_property
     def broadcast_products(self) -> int:
         """The number of products of matrices of which one operand has fewer than the other."""
-        return self.times * sum(broadcasts_matrices(step) for step in self.steps if not step.at_load)
+        return self._total(broadcasts_matrices)
 
     @cached_property
     def copied_operands(self) -> int:
         """The number of operands and results that an Einsum copies."""
-        copied = [len(step.inputs) + 1 for step in self.steps if step.op == "Einsum" and not step.at_load]
-        return self.times * sum(copied)
+        return self._total(lambda step: (len(step.inputs) + 1) * (step.op == "Einsum"))
+
+    def _total(self, number: Callable[[Step], int]) -> int:
+        """The sum over the nodes that run with each call, as often as they run."""
+        return self.times * sum(number(step) * runs(step, _size) for step in self.steps if not step.at_load)
+
+
+def runs(step: Step, size: Callable[[Counted, int], int]) -> int:
+    """The number of times that a node runs in one call: once, or as often as the bodies around it. `size`
+    tells the size of an axis of a tensor."""
+    return math.prod(size(tensor, axis) for tensor, axis in step.runs)
+
+
+def _size(tensor: Counted, axis: int) -> int:
+    dims = tensor.type.dims
+    dim = dims[axis] if dims is not None else None
+    return dim if isinstance(dim, int) else UNKNOWN_DIM
 
 
 def is_view(step: Step) -> bool:
@@ -108,11 +127,11 @@ class Accounts:
     def _accounts(self, site: Site) -> dict[Any, Account]:
         """The accounts that were made for nodes whose rules emit the same."""
         if self._latest is None or self._latest[0] is not site:
-            self._latest = site, self._alike.setdefault(_key(site), {})
+            self._latest = site, self._alike.setdefault(alike(site), {})
         return self._latest[1]
 
 
-def _key(site: Site) -> Any:
+def alike(site: Site) -> Any:
     """All that the rules of a node can see, but for its names and those of its open dims."""
     node = site.node
     numbers = {"": 0}

@@ -123,10 +123,12 @@ class _Operator:
         takes: Sequence[Layout | None],
         gives: Sequence[Layout],
         attrs: Mapping[str, object] | None = None,
+        trips: int = 1,
     ) -> Lowering:
+        """`trips`: the iterations for which the bodies are priced."""
         captured = self.captured()
         reads = (*takes, *(captured.get(name) for name in self.node.captured))
-        nodes = 1.0 + sum(body.plan.cost for body in bodies.values())
+        nodes = 1.0 + trips * sum(body.plan.cost for body in bodies.values())
         option = NestedPlan(bodies, attrs or {}, nodes)
         gives = tuple(gives[: len(self.node.outputs)])
         return Lowering(Became.BATCHED, reads, gives, self.site, "merged_inside", option)
@@ -166,7 +168,9 @@ def _loop(operator: _Operator) -> Lowering:
     plan = operator.planned(body, candidates, inputs, dict(zip(body.graph.outputs, outputs, strict=True)))
     takes = [SHARED, SHARED, *states][: len(node.inputs)]  # an absent condition may not even be named
     gives = [*states, *_stacked(candidates, collected, [1] * len(collected))]
-    return operator.lowering({"body": plan}, takes, gives)
+    count = operator.site.values[0]
+    trips = operator.cost.size(None if count is None else int(count))
+    return operator.lowering({"body": plan}, takes, gives, trips=trips)
 
 
 def _scan(operator: _Operator) -> Lowering:
@@ -196,7 +200,8 @@ def _scan(operator: _Operator) -> Lowering:
         part if part == SHARED else STACKED(int(axis == 0)) for part, axis in zip(parts, in_axes, strict=True)
     ]
     gives = [*states, *_stacked(candidates, collected, [int(axis == 0) for axis in out_axes])]
-    return operator.lowering({"body": plan}, [*states, *takes], gives, moved)
+    trips = operator.cost.size((types[count].dims or ())[in_axes[0]])
+    return operator.lowering({"body": plan}, [*states, *takes], gives, moved, trips)
 
 
 def _with_states(

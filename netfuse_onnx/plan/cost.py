@@ -15,7 +15,7 @@ from netfuse_onnx.dims import volume
 from netfuse_onnx.emit.repeat import is_repeated
 from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.kinds import UNJOINABLE
-from netfuse_onnx.plan.account import Account, Accounts
+from netfuse_onnx.plan.account import UNKNOWN_DIM, Account, Accounts
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.plan.refusals import refused
 from netfuse_onnx.rules import Site
@@ -23,7 +23,6 @@ from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 BYTES_PER_NODE = 4 << 20
-UNKNOWN_DIM = 4
 
 RESHAPE = 0.25
 """A Reshape copies nothing; it is a node in a profile, not a kernel."""
@@ -41,6 +40,8 @@ class Cost:
 
     tuned = False
     """True where options that only pay by measured costs are on offer."""
+    measures = False
+    """True where the options are on offer, too, whose speed the target's constants do not cover."""
     provider = ""
     """The provider that the target names: its own options are on offer, and what it refuses is not."""
 
@@ -59,6 +60,10 @@ class Cost:
         if isinstance(offer.option, NestedPlan):
             return offer.option.nodes
         return self._account(self.accounts.of(offer), sized)
+
+    def size(self, dim: Dim) -> int:
+        """The size by which a dim is priced."""
+        return dim if isinstance(dim, int) else UNKNOWN_DIM
 
     def refusal(self, offer: Lowering) -> str:
         """The reason why the provider would not run what a lowering emits, or ''."""
@@ -82,6 +87,11 @@ class Cost:
             total = sum(self.hop(hop, value.dims or (), value.dtype) for hop in hops)
             self._conversions[key] = math.inf if total > 0.0 and value.dtype in UNJOINABLE else total
         return self._conversions[key]
+
+    def call(self, inputs: int, outputs: int) -> float:
+        """The cost of a call of the merged model beside its nodes, given the numbers of its inputs and
+        outputs. Plans do not differ in it."""
+        return 0.0
 
     def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
         """The dims that decide which hops a conversion is emitted as. `value` has those that price them."""

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from netfuse_onnx.emit.counting import Counted
-from netfuse_onnx.ops import kinds
+from netfuse_onnx.emit.counting import Counted, Step
+from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.ops.corrected import FRAGILE
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.rules import Site
@@ -49,6 +49,10 @@ class Shapes:
             return ()
         return self._sizes(self._types.get(tensor, tensor.type).dims or ())
 
+    def size(self, tensor: Counted, axis: int) -> int:
+        """The size of one axis of a tensor."""
+        return self.of(tensor)[axis]
+
     def dtype(self, tensor: Counted | None) -> int:
         """The element type of a tensor; 0 where it is absent or unknown."""
         return 0 if tensor is None else self._types.get(tensor, tensor.type).dtype
@@ -60,10 +64,27 @@ class Shapes:
     def _guess(self, account: Account) -> None:
         """Takes what inference could not tell for as large as the largest input of its node."""
         for step in account.steps:
+            if step.op in ("Expand", "Reshape"):
+                self._computed(step)
             largest = max(map(self.of, step.inputs), key=math.prod, default=())
             for x in step.outputs:
                 if self._types.get(x, x.type).dims is None:
                     self._types[x] = ValueType(0, largest)
+
+    def _computed(self, step: Step) -> None:
+        """The sizes of a Reshape or Expand whose target is computed at run time: a Reshape has as many
+        elements as its input, and an Expand is taken to be as large as its input."""
+        (x,), given = step.outputs, self.of(step.inputs[0])
+        kind = self._types.get(x, x.type)
+        dims = list(kind.dims or ())
+        unknown = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
+        for axis in unknown:
+            behind = len(given) - len(dims) + axis  # Expand aligns from the back
+            dims[axis] = given[behind] if step.op == "Expand" and behind >= 0 else 1
+        if unknown and step.op == "Reshape":
+            dims[unknown[0]] = math.prod(given) // max(math.prod(self._sizes(dims)), 1)
+        if unknown:
+            self._types[x] = ValueType(kind.dtype, tuple(dims))
 
 
 def _inferred(
@@ -77,6 +98,8 @@ def _inferred(
     for step in account.steps:
         if step.op in FRAGILE:
             return {}
+        if traits.of(step.op).bodies:  # its body's nodes are among the others, and read inputs with types
+            continue
         for x in (*step.inputs, *step.outputs):
             if x is not None and x not in names:
                 names[x] = f"t{len(names)}"

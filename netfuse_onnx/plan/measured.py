@@ -15,7 +15,7 @@ from netfuse_onnx.plan.account import is_view
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.timed import Timed
-from netfuse_onnx.plan.work import work
+from netfuse_onnx.plan.work import recurrence, work
 from netfuse_onnx.types import Dim, Weight
 
 ITEM = 4  # bytes of an element, where it matters little which
@@ -35,7 +35,7 @@ class Measured(Timed):
         if is_view(step):
             return target.view
         inputs, outputs = (tuple(map(shapes.of, some)) for some in (step.inputs, step.outputs))
-        products = work(step, inputs, outputs[0])
+        products = work(step, inputs, outputs[0]) or recurrence(step, inputs)
         if products is not None:
             kernel = target.kernels[products.kernel]
             return target.launch + kernel.microseconds(products.count, products.m, products.n, products.k)

@@ -96,7 +96,7 @@ def _offers(
 
 def _batched(site: Site, cost: Cost) -> tuple[list[Lowering], str]:
     """The lowerings that rules offer and the provider runs, or none and the reason."""
-    offers, reason = options(site, tuned=cost.tuned, provider=cost.provider)
+    offers, reason = options(site, tuned=cost.tuned, provider=cost.provider, measures=cost.measures)
     lowerings = [Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers]
     refusals = [cost.refusal(lowering) for lowering in lowerings]
     kept = [lowering for lowering, refusal in zip(lowerings, refusals, strict=True) if not refusal]

@@ -7,20 +7,23 @@ exact (elimination.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
-from netfuse_onnx.plan import control
+from netfuse_onnx.plan import control, recorded
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.offers import Candidates, propagate, untuned
 from netfuse_onnx.plan.prediction import predicted
 from netfuse_onnx.plan.search import Search, solved
+from netfuse_onnx.plan.several import Several
 from netfuse_onnx.plan.sized import retyped
-from netfuse_onnx.types import Became, Correspondence, Plan
+from netfuse_onnx.plan.timed import Timed
+from netfuse_onnx.run import symbols
+from netfuse_onnx.types import Became, Choice, Correspondence, Plan, SizeRow
 
-__all__ = ["Candidates", "Search", "candidates", "plan"]
+__all__ = ["Candidates", "Search", "candidates", "chosen", "plan", "price"]
 
 
 def plan(
@@ -33,17 +36,69 @@ def plan(
     """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once; `cost`: by what
     the choice is made, that of no target by default."""
     cost = cost or Cost(corr.models)
-    found = candidates(corr, io=io, share=share, cost=cost)
-    priced = cost.priced(corr)
-    sized = found if priced is corr else replace(found, sites=retyped(found.sites, priced))
-    best = solved(priced, sized, cost)
+    return chosen(corr, candidates(corr, io=io, share=share, cost=cost), share=share, cost=cost)
+
+
+def chosen(
+    corr: Correspondence,
+    found: Candidates,
+    *,
+    share: frozenset[str],
+    cost: Cost,
+    rows: Sequence[Choice] | None = None,
+) -> Plan:
+    """Choose among candidates. With `rows` the plan is the one that they record, and nothing is predicted of
+    it. Raises recorded.NotOnOffer."""
+    bests = _weighed(corr, found, cost)
+    priced, sized = _priced(corr, found, cost)
+    best = solved(priced, sized if rows is None else recorded.restricted(sized, rows), cost)
     expected = None
-    if cost.tuned:
+    if cost.tuned and rows is None:
         generic = solved(corr, untuned(found), Cost(corr.models, cost.accounts))
         expected = predicted(priced, sized, best, generic, cost)
+        expected = replace(expected, sizes=_sizes(corr, found, best, cost, bests))
     notes = (*best.notes, *_advice(corr, found, share, cost))
     ragged = found.ragged.intersection(corr.graph.outputs)
     return replace(best, notes=notes, prediction=expected, ragged=frozenset(ragged))
+
+
+def price(corr: Correspondence, found: Candidates, rows: Sequence[Choice], cost: Cost) -> float:
+    """The total of a recorded plan by another cost than that by which it was chosen, conversions included.
+    The plan must be one of these candidates: raises recorded.NotOnOffer."""
+    priced, sized = _priced(corr, found, cost)
+    return solved(priced, recorded.restricted(sized, rows), cost).cost
+
+
+def _weighed(corr: Correspondence, found: Candidates, cost: Cost) -> list[float]:
+    """The costs of the best plan for each size alone, where there are several. They weigh the sizes."""
+    if not isinstance(cost, Several):
+        return []
+    bests = []
+    for one in cost.costs:
+        priced, sized = _priced(corr, found, one)
+        bests.append(solved(priced, sized, one).cost)
+    cost.weigh(bests)
+    return bests
+
+
+def _sizes(
+    corr: Correspondence, found: Candidates, plan: Plan, cost: Cost, bests: Sequence[float]
+) -> tuple[SizeRow, ...]:
+    """The sizes for which a plan was made, with its cost at each, and that of the best plan for it alone."""
+    costs = cost.costs if isinstance(cost, Several) else (cost,)
+    free = symbols.free(corr.graph.types[name].dims for name in corr.graph.inputs)
+    rows, plan_rows = [], [*recorded.choices(plan.lowerings)]
+    for one, best in zip(costs, bests or [plan.cost], strict=True):
+        given = one.given if isinstance(one, Timed) else {}
+        own = price(corr, found, plan_rows, one) if bests else plan.cost
+        rows.append(SizeRow({n: given[n] for n in free if n in given}, round(own, 2), round(best, 2)))
+    return tuple(rows)
+
+
+def _priced(corr: Correspondence, found: Candidates, cost: Cost) -> tuple[Correspondence, Candidates]:
+    """The family with the sizes by which it is priced, and the candidates with theirs."""
+    priced = cost.priced(corr)
+    return priced, found if priced is corr else replace(found, sites=retyped(found.sites, priced))
 
 
 def _advice(corr: Correspondence, found: Candidates, share: frozenset[str], cost: Cost) -> Iterator[str]:

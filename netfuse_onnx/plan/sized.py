@@ -55,6 +55,20 @@ def retyped(sites: Sequence[Site], corr: Correspondence) -> list[Site]:
     ]
 
 
+def resized(site: Site, corr: Correspondence) -> Site:
+    """The same for one site, which may be that of a body: what `corr` does not have keeps its type."""
+
+    def is_known(name: str) -> bool:
+        return name in corr.weights or name in corr.graph.types
+
+    def types(names: Sequence[str], own: Sequence[ValueType]) -> tuple[ValueType, ...]:
+        pairs = zip(names, own, strict=True)
+        return tuple(corr.type_of(name) if is_known(name) else kind for name, kind in pairs)
+
+    node = site.node
+    return replace(site, inputs=types(node.inputs, site.inputs), outputs=types(node.outputs, site.outputs))
+
+
 def _bound(kind: ValueType, sizes: Mapping[str, int]) -> ValueType:
     if kind.dims is None:
         return kind

@@ -17,13 +17,17 @@ from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.plan import card
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.constants import Constants
+from netfuse_onnx.run import runtime
 
 NAMES = ("cpu", "cuda")
+AUTO = "auto"
 KINDS = (
-    "convolution_blocked", "convolution_depthwise", "convolution_plain", "einsum", "pointwise_blocked",
-    "pointwise_plain", "product", "product_stacked", "product_values",
+    "convolution_blocked", "convolution_depthwise", "convolution_line", "convolution_plain", "einsum",
+    "pointwise_blocked", "pointwise_plain", "product", "product_stacked", "product_values", "recurrent",
 )  # fmt: skip
 """The kinds of kernels on a CPU, as plan/work.py names them."""
+LATER = {"convolution_line": "convolution_plain", "recurrent": "product"}
+"""Kinds that files of earlier versions lack, each with the kind that it was taken for."""
 HINT = "Choose cpu or cuda, or write a file with python bench/calibrate.py --out FILE.json."
 
 
@@ -82,9 +86,22 @@ def target(name: str) -> Target | Card:
         raise FileFault(f"{name} holds no constants of a target ({reason}).", HINT) from error
 
 
+def at_hand(name: str, provider: str = "auto") -> str:
+    """The target that `auto` stands for: the provider that `provider` is on this machine. Any other name is
+    what it is. UsageFault where ONNX Runtime is missing, or CUDA was asked for and can't be used."""
+    return runtime.choose(provider).provider if name == AUTO else name
+
+
 def provider(name: str) -> str:
     """The provider that a target names, `cpu` or `cuda`; '' for `generic`. Raises what `target` raises."""
     return "" if name == "generic" else target(name).provider
+
+
+def unmeasured(name: str) -> tuple[str, ...]:
+    """A warning where the costs of a target come from data sheets."""
+    if name == "generic" or target(name).provenance.get("measured"):
+        return ()
+    return (f"The costs of --target {name} come from data sheets: they were not measured on a machine.",)
 
 
 def _kernel(value: Mapping[str, Any]) -> Kernel:
@@ -97,7 +114,8 @@ def parsed(name: str, value: Mapping[str, Any]) -> Target | Card:
     try:
         if value.get("model") == card.MODEL:
             return card.parsed(name, value)
-        kernels = {kind: _kernel(value["kernels"][kind]) for kind in KINDS}
+        given = value["kernels"]
+        kernels = {kind: _kernel(given[kind if kind in given else LATER.get(kind, kind)]) for kind in KINDS}
         times, rates = value["microseconds"], value["bytes_per_microsecond"]
         return Target(
             name, value["provenance"], float(times["launch"]), float(times["view"]), float(times["part"]),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx.emit.counting import Step
-from netfuse_onnx.plan.account import Account
+from netfuse_onnx.plan.account import Account, runs
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.sized import sized
@@ -34,6 +34,9 @@ class Timed(Cost):
     def sizes(self, dims: Sequence[Dim]) -> tuple[int, ...]:
         return tuple(dim if isinstance(dim, int) else self.given.get(dim or "", self.largest) for dim in dims)
 
+    def size(self, dim: Dim) -> int:
+        return self.sizes((dim,))[0]
+
     def priced(self, corr: Correspondence) -> Correspondence:
         return sized(corr, self.given)
 
@@ -49,7 +52,9 @@ class Timed(Cost):
         if types not in self._prices:
             shapes = Shapes(account, sized, self.sizes)
             self._prices[types] = account.times * sum(
-                self._step(step, shapes) for step in account.steps if self._runs(step)
+                self._step(step, shapes) * runs(step, shapes.size)
+                for step in account.steps
+                if self._runs(step)
             )
         return self._prices[types]
 

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK as BLOCK
 
+LINE = "convolution_line"
+"""A convolution along one axis of plain images, one group after the other. A signal of rank 3 has no other
+kernel, whatever its channels are."""
+
 FEW = 4
 """Up to so many input channels, an ungrouped convolution reads a plain image into blocks."""
 
@@ -36,6 +40,16 @@ def work(step: Step, inputs: Sequence[Shape], output: Shape) -> Work | None:
     if step.op in ("MatMul", "Gemm", "FusedMatMul"):
         return _product(step, inputs[0], inputs[1], output)
     return _einsum(step, inputs) if step.op == "Einsum" and len(inputs) == 2 else None
+
+
+def recurrence(step: Step, inputs: Sequence[Shape]) -> Work | None:
+    """The products of LSTM, GRU and RNN: for each direction, a row for each step and element of the batch."""
+    if step.op not in ("GRU", "LSTM", "RNN") or step.domain or len(inputs) < 3:
+        return None
+    x, w, r = inputs[:3]
+    if not len(x) == len(w) == len(r) == 3:
+        return None
+    return Work("recurrent", w[0], x[0] * x[1], w[1], x[2] + r[2])
 
 
 def _einsum(step: Step, inputs: Sequence[Shape]) -> Work | None:
@@ -81,6 +95,8 @@ def _convolution(step: Step, x: Shape, w: Shape, y: Shape) -> Work | None:
         return Work("convolution_plain", groups, x[0] * math.prod(x[2:]), out, w[0] // groups)
     into, out = w[1], w[0] // groups
     kernel = pointwise_kernel(into, out) if _is_rows(x, w) else convolution_kernel(into, out, groups)
+    if len(w) == 3 or (kernel == "convolution_plain" and math.prod(y[2:]) == max(y[2:])):
+        kernel = "pointwise_plain" if kernel.startswith("pointwise") else LINE
     return Work(kernel, groups, y[0] * math.prod(y[2:]), out, into * math.prod(w[2:]))
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from netfuse_onnx import __version__
+from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault
 from netfuse_onnx.lower.interpreter import lower
-from netfuse_onnx.lowered import Merged
+from netfuse_onnx.lowered import Merged, NodeRow
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plan.costs import cost
+from netfuse_onnx.plan.recorded import NotOnOffer
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.run.runtime import onnxruntime
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import Correspondence, Ran
+from netfuse_onnx.types import Choice, Correspondence, Ran
 from netfuse_onnx.write.metadata import Metadata
 
 ITSELF = "netfuse-onnx"
@@ -46,11 +48,24 @@ def merge(
     io: str = "separate",
     share: frozenset[str] = frozenset(),
     target: str = "generic",
-    dims: Mapping[str, int] | None = None,
+    dims: Sizes | None = None,
+    rows: Sequence[NodeRow] | None = None,
 ) -> Merged:
-    """Plan and lower a family. The merged graph has no bytes of weights."""
-    plan = planning.plan(family, io=io, share=share, cost=cost(target, family, dims or {}))
+    """Plan and lower a family. The merged graph has no bytes of weights. With `rows` the plan is the one that
+    they record: raises NotOnOffer where the rules do not offer it."""
+    price = cost(target, family, dims or {})
+    if rows is None:
+        plan = planning.plan(family, io=io, share=share, cost=price)
+    else:
+        price.measures = True  # by measuring, any lowering may have been chosen
+        found = planning.candidates(family, io=io, share=share, cost=price)
+        plan = planning.chosen(family, found, share=share, cost=price, rows=choices(rows))
     return lower(family, plan, io=io, share=share)
+
+
+def choices(rows: Sequence[NodeRow]) -> list[Choice]:
+    """Return the plan that the rows of a merged graph record."""
+    return [Choice(row.became, row.rule, row.takes, row.gives) for row in rows]
 
 
 def prove_remade(
@@ -66,15 +81,24 @@ def prove_remade(
             return GraphProof(note=_unmade(f"{about.target} lies outside of this folder and the file's own"))
         if about.constants and constants(about.target) != about.constants:
             return GraphProof(note=_unmade(f"the constants in {about.target} have changed since the merge"))
-        share = frozenset(about.share)
-        merged = merge(family, io=about.io, share=share, target=about.target, dims=about.dims)
+        proof = _remade(path, about, family, recipes)
     except (FileFault, UsageFault, NotStackable) as error:
         return GraphProof(note=_unmade(error.message.rstrip(".")))
-    proof = prove_graph(path, merged, recipes)
     made, now = {ITSELF: about.version, **about.tools}, {ITSELF: __version__, **tools(family)}
     if proof.ok or made == now:
         return proof
     return GraphProof(note=_unmade(f"the file was written by {_listed(made)}, this is {_listed(now)}"))
+
+
+def _remade(path: str, about: Metadata, family: Correspondence, recipes: Mapping[str, Recipe]) -> GraphProof:
+    """Merge again and compare. A recorded plan that the rules do not offer is a problem."""
+    rows = about.lowered.nodes if about.recorded else None
+    share = frozenset(about.share)
+    try:
+        merged = merge(family, io=about.io, share=share, target=about.target, dims=about.dims, rows=rows)
+    except NotOnOffer as error:
+        return GraphProof(problems=(f"the rows of the recorded plan are not one of these models: {error}",))
+    return prove_graph(path, merged, recipes)
 
 
 def _may_read(target: str, path: str) -> bool:

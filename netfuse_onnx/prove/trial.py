@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,13 +15,16 @@ from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
 from netfuse_onnx.prove.coverage import MOST, Coverage, Reach, candidates
-from netfuse_onnx.prove.sizes import ATTEMPTS, MAX_MEMORY, Room, Search
+from netfuse_onnx.prove.options import Options
+from netfuse_onnx.prove.sizes import ATTEMPTS, Room, Search
 from netfuse_onnx.run import bounds, inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given
 from netfuse_onnx.run.offers import Offers, Seen
-from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
+from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
+
+__all__ = ["Options", "Progress", "Trial"]
 
 LATER_ATTEMPTS = 40
 """The choices of inputs that are offered for every batch size but the first, at most."""
@@ -30,35 +33,6 @@ SHOWN = 6
 
 Progress = Callable[[str, int, int], None]
 """A function that is called with the name of a step, how much of it is done, and the total."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The settings of a proof. `dims` binds symbolic dims; `file` is an .npz of inputs; `rtol` and `atol`
-    override the tolerances. `search` looks for inputs that show more than the first that run; `isolation`
-    feeds odd values to every model, not to two; `max_memory` is in bytes; `wide` is the rung of the ladder on
-    which spatial sizes begin; `single` runs a batch of 1 only; `made_for` is the provider that the file was
-    merged for, '' for none."""
-
-    runtime: Runtime
-    io: str = "separate"
-    share: frozenset[str] = frozenset()
-    dims: Mapping[str, int] = field(default_factory=dict)
-    seed: int = 0
-    rtol: float | None = None
-    atol: float | None = None
-    file: str = ""
-    search: bool = True
-    isolation: bool = False
-    max_memory: int = MAX_MEMORY
-    wide: int = 0
-    single: bool = False
-    made_for: str = ""
-
-    def remembering(self, dims: Mapping[str, int], family: Correspondence) -> Options:
-        """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""
-        symbolic = inputs.names(inputs.describe(family))
-        return replace(self, dims={name: dims[name] for name in symbolic if name in dims} | {**self.dims})
 
 
 class Trial:
@@ -262,31 +236,48 @@ class Trial:
         return search
 
     def _search_cases(self, session: Session, tell: Progress) -> Search:
-        """Search, for each batch size, the first case that runs and tells most. Where there is none,
-        `skipped` gets the reason. Returns the search of the first batch size."""
+        """Search, for each batch size and then for each further choice of sizes, the first case that runs and
+        tells most. Where there is none, `skipped` gets the reason. Returns the search of the first batch
+        size."""
         batches, seen, searches = self._batches(), None, list[Search]()
         for batch in batches:
-            searches.append(
-                Search(
-                    lambda case: self.run(session, 0, self.feeds(case, 0)),
-                    lambda case: self.room.refuse(case, len(batches)),
-                    lambda done, most: tell("looking for inputs that the models take", done, most),
-                    LATER_ATTEMPTS if searches else ATTEMPTS,
-                )
-            )
-            best = searches[-1].best(self._offers(batches, batch, seen))
-            if best is None:
-                self.skipped.append(searches[-1].why)
-                continue
-            self.cases.append(best.case)
-            self.outputs[0].append(dict(best.outputs))
-            self.telling = self.telling or best.finite
-            if not best.finite:
-                self.skipped.append(f"{best.case.label}: all outputs are empty or NaN, so it tells nothing")
-            seen = seen or Seen(best.case, batch)
+            offers = self._offers(batches, batch, seen, self.options.dims)
+            searches.append(self._search(session, tell, LATER_ATTEMPTS if searches else ATTEMPTS))
+            case = self._take(searches[-1], offers)
+            seen = seen or (Seen(case, batch) if case else None)
+        if seen is None or self.options.file:
+            return searches[0]
+        for sizes in self.options.further:
+            near = replace(seen, case=replace(seen.case, sizes={**seen.case.sizes, **sizes}))
+            offers = self._offers(batches, batches[:2][-1], near, sizes)
+            self._take(self._search(session, tell, LATER_ATTEMPTS), offers)
         return searches[0]
 
-    def _offers(self, batches: Sequence[int], batch: int, seen: Seen | None) -> Offers:
+    def _search(self, session: Session, tell: Progress, most: int) -> Search:
+        count = len(self._batches()) + len(self.options.further)
+        return Search(
+            lambda case: self.run(session, 0, self.feeds(case, 0)),
+            lambda case: self.room.refuse(case, count),
+            lambda done, total: tell("looking for inputs that the models take", done, total),
+            most,
+        )
+
+    def _take(self, search: Search, offers: Offers) -> Case | None:
+        """Add the best case that is on offer."""
+        best = search.best(offers)
+        if best is None:
+            self.skipped.append(search.why)
+            return None
+        self.cases.append(best.case)
+        self.outputs[0].append(dict(best.outputs))
+        self.telling = self.telling or best.finite
+        if not best.finite:
+            self.skipped.append(f"{best.case.label}: all outputs are empty or NaN, so it tells nothing")
+        return best.case
+
+    def _offers(
+        self, batches: Sequence[int], batch: int, seen: Seen | None, dims: Mapping[str, int]
+    ) -> Offers:
         options = self.options
         if options.file:
             feeds = given(options.file, self.specs, self.family, options.share)
@@ -297,8 +288,8 @@ class Trial:
                     f"No input can be made up for {spec.name!r}, whose type or rank is unknown.",
                     "Give real ones with --inputs FILE.npz.",
                 )
-        begin = (0, options.wide) if seen else self.room.begin(dict(options.dims), batches, options.wide)
-        return Offers(self.specs, batch, options.dims, models=self.family.models, seen=seen, begin=begin)
+        begin = (0, options.wide) if seen else self.room.begin(dict(dims), batches, options.wide)
+        return Offers(self.specs, batch, dims, models=self.family.models, seen=seen, begin=begin)
 
     def _no_inputs(self, search: Search | None) -> NotProven:
         """Return the error for no case at all. `search` is given where the first source takes none."""

@@ -13,6 +13,7 @@ from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.layouts import Layout, places
 from netfuse_onnx.rules._registry import Body, Option
 from netfuse_onnx.rules._site import Input, Key, Operands, Refuse, Site
+from netfuse_onnx.types import Dim
 
 
 def emit_same_op(site: Site, ins: Sequence[Tensor | None], emit: Emitter, **attrs: Any) -> list[Tensor]:
@@ -75,9 +76,18 @@ def as_int64(given: Input, x: Tensor, emit: Emitter) -> Tensor:
     return x if given.dtype == TensorProto.INT64 else emit("Cast", x, to=TensorProto.INT64)
 
 
-def rows_of_each(table: Tensor, given: Input, indices: Tensor, emit: Emitter) -> Tensor:
+def within(indices: Tensor, given: Input, rows: Dim, emit: Emitter) -> Tensor:
+    """Indices, input `given`, into so many rows, in int64. CUDA's GatherND does not look whether they are in
+    range (gaps.GATHER_GIVES_ZEROS), and would read the next model's; a Gather of 0, 1, 2, .. fails, or gives
+    0."""
+    if emit.provider == "cpu" or not isinstance(rows, int) or not rows:
+        return as_int64(given, indices, emit)
+    return emit("Gather", emit.const(np.arange(rows)), indices, axis=0)
+
+
+def rows_of_each(table: Tensor, given: Input, indices: Tensor, rows: Dim, emit: Emitter) -> Tensor:
     """The rows [N, i.., d..] of each model's table [N, rows, d..] at its indices [N, i..], input `given`."""
-    where = emit.unsqueeze(as_int64(given, indices, emit), [given.rank + 1])
+    where = emit.unsqueeze(within(indices, given, rows, emit), [given.rank + 1])
     return emit("GatherND", table, where, batch_dims=1)
 
 
@@ -101,7 +111,9 @@ def per_axis(
         if given is not None:
             taken = range(len(site.node.inputs)) if every_input else [0]
             takes, outs = site.takes(dict.fromkeys(taken, layout)), site.gives(given)
-            yield Option(name or site.op.lower(), takes, outs, body(layout), tuned=layout.tuned)
+            yield Option(
+                name or site.op.lower(), takes, outs, body(layout), tuned=layout.tuned, only=layout.only
+            )
 
 
 def need(condition: bool, reason: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from netfuse_onnx.layouts import Layout
 from netfuse_onnx.rules._site import Operands, Refuse, Site
 from netfuse_onnx.rules.fallback import REASONS
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, ValueType
 
 if TYPE_CHECKING:
     from netfuse_onnx.emit.emitter import Emitter, Held
@@ -121,10 +121,12 @@ def rule(
     return register
 
 
-def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option], str]:
+def options(
+    site: Site, *, tuned: bool, provider: str = "", measures: bool = False
+) -> tuple[list[Option], str]:
     """Every lowering on offer for a node, or none and the reason. `tuned`: those that only pay by measured
     costs are on offer, too, and those for the kernels of `provider`, the target's; for the CPU, what was not
-    measured there is not."""
+    measured there is not, unless the cost `measures` it."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
@@ -141,7 +143,11 @@ def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option
                 for option in entry.offers(site)
                 if (tuned or not option.tuned) and option.only in ("", provider)
             )
-            on_offer += (option for option in given if _fits(option, site, provider))
+            on_offer += (
+                option
+                for option in given
+                if _fits(option, site) and (measures or provider != "cpu" or is_measured(option, site))
+            )
         except Refuse as refusal:
             reasons.append(str(refusal))
     # Where prices are equal, the plan takes the first.
@@ -153,19 +159,26 @@ def options(site: Site, *, tuned: bool, provider: str = "") -> tuple[list[Option
     ) or "no form of its rule applies here"
 
 
-def _fits(option: Option, site: Site, provider: str) -> bool:
+def is_measured(option: Option, site: Site) -> bool:
+    """True where the constants of targets/cpu.json cover the speed of an option."""
+    return not option.unmeasured and all(layout.told(kind.dims or ()) for layout, kind in _held(option, site))
+
+
+def _held(option: Option, site: Site) -> Iterator[tuple[Layout, ValueType]]:
+    """The values that a node reads and writes in a layout."""
+    inputs = zip(site.node.inputs, option.takes, site.inputs, strict=False)
+    outputs = zip(site.node.outputs, option.gives, site.outputs, strict=False)
+    return ((layout, kind) for name, layout, kind in (*inputs, *outputs) if name and layout is not None)
+
+
+def _fits(option: Option, site: Site) -> bool:
     """False where a value can't be held in its layout, which may name an axis that it does not have: then the
     node is not valid, and its rule took its operands to be what the operator asks for."""
-    node, read = site.node, {dim for kind in site.inputs for dim in kind.dims or ()}
-    inputs = zip(node.inputs, option.takes, site.inputs, strict=False)
-    outputs = zip(node.outputs, option.gives, site.outputs, strict=False)
-    held = [(layout, kind) for name, layout, kind in (*inputs, *outputs) if name and layout is not None]
+    held, read = list(_held(option, site)), {dim for kind in site.inputs for dim in kind.dims or ()}
     if not all(layout.fits(None if kind.proto else kind.dims or ()) for layout, kind in held):
         return False
     known = all(layout.known(kind.dims or (), read) for layout, kind in held)
-    told = all(layout.told(kind.dims or ()) for layout, kind in held)
-    measured = told and not option.unmeasured
-    return known and (told or site.opset >= 14) and (measured or provider != "cpu")
+    return known and (site.opset >= 14 or all(layout.told(kind.dims or ()) for layout, kind in held))
 
 
 def _unranked(site: Site) -> str:

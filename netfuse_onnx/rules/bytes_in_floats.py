@@ -29,6 +29,7 @@ from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules.integer import Image, Side
 from netfuse_onnx.rules.params import Param
+from netfuse_onnx.rules.products import as_rows, beside
 from netfuse_onnx.types import Dim
 
 UINT8, FLOAT, INT32 = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.INT32
@@ -49,21 +50,24 @@ def need_exact(depth: Dim) -> None:
 
 def sums(a: Side, b: Side, emit: Emitter) -> Tensor:
     """[N, .., i, k] x [N, .., k, j] -> floats [N, .., i, j], rounded where a sum passes 2**24."""
-    return _products(_distances(a, emit), _distances(b, emit), 1, FLOAT, emit)
+    a, finish = as_rows(a, b, emit)
+    return finish(_products(_distances(a, emit), _distances(b, emit), 1, FLOAT, emit))
 
 
 def exact_sums(a: Side, b: Side, emit: Emitter) -> Tensor:
     """[N, .., i, k] x [N, .., k, j] -> int32 [N, .., i, j]"""
     depth, w, largest = static_size(b.dims[-2]), _distances(b, emit), _largest(b)
+    a, finish = as_rows(a, w, emit)
     if depth * _largest(a) * largest <= EXACT:
-        return _products(_distances(a, emit), w, 1, INT32, emit)
+        return finish(_products(_distances(a, emit), w, 1, INT32, emit))
     total = _products(_centred(a, emit), w, math.ceil(depth / (EXACT // (HALF * largest))), INT32, emit)
     wide = max(len(a.dims), len(b.dims))
     moved = _moved(a, wide, emit)
     if moved is None:
-        return total
+        return finish(total)
     column = emit("Cast", emit.reduce("ReduceSum", w.x, [-2], keepdims=1), to=INT32)
-    return emit("Sub", total, emit("Mul", moved, emit.pad_rank(column, w.layout, len(b.dims), wide, 0)))
+    column = emit.pad_rank(column, w.layout, len(b.dims), wide, 0)
+    return finish(emit("Sub", total, emit("Mul", moved, column)))
 
 
 def _largest(side: Side) -> int:
@@ -122,12 +126,12 @@ def _moved(a: Side, wide: int, emit: Emitter) -> Tensor | None:
 def _products(a: Side, b: Side, pieces: int, kind: int, emit: Emitter) -> Tensor:
     """The products of floats. A model's own matrix meets its rows as one axis, M(..i)k, Mkj: broadcast over
     further axes, it would be a list of small products."""
-    depth, wide = b.dims[0], max(len(a.dims), len(b.dims))
+    depth = b.dims[0]
     own_matrix = a.layout.stacked and b.layout.stacked and len(a.dims) > len(b.dims) == 2
     if own_matrix and isinstance(depth, int) and depth:
         rows = _in_pieces(emit.reshape(a.x, [emit.models, -1, depth]), b.x, b, pieces, kind, emit)
         return _apart(rows, a, b, emit)
-    left, right = (emit.pad_rank(s.x, s.layout, len(s.dims), wide, 0) for s in (a, b))
+    left, right = beside(a, b, emit)
     return _in_pieces(left, right, b, pieces, kind, emit)
 
 
@@ -151,7 +155,8 @@ def _apart(rows: Tensor, a: Side, b: Side, emit: Emitter) -> Tensor:
     first, place = emit.const([0]), emit.const([2])
     outer = emit("Slice", emit("Shape", a.x), first, emit.const([len(a.dims)]))
     columns = emit("Slice", emit("Shape", rows), place, emit.const([3]))
-    return emit("Reshape", rows, emit("Concat", outer, columns, axis=0))
+    attrs = {"allowzero": 1} if emit.opset >= 14 else {}
+    return emit("Reshape", rows, emit("Concat", outer, columns, axis=0), **attrs)
 
 
 # --------------------------------------------------------------------------- convolutions

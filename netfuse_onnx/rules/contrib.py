@@ -12,6 +12,7 @@ from netfuse_onnx.rules import elementwise, matmul
 from netfuse_onnx.rules._build import emit_same_op, need, per_axis, seen_as, times_models
 from netfuse_onnx.rules._registry import REGISTRY, Option, family
 from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules.products import as_rows, beside
 
 # --------------------------------------------------------------------------- activations
 
@@ -84,22 +85,36 @@ def fused_matmul(site: Site) -> Iterator[Option]:
     )
     batch_moved = [bool(site.attr(f"transBatch{side}")) and ranks[i] > 2 for i, side in enumerate("AB")]
 
+    moved = [[*range(1, ranks[i] - 1), 0, ranks[i] - 1] for i in (0, 1)]  # [i, .., k] -> [.., i, k]
+    seen = _with_batches_first(site, [moved[i] if batch_moved[i] else None for i in (0, 1)])
+
     def operand(i: int, x: Tensor, emit: Emitter) -> Tensor:
         if not batch_moved[i]:
             return x
-        lead, inner = int(site.mapped[i]), [*range(1, ranks[i] - 1), 0, ranks[i] - 1]
-        return emit.transpose(x, [*range(lead), *(a + lead for a in inner)])  # [i, .., k] -> [.., i, k]
+        lead = int(site.mapped[i])
+        return emit.transpose(x, [*range(lead), *(a + lead for a in moved[i])])
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        ready = matmul.matrices(site, [operand(i, x, emit) for i, x in enumerate(ins)], emit)
+        a, b = matmul.matrices(seen, [operand(i, x, emit) for i, x in enumerate(ins)], emit)
         # A vector is never transposed; it gained its second axis above.
-        changes = {f"trans{side}": site.attr(f"trans{side}") if ranks[i] > 1 else 0
-                   for i, side in enumerate("AB")}  # fmt: skip
-        dropped = dict.fromkeys(("transBatchA", "transBatchB"))
-        (y,) = emit_same_op(site, ready, emit, **changes, **dropped)
-        return matmul.without_vectors(site, y, emit)
+        trans = [site.attr(f"trans{side}") if ranks[i] > 1 else 0 for i, side in enumerate("AB")]
+        if trans[1]:
+            b = replace(b, dims=(*b.dims[:-2], b.dims[-1], b.dims[-2]))
+        rows, finish = (a, None) if trans[0] else as_rows(a, b, emit)
+        changes = {"transA": trans[0], "transB": trans[1], "transBatchA": None, "transBatchB": None}
+        (y,) = emit_same_op(site, beside(rows, b, emit), emit, **changes)
+        return matmul.without_vectors(site, finish(y) if finish else y, emit)
 
     yield Option("fused_matmul", site.own_layouts, (STACKED(0),), body)
+
+
+def _with_batches_first(site: Site, orders: Sequence[Sequence[int] | None]) -> Site:
+    """The site with the axes of its inputs in other orders."""
+    kinds = [
+        replace(kind, dims=tuple(kind.dims[axis] for axis in order)) if order and kind.dims else kind
+        for kind, order in zip(site.inputs, orders, strict=True)
+    ]
+    return replace(site, inputs=tuple(kinds))
 
 
 @family(f"{DOMAIN}.FusedMatMul", f"{DOMAIN}.TransposeMatMul")

@@ -15,6 +15,7 @@ from netfuse_onnx.ops.schemas import MICROSOFT as DOMAIN
 from netfuse_onnx.rules._build import aligned, emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Input, Operands, Site
+from netfuse_onnx.rules.products import Matrices, product
 from netfuse_onnx.types import Dim
 
 Takes: TypeAlias = Mapping[str, Layout | None]
@@ -158,7 +159,8 @@ def attention(site: Site) -> Iterator[Option]:
 
 def _product(site: Site, ins: Operands, takes: Takes, emit: Emitter) -> Tensor:
     """[N, B, S, D] x [N, 1, D, 3H] + [N, 1, 1, 3H]"""
-    y = emit("MatMul", aligned(site, ins, "input", 3, emit), aligned(site, ins, "weights", 3, emit))
+    x, w = (Matrices(ins[name], site.own_layout(name), site.dims(name)) for name in ("input", "weights"))
+    y = product(x, w, emit)
     return emit("Add", y, aligned(site, ins, "bias", 3, emit)) if site.has("bias") else y
 
 

@@ -171,7 +171,7 @@ def _looked_up(site: Site, ins: Operands, table: str, ids: str, emit: Emitter) -
         return emit("Gather", ins[table], ins[ids], axis=0)
     if not site.is_mapped(ids):
         return emit("Gather", ins[table], ins[ids], axis=1)
-    return rows_of_each(ins[table], site[ids], ins[ids], emit)
+    return rows_of_each(ins[table], site[ids], ins[ids], site.dims(table)[0], emit)
 
 
 def _first_rows(site: Site, ins: Operands, emit: Emitter) -> Tensor:

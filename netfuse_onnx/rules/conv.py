@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from netfuse_onnx.dims import static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED, Layout
-from netfuse_onnx.layouts.folded import fold
+from netfuse_onnx.layouts.folded import fold, unfold
 from netfuse_onnx.ops.schemas import MICROSOFT
+from netfuse_onnx.ops.shapes_contrib import CHANNEL_BLOCK
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Site
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, Dim
 
 
 def _not_wide(site: Site) -> str:
@@ -32,13 +32,28 @@ FUSED = f"{MICROSOFT}.FusedConv"
 )  # fmt: skip
 def conv(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """Grouped: N(MC)HW, (MO)Ckk -> N(MO)HW. M models are M times the groups."""
-    return emit_same_op(site, ins, emit, group=emit.models * int(site.attr("group")))
+    given = _with_whole_bias(site, ins, emit)
+    return emit_same_op(site, given, emit, group=emit.models * int(site.attr("group")))
+
+
+def _with_whole_bias(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
+    """The inputs, with a bias of open size that must have one number for each filter of all models.
+
+    CUDA's Conv does not compare the two: with fewer numbers, a model's filters would read the next one's."""
+    given, filters = list(ins), site.dims(1)
+    if not site.has(2) or isinstance(site.dims(2)[0], int):
+        return given
+    groups = int(site.attr("group")) if site.op == "ConvTranspose" else 1
+    count = filters[1 if site.op == "ConvTranspose" else 0]
+    if isinstance(count, int) and count:
+        given[2] = emit.reshape(ins[2], [emit.models * groups * count])
+    return given
 
 
 @rule("Conv", FUSED, takes=(SHARED, FOLDED(0), FOLDED(0), FOLDED(1)), gives=FOLDED(1), when=_not_wide)
 def conv_shared_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
     """Wide: NCHW, (MO)Ckk -> N(MO)HW. One image for all models meets every model's filters."""
-    return emit_same_op(site, ins, emit)
+    return emit_same_op(site, _with_whole_bias(site, ins, emit), emit)
 
 
 @rule("Conv", "ConvTranspose", FUSED, takes=(FOLDED(0), SHARED, SHARED, FOLDED(0)), gives=FOLDED(0))
@@ -67,10 +82,50 @@ def conv_padded(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
         x = fold(emit, padded(emit, ins[0], len(dims) + 1, 2), 1, (dims[0], FULL, *dims[2:]))
         w = padded(emit, ins[1], len(dims), 1)
-        return emit_same_op(site, [x, w, *ins[2:]], emit, group=emit.models)
+        rest = _with_whole_bias(site, ins, emit)[2:]
+        return emit_same_op(site, [x, w, *rest], emit, group=emit.models)
 
     takes = site.takes({0: STACKED(1), 1: FOLDED(0), 2: FOLDED(0), 3: FOLDED(1)})
     yield Option("conv_padded", takes, (FOLDED(1),), body, Became.GROUPED, only="cuda")
+
+
+MOST = 2
+"""Filters are filled up to at most so many times their number."""
+
+
+@family("Conv")
+def conv_filled(site: Site) -> Iterator[Option]:
+    """With --tune, filters of zeros fill blocks of channels; what they give is cut off: N(MP)HW -> NMOHW."""
+    dims, filters = site.dims(0), site.dims(1)
+    need(len(dims) == len(filters) == 4 and site.is_mapped(0) and site.is_mapped(1), "it is not over images")
+    out, into, *window = filters
+    known = isinstance(out, int) and isinstance(into, int) and out > 0 and into > 0
+    need(known and site.attr("group") == 1 and window != [1, 1], "it is grouped, or of one point")
+    count = static_size(out)
+    full = -(-count // CHANNEL_BLOCK) * CHANNEL_BLOCK
+    need(static_size(into) % CHANNEL_BLOCK == 0, "its input fills no whole blocks")
+    need(count < full <= MOST * count, "its filters fill blocks, or too little of one")
+    need(site.opset >= 11, "Pad reads no widths below opset 11")
+
+    def filled(emit: Emitter, w: Tensor, rest: Sequence[Dim]) -> Tensor:
+        rank = len(rest)
+        w = emit.reshape(w, [emit.models, count, *map(static_size, rest)])
+        w = emit("Pad", w, emit.const([0] * (rank + 3) + [full - count] + [0] * rank))
+        return emit.reshape(w, [emit.models * full, *map(static_size, rest)])
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        more = [filled(emit, ins[2], [])] if site.has(2) else []
+        x = [ins[0], filled(emit, ins[1], filters[1:]), *more]
+        (y,) = emit_same_op(site, x, emit, group=emit.models)
+        sizes = site.out_dims()
+        y = unfold(emit, y, 1, (sizes[0], full, *sizes[2:]))
+        return emit("Slice", y, emit.const([0]), emit.const([count]), emit.const([2]))
+
+    need(all(isinstance(size, int) for size in window), "the size of its window is unknown")
+    takes = site.takes({0: FOLDED(1), 1: FOLDED(0), 2: FOLDED(0)})
+    yield Option(
+        "conv_filled", takes, (STACKED(1),), body, Became.GROUPED, tuned=True, only="cpu", unmeasured=True
+    )
 
 
 ACTIVATIONS = {
@@ -83,38 +138,7 @@ ACTIVATIONS = {
 """The activations of FusedConv that are operators with these attributes, which stand in activation_params."""
 
 
-@family("Conv", FUSED)
-def conv_as_product(site: Site) -> Iterator[Option]:
-    """With --target cuda, 1x1 of one image is a strided product, MOC, MC(HW) -> MO(HW), all else apart."""
-    dims, filters, out = site.dims(0), site.dims(1), site.out_dims()
-    need(site.mapped[0] and site.mapped[1], "its input or its filters are shared")
-    static = all(isinstance(dim, int) and dim for dim in (*dims, *filters, *out))
-    need(static and dims[0] == 1, "its batch is not one image of known size")
-    need(site.attr("group") == 1 and _is_pointwise(site), "it reads more than one point of every channel")
-    finish = _finish(site)
-
-    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        points = math.prod(map(static_size, dims[2:]))
-        w = emit.reshape(ins[1], [emit.models, *map(static_size, filters[:2])])
-        y = emit("MatMul", w, emit.reshape(ins[0], [emit.models, static_size(dims[1]), points]))
-        if site.has(2):
-            y = emit("Add", y, emit.unsqueeze(ins[2], [2]))
-        if site.has(3):
-            y = emit("Add", y, emit.reshape(ins[3], [emit.models, static_size(out[1]), points]))
-        return emit.reshape(finish(emit, y), [emit.models, *map(static_size, out)])
-
-    takes = site.takes(dict.fromkeys(range(4), STACKED(0)))
-    yield Option("conv_as_product", takes, (STACKED(0),), body, only="cuda")
-
-
-def _is_pointwise(site: Site) -> bool:
-    """True for a 1x1 convolution without a border, of every point."""
-    attrs = site.node.attrs
-    steps = [*attrs.get("strides", ()), *site.dims(1)[2:]]
-    return all(step == 1 for step in steps) and not any(attrs.get("pads", ()))
-
-
-def _finish(site: Site) -> Callable[[Emitter, Tensor], Tensor]:
+def finish(site: Site) -> Callable[[Emitter, Tensor], Tensor]:
     """The activation of a FusedConv as an operator of its own; none for a Conv. Refuses one that is not."""
     name = (site.attr("activation") or b"").decode(errors="replace") if site.op == "FusedConv" else ""
     need(not name or name in ACTIVATIONS, f"its activation, {name}, is no operator of its own here")
@@ -126,13 +150,13 @@ def _finish(site: Site) -> Callable[[Emitter, Tensor], Tensor]:
 def fused_conv_apart(site: Site) -> Iterator[Option]:
     """With --target, Conv runs once where only the sum differs: NCHW, OCkk -> NOHW, then + MNOHW."""
     need(site.has(3) and not site.is_mapped(0, 1, 2), "its convolution differs between the models")
-    finish = _finish(site)
+    activation = finish(site)
     attrs = {k: v for k, v in site.node.attrs.items() if not k.startswith("activation")}
 
     def option(layout: Layout) -> Option:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
             product = emit.unsqueeze(emit("Conv", *ins[:3], **attrs), [layout.axis])
-            return finish(emit, emit("Add", product, ins[3]))
+            return activation(emit, emit("Add", product, ins[3]))
 
         return Option("fused_conv_apart", site.takes({3: layout}), (layout,), body, tuned=True)
 

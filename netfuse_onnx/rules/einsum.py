@@ -13,6 +13,7 @@ from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.rules._build import need, same_op
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules.products import Matrices, product
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -73,10 +74,14 @@ def einsum_matmul(site: Site) -> Iterator[Option]:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         x, w = (
-            emit.transpose(value, [0, *take.shifted(order)] if take.stacked else order)
-            for value, take, order in zip(ins, takes, perms, strict=False)
+            Matrices(
+                emit.transpose(value, [0, *take.shifted(order)] if take.stacked else order),
+                take,
+                tuple(site.dims(i)[axis] for axis in order),
+            )
+            for i, (value, take, order) in enumerate(zip(ins, takes, perms, strict=False))
         )
-        return emit.transpose(emit("MatMul", x, w), [0, *STACKED(0).shifted(perms[2])])
+        return emit.transpose(product(x, w, emit), [0, *STACKED(0).shifted(perms[2])])
 
     yield Option("einsum_matmul", takes, (STACKED(0),), body)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 from onnx import helper
 
-from netfuse_onnx.dims import broadcast
+from netfuse_onnx.dims import broadcast, same_dim
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import SHARED, STACKED, Layout, Operand, further_places, places
 from netfuse_onnx.rules._build import aligned, emit_same_op, need, per_axis
@@ -121,14 +122,31 @@ def broadcasting_in(site: Site, layouts: Sequence[Layout]) -> Iterator[Option]:
     for layout in layouts:
         takes = layout.operands(given, out)
         if takes is not None:
-            body = _aligned(layout, takes, given, out)
-            yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned)
+            body = _aligned(site.op, layout, takes, given, out)
+            yield Option("broadcasting", takes, (layout,), body, tuned=layout.tuned, only=layout.only)
 
 
-def _aligned(layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]) -> Body:
+PAIRWISE = {"Sum": "Add", "Max": "Max", "Min": "Min"}
+"""Operators of any number of inputs -> those of two that they are made of: gaps.BROADCAST_OF_SEVERAL."""
+
+
+def _aligned(
+    op: str, layout: Layout, takes: Sequence[Layout], given: Sequence[Operand], out: Sequence[Dim]
+) -> Body:
+    """The body of an operator on operands that broadcast; those of several that may be unequal are taken two
+    at a time."""
+    each_whole = all(take == layout for take in takes) and all(_same_dims(v.dims, out) for v in given)
+    pairwise = "" if each_whole or len(given) < 3 else PAIRWISE.get(op, "")
+
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         each = zip(ins, takes, given, strict=True)
         aligned = [layout.aligned(emit, x, take, v.dims, out) for x, take, v in each]
+        if pairwise and site.opset >= 8:
+            return reduce(lambda a, b: emit(pairwise, a, b), aligned)
         return emit_same_op(site, aligned, emit)[0]
 
     return body
+
+
+def _same_dims(dims: Sequence[Dim], out: Sequence[Dim]) -> bool:
+    return len(dims) == len(out) and all(map(same_dim, dims, out))

@@ -18,6 +18,7 @@ from netfuse_onnx.rules._build import (
     per_axis,
     rows_of_each,
     same_op,
+    within,
 )  # fmt: skip
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Site
@@ -101,7 +102,7 @@ def gather_per_model(site: Site) -> Iterator[Option]:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         # [N, ..axis.., rest] -> [N, axis, .., rest]; GatherND; then the axes before `axis` go back.
         table = emit.transpose(ins[0], [0, axis + 1, *(a + 1 for a in range(data) if a != axis)])
-        gathered = rows_of_each(table, site[1], ins[1], emit)
+        gathered = rows_of_each(table, site[1], ins[1], site.dims(0)[axis], emit)
         before = range(1 + indices, 1 + indices + axis)
         inner = range(1, 1 + indices)
         after = range(1 + indices + axis, indices + data)
@@ -119,9 +120,11 @@ def gather_bytes_per_model(site: Site) -> Iterator[Option]:
     rows, rank = static_size(site.dims(0)[0]), site.rank(1)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        # A Gather of 0, 1, 2, .. counts from the front, and refuses what is out of range for one table.
-        index = emit("Gather", emit.const(np.arange(rows)), ins[1], axis=0)
-        first = np.arange(emit.models, dtype=np.int64).reshape(-1, *[1] * rank) * rows
+        # A Gather of 0, 1, 2, .. counts from the front. What is out of range for one table is so for all of
+        # them, too: where that is no error it gives 0, which is moved behind the last (GATHER_GIVES_ZEROS).
+        whole = emit.models * rows
+        index = emit("Gather", emit.const(np.arange(rows) - whole), ins[1], axis=0)
+        first = np.arange(emit.models, dtype=np.int64).reshape(-1, *[1] * rank) * rows + whole
         return emit("Gather", ins[0], emit("Add", index, emit.const(first)), axis=0)
 
     takes, gives = (FOLDED(0), STACKED(0)), (STACKED(0),)
@@ -138,7 +141,18 @@ def gather_elements(site: Site) -> Iterator[Option]:
 def gather_nd(site: Site) -> Iterator[Option]:
     """The models are one more batch axis."""
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
-    body = same_op(batch_dims=int(site.attr("batch_dims")) + 1)
+    batch, depth = int(site.attr("batch_dims")), site.dims(1)[-1]
+    axes = site.dims(0)[batch : batch + depth] if isinstance(depth, int) else ()
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
+        where = ins[1]
+        if len(axes) == 1:
+            where = within(where, site[1], axes[0], emit)
+        elif axes:
+            parts = zip(emit.split(where, [1] * len(axes), -1), axes, strict=True)
+            where = emit("Concat", *(within(part, site[1], size, emit) for part, size in parts), axis=-1)
+        return emit_same_op(site, [ins[0], where], emit, batch_dims=batch + 1)
+
     yield Option("gather_nd", (STACKED(0), STACKED(0)), (STACKED(0),), body)
 
 

@@ -17,10 +17,11 @@ import numpy as np
 from onnx import TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.layouts import SHARED, Layout
+from netfuse_onnx.layouts import SHARED
 from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.params import Param, for_each, rows_of, stored
+from netfuse_onnx.rules.products import Matrices, as_rows, beside
 from netfuse_onnx.types import Dim
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
@@ -30,13 +31,9 @@ LIMITS: dict[int, tuple[int, int]] = {TensorProto.UINT8: (0, 255), TensorProto.I
 
 
 @dataclass(frozen=True)
-class Side:
-    """An operand of a product: its tensor and its layout, its dims per model, and its zero point. `stored` is
-    True for a weight."""
+class Side(Matrices):
+    """An operand of a product, its element type and its zero point. `stored` is True for a weight."""
 
-    x: Tensor
-    layout: Layout
-    dims: tuple[Dim, ...]
     dtype: int
     zero: Param | None = None
     stored: bool = False
@@ -44,15 +41,17 @@ class Side:
 
 def products(a: Side, b: Side, emit: Emitter) -> Tensor:
     """[N, .., i, k] x [N, .., k, j] -> int32 [N, .., i, j]"""
+    a, finish = as_rows(a, b, emit)
     wide = max(len(a.dims), len(b.dims))
-    left, right = (emit.pad_rank(s.x, s.layout, len(s.dims), wide, 0) for s in (a, b))
+    left, right = beside(a, b, emit)
     zero_b = _column_zero(b, right, wide, emit)
     if a.zero is None or not a.zero.mapped:
         point = None if a.zero is None else a.zero.number(emit)
-        return emit("MatMulInteger", left, right, point, zero_b)
+        return finish(emit("MatMulInteger", left, right, point, zero_b))
     total = emit("MatMulInteger", left, right, None, zero_b)
     column = _column_sums(a, b, right, zero_b, emit)
-    return emit("Sub", total, emit("Mul", a.zero.cast(INT32, emit).beside(wide, emit), column))
+    moved = emit("Mul", a.zero.cast(INT32, emit).beside(wide, emit), column)
+    return finish(emit("Sub", total, moved))
 
 
 def _column_zero(b: Side, right: Tensor, wide: int, emit: Emitter) -> Tensor | None:

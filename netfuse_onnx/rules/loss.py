@@ -66,7 +66,7 @@ def _share(site: Site, ins: Operands, labels: Tensor, ignored: Tensor | None, em
             return None
         return _unless(ignored, emit.filled(1.0, element_type, ()), site, emit)
     if site.is_mapped(WEIGHTS):
-        weights = rows_of_each(ins[WEIGHTS], site[LABELS], labels, emit)
+        weights = rows_of_each(ins[WEIGHTS], site[LABELS], labels, site.dims(WEIGHTS)[0], emit)
     else:
         weights = emit("Gather", ins[WEIGHTS], labels, axis=0)
     return weights if ignored is None else _unless(ignored, weights, site, emit)

@@ -9,6 +9,7 @@ from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
+from netfuse_onnx.rules.products import Matrices, product
 
 
 @family("MatMul")
@@ -16,20 +17,24 @@ def matmul(site: Site) -> Iterator[Option]:
     """Batched: M(..ik), M(..kj) -> M(..ij)."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return without_vectors(site, emit("MatMul", *matrices(site, ins, emit)), emit)
+        return without_vectors(site, product(*matrices(site, ins, emit), emit), emit)
 
     yield Option("matmul", site.own_layouts, (STACKED(0),), body)
 
 
-def matrices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> list[Tensor]:
-    """Both operands of a product, in their own layouts, as matrices that broadcast. A vector gains the axis
-    that MatMul would give it, here, where the model axis is known."""
-    wide, ready = max(site.rank(0), site.rank(1), 2), []
-    for i, x in enumerate(ins):
-        if site.rank(i) == 1:
-            x = emit.unsqueeze(x, [site.mapped[i] + i])
-        ready.append(emit.pad_rank(x, site.own_layout(i), max(site.rank(i), 2), wide, 0))
-    return ready
+def matrices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> tuple[Matrices, Matrices]:
+    """Both operands of a product, in their own layouts. A vector gains the axis that MatMul would give it,
+    here, where the model axis is known."""
+    a, b = (_matrix(site, i, x, emit) for i, x in enumerate(ins))
+    return a, b
+
+
+def _matrix(site: Site, i: int, x: Tensor, emit: Emitter) -> Matrices:
+    dims = site.dims(i)
+    if len(dims) == 1:
+        x = emit.unsqueeze(x, [site.mapped[i] + i])
+        dims = (dims[0], 1) if i else (1, dims[0])
+    return Matrices(x, site.own_layout(i), dims)
 
 
 def without_vectors(site: Site, y: Tensor, emit: Emitter) -> Tensor:

@@ -56,7 +56,7 @@ def layer_norm(site: Site) -> Iterator[Option]:
             continue
         if outer and layout != STACKED(0):
             continue
-        if not differs:
+        if not differs and not outer:  # gaps.SCALE_PER_MODEL
             takes = site.takes({0: layout})
             yield Option("layer_norm", takes, site.gives(layout), same_op(axis=first - rank))
         elif layout == STACKED(0):
@@ -68,7 +68,8 @@ def _per_model_affine(site: Site, rank: int, first: int) -> Option:
 
     A scale of [N, 1.., D] inside LayerNormalization is right in ONNX Runtime's CPU provider only: its
     CUDA provider gives wrong values for it (gaps.SCALE_PER_MODEL), and its fusions have been reported to fail
-    on it (issue 27455). Ones of the plain shape are safe everywhere.
+    on it (issue 27455). So it does for a scale that all models share and that depends on axes before. Ones
+    of the normalised axes alone are safe everywhere.
     """
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
@@ -88,7 +89,8 @@ def by_ones(
 ) -> list[Tensor]:
     """The normalisation by a scale of ones, then scale and bias, which `affine` gives such that they
     broadcast."""
-    ones = emit.filled(1.0, site[1].dtype, [static_size(d) for d in site.dims(1)])
+    inner = site.dims(1)[axis - site.rank(0) if axis >= 0 else axis :]
+    ones = emit.filled(1.0, site[1].dtype, [static_size(d) for d in inner])
     y, *statistics = emit_same_op(site, [ins[0], ones], emit, axis=axis)
     for op, i in (("Mul", 1), ("Add", 2)):
         if site.has(i):

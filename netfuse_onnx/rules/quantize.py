@@ -82,7 +82,10 @@ def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
     def stacked(layout: Layout) -> Body:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
             flat = [emit.reshape(p, [emit.models]) if site.rank(i) else p for i, p in enumerate(ins[1:], 1)]
-            return emit_same_op(site, [ins[0], *flat], emit, axis=layout.axis)
+            if rank or site.emits:
+                return emit_same_op(site, [ins[0], *flat], emit, axis=layout.axis)
+            column = emit.unsqueeze(ins[0], [1])  # gaps.NO_AXIS_OF_VECTORS
+            return [emit.squeeze(y, [1]) for y in emit_same_op(site, [column, *flat], emit, axis=0)]
 
         return body
 

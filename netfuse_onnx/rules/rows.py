@@ -18,6 +18,7 @@ from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.rules.einsum import FLOATS, linear
 from netfuse_onnx.rules.norm import by_ones, need_static_scale
+from netfuse_onnx.rules.products import one_matrix
 from netfuse_onnx.types import Dim
 
 
@@ -28,6 +29,12 @@ def linear_rows(site: Site) -> Iterator[Option]:
     need(site.rank(1) == 2, "its weight is not one matrix")
     weight, inner = site.own_layout(1), site.dims(1)[0]
     yield Option("linear_rows", (ROWS, weight), (ROWS,), emit_same_op, unmeasured=not site.mapped[0])
+    if not site.mapped[0] and isinstance(inner, int) and inner and ROWS.fits(site.out_dims()):
+
+        def of_one_input(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+            return emit("MatMul", one_matrix(ins[0], static_size(inner), emit), ins[1])
+
+        yield Option("linear_rows", (SHARED, weight), (ROWS,), of_one_input)
     if not isinstance(site.dims(0)[-1], int) and isinstance(inner, int) and inner:
 
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:

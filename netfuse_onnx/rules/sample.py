@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from netfuse_onnx.dims import same_dim, same_name, static_size
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
-from netfuse_onnx.rules._build import as_int64, emit_same_op, need
+from netfuse_onnx.rules._build import emit_same_op, need, rows_of_each
 from netfuse_onnx.rules._registry import Option, family, rule
 from netfuse_onnx.rules._site import Operands, Site
 from netfuse_onnx.types import Became
@@ -123,8 +123,8 @@ def rotary(site: Site) -> Iterator[Option]:
     need(len(sizes) == 2, "its caches differ between the models and their sizes are unknown")
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
-        where = emit.unsqueeze(as_int64(positions, ins["position_ids"], emit), [3])
-        gathered = [emit("GatherND", ins[cache], where, batch_dims=1) for cache in caches]
+        where = ins["position_ids"]
+        gathered = [rows_of_each(ins[cache], positions, where, site.dims(cache)[0], emit) for cache in caches]
         return emit_same_op(site, [ins[0], *(emit.reshape(rows, [-1, *sizes]) for rows in gathered)], emit)
 
     takes |= dict.fromkeys((*caches, "position_ids"), STACKED(0))

@@ -88,6 +88,22 @@ LABELS_MISSING = "1.32"
 """GatherElements takes fewer rows of indices than there are rows of data, and so do the losses that are
 written out with it, and gives as many."""
 
+BOTH_BROADCAST = "1.31"
+"""CUDA: MatMul and FusedMatMul take one strided product where both operands have as many matrices, without
+comparing their shapes (CanUseStridedBatchedGemm in core/providers/cuda/math/matmul.cc). [1, B, ..] beside
+[N, 1, ..] with B == N gets each matrix with one of the other's, silently, and most of the result is never
+written. So one side alone is broadcast (rules/products.py)."""
+
+BROADCAST_OF_SEVERAL = "1.31"
+"""CUDA: Sum, Max and Min of three and more inputs that are unequal read one of them with the strides of the
+one before (GeneralImplDispatchTarget in core/providers/cuda/math/variadic_elementwise_ops.cc): an axis along
+which it is broadcast keeps the other's stride. Of two, and of equal shapes, they are right."""
+
+GATHER_GIVES_ZEROS = "1.31"
+"""CUDA: Gather gives 0 for an index out of range (core/providers/cuda/tensor/gather_impl.cu), GatherElements
+leaves its output as memory had it, ScatterND takes the nearest index, and GatherND reads what stands there:
+none of them fails, as those on the CPU do."""
+
 SCALE_PER_MODEL = "1.31"
 """CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
 for values of rank 3."""
@@ -97,6 +113,13 @@ for values of rank 3."""
 ONE_ZERO_POINT = "1.31"
 """CUDA: MatMulInteger takes one number as the zero point of either operand, and fails on any other when it is
 run. It does so for bytes with a sign; others run on the CPU, which takes a zero point for each column."""
+
+SPLIT_OF_NOTHING = "1.31"
+"""CUDA: Split with num_outputs (opset 18) fails where the axis is empty, as in a batch of 0."""
+
+CACHE_OF_ITS_PAST = "1.31"
+"""CUDA: where GroupQueryAttention runs on the CPU, as for float32, the cache that it gives is taken to be as
+long as the one that it was given, and a copy of it to the device fails."""
 
 NO_AXIS_OF_VECTORS = "1.31"
 """CUDA: QuantizeLinear and DequantizeLinear with a scale for each index of an axis fail on values of rank

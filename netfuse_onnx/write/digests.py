@@ -63,6 +63,10 @@ class Digests:
             if path in self._replaced or (steady.stamp(path) != stamp and of_files([path]) != files[path]):
                 raise FileFault(f"{path} was replaced or changed while it was merged.", "Merge again.")
 
+    def lent(self) -> Digests:
+        """Returns the same digests for one of several writes: its failure does not stop the work."""
+        return _Lent(self)
+
     def cancel(self) -> None:
         """Stops the work, and returns when it has stopped."""
         self._stop.set()
@@ -83,6 +87,25 @@ class Digests:
             self._fault = external.unreadable(path, error)
         except BaseException as error:  # raised again by the thread that asks for the result
             self._fault = error
+
+
+class _Lent(Digests):
+    """Digests that somebody else owns."""
+
+    def __init__(self, owner: Digests) -> None:
+        self._owner = owner
+
+    def result(self) -> tuple[str, ...]:
+        return self._owner.result()
+
+    def files(self) -> Mapping[str, str]:
+        return self._owner.files()
+
+    def confirm(self) -> None:
+        self._owner.confirm()
+
+    def cancel(self) -> None:
+        """Leaves the work to its owner."""
 
 
 def of_files(paths: Sequence[str]) -> str:

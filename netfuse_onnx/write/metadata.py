@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from netfuse_onnx import __version__
+from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered, Merged
@@ -47,8 +48,12 @@ class Metadata:
     """SHA-256 of the target's constants, where the target is a file."""
     provider: str = ""
     """The provider of these constants; '' where the target is no file, or an old version wrote this one."""
-    dims: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of symbolic dimensions for which the plan was made."""
+    dims: Sizes = field(default_factory=dict)
+    """Sizes of symbolic dimensions for which the plan was made: one for each, or several."""
+    recorded: bool = False
+    """True where the rows of the nodes are the plan, because measuring chose it (plan/recorded.py)."""
+    measured: tuple[Mapping[str, int], ...] = ()
+    """The sizes of symbolic dimensions at which measuring chose the plan, assumed ones included."""
     names: tuple[Edge, ...] | None = None
     """Each model's own names of inputs and outputs, from which the merged names are made. None where all
     models have those of the first one, or an old version wrote the file."""
@@ -71,7 +76,9 @@ def build(
     tools: Mapping[str, str] | None = None,
     constants: str = "",
     provider: str = "",
-    dims: Mapping[str, int] | None = None,
+    dims: Sizes | None = None,
+    recorded: bool = False,
+    measured: Sequence[Mapping[str, int]] = (),
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     value = {
@@ -85,7 +92,9 @@ def build(
         "partial": partial,
         **({"tools": dict(tools)} if tools else {}),
         **({"constants": constants, "provider": provider} if constants else {}),
-        **({"dims": dict(dims)} if dims else {}),
+        **({"dims": {n: d if isinstance(d, int) else list(d) for n, d in dims.items()}} if dims else {}),
+        **({"recorded": True} if recorded else {}),
+        **({"measured": [dict(sizes) for sizes in measured]} if any(measured) else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),

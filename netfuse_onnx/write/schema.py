@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from netfuse_onnx.dims import MOST_POINTS, combinations
 from netfuse_onnx.storage import transforms
 from netfuse_onnx.types import Became
 
@@ -68,6 +69,11 @@ def size(value: Any) -> int:
     if count(value) == 0:
         raise ValueError("is 0")
     return int(value)
+
+
+def sizes(value: Any) -> int | tuple[int, ...]:
+    """Accepts the sizes of one symbolic dimension: a count, or a list of them."""
+    return _some(value) if isinstance(value, list) else count(value)
 
 
 def number(value: Any) -> float:
@@ -149,6 +155,8 @@ def _at(key: str, check: Check, value: Any) -> Any:
         raise ValueError(f"{key[:60]!r} {error}") from None
 
 
+_some = listed(count)
+
 # --------------------------------------------------------------------------- the value
 
 
@@ -157,6 +165,7 @@ NODE = record(
     {"rule": text, "reason": text, "cost": text, "takes": listed(text), "gives": listed(text)},
 )
 CONVERSION = record({"value": text, "from": text, "to": text}, {"nodes": count, "boundary": truth})
+SIZE = record({"dims": mapped(count), "microseconds": number, "best": number}, {})
 REPORT = {
     "nodes": listed(NODE),
     "conversions": listed(CONVERSION),
@@ -166,6 +175,7 @@ REPORT = {
     "notes": listed(text),
     "predicted": mapped(number),
     "alternatives": mapped(number),
+    "sizes": listed(SIZE),
 }
 """The keys that lower writes."""
 EDGE = listed(listed(text))
@@ -187,7 +197,9 @@ _VALUE = record(
         "tools": mapped(text),
         "constants": text,
         "provider": one_of("cpu", "cuda"),
-        "dims": mapped(count),
+        "dims": mapped(sizes),
+        "recorded": truth,
+        "measured": listed(mapped(count)),
         "names": listed(EDGE),
         **REPORT,
     },
@@ -200,6 +212,8 @@ def whole(value: Any) -> dict[str, Any]:
     models = found["models"]
     if not models or len(set(models)) < len(models) or len(found["sha256"]) != len(models):
         raise ValueError("'models' and 'sha256' are not one name and one digest for each model")
+    if not 0 < combinations(found.get("dims", {})) <= MOST_POINTS:
+        raise ValueError(f"'dims' are not 1 to {MOST_POINTS} combinations of sizes")
     named = found.get("names")
     counts = [list(map(len, row)) for row in named or ()]
     if named is not None and (not counts or counts != counts[:1] * len(models) or len(counts[0]) != 2):

@@ -9,6 +9,18 @@ from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
+from .of_verdict import MUTATIONS as VERDICT
 from .of_write import MUTATIONS as WRITE
 
-MUTATIONS: tuple[Mutation, ...] = (*MATCH, *PLAN, *RULES, *LOWER, *STORAGE, *WRITE, *PROVE, *CUDA, *ANSWERS)
+MUTATIONS: tuple[Mutation, ...] = (
+    *MATCH,
+    *PLAN,
+    *RULES,
+    *LOWER,
+    *STORAGE,
+    *WRITE,
+    *PROVE,
+    *CUDA,
+    *ANSWERS,
+    *VERDICT,
+)

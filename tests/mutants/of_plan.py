@@ -4,6 +4,48 @@ from .mutation import mutation
 
 MUTATIONS = (
     mutation(
+        "a-recorded-row-need-not-be-on-offer",
+        "netfuse_onnx/plan/recorded.py",
+        "        same = [offer for offer in offers if offer.choice == row]\n",
+        "        same = [offer for offer in offers if offer.choice == row] or offers\n",
+        "test_recorded.py::test_rows_that_are_not_on_offer_fail_the_proof",
+    ),
+    mutation(
+        "recorded-rows-may-be-left-over",
+        "netfuse_onnx/plan/recorded.py",
+        "    if left:\n",
+        "    if False:\n",
+        "test_recorded.py::test_rows_that_are_not_on_offer_fail_the_proof",
+    ),
+    mutation(
+        "rows-of-bodies-are-not-compared",
+        "netfuse_onnx/plan/recorded.py",
+        "if not left or left.pop() != inner:",
+        "if not left or left.pop() is None:",
+        "test_recorded.py::test_a_lowering_with_bodies_needs_their_rows",
+    ),
+    mutation(
+        "large-sizes-count-more",
+        "netfuse_onnx/plan/several.py",
+        "mean / best / len(bests) if best else",
+        "1.0 / len(bests) if best else",
+        "test_recorded.py::test_a_large_size_counts_no_more_than_a_small_one",
+    ),
+    mutation(
+        "a-body-runs-once",
+        "netfuse_onnx/plan/timed.py",
+        "self._step(step, shapes) * runs(step, shapes.size)",
+        "self._step(step, shapes)",
+        "test_accounts.py::test_the_body_of_a_scan_takes_time_in_each_iteration",
+    ),
+    mutation(
+        "a-body-counts-once",
+        "netfuse_onnx/plan/account.py",
+        "return math.prod(size(tensor, axis) for tensor, axis in step.runs)",
+        "return 1",
+        "test_accounts.py::test_the_body_of_a_scan_costs_its_nodes_in_each_iteration",
+    ),
+    mutation(
         "every-product-strided",
         "netfuse_onnx/plan/launches.py",
         "if left != right or broadcasts_matrices(step):",
@@ -405,16 +447,16 @@ MUTATIONS = (
     ),
     mutation(
         "a-product-for-each-image-of-a-batch",
-        "netfuse_onnx/rules/conv.py",
-        "need(static and dims[0] == 1,",
-        "need(static,",
+        "netfuse_onnx/rules/conv_products.py",
+        "need(dims[0] == 1 or not isinstance(dims[0], int),",
+        "need(True,",
         "rules/test_conv.py::test_what_is_no_product",
     ),
     mutation(
         "a-strided-convolution-as-a-product",
-        "netfuse_onnx/rules/conv.py",
-        'steps = [*attrs.get("strides", ()), *site.dims(1)[2:]]',
-        "steps = [*site.dims(1)[2:]]",
-        "rules/test_conv.py::test_what_is_no_product",
+        "netfuse_onnx/rules/conv_products.py",
+        "self.image == self.out and not any(self.pads)",
+        "not any(self.pads)",
+        "rules/test_conv.py::test_unfolded_windows",
     ),
 )  # fmt: skip

@@ -76,10 +76,24 @@ MUTATIONS = (
     ),
     mutation(
         "sizes-of-the-merge-are-forgotten",
-        "netfuse_onnx/prove/trial.py",
-        "for name in symbolic if name in dims} | {**self.dims})",
-        "for name in symbolic if False} | {**self.dims})",
+        "netfuse_onnx/prove/options.py",
+        "for name in symbolic if name in dims and name not in self.dims}",
+        "for name in symbolic if False}",
         "test_sizes.py::test_given_sizes_are_kept_for_verify_and_bench",
+    ),
+    mutation(
+        "further-sizes-are-not-proven",
+        "netfuse_onnx/prove/trial.py",
+        "        for sizes in self.options.further:\n",
+        "        for sizes in ():\n",
+        "test_recorded.py::test_each_size_is_planned_for_proven_and_remembered",
+    ),
+    mutation(
+        "a-recorded-plan-is-planned-again",
+        "netfuse_onnx/prove/remake.py",
+        "rows = about.lowered.nodes if about.recorded else None",
+        "rows = None",
+        "test_recorded.py::test_every_plan_on_offer_is_repeated",
     ),
     mutation(
         "any-size-fits-into-memory",

@@ -244,7 +244,7 @@ MUTATIONS = (
     mutation(
         "strict-is-ignored",
         "netfuse_onnx/api.py",
-        "        if strict:\n            refusals.replicated(answer)\n",
+        "            refusals.replicated(answer)\n",
         "",
         "test_cli_faults.py::test_strict",
     ),
@@ -272,8 +272,8 @@ MUTATIONS = (
     mutation(
         "negative-sizes",
         "netfuse_onnx/arguments.py",
-        "        if value < 0:\n",
-        "        if False:\n",
+        "            if size < 0:\n",
+        "            if False:\n",
         "test_pins_write.py::test_sizes_of_dimensions",
     ),
     mutation(

@@ -1,14 +1,27 @@
 """Matrix products."""
 
 import numpy as np
+import onnx
 import pytest
-from oracle import check, draw, fails_or_is_right, few_roles, graph, some_roles, sweep
+from oracle import (
+    as_models,
+    check,
+    draw,
+    every_merge,
+    fails_or_is_right,
+    family,
+    few_roles,
+    graph,
+    some_roles,
+    sweep,
+)
 
 from netfuse_onnx.rules.einsum import orders
 
 OPS = ("Einsum", "Gemm", "MatMul")
 
 SIZES = {"B": 3, "S": 2}
+JOINING = ("Identity", "Squeeze", "Unsqueeze")
 
 
 PAIRS = [
@@ -34,6 +47,33 @@ def test_matmul_of_other_types(dtype, tmp_path):
     model = graph(f"{dtype}[2,3,4] x, {dtype}[4,3] w", "y = MatMul(x, w)")
     for x in ("input", "shared input"):
         check(model, draw(model, 3), {"x": x, "w": "weight"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "roles", "emitted"),
+    [
+        ("B,3,4", "4,2", ("shared input", "weight"), ["Reshape", "MatMul", "Reshape"]),
+        ("3,2,4", "4,2", ("shared input", "weight"), ["Reshape", "MatMul", "Reshape"]),
+        ("B,3,4", "C,4,2", ("shared input", "input"), ["Shape", "Slice", "Concat", "Expand", "MatMul"]),
+        ("3,4", "3,4,2", ("input", "shared weight"), ["Expand", "MatMul"]),
+        ("B,1,3,4", "1,3,4,2", ("input", "weight"), ["Expand", "MatMul"]),
+        ("3,2,4", "3,4,2", ("shared input", "input"), ["MatMul"]),
+        ("B,3,4", "C,4,2", ("input", "input"), ["MatMul"]),
+    ],
+)
+def test_one_side_alone_is_broadcast(x, w, roles, emitted, tmp_path):
+    """A shared batch beside a matrix for each model would be mixed up on CUDA (gaps.BOTH_BROADCAST)."""
+    model = graph(f"float[{x}] x, float[{w}] w", "y = MatMul(x, w)")
+    role = dict(zip("xw", roles, strict=True))
+    values = draw(model, 3, sizes={"B": 3, "C": 3})
+    corr = family(as_models(model, values, role, tmp_path))
+    forms = [
+        [node.op_type for node in onnx.load_from_string(merged).graph.node if node.op_type not in JOINING]
+        for plan, merged, _ in every_merge(corr, role, "stacked")
+        if plan.lowerings[0].rule == "matmul"
+    ]
+    assert forms == [emitted]
+    check(model, values, role, tmp_path)
 
 
 def test_matmul_with_itself(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,8 +33,23 @@ CONVOLUTIONS = (  # channels in, out, side of the image, side of the filter, gro
     (96, 96, 112, 3, 96),
 )  # fmt: skip
 
+LINES = (  # channels in, out, length of the signal, of the filter, groups
+    (16, 16, 48, 3, 1), (8, 8, 192, 5, 1), (24, 24, 32, 3, 1), (64, 64, 128, 3, 1), (128, 128, 50, 3, 1),
+    (257, 257, 21, 3, 1), (12, 12, 21, 5, 1), (40, 40, 21, 5, 1), (5, 5, 21, 3, 1), (16, 32, 12, 7, 1),
+    (1, 16, 640, 9, 1), (32, 32, 64, 3, 32), (256, 256, 128, 3, 256), (20, 20, 21, 5, 20),
+    (32, 32, 31, 15, 4), (64, 64, 1000, 3, 1), (40, 40, 21, 5, 10),
+)  # fmt: skip
+
 SQUARES = tuple((c, m, k) for c in (12, 48, 96) for m, k in ((16, 64), (128, 64), (64, 32), (256, 32)))
-"""Of attention: heads of all models, words, width of a head."""
+"""Sizes in attention: heads of all models, words, width of a head."""
+
+RECURRENT = tuple(
+    (op, steps, rows, k, n)
+    for op in ("LSTM", "GRU")
+    for steps, rows in ((1, 1), (1, 8), (4, 1), (20, 1), (20, 8), (100, 1))
+    for k, n in ((16, 16), (40, 64), (64, 128), (200, 100))
+)
+"""Steps in time, size of the batch, inputs, and width of the state."""
 
 Made = tuple[onnx.NodeProto, list[onnx.TensorProto]]
 Link = Callable[[int, str], Made]
@@ -110,6 +126,8 @@ def cases() -> Iterator[Case]:
     yield from products_of_values()
     yield from einsums()
     yield from convolutions()
+    yield from lines()
+    yield from recurrences()
 
 
 def products() -> Iterator[Case]:
@@ -137,11 +155,11 @@ def product(front: tuple[int, ...], k: int, n: int) -> Link:
     return link
 
 
-def convolution(into: int, out: int, side: int, groups: int, models: int) -> Link:
+def convolution(into: int, out: int, side: int, groups: int, models: int, axes: int = 2) -> Link:
     def link(i: int, x: str) -> Made:
         a, b = turn(i, into, out)
-        weight = stored(f"w{i}", models * b, a // groups, side, side)
-        attrs = {"group": models * groups, "pads": [side // 2] * 4}
+        weight = stored(f"w{i}", models * b, a // groups, *[side] * axes)
+        attrs: dict[str, Any] = {"group": models * groups, "pads": [side // 2] * 2 * axes}
         return helper.make_node("Conv", [x, weight.name], [f"y{i}"], **attrs), [weight]
 
     return link
@@ -183,3 +201,31 @@ def convolutions() -> Iterator[Case]:
             link = convolution(into, out, side, groups, models)
             model = chain([1, models * into, image, image], length, link)
             yield Case(kind, models * groups, image * image, b, a * side * side, length, model)
+
+
+def lines() -> Iterator[Case]:
+    """Convolutions over one axis."""
+    for into, out, length_of_signal, side, groups in LINES:
+        for models in (1, 2, 8):
+            a, b = into // groups, out // groups
+            length = min(long(out * a * side, models), 8)
+            link = convolution(into, out, side, groups, models, axes=1)
+            model = chain([1, models * into, length_of_signal], length, link)
+            yield Case("convolution_line", models * groups, length_of_signal, b, a * side, length, model)
+
+
+def recurrences() -> Iterator[Case]:
+    """Recurrent layers of one direction, which read the same input."""
+    for op, steps, rows, k, n in RECURRENT:
+        gates = {"GRU": 3, "LSTM": 4}[op] * n
+        length = max(1, min(LONGEST, WEIGHTS // (4 * gates * (k + n)), 400 // steps))
+        nodes, weights = [], []
+        for i in range(length):
+            weights += [stored(f"w{i}", 1, gates, k), stored(f"r{i}", 1, gates, n)]
+            read = ["x", f"w{i}", f"r{i}"]
+            nodes.append(helper.make_node(op, read, [f"y{i}"], hidden_size=n))
+        made = {f"y{i}": TensorProto.FLOAT for i in range(length)}
+        yield Case(
+            "recurrent", 1, steps * rows, gates, k + n, length,
+            graph(nodes, {"x": [steps, rows, k]}, made, weights),
+        )  # fmt: skip

@@ -1,0 +1,22 @@
+"""Writes bytes and seconds for people."""
+
+from __future__ import annotations
+
+import math
+
+
+def size(count: int) -> str:
+    """Write bytes: 18.1 kB."""
+    if count < 1000:
+        return f"{count} bytes"
+    power = min(4, int(math.log10(count) / 3))
+    return f"{count / 1000**power:.3g} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds: 0.71 ms, 2.3 s."""
+    if seconds >= 1.0 or seconds <= 0.0:
+        return f"{seconds:.3g} s"
+    if seconds >= 1e-3:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e6:.3g} us"
