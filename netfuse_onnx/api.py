@@ -19,7 +19,6 @@ from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load.claims import Run
-from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
@@ -79,7 +78,9 @@ def merge(
     dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
     arguments.sizes(dims)
     options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
-    target, asked = _target(target, tune, options, proof)
+    provider = options.runtime.provider if options else ""
+    asked = hints.Asked(arguments.target(target), provider, dims)
+    target = arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)
     made_for = targets.provider(target)
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
@@ -104,12 +105,11 @@ def merge(
         ) as staged:
             if options and verify:
                 options = replace(options, share=once, made_for=plan.made_for)
-                proved = _prove_staged(staged, out, plan.merged, plan.family, options, progress)
-                warnings = (*answer.warnings, *proved.warnings)
-                answer = replace(answer, proof=replace(proved, strict=strict), warnings=warnings)
-                refusals.unproven(answer)
+                answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
             staged.commit()
-    return _told(replace(answer, files=tuple(staged.files), size=staged.size), plan, asked)
+    answer = replace(answer, files=tuple(staged.files), size=staged.size)
+    told = hints.of_merge(answer, plan.family, plan.merged, asked)
+    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -299,35 +299,23 @@ def _matched(
 
 
 def _prove_staged(
-    staged: writer.Staged,
-    out: str,
-    merged: Merged,
-    family: Correspondence,
-    options: Options,
-    progress: Progress | None,
+    staged: writer.Staged, out: str, plan: Plan, options: Options, progress: Progress | None
 ) -> VerifyReport:
     """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
     path, names = staged.model_path, staged.names(out)
     with wording.renaming(names):
-        recipes = metadata.recipes(metadata.read(path), family, path)
-        graph = prove_graph(path, merged, recipes)
-        return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)
+        recipes = metadata.recipes(metadata.read(path), plan.family, path)
+        graph = prove_graph(path, plan.merged, recipes)
+        proved = prove(path, recipes, plan.family, options, progress, graph=graph)
+        return wording.renamed(proved, names)
 
 
-def _target(
-    target: str, tune: float | None, options: Options | None, proof: Proof
-) -> tuple[str, hints.Asked]:
-    """Return the target that `auto` or measuring stand for, and what was asked for."""
-    provider = options.runtime.provider if options else ""
-    asked = hints.Asked(arguments.target(target), provider, proof.get("dims", {}))
-    there = targets.at_hand(target, proof.get("provider", "auto"))
-    return arguments.tuned_for(there, tune, provider), asked
-
-
-def _told(answer: MergeReport, plan: Plan, asked: hints.Asked) -> MergeReport:
-    """Return the report on a file that is written, with its verdict and hints."""
-    told = hints.of_merge(answer, plan.family, plan.merged, asked)
-    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+def _proven(answer: MergeReport, proof: VerifyReport, strict: bool) -> MergeReport:
+    """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
+    warnings = (*answer.warnings, *proof.warnings)
+    answer = replace(answer, proof=replace(proof, strict=strict), warnings=warnings)
+    refusals.unproven(answer)
+    return answer
 
 
 def _merge_report(

@@ -90,8 +90,8 @@ MUTATIONS = (
     mutation(
         "a-temporary-path-in-a-report",
         "netfuse_onnx/api.py",
-        "return wording.renamed(prove(path, recipes, family, options, progress, graph=graph), names)",
-        "return prove(path, recipes, family, options, progress, graph=graph)",
+        "return wording.renamed(proved, names)",
+        "return proved",
         "test_json.py::test_no_temporary_path_in_what_a_proof_says",
     ),
     mutation(
@@ -139,8 +139,8 @@ MUTATIONS = (
     mutation(
         "auto-in-the-metadata",
         "netfuse_onnx/api.py",
-        '    target = targets.at_hand(target, proof.get("provider", "auto"))\n',
-        '    targets.at_hand(target, proof.get("provider", "auto"))\n',
+        'arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)',
+        "arguments.tuned_for(target, tune, provider)",
         "test_hints.py::test_auto_is_the_provider_at_hand",
     ),
     mutation(

@@ -237,7 +237,7 @@ MUTATIONS = (
     mutation(
         "written-although-unequal",
         "netfuse_onnx/api.py",
-        "                refusals.unproven(answer)\n",
+        "    refusals.unproven(answer)\n",
         "",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),
