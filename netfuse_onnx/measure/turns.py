@@ -28,8 +28,8 @@ from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
 
 SUITS, SEVERAL = 1.5, 3
-"""Only settings that take up to 1.5 times the best time of one merged file are tried for the next, where 3 or
-more were tried for it."""
+"""A second merged file tries only the settings that took up to 1.5 times the best time of the first, where 3
+or more were tried for that one."""
 LOADS = 0.5
 """The part of the time left after the trials that loading further settings of a way may take."""
 
