@@ -208,7 +208,8 @@ def test_the_commands_in_the_docs_run(tmp_path: Path, where: str, commands: str)
         shim.chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     above = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PATH": path, "PYTHONPATH": above}
+    own = {"PATH": path, "PYTHONPATH": above, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = os.environ | own
     family(work, count=3)
     ready = "netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx"
     for script in (ready, commands):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from commands import Run, refused
 from families import family
+from pretended import pretend
 
 import netfuse_onnx
 from netfuse_onnx import best_plan
@@ -422,3 +423,16 @@ def test_a_second_plan_tries_the_settings_that_suit_the_first() -> None:
     for other in (replace(entry, merged=False), entry):
         assert turns._likely(other, {}).choices == choices
     assert turns._likely(replace(entry, merged=False), tried).choices == choices
+
+
+def test_plans_are_measured_where_the_provider_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA is the CPU here. The plan of no target is that of a family without the operators made for CUDA."""
+    pretend(monkeypatch)
+    report = tuned(tmp_path, provider="cuda", tune=20.0, verify=False)
+    found = tuning(report)
+    assert found.provider == "cuda"
+    ran = {row.way for row in found.rows if row.seconds}
+    assert {GENERIC, "target cuda", "in sequence", "concurrent"} <= ran | set(found.same)
+    about = metadata.read(str(tmp_path / "merged.onnx"))
+    assert about.target == ("generic" if found.chosen == GENERIC else "cuda")
+    assert about.made_for in ("", "cuda") and found.snippet

@@ -121,7 +121,8 @@ def test_a_target_says_what_it_expects(tmp_path: Path, run: Run, target: str) ->
     assert "Predicted for the target" in err and "Rejected plans: batched wherever possible " in err
     report = json.loads(run("inspect", out, "--json")[1])
     assert report["target"] == target
-    assert sum(report["lowered"]["predicted"].values()) <= min(report["lowered"]["alternatives"].values())
+    total = round(sum(report["lowered"]["predicted"].values()), 2)  # the parts have two digits
+    assert total <= min(report["lowered"]["alternatives"].values())
 
 
 def test_a_target_of_ones_own(tmp_path: Path, run: Run) -> None:

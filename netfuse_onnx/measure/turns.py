@@ -28,8 +28,8 @@ from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.run.runtime import RunFailed
 
 SUITS, SEVERAL = 1.5, 3
-"""Where 3 settings or more were tried for one merged file, only those that take up to 1.5 times its best time
-are tried for the next."""
+"""A second merged file tries only the settings that took up to 1.5 times the best time of the first, where 3
+or more were tried for that one."""
 LOADS = 0.5
 """The part of the time left after the trials that loading further settings of a way may take."""
 

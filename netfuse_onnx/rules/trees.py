@@ -55,8 +55,8 @@ Emitted = Callable[[Tensor, "Emitter"], Tensor]
 
 
 SMALL = 20
-"""Trees of a model. On a CPU one ensemble of more is no faster than one for each model, and up to twice as
-slow for many rows: a leaf has the weight of an only target, and refers to one of several targets."""
+"""Trees of a model. On a CPU one ensemble of more is no faster than one for each model, and for many rows
+up to twice as slow: a leaf has the weight of an only target, and refers to one of several targets."""
 
 
 def large(trees: Sequence[int]) -> bool:
