@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from netfuse_onnx.dims import points
-from netfuse_onnx.errors import NotProven, UsageFault
+from netfuse_onnx.errors import NotProven, UsageFault, ValuesDiffer
 from netfuse_onnx.measure import final
 from netfuse_onnx.measure.contenders import Concurrent, InSequence
 from netfuse_onnx.measure.entries import MergedFile, named
@@ -157,9 +157,13 @@ class _Race:
         name = final.choose(laps, names)
         notes = []
         if name is None:
-            name = min(
-                self.plans, key=lambda p: p.predicted if p.predicted is not None else float("inf")
-            ).name
+            right = [plan for plan in self.plans if not _wrong(plan, laps)]
+            if not right:
+                raise ValuesDiffer(
+                    f"Every plan gives other values than the models alone: {_wrong(self.plans[0], laps)}.",
+                    "Please report it; without --tune, the proof says more.",
+                )
+            name = min(right, key=lambda p: p.predicted if p.predicted is not None else float("inf")).name
             notes = [f"No plan could be measured; {name} is taken by its predicted time."]
         plan = next(plan for plan in self.plans if plan.name == name)
         return plan, self._tuning(plan, laps, spent, notes)
@@ -242,6 +246,12 @@ def _distinct(plans: Sequence[Plan]) -> tuple[list[Plan], dict[str, str]]:
         if first is not plan:
             same[plan.name] = first.name
     return list(kept.values()), same
+
+
+def _wrong(plan: Plan, laps: Sequence[Lap]) -> str:
+    """Return the reason why a plan is wrong, where it ran and gave other values, or ''."""
+    rows = [lap.row(plan.name) for lap in laps]
+    return next((row.problem for row in rows if row is not None and row.broke), "")
 
 
 def _advice(tuning: Tuning, ask: Request) -> str:

@@ -448,6 +448,7 @@ class Every(Cost):
     """Nodes and bytes, with everything on offer."""
 
     tuned = True
+    measures = True
     provider = "cuda"
 
     def refusal(self, offer: planning.Lowering) -> str:

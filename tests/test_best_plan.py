@@ -16,7 +16,7 @@ from pretended import pretend
 
 import netfuse_onnx
 from netfuse_onnx import best_plan
-from netfuse_onnx.errors import FileFault, StrictViolated, UsageFault
+from netfuse_onnx.errors import FileFault, StrictViolated, UsageFault, ValuesDiffer
 from netfuse_onnx.measure import final, heavy, turns
 from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.final import Lap
@@ -413,6 +413,19 @@ def test_a_wrong_plan_of_a_large_family_is_a_row(tmp_path: Path, monkeypatch: py
     )
     found = tuning(tuned(tmp_path, tune=30.0))
     assert all(row.problem.startswith(("not equal", "not measured")) for row in found.rows if row.merged)
+
+
+def test_wrong_plans_are_not_written(tmp_path: Path, timed: Callable[..., None]) -> None:
+    """A plan that gave other values is not taken by its predicted time, and where all did, nothing is written."""
+    wrong = [replace(row(name, 0.1, problem="not equal: y"), error=9.0) for name in (GENERIC, TUNED, ONCE)]
+    timed(Lap("n=1", (*wrong, row("concurrent", 1.0, merged=False)), together=True))
+    assert tuning(tuned(tmp_path)).chosen == "target cpu"
+    wrong.append(replace(wrong[0], label="target cpu"))
+    timed(Lap("n=1", (*wrong, row("concurrent", 1.0, merged=False)), together=True))
+    (tmp_path / "merged.onnx").unlink()
+    with pytest.raises(ValuesDiffer, match=r"other values than the models alone: not equal: y\."):
+        tuned(tmp_path, tune=2.0)
+    assert not (tmp_path / "merged.onnx").exists()
 
 
 def test_a_second_plan_tries_the_settings_that_suit_the_first() -> None:

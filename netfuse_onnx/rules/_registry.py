@@ -27,7 +27,7 @@ class Option:
     """One lowering on offer: `takes[i]` per input (SHARED for what is used as it is, None for what the
     body does not read), `gives[k]` per output. A `tuned` one is on offer only to plans with measured costs.
     `only` names a provider, whose targets alone it is on offer to: its body suits that provider's kernels.
-    An `unmeasured` one is on offer to all but plans for the CPU, where its speed is unknown.
+    An `unmeasured` one is on offer to plans for the CPU, or for its only provider, where they are measured.
     An option says nothing of its price: a plan counts what its body emits."""
 
     rule: str
@@ -146,7 +146,7 @@ def options(
             on_offer += (
                 option
                 for option in given
-                if _fits(option, site) and (measures or provider != "cpu" or is_measured(option, site))
+                if _fits(option, site) and (measures or _by_constants(option, site, provider))
             )
         except Refuse as refusal:
             reasons.append(str(refusal))
@@ -157,6 +157,13 @@ def options(
     return on_offer, "" if on_offer else "; ".join(
         dict.fromkeys(reasons)
     ) or "no form of its rule applies here"
+
+
+def _by_constants(option: Option, site: Site, provider: str) -> bool:
+    """True where an option is on offer to plans that do not measure."""
+    if provider == "cpu":
+        return is_measured(option, site)
+    return not (option.unmeasured and option.only)
 
 
 def is_measured(option: Option, site: Site) -> bool:

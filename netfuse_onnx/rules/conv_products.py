@@ -66,8 +66,10 @@ def conv_as_product(site: Site) -> Iterator[Option]:
     need(len(dims) == len(filters) == len(out) >= 3, "its operands are no images and filters")
     static = all(isinstance(dim, int) and dim for dim in (*dims[1:], *filters, *out[1:]))
     need(static, "a size of its images is unknown")
-    # With more images than one, a filter meets each of them: a product of pointers (plan/launches.py).
-    need(dims[0] == 1 or not isinstance(dims[0], int), "its batch is not one image")
+    # With more images than one, a filter meets each of them: a product of pointers (plan/launches.py), which
+    # no CUDA graph takes. Where the batch is open, only a measurement at its sizes says that it is one image.
+    several = not isinstance(dims[0], int)
+    need(dims[0] == 1 or several, "its batch is not one image")
     need(site.opset >= 11, "Pad reads no widths below opset 11")
     window = _window(site)
     need(window is not None, "its sizes contradict each other")
@@ -90,7 +92,7 @@ def conv_as_product(site: Site) -> Iterator[Option]:
         return emit.reshape(activation(emit, y), [emit.models, 0, *map(static_size, out[1:])])
 
     takes = site.takes(dict.fromkeys(range(4), STACKED(0)))
-    yield Option("conv_as_product", takes, (STACKED(0),), body, only="cuda")
+    yield Option("conv_as_product", takes, (STACKED(0),), body, only="cuda", unmeasured=several)
 
 
 def _unfolded(emit: Emitter, x: Tensor, window: Window, front: list[int]) -> Tensor:

@@ -25,8 +25,8 @@ from netfuse_onnx.tune.cases import Case, ConversionCase, Member, NodeCase
 from netfuse_onnx.tune.probes import converted
 from netfuse_onnx.types import ValueType, Weight
 
-REACHES = (1 << 20, 16 << 20, 64 << 20)
-"""The sizes in bytes that are told apart: those of caches, and more than one holds."""
+REACHES = tuple(1 << n for n in range(20, 27))
+"""The sizes in bytes that are told apart: what caches hold, and more than one holds."""
 
 Number = Callable[[Any], int]
 """The number of a tensor: equal for one that is the same."""
