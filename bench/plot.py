@@ -105,6 +105,7 @@ def case_name(result: Result, results: Sequence[Result]) -> str:
     words = [result["name"], f"{result['count']} models"]
     words += [f"batch {result['batch']}"] if len({r["batch"] for r in results}) > 1 else []
     words += [result["dtype"]] if len({r["dtype"] for r in results}) > 1 else []
+    words += ["cut"] if result.get("cut") else []
     return ", ".join(words)
 
 
@@ -159,6 +160,7 @@ def table(results: Sequence[Result]) -> str:
     machines = {json.dumps([r["machine"]["processor"], r["machine"].get("gpu", "")]) for r in results}
     told = results[0]
     busy = [r["name"] for r in results if any("busy" in warning for warning in r["warnings"])]
+    cut = [case_name(r, results) for r in results if r.get("cut")]
     where = ", ".join(filter(None, (told["machine"].get("gpu"), told["machine"]["processor"])))
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
     rows = [
@@ -169,6 +171,15 @@ def table(results: Sequence[Result]) -> str:
         "",
         *(["**From more than one machine: don't compare lines.**", ""] if len(machines) > 1 else []),
         *([f"**The machine was busy before {len(busy)} cases: measure these again.**", ""] if busy else []),
+        *(
+            [
+                f"**Cut: the time was up before all ways of {', '.join(cut)} were measured. The best of them may "
+                "be missing.**",
+                "",
+            ]
+            if cut
+            else []
+        ),
         "A speed-up is the ratio of the two medians, with the quartiles of the ratios of the rounds. The "
         "verdict is inconclusive where these three do not lie on one side of 1.",
         "",
