@@ -171,15 +171,7 @@ def table(results: Sequence[Result]) -> str:
         "",
         *(["**From more than one machine: don't compare lines.**", ""] if len(machines) > 1 else []),
         *([f"**The machine was busy before {len(busy)} cases: measure these again.**", ""] if busy else []),
-        *(
-            [
-                f"**Cut: the time was up before all ways of {', '.join(cut)} were measured. The best of them may "
-                "be missing.**",
-                "",
-            ]
-            if cut
-            else []
-        ),
+        *([f"**Cut, so that the best alternative may be missing: {'; '.join(cut)}.**", ""] if cut else []),
         "A speed-up is the ratio of the two medians, with the quartiles of the ratios of the rounds. The "
         "verdict is inconclusive where these three do not lie on one side of 1.",
         "",
