@@ -33,7 +33,6 @@ from netfuse_onnx.tune.clock import Clock, in_turns
 from netfuse_onnx.tune.keys import REACHES, reach
 from netfuse_onnx.tune.measuring import Measurer
 from netfuse_onnx.tune.probes import probe
-from netfuse_onnx.tune.several import Several
 from netfuse_onnx.tune.survey import Survey, shares
 from netfuse_onnx.tune.tuned import Scales, Tuned, place
 from netfuse_onnx.tune.tuner import Times, measure, tuned
@@ -331,42 +330,6 @@ def test_options_of_unknown_speed_are_on_offer_once_they_are_measured(tmp_path: 
     assert rules(survey.tuned({})) == rules(base)
     every = {key: 1.0 for keys in survey.choices for key in keys}
     assert "linear_rows" in rules(survey.tuned(every))
-
-
-# --------------------------------------------------------------------------- several settings
-
-
-def settings_of(corr: Correspondence, batches: tuple[int, ...], rng: np.random.Generator) -> list[Tuned]:
-    costs = []
-    for batch in batches:
-        survey = priced(corr, sizes={"batch": batch, "words": 3})
-        keys = sorted({key for keys in survey.choices for key in keys})
-        costs.append(survey.tuned({key: rng.uniform(1.0, 100.0) for key in keys}))
-    return costs
-
-
-@pytest.mark.parametrize("name", ["layers", "words"])
-def test_several_settings_cost_their_times_over_the_best_of_each(tmp_path: Path, name: str) -> None:
-    corr = network(name, tmp_path)
-    for seed in range(4):
-        costs = settings_of(corr, (1, 8), np.random.default_rng(seed))
-        both = Several(corr, costs)
-        plan = planning.plan(corr, cost=both)
-        found = planning.candidates(corr, io="separate", share=frozenset(), cost=both)
-        times = both.times(plan, found)
-        assert plan.cost == pytest.approx(sum(t / best for t, best in zip(times, both.best, strict=True)))
-        assert plan.cost >= 2.0 - 1e-9
-        for cost, best in zip(costs, both.best, strict=True):
-            alone = planning.plan(corr, cost=cost)
-            assert alone.cost == pytest.approx(best)
-            of_it = sum(t / b for t, b in zip(both.times(alone, found), both.best, strict=True))
-            assert plan.cost <= of_it + 1e-9
-
-
-def test_one_setting_alone_gives_its_own_plan(tmp_path: Path) -> None:
-    corr = network("words", tmp_path)
-    (cost,) = settings_of(corr, (4,), np.random.default_rng(5))
-    assert ways(planning.plan(corr, cost=Several(corr, [cost]))) == ways(planning.plan(corr, cost=cost))
 
 
 # --------------------------------------------------------------------------- the clock
