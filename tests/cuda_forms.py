@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import onnx
 
+from netfuse_onnx.dims import INFERRED
+
 Shape = list[int | str | None]
 PRODUCTS = ("MatMul", "MatMulInteger", "FusedMatMul", "MatMulIntegerToFloat")
 
@@ -41,7 +43,12 @@ def _shape(info: onnx.ValueInfoProto) -> Shape | None:
     kind = info.type.tensor_type
     if not kind.HasField("shape"):
         return None
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+    return [d.dim_value if d.HasField("dim_value") else _symbol(d.dim_param) for d in kind.shape.dim]
+
+
+def _symbol(name: str) -> str | None:
+    """A dim's name; none for one that inference made up, which says nothing of another one."""
+    return None if name.startswith(INFERRED) else name or None
 
 
 def both_broadcast(node: onnx.NodeProto, given: Sequence[Shape | None]) -> bool:

@@ -100,4 +100,4 @@ def test_what_is_made_for_each_model_is_compared_where_it_joins(
     role = {"x": "input"} | dict.fromkeys("wru", "weight")
     assert fails_or_is_right(proto, values, role, tmp_path)
     alike = draw(proto, 2, sizes={"B": 2})
-    check(proto, alike, role, tmp_path, reason="recurrent")
+    check(proto, alike, role, tmp_path, reason="recurrent", unless=("written_out", "written_out_scan"))
