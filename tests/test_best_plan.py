@@ -265,6 +265,15 @@ def test_a_second_merge_measures_nothing(
     assert repr(str(tmp_path / "merged.onnx")) in tuning(again).snippet or not tuning(again).snippet
 
 
+def test_a_second_merge_for_the_same_sizes_measures_nothing(
+    tmp_path: Path, timed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(lap(generic=0.5, target=0.5, once=0.1))
+    tuned(tmp_path, dims={"n": 2})
+    monkeypatch.setattr(best_plan, "_measured", lambda *_: pytest.fail("it was measured again"))
+    assert tuning(tuned(tmp_path, dims={"n": 2})).cached
+
+
 def test_other_questions_are_measured(tmp_path: Path, timed: Callable[..., None]) -> None:
     timed(lap(generic=0.5, target=0.5, once=0.5))
     tuned(tmp_path)

@@ -64,8 +64,9 @@ class Remembered:
     error: where the folder can't be written, nothing is remembered."""
 
     def __init__(self, about: Mapping[str, Any], where: Path | None = None) -> None:
-        self.about = {"netfuse-onnx": __version__, **about}
-        digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
+        asked = json.dumps({"netfuse-onnx": __version__, **about}, sort_keys=True)
+        self.about = json.loads(asked)  # as a file gives it back: without tuples
+        digest = hashlib.sha256(asked.encode()).hexdigest()
         self.path = (where or folder()) / f"plan-{digest[:24]}.json"
 
     def read(self) -> dict[str, Any] | None:
