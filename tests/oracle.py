@@ -429,7 +429,7 @@ def right_on_cpu(
     role: Mapping[str, str],
     singles: Sequence[Mapping[str, Array]],
 ) -> list[dict[str, Array]] | None:
-    """What the CPU gives for each model, where a kernel of CUDA gives something else for one alone: then its
+    """The outputs that the CPU gives for each model, where a kernel of CUDA gives others for one alone: then its
     values are no measure. None where they agree."""
     if PROVIDER == "cpu":
         return None

@@ -369,7 +369,7 @@ def test_attributes_are_part_of_the_key(tmp_path: Path) -> None:
 
 
 def test_the_sizes_of_all_values_of_a_chain_are_part_of_the_key(tmp_path: Path) -> None:
-    """What the key shows in words is the head alone."""
+    """The words of a key show the head alone."""
     keys = set()
     for more in ("8", "2, 3, 8"):
         folder = tmp_path / str(len(more))

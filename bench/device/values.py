@@ -44,7 +44,7 @@ FORMER_TESTS = (
     "test_attention.py::test_biases_of_keys_go_and_those_of_values_move",
 )  # fmt: skip
 FORMER_GRAPHS = (81, 106, 110, 148, 150, 168, 189, 190, 252, 325)
-"""What failed on a GPU before: tests, and random graphs of seed 131."""
+"""The tests and random graphs (of seed 131) that failed on a GPU before."""
 SHARES = {"former": 0.2, "once": 0.2, "networks": 0.13, "every": 0.27, "random": 0.2}
 """The parts of the time that the steps of `main` get. What one leaves is the next one's, too."""
 MODELS = 3
