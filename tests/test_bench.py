@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 WAYS = {"in sequence", "concurrent", "processes", "side by side", "merged"}
 SHORT = ("--rounds", "3", "--seconds", "60")
 SHORT_CASE = ("--rounds", "3", "--seconds", "0")
-"""Of the harness, whose seconds are those of the rounds of one case."""
+"""The effort of the harness, whose seconds are those of the rounds of one case."""
 
 
 def test_one_table_on_stdout(tmp_path: Path, run: Run) -> None:
