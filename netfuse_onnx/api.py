@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack, cast
 
-from netfuse_onnx import arguments, best_plan, checked, expected, hints, refusals, sources, wording
+from netfuse_onnx import arguments, best_plan, checked, edges, expected, hints, refusals, sources, wording
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
@@ -196,7 +196,7 @@ def bench(
         with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
             stacked = os.path.join(folder, "stacked.onnx")
             notes = [*strangers, *_other_sizes(options)]
-            if work.runtime.provider == "cuda" and about.io != "stacked":
+            if work.runtime.provider == "cuda" and edges.is_separate(about.io):
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
                     files.append(_stacked(about, paths, stacked, proof))

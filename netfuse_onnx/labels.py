@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from netfuse_onnx import edges
 from netfuse_onnx.types import Correspondence, Edge
 
 
@@ -66,7 +67,7 @@ class Labels:
         return ""
 
     def _label(self, model: int, name: str, own: Mapping[str, str]) -> str:
-        return name if self.io == "stacked" else f"{self.models[model]}/{own[name]}"
+        return f"{self.models[model]}/{own[name]}" if edges.is_separate(self.io) else name
 
 
 Line = tuple[str, str, str, Sequence[str]]

@@ -1,0 +1,30 @@
+"""The ways in which values of N models cross the edge of the merged graph, by the word that travels, `io`.
+
+Every question about such a word is asked here, so that a new one is added in one place.
+"""
+
+from __future__ import annotations
+
+SEPARATE = "separate"
+"""Each model has inputs and outputs of its own, `a/x`."""
+ALL_MODELS = "stacked"
+"""One tensor for all models, `[N, ..]`."""
+SELECTED = "selected"
+"""One tensor for those models whose ids the call gives, `[K, ..]`."""
+
+MODES = (SEPARATE, ALL_MODELS, SELECTED)
+
+
+def is_separate(io: str) -> bool:
+    """True where each model has inputs and outputs of its own; else one tensor holds those of several."""
+    return io == SEPARATE
+
+
+def is_stacked(io: str) -> bool:
+    """True where the inputs and outputs have a leading axis of all models, in the order of the merge."""
+    return io == ALL_MODELS
+
+
+def is_selected(io: str) -> bool:
+    """True where the inputs and outputs have a leading axis of the models that the call names."""
+    return io == SELECTED
