@@ -12,8 +12,8 @@ ALL_MODELS = "stacked"
 SELECTED = "selected"
 """One tensor for those models whose ids the call gives, `[K, ..]`."""
 SLOTS = "slots"
-"""One tensor of rows, `[rows, ..]`, each with the id of its model: rows are moved to `[N, most rows of a model,
-..]` and back."""
+"""One tensor of rows, `[R, ..]`, each with the id of its model: rows are moved to `[N, most rows of a
+model, ..]` and back."""
 INDEX = "index"
 """The same rows and ids: each row is computed by itself, with the weights of its model gathered for it."""
 

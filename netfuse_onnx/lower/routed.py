@@ -1,7 +1,7 @@
-"""The edge of a routed graph: inputs and outputs are rows, `[R, ..]`, and `model` `[R]` names the model of each.
+"""The edge of a routed graph: inputs and outputs are rows, `[R, ..]`; `model` `[R]` has the model of each.
 
-slots: rows of one model are put side by side, `[R, ..] -> [N, B, ..]`, where B is the most rows of one model. A
-slot that no row fills holds a copy of some row of the call, and nothing reads its result.
+slots: rows of one model are put side by side, `[R, ..] -> [N, B, ..]`, where B is the most rows of one model.
+A slot that no row fills holds a copy of some row of the call, and nothing reads its result.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Routed(Boundary):
         super().__init__(corr, io, share, ragged)
         if corr.opsets.get("", 1) < LEAST_OPSET:
             raise NotRoutable(
-                f"{corr.sources[0].path} has opset {corr.opsets.get('', 1)}, and rows are routed by operators "
-                f"of opset {LEAST_OPSET}.",
+                f"{corr.sources[0].path} has opset {corr.opsets.get('', 1)}. Rows are routed by operators of "
+                f"opset {LEAST_OPSET}.",
                 "Export it at a later opset.",
             )
 

@@ -78,7 +78,7 @@ class Packing:
         """Pack the first rows of the models into a routed call. `order` is the model of each row."""
         once = self.labels.share
         merged = {
-            name: values[0][name][:1] if name in self.labels.repeated else values[0][name]
+            name: _array(values[0][name])[:1] if name in self.labels.repeated else values[0][name]
             if name in once else _mixed([own[name] for own in values], order)
             for name in values[0]
         }  # fmt: skip
