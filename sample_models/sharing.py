@@ -66,6 +66,7 @@ def sharing(
 ) -> None:
     """Write base.onnx and COUNT models of one family that share most of their weights. Numbers are random,
     the same in every run. Paths go to stdout, the time to stderr."""
+    from netfuse_onnx.errors import FileFault
     from sample_models import copies
 
     start, folder = time.monotonic(), Path(out)
@@ -87,6 +88,8 @@ def sharing(
             click.echo(file)
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    except FileFault as error:
+        raise click.ClickException(str(error)) from error
     except copies.NothingMatchesError as error:
         raise click.ClickException(
             f"no weight of {path} matches {error}; see --targets and --tail"
