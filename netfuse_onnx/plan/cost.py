@@ -25,8 +25,8 @@ from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 BYTES_PER_NODE = 4 << 20
 
 COPIED_PER_NODE = 16 << 10
-"""Bytes of copies of one weight that cost as much as a node. They are dear: a session holds the copies as long
-as it lives, and every call reads them, while one weight for the rows of all models is read once."""
+"""Bytes of copies of one weight that cost as much as a node. They are dear: a session holds the copies as
+long as it lives, and every call reads them, while one weight for the rows of all models is read once."""
 
 RESHAPE = 0.25
 """A Reshape copies nothing; it is a node in a profile, not a kernel."""
