@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack, cast
 
-from netfuse_onnx import arguments, best_plan, checked, expected, hints, refusals, sources, wording
+from netfuse_onnx import arguments, best_plan, checked, expected, hints, refusals, sharing, sources, wording
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
@@ -339,4 +339,5 @@ def _merge_report(
         warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
         dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
         tuning=tuning,
+        sharing=sharing.of(family, merged, dims),
     )
