@@ -16,6 +16,7 @@ from netfuse_onnx import (
     opened,
     refusals,
     routes,
+    sharing,
     sources,
     wording,
 )
@@ -184,6 +185,7 @@ class Merging:
             target=target,
             lowered=merged.report,
             distinct_bytes=weights.stored(merged.model),
+            sharing=sharing.of(family, merged, self.dims),
             names=tuple(Labels.of(family, io, share).rows()),
             symbols=symbols.free(
                 symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
