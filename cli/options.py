@@ -53,8 +53,8 @@ adapter_option = click.option(
     "adapters",
     multiple=True,
     metavar="[NAME=]PATH",
-    help="A LoRA adapter of the one model that is given: a safetensors file with its adapter_config.json, or the "
-    "folder of both, as peft saves them. Each is one model, with the base.",
+    help="A LoRA adapter of the one model that is given: a safetensors file with its adapter_config.json, or "
+    "the folder of both, as peft saves them. Each is one model, with the base.",
 )
 TUNE = "--tune"
 tune_option = click.option(

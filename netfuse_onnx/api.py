@@ -82,7 +82,7 @@ def merge(
     asked = hints.Asked(arguments.target(target), provider, dims)
     target = arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)
     made_for = targets.provider(target)
-    staging.check_target(out, paths, external=data == "external")
+    staging.check_target(out, sources.files(paths), external=data == "external")
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
         matching = functools.partial(_matched, partial=partial, libraries=libraries)
@@ -339,4 +339,5 @@ def _merge_report(
         warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
         dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
         tuning=tuning,
+        adapters=sources.changes(family),
     )

@@ -106,4 +106,5 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         merged_nodes=merged.report.merged_nodes,
         became=Counter(row.became for row in merged.report.nodes),
         hints=hints.of_check(family, merged),
+        adapters=sources.changes(family),
     )

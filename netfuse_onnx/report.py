@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
@@ -143,6 +144,8 @@ class MergeReport(Report):
     tuning: Tuning | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    adapters: Adapters | None = None
+    """The weights that adapters change in their base; None where the models are no adapters."""
 
     @property
     def copied(self) -> int | None:
@@ -227,6 +230,8 @@ class CheckReport(Report):
     became: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    adapters: Adapters | None = None
+    """As in MergeReport."""
 
     @property
     def ok(self) -> bool:

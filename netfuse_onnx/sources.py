@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
+from netfuse_onnx.adapter_rows import Adapters, listed
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.load.adapters import AdapterPath, adapted
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.names import models_in_order
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.types import Source
+from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import digests, metadata
 
 SHOWN = 4
@@ -29,8 +30,8 @@ def read(paths: Sequence[str]) -> list[Source]:
 
 
 def base_of(paths: Sequence[str]) -> str:
-    """Return the base of models that are adapters; '' where they are models of their own. Raises UsageFault for
-    both together."""
+    """Return the base of models that are adapters; '' where they are models of their own. Raises UsageFault
+    for both together."""
     bases = {path.base if isinstance(path, AdapterPath) else "" for path in paths}
     if len(bases) > 1:
         raise UsageFault("Adapters of one base can't be merged with other models.", "Give one base alone.")
@@ -54,6 +55,11 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
             loaded.append(fault)
     _refuse_merged(one for one in loaded if isinstance(one, Source))
     return loaded
+
+
+def changes(family: Correspondence) -> Adapters | None:
+    """Return what the adapters of a family change in their base; None where the models are no adapters."""
+    return listed(family.sources, family.names)
 
 
 def in_order(merged: str, paths: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:

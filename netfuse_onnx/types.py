@@ -124,10 +124,10 @@ class Producer:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The way in which an adapter changes one weight of its base. The weight becomes `replaced`, or the sum of
-    itself and `scale` times b a, where a and b are matrices [r, in] and [out, r] or filters [r, C, k, k] and
-    [O, r, 1, 1], as the adapter's file has them. `transposed`: the base stores the transpose of that.
-    `module` is the adapter's name of the place, `node` and `evidence` say where it is and what tells that."""
+    """The way in which an adapter changes one weight of its base: it becomes `replaced`, or the sum of itself
+    and `scale` times b a. These are as in the adapter's file: matrices [r, in] and [out, r], or filters
+    [r, C, k, k] and [O, r, 1, 1]. `transposed`: the base stores the transpose of that. `module` is the
+    adapter's name of the place, `node` and `evidence` say where it is and what tells that."""
 
     module: str
     weight: str
@@ -153,8 +153,8 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One input model: its normal form, and what else of the file the merged model must carry. `adapted` is set
-    where the model is an adapter with its base; `path` is then that of the adapter."""
+    """One input model: its normal form, and what else of the file the merged model must carry. `adapted` is
+    set where the model is an adapter with its base; `path` is then that of the adapter."""
 
     path: str
     graph: Graph

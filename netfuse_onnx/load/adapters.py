@@ -1,8 +1,8 @@
 """Adapters as models: each LoRA adapter with its base is one Source.
 
-All of these have one graph, that of the base with a low-rank branch (branches.py) at each module that any of the
-adapters changes, and share the base's weights. Where an adapter has a lower rank than another, its matrices are
-padded with zeros; where it leaves a module alone, they are zero.
+All of these have one graph, that of the base with a low-rank branch (branches.py) at each module that any of
+the adapters changes, and share the base's weights. Where an adapter has a lower rank than another, its
+matrices are padded with zeros; where it leaves a module alone, they are zero.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from netfuse_onnx.types import Adapted, Change, Extent, Graph, Node, Source, Wei
 
 SMALL = 1024
 """Weights of at most so many bytes are held in memory."""
-PRECISION = {TensorProto.DOUBLE: 53, TensorProto.FLOAT: 24, TensorProto.FLOAT16: 11, TensorProto.BFLOAT16: 8}
+PRECISION: Mapping[int, int] = {
+    TensorProto.DOUBLE: 53,
+    TensorProto.FLOAT: 24,
+    TensorProto.FLOAT16: 11,
+    TensorProto.BFLOAT16: 8,
+}
 """The bits of the significands of floats."""
 
 
 class AdapterPath(str):
-    """The path of an adapter's safetensors file, as one of the models of a family. `base` is that of its base."""
+    """The path of an adapter's safetensors file, as one of the models of a family. `base` is that of its
+    base."""
 
     base: str
 
@@ -49,8 +55,8 @@ def paths(base: str, adapters: Iterable[str]) -> tuple[AdapterPath, ...]:
 
 
 def adapted(base_path: str, adapters: Sequence[str]) -> list[Source]:
-    """Return one source for each adapter. Raises FileFault for files that can't be read or that need more than
-    LoRA, AdapterMismatch for an adapter that does not fit the base."""
+    """Return one source for each adapter. Raises FileFault for files that can't be read or that need more
+    than LoRA, AdapterMismatch for an adapter that does not fit the base."""
     base = load(base_path)
     return _Family(base, [lora.read(path) for path in adapters]).sources()
 
@@ -132,8 +138,8 @@ class _Family:
         return Change(module, target.weight, transposed, _called(node), target.evidence)
 
     def _replacement(self, adapter: Adapter, name: str, target: Target) -> Change:
-        """Return the change of a tensor that replaces one of the base, which may store the transpose of it: that
-        is so where the exporter has renamed the weight of a Linear."""
+        """Return the change of a tensor that replaces one of the base, which may store the transpose of it:
+        that is so where the exporter has renamed the weight of a Linear."""
         weight, tensor = self.base.graph.weights[target.weight], adapter.replaced[name]
         kept = modules.split(target.weight)[-1:] == modules.split(name)[-1:]
         change = replace(self._change(name, target), replaced=tensor)
@@ -259,8 +265,8 @@ def _scaled(weight: Weight, scale: float, dtype: int) -> NDArray[Any]:
 
 
 def _padded(values: NDArray[Any], side: Side, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return a matrix of the adapter, [r, in] or [out, r], as the branch has it: transposed where the weight is
-    on the right, with zeros up to the shape."""
+    """Return a matrix of the adapter, [r, in] or [out, r], as the branch has it: transposed where the weight
+    is on the right, with zeros up to the shape."""
     turned = values.T if side in (Side.RIGHT, Side.RIGHT_TRANSPOSED) else values
     turned = turned.reshape(*turned.shape, *(1 for _ in range(len(shape) - turned.ndim)))
     return np.pad(turned, [(0, to - now) for to, now in zip(shape, turned.shape, strict=True)])

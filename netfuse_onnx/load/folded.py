@@ -1,9 +1,10 @@
-"""Files of adapted models, with the product of the adapter added to each weight, as `merge_and_unload` of peft does.
+"""Files of adapted models, with the product of the adapter added to each weight, as `merge_and_unload` of
+peft does.
 
-A merged file holds the products as nodes of its graph. What proves it must not be made in the same way: so ONNX
-Runtime runs the base's own file, with other bytes in the place of each changed weight. One copy of the base's
-data serves all adapters; each adds only the weights that it changes, in files that last as long as they are
-wanted. All lie in a temporary folder (under TMPDIR), which goes when the process ends.
+A merged file holds the products as nodes of its graph. What proves it must not be made in the same way: so
+ONNX Runtime runs the base's own file, with other bytes in the place of each changed weight. One copy of the
+base's data serves all adapters; each adds only the weights that it changes, in files that last as long as
+they are wanted. All lie in a temporary folder (under TMPDIR), which goes when the process ends.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ SMALL = 1024
 
 @contextmanager
 def opened(source: Source) -> Iterator[str]:
-    """Give the path of a file that ONNX Runtime loads for a source. That of an adapted model is removed at the
-    end; sessions that were made of it stay usable. Raises FileFault where there is no room for it."""
+    """Give the path of a file that ONNX Runtime loads for a source. That of an adapted model is removed at
+    the end; sessions that were made of it stay usable. Raises FileFault where there is no room for it."""
     path = written(source)
     try:
         yield path
@@ -70,7 +71,8 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def weight(base: Weight, change: Change) -> Weight:
-    """Return the changed weight, computed in float32 (float64 where the base is), rounded to the base's type."""
+    """Return the changed weight, computed in float32 (float64 where the base is), rounded to the base's
+    type."""
     if change.replaced is not None:
         values = np.asarray(weights.array(change.replaced))
     elif change.a is not None and change.b is not None:
@@ -87,7 +89,8 @@ def weight(base: Weight, change: Change) -> Weight:
 def _product(a: Weight, b: Weight, scale: float, *, wide: bool) -> NDArray[Any]:
     """Return scale times b a: a matrix [out, in], or filters [O, C, k, k]."""
     kind = np.float64 if wide else np.float32
-    left, right = weights.array(b).astype(kind), weights.array(a).astype(kind)
+    left: NDArray[Any] = weights.array(b).astype(kind)
+    right: NDArray[Any] = weights.array(a).astype(kind)
     product: NDArray[Any] = left.reshape(len(left), -1) @ right.reshape(len(right), -1)
     return (product * kind(scale)).reshape(len(left), *right.shape[1:])
 
@@ -167,8 +170,8 @@ _BASES: dict[tuple[str, int], tuple[steady.Stamp | None, _Base]] = {}
 
 
 def _base(path: str) -> _Base:
-    """Return the data of a base, copied where it was not, or has changed since. Those of bases that nobody uses
-    any more are removed."""
+    """Return the data of a base, copied where it was not, or has changed since. Those of bases that nobody
+    uses any more are removed."""
     key, now = (os.path.abspath(path), os.getpid()), steady.stamp(path)
     stamp, base = _BASES.get(key, (None, None))
     if base is None or stamp != now:

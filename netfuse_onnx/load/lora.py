@@ -1,9 +1,10 @@
 """The reader of LoRA adapters as the peft library saves them: a safetensors file with adapter_config.json.
 
 For each module that it changes the file has A [r, in] and B [out, r]; the weight of the module becomes the
-base's plus scale B A, where scale is lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora. Tensors of other
-names (modules_to_save, bias) replace those of the base. Whatever else a configuration asks for is refused:
-an adapter that is read in part would be another model. https://huggingface.co/docs/peft/developer_guides/lora
+base's plus scale B A, where scale is lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora. Tensors of
+other names (modules_to_save, bias) replace those of the base. Whatever else a configuration asks for is
+refused: an adapter that is read in part would be another model.
+https://huggingface.co/docs/peft/developer_guides/lora
 """
 
 from __future__ import annotations

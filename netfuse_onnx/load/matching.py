@@ -1,14 +1,15 @@
 """The weights of a base that an adapter names: matched by the paths of modules, never guessed.
 
-An adapter says `bert.encoder.layer.0.attention.self.query`; the file may lack the prefix `bert`, or have one more,
-as a wrapper around the network adds it. So one prefix is taken from, or put before, all names of an adapter
-alike. The match holds when exactly one prefix finds a place for every name; an equal name needs no prefix.
+An adapter says `bert.encoder.layer.0.attention.self.query`; the file may lack the prefix `bert`, or have one
+more, as a wrapper around the network adds it. So one prefix is taken from, or put before, all names of an
+adapter alike. The match holds when exactly one prefix finds a place for every name; an equal name needs no
+prefix.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.errors import AdapterMismatch
@@ -18,8 +19,8 @@ from netfuse_onnx.types import Graph
 SHOWN = 4
 """The names that a message lists, at most."""
 RENAMED = (
-    "Export the base from the network that the adapters were trained on. Tools that optimise a file may remove the "
-    "names by which modules are found: give the file as torch's exporter wrote it."
+    "Export the base from the network that the adapters were trained on. Tools that optimise a file may "
+    "remove the names by which modules are found: give the file as torch's exporter wrote it."
 )
 
 
@@ -122,13 +123,11 @@ class Names:
 
     def _reason(self, path: Path) -> str:
         """Return the reason why the weight of a module, which the file has by its name, is no target."""
+        needs = "a low-rank difference needs a MatMul, a Gemm or a Conv without groups."
         for prefix in self._prefixes((*path, WEIGHT), True):
             for target in self.tensors[prefix.of((*path, WEIGHT)) or ()]:
-                ops = {self.graph.nodes[i].key for i in readers(self.graph, target.weight)}
-                return (
-                    f"{target.weight!r} is read by {' and '.join(sorted(ops))}; a low-rank difference needs a "
-                    "MatMul, a Gemm or a Conv without groups."
-                )
+                ops = sorted({self.graph.nodes[i].key for i in readers(self.graph, target.weight)})
+                return f"{target.weight!r} is read by {' and '.join(ops)}; {needs}"
         return ""
 
     # ------------------------------------------------------------------ targets

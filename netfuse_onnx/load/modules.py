@@ -1,7 +1,7 @@
 """The modules of the network that a file was exported from: which node applies the weight of which module.
 
-Exporters rename weights: TorchScript writes `onnx::MatMul_712` for a transposed one, dynamo `val_38`. The path of
-a module is told, in this order, by
+Exporters rename weights: TorchScript writes `onnx::MatMul_712` for a transposed one, dynamo `val_38`. The
+path of a module is told, in this order, by
 
 - the scopes that dynamo writes beside each node (`pkg.torch.onnx.name_scopes`),
 - the name of the node, `/encoder/layer.0/attention/self/query/MatMul`,
@@ -66,8 +66,8 @@ def split(name: str) -> Path:
 
 
 def places(source: Source, model: ModelProto) -> list[Place]:
-    """Return every node that applies a weight, with the path of its module where something tells it. `model` is
-    the file as it stands, or its skeleton."""
+    """Return every node that applies a weight, with the path of its module where something tells it. `model`
+    is the file as it stands, or its skeleton."""
     return list(_Places(source.graph, source.opsets.get("", 0), _scopes(model)).all())
 
 
@@ -128,7 +128,8 @@ class _Places:
         return Place(i, reader, operand, weight, how, bias, path, evidence)
 
     def _behind(self, i: int, operand: str) -> tuple[str, int]:
-        """Return the weight that a node reads, directly or through the Transpose of a matrix, and its reader."""
+        """Return the weight that a node reads, directly or through the Transpose of a matrix, and its
+        reader."""
         if operand in self.graph.weights:
             return operand, i
         maker = self.makers.get(operand)

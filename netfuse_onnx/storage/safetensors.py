@@ -114,19 +114,22 @@ def _entry(name: str, entry: Any) -> tuple[int, tuple[int, ...], int, int]:
     kind, shape, places = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise _Invalid(f"the type of {name[:80]!r} is {str(kind)[:20]!r}, which is not known here")
-    if not _counts(shape) or len(shape) > MOST_AXES:
+    sizes, ends = _counts(shape), _counts(places)
+    if sizes is None or len(sizes) > MOST_AXES:
         raise _Invalid(f"{name[:80]!r} has no usable shape")
-    if not _counts(places) or len(places) != 2:
+    if ends is None or len(ends) != 2:
         raise _Invalid(f"{name[:80]!r} has no begin and end")
     dtype, each = _TYPES[kind]
-    if places[1] - places[0] != math.prod(shape) * each:
+    if ends[1] - ends[0] != math.prod(sizes) * each:
         raise _Invalid(f"the bytes of {name[:80]!r} do not fill its shape")
-    return dtype, tuple(shape), places[0], places[1]
+    return dtype, sizes, ends[0], ends[1]
 
 
-def _counts(value: Any) -> bool:
-    """Returns True for a list of whole numbers, none of them negative."""
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+def _counts(value: Any) -> tuple[int, ...] | None:
+    """Returns the whole numbers in a list, None where it has anything else or negative ones."""
+    if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 1 << 62 for n in value):
+        return None
+    return tuple(value)
 
 
 def _without_holes(ranges: list[tuple[int, int, str]], size: int) -> None:
