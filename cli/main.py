@@ -19,6 +19,7 @@ from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped,
 
 from .options import (
     WithOptionalValues,
+    adapter_option,
     at_least_two,
     common_options,
     data_arguments,
@@ -56,6 +57,7 @@ def cli() -> None:
 @cli.command(cls=WithOptionalValues)
 @models_argument
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
+@adapter_option
 @names_option
 @click.option(
     "--io",
@@ -92,7 +94,14 @@ def cli() -> None:
 @click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
 @proof_options
 @common_options
-def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: bool, **given: Any) -> int:
+def merge(
+    models: tuple[str, ...],
+    adapters: tuple[str, ...],
+    names: str | None,
+    no_verify: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
     """Merge models into one graph, prove it equal to them, then write it.
 
     With --io separate, a symbolic dimension has one size for all models in a call: pad where they differ.
@@ -103,12 +112,13 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
+      netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
-    at_least_two(models)
-    paths, called = named_models(models, names)
+    at_least_two(models, adapters)
+    paths, called = named_models(models, names, adapters)
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
-    keys = (
+    keys = [
         "io",
         "routing",
         "share",
@@ -120,25 +130,29 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
         "tune",
         "low_rank",
         "base",
-    )
+    ]
     given = {key: given[key] for key in keys}
     return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 
 
 @cli.command()
 @models_argument
+@adapter_option
 @names_option
 @partial_option
 @common_options
-def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bool) -> int:
+def check(
+    models: tuple[str, ...], adapters: tuple[str, ...], names: str | None, partial: bool, as_json: bool
+) -> int:
     """Tell if the models are one architecture, and if not which are, what differs, and where.
 
     \b
     Example:
       netfuse-onnx check a.onnx b.onnx
+      netfuse-onnx check base.onnx --adapter a.safetensors --adapter b.safetensors
     """
-    at_least_two(models)
-    paths, called = named_models(models, names)
+    at_least_two(models, adapters)
+    paths, called = named_models(models, names, adapters)
     try:
         return _answer("check", as_json, paths, names=called, partial=partial)
     except FileFault as error:
@@ -152,21 +166,25 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
 @models_argument
+@adapter_option
 @click.option("--strict", is_flag=True, help="Fail where an output's values can't tell two models apart.")
 @click.option(
     "--isolation", is_flag=True, help="Feed NaN, infinities and other sizes to every model in turn."
 )
 @proof_options
 @common_options
-def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
+def verify(
+    merged: str, models: tuple[str, ...], adapters: tuple[str, ...], as_json: bool, **given: Any
+) -> int:
     """Prove a merged file against the models it was made of: bytes, values and graph.
 
     \b
     Example:
       netfuse-onnx verify merged.onnx a.onnx b.onnx
       netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
+      netfuse-onnx verify merged.onnx base.onnx --adapter a.safetensors --adapter b.safetensors
     """
-    paths, called = sources_of(models)
+    paths, called = sources_of(models, adapters)
     options = {key: given[key] for key in ("strict", "isolation")}
     return _answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
@@ -174,6 +192,7 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
 @models_argument
+@adapter_option
 @click.option("--profile", is_flag=True, help="Show the time by kind of operator, merged and separate.")
 @click.option("--rounds", type=click.IntRange(1), default=25, show_default=True, help="Turns of each way.")
 @click.option(
@@ -185,7 +204,9 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 )
 @proof_options
 @common_options
-def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
+def bench(
+    merged: str, models: tuple[str, ...], adapters: tuple[str, ...], as_json: bool, **given: Any
+) -> int:
     """Measure a merged file against every other way to run its models.
 
     The batch is 1 where --dim does not say otherwise. Measure on a quiet machine.
@@ -195,7 +216,7 @@ def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> 
       netfuse-onnx bench merged.onnx a.onnx b.onnx
       netfuse-onnx bench merged.onnx a.onnx b.onnx --dim batch=8 --profile
     """
-    paths, called = sources_of(models)
+    paths, called = sources_of(models, adapters)
     options = {key: given[key] for key in ("profile", "rounds", "seconds")}
     return _answer("bench", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 

@@ -14,6 +14,7 @@ from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, des
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, Report, RulesReport, VerifyReport
 from netfuse_onnx.types import Became
 
+from .render_adapters import adapters
 from .render_bench import bench
 from .render_check import check
 from .render_hints import hints
@@ -46,6 +47,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
     low_rank(report.low_rank, console)
+    adapters(report.adapters, console)
     _lowered(report.lowered, console)
     sizes(report.lowered, report.dims, console)
     if report.tuning:

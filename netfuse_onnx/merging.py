@@ -74,7 +74,9 @@ class Merging:
         at_hand = targets.at_hand(self.target, self.proof.get("provider", "auto"))
         made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
         staging.check_target(
-            self.out, [*self.paths, *filter(None, [self.base])], external=self.data == "external"
+            self.out,
+            [*sources.files(self.paths), *filter(None, [self.base])],
+            external=self.data == "external",
         )
         models = sources.read(self.paths)
         with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
@@ -197,6 +199,7 @@ class _Work:
             distinct_bytes=weights.stored(merged.model),
             sharing=sharing.of(family, merged, ask.dims),
             low_rank=factoring.report(family),
+            adapters=sources.changes(family),
             names=tuple(Labels.of(family, io, share).rows()),
             symbols=symbols.free(
                 symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs

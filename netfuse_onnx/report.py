@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
@@ -164,6 +165,8 @@ class MergeReport(Report):
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
+    adapters: Adapters | None = None
+    """The weights that adapters change in their base; None where the models are no adapters."""
 
     @property
     def copied(self) -> int | None:
@@ -249,6 +252,8 @@ class CheckReport(Report):
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
+    adapters: Adapters | None = None
+    """As in MergeReport."""
 
     @property
     def ok(self) -> bool:
