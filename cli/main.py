@@ -118,19 +118,7 @@ def merge(
     paths, called = named_models(models, names, adapters)
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
-    keys = [
-        "io",
-        "routing",
-        "share",
-        "target",
-        "partial",
-        "strict",
-        "out",
-        "data",
-        "tune",
-        "low_rank",
-        "base",
-    ]
+    keys = ["io", "routing", "share", "target", "partial", "strict", "out", "data", "tune", "base", "low_rank"]
     given = {key: given[key] for key in keys}
     return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 
