@@ -19,12 +19,15 @@ PRODUCTS = ("MatMul", "MatMulInteger", "FusedMatMul", "MatMulIntegerToFloat")
 def unfit(merged: onnx.ModelProto, source: onnx.ModelProto | None) -> list[str]:
     """A line for each node of the merged graph that has a form. `source`: nodes of the source are taken over
     as they are, so that a form which one of them has is left out."""
-    own = {kind for kind, _ in _found(source)} if source else set()
-    return [line for kind, line in _found(merged) if kind not in own]
+    found = [*_found(merged)]
+    own = {kind for kind, _ in _found(source)} if found and source else set()
+    return [line for kind, line in found if kind not in own]
 
 
 def _found(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """The kinds of forms in a graph, and a line that tells the node."""
+    if FORMS.keys().isdisjoint(node.op_type for node in model.graph.node):
+        return
     try:
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError):
