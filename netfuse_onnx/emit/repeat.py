@@ -76,8 +76,8 @@ def _repeat(
 
 
 def _choose(emit: Emitter, tensor: Tensor, stored: Tensor, ids: list[int], axis: int) -> None:
-    """Lets nodes that take models of `tensor` by ids which only a call tells take their values of `stored`. So
-    a session never holds a value for each model."""
+    """Lets nodes that take models of `tensor` by ids which only a call tells take their values of `stored`,
+    so that a session never holds a value for each model."""
     for reader in [node for node in emit.graph.nodes if node.op == "Gather" and not node.domain]:
         if reader.inputs[0] is tensor and reader.attrs.get("axis", 0) == axis:
             chosen = emit("Gather", emit.const(ids), reader.inputs[1], axis=0)
