@@ -32,11 +32,13 @@ def holders(recipe: Recipe, family: Correspondence) -> list[Holder]:
     whole = family.weights.get(recipe.value, ())
     if len(whole) < 2 or len(whole) != family.models:
         return [Holder(k, part.own, "") for k, part in enumerate(recipe.parts)]
-    if len(recipe.parts) == len(whole):
-        each = [(k, k) for k, _ in enumerate(whole)]
-    else:
-        each = [(k, m) for k, part in enumerate(recipe.parts) for m, w in enumerate(whole) if w == part]
-    return [Holder(k, whole[m].own, family.names[m]) for k, m in each]
+    one_each = len(recipe.parts) == len(whole)
+    return [
+        Holder(k, held.own, family.names[m])
+        for k, part in enumerate(recipe.parts)
+        for m, held in enumerate(whole)
+        if (held is part if one_each else held == part)
+    ]
 
 
 def wrong_indices(model: ModelProto, recipes: Mapping[str, Recipe], family: Correspondence) -> Iterator[str]:
