@@ -64,6 +64,14 @@ tune_option = click.option(
     help="Choose the plan by measuring on this machine, where --provider says, for about so many seconds (60 "
     "by itself). Times are remembered for the next run.",
 )
+routing_option = click.option(
+    "--routing",
+    type=click.Choice(["auto", "slots", "index"]),
+    default="auto",
+    show_default=True,
+    help="With --io routed. slots: rows of one model side by side, at the cost of all models times the most "
+    "rows of one; index: each row with its own weights, at the cost of the rows; auto: the cheaper one.",
+)
 partial_option = click.option(
     "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
 )

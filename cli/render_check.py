@@ -7,6 +7,7 @@ from netfuse_onnx.report import CheckReport
 
 from .render_adapters import adapters
 from .render_hints import hints
+from .render_sharing import sharing
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 
@@ -28,6 +29,7 @@ def check(report: CheckReport, console: Screen) -> None:
     adapters(report.adapters, console)
     _weights(report, console)
     _nodes(report, console)
+    sharing(report.sharing, console)
     console.say(f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
     console.warn(report.warnings)
     verdict(report.verdict, console)
