@@ -207,4 +207,5 @@ class _Work:
             warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
             dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
             tuning=tuning,
+            adapters=sources.changes(family),
         )

@@ -1,6 +1,7 @@
 """Mistakes that the tests must see, by stage. run.py tries them: `make mutants`."""
 
 from .mutation import Mutation
+from .of_adapters import MUTATIONS as ADAPTERS
 from .of_answers import MUTATIONS as ANSWERS
 from .of_cuda import MUTATIONS as CUDA
 from .of_lower import MUTATIONS as LOWER
@@ -25,4 +26,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *ANSWERS,
     *VERDICT,
     *TUNE,
+    *ADAPTERS,
 )
