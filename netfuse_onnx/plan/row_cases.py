@@ -1,0 +1,284 @@
+"""The cases of operators in the proof that rows stay apart (rows_apart.py).
+
+Each says of one node, for any size of the batch, where its output has the rows. It gives None where it does not
+apply, and raises Mixed where rows may meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from netfuse_onnx.dims import same_dim
+from netfuse_onnx.ops.axes import INPUTS, REDUCERS
+from netfuse_onnx.plan import row_sizes
+from netfuse_onnx.plan.row_sizes import Size, Sizes
+from netfuse_onnx.plan.row_states import Facts, Indices, Mixed, Numbers, Rowed, State, places
+from netfuse_onnx.rules.elementwise import BROADCAST, UNARY
+from netfuse_onnx.types import Node
+
+
+def _shape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Shape of rows: the size of the axis of rows is a multiple of the batch."""
+    state = ins[0]
+    if not isinstance(state, Rowed):
+        return None
+    dims = facts.dims(node.inputs[0])
+    entries = [Size(axis == state.axis, dim) for axis, dim in enumerate(dims)]
+    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(dims))
+    return Sizes(tuple(entries[int(start) : int(end)]))
+
+
+def _broadcast(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Rows must meet rows: all that are rowed are so at one axis from the back, and others have size 1
+    there."""
+    if any(isinstance(state, Sizes | Numbers | Indices) for state in ins):
+        return None
+    place, dims = places(facts, node.inputs, ins)
+    return Rowed(max(map(len, dims)) - place)
+
+
+def _matmul(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Rows are matrices of their own, rows of the first operand, or columns of the second."""
+    if any(isinstance(state, Sizes | Numbers | Indices) for state in ins[:2]) or any(ins[2:]):
+        return None
+    dims = [facts.dims(name) for name in node.inputs[:2]]
+    if min(map(len, dims)) < 2:
+        return None
+    rank, (x, w) = max(map(len, dims)), ins[:2]
+    if isinstance(x, Rowed) and x.axis == len(dims[0]) - 2 and w is None:
+        return Rowed(rank - 2)
+    if isinstance(w, Rowed) and w.axis == len(dims[1]) - 1 and x is None:
+        return Rowed(rank - 1)
+    place, _ = places(facts, node.inputs[:2], ins[:2])
+    return Rowed(rank - place) if place > 2 else None
+
+
+def _einsum(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """The letter of the rows is that of each rowed operand, and of no other."""
+    text = str(node.attrs["equation"].decode()).replace(" ", "")
+    terms, _, out = text.partition("->")
+    names = terms.split(",")
+    if "." in text or not out or any(isinstance(s, Sizes | Numbers | Indices) for s in ins):
+        return None
+    letters = {term[s.axis] for term, s in zip(names, ins, strict=True) if isinstance(s, Rowed)}
+    if len(letters) != 1:
+        return None
+    (letter,) = letters
+    once = all(term.count(letter) == isinstance(s, Rowed) for term, s in zip(names, ins, strict=True))
+    return Rowed(out.index(letter)) if once and out.count(letter) == 1 else None
+
+
+def _transpose(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    rank = len(facts.dims(node.inputs[0]))
+    perm = [int(axis) for axis in node.attrs.get("perm") or reversed(range(rank))]
+    return Rowed(perm.index(ins[0].axis)) if isinstance(ins[0], Rowed) else None
+
+
+def _unary(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    if node.op in ("Cast", "Identity") and isinstance(ins[0], Numbers):
+        return ins[0]
+    return ins[0] if isinstance(ins[0], Rowed) and not any(ins[1:]) else None
+
+
+def _axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
+    """The axes along which a node works, counted from the front; None where they are not known."""
+    if (place := INPUTS.get(node.key)) is not None and len(node.inputs) > place and node.inputs[place]:
+        value = facts.constant(node.inputs[place])
+        given = None if value is None else [int(axis) for axis in value.reshape(-1)]
+    else:
+        found = node.attrs.get("axes", node.attrs.get("axis"))
+        given = (
+            None
+            if found is None
+            else [int(axis) for axis in (found if isinstance(found, list | tuple) else [found])]
+        )
+    return None if given is None else sorted(axis % rank for axis in given)
+
+
+def _along(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """An operator along other axes than that of the rows, of one shape before and after."""
+    states = [state for state in ins if state is not None]
+    dims = facts.dims(node.inputs[0])
+    axes = _axes(facts, node, len(dims))
+    others = ins[1:] if node.op in ("Concat", "GatherElements") else ()
+    if not isinstance(ins[0], Rowed) or axes is None or any(state != ins[0] for state in states):
+        return None
+    if any(state != ins[0] for state in others) or ins[0].axis in axes:
+        return None
+    return ins[0]
+
+
+def _reduced(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """A reduction along other axes, or a Squeeze of them."""
+    rank, state = len(facts.dims(node.inputs[0])), ins[0]
+    axes = _axes(facts, node, rank)
+    if not isinstance(state, Rowed) or axes is None or not axes or state.axis in axes or any(ins[1:]):
+        return None
+    kept = node.op != "Squeeze" and node.attrs.get("keepdims", 1)
+    return state if kept else Rowed(state.axis - sum(axis < state.axis for axis in axes))
+
+
+def _unsqueeze(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    state = ins[0]
+    count = (
+        facts.constant(node.inputs[1]).size
+        if len(node.inputs) > 1 and facts.constant(node.inputs[1]) is not None
+        else len(node.attrs.get("axes", ()))
+    )
+    rank = len(facts.dims(node.inputs[0])) + count
+    axes = _axes(facts, node, rank)
+    if not isinstance(state, Rowed | Numbers) or not axes:
+        return None
+    return type(state)([axis for axis in range(rank) if axis not in axes][state.axis])
+
+
+def _gather(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """What each row is, or has, at places that are the same for any batch; or a table at the places of rows."""
+    data, where = ins
+    rank, more = (len(facts.dims(name)) for name in node.inputs)
+    axis = int(node.attrs.get("axis", 0)) % rank
+    if isinstance(data, Rowed) and where is None and axis != data.axis:
+        return data if data.axis < axis else Rowed(data.axis + more - 1)
+    if data is None and isinstance(where, Rowed):
+        return Rowed(axis + where.axis)
+    return None
+
+
+def _pad(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Nothing is added along the axis of the rows."""
+    rank, state = len(facts.dims(node.inputs[0])), ins[0]
+    if not isinstance(state, Rowed) or any(ins[1:]) or len(node.inputs) > 3:
+        return None
+    pads = facts.constant(node.inputs[1])
+    widths = [] if pads is None else [int(pads.reshape(-1)[k]) for k in (state.axis, state.axis + rank)]
+    return state if widths == [0, 0] else None
+
+
+def _reshape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """The entries of a row lie side by side, and stay so: the axes before the rows come out as they go in."""
+    state, target = ins[0], facts.sizes(node.inputs[1])
+    if not isinstance(state, Rowed | Numbers) or target is None:
+        return None
+    if node.attrs.get("allowzero") and Size(False, 0) in target.entries:
+        raise Mixed("a 0 in its target is a size")
+    dims = facts.dims(node.inputs[0])
+    sizes = [
+        Size(i == state.axis, dims[i]) if size == Size(False, 0) and i < len(dims) else size
+        for i, size in enumerate(target.entries)
+    ]
+    rows = [i for i, size in enumerate(sizes) if size.rows]
+    open_ = [i for i, size in enumerate(sizes) if size == Size(False, -1)]
+    if len(rows) > 1 or len(open_) > 1 or not (rows or open_):
+        raise Mixed("its target has no axis that grows with the batch, or several")
+    axis = (rows or open_)[0]
+    before, after = list(dims[: state.axis]), [size.value for size in sizes[:axis]]
+    if not _same_volume(before, after):
+        raise Mixed("its target moves the axis of the rows")
+    if rows and open_ and not rows < open_:
+        raise Mixed("its target moves the axis of the rows")
+    return type(state)(axis)
+
+
+def _same_volume(one: Sequence[Any], two: Sequence[Any]) -> bool:
+    """True where two lists of sizes are known to be equal, but for sizes of 1."""
+    left, right = ([dim for dim in dims if dim != 1] for dims in (one, two))
+    return len(left) == len(right) and all(same_dim(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _expand(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Rows stay where they are. What is the same for any batch is repeated for each row."""
+    state, target = ins[0], facts.sizes(node.inputs[1])
+    if isinstance(state, Sizes) or target is None:
+        return None
+    dims = facts.dims(node.inputs[0])
+    rank = max(len(dims), len(target.entries))
+    sizes = [Size(False, 1)] * (rank - len(target.entries)) + list(target.entries)
+    padded = [1] * (rank - len(dims)) + list(dims)
+    rows = [i for i, size in enumerate(sizes) if size.rows]
+    if state is None:
+        if len(rows) != 1 or padded[rows[0]] != 1 or sizes[rows[0]].value is None:
+            raise Mixed("its shape is not one row for each row of the batch")
+        return Rowed(rows[0])
+    axis = state.axis + rank - len(dims)
+    fits = sizes[axis] == Size(False, 1) or (sizes[axis].rows and sizes[axis].value == padded[axis])
+    if not fits or any(i != axis for i in rows):
+        raise Mixed("its shape has the rows along another axis")
+    if isinstance(state, Numbers) and any(s != Size(False, 1) for i, s in enumerate(sizes) if i != axis):
+        raise Mixed("it repeats the numbers of rows")
+    return type(state)(axis)
+
+
+def _constant_of_shape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """One value everywhere, with one axis that grows with the batch."""
+    target = facts.sizes(node.inputs[0])
+    rows = [i for i, size in enumerate(target.entries) if size.rows] if target else []
+    if len(rows) != 1:
+        raise Mixed("its shape is not one row for each row of the batch")
+    return Rowed(rows[0])
+
+
+def _slice(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """A Slice that takes all of the axis of rows, among others."""
+    state = ins[0]
+    if not isinstance(state, Rowed) or any(ins[1:]):
+        return None
+    given = [facts.constant(name) if name else None for name in node.inputs[1:]]
+    given += [None] * (4 - len(given))
+    starts, ends, axes, steps = (None if v is None else [int(i) for i in v.reshape(-1)] for v in given)
+    absent = [len(node.inputs) <= k or not node.inputs[k] for k in (3, 4)]
+    rank = len(facts.dims(node.inputs[0]))
+    if axes is None and absent[0] and starts is not None:
+        axes = list(range(len(starts)))
+    if axes is None:
+        return None
+    places = [axis % rank for axis in axes]
+    if state.axis not in places:
+        return state
+    k = places.index(state.axis)
+    whole = starts is not None and ends is not None and starts[k] == 0 and ends[k] >= row_sizes.LAST
+    step = 1 if steps is None and absent[1] else steps[k] if steps is not None else 0
+    return state if whole and step == 1 else None
+
+
+def _range(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """0 to B - 1."""
+    start, limit, step = map(facts.sizes, node.inputs)
+    if start is None or limit is None or step is None:
+        return None
+    plain = start.entries == (Size(False, 0),) and step.entries == (Size(False, 1),)
+    return Numbers(0) if plain and limit.entries == (Size(True, 1),) else None
+
+
+def _concat(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Rows with rows, along another axis; or indices that name their own row first: [number of the row,
+    place in the row]."""
+    if isinstance(ins[0], Numbers):
+        last = len(facts.dims(node.inputs[0])) - 1
+        axis = int(node.attrs.get("axis", 0))
+        others = ins[1:]
+        if axis in (-1, last) and ins[0].axis < last and all(o == Rowed(ins[0].axis) for o in others):
+            return Indices(ins[0].axis)
+        return None
+    return _along(facts, node, ins)
+
+
+def _gather_nd(facts: Facts, node: Node, ins: Sequence[State]) -> State:
+    """Each row is read at indices that name this row first."""
+    if ins[0] == Rowed(0) and isinstance(ins[1], Indices) and not node.attrs.get("batch_dims"):
+        return Rowed(ins[1].axis) if facts.dims(node.inputs[0])[0] == 1 else None
+    return None
+
+
+Special = Callable[[Facts, Node, Sequence[State]], State]
+ALONG = (
+    "Concat", "CumSum", "GatherElements", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "Split", "TopK",
+)  # fmt: skip
+SPECIAL: Mapping[str, Special] = {
+    "Shape": _shape, "Reshape": _reshape, "Expand": _expand, "ConstantOfShape": _constant_of_shape,
+    "Slice": _slice, "Range": _range, "GatherND": _gather_nd, "MatMul": _matmul, "Einsum": _einsum,
+    "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _reduced, "Gather": _gather, "Pad": _pad,
+    **dict.fromkeys(REDUCERS, _reduced), **dict.fromkeys(ALONG, _along), **dict.fromkeys(UNARY, _unary),
+    **dict.fromkeys(BROADCAST, _broadcast), "Concat": _concat,
+}  # fmt: skip
+"""The cases by operator. None where a case does not apply."""
