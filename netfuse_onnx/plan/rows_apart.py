@@ -23,9 +23,9 @@ from netfuse_onnx.load.infer import infer
 from netfuse_onnx.ops import schemas, traits
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.plan import row_sizes
-from netfuse_onnx.plan.row_cases import SPECIAL
-from netfuse_onnx.plan.row_sizes import Sizes
-from netfuse_onnx.plan.row_states import Indices, Mixed, Numbers, Rowed, State
+from netfuse_onnx.plan.row_cases import SPECIAL, finer
+from netfuse_onnx.plan.row_sizes import Size, Sizes
+from netfuse_onnx.plan.row_states import HAVE_ROWS, Mixed, Rowed, State
 from netfuse_onnx.routing import Routing, routing
 from netfuse_onnx.rules import Option, Site, options
 from netfuse_onnx.storage.weights import array
@@ -36,6 +36,13 @@ import os
 DEBUG = os.environ.get("DBG")
 MANY = 1009
 """The rows that a site has in the place of models: a prime that no dim is likely to have."""
+KEEPS_FIRST = frozenset({
+    "AveragePool", "BatchNormalization", "BiasGelu", "Conv", "ConvTranspose", "FusedConv", "Gelu", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
+    "MaxPool", "QuickGelu", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+})  # fmt: skip
+"""The operators whose first output has as many entries along axis 0 as their first input."""
 HINT = "Use --io stacked, or export the models so that each row of a batch is computed by itself."
 
 
@@ -53,8 +60,7 @@ def require_rows_apart(family: Correspondence, share: frozenset[str]) -> None:
             name = f"{node.key} {node.name or node.outputs[0]!r}"
             raise NotRoutable(f"{name} of {source} may mix the rows of a batch: {why}.", HINT) from why
     for name in family.graph.outputs:
-        dims = one.types.get(name, ValueType()).dims
-        if walk.states.get(name) != Rowed(0) or (dims or (1,))[0] not in (1, None):
+        if walk.states.get(name) != Rowed(0, 1):
             raise NotRoutable(
                 f"Output {name!r} of {source} has no leading axis with one entry for each row of a batch.",
                 "Use --io stacked, or export the models without this output.",
@@ -78,10 +84,15 @@ class _Walk:
     def __init__(self, family: Correspondence, one: Graph, states: Mapping[str, State]) -> None:
         self.family, self.types = family, one.types
         self.states: dict[str, State] = dict(states)
+        self.free: dict[str, Sizes] = {}
+        """Sizes that are the same for any batch."""
+        self.finer: dict[str, tuple[Dim, ...]] = {}
+        """Dims of which more is known than onnx infers."""
 
     def node(self, index: int, node: Node) -> None:
         """Find the states of a node's outputs. Raises Mixed."""
         if not any(self.states.get(name) for name in node.reads):
+            self._free(node)
             return
         if traits.random(node):
             raise Mixed("it draws random numbers")
@@ -94,8 +105,21 @@ class _Walk:
             made = self._by_rules(node)
         for name, state in zip_longest(node.outputs, made, fillvalue=made[-1]):
             if isinstance(state, Sizes) and state.free:
-                state = None
+                self.free[name], state = state, None
             self.states[name] = state
+
+    def _free(self, node: Node) -> None:
+        """Note what is known of a value that is the same for any batch: sizes in it, and its own size."""
+        name = node.outputs[0]
+        if node.op == "Shape" and not node.domain and not node.attrs:
+            self.free[name] = Sizes(tuple(Size(False, dim) for dim in self.kind(node.inputs[0]).dims or ()))
+            return
+        sizes = [self.sizes(n) if n else None for n in node.inputs]
+        found = row_sizes.compute(node, sizes, [self.constant(n) for n in node.inputs])
+        if found is not None:
+            self.free[name] = found
+        if (dims := finer(self, node)) is not None:
+            self.finer[name] = dims
 
     def _made(self, node: Node) -> Sequence[State] | None:
         """The states of outputs by one of the cases of this module; None where it has none."""
@@ -103,7 +127,7 @@ class _Walk:
         special = SPECIAL.get(node.key)
         if special is not None and (made := special(self, node, ins)) is not None:
             return made if isinstance(made, list) else [made]
-        if not any(isinstance(state, Rowed | Numbers | Indices) for state in ins):
+        if not any(isinstance(state, HAVE_ROWS) for state in ins):
             sizes = [self.sizes(name) for name in node.inputs]
             found = row_sizes.compute(node, sizes, [self.constant(name) for name in node.inputs])
             return None if found is None else [found]
@@ -122,7 +146,11 @@ class _Walk:
         parts = self.family.weights.get(name)
         if parts:
             return ValueType(parts[0].dtype, parts[0].shape)
-        return self.types.get(name, ValueType())
+        kind = self.types.get(name, ValueType())
+        dims, state = self.finer.get(name, kind.dims), self.states.get(name)
+        if dims is not None and isinstance(state, HAVE_ROWS) and state.axis < len(dims):
+            dims = (*dims[: state.axis], state.width, *dims[state.axis + 1 :])
+        return ValueType(kind.dtype, dims)
 
     def dims(self, name: str) -> tuple[Dim, ...]:
         dims = self.kind(name).dims
@@ -137,6 +165,8 @@ class _Walk:
             return state
         if state is not None:
             return None
+        if name in self.free:
+            return self.free[name]
         value = self.constant(name)
         return row_sizes.of_constant(value) if value is not None else row_sizes.unknown(self.kind(name).dims)
 
@@ -169,8 +199,17 @@ class _Walk:
                 )
         for option in offers:
             if _takes(option, wanted, node) and _as_it_is(option, site):
-                return [Rowed(layout.axis) if layout.folded else None for layout in option.gives]
+                return [self._given(node, *pair) for pair in zip(node.outputs, option.gives, strict=False)]
         raise Mixed(reason or "none of its rules keeps them apart as they are")
+
+    def _given(self, node: Node, name: str, layout: Layout) -> State:
+        """The state of an output in the layout of a rule. Its width is that for a batch of 1."""
+        first, dims = self.states.get(node.inputs[0]), self.kind(name).dims
+        if not layout.folded:
+            return None
+        if node.op in KEEPS_FIRST and isinstance(first, Rowed) and first.axis == layout.axis == 0:
+            return first
+        return Rowed(layout.axis, None if dims is None else dims[layout.axis])
 
     def _site(self, node: Node) -> Site:
         weights = self.family.weights
