@@ -6,14 +6,14 @@ names, one leading axis of size N. A shared input keeps its name, shape and type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 import onnx
 
 from netfuse_onnx import edges
 from netfuse_onnx.dims import CHOSEN
-from netfuse_onnx.emit.emitter import Emitter, Held
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
@@ -74,11 +74,10 @@ class Boundary:
         graph = self.corr.graph
         through = set(graph.inputs) - self.share
         if self.stacked:
-            values = {name: fetch(name, STACKED(0)) for name in graph.outputs}
-            tensors = {name: v if not isinstance(v, tuple) else v[0] for name, v in values.items()}
-            if self.selected:
-                tensors |= kept_checks(emit, {k: v for k, v in tensors.items() if k not in through})
-            for name, tensor in tensors.items():
+            checked = self._checked(emit, fetch, through) if self.selected else {}
+            for name in graph.outputs:
+                value = checked.get(name) or fetch(name, STACKED(0))
+                tensor = value if not isinstance(value, tuple) else value[0]
                 emit.output(tensor, name, itself=name in through)
             return
         columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
@@ -87,6 +86,11 @@ class Boundary:
                 value = columns[name]
                 tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
+
+    def _checked(self, emit: Emitter, fetch: Fetch, through: Set[str]) -> dict[str, Tensor]:
+        """An output that runs the checks of the ids, where nothing else does."""
+        values = {name: fetch(name, STACKED(0)) for name in self.corr.graph.outputs if name not in through}
+        return kept_checks(emit, {n: v for n, v in values.items() if not isinstance(v, tuple)})
 
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
         yield from self._in_order(self.corr.graph.inputs, self.share)
