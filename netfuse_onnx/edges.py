@@ -17,9 +17,14 @@ model, ..]` and back."""
 INDEX = "index"
 """The same rows and ids: each row is computed by itself, with the weights of its model gathered for it."""
 
-MODES = (SEPARATE, ALL_MODELS, SELECTED, SLOTS, INDEX)
 ROUTED = "routed"
 """The word of the caller for SLOTS or INDEX, between which the plan chooses."""
+MODES = (SEPARATE, ALL_MODELS, SELECTED, SLOTS, INDEX)
+
+IDS = "models"
+"""The input that chooses models by their places in the order of the merge."""
+ROUTE = "model"
+"""The input that has the model of each row, by its place in the order of the merge."""
 
 
 def is_separate(io: str) -> bool:

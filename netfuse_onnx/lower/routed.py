@@ -81,8 +81,8 @@ class Routed(Boundary):
     def feed(self, emit: Emitter, keep: Keep) -> None:
         """Create the graph inputs, and put the rows into slots."""
         given = {name: emit.input(name) for name in self.corr.graph.inputs}
-        route = emit.input(self.labels.route)
-        emit.scope = self.labels.route
+        route = emit.input(self.labels.ids)
+        emit.scope = self.labels.ids
         own = [name for name in given if name not in self.share]
         self.slots = slots(emit, route, [given[name] for name in own])
         for name, tensor in given.items():
@@ -125,7 +125,7 @@ class Routed(Boundary):
             kind = self.corr.edge_type(name)
             size = 1 if name in self.labels.repeated else None if name in self.share else ROWS
             yield value_info(name, kind if size is None else _leading(kind, size))
-        yield kinds.declared(self.labels.route, ValueType(TensorProto.INT64, (ROWS,)))
+        yield kinds.declared(self.labels.ids, ValueType(TensorProto.INT64, (ROWS,)))
 
     def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
         for name in self.corr.graph.outputs:

@@ -82,7 +82,7 @@ class Packing:
             if name in once else _mixed([own[name] for own in values], order)
             for name in values[0]
         }  # fmt: skip
-        return {**merged, self.labels.route: order}
+        return {**merged, self.labels.ids: order}
 
     def _counts(self, values: Values) -> list[int]:
         name = next(name for name in values[0] if name not in self.labels.share)
