@@ -98,8 +98,8 @@ def merge(
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
             family = matching(models, labels, made_for=made_for)
         once = routes.shared(family, io, arguments.shared_inputs(share, family))
-        plan, tuning = routes.plan(family, io, routing, share=once, target=target, dims=dims), None
-        io = plan.io
+        plan, rows = routes.plan(family, io, routing, share=once, target=target, dims=dims)
+        tuning, io = None, plan.io
         if options and tune is not None:
             plan, tuning = best_plan.choose(Request(
                 plan, lambda provider: matching(models, labels, made_for=provider), models, out, io, once,
@@ -117,7 +117,7 @@ def merge(
                 options = replace(options, io=io, share=once, made_for=plan.made_for)
                 answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
             staged.commit()
-    answer = replace(answer, files=tuple(staged.files), size=staged.size)
+    answer = replace(answer, files=tuple(staged.files), size=staged.size, routing=rows)
     told = hints.of_merge(answer, plan.family, plan.merged, asked)
     return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from netfuse_onnx import sources
+from netfuse_onnx import routes, sources
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
@@ -57,7 +57,7 @@ def read_merged(
     models = sources.read(paths)
     with Digests(models) as digests:
         family = matched(models, about.models, about.partial, libraries, about.made_for, about.names)
-        family = replace(family, own_names=about.names is not None)
+        family = replace(routes.matched(family, about.io, about.made_for), own_names=about.names is not None)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
         return about, options, family, metadata.strangers(about, paths, digests.result())

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from netfuse_onnx import edges
+from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import NotRoutable
 from netfuse_onnx.run import symbols
 from netfuse_onnx.types import Correspondence, Dim
@@ -63,3 +66,41 @@ def shared(family: Correspondence, io: str, share: frozenset[str]) -> frozenset[
 def _without_rows(family: Correspondence, dims: dict[str, tuple[Dim, ...] | None]) -> NotRoutable:
     shapes = ", ".join(f"{name} {list(shape or ())}" for name, shape in dims.items())
     return NotRoutable(f"No input of {family.sources[0].path} has a leading batch axis ({shapes}).", EXPORT)
+
+
+# --------------------------------------------------------------------------- the rows of a call
+
+DEFAULT_ROWS = 16
+"""The rows of a call for which it is planned, where --dim rows=.. does not say."""
+
+
+def rows_of(dims: Sizes) -> int:
+    """The number of rows of a call for which it is planned."""
+    given = dims.get(ROWS, DEFAULT_ROWS)
+    return given if isinstance(given, int) else given[0]
+
+
+def without_rows(dims: Sizes) -> Sizes:
+    """The sizes without that of the rows of a call, which no source has."""
+    return {name: size for name, size in dims.items() if name != ROWS}
+
+
+def most_rows(models: int, rows: int) -> int:
+    """The most rows of one model that are expected of a call, whose rows have random models: the mean of
+    draws that are the same each time."""
+    drawn = np.random.default_rng(0).integers(0, models, (DRAWS, rows))
+    most = [np.bincount(one, minlength=models).max(initial=0) for one in drawn]
+    return max(1, round(float(np.mean(most))))
+
+
+DRAWS = 64
+"""Draws of the models of all rows."""
+
+
+def planned_sizes(family: Correspondence, io: str, dims: Sizes) -> Sizes:
+    """The sizes by which a family is planned: of a routed call by slots, the batch is the most rows of one
+    model that are expected, unless it is given."""
+    if not edges.is_routed(io):
+        return dims
+    most = most_rows(family.models, rows_of(dims)) if io == edges.SLOTS else 1
+    return {**dict.fromkeys(routing(family).batch, most), **without_rows(dims)}

@@ -9,8 +9,8 @@ is refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -19,19 +19,17 @@ import numpy as np
 from netfuse_onnx.emit.counting import CountingEmitter
 from netfuse_onnx.errors import NotRoutable
 from netfuse_onnx.layouts import FOLDED, SHARED, Layout
-from netfuse_onnx.load.infer import infer
 from netfuse_onnx.ops import schemas, traits
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.plan import row_sizes
 from netfuse_onnx.plan.row_cases import SPECIAL, finer
 from netfuse_onnx.plan.row_sizes import Size, Sizes
 from netfuse_onnx.plan.row_states import HAVE_ROWS, Mixed, Rowed, State
-from netfuse_onnx.routing import Routing, routing
+from netfuse_onnx.rewrite.per_row import of_one_row
+from netfuse_onnx.routing import routing
 from netfuse_onnx.rules import Option, Site, options
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Correspondence, Dim, Graph, Node, ValueType
-
-import os
 
 DEBUG = os.environ.get("DBG")
 MANY = 1009
@@ -50,7 +48,7 @@ def require_rows_apart(family: Correspondence, share: frozenset[str]) -> None:
     """Raise NotRoutable where some output may not be one row for each row of the inputs, computed from that
     row alone. `share` are the inputs that are fed once."""
     found = routing(family)
-    one = _of_one_row(family, found)
+    one = of_one_row(family)
     walk = _Walk(family, one, {name: Rowed(0) for name in found.rows})
     source = family.sources[0].path
     for index, node in enumerate(family.graph.nodes):
@@ -65,17 +63,6 @@ def require_rows_apart(family: Correspondence, share: frozenset[str]) -> None:
                 f"Output {name!r} of {source} has no leading axis with one entry for each row of a batch.",
                 "Use --io stacked, or export the models without this output.",
             )
-
-
-def _of_one_row(family: Correspondence, found: Routing) -> Graph:
-    """The first source's graph, with the types that its values have for a batch of 1."""
-    graph = family.graph
-    kinds = {name: graph.types[name] for name in graph.inputs}
-    for name in found.rows:
-        dims = kinds[name].dims or ()
-        kinds[name] = replace(kinds[name], dims=(1, *dims[1:]))
-    source = replace(family.sources[0], graph=replace(graph, types=kinds), opsets=family.opsets)
-    return infer(source).graph
 
 
 class _Walk:
@@ -181,22 +168,6 @@ class _Walk:
                   for n in node.inputs]  # fmt: skip
         site = self._site(node)
         offers, reason = options(site, tuned=True, measures=True)
-        if DEBUG:
-            print(
-                node.op,
-                node.attrs,
-                wanted,
-                [(site.inputs[k].dims) for k in range(len(node.inputs))],
-                site.outputs[0].dims,
-            )
-            for option in offers:
-                print(
-                    "   ",
-                    option.rule,
-                    list(map(str, option.takes)),
-                    list(map(str, option.gives)),
-                    _takes(option, wanted, node) and _as_it_is(option, site),
-                )
         for option in offers:
             if _takes(option, wanted, node) and _as_it_is(option, site):
                 return [self._given(node, *pair) for pair in zip(node.outputs, option.gives, strict=False)]
@@ -235,7 +206,7 @@ def _takes(option: Option, wanted: Sequence[Layout], node: Node) -> bool:
 
 def _as_it_is(option: Option, site: Site) -> bool:
     """True where the body of an option emits the node itself, on the inputs themselves."""
-    emit, node = CountingEmitter(site.models, site.opset), site.node
+    emit, node = CountingEmitter(site.total, site.opset), site.node
     emit.begin({name: parts for name, parts in zip(node.inputs, site.parts, strict=True) if parts})
     ins: list[Any] = []
     for name, take, kind, parts in zip(node.inputs, option.takes, site.inputs, site.parts, strict=False):
@@ -244,7 +215,7 @@ def _as_it_is(option: Option, site: Site) -> bool:
         elif parts:
             ins.append(emit.weight(name, take))
         else:
-            dims = None if kind.dims is None else take.merged_dims(kind.dims, site.models)
+            dims = None if kind.dims is None else take.merged_dims(kind.dims, site.total)
             ins.append(emit.value(ValueType(kind.dtype, dims)))
     option.emit(site, ins, emit)
     if len(emit.steps) != 1:
