@@ -10,7 +10,7 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, ValuesProof, describe
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -235,6 +235,8 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         )
     if values.isolation:
         _isolation(values.isolation, models, console)
+    if values.mixes:
+        _mixes(values.mixes, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
     if values.replays:
@@ -255,6 +257,17 @@ def _replays(replays: Replays, console: Screen) -> None:
         )
     for what, reason in [*replays.refused.items()][:REASONS]:
         console.say(f"No CUDA graph of {what}: {reason}.")
+
+
+def _mixes(mixes: Mixes, console: Screen) -> None:
+    for problem in mixes.problems[:REASONS]:
+        console.say(f"Rows: {problem}")
+    if mixes.ok:
+        console.say(
+            f"Rows: in {mixes.calls} calls with other mixes, {mixes.rows} rows are what their own models' "
+            f"sources give; {mixes.refused} calls that name no model, or disagree in their rows, failed, as "
+            "they must."
+        )
 
 
 def _isolation(isolation: Isolation, models: int, console: Screen) -> None:

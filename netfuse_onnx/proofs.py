@@ -138,6 +138,18 @@ class Isolation(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class Mixes(Judged):
+    """The calls of a routed file with other numbers of rows of each model than the cases have: so many
+    `calls` with so many `rows`. So many calls that name no model, or disagree in their rows, were `refused`,
+    as they must be."""
+
+    calls: int
+    rows: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Replays(Judged):
     """The repeated runs of a proof on CUDA, which show values that stay from a former run. So many files ran
     `again` after other inputs, and so many were captured as CUDA `graphs` and replayed. `refused` has the
@@ -177,6 +189,8 @@ class ValuesProof:
     problems: tuple[str, ...] = ()
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    mixes: Mixes | None = None
+    """Of a routed file."""
 
     @property
     def ok(self) -> bool:
@@ -185,7 +199,7 @@ class ValuesProof:
     @property
     def isolated(self) -> bool:
         """True where no model changed the outputs of another."""
-        return self.isolation is None or self.isolation.ok
+        return all(part is None or part.ok for part in (self.isolation, self.mixes))
 
     @property
     def unproven(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,8 +106,8 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
-        isolation = self.values.isolation.problems if self.values.isolation else ()
-        for problem in (*self.bytes.problems, *self.values.problems, *isolation):
+        parts = [part.problems for part in (self.values.isolation, self.values.mixes) if part]
+        for problem in (*self.bytes.problems, *self.values.problems, *itertools.chain(*parts)):
             return problem
         worst = self.values.worst
         if worst is not None and not worst.ok:

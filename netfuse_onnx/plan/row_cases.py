@@ -194,17 +194,25 @@ def _reshape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
         raise Mixed("its target moves the axis of the rows")
     if rows and open_ and not rows < open_:
         raise Mixed("its target moves the axis of the rows")
-    return replace(state, axis=axis, width=sizes[axis].value if rows else _rest(state, dims, sizes))
+    shape = [dims[: state.axis], (state.width,), dims[state.axis + 1 :]]
+    wanted = [None if i in open_ else size.value for i, size in enumerate(sizes)]
+    if open_:
+        wanted[open_[0]] = _rest([dim for part in shape for dim in part], wanted, open_[0])
+    facts.note(node.outputs[0], tuple(wanted))
+    return replace(state, axis=axis, width=wanted[axis])
 
 
-def _rest(state: Rowed | Numbers, dims: Sequence[Dim], sizes: Sequence[Size]) -> Dim:
-    """The width of a row where the axis of rows is what the other sizes leave."""
-    behind, left = [*dims[state.axis + 1 :]], [size.value for size in sizes if size.value not in (-1, 1)]
-    for size in list(left):
-        if size in behind and not isinstance(size, bool):
-            behind.remove(size)
+def _rest(dims: Sequence[Dim], wanted: Sequence[Any], place: int) -> Dim:
+    """The size at one place of a target, of which the others are wanted, that is left of these dims."""
+    given, left = [*dims], [size for i, size in enumerate(wanted) if i != place and size != 1]
+    for size in [*left]:
+        if size is not None and size in given:
+            given.remove(size)
             left.remove(size)
-    one, two = product([state.width, *behind]), product(left)
+    given = [dim for dim in given if dim != 1]
+    if not left and len(given) == 1:
+        return given[0]
+    one, two = product(given), product(left)
     return one // two if one and two and one % two == 0 else None
 
 

@@ -145,6 +145,13 @@ class _Walk:
             raise Mixed(f"the rank of {name!r} is unknown")
         return dims
 
+    def note(self, name: str, dims: tuple[Dim, ...]) -> None:
+        """Remember dims where onnx infers less."""
+        known = self.types.get(name, ValueType()).dims or (None,) * len(dims)
+        self.finer[name] = tuple(
+            a if isinstance(a, int) or b is None else b for a, b in zip(known, dims, strict=True)
+        )
+
     def sizes(self, name: str) -> Sizes | None:
         """The sizes in a value, also in one that is the same for any batch."""
         state = self.states.get(name)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netfuse_onnx.proofs import RANDOM, Isolation, ValuesProof
+from netfuse_onnx import edges
+from netfuse_onnx.proofs import RANDOM, Isolation, Mixes, ValuesProof
 from netfuse_onnx.prove.compare import difference
 from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.mixes import prove_mixes
 from netfuse_onnx.prove.replay import Replayer
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
@@ -66,6 +68,7 @@ def prove_values(
         telling=teller.telling(),
         unreached=trial.unreached,
         isolation=ran.isolation,
+        mixes=ran.mixes,
         sizes=_sizes(trial),
         problems=tuple(_problems(options, ran.placed, replays)),
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
@@ -82,6 +85,7 @@ class _Ran:
     results: Sequence[Mapping[str, Value]]
     placed: Mapping[str, int]
     isolation: Isolation | None
+    mixes: Mixes | None
 
 
 def _run_merged(merged: str, judge: Judge, replays: Replayer | None, trusted: bool) -> _Ran:
@@ -92,12 +96,14 @@ def _run_merged(merged: str, judge: Judge, replays: Replayer | None, trusted: bo
         tell("running the merged model", done, len(trial.cases))
         results.append(session.run(trial.merged_feeds(case)))
     isolation = isolate(session, judge, results[0], thorough=trial.options.isolation, tell=tell)
+    routed = edges.is_routed(trial.options.io)
+    mixes = prove_mixes(session, judge, tell) if routed else None
     as_graph = replays.merged(session, results[0]) if replays else None
     placed = session.placed
     del session
     if as_graph:
         as_graph(merged)
-    return _Ran(results, placed, isolation)
+    return _Ran(results, placed, isolation, mixes)
 
 
 def _problems(options: Options, placed: Mapping[str, int], replays: Replayer | None) -> Iterator[str]:

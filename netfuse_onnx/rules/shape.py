@@ -116,7 +116,9 @@ def reshape(site: Site) -> Iterator[Option]:
 
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         head, changes = _before(site, target, emit)
-        return emit_same_op(site, [ins[0], emit.prepend(head, ins[1], target)], emit, **attrs, **changes)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(head, ins[1], target)], emit, **{**attrs, **changes})[
+            0
+        ]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first)
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
