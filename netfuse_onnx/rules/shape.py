@@ -114,8 +114,12 @@ def reshape(site: Site) -> Iterator[Option]:
     read = SHARED if inferred is None else None
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
+    def head(emit: Emitter) -> Dim:
+        """The models, which a 0 copies where it does not mean a size."""
+        return emit.count if site.attr("allowzero") and inferred is None else emit.kept
+
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return emit_same_op(site, [ins[0], _before(site, ins[1], target, emit)], emit, **attrs)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(head(emit), ins[1], target)], emit, **attrs)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first)
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
@@ -163,12 +167,6 @@ def _folded(target: Sequence[int], axis: int, emit: Emitter) -> int:
     if emit.chosen is not None and -1 in target:
         raise NeedsCount
     return emit.times(target[axis])
-
-
-def _before(site: Site, target: Tensor, values: np.ndarray[Any, Any] | None, emit: Emitter) -> Tensor:
-    """The target with the models in front, which a 0 copies where it may."""
-    head = emit.count if site.attr("allowzero") and values is not None and 0 in values else emit.kept
-    return emit.prepend(head, target, values)
 
 
 def _keeps(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
