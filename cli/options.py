@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from netfuse_onnx import edges
 from netfuse_onnx.errors import UsageFault
 
 Command = Callable[..., Any]
@@ -39,6 +41,22 @@ proof_options = _options(
         default="auto",
         show_default=True,
         help="Where to prove; auto is CUDA when it is usable.",
+    ),
+)
+SELECT = "--select"
+io_options = _options(
+    click.option(
+        "--io",
+        type=click.Choice([edges.SEPARATE, edges.ALL_MODELS]),
+        default=edges.SEPARATE,
+        show_default=True,
+        help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model.",
+    ),
+    click.option(
+        SELECT,
+        is_flag=True,
+        help="With --io stacked: a call names the models that it wants by their places, in the input models "
+        "(models=[2, 0] has two rows of everything), and runs no others.",
     ),
 )
 models_argument = click.argument("models", nargs=-1, metavar="[NAME=]A.onnx [NAME=]B.onnx ...")
@@ -104,6 +122,19 @@ def sources_of(models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] 
     if not models:
         raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
     return all_or_none(models)
+
+
+def io_argument(io: str, select: bool) -> str:
+    """Return the word for how values cross the edge. --select makes inputs and outputs stacked by itself."""
+    if not select:
+        return io
+    given = click.get_current_context().get_parameter_source("io") is ParameterSource.COMMANDLINE
+    if given and not edges.is_stacked(io):
+        raise UsageFault(
+            f"--select is for stacked inputs and outputs, not --io {io}.",
+            "Give --io stacked --select, or leave out --select.",
+        )
+    return edges.SELECTED
 
 
 def data_arguments(external: bool, single: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, Isolation, Replays, Selection, ValuesProof, describe
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, Report, RulesReport, VerifyReport
 from netfuse_onnx.types import Became
 
@@ -209,8 +209,8 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
             f"{values.spread.ratio:.3g} times the tolerance."
         )
-    if values.isolation:
-        _isolation(values.isolation, models, console)
+    _isolation(values.isolation, models, console)
+    _selection(values.selection, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
     if values.replays:
@@ -233,7 +233,9 @@ def _replays(replays: Replays, console: Screen) -> None:
         console.say(f"No CUDA graph of {what}: {reason}.")
 
 
-def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
+def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:
+    if isolation is None:
+        return
     for problem in isolation.problems[:REASONS]:
         console.say(f"Isolation: {problem}")
     if not isolation.ok:
@@ -245,6 +247,19 @@ def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
         f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
         f"the others as they were, bit for bit ({isolation.calls} calls){sizes}."
     )
+
+
+def _selection(selection: Selection | None, console: Screen) -> None:
+    if selection is None:
+        return
+    for problem in selection.problems[:REASONS]:
+        console.say(f"Choice: {problem}")
+    if selection.ok:
+        console.say(
+            f"Choice: {selection.calls} calls for some models, twice and out of order among them, gave what "
+            f"these give; {selection.refused} calls with an id of no model, or other rows than ids, failed, as "
+            "they should."
+        )
 
 
 def _noise(noise: float | None) -> str:

@@ -138,6 +138,17 @@ class Isolation(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class Selection(Judged):
+    """The result of calls that choose models by their ids: one alone, and some twice and out of order. So
+    many `calls` were compared with the sources; so many calls with an id of no model, or with other rows than
+    ids, were `refused`, as they must be."""
+
+    calls: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Replays(Judged):
     """The repeated runs of a proof on CUDA, which show values that stay from a former run. So many files ran
     `again` after other inputs, and so many were captured as CUDA `graphs` and replayed. `refused` has the
@@ -159,7 +170,8 @@ class ValuesProof:
     inputs did not reach on one side. `left_out` names optimisers of ONNX Runtime that the sources and the
     merged model ran without, because the provider that the file was merged for lacks what they make. On CUDA,
     the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to
-    its scale, and `replays` has the repeated runs.
+    its scale, and `replays` has the repeated runs. `selection` has the calls of a file whose calls choose
+    models.
     """
 
     provider: str
@@ -177,6 +189,7 @@ class ValuesProof:
     problems: tuple[str, ...] = ()
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    selection: Selection | None = None
 
     @property
     def ok(self) -> bool:
@@ -184,8 +197,8 @@ class ValuesProof:
 
     @property
     def isolated(self) -> bool:
-        """True where no model changed the outputs of another."""
-        return self.isolation is None or self.isolation.ok
+        """True where no model changed the outputs of another, and none was taken for another."""
+        return (self.isolation is None or self.isolation.ok) and (self.selection is None or self.selection.ok)
 
     @property
     def unproven(self) -> bool:

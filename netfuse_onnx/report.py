@@ -105,7 +105,8 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
-        isolation = self.values.isolation.problems if self.values.isolation else ()
+        own = (self.values.isolation, self.values.selection)
+        isolation = [problem for part in own if part for problem in part.problems]
         for problem in (*self.bytes.problems, *self.values.problems, *isolation):
             return problem
         worst = self.values.worst
