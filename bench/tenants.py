@@ -1,9 +1,9 @@
-"""Measures one file of many tenants: an encoder with adapters of rank 4, and rows routed to their tenant by index.
+"""Measures one file of many tenants: an encoder with adapters of rank 4, and rows that find their tenant.
 
     python bench/tenants.py --tenants 1000 --folder /tmp/tenants
 
-It writes the tenants (the base once, as external data that all of them name), merges them with `--io routed`, and
-compares a call with 16 rows of 16 random tenants with a call of one tenant with a batch of 16.
+It writes the tenants (the base once, as external data that all of them name), merges them with `--io routed`,
+and compares a call with 16 rows of 16 random tenants with a call of one tenant with a batch of 16.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Encoder:
         scores = self.node("MatMul", self.heads(q, [0, 2, 1, 3]), self.heads(key, [0, 2, 3, 1]))
         scale = self.const("scale", np.float32((w // HEADS) ** -0.5))
         weights = self.node("Softmax", self.node("Mul", scores, scale), axis=-1)
-        mixed = self.node("Transpose", self.node("MatMul", weights, self.heads(v, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
+        mixed = self.node(
+            "Transpose", self.node("MatMul", weights, self.heads(v, [0, 2, 1, 3])), perm=[0, 2, 1, 3]
+        )
         joined = self.node("Reshape", mixed, self.const("join", np.array([0, 0, w], np.int64)))
         x = self.normal(self.node("Add", x, self.linear(joined, f"{k}.out", w, w, adapted=True)), f"{k}.n1")
         inner = self.node("Relu", self.linear(x, f"{k}.up", w, 4 * w))
@@ -86,7 +88,11 @@ class Encoder:
         x = "x"
         for k in range(self.layers):
             x = self.layer(x, k)
-        self.nodes.append(helper.make_node("ReduceMean", [x, self.const("one", np.array([1], np.int64))], ["y"], "pool", keepdims=0))
+        self.nodes.append(
+            helper.make_node(
+                "ReduceMean", [x, self.const("one", np.array([1], np.int64))], ["y"], "pool", keepdims=0
+            )
+        )
         value = helper.make_tensor_value_info
         inputs = [value("x", TensorProto.FLOAT, ["batch", self.sequence, self.width])]
         outputs = [value("y", TensorProto.FLOAT, ["batch", self.width])]
@@ -104,7 +110,8 @@ class Encoder:
         for m in range(tenants):
             rng = np.random.default_rng(m)
             own = [
-                numpy_helper.from_array(rng.standard_normal(s).astype(np.float32) * 0.1, n) for n, s in self.own.items()
+                numpy_helper.from_array(rng.standard_normal(s).astype(np.float32) * 0.1, n)
+                for n, s in self.own.items()
             ]
             graph = helper.make_graph(self.nodes, "encoder", inputs, outputs, [*shared, *own])
             model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -22,13 +22,14 @@ from .options import (
     at_least_two,
     common_options,
     data_arguments,
+    io_argument,
+    io_options,
     models_argument,
     named_models,
     names_option,
     partial_option,
     proof_arguments,
     proof_options,
-    routing_option,
     sources_of,
     tune_option,
 )
@@ -56,15 +57,7 @@ def cli() -> None:
 @models_argument
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
 @names_option
-@click.option(
-    "--io",
-    type=click.Choice(["separate", "stacked", "routed"]),
-    default="separate",
-    show_default=True,
-    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a row "
-    "per request, and an input that has the model of each row.",
-)
-@routing_option
+@io_options
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
@@ -99,12 +92,14 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
     Example:
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
+      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
     """
     at_least_two(models)
     paths, called = named_models(models, names)
     proof = proof_arguments(given)
+    given["io"] = io_argument(given["io"], given["select"])
     given["data"] = data_arguments(given["external"], given["single"])
     keys = ("io", "routing", "share", "target", "partial", "strict", "out", "data", "tune")
     given = {key: given[key] for key in keys}

@@ -10,7 +10,7 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, Selection, ValuesProof, describe
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -135,8 +135,8 @@ def _routing(rows: Sequence[RoutingRow], console: Screen) -> None:
         if row.chosen:
             others = "".join(f"; {by}: {text}" for by, text in told.items() if by != row.by)
             console.say(
-                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows of "
-                f"random models{others}. --dim rows=R plans for others."
+                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows "
+                f"of random models{others}. --dim rows=R plans for others."
             )
 
 
@@ -233,10 +233,9 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
             f"{values.spread.ratio:.3g} times the tolerance."
         )
-    if values.isolation:
-        _isolation(values.isolation, models, console)
-    if values.mixes:
-        _mixes(values.mixes, console)
+    _isolation(values.isolation, models, console)
+    _selection(values.selection, console)
+    _mixes(values.mixes, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
     if values.replays:
@@ -259,7 +258,9 @@ def _replays(replays: Replays, console: Screen) -> None:
         console.say(f"No CUDA graph of {what}: {reason}.")
 
 
-def _mixes(mixes: Mixes, console: Screen) -> None:
+def _mixes(mixes: Mixes | None, console: Screen) -> None:
+    if mixes is None:
+        return
     for problem in mixes.problems[:REASONS]:
         console.say(f"Rows: {problem}")
     if mixes.ok:
@@ -270,7 +271,9 @@ def _mixes(mixes: Mixes, console: Screen) -> None:
         )
 
 
-def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
+def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:
+    if isolation is None:
+        return
     for problem in isolation.problems[:REASONS]:
         console.say(f"Isolation: {problem}")
     if not isolation.ok:
@@ -282,6 +285,19 @@ def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
         f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
         f"the others as they were, bit for bit ({isolation.calls} calls){sizes}."
     )
+
+
+def _selection(selection: Selection | None, console: Screen) -> None:
+    if selection is None:
+        return
+    for problem in selection.problems[:REASONS]:
+        console.say(f"Choice: {problem}")
+    if selection.ok:
+        console.say(
+            f"Choice: {selection.calls} calls for some models, twice and out of order among them, gave what "
+            f"these give; {selection.refused} calls with an id of no model, or other rows than ids, failed, as "
+            "they should."
+        )
 
 
 def _noise(noise: float | None) -> str:

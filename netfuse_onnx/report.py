@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,8 +105,9 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
-        parts = [part.problems for part in (self.values.isolation, self.values.mixes) if part]
-        for problem in (*self.bytes.problems, *self.values.problems, *itertools.chain(*parts)):
+        own = (self.values.isolation, self.values.selection, self.values.mixes)
+        isolation = [problem for part in own if part for problem in part.problems]
+        for problem in (*self.bytes.problems, *self.values.problems, *isolation):
             return problem
         worst = self.values.worst
         if worst is not None and not worst.ok:

@@ -41,6 +41,8 @@ def plan(
 ) -> tuple[Plan, tuple[RoutingRow, ...]]:
     """Plan and lower a family; of a routed one by the lowering that is asked for, or costs less. Returns the
     plan, and a row for each lowering of a routed one. Raises NotRoutable."""
+    if io in (edges.SLOTS, edges.INDEX):
+        asked = io
     if not edges.is_routed(io):
         return Plan.of(family, io=io, share=share, target=target, dims=dims), ()
     require_routable(family, share)
@@ -94,7 +96,7 @@ def _priced(family: Correspondence, io: str, share: frozenset[str], target: str,
         found = routing(family)
         if not found.batch:
             raise NotRoutable(
-                f"The batch of {family.sources[0].path} is fixed at 1, and slots hold several rows of a model.",
+                f"The batch of {family.sources[0].path} is fixed at 1, and a slot holds several rows.",
                 "Use --routing index, or export the models with a batch of any size.",
             )
         first = {**planned_sizes(family, io, dims), **first}

@@ -59,8 +59,7 @@ def kept_checks(emit: Emitter, outputs: Mapping[str, Tensor]) -> dict[str, Tenso
     name, tensor = next(iter(outputs.items()))
     emit.scope = "chosen models/kept"
     none = emit("Mul", emit("Shape", chosen.ids), emit.const([0]))
-    shape = emit("Shape", tensor)
-    return {name: emit("Reshape", tensor, emit("Add", shape, none), allowzero=1)}
+    return {name: emit.require(tensor, emit("Mul", emit("Shape", tensor), none))}
 
 
 def _reads(tensors: Iterable[Tensor], wanted: Tensor) -> bool:

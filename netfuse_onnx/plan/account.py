@@ -152,9 +152,10 @@ def alike(site: Site) -> Any:
         for kind in (*site.inputs, *site.outputs)
     ])  # fmt: skip
     values = tuple([None if v is None else (v.dtype.str, v.tobytes()) for v in site.values])
+    stored = site.weight if not site.chosen else tuple([len(parts) for parts in site.parts])
     attrs = str(node.attrs) if node.attrs else ""
     each = str(site.attrs) if site.attrs else ""
-    return node.key, attrs, each, wiring, types, site.mapped, site.weight, values, site.chosen
+    return node.key, attrs, each, wiring, types, site.mapped, stored, values, site.chosen
 
 
 def _itself(offer: Lowering, emit: CountingEmitter) -> Account:

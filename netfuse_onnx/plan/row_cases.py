@@ -1,7 +1,7 @@
 """The cases of operators in the proof that rows stay apart (rows_apart.py).
 
-Each says of one node, for any size of the batch, where its output has the rows. It gives None where it does not
-apply, and raises Mixed where rows may meet.
+Each says of one node, for any size of the batch, where its output has the rows. It gives None where it does
+not apply, and raises Mixed where rows may meet.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _unsqueeze(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 
 
 def _gather(facts: Facts, node: Node, ins: Sequence[State]) -> State:
-    """What each row is, or has, at places that are the same for any batch; or a table at the places of rows."""
+    """Rows at places that are the same for any batch, or a table that is the same at the places of rows."""
     data, where = ins
     rank, more = (len(facts.dims(name)) for name in node.inputs)
     axis = int(node.attrs.get("axis", 0)) % rank
@@ -345,12 +345,13 @@ def finer(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
 
 Special = Callable[[Facts, Node, Sequence[State]], State]
 ALONG = (
-    "Concat", "CumSum", "GatherElements", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "Split", "TopK",
+    "CumSum", "GatherElements", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "Split", "TopK",
 )  # fmt: skip
 SPECIAL: Mapping[str, Special] = {
     "Shape": _shape, "Reshape": _reshape, "Expand": _expand, "ConstantOfShape": _constant_of_shape,
     "Slice": _slice, "Range": _range, "GatherND": _gather_nd, "MatMul": _matmul, "Einsum": _einsum,
-    "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _reduced, "Gather": _gather, "Pad": _pad, "Resize": _resize,
+    "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _reduced, "Gather": _gather, "Pad": _pad,
+    "Resize": _resize,
     **dict.fromkeys(REDUCERS, _reduced), **dict.fromkeys(ALONG, _along), **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(BROADCAST, _broadcast), "Concat": _concat,
 }  # fmt: skip

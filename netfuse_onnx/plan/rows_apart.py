@@ -1,10 +1,10 @@
 """Proves that a graph computes each row of its batch by itself, whatever the other rows are.
 
 A value is *rowed* at an axis where the graph holds, for a batch of B rows, what it gives for each row alone,
-one after the other along that axis: the layout FOLDED(axis), a row in the place of a model. The inputs are rowed
-at axis 0. From there each node must carry rows on: one of its rules takes its inputs so and emits the node as it
-is, or one of the cases here holds (broadcasting, reshaping, sizes computed from the batch). What nothing tells
-is refused.
+one after the other along that axis: the layout FOLDED(axis), a row in the place of a model. The inputs are
+rowed at axis 0. From there each node must carry rows on: one of its rules takes its inputs so and emits the
+node as it is, or one of the cases of row_cases.py holds (broadcasting, reshaping, sizes computed from the
+batch). What nothing tells is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checks calls of a routed file: rows of all models in one call, and calls that must fail.
 
-The rows of a call are those of the proof, in other numbers of each model (none of some, all of one) and in another
-order. Each must come out as its own model's source gives it. What names no model, or has another number of rows,
-must fail: Gather takes -1 for the last model, and on CUDA it looks at no bounds.
+The rows of a call are those of the proof, in other numbers of each model (none of some, all of one) and in
+another order. Each must come out as its own model's source gives it. What names no model, or has another
+number of rows, must fail: Gather takes -1 for the last model, and on CUDA it looks at no bounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A family as one row sees it: its batch is 1, so that what is computed from the size of the batch is known."""
+"""A family as one row sees it: its batch is 1, so that all that is computed from its size is known."""
 
 from __future__ import annotations
 
