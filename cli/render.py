@@ -295,8 +295,8 @@ def _selection(selection: Selection | None, console: Screen) -> None:
     if selection.ok:
         console.say(
             f"Choice: {selection.calls} calls for some models, twice and out of order among them, gave what "
-            f"these give; {selection.refused} calls with an id of no model, or other rows than ids, failed, as "
-            "they should."
+            f"these give; {selection.refused} calls with an id of no model, or with other rows than ids, "
+            "failed, as they should."
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks a file whose calls choose models: row k is what the model of the k-th id gives, and nothing else runs.
+"""Checks a file whose calls choose models: row k is what the model of the k-th id gives.
 
 The cases of the proof choose every model once, the last one first. These calls choose one alone, and some
 twice and out of order. An id below 0 or from N on must fail, and so must a call with other rows than ids.
