@@ -135,12 +135,8 @@ def _reduced(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 
 
 def _unsqueeze(facts: Facts, node: Node, ins: Sequence[State]) -> State:
-    state = ins[0]
-    count = (
-        facts.constant(node.inputs[1]).size
-        if len(node.inputs) > 1 and facts.constant(node.inputs[1]) is not None
-        else len(node.attrs.get("axes", ()))
-    )
+    state, given = ins[0], facts.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    count = len(node.attrs.get("axes", ())) if given is None else given.size
     rank = len(facts.dims(node.inputs[0])) + count
     axes = _axes(facts, node, rank)
     if not isinstance(state, Rowed | Numbers) or not axes:

@@ -90,7 +90,8 @@ class _Walk:
         made = self._made(node)
         if made is None:
             made = self._by_rules(node)
-        for name, state in zip_longest(node.outputs, made, fillvalue=made[-1]):
+        for k, name in enumerate(node.outputs):
+            state = made[min(k, len(made) - 1)]
             if isinstance(state, Sizes) and state.free:
                 self.free[name], state = state, None
             self.states[name] = state
@@ -169,10 +170,10 @@ class _Walk:
     def _by_rules(self, node: Node) -> Sequence[State]:
         """The rows in the place of models: a rule must take the inputs as they are, and emit the node as it
         is."""
-        if not all(isinstance(state := self.states.get(n), Rowed) or state is None for n in node.inputs):
+        states = [self.states.get(name) for name in node.inputs]
+        if not all(isinstance(state, Rowed | None) for state in states):
             raise Mixed("it computes with the size of the batch")
-        wanted = [FOLDED(s.axis) if isinstance(s := self.states.get(n), Rowed) else SHARED
-                  for n in node.inputs]  # fmt: skip
+        wanted = [FOLDED(s.axis) if isinstance(s, Rowed) else SHARED for s in states]
         site = self._site(node)
         offers, reason = options(site, tuned=True, measures=True)
         for option in offers:
