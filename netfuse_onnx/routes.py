@@ -18,7 +18,7 @@ from netfuse_onnx.plan.rows_apart import require_rows_apart
 from netfuse_onnx.plans import Plan
 from netfuse_onnx.report import RoutingRow
 from netfuse_onnx.rewrite.per_row import per_row
-from netfuse_onnx.routing import planned_sizes, routing, rows_of, shared, without_rows
+from netfuse_onnx.routing import most_rows, routing, rows_of, shared, without_rows
 from netfuse_onnx.types import Correspondence
 
 __all__ = ["matched", "plan", "shared"]
@@ -99,7 +99,7 @@ def _priced(family: Correspondence, io: str, share: frozenset[str], target: str,
                 f"The batch of {family.sources[0].path} is fixed at 1, and a slot holds several rows.",
                 "Use --routing index, or export the models with a batch of any size.",
             )
-        first = {**planned_sizes(family, io, dims), **first}
+        first = dict.fromkeys(found.batch, most_rows(family.models, rows_of(dims))) | first
         model, priced = family, family
     else:
         model = per_row(family, targets.provider(target))

@@ -114,7 +114,7 @@ class _Walk:
         ins = [self.states.get(name) for name in node.inputs]
         special = SPECIAL.get(node.key)
         if special is not None and (made := special(self, node, ins)) is not None:
-            return made if isinstance(made, list) else [made]
+            return [made]
         if not any(isinstance(state, HAVE_ROWS) for state in ins):
             sizes = [self.sizes(name) for name in node.inputs]
             found = row_sizes.compute(node, sizes, [self.constant(name) for name in node.inputs])
