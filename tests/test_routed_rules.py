@@ -119,4 +119,5 @@ def test_rows_stay_apart(name: str, tmp_path: Path) -> None:
                 for turn, (model, packing, what) in enumerate(merges(case, family, io)):
                     right(case, model, packing, what, oracle.LEVELS[turn % 2])
             except NotStackable as reason:
-                assert io == "index" or "of opset" in reason.message, reason.message
+                if io == "slots" and "of opset" not in reason.message:
+                    raise

@@ -345,7 +345,8 @@ ALONG = (
 )  # fmt: skip
 SPECIAL: Mapping[str, Special] = {
     "Shape": _shape, "Reshape": _reshape, "Expand": _expand, "ConstantOfShape": _constant_of_shape,
-    "Slice": _slice, "Range": _range, "GatherND": _gather_nd, "MatMul": _matmul, "Einsum": _einsum,
+    "Slice": _slice, "Range": _range, "GatherND": _gather_nd, "MatMul": _matmul, "MatMulInteger": _matmul,
+    "com.microsoft.MatMulIntegerToFloat": _matmul, "Einsum": _einsum,
     "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _reduced, "Gather": _gather, "Pad": _pad,
     "Resize": _resize,
     **dict.fromkeys(REDUCERS, _reduced), **dict.fromkeys(ALONG, _along), **dict.fromkeys(UNARY, _unary),

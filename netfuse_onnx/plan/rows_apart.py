@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -85,16 +86,19 @@ class _Walk:
             raise Mixed("it draws random numbers")
         if traits.has_bodies(node):
             raise Mixed("it has bodies, of which that is not known")
-        if self.family.attrs.get(index):
+        each = [self._found(replace(node, attrs=attrs)) for attrs in self.family.attrs.get(index, ())]
+        made = each[0] if each else self._found(node)
+        if any(other != made for other in each):
             raise Mixed("its attributes differ between the models")
-        made = self._made(node)
-        if made is None:
-            made = self._by_rules(node)
         for k, name in enumerate(node.outputs):
             state = made[min(k, len(made) - 1)]
             if isinstance(state, Sizes) and state.free:
                 self.free[name], state = state, None
             self.states[name] = state
+
+    def _found(self, node: Node) -> Sequence[State]:
+        made = self._made(node)
+        return self._by_rules(node) if made is None else made
 
     def _free(self, node: Node) -> None:
         """Note what is known of a value that is the same for any batch: sizes in it, and its own size."""

@@ -22,4 +22,6 @@ def of_one_row(family: Correspondence) -> Graph:
 
 def per_row(family: Correspondence, provider: str = "") -> Correspondence:
     """The family with a batch of 1, rewritten again."""
-    return rewritten(replace(family, graph=of_one_row(family), believed={}), provider)
+    return rewritten(
+        replace(family, graph=of_one_row(family), believed={}, rows=routing(family).rows), provider
+    )
