@@ -13,6 +13,8 @@ from .options import (
     at_least_two,
     common_options,
     data_arguments,
+    io_argument,
+    io_options,
     low_rank_options,
     models_argument,
     named_models,
@@ -20,7 +22,6 @@ from .options import (
     partial_option,
     proof_arguments,
     proof_options,
-    routing_option,
     tune_option,
 )
 
@@ -35,15 +36,7 @@ ARGUMENTS = (
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
 @adapter_option
 @names_option
-@click.option(
-    "--io",
-    type=click.Choice(["separate", "stacked", "routed"]),
-    default="separate",
-    show_default=True,
-    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a row "
-    "per request, and an input that has the model of each row.",
-)
-@routing_option
+@io_options
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
@@ -88,11 +81,13 @@ def merge(
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
+      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)
     paths, called = named_models(models, names, adapters)
     proof = proof_arguments(given)
+    given["io"] = io_argument(given["io"], given["select"])
     given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ARGUMENTS}
     return answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)

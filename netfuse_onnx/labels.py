@@ -7,7 +7,6 @@ the first model's names. An input that is fed once has the first model's name, t
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,6 @@ from dataclasses import dataclass
 from netfuse_onnx import edges as modes
 from netfuse_onnx.routing import routing
 from netfuse_onnx.types import Correspondence, Edge
-
-ROUTE = "model"
-"""The usual name of the input that names the model of each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +54,13 @@ class Labels:
         return self._label(model, name, self.edges[model].outputs)
 
     @property
-    def route(self) -> str:
-        """The input of a routed call that names the model of each row."""
-        taken = {*self.edges[0].inputs, *self.edges[0].outputs} if self.edges else set[str]()
-        names = itertools.chain((ROUTE, f"{ROUTE}_id"), (f"{ROUTE}_{n}" for n in itertools.count(2)))
-        return next(name for name in names if name not in taken)
+    def ids(self) -> str:
+        """Return the name of the merged input that names models; '' where a call runs them all."""
+        if not (modes.is_selected(self.io) or modes.is_routed(self.io)):
+            return ""
+        taken = {name for edge in self.edges[:1] for name in (*edge.inputs, *edge.outputs)}
+        usual = modes.ROUTE if modes.is_routed(self.io) else modes.IDS
+        return next(name for name in (usual, f"netfuse/{usual}") if name not in taken)
 
     def rows(self) -> Iterator[NameRow]:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""

@@ -135,7 +135,7 @@ class _Work:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
-        plan = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
+        plan, rows = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
         if options and ask.tune is not None:
@@ -159,13 +159,17 @@ class _Work:
                 options = replace(options, made_for=plan.made_for)
                 answer = refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)
             staged.commit()
-        return replace(answer, files=tuple(staged.files), size=staged.size), plan
+        return replace(answer, files=tuple(staged.files), size=staged.size, routing=rows), plan
 
     def _request(self, plan: Plan, share: frozenset[str], options: Options, seconds: float) -> Request:
         """Return what is asked of the choice among plans by measuring."""
         ask = self.ask
+
+        def families(provider: str) -> Correspondence:
+            return routes.matched(self.families(provider), plan.io, provider)
+
         return Request(
-            plan, self.families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
+            plan, families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
             cast(writer.Mode, ask.data), self.digests, ask.progress or silent,
         )  # fmt: skip
 
@@ -207,5 +211,4 @@ class _Work:
             warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
             dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
             tuning=tuning,
-            adapters=sources.changes(family),
         )

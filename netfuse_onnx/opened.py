@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from netfuse_onnx import factoring, sources
+from netfuse_onnx import factoring, routes, sources
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
@@ -64,7 +64,7 @@ def read_merged(
             models, about.models, about.partial, libraries, about.made_for, about.names,
             functools.partial(factors.restored, merged, about),
         )  # fmt: skip
-        family = replace(family, own_names=about.names is not None)
+        family = replace(routes.matched(family, about.io, about.made_for), own_names=about.names is not None)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
         return about, options, family, metadata.strangers(about, paths, digests.result())

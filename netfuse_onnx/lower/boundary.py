@@ -6,18 +6,20 @@ names, one leading axis of size N. A shared input keeps its name, shape and type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 import onnx
 
 from netfuse_onnx import edges
-from netfuse_onnx.emit.emitter import Emitter, Held
+from netfuse_onnx.dims import CHOSEN
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.lower.guards import choose, kept_checks
 from netfuse_onnx.ops import kinds
-from netfuse_onnx.types import Correspondence, ValueType
+from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]
@@ -33,6 +35,9 @@ class Boundary:
         self.corr = corr
         self.ragged = ragged
         self.stacked = not edges.is_separate(io)
+        self.selected = edges.is_selected(io)
+        self.count: Dim = CHOSEN if self.selected else corr.models
+        """The size of the leading axis of stacked inputs and outputs."""
         self.share = share
         self.labels = Labels.of(corr, io, share)
         unknown = share - set(corr.graph.inputs)
@@ -51,11 +56,15 @@ class Boundary:
 
     def feed(self, emit: Emitter, keep: Keep) -> None:
         """Create the graph inputs."""
+        tensors = {name: emit.input(name) for name in self.corr.graph.inputs if self.stacked}
+        if self.selected:
+            own = [tensor for name, tensor in tensors.items() if name not in self.share]
+            choose(emit, emit.input(self.labels.ids), own)
         for name in self.corr.graph.inputs:
             if name in self.share:
-                keep(name, SHARED, emit.input(name))
+                keep(name, SHARED, tensors.get(name) or emit.input(name))
             elif self.stacked:
-                keep(name, STACKED(0), emit.input(name))
+                keep(name, STACKED(0), tensors[name])
             else:
                 keep(name, PER_MODEL, tuple(map(emit.input, self._inputs(name))))
 
@@ -65,8 +74,9 @@ class Boundary:
         graph = self.corr.graph
         through = set(graph.inputs) - self.share
         if self.stacked:
+            checked = self._checked(emit, fetch, through) if self.selected else {}
             for name in graph.outputs:
-                value = fetch(name, STACKED(0))
+                value = checked.get(name) or fetch(name, STACKED(0))
                 tensor = value if not isinstance(value, tuple) else value[0]
                 emit.output(tensor, name, itself=name in through)
             return
@@ -77,8 +87,15 @@ class Boundary:
                 tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
 
+    def _checked(self, emit: Emitter, fetch: Fetch, through: Set[str]) -> dict[str, Tensor]:
+        """An output that runs the checks of the ids, where nothing else does."""
+        values = {name: fetch(name, STACKED(0)) for name in self.corr.graph.outputs if name not in through}
+        return kept_checks(emit, {n: v for n, v in values.items() if not isinstance(v, tuple)})
+
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
         yield from self._in_order(self.corr.graph.inputs, self.share)
+        if self.selected:
+            yield kinds.declared(self.labels.ids, ValueType(onnx.TensorProto.INT64, (CHOSEN,)))
 
     def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
         yield from self._in_order(self.corr.graph.outputs, frozenset())
@@ -88,7 +105,7 @@ class Boundary:
         edge_type = self.corr.edge_type
         if self.stacked:
             for name in names:
-                yield value_info(name, edge_type(name), 0 if name in once else self.corr.models)
+                yield value_info(name, edge_type(name), None if name in once else self.count)
         elif names is self.corr.graph.inputs:
             for name in names:
                 for label in [name] if name in once else self._inputs(name):
@@ -163,8 +180,8 @@ class Boundary:
                     )
 
 
-def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoProto:
+def value_info(name: str, kind: ValueType, models: Dim = None) -> onnx.ValueInfoProto:
     """A graph input or output; `models` adds a leading axis of that size."""
-    if models and kind.dims is not None:
+    if models is not None and kind.dims is not None:
         kind = replace(kind, dims=(models, *kind.dims))
     return kinds.declared(name, kind)
