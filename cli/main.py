@@ -20,6 +20,8 @@ from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped,
 from .options import (
     WithTune,
     at_least_two,
+    combine_option,
+    combined,
     common_options,
     data_arguments,
     models_argument,
@@ -72,6 +74,7 @@ def cli() -> None:
     "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
     "machine that will serve.",
 )
+@combine_option
 @tune_option
 @partial_option
 @click.option(
@@ -96,13 +99,16 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
     Example:
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --share-input image --combine mean
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
     """
     at_least_two(models)
     paths, called = named_models(models, names)
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
-    given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data", "tune")}
+    given["combine"] = combined(given["combine"])
+    keys = ("io", "share", "combine", "target", "partial", "strict", "out", "data", "tune")
+    given = {key: given[key] for key in keys}
     return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 
 

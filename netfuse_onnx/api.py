@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack, cast
 
@@ -54,6 +54,7 @@ def merge(
     names: Sequence[str] | None = None,
     io: str = "separate",
     share: Sequence[str] = (),
+    combine: str | Mapping[str, str] = "",
     target: str = "generic",
     partial: bool = False,
     strict: bool = False,
@@ -66,9 +67,10 @@ def merge(
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
     The arguments are the options of the command line; `data` says which file gets the weights: auto, external
-    or single; `tune` is the seconds for choosing the plan by measuring on this machine, None for not at all.
-    Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in
-    its `report`; in these cases `out` is as it was.
+    or single; `combine` is mean, sum or vote for all outputs, or one of these by name; `tune` is the seconds
+    for choosing the plan by measuring on this machine, None for not at all.
+    Raises NotEquivalent, StrictViolated, NotStackable, NotCombinable, NotProven, and ValuesDiffer with the
+    MergeReport in its `report`; in these cases `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
     sources.refuse_target(out, paths)
@@ -87,12 +89,12 @@ def merge(
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
         matching = functools.partial(_matched, partial=partial, libraries=libraries)
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
-            family = matching(models, labels, made_for=made_for)
+            family = matching(models, labels, made_for=made_for, combine=combine)
         once = arguments.shared_inputs(share, family)
         plan, tuning = Plan.of(family, io=io, share=once, target=target, dims=dims), None
         if options and tune is not None:
             plan, tuning = best_plan.choose(Request(
-                plan, lambda provider: matching(models, labels, made_for=provider), models, out, io, once,
+                plan, lambda p: matching(models, labels, made_for=p, combine=combine), models, out, io, once,
                 dims, replace(options, share=once), tune, mode, digests, progress or silent,
             ))  # fmt: skip
         answer = _merge_report(out, plan, tuning, io=io, share=once, dims=dims)
@@ -222,7 +224,8 @@ def inspect(merged: str) -> InspectReport:
         lowered=about.lowered,
         weights=len(about.weights),
         recorded=about.recorded,
-        names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
+        combined=about.combined,
+        names=tuple(about.labels.rows()),
     )
 
 
@@ -240,8 +243,9 @@ def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Pr
     """Merge the models once more, with stacked inputs and outputs: on CUDA each input and output of its own
     costs a copy of its own. Raises NotStackable."""
     report = merge(
-        paths, out, names=about.models, io="stacked", share=about.share, target=about.target,
-        partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
+        paths, out, names=about.models, io="stacked", share=about.share, combine=about.combined,
+        target=about.target, partial=about.partial, verify=False, dims=about.dims,
+        libraries=proof.get("libraries", ()),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
 
@@ -271,7 +275,7 @@ def _read_merged(
     models = sources.read(paths)
     with Digests(models) as digests:
         family = _matched(models, about.models, about.partial, libraries, about.made_for, about.names)
-        family = replace(family, own_names=about.names is not None)
+        family = replace(family, own_names=about.names is not None, combined=about.combined)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
         return about, options, family, metadata.strangers(about, paths, digests.result())
@@ -284,6 +288,7 @@ def _matched(
     libraries: tuple[str, ...] = (),
     made_for: str = "",
     named: Sequence[Edge] | None = None,
+    combine: str | Mapping[str, str] = "",
 ) -> Correspondence:
     """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
     ran = Ran.NOTHING
@@ -295,6 +300,7 @@ def _matched(
         return runs
 
     family = match(models, names, partial=partial, complete=complete, named=named)
+    family = replace(family, combined=arguments.combined_outputs(combine, family))
     return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
 
 
@@ -339,4 +345,5 @@ def _merge_report(
         warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
         dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
         tuning=tuning,
+        combined=family.combined,
     )

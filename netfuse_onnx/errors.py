@@ -92,6 +92,12 @@ class NotStackable(AnswerIsNo):
     kind = "not_stackable"
 
 
+class NotCombinable(NotStackable):
+    """The values of an output can't be combined in the way that --combine asks for."""
+
+    kind = "not_combinable"
+
+
 class UsageFault(NetfuseError):
     """The call makes no sense, whatever the files hold."""
 

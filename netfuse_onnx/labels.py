@@ -2,7 +2,8 @@
 model's.
 
 separate: input x of model a is `a/x` and its output y is `a/y`, by the names that a's own file uses. stacked:
-the first model's names. An input that is fed once has the first model's name, too.
+the first model's names. An input that is fed once has the first model's name, too, and so has an output that
+is a combination of all models.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class Labels:
     edges: tuple[Edge, ...]
     io: str = "separate"
     share: frozenset[str] = frozenset()
+    combined: frozenset[str] = frozenset()
+    """The outputs that are given once, a combination of those of all models."""
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
         """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
-        return Labels(family.names, edges, io, share)
+        return Labels(family.names, edges, io, share, frozenset(family.combined))
 
     def input(self, model: int, name: str) -> str:
         """Return the merged input of a model that stands for the first model's `name`."""
@@ -47,7 +50,7 @@ class Labels:
 
     def output(self, model: int, name: str) -> str:
         """Return the merged output of a model that stands for the first model's `name`."""
-        return self._label(model, name, self.edges[model].outputs)
+        return name if name in self.combined else self._label(model, name, self.edges[model].outputs)
 
     def rows(self) -> Iterator[NameRow]:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""

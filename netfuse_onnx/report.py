@@ -143,6 +143,8 @@ class MergeReport(Report):
     tuning: Tuning | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined: mean, sum or vote."""
 
     @property
     def copied(self) -> int | None:
@@ -268,6 +270,8 @@ class InspectReport(Report):
     names: tuple[NameRow, ...] = ()
     recorded: bool = False
     """True where measuring chose the plan, so that the file records it."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,7 @@ _VALUE = record(
         "recorded": truth,
         "measured": listed(mapped(count)),
         "names": listed(EDGE),
+        "combined": mapped(one_of("mean", "sum", "vote")),
         **REPORT,
     },
 )
