@@ -12,6 +12,9 @@ ALL_MODELS = "stacked"
 SELECTED = "selected"
 """One tensor for those models whose ids the call gives, `[K, ..]`."""
 
+IDS = "models"
+"""The input that chooses models by their places in the order of the merge."""
+
 MODES = (SEPARATE, ALL_MODELS, SELECTED)
 
 

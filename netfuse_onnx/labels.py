@@ -52,6 +52,14 @@ class Labels:
         """Return the merged output of a model that stands for the first model's `name`."""
         return name if name in self.combined else self._label(model, name, self.edges[model].outputs)
 
+    @property
+    def ids(self) -> str:
+        """Return the name of the merged input that chooses models; '' where a call runs them all."""
+        if not edges.is_selected(self.io):
+            return ""
+        taken = {name for edge in self.edges[:1] for name in (*edge.inputs, *edge.outputs)}
+        return next(name for name in (edges.IDS, f"netfuse/{edges.IDS}") if name not in taken)
+
     def rows(self) -> Iterator[NameRow]:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
         inputs, outputs = [edge.inputs for edge in self.edges], [edge.outputs for edge in self.edges]

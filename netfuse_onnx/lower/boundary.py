@@ -12,12 +12,14 @@ from dataclasses import replace
 import onnx
 
 from netfuse_onnx import edges
+from netfuse_onnx.dims import CHOSEN
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.lower.guards import choose, kept_checks
 from netfuse_onnx.ops import kinds
-from netfuse_onnx.types import Correspondence, ValueType
+from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]
@@ -33,6 +35,9 @@ class Boundary:
         self.corr = corr
         self.ragged = ragged
         self.stacked = not edges.is_separate(io)
+        self.selected = edges.is_selected(io)
+        self.count: Dim = CHOSEN if self.selected else corr.models
+        """The size of the leading axis of stacked inputs and outputs."""
         self.share = share
         self.labels = Labels.of(corr, io, share)
         unknown = share - set(corr.graph.inputs)
@@ -51,11 +56,15 @@ class Boundary:
 
     def feed(self, emit: Emitter, keep: Keep) -> None:
         """Create the graph inputs."""
+        tensors = {name: emit.input(name) for name in self.corr.graph.inputs if self.stacked}
+        if self.selected:
+            own = [tensor for name, tensor in tensors.items() if name not in self.share]
+            choose(emit, emit.input(self.labels.ids), own)
         for name in self.corr.graph.inputs:
             if name in self.share:
-                keep(name, SHARED, emit.input(name))
+                keep(name, SHARED, tensors.get(name) or emit.input(name))
             elif self.stacked:
-                keep(name, STACKED(0), emit.input(name))
+                keep(name, STACKED(0), tensors[name])
             else:
                 keep(name, PER_MODEL, tuple(map(emit.input, self._inputs(name))))
 
@@ -67,9 +76,11 @@ class Boundary:
         for name in combined:
             emit.output(_single(fetch(name, SHARED)), name)
         if self.stacked:
-            for name in each:
-                value = fetch(name, STACKED(0))
-                emit.output(_single(value), name, itself=name in through)
+            tensors = {name: _single(fetch(name, STACKED(0))) for name in each}
+            if self.selected:
+                tensors |= kept_checks(emit, {k: v for k, v in tensors.items() if k not in through})
+            for name, tensor in tensors.items():
+                emit.output(tensor, name, itself=name in through)
             return
         columns = {name: fetch(name, PER_MODEL) for name in each}
         for m in range(self.corr.models):
@@ -86,6 +97,8 @@ class Boundary:
                 continue
             for label in [name] if name in self.share else self._inputs(name):
                 yield value_info(label, self.corr.edge_type(name))
+        if self.selected:
+            yield kinds.declared(self.labels.ids, ValueType(onnx.TensorProto.INT64, (CHOSEN,)))
 
     def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
         """The outputs go model by model, as they are drained; combined ones come first."""
@@ -101,7 +114,7 @@ class Boundary:
                 yield value_info(self.labels.output(m, name), self._of_model(name, model))
 
     def _stacked_info(self, name: str, *, once: bool = False) -> onnx.ValueInfoProto:
-        return value_info(name, self.corr.edge_type(name), 0 if once else self.corr.models)
+        return value_info(name, self.corr.edge_type(name), None if once else self.count)
 
     def _outputs(self) -> tuple[list[str], list[str]]:
         """The outputs that are combined, and those that each model has."""
@@ -179,8 +192,8 @@ def _single(value: Held) -> Tensor:
     return value[0] if isinstance(value, tuple) else value
 
 
-def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoProto:
+def value_info(name: str, kind: ValueType, models: Dim = None) -> onnx.ValueInfoProto:
     """A graph input or output; `models` adds a leading axis of that size."""
-    if models and kind.dims is not None:
+    if models is not None and kind.dims is not None:
         kind = replace(kind, dims=(models, *kind.dims))
     return kinds.declared(name, kind)

@@ -22,9 +22,12 @@ from netfuse_onnx.plan.several import Several
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.run import symbols
-from netfuse_onnx.types import Became, Choice, Correspondence, Plan, SizeRow
+from netfuse_onnx.types import Became, Choice, Correspondence, Node, Plan, SizeRow
 
 __all__ = ["Candidates", "Search", "candidates", "chosen", "plan", "price"]
+
+SHOWN = 3
+"""The nodes that an error names, at most."""
 
 
 def plan(
@@ -34,7 +37,7 @@ def plan(
     share: frozenset[str] = frozenset(),
     cost: Cost | None = None,
 ) -> Plan:
-    """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once; `cost`: by what
+    """Choose a lowering per node. `io`: a word of edges.py; `share`: graph inputs fed once; `cost`: by what
     the choice is made, that of no target by default."""
     cost = cost or Cost(corr.models)
     return chosen(corr, candidates(corr, io=io, share=share, cost=cost), share=share, cost=cost)
@@ -134,7 +137,9 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     inputs: dict[str, Layout] = {
         name: SHARED if name in share else fed if name in tensors else PER_MODEL for name in graph.inputs
     }
-    found = propagate(corr, inputs, control.offers(cost), cost)
+    found = propagate(corr, inputs, control.offers(cost), cost, chosen=edges.is_selected(io))
+    if found.chosen:
+        _refuse_apart(corr, found)
     for name in graph.outputs:
         if not edges.is_separate(io) and name in found.ragged and not _said_to_be_alike(corr, name):
             raise NotStackable(
@@ -143,6 +148,26 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
             )
         found.ends[name] = fed if name in found.mapped else SHARED
     return found
+
+
+def _refuse_apart(corr: Correspondence, found: Candidates) -> None:
+    """Raises NotStackable where a node can't run for models that a call chooses."""
+    apart = [offers[0] for offers in found.options if offers[0].became is Became.REPLICATED]
+    if apart:
+        first = apart[0]
+        names = ", ".join(
+            dict.fromkeys(f"{low.site.node.key} {_named(low.site.node)}" for low in apart[:SHOWN])
+        )
+        more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
+        raise NotStackable(
+            f"The models of {corr.sources[0].path} can't be chosen by a call: {names}{more} would run once "
+            f"for each of all models ({first.reason}).",
+            "Use --io routed, or leave out --select.",
+        )
+
+
+def _named(node: Node) -> str:
+    return repr(node.name or next(filter(None, node.outputs), ""))
 
 
 def _said_to_be_alike(corr: Correspondence, name: str) -> bool:

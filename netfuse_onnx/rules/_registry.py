@@ -66,6 +66,8 @@ class Rule:
     name: str
     how: str
     offers: Offers
+    chooses: bool = True
+    """False where its bodies make constants of the attributes of all models, whichever a call chooses."""
 
 
 REGISTRY: dict[str, list[Rule]] = {}
@@ -76,14 +78,18 @@ DIFFERING: dict[str, list[Rule]] = {}
 """Operator key -> the rules that make constants of attributes that differ between the models."""
 
 
-def family(*ops: str, how: str = "", differing: bool = False) -> Callable[[Offers], Offers]:
-    """Register a generator of Options for several operators; `differing` attributes are its business."""
+def family(
+    *ops: str, how: str = "", differing: bool = False, chooses: bool | None = None
+) -> Callable[[Offers], Offers]:
+    """Register a generator of Options for several operators; `differing` attributes are its business. It
+    `chooses` where its bodies write those by Emitter.of_each."""
+    fits = not differing if chooses is None else chooses
 
     def register(offers: Offers) -> Offers:
         line = how or (offers.__doc__ or "").strip().split("\n")[0]
         for op in ops:
             (DIFFERING if differing else REGISTRY).setdefault(op, []).append(
-                Rule(offers.__name__, line, offers)
+                Rule(offers.__name__, line, offers, fits)
             )
         return offers
 
@@ -129,6 +135,8 @@ def options(
     costs are on offer, too, and those for the kernels of `provider`, the target's; for the CPU, what was not
     measured there is not, unless the cost `measures` it."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
+    if site.chosen:
+        rules = [entry for entry in rules or () if entry.chooses or not site.attrs]
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
     if not rules:
@@ -182,6 +190,8 @@ def _held(option: Option, site: Site) -> Iterator[tuple[Layout, ValueType]]:
 def _fits(option: Option, site: Site) -> bool:
     """False where a value can't be held in its layout, which may name an axis that it does not have: then the
     node is not valid, and its rule took its operands to be what the operator asks for."""
+    if site.chosen and any(layout.counted for layout in option.layouts):
+        return False
     held, read = list(_held(option, site)), {dim for kind in site.inputs for dim in kind.dims or ()}
     if not all(layout.fits(None if kind.proto else kind.dims or ()) for layout, kind in held):
         return False

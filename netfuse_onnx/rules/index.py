@@ -131,6 +131,23 @@ def gather_bytes_per_model(site: Site) -> Iterator[Option]:
     yield Option("gather_bytes_per_model", takes, gives, body, only="cuda")
 
 
+@family("Gather")
+def gather_chosen(site: Site) -> Iterator[Option]:
+    """With --select, the tables of all models are one, (MR)d, and only the rows that are asked are read."""
+    need(site[0].gathered, "its table is no weight of which a call chooses rows")
+    need(site.named_axis == 0 and all(site.dims(0)), "its table has no rows of their own, or none")
+    rows, rank = static_size(site.dims(0)[0]), site.rank(1)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        # As in gather_bytes_per_model: what is out of range for one table is so for all of them.
+        whole = emit.total * rows
+        index = emit("Gather", emit.const(np.arange(rows) - whole), ins[1], axis=0)
+        first = emit.of_each(np.arange(emit.total).reshape(-1, *[1] * rank) * rows + whole)
+        return emit("Gather", emit.of_all(ins[0]), emit("Add", index, first), axis=0)
+
+    yield Option("gather_chosen", (STACKED(0), site.own_layout(1)), (STACKED(0),), body)
+
+
 @family("GatherElements")
 def gather_elements(site: Site) -> Iterator[Option]:
     """The axis is shifted past the model axis; data and indices are both stacked."""
