@@ -479,6 +479,27 @@ def test_the_command_line(tmp_path: Path, run: Run) -> None:
     assert run("verify", out, *paths)[0] == 0
 
 
+@pytest.mark.usefixtures("one_setting")
+@pytest.mark.parametrize("how", ["mean", "vote"])
+def test_other_ways_combine_in_numpy(how: str, tmp_path: Path) -> None:
+    """Every way gives what the merged file gives; no call wants some of the models only."""
+    paths = family(tmp_path, count=3)
+    out = merge(paths, tmp_path, how, share=["x"], verify=False).out
+    report = netfuse_onnx.bench(out, paths, seconds=0, rounds=1)
+    assert report.ok and all(row.ran for row in report.rows), report.rows
+    assert report.combined == {"y": how} and not report.waiting
+    assert "waiting" not in {row.question for row in report.verdict.rows}
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_bench_sees_another_combination(tmp_path: Path) -> None:
+    paths = family(tmp_path, count=3)
+    with mock.patch.object(combine, "_mean", without_last(combine._mean)):
+        out = merge(paths, tmp_path, "mean", share=["x"], verify=False).out
+    report = netfuse_onnx.bench(out, paths, seconds=0, rounds=1)
+    assert not report.ok and "not equal" in report.fault.message
+
+
 def test_metadata_that_lie(tmp_path: Path) -> None:
     """A file whose metadata name another combination is not what merging gives."""
     paths = family(tmp_path, count=3)

@@ -180,7 +180,8 @@ def _of_rounds(effort: Effort, together: bool, clock: Clock) -> Effort:
 
 
 def _has_one(way: Way) -> bool:
-    return type(way.contender) is InSequence and way.contender.work.models > 1
+    one = way.contender
+    return type(one) is InSequence and one.work.models > 1 and not one.work.combined
 
 
 def _some_models(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock) -> tuple[Waiting, ...]:

@@ -105,10 +105,10 @@ class _Parts:
             gap, ties = self._vote(np.asarray(result[key]))
         else:
             gap = compare(result[key], self.want, Tolerance(0.0, 0.0, self.allowed))
-        noise = self._noise()
+        noise, exact = self._noise(), self.how == "vote" or not self.floats
         return OutputProof(
             model=EVERY, output=self.name, case=trial.cases[self.case].label, noise=noise, ties=ties,
-            precision=self.judge.every[self.name].precision if self.floats else "exact", combined=self.how,
+            precision="exact" if exact else self.judge.every[self.name].precision, combined=self.how,
             unproven=bool(noise is not None and gap.scale and noise > NOISY * gap.scale), **asdict(gap),
         )  # fmt: skip
 

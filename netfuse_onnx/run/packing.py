@@ -34,8 +34,12 @@ class Packing:
         return self._joined(values, self.labels.input, self.labels.share)
 
     def outputs(self, values: Values) -> dict[str, Value]:
-        """Pack the outputs of the models into those that the merged model gives."""
-        return self._joined(values, self.labels.output, frozenset())
+        """Pack the outputs of the models into those that the merged model gives. A combined one is that of the
+        first model."""
+        once = self.labels.combined
+        merged = {name: value for name, value in values[0].items() if name in once}
+        each = [{name: v for name, v in own.items() if name not in once} for own in values]
+        return merged | self._joined(each, self.labels.output, frozenset())
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """Return one model's part of a merged output, and '' or the reason why there is none."""
@@ -50,11 +54,16 @@ class Packing:
         return np.asarray(value[model]), ""
 
     def split(self, result: Mapping[str, Value], names: Iterable[str]) -> list[dict[str, Value]]:
-        """Take the outputs `names` of every model out of those of the merged model."""
-        label, every = self.labels.output, list(names)
+        """Take the outputs `names` of every model out of those of the merged model. The first one has those
+        that are combined."""
+        label, names = self.labels.output, list(names)
+        every = [name for name in names if name not in self.labels.combined]
         if edges.is_separate(self.labels.io):
-            return [{n: result[label(m, n)] for n in every} for m in range(self.count)]
-        return [{n: np.asarray(result[label(m, n)])[m] for n in every} for m in range(self.count)]
+            parts = [{n: result[label(m, n)] for n in every} for m in range(self.count)]
+        else:
+            parts = [{n: np.asarray(result[label(m, n)])[m] for n in every} for m in range(self.count)]
+        parts[0] |= {n: result[label(0, n)] for n in names if n in self.labels.combined}
+        return parts
 
     def _joined(
         self, values: Values, label: Callable[[int, str], str], once: frozenset[str]
