@@ -30,6 +30,7 @@ from .options import (
     partial_option,
     proof_arguments,
     proof_options,
+    routing_option,
     sources_of,
     tune_option,
 )
@@ -59,11 +60,13 @@ def cli() -> None:
 @names_option
 @click.option(
     "--io",
-    type=click.Choice(["separate", "stacked"]),
+    type=click.Choice(["separate", "stacked", "routed"]),
     default="separate",
     show_default=True,
-    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model.",
+    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a row "
+    "per request, and an input that has the model of each row.",
 )
+@routing_option
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
@@ -101,13 +104,14 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --share-input image --combine mean
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
     """
     at_least_two(models)
     paths, called = named_models(models, names)
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
     given["combine"] = combined(given["combine"])
-    keys = ("io", "share", "combine", "target", "partial", "strict", "out", "data", "tune")
+    keys = ("io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune")
     given = {key: given[key] for key in keys}
     return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 

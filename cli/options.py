@@ -62,6 +62,14 @@ combine_option = click.option(
     metavar="[NAME=]mean|vote|sum",
     help="Give an output once, combined of all models; without a name, all outputs. Made for --share-input.",
 )
+routing_option = click.option(
+    "--routing",
+    type=click.Choice(["auto", "slots", "index"]),
+    default="auto",
+    show_default=True,
+    help="With --io routed. slots: rows of one model side by side, at the cost of all models times the most "
+    "rows of one; index: each row with its own weights, at the cost of the rows; auto: the cheaper one.",
+)
 partial_option = click.option(
     "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
 )

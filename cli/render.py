@@ -11,7 +11,15 @@ from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, describe
-from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, Report, RulesReport, VerifyReport
+from netfuse_onnx.report import (
+    CheckReport,
+    InspectReport,
+    MergeReport,
+    Report,
+    RoutingRow,
+    RulesReport,
+    VerifyReport,
+)
 from netfuse_onnx.types import Became
 
 from .render_bench import bench
@@ -44,6 +52,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
     _lowered(report.lowered, console)
+    _routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
     if report.tuning:
         tuning(report.tuning, console)
@@ -117,6 +126,21 @@ def _lowered(lowered: Lowered, console: Screen) -> None:
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         console.say(f"Note: {note}")
+
+
+def _routing(rows: Sequence[RoutingRow], console: Screen) -> None:
+    """Print how rows find their models, and what the other way would cost."""
+    told = {
+        row.by: f"{row.microseconds:,.0f} us" if row.microseconds is not None else row.reason.rstrip(".")
+        for row in rows
+    }
+    for row in rows:
+        if row.chosen:
+            others = "".join(f"; {by}: {text}" for by, text in told.items() if by != row.by)
+            console.say(
+                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows of "
+                f"random models{others}. --dim rows=R plans for others."
+            )
 
 
 def _names(rows: Sequence[NameRow], console: Screen) -> None:

@@ -10,16 +10,26 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack, cast
 
-from netfuse_onnx import arguments, best_plan, checked, edges, expected, hints, refusals, sources, wording
+from netfuse_onnx import (
+    arguments,
+    best_plan,
+    checked,
+    edges,
+    expected,
+    hints,
+    opened,
+    refusals,
+    routes,
+    sources,
+    wording,
+)
 from netfuse_onnx.dims import Sizes
-from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
+from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.load.claims import Run
-from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -36,13 +46,10 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
-from netfuse_onnx.rewrite.passes import rewritten
-from netfuse_onnx.run import bounds, runtime, symbols
-from netfuse_onnx.run.observe import observed
+from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.tuning import Tuning
-from netfuse_onnx.types import Correspondence, Edge, Ran, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
@@ -53,6 +60,7 @@ def merge(
     *,
     names: Sequence[str] | None = None,
     io: str = "separate",
+    routing: str = "auto",
     share: Sequence[str] = (),
     combine: str | Mapping[str, str] = "",
     target: str = "generic",
@@ -66,15 +74,16 @@ def merge(
 ) -> MergeReport:
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
-    The arguments are the options of the command line; `data` says which file gets the weights: auto, external
-    or single; `combine` is mean, sum or vote for all outputs, or one of these by name; `tune` is the seconds
-    for choosing the plan by measuring on this machine, None for not at all.
-    Raises NotEquivalent, StrictViolated, NotStackable, NotCombinable, NotProven, and ValuesDiffer with the
+    The arguments are the options of the command line; `routing` says how rows find their models with
+    io="routed": auto, slots or index; `combine` is mean, sum or vote for all outputs, or one of these by
+    name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
+    choosing the plan by measuring on this machine, None for not at all.
+    Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
     sources.refuse_target(out, paths)
-    arguments.choice("io", io)
+    arguments.edge(io, routing)
     arguments.choice("data", data)
     libraries = runtime.libraries(proof.get("libraries", ()))
     dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
@@ -87,11 +96,12 @@ def merge(
     staging.check_target(out, paths, external=data == "external")
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
-        matching = functools.partial(_matched, partial=partial, libraries=libraries)
+        matching = functools.partial(opened.matched, partial=partial, libraries=libraries)
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
             family = matching(models, labels, made_for=made_for, combine=combine)
-        once = arguments.shared_inputs(share, family)
-        plan, tuning = Plan.of(family, io=io, share=once, target=target, dims=dims), None
+        once = routes.shared(family, io, arguments.shared_inputs(share, family))
+        plan, rows = routes.plan(family, io, routing, share=once, target=target, dims=dims)
+        tuning, io = None, plan.io
         if options and tune is not None:
             plan, tuning = best_plan.choose(Request(
                 plan, lambda p: matching(models, labels, made_for=p, combine=combine), models, out, io, once,
@@ -106,10 +116,10 @@ def merge(
             plan.merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
         ) as staged:
             if options and verify:
-                options = replace(options, share=once, made_for=plan.made_for)
+                options = replace(options, io=io, share=once, made_for=plan.made_for)
                 answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
             staged.commit()
-    answer = replace(answer, files=tuple(staged.files), size=staged.size)
+    answer = replace(answer, files=tuple(staged.files), size=staged.size, routing=rows)
     told = hints.of_merge(answer, plan.family, plan.merged, asked)
     return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
@@ -119,7 +129,7 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     models, and what differs. A FileFault names all files that can't be read; its `report` has the families of
     the others."""
     labels = arguments.model_names(paths, names)
-    match = functools.partial(_matched, partial=partial)
+    match = functools.partial(opened.matched, partial=partial)
     comparison = checked.Comparison(match, exact=not partial)
     return steady(paths, lambda: comparison.answer(paths, labels, remake.merge))
 
@@ -152,7 +162,7 @@ def verify(
 def _verified(
     merged: str, paths: Sequence[str], isolation: bool, progress: Progress, proof: Proof
 ) -> VerifyReport:
-    about, options, family, strangers = _read_merged(merged, paths, proof)
+    about, options, family, strangers = opened.read_merged(merged, paths, proof)
     try:
         recipes = metadata.recipes(about, family, merged)
     except FileFault as error:
@@ -189,7 +199,7 @@ def bench(
 
     def measured() -> BenchReport:
         clock, tell = Clock(seconds), progress or silent
-        about, options, family, strangers = _read_merged(merged, paths, proof)
+        about, options, family, strangers = opened.read_merged(merged, paths, proof)
         options = options.remembering(about.measured[0] if about.measured else {}, family)
         refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
@@ -197,7 +207,7 @@ def bench(
         files = [MergedFile("merged", merged, about.io, about.share, size)]
         with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
             stacked = os.path.join(folder, "stacked.onnx")
-            notes = [*strangers, *_other_sizes(options)]
+            notes = [*strangers, *opened.other_sizes(options)]
             if work.runtime.provider == "cuda" and edges.is_separate(about.io):
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
@@ -248,60 +258,6 @@ def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Pr
         libraries=proof.get("libraries", ()),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
-
-
-def _other_sizes(options: Options) -> Iterator[str]:
-    if options.further:
-        sizes = [", ".join(f"{n}={d}" for n, d in one.items()) for one in (options.dims, *options.further)]
-        yield (
-            f"The file was planned for {'; '.join(sizes)}. Measured with {sizes[0]}; --dim NAME=VALUE "
-            "chooses another."
-        )
-
-
-def _read_merged(
-    merged: str, paths: Sequence[str], proof: Proof
-) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
-    """Return the metadata of a merged file, the options to run it with, the family of its sources, and a
-    warning for each source that is not the file that was merged."""
-    about = metadata.read(merged)
-    libraries = runtime.libraries(proof.get("libraries", ()))
-    options = checked_options(about.io, about.share, proof, libraries)
-    if len(paths) != len(about.models):
-        raise UsageFault(
-            f"{merged} holds {len(about.models)} models, {len(paths)} were given.",
-            f"Give the models that were merged, in their order: {', '.join(about.models)}.",
-        )
-    models = sources.read(paths)
-    with Digests(models) as digests:
-        family = _matched(models, about.models, about.partial, libraries, about.made_for, about.names)
-        family = replace(family, own_names=about.names is not None, combined=about.combined)
-        metadata.fitting(about, family, merged)
-        options = options.remembering(about.dims, family)
-        return about, options, family, metadata.strangers(about, paths, digests.result())
-
-
-def _matched(
-    models: Sequence[Source],
-    names: Sequence[str],
-    partial: bool,
-    libraries: tuple[str, ...] = (),
-    made_for: str = "",
-    named: Sequence[Edge] | None = None,
-    combine: str | Mapping[str, str] = "",
-) -> Correspondence:
-    """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
-    ran = Ran.NOTHING
-
-    def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
-        nonlocal ran
-        runs = observed(source, values, libraries)
-        ran = Ran.TOLD if runs else Ran.FAILED
-        return runs
-
-    family = match(models, names, partial=partial, complete=complete, named=named)
-    family = replace(family, combined=arguments.combined_outputs(combine, family))
-    return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
 
 
 def _prove_staged(

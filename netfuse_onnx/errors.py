@@ -98,6 +98,12 @@ class NotCombinable(NotStackable):
     kind = "not_combinable"
 
 
+class NotRoutable(NotStackable):
+    """The rows of a call can't be routed to their models, as --io routed asks."""
+
+    kind = "not_routable"
+
+
 class UsageFault(NetfuseError):
     """The call makes no sense, whatever the files hold."""
 

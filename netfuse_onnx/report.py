@@ -119,6 +119,19 @@ class VerifyReport(Report):
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingRow:
+    """A lowering of a routed file: `slots` or `index`, and the microseconds that a call of so many rows of
+    random models is expected to take, by the costs of the target, or of a CPU where none is named; or the
+    reason why it is not on offer."""
+
+    by: str
+    chosen: bool
+    rows: int
+    microseconds: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
     them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
@@ -145,6 +158,8 @@ class MergeReport(Report):
     hints: tuple[str, ...] = ()
     combined: Mapping[str, str] = field(default_factory=dict)
     """The outputs that are given once, and how they are combined: mean, sum or vote."""
+    routing: tuple[RoutingRow, ...] = ()
+    """How rows find their models, with --io routed."""
 
     @property
     def copied(self) -> int | None:

@@ -19,7 +19,7 @@ from families import family, merged, save
 from onnx import NodeProto, helper, numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx import api, sources
+from netfuse_onnx import api, opened, sources
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove import remake
 from netfuse_onnx.write import metadata
@@ -49,7 +49,7 @@ Change = Callable[[onnx.ModelProto], None]
 def proof(path: str, paths: list[str]) -> GraphProof:
     """The graph proof alone."""
     known = metadata.read(path)
-    found = api._matched(sources.read(paths), known.models, known.partial, (), known.target)
+    found = opened.matched(sources.read(paths), known.models, known.partial, (), known.target)
     return remake.prove_remade(path, known, found, metadata.recipes(known, found, path))
 
 

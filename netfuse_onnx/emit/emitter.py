@@ -233,7 +233,7 @@ class Emitter(Shaping):
         return stored
 
     def weight(self, value: str, layout: Layout) -> Held:
-        """Source weight `value` in a layout that `writes` allows: the writer lays out the bytes, for nothing."""
+        """Source weight `value` in a layout that `writes` allows. The writer lays out the bytes for it."""
         parts = self._weights[value]
         if self.chosen is not None and not self.writes(parts, layout):
             raise NeedsCount

@@ -6,7 +6,7 @@ names, one leading axis of size N. A shared input keeps its name, shape and type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 import onnx
@@ -76,10 +76,9 @@ class Boundary:
         for name in combined:
             emit.output(_single(fetch(name, SHARED)), name)
         if self.stacked:
-            tensors = {name: _single(fetch(name, STACKED(0))) for name in each}
-            if self.selected:
-                tensors |= kept_checks(emit, {k: v for k, v in tensors.items() if k not in through})
-            for name, tensor in tensors.items():
+            checked = self._checked(emit, fetch, through) if self.selected else {}
+            for name in each:
+                tensor = checked.get(name) or _single(fetch(name, STACKED(0)))
                 emit.output(tensor, name, itself=name in through)
             return
         columns = {name: fetch(name, PER_MODEL) for name in each}
@@ -88,6 +87,11 @@ class Boundary:
                 value = columns[name]
                 tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
+
+    def _checked(self, emit: Emitter, fetch: Fetch, through: Set[str]) -> dict[str, Tensor]:
+        """An output that runs the checks of the ids, where nothing else does."""
+        values = {name: fetch(name, STACKED(0)) for name in self.corr.graph.outputs if name not in through}
+        return kept_checks(emit, {n: v for n, v in values.items() if not isinstance(v, tuple)})
 
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
         """The inputs go name by name, as they are fed."""

@@ -115,7 +115,8 @@ def reshape(site: Site) -> Iterator[Option]:
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return emit_same_op(site, [ins[0], _before(site, ins[1], target, emit)], emit, **attrs)[0]
+        head, changes = _before(site, target, emit)
+        return emit_same_op(site, [ins[0], emit.prepend(head, ins[1], target)], emit, **attrs, **changes)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first)
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
@@ -165,10 +166,14 @@ def _folded(target: Sequence[int], axis: int, emit: Emitter) -> int:
     return emit.times(target[axis])
 
 
-def _before(site: Site, target: Tensor, values: np.ndarray[Any, Any] | None, emit: Emitter) -> Tensor:
-    """The target with the models in front, which a 0 copies where it may."""
-    head = emit.count if site.attr("allowzero") and values is not None and 0 in values else emit.kept
-    return emit.prepend(head, target, values)
+def _before(site: Site, values: np.ndarray[Any, Any] | None, emit: Emitter) -> tuple[Dim, dict[str, None]]:
+    """The size of the models in front of a target, which a 0 copies where it may, and the attributes that
+    must go for that: with allowzero a 0 is a size."""
+    if not site.attr("allowzero") or emit.chosen is None:
+        return emit.kept, {}
+    if values is None or 0 in values:
+        return emit.count, {}
+    return emit.kept, {"allowzero": None}
 
 
 def _keeps(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:

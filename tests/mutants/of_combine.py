@@ -61,7 +61,7 @@ MUTATIONS = (
     ),
     mutation(
         "verify-forgets-the-combinations",
-        "netfuse_onnx/api.py",
+        "netfuse_onnx/opened.py",
         "own_names=about.names is not None, combined=about.combined)",
         "own_names=about.names is not None)",
         "test_combine.py::test_an_ensemble",

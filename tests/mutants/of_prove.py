@@ -48,7 +48,7 @@ MUTATIONS = (
     ),
     mutation(
         "old-files-have-own-names",
-        "netfuse_onnx/api.py",
+        "netfuse_onnx/opened.py",
         "own_names=about.names is not None, combined",
         "own_names=True, combined",
         "test_names.py::test_a_file_of_an_old_version_has_the_first_models_names",

@@ -250,7 +250,7 @@ MUTATIONS = (
     ),
     mutation(
         "another-number-of-models",
-        "netfuse_onnx/api.py",
+        "netfuse_onnx/opened.py",
         "    if len(paths) != len(about.models):\n",
         "    if False:\n",
         "test_verify.py::test_another_number_is_refused",
