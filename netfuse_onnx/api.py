@@ -12,46 +12,33 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Unpack, cast
+from typing import Unpack
 
 from netfuse_onnx import (
     arguments,
-    best_plan,
     checked,
     edges,
-    expected,
-    hints,
     opened,
     refusals,
-    routes,
     sources,
-    wording,
 )
-from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
-from netfuse_onnx.labels import Labels
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
-from netfuse_onnx.options import checked as checked_options
-from netfuse_onnx.plan import targets
-from netfuse_onnx.plans import Plan, Request
 from netfuse_onnx.prove import remake
-from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
-from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
-from netfuse_onnx.run import runtime, symbols
-from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.tuning import Tuning
-from netfuse_onnx.write import metadata, staging, writer
-from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write import metadata
 
 
 def merge(
@@ -81,47 +68,10 @@ def merge(
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
-    labels = arguments.model_names(paths, names)
-    sources.refuse_target(out, paths)
-    arguments.edge(io, routing)
-    arguments.choice("data", data)
-    libraries = runtime.libraries(proof.get("libraries", ()))
-    dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
-    arguments.sizes(dims)
-    options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
-    provider = options.runtime.provider if options else ""
-    asked = hints.Asked(arguments.target(target), provider, dims)
-    target = arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)
-    made_for = targets.provider(target)
-    staging.check_target(out, paths, external=data == "external")
-    models = sources.read(paths)
-    with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
-        matching = functools.partial(opened.matched, partial=partial, libraries=libraries)
-        with checked.Comparison(matching, exact=not partial).explained(models, labels):
-            family = matching(models, labels, made_for=made_for, combine=combine)
-        once = routes.shared(family, io, arguments.shared_inputs(share, family))
-        plan, rows = routes.plan(family, io, routing, share=once, target=target, dims=dims)
-        tuning, io = None, plan.io
-        if options and tune is not None:
-            plan, tuning = best_plan.choose(Request(
-                plan, lambda p: matching(models, labels, made_for=p, combine=combine), models, out, io, once,
-                dims, replace(options, share=once), tune, mode, digests, progress or silent,
-            ))  # fmt: skip
-        answer = _merge_report(out, plan, tuning, io=io, share=once, dims=dims)
-        if strict:
-            refusals.replicated(answer)
-            refusals.slower(answer)
-        about = plan.metadata(io=io, share=once, partial=partial, dims=dims)
-        with writer.stage(
-            plan.merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
-        ) as staged:
-            if options and verify:
-                options = replace(options, io=io, share=once, made_for=plan.made_for)
-                answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
-            staged.commit()
-    answer = replace(answer, files=tuple(staged.files), size=staged.size, routing=rows)
-    told = hints.of_merge(answer, plan.family, plan.merged, asked)
-    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+    return Merging(
+        paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
+        progress, proof,
+    ).report()  # fmt: skip
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -258,48 +208,3 @@ def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Pr
         libraries=proof.get("libraries", ()),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
-
-
-def _prove_staged(
-    staged: writer.Staged, out: str, plan: Plan, options: Options, progress: Progress | None
-) -> VerifyReport:
-    """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
-    path, names = staged.model_path, staged.names(out)
-    with wording.renaming(names):
-        recipes = metadata.recipes(metadata.read(path), plan.family, path)
-        graph = prove_graph(path, plan.merged, recipes)
-        proved = prove(path, recipes, plan.family, options, progress, graph=graph)
-        return wording.renamed(proved, names)
-
-
-def _proven(answer: MergeReport, proof: VerifyReport, strict: bool) -> MergeReport:
-    """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
-    warnings = (*answer.warnings, *proof.warnings)
-    answer = replace(answer, proof=replace(proof, strict=strict), warnings=warnings)
-    refusals.unproven(answer)
-    return answer
-
-
-def _merge_report(
-    out: str, plan: Plan, tuning: Tuning | None, *, io: str, share: frozenset[str], dims: Sizes
-) -> MergeReport:
-    """Return the report as it is before the proofs and the files."""
-    family, merged, target = plan.family, plan.merged, plan.target
-    return MergeReport(
-        out=out,
-        sources=tuple(source.path for source in family.sources),
-        models=family.names,
-        io=io,
-        share=tuple(sorted(share)),
-        target=target,
-        lowered=merged.report,
-        distinct_bytes=weights.stored(merged.model),
-        names=tuple(Labels.of(family, io, share).rows()),
-        symbols=symbols.free(
-            symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
-        ),
-        warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
-        dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
-        tuning=tuning,
-        combined=family.combined,
-    )

@@ -19,7 +19,7 @@ from families import family, merged, save
 from onnx import NodeProto, helper, numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx import api, opened, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove import remake
 from netfuse_onnx.write import metadata
@@ -362,7 +362,7 @@ def test_a_merge_without_that_run_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     text = "g (float[n, 4] x) => (float[n, 4] y) { a = com.microsoft.SampleOp(x) y = MatMul(a, w) }"
     paths = family(tmp_path, text, {"w": (4, 4)})
     with monkeypatch.context() as patch:
-        patch.setattr(api, "observed", lambda *_, **__: {})
+        patch.setattr(opened, "observed", lambda *_, **__: {})
         out = merged(tmp_path, paths)
     found = proof(out, paths)
     assert found.ok and not found.made

@@ -14,6 +14,7 @@ from pretended import pretend
 
 import netfuse_onnx
 from netfuse_onnx import api, hints, opened
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.plan import planner, targets
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.outlook import outlook
@@ -184,7 +185,7 @@ def test_auto_needs_onnx_runtime(tmp_path: Path, run: Run, monkeypatch: pytest.M
     merged(tmp_path, MLP_TEXT, dict(MLP), verify=False)
 
     def missing() -> object:
-        raise api.UsageFault(*runtime.MISSING)
+        raise UsageFault(*runtime.MISSING)
 
     monkeypatch.setattr(runtime, "onnxruntime", missing)
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx", "--no-verify"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netfuse_onnx.layouts import PER_MODEL
+from netfuse_onnx.ops.schemas import OWN
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.rules import Option
@@ -33,14 +34,15 @@ def outlook(family: Correspondence, plan: Plan, cost: Cost) -> Outlook:
     batched = best = 0.0
     apart = nodes = 0
     for lowering, sized in zip(plan.lowerings, sites, strict=True):
-        if not isinstance(lowering.option, Option):
-            continue
-        once, each = cost.lowering(lowering, sized), cost.lowering(_per_model(lowering), sized)
+        if not isinstance(lowering.option, Option) or lowering.site.node.domain == OWN:
+            continue  # a combination of all models can't run once per model
+        once, each = cost.lowering(lowering, sized), cost.lowering(once_per_model(lowering), sized)
         batched, best = batched + once, best + min(once, each)
         apart, nodes = apart + (each < once), nodes + 1
     return Outlook(batched, best, apart, nodes)
 
 
-def _per_model(lowering: Lowering) -> Lowering:
+def once_per_model(lowering: Lowering) -> Lowering:
+    """The lowering that runs a node once for each model."""
     gives = (PER_MODEL,) * len(lowering.gives)
     return Lowering(Became.REPLICATED, lowering.takes, gives, lowering.site)

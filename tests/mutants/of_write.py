@@ -236,14 +236,14 @@ MUTATIONS = (
     ),
     mutation(
         "written-although-unequal",
-        "netfuse_onnx/api.py",
-        "    refusals.unproven(answer)\n",
+        "netfuse_onnx/merging.py",
+        "        refusals.unproven(answer)\n",
         "",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),
     mutation(
         "strict-is-ignored",
-        "netfuse_onnx/api.py",
+        "netfuse_onnx/merging.py",
         "            refusals.replicated(answer)\n",
         "",
         "test_cli_faults.py::test_strict",
