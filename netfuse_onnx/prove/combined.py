@@ -211,7 +211,7 @@ class _Parts:
             return 0.0
         if self.how == "vote":
             return self._other_votes(model, None)
-        return self._far(self.wide.sum(axis=0) - self.wide[model], len(self.values) - 1)
+        return self._far((model,), (), len(self.values) - 1)
 
     def twice(self, one: int, two: int) -> float:
         """The distance to the combination with a model counted in the place of another, in either way."""
@@ -220,13 +220,12 @@ class _Parts:
         pairs = ((one, two), (two, one))
         if self.how == "vote":
             return min(self._other_votes(lost, kept) for lost, kept in pairs)
-        whole = self.wide.sum(axis=0)
-        return min(
-            self._far(whole - self.wide[lost] + self.wide[kept], len(self.values)) for lost, kept in pairs
-        )
+        return min(self._far((lost,), (kept,), len(self.values)) for lost, kept in pairs)
 
-    def _far(self, total: Array, count: int) -> float:
+    def _far(self, lost: Sequence[int], kept: Sequence[int], count: int) -> float:
+        """The distance to the combination without some models, and with others counted once more."""
         with np.errstate(all="ignore"):
+            total = self.wide.sum(axis=0) - self.wide[[*lost]].sum(axis=0) + self.wide[[*kept]].sum(axis=0)
             other, want = self._parted(total, count), self.want.astype(np.float64)
             if not self.floats:
                 return float("inf") if (other != want).any() else 0.0
