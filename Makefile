@@ -49,8 +49,8 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch, transformers, OpenVINO and OpenCV"
-	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes]'
+	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV and LitServe"
+	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve]'
 	@touch $@
 
 demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge, prove and measure it, show how to run the file

@@ -177,6 +177,8 @@ class MergeReport(Report):
     low_rank: LowRankReport | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined: mean, sum or vote."""
     routing: tuple[RoutingRow, ...] = ()
     """How rows find their models, with --io routed."""
     sharing: Sharing | None = None
@@ -311,6 +313,8 @@ class InspectReport(Report):
     low_rank: LowRankReport | None = None
     recorded: bool = False
     """True where measuring chose the plan, so that the file records it."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from .mutation import Mutation
 from .of_adapters import MUTATIONS as ADAPTERS
 from .of_answers import MUTATIONS as ANSWERS
 from .of_chosen import MUTATIONS as CHOSEN
+from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -24,6 +25,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *WRITE,
     *PROVE,
     *CHOSEN,
+    *COMBINE,
     *CUDA,
     *ANSWERS,
     *VERDICT,
