@@ -18,10 +18,11 @@ from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
 
 from .options import (
-    WithTune,
+    WithOptionalValues,
     at_least_two,
     common_options,
     data_arguments,
+    low_rank_options,
     models_argument,
     named_models,
     names_option,
@@ -51,7 +52,7 @@ def cli() -> None:
 # --------------------------------------------------------------------------- commands
 
 
-@cli.command(cls=WithTune)
+@cli.command(cls=WithOptionalValues)
 @models_argument
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
 @names_option
@@ -73,6 +74,7 @@ def cli() -> None:
     "machine that will serve.",
 )
 @tune_option
+@low_rank_options
 @partial_option
 @click.option(
     "--strict",
@@ -102,7 +104,8 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
     paths, called = named_models(models, names)
     proof = proof_arguments(given)
     given["data"] = data_arguments(given["external"], given["single"])
-    given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data", "tune")}
+    keys = ("io", "share", "target", "partial", "strict", "out", "data", "tune", "low_rank", "base")
+    given = {key: given[key] for key in keys}
     return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 
 

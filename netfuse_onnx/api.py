@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack, cast
 
-from netfuse_onnx import arguments, best_plan, checked, expected, hints, refusals, sources, wording
+from netfuse_onnx import arguments, best_plan, checked, expected, factoring, hints, refusals, sources, wording
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
 from netfuse_onnx.labels import Labels
@@ -30,7 +30,7 @@ from netfuse_onnx.options import Proof
 from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plans import Plan, Request
-from netfuse_onnx.prove import remake
+from netfuse_onnx.prove import factors, remake
 from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
@@ -60,17 +60,21 @@ def merge(
     verify: bool = True,
     data: str = "auto",
     tune: float | None = None,
+    low_rank: float | factoring.Factoring | None = None,
+    base: str | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
     The arguments are the options of the command line; `data` says which file gets the weights: auto, external
-    or single; `tune` is the seconds for choosing the plan by measuring on this machine, None for not at all.
-    Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in
-    its `report`; in these cases `out` is as it was.
+    or single; `tune` is the seconds for choosing the plan by measuring on this machine, None for not at all;
+    `low_rank` is the tolerance of low-rank differences from `base`, 0 for the rounding of the type. Raises
+    NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in its
+    `report`; in these cases `out` is as it was.
     """
     labels = arguments.model_names(paths, names)
+    factoring.check(low_rank, base, partial=partial)
     sources.refuse_target(out, paths)
     arguments.choice("io", io)
     arguments.choice("data", data)
@@ -82,17 +86,19 @@ def merge(
     asked = hints.Asked(arguments.target(target), provider, dims)
     target = arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)
     made_for = targets.provider(target)
-    staging.check_target(out, paths, external=data == "external")
+    staging.check_target(out, [*paths, *filter(None, [base])], external=data == "external")
     models = sources.read(paths)
     with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
+        factored = factoring.asked(models, low_rank, base, target, dims, progress or silent)
         matching = functools.partial(_matched, partial=partial, libraries=libraries)
         with checked.Comparison(matching, exact=not partial).explained(models, labels):
-            family = matching(models, labels, made_for=made_for)
+            again = functools.partial(matching, models, labels, factored=factored)
+            family = again(made_for=made_for)
         once = arguments.shared_inputs(share, family)
         plan, tuning = Plan.of(family, io=io, share=once, target=target, dims=dims), None
         if options and tune is not None:
             plan, tuning = best_plan.choose(Request(
-                plan, lambda provider: matching(models, labels, made_for=provider), models, out, io, once,
+                plan, lambda provider: again(made_for=provider), models, out, io, once,
                 dims, replace(options, share=once), tune, mode, digests, progress or silent,
             ))  # fmt: skip
         answer = _merge_report(out, plan, tuning, io=io, share=once, dims=dims)
@@ -105,7 +111,7 @@ def merge(
         ) as staged:
             if options and verify:
                 options = replace(options, share=once, made_for=plan.made_for)
-                answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
+                answer = refusals.proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
             staged.commit()
     answer = replace(answer, files=tuple(staged.files), size=staged.size)
     told = hints.of_merge(answer, plan.family, plan.merged, asked)
@@ -199,7 +205,7 @@ def bench(
             if work.runtime.provider == "cuda" and about.io != "stacked":
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
-                    files.append(_stacked(about, paths, stacked, proof))
+                    files.append(_stacked(about, merged, paths, stacked, proof))
                 except NotStackable as error:
                     notes.append(f"Not measured with stacked inputs and outputs: {error.message}")
             report = contest(work, files, effort=effort, with_profile=profile, tell=tell, clock=clock)
@@ -223,6 +229,7 @@ def inspect(merged: str) -> InspectReport:
         weights=len(about.weights),
         recorded=about.recorded,
         names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
+        low_rank=factoring.recorded(about.low_rank, about.models),
     )
 
 
@@ -236,12 +243,15 @@ def rules() -> RulesReport:
 # --------------------------------------------------------------------------- helpers
 
 
-def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Proof) -> MergedFile:
+def _stacked(
+    about: metadata.Metadata, merged: str, paths: Sequence[str], out: str, proof: Proof
+) -> MergedFile:
     """Merge the models once more, with stacked inputs and outputs: on CUDA each input and output of its own
     costs a copy of its own. Raises NotStackable."""
     report = merge(
         paths, out, names=about.models, io="stacked", share=about.share, target=about.target,
         partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
+        low_rank=functools.partial(factors.restored, merged, about),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
 
@@ -270,7 +280,10 @@ def _read_merged(
         )
     models = sources.read(paths)
     with Digests(models) as digests:
-        family = _matched(models, about.models, about.partial, libraries, about.made_for, about.names)
+        family = _matched(
+            models, about.models, about.partial, libraries, about.made_for, about.names,
+            functools.partial(factors.restored, merged, about),
+        )  # fmt: skip
         family = replace(family, own_names=about.names is not None)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
@@ -284,8 +297,10 @@ def _matched(
     libraries: tuple[str, ...] = (),
     made_for: str = "",
     named: Sequence[Edge] | None = None,
+    factored: factoring.Factoring = lambda family: family,
 ) -> Correspondence:
-    """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
+    """Match, find low-rank differences and rewrite. Where only a run can tell the rank of a value, the first
+    source is run."""
     ran = Ran.NOTHING
 
     def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
@@ -294,7 +309,7 @@ def _matched(
         ran = Ran.TOLD if runs else Ran.FAILED
         return runs
 
-    family = match(models, names, partial=partial, complete=complete, named=named)
+    family = factored(match(models, names, partial=partial, complete=complete, named=named))
     return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
 
 
@@ -308,14 +323,6 @@ def _prove_staged(
         graph = prove_graph(path, plan.merged, recipes)
         proved = prove(path, recipes, plan.family, options, progress, graph=graph)
         return wording.renamed(proved, names)
-
-
-def _proven(answer: MergeReport, proof: VerifyReport, strict: bool) -> MergeReport:
-    """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
-    warnings = (*answer.warnings, *proof.warnings)
-    answer = replace(answer, proof=replace(proof, strict=strict), warnings=warnings)
-    refusals.unproven(answer)
-    return answer
 
 
 def _merge_report(
@@ -339,4 +346,5 @@ def _merge_report(
         warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
         dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
         tuning=tuning,
+        low_rank=factoring.report(family),
     )
