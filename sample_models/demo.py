@@ -1,9 +1,9 @@
 """`python -m sample_models.demo FAMILY` is `make demo`: it takes a family, merges it, proves and measures the
 merged file, and shows how to run it.
 
-`lora` is written here: copies of a decoder that LoRA has changed. All others are trained, and fetched. Packages
-ship few models of one architecture: where `--count` is more than there are, copies with slightly other weights
-are added, and the first line says so.
+`lora` is written here: copies of a decoder that LoRA has changed. All others are trained, and fetched.
+Packages ship few models of one architecture: where `--count` is more than there are, copies with slightly
+other weights are added, and the first line says so.
 """
 
 from __future__ import annotations
