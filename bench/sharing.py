@@ -4,11 +4,12 @@
     python bench/sharing.py decoder encoder-16 --seconds 60
     python bench/sharing.py --ceiling              # one model with a batch of N beside N calls of it
 
-Each case writes a base and N copies of it with differences of rank 8 added to the attention matrices
-(`python -m sample_models sharing lora`), merges them for the CPU with stacked inputs and outputs, and measures
-both files in turns with every way that needs no merge; their outputs are compared. A line has the speed beside
-the best of these and the bar. The ceiling tells what no merge can exceed: a batch of N rows through one model,
-which reads its weights once and has no differences at all. It counts processor time on one thread.
+Each case writes a base and N copies of it with differences of rank 8 added to the attention matrices (as
+`python -m sample_models sharing lora` does), merges them for the CPU with stacked inputs and outputs, and
+measures both files in turns with every way that needs no merge; their outputs are compared. A line has the
+speed beside the best of these and the bar. The ceiling tells what no merge can exceed: a batch of N rows
+through one model, which reads its weights once and has no differences at all. It counts processor time on one
+thread.
 """
 
 from __future__ import annotations
