@@ -25,8 +25,9 @@ FIRST, SPARE = 16, 8
 """Random vectors of the first sketch, and those beyond the rank that is expected."""
 HELD = 64 << 20
 """A difference of at most so many bytes is held, a larger one is read again for each use."""
-EDGE = 1.15
-"""A singular value of noise is at most about sigma (sqrt(m) + sqrt(n)); this factor leaves room."""
+EDGE = 1.5
+"""A singular value of noise is at most about sigma (sqrt(m) + sqrt(n)) where all elements have one sigma. The
+factor leaves room for small matrices, and for steps of rounding of several sizes."""
 
 
 @dataclass(frozen=True)
