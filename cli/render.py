@@ -14,10 +14,12 @@ from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, des
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, Report, RulesReport, VerifyReport
 from netfuse_onnx.types import Became
 
+from .render_adapters import adapters
 from .render_bench import bench
 from .render_check import check
 from .render_hints import hints
 from .render_low_rank import low_rank, reconstruction
+from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
@@ -45,12 +47,14 @@ def merge(report: MergeReport, console: Screen) -> None:
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
     low_rank(report.low_rank, console)
+    adapters(report.adapters, console)
     _lowered(report.lowered, console)
     sizes(report.lowered, report.dims, console)
     if report.tuning:
         tuning(report.tuning, console)
         if report.tuning.sizes:
             assumed(report.tuning.sizes[0], report.dims, console)
+    sharing(report.sharing, console)
     _names(report.names, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]

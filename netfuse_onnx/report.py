@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
@@ -124,6 +125,20 @@ class VerifyReport(Report):
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """The figures of what the models share. Bytes of weights: `stored` in the merged file, `sources` in all
+    sources together, and `read` in a call, tables that are read by index left out. `once` is the share of a
+    model's multiply-adds that run once for all models, `arithmetic` the multiply-adds of a call in units of
+    one model's; null where there are none."""
+
+    stored: int
+    sources: int
+    read: int
+    once: float
+    arithmetic: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
     them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
@@ -149,6 +164,9 @@ class MergeReport(Report):
     low_rank: LowRankReport | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    sharing: Sharing | None = None
+    adapters: Adapters | None = None
+    """The weights that adapters change in their base; None where the models are no adapters."""
 
     @property
     def copied(self) -> int | None:
@@ -233,6 +251,9 @@ class CheckReport(Report):
     became: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    sharing: Sharing | None = None
+    adapters: Adapters | None = None
+    """As in MergeReport."""
 
     @property
     def ok(self) -> bool:

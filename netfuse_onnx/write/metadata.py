@@ -24,6 +24,7 @@ from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import schema
+from netfuse_onnx.write.digests import JOINED
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -159,10 +160,19 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
         raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
     rows = zip(paths, digests, merged, metadata.models, strict=True)
     return [
-        f"{path} is not the file that was merged as {name}: its SHA-256 differs."
+        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
         for path, digest, expected, name in rows
         if digest != expected
     ]
+
+
+def _of_part(digest: str, expected: str) -> str:
+    """Returns the part of an adapted model that is another one: the base, the adapter or both."""
+    pairs = list(zip(digest.split(JOINED), expected.split(JOINED), strict=False))
+    if len(pairs) < 2:
+        return ""
+    parts = [part for part, (is_, was) in zip(("the base", "the adapter"), pairs, strict=False) if is_ != was]
+    return f" (that of {' and '.join(parts)})"
 
 
 def fitting(metadata: Metadata, family: Correspondence, path: str) -> None:

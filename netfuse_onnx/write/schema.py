@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import MOST_POINTS, combinations
 from netfuse_onnx.storage import transforms
 from netfuse_onnx.types import Became
@@ -203,7 +204,7 @@ _VALUE = record(
         "version": text,
         "models": listed(model),
         "sha256": listed(text),
-        "io": one_of("separate", "stacked"),
+        "io": one_of(*edges.MODES),
         "share": listed(text),
         "target": target,
         "partial": truth,

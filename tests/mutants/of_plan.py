@@ -97,7 +97,7 @@ MUTATIONS = (
     mutation(
         "equal-weights-tiled-for-free",
         "netfuse_onnx/plan/cost.py",
-        "return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE",
+        "return at_load + (self.models - 1) * size / COPIED_PER_NODE",
         "return 0.0",
         "test_pins_plan.py::test_one_weight_for_all_models_is_not_repeated_in_vain",
     ),
@@ -391,7 +391,7 @@ MUTATIONS = (
     mutation(
         "unequal-shapes-stacked",
         "netfuse_onnx/plan/planner.py",
-        'if io == "stacked" and name in found.ragged and not _said_to_be_alike(corr, name):',
+        "if not edges.is_separate(io) and name in found.ragged and not _said_to_be_alike(corr, name):",
         "if False:",
         "test_pins_plan.py::test_numbers_that_follow_values_cannot_be_stacked",
     ),
