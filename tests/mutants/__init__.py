@@ -3,6 +3,7 @@
 from .mutation import Mutation
 from .of_answers import MUTATIONS as ANSWERS
 from .of_cuda import MUTATIONS as CUDA
+from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_plan import MUTATIONS as PLAN
@@ -18,6 +19,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PLAN,
     *RULES,
     *LOWER,
+    *LOW_RANK,
     *STORAGE,
     *WRITE,
     *PROVE,
