@@ -8,8 +8,7 @@ MUTATIONS = (
         "netfuse_onnx/rewrite/factors.py",
         "            holds = error <= 1.0 and not self._beyond_noise(rank, rest)\n",
         "            holds = not self._beyond_noise(rank, rest)\n",
-        "test_low_rank.py::test_any_family_is_proven",
-        "test_low_rank.py::test_a_tolerance_that_is_given_is_that_of_the_proof",
+        "test_factors.py::test_a_tolerance_lowers_the_rank",
     ),
     mutation(
         "small-differences-are-dropped",
