@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netfuse_onnx.storage.elements import Files
-from netfuse_onnx.storage.numbers import Numbers, allowed, rounded, rows
+from netfuse_onnx.storage.numbers import DOUBLE, Numbers, allowed, rounded, rows
 from netfuse_onnx.types import Weight
 
 SEED = 20_130_062
@@ -25,8 +25,11 @@ FIRST, SPARE = 16, 8
 """Random vectors of the first sketch, and those beyond the rank that is expected."""
 HELD = 64 << 20
 """A difference of at most so many bytes is held, a larger one is read again for each use."""
-EDGE = 1.15
-"""A singular value of noise is at most about sigma (sqrt(m) + sqrt(n)); this factor leaves room."""
+LEAST_PART = 1e-8
+"""Columns below this part of the largest are rounding of float64, where they are told by their products."""
+EDGE = 1.5
+"""A singular value of noise is at most about sigma (sqrt(m) + sqrt(n)) where all elements have one sigma. The
+factor leaves room for small matrices, and for steps of rounding of several sizes."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,12 @@ class _Sketch:
     def __init__(self, difference: Difference, size: int) -> None:
         self.difference, (high, wide) = difference, difference.shape
         random = np.random.default_rng([SEED, high, wide, size])
+        exact = difference.weight.dtype == DOUBLE
         start = difference.times(random.standard_normal((wide, size)))
-        across, _ = np.linalg.qr(difference.transposed_times(np.linalg.qr(start)[0]))
+        across = _orthonormal(difference.transposed_times(_orthonormal(start, exact)), exact)
         left = difference.times(across)  # rows of zeros stay zeros
-        _, self.values, turn = np.linalg.svd(np.linalg.qr(left, mode="r"))
-        self.left, self.right = _balanced(left @ turn.T, turn @ across.T, difference.weight.dtype)
+        self.values, turn = _principal(left, exact)
+        self.left, self.right = _balanced(left @ turn, turn.T @ across.T, difference.weight.dtype)
         self.seen: dict[int, tuple[bool, Factors]] = {}
         self.rest = math.inf
 
@@ -173,6 +177,28 @@ class _Sketch:
         high, wide = self.difference.shape
         edge = EDGE * math.sqrt(rest / (high * wide)) * (math.sqrt(high) + math.sqrt(wide))
         return float(self.values[rank]) > edge
+
+
+def _orthonormal(columns: Numbers, exact: bool) -> Numbers:
+    """Return orthonormal columns that span the same space, or columns of zeros where the given ones depend on
+    each other. Products of columns tell directions apart down to 1e-8 of the largest, which is below the
+    rounding of float32; they are a few large operations, where a QR is many small ones."""
+    if exact:
+        return np.asarray(np.linalg.qr(columns)[0], np.float64)
+    for _ in range(2):  # the second time removes what rounding left of the first
+        values, turn = _principal(columns, exact)
+        known = values > LEAST_PART * values[0]
+        columns = columns @ (turn * np.divide(known, values, out=np.zeros_like(values), where=known))
+    return columns
+
+
+def _principal(columns: Numbers, exact: bool) -> tuple[Numbers, Numbers]:
+    """Return the singular values, largest first, and the vectors that turn the columns along them."""
+    if exact:
+        _, values, turn = np.linalg.svd(np.linalg.qr(columns, mode="r"))
+        return values, turn.T
+    squares, turn = np.linalg.eigh(columns.T @ columns)
+    return np.sqrt(np.maximum(squares[::-1], 0.0)), turn[:, ::-1]
 
 
 def _balanced(left: Numbers, right: Numbers, dtype: int) -> tuple[Numbers, Numbers]:

@@ -74,8 +74,9 @@ def array(weight: Weight) -> Numbers:
 
 def last_place(numbers: Numbers, dtype: int) -> Numbers:
     """Return the distance of each number from the next larger one of a type."""
-    _, exponents = np.frexp(np.abs(numbers))
-    return np.asarray(np.ldexp(1.0, np.maximum(exponents, LEAST[dtype] + 1) - DIGITS[dtype]), np.float64)
+    least = LEAST[dtype] + 1
+    exponents = np.where(numbers == 0, least, np.maximum(np.frexp(numbers)[1], least))
+    return np.asarray(np.ldexp(1.0, exponents - DIGITS[dtype]), np.float64)
 
 
 def allowed(values: Numbers, dtype: int, tolerance: float) -> Numbers:

@@ -6,6 +6,7 @@ from .of_answers import MUTATIONS as ANSWERS
 from .of_chosen import MUTATIONS as CHOSEN
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
+from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_plan import MUTATIONS as PLAN
@@ -21,6 +22,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PLAN,
     *RULES,
     *LOWER,
+    *LOW_RANK,
     *STORAGE,
     *WRITE,
     *PROVE,
