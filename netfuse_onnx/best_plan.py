@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import points
 from netfuse_onnx.errors import NotProven, UsageFault, ValuesDiffer
 from netfuse_onnx.measure import final
@@ -262,7 +263,7 @@ def _advice(tuning: Tuning, ask: Request) -> str:
     ways = ["serve the sources by a pool of sessions"]
     if ask.provider == "cpu":
         ways.append("merge for a GPU with --target cuda")
-    if ask.io != "stacked":
+    if edges.is_separate(ask.io):
         ways.append("try --io stacked, which copies no inputs and outputs")
     return (
         f"No plan is faster here than the best alternative ({best.best}; the merged file has "

@@ -67,6 +67,12 @@ class NotEquivalent(AnswerIsNo):
         self.mismatch = mismatch
 
 
+class AdapterMismatch(AnswerIsNo):
+    """An adapter changes weights that its base does not have, or does not have once."""
+
+    kind = "adapter_mismatch"
+
+
 class ValuesDiffer(AnswerIsNo):
     """A proof failed: the merged model has other weights than its sources, or computes something else."""
 
@@ -90,6 +96,12 @@ class NotStackable(AnswerIsNo):
     """An output has no stacked form, which --io stacked asks for."""
 
     kind = "not_stackable"
+
+
+class NotRoutable(NotStackable):
+    """The rows of a call can't be routed to their models, as --io routed asks."""
+
+    kind = "not_routable"
 
 
 class UsageFault(NetfuseError):

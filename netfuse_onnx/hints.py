@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.plan.costs import cost
@@ -113,7 +114,7 @@ def _sizes(family: Correspondence, symbols: Sequence[str], asked: Asked) -> str:
 
 
 def _of_io(report: MergeReport, family: Correspondence, merged: Merged) -> Iterator[str]:
-    if report.io == "stacked" or family.models < 2 or not _stackable(family, merged):
+    if not edges.is_separate(report.io) or family.models < 2 or not _stackable(family, merged):
         return
     state = list(_of_state(family))
     yield from state

@@ -7,11 +7,17 @@ the first model's names. An input that is fed once has the first model's name, t
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from netfuse_onnx import edges as modes
+from netfuse_onnx.routing import routing
 from netfuse_onnx.types import Correspondence, Edge
+
+ROUTE = "model"
+"""The usual name of the input that names the model of each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +39,15 @@ class Labels:
     edges: tuple[Edge, ...]
     io: str = "separate"
     share: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
+    """Inputs of a routed call that are fed once, as one row, which all rows use."""
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
         """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
-        return Labels(family.names, edges, io, share)
+        rows = share & routing(family).rows if modes.is_routed(io) else frozenset[str]()
+        return Labels(family.names, edges, io, share, rows)
 
     def input(self, model: int, name: str) -> str:
         """Return the merged input of a model that stands for the first model's `name`."""
@@ -47,6 +56,13 @@ class Labels:
     def output(self, model: int, name: str) -> str:
         """Return the merged output of a model that stands for the first model's `name`."""
         return self._label(model, name, self.edges[model].outputs)
+
+    @property
+    def route(self) -> str:
+        """The input of a routed call that names the model of each row."""
+        taken = {*self.edges[0].inputs, *self.edges[0].outputs} if self.edges else set[str]()
+        names = itertools.chain((ROUTE, f"{ROUTE}_id"), (f"{ROUTE}_{n}" for n in itertools.count(2)))
+        return next(name for name in names if name not in taken)
 
     def rows(self) -> Iterator[NameRow]:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
@@ -66,7 +82,7 @@ class Labels:
         return ""
 
     def _label(self, model: int, name: str, own: Mapping[str, str]) -> str:
-        return name if self.io == "stacked" else f"{self.models[model]}/{own[name]}"
+        return f"{self.models[model]}/{own[name]}" if modes.is_separate(self.io) else name
 
 
 Line = tuple[str, str, str, Sequence[str]]

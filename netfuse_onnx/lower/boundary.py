@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import onnx
 
+from netfuse_onnx import edges
 from netfuse_onnx.emit.emitter import Emitter, Held
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
@@ -31,7 +32,7 @@ class Boundary:
         """`ragged`: outputs whose shape may differ between the models."""
         self.corr = corr
         self.ragged = ragged
-        self.stacked = io == "stacked"
+        self.stacked = not edges.is_separate(io)
         self.share = share
         self.labels = Labels.of(corr, io, share)
         unknown = share - set(corr.graph.inputs)

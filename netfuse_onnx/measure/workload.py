@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from netfuse_onnx.labels import Labels
+from netfuse_onnx.load import folded
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
 from netfuse_onnx.prove.replay import other_feeds
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run import hardware
-from netfuse_onnx.run.inputs import joined
+from netfuse_onnx.run.packing import Packing
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
 
@@ -63,7 +65,8 @@ class Workload:
         self._ragged = frozenset[str]()
         self.trial.run_sources(tell, *((self._compare_shapes, 1) if cuda else ()))
         self.names = family.names
-        self.paths = tuple(source.path for source in family.sources)
+        self.paths = tuple(map(folded.written, family.sources))
+        weakref.finalize(self, folded.remove, self.paths)
         self.runtime = options.runtime
         self.tf32 = tf32 and options.runtime.provider == "cuda"
         self.exact = exact and self.tf32
@@ -121,20 +124,17 @@ class Workload:
     # ------------------------------------------------------------------ the merged model's names
 
     def merged_feeds(self, io: str, share: Sequence[str], turn: int = 0) -> dict[str, Value]:
-        labels = Labels.of(self.trial.family, io, frozenset(share))
-        return joined(self.inputs(turn), labels, labels.input)
+        return self._packing(io, share).inputs(self.inputs(turn))
 
     def merged_wants(self, io: str) -> dict[str, Value]:
-        labels = Labels.of(self.trial.family, io)
-        return joined([self._placed(model) for model in range(self.models)], labels, labels.output)
+        return self._packing(io).outputs([self._placed(model) for model in range(self.models)])
 
     def split_models(self, result: Mapping[str, Value], io: str) -> Results:
         """Return the merged model's outputs per model."""
-        names = self.outputs[0]
-        if io == "stacked":
-            return [{n: np.asarray(result[n])[m] for n in names} for m in range(self.models)]
-        label = Labels.of(self.trial.family, io).output
-        return [{n: result[label(m, n)] for n in names} for m in range(self.models)]
+        return self._packing(io).split(result, self.outputs[0])
+
+    def _packing(self, io: str, share: Sequence[str] = ()) -> Packing:
+        return Packing(Labels.of(self.trial.family, io, frozenset(share)))
 
     # ------------------------------------------------------------------ right or wrong
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from netfuse_onnx import edges
 from netfuse_onnx.ops import traits
 from netfuse_onnx.proofs import Isolation
 from netfuse_onnx.prove.compare import compare
@@ -132,7 +133,7 @@ class _Lab:
         exchanged, so that the number of elements is the same."""
         options = self.trial.options
         own = [spec.dims for spec in self.trial.specs if spec.name not in options.share]
-        if options.io == "stacked" or self.case.given:
+        if not edges.is_separate(options.io) or self.case.given:
             return
         sizes = self.case.sizes
         bound = [symbol for symbol in symbols.free(own) if symbol in sizes]

@@ -15,12 +15,14 @@ from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
 from netfuse_onnx.prove.coverage import MOST, Coverage, Reach, candidates
+from netfuse_onnx.prove.loaded import session_of
 from netfuse_onnx.prove.options import Options
 from netfuse_onnx.prove.sizes import ATTEMPTS, Room, Search
 from netfuse_onnx.run import bounds, inputs, symbols
 from netfuse_onnx.run.inputs import Case, InputSpec
 from netfuse_onnx.run.npz import given
 from netfuse_onnx.run.offers import Offers, Seen
+from netfuse_onnx.run.packing import Packing
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
 
@@ -47,6 +49,7 @@ class Trial:
         self.family = family
         self.options = options
         self.labels = Labels.of(family, options.io, options.share)
+        self.packing = Packing(self.labels)
         self.specs: tuple[InputSpec, ...] = inputs.describe(family)
         self.room = Room(family, self.specs, options.max_memory)
         self.cases: list[Case] = []
@@ -67,7 +70,8 @@ class Trial:
 
     def feeds(self, case: Case, model: int) -> dict[str, Value]:
         """Draw the inputs of one model, by the first source's names."""
-        return inputs.draw(self.specs, case, model, self.options.share, self.options.seed)
+        drawn = inputs.draw(self.specs, case, model, self.options.share, self.options.seed)
+        return {name: same_rows(v) if name in self.labels.repeated else v for name, v in drawn.items()}
 
     def merged_feeds(self, case: Case) -> dict[str, Value]:
         """Draw the inputs of all models, as the merged model takes them."""
@@ -75,19 +79,11 @@ class Trial:
 
     def joined(self, drawn: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
         """Join the inputs of the models into those that the merged model takes."""
-        return inputs.joined(drawn, self.labels, self.labels.input)
+        return self.packing.inputs(drawn)
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """Return one model's part of the merged outputs, and '' or what is wrong with it."""
-        key = self.labels.output(model, name)
-        if key not in result:
-            return None, f"the merged model has no output {key!r}"
-        value = result[key]
-        if self.options.io != "stacked":
-            return value, ""
-        if not isinstance(value, np.ndarray) or not value.ndim or len(value) != self.family.models:
-            return None, f"output {key!r} has no leading axis of size {self.family.models}"
-        return np.asarray(value[model]), ""
+        return self.packing.pick(model, name, result)
 
     def run(self, session: Session, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Run one source. Inputs and outputs have the first source's names. Raises RunFailed."""
@@ -115,7 +111,7 @@ class Trial:
         for model, source in enumerate(self.family.sources[:most]):
             tell("running the sources", model, self.family.models)
             try:
-                session = Session(source.path, self.options.runtime)
+                session = session_of(source, self.options.runtime)
             except RunFailed as error:
                 remedy = (
                     "Give --ort-library for its operators" if _lacks_operator(error) else "Mend the model"
@@ -187,7 +183,7 @@ class Trial:
         same: list[dict[str, dict[str, Value]]] = []
         for model, source in enumerate(self.family.sources):
             tell("looking for inputs that tell the models apart", model, self.family.models)
-            session = Session(source.path, self.options.runtime)
+            session = session_of(source, self.options.runtime)
             own.append(self._results(session, model, fresh, model))
             same.append(own[0] if model == 0 else self._results(session, model, fresh, 0))
             fresh = [case for case in fresh if case.label in own[-1]]
@@ -328,6 +324,11 @@ class Trial:
             for m in range(model):
                 self.outputs[m] = [self.outputs[m][i] for i in kept]
             self.cases = [self.cases[i] for i in kept]
+
+
+def same_rows(value: Value) -> Value:
+    """Return the value with its first row in the place of every row."""
+    return value if not isinstance(value, np.ndarray) else np.repeat(value[:1], len(value), axis=0)
 
 
 def _lacks_operator(error: RunFailed) -> bool:

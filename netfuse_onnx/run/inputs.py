@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.labels import Labels
 from netfuse_onnx.ops.kinds import of_proto
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.domains import Accepts, Domains
@@ -110,20 +109,6 @@ def draw(
         drawn = [_array(spec, shape, case, rng) for _ in range(2 if spec.sequence else 1)]
         feeds[spec.name] = drawn if spec.sequence else drawn[0]
     return feeds
-
-
-def joined(
-    values: Sequence[Mapping[str, Value]], labels: Labels, label: Callable[[int, str], str]
-) -> dict[str, Value]:
-    """Join the inputs or outputs of all models into those of the merged model, which `label` names."""
-    merged: dict[str, Value] = {}
-    for name in values[0]:
-        if labels.io == "stacked" and name not in labels.share:
-            merged[name] = np.stack([np.asarray(own[name]) for own in values])
-        else:
-            for model, own in enumerate(values):
-                merged.setdefault(label(model, name), own[name])
-    return merged
 
 
 def _array(spec: InputSpec, shape: tuple[int, ...], case: Case, rng: np.random.Generator) -> Array:

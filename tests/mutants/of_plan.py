@@ -391,7 +391,7 @@ MUTATIONS = (
     mutation(
         "unequal-shapes-stacked",
         "netfuse_onnx/plan/planner.py",
-        'if io == "stacked" and name in found.ragged and not _said_to_be_alike(corr, name):',
+        "if not edges.is_separate(io) and name in found.ragged and not _said_to_be_alike(corr, name):",
         "if False:",
         "test_pins_plan.py::test_numbers_that_follow_values_cannot_be_stacked",
     ),

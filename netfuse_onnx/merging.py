@@ -1,0 +1,210 @@
+"""merge: the stages in their order, from the arguments of one merge to its report."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from netfuse_onnx import (
+    arguments,
+    best_plan,
+    checked,
+    expected,
+    factoring,
+    hints,
+    opened,
+    refusals,
+    routes,
+    sharing,
+    sources,
+    wording,
+)
+from netfuse_onnx.dims import Sizes
+from netfuse_onnx.labels import Labels
+from netfuse_onnx.options import Proof
+from netfuse_onnx.options import checked as checked_options
+from netfuse_onnx.plan import targets
+from netfuse_onnx.plans import Plan, Request
+from netfuse_onnx.prove.graph import prove_graph
+from netfuse_onnx.prove.prover import prove
+from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.prove.values import silent
+from netfuse_onnx.report import MergeReport, VerifyReport
+from netfuse_onnx.run import runtime, symbols
+from netfuse_onnx.storage import weights
+from netfuse_onnx.tuning import Tuning
+from netfuse_onnx.types import Correspondence, Source
+from netfuse_onnx.write import metadata, staging, writer
+from netfuse_onnx.write.digests import Digests
+
+Families = Callable[[str], Correspondence]
+"""Gives the family as it is rewritten for a provider, or for none: ''."""
+
+
+@dataclass(frozen=True)
+class Merging:
+    """The arguments of one merge, as `api.merge` has them."""
+
+    paths: Sequence[str]
+    out: str
+    names: Sequence[str] | None
+    io: str
+    routing: str
+    share: tuple[str, ...]
+    target: str
+    partial: bool
+    strict: bool
+    verify: bool
+    data: str
+    tune: float | None
+    low_rank: float | factoring.Factoring | None
+    base: str | None
+    progress: Progress | None
+    proof: Proof
+
+    def report(self) -> MergeReport:
+        """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
+        labels = self._checked()
+        libraries = runtime.libraries(self.proof.get("libraries", ()))
+        options = self._options(libraries)
+        provider = options.runtime.provider if options else ""
+        asked = hints.Asked(arguments.target(self.target), provider, self.dims)
+        at_hand = targets.at_hand(self.target, self.proof.get("provider", "auto"))
+        made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
+        staging.check_target(
+            self.out,
+            [*sources.files(self.paths), *filter(None, [self.base])],
+            external=self.data == "external",
+        )
+        models = sources.read(self.paths)
+        with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
+            match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
+            with checked.Comparison(match, exact=not self.partial).explained(models, labels):
+                families = made._families(match, models, labels)
+                family = families(targets.provider(made.target))
+            work = _Work(made, models, digests, families, options)
+            answer, plan = work.merged(family)
+        told = hints.of_merge(answer, plan.family, plan.merged, asked)
+        return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+
+    # ------------------------------------------------------------------ arguments
+
+    @property
+    def dims(self) -> Sizes:
+        """The sizes of symbolic dims that were given."""
+        return self.proof.get("dims", {})
+
+    def _checked(self) -> tuple[str, ...]:
+        """Return the names of the models. Raises UsageFault for arguments that make no sense."""
+        labels = arguments.model_names(self.paths, self.names)
+        factoring.check(self.low_rank, self.base, partial=self.partial)
+        sources.refuse_target(self.out, self.paths)
+        arguments.edge(self.io, self.routing)
+        arguments.choice("data", self.data)
+        arguments.sizes(self.dims)
+        return labels
+
+    def _options(self, libraries: tuple[str, ...]) -> Options | None:
+        """Return the options of the proofs and of measuring; None where nothing is run."""
+        if not self.verify and self.tune is None:
+            return None
+        return checked_options(self.io, self.share, self.proof, libraries)
+
+    def _families(
+        self, match: Callable[..., Correspondence], models: Sequence[Source], labels: Sequence[str]
+    ) -> Families:
+        """Return the function that matches the models and rewrites them for a provider."""
+        tell = self.progress or silent
+        factored = factoring.asked(models, self.low_rank, self.base, self.target, self.dims, tell)
+        return lambda provider: match(models, labels, made_for=provider, factored=factored)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The stages of one merge, from a matched family on."""
+
+    ask: Merging
+    models: Sequence[Source]
+    digests: Digests
+    families: Families
+    options: Options | None
+
+    def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
+        """Plan, lower, write and prove, and put the files in place."""
+        ask, options = self.ask, self.options
+        once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
+        plan = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
+        io, tuning = plan.io, None
+        options = replace(options, io=io, share=once) if options else None
+        if options and ask.tune is not None:
+            plan, tuning = best_plan.choose(self._request(plan, once, options, ask.tune))
+        answer = self._before_proofs(plan, tuning, io, once)
+        if ask.strict:
+            refusals.replicated(answer)
+            refusals.slower(answer)
+        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
+        mode = cast(writer.Mode, ask.data)
+        with writer.stage(
+            plan.merged,
+            ask.out,
+            self.models,
+            mode=mode,
+            metadata=about,
+            progress=ask.progress,
+            digests=self.digests,
+        ) as staged:
+            if options and ask.verify:
+                options = replace(options, made_for=plan.made_for)
+                answer = refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)
+            staged.commit()
+        return replace(answer, files=tuple(staged.files), size=staged.size), plan
+
+    def _request(self, plan: Plan, share: frozenset[str], options: Options, seconds: float) -> Request:
+        """Return what is asked of the choice among plans by measuring."""
+        ask = self.ask
+        return Request(
+            plan, self.families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
+            cast(writer.Mode, ask.data), self.digests, ask.progress or silent,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ proofs and report
+
+    def _prove_staged(self, staged: writer.Staged, plan: Plan, options: Options) -> VerifyReport:
+        """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
+        ask = self.ask
+        path, names = staged.model_path, staged.names(ask.out)
+        with wording.renaming(names):
+            recipes = metadata.recipes(metadata.read(path), plan.family, path)
+            graph = prove_graph(path, plan.merged, recipes)
+            proved = prove(path, recipes, plan.family, options, ask.progress, graph=graph)
+            return wording.renamed(proved, names)
+
+    def _before_proofs(
+        self, plan: Plan, tuning: Tuning | None, io: str, share: frozenset[str]
+    ) -> MergeReport:
+        """Return the report as it is before the proofs and the files."""
+        ask = self.ask
+        family, merged, target = plan.family, plan.merged, plan.target
+        sizes = ask.dims.items()
+        return MergeReport(
+            out=ask.out,
+            sources=tuple(source.path for source in family.sources),
+            models=family.names,
+            io=io,
+            share=tuple(sorted(share)),
+            target=target,
+            lowered=merged.report,
+            distinct_bytes=weights.stored(merged.model),
+            sharing=sharing.of(family, merged, ask.dims),
+            low_rank=factoring.report(family),
+            adapters=sources.changes(family),
+            names=tuple(Labels.of(family, io, share).rows()),
+            symbols=symbols.free(
+                symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
+            ),
+            warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
+            dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
+            tuning=tuning,
+        )
