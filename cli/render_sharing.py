@@ -15,9 +15,10 @@ def sharing(report: Sharing | None, console: Screen) -> None:
     if report is None:
         return
     if report.stored < (1 - LEAST) * report.sources:
+        read = "" if report.read is None else f"; a call reads {size(report.read)}"
         console.say(
-            f"Shared: {size(report.stored)} of weights are stored for {size(report.sources)} in the sources; "
-            f"a call reads {size(report.read)}."
+            f"Shared: {size(report.stored)} of weights are stored for {size(report.sources)} in the "
+            f"sources{read}."
         )
     if report.once >= LEAST and report.arithmetic is not None:
         console.say(

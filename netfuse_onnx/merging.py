@@ -204,7 +204,7 @@ class _Work:
             target=target,
             lowered=merged.report,
             distinct_bytes=weights.stored(merged.model),
-            sharing=sharing.of(family, merged, ask.dims),
+            sharing=sharing.of(family, merged, ask.dims, io=io),
             low_rank=factoring.report(family),
             adapters=sources.changes(family),
             names=tuple(Labels.of(family, io, share).rows()),

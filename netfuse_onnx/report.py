@@ -142,11 +142,12 @@ class Sharing:
     """The figures of what the models share. Bytes of weights: `stored` in the merged file, `sources` in all
     sources together, and `read` in a call, tables that are read by index left out. `once` is the share of a
     model's multiply-adds that run once for all models, `arithmetic` the multiply-adds of a call in units of
-    one model's; null where there are none."""
+    one model's; null where there are none. `read` and `arithmetic` are null where a call chooses its
+    models."""
 
     stored: int
     sources: int
-    read: int
+    read: int | None
     once: float
     arithmetic: float | None
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.expected import bytes_of_weights
@@ -27,16 +28,16 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Became, Correspondence, Lowering
 
 
-def of(family: Correspondence, merged: Merged, dims: Sizes) -> Sharing:
+def of(family: Correspondence, merged: Merged, dims: Sizes, *, io: str = edges.SEPARATE) -> Sharing:
     """Return what the models share in a merged graph. Open dims have the first sizes of `dims`, or assumed
-    ones."""
+    ones. Where a call chooses its models, only that tells what it reads and computes."""
     once, every, one = _arithmetic(family, merged, assumed(family.graph, points(dims)[0]))
     return Sharing(
         stored=weights.stored(merged.model),
         sources=bytes_of_weights(family),
-        read=read_bytes(merged.model.graph),
+        read=None if edges.chooses(io) else read_bytes(merged.model.graph),
         once=once / one if one else 0.0,
-        arithmetic=every / one if one else None,
+        arithmetic=every / one if one and not edges.chooses(io) else None,
     )
 
 

@@ -104,6 +104,12 @@ def test_copies_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.read == pytest.approx(3 * N * each, rel=0.01)
 
 
+def test_a_call_that_chooses_its_models_reads_theirs(tmp_path: Path) -> None:
+    """No number is said: only the call tells how many they are."""
+    found = merged(files(tmp_path, "ab"), tmp_path, io="selected")
+    assert (found.read, found.arithmetic, found.once) == (None, None, 0.0)
+
+
 def test_tables_are_not_read_whole() -> None:
     text = """g (int64[n] x, float[n, 8] z) => (float[n, 8] y) { e = Gather(t, x)  y = Mul(e, w) }"""
     proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')

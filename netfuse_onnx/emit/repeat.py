@@ -87,7 +87,7 @@ def _choose(emit: Emitter, tensor: Tensor, stored: Tensor, ids: list[int], axis:
 
 def _is_worth(recipe: Recipe, values: int) -> bool:
     """Returns True where storing only the values that differ saves more than its nodes take."""
-    models, size = len(recipe.parts), _nbytes(recipe)
+    models, size = len(recipe.parts), nbytes(recipe)
     if values == models:
         return False
     return is_repeated(recipe.dtype, size if values == 1 else size * (models - values) // models)
@@ -98,7 +98,8 @@ def _source(recipe: Recipe) -> tuple[str, tuple[Weight, ...], Transform, int]:
     return recipe.value, recipe.parts, recipe.transform, recipe.outer if len(recipe.parts) > 1 else 1
 
 
-def _nbytes(recipe: Recipe) -> int:
+def nbytes(recipe: Recipe) -> int:
+    """Returns the bytes of a merged weight; those of the characters of strings."""
     if recipe.dtype == TensorProto.STRING:
         return sum(map(weights.nbytes, recipe.parts))
     return weights.recipe_nbytes(recipe)

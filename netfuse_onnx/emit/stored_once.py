@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.emitter import Emitter, Tensor
-from netfuse_onnx.emit.repeat import is_repeated, put, store_once
+from netfuse_onnx.emit.repeat import is_repeated, nbytes, put, store_once
 from netfuse_onnx.lowered import Conversion
-from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast, Transform
 from netfuse_onnx.types import Weight
@@ -27,7 +26,7 @@ def stored_once(emit: Emitter) -> Iterator[Conversion]:
     yield from store_once(emit)
     forms: dict[tuple[str, tuple[Weight, ...]], list[tuple[gs.Constant, Recipe]]] = {}
     for tensor, recipe in emit.weights_read():
-        if is_repeated(recipe.dtype, weights.recipe_nbytes(recipe)) and _is_derivable(recipe):
+        if is_repeated(recipe.dtype, nbytes(recipe)) and _is_derivable(recipe):
             forms.setdefault((recipe.value, recipe.parts), []).append((tensor, recipe))
     for (value, _), group in forms.items():
         base = next((form for form in group if form[1].transform == AS_IS), None)
