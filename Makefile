@@ -11,6 +11,9 @@ VENV := .venv
 RUNTIME := cpu
 endif
 BIN := $(VENV)/bin
+# One thread per test process: the workers already fill the cores. The tests start hundreds of Python processes,
+# each of which would compile the package, did none keep its bytecode.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -q
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 
 export ORT_DISABLE_TELEMETRY := 1
@@ -54,15 +57,14 @@ demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge, prove and measu
 	$(BIN)/python -m sample_models.demo $(DEMO) --out $(DEMO_DIR)
 
 quick: lint ## Lint, types, one case of each rule and the main stages: under a minute
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m quick --hypothesis-profile=ci
+	$(PYTEST) -m quick --hypothesis-profile=ci
 
-# One thread per test process: the workers already fill the cores. `test` draws the same examples in each run,
-# `test-all` draws new ones.
+# `test` draws the same examples in each run, `test-all` draws new ones.
 test: lint ## Lint, type check, and all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q --hypothesis-profile=ci
+	$(PYTEST) --hypothesis-profile=ci
 
 test-all: lint ## The same with the slow tests: full-size models
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m ''
+	$(PYTEST) -m ''
 
 # Small mistakes are put into a copy of the code, one at a time; the tests must see each (tests/mutants).
 mutants: $(VENV)/.dev ## Do the tests see small mistakes? Before a release; up to 20 minutes

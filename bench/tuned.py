@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import netfuse_onnx
 from bench import models
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -102,7 +102,7 @@ def family(folder: Path, scratch: Path, count: int) -> list[str]:
 
 def compared(paths: Sequence[str], files: Sequence[MergedFile], given: argparse.Namespace) -> BenchReport:
     """Run the files against all other ways, at the sizes at which the plan was chosen."""
-    matched = api._matched(sources.read(paths), [Path(path).stem for path in paths], partial=False)
+    matched = opened.matched(sources.read(paths), [Path(path).stem for path in paths], partial=False)
     about = metadata.read(files[0].path)
     options = Options(runtime.choose("cpu")).remembering(about.measured[0] if about.measured else {}, matched)
     work = Workload(matched, options, lambda *_: None, rough=True)

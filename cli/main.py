@@ -94,13 +94,15 @@ def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: 
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
       netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
     """
     at_least_two(models)
     paths, called = named_models(models, names)
     proof = proof_arguments(given)
     given["io"] = io_argument(given["io"], given["select"])
     given["data"] = data_arguments(given["external"], given["single"])
-    given = {key: given[key] for key in ("io", "share", "target", "partial", "strict", "out", "data", "tune")}
+    keys = ("io", "routing", "share", "target", "partial", "strict", "out", "data", "tune")
+    given = {key: given[key] for key in keys}
     return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
 
 

@@ -47,10 +47,19 @@ SELECT = "--select"
 io_options = _options(
     click.option(
         "--io",
-        type=click.Choice([edges.SEPARATE, edges.ALL_MODELS]),
+        type=click.Choice([edges.SEPARATE, edges.ALL_MODELS, edges.ROUTED]),
         default=edges.SEPARATE,
         show_default=True,
-        help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model.",
+        help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a "
+        "row for each request, and an input that has the model of each row.",
+    ),
+    click.option(
+        "--routing",
+        type=click.Choice(["auto", edges.SLOTS, edges.INDEX]),
+        default="auto",
+        show_default=True,
+        help="With --io routed. slots: rows of one model side by side, at the cost of all models times the "
+        "most rows of one; index: each row with its own weights, at the cost of the rows; auto: the cheaper.",
     ),
     click.option(
         SELECT,

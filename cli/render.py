@@ -17,6 +17,7 @@ from netfuse_onnx.types import Became
 from .render_bench import bench
 from .render_check import check
 from .render_hints import hints
+from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
@@ -49,6 +50,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         tuning(report.tuning, console)
         if report.tuning.sizes:
             assumed(report.tuning.sizes[0], report.dims, console)
+    sharing(report.sharing, console)
     _names(report.names, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]

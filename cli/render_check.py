@@ -6,6 +6,7 @@ from netfuse_onnx.families import brief
 from netfuse_onnx.report import CheckReport
 
 from .render_hints import hints
+from .render_sharing import sharing
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 
@@ -26,6 +27,7 @@ def check(report: CheckReport, console: Screen) -> None:
         console.say(f"Equivalent: {alike}.")
     _weights(report, console)
     _nodes(report, console)
+    sharing(report.sharing, console)
     console.say(f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
     console.warn(report.warnings)
     verdict(report.verdict, console)

@@ -10,41 +10,36 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Unpack, cast
+from typing import Unpack
 
-from netfuse_onnx import arguments, best_plan, checked, edges, expected, hints, refusals, sources, wording
-from netfuse_onnx.dims import Sizes
-from netfuse_onnx.errors import FileFault, NotStackable, UsageFault, ValuesDiffer
+from netfuse_onnx import (
+    arguments,
+    checked,
+    edges,
+    opened,
+    refusals,
+    sources,
+)
+from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.load.claims import Run
-from netfuse_onnx.match.matcher import match
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
+from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
-from netfuse_onnx.options import checked as checked_options
-from netfuse_onnx.plan import targets
-from netfuse_onnx.plans import Plan, Request
 from netfuse_onnx.prove import remake
-from netfuse_onnx.prove.graph import prove_graph
 from netfuse_onnx.prove.prover import prove
-from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
-from netfuse_onnx.rewrite.passes import rewritten
-from netfuse_onnx.run import bounds, runtime, symbols
-from netfuse_onnx.run.observe import observed
-from netfuse_onnx.storage import weights, wire
+from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.tuning import Tuning
-from netfuse_onnx.types import Correspondence, Edge, Ran, Source
-from netfuse_onnx.write import metadata, staging, writer
-from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write import metadata
 
 
 def merge(
@@ -53,6 +48,7 @@ def merge(
     *,
     names: Sequence[str] | None = None,
     io: str = "separate",
+    routing: str = "auto",
     share: Sequence[str] = (),
     target: str = "generic",
     partial: bool = False,
@@ -65,51 +61,16 @@ def merge(
 ) -> MergeReport:
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
-    The arguments are the options of the command line; `data` says which file gets the weights: auto, external
-    or single; `tune` is the seconds for choosing the plan by measuring on this machine, None for not at all.
+    The arguments are the options of the command line; `routing` says how rows find their models with
+    io="routed": auto, slots or index; `data` which file gets the weights: auto, external or single; `tune` is
+    the seconds for choosing the plan by measuring on this machine, None for not at all.
     Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in
     its `report`; in these cases `out` is as it was.
     """
-    labels = arguments.model_names(paths, names)
-    sources.refuse_target(out, paths)
-    arguments.choice("io", io)
-    arguments.choice("data", data)
-    libraries = runtime.libraries(proof.get("libraries", ()))
-    dims, mode = proof.get("dims", {}), cast(writer.Mode, data)
-    arguments.sizes(dims)
-    options = checked_options(io, share, proof, libraries) if verify or tune is not None else None
-    provider = options.runtime.provider if options else ""
-    asked = hints.Asked(arguments.target(target), provider, dims)
-    target = arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)
-    made_for = targets.provider(target)
-    staging.check_target(out, paths, external=data == "external")
-    models = sources.read(paths)
-    with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
-        matching = functools.partial(_matched, partial=partial, libraries=libraries)
-        with checked.Comparison(matching, exact=not partial).explained(models, labels):
-            family = matching(models, labels, made_for=made_for)
-        once = arguments.shared_inputs(share, family)
-        plan, tuning = Plan.of(family, io=io, share=once, target=target, dims=dims), None
-        if options and tune is not None:
-            plan, tuning = best_plan.choose(Request(
-                plan, lambda provider: matching(models, labels, made_for=provider), models, out, io, once,
-                dims, replace(options, share=once), tune, mode, digests, progress or silent,
-            ))  # fmt: skip
-        answer = _merge_report(out, plan, tuning, io=io, share=once, dims=dims)
-        if strict:
-            refusals.replicated(answer)
-            refusals.slower(answer)
-        about = plan.metadata(io=io, share=once, partial=partial, dims=dims)
-        with writer.stage(
-            plan.merged, out, models, mode=mode, metadata=about, progress=progress, digests=digests
-        ) as staged:
-            if options and verify:
-                options = replace(options, share=once, made_for=plan.made_for)
-                answer = _proven(answer, _prove_staged(staged, out, plan, options, progress), strict)
-            staged.commit()
-    answer = replace(answer, files=tuple(staged.files), size=staged.size)
-    told = hints.of_merge(answer, plan.family, plan.merged, asked)
-    return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+    return Merging(
+        paths, out, names, io, routing, tuple(share), target, partial, strict, verify, data, tune,
+        progress, proof,
+    ).report()  # fmt: skip
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -117,7 +78,7 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     models, and what differs. A FileFault names all files that can't be read; its `report` has the families of
     the others."""
     labels = arguments.model_names(paths, names)
-    match = functools.partial(_matched, partial=partial)
+    match = functools.partial(opened.matched, partial=partial)
     comparison = checked.Comparison(match, exact=not partial)
     return steady(paths, lambda: comparison.answer(paths, labels, remake.merge))
 
@@ -150,7 +111,7 @@ def verify(
 def _verified(
     merged: str, paths: Sequence[str], isolation: bool, progress: Progress, proof: Proof
 ) -> VerifyReport:
-    about, options, family, strangers = _read_merged(merged, paths, proof)
+    about, options, family, strangers = opened.read_merged(merged, paths, proof)
     try:
         recipes = metadata.recipes(about, family, merged)
     except FileFault as error:
@@ -187,7 +148,7 @@ def bench(
 
     def measured() -> BenchReport:
         clock, tell = Clock(seconds), progress or silent
-        about, options, family, strangers = _read_merged(merged, paths, proof)
+        about, options, family, strangers = opened.read_merged(merged, paths, proof)
         options = options.remembering(about.measured[0] if about.measured else {}, family)
         refusals.unbounded(merged, family, options.max_memory)
         work = Workload(family, options, tell)
@@ -195,7 +156,7 @@ def bench(
         files = [MergedFile("merged", merged, about.io, about.share, size)]
         with tempfile.TemporaryDirectory(prefix="netfuse-bench-") as folder:
             stacked = os.path.join(folder, "stacked.onnx")
-            notes = [*strangers, *_other_sizes(options)]
+            notes = [*strangers, *opened.other_sizes(options)]
             if work.runtime.provider == "cuda" and edges.is_separate(about.io):
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
@@ -244,99 +205,3 @@ def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Pr
         partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
-
-
-def _other_sizes(options: Options) -> Iterator[str]:
-    if options.further:
-        sizes = [", ".join(f"{n}={d}" for n, d in one.items()) for one in (options.dims, *options.further)]
-        yield (
-            f"The file was planned for {'; '.join(sizes)}. Measured with {sizes[0]}; --dim NAME=VALUE "
-            "chooses another."
-        )
-
-
-def _read_merged(
-    merged: str, paths: Sequence[str], proof: Proof
-) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
-    """Return the metadata of a merged file, the options to run it with, the family of its sources, and a
-    warning for each source that is not the file that was merged."""
-    about = metadata.read(merged)
-    libraries = runtime.libraries(proof.get("libraries", ()))
-    options = checked_options(about.io, about.share, proof, libraries)
-    if len(paths) != len(about.models):
-        raise UsageFault(
-            f"{merged} holds {len(about.models)} models, {len(paths)} were given.",
-            f"Give the models that were merged, in their order: {', '.join(about.models)}.",
-        )
-    models = sources.read(paths)
-    with Digests(models) as digests:
-        family = _matched(models, about.models, about.partial, libraries, about.made_for, about.names)
-        family = replace(family, own_names=about.names is not None)
-        metadata.fitting(about, family, merged)
-        options = options.remembering(about.dims, family)
-        return about, options, family, metadata.strangers(about, paths, digests.result())
-
-
-def _matched(
-    models: Sequence[Source],
-    names: Sequence[str],
-    partial: bool,
-    libraries: tuple[str, ...] = (),
-    made_for: str = "",
-    named: Sequence[Edge] | None = None,
-) -> Correspondence:
-    """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
-    ran = Ran.NOTHING
-
-    def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
-        nonlocal ran
-        runs = observed(source, values, libraries)
-        ran = Ran.TOLD if runs else Ran.FAILED
-        return runs
-
-    family = match(models, names, partial=partial, complete=complete, named=named)
-    return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
-
-
-def _prove_staged(
-    staged: writer.Staged, out: str, plan: Plan, options: Options, progress: Progress | None
-) -> VerifyReport:
-    """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
-    path, names = staged.model_path, staged.names(out)
-    with wording.renaming(names):
-        recipes = metadata.recipes(metadata.read(path), plan.family, path)
-        graph = prove_graph(path, plan.merged, recipes)
-        proved = prove(path, recipes, plan.family, options, progress, graph=graph)
-        return wording.renamed(proved, names)
-
-
-def _proven(answer: MergeReport, proof: VerifyReport, strict: bool) -> MergeReport:
-    """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
-    warnings = (*answer.warnings, *proof.warnings)
-    answer = replace(answer, proof=replace(proof, strict=strict), warnings=warnings)
-    refusals.unproven(answer)
-    return answer
-
-
-def _merge_report(
-    out: str, plan: Plan, tuning: Tuning | None, *, io: str, share: frozenset[str], dims: Sizes
-) -> MergeReport:
-    """Return the report as it is before the proofs and the files."""
-    family, merged, target = plan.family, plan.merged, plan.target
-    return MergeReport(
-        out=out,
-        sources=tuple(source.path for source in family.sources),
-        models=family.names,
-        io=io,
-        share=tuple(sorted(share)),
-        target=target,
-        lowered=merged.report,
-        distinct_bytes=weights.stored(merged.model),
-        names=tuple(Labels.of(family, io, share).rows()),
-        symbols=symbols.free(
-            symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs
-        ),
-        warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
-        dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in dims.items()},
-        tuning=tuning,
-    )

@@ -13,7 +13,8 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
-    "io": edges.MODES,
+    "io": (*edges.MODES, edges.ROUTED),
+    "routing": ("auto", "slots", "index"),
     "target": ("generic", "cpu", "cuda", "auto"),
     "data": ("auto", "external", "single"),
     "provider": ("auto", "cpu", "cuda"),
@@ -28,6 +29,13 @@ def choice(option: str, value: str) -> str:
     if value not in CHOICES[option]:
         raise UsageFault(f"There is no {option} {value!r}.", f"Choose {' or '.join(CHOICES[option])}.")
     return value
+
+
+def edge(io: str, routing: str) -> None:
+    """Check the form of inputs and outputs."""
+    choice("io", io)
+    if choice("routing", routing) != "auto" and io != "routed":
+        raise UsageFault(f"--routing {routing} says how rows find their models.", "Add --io routed.")
 
 
 def target(value: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from netfuse_onnx import expected, families, hints, sources
+from netfuse_onnx import expected, families, hints, sharing, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.signature import surely_different
@@ -106,4 +106,5 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         merged_nodes=merged.report.merged_nodes,
         became=Counter(row.became for row in merged.report.nodes),
         hints=hints.of_check(family, merged),
+        sharing=sharing.of(family, merged, {}),
     )

@@ -11,11 +11,20 @@ ALL_MODELS = "stacked"
 """One tensor for all models, `[N, ..]`."""
 SELECTED = "selected"
 """One tensor for those models whose ids the call gives, `[K, ..]`."""
+SLOTS = "slots"
+"""One tensor of rows, `[R, ..]`, each with the id of its model: rows are moved to `[N, most rows of a
+model, ..]` and back."""
+INDEX = "index"
+"""The same rows and ids: each row is computed by itself, with the weights of its model gathered for it."""
+
+ROUTED = "routed"
+"""The word of the caller for SLOTS or INDEX, between which the plan chooses."""
+MODES = (SEPARATE, ALL_MODELS, SELECTED, SLOTS, INDEX)
 
 IDS = "models"
 """The input that chooses models by their places in the order of the merge."""
-
-MODES = (SEPARATE, ALL_MODELS, SELECTED)
+ROUTE = "model"
+"""The input that has the model of each row, by its place in the order of the merge."""
 
 
 def is_separate(io: str) -> bool:
@@ -31,3 +40,8 @@ def is_stacked(io: str) -> bool:
 def is_selected(io: str) -> bool:
     """True where the inputs and outputs have a leading axis of the models that the call names."""
     return io == SELECTED
+
+
+def is_routed(io: str) -> bool:
+    """True where inputs and outputs hold rows, and each row names its model."""
+    return io in (SLOTS, INDEX, ROUTED)

@@ -92,6 +92,12 @@ class NotStackable(AnswerIsNo):
     kind = "not_stackable"
 
 
+class NotRoutable(NotStackable):
+    """The rows of a call can't be routed to their models, as --io routed asks."""
+
+    kind = "not_routable"
+
+
 class UsageFault(NetfuseError):
     """The call makes no sense, whatever the files hold."""
 

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx import edges
+from netfuse_onnx import edges as modes
+from netfuse_onnx.routing import routing
 from netfuse_onnx.types import Correspondence, Edge
 
 
@@ -34,12 +35,15 @@ class Labels:
     edges: tuple[Edge, ...]
     io: str = "separate"
     share: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
+    """Inputs of a routed call that are fed once, as one row, which all rows use."""
 
     @staticmethod
     def of(family: Correspondence, io: str = "separate", share: frozenset[str] = frozenset()) -> Labels:
         """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
-        return Labels(family.names, edges, io, share)
+        rows = share & routing(family).rows if modes.is_routed(io) else frozenset[str]()
+        return Labels(family.names, edges, io, share, rows)
 
     def input(self, model: int, name: str) -> str:
         """Return the merged input of a model that stands for the first model's `name`."""
@@ -51,11 +55,12 @@ class Labels:
 
     @property
     def ids(self) -> str:
-        """Return the name of the merged input that chooses models; '' where a call runs them all."""
-        if not edges.is_selected(self.io):
+        """Return the name of the merged input that names models; '' where a call runs them all."""
+        if not (modes.is_selected(self.io) or modes.is_routed(self.io)):
             return ""
         taken = {name for edge in self.edges[:1] for name in (*edge.inputs, *edge.outputs)}
-        return next(name for name in (edges.IDS, f"netfuse/{edges.IDS}") if name not in taken)
+        usual = modes.ROUTE if modes.is_routed(self.io) else modes.IDS
+        return next(name for name in (usual, f"netfuse/{usual}") if name not in taken)
 
     def rows(self) -> Iterator[NameRow]:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
@@ -75,7 +80,7 @@ class Labels:
         return ""
 
     def _label(self, model: int, name: str, own: Mapping[str, str]) -> str:
-        return f"{self.models[model]}/{own[name]}" if edges.is_separate(self.io) else name
+        return f"{self.models[model]}/{own[name]}" if modes.is_separate(self.io) else name
 
 
 Line = tuple[str, str, str, Sequence[str]]

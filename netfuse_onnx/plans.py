@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
@@ -44,12 +45,15 @@ class Plan:
     """Microseconds."""
     measured: tuple[Mapping[str, int], ...] = ()
     """The sizes of symbolic dims at which it was measured."""
+    io: str = edges.SEPARATE
+    """The form of its inputs and outputs."""
 
     @classmethod
     def of(cls, family: Correspondence, *, io: str, share: frozenset[str], target: str, dims: Sizes) -> Plan:
         """The plan of a target."""
         merged = remake.merge(family, io=io, share=share, target=target, dims=dims)
-        return cls(target if target == GENERIC else f"target {target}", family, merged, target)
+        name = target if target == GENERIC else f"target {target}"
+        return cls(name, family, merged, target, io=io)
 
     @property
     def made_for(self) -> str:
@@ -143,7 +147,7 @@ class Plans:
         ask = self.ask
         plan = planner.chosen(self.family, self.found, share=ask.share, cost=self.base, rows=rows)
         merged = lower(self.family, plan, io=ask.io, share=ask.share)
-        return Plan(name, self.family, merged, ask.target, tuple(rows))
+        return Plan(name, self.family, merged, ask.target, tuple(rows), io=ask.io)
 
     def _once(self) -> list[Choice]:
         """The plan that runs every node once per model, where that is on offer."""

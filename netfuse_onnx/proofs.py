@@ -198,7 +198,9 @@ class ValuesProof:
     @property
     def isolated(self) -> bool:
         """True where no model changed the outputs of another, and none was taken for another."""
-        return (self.isolation is None or self.isolation.ok) and (self.selection is None or self.selection.ok)
+        if self.selection is not None and not self.selection.ok:
+            return False
+        return self.isolation is None or self.isolation.ok
 
     @property
     def unproven(self) -> bool:

@@ -120,6 +120,20 @@ class VerifyReport(Report):
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """The figures of what the models share. Bytes of weights: `stored` in the merged file, `sources` in all
+    sources together, and `read` in a call, tables that are read by index left out. `once` is the share of a
+    model's multiply-adds that run once for all models, `arithmetic` the multiply-adds of a call in units of
+    one model's; null where there are none."""
+
+    stored: int
+    sources: int
+    read: int
+    once: float
+    arithmetic: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class MergeReport(Report):
     """The result of a merge. `size` is that of the files in bytes, `distinct_bytes` that of the weights in
     them, which `check` gives beforehand. `hints` name options that are expected to make the file faster."""
@@ -144,6 +158,7 @@ class MergeReport(Report):
     tuning: Tuning | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    sharing: Sharing | None = None
 
     @property
     def copied(self) -> int | None:
@@ -228,6 +243,7 @@ class CheckReport(Report):
     became: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    sharing: Sharing | None = None
 
     @property
     def ok(self) -> bool:

@@ -35,12 +35,19 @@ class Weight:
     """One constant tensor of one source: type, per-model shape, and where its bytes lie.
 
     `data` is an Extent for anything large and `bytes` (raw_data) for small tensors. A string tensor,
-    which has no raw form, keeps a tuple of its elements.
+    which has no raw form, keeps a tuple of its elements. Where an earlier model of a family holds the same
+    bits, `data` is that model's, and `own_data` is the model's own, which the proof of the bytes reads.
     """
 
     dtype: int  # onnx.TensorProto.DataType
     shape: tuple[int, ...]
     data: Extent | bytes | tuple[bytes, ...]
+    own_data: Extent | bytes | tuple[bytes, ...] | None = field(default=None, compare=False)
+
+    @property
+    def own(self) -> Weight:
+        """Return the weight as the model's own file has it."""
+        return self if self.own_data is None else Weight(self.dtype, self.shape, self.own_data)
 
 
 # --------------------------------------------------------------------------- graphs

@@ -1,5 +1,6 @@
 """`python -m sample_models FAMILY ...` exports families with random weights;
-`python -m sample_models real ...` fetches trained ones."""
+`python -m sample_models real ...` fetches trained ones, `python -m sample_models sharing ...` writes families
+that share most of their weights."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import click
 
 from sample_models.families import FAMILIES
 from sample_models.real import REAL, FetchError, fetch_or_copy
+from sample_models.sharing import sharing
 
 PROGRAM = "python -m sample_models"
 WIDE = {"max_content_width": 110}
@@ -24,6 +26,7 @@ Examples:
 Families:
 {chr(10).join(f"  {family.name:10} {family.help}" for family in FAMILIES.values())}
   {"real":10} trained models, fetched: see `{PROGRAM} real --help`
+  {"sharing":10} frozen backbones, LoRA copies, tenants: see `{PROGRAM} sharing --help`
 """
 REAL_EPILOG = f"""\b
 Example:
@@ -121,5 +124,7 @@ def _folder(out: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["real"]:
         real(sys.argv[2:], prog_name=f"{PROGRAM} real")
+    elif sys.argv[1:2] == ["sharing"]:
+        sharing(sys.argv[2:], prog_name=f"{PROGRAM} sharing")
     else:
         export(prog_name=PROGRAM)

@@ -35,7 +35,7 @@ from backend_family import MODELS, Case, Family, Singles, collect, older
 from backend_run import Session, compare
 from backend_table import ABSENT, FAULTS, Row, summary, table
 
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import planner as planning
 from netfuse_onnx.types import Became, Correspondence, Plan
@@ -104,7 +104,7 @@ def match(files: Sequence[bytes], folder: Path) -> Correspondence:
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
     models = sources.read([str(path) for path in paths] * (len(MODELS) // len(files)))
-    return api._matched(models, MODELS, partial=False)
+    return opened.matched(models, MODELS, partial=False)
 
 
 def replicated(corr: Correspondence, plan: Plan) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from netfuse_onnx import api
 from netfuse_onnx.measure import sessions
 from netfuse_onnx.prove import replay, values
 from netfuse_onnx.run import bound, runtime
@@ -41,4 +40,4 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
             runtime.Runtime("cuda", given, required=True) if provider == "cuda" else choose(provider, given)
         )
 
-    monkeypatch.setattr(api.runtime, "choose", chosen)
+    monkeypatch.setattr(runtime, "choose", chosen)

@@ -6,6 +6,7 @@ import ast
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -197,26 +198,45 @@ def _commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("where", "commands"), _commands(), ids=[where for where, _ in _commands()])
-def test_the_commands_in_the_docs_run(tmp_path: Path, where: str, commands: str) -> None:
+def test_the_commands_in_the_docs_run(tmp_path: Path, prepared: Path, where: str, commands: str) -> None:
     """Each block runs in a folder of its own with a.onnx, b.onnx, c.onnx and merged.onnx."""
-    tools, work = tmp_path / "bin", tmp_path / "work"
+    work = tmp_path / "work"
+    shutil.copytree(prepared, work)
+    done = _shell(commands, work, tmp_path)
+    assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a family of three and what the command merges them to."""
+    folder = tmp_path_factory.mktemp("prepared")
+    family(folder, count=3)
+    done = _shell(
+        "netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx", folder, tmp_path_factory.mktemp("home")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _shell(script: str, work: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in a folder, with the commands of a user's machine, which come to `home`."""
+    tools = home / "bin"
     tools.mkdir()
-    work.mkdir()
     for name, command in (("netfuse-onnx", "-m netfuse_onnx"), ("python", "")):
         shim = tools / name
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
         shim.chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     above = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    own = {"PATH": path, "PYTHONPATH": above, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    environment = os.environ | own
-    family(work, count=3)
-    ready = "netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx"
-    for script in (ready, commands):
-        done = subprocess.run(
-            ["sh", "-e", "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
+    own = {"PATH": path, "PYTHONPATH": above, "XDG_CACHE_HOME": str(home / "cache")}
+    return subprocess.run(
+        ["sh", "-e", "-c", script],
+        cwd=work,
+        env=os.environ | own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_every_package_is_installed() -> None:

@@ -13,7 +13,7 @@ from families import merged, save
 from onnx import numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.proofs import BytesProof
 from netfuse_onnx.prove.prover import prove_bytes
 from netfuse_onnx.prove.values import silent
@@ -61,7 +61,7 @@ def tables(folder: Path, op: str, count: int = 2, first: int = 1) -> list[str]:
 def proof(path: str, paths: list[str]) -> BytesProof:
     """The byte proof alone."""
     known = metadata.read(path)
-    family = api._matched(sources.read(paths), known.models, known.partial)
+    family = opened.matched(sources.read(paths), known.models, known.partial)
     return prove_bytes(path, metadata.recipes(known, family, path), family, silent)
 
 

@@ -17,7 +17,7 @@ from families import family, merged, model, save, tampered
 import netfuse_onnx
 from bench import models, plot, serving, vmap
 from bench.zoo import PAPER, ROWS, ZOO
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.run.runtime import choose
@@ -158,7 +158,7 @@ def test_vmap_is_checked_against_its_modules(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     row = ZOO["policy"]
     paths = [str(path) for path in models.files(row.family, tmp_path, 2, exporter="torchscript")]
-    matched = api._matched(sources.read(paths), ["a", "b"], False)
+    matched = opened.matched(sources.read(paths), ["a", "b"], False)
     work = Workload(matched, Options(choose("cpu"), dims={"batch": 3}), lambda *_: None)
     contender = vmap.Vmap(work, row.family, "fp32")
     contender.setup()

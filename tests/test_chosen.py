@@ -31,6 +31,7 @@ COUNTED = {
     "AffineGrid": "its size input counts the images of all models",
     "ConvTranspose": "its groups are in the file, and nothing unfolds it",
     "DeformConv": "its groups are in the file, and nothing unfolds it",
+    "GroupNormalization": "its groups are in the file",
     "DynamicQuantizeLinear": "it runs once for each model",
     "QLinearConv": "its groups are in the file",
     "com.microsoft.DynamicQuantizeMatMul": "it runs once for each model",

@@ -239,12 +239,12 @@ def test_no_room(tmp_path: Path) -> None:
 
 
 def test_a_bug_asks_for_a_report(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from netfuse_onnx import api
+    from netfuse_onnx import opened
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such thing\nsecond line")
 
-    monkeypatch.setattr(api, "match", broken)
+    monkeypatch.setattr(opened, "match", broken)
     arguments = ("merge", *family(tmp_path), "-o", tmp_path / "m.onnx")
     refused(run(*arguments), 4, "RuntimeError: no such thing", "report")
     assert "Traceback" in run(*arguments, "--debug")[2]

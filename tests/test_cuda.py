@@ -17,7 +17,7 @@ from families import family, merged
 from pretended import CHOSEN, pretend
 from stubs import ROOT, python
 
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.proofs import Replays
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.replay import Replayer
@@ -51,7 +51,7 @@ def proof(tmp_path: Path, io: str = "separate", text: str = "", stale: object = 
     """The repeated runs of a proof, on the CPU. The session of `stale` (a model, or 'merged') keeps its values
     once it has run on other inputs."""
     paths = family(tmp_path, text, {"w": (4,)}) if text else family(tmp_path)
-    matched = api._matched(sources.read(paths), ["a", "b"], False)
+    matched = opened.matched(sources.read(paths), ["a", "b"], False)
     trial = Trial(matched, Options(choose("cpu"), io=io))
     judge = Judge(trial, lambda *_: None)
     replays = Replayer(trial, judge)

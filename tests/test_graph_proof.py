@@ -19,7 +19,7 @@ from families import family, merged, save
 from onnx import NodeProto, helper, numpy_helper
 
 import netfuse_onnx
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove import remake
 from netfuse_onnx.write import metadata
@@ -49,7 +49,7 @@ Change = Callable[[onnx.ModelProto], None]
 def proof(path: str, paths: list[str]) -> GraphProof:
     """The graph proof alone."""
     known = metadata.read(path)
-    found = api._matched(sources.read(paths), known.models, known.partial, (), known.target)
+    found = opened.matched(sources.read(paths), known.models, known.partial, (), known.target)
     return remake.prove_remade(path, known, found, metadata.recipes(known, found, path))
 
 
@@ -362,7 +362,7 @@ def test_a_merge_without_that_run_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     text = "g (float[n, 4] x) => (float[n, 4] y) { a = com.microsoft.SampleOp(x) y = MatMul(a, w) }"
     paths = family(tmp_path, text, {"w": (4, 4)})
     with monkeypatch.context() as patch:
-        patch.setattr(api, "observed", lambda *_, **__: {})
+        patch.setattr(opened, "observed", lambda *_, **__: {})
         out = merged(tmp_path, paths)
     found = proof(out, paths)
     assert found.ok and not found.made

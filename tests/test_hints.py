@@ -13,7 +13,8 @@ from families import model as build
 from pretended import pretend
 
 import netfuse_onnx
-from netfuse_onnx import api, hints
+from netfuse_onnx import api, hints, opened
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.plan import planner, targets
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.outlook import outlook
@@ -132,7 +133,7 @@ def test_a_plan_that_was_measured_needs_no_hint_on_the_target(tmp_path: Path) ->
     assert about(plain, "--tune")
     asked = hints.Asked("generic", "cpu", {})
     models = api.sources.read([str(tmp_path / f"{name}.onnx") for name in "ab"])
-    family = api._matched(models, ("a", "b"), False)
+    family = opened.matched(models, ("a", "b"), False)
     made = api.remake.merge(family, io="stacked")
     assert hints.of_merge(plain, family, made, asked)
     assert not hints.of_merge(replace(plain, tuning=object()), family, made, asked)  # type: ignore[arg-type]
@@ -141,7 +142,7 @@ def test_a_plan_that_was_measured_needs_no_hint_on_the_target(tmp_path: Path) ->
 def test_the_outlook_prices_every_node_of_the_plan_both_ways(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{k}.onnx", build(MLP_TEXT, MLP, seed=k)) for k in range(3)]
     models = api.sources.read(paths)
-    family = api._matched(models, ("a", "b", "c"), False)
+    family = opened.matched(models, ("a", "b", "c"), False)
     plan = planner.plan(family, cost=cost("generic", family, {}))
     costs = cost("cpu", family, {})
     found = outlook(family, plan, costs)
@@ -184,7 +185,7 @@ def test_auto_needs_onnx_runtime(tmp_path: Path, run: Run, monkeypatch: pytest.M
     merged(tmp_path, MLP_TEXT, dict(MLP), verify=False)
 
     def missing() -> object:
-        raise api.UsageFault(*runtime.MISSING)
+        raise UsageFault(*runtime.MISSING)
 
     monkeypatch.setattr(runtime, "onnxruntime", missing)
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx", "--no-verify"]

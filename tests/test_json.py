@@ -16,7 +16,7 @@ from commands import Run
 from families import MLP, MLP_TEXT, family, model, save
 from schemas import faults
 
-from netfuse_onnx import api, errors
+from netfuse_onnx import api, errors, merging
 
 DOCS = Path(__file__).parent.parent / "docs"
 SCHEMA = json.loads((DOCS / "schema.json").read_text())
@@ -185,7 +185,7 @@ def test_no_temporary_path_in_what_a_proof_says(
     tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, raised: type[errors.NetfuseError]
 ) -> None:
     """What ONNX Runtime says of a model that it can't load holds the model's path."""
-    proved, out = api.prove, tmp_path / "m.onnx"
+    proved, out = merging.prove, tmp_path / "m.onnx"
 
     def spoken(path: str, *given: Any, **named: Any) -> Any:
         found = proved(path, *given, **named)
@@ -193,7 +193,7 @@ def test_no_temporary_path_in_what_a_proof_says(
             found, warnings=(f"{path} is large", f"so is {Path(path).parent}/m-1.data")
         )
 
-    monkeypatch.setattr(api, "prove", spoken)
+    monkeypatch.setattr(merging, "prove", spoken)
     document = ask("merge", *family(tmp_path), "-o", out)[1]
     said = [f"{out} is large", f"so is {tmp_path}/m-1.data"]
     assert document["proof"]["merged"] == str(out)
@@ -202,7 +202,7 @@ def test_no_temporary_path_in_what_a_proof_says(
     def failing(path: str, *_: Any, **__: Any) -> None:
         raise raised(f"Load model from {path} failed", f"See {Path(path).parent}.")
 
-    monkeypatch.setattr(api, "prove", failing)
+    monkeypatch.setattr(merging, "prove", failing)
     answer = ask("merge", *family(tmp_path), "-o", out, form="failure")
     assert kind(answer) == (raised.exit_code, raised.kind)
     assert answer[1]["error"]["message"] == f"Load model from {out} failed"

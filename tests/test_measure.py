@@ -13,7 +13,7 @@ import onnx
 import pytest
 from families import family, merged, model, save
 
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.measure import choice, profile
 from netfuse_onnx.measure.choice import Way, finalists, narrowed
 from netfuse_onnx.measure.contenders import Concurrent, Contender, InSequence, OneGraph, SideBySide
@@ -44,7 +44,7 @@ BATCH = "g (float[n, 4] x) => (float[n, 4] y, int64[n] i) { y = Mul(x, w)  i = A
 
 
 def workload(paths: list[str], share: tuple[str, ...] = (), **dims: int) -> Workload:
-    matched = api._matched(sources.read(paths), [Path(path).stem for path in paths], False)
+    matched = opened.matched(sources.read(paths), [Path(path).stem for path in paths], False)
     options = Options(choose("cpu"), dims=dims, share=frozenset(share))
     return Workload(matched, options, lambda *_: None)
 

@@ -16,7 +16,7 @@ from pretended import CHOSEN, pretend
 from stubs import python
 
 import netfuse_onnx
-from netfuse_onnx import api, sources
+from netfuse_onnx import api, opened, sources
 from netfuse_onnx.compared import Question
 from netfuse_onnx.measure import contenders, once
 from netfuse_onnx.measure.clock import Clock
@@ -46,7 +46,7 @@ FEW = ("sequence", "sequence, waiting once", "concurrent", "merged")
 
 
 def workload(paths: Sequence[str], *, exact: bool = False) -> Workload:
-    matched = api._matched(sources.read(paths), [Path(path).stem for path in paths], False)
+    matched = opened.matched(sources.read(paths), [Path(path).stem for path in paths], False)
     options = Options(api.runtime.choose("cuda"))
     return Workload(matched, options, lambda *_: None, exact=exact)
 

@@ -13,7 +13,7 @@ from families import WIDE, WIDE_WEIGHTS, family, tampered
 from onnx import ModelProto
 
 import netfuse_onnx
-from netfuse_onnx import api, arguments, sources
+from netfuse_onnx import arguments, opened, sources
 from netfuse_onnx.dims import points
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.plan import planner, recorded
@@ -36,7 +36,7 @@ Change = Callable[[dict[str, list[Row]]], object]
 
 
 def matched(paths: list[str], made_for: str = "cpu") -> Correspondence:
-    return api._matched(sources.read(paths), [Path(path).stem for path in paths], False, (), made_for)
+    return opened.matched(sources.read(paths), [Path(path).stem for path in paths], False, (), made_for)
 
 
 def plans(found: Correspondence, share: frozenset[str] = frozenset()) -> list[list[Choice]]:

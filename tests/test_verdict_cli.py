@@ -14,7 +14,7 @@ from test_tables import single, trees
 
 from cli.render_verdict import verdict as show
 from cli.screen import Screen
-from netfuse_onnx import api, expected, sources, verdict
+from netfuse_onnx import expected, opened, sources, verdict
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.run import runtime
 from netfuse_onnx.verdict import Compared, Outcome, judge
@@ -112,7 +112,7 @@ def test_what_is_refused_has_no_verdict(tmp_path: Path, run: Run) -> None:
 
 def test_sources_that_are_gone_take_nothing_from_the_merge(tmp_path: Path) -> None:
     real, paths = expected.bytes_of_files, family(tmp_path)
-    about = api._matched(sources.read(paths), ["a", "b"], False)
+    about = opened.matched(sources.read(paths), ["a", "b"], False)
     assert real(about) == sum(Path(path).stat().st_size for path in paths)
     Path(paths[1]).unlink()
     assert real(about) == 0

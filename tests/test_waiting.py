@@ -14,7 +14,7 @@ import pytest
 from commands import Run
 from families import family, merged
 
-from netfuse_onnx import api, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.measure import choice, turns, waiting
 from netfuse_onnx.measure.choice import Way, choose, narrowed
 from netfuse_onnx.measure.clock import Clock
@@ -37,7 +37,7 @@ KINDS = {"sequence", "concurrent", "processes", "side by side", "merged"}
 
 
 def workload(paths: Sequence[str], **dims: int) -> Workload:
-    matched = api._matched(sources.read(paths), [Path(path).stem for path in paths], False)
+    matched = opened.matched(sources.read(paths), [Path(path).stem for path in paths], False)
     return Workload(matched, Options(choose_runtime("cpu"), dims=dims), lambda *_: None)
 
 

@@ -1,12 +1,14 @@
-"""Storing a weight once where it is equal in all models and a lowering reads a copy for each of them.
+"""Storing each value of a weight once, where models hold the same and a lowering reads one for each.
 
-The copies are made by a Concat. ONNX Runtime computes it when it loads the file, as it does every node that
-depends on stored tensors alone, so a call costs nothing more. It does so for every element type that Concat
-takes there, but not for Tile and Expand (gaps.TILE_STAYS).
+One value for all models is repeated by a Concat. Fewer values than models are taken by a Gather whose
+indices say which of them each model has. ONNX Runtime computes both when it loads the file, as it does every
+node that depends on stored tensors alone, so a call costs nothing more. It does so for every element type
+that Concat takes there, but not for Tile and Expand (gaps.TILE_STAYS).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -34,31 +36,45 @@ def is_repeated(dtype: int, nbytes: int) -> bool:
 
 
 def store_once(emit: Emitter) -> Iterator[Conversion]:
-    """Replaces each weight of the finished graph that repeats one source weight. Yields the conversion
-    from one copy to one for each model."""
+    """Replaces each weight of the finished graph that repeats source weights. Yields the conversion from the
+    values that are stored to one for each model."""
     read = list(emit.weights_read())
-    stored = {_source(recipe): tensor for tensor, recipe in reversed(read) if len(recipe.parts) == 1}
+    stored = {_source(recipe): tensor for tensor, recipe in reversed(read)}
     for tensor, recipe in read:
-        equal = len(recipe.parts) > 1 and all(part == recipe.parts[0] for part in recipe.parts)
-        if not equal or not is_repeated(recipe.dtype, _nbytes(recipe)):
+        values = tuple(dict.fromkeys(recipe.parts))
+        if not _is_worth(recipe, len(values)):
             continue
         whole, axis = _joined(recipe)
         count = len(emit.graph.nodes)
         emit.scope = f"{tensor.name}/repeated"
-        one = (*whole[:axis], whole[axis] // len(recipe.parts), *whole[axis + 1 :])
-        if _source(recipe) not in stored:
-            stored[_source(recipe)] = emit.reform(tensor, parts=recipe.parts[:1], shape=one, outer=1)
-        result = _repeat(emit, stored[_source(recipe)], one, axis)
-        if whole != recipe.shape:
+        kept = _of_values(whole, axis, len(recipe.parts), len(values))
+        fewer = dataclasses.replace(
+            recipe, parts=values, shape=kept, outer=recipe.outer if len(values) > 1 else 1
+        )
+        key = _source(fewer)
+        if key not in stored:
+            stored[key] = emit.reform(tensor, parts=values, shape=kept, outer=fewer.outer)
+        result = _one_for_each(emit, stored[key], kept, axis, [values.index(part) for part in recipe.parts])
+        split = len(values) > 1 and len(kept) > len(whole)
+        if split or whole != recipe.shape:
             result = emit("Reshape", result, emit.const(list(recipe.shape)))
-        layout = STACKED(axis) if one[axis] == 1 else FOLDED(axis)
-        yield Conversion(recipe.value, str(SHARED), str(layout), len(emit.graph.nodes) - count)
-        _put(emit, tensor, result, count)
+        layout = STACKED(axis) if whole[axis] == len(recipe.parts) else FOLDED(axis)
+        before = str(SHARED) if len(values) == 1 else f"{len(values)} values"
+        yield Conversion(recipe.value, before, str(layout), len(emit.graph.nodes) - count)
+        put(emit, tensor, result, count)
 
 
-def _source(recipe: Recipe) -> tuple[str, Weight, Transform]:
-    """Returns a key of the bytes that a part of a recipe gives, whatever their shape."""
-    return recipe.value, recipe.parts[0], recipe.transform
+def _is_worth(recipe: Recipe, values: int) -> bool:
+    """Returns True where it saves more to store only the values that differ than the nodes take."""
+    models, size = len(recipe.parts), _nbytes(recipe)
+    if values == models:
+        return False
+    return is_repeated(recipe.dtype, size if values == 1 else size * (models - values) // models)
+
+
+def _source(recipe: Recipe) -> tuple[str, tuple[Weight, ...], Transform, int]:
+    """Returns a key of the bytes of a merged weight, whatever its shape."""
+    return recipe.value, recipe.parts, recipe.transform, recipe.outer if len(recipe.parts) > 1 else 1
 
 
 def _nbytes(recipe: Recipe) -> int:
@@ -77,14 +93,24 @@ def _joined(recipe: Recipe) -> tuple[tuple[int, ...], int]:
     return (recipe.outer, math.prod(shape) // recipe.outer), 1
 
 
-def _repeat(emit: Emitter, tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
-    """Returns `tensor`, in `shape`, once for each model along `axis`."""
+def _of_values(whole: tuple[int, ...], axis: int, models: int, values: int) -> tuple[int, ...]:
+    """Returns the shape of what is stored: several values have an axis of their own at `axis`, one none."""
+    each = whole[axis] // models
+    here = (each,) if values == 1 else (values,) if each == 1 else (values, each)
+    return (*whole[:axis], *here, *whole[axis + 1 :])
+
+
+def _one_for_each(emit: Emitter, tensor: Tensor, shape: tuple[int, ...], axis: int, ids: list[int]) -> Tensor:
+    """Returns the value of each model along `axis`, from those that differ: `tensor`, in `shape`. `ids` says
+    which of them each model has."""
     if emit.kind(tensor).dims != shape:
         tensor = emit("Reshape", tensor, emit.const(list(shape)))
-    return emit("Concat", *(tensor,) * emit.models, axis=axis)
+    if not any(ids):
+        return emit("Concat", *(tensor,) * len(ids), axis=axis)
+    return emit("Gather", tensor, emit.const(ids), axis=axis)
 
 
-def _put(emit: Emitter, tensor: gs.Constant, result: Tensor, count: int) -> None:
+def put(emit: Emitter, tensor: gs.Constant, result: Tensor, count: int) -> None:
     """Lets all readers of `tensor` read `result`, and moves its nodes, those from `count` on, to the
     front."""
     nodes = emit.graph.nodes

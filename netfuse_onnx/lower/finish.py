@@ -13,7 +13,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.emit.repeat import SMALL, store_once
+from netfuse_onnx.emit.repeat import SMALL
+from netfuse_onnx.emit.stored_once import stored_once
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
 from netfuse_onnx.lowered import Conversion, Lowered, Merged, NodeRow
@@ -35,7 +36,7 @@ def export(
 ) -> Merged:
     """`drained`: the nodes that split the outputs, by id."""
     graph = emit.graph.cleanup()
-    conversions = [*conversions, *store_once(emit)]
+    conversions = [*conversions, *stored_once(emit)]
     boundary = sum(id(node) in drained and node.op not in walk.TRIVIAL for node in graph.nodes)
     model = written(emit, corr.opsets, corr.ir_version)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from netfuse_onnx import edges
 from netfuse_onnx.emit.bodies import bind, declare
 from netfuse_onnx.emit.chosen import home
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
@@ -21,6 +22,7 @@ from netfuse_onnx.layouts.join import join
 from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.emitted.passes import rewrite_emitted
 from netfuse_onnx.lower.finish import export
+from netfuse_onnx.lower.routed import Routed
 from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
@@ -44,7 +46,8 @@ def _lowered(
     corr: Correspondence, plan: Plan, io: str, share: frozenset[str], *, trusting: bool
 ) -> tuple[Merged, bool]:
     """The merged graph, and whether all comparisons of shapes that were trusted are still part of it."""
-    edge = boundary.Boundary(corr, io, share, plan.ragged)
+    kind = Routed if edges.is_routed(io) else boundary.Boundary
+    edge = kind(corr, io, share, plan.ragged)
     opset = corr.opsets.get("", 1)
     emit = Emitter(corr.graph.name, corr.models, opset, corr.weights, edge.names(), plan.provider)
     conversions: list[Conversion] = []

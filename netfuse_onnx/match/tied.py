@@ -1,6 +1,6 @@
 """The weights of a family, by use: a weight that one file ties and another file has twice is kept twice.
 
-Weights that are bit-identical in all models become one entry.
+Weights that are bit-identical in all models become one entry (equal.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from onnx import GraphProto
 
 from netfuse_onnx.errors import NotEquivalent
+from netfuse_onnx.match.equal import collapsed
 from netfuse_onnx.match.flat import Flat
 from netfuse_onnx.match.positional import Pairing
 from netfuse_onnx.ops import walk
@@ -42,11 +43,6 @@ def untie(
         graph = _renamed(graph, flat, renamed)
         graph = replace(graph, weights={name: families[name][0] for name in families})
     return graph, {name: collapsed(family) for name, family in families.items()}
-
-
-def collapsed(family: Family) -> Family:
-    """Keep one entry where all models hold the same bits."""
-    return family[:1] if all(weights.same(family[0], other) for other in family[1:]) else family
 
 
 def _named(

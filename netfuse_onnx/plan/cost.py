@@ -24,6 +24,10 @@ from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
 
 BYTES_PER_NODE = 4 << 20
 
+COPIED_PER_NODE = 16 << 10
+"""Bytes of copies of one weight that cost as much as a node. They are dear: a session holds the copies as
+long as it lives, and every call reads them, while one weight for the rows of all models is read once."""
+
 RESHAPE = 0.25
 """A Reshape copies nothing; it is a node in a profile, not a kernel."""
 
@@ -75,8 +79,9 @@ class Cost:
 
     def repeated(self, weight: Weight) -> float:
         """A weight that is equal in all models, where one for each is read. Paid once per layout."""
-        size = self.models * nbytes(weight)
-        return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE
+        size = nbytes(weight)
+        at_load = AT_LOAD if is_repeated(weight.dtype, self.models * size) else 0.0
+        return at_load + (self.models - 1) * size / COPIED_PER_NODE
 
     def conversion(self, src: Layout, dst: Layout, value: ValueType, name: str = "") -> float:
         """All hops from `src` to `dst` of one run-time value, `name`. Paid once per (value, dst)."""

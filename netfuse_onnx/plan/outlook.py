@@ -35,12 +35,13 @@ def outlook(family: Correspondence, plan: Plan, cost: Cost) -> Outlook:
     for lowering, sized in zip(plan.lowerings, sites, strict=True):
         if not isinstance(lowering.option, Option):
             continue
-        once, each = cost.lowering(lowering, sized), cost.lowering(_per_model(lowering), sized)
+        once, each = cost.lowering(lowering, sized), cost.lowering(once_per_model(lowering), sized)
         batched, best = batched + once, best + min(once, each)
         apart, nodes = apart + (each < once), nodes + 1
     return Outlook(batched, best, apart, nodes)
 
 
-def _per_model(lowering: Lowering) -> Lowering:
+def once_per_model(lowering: Lowering) -> Lowering:
+    """The lowering that runs a node once for each model."""
     gives = (PER_MODEL,) * len(lowering.gives)
     return Lowering(Became.REPLICATED, lowering.takes, gives, lowering.site)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from netfuse_onnx import edges
 from netfuse_onnx.errors import NotStackable
-from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan import control, recorded
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.offers import Candidates, propagate, untuned
@@ -127,6 +127,7 @@ def _replicated(found: Candidates) -> set[int]:
 def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Cost) -> Candidates:
     """The candidates of the search, with the layouts that the edge of the merged graph asks for."""
     graph = corr.graph
+    routed = edges.is_routed(io)
     fed = PER_MODEL if edges.is_separate(io) else STACKED(0)
     tensors = {name for name in graph.inputs if graph.types[name].proto is None}
     inputs: dict[str, Layout] = {
@@ -141,7 +142,7 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
                 f"Output {name!r} cannot be stacked: its shape may differ between the models.",
                 "Use --io separate.",
             )
-        found.ends[name] = fed if name in found.mapped else SHARED
+        found.ends[name] = FOLDED(0) if routed else fed if name in found.mapped else SHARED
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from netfuse_onnx.errors import NotProven, ValuesDiffer
 from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Telling, ValuesProof
 from netfuse_onnx.prove.attributes import prove_attributes
+from netfuse_onnx.prove.holders import holders, wrong_indices
 from netfuse_onnx.prove.level import leaving_out_fusions
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
@@ -77,13 +78,18 @@ def prove_bytes(
             continue
         size += weights.nbytes(merged[name])
         try:
-            difference = weights.first_difference(recipe, merged[name].data)
+            compared = holders(recipe, family)
+            sources = [(holder.part, holder.weight) for holder in compared]
+            difference = weights.first_difference(recipe, merged[name].data, sources)
         except ValuesDiffer as error:
             problems.append(error.message)
             continue
         if difference is not None:
-            problems.append(_difference(name, recipe, family, *difference))
-    attributes = prove_attributes(wire.scan(path).model, family, frozenset(recipes))
+            place, offset = difference
+            problems.append(_difference(name, recipe, compared[place].model or "all models", offset))
+    model = wire.scan(path).model
+    problems += wrong_indices(model, recipes, family)
+    attributes = prove_attributes(model, family, frozenset(recipes))
     computed = attributes.elsewhere + _computed(recipes, family)
     problems += attributes.problems
     return BytesProof(len(recipes), size, tuple(problems), attributes.count, attributes.bytes, computed)
@@ -99,12 +105,8 @@ def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:
     return sum(not merged.get(name, set()).issuperset(parts) for name, parts in own.items())
 
 
-def _difference(name: str, recipe: Recipe, family: Correspondence, part: int, offset: int) -> str:
-    """Say where a merged weight differs. `part` is a position in the recipe, which is the position of a model
-    where the recipe has all of them; `offset` counts bytes, or strings."""
-    whole = family.weights.get(recipe.value, ())
-    owners = [i for i, weight in enumerate(whole) if weight == recipe.parts[part]]
-    model = family.names[owners[0]] if owners and len(whole) == family.models else "all models"
+def _difference(name: str, recipe: Recipe, model: str, offset: int) -> str:
+    """Say where a merged weight differs from that of a model. `offset` counts bytes, or strings."""
     what = "byte" if recipe.dtype in BITS else "string"
     return f"Weight {name!r} of the merged model is not {recipe.value!r} of {model}: {what} {offset} differs."
 

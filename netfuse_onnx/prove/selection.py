@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from netfuse_onnx import edges
 from netfuse_onnx.proofs import Selection
 from netfuse_onnx.prove.compare import compare
 from netfuse_onnx.prove.judge import Judge
@@ -21,7 +22,7 @@ from netfuse_onnx.run.runtime import RunFailed, Session, Value
 def choose(session: Session, judge: Judge, tell: Progress) -> Selection | None:
     """Check a merged model on the inputs of the first case. Returns None where a call runs all models."""
     packing, models = judge.trial.packing, judge.trial.family.models
-    if not packing.labels.ids:
+    if not edges.is_selected(packing.labels.io):
         return None
     last = models - 1
     asked = list(dict.fromkeys([(0,), (last,), (last, 0, last)]))

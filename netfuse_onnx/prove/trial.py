@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
+
 from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
@@ -67,7 +69,8 @@ class Trial:
 
     def feeds(self, case: Case, model: int) -> dict[str, Value]:
         """Draw the inputs of one model, by the first source's names."""
-        return inputs.draw(self.specs, case, model, self.options.share, self.options.seed)
+        drawn = inputs.draw(self.specs, case, model, self.options.share, self.options.seed)
+        return {name: same_rows(v) if name in self.labels.repeated else v for name, v in drawn.items()}
 
     def merged_feeds(self, case: Case) -> dict[str, Value]:
         """Draw the inputs of all models, as the merged model takes them."""
@@ -320,6 +323,11 @@ class Trial:
             for m in range(model):
                 self.outputs[m] = [self.outputs[m][i] for i in kept]
             self.cases = [self.cases[i] for i in kept]
+
+
+def same_rows(value: Value) -> Value:
+    """Return the value with its first row in the place of every row."""
+    return value if not isinstance(value, np.ndarray) else np.repeat(value[:1], len(value), axis=0)
 
 
 def _lacks_operator(error: RunFailed) -> bool:

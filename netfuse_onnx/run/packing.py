@@ -12,7 +12,7 @@ import numpy as np
 
 from netfuse_onnx import edges
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.run.runtime import Value
+from netfuse_onnx.run.runtime import Array, Value
 
 Values = Sequence[Mapping[str, Value]]
 """The inputs or outputs of every model, by the first source's names."""
@@ -31,7 +31,7 @@ class Packing:
     def ids(self) -> tuple[int, ...]:
         """The models of the rows of the call, by their places in the order of the merge."""
         every = range(len(self.labels.models))
-        return (self.asked or tuple(every)[::-1]) if self.labels.ids else tuple(every)
+        return (self.asked or tuple(every)[::-1]) if edges.is_selected(self.labels.io) else tuple(every)
 
     @property
     def count(self) -> int:
@@ -40,11 +40,16 @@ class Packing:
 
     def inputs(self, values: Values) -> dict[str, Value]:
         """Pack the inputs of the models into those that the merged model takes."""
+        if edges.is_routed(self.labels.io):
+            return self.rows(values, self.mixed(self._counts(values)))
         ids = {self.labels.ids: np.array(self.ids, np.int64)} if self.labels.ids else {}
         return {**self._joined(values, self.labels.input, self.labels.share), **ids}
 
     def outputs(self, values: Values) -> dict[str, Value]:
         """Pack the outputs of the models into those that the merged model gives."""
+        if edges.is_routed(self.labels.io):
+            order = self.mixed([len(_array(next(iter(own.values())))) for own in values])
+            return {name: _mixed([own[name] for own in values], order) for name in values[0]}
         return self._joined(values, self.labels.output, frozenset())
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
@@ -55,6 +60,10 @@ class Packing:
         value = result[key]
         if edges.is_separate(self.labels.io):
             return value, ""
+        if edges.is_routed(self.labels.io):
+            order = self._equal_shares(value)
+            where = f"output {key!r} has no leading axis with a row for each request"
+            return (None, where) if order is None else (_array(value)[order == model], "")
         if not isinstance(value, np.ndarray) or not value.ndim or len(value) != self.count:
             return None, f"output {key!r} has no leading axis of size {self.count}"
         return np.asarray(value[self.ids.index(model)]), ""
@@ -62,10 +71,39 @@ class Packing:
     def split(self, result: Mapping[str, Value], names: Iterable[str]) -> list[dict[str, Value]]:
         """Take the outputs `names` of every model out of those of the merged model."""
         label, every = self.labels.output, list(names)
+        if edges.is_routed(self.labels.io):
+            return [{n: self.pick(m, n, result)[0] for n in every} for m in range(self.count)]
         if edges.is_separate(self.labels.io):
             return [{n: result[label(m, n)] for n in every} for m in range(self.count)]
         models = range(len(self.labels.models))
         return [{n: np.asarray(result[label(m, n)])[self.ids.index(m)] for n in every} for m in models]
+
+    # ------------------------------------------------------------------ rows
+
+    def mixed(self, counts: Sequence[int], seed: int = 0) -> Array:
+        """Return the model of each row of a call with so many rows of each model, in a random order."""
+        ids = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        return np.asarray(np.random.default_rng([seed, len(ids)]).permutation(ids))
+
+    def rows(self, values: Values, order: Array) -> dict[str, Value]:
+        """Pack the first rows of the models into a routed call. `order` is the model of each row."""
+        once = self.labels.share
+        merged = {
+            name: _array(values[0][name])[:1] if name in self.labels.repeated else values[0][name]
+            if name in once else _mixed([own[name] for own in values], order)
+            for name in values[0]
+        }  # fmt: skip
+        return {**merged, self.labels.ids: order}
+
+    def _counts(self, values: Values) -> list[int]:
+        name = next(name for name in values[0] if name not in self.labels.share)
+        return [len(_array(own[name])) for own in values]
+
+    def _equal_shares(self, value: Value) -> Array | None:
+        """The model of each row of an output of a call in which all models have as many rows."""
+        if not isinstance(value, np.ndarray) or not value.ndim or len(value) % self.count:
+            return None
+        return self.mixed([len(value) // self.count] * self.count)
 
     def _joined(
         self, values: Values, label: Callable[[int, str], str], once: frozenset[str]
@@ -78,3 +116,16 @@ class Packing:
             else:
                 merged[label(0, name)] = np.stack([np.asarray(values[m][name]) for m in self.ids])
         return merged
+
+
+def _array(value: Value) -> Array:
+    return np.asarray(value)
+
+
+def _mixed(values: Sequence[Value], order: Array) -> Array:
+    """Row r is the next row of model order[r]: its first, its second, .."""
+    first = _array(values[0])
+    mixed = np.empty((len(order), *first.shape[1:]), first.dtype)
+    for model, value in enumerate(values):
+        mixed[order == model] = _array(value)[: int((order == model).sum())]
+    return mixed

@@ -7,7 +7,7 @@ only the reading of files with the writer: it finds the parts by itself, and cal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise, zip_longest
 
 import numpy as np
@@ -24,13 +24,20 @@ from netfuse_onnx.types import Extent, Weight
 _MEMORY = 8 << 20  # bytes that undoing a transform holds at a time
 _LONG = 1 << 15  # bytes of a run from which on it is read alone, without the other models' runs beside it
 Difference = tuple[int, int] | None
-"""The model and the byte offset in its weight of a difference, or None."""
+"""The position of the source and the byte offset in its weight of a difference, or None."""
 
 
-def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> Difference:
-    """Returns a place where the bytes at `merged` differ from a source's weight, as (model, byte offset in
-    its raw form), or None when all are equal. Of several places it is the first that the comparison meets.
-    Strings are compared whole, and their offsets count strings.
+def first_difference(
+    recipe: Recipe,
+    merged: Extent | bytes | tuple[bytes, ...],
+    sources: Sequence[tuple[int, Weight]] | None = None,
+) -> Difference:
+    """Returns a place where the bytes at `merged` differ from a source's weight, as (position in `sources`,
+    byte offset in its raw form), or None when all are equal. Of several places it is the first that the
+    comparison meets. Strings are compared whole, and their offsets count strings.
+
+    `sources` are the weights that the parts must equal, each with the position of its part: those of the
+    recipe by default. Several may have one part.
 
     Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read.
     """
@@ -38,7 +45,8 @@ def first_difference(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...])
     _check_size(recipe, merged)
     with Files() as files:
         periods = _Periods(elements_of(Weight(recipe.dtype, recipe.shape, merged), files), recipe)
-        walks = _walks(recipe, periods, files)
+        given = list(enumerate(recipe.parts)) if sources is None else sources
+        walks = _walks(recipe, periods, given, files)
         # In turn, a tile of each model, when parts are interleaved: those tiles lie in the same periods.
         found = chain.from_iterable(zip_longest(*walks) if periods.together else walks)
         return next(filter(None, found), None)
@@ -54,13 +62,14 @@ def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> N
         raise ValuesDiffer(f"Merged weight {recipe.value!r} takes {size} {unit}, {have} are there.")
 
 
-def _walks(recipe: Recipe, periods: _Periods, files: Files) -> Iterator[Iterator[Difference]]:
-    """Yields a walk over the source of each model. Walks that are done in turn share twice the memory."""
-    memory = 2 * _MEMORY // len(recipe.parts) if periods.together else _MEMORY
-    for model, weight in enumerate(recipe.parts):
-        part = _Part(periods, model)
-        tiles = recipe.transform.undo(part, weight.shape, memory)
-        yield _compare(model, tiles, recipe.counts[model], elements_of(weight, files))
+def _walks(
+    recipe: Recipe, periods: _Periods, sources: Sequence[tuple[int, Weight]], files: Files
+) -> Iterator[Iterator[Difference]]:
+    """Yields a walk over each source. Walks that are done in turn share twice the memory."""
+    memory = 2 * _MEMORY // len(sources) if periods.together else _MEMORY
+    for place, (part, weight) in enumerate(sources):
+        tiles = recipe.transform.undo(_Part(periods, part), weight.shape, memory)
+        yield _compare(place, tiles, recipe.counts[part], elements_of(weight, files))
 
 
 class _Periods:
@@ -103,7 +112,7 @@ class _Part:
         return rows[:, self.before : self.before + self.run].reshape(-1)[lead : lead + count]
 
 
-def _compare(model: int, tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Difference]:
+def _compare(place: int, tiles: Iterator[Tile], count: int, source: Elements) -> Iterator[Difference]:
     """Yields for each tile the first difference to the source, None where there is none.
 
     Raises InternalError when the tiles don't hold all `count` elements of the part.
@@ -115,7 +124,7 @@ def _compare(model: int, tiles: Iterator[Tile], count: int, source: Elements) ->
         difference = _unequal(values, as_strided(flat, values.shape, steps, writeable=False))
         if difference:
             row, column = divmod(difference[0] // copies, columns)
-            yield model, (start + row * stride + column) * source.bits // 8 + difference[1]
+            yield place, (start + row * stride + column) * source.bits // 8 + difference[1]
         else:
             yield None
         count -= values.size

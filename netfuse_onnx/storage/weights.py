@@ -25,6 +25,7 @@ from netfuse_onnx.types import Extent, Weight
 
 MEMORY = 16 << 20  # bytes that a transform may hold
 _BLOCK = 1 << 20  # bytes
+_PAGE = 4096  # bytes
 _RUN = 1 << 16  # bytes of a run for which a system call of its own is worth while
 _COPY = 16 << 20  # bytes per copy_file_range: an interrupt is answered in between
 _NO_RANGE = {
@@ -90,6 +91,15 @@ def blocks(weight: Weight, size: int = _BLOCK) -> Iterator[bytes]:
             yield files.read(data, at, min(size, total - at))
 
 
+def first_page(weight: Weight) -> bytes | tuple[bytes, ...]:
+    """Returns the first bytes of the raw form, which differ between most weights of a family; all elements of
+    a string tensor."""
+    if isinstance(weight.data, tuple):
+        return weight.data
+    with Files() as files:
+        return files.read(weight.data, 0, min(nbytes(weight), _PAGE))
+
+
 def same(a: Weight, b: Weight) -> bool:
     """Returns True when two weights are equal in type, shape and every bit. It stops at the first difference:
     most weights of a family differ in the first page."""
@@ -99,7 +109,7 @@ def same(a: Weight, b: Weight) -> bool:
         return True
     if isinstance(a.data, tuple) or isinstance(b.data, tuple):
         return False
-    total, at, size = nbytes(a), 0, 4096
+    total, at, size = nbytes(a), 0, _PAGE
     with Files() as files:
         while at < total:
             size = min(size, total - at)

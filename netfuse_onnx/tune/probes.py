@@ -13,7 +13,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
-from netfuse_onnx.emit.repeat import store_once
+from netfuse_onnx.emit.stored_once import stored_once
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
 from netfuse_onnx.layouts.join import join
 from netfuse_onnx.lower.emitted.passes import rewrite_emitted
@@ -298,7 +298,7 @@ class _Builder:
 
     def finished(self) -> Probe:
         graph = self.emit.graph.cleanup()
-        list(store_once(self.emit))
+        list(stored_once(self.emit))
         rewrite_emitted(self.emit)
         model = written(self.emit, self.opsets, ir_version=10)
         used = [x.name for x in graph.inputs if x.outputs]

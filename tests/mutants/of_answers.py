@@ -89,7 +89,7 @@ MUTATIONS = (
     ),
     mutation(
         "a-temporary-path-in-a-report",
-        "netfuse_onnx/api.py",
+        "netfuse_onnx/merging.py",
         "return wording.renamed(proved, names)",
         "return proved",
         "test_json.py::test_no_temporary_path_in_what_a_proof_says",
@@ -138,9 +138,9 @@ MUTATIONS = (
     ),
     mutation(
         "auto-in-the-metadata",
-        "netfuse_onnx/api.py",
-        'arguments.tuned_for(targets.at_hand(target, proof.get("provider", "auto")), tune, provider)',
-        "arguments.tuned_for(target, tune, provider)",
+        "netfuse_onnx/merging.py",
+        "arguments.tuned_for(at_hand, self.tune, provider)",
+        "arguments.tuned_for(self.target, self.tune, provider)",
         "test_hints.py::test_auto_is_the_provider_at_hand",
     ),
     mutation(

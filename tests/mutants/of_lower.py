@@ -228,7 +228,7 @@ MUTATIONS = (
         "netfuse_onnx/emit/repeat.py",
         "return nbytes > SMALL and dtype not in UNJOINABLE",
         "return False",
-        "test_stored_once.py::test_the_file_holds_one_copy[conv-generic-separate]",
+        "test_stored_once.py::test_a_session_repeats_them_when_it_loads[float]",
     ),
     mutation(
         "repeated-along-the-first-axis",
@@ -240,9 +240,37 @@ MUTATIONS = (
     mutation(
         "stored-once-for-each-form",
         "netfuse_onnx/emit/repeat.py",
-        "if _source(recipe) not in stored:",
+        "if key not in stored:",
         "if True:",
         "test_stored_once.py::test_a_form_of_a_weight_holds_the_same_values",
+    ),
+    mutation(
+        "values-of-the-next-model",
+        "netfuse_onnx/emit/repeat.py",
+        "[values.index(part) for part in recipe.parts]",
+        "[(values.index(part) + 1) % len(values) for part in recipe.parts]",
+        "test_distinct_values.py::test_a_form_of_a_weight_holds_the_values_of_each_model",
+    ),
+    mutation(
+        "runs-of-one-value-in-the-order-of-another",
+        "netfuse_onnx/emit/repeat.py",
+        "recipe.outer if len(recipe.parts) > 1 else 1",
+        "1",
+        "test_distinct_values.py::test_a_form_of_a_weight_holds_the_values_of_each_model",
+    ),
+    mutation(
+        "forms-of-runs-taken-for-those-of-models",
+        "netfuse_onnx/emit/stored_once.py",
+        "if models > 1 and held.outer > 1 and (turned or held.outer != wanted.outer):",
+        "if models > 1 and held.outer > 1 and turned:",
+        "test_distinct_values.py::test_a_form_of_a_weight_holds_the_values_of_each_model",
+    ),
+    mutation(
+        "turned-at-another-axis",
+        "netfuse_onnx/emit/stored_once.py",
+        "axis = transform.axis if isinstance(transform, SwapAt) else len(shape) - 1",
+        "axis = len(shape) - 1",
+        "test_distinct_values.py::test_a_form_of_a_weight_holds_the_values_of_each_model",
     ),
     mutation(
         "repeated-for-one-reader",

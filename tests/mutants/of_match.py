@@ -145,10 +145,24 @@ MUTATIONS = (
     ),
     mutation(
         "equal-in-some-models-is-equal-in-all",
-        "netfuse_onnx/match/tied.py",
-        "return family[:1] if all(weights.same(family[0], other) for other in family[1:]) else family",
-        "return family[:1] if any(weights.same(family[0], other) for other in family[1:]) else family",
+        "netfuse_onnx/match/equal.py",
+        "if all(weight == merged[0] for weight in merged):",
+        "if any(weight == merged[0] for weight in merged[1:]):",
         "test_pins_match.py::test_weights_equal_in_some_models_only_are_kept_for_all",
+    ),
+    mutation(
+        "equal-first-pages-are-equal-weights",
+        "netfuse_onnx/match/equal.py",
+        "        if weights.same(other, weight):",
+        "        if True:",
+        "test_distinct_values.py::test_weights_that_differ_late_are_told_apart",
+    ),
+    mutation(
+        "equal-bytes-of-any-shape",
+        "netfuse_onnx/match/equal.py",
+        "(weight.dtype, weight.shape, weights.first_page(weight))",
+        "weights.first_page(weight)",
+        equivalent="weights.same compares the shapes, too",
     ),
     mutation(
         "tied-like-any-other-weight",

@@ -97,7 +97,7 @@ MUTATIONS = (
     mutation(
         "equal-weights-tiled-for-free",
         "netfuse_onnx/plan/cost.py",
-        "return (AT_LOAD if is_repeated(weight.dtype, size) else 0.0) + size / BYTES_PER_NODE",
+        "return at_load + (self.models - 1) * size / COPIED_PER_NODE",
         "return 0.0",
         "test_pins_plan.py::test_one_weight_for_all_models_is_not_repeated_in_vain",
     ),

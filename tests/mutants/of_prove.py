@@ -7,8 +7,8 @@ MUTATIONS = (
     mutation(
         "every-model-fed-the-inputs-of-model-0",
         "netfuse_onnx/prove/trial.py",
-        "return inputs.draw(self.specs, case, model, self.options.share, self.options.seed)",
-        "return inputs.draw(self.specs, case, 0, self.options.share, self.options.seed)",
+        "drawn = inputs.draw(self.specs, case, model, self.options.share, self.options.seed)",
+        "drawn = inputs.draw(self.specs, case, 0, self.options.share, self.options.seed)",
         "test_pins_prove.py::test_a_model_that_reads_another_s_input_is_seen",
     ),
     mutation(
@@ -48,7 +48,7 @@ MUTATIONS = (
     ),
     mutation(
         "old-files-have-own-names",
-        "netfuse_onnx/api.py",
+        "netfuse_onnx/opened.py",
         "own_names=about.names is not None",
         "own_names=True",
         "test_names.py::test_a_file_of_an_old_version_has_the_first_models_names",
@@ -254,9 +254,30 @@ MUTATIONS = (
     mutation(
         "bytes-not-compared",
         "netfuse_onnx/prove/prover.py",
-        "        if difference is not None:\n            problems.append",
-        "        if False:\n            problems.append",
+        "        if difference is not None:\n            place",
+        "        if False:\n            place",
         "test_verify.py::test_a_changed_weight_is_seen_by_both_proofs",
+    ),
+    mutation(
+        "first-of-equal-models-compared-for-all",
+        "netfuse_onnx/prove/holders.py",
+        "for m, w in enumerate(whole) if w == part]",
+        "for m, w in enumerate(whole) if w is part]",
+        "test_distinct_values.py::test_each_model_is_compared_with_its_own_file",
+    ),
+    mutation(
+        "equal-models-compared-with-the-first-file",
+        "netfuse_onnx/prove/holders.py",
+        "Holder(k, whole[m].own, family.names[m])",
+        "Holder(k, whole[m], family.names[m])",
+        "test_distinct_values.py::test_each_model_is_compared_with_its_own_file",
+    ),
+    mutation(
+        "values-read-by-any-index",
+        "netfuse_onnx/prove/prover.py",
+        "    problems += wrong_indices(model, recipes, family)\n",
+        "",
+        "test_distinct_values.py::test_another_models_value_is_found[ids-its own is]",
     ),
     mutation(
         "attributes-not-compared",

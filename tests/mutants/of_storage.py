@@ -13,8 +13,8 @@ MUTATIONS = (
     mutation(
         "proof-compares-the-first-model",
         "netfuse_onnx/storage/undo.py",
-        "    for model, weight in enumerate(recipe.parts):\n",
-        "    for model, weight in enumerate(recipe.parts[:1]):\n",
+        "    for place, (part, weight) in enumerate(sources):\n",
+        "    for place, (part, weight) in enumerate(sources[:1]):\n",
         "test_weights.py::test_one_wrong_byte_is_found_in_the_right_model",
     ),
     mutation(

@@ -1,0 +1,136 @@
+"""The edge of a routed graph: inputs and outputs are rows, `[R, ..]`; `model` `[R]` has the model of each.
+
+slots: rows of one model are put side by side, `[R, ..] -> [N, B, ..]`, where B is the most rows of one model.
+A slot that no row fills holds a copy of some row of the call, and nothing reads its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import TensorProto
+
+from netfuse_onnx.emit.emitter import Emitter, Tensor
+from netfuse_onnx.errors import NotRoutable
+from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
+from netfuse_onnx.lower.boundary import Boundary, Fetch, Keep, value_info
+from netfuse_onnx.ops import kinds
+from netfuse_onnx.routing import ROWS, routing
+from netfuse_onnx.types import Correspondence, ValueType
+
+LEAST_OPSET = 12
+"""The first opset that has all operators of the front, for integers."""
+NOWHERE = 1 << 40
+"""The place of a row among those of another model: behind all that there may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """`order` [N, B] is the row in each slot, `slot` [R] the slot of each row, `most` [1] is B."""
+
+    order: Tensor
+    slot: Tensor
+    most: Tensor
+
+
+def slots(emit: Emitter, route: Tensor, rows: Sequence[Tensor]) -> Slots:
+    """Emit the places of rows. `route` has the model of each; a run fails where it names none, or where some
+    of `rows` have another number."""
+    mine = emit("Equal", emit.const([[m] for m in range(emit.models)]), route)  # [N, R]
+    ones = emit("Cast", mine, to=TensorProto.INT64)
+    counts = emit.reduce("ReduceSum", ones, [1])
+    most = emit.reduce("ReduceMax", counts, [0], keepdims=1)
+    before = emit("CumSum", ones, emit.const(1), exclusive=1)
+    place = emit("Where", mine, before, emit.const(NOWHERE))
+    _, order = emit.node("TopK", [place, most], {"axis": 1, "largest": 0}, outs=[True, True])
+    slot = emit("Add", emit("Mul", route, most), emit.reduce("ReduceMin", place, [0]))
+    named = emit.reduce("ReduceSum", counts, [0], keepdims=1)
+    return Slots(order, emit.require(slot, faults(emit, [named, *lengths(emit, [route, *rows])])), most)
+
+
+def lengths(emit: Emitter, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Emit the size [1] of the first axis of each tensor."""
+    if emit.opset >= 15:
+        return [emit("Shape", x, start=0, end=1) for x in tensors]
+    return [emit("Gather", emit("Shape", x), emit.const([0]), axis=0) for x in tensors]
+
+
+def faults(emit: Emitter, sizes: Sequence[Tensor]) -> Tensor:
+    """Emit what `emit.require` takes: 0 where all sizes [1] are equal, else -2 or less."""
+    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes))
+    return emit("Add", less, less)
+
+
+class Routed(Boundary):
+    """The edge by slots."""
+
+    def __init__(
+        self, corr: Correspondence, io: str, share: frozenset[str], ragged: frozenset[str] = frozenset()
+    ) -> None:
+        self.routing = routing(corr)
+        super().__init__(corr, io, share, ragged)
+        if corr.opsets.get("", 1) < LEAST_OPSET:
+            raise NotRoutable(
+                f"{corr.sources[0].path} has opset {corr.opsets.get('', 1)}. Rows are routed by operators of "
+                f"opset {LEAST_OPSET}.",
+                "Export it at a later opset.",
+            )
+
+    def feed(self, emit: Emitter, keep: Keep) -> None:
+        """Create the graph inputs, and put the rows into slots."""
+        given = {name: emit.input(name) for name in self.corr.graph.inputs}
+        route = emit.input(self.labels.ids)
+        emit.scope = self.labels.ids
+        own = [name for name in given if name not in self.share]
+        self.slots = slots(emit, route, [given[name] for name in own])
+        for name, tensor in given.items():
+            emit.scope = f"{name}/rows"
+            if name in own:
+                keep(name, STACKED(0), self._gather(emit, name, tensor, self.slots.order, 2))
+            else:
+                keep(name, SHARED, self._for_each_row(emit, name, tensor))
+
+    def drain(self, emit: Emitter, fetch: Fetch, made: object) -> None:
+        """Create the graph outputs, a row for each row of the inputs."""
+        for name in self.corr.graph.outputs:
+            if name in self.corr.graph.inputs:
+                emit.output(next(x for x in emit.graph.inputs if x.name == name), name, itself=True)
+                continue
+            value = fetch(name, FOLDED(0))
+            assert not isinstance(value, tuple)
+            emit.scope = f"{name}/rows"
+            emit.output(self._gather(emit, name, value, self.slots.slot, 1), name)
+
+    def _gather(self, emit: Emitter, name: str, x: Tensor, places: Tensor, rank: int) -> Tensor:
+        """The rows of x at places of this rank."""
+        if self.corr.edge_type(name).dtype == TensorProto.STRING:  # gaps.GATHER_LOSES_STRINGS
+            return emit("GatherND", x, emit.unsqueeze(places, [rank]))
+        return emit("Gather", x, places, axis=0)
+
+    def _for_each_row(self, emit: Emitter, name: str, x: Tensor) -> Tensor:
+        """An input that is fed once: where the sources want it for each row, it is one row, which is
+        repeated."""
+        if name not in self.labels.repeated or not self.routing.batch:
+            return x
+        rank = self.corr.graph.types[name].rank or 1
+        ones = [emit.const([1] * (rank - 1))] if rank > 1 else []
+        return emit("Expand", x, emit("Concat", self.slots.most, *ones, axis=0) if ones else self.slots.most)
+
+    # ------------------------------------------------------------------ types
+
+    def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
+        for name in self.corr.graph.inputs:
+            kind = self.corr.edge_type(name)
+            size = 1 if name in self.labels.repeated else None if name in self.share else ROWS
+            yield value_info(name, kind if size is None else _leading(kind, size))
+        yield kinds.declared(self.labels.ids, ValueType(TensorProto.INT64, (ROWS,)))
+
+    def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
+        for name in self.corr.graph.outputs:
+            yield value_info(name, _leading(self.corr.edge_type(name), ROWS))
+
+
+def _leading(kind: ValueType, size: int | str) -> ValueType:
+    return kind if kind.dims is None else replace(kind, dims=(size, *kind.dims[1:]))
