@@ -42,6 +42,16 @@ def is_selected(io: str) -> bool:
     return io == SELECTED
 
 
+def is_by_index(io: str) -> bool:
+    """True where each row is computed by itself, with the weights of its model."""
+    return io == INDEX
+
+
+def chooses(io: str) -> bool:
+    """True where a call says how long the axis of models is, and which weights stand there."""
+    return io in (SELECTED, INDEX)
+
+
 def is_routed(io: str) -> bool:
     """True where inputs and outputs hold rows, and each row names its model."""
     return io in (SLOTS, INDEX, ROUTED)

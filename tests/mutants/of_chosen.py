@@ -23,7 +23,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "rows-are-not-counted",
         GUARDS,
-        'faults = emit("Add", faults, _unequal(emit, [ids, *rows]))',
+        'faults = emit("Add", faults, unequal(emit, [ids, *rows]))',
         "pass",
         ROWS,
     ),

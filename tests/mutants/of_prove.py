@@ -49,8 +49,8 @@ MUTATIONS = (
     mutation(
         "old-files-have-own-names",
         "netfuse_onnx/opened.py",
-        "own_names=about.names is not None",
-        "own_names=True",
+        "own_names=about.names is not None, combined",
+        "own_names=True, combined",
         "test_names.py::test_a_file_of_an_old_version_has_the_first_models_names",
     ),
     mutation(
@@ -312,8 +312,8 @@ MUTATIONS = (
     mutation(
         "isolation-is-not-looked-at",
         "netfuse_onnx/proofs.py",
-        "return self.isolation is None or self.isolation.ok",
-        "return True",
+        "for part in (self.isolation, self.selection, self.mixes))",
+        "for part in (self.selection, self.mixes))",
         "test_pins_prove.py::test_odd_values_that_reach_another_model_are_seen",
     ),
     mutation(
