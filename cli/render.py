@@ -10,7 +10,7 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, Selection, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, ValuesProof, describe
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -24,6 +24,7 @@ from netfuse_onnx.types import Became
 
 from .render_adapters import adapters
 from .render_bench import bench
+from .render_calls import calls
 from .render_check import check
 from .render_hints import hints
 from .render_low_rank import low_rank, reconstruction
@@ -244,14 +245,10 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
             f"{values.spread.ratio:.3g} times the tolerance."
         )
-    _isolation(values.isolation, models, console)
-    _selection(values.selection, console)
-    _mixes(values.mixes, console)
+    calls(values, models, console)
     _combined(values, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
-    if values.replays:
-        _replays(values.replays, console)
     if values.tf32 is not None:
         console.say(
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
@@ -271,60 +268,6 @@ def _combined(values: ValuesProof, console: Screen) -> None:
     if rows.keys() - blind and any(row.combined for row in values.telling):
         shown = some([name for name in rows if name not in blind])
         console.say(f"A model left out of {shown}, or counted in the place of another, would show.")
-
-
-def _replays(replays: Replays, console: Screen) -> None:
-    for problem in replays.problems[:REASONS]:
-        console.say(f"Again: {problem}")
-    if replays.ok:
-        console.say(
-            f"Again: {replays.again} files gave the same when they ran again after other inputs, "
-            f"{replays.graphs} of them as CUDA graphs too."
-        )
-    for what, reason in [*replays.refused.items()][:REASONS]:
-        console.say(f"No CUDA graph of {what}: {reason}.")
-
-
-def _mixes(mixes: Mixes | None, console: Screen) -> None:
-    if mixes is None:
-        return
-    for problem in mixes.problems[:REASONS]:
-        console.say(f"Rows: {problem}")
-    if mixes.ok:
-        console.say(
-            f"Rows: in {mixes.calls} calls with other mixes, {mixes.rows} rows are what their own models' "
-            f"sources give; {mixes.refused} calls that name no model, or disagree in their rows, failed, as "
-            "they must."
-        )
-
-
-def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:
-    if isolation is None:
-        return
-    for problem in isolation.problems[:REASONS]:
-        console.say(f"Isolation: {problem}")
-    if not isolation.ok:
-        return
-    count = isolation.refused
-    calls = "1 call with unequal sizes" if count == 1 else f"{count} calls with unequal sizes"
-    sizes = f"; {calls} failed, as it should" if count else ""
-    console.say(
-        f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
-        f"the others as they were, bit for bit ({isolation.calls} calls){sizes}."
-    )
-
-
-def _selection(selection: Selection | None, console: Screen) -> None:
-    if selection is None:
-        return
-    for problem in selection.problems[:REASONS]:
-        console.say(f"Choice: {problem}")
-    if selection.ok:
-        console.say(
-            f"Choice: {selection.calls} calls for some models, twice and out of order among them, gave what "
-            f"these give; {selection.refused} calls with an id of no model, or with other rows than ids, "
-            "failed, as they should."
-        )
 
 
 def _noise(noise: float | None) -> str:

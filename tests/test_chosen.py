@@ -31,6 +31,7 @@ COUNTED = {
     "AffineGrid": "its size input counts the images of all models",
     "ConvTranspose": "its groups are in the file, and nothing unfolds it",
     "DeformConv": "its groups are in the file, and nothing unfolds it",
+    "GroupNormalization": "its groups are in the file",
     "DynamicQuantizeLinear": "it runs once for each model",
     "QLinearConv": "its groups are in the file",
     "com.microsoft.DynamicQuantizeMatMul": "it runs once for each model",
@@ -158,6 +159,25 @@ def test_only_the_rows_of_a_table_are_read(tmp_path: Path) -> None:
 
 def test_each_weight_is_that_of_the_chosen_model(tmp_path: Path) -> None:
     assert chosen.check(MODEL, draw(MODEL, 3, sizes={"B": 2}), ROLE, tmp_path) == ""
+
+
+@pytest.mark.parametrize("body", [
+    "t = MatMul(x, w) y = Relu(t)", "t = MatMul(x, w) u = Gemm<transB=1>(t, w) y = Relu(u)",
+])  # fmt: skip
+def test_equal_weights_of_some_models_are_stored_once(body: str, tmp_path: Path) -> None:
+    """The nodes that put them in their places work on the weights of all models, whatever a call chooses."""
+    model = graph("float[B,24] x, float[24,24] w", body)
+    values = draw(model, 4, sizes={"B": 2})
+    values["w"][2] = values["w"][0]
+    role = {"x": "input", "w": "weight"}
+    assert chosen.check(model, values, role, tmp_path) == ""
+
+
+def test_a_table_that_is_a_matrix_too(tmp_path: Path) -> None:
+    model = graph("int64[B] i, float[24,24] w", "e = Gather(w, i) y = Gemm<transB=1>(e, w)")
+    values = draw(model, 3, sizes={"B": 2}, low=0, high=6)
+    values["w"] = np.random.default_rng(3).random(values["w"].shape, np.float32)
+    assert chosen.check(model, values, {"i": "input", "w": "weight"}, tmp_path) == ""
 
 
 def test_a_constant_of_each_model_is_no_other_constant() -> None:

@@ -36,6 +36,7 @@ def export(
 ) -> Merged:
     """`drained`: the nodes that split the outputs, by id."""
     graph = emit.graph.cleanup()
+    emit.chosen = None  # what follows is about the bytes of all models, whichever a call chooses
     conversions = [*conversions, *stored_once(emit)]
     boundary = sum(id(node) in drained and node.op not in walk.TRIVIAL for node in graph.nodes)
     model = written(emit, corr.opsets, corr.ir_version)

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from netfuse_onnx.dims import same_dim
+from netfuse_onnx.dims import folded_size, same_dim
+from netfuse_onnx.emit.chosen import NeedsCount
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need
 from netfuse_onnx.rules._registry import Body, Option, family
 from netfuse_onnx.rules._site import Operands, Refuse, Site
 from netfuse_onnx.run import gaps
+from netfuse_onnx.types import Dim
 
 
 @family("Resize", "Upsample")
@@ -104,14 +106,17 @@ def _in_front(site: Site, axes: list[int]) -> Body:
     def body(site: Site, ins: Operands, emit: Emitter) -> Held:
         added = range(1, ones + 1)
         ready = ins | {"x": emit.unsqueeze(ins["x"], added)}
-        head = [emit.models if by_sizes else 1] + [1] * ones
-        dtype = np.int64 if by_sizes else np.float32
+        head: list[Dim] = [emit.count if by_sizes else 1] + [1] * ones
+
+        def numbers(all_of: Sequence[Any]) -> Tensor:
+            return emit.shape(all_of) if by_sizes else emit.const(all_of, np.float32)
+
         if site.attr("axes"):
             pass  # they are shifted, and the sizes are theirs alone
         elif values is not None:
-            ready |= {key: emit.const([*head, *values.reshape(-1).tolist()], dtype)}
+            ready |= {key: numbers([*head, *values.reshape(-1).tolist()])}
         else:
-            ready |= {key: emit("Concat", emit.const(head, dtype), ins[key], axis=0)}
+            ready |= {key: emit("Concat", numbers(head), ins[key], axis=0)}
         shifted = [axis + ones + 1 for axis in axes] if site.attr("axes") else None
         return emit.squeeze(emit_same_op(site, ready, emit, axes=shifted)[0], added)
 
@@ -149,17 +154,25 @@ def _refuse_region(site: Site, k: int, count: int) -> None:
     need((flat[k], flat[k + count]) == (0.0, 1.0), "its region of interest cuts the batch or the channels")
 
 
+def _times(size: int, models: Dim) -> Dim:
+    """The size of an axis that holds so much of each model. Raises NeedsCount where that is no number, nor
+    the number of models."""
+    if (wide := folded_size(size, models)) is None:
+        raise NeedsCount
+    return wide
+
+
 def _by_sizes(site: Site, axes: list[int], k: int) -> Body:
     values = site["sizes"].value
     size = site.dims(0)[axes[k]]
     need(values is None or values.reshape(-1)[k] == size, "it resizes the batch or the channels")
 
     def body(site: Site, ins: Operands, emit: Emitter) -> Sequence[Held]:
-        scale = [emit.models if axis == axes[k] else 1 for axis in axes]
+        scale: list[Dim] = [emit.count if axis == axes[k] else 1 for axis in axes]
         if values is not None:
-            sizes = emit.const([int(v) * f for v, f in zip(values.reshape(-1), scale, strict=True)])
+            sizes = emit.shape([_times(int(v), f) for v, f in zip(values.reshape(-1), scale, strict=True)])
         else:
-            sizes = emit("Mul", ins["sizes"], emit.const(scale))
+            sizes = emit("Mul", ins["sizes"], emit.shape(scale))
             there = emit("Gather", emit("Shape", ins["x"]), emit.const([axes[k]]), axis=0)
             same = emit("Equal", there, emit("Gather", sizes, emit.const([k]), axis=0))
             ins |= {"x": _where(same, ins["x"], site, emit)}
