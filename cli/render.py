@@ -10,7 +10,7 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, Selection, ValuesProof, describe
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -22,9 +22,11 @@ from netfuse_onnx.report import (
 )
 from netfuse_onnx.types import Became
 
+from .render_adapters import adapters
 from .render_bench import bench
 from .render_check import check
 from .render_hints import hints
+from .render_low_rank import low_rank, reconstruction
 from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
@@ -52,6 +54,8 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    low_rank(report.low_rank, console)
+    adapters(report.adapters, console)
     _lowered(report.lowered, console)
     _routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
@@ -94,6 +98,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
         report.combined
     )
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
+    low_rank(report.low_rank, console)
     _lowered(report.lowered, console)
     _names(report.names, console)
     nodes = [(row.name, row.op, row.became, _how(row)) for row in report.lowered.nodes]
@@ -140,8 +145,8 @@ def _routing(rows: Sequence[RoutingRow], console: Screen) -> None:
         if row.chosen:
             others = "".join(f"; {by}: {text}" for by, text in told.items() if by != row.by)
             console.say(
-                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows of "
-                f"random models{others}. --dim rows=R plans for others."
+                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows "
+                f"of random models{others}. --dim rows=R plans for others."
             )
 
 
@@ -184,6 +189,7 @@ def _proofs(report: VerifyReport, console: Screen) -> None:
         console.say(f"Bytes: {_compared(report.bytes, report.graph.made)}.")
     for problem in report.bytes.problems[:REASONS]:
         console.say(f"Bytes: {problem}")
+    reconstruction(report.reconstruction, console)
     graph = report.graph
     if graph.ok and graph.made:
         console.say(f"Graph: {graph.nodes} nodes are what merging these sources gives.")
@@ -238,9 +244,10 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
             f"{values.spread.ratio:.3g} times the tolerance."
         )
+    _isolation(values.isolation, models, console)
+    _selection(values.selection, console)
+    _mixes(values.mixes, console)
     _combined(values, console)
-    if values.isolation:
-        _isolation(values.isolation, models, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
     if values.replays:
@@ -278,7 +285,22 @@ def _replays(replays: Replays, console: Screen) -> None:
         console.say(f"No CUDA graph of {what}: {reason}.")
 
 
-def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
+def _mixes(mixes: Mixes | None, console: Screen) -> None:
+    if mixes is None:
+        return
+    for problem in mixes.problems[:REASONS]:
+        console.say(f"Rows: {problem}")
+    if mixes.ok:
+        console.say(
+            f"Rows: in {mixes.calls} calls with other mixes, {mixes.rows} rows are what their own models' "
+            f"sources give; {mixes.refused} calls that name no model, or disagree in their rows, failed, as "
+            "they must."
+        )
+
+
+def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:
+    if isolation is None:
+        return
     for problem in isolation.problems[:REASONS]:
         console.say(f"Isolation: {problem}")
     if not isolation.ok:
@@ -290,6 +312,19 @@ def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
         f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
         f"the others as they were, bit for bit ({isolation.calls} calls){sizes}."
     )
+
+
+def _selection(selection: Selection | None, console: Screen) -> None:
+    if selection is None:
+        return
+    for problem in selection.problems[:REASONS]:
+        console.say(f"Choice: {problem}")
+    if selection.ok:
+        console.say(
+            f"Choice: {selection.calls} calls for some models, twice and out of order among them, gave what "
+            f"these give; {selection.refused} calls with an id of no model, or with other rows than ids, "
+            "failed, as they should."
+        )
 
 
 def _noise(noise: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import MOST_POINTS, Sizes, combinations, points
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.names import from_paths
@@ -12,7 +13,7 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
-    "io": ("separate", "stacked", "routed"),
+    "io": (*edges.MODES, edges.ROUTED),
     "routing": ("auto", "slots", "index"),
     "target": ("generic", "cpu", "cuda", "auto"),
     "data": ("auto", "external", "single"),

@@ -33,6 +33,32 @@ class BytesProof(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class Reconstructed:
+    """A weight that is W_0 + L R. `error` is the largest one of an element of any model, in units of what is
+    allowed, and `model` the model that has it."""
+
+    weight: str
+    rank: int
+    error: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction(Judged):
+    """The proof of weights that are low-rank differences: W_0 + L R of the merged file, computed in float64,
+    is the weight of every model within 4 units in the last place of the largest absolute value of its row, or
+    within `tolerance` times that value where it is more."""
+
+    weights: tuple[Reconstructed, ...]
+    tolerance: float = 0.0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        return max((row.error for row in self.weights), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class GraphProof(Judged):
     """Proof (c): the graph of the file is the one that merging these sources gives. `note` is the reason why
     the proof was not made; '' where it was."""
@@ -146,6 +172,29 @@ class Isolation(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class Selection(Judged):
+    """The result of calls that choose models by their ids: one alone, and some twice and out of order. So
+    many `calls` were compared with the sources; so many calls with an id of no model, or with other rows than
+    ids, were `refused`, as they must be."""
+
+    calls: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mixes(Judged):
+    """The calls of a routed file with other numbers of rows of each model than the cases have: so many
+    `calls` with so many `rows`. So many calls that name no model, or disagree in their rows, were `refused`,
+    as they must be."""
+
+    calls: int
+    rows: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Replays(Judged):
     """The repeated runs of a proof on CUDA, which show values that stay from a former run. So many files ran
     `again` after other inputs, and so many were captured as CUDA `graphs` and replayed. `refused` has the
@@ -167,7 +216,8 @@ class ValuesProof:
     inputs did not reach on one side. `left_out` names optimisers of ONNX Runtime that the sources and the
     merged model ran without, because the provider that the file was merged for lacks what they make. On CUDA,
     the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to
-    its scale, and `replays` has the repeated runs.
+    its scale, and `replays` has the repeated runs. `selection` has the calls of a file whose calls choose
+    models.
     """
 
     provider: str
@@ -185,6 +235,9 @@ class ValuesProof:
     problems: tuple[str, ...] = ()
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    selection: Selection | None = None
+    mixes: Mixes | None = None
+    """Of a routed file."""
 
     @property
     def ok(self) -> bool:
@@ -192,8 +245,8 @@ class ValuesProof:
 
     @property
     def isolated(self) -> bool:
-        """True where no model changed the outputs of another."""
-        return self.isolation is None or self.isolation.ok
+        """True where no model changed the outputs of another, and none was taken for another."""
+        return all(part is None or part.ok for part in (self.isolation, self.selection, self.mixes))
 
     @property
     def unproven(self) -> bool:

@@ -18,7 +18,7 @@ from netfuse_onnx.plan.rows_apart import require_rows_apart
 from netfuse_onnx.plans import Plan
 from netfuse_onnx.report import RoutingRow
 from netfuse_onnx.rewrite.per_row import per_row
-from netfuse_onnx.routing import planned_sizes, routing, rows_of, shared, without_rows
+from netfuse_onnx.routing import most_rows, routing, rows_of, shared, without_rows
 from netfuse_onnx.types import Correspondence
 
 __all__ = ["matched", "plan", "shared"]
@@ -41,6 +41,8 @@ def plan(
 ) -> tuple[Plan, tuple[RoutingRow, ...]]:
     """Plan and lower a family; of a routed one by the lowering that is asked for, or costs less. Returns the
     plan, and a row for each lowering of a routed one. Raises NotRoutable."""
+    if io in (edges.SLOTS, edges.INDEX):
+        asked = io
     if not edges.is_routed(io):
         return Plan.of(family, io=io, share=share, target=target, dims=dims), ()
     require_routable(family, share)
@@ -94,10 +96,10 @@ def _priced(family: Correspondence, io: str, share: frozenset[str], target: str,
         found = routing(family)
         if not found.batch:
             raise NotRoutable(
-                f"The batch of {family.sources[0].path} is fixed at 1, and slots hold several rows of a model.",
+                f"The batch of {family.sources[0].path} is fixed at 1, and a slot holds several rows.",
                 "Use --routing index, or export the models with a batch of any size.",
             )
-        first = {**planned_sizes(family, io, dims), **first}
+        first = dict.fromkeys(found.batch, most_rows(family.models, rows_of(dims))) | first
         model, priced = family, family
     else:
         model = per_row(family, targets.provider(target))

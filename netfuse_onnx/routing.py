@@ -1,7 +1,7 @@
 """The inputs and outputs of a family in a routed call: which of them have a row for each request.
 
-The batch is the first axis of an input. Its symbol stands first wherever it stands at all. Where no input
-has such a symbol, a batch that is fixed at 1 is one row.
+The batch is the first axis of an input. Its symbol stands first wherever it stands at all, and where several
+do, first in an output, too. Where no input has such a symbol, a batch that is fixed at 1 is one row.
 """
 
 from __future__ import annotations
@@ -39,9 +39,12 @@ def routing(family: Correspondence) -> Routing:
     """Find the row inputs. Raises NotRoutable where there are none."""
     types = family.graph.types
     dims = {name: symbols.named(name, types[name].dims) for name in family.graph.inputs}
+    if family.rows:
+        return Routing(frozenset(), family.rows, frozenset(dims) - family.rows)
     inner = {dim for shape in dims.values() for dim in (shape or ())[1:]}
-    leading = frozenset(symbols.batches(list(dims.values()))) - inner
-    batch = frozenset(str(dim) for dim in leading)
+    leading = frozenset(map(str, symbols.batches(list(dims.values())))) - inner
+    given = frozenset(shape[0] for name in family.graph.outputs if (shape := family.edge_type(name).dims))
+    batch = frozenset(name for name in leading if name in given) or leading
     first = {name: shape[0] for name, shape in dims.items() if shape and types[name].proto is None}
     rows = frozenset(name for name, dim in first.items() if (dim in batch if batch else dim == 1))
     if not rows:

@@ -91,13 +91,20 @@ def _tiled(emit: Emitter, x: Held, axis: int, rank: int) -> Held:
     return emit("Tile", x, emit.shape([emit.count if a == axis else 1 for a in range(rank)]))
 
 
+def _tells_all(emit: Emitter, dims: Dims, axis: int) -> bool:
+    """True where a Reshape with a 0 or -1 for all sizes but d_a does. Where only a call tells the number of
+    models, that is one more -1, which is undefined beside an empty axis."""
+    empty = not isinstance(emit.count, int) and 0 in dims
+    return (isinstance(dims[axis], int) and not empty) or emit.opset < 15
+
+
 def unfold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
     """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..]."""
     dim, after = dims[axis], dims[axis + 1 :]
     target = reshape_target([*dims[:axis], emit.count, dim, *after])
     if target is not None:
         return emit.reshape(x, target)
-    if isinstance(dim, int) or emit.opset < 15:  # an axis of 1, so that each 0 copies from its own place
+    if _tells_all(emit, dims, axis):  # an axis of 1, so that each 0 copies from its own place
         x = emit.unsqueeze(x, [axis])
         size = dim if isinstance(dim, int) else -1
         return emit.reshape(x, [0] * axis + [emit.count, size] + [0] * len(after))
@@ -116,7 +123,7 @@ def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims, models: int = 0) -> Te
     target = reshape_target([*dims[:axis], size if size >= 0 else None, *after])
     if target is not None:
         return emit.reshape(x, target)
-    if isinstance(dim, int) or emit.opset < 15:  # at equal rank, so that each 0 copies from its own place
+    if _tells_all(emit, dims, axis):  # at equal rank, so that each 0 copies from its own place
         x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
         return emit.squeeze(x, [axis])
     sizes = [emit("Shape", x, start=0, end=axis)] if axis else []

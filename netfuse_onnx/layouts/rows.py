@@ -104,8 +104,10 @@ def told_by(dims: Dims, read: Collection[Dim]) -> tuple[Dim, ...]:
 
 
 def _reshaped(emit: Emitter, x: Tensor, dst: Layout, dims: Dims) -> Tensor:
-    if (target := reshape_target(dst.merged_dims(dims, emit.count))) is not None:
-        return emit.reshape(x, target)
+    models, *others = dst.merged_dims(dims, emit.count)
+    kept = models if isinstance(models, int) else emit.kept
+    if (target := reshape_target([kept or 1, *others])) is not None:
+        return emit.reshape(x, [kept, *target[1:]])
     return together(emit, x, static_size(dims[-1])) if dst == ROWS else apart(emit, x, dims)
 
 

@@ -28,7 +28,7 @@ def choose(emit: Emitter, ids: Tensor, rows: Sequence[Tensor]) -> None:
     emit.scope = "chosen models"
     faults = _out_of_range(emit, ids)
     if rows:
-        faults = emit("Add", faults, _unequal(emit, [ids, *rows]))
+        faults = emit("Add", faults, unequal(emit, [ids, *rows]))
     emit.choose(emit.require(ids, faults))
 
 
@@ -42,11 +42,12 @@ def _out_of_range(emit: Emitter, ids: Tensor) -> Tensor:
     return emit("Mul", emit.reduce("ReduceMax", wrong, [0], keepdims=1), emit.const([-2]))
 
 
-def _unequal(emit: Emitter, tensors: Sequence[Tensor]) -> Tensor:
-    """[1]: 0 where all tensors have as many rows, else -2 or less."""
+def unequal(emit: Emitter, tensors: Sequence[Tensor], *others: Tensor) -> Tensor:
+    """[1]: 0 where all tensors have as many rows, at least one, and each of the `others` [1] is that number;
+    else -2 or less."""
     first = emit.const([0])
-    sizes = [emit("Gather", emit("Shape", tensor), first, axis=0) for tensor in tensors]
-    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes))
+    sizes = [*(emit("Gather", emit("Shape", tensor), first, axis=0) for tensor in tensors), *others]
+    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes, emit.const([1])))
     return emit("Add", less, less)
 
 
@@ -59,8 +60,7 @@ def kept_checks(emit: Emitter, outputs: Mapping[str, Tensor]) -> dict[str, Tenso
     name, tensor = next(iter(outputs.items()))
     emit.scope = "chosen models/kept"
     none = emit("Mul", emit("Shape", chosen.ids), emit.const([0]))
-    shape = emit("Shape", tensor)
-    return {name: emit("Reshape", tensor, emit("Add", shape, none), allowzero=1)}
+    return {name: emit.require(tensor, emit("Mul", emit("Shape", tensor), none))}
 
 
 def _reads(tensors: Iterable[Tensor], wanted: Tensor) -> bool:

@@ -19,7 +19,7 @@ from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.errors import NotRoutable
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.lower.boundary import Boundary, Fetch, Keep, value_info
-from netfuse_onnx.lower.guards import choose, kept_checks
+from netfuse_onnx.lower.guards import choose, kept_checks, unequal
 from netfuse_onnx.ops import kinds
 from netfuse_onnx.routing import ROWS, routing
 from netfuse_onnx.types import Correspondence, ValueType
@@ -40,31 +40,19 @@ class Slots:
 
 
 def slots(emit: Emitter, route: Tensor, rows: Sequence[Tensor]) -> Slots:
-    """Emit the places of rows. `route` has the model of each; a run fails where it names none, or where some
-    of `rows` have another number."""
-    mine = emit("Equal", emit.const([[m] for m in range(emit.models)]), route)  # [N, R]
+    """Emit the places of rows. `route` has the model of each. A run fails before anything is computed where
+    it names no model, where some of `rows` have another number, and where there is no row."""
+    mine = emit("Equal", emit.const([[m] for m in range(emit.total)]), route)  # [N, R]
     ones = emit("Cast", mine, to=TensorProto.INT64)
     counts = emit.reduce("ReduceSum", ones, [1])
-    most = emit.reduce("ReduceMax", counts, [0], keepdims=1)
+    named = emit.reduce("ReduceSum", counts, [0], keepdims=1)
+    faults = unequal(emit, [route, *rows], named)
+    most = emit.require(emit.reduce("ReduceMax", counts, [0], keepdims=1), faults)
     before = emit("CumSum", ones, emit.const(1), exclusive=1)
     place = emit("Where", mine, before, emit.const(NOWHERE))
     _, order = emit.node("TopK", [place, most], {"axis": 1, "largest": 0}, outs=[True, True])
     slot = emit("Add", emit("Mul", route, most), emit.reduce("ReduceMin", place, [0]))
-    named = emit.reduce("ReduceSum", counts, [0], keepdims=1)
-    return Slots(order, emit.require(slot, faults(emit, [named, *lengths(emit, [route, *rows])])), most)
-
-
-def lengths(emit: Emitter, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Emit the size [1] of the first axis of each tensor."""
-    if emit.opset >= 15:
-        return [emit("Shape", x, start=0, end=1) for x in tensors]
-    return [emit("Gather", emit("Shape", x), emit.const([0]), axis=0) for x in tensors]
-
-
-def faults(emit: Emitter, sizes: Sequence[Tensor]) -> Tensor:
-    """Emit what `emit.require` takes: 0 where all sizes [1] are equal, else -2 or less."""
-    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes))
-    return emit("Add", less, less)
+    return Slots(order, slot, most)
 
 
 class Routed(Boundary):

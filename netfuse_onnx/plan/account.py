@@ -100,7 +100,7 @@ class Accounts:
         self._provider = provider
         self._alike: dict[Any, dict[Any, Account]] = {}
         self._emit: dict[bool, CountingEmitter] = {}
-        self._latest: tuple[Site, dict[Any, Account]] | None = None
+        self._by_site: dict[int, tuple[Site, dict[Any, Account]]] = {}
 
     def of(self, offer: Lowering) -> Account:
         """The account of a lowering of a node."""
@@ -127,9 +127,9 @@ class Accounts:
 
     def _accounts(self, site: Site) -> dict[Any, Account]:
         """The accounts that were made for nodes whose rules emit the same."""
-        if self._latest is None or self._latest[0] is not site:
-            self._latest = site, self._alike.setdefault(alike(site), {})
-        return self._latest[1]
+        if id(site) not in self._by_site:  # it holds the site, so that no other gets its id
+            self._by_site[id(site)] = site, self._alike.setdefault(alike(site), {})
+        return self._by_site[id(site)][1]
 
 
 def alike(site: Site) -> Any:
@@ -152,9 +152,10 @@ def alike(site: Site) -> Any:
         for kind in (*site.inputs, *site.outputs)
     ])  # fmt: skip
     values = tuple([None if v is None else (v.dtype.str, v.tobytes()) for v in site.values])
+    stored = site.weight if not site.chosen else tuple([len(parts) for parts in site.parts])
     attrs = str(node.attrs) if node.attrs else ""
     each = str(site.attrs) if site.attrs else ""
-    return node.key, attrs, each, wiring, types, site.mapped, site.weight, values, site.chosen
+    return node.key, attrs, each, wiring, types, site.mapped, stored, values, site.chosen
 
 
 def _itself(offer: Lowering, emit: CountingEmitter) -> Account:

@@ -162,8 +162,8 @@ def _refuse_apart(corr: Correspondence, found: Candidates, io: str) -> None:
         more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
         if edges.is_routed(io):
             raise NotRoutable(
-                f"Rows of {corr.sources[0].path} can't have weights gathered for them: {names}{more} would run "
-                f"once for each model ({first.reason}).",
+                f"Rows of {corr.sources[0].path} can't have weights gathered for them: {names}{more} would "
+                f"run once for each model ({first.reason}).",
                 "Use --routing slots.",
             )
         raise NotStackable(

@@ -1,7 +1,7 @@
 """The cases of operators in the proof that rows stay apart (rows_apart.py).
 
-Each says of one node, for any size of the batch, where its output has the rows. It gives None where it does not
-apply, and raises Mixed where rows may meet.
+Each says of one node, for any size of the batch, where its output has the rows. It gives None where it does
+not apply, and raises Mixed where rows may meet.
 """
 
 from __future__ import annotations
@@ -135,12 +135,8 @@ def _reduced(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 
 
 def _unsqueeze(facts: Facts, node: Node, ins: Sequence[State]) -> State:
-    state = ins[0]
-    count = (
-        facts.constant(node.inputs[1]).size
-        if len(node.inputs) > 1 and facts.constant(node.inputs[1]) is not None
-        else len(node.attrs.get("axes", ()))
-    )
+    state, given = ins[0], facts.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    count = len(node.attrs.get("axes", ())) if given is None else given.size
     rank = len(facts.dims(node.inputs[0])) + count
     axes = _axes(facts, node, rank)
     if not isinstance(state, Rowed | Numbers) or not axes:
@@ -149,7 +145,7 @@ def _unsqueeze(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 
 
 def _gather(facts: Facts, node: Node, ins: Sequence[State]) -> State:
-    """What each row is, or has, at places that are the same for any batch; or a table at the places of rows."""
+    """Rows at places that are the same for any batch, or a table that is the same at the places of rows."""
     data, where = ins
     rank, more = (len(facts.dims(name)) for name in node.inputs)
     axis = int(node.attrs.get("axis", 0)) % rank
@@ -194,17 +190,25 @@ def _reshape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
         raise Mixed("its target moves the axis of the rows")
     if rows and open_ and not rows < open_:
         raise Mixed("its target moves the axis of the rows")
-    return replace(state, axis=axis, width=sizes[axis].value if rows else _rest(state, dims, sizes))
+    shape = [dims[: state.axis], (state.width,), dims[state.axis + 1 :]]
+    wanted = [None if i in open_ else size.value for i, size in enumerate(sizes)]
+    if open_:
+        wanted[open_[0]] = _rest([dim for part in shape for dim in part], wanted, open_[0])
+    facts.note(node.outputs[0], tuple(wanted))
+    return replace(state, axis=axis, width=wanted[axis])
 
 
-def _rest(state: Rowed | Numbers, dims: Sequence[Dim], sizes: Sequence[Size]) -> Dim:
-    """The width of a row where the axis of rows is what the other sizes leave."""
-    behind, left = [*dims[state.axis + 1 :]], [size.value for size in sizes if size.value not in (-1, 1)]
-    for size in list(left):
-        if size in behind and not isinstance(size, bool):
-            behind.remove(size)
+def _rest(dims: Sequence[Dim], wanted: Sequence[Any], place: int) -> Dim:
+    """The size at one place of a target, of which the others are wanted, that is left of these dims."""
+    given, left = [*dims], [size for i, size in enumerate(wanted) if i != place and size != 1]
+    for size in [*left]:
+        if size is not None and size in given:
+            given.remove(size)
             left.remove(size)
-    one, two = product([state.width, *behind]), product(left)
+    given = [dim for dim in given if dim != 1]
+    if not left and len(given) == 1:
+        return given[0]
+    one, two = product(given), product(left)
     return one // two if one and two and one % two == 0 else None
 
 
@@ -337,12 +341,14 @@ def finer(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
 
 Special = Callable[[Facts, Node, Sequence[State]], State]
 ALONG = (
-    "Concat", "CumSum", "GatherElements", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "Split", "TopK",
+    "CumSum", "GatherElements", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "Split", "TopK",
 )  # fmt: skip
 SPECIAL: Mapping[str, Special] = {
     "Shape": _shape, "Reshape": _reshape, "Expand": _expand, "ConstantOfShape": _constant_of_shape,
-    "Slice": _slice, "Range": _range, "GatherND": _gather_nd, "MatMul": _matmul, "Einsum": _einsum,
-    "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _reduced, "Gather": _gather, "Pad": _pad, "Resize": _resize,
+    "Slice": _slice, "Range": _range, "GatherND": _gather_nd, "MatMul": _matmul, "MatMulInteger": _matmul,
+    "com.microsoft.MatMulIntegerToFloat": _matmul, "Einsum": _einsum,
+    "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _reduced, "Gather": _gather, "Pad": _pad,
+    "Resize": _resize,
     **dict.fromkeys(REDUCERS, _reduced), **dict.fromkeys(ALONG, _along), **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(BROADCAST, _broadcast), "Concat": _concat,
 }  # fmt: skip

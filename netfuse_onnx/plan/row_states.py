@@ -62,6 +62,9 @@ class Facts(Protocol):
     def dims(self, name: str) -> tuple[Dim, ...]:
         """The dims for a batch of 1. Raises Mixed where the rank is unknown."""
 
+    def note(self, name: str, dims: tuple[Dim, ...]) -> None:
+        """Remember the dims of a value for a batch of 1."""
+
     def sizes(self, name: str) -> Sizes | None:
         """The sizes in a value, also in one that is the same for any batch."""
 

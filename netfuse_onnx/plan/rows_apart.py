@@ -1,16 +1,17 @@
 """Proves that a graph computes each row of its batch by itself, whatever the other rows are.
 
 A value is *rowed* at an axis where the graph holds, for a batch of B rows, what it gives for each row alone,
-one after the other along that axis: the layout FOLDED(axis), a row in the place of a model. The inputs are rowed
-at axis 0. From there each node must carry rows on: one of its rules takes its inputs so and emits the node as it
-is, or one of the cases here holds (broadcasting, reshaping, sizes computed from the batch). What nothing tells
-is refused.
+one after the other along that axis: the layout FOLDED(axis), a row in the place of a model. The inputs are
+rowed at axis 0. From there each node must carry rows on: one of its rules takes its inputs so and emits the
+node as it is, or one of the cases of row_cases.py holds (broadcasting, reshaping, sizes computed from the
+batch). What nothing tells is refused.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -85,15 +86,19 @@ class _Walk:
             raise Mixed("it draws random numbers")
         if traits.has_bodies(node):
             raise Mixed("it has bodies, of which that is not known")
-        if self.family.attrs.get(index):
+        each = [self._found(replace(node, attrs=attrs)) for attrs in self.family.attrs.get(index, ())]
+        made = each[0] if each else self._found(node)
+        if any(other != made for other in each):
             raise Mixed("its attributes differ between the models")
-        made = self._made(node)
-        if made is None:
-            made = self._by_rules(node)
-        for name, state in zip_longest(node.outputs, made, fillvalue=made[-1]):
+        for k, name in enumerate(node.outputs):
+            state = made[min(k, len(made) - 1)]
             if isinstance(state, Sizes) and state.free:
                 self.free[name], state = state, None
             self.states[name] = state
+
+    def _found(self, node: Node) -> Sequence[State]:
+        made = self._made(node)
+        return self._by_rules(node) if made is None else made
 
     def _free(self, node: Node) -> None:
         """Note what is known of a value that is the same for any batch: sizes in it, and its own size."""
@@ -113,7 +118,7 @@ class _Walk:
         ins = [self.states.get(name) for name in node.inputs]
         special = SPECIAL.get(node.key)
         if special is not None and (made := special(self, node, ins)) is not None:
-            return made if isinstance(made, list) else [made]
+            return [made]
         if not any(isinstance(state, HAVE_ROWS) for state in ins):
             sizes = [self.sizes(name) for name in node.inputs]
             found = row_sizes.compute(node, sizes, [self.constant(name) for name in node.inputs])
@@ -145,6 +150,13 @@ class _Walk:
             raise Mixed(f"the rank of {name!r} is unknown")
         return dims
 
+    def note(self, name: str, dims: tuple[Dim, ...]) -> None:
+        """Remember dims where onnx infers less."""
+        known = self.types.get(name, ValueType()).dims or (None,) * len(dims)
+        self.finer[name] = tuple(
+            a if isinstance(a, int) or b is None else b for a, b in zip(known, dims, strict=True)
+        )
+
     def sizes(self, name: str) -> Sizes | None:
         """The sizes in a value, also in one that is the same for any batch."""
         state = self.states.get(name)
@@ -162,10 +174,10 @@ class _Walk:
     def _by_rules(self, node: Node) -> Sequence[State]:
         """The rows in the place of models: a rule must take the inputs as they are, and emit the node as it
         is."""
-        if not all(isinstance(state := self.states.get(n), Rowed) or state is None for n in node.inputs):
+        states = [self.states.get(name) for name in node.inputs]
+        if not all(isinstance(state, Rowed | None) for state in states):
             raise Mixed("it computes with the size of the batch")
-        wanted = [FOLDED(s.axis) if isinstance(s := self.states.get(n), Rowed) else SHARED
-                  for n in node.inputs]  # fmt: skip
+        wanted = [FOLDED(s.axis) if isinstance(s, Rowed) else SHARED for s in states]
         site = self._site(node)
         offers, reason = options(site, tuned=True, measures=True)
         for option in offers:

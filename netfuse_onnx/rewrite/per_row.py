@@ -1,4 +1,4 @@
-"""A family as one row sees it: its batch is 1, so that what is computed from the size of the batch is known."""
+"""A family as one row sees it: its batch is 1, so that all that is computed from its size is known."""
 
 from __future__ import annotations
 
@@ -22,4 +22,6 @@ def of_one_row(family: Correspondence) -> Graph:
 
 def per_row(family: Correspondence, provider: str = "") -> Correspondence:
     """The family with a batch of 1, rewritten again."""
-    return rewritten(replace(family, graph=of_one_row(family), believed={}), provider)
+    return rewritten(
+        replace(family, graph=of_one_row(family), believed={}, rows=routing(family).rows), provider
+    )

@@ -114,9 +114,12 @@ def reshape(site: Site) -> Iterator[Option]:
     read = SHARED if inferred is None else None
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
+    def head(emit: Emitter) -> Dim:
+        """The models, which a 0 copies where it does not mean a size."""
+        return emit.count if site.attr("allowzero") and inferred is None else emit.kept
+
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        head, changes = _before(site, target, emit)
-        return emit_same_op(site, [ins[0], emit.prepend(head, ins[1], target)], emit, **attrs, **changes)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(head(emit), ins[1], target)], emit, **attrs)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first)
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
@@ -164,16 +167,6 @@ def _folded(target: Sequence[int], axis: int, emit: Emitter) -> int:
     if emit.chosen is not None and -1 in target:
         raise NeedsCount
     return emit.times(target[axis])
-
-
-def _before(site: Site, values: np.ndarray[Any, Any] | None, emit: Emitter) -> tuple[Dim, dict[str, None]]:
-    """The size of the models in front of a target, which a 0 copies where it may, and the attributes that
-    must go for that: with allowzero a 0 is a size."""
-    if not site.attr("allowzero") or emit.chosen is None:
-        return emit.kept, {}
-    if values is None or 0 in values:
-        return emit.count, {}
-    return emit.kept, {"allowzero": None}
 
 
 def _keeps(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
