@@ -57,19 +57,7 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             "Optimisations: as CUDA runs the file, without the fusions into operators on bytes, which ONNX "
             f"Runtime has on the CPU alone ({', '.join(values.left_out)})."
         )
-    worst = values.worst
-    if worst is not None and not wrong:
-        console.say(
-            f"Worst: output {worst.output} of {worst.model} at {list(worst.at)}, {worst.got} for "
-            f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
-            f"({worst.precision}){_noise(worst.noise)}."
-        )
-    if values.spread and values.spread.telling:
-        one, two = values.spread.models
-        console.say(
-            f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
-            f"{values.spread.ratio:.3g} times the tolerance."
-        )
+    _worst(values, console)
     _isolation(values.isolation, models, console)
     _selection(values.selection, console)
     _mixes(values.mixes, console)
@@ -81,6 +69,23 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
     if values.tf32 is not None:
         console.say(
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
+        )
+
+
+def _worst(values: ValuesProof, console: Screen) -> None:
+    """Print the worst element, and how far the two models are apart that are most alike."""
+    worst = values.worst
+    if worst is not None and all(row.ok for row in values.outputs):
+        console.say(
+            f"Worst: output {worst.output} of {worst.model} at {list(worst.at)}, {worst.got} for "
+            f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
+            f"({worst.precision}){_noise(worst.noise)}."
+        )
+    if values.spread and values.spread.telling:
+        one, two = values.spread.models
+        console.say(
+            f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
+            f"{values.spread.ratio:.3g} times the tolerance."
         )
 
 
