@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from netfuse_onnx.labels import NameRow, grouped
+from netfuse_onnx import edges
+from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
@@ -19,7 +20,7 @@ from netfuse_onnx.report import (
     RulesReport,
     VerifyReport,
 )
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, Edge
 
 from .render_adapters import adapters
 from .render_bench import bench
@@ -65,6 +66,7 @@ def merge(report: MergeReport, console: Screen) -> None:
             assumed(report.tuning.sizes[0], report.dims, console)
     sharing(report.sharing, console)
     _names(report.names, console)
+    _ids(report, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]
         console.say(f"Joining inputs and splitting outputs copies {size(report.copied)} a call ({case}).")
@@ -101,6 +103,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
     low_rank(report.low_rank, console)
     _lowered(report.lowered, console)
     _names(report.names, console)
+    _ids(report, console)
     nodes = [(row.name, row.op, row.became, _how(row)) for row in report.lowered.nodes]
     console.table(("node", "operator", "became", "how"), nodes)
     steps = [(step.value, step.before, step.after, str(step.nodes)) for step in report.lowered.conversions]
@@ -158,6 +161,16 @@ def _names(rows: Sequence[NameRow], console: Screen) -> None:
         console.table(("", "model", "its name", "in the merged model"), shown)
     if len(lines) > NAMES:
         console.say(f"and {len(lines) - NAMES} more names, see --json")
+
+
+def _ids(report: MergeReport | InspectReport, console: Screen) -> None:
+    """Print the input by which a call names models, and their numbers."""
+    own = dict.fromkeys((row.own for row in report.names if row.model == report.models[0]), "")
+    name = Labels(report.models, (Edge(own, {}),), report.io).ids
+    if name:
+        each = "row" if edges.is_routed(report.io) else "of the models that the call wants"
+        numbers = some([f"{number} is {model}" for number, model in enumerate(report.models)])
+        console.say(f"Input {name}: int64, one number for each {each}: {numbers}.")
 
 
 def _predicted(lowered: Lowered, console: Screen) -> None:
