@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from netfuse_onnx.labels import NameRow, grouped
+from netfuse_onnx import edges
+from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, ValuesProof, describe
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -20,14 +20,14 @@ from netfuse_onnx.report import (
     RulesReport,
     VerifyReport,
 )
-from netfuse_onnx.types import Became
+from netfuse_onnx.types import Became, Edge
 
 from .render_adapters import adapters
 from .render_bench import bench
-from .render_calls import calls
 from .render_check import check
 from .render_hints import hints
-from .render_low_rank import low_rank, reconstruction
+from .render_low_rank import low_rank
+from .render_proofs import proofs
 from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
@@ -66,11 +66,12 @@ def merge(report: MergeReport, console: Screen) -> None:
             assumed(report.tuning.sizes[0], report.dims, console)
     sharing(report.sharing, console)
     _names(report.names, console)
+    _ids(report, console)
     if report.copied and report.proof:
         case = report.proof.values.cases[0]
         console.say(f"Joining inputs and splitting outputs copies {size(report.copied)} a call ({case}).")
     if report.proof:
-        _proofs(report.proof, console)
+        proofs(report.proof, console)
     else:
         console.say("Not verified (--no-verify).")
     if report.io == "separate" and report.symbols:
@@ -82,7 +83,7 @@ def merge(report: MergeReport, console: Screen) -> None:
 
 def verify(report: VerifyReport, console: Screen) -> None:
     console.say(f"{report.merged}: {len(report.models)} models ({some(report.models)})")
-    _proofs(report, console)
+    proofs(report, console)
     console.warn(report.warnings)
     if not report.ok:
         console.say(f"netfuse-onnx: error: {report.failure}")
@@ -102,6 +103,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
     low_rank(report.low_rank, console)
     _lowered(report.lowered, console)
     _names(report.names, console)
+    _ids(report, console)
     nodes = [(row.name, row.op, row.became, _how(row)) for row in report.lowered.nodes]
     console.table(("node", "operator", "became", "how"), nodes)
     steps = [(step.value, step.before, step.after, str(step.nodes)) for step in report.lowered.conversions]
@@ -161,6 +163,16 @@ def _names(rows: Sequence[NameRow], console: Screen) -> None:
         console.say(f"and {len(lines) - NAMES} more names, see --json")
 
 
+def _ids(report: MergeReport | InspectReport, console: Screen) -> None:
+    """Print the input by which a call names models, and their numbers."""
+    own = dict.fromkeys((row.own for row in report.names if row.model == report.models[0]), "")
+    name = Labels(report.models, (Edge(own, {}),), report.io).ids
+    if name:
+        each = "row" if edges.is_routed(report.io) else "of the models that the call wants"
+        numbers = some([f"{number} is {model}" for number, model in enumerate(report.models)])
+        console.say(f"Input {name}: int64, one number for each {each}: {numbers}.")
+
+
 def _predicted(lowered: Lowered, console: Screen) -> None:
     """Print the predicted cost of the plan, and of the plans that lost."""
     if lowered.predicted:
@@ -183,95 +195,6 @@ def _reasons(rows: Sequence[NodeRow], console: Screen) -> None:
         console.say(f"Replicated: {total}: {reason}")
     if len(reasons) > REASONS:
         console.say(f"Replicated: {len(reasons) - REASONS} more reasons, see inspect")
-
-
-def _proofs(report: VerifyReport, console: Screen) -> None:
-    if report.bytes.ok:
-        console.say(f"Bytes: {_compared(report.bytes, report.graph.made)}.")
-    for problem in report.bytes.problems[:REASONS]:
-        console.say(f"Bytes: {problem}")
-    reconstruction(report.reconstruction, console)
-    graph = report.graph
-    if graph.ok and graph.made:
-        console.say(f"Graph: {graph.nodes} nodes are what merging these sources gives.")
-    for problem in graph.problems[:REASONS]:
-        console.say(f"Graph: {problem}")
-    values = report.values
-    for problem in values.problems:
-        console.say(f"Values: {problem}")
-    if values.outputs:
-        _values(values, len(report.models), console)
-
-
-def _compared(proof: BytesProof, graph: bool) -> str:
-    """Say how much was compared bit for bit, and how much could not be."""
-    others = "by values and by the graph" if graph else "by values"
-    parts = [f"{proof.weights} weights ({size(proof.bytes)})"] if proof.weights else []
-    if proof.attributes:
-        parts.append(f"{proof.attributes} attributes ({size(proof.attribute_bytes)})")
-    if not parts:
-        return f"no weights to compare by bytes; proven {others}"
-    rest = f"; {proof.elsewhere} more are computed into constants, proven {others}" if proof.elsewhere else ""
-    return f"{' and '.join(parts)} equal the sources', bit for bit{rest}"
-
-
-def _values(values: ValuesProof, models: int, console: Screen) -> None:
-    wrong = [row for row in values.outputs if not row.ok]
-    for row in wrong[:REASONS]:
-        console.say(f"Values: {describe(row).rstrip('.')}{_noise(row.noise)}.")
-    where = values.provider.upper()
-    if values.placed:
-        where += " (" + ", ".join(f"{n} nodes on {p}" for p, n in sorted(values.placed.items())) + ")"
-    verdict = "equal the sources'" if not wrong else f"differ in {len(wrong)} outputs"
-    console.say(
-        f"Values: {len(values.outputs)} outputs of {models} models {verdict} on {where}; "
-        f"cases: {'; '.join(values.cases)}."
-    )
-    if values.left_out:
-        console.say(
-            "Optimisations: as CUDA runs the file, without the fusions into operators on bytes, which ONNX "
-            f"Runtime has on the CPU alone ({', '.join(values.left_out)})."
-        )
-    worst = values.worst
-    if worst is not None and not wrong:
-        console.say(
-            f"Worst: output {worst.output} of {worst.model} at {list(worst.at)}, {worst.got} for "
-            f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
-            f"({worst.precision}){_noise(worst.noise)}."
-        )
-    if values.spread and values.spread.telling:
-        one, two = values.spread.models
-        console.say(
-            f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
-            f"{values.spread.ratio:.3g} times the tolerance."
-        )
-    calls(values, models, console)
-    _combined(values, console)
-    if values.unreached:
-        console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
-    if values.tf32 is not None:
-        console.say(
-            f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
-        )
-
-
-def _combined(values: ValuesProof, console: Screen) -> None:
-    """Print what the proof means for outputs that are a combination of all models."""
-    rows = {row.output: row.combined for row in values.outputs if row.combined}
-    blind = {row.output for row in values.telling if row.combined and (row.alike or row.left_out)}
-    if rows:
-        console.say(
-            f"Combined of all models: {some([f'{name} ({how})' for name, how in rows.items()])}. Compared "
-            "with the same of the sources' outputs. Every model is meant to change them: isolation says "
-            "nothing of them."
-        )
-    if rows.keys() - blind and any(row.combined for row in values.telling):
-        shown = some([name for name in rows if name not in blind])
-        console.say(f"A model left out of {shown}, or counted in the place of another, would show.")
-
-
-def _noise(noise: float | None) -> str:
-    return "" if noise is None else f"; the source's own rounding noise is {noise:.3g}"
 
 
 def _how(row: NodeRow) -> str:

@@ -227,3 +227,22 @@ def test_names_with_control_characters_are_printed_as_escapes(tmp_path: Path, ru
     assert "evil\\x1b[31m\\n[bold]name" in table
     assert "\x1b" not in table
     assert json.loads(run("inspect", tmp_path / "m.onnx", "--json")[1])["lowered"]["nodes"][0]["name"] == odd
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--io", "routed"), "Input model: int64, one number for each row: 0 is a, 1 is b."),
+        (("--io", "stacked", "--select"), "Input models: int64, one number for each of the models that"),
+    ],
+)
+def test_the_input_that_names_models_is_said(
+    tmp_path: Path, run: Run, options: tuple[str, ...], said: str
+) -> None:
+    """The files of the sources have no such input, so only the report can say what its numbers mean."""
+    out = tmp_path / "merged.onnx"
+    code, _, err = run("merge", *family(tmp_path), "-o", out, "--no-verify", *options)
+    assert code == 0 and said in err
+    assert said in run("inspect", out)[1]
+    run("merge", *family(tmp_path), "-o", out, "--no-verify")
+    assert "one number for each" not in run("inspect", out)[1]

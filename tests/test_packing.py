@@ -56,6 +56,26 @@ def test_chosen_models_come_in_another_order() -> None:
     np.testing.assert_array_equal(twice["x"], [[1, 1], [0, 0], [1, 1]])
 
 
+def test_a_routed_call_has_rows_of_the_models_that_ask() -> None:
+    for io in ("slots", "index"):
+        one = packing(io)
+        assert sorted(one.inputs(INPUTS)["model"]) == [0, 0, 1, 1]
+        some = replace(one, asked=(1,)).inputs(INPUTS)
+        np.testing.assert_array_equal(some["model"], [1, 1])
+        np.testing.assert_array_equal(some["x"], [1, 1])
+
+
+def test_a_combined_output_is_given_once() -> None:
+    for io in ("separate", "stacked"):
+        one = Packing(replace(packing(io).labels, combined=frozenset({"z"})))
+        values = [{"y": np.full(3, 10)} | {"z": np.zeros(2)}, {"y": np.full(3, 11)}]
+        merged = one.outputs(values)
+        np.testing.assert_array_equal(merged["z"], np.zeros(2))
+        first, second = one.split(merged, ["y", "z"])
+        assert list(first) == ["y", "z"] and list(second) == ["y"]
+        np.testing.assert_array_equal(second["y"], np.full(3, 11))
+
+
 def test_a_result_that_lacks_models_is_told() -> None:
     one = packing("stacked")
     assert one.pick(0, "y", {})[1] == "the merged model has no output 'y'"

@@ -276,7 +276,7 @@ class OneGraph(Contender):
     @property
     def chooses(self) -> bool:
         """True where a call may run some of the models; its inputs then have no fixed places."""
-        return edges.is_selected(self.io) and not self.on_device
+        return (edges.is_selected(self.io) or edges.is_routed(self.io)) and not self.on_device
 
     def run_some(self, count: int) -> Sequence[Value]:
         """Make a call that chooses the first `count` models."""

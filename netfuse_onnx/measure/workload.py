@@ -128,7 +128,7 @@ class Workload:
         return self._packing(io, share).inputs(self.inputs(turn))
 
     def chosen_feeds(self, io: str, share: Sequence[str], count: int) -> dict[str, Value]:
-        """Return the inputs of a call that chooses the first `count` models."""
+        """Return the inputs of a call that chooses the first `count` models, or has rows of these alone."""
         packing = dataclasses.replace(self._packing(io, share), asked=tuple(range(count)))
         return packing.inputs(self.inputs())
 

@@ -19,8 +19,10 @@ from netfuse_onnx.rules._site import Operands, Site
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Types whose sums are computed in float32."""
-AXES_ARE_AN_INPUT = {"ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18}
+AXES_ARE_AN_INPUT = {"ReduceSum": 13, "ReduceMean": 18}
 """The opset from which the axes of a reduction are an input."""
+MOST_IN_FLOAT32 = 4000
+"""Counts of votes, of up to the square of the number of models, are exact in float32 for fewer models."""
 Reduction = Callable[[Site, Tensor, int, Emitter], Tensor]
 """Emits the combination of a tensor whose axis of models is the given one."""
 
@@ -125,15 +127,18 @@ def _narrow(site: Site, x: Tensor, emit: Emitter) -> Tensor:
 
 
 def _vote(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
-    """Each label gets the number of models that give the same one. Of those with the most, the smallest
-    remains: the others are replaced by the largest number of the type, which is a winner itself or larger."""
-    dtype, most = site.inputs[0].dtype, np.iinfo(np.int64).max
-    x = x if dtype == TensorProto.INT64 else emit("Cast", x, to=TensorProto.INT64)
-    same = emit("Equal", emit.unsqueeze(x, [axis]), emit.unsqueeze(x, [axis + 1]))
-    votes = _over("ReduceSum", emit("Cast", same, to=TensorProto.FLOAT), axis, emit)
-    wins = emit("Equal", votes, _over("ReduceMax", votes, axis, emit, keep=True))
-    label = _over("ReduceMin", emit("Where", wins, x, emit.const(most)), axis, emit)
-    return label if dtype == TensorProto.INT64 else emit("Cast", label, to=dtype)
+    """The votes for the label of a model count N + 1 each, and each model with a smaller label takes off 1.
+    So the highest count is that of the label with the most votes, of several the smallest. The label itself
+    is taken as it is. No integers are reduced: CUDA's kernels do that in float32."""
+    models = site.models
+    dtype = np.float32 if models < MOST_IN_FLOAT32 else np.float64
+    wide = x if site.inputs[0].dtype == TensorProto.INT64 else emit("Cast", x, to=TensorProto.INT64)
+    mine, theirs = emit.unsqueeze(wide, [axis + 1]), emit.unsqueeze(wide, [axis])
+    smaller = emit("Where", emit("Less", theirs, mine), emit.const(-1, dtype), emit.const(0, dtype))
+    each = emit("Where", emit("Equal", theirs, mine), emit.const(models + 1, dtype), smaller)
+    count = _over("ReduceSum", each, axis + 1, emit)
+    place = emit("ArgMax", count, axis=axis, keepdims=1)
+    return emit.squeeze(emit("GatherElements", x, place, axis=axis), [axis])
 
 
 def _vote_of_truths(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
@@ -142,8 +147,8 @@ def _vote_of_truths(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
     return emit("Greater", votes, emit.const(site.models / 2, np.float32))
 
 
-def _over(op: str, x: Tensor, axis: int, emit: Emitter, *, keep: bool = False) -> Tensor:
-    """A reduction over one axis."""
+def _over(op: str, x: Tensor, axis: int, emit: Emitter) -> Tensor:
+    """A reduction over one axis, which is dropped."""
     if emit.opset >= AXES_ARE_AN_INPUT[op]:
-        return emit(op, x, emit.const([axis]), keepdims=int(keep))
-    return emit(op, x, axes=[axis], keepdims=int(keep))
+        return emit(op, x, emit.const([axis]), keepdims=0)
+    return emit(op, x, axes=[axis], keepdims=0)

@@ -24,8 +24,8 @@ class Packing:
 
     labels: Labels
     asked: tuple[int, ...] = ()
-    """The models that the call chooses, where it may; none stands for all of them, the last one first, so
-    that a file which does not look at the ids gives wrong answers."""
+    """The models that the call chooses, or of which it has rows, where it may; none stands for all of them,
+    the last one chosen first, so that a file which does not look at the ids gives wrong answers."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -41,7 +41,9 @@ class Packing:
     def inputs(self, values: Values) -> dict[str, Value]:
         """Pack the inputs of the models into those that the merged model takes."""
         if edges.is_routed(self.labels.io):
-            return self.rows(values, self.mixed(self._counts(values)))
+            wants = self.asked or range(len(values))
+            counts = [rows * (m in wants) for m, rows in enumerate(self._counts(values))]
+            return self.rows(values, self.mixed(counts))
         ids = {self.labels.ids: np.array(self.ids, np.int64)} if self.labels.ids else {}
         return {**self._joined(values, self.labels.input, self.labels.share), **ids}
 

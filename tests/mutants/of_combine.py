@@ -11,10 +11,10 @@ MUTATIONS = (
         "test_combine.py::test_only_equal_shapes_are_added_without_a_join",
     ),
     mutation(
-        "losers-of-a-vote-are-zeros",
+        "the-first-of-several-labels-wins",
         "netfuse_onnx/rules/combine.py",
-        "dtype, most = site.inputs[0].dtype, np.iinfo(np.int64).max",
-        "dtype, most = site.inputs[0].dtype, 0",
+        "emit.const(-1, dtype), emit.const(0, dtype)",
+        "emit.const(0, dtype), emit.const(0, dtype)",
         "test_combine.py::test_any_labels",
     ),
     mutation(
