@@ -88,6 +88,7 @@ def merge(
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --low-rank --base base.onnx
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)
