@@ -50,8 +50,8 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch, transformers, OpenVINO and OpenCV"
-	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes]'
+	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV and LitServe"
+	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve]'
 	@touch $@
 
 demo: $(VENV)/.run ## Merge a family of LoRA copies (DEMO=name: a trained one), prove and measure it, show how to run it
