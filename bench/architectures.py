@@ -218,6 +218,9 @@ def _markdown(rows: Sequence[Row], models: int) -> str:
         "are not counted); the nodes that only join inputs or split outputs are counted apart. It is below 1 "
         "where a source computes shapes that the merged graph knows.",
         "",
+        "The families of this page share no weights. Those that do, after fine-tuning with LoRA or on a "
+        "frozen backbone, are in [families that share](sharing.md).",
+        "",
         f"{_summary(rows)}.",
         "",
         "| architecture | domain | exporter | one source | merged | at the edge | expansion | replicated |",

@@ -1,6 +1,6 @@
 """Measures families that LoRA has changed: merged with --low-rank, merged with whole weights, and not merged.
 
-    python bench/sharing.py                        # all cases, minutes each, up to 15 GB of disk
+    python bench/sharing.py                        # all cases, minutes each, up to 20 GB of disk
     python bench/sharing.py decoder encoder-16 --seconds 60
     python bench/sharing.py --ceiling              # one model with a batch of N beside N calls of it
 

@@ -86,6 +86,7 @@ def merge(
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --share-input image --combine mean
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --low-rank --base base.onnx
       netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """

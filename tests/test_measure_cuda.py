@@ -16,7 +16,7 @@ from pretended import CHOSEN, pretend
 from stubs import python
 
 import netfuse_onnx
-from netfuse_onnx import api, opened, sources
+from netfuse_onnx import opened, sources
 from netfuse_onnx.compared import Question
 from netfuse_onnx.measure import contenders, once
 from netfuse_onnx.measure.clock import Clock
@@ -30,6 +30,7 @@ from netfuse_onnx.measure.sessions import NHWC, Settings
 from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.prove.trial import Options
+from netfuse_onnx.run import runtime
 from netfuse_onnx.run.bound import Bound
 from netfuse_onnx.run.runtime import RunFailed, Value
 
@@ -47,7 +48,7 @@ FEW = ("sequence", "sequence, waiting once", "concurrent", "merged")
 
 def workload(paths: Sequence[str], *, exact: bool = False) -> Workload:
     matched = opened.matched(sources.read(paths), [Path(path).stem for path in paths], False)
-    options = Options(api.runtime.choose("cuda"))
+    options = Options(runtime.choose("cuda"))
     return Workload(matched, options, lambda *_: None, exact=exact)
 
 
