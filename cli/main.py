@@ -17,21 +17,19 @@ import click
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
 
+from .answering import answer
+from .merge import merge
 from .options import (
-    WithTune,
     adapter_option,
     at_least_two,
     common_options,
-    data_arguments,
     models_argument,
     named_models,
     names_option,
     partial_option,
     proof_arguments,
     proof_options,
-    routing_option,
     sources_of,
-    tune_option,
 )
 from .process import discard_output, quiet, signals
 from .text import escape_unencodable, printable, write_json
@@ -53,72 +51,7 @@ def cli() -> None:
 # --------------------------------------------------------------------------- commands
 
 
-@cli.command(cls=WithTune)
-@models_argument
-@click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
-@adapter_option
-@names_option
-@click.option(
-    "--io",
-    type=click.Choice(["separate", "stacked", "routed"]),
-    default="separate",
-    show_default=True,
-    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a row "
-    "per request, and an input that has the model of each row.",
-)
-@routing_option
-@click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
-@click.option(
-    "--target",
-    metavar="generic|cpu|cuda|auto|FILE",
-    default="generic",
-    show_default=True,
-    help="generic: batch all that can be batched. Else what is cheapest by measured costs, for the sizes "
-    "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
-    "machine that will serve.",
-)
-@tune_option
-@partial_option
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail where a node would be replicated or, with --tune, where no plan is faster than the best "
-    "alternative (exit 1), or where an output's values can't tell two models apart (exit 5).",
-)
-@click.option(
-    "--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime, but for --tune."
-)
-@click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
-@click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
-@proof_options
-@common_options
-def merge(
-    models: tuple[str, ...],
-    adapters: tuple[str, ...],
-    names: str | None,
-    no_verify: bool,
-    as_json: bool,
-    **given: Any,
-) -> int:
-    """Merge models into one graph, prove it equal to them, then write it.
-
-    With --io separate, a symbolic dimension has one size for all models in a call: pad where they differ.
-
-    \b
-    Example:
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
-      netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
-    """
-    at_least_two(models, adapters)
-    paths, called = named_models(models, names, adapters)
-    proof = proof_arguments(given)
-    given["data"] = data_arguments(given["external"], given["single"])
-    keys = ("io", "routing", "share", "target", "partial", "strict", "out", "data", "tune")
-    given = {key: given[key] for key in keys}
-    return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
+cli.add_command(merge)
 
 
 @cli.command()
@@ -140,7 +73,7 @@ def check(
     at_least_two(models, adapters)
     paths, called = named_models(models, names, adapters)
     try:
-        return _answer("check", as_json, paths, names=called, partial=partial)
+        return answer("check", as_json, paths, names=called, partial=partial)
     except FileFault as error:
         if not as_json:
             from .render_check import readable
@@ -172,7 +105,7 @@ def verify(
     """
     paths, called = sources_of(models, adapters)
     options = {key: given[key] for key in ("strict", "isolation")}
-    return _answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
+    return answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()
@@ -204,7 +137,7 @@ def bench(
     """
     paths, called = sources_of(models, adapters)
     options = {key: given[key] for key in ("profile", "rounds", "seconds")}
-    return _answer("bench", as_json, merged, paths, names=called, **options, **proof_arguments(given))
+    return answer("bench", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()
@@ -217,7 +150,7 @@ def inspect(merged: str, as_json: bool) -> int:
     Example:
       netfuse-onnx inspect merged.onnx
     """
-    return _answer("inspect", as_json, merged)
+    return answer("inspect", as_json, merged)
 
 
 @cli.command()
@@ -229,24 +162,10 @@ def rules(as_json: bool) -> int:
     Example:
       netfuse-onnx rules
     """
-    return _answer("rules", as_json)
+    return answer("rules", as_json)
 
 
 # --------------------------------------------------------------------------- running
-
-
-def _answer(verb: str, as_json: bool, *arguments: Any, **options: Any) -> int:
-    """Call a verb and print its answer. The imports are here, so that --help loads neither onnx nor numpy."""
-    from netfuse_onnx import api
-
-    from . import render
-    from .progress import progress
-
-    with progress() as tell:
-        if verb in ("merge", "verify", "bench"):
-            options["progress"] = tell
-        report = getattr(api, verb)(*arguments, **options)
-    return render.answer(report, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,8 +11,10 @@ import click
 from netfuse_onnx.errors import UsageFault
 
 Command = Callable[..., Any]
-SECONDS = 60
-"""The budget of --tune by itself."""
+TUNE, LOW_RANK = "--tune", "--low-rank"
+BY_ITSELF = {TUNE: "60", LOW_RANK: "0"}
+"""The values of options whose value may be left out: seconds, and the tolerance that stands for the rounding
+of the stored type."""
 
 
 def _options(*each: Command) -> Command:
@@ -56,7 +58,6 @@ adapter_option = click.option(
     help="A LoRA adapter of the one model that is given: a safetensors file with its adapter_config.json, or "
     "the folder of both, as peft saves them. Each is one model, with the base.",
 )
-TUNE = "--tune"
 tune_option = click.option(
     TUNE,
     type=click.FloatRange(0),
@@ -72,21 +73,37 @@ routing_option = click.option(
     help="With --io routed. slots: rows of one model side by side, at the cost of all models times the most "
     "rows of one; index: each row with its own weights, at the cost of the rows; auto: the cheaper one.",
 )
+low_rank_options = _options(
+    click.option(
+        "--base",
+        metavar="BASE.onnx",
+        help="With --low-rank: the model from which the others were trained. Without it, the first model.",
+    ),
+    click.option(
+        LOW_RANK,
+        "low_rank",
+        type=float,
+        metavar="[TOLERANCE]",
+        help="Store weights that differ by a product of low rank, as LoRA makes them, as one weight and two "
+        "small factors for each model: exact to the rounding of the type, or within TOLERANCE times "
+        "the largest value of a row.",
+    ),
+)
 partial_option = click.option(
     "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
 )
 
 
-class WithTune(click.Command):
-    """A command with --tune, whose value may be left out. What follows it is its value only where that is a
+class WithOptionalValues(click.Command):
+    """A command with options whose value may be left out. What follows one is its value only where that is a
     number: a model may stand there, too."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         for k in range(end - 1, -1, -1):
-            if args[k] == TUNE:
+            if args[k] in BY_ITSELF:
                 given = k + 1 < end and _is_number(args[k + 1])
-                args[k : k + 1 + given] = [f"{TUNE}={args[k + 1] if given else SECONDS}"]
+                args[k : k + 1 + given] = [f"{args[k]}={args[k + 1] if given else BY_ITSELF[args[k]]}"]
         return super().parse_args(ctx, args)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
+from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, describe
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
@@ -75,6 +76,8 @@ class VerifyReport(Report):
     graph: GraphProof = field(default_factory=lambda: GraphProof(note="The graph was not compared."))
     blind: tuple[str, ...] = ()
     strict: bool = False
+    reconstruction: Reconstruction | None = None
+    """The proof of weights that are low-rank differences; None where there are none."""
 
     @property
     def ok(self) -> bool:
@@ -83,7 +86,8 @@ class VerifyReport(Report):
 
     @property
     def _right(self) -> bool:
-        return self.bytes.ok and self.graph.ok
+        rebuilt = self.reconstruction is None or self.reconstruction.ok
+        return self.bytes.ok and self.graph.ok and rebuilt
 
     @property
     def exit_code(self) -> int:
@@ -107,7 +111,8 @@ class VerifyReport(Report):
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
         isolation = self.values.isolation.problems if self.values.isolation else ()
-        for problem in (*self.bytes.problems, *self.values.problems, *isolation):
+        rebuilt = self.reconstruction.problems if self.reconstruction else ()
+        for problem in (*self.bytes.problems, *rebuilt, *self.values.problems, *isolation):
             return problem
         worst = self.values.worst
         if worst is not None and not worst.ok:
@@ -156,6 +161,7 @@ class MergeReport(Report):
     """The sizes of symbolic dimensions that were given; `lowered.sizes` has all for which a plan for a target
     was made."""
     tuning: Tuning | None = None
+    low_rank: LowRankReport | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
@@ -287,6 +293,7 @@ class InspectReport(Report):
     lowered: Lowered
     weights: int = 0
     names: tuple[NameRow, ...] = ()
+    low_rank: LowRankReport | None = None
     recorded: bool = False
     """True where measuring chose the plan, so that the file records it."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
+    from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
     from netfuse_onnx.plan.nested import NestedPlan
     from netfuse_onnx.rules import Option, Site
@@ -231,6 +232,7 @@ class Correspondence:
     edges: tuple[Edge, ...] = ()
     own_names: bool = True
     loaded: tuple[Source, ...] = ()
+    low_rank: LowRank | None = None
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:

@@ -237,8 +237,8 @@ MUTATIONS = (
     mutation(
         "written-although-unequal",
         "netfuse_onnx/merging.py",
-        "        refusals.unproven(answer)\n",
-        "",
+        "refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)",
+        "answer",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),
     mutation(
