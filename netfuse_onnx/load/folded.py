@@ -82,7 +82,8 @@ def weight(base: Weight, change: Change) -> Weight:
     values = values.T if change.transposed else values
     if change.replaced is None:
         values = weights.array(base).astype(values.dtype) + values
-    kept = np.ascontiguousarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(base.dtype)))
+    with np.errstate(all="ignore"):  # what is too large becomes infinite, as in the library
+        kept = np.ascontiguousarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(base.dtype)))
     return Weight(base.dtype, base.shape, kept.tobytes())
 
 
