@@ -85,7 +85,7 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     labels = arguments.model_names(paths, names)
     match = functools.partial(opened.matched, partial=partial)
     comparison = checked.Comparison(match, exact=not partial)
-    return steady(paths, lambda: comparison.answer(paths, labels, remake.merge))
+    return steady(sources.files(paths), lambda: comparison.answer(paths, labels, remake.merge))
 
 
 def verify(
@@ -109,7 +109,10 @@ def verify(
     FileFault when `merged` was not written by netfuse-onnx, or when files change in every attempt.
     """
     paths = sources.in_order(merged, paths, names)
-    proved = steady([merged, *paths], lambda: _verified(merged, paths, isolation, progress or silent, proof))
+    proved = steady(
+        [merged, *sources.files(paths)],
+        lambda: _verified(merged, paths, isolation, progress or silent, proof),
+    )
     return replace(proved, strict=strict)
 
 
@@ -171,7 +174,7 @@ def bench(
             report = contest(work, files, effort=effort, with_profile=profile, tell=tell, clock=clock)
         return replace(report, warnings=(*notes, *report.warnings))
 
-    return steady([merged, *paths], measured, attempts=1)
+    return steady([merged, *sources.files(paths)], measured, attempts=1)
 
 
 def inspect(merged: str) -> InspectReport:

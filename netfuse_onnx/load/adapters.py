@@ -273,7 +273,8 @@ def _padded(values: NDArray[Any], side: Side, shape: tuple[int, ...]) -> NDArray
 
 
 def _cast(dtype: int, values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(onnx.helper.tensor_dtype_to_np_dtype(dtype))
+    with np.errstate(all="ignore"):  # what is too large becomes infinite, as in the library
+        return values.astype(onnx.helper.tensor_dtype_to_np_dtype(dtype))
 
 
 def _stored_as(dtype: int, values: NDArray[Any]) -> Weight:

@@ -34,23 +34,24 @@ SMALL = 1024
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[str]:
+def opened(source: Source, *, moved: bool = False) -> Iterator[str]:
     """Give the path of a file that ONNX Runtime loads for a source. That of an adapted model is removed at
-    the end; sessions that were made of it stay usable. Raises FileFault where there is no room for it."""
-    path = written(source)
+    the end; sessions that were made of it stay usable. With `moved`, its changed weights are moved by
+    rounding. Raises FileFault where there is no room for it."""
+    path = written(source, moved=moved)
     try:
         yield path
     finally:
         remove([path])
 
 
-def written(source: Source) -> str:
+def written(source: Source, *, moved: bool = False) -> str:
     """Return the path of a file for a source: its own, or a new one for an adapted model (see `remove`)."""
     if source.adapted is None:
         return source.path
     try:
         with _LOCK:
-            return _base(source.adapted.base).write(source.adapted)
+            return _base(source.adapted.base).write(source.adapted, moved)
     except OSError as error:
         raise FileFault(
             f"No temporary file could be written in {tempfile.gettempdir()}: {error.strerror}.",
@@ -82,8 +83,20 @@ def weight(base: Weight, change: Change) -> Weight:
     values = values.T if change.transposed else values
     if change.replaced is None:
         values = weights.array(base).astype(values.dtype) + values
-    kept = np.ascontiguousarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(base.dtype)))
+    with np.errstate(all="ignore"):  # what is too large becomes infinite, as in the library
+        kept = np.ascontiguousarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(base.dtype)))
     return Weight(base.dtype, base.shape, kept.tobytes())
+
+
+def _moved(changed: Weight) -> Weight:
+    """Return the weight with each element moved by one rounding step up, down or not at all: as the sum of
+    two numbers it was rounded, and another order of adding up rounds in another way."""
+    values = np.asarray(weights.array(changed))
+    if values.dtype.kind != "f":
+        return changed
+    step = np.finfo(values.dtype).eps * np.random.default_rng(0).integers(-1, 2, values.shape)
+    nudged = (values * (1 + step)).astype(values.dtype)
+    return Weight(changed.dtype, changed.shape, nudged.tobytes())
 
 
 def _product(a: Weight, b: Weight, scale: float, *, wide: bool) -> NDArray[Any]:
@@ -112,7 +125,7 @@ class _Base:
         self.used = set[str]()
         """The files of adapters that are wanted."""
 
-    def write(self, adapted: Adapted) -> str:
+    def write(self, adapted: Adapted, moved: bool) -> str:
         """Write the model of one adapter, and return its path."""
         model = ModelProto()
         model.CopyFrom(self.model)
@@ -121,7 +134,8 @@ class _Base:
         with open(_data(path), "wb") as data:
             for tensor in model.graph.initializer:
                 if change := changes.pop(tensor.name, None):
-                    _write(tensor, weight(self.weights[tensor.name], change), data)
+                    changed = weight(self.weights[tensor.name], change)
+                    _write(tensor, _moved(changed) if moved else changed, data)
             for node in model.graph.node:
                 if node.op_type == "Constant" and node.output[0] in changes:
                     _inline(node, changes.pop(node.output[0]))

@@ -3,7 +3,7 @@
 A merged graph adds up in another order than its sources. The effect of that is a property of the source, so
 it is measured there: the same inputs with graph optimisations off, the same inputs several times in one batch
 (which takes other matrix kernels, as a merged model does), and inputs that are moved by one step of their own
-rounding.
+rounding. Where an adapter is folded into the weights of a source, these sums are moved by one step, too.
 """
 
 from __future__ import annotations
@@ -40,9 +40,15 @@ class Noise:
 def measure(trial: Trial, model: int, cases: set[int]) -> Noise:
     """Measure the noise of one source in some cases."""
     noise = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
-    for optimise, probes in ((False, (_unoptimised,)), (True, (_repeated, _nudged))):
+    source = trial.family.sources[model]
+    settings: list[tuple[dict[str, bool], tuple[Probe, ...]]] = [
+        ({"optimise": False}, (_unoptimised,)),
+        ({}, (_repeated, _nudged)),
+        *([({"moved": True}, (_same,))] if source.adapted else []),
+    ]
+    for how, probes in settings:
         try:
-            session = session_of(trial.family.sources[model], trial.options.runtime, optimise=optimise)
+            session = session_of(source, trial.options.runtime, **how)
         except RunFailed:
             continue  # then these probes tell nothing
         for case in cases:
@@ -81,6 +87,11 @@ def _change(value: Value, want: Value) -> Array:
 
 def _unoptimised(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
     """Run the same inputs on a session without optimisations."""
+    yield trial.run(session, model, trial.feeds(trial.cases[case], model))
+
+
+def _same(trial: Trial, session: Session, model: int, case: int) -> Iterator[dict[str, Value]]:
+    """Run the same inputs on a session whose weights are moved by rounding."""
     yield trial.run(session, model, trial.feeds(trial.cases[case], model))
 
 
