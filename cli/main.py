@@ -17,13 +17,12 @@ import click
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
 
+from .answering import answer
+from .merge import merge
 from .options import (
-    WithTune,
+    adapter_option,
     at_least_two,
     common_options,
-    data_arguments,
-    io_argument,
-    io_options,
     models_argument,
     named_models,
     names_option,
@@ -31,7 +30,6 @@ from .options import (
     proof_arguments,
     proof_options,
     sources_of,
-    tune_option,
 )
 from .process import discard_output, quiet, signals
 from .text import escape_unencodable, printable, write_json
@@ -53,75 +51,29 @@ def cli() -> None:
 # --------------------------------------------------------------------------- commands
 
 
-@cli.command(cls=WithTune)
-@models_argument
-@click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
-@names_option
-@io_options
-@click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
-@click.option(
-    "--target",
-    metavar="generic|cpu|cuda|auto|FILE",
-    default="generic",
-    show_default=True,
-    help="generic: batch all that can be batched. Else what is cheapest by measured costs, for the sizes "
-    "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
-    "machine that will serve.",
-)
-@tune_option
-@partial_option
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail where a node would be replicated or, with --tune, where no plan is faster than the best "
-    "alternative (exit 1), or where an output's values can't tell two models apart (exit 5).",
-)
-@click.option(
-    "--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime, but for --tune."
-)
-@click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
-@click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
-@proof_options
-@common_options
-def merge(models: tuple[str, ...], names: str | None, no_verify: bool, as_json: bool, **given: Any) -> int:
-    """Merge models into one graph, prove it equal to them, then write it.
-
-    With --io separate, a symbolic dimension has one size for all models in a call: pad where they differ.
-
-    \b
-    Example:
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
-      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
-      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
-    """
-    at_least_two(models)
-    paths, called = named_models(models, names)
-    proof = proof_arguments(given)
-    given["io"] = io_argument(given["io"], given["select"])
-    given["data"] = data_arguments(given["external"], given["single"])
-    keys = ("io", "routing", "share", "target", "partial", "strict", "out", "data", "tune")
-    given = {key: given[key] for key in keys}
-    return _answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
+cli.add_command(merge)
 
 
 @cli.command()
 @models_argument
+@adapter_option
 @names_option
 @partial_option
 @common_options
-def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bool) -> int:
+def check(
+    models: tuple[str, ...], adapters: tuple[str, ...], names: str | None, partial: bool, as_json: bool
+) -> int:
     """Tell if the models are one architecture, and if not which are, what differs, and where.
 
     \b
     Example:
       netfuse-onnx check a.onnx b.onnx
+      netfuse-onnx check base.onnx --adapter a.safetensors --adapter b.safetensors
     """
-    at_least_two(models)
-    paths, called = named_models(models, names)
+    at_least_two(models, adapters)
+    paths, called = named_models(models, names, adapters)
     try:
-        return _answer("check", as_json, paths, names=called, partial=partial)
+        return answer("check", as_json, paths, names=called, partial=partial)
     except FileFault as error:
         if not as_json:
             from .render_check import readable
@@ -133,28 +85,33 @@ def check(models: tuple[str, ...], names: str | None, partial: bool, as_json: bo
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
 @models_argument
+@adapter_option
 @click.option("--strict", is_flag=True, help="Fail where an output's values can't tell two models apart.")
 @click.option(
     "--isolation", is_flag=True, help="Feed NaN, infinities and other sizes to every model in turn."
 )
 @proof_options
 @common_options
-def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
+def verify(
+    merged: str, models: tuple[str, ...], adapters: tuple[str, ...], as_json: bool, **given: Any
+) -> int:
     """Prove a merged file against the models it was made of: bytes, values and graph.
 
     \b
     Example:
       netfuse-onnx verify merged.onnx a.onnx b.onnx
       netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
+      netfuse-onnx verify merged.onnx base.onnx --adapter a.safetensors --adapter b.safetensors
     """
-    paths, called = sources_of(models)
+    paths, called = sources_of(models, adapters)
     options = {key: given[key] for key in ("strict", "isolation")}
-    return _answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
+    return answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()
 @click.argument("merged", metavar="merged.onnx")
 @models_argument
+@adapter_option
 @click.option("--profile", is_flag=True, help="Show the time by kind of operator, merged and separate.")
 @click.option("--rounds", type=click.IntRange(1), default=25, show_default=True, help="Turns of each way.")
 @click.option(
@@ -166,7 +123,9 @@ def verify(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) ->
 )
 @proof_options
 @common_options
-def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> int:
+def bench(
+    merged: str, models: tuple[str, ...], adapters: tuple[str, ...], as_json: bool, **given: Any
+) -> int:
     """Measure a merged file against every other way to run its models.
 
     The batch is 1 where --dim does not say otherwise. Measure on a quiet machine.
@@ -176,9 +135,9 @@ def bench(merged: str, models: tuple[str, ...], as_json: bool, **given: Any) -> 
       netfuse-onnx bench merged.onnx a.onnx b.onnx
       netfuse-onnx bench merged.onnx a.onnx b.onnx --dim batch=8 --profile
     """
-    paths, called = sources_of(models)
+    paths, called = sources_of(models, adapters)
     options = {key: given[key] for key in ("profile", "rounds", "seconds")}
-    return _answer("bench", as_json, merged, paths, names=called, **options, **proof_arguments(given))
+    return answer("bench", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()
@@ -191,7 +150,7 @@ def inspect(merged: str, as_json: bool) -> int:
     Example:
       netfuse-onnx inspect merged.onnx
     """
-    return _answer("inspect", as_json, merged)
+    return answer("inspect", as_json, merged)
 
 
 @cli.command()
@@ -203,24 +162,10 @@ def rules(as_json: bool) -> int:
     Example:
       netfuse-onnx rules
     """
-    return _answer("rules", as_json)
+    return answer("rules", as_json)
 
 
 # --------------------------------------------------------------------------- running
-
-
-def _answer(verb: str, as_json: bool, *arguments: Any, **options: Any) -> int:
-    """Call a verb and print its answer. The imports are here, so that --help loads neither onnx nor numpy."""
-    from netfuse_onnx import api
-
-    from . import render
-    from .progress import progress
-
-    with progress() as tell:
-        if verb in ("merge", "verify", "bench"):
-            options["progress"] = tell
-        report = getattr(api, verb)(*arguments, **options)
-    return render.answer(report, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,8 +13,10 @@ from netfuse_onnx import edges
 from netfuse_onnx.errors import UsageFault
 
 Command = Callable[..., Any]
-SECONDS = 60
-"""The budget of --tune by itself."""
+TUNE, LOW_RANK = "--tune", "--low-rank"
+BY_ITSELF = {TUNE: "60", LOW_RANK: "0"}
+"""The values of options whose value may be left out: seconds, and the tolerance that stands for the rounding
+of the stored type."""
 
 
 def _options(*each: Command) -> Command:
@@ -75,7 +77,14 @@ names_option = click.option(
     help="Model names, as NAME=a.onnx gives them one by one. Default: file names without ending, or the part "
     "of the paths that differs.",
 )
-TUNE = "--tune"
+adapter_option = click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A LoRA adapter of the one model that is given: a safetensors file with its adapter_config.json, or "
+    "the folder of both, as peft saves them. Each is one model, with the base.",
+)
 tune_option = click.option(
     TUNE,
     type=click.FloatRange(0),
@@ -83,21 +92,37 @@ tune_option = click.option(
     help="Choose the plan by measuring on this machine, where --provider says, for about so many seconds (60 "
     "by itself). Times are remembered for the next run.",
 )
+low_rank_options = _options(
+    click.option(
+        "--base",
+        metavar="BASE.onnx",
+        help="With --low-rank: the model from which the others were trained. Without it, the first model.",
+    ),
+    click.option(
+        LOW_RANK,
+        "low_rank",
+        type=float,
+        metavar="[TOLERANCE]",
+        help="Store weights that differ by a product of low rank, as LoRA makes them, as one weight and two "
+        "small factors for each model: exact to the rounding of the type, or within TOLERANCE times "
+        "the largest value of a row.",
+    ),
+)
 partial_option = click.option(
     "--partial", is_flag=True, help="Accept local differences; replicate those nodes."
 )
 
 
-class WithTune(click.Command):
-    """A command with --tune, whose value may be left out. What follows it is its value only where that is a
+class WithOptionalValues(click.Command):
+    """A command with options whose value may be left out. What follows one is its value only where that is a
     number: a model may stand there, too."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         for k in range(end - 1, -1, -1):
-            if args[k] == TUNE:
+            if args[k] in BY_ITSELF:
                 given = k + 1 < end and _is_number(args[k + 1])
-                args[k : k + 1 + given] = [f"{TUNE}={args[k + 1] if given else SECONDS}"]
+                args[k : k + 1 + given] = [f"{args[k]}={args[k + 1] if given else BY_ITSELF[args[k]]}"]
         return super().parse_args(ctx, args)
 
 
@@ -112,25 +137,46 @@ def _is_number(text: str) -> bool:
 # --------------------------------------------------------------------------- their values
 
 
-def at_least_two(models: Sequence[str]) -> None:
-    if len(models) < 2:
+def at_least_two(models: Sequence[str], adapters: Sequence[str] = ()) -> None:
+    if len(adapters) == 1:
+        raise UsageFault("1 adapter given, two or more are needed.", "Give an --adapter for each model.")
+    if len(models) < 2 and not adapters:
         raise UsageFault(f"{len(models)} model given, two or more are needed.", "Give all models to merge.")
 
 
-def named_models(models: Sequence[str], names: str | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+Named = tuple[tuple[str, ...], tuple[str, ...] | None]
+"""The paths of the models and their names; None where the paths are to tell them, or the merged file."""
+
+
+def named_models(models: Sequence[str], names: str | None, adapters: Sequence[str] = ()) -> Named:
     """Return the paths of the models and their names, from NAME=PATH or from --names."""
     from netfuse_onnx.names import from_command_line
 
-    return from_command_line(models, None if names is None else names.split(","))
+    each = None if names is None else names.split(",")
+    return _on_base(models, adapters, from_command_line(adapters or models, each))
 
 
-def sources_of(models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+def sources_of(models: Sequence[str], adapters: Sequence[str] = ()) -> Named:
     """Return the paths of a merged file's sources, and their names where they are given as NAME=PATH."""
     from netfuse_onnx.names import all_or_none
 
     if not models:
         raise UsageFault("No models were given.", "Give the merged file, then the models, in their order.")
-    return all_or_none(models)
+    return _on_base(models, adapters, all_or_none(adapters or models))
+
+
+def _on_base(models: Sequence[str], adapters: Sequence[str], named: Named) -> Named:
+    """Return the paths of adapters as those of models with the one base; other paths as they are."""
+    if not adapters:
+        return named
+    if len(models) != 1:
+        raise UsageFault(
+            f"--adapter needs one model, its base, and {len(models)} were given.",
+            "Give the base alone, and an --adapter for each model.",
+        )
+    from netfuse_onnx.load import adapters as adapters_
+
+    return adapters_.paths(models[0], named[0]), named[1]
 
 
 def io_argument(io: str, select: bool) -> str:

@@ -22,9 +22,11 @@ from netfuse_onnx.report import (
 )
 from netfuse_onnx.types import Became
 
+from .render_adapters import adapters
 from .render_bench import bench
 from .render_check import check
 from .render_hints import hints
+from .render_low_rank import low_rank, reconstruction
 from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
@@ -52,6 +54,8 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    low_rank(report.low_rank, console)
+    adapters(report.adapters, console)
     _lowered(report.lowered, console)
     _routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
@@ -91,6 +95,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
         console.say("The plan was chosen by measuring, and is recorded node by node.")
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
+    low_rank(report.low_rank, console)
     _lowered(report.lowered, console)
     _names(report.names, console)
     nodes = [(row.name, row.op, row.became, _how(row)) for row in report.lowered.nodes]
@@ -181,6 +186,7 @@ def _proofs(report: VerifyReport, console: Screen) -> None:
         console.say(f"Bytes: {_compared(report.bytes, report.graph.made)}.")
     for problem in report.bytes.problems[:REASONS]:
         console.say(f"Bytes: {problem}")
+    reconstruction(report.reconstruction, console)
     graph = report.graph
     if graph.ok and graph.made:
         console.say(f"Graph: {graph.nodes} nodes are what merging these sources gives.")

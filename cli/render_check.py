@@ -5,6 +5,7 @@ from __future__ import annotations
 from netfuse_onnx.families import brief
 from netfuse_onnx.report import CheckReport
 
+from .render_adapters import adapters
 from .render_hints import hints
 from .render_sharing import sharing
 from .render_verdict import verdict
@@ -25,6 +26,7 @@ def check(report: CheckReport, console: Screen) -> None:
             console.say(f"  and {count - REASONS} more, see --json.")
     else:
         console.say(f"Equivalent: {alike}.")
+    adapters(report.adapters, console)
     _weights(report, console)
     _nodes(report, console)
     sharing(report.sharing, console)

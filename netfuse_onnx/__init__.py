@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from netfuse_onnx.errors import (
+    AdapterMismatch,
     AnswerIsNo,
     FileFault,
     InternalError,
@@ -24,10 +25,12 @@ from netfuse_onnx.errors import (
 
 if TYPE_CHECKING:
     from netfuse_onnx.api import bench, check, inspect, merge, verify
+    from netfuse_onnx.load.adapters import paths as adapters
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterMismatch",
     "AnswerIsNo",
     "FileFault",
     "InternalError",
@@ -40,6 +43,7 @@ __all__ = [
     "UsageFault",
     "ValuesDiffer",
     "__version__",
+    "adapters",
     "bench",
     "check",
     "inspect",
@@ -49,6 +53,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "adapters":
+        from netfuse_onnx.load.adapters import paths
+
+        return paths
     if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 

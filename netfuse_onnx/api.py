@@ -18,6 +18,7 @@ from netfuse_onnx import (
     arguments,
     checked,
     edges,
+    factoring,
     opened,
     refusals,
     sources,
@@ -32,7 +33,7 @@ from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
-from netfuse_onnx.prove import remake
+from netfuse_onnx.prove import factors, remake
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
@@ -56,6 +57,8 @@ def merge(
     verify: bool = True,
     data: str = "auto",
     tune: float | None = None,
+    low_rank: float | factoring.Factoring | None = None,
+    base: str | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
@@ -63,13 +66,14 @@ def merge(
 
     The arguments are the options of the command line; `routing` says how rows find their models with
     io="routed": auto, slots or index; `data` which file gets the weights: auto, external or single; `tune` is
-    the seconds for choosing the plan by measuring on this machine, None for not at all.
+    the seconds for choosing the plan by measuring on this machine, None for not at all; `low_rank` is the
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
     Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in
     its `report`; in these cases `out` is as it was.
     """
     return Merging(
         paths, out, names, io, routing, tuple(share), target, partial, strict, verify, data, tune,
-        progress, proof,
+        low_rank, base, progress, proof,
     ).report()  # fmt: skip
 
 
@@ -160,7 +164,7 @@ def bench(
             if work.runtime.provider == "cuda" and edges.is_separate(about.io):
                 tell("merging with stacked inputs and outputs", 0, 1)
                 try:
-                    files.append(_stacked(about, paths, stacked, proof))
+                    files.append(_stacked(about, merged, paths, stacked, proof))
                 except NotStackable as error:
                     notes.append(f"Not measured with stacked inputs and outputs: {error.message}")
             report = contest(work, files, effort=effort, with_profile=profile, tell=tell, clock=clock)
@@ -184,6 +188,7 @@ def inspect(merged: str) -> InspectReport:
         weights=len(about.weights),
         recorded=about.recorded,
         names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
+        low_rank=factoring.recorded(about.low_rank, about.models),
     )
 
 
@@ -197,11 +202,14 @@ def rules() -> RulesReport:
 # --------------------------------------------------------------------------- helpers
 
 
-def _stacked(about: metadata.Metadata, paths: Sequence[str], out: str, proof: Proof) -> MergedFile:
+def _stacked(
+    about: metadata.Metadata, merged: str, paths: Sequence[str], out: str, proof: Proof
+) -> MergedFile:
     """Merge the models once more, with stacked inputs and outputs: on CUDA each input and output of its own
     costs a copy of its own. Raises NotStackable."""
     report = merge(
         paths, out, names=about.models, io="stacked", share=about.share, target=about.target,
         partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
+        low_rank=functools.partial(factors.restored, merged, about),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)

@@ -107,4 +107,5 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         became=Counter(row.became for row in merged.report.nodes),
         hints=hints.of_check(family, merged),
         sharing=sharing.of(family, merged, {}),
+        adapters=sources.changes(family),
     )

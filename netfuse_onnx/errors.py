@@ -67,6 +67,12 @@ class NotEquivalent(AnswerIsNo):
         self.mismatch = mismatch
 
 
+class AdapterMismatch(AnswerIsNo):
+    """An adapter changes weights that its base does not have, or does not have once."""
+
+    kind = "adapter_mismatch"
+
+
 class ValuesDiffer(AnswerIsNo):
     """A proof failed: the merged model has other weights than its sources, or computes something else."""
 

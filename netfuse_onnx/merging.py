@@ -12,6 +12,7 @@ from netfuse_onnx import (
     best_plan,
     checked,
     expected,
+    factoring,
     hints,
     opened,
     refusals,
@@ -38,6 +39,9 @@ from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
+Families = Callable[[str], Correspondence]
+"""Gives the family as it is rewritten for a provider, or for none: ''."""
+
 
 @dataclass(frozen=True)
 class Merging:
@@ -55,6 +59,8 @@ class Merging:
     verify: bool
     data: str
     tune: float | None
+    low_rank: float | factoring.Factoring | None
+    base: str | None
     progress: Progress | None
     proof: Proof
 
@@ -67,11 +73,19 @@ class Merging:
         asked = hints.Asked(arguments.target(self.target), provider, self.dims)
         at_hand = targets.at_hand(self.target, self.proof.get("provider", "auto"))
         made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
-        staging.check_target(self.out, self.paths, external=self.data == "external")
+        staging.check_target(
+            self.out,
+            [*sources.files(self.paths), *filter(None, [self.base])],
+            external=self.data == "external",
+        )
         models = sources.read(self.paths)
         with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
-            family = made._family(models, labels)
-            answer, plan = made._merged(family, models, digests, options)
+            match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
+            with checked.Comparison(match, exact=not self.partial).explained(models, labels):
+                families = made._families(match, models, labels)
+                family = families(targets.provider(made.target))
+            work = _Work(made, models, digests, families, options)
+            answer, plan = work.merged(family)
         told = hints.of_merge(answer, plan.family, plan.merged, asked)
         return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
@@ -85,6 +99,7 @@ class Merging:
     def _checked(self) -> tuple[str, ...]:
         """Return the names of the models. Raises UsageFault for arguments that make no sense."""
         labels = arguments.model_names(self.paths, self.names)
+        factoring.check(self.low_rank, self.base, partial=self.partial)
         sources.refuse_target(self.out, self.paths)
         arguments.edge(self.io, self.routing)
         arguments.choice("data", self.data)
@@ -97,87 +112,84 @@ class Merging:
             return None
         return checked_options(self.io, self.share, self.proof, libraries)
 
-    # ------------------------------------------------------------------ stages
+    def _families(
+        self, match: Callable[..., Correspondence], models: Sequence[Source], labels: Sequence[str]
+    ) -> Families:
+        """Return the function that matches the models and rewrites them for a provider."""
+        tell = self.progress or silent
+        factored = factoring.asked(models, self.low_rank, self.base, self.target, self.dims, tell)
+        return lambda provider: match(models, labels, made_for=provider, factored=factored)
 
-    def _matching(self) -> Callable[..., Correspondence]:
-        libraries = runtime.libraries(self.proof.get("libraries", ()))
-        return functools.partial(opened.matched, partial=self.partial, libraries=libraries)
 
-    def _family(self, models: Sequence[Source], labels: Sequence[str]) -> Correspondence:
-        """Match and rewrite, for the provider of the target. Raises NotEquivalent."""
-        matching = self._matching()
-        with checked.Comparison(matching, exact=not self.partial).explained(models, labels):
-            return matching(models, labels, made_for=targets.provider(self.target))
+@dataclass(frozen=True)
+class _Work:
+    """The stages of one merge, from a matched family on."""
 
-    def _merged(
-        self, family: Correspondence, models: Sequence[Source], digests: Digests, options: Options | None
-    ) -> tuple[MergeReport, Plan]:
+    ask: Merging
+    models: Sequence[Source]
+    digests: Digests
+    families: Families
+    options: Options | None
+
+    def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
         """Plan, lower, write and prove, and put the files in place."""
-        once = routes.shared(family, self.io, arguments.shared_inputs(self.share, family))
-        plan = routes.plan(family, self.io, self.routing, share=once, target=self.target, dims=self.dims)
+        ask, options = self.ask, self.options
+        once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
+        plan, rows = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
-        if options and self.tune is not None:
-            ask = self._request(plan, models, once, options, digests, self.tune)
-            plan, tuning = best_plan.choose(ask)
+        if options and ask.tune is not None:
+            plan, tuning = best_plan.choose(self._request(plan, once, options, ask.tune))
         answer = self._before_proofs(plan, tuning, io, once)
-        if self.strict:
+        if ask.strict:
             refusals.replicated(answer)
             refusals.slower(answer)
-        about = plan.metadata(io=io, share=once, partial=self.partial, dims=self.dims)
-        mode = cast(writer.Mode, self.data)
+        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
+        mode = cast(writer.Mode, ask.data)
         with writer.stage(
-            plan.merged, self.out, models, mode=mode, metadata=about, progress=self.progress, digests=digests
+            plan.merged,
+            ask.out,
+            self.models,
+            mode=mode,
+            metadata=about,
+            progress=ask.progress,
+            digests=self.digests,
         ) as staged:
-            if options and self.verify:
+            if options and ask.verify:
                 options = replace(options, made_for=plan.made_for)
-                answer = self._proven(answer, self._prove_staged(staged, plan, options))
+                answer = refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)
             staged.commit()
-        return replace(answer, files=tuple(staged.files), size=staged.size), plan
+        return replace(answer, files=tuple(staged.files), size=staged.size, routing=rows), plan
 
-    def _request(
-        self,
-        plan: Plan,
-        models: Sequence[Source],
-        share: frozenset[str],
-        options: Options,
-        digests: Digests,
-        seconds: float,
-    ) -> Request:
+    def _request(self, plan: Plan, share: frozenset[str], options: Options, seconds: float) -> Request:
         """Return what is asked of the choice among plans by measuring."""
-        matching = self._matching()
+        ask = self.ask
         return Request(
-            plan, lambda provider: matching(models, plan.family.names, made_for=provider), models, self.out,
-            plan.io, share, self.dims, options, seconds, cast(writer.Mode, self.data), digests,
-            self.progress or silent,
+            plan, self.families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
+            cast(writer.Mode, ask.data), self.digests, ask.progress or silent,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ proofs and report
 
     def _prove_staged(self, staged: writer.Staged, plan: Plan, options: Options) -> VerifyReport:
         """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
-        path, names = staged.model_path, staged.names(self.out)
+        ask = self.ask
+        path, names = staged.model_path, staged.names(ask.out)
         with wording.renaming(names):
             recipes = metadata.recipes(metadata.read(path), plan.family, path)
             graph = prove_graph(path, plan.merged, recipes)
-            proved = prove(path, recipes, plan.family, options, self.progress, graph=graph)
+            proved = prove(path, recipes, plan.family, options, ask.progress, graph=graph)
             return wording.renamed(proved, names)
-
-    def _proven(self, answer: MergeReport, proof: VerifyReport) -> MergeReport:
-        """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
-        warnings = (*answer.warnings, *proof.warnings)
-        answer = replace(answer, proof=replace(proof, strict=self.strict), warnings=warnings)
-        refusals.unproven(answer)
-        return answer
 
     def _before_proofs(
         self, plan: Plan, tuning: Tuning | None, io: str, share: frozenset[str]
     ) -> MergeReport:
         """Return the report as it is before the proofs and the files."""
+        ask = self.ask
         family, merged, target = plan.family, plan.merged, plan.target
-        sizes = self.dims.items()
+        sizes = ask.dims.items()
         return MergeReport(
-            out=self.out,
+            out=ask.out,
             sources=tuple(source.path for source in family.sources),
             models=family.names,
             io=io,
@@ -185,7 +197,9 @@ class Merging:
             target=target,
             lowered=merged.report,
             distinct_bytes=weights.stored(merged.model),
-            sharing=sharing.of(family, merged, self.dims),
+            sharing=sharing.of(family, merged, ask.dims),
+            low_rank=factoring.report(family),
+            adapters=sources.changes(family),
             names=tuple(Labels.of(family, io, share).rows()),
             symbols=symbols.free(
                 symbols.named(name, family.graph.types[name].dims) for name in family.graph.inputs

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from netfuse_onnx import routes, sources
+from netfuse_onnx import factoring, routes, sources
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.options import Proof
 from netfuse_onnx.options import checked as checked_options
+from netfuse_onnx.prove import factors
 from netfuse_onnx.prove.trial import Options
 from netfuse_onnx.rewrite.passes import rewritten
 from netfuse_onnx.run import bounds, runtime
@@ -27,8 +29,10 @@ def matched(
     libraries: tuple[str, ...] = (),
     made_for: str = "",
     named: Sequence[Edge] | None = None,
+    factored: factoring.Factoring = lambda family: family,
 ) -> Correspondence:
-    """Match and rewrite. Where only a run can tell the rank of a value, the first source is run."""
+    """Match, find low-rank differences and rewrite. Where only a run can tell the rank of a value, the first
+    source is run."""
     ran = Ran.NOTHING
 
     def complete(source: Source, values: tuple[str, ...]) -> Sequence[Run]:
@@ -37,7 +41,7 @@ def matched(
         ran = Ran.TOLD if runs else Ran.FAILED
         return runs
 
-    family = match(models, names, partial=partial, complete=complete, named=named)
+    family = factored(match(models, names, partial=partial, complete=complete, named=named))
     return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
 
 
@@ -56,7 +60,10 @@ def read_merged(
         )
     models = sources.read(paths)
     with Digests(models) as digests:
-        family = matched(models, about.models, about.partial, libraries, about.made_for, about.names)
+        family = matched(
+            models, about.models, about.partial, libraries, about.made_for, about.names,
+            functools.partial(factors.restored, merged, about),
+        )  # fmt: skip
         family = replace(routes.matched(family, about.io, about.made_for), own_names=about.names is not None)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)

@@ -33,6 +33,32 @@ class BytesProof(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class Reconstructed:
+    """A weight that is W_0 + L R. `error` is the largest one of an element of any model, in units of what is
+    allowed, and `model` the model that has it."""
+
+    weight: str
+    rank: int
+    error: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction(Judged):
+    """The proof of weights that are low-rank differences: W_0 + L R of the merged file, computed in float64,
+    is the weight of every model within 4 units in the last place of the largest absolute value of its row, or
+    within `tolerance` times that value where it is more."""
+
+    weights: tuple[Reconstructed, ...]
+    tolerance: float = 0.0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        return max((row.error for row in self.weights), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class GraphProof(Judged):
     """Proof (c): the graph of the file is the one that merging these sources gives. `note` is the reason why
     the proof was not made; '' where it was."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from netfuse_onnx.errors import NotProven, StrictViolated, ValuesDiffer
-from netfuse_onnx.report import NOT_PROVEN, MergeReport
+from netfuse_onnx.report import NOT_PROVEN, MergeReport, VerifyReport
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import bounds
 from netfuse_onnx.types import Correspondence
@@ -30,6 +32,14 @@ def slower(answer: MergeReport) -> None:
             answer.tuning.advice.replace("No plan", "By measuring, no plan", 1),
             "Merge without --strict to accept that.",
         ).with_report(answer)
+
+
+def proven(answer: MergeReport, proof: VerifyReport, strict: bool) -> MergeReport:
+    """Return the report with its proof. Raises ValuesDiffer or NotProven where that does not hold."""
+    warnings = (*answer.warnings, *proof.warnings)
+    answer = replace(answer, proof=replace(proof, strict=strict), warnings=warnings)
+    unproven(answer)
+    return answer
 
 
 def unproven(answer: MergeReport) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
+from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.proofs import BytesProof, GraphProof, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, describe
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
@@ -74,6 +76,8 @@ class VerifyReport(Report):
     graph: GraphProof = field(default_factory=lambda: GraphProof(note="The graph was not compared."))
     blind: tuple[str, ...] = ()
     strict: bool = False
+    reconstruction: Reconstruction | None = None
+    """The proof of weights that are low-rank differences; None where there are none."""
 
     @property
     def ok(self) -> bool:
@@ -82,7 +86,8 @@ class VerifyReport(Report):
 
     @property
     def _right(self) -> bool:
-        return self.bytes.ok and self.graph.ok
+        rebuilt = self.reconstruction is None or self.reconstruction.ok
+        return self.bytes.ok and self.graph.ok and rebuilt
 
     @property
     def exit_code(self) -> int:
@@ -107,7 +112,8 @@ class VerifyReport(Report):
         """The first problem, as a sentence; '' where there is none."""
         own = (self.values.isolation, self.values.selection, self.values.mixes)
         isolation = [problem for part in own if part for problem in part.problems]
-        for problem in (*self.bytes.problems, *self.values.problems, *isolation):
+        rebuilt = self.reconstruction.problems if self.reconstruction else ()
+        for problem in (*self.bytes.problems, *rebuilt, *self.values.problems, *isolation):
             return problem
         worst = self.values.worst
         if worst is not None and not worst.ok:
@@ -169,11 +175,14 @@ class MergeReport(Report):
     """The sizes of symbolic dimensions that were given; `lowered.sizes` has all for which a plan for a target
     was made."""
     tuning: Tuning | None = None
+    low_rank: LowRankReport | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
     routing: tuple[RoutingRow, ...] = ()
     """How rows find their models, with --io routed."""
     sharing: Sharing | None = None
+    adapters: Adapters | None = None
+    """The weights that adapters change in their base; None where the models are no adapters."""
 
     @property
     def copied(self) -> int | None:
@@ -259,6 +268,8 @@ class CheckReport(Report):
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
+    adapters: Adapters | None = None
+    """As in MergeReport."""
 
     @property
     def ok(self) -> bool:
@@ -298,6 +309,7 @@ class InspectReport(Report):
     lowered: Lowered
     weights: int = 0
     names: tuple[NameRow, ...] = ()
+    low_rank: LowRankReport | None = None
     recorded: bool = False
     """True where measuring chose the plan, so that the file records it."""
 

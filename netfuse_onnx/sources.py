@@ -7,26 +7,46 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
+from netfuse_onnx.adapter_rows import Adapters, listed
 from netfuse_onnx.errors import FileFault, UsageFault
+from netfuse_onnx.load.adapters import AdapterPath, adapted
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.names import models_in_order
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.types import Source
-from netfuse_onnx.write import metadata
+from netfuse_onnx.types import Correspondence, Source
+from netfuse_onnx.write import digests, metadata
 
 SHOWN = 4
 """The number of models of a merged file that a message names."""
 
 
 def read(paths: Sequence[str]) -> list[Source]:
-    """Return all sources. Raises FileFault for the first unreadable one, UsageFault for a merged model."""
-    sources = steady(paths, lambda: [load(path) for path in paths])
-    _refuse_merged(sources)
+    """Return all sources. Raises FileFault for the first unreadable one, UsageFault for a merged model,
+    AdapterMismatch for an adapter that does not fit its base."""
+    base = base_of(paths)
+    sources = steady(files(paths), lambda: adapted(base, paths) if base else [load(path) for path in paths])
+    _refuse_merged(sources[:1] if base else sources)
     return sources
+
+
+def base_of(paths: Sequence[str]) -> str:
+    """Return the base of models that are adapters; '' where they are models of their own. Raises UsageFault
+    for both together."""
+    bases = {path.base if isinstance(path, AdapterPath) else "" for path in paths}
+    if len(bases) > 1:
+        raise UsageFault("Adapters of one base can't be merged with other models.", "Give one base alone.")
+    return bases.pop() if bases else ""
+
+
+def files(paths: Sequence[str]) -> list[str]:
+    """Return the files that the models are in: their paths, and the base of adapters."""
+    return [*paths, *filter(None, [base_of(paths)])]
 
 
 def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
     """Return each source, or the reason why it can't be read. Raises UsageFault for a merged model."""
+    if base_of(paths):
+        return list(read(paths))
     loaded: list[Source | FileFault] = []
     for path in paths:
         try:
@@ -37,18 +57,37 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
     return loaded
 
 
+def changes(family: Correspondence) -> Adapters | None:
+    """Return what the adapters of a family change in their base; None where the models are no adapters."""
+    return listed(family.sources, family.names)
+
+
 def in_order(merged: str, paths: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
     """Return the paths in the order of the merge. `names` are those of the models, path by path; None where
     the paths are in that order. Raises UsageFault where the file holds other models."""
+    _refuse_other_kind(merged, paths)
     if names is None:
         return paths
     return models_in_order(paths, names, metadata.read(merged).models, merged)
 
 
+def _refuse_other_kind(merged: str, paths: Sequence[str]) -> None:
+    """Raise UsageFault where a file of adapters is given models, or the other way round."""
+    about = metadata.read(merged)
+    of_adapters = any(digests.JOINED in digest for digest in about.sha256)
+    if of_adapters and not base_of(paths):
+        raise UsageFault(
+            f"{merged} was merged from adapters of one base.",
+            f"Give base.onnx and an --adapter for each of: {', '.join(about.models[:SHOWN])}.",
+        )
+    if base_of(paths) and not of_adapters:
+        raise UsageFault(f"{merged} was not merged from adapters.", "Give the models that were merged.")
+
+
 def refuse_target(out: str, paths: Sequence[str]) -> None:
     """Raise UsageFault where a model is the merged file at `out`: a second `merge *.onnx -o merged.onnx`."""
     with contextlib.suppress(OSError, ValueError, FileFault):  # whoever reads or writes them will say so
-        for path in paths:
+        for path in files(paths):
             if os.path.samefile(path, out):
                 _refuse_merged([load(path)])
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
+    from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
     from netfuse_onnx.plan.nested import NestedPlan
     from netfuse_onnx.rules import Option, Site
@@ -130,8 +131,38 @@ class Producer:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """The way in which an adapter changes one weight of its base: it becomes `replaced`, or the sum of itself
+    and `scale` times b a. These are as in the adapter's file: matrices [r, in] and [out, r], or filters
+    [r, C, k, k] and [O, r, 1, 1]. `transposed`: the base stores the transpose of that. `module` is the
+    adapter's name of the place, `node` and `evidence` say where it is and what tells that."""
+
+    module: str
+    weight: str
+    transposed: bool
+    node: str
+    evidence: str
+    a: Weight | None = None
+    b: Weight | None = None
+    scale: float = 1.0
+    replaced: Weight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """An adapter as one model: the path of its base, the adapter's own files, the changes, and sentences on
+    what they do not keep exactly."""
+
+    base: str
+    files: tuple[str, ...]
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """One input model: its normal form, and what else of the file the merged model must carry."""
+    """One input model: its normal form, and what else of the file the merged model must carry. `adapted` is
+    set where the model is an adapter with its base; `path` is then that of the adapter."""
 
     path: str
     graph: Graph
@@ -141,6 +172,7 @@ class Source:
     files: tuple[str, ...]  # every file read: the model, then external data
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
     producer: Producer = field(default_factory=Producer)
+    adapted: Adapted | None = None
 
     def with_graph(self, **changes: Any) -> Source:
         """Return the source with these fields of its graph changed."""
@@ -202,6 +234,7 @@ class Correspondence:
     own_names: bool = True
     rows: frozenset[str] = frozenset()
     loaded: tuple[Source, ...] = ()
+    low_rank: LowRank | None = None
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:

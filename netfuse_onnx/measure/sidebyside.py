@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto
 
 from netfuse_onnx.ops import walk
 from netfuse_onnx.run.runtime import RunFailed
-from netfuse_onnx.storage import external, weights, wire
-from netfuse_onnx.storage.tensors import tensors
-from netfuse_onnx.types import Extent
+from netfuse_onnx.storage import moving, wire
 
-ALIGNED = 4096
-"""Weights begin at multiples of so many bytes, so that a runtime can map them."""
 DATA = "sidebyside.data"
 
 
@@ -31,25 +26,12 @@ def sidebyside(paths: Sequence[str], folder: str) -> str:
     with open(os.path.join(folder, DATA), "wb") as data:
         for number, path in enumerate(paths):
             model = wire.scan(path).model
-            _move(model, data)
+            moving.move(model, data, DATA)
             _prefix(model, f"{number}/")
             _add(out, model, path)
     target = os.path.join(folder, "sidebyside.onnx")
     onnx.save_model(out, target)
     return target
-
-
-def _move(model: ModelProto, data: BinaryIO) -> None:
-    """Write large weights of the main graph to the data file, and put others into the model."""
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            weight = weights.weight_of(tensor)
-            data.write(bytes(-data.tell() % ALIGNED))
-            external.refer(tensor, Extent(DATA, data.tell(), weights.nbytes(weight)))
-            data.writelines(weights.blocks(weight))
-    for tensor in tensors(model):
-        if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data[0].value != DATA:
-            tensor.CopyFrom(weights.proto(weights.weight_of(tensor), tensor.name))
 
 
 def _add(out: ModelProto, model: ModelProto, path: str) -> None:

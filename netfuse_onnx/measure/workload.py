@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from netfuse_onnx.labels import Labels
+from netfuse_onnx.load import folded
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
 from netfuse_onnx.prove.judge import Judge, tolerance
 from netfuse_onnx.prove.lineage import Lineage, family_lineages
@@ -63,7 +65,8 @@ class Workload:
         self._ragged = frozenset[str]()
         self.trial.run_sources(tell, *((self._compare_shapes, 1) if cuda else ()))
         self.names = family.names
-        self.paths = tuple(source.path for source in family.sources)
+        self.paths = tuple(map(folded.written, family.sources))
+        weakref.finalize(self, folded.remove, self.paths)
         self.runtime = options.runtime
         self.tf32 = tf32 and options.runtime.provider == "cuda"
         self.exact = exact and self.tf32

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from netfuse_onnx.load import folded
 from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Magnitudes, Tolerance, compare
 from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, source_lineages
@@ -170,7 +171,8 @@ class _OneModel:
         if line.scores is None:
             return row
         feeds = trial.renamed(self.model, trial.feeds(trial.cases[case], self.model))
-        scores = scores_of(source.path, line.scores.value, feeds, trial.options.runtime)
+        with folded.opened(source) as path:
+            scores = scores_of(path, line.scores.value, feeds, trial.options.runtime)
         got, _ = trial.pick(self.model, row.output, self.results[case])
         return resolve_ties(row, got, trial.outputs[self.model][case][row.output], scores, line)
 

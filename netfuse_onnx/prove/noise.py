@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from netfuse_onnx.prove.compare import difference
+from netfuse_onnx.prove.loaded import session_of
 from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.runtime import Array, RunFailed, Session, Value
@@ -41,7 +42,7 @@ def measure(trial: Trial, model: int, cases: set[int]) -> Noise:
     noise = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
     for optimise, probes in ((False, (_unoptimised,)), (True, (_repeated, _nudged))):
         try:
-            session = Session(trial.family.sources[model].path, trial.options.runtime, optimise=optimise)
+            session = session_of(trial.family.sources[model], trial.options.runtime, optimise=optimise)
         except RunFailed:
             continue  # then these probes tell nothing
         for case in cases:

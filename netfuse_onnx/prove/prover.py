@@ -1,6 +1,7 @@
 """Proves that a merged model file computes what its sources compute.
 
 (a) bytes: every merged weight, with its recipe undone, equals the sources' weights bit for bit.
+    Of weights that are W_0 + L R, the proof is that of the sum (factors.py).
 (b) values: in ONNX Runtime the file gives what the sources give (values.py).
 (c) graph: the graph of the file is the one that merging the sources gives (graph.py, remake.py).
 
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from netfuse_onnx.errors import NotProven, ValuesDiffer
 from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Telling, ValuesProof
 from netfuse_onnx.prove.attributes import prove_attributes
+from netfuse_onnx.prove.factors import prove_factors
 from netfuse_onnx.prove.holders import holders, wrong_indices
 from netfuse_onnx.prove.level import leaving_out_fusions
 from netfuse_onnx.prove.trial import Options, Progress
@@ -47,17 +49,19 @@ def prove(
     """
     tell = progress or silent
     options = leaving_out_fusions(options, path)
-    bytes_proof = prove_bytes(path, recipes, family, tell)
+    bytes_proof, rebuilt = prove_bytes(path, recipes, family, tell), prove_factors(recipes, family, tell)
     try:
         values = prove_values(path, family, options, tell, trusted=graph.ok and not graph.note)
     except NotProven as error:
-        if bytes_proof.ok and graph.ok:
+        if bytes_proof.ok and graph.ok and (rebuilt is None or rebuilt.ok):
             raise
         values = ValuesProof(options.runtime.provider, (), problems=(error.message,))
     blind = tuple(blind_spots(values))
     notes = (graph.note,) if graph.note else ()
     warnings = (*notes, *blind, *_warnings(values, options))
-    return VerifyReport(path, family.names, bytes_proof, values, warnings, graph, blind)
+    return VerifyReport(
+        path, family.names, bytes_proof, values, warnings, graph, blind, reconstruction=rebuilt
+    )
 
 
 def prove_bytes(
@@ -65,7 +69,7 @@ def prove_bytes(
 ) -> BytesProof:
     """Make proof (a): undo every recipe and compare with the sources, weights and learned attributes."""
     merged = writer.read_merged(path)
-    problems, size = [], 0
+    problems, size, own = [], 0, _made_here(family)
     for done, (name, recipe) in enumerate(recipes.items()):
         tell("comparing the weights", done, len(recipes))
         if name not in merged:
@@ -76,7 +80,7 @@ def prove_bytes(
                 f"Weight {name!r} of the merged model has another type or shape than its sources."
             )
             continue
-        size += weights.nbytes(merged[name])
+        size += 0 if recipe.value in own else weights.nbytes(merged[name])
         try:
             compared = holders(recipe, family)
             sources = [(holder.part, holder.weight) for holder in compared]
@@ -92,7 +96,16 @@ def prove_bytes(
     attributes = prove_attributes(model, family, frozenset(recipes))
     computed = attributes.elsewhere + _computed(recipes, family)
     problems += attributes.problems
-    return BytesProof(len(recipes), size, tuple(problems), attributes.count, attributes.bytes, computed)
+    count = sum(recipe.value not in own for recipe in recipes.values())
+    return BytesProof(count, size, tuple(problems), attributes.count, attributes.bytes, computed)
+
+
+def _made_here(family: Correspondence) -> set[str]:
+    """Return the weights that no source has: factors, and W_0 of a base apart. They are compared all the
+    same, but the proof of the sum is what they rest on (factors.py)."""
+    found = family.low_rank
+    made = {name for pair in found.names.values() for name in pair} if found else set()
+    return made | {each.weight for each in (found.factored if found else ()) if each.model is None}
 
 
 def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:

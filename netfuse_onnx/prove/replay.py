@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from netfuse_onnx.load import folded
 from netfuse_onnx.proofs import Replays
 from netfuse_onnx.prove.compare import Gap, compare
 from netfuse_onnx.prove.judge import Judge
@@ -52,9 +53,10 @@ class Replayer:
             for name, key in own.items():
                 yield f"output {name}", self._gap(name, got[key], want[key], model)
 
-        what, path = f"model {trial.family.names[model]}", trial.family.sources[model].path
+        what = f"model {trial.family.names[model]}"
         self._run_again(what, session, (other, feeds), compared)
-        self._run_graph(what, path, fixed_dims(session.shapes, feeds), (other, feeds), want, compared)
+        with folded.opened(trial.family.sources[model]) as path:
+            self._run_graph(what, path, fixed_dims(session.shapes, feeds), (other, feeds), want, compared)
 
     def merged(self, session: Session, results: Values) -> Callable[[str], None]:
         """Check the merged model, which gave `results` in the first case. Returns the check of its CUDA

@@ -15,6 +15,7 @@ from netfuse_onnx.errors import NotProven, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
 from netfuse_onnx.prove.coverage import MOST, Coverage, Reach, candidates
+from netfuse_onnx.prove.loaded import session_of
 from netfuse_onnx.prove.options import Options
 from netfuse_onnx.prove.sizes import ATTEMPTS, Room, Search
 from netfuse_onnx.run import bounds, inputs, symbols
@@ -110,7 +111,7 @@ class Trial:
         for model, source in enumerate(self.family.sources[:most]):
             tell("running the sources", model, self.family.models)
             try:
-                session = Session(source.path, self.options.runtime)
+                session = session_of(source, self.options.runtime)
             except RunFailed as error:
                 remedy = (
                     "Give --ort-library for its operators" if _lacks_operator(error) else "Mend the model"
@@ -182,7 +183,7 @@ class Trial:
         same: list[dict[str, dict[str, Value]]] = []
         for model, source in enumerate(self.family.sources):
             tell("looking for inputs that tell the models apart", model, self.family.models)
-            session = Session(source.path, self.options.runtime)
+            session = session_of(source, self.options.runtime)
             own.append(self._results(session, model, fresh, model))
             same.append(own[0] if model == 0 else self._results(session, model, fresh, 0))
             fresh = [case for case in fresh if case.label in own[-1]]

@@ -118,7 +118,7 @@ def _type(value: Value) -> ValueType:
 
 def home(source: Source) -> str:
     """Return the folder to which a source's references to weights are relative."""
-    return os.path.dirname(os.path.abspath(source.path))
+    return os.path.dirname(os.path.abspath(source.files[0]))
 
 
 def whole(source: Source) -> ModelProto:

@@ -15,10 +15,11 @@ from numpy.lib.stride_tricks import as_strided
 from onnx import TensorProto
 
 from netfuse_onnx.errors import InternalError, ValuesDiffer
+from netfuse_onnx.storage import spill
 from netfuse_onnx.storage.elements import Elements, Files, elements_of
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.storage.tensors import Values, nbytes
-from netfuse_onnx.storage.transforms import Tile
+from netfuse_onnx.storage.tensors import BITS, Values, nbytes
+from netfuse_onnx.storage.transforms import AS_IS, Tile
 from netfuse_onnx.types import Extent, Weight
 
 _MEMORY = 8 << 20  # bytes that undoing a transform holds at a time
@@ -50,6 +51,36 @@ def first_difference(
         # In turn, a tile of each model, when parts are interleaved: those tiles lie in the same periods.
         found = chain.from_iterable(zip_longest(*walks) if periods.together else walks)
         return next(filter(None, found), None)
+
+
+def taken_out(recipe: Recipe, merged: Extent | bytes, part: int) -> Weight:
+    """Returns the source weight that went into a merged weight as this part, by reference where its bytes lie
+    together, else as a copy in the temporary file.
+
+    Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read or there is no room.
+    """
+    recipe.check()
+    _check_size(recipe, merged)
+    source = recipe.parts[part]
+    size = nbytes(recipe.dtype, source.shape)
+    if recipe.transform == AS_IS and recipe.outer == 1 and BITS[recipe.dtype] >= 8:
+        start = sum(nbytes(recipe.dtype, each.shape) for each in recipe.parts[:part])
+        if isinstance(merged, bytes):
+            return Weight(recipe.dtype, source.shape, merged[start : start + size])
+        return Weight(recipe.dtype, source.shape, Extent(merged.path, merged.offset + start, size))
+    with Files() as files:
+        whole = elements_of(Weight(recipe.dtype, recipe.shape, merged), files)
+        elements, done = np.empty(math.prod(source.shape), whole.dtype), 0
+        for start, stride, values in recipe.transform.undo(
+            _Part(_Periods(whole, recipe), part), source.shape, _MEMORY
+        ):
+            rows, columns, _ = values.shape
+            steps = (stride * elements.itemsize, elements.itemsize)
+            as_strided(elements[start:], (rows, columns), steps)[:] = values[:, :, 0]
+            done += rows * columns
+    if done != elements.size or elements.nbytes != size:
+        raise InternalError("Elements of a weight were left out.", "Please report this.")
+    return Weight(recipe.dtype, source.shape, spill.store(elements.tobytes()))
 
 
 def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> None:

@@ -13,6 +13,8 @@ from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import external, steady
 from netfuse_onnx.types import Source
 
+JOINED = "+"
+"""The sign between the digest of a base and that of an adapter."""
 _BLOCK = 1 << 18  # bytes: stays in the second-level cache between the read and the hash
 
 
@@ -20,8 +22,8 @@ class Digests:
     """Computes the digests of a family, from the moment of construction.
 
     A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
-    files, the model first, one a line; names don't count. It is a context manager, which stops unfinished
-    work at its end.
+    files, the model first, one a line; names don't count. An adapter with its base has two digests, that of
+    the base and that of the adapter's files. It is a context manager, which stops unfinished work at its end.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -43,9 +45,14 @@ class Digests:
 
     def result(self) -> tuple[str, ...]:
         """Waits for one digest per source, in hex. FileFault when a file can't be read."""
-        files = self.files()
-        return tuple(
-            _joined([files[os.path.abspath(path)] for path in source.files]) for source in self._sources
+        return tuple(self._of(source, self.files()) for source in self._sources)
+
+    @staticmethod
+    def _of(source: Source, files: Mapping[str, str]) -> str:
+        own = [files[os.path.abspath(path)] for path in source.files]
+        count = len(source.adapted.files) if source.adapted else 0
+        return JOINED.join(
+            _joined(part) for part in (own[: len(own) - count], own[len(own) - count :]) if part
         )
 
     def files(self) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 from netfuse_onnx import __version__
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
+from netfuse_onnx.factored import Factored, LowRank
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered, Merged
 from netfuse_onnx.storage import wire
@@ -23,6 +24,7 @@ from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import schema
+from netfuse_onnx.write.digests import JOINED
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -57,6 +59,9 @@ class Metadata:
     names: tuple[Edge, ...] | None = None
     """Each model's own names of inputs and outputs, from which the merged names are made. None where all
     models have those of the first one, or an old version wrote the file."""
+
+    low_rank: Mapping[str, Any] | None = None
+    """The weights that are W_0 + L R, with what is needed to take their factors out of the file again."""
 
     @property
     def made_for(self) -> str:
@@ -96,6 +101,7 @@ def build(
         **({"recorded": True} if recorded else {}),
         **({"measured": [dict(sizes) for sizes in measured]} if any(measured) else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
+        **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
@@ -154,10 +160,19 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
         raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
     rows = zip(paths, digests, merged, metadata.models, strict=True)
     return [
-        f"{path} is not the file that was merged as {name}: its SHA-256 differs."
+        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
         for path, digest, expected, name in rows
         if digest != expected
     ]
+
+
+def _of_part(digest: str, expected: str) -> str:
+    """Returns the part of an adapted model that is another one: the base, the adapter or both."""
+    pairs = list(zip(digest.split(JOINED), expected.split(JOINED), strict=False))
+    if len(pairs) < 2:
+        return ""
+    parts = [part for part, (is_, was) in zip(("the base", "the adapter"), pairs, strict=False) if is_ != was]
+    return f" (that of {' and '.join(parts)})"
 
 
 def fitting(metadata: Metadata, family: Correspondence, path: str) -> None:
@@ -205,6 +220,30 @@ def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
     whole = family.weights[recipe.value]
     if tuple(recipe.parts) != tuple(whole):
         line["parts"] = _positions(recipe, whole)
+    return line
+
+
+def _factored(low_rank: LowRank) -> dict[str, Any]:
+    """Returns what `verify` and `inspect` must know of low-rank differences."""
+    return {
+        "tolerance": low_rank.tolerance,
+        "sha256": low_rank.sha256,
+        "whole": dict(low_rank.whole),
+        "weights": {each.weight: _factors(each) for each in low_rank.factored},
+    }
+
+
+def _factors(each: Factored) -> dict[str, Any]:
+    """Returns the line of one weight. Models with equal factors store them once: `a` and `b` name the first
+    one of them for each model, and are left out where all differ."""
+    line: dict[str, Any] = {"rank": each.rank, "error": round(each.error, 4), "nodes": list(each.nodes)}
+    line |= {"bytes": each.bytes, "whole_bytes": each.whole_bytes}
+    if each.model is not None:
+        line["model"] = each.model
+    for key, parts in (("a", each.a), ("b", each.b)):
+        first = [parts.index(part) for part in parts]
+        if first != list(range(len(parts))):
+            line[key] = first
     return line
 
 

@@ -182,6 +182,22 @@ REPORT = {
 EDGE = listed(listed(text))
 """The names of the inputs of one model, and those of its outputs."""
 WEIGHT = record({"value": text}, {"outer": size, "transform": transform, "parts": listed(count)})
+FACTORS = record(
+    {"rank": size},
+    {
+        "model": count,
+        "error": number,
+        "nodes": listed(text),
+        "bytes": number,
+        "whole_bytes": number,
+        "a": listed(count),
+        "b": listed(count),
+    },
+)
+LOW_RANK = record(
+    {"tolerance": number, "sha256": text, "whole": mapped(text), "weights": mapped(FACTORS)}, {}
+)
+"""The weights that are W_0 + L R (rewrite/low_rank.py)."""
 HEAD = record({"format": count, "version": text}, {})
 _VALUE = record(
     {
@@ -202,6 +218,7 @@ _VALUE = record(
         "recorded": truth,
         "measured": listed(mapped(count)),
         "names": listed(EDGE),
+        "low_rank": LOW_RANK,
         **REPORT,
     },
 )
@@ -215,6 +232,9 @@ def whole(value: Any) -> dict[str, Any]:
         raise ValueError("'models' and 'sha256' are not one name and one digest for each model")
     if not 0 < combinations(found.get("dims", {})) <= MOST_POINTS:
         raise ValueError(f"'dims' are not 1 to {MOST_POINTS} combinations of sizes")
+    for line in found.get("low_rank", {}).get("weights", {}).values():
+        if any(len(line.get(key, models)) != len(models) for key in ("a", "b")):
+            raise ValueError("'low_rank' has not one entry for each model")
     named = found.get("names")
     counts = [list(map(len, row)) for row in named or ()]
     if named is not None and (not counts or counts != counts[:1] * len(models) or len(counts[0]) != 2):

@@ -162,7 +162,7 @@ MUTATIONS = (
         "netfuse_onnx/match/equal.py",
         "(weight.dtype, weight.shape, weights.first_page(weight))",
         "weights.first_page(weight)",
-        equivalent="weights.same compares the shapes, too",
+        equivalent="weights.same compares the shapes, too.",
     ),
     mutation(
         "tied-like-any-other-weight",

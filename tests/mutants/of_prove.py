@@ -7,8 +7,8 @@ MUTATIONS = (
     mutation(
         "every-model-fed-the-inputs-of-model-0",
         "netfuse_onnx/prove/trial.py",
-        "return inputs.draw(self.specs, case, model, self.options.share, self.options.seed)",
-        "return inputs.draw(self.specs, case, 0, self.options.share, self.options.seed)",
+        "drawn = inputs.draw(self.specs, case, model, self.options.share, self.options.seed)",
+        "drawn = inputs.draw(self.specs, case, 0, self.options.share, self.options.seed)",
         "test_pins_prove.py::test_a_model_that_reads_another_s_input_is_seen",
     ),
     mutation(

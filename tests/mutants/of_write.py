@@ -230,15 +230,15 @@ MUTATIONS = (
     mutation(
         "digests-of-the-model-file-alone",
         "netfuse_onnx/write/digests.py",
-        "_joined([files[os.path.abspath(path)] for path in source.files])",
-        "_joined([files[os.path.abspath(path)] for path in source.files[:1]])",
+        "own = [files[os.path.abspath(path)] for path in source.files]",
+        "own = [files[os.path.abspath(path)] for path in source.files[:1]]",
         "test_write.py::test_the_digest_of_a_source_with_external_data",
     ),
     mutation(
         "written-although-unequal",
         "netfuse_onnx/merging.py",
-        "        refusals.unproven(answer)\n",
-        "",
+        "refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)",
+        "answer",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),
     mutation(
