@@ -8,7 +8,7 @@ the quartiles of the ratios of the rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from netfuse_onnx.compared import Basis, Compared, Outcome, Question
@@ -124,7 +124,9 @@ def of_bench(report: BenchReport, label: str = "") -> Verdict | None:
 def _waiting_calls(report: BenchReport, label: str) -> dict[int, Compared]:
     """The calls that want some of the models, by their number."""
     return {
-        row.models: of_rounds(row.merged.median, row.seconds.median, row.times, row.best)
+        row.models: replace(
+            of_rounds(row.merged.median, row.seconds.median, row.times, row.best), chosen=row.chosen
+        )
         for row in report.waiting
         if row.label == label
     }

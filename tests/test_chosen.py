@@ -156,6 +156,19 @@ def test_only_the_rows_of_a_table_are_read(tmp_path: Path) -> None:
     assert [21, 4] in [list(tensor.dims) for tensor in lowered.graph.initializer]
 
 
+def test_each_weight_is_that_of_the_chosen_model(tmp_path: Path) -> None:
+    assert chosen.check(MODEL, draw(MODEL, 3, sizes={"B": 2}), ROLE, tmp_path) == ""
+
+
+def test_a_constant_of_each_model_is_no_other_constant() -> None:
+    """Elsewhere the same numbers are axes, say, and nobody gathers them."""
+    emit = Emitter("g", 2, 17, {}, ())
+    emit.choose(emit.input("ids"))
+    own, axes = emit.of_each([0, 1]), emit.const([0, 1])
+    assert emit.rows(own) is not own
+    assert emit.rows(axes) is axes
+
+
 def test_ids_are_checked_though_nothing_reads_them(tmp_path: Path) -> None:
     assert chosen.check(MODEL, draw(MODEL, 1, sizes={"B": 2}), ROLE, tmp_path) == ""
     role = {"x": "input", "w": "shared weight", "b": "shared weight"}

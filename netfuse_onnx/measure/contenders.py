@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+from netfuse_onnx import edges
 from netfuse_onnx.measure.sessions import Runner, Settings
 from netfuse_onnx.measure.workload import Results, Workload
 from netfuse_onnx.run.bound import Bound
@@ -238,6 +239,7 @@ class OneGraph(Contender):
     ) -> None:
         super().__init__(work, settings)
         self.path, self.io, self.share = path, io, share
+        self._some: dict[int, Mapping[str, Value]] = {}
 
     def setup(self) -> None:
         feeds, wants = self._feeds(), self._wants()
@@ -265,6 +267,18 @@ class OneGraph(Contender):
     def run(self) -> Any:
         assert self._runner is not None
         return self._runner.run()
+
+    @property
+    def chooses(self) -> bool:
+        """True where a call may run some of the models; its inputs then have no fixed places."""
+        return edges.is_selected(self.io) and not self.on_device
+
+    def run_some(self, count: int) -> Sequence[Value]:
+        """Make a call that chooses the first `count` models."""
+        assert self._runner is not None
+        if count not in self._some:
+            self._some[count] = self.work.chosen_feeds(self.io, self.share, count)
+        return self._runner.run(self._some[count])
 
     def results(self) -> Results:
         assert self._runner is not None

@@ -73,8 +73,8 @@ class Speedup:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A call that wants only `models` of all models: `seconds` of the best way to run their sessions, `best`,
-    beside a call of the merged file `label`, which runs all. `times` is the speed of the merged call relative
-    to it."""
+    beside a call of the merged file `label`, which runs all or, merged with --select, these. `times` is the
+    speed of the merged call relative to it."""
 
     label: str
     models: int
@@ -82,6 +82,8 @@ class Waiting:
     seconds: Quartiles
     merged: Quartiles
     times: Quartiles
+    chosen: bool = False
+    """True where the merged call ran these models alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,11 @@ class Workload:
     def merged_feeds(self, io: str, share: Sequence[str], turn: int = 0) -> dict[str, Value]:
         return self._packing(io, share).inputs(self.inputs(turn))
 
+    def chosen_feeds(self, io: str, share: Sequence[str], count: int) -> dict[str, Value]:
+        """Return the inputs of a call that chooses the first `count` models."""
+        packing = dataclasses.replace(self._packing(io, share), asked=tuple(range(count)))
+        return packing.inputs(self.inputs())
+
     def merged_wants(self, io: str) -> dict[str, Value]:
         return self._packing(io).outputs([self._placed(model) for model in range(self.models)])
 

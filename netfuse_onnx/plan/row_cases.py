@@ -159,7 +159,7 @@ def _gather(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 def _pad(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     """Nothing is added along the axis of the rows."""
     rank, state = len(facts.dims(node.inputs[0])), ins[0]
-    if not isinstance(state, Rowed) or any(ins[1:]) or len(node.inputs) > 3:
+    if not isinstance(state, Rowed) or any(ins[1:]) or len(node.inputs) not in (2, 3):
         return None
     pads = facts.constant(node.inputs[1])
     widths = [] if pads is None else [int(pads.reshape(-1)[k]) for k in (state.axis, state.axis + rank)]

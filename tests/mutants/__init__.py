@@ -2,6 +2,7 @@
 
 from .mutation import Mutation
 from .of_answers import MUTATIONS as ANSWERS
+from .of_chosen import MUTATIONS as CHOSEN
 from .of_cuda import MUTATIONS as CUDA
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -21,6 +22,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *STORAGE,
     *WRITE,
     *PROVE,
+    *CHOSEN,
     *CUDA,
     *ANSWERS,
     *VERDICT,
