@@ -179,7 +179,7 @@ class MergeReport(Report):
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
     routing: tuple[RoutingRow, ...] = ()
-    """How rows find their models, with --io routed."""
+    """The lowerings by which rows find their models, with --io routed."""
     sharing: Sharing | None = None
     adapters: Adapters | None = None
     """The weights that adapters change in their base; None where the models are no adapters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import families
@@ -199,6 +200,48 @@ def test_the_proofs_hold_and_are_told(by: str, tmp_path: Path) -> None:
     assert netfuse_onnx.inspect(out).io == by
     again = netfuse_onnx.verify(out, paths)
     assert again.ok and again.graph.ok and not again.graph.note and again.values.mixes is not None
+
+
+def tampered(path: str, change: Callable[[onnx.NodeProto], bool]) -> None:
+    """Change the nodes of a file for which `change` says that it did."""
+    model = onnx.load(path)
+    changed = [change(node) for node in model.graph.node]
+    assert any(changed)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("by", LOWERINGS)
+def test_a_file_without_its_check_is_seen(by: str, tmp_path: Path) -> None:
+    """Without it, -1 is the last model for Gather."""
+    paths = KINDS["mlp"].write(tmp_path, 3)
+    out = merged(paths, by)
+
+    def unchecked(node: onnx.NodeProto) -> bool:
+        made = node.op_type == "Reshape" and "Add" in node.input[1]
+        if made:
+            node.op_type = "Identity"
+            del node.input[1:]
+        return made
+
+    tampered(out, unchecked)
+    mixes = netfuse_onnx.verify(out, paths).values.mixes
+    assert mixes is not None and any("must fail" in problem for problem in mixes.problems)
+
+
+def test_a_file_that_is_right_for_equal_numbers_of_rows_is_seen(tmp_path: Path) -> None:
+    """The cases of the proof have as many rows of each model; its mixes have not."""
+    paths = KINDS["mlp"].write(tmp_path, 3)
+    out = merged(paths, "slots")
+
+    def fewest(node: onnx.NodeProto) -> bool:
+        made = node.op_type == "ReduceMax"
+        node.op_type = "ReduceMin" if made else node.op_type
+        return made
+
+    tampered(out, fewest)
+    values = netfuse_onnx.verify(out, paths).values
+    assert values.mixes is not None and not values.mixes.ok
+    assert all(row.ok for row in values.outputs)
 
 
 def test_the_cheaper_lowering_is_chosen_and_the_other_told(tmp_path: Path) -> None:

@@ -309,6 +309,6 @@ class Emitter(Shaping):
         self.sizes.tell(CHOSEN, ids)
 
     def rows(self, x: Tensor) -> Tensor:
-        """What a node reads in the place of `x`: of a constant with a row for each model, those of the models
-        that a call chooses."""
+        """The tensor that a node reads in the place of `x`: of a constant with a row for each model, the rows
+        of the models that a call chooses."""
         return x if self.chosen is None else self.chosen.rows(x, self)

@@ -8,6 +8,7 @@ from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
+from .of_routed import MUTATIONS as ROUTED
 from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
@@ -23,6 +24,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *WRITE,
     *PROVE,
     *CHOSEN,
+    *ROUTED,
     *CUDA,
     *ANSWERS,
     *VERDICT,

@@ -23,7 +23,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "rows-are-not-counted",
         GUARDS,
-        'faults = emit("Add", faults, _unequal(emit, [ids, *rows]))',
+        'faults = emit("Add", faults, unequal(emit, [ids, *rows]))',
         "pass",
         ROWS,
     ),
@@ -58,8 +58,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "a-choice-is-proven-without-its-order",
         "netfuse_onnx/run/packing.py",
-        "return (self.asked or tuple(every)[::-1]) if self.labels.ids else tuple(every)",
-        "return (self.asked or tuple(every)) if self.labels.ids else tuple(every)",
+        "return (self.asked or tuple(every)[::-1]) if edges.is_selected(self.labels.io) else tuple(every)",
+        "return (self.asked or tuple(every)) if edges.is_selected(self.labels.io) else tuple(every)",
         "test_packing.py::test_chosen_models_come_in_another_order",
     ),
     mutation(
