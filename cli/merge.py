@@ -11,6 +11,8 @@ from .options import (
     WithOptionalValues,
     adapter_option,
     at_least_two,
+    combine_option,
+    combined,
     common_options,
     data_arguments,
     io_argument,
@@ -26,7 +28,8 @@ from .options import (
 )
 
 ARGUMENTS = (
-    "io", "routing", "share", "target", "partial", "strict", "out", "data", "tune", "low_rank", "base",
+    "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "low_rank",
+    "base",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -47,6 +50,7 @@ ARGUMENTS = (
     "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
     "machine that will serve.",
 )
+@combine_option
 @tune_option
 @low_rank_options
 @partial_option
@@ -79,15 +83,17 @@ def merge(
     Example:
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
-      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --share-input image --combine mean
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
+      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)
     paths, called = named_models(models, names, adapters)
     proof = proof_arguments(given)
     given["io"] = io_argument(given["io"], given["select"])
+    given["combine"] = combined(given["combine"])
     given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ARGUMENTS}
     return answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)

@@ -92,6 +92,12 @@ tune_option = click.option(
     help="Choose the plan by measuring on this machine, where --provider says, for about so many seconds (60 "
     "by itself). Times are remembered for the next run.",
 )
+combine_option = click.option(
+    "--combine",
+    multiple=True,
+    metavar="[NAME=]mean|vote|sum",
+    help="Give an output once, combined of all models; without a name, all outputs. Made for --share-input.",
+)
 low_rank_options = _options(
     click.option(
         "--base",
@@ -196,6 +202,13 @@ def data_arguments(external: bool, single: bool) -> str:
     if external and single:
         raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
     return "external" if external else "single" if single else "auto"
+
+
+def combined(each: Sequence[str]) -> dict[str, str]:
+    """Return the combinations by output, '' for all that are not named."""
+    from netfuse_onnx import arguments
+
+    return arguments.combinations_given(each)
 
 
 def proof_arguments(given: dict[str, Any]) -> dict[str, Any]:

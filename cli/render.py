@@ -94,6 +94,9 @@ def inspect(report: InspectReport, console: Screen) -> None:
     if report.recorded:
         console.say("The plan was chosen by measuring, and is recorded node by node.")
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
+    shared += f", combined: {', '.join(f'{n} ({how})' for n, how in report.combined.items())}" * bool(
+        report.combined
+    )
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     low_rank(report.low_rank, console)
     _lowered(report.lowered, console)
@@ -244,6 +247,7 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
     _isolation(values.isolation, models, console)
     _selection(values.selection, console)
     _mixes(values.mixes, console)
+    _combined(values, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
     if values.replays:
@@ -252,6 +256,21 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         console.say(
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
         )
+
+
+def _combined(values: ValuesProof, console: Screen) -> None:
+    """Print what the proof means for outputs that are a combination of all models."""
+    rows = {row.output: row.combined for row in values.outputs if row.combined}
+    blind = {row.output for row in values.telling if row.combined and (row.alike or row.left_out)}
+    if rows:
+        console.say(
+            f"Combined of all models: {some([f'{name} ({how})' for name, how in rows.items()])}. Compared "
+            "with the same of the sources' outputs. Every model is meant to change them: isolation says "
+            "nothing of them."
+        )
+    if rows.keys() - blind and any(row.combined for row in values.telling):
+        shown = some([name for name in rows if name not in blind])
+        console.say(f"A model left out of {shown}, or counted in the place of another, would show.")
 
 
 def _replays(replays: Replays, console: Screen) -> None:

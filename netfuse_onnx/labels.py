@@ -2,7 +2,8 @@
 model's.
 
 separate: input x of model a is `a/x` and its output y is `a/y`, by the names that a's own file uses. stacked:
-the first model's names. An input that is fed once has the first model's name, too.
+the first model's names. An input that is fed once has the first model's name, too, and so has an output that
+is a combination of all models.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Labels:
     edges: tuple[Edge, ...]
     io: str = "separate"
     share: frozenset[str] = frozenset()
+    combined: frozenset[str] = frozenset()
+    """The outputs that are given once, a combination of those of all models."""
     repeated: frozenset[str] = frozenset()
     """Inputs of a routed call that are fed once, as one row, which all rows use."""
 
@@ -43,7 +46,7 @@ class Labels:
         """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
         rows = share & routing(family).rows if modes.is_routed(io) else frozenset[str]()
-        return Labels(family.names, edges, io, share, rows)
+        return Labels(family.names, edges, io, share, frozenset(family.combined), rows)
 
     def input(self, model: int, name: str) -> str:
         """Return the merged input of a model that stands for the first model's `name`."""
@@ -51,7 +54,7 @@ class Labels:
 
     def output(self, model: int, name: str) -> str:
         """Return the merged output of a model that stands for the first model's `name`."""
-        return self._label(model, name, self.edges[model].outputs)
+        return name if name in self.combined else self._label(model, name, self.edges[model].outputs)
 
     @property
     def ids(self) -> str:

@@ -97,6 +97,8 @@ class OutputProof:
     problem: str = ""
     unproven: bool = False
     plain: bool = False
+    combined: str = ""
+    """The word for the combination of all models, where the output is one: mean, sum or vote."""
 
     @property
     def differs(self) -> bool:
@@ -139,6 +141,10 @@ class Telling:
     tolerance, and `models` are these two. `reason` is '' where the output tells all models apart, else the
     reason why it does not; `alike` holds the pairs that it can't tell apart. Of the `channels` on `axis`,
     `quiet` do not tell all models apart.
+
+    An exchange changes no combination of all models. Where the output is one, named by `combined`, `alike`
+    holds the pairs of which one might have been counted twice, in the place of the other, and `left_out` the
+    models that might not have been counted at all, without a difference that shows.
     """
 
     output: str
@@ -149,6 +155,8 @@ class Telling:
     axis: int = 0
     channels: int = 0
     quiet: int = 0
+    combined: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +261,13 @@ class ValuesProof:
 
 def describe(out: OutputProof) -> str:
     """Describe the worst element of an output in one sentence."""
-    head = f"Output {out.output} of model {out.model} differs ({out.case})"
+    whose = f", the {out.combined} of all models," if out.combined else f" of model {out.model}"
+    head = f"Output {out.output}{whose} differs ({out.case})"
     if out.problem:
         return f"{head}: {out.problem}."
     if out.unproven and not out.differs:
         return (
-            f"Output {out.output} of model {out.model} can't be proved ({out.case}): rounding alone changes "
+            f"Output {out.output}{whose} can't be proved ({out.case}): rounding alone changes "
             f"what the source gives by {out.noise or 0.0:.3g}, where its largest element is {out.scale:.3g}."
         )
     return (

@@ -110,10 +110,9 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
-        own = (self.values.isolation, self.values.selection, self.values.mixes)
-        isolation = [problem for part in own if part for problem in part.problems]
-        rebuilt = self.reconstruction.problems if self.reconstruction else ()
-        for problem in (*self.bytes.problems, *rebuilt, *self.values.problems, *isolation):
+        own = (self.reconstruction, self.values.isolation, self.values.selection, self.values.mixes)
+        others = [problem for part in own if part for problem in part.problems]
+        for problem in (*self.bytes.problems, *self.values.problems, *others):
             return problem
         worst = self.values.worst
         if worst is not None and not worst.ok:
@@ -178,6 +177,8 @@ class MergeReport(Report):
     low_rank: LowRankReport | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined: mean, sum or vote."""
     routing: tuple[RoutingRow, ...] = ()
     """The lowerings by which rows find their models, with --io routed."""
     sharing: Sharing | None = None
@@ -312,6 +313,8 @@ class InspectReport(Report):
     low_rank: LowRankReport | None = None
     recorded: bool = False
     """True where measuring chose the plan, so that the file records it."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,9 @@ class Correspondence:
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
     them; files of old versions have the first model's names for all. `rows`: the inputs whose batch is bound
-    to 1, because each row is computed by itself (rewrite/per_row.py).
+    to 1, because each row is computed by itself (rewrite/per_row.py). `combined`: the
+    outputs that the merged model gives once, with the word for the combination of all models' values: mean,
+    sum or vote.
     """
 
     sources: tuple[Source, ...]
@@ -235,6 +237,7 @@ class Correspondence:
     rows: frozenset[str] = frozenset()
     loaded: tuple[Source, ...] = ()
     low_rank: LowRank | None = None
+    combined: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:

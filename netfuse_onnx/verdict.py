@@ -74,8 +74,10 @@ def judge(
     some: Mapping[int, Compared] | None = None,
     label: str = "merged",
     warning: str = "",
+    whole: bool = False,
 ) -> Verdict:
-    """Return the verdict on a merged file. A figure that is not known has no row.
+    """Return the verdict on a merged file. A figure that is not known has no row. `whole`: no call wants only
+    some of the models, because outputs combine all.
 
     `some` compares one merged call with the best way to run k of the models, by k. The key `models` is a call
     that wants all, the key 1 a call that wants one. A k without figures was not measured.
@@ -90,8 +92,8 @@ def judge(
     if models > 1:
         given[Question.ONE] = some.get(1)
     rows = [_row(question, models, models, one) for question, one in given.items() if one is not None]
-    pays = pays_from(models, some)
-    if models > 1 and models in some:
+    pays = None if whole else pays_from(models, some)
+    if models > 1 and models in some and not whole:
         rows.append(_waiting(models, pays, some))
     return Verdict(label, models, tuple(rows), pays, warning)
 
@@ -118,6 +120,7 @@ def of_bench(report: BenchReport, label: str = "") -> Verdict | None:
         files=_both(own.file, sequence.file, Basis.COUNTED) if sequence else None,
         some=some,
         label=label,
+        whole=bool(report.combined),
     )
 
 

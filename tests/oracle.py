@@ -480,6 +480,7 @@ def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> 
     found.options = [[o for o in offers if o.reason != CHEAPER] for offers in found.options]
     best = planning.plan(corr, io=io, share=share)
     yield best
+    prices = Cost(corr.models)
     for i, offers in enumerate(found.options):
         for offer in offers if len(offers) > 1 else []:
             if identity(offer) == identity(best.lowerings[i]):
@@ -487,7 +488,7 @@ def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> 
             forced = dataclasses.replace(
                 found, options=[*found.options[:i], [offer], *found.options[i + 1 :]]
             )
-            search = planning.Search(corr, forced, Cost(corr.models))
+            search = planning.Search(corr, forced, prices)
             solution = search.solve()
             yield Plan(search.chosen(solution), solution.cost, solution.exact)
 

@@ -152,6 +152,24 @@ def test_names_of_wrappers_are_understood(tmp_path: Path) -> None:
     check_values(tmp_path, report, some)
 
 
+def test_a_bias_that_is_saved_twice_counts_once(tmp_path: Path) -> None:
+    """With bias="all" peft saves that of modules_to_save under two names, and the one that it takes the place of."""
+    bias = values(V, "bias") * 2
+    own = {
+        f"{V}.bias": bias,
+        f"{V}.modules_to_save.bias": bias,
+        f"{V}.original_module.bias": values(V, "bias"),
+    }
+    some = [adapter(tmp_path, name, modules=[Q], replaced=own) for name in "ab"]
+    report = merged(tmp_path, base(tmp_path), some)
+    for one in some:
+        one.replaced = {f"{V}.bias": bias}
+    check_values(tmp_path, report, some)
+    other = adapter(tmp_path, "c", modules=[Q], replaced=own | {f"{V}.bias": bias + 1})
+    with pytest.raises(FileFault, match="another tensor"):
+        merged(tmp_path, base(tmp_path), [other, other])
+
+
 # --------------------------------------------------------------------------- convolutions
 
 

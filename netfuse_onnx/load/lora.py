@@ -20,7 +20,7 @@ from typing import Any
 from onnx import TensorProto
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.storage import external, safetensors
+from netfuse_onnx.storage import external, safetensors, weights
 from netfuse_onnx.types import Weight
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -32,9 +32,9 @@ MOST_RANK = 1 << 16
 
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])(?:\.[^.]+)?\.weight")
 _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?(?=\.[^.]+$)|\.base_layer(?=\.)")
-_OTHER = re.compile(
-    r"(?:^|\.)(?:lora_|hada_|ia3_|lokr_|b?oft_|vera_|prompt_|trainable_tokens|token_adapter|original_module)"
-)
+_OTHER = re.compile(r"(?:^|\.)(?:lora_|hada_|ia3_|lokr_|b?oft_|vera_|prompt_|trainable_tokens|token_adapter)")
+_UNUSED = re.compile(r"\.original_module\.")
+"""The base's own tensor, which bias="all" saves beside the one of modules_to_save that takes its place."""
 _NESTED = re.compile(r"\)[*+{?]")
 """A repeated group: such a pattern may take years to compare."""
 HARMLESS = frozenset(
@@ -90,13 +90,15 @@ def read(path: str) -> Adapter:
     replaced: dict[str, Weight] = {}
     for name, weight in tensors.items():
         own = name.removeprefix(PREFIX)
+        if _UNUSED.search(own):
+            continue
         if match := _PART.fullmatch(own):
             place, key = parts.setdefault(match["module"], {}), match["part"]
         elif _OTHER.search(own):
             raise FileFault(f"{path} has {name[:120]!r}, which is no part of plain LoRA.", UNSUPPORTED)
         else:
             place, key = replaced, _SAVED.sub("", own)
-        if key in place:
+        if key in place and not weights.same(place[key], weight):
             raise FileFault(f"{path} has {name[:120]!r} for a place that another tensor has.", UNSUPPORTED)
         place[key] = weight
     if not tensors:

@@ -71,18 +71,19 @@ class Boundary:
     def drain(self, emit: Emitter, fetch: Fetch, made: Mapping[str, Layout]) -> None:
         """Create the graph outputs, model by model where they are separate. An input of the sources that is
         an output too is both in the merged model as well, unless it is fed once."""
-        graph = self.corr.graph
-        through = set(graph.inputs) - self.share
+        combined, each = self._outputs()
+        through = set(self.corr.graph.inputs) - self.share
+        for name in combined:
+            emit.output(_single(fetch(name, SHARED)), name)
         if self.stacked:
             checked = self._checked(emit, fetch, through) if self.selected else {}
-            for name in graph.outputs:
-                value = checked.get(name) or fetch(name, STACKED(0))
-                tensor = value if not isinstance(value, tuple) else value[0]
+            for name in each:
+                tensor = checked.get(name) or _single(fetch(name, STACKED(0)))
                 emit.output(tensor, name, itself=name in through)
             return
-        columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
+        columns = {name: fetch(name, PER_MODEL) for name in each}
         for m in range(self.corr.models):
-            for name in graph.outputs:
+            for name in each:
                 value = columns[name]
                 tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
@@ -93,29 +94,36 @@ class Boundary:
         return kept_checks(emit, {n: v for n, v in values.items() if not isinstance(v, tuple)})
 
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
-        yield from self._in_order(self.corr.graph.inputs, self.share)
+        """The inputs go name by name, as they are fed."""
+        for name in self.corr.graph.inputs:
+            if self.stacked:
+                yield self._stacked_info(name, once=name in self.share)
+                continue
+            for label in [name] if name in self.share else self._inputs(name):
+                yield value_info(label, self.corr.edge_type(name))
         if self.selected:
             yield kinds.declared(self.labels.ids, ValueType(onnx.TensorProto.INT64, (CHOSEN,)))
 
     def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
-        yield from self._in_order(self.corr.graph.outputs, frozenset())
-
-    def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
-        """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
-        edge_type = self.corr.edge_type
+        """The outputs go model by model, as they are drained; combined ones come first."""
+        combined, each = self._outputs()
+        for name in combined:
+            yield value_info(name, self.corr.edge_type(name))
         if self.stacked:
-            for name in names:
-                yield value_info(name, edge_type(name), None if name in once else self.count)
-        elif names is self.corr.graph.inputs:
-            for name in names:
-                for label in [name] if name in once else self._inputs(name):
-                    yield value_info(label, edge_type(name))
-        else:
-            for model in range(self.corr.models):
-                for name in names:
-                    yield value_info(
-                        self.labels.output(model, name), self._of_model(name, self.corr.names[model])
-                    )
+            for name in each:
+                yield self._stacked_info(name)
+            return
+        for m, model in enumerate(self.corr.names):
+            for name in each:
+                yield value_info(self.labels.output(m, name), self._of_model(name, model))
+
+    def _stacked_info(self, name: str, *, once: bool = False) -> onnx.ValueInfoProto:
+        return value_info(name, self.corr.edge_type(name), None if once else self.count)
+
+    def _outputs(self) -> tuple[list[str], list[str]]:
+        """The outputs that are combined, and those that each model has."""
+        names, once = self.corr.graph.outputs, self.labels.combined
+        return [name for name in names if name in once], [name for name in names if name not in once]
 
     def _of_model(self, name: str, model: str) -> ValueType:
         """The type of an output of one model. A size that may be another one in each model has a name of its
@@ -137,11 +145,12 @@ class Boundary:
         models, is that of another one in some model."""
         graph = self.corr.graph
         for name in (*graph.inputs, *graph.outputs):
-            if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):
+            once = name in self.share or name in self.labels.combined
+            if (self.stacked or once) and (other := self.labels.crossed(name)):
                 raise NotStackable(
                     f"{name!r} of {self.corr.names[0]} is not what {other} calls {name!r}, so one name can't "
                     "stand for both.",
-                    "Keep them apart: --io separate, without --share-input for it.",
+                    "Keep them apart: --io separate, without --share-input or --combine for it.",
                 )
 
     def _refuse_clashes(self) -> None:
@@ -172,12 +181,19 @@ class Boundary:
         for role, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
             for name in names:
                 ragged = name in self.corr.ragged
+                if name in self.labels.combined:
+                    continue
                 if (self.corr.graph.types[name].proto is not None and name not in self.share) or ragged:
                     raise NotStackable(
                         f"{role} {name!r} of {self.corr.sources[0].path} cannot be stacked: "
                         + ("its shape differs between the models." if ragged else "it is not a tensor."),
                         "Use --io separate.",
                     )
+
+
+def _single(value: Held) -> Tensor:
+    """The tensor of a value that is one for all models."""
+    return value[0] if isinstance(value, tuple) else value
 
 
 def value_info(name: str, kind: ValueType, models: Dim = None) -> onnx.ValueInfoProto:

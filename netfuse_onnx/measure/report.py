@@ -126,6 +126,9 @@ class BenchReport(Report):
     cut: bool = False
     waiting: tuple[Waiting, ...] = ()
     """Calls that want some of the models, the fewest first."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that the merged file gives once, and how. The other ways combine them in numpy, which is
+    part of their time; no call wants only some of the models."""
     verdict: Verdict | None = None
     snippet: str = ""
     """Python that opens the merged file under the settings that were fastest for it."""

@@ -183,7 +183,7 @@ def _of_rounds(effort: Effort, together: bool, clock: Clock) -> Effort:
 def _has_one(way: Way) -> bool:
     own = way.contender
     one = type(own) is InSequence or (isinstance(own, OneGraph) and own.chooses)
-    return one and own is not None and own.work.models > 1
+    return one and own is not None and own.work.models > 1 and not own.work.combined
 
 
 def _some_models(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock) -> tuple[Waiting, ...]:

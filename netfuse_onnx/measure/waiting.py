@@ -33,8 +33,10 @@ def numbers(models: int) -> list[int]:
 
 
 def sessions_of(way: Way) -> InSequence | None:
-    """Return the contender of a way that can run some of the models: it has a session for each."""
-    return way.contender if isinstance(way.contender, InSequence) else None
+    """Return the contender of a way that can run some of the models: it has a session for each. None where
+    outputs are combined, which takes all models."""
+    one = way.contender
+    return one if isinstance(one, InSequence) and not one.work.combined else None
 
 
 def runs_some(way: Way) -> Callable[[int], object] | None:

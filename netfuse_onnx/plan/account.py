@@ -100,7 +100,7 @@ class Accounts:
         self._provider = provider
         self._alike: dict[Any, dict[Any, Account]] = {}
         self._emit: dict[bool, CountingEmitter] = {}
-        self._latest: tuple[Site, dict[Any, Account]] | None = None
+        self._by_site: dict[int, tuple[Site, dict[Any, Account]]] = {}
 
     def of(self, offer: Lowering) -> Account:
         """The account of a lowering of a node."""
@@ -127,9 +127,9 @@ class Accounts:
 
     def _accounts(self, site: Site) -> dict[Any, Account]:
         """The accounts that were made for nodes whose rules emit the same."""
-        if self._latest is None or self._latest[0] is not site:
-            self._latest = site, self._alike.setdefault(alike(site), {})
-        return self._latest[1]
+        if id(site) not in self._by_site:  # it holds the site, so that no other gets its id
+            self._by_site[id(site)] = site, self._alike.setdefault(alike(site), {})
+        return self._by_site[id(site)][1]
 
 
 def alike(site: Site) -> Any:

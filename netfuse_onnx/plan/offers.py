@@ -13,8 +13,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from netfuse_onnx.emit.chosen import NeedsCount
+from netfuse_onnx.errors import NotCombinable
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops import kinds, traits
+from netfuse_onnx.ops.schemas import OWN
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.rules import Option, Refuse, Site, options
@@ -79,6 +81,8 @@ def _offers(
     corr: Correspondence, candidates: Candidates, site: Site, bodies: Bodies, cost: Cost
 ) -> list[Lowering]:
     node = site.node
+    if node.domain == OWN:
+        return _combinations(candidates, site, cost)
     mapped = any(v in candidates.mapped for v in node.reads)
     if not (mapped or site.attrs or traits.random(node) or _unshareable(corr.graph, node)):
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs), site)]
@@ -98,6 +102,18 @@ def _offers(
             why = UNJOINABLE if unjoinable else CHEAPER
             return [*batched, replicated(site, candidates.mapped, why, batched[0].gives)]
     return [replicated(site, candidates.mapped, reason)]
+
+
+def _combinations(candidates: Candidates, site: Site, cost: Cost) -> list[Lowering]:
+    """The ways to combine the values of all models, none of which is once per model."""
+    batched, reason = _batched(site, cost)
+    if site.node.inputs[0] in candidates.ragged:
+        batched, reason = [], "its shape may differ between the models"
+    if not batched:
+        raise NotCombinable(
+            f"Output {site.node.name!r} cannot be combined: {reason}.", "Leave it out of --combine."
+        )
+    return batched
 
 
 def _batched(site: Site, cost: Cost) -> tuple[list[Lowering], str]:

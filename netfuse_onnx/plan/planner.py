@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from netfuse_onnx import edges
-from netfuse_onnx.errors import NotRoutable, NotStackable
+from netfuse_onnx.errors import NotRoutable, NotStackable, UsageFault
 from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan import control, recorded
 from netfuse_onnx.plan.cost import Cost
@@ -128,6 +128,11 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     """The candidates of the search, with the layouts that the edge of the merged graph asks for."""
     graph = corr.graph
     routed = edges.is_routed(io)
+    if corr.combined and not (edges.is_separate(io) or edges.is_stacked(io)):
+        raise UsageFault(
+            f"--combine needs the outputs of all models, and a call with I/O {io} runs only some.",
+            "Leave out --combine, or use --io separate or stacked.",
+        )
     fed = PER_MODEL if edges.is_separate(io) else FOLDED(0) if edges.is_by_index(io) else STACKED(0)
     tensors = {name for name in graph.inputs if graph.types[name].proto is None}
     inputs: dict[str, Layout] = {

@@ -40,12 +40,13 @@ LARGE = 1 << 20
 def isolate(
     session: Session, judge: Judge, before: Results, *, thorough: bool, tell: Progress
 ) -> Isolation | None:
-    """Check a merged model in the first case, whose results are `before`. Returns None for a single model.
+    """Check a merged model in the first case, whose results are `before`. Returns None for a single model,
+    and where all outputs are combined: every model is meant to change those.
 
     Without `thorough`, the first and the last model get one poison of everything, then other values.
     """
     lab = _Lab(session, judge, before)
-    if lab.models < 2:
+    if lab.models < 2 or not judge.lines:
         return None
     cheap = thorough or lab.elements <= LARGE
     models = list(range(lab.models)) if thorough else [0, lab.models - 1] if cheap else [0]

@@ -130,7 +130,7 @@ def _sizes(trial: Trial) -> dict[str, int]:
     for model in range(trial.family.models):
         feeds = trial.feeds(trial.cases[0], model)
         for name, value in (*feeds.items(), *trial.outputs[model][0].items()):
-            if model == 0 or name not in trial.options.share:
+            if model == 0 or not (name in trial.options.share or name in trial.family.combined):
                 parts = value if isinstance(value, list) else [value]
                 sizes[name] = sizes.get(name, 0) + sum(np.asarray(part).nbytes for part in parts)
     return sizes

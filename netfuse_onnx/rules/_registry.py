@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netfuse_onnx.layouts import Layout
+from netfuse_onnx.ops.schemas import OWN
 from netfuse_onnx.rules._site import Operands, Refuse, Site
 from netfuse_onnx.rules.fallback import REASONS
 from netfuse_onnx.types import Became, ValueType
@@ -208,5 +209,5 @@ def _unranked(site: Site) -> str:
 
 
 def table() -> Mapping[str, Sequence[Rule]]:
-    """Operators and their rules, sorted by name."""
-    return {op: tuple(REGISTRY[op]) for op in sorted(REGISTRY)}
+    """Operators of models and their rules, sorted by name."""
+    return {op: tuple(REGISTRY[op]) for op in sorted(REGISTRY) if not op.startswith(f"{OWN}.")}

@@ -46,11 +46,15 @@ class Packing:
         return {**self._joined(values, self.labels.input, self.labels.share), **ids}
 
     def outputs(self, values: Values) -> dict[str, Value]:
-        """Pack the outputs of the models into those that the merged model gives."""
+        """Pack the outputs of the models into those that the merged model gives. A combined one is that of
+        the first model."""
         if edges.is_routed(self.labels.io):
             order = self.mixed([len(_array(next(iter(own.values())))) for own in values])
             return {name: _mixed([own[name] for own in values], order) for name in values[0]}
-        return self._joined(values, self.labels.output, frozenset())
+        once = self.labels.combined
+        merged = {name: value for name, value in values[0].items() if name in once}
+        each = [{name: v for name, v in own.items() if name not in once} for own in values]
+        return merged | self._joined(each, self.labels.output, frozenset())
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """Return one model's part of a merged output, and '' or the reason why there is none."""
@@ -69,14 +73,19 @@ class Packing:
         return np.asarray(value[self.ids.index(model)]), ""
 
     def split(self, result: Mapping[str, Value], names: Iterable[str]) -> list[dict[str, Value]]:
-        """Take the outputs `names` of every model out of those of the merged model."""
-        label, every = self.labels.output, list(names)
+        """Take the outputs `names` of every model out of those of the merged model. The first one has those
+        that are combined."""
+        label, names = self.labels.output, list(names)
+        every = [name for name in names if name not in self.labels.combined]
         if edges.is_routed(self.labels.io):
             return [{n: self.pick(m, n, result)[0] for n in every} for m in range(self.count)]
         if edges.is_separate(self.labels.io):
-            return [{n: result[label(m, n)] for n in every} for m in range(self.count)]
-        models = range(len(self.labels.models))
-        return [{n: np.asarray(result[label(m, n)])[self.ids.index(m)] for n in every} for m in models]
+            parts = [{n: result[label(m, n)] for n in every} for m in range(self.count)]
+        else:
+            places = [self.ids.index(m) for m in range(len(self.labels.models))]
+            parts = [{n: np.asarray(result[label(m, n)])[k] for n in every} for m, k in enumerate(places)]
+        parts[0] |= {n: result[label(0, n)] for n in names if n in self.labels.combined}
+        return parts
 
     # ------------------------------------------------------------------ rows
 

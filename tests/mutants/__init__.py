@@ -1,8 +1,10 @@
 """Mistakes that the tests must see, by stage. run.py tries them: `make mutants`."""
 
 from .mutation import Mutation
+from .of_adapters import MUTATIONS as ADAPTERS
 from .of_answers import MUTATIONS as ANSWERS
 from .of_chosen import MUTATIONS as CHOSEN
+from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -25,8 +27,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PROVE,
     *CHOSEN,
     *ROUTED,
+    *COMBINE,
     *CUDA,
     *ANSWERS,
     *VERDICT,
     *TUNE,
+    *ADAPTERS,
 )

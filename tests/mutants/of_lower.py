@@ -13,7 +13,7 @@ MUTATIONS = (
     mutation(
         "one-name-for-two-things",
         "netfuse_onnx/lower/boundary.py",
-        "if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):",
+        "if (self.stacked or once) and (other := self.labels.crossed(name)):",
         "if False and (other := self.labels.crossed(name)):",
         "test_names.py::test_types_decide_where_names_contradict_them",
     ),
