@@ -143,6 +143,7 @@ class _Work:
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
         if options and ask.tune is not None:
+            refusals.unmeasured(io)
             plan, tuning = best_plan.choose(self._request(plan, once, options, ask.tune))
         answer = self._before_proofs(plan, tuning, io, once)
         if ask.strict:

@@ -272,3 +272,10 @@ def test_a_target_plans_for_so_many_rows(tmp_path: Path) -> None:
         )
         assert [row.rows for row in report.routing] == [64]
         assert netfuse_onnx.verify(out, paths).graph.ok
+
+
+def test_plans_whose_models_a_call_chooses_are_not_measured(tmp_path: Path) -> None:
+    paths, out = KINDS["mlp"].write(tmp_path, 3), str(tmp_path / "out.onnx")
+    for how in ({"io": "routed", "routing": "index"}, {"io": "selected"}):
+        with pytest.raises(UsageFault, match="--tune can't measure"):
+            netfuse_onnx.merge(paths, out, tune=1.0, **how)
