@@ -10,13 +10,12 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, Selection, ValuesProof, describe
+from netfuse_onnx.proofs import BytesProof, Isolation, Replays, Selection, ValuesProof, describe
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
     MergeReport,
     Report,
-    RoutingRow,
     RulesReport,
     VerifyReport,
 )
@@ -27,6 +26,7 @@ from .render_bench import bench
 from .render_check import check
 from .render_hints import hints
 from .render_low_rank import low_rank, reconstruction
+from .render_routed import mixes, routing
 from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
@@ -57,7 +57,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
     _lowered(report.lowered, console)
-    _routing(report.routing, console)
+    routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
     if report.tuning:
         tuning(report.tuning, console)
@@ -133,21 +133,6 @@ def _lowered(lowered: Lowered, console: Screen) -> None:
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         console.say(f"Note: {note}")
-
-
-def _routing(rows: Sequence[RoutingRow], console: Screen) -> None:
-    """Print how rows find their models, and what the other way would cost."""
-    told = {
-        row.by: f"{row.microseconds:,.0f} us" if row.microseconds is not None else row.reason.rstrip(".")
-        for row in rows
-    }
-    for row in rows:
-        if row.chosen:
-            others = "".join(f"; {by}: {text}" for by, text in told.items() if by != row.by)
-            console.say(
-                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows "
-                f"of random models{others}. --dim rows=R plans for others."
-            )
 
 
 def _names(rows: Sequence[NameRow], console: Screen) -> None:
@@ -246,7 +231,7 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         )
     _isolation(values.isolation, models, console)
     _selection(values.selection, console)
-    _mixes(values.mixes, console)
+    mixes(values.mixes, console)
     _combined(values, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
@@ -283,19 +268,6 @@ def _replays(replays: Replays, console: Screen) -> None:
         )
     for what, reason in [*replays.refused.items()][:REASONS]:
         console.say(f"No CUDA graph of {what}: {reason}.")
-
-
-def _mixes(mixes: Mixes | None, console: Screen) -> None:
-    if mixes is None:
-        return
-    for problem in mixes.problems[:REASONS]:
-        console.say(f"Rows: {problem}")
-    if mixes.ok:
-        console.say(
-            f"Rows: in {mixes.calls} calls with other mixes, {mixes.rows} rows are what their own models' "
-            f"sources give; {mixes.refused} calls that name no model, or disagree in their rows, failed, as "
-            "they must."
-        )
 
 
 def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:
