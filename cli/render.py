@@ -216,13 +216,8 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             "Optimisations: as CUDA runs the file, without the fusions into operators on bytes, which ONNX "
             f"Runtime has on the CPU alone ({', '.join(values.left_out)})."
         )
-    worst = values.worst
-    if worst is not None and not wrong:
-        console.say(
-            f"Worst: output {worst.output} of {worst.model} at {list(worst.at)}, {worst.got} for "
-            f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
-            f"({worst.precision}){_noise(worst.noise)}."
-        )
+    if not wrong:
+        _worst(values, console)
     if values.spread and values.spread.telling:
         one, two = values.spread.models
         console.say(
@@ -240,6 +235,17 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
     if values.tf32 is not None:
         console.say(
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
+        )
+
+
+def _worst(values: ValuesProof, console: Screen) -> None:
+    """Print the element that came closest to its limit."""
+    worst = values.worst
+    if worst is not None:
+        console.say(
+            f"Worst: output {worst.output} of {worst.model} at {list(worst.at)}, {worst.got} for "
+            f"{worst.want}; error {worst.error:.3g} of {worst.allowed:.3g} allowed "
+            f"({worst.precision}){_noise(worst.noise)}."
         )
 
 
