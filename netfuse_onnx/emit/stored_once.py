@@ -17,6 +17,7 @@ from netfuse_onnx.emit.repeat import is_repeated, put, store_once
 from netfuse_onnx.lowered import Conversion
 from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast, Transform
 from netfuse_onnx.types import Weight
 
@@ -27,6 +28,8 @@ def stored_once(emit: Emitter) -> Iterator[Conversion]:
     yield from store_once(emit)
     forms: dict[tuple[str, tuple[Weight, ...]], list[tuple[gs.Constant, Recipe]]] = {}
     for tensor, recipe in emit.weights_read():
+        if recipe.dtype not in BITS:  # strings have no bytes to save
+            continue
         if is_repeated(recipe.dtype, weights.recipe_nbytes(recipe)) and _is_derivable(recipe):
             forms.setdefault((recipe.value, recipe.parts), []).append((tensor, recipe))
     for (value, _), group in forms.items():
