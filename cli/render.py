@@ -16,7 +16,6 @@ from netfuse_onnx.report import (
     InspectReport,
     MergeReport,
     Report,
-    RoutingRow,
     RulesReport,
     VerifyReport,
 )
@@ -28,6 +27,7 @@ from .render_check import check
 from .render_hints import hints
 from .render_low_rank import low_rank
 from .render_proofs import proofs
+from .render_routed import routing
 from .render_sharing import sharing
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
@@ -58,7 +58,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
     _lowered(report.lowered, console)
-    _routing(report.routing, console)
+    routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
     if report.tuning:
         tuning(report.tuning, console)
@@ -136,21 +136,6 @@ def _lowered(lowered: Lowered, console: Screen) -> None:
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         console.say(f"Note: {note}")
-
-
-def _routing(rows: Sequence[RoutingRow], console: Screen) -> None:
-    """Print how rows find their models, and what the other way would cost."""
-    told = {
-        row.by: f"{row.microseconds:,.0f} us" if row.microseconds is not None else row.reason.rstrip(".")
-        for row in rows
-    }
-    for row in rows:
-        if row.chosen:
-            others = "".join(f"; {by}: {text}" for by, text in told.items() if by != row.by)
-            console.say(
-                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows "
-                f"of random models{others}. --dim rows=R plans for others."
-            )
 
 
 def _names(rows: Sequence[NameRow], console: Screen) -> None:

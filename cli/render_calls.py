@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from netfuse_onnx.proofs import Isolation, Mixes, Replays, Selection, ValuesProof
+from netfuse_onnx.proofs import Isolation, Replays, Selection, ValuesProof
 
+from .render_routed import mixes
 from .screen import REASONS, Screen
 
 
@@ -11,7 +12,7 @@ def calls(values: ValuesProof, models: int, console: Screen) -> None:
     """Print what the calls beside those of the cases showed."""
     _isolation(values.isolation, models, console)
     _selection(values.selection, console)
-    _mixes(values.mixes, console)
+    mixes(values.mixes, console)
     if values.replays:
         _replays(values.replays, console)
 
@@ -26,19 +27,6 @@ def _replays(replays: Replays, console: Screen) -> None:
         )
     for what, reason in [*replays.refused.items()][:REASONS]:
         console.say(f"No CUDA graph of {what}: {reason}.")
-
-
-def _mixes(mixes: Mixes | None, console: Screen) -> None:
-    if mixes is None:
-        return
-    for problem in mixes.problems[:REASONS]:
-        console.say(f"Rows: {problem}")
-    if mixes.ok:
-        console.say(
-            f"Rows: in {mixes.calls} calls with other mixes, {mixes.rows} rows are what their own models' "
-            f"sources give; {mixes.refused} calls that name no model, or disagree in their rows, failed, as "
-            "they must."
-        )
 
 
 def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:

@@ -32,6 +32,7 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import MergeReport, VerifyReport
+from netfuse_onnx.routing import without_rows
 from netfuse_onnx.run import runtime, symbols
 from netfuse_onnx.storage import weights
 from netfuse_onnx.tuning import Tuning
@@ -142,6 +143,7 @@ class _Work:
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
         if options and ask.tune is not None:
+            refusals.unmeasured(io)
             plan, tuning = best_plan.choose(self._request(plan, once, options, ask.tune))
         answer = self._before_proofs(plan, tuning, io, once)
         if ask.strict:
@@ -172,7 +174,7 @@ class _Work:
             return routes.matched(self.families(provider), plan.io, provider)
 
         return Request(
-            plan, families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
+            plan, families, self.models, ask.out, plan.io, share, without_rows(ask.dims), options, seconds,
             cast(writer.Mode, ask.data), self.digests, ask.progress or silent,
         )  # fmt: skip
 

@@ -237,7 +237,7 @@ class ValuesProof:
     left_out: tuple[str, ...] = ()
     selection: Selection | None = None
     mixes: Mixes | None = None
-    """Of a routed file."""
+    """None for a file that is not routed."""
 
     @property
     def ok(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from netfuse_onnx.errors import NotProven, StrictViolated, ValuesDiffer
+from netfuse_onnx import edges
+from netfuse_onnx.errors import NotProven, StrictViolated, UsageFault, ValuesDiffer
 from netfuse_onnx.report import NOT_PROVEN, MergeReport, VerifyReport
 from netfuse_onnx.rules.fallback import CHEAPER
 from netfuse_onnx.run import bounds
@@ -65,3 +66,12 @@ def unbounded(merged: str, family: Correspondence, limit: int) -> None:
     """Raise NotProven for a merged file that never ends, or always takes more than `limit` bytes."""
     if reason := bounds.of_merged(merged, family, limit):
         raise NotProven(f"{merged} is not run: {reason}.", "Allow more with --max-memory.")
+
+
+def unmeasured(io: str) -> None:
+    """Raise UsageFault where plans can't be measured: only a call tells how many models it runs."""
+    if edges.chooses(io):
+        raise UsageFault(
+            "--tune can't measure plans whose models a call chooses.",
+            "Leave out --tune, or give --routing slots." if edges.is_routed(io) else "Leave out --tune.",
+        )

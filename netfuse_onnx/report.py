@@ -181,7 +181,7 @@ class MergeReport(Report):
     combined: Mapping[str, str] = field(default_factory=dict)
     """The outputs that are given once, and how they are combined: mean, sum or vote."""
     routing: tuple[RoutingRow, ...] = ()
-    """How rows find their models, with --io routed."""
+    """The lowerings by which rows find their models, with --io routed."""
     sharing: Sharing | None = None
     adapters: Adapters | None = None
     """The weights that adapters change in their base; None where the models are no adapters."""

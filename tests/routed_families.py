@@ -257,6 +257,12 @@ KINDS = {
         {"x": ("R", 8)},
         refused={"slots": MIXES, "index": MIXES},
     ),
+    "a row of its own": Kind(
+        "g (float[batch, 8] x) => (float[batch, 4] y) { h = MatMul(x, w) y = Add(h, v) }",
+        {"w": (8, 4), "v": (3, 4)},
+        {"x": ("R", 8)},
+        refused={"slots": MIXES, "index": MIXES},
+    ),
     "rows of pairs": Kind(
         """g (float[batch, 8] x) => (float[pairs, 16] y) { h = MatMul(x, w) y = Reshape(h, to) }""",
         {"w": (8, 8)},

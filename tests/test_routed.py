@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import families
@@ -201,6 +202,53 @@ def test_the_proofs_hold_and_are_told(by: str, tmp_path: Path) -> None:
     assert again.ok and again.graph.ok and not again.graph.note and again.values.mixes is not None
 
 
+def tampered(path: str, change: Callable[[onnx.NodeProto], bool]) -> None:
+    """Change the nodes of a file for which `change` says that it did."""
+    model = onnx.load(path)
+    changed = [change(node) for node in model.graph.node]
+    assert any(changed)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("by", LOWERINGS)
+def test_a_file_without_its_check_is_seen(by: str, tmp_path: Path) -> None:
+    """Without it, -1 is the last model for Gather."""
+    paths = KINDS["mlp"].write(tmp_path, 3)
+    out = merged(paths, by)
+
+    def unchecked(node: onnx.NodeProto) -> bool:
+        made = node.op_type == "Reshape" and "Add" in node.input[1]
+        if made:
+            node.op_type = "Identity"
+            del node.input[1:]
+        return made
+
+    tampered(out, unchecked)
+    mixes = netfuse_onnx.verify(out, paths).values.mixes
+    assert mixes is not None and any("must fail" in problem for problem in mixes.problems)
+
+
+def test_a_file_that_is_right_for_equal_numbers_of_rows_is_seen(tmp_path: Path) -> None:
+    """The cases of the proof have as many rows of each model; its mixes have not."""
+    paths = KINDS["mlp"].write(tmp_path, 3)
+    out = merged(paths, "slots")
+
+    model = onnx.load(out)
+    nodes = list(model.graph.node)
+    (most,) = [k for k, node in enumerate(nodes) if node.op_type == "ReduceMax"]
+    (slot,) = [node for node in nodes if node.op_type == "Mul" and node.input[0] == "model"]
+    fewest = onnx.NodeProto()
+    fewest.CopyFrom(nodes[most])
+    fewest.op_type, fewest.name, fewest.output[0], slot.input[1] = "ReduceMin", "fewest", "fewest", "fewest"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:most], fewest, *nodes[most:]])
+    onnx.save(model, out)
+    values = netfuse_onnx.verify(out, paths).values
+    assert values.mixes is not None and not values.mixes.ok
+    assert all("differs" in problem for problem in values.mixes.problems)
+    assert all(row.ok for row in values.outputs)
+
+
 def test_the_cheaper_lowering_is_chosen_and_the_other_told(tmp_path: Path) -> None:
     report = netfuse_onnx.merge(
         KINDS["adapters"].write(tmp_path, 200), str(tmp_path / "out.onnx"), io="routed", verify=False
@@ -224,3 +272,10 @@ def test_a_target_plans_for_so_many_rows(tmp_path: Path) -> None:
         )
         assert [row.rows for row in report.routing] == [64]
         assert netfuse_onnx.verify(out, paths).graph.ok
+
+
+def test_plans_whose_models_a_call_chooses_are_not_measured(tmp_path: Path) -> None:
+    paths, out = KINDS["mlp"].write(tmp_path, 3), str(tmp_path / "out.onnx")
+    for how in ({"io": "routed", "routing": "index"}, {"io": "selected"}):
+        with pytest.raises(UsageFault, match="--tune can't measure"):
+            netfuse_onnx.merge(paths, out, tune=1.0, **how)

@@ -159,7 +159,7 @@ class CountingEmitter(Emitter):
         return made
 
     def rows(self, x: Tensor) -> Any:
-        """The rows of a weight have a type, with as many of them as it is priced with."""
+        """The rows that are gathered have a type, of as many rows as they are priced with."""
         read: Any = super().rows(x)
         if read is not x:
             kind = self.kind(x)

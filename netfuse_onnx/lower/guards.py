@@ -42,12 +42,13 @@ def _out_of_range(emit: Emitter, ids: Tensor) -> Tensor:
     return emit("Mul", emit.reduce("ReduceMax", wrong, [0], keepdims=1), emit.const([-2]))
 
 
-def unequal(emit: Emitter, tensors: Sequence[Tensor], *others: Tensor) -> Tensor:
-    """[1]: 0 where all tensors have as many rows, at least one, and each of the `others` [1] is that number;
-    else -2 or less."""
+def unequal(emit: Emitter, tensors: Sequence[Tensor], *others: Tensor, least: int = 0) -> Tensor:
+    """[1]: 0 where all tensors have as many rows, at least so many, and each of the `others` [1] is that
+    number; else -2 or less."""
     first = emit.const([0])
     sizes = [*(emit("Gather", emit("Shape", tensor), first, axis=0) for tensor in tensors), *others]
-    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes, emit.const([1])))
+    bound = [emit.const([least])] if least else []
+    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes, *bound))
     return emit("Add", less, less)
 
 

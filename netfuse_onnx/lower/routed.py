@@ -46,7 +46,7 @@ def slots(emit: Emitter, route: Tensor, rows: Sequence[Tensor]) -> Slots:
     ones = emit("Cast", mine, to=TensorProto.INT64)
     counts = emit.reduce("ReduceSum", ones, [1])
     named = emit.reduce("ReduceSum", counts, [0], keepdims=1)
-    faults = unequal(emit, [route, *rows], named)
+    faults = unequal(emit, [route, *rows], named, least=1)
     most = emit.require(emit.reduce("ReduceMax", counts, [0], keepdims=1), faults)
     before = emit("CumSum", ones, emit.const(1), exclusive=1)
     place = emit("Where", mine, before, emit.const(NOWHERE))

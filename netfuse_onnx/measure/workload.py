@@ -56,6 +56,7 @@ class Workload:
         exact: bool = False,
         rough: bool = False,
     ) -> None:
+        repeated = Labels.of(family, options.io, options.share).repeated
         self.rough = rough
         """True where a proof follows: outputs within the tolerances of float16 are right."""
         options = dataclasses.replace(
@@ -63,6 +64,7 @@ class Workload:
         )
         cuda = options.runtime.provider == "cuda"
         self.trial = Trial(family, options)
+        self.trial.repeated = repeated
         self._ragged = frozenset[str]()
         self.trial.run_sources(tell, *((self._compare_shapes, 1) if cuda else ()))
         self.names = family.names

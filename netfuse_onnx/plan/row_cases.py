@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from netfuse_onnx.dims import broadcast, product, same_dim
-from netfuse_onnx.ops.axes import INPUTS, REDUCERS
+from netfuse_onnx.dims import product, same_dim
+from netfuse_onnx.ops.axes import REDUCERS
 from netfuse_onnx.plan import row_sizes
+from netfuse_onnx.plan.row_dims import axes_of
 from netfuse_onnx.plan.row_sizes import Size, Sizes
 from netfuse_onnx.plan.row_states import (
     HAVE_ROWS,
@@ -96,26 +97,11 @@ def _unary(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     return ins[0] if isinstance(ins[0], Rowed) and not any(ins[1:]) else None
 
 
-def _axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
-    """The axes along which a node works, counted from the front; None where they are not known."""
-    if (place := INPUTS.get(node.key)) is not None and len(node.inputs) > place and node.inputs[place]:
-        value = facts.constant(node.inputs[place])
-        given = None if value is None else [int(axis) for axis in value.reshape(-1)]
-    else:
-        found = node.attrs.get("axes", node.attrs.get("axis"))
-        given = (
-            None
-            if found is None
-            else [int(axis) for axis in (found if isinstance(found, list | tuple) else [found])]
-        )
-    return None if given is None else sorted(axis % rank for axis in given)
-
-
 def _along(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     """An operator along other axes than that of the rows, of one shape before and after."""
     states = [state for state in ins if state is not None]
     dims = facts.dims(node.inputs[0])
-    axes = _axes(facts, node, len(dims))
+    axes = axes_of(facts, node, len(dims))
     others = ins[1:] if node.op in ("Concat", "GatherElements") else ()
     if not isinstance(ins[0], Rowed) or axes is None or any(state != ins[0] for state in states):
         return None
@@ -127,7 +113,7 @@ def _along(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 def _reduced(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     """A reduction along other axes, or a Squeeze of them."""
     rank, state = len(facts.dims(node.inputs[0])), ins[0]
-    axes = _axes(facts, node, rank)
+    axes = axes_of(facts, node, rank)
     if not isinstance(state, Rowed) or axes is None or not axes or state.axis in axes or any(ins[1:]):
         return None
     kept = node.op != "Squeeze" and node.attrs.get("keepdims", 1)
@@ -138,7 +124,7 @@ def _unsqueeze(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     state, given = ins[0], facts.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     count = len(node.attrs.get("axes", ())) if given is None else given.size
     rank = len(facts.dims(node.inputs[0])) + count
-    axes = _axes(facts, node, rank)
+    axes = axes_of(facts, node, rank)
     if not isinstance(state, Rowed | Numbers) or not axes:
         return None
     return replace(state, axis=[axis for axis in range(rank) if axis not in axes][state.axis])
@@ -159,7 +145,7 @@ def _gather(facts: Facts, node: Node, ins: Sequence[State]) -> State:
 def _pad(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     """Nothing is added along the axis of the rows."""
     rank, state = len(facts.dims(node.inputs[0])), ins[0]
-    if not isinstance(state, Rowed) or any(ins[1:]) or len(node.inputs) > 3:
+    if not isinstance(state, Rowed) or any(ins[1:]) or len(node.inputs) not in (2, 3):
         return None
     pads = facts.constant(node.inputs[1])
     widths = [] if pads is None else [int(pads.reshape(-1)[k]) for k in (state.axis, state.axis + rank)]
@@ -317,26 +303,6 @@ def _resize(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     if sizes is None or node.attrs.get("axes"):
         return None
     return state if sizes.entries[state.axis] == Size(True, state.width) and state.width is not None else None
-
-
-def finer(facts: Facts, node: Node) -> tuple[Dim, ...] | None:
-    """The dims of an output where more is known than onnx infers: a Slice keeps the axes that it does not
-    cut."""
-    try:
-        dims = [facts.dims(name) for name in node.inputs if name]
-    except Mixed:
-        return None
-    if node.op == "Slice" and len(node.inputs) > 3:
-        axes = _axes(facts, node, len(dims[0]))
-        return None if axes is None else tuple(None if i in axes else d for i, d in enumerate(dims[0]))
-    if node.op == "Gather":
-        axis = int(node.attrs.get("axis", 0)) % len(dims[0])
-        return (*dims[0][:axis], *dims[1], *dims[0][axis + 1 :])
-    if node.op == "GatherElements":
-        return dims[1]
-    if node.op in UNARY:
-        return dims[0]
-    return broadcast(dims) if node.op in BROADCAST else None
 
 
 Special = Callable[[Facts, Node, Sequence[State]], State]

@@ -130,7 +130,7 @@ def _elementwise(compute: Callable[[Size, Size], Size]) -> Rule:
 
 
 UNCLEAR = Size(True, -1)
-"""What depends on the batch in another way than as its multiple."""
+"""A number that depends on the batch in another way than as its multiple."""
 
 
 def _product(one: Size, two: Size) -> Size:

@@ -54,7 +54,7 @@ class Mixed(Exception):
 
 
 class Facts(Protocol):
-    """What is known of values."""
+    """The facts about values that cases of operators ask for."""
 
     def constant(self, name: str) -> np.ndarray[Any, Any] | None:
         """A small constant."""

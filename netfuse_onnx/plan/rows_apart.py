@@ -23,7 +23,8 @@ from netfuse_onnx.layouts import FOLDED, SHARED, Layout
 from netfuse_onnx.ops import schemas, traits
 from netfuse_onnx.ops.axes import INPUTS
 from netfuse_onnx.plan import row_sizes
-from netfuse_onnx.plan.row_cases import SPECIAL, finer
+from netfuse_onnx.plan.row_cases import SPECIAL
+from netfuse_onnx.plan.row_dims import finer
 from netfuse_onnx.plan.row_sizes import Size, Sizes
 from netfuse_onnx.plan.row_states import HAVE_ROWS, Mixed, Rowed, State
 from netfuse_onnx.rewrite.per_row import of_one_row

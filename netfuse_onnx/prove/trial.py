@@ -50,6 +50,8 @@ class Trial:
         self.options = options
         self.labels = Labels.of(family, options.io, options.share)
         self.packing = Packing(self.labels)
+        self.repeated = self.labels.repeated
+        """Inputs that are fed once, as one row, which stands for all rows of a model."""
         self.specs: tuple[InputSpec, ...] = inputs.describe(family)
         self.room = Room(family, self.specs, options.max_memory)
         self.cases: list[Case] = []
@@ -71,7 +73,7 @@ class Trial:
     def feeds(self, case: Case, model: int) -> dict[str, Value]:
         """Draw the inputs of one model, by the first source's names."""
         drawn = inputs.draw(self.specs, case, model, self.options.share, self.options.seed)
-        return {name: same_rows(v) if name in self.labels.repeated else v for name, v in drawn.items()}
+        return {name: same_rows(v) if name in self.repeated else v for name, v in drawn.items()}
 
     def merged_feeds(self, case: Case) -> dict[str, Value]:
         """Draw the inputs of all models, as the merged model takes them."""

@@ -11,6 +11,7 @@ from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
+from .of_routed import MUTATIONS as ROUTED
 from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
@@ -27,6 +28,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *WRITE,
     *PROVE,
     *CHOSEN,
+    *ROUTED,
     *COMBINE,
     *CUDA,
     *ANSWERS,

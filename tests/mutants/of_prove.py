@@ -319,14 +319,14 @@ MUTATIONS = (
     mutation(
         "odd-values-are-usual-ones",
         "netfuse_onnx/prove/isolation.py",
-        "drawn[model][spec.name] = _odd(value, POISONS[poison]) if poison else other[spec.name]",
+        "drawn[model][spec.name] = odd(value, POISONS[poison]) if poison else other[spec.name]",
         "drawn[model][spec.name] = value if poison else other[spec.name]",
         "test_pins_prove.py::test_odd_values_that_reach_another_model_are_seen",
     ),
     mutation(
         "any-bits-are-the-same",
         "netfuse_onnx/prove/isolation.py",
-        "return bool(_bits(mine) == _bits(now))",
+        "return bool(bits(mine) == bits(now))",
         "return mine.shape == now.shape",
         "test_pins_prove.py::test_odd_values_that_reach_another_model_are_seen",
     ),
