@@ -18,8 +18,9 @@ INSTALL := $(BIN)/python -m pip install --quiet -c requirements-dev.txt
 
 export ORT_DISABLE_TELEMETRY := 1
 
-# The trained family that the demo merges: surrogates, magika, ppocr_det and others of sample_models/trained.py.
-DEMO ?= surrogates
+# The family that the demo merges: lora, or a trained one: surrogates, magika, ppocr_det and others of
+# sample_models/trained.py.
+DEMO ?= lora
 DEMO_DIR := build/demo
 
 # What `make fuzz-files` draws from, and how many children run at once.
@@ -49,11 +50,11 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch, transformers, OpenVINO and OpenCV"
-	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes]'
+	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV and LitServe"
+	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve]'
 	@touch $@
 
-demo: $(VENV)/.run ## Fetch a trained family (DEMO=name), merge, prove and measure it, show how to run the file
+demo: $(VENV)/.run ## Merge a family of LoRA copies (DEMO=name: a trained one), prove and measure it, show how to run it
 	$(BIN)/python -m sample_models.demo $(DEMO) --out $(DEMO_DIR)
 
 quick: lint ## Lint, types, one case of each rule and the main stages: under a minute

@@ -11,8 +11,12 @@ from .options import (
     WithOptionalValues,
     adapter_option,
     at_least_two,
+    combine_option,
+    combined,
     common_options,
     data_arguments,
+    io_argument,
+    io_options,
     low_rank_options,
     models_argument,
     named_models,
@@ -20,12 +24,12 @@ from .options import (
     partial_option,
     proof_arguments,
     proof_options,
-    routing_option,
     tune_option,
 )
 
 ARGUMENTS = (
-    "io", "routing", "share", "target", "partial", "strict", "out", "data", "tune", "low_rank", "base",
+    "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "low_rank",
+    "base",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -35,15 +39,7 @@ ARGUMENTS = (
 @click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
 @adapter_option
 @names_option
-@click.option(
-    "--io",
-    type=click.Choice(["separate", "stacked", "routed"]),
-    default="separate",
-    show_default=True,
-    help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a row "
-    "per request, and an input that has the model of each row.",
-)
-@routing_option
+@io_options
 @click.option("--share-input", "share", multiple=True, metavar="NAME", help="Fed once, used by all models.")
 @click.option(
     "--target",
@@ -54,6 +50,7 @@ ARGUMENTS = (
     "given by --dim; auto is the provider of this machine; FILE.json is written by bench/calibrate.py on the "
     "machine that will serve.",
 )
+@combine_option
 @tune_option
 @low_rank_options
 @partial_option
@@ -86,13 +83,17 @@ def merge(
     Example:
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io stacked --share-input image
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --share-input image --combine mean
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --tune --dim batch=1,8
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
+      netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)
     paths, called = named_models(models, names, adapters)
     proof = proof_arguments(given)
+    given["io"] = io_argument(given["io"], given["select"])
+    given["combine"] = combined(given["combine"])
     given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ARGUMENTS}
     return answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from netfuse_onnx import edges
 from netfuse_onnx.errors import UsageFault
 
 Command = Callable[..., Any]
@@ -43,6 +45,31 @@ proof_options = _options(
         help="Where to prove; auto is CUDA when it is usable.",
     ),
 )
+SELECT = "--select"
+io_options = _options(
+    click.option(
+        "--io",
+        type=click.Choice([edges.SEPARATE, edges.ALL_MODELS, edges.ROUTED]),
+        default=edges.SEPARATE,
+        show_default=True,
+        help="separate: a/x, b/x, ...; stacked: x with a leading axis of one row per model; routed: x with a "
+        "row for each request, and an input that has the model of each row.",
+    ),
+    click.option(
+        "--routing",
+        type=click.Choice(["auto", edges.SLOTS, edges.INDEX]),
+        default="auto",
+        show_default=True,
+        help="With --io routed. slots: rows of one model side by side, at the cost of all models times the "
+        "most rows of one; index: each row with its own weights, at the cost of the rows; auto: the cheaper.",
+    ),
+    click.option(
+        SELECT,
+        is_flag=True,
+        help="With --io stacked: a call names the models that it wants by their places, in the input models "
+        "(models=[2, 0] has two rows of everything), and runs no others.",
+    ),
+)
 models_argument = click.argument("models", nargs=-1, metavar="[NAME=]A.onnx [NAME=]B.onnx ...")
 names_option = click.option(
     "--names",
@@ -65,13 +92,11 @@ tune_option = click.option(
     help="Choose the plan by measuring on this machine, where --provider says, for about so many seconds (60 "
     "by itself). Times are remembered for the next run.",
 )
-routing_option = click.option(
-    "--routing",
-    type=click.Choice(["auto", "slots", "index"]),
-    default="auto",
-    show_default=True,
-    help="With --io routed. slots: rows of one model side by side, at the cost of all models times the most "
-    "rows of one; index: each row with its own weights, at the cost of the rows; auto: the cheaper one.",
+combine_option = click.option(
+    "--combine",
+    multiple=True,
+    metavar="[NAME=]mean|vote|sum",
+    help="Give an output once, combined of all models; without a name, all outputs. Made for --share-input.",
 )
 low_rank_options = _options(
     click.option(
@@ -160,10 +185,30 @@ def _on_base(models: Sequence[str], adapters: Sequence[str], named: Named) -> Na
     return adapters_.paths(models[0], named[0]), named[1]
 
 
+def io_argument(io: str, select: bool) -> str:
+    """Return the word for how values cross the edge. --select makes inputs and outputs stacked by itself."""
+    if not select:
+        return io
+    given = click.get_current_context().get_parameter_source("io") is ParameterSource.COMMANDLINE
+    if given and not edges.is_stacked(io):
+        raise UsageFault(
+            f"--select is for stacked inputs and outputs, not --io {io}.",
+            "Give --io stacked --select, or leave out --select.",
+        )
+    return edges.SELECTED
+
+
 def data_arguments(external: bool, single: bool) -> str:
     if external and single:
         raise UsageFault("--external-data and --single-file exclude each other.", "Give one of them.")
     return "external" if external else "single" if single else "auto"
+
+
+def combined(each: Sequence[str]) -> dict[str, str]:
+    """Return the combinations by output, '' for all that are not named."""
+    from netfuse_onnx import arguments
+
+    return arguments.combinations_given(each)
 
 
 def proof_arguments(given: dict[str, Any]) -> dict[str, Any]:

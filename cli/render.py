@@ -10,8 +10,16 @@ from typing import Any
 from netfuse_onnx.labels import NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
-from netfuse_onnx.proofs import BytesProof, Isolation, Replays, ValuesProof, describe
-from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, Report, RulesReport, VerifyReport
+from netfuse_onnx.proofs import BytesProof, Isolation, Mixes, Replays, Selection, ValuesProof, describe
+from netfuse_onnx.report import (
+    CheckReport,
+    InspectReport,
+    MergeReport,
+    Report,
+    RoutingRow,
+    RulesReport,
+    VerifyReport,
+)
 from netfuse_onnx.types import Became
 
 from .render_adapters import adapters
@@ -49,6 +57,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
     _lowered(report.lowered, console)
+    _routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
     if report.tuning:
         tuning(report.tuning, console)
@@ -85,6 +94,9 @@ def inspect(report: InspectReport, console: Screen) -> None:
     if report.recorded:
         console.say("The plan was chosen by measuring, and is recorded node by node.")
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""
+    shared += f", combined: {', '.join(f'{n} ({how})' for n, how in report.combined.items())}" * bool(
+        report.combined
+    )
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     low_rank(report.low_rank, console)
     _lowered(report.lowered, console)
@@ -121,6 +133,21 @@ def _lowered(lowered: Lowered, console: Screen) -> None:
     _reasons(lowered.replicated, console)
     for note in lowered.notes:
         console.say(f"Note: {note}")
+
+
+def _routing(rows: Sequence[RoutingRow], console: Screen) -> None:
+    """Print how rows find their models, and what the other way would cost."""
+    told = {
+        row.by: f"{row.microseconds:,.0f} us" if row.microseconds is not None else row.reason.rstrip(".")
+        for row in rows
+    }
+    for row in rows:
+        if row.chosen:
+            others = "".join(f"; {by}: {text}" for by, text in told.items() if by != row.by)
+            console.say(
+                f"Rows find their models by {row.by}: {told[row.by]} expected for a call of {row.rows} rows "
+                f"of random models{others}. --dim rows=R plans for others."
+            )
 
 
 def _names(rows: Sequence[NameRow], console: Screen) -> None:
@@ -217,8 +244,10 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
             f"A mix-up of models would show: the two most alike, {one} and {two}, differ by "
             f"{values.spread.ratio:.3g} times the tolerance."
         )
-    if values.isolation:
-        _isolation(values.isolation, models, console)
+    _isolation(values.isolation, models, console)
+    _selection(values.selection, console)
+    _mixes(values.mixes, console)
+    _combined(values, console)
     if values.unreached:
         console.say(f"Not reached by any inputs that were tried: {some(values.unreached, 3)}.")
     if values.replays:
@@ -227,6 +256,21 @@ def _values(values: ValuesProof, models: int, console: Screen) -> None:
         console.say(
             f"TF32, CUDA's default, changes the merged outputs by up to {values.tf32:.2g} of their scale."
         )
+
+
+def _combined(values: ValuesProof, console: Screen) -> None:
+    """Print what the proof means for outputs that are a combination of all models."""
+    rows = {row.output: row.combined for row in values.outputs if row.combined}
+    blind = {row.output for row in values.telling if row.combined and (row.alike or row.left_out)}
+    if rows:
+        console.say(
+            f"Combined of all models: {some([f'{name} ({how})' for name, how in rows.items()])}. Compared "
+            "with the same of the sources' outputs. Every model is meant to change them: isolation says "
+            "nothing of them."
+        )
+    if rows.keys() - blind and any(row.combined for row in values.telling):
+        shown = some([name for name in rows if name not in blind])
+        console.say(f"A model left out of {shown}, or counted in the place of another, would show.")
 
 
 def _replays(replays: Replays, console: Screen) -> None:
@@ -241,7 +285,22 @@ def _replays(replays: Replays, console: Screen) -> None:
         console.say(f"No CUDA graph of {what}: {reason}.")
 
 
-def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
+def _mixes(mixes: Mixes | None, console: Screen) -> None:
+    if mixes is None:
+        return
+    for problem in mixes.problems[:REASONS]:
+        console.say(f"Rows: {problem}")
+    if mixes.ok:
+        console.say(
+            f"Rows: in {mixes.calls} calls with other mixes, {mixes.rows} rows are what their own models' "
+            f"sources give; {mixes.refused} calls that name no model, or disagree in their rows, failed, as "
+            "they must."
+        )
+
+
+def _isolation(isolation: Isolation | None, models: int, console: Screen) -> None:
+    if isolation is None:
+        return
     for problem in isolation.problems[:REASONS]:
         console.say(f"Isolation: {problem}")
     if not isolation.ok:
@@ -253,6 +312,19 @@ def _isolation(isolation: Isolation, models: int, console: Screen) -> None:
         f"Isolation: odd values in the inputs of {isolation.models} of {models} models left all outputs of "
         f"the others as they were, bit for bit ({isolation.calls} calls){sizes}."
     )
+
+
+def _selection(selection: Selection | None, console: Screen) -> None:
+    if selection is None:
+        return
+    for problem in selection.problems[:REASONS]:
+        console.say(f"Choice: {problem}")
+    if selection.ok:
+        console.say(
+            f"Choice: {selection.calls} calls for some models, twice and out of order among them, gave what "
+            f"these give; {selection.refused} calls with an id of no model, or with other rows than ids, "
+            "failed, as they should."
+        )
 
 
 def _noise(noise: float | None) -> str:

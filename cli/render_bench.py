@@ -21,6 +21,8 @@ def bench(report: BenchReport, console: Screen) -> None:
     _ways(report, console)
     for speedup in report.speedups:
         _speedup(speedup, console, told=report.verdict is not None and report.verdict.label == speedup.merged)
+    if report.combined:
+        console.say("The other ways combine the outputs of the models in numpy; that is part of their time.")
     if report.provider == "cuda":
         console.say("Each was loaded and measured once, one after the other.")
     elif not report.together:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -24,7 +24,6 @@ from netfuse_onnx import (
     sources,
 )
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
-from netfuse_onnx.labels import Labels
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -51,6 +50,7 @@ def merge(
     io: str = "separate",
     routing: str = "auto",
     share: Sequence[str] = (),
+    combine: str | Mapping[str, str] = "",
     target: str = "generic",
     partial: bool = False,
     strict: bool = False,
@@ -65,14 +65,15 @@ def merge(
     """Merge models of one architecture into the file `out`, which is replaced once its proofs hold.
 
     The arguments are the options of the command line; `routing` says how rows find their models with
-    io="routed": auto, slots or index; `data` which file gets the weights: auto, external or single; `tune` is
-    the seconds for choosing the plan by measuring on this machine, None for not at all; `low_rank` is the
-    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
-    Raises NotEquivalent, StrictViolated, NotStackable, NotProven, and ValuesDiffer with the MergeReport in
-    its `report`; in these cases `out` is as it was.
+    io="routed": auto, slots or index; `combine` is mean, sum or vote for all outputs, or one of these by
+    name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
+    choosing the plan by measuring on this machine, None for not at all; `low_rank` is the tolerance of
+    low-rank differences from `base`, 0 for the rounding of the type.
+    Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
+    MergeReport in its `report`; in these cases `out` is as it was.
     """
     return Merging(
-        paths, out, names, io, routing, tuple(share), target, partial, strict, verify, data, tune,
+        paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
         low_rank, base, progress, proof,
     ).report()  # fmt: skip
 
@@ -190,8 +191,9 @@ def inspect(merged: str) -> InspectReport:
         lowered=about.lowered,
         weights=len(about.weights),
         recorded=about.recorded,
-        names=tuple(Labels(about.models, about.names or (), about.io, frozenset(about.share)).rows()),
         low_rank=factoring.recorded(about.low_rank, about.models),
+        combined=about.combined,
+        names=tuple(about.labels.rows()),
     )
 
 
@@ -211,8 +213,9 @@ def _stacked(
     """Merge the models once more, with stacked inputs and outputs: on CUDA each input and output of its own
     costs a copy of its own. Raises NotStackable."""
     report = merge(
-        paths, out, names=about.models, io="stacked", share=about.share, target=about.target,
-        partial=about.partial, verify=False, dims=about.dims, libraries=proof.get("libraries", ()),
+        paths, out, names=about.models, io="stacked", share=about.share, combine=about.combined,
+        target=about.target, partial=about.partial, verify=False, dims=about.dims,
+        libraries=proof.get("libraries", ()),
         low_rank=functools.partial(factors.restored, merged, about),
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from netfuse_onnx import edges
 from netfuse_onnx.dims import MOST_POINTS, Sizes, combinations, points
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.names import from_paths
@@ -12,11 +13,12 @@ from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
 
 CHOICES = {
-    "io": ("separate", "stacked", "routed"),
+    "io": (*edges.MODES, edges.ROUTED),
     "routing": ("auto", "slots", "index"),
     "target": ("generic", "cpu", "cuda", "auto"),
     "data": ("auto", "external", "single"),
     "provider": ("auto", "cpu", "cuda"),
+    "combination": ("mean", "vote", "sum"),
 }
 
 LEAST_MEMORY = 200_000_000
@@ -89,6 +91,45 @@ def shared_inputs(share: Sequence[str], family: Correspondence) -> frozenset[str
             )
         shared.add(given if given in inputs else meant.pop())
     return frozenset(shared)
+
+
+def combined_outputs(given: str | Mapping[str, str], family: Correspondence) -> dict[str, str]:
+    """Return the combined outputs by the first model's names, each with mean, sum or vote. `given` is one
+    such word for all outputs, or one for each name, which may be any model's; '' stands for all others."""
+    wanted = {"": given} if isinstance(given, str) else dict(given)
+    for how in filter(None, wanted.values()):
+        choice("combination", how)
+    every = dict.fromkeys(family.graph.outputs, wanted.pop("", ""))
+    every |= {_output(name, family): how for name, how in wanted.items()}
+    return {name: how for name, how in every.items() if how}
+
+
+def _output(given: str, family: Correspondence) -> str:
+    """Return the first model's name of an output, which any model may call `given`."""
+    outputs = family.graph.outputs
+    meant = {n for m in range(family.models) for n in outputs if family.edge(m).outputs[n] == given}
+    if given in outputs:
+        return given
+    if len(meant) != 1:
+        raise UsageFault(
+            f"{family.sources[0].path} has no output {given!r} to combine.",
+            f"Its outputs are: {', '.join(outputs)}.",
+        )
+    return meant.pop()
+
+
+def combinations_given(each: Sequence[str]) -> dict[str, str]:
+    """Return the combinations by output from `mean` and `NAME=mean`. The last = counts."""
+    found: dict[str, str] = {}
+    for text in each:
+        name, _, how = text.rpartition("=")
+        if name in found:
+            raise UsageFault(
+                f"--combine says twice what becomes of {repr(name) if name else 'all outputs'}.",
+                "Say it once for each output.",
+            )
+        found[name] = choice("combination", how)
+    return found
 
 
 def dimensions(pairs: Sequence[str]) -> dict[str, int | tuple[int, ...]]:

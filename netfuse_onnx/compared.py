@@ -53,6 +53,8 @@ class Compared:
     high: float | None = None
     against: str = ""
     basis: Basis = Basis.MEASURED
+    chosen: bool = False
+    """True where the merged call runs only the models that it wants."""
 
     @property
     def ratio(self) -> float:

@@ -32,6 +32,9 @@ def same_dim(left: Dim, right: Dim) -> bool:
     return left is not None and left == right
 
 
+CHOSEN = "netfuse.models"
+"""The symbol of the axis of models where a call chooses them, so that no file tells its size."""
+
 APART = "~"
 """This stands before the number that tells axes of one name apart, as in `batch~2`."""
 
@@ -50,6 +53,13 @@ def static_size(dim: Dim) -> int:
     """The size of a dim that a rule has made sure is static."""
     assert isinstance(dim, int), "a size is dynamic that a rule took for static"
     return dim
+
+
+def folded_size(dim: Dim, models: Dim) -> Dim:
+    """The size of an axis that holds `dim` of each model; None where it is neither a number nor a symbol."""
+    if isinstance(dim, int) and isinstance(models, int):
+        return models * dim
+    return models if dim == 1 else None
 
 
 def product(dims: Sequence[Dim]) -> int | None:

@@ -17,9 +17,14 @@ model, ..]` and back."""
 INDEX = "index"
 """The same rows and ids: each row is computed by itself, with the weights of its model gathered for it."""
 
-MODES = (SEPARATE, ALL_MODELS, SELECTED, SLOTS, INDEX)
 ROUTED = "routed"
 """The word of the caller for SLOTS or INDEX, between which the plan chooses."""
+MODES = (SEPARATE, ALL_MODELS, SELECTED, SLOTS, INDEX)
+
+IDS = "models"
+"""The input that chooses models by their places in the order of the merge."""
+ROUTE = "model"
+"""The input that has the model of each row, by its place in the order of the merge."""
 
 
 def is_separate(io: str) -> bool:
@@ -35,6 +40,16 @@ def is_stacked(io: str) -> bool:
 def is_selected(io: str) -> bool:
     """True where the inputs and outputs have a leading axis of the models that the call names."""
     return io == SELECTED
+
+
+def is_by_index(io: str) -> bool:
+    """True where each row is computed by itself, with the weights of its model."""
+    return io == INDEX
+
+
+def chooses(io: str) -> bool:
+    """True where a call says how long the axis of models is, and which weights stand there."""
+    return io in (SELECTED, INDEX)
 
 
 def is_routed(io: str) -> bool:

@@ -98,6 +98,12 @@ class NotStackable(AnswerIsNo):
     kind = "not_stackable"
 
 
+class NotCombinable(NotStackable):
+    """The values of an output can't be combined in the way that --combine asks for."""
+
+    kind = "not_combinable"
+
+
 class NotRoutable(NotStackable):
     """The rows of a call can't be routed to their models, as --io routed asks."""
 

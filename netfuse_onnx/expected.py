@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from netfuse_onnx import verdict
+from netfuse_onnx import edges, verdict
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.lowered import Lowered, Merged
 from netfuse_onnx.plan import planner, targets
@@ -63,7 +63,7 @@ def of_merge(report: MergeReport, family: Correspondence) -> Verdict:
     call, apart = sum(lowered.predicted.values()), lowered.alternatives.get(ONE_BY_ONE)
     return verdict.predicted(
         family.models,
-        call=call * MICROSECOND if lowered.predicted else None,
+        call=call * MICROSECOND if lowered.predicted and not edges.is_selected(report.io) else None,
         one_by_one=None if apart is None else apart * MICROSECOND,
         weights=(report.distinct_bytes, bytes_of_weights(family)),
         files=(report.size, bytes_of_files(family)),

@@ -2,12 +2,12 @@
 model's.
 
 separate: input x of model a is `a/x` and its output y is `a/y`, by the names that a's own file uses. stacked:
-the first model's names. An input that is fed once has the first model's name, too.
+the first model's names. An input that is fed once has the first model's name, too, and so has an output that
+is a combination of all models.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from netfuse_onnx import edges as modes
 from netfuse_onnx.routing import routing
 from netfuse_onnx.types import Correspondence, Edge
-
-ROUTE = "model"
-"""The usual name of the input that names the model of each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,8 @@ class Labels:
     edges: tuple[Edge, ...]
     io: str = "separate"
     share: frozenset[str] = frozenset()
+    combined: frozenset[str] = frozenset()
+    """The outputs that are given once, a combination of those of all models."""
     repeated: frozenset[str] = frozenset()
     """Inputs of a routed call that are fed once, as one row, which all rows use."""
 
@@ -47,7 +46,7 @@ class Labels:
         """Return the labels of a family. A file without recorded names has those of the first model."""
         edges = tuple(family.edge(model if family.own_names else 0) for model in range(family.models))
         rows = share & routing(family).rows if modes.is_routed(io) else frozenset[str]()
-        return Labels(family.names, edges, io, share, rows)
+        return Labels(family.names, edges, io, share, frozenset(family.combined), rows)
 
     def input(self, model: int, name: str) -> str:
         """Return the merged input of a model that stands for the first model's `name`."""
@@ -55,14 +54,16 @@ class Labels:
 
     def output(self, model: int, name: str) -> str:
         """Return the merged output of a model that stands for the first model's `name`."""
-        return self._label(model, name, self.edges[model].outputs)
+        return name if name in self.combined else self._label(model, name, self.edges[model].outputs)
 
     @property
-    def route(self) -> str:
-        """The input of a routed call that names the model of each row."""
-        taken = {*self.edges[0].inputs, *self.edges[0].outputs} if self.edges else set[str]()
-        names = itertools.chain((ROUTE, f"{ROUTE}_id"), (f"{ROUTE}_{n}" for n in itertools.count(2)))
-        return next(name for name in names if name not in taken)
+    def ids(self) -> str:
+        """Return the name of the merged input that names models; '' where a call runs them all."""
+        if not (modes.is_selected(self.io) or modes.is_routed(self.io)):
+            return ""
+        taken = {name for edge in self.edges[:1] for name in (*edge.inputs, *edge.outputs)}
+        usual = modes.ROUTE if modes.is_routed(self.io) else modes.IDS
+        return next(name for name in (usual, f"netfuse/{usual}") if name not in taken)
 
     def rows(self) -> Iterator[NameRow]:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -53,6 +53,7 @@ class Merging:
     io: str
     routing: str
     share: tuple[str, ...]
+    combine: str | Mapping[str, str]
     target: str
     partial: bool
     strict: bool
@@ -118,7 +119,9 @@ class Merging:
         """Return the function that matches the models and rewrites them for a provider."""
         tell = self.progress or silent
         factored = factoring.asked(models, self.low_rank, self.base, self.target, self.dims, tell)
-        return lambda provider: match(models, labels, made_for=provider, factored=factored)
+        return lambda provider: match(
+            models, labels, made_for=provider, factored=factored, combine=self.combine
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _Work:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
-        plan = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
+        plan, rows = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
         if options and ask.tune is not None:
@@ -159,13 +162,17 @@ class _Work:
                 options = replace(options, made_for=plan.made_for)
                 answer = refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)
             staged.commit()
-        return replace(answer, files=tuple(staged.files), size=staged.size), plan
+        return replace(answer, files=tuple(staged.files), size=staged.size, routing=rows), plan
 
     def _request(self, plan: Plan, share: frozenset[str], options: Options, seconds: float) -> Request:
         """Return what is asked of the choice among plans by measuring."""
         ask = self.ask
+
+        def families(provider: str) -> Correspondence:
+            return routes.matched(self.families(provider), plan.io, provider)
+
         return Request(
-            plan, self.families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
+            plan, families, self.models, ask.out, plan.io, share, ask.dims, options, seconds,
             cast(writer.Mode, ask.data), self.digests, ask.progress or silent,
         )  # fmt: skip
 
@@ -207,4 +214,5 @@ class _Work:
             warnings=(*family.warnings, *(() if tuning else targets.unmeasured(target))),
             dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
             tuning=tuning,
+            combined=family.combined,
         )

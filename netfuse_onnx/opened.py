@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from netfuse_onnx import factoring, sources
+from netfuse_onnx import arguments, factoring, routes, sources
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
@@ -30,6 +30,7 @@ def matched(
     made_for: str = "",
     named: Sequence[Edge] | None = None,
     factored: factoring.Factoring = lambda family: family,
+    combine: str | Mapping[str, str] = "",
 ) -> Correspondence:
     """Match, find low-rank differences and rewrite. Where only a run can tell the rank of a value, the first
     source is run."""
@@ -41,7 +42,8 @@ def matched(
         ran = Ran.TOLD if runs else Ran.FAILED
         return runs
 
-    family = factored(match(models, names, partial=partial, complete=complete, named=named))
+    family = match(models, names, partial=partial, complete=complete, named=named)
+    family = factored(replace(family, combined=arguments.combined_outputs(combine, family)))
     return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
 
 
@@ -64,7 +66,8 @@ def read_merged(
             models, about.models, about.partial, libraries, about.made_for, about.names,
             functools.partial(factors.restored, merged, about),
         )  # fmt: skip
-        family = replace(family, own_names=about.names is not None)
+        family = routes.matched(family, about.io, about.made_for)
+        family = replace(family, own_names=about.names is not None, combined=about.combined)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
         return about, options, family, metadata.strangers(about, paths, digests.result())

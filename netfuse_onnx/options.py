@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from netfuse_onnx import arguments
+from netfuse_onnx import arguments, edges
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.prove.sizes import MAX_MEMORY
 from netfuse_onnx.prove.trial import Options
+from netfuse_onnx.routing import without_rows
 from netfuse_onnx.run import runtime
 
 
@@ -35,7 +36,8 @@ class Proof(TypedDict, total=False):
 def checked(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
     """Check the options. Raises UsageFault, also when ONNX Runtime or the provider is missing."""
     provider = arguments.choice("provider", proof.get("provider", "auto"))
-    first, *further = arguments.sizes(proof.get("dims", {}))
+    dims = proof.get("dims", {})
+    first, *further = arguments.sizes(without_rows(dims) if edges.is_routed(io) else dims)
     return Options(
         runtime=runtime.choose(provider, libraries),
         io=io,

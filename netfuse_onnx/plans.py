@@ -19,6 +19,7 @@ from netfuse_onnx.plan.several import Several
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.trial import Options, Progress
+from netfuse_onnx.rewrite.combine import with_combinations
 from netfuse_onnx.types import Became, Choice, Correspondence, Source
 from netfuse_onnx.write import metadata, writer
 from netfuse_onnx.write.digests import Digests
@@ -107,7 +108,7 @@ class Plans:
         self, ask: Request, tuner: Tuner | None = None, sizes: Sequence[Mapping[str, int]] = ()
     ) -> None:
         self.ask, self.tuner, self.sizes = ask, tuner, sizes
-        self.family = ask.plan.family
+        self.family = with_combinations(ask.plan.family, ask.share)
         self.base = cost(ask.target, self.family, ask.dims)
         self.base.measures = True
         self.found = planner.candidates(self.family, io=ask.io, share=ask.share, cost=self.base)
@@ -116,7 +117,10 @@ class Plans:
         """The plans, the simplest to make again first."""
         ask = self.ask
         assert self.tuner is not None, "plans are made by measuring"
-        tuned, plain = self._tuned(self.tuner), ask.families("") if ask.provider == "cuda" else self.family
+        tuned, plain = (
+            self._tuned(self.tuner),
+            ask.families("") if ask.provider == "cuda" else ask.plan.family,
+        )
         plans = [
             Plan.of(plain, io=ask.io, share=ask.share, target=GENERIC, dims=ask.dims),
             ask.plan,
@@ -147,7 +151,7 @@ class Plans:
         ask = self.ask
         plan = planner.chosen(self.family, self.found, share=ask.share, cost=self.base, rows=rows)
         merged = lower(self.family, plan, io=ask.io, share=ask.share)
-        return Plan(name, self.family, merged, ask.target, tuple(rows), io=ask.io)
+        return Plan(name, ask.plan.family, merged, ask.target, tuple(rows), io=ask.io)
 
     def _once(self) -> list[Choice]:
         """The plan that runs every node once per model, where that is on offer."""
@@ -160,7 +164,7 @@ class Plans:
 
     def _price(self, plan: Plan, tuned: Cost) -> float | None:
         """The microseconds that nodes and conversions are expected to take; None where it can't be told."""
-        if plan.family is not self.family:
+        if plan.family is not self.ask.plan.family:
             return None
         try:
             return planner.price(self.family, self.found, remake.choices(plan.merged.report.nodes), tuned)

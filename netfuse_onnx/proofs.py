@@ -97,6 +97,8 @@ class OutputProof:
     problem: str = ""
     unproven: bool = False
     plain: bool = False
+    combined: str = ""
+    """The word for the combination of all models, where the output is one: mean, sum or vote."""
 
     @property
     def differs(self) -> bool:
@@ -139,6 +141,10 @@ class Telling:
     tolerance, and `models` are these two. `reason` is '' where the output tells all models apart, else the
     reason why it does not; `alike` holds the pairs that it can't tell apart. Of the `channels` on `axis`,
     `quiet` do not tell all models apart.
+
+    An exchange changes no combination of all models. Where the output is one, named by `combined`, `alike`
+    holds the pairs of which one might have been counted twice, in the place of the other, and `left_out` the
+    models that might not have been counted at all, without a difference that shows.
     """
 
     output: str
@@ -149,6 +155,8 @@ class Telling:
     axis: int = 0
     channels: int = 0
     quiet: int = 0
+    combined: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,29 @@ class Isolation(Judged):
 
     models: int
     calls: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection(Judged):
+    """The result of calls that choose models by their ids: one alone, and some twice and out of order. So
+    many `calls` were compared with the sources; so many calls with an id of no model, or with other rows than
+    ids, were `refused`, as they must be."""
+
+    calls: int
+    refused: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mixes(Judged):
+    """The calls of a routed file with other numbers of rows of each model than the cases have: so many
+    `calls` with so many `rows`. So many calls that name no model, or disagree in their rows, were `refused`,
+    as they must be."""
+
+    calls: int
+    rows: int
     refused: int
     problems: tuple[str, ...] = ()
 
@@ -185,7 +216,8 @@ class ValuesProof:
     inputs did not reach on one side. `left_out` names optimisers of ONNX Runtime that the sources and the
     merged model ran without, because the provider that the file was merged for lacks what they make. On CUDA,
     the verdict is that with TF32 off; `tf32` is the largest change of a merged output by TF32, relative to
-    its scale, and `replays` has the repeated runs.
+    its scale, and `replays` has the repeated runs. `selection` has the calls of a file whose calls choose
+    models.
     """
 
     provider: str
@@ -203,6 +235,9 @@ class ValuesProof:
     problems: tuple[str, ...] = ()
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    selection: Selection | None = None
+    mixes: Mixes | None = None
+    """Of a routed file."""
 
     @property
     def ok(self) -> bool:
@@ -210,8 +245,8 @@ class ValuesProof:
 
     @property
     def isolated(self) -> bool:
-        """True where no model changed the outputs of another."""
-        return self.isolation is None or self.isolation.ok
+        """True where no model changed the outputs of another, and none was taken for another."""
+        return all(part is None or part.ok for part in (self.isolation, self.selection, self.mixes))
 
     @property
     def unproven(self) -> bool:
@@ -226,12 +261,13 @@ class ValuesProof:
 
 def describe(out: OutputProof) -> str:
     """Describe the worst element of an output in one sentence."""
-    head = f"Output {out.output} of model {out.model} differs ({out.case})"
+    whose = f", the {out.combined} of all models," if out.combined else f" of model {out.model}"
+    head = f"Output {out.output}{whose} differs ({out.case})"
     if out.problem:
         return f"{head}: {out.problem}."
     if out.unproven and not out.differs:
         return (
-            f"Output {out.output} of model {out.model} can't be proved ({out.case}): rounding alone changes "
+            f"Output {out.output}{whose} can't be proved ({out.case}): rounding alone changes "
             f"what the source gives by {out.noise or 0.0:.3g}, where its largest element is {out.scale:.3g}."
         )
     return (

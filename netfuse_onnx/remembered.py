@@ -25,6 +25,7 @@ class Memory:
             "family": plans.fingerprint(ask.plan.family),
             "io": ask.io,
             "share": sorted(ask.share),
+            "combined": sorted(ask.plan.family.combined.items()),
             "dims": [sorted(point.items()) for point in points(ask.dims)],
             "target": ask.target,
             "constants": remake.constants(ask.target),

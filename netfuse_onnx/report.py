@@ -110,9 +110,9 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
-        isolation = self.values.isolation.problems if self.values.isolation else ()
-        rebuilt = self.reconstruction.problems if self.reconstruction else ()
-        for problem in (*self.bytes.problems, *rebuilt, *self.values.problems, *isolation):
+        own = (self.reconstruction, self.values.isolation, self.values.selection, self.values.mixes)
+        others = [problem for part in own if part for problem in part.problems]
+        for problem in (*self.bytes.problems, *self.values.problems, *others):
             return problem
         worst = self.values.worst
         if worst is not None and not worst.ok:
@@ -122,6 +122,19 @@ class VerifyReport(Report):
         if self.values.ok and self.strict and self.blind:
             return self.blind[0]
         return "" if self.ok else "No output was compared."
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRow:
+    """A lowering of a routed file: `slots` or `index`, and the microseconds that a call of so many rows of
+    random models is expected to take, by the costs of the target, or of a CPU where none is named; or the
+    reason why it is not on offer."""
+
+    by: str
+    chosen: bool
+    rows: int
+    microseconds: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,10 @@ class MergeReport(Report):
     low_rank: LowRankReport | None = None
     verdict: Verdict | None = None
     hints: tuple[str, ...] = ()
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined: mean, sum or vote."""
+    routing: tuple[RoutingRow, ...] = ()
+    """How rows find their models, with --io routed."""
     sharing: Sharing | None = None
     adapters: Adapters | None = None
     """The weights that adapters change in their base; None where the models are no adapters."""
@@ -296,6 +313,8 @@ class InspectReport(Report):
     low_rank: LowRankReport | None = None
     recorded: bool = False
     """True where measuring chose the plan, so that the file records it."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are given once, and how they are combined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,122 @@
-"""Chooses how the rows of a routed call find their models: by slots or by index."""
+"""Chooses how the rows of a routed call find their models: by slots or by index.
+
+Slots cost the models times the most rows of one model; by index costs the rows, and the weights that are
+gathered for them. Both are priced by the costs of a target, for rows of random models.
+"""
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass, replace
+
 from netfuse_onnx import edges
 from netfuse_onnx.dims import Sizes
+from netfuse_onnx.errors import NotRoutable, NotStackable
+from netfuse_onnx.plan import planner, targets
+from netfuse_onnx.plan.costs import cost
+from netfuse_onnx.plan.rows_apart import require_rows_apart
 from netfuse_onnx.plans import Plan
-from netfuse_onnx.routing import shared
+from netfuse_onnx.report import RoutingRow
+from netfuse_onnx.rewrite.per_row import per_row
+from netfuse_onnx.routing import most_rows, routing, rows_of, shared, without_rows
 from netfuse_onnx.types import Correspondence
 
-__all__ = ["plan", "shared"]
+__all__ = ["matched", "plan", "shared"]
+
+PRICED_BY = "cpu"
+"""The target by whose costs the lowering is chosen where no target is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A lowering on offer, and its microseconds a call."""
+
+    io: str
+    family: Correspondence
+    price: float
 
 
 def plan(
-    family: Correspondence, io: str, routing: str, *, share: frozenset[str], target: str, dims: Sizes
-) -> Plan:
-    """Plan and lower a family; of a routed one by the lowering that is asked for, or costs less."""
-    if io == edges.ROUTED:
-        io = edges.SLOTS
-    return Plan.of(family, io=io, share=share, target=target, dims=dims)
+    family: Correspondence, io: str, asked: str, *, share: frozenset[str], target: str, dims: Sizes
+) -> tuple[Plan, tuple[RoutingRow, ...]]:
+    """Plan and lower a family; of a routed one by the lowering that is asked for, or costs less. Returns the
+    plan, and a row for each lowering of a routed one. Raises NotRoutable."""
+    if io in (edges.SLOTS, edges.INDEX):
+        asked = io
+    if not edges.is_routed(io):
+        return Plan.of(family, io=io, share=share, target=target, dims=dims), ()
+    require_routable(family, share)
+    ways, reasons = list[_Way](), dict[str, NotStackable]()
+    for name in (edges.SLOTS, edges.INDEX):
+        if asked in ("auto", name):
+            try:
+                ways.append(_priced(family, name, share, target, dims))
+            except NotStackable as reason:
+                reasons[name] = reason
+    if not ways:
+        raise next(iter(reasons.values()))
+    best = min(ways, key=lambda way: way.price)
+    made = Plan.of(best.family, io=best.io, share=share, target=target, dims=dims)
+    count = rows_of(dims)
+    rows = [RoutingRow(way.io, way is best, count, round(way.price, 1)) for way in ways]
+    rows += [RoutingRow(name, False, count, reason=reason.message) for name, reason in reasons.items()]
+    return made, tuple(rows)
+
+
+def matched(family: Correspondence, io: str, provider: str) -> Correspondence:
+    """The family as a file with these inputs and outputs was made from it."""
+    return per_row(family, provider) if edges.is_by_index(io) else family
+
+
+def require_routable(family: Correspondence, share: frozenset[str]) -> None:
+    """Raise NotRoutable where rows may not be computed by themselves. A batch that is fixed at 1 is a row."""
+    if routing(family).batch:
+        require_rows_apart(family, share)
+    else:
+        refuse_outputs(family)
+
+
+def refuse_outputs(family: Correspondence) -> None:
+    """Raise NotRoutable for an output that is not one row."""
+    for name in family.graph.outputs:
+        kind = family.type_of(name)
+        if kind.proto is not None or not kind.dims or kind.dims[0] != 1:
+            raise NotRoutable(
+                f"Output {name!r} of {family.sources[0].path} has no leading batch axis of 1.",
+                "Use --io stacked, or export the models without this output.",
+            )
+
+
+def _priced(family: Correspondence, io: str, share: frozenset[str], target: str, dims: Sizes) -> _Way:
+    """A lowering with its price, for rows of random models. Raises NotStackable where it is not on offer."""
+    by = PRICED_BY if target == "generic" else target
+    given = without_rows(dims)
+    first = {name: size if isinstance(size, int) else size[0] for name, size in given.items()}
+    if io == edges.SLOTS:
+        found = routing(family)
+        if not found.batch:
+            raise NotRoutable(
+                f"The batch of {family.sources[0].path} is fixed at 1, and a slot holds several rows.",
+                "Use --routing index, or export the models with a batch of any size.",
+            )
+        first = dict.fromkeys(found.batch, most_rows(family.models, rows_of(dims))) | first
+        model, priced = family, family
+    else:
+        model = per_row(family, targets.provider(target))
+        priced = _of_rows(model, rows_of(dims))
+    made = planner.plan(priced, io=io, share=share, cost=cost(by, priced, first))
+    return _Way(io, model, made.cost)
+
+
+def _of_rows(family: Correspondence, rows: int) -> Correspondence:
+    """A family of as many models as a call has rows, by which it is priced."""
+    places = list(itertools.islice(itertools.cycle(range(family.models)), rows))
+    weights = {n: tuple(p[i] for i in places) if len(p) > 1 else p for n, p in family.weights.items()}
+    return replace(
+        family,
+        sources=tuple(family.sources[i] for i in places),
+        names=tuple(f"{family.names[i]}-{k}" for k, i in enumerate(places)),
+        weights=weights,
+        attrs={node: tuple(each[i] for i in places) for node, each in family.attrs.items()},
+        edges=tuple(family.edges[i] for i in places) if family.edges else (),
+    )

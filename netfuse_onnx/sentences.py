@@ -41,9 +41,9 @@ def _all(models: int, one: Compared) -> str:
 def _one(models: int, one: Compared) -> str:
     merged, sessions = duration(one.merged), duration(one.sessions)
     times = f"{1.0 / one.ratio:.2g} times as long" if one.ratio > 0.0 else "longer"
+    every = "" if one.chosen else f", as all {models} run"
     return (
-        f"A call that wants one model: {merged}, as all {models} run, its session {sessions}: "
-        f"{times}{predicted_mark(one)}."
+        f"A call that wants one model: {merged}{every}, its session {sessions}: {times}{predicted_mark(one)}."
     )
 
 

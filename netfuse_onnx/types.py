@@ -212,7 +212,10 @@ class Correspondence:
     `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
     than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
     `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
-    them; files of old versions have the first model's names for all.
+    them; files of old versions have the first model's names for all. `rows`: the inputs whose batch is bound
+    to 1, because each row is computed by itself (rewrite/per_row.py). `combined`: the
+    outputs that the merged model gives once, with the word for the combination of all models' values: mean,
+    sum or vote.
     """
 
     sources: tuple[Source, ...]
@@ -231,8 +234,10 @@ class Correspondence:
     least: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
     own_names: bool = True
+    rows: frozenset[str] = frozenset()
     loaded: tuple[Source, ...] = ()
     low_rank: LowRank | None = None
+    combined: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:

@@ -8,7 +8,7 @@ the quartiles of the ratios of the rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from netfuse_onnx.compared import Basis, Compared, Outcome, Question
@@ -74,8 +74,10 @@ def judge(
     some: Mapping[int, Compared] | None = None,
     label: str = "merged",
     warning: str = "",
+    whole: bool = False,
 ) -> Verdict:
-    """Return the verdict on a merged file. A figure that is not known has no row.
+    """Return the verdict on a merged file. A figure that is not known has no row. `whole`: no call wants only
+    some of the models, because outputs combine all.
 
     `some` compares one merged call with the best way to run k of the models, by k. The key `models` is a call
     that wants all, the key 1 a call that wants one. A k without figures was not measured.
@@ -90,8 +92,8 @@ def judge(
     if models > 1:
         given[Question.ONE] = some.get(1)
     rows = [_row(question, models, models, one) for question, one in given.items() if one is not None]
-    pays = pays_from(models, some)
-    if models > 1 and models in some:
+    pays = None if whole else pays_from(models, some)
+    if models > 1 and models in some and not whole:
         rows.append(_waiting(models, pays, some))
     return Verdict(label, models, tuple(rows), pays, warning)
 
@@ -118,13 +120,16 @@ def of_bench(report: BenchReport, label: str = "") -> Verdict | None:
         files=_both(own.file, sequence.file, Basis.COUNTED) if sequence else None,
         some=some,
         label=label,
+        whole=bool(report.combined),
     )
 
 
 def _waiting_calls(report: BenchReport, label: str) -> dict[int, Compared]:
     """The calls that want some of the models, by their number."""
     return {
-        row.models: of_rounds(row.merged.median, row.seconds.median, row.times, row.best)
+        row.models: replace(
+            of_rounds(row.merged.median, row.seconds.median, row.times, row.best), chosen=row.chosen
+        )
         for row in report.waiting
         if row.label == label
     }

@@ -1,7 +1,8 @@
-"""`python -m sample_models.demo FAMILY` is `make demo`: it fetches a trained family, merges it, proves and
-measures the merged file, and shows how to run it.
+"""`python -m sample_models.demo FAMILY` is `make demo`: it takes a family, merges it, proves and measures the
+merged file, and shows how to run it.
 
-Packages ship few models of one architecture. Where `--count` is more than there are, copies with slightly
+`lora` is written here: copies of a decoder that LoRA has changed. All others are trained, and fetched.
+Packages ship few models of one architecture: where `--count` is more than there are, copies with slightly
 other weights are added, and the first line says so.
 """
 
@@ -23,7 +24,10 @@ SECONDS = 30
 OPEN_SIZE = 64
 """The size of a symbolic axis in the example. The first axis is the batch and has size 1."""
 
-COUNTS = {"surrogates": 16}
+LORA = "lora"
+RANK = 8
+
+COUNTS = {"surrogates": 16, LORA: 8}
 """Models that are merged by default, of families of which there should be more than the trained ones."""
 
 NAMES = 4
@@ -39,29 +43,50 @@ docs/io.md tells which inputs and outputs a merged file has, README.md the rest.
 
 
 @click.command()
-@click.argument("family", type=click.Choice(list(REAL)))
+@click.argument("family", type=click.Choice([LORA, *REAL]))
 @click.option(
-    "--count", type=click.IntRange(2), help="Models.  [default: the trained ones, of surrogates 16]"
+    "--count",
+    type=click.IntRange(2),
+    help="Models.  [default: the trained ones; 8 of lora, 16 of surrogates]",
 )
 @click.option("--io", default="stacked", show_default=True, type=click.Choice(["stacked", "separate"]))
 @click.option("--out", default="build/demo", show_default=True, metavar="DIR")
 def demo(family: str, count: int | None, io: str, out: str) -> None:
-    """Fetch a trained family, merge it, measure the merged file, and show how to run it."""
+    """Take a family, merge it, measure the merged file, and show how to run it."""
     folder = Path(out)
-    count = count or COUNTS.get(family, max(2, len(REAL[family])))
+    count = count or COUNTS.get(family, max(2, len(REAL.get(family, ()))))
+    options: list[object] = []
     try:
-        models = list(fetch_or_copy(family, folder, count))[:count]
+        if family == LORA:
+            base, *models = lora(folder / LORA, count)
+            options = ["--low-rank", "--base", base, "--target", "cpu"]
+            click.echo(f"lora: {count} copies of one step of a decoder, random weights, each with a")
+            click.echo(f"difference of rank {RANK} added to the four matrices of every attention.")
+        else:
+            models = list(fetch_or_copy(family, folder, count))[:count]
+            click.echo(origin(family, models))
     except (FetchError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(origin(family, models))
     merged = folder / "merged.onnx"
-    _run("merge", *models, "-o", merged, "--io", io)
+    _run("merge", *models, "-o", merged, "--io", io, *options)
     _run("bench", merged, *models, "--seconds", SECONDS)
     script = folder / "run.py"
     script.write_text(snippet(str(merged), io))
     click.echo(f"\nTo run it, without netfuse-onnx ({script}):\n")
     click.echo("".join(f"    {line}\n" for line in script.read_text().splitlines()))
     click.echo(NEXT.strip().format(program=Path(sys.executable).with_name("netfuse-onnx")))
+
+
+def lora(folder: Path, count: int) -> list[Path]:
+    """Write a small decoder and copies of it that LoRA has changed; the base comes first."""
+    from sample_models import copies
+    from sample_models.networks import SIZES, decoder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder / "base.onnx"
+    base.write_bytes(decoder(SIZES["small"]).SerializeToString())
+    changes = copies.merged_adapters(base, "self_attn", RANK, 0)
+    return [base, *copies.write_copies(base, folder, LORA, count, changes)]
 
 
 def origin(family: str, models: Sequence[Path]) -> str:
@@ -110,8 +135,9 @@ def _feed(value: object) -> str:
 def _run(verb: str, *arguments: object) -> None:
     """Show a command, with a pattern in place of the models, and run it. Its failure ends the demo."""
     words = [str(argument) for argument in arguments]
-    models = [word for word in words if word.endswith(".onnx") and Path(word).name != "merged.onnx"]
-    pattern = f"{Path(models[0]).parent}/*.onnx"
+    others = ("merged.onnx", "base.onnx")
+    models = [word for word in words if word.endswith(".onnx") and Path(word).name not in others]
+    pattern = f"{Path(models[0]).parent}/{'lora-' if Path(models[0]).stem == 'lora-0' else ''}*.onnx"
     shown = [pattern if word == models[0] else word for word in words if word not in models[1:]]
     click.echo(f"\n$ netfuse-onnx {verb} {' '.join(w if w == pattern else shlex.quote(w) for w in shown)}")
     sys.stdout.flush()

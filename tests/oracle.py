@@ -31,7 +31,7 @@ import pytest
 from cases import IO, Array, draw, few_roles, graph, roles, some_roles, turns
 
 from netfuse_onnx.emit import repeat
-from netfuse_onnx.emit.counting import SIZES
+from netfuse_onnx.emit.counting import CHOSEN_ROWS, SIZES
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.layouts.channels import Channels
 from netfuse_onnx.load import opset as opsets
@@ -265,12 +265,12 @@ def _accounted(lowering: Lowering) -> Lowering:
         made = [
             inner
             for node in emit.graph.nodes[before:]
-            if not any(node is x for x in emit.sizes.nodes)
+            if not any(node is x for x in (*emit.sizes.nodes, *gathers(emit)))
             for inner in _with_bodies(node)
         ]
-        account = ACCOUNTS.setdefault((site.models, site.opset), Accounts()).of(lowering)
+        account = ACCOUNTS.setdefault((site.total, site.opset), Accounts()).of(lowering)
         emitted = [(node.op, node.domain or "", len(node.outputs)) for node in made]
-        steps = [step for step in account.steps if step.outputs[0].name != SIZES]
+        steps = [step for step in account.steps if step.outputs[0].name not in (SIZES, CHOSEN_ROWS)]
         told = [(step.op, step.domain, len(step.outputs)) for step in steps]
         assert emitted == told, f"{lowering.rule} emits {emitted} and is priced by {told}"
         if not any(isinstance(take, Channels) for take in lowering.takes):
@@ -279,6 +279,11 @@ def _accounted(lowering: Lowering) -> Lowering:
         return result
 
     return dataclasses.replace(lowering, option=dataclasses.replace(option, body=body))
+
+
+def gathers(emit: Emitter) -> Sequence[gs.Node]:
+    """The nodes that gather the weights of the models that a call chooses. Operators share them."""
+    return emit.chosen.nodes if emit.chosen is not None else ()
 
 
 def _with_bodies(node: gs.Node) -> Iterator[gs.Node]:
@@ -475,6 +480,7 @@ def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> 
     found.options = [[o for o in offers if o.reason != CHEAPER] for offers in found.options]
     best = planning.plan(corr, io=io, share=share)
     yield best
+    prices = Cost(corr.models)
     for i, offers in enumerate(found.options):
         for offer in offers if len(offers) > 1 else []:
             if identity(offer) == identity(best.lowerings[i]):
@@ -482,7 +488,7 @@ def plans(corr: Correspondence, io: str, share: frozenset[str], tuned: bool) -> 
             forced = dataclasses.replace(
                 found, options=[*found.options[:i], [offer], *found.options[i + 1 :]]
             )
-            search = planning.Search(corr, forced, Cost(corr.models))
+            search = planning.Search(corr, forced, prices)
             solution = search.solve()
             yield Plan(search.chosen(solution), solution.cost, solution.exact)
 

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 import netfuse_onnx
 from sample_models import demo, real
 from sample_models.__main__ import real as real_command
+from sample_models.networks import SIZES
 from sample_models.perturbed import add_copies
 
 LARGE = {"w1": (8, 16), "b1": (16,), "w2": (16, 4)}
@@ -130,4 +131,20 @@ def test_the_families_have_pins_digests_and_names_of_their_own() -> None:
         assert len(set(files)) == len(files), name
         assert all("==" in member.wheel and len(member.sha256) == 64 for member in members)
         assert all(file.endswith(".onnx") and "/" not in file for file in files)
-    assert set(demo.COUNTS) <= set(real.REAL)
+    assert set(demo.COUNTS) <= {demo.LORA, *real.REAL}
+
+
+def test_the_demo_of_lora_copies_stores_the_base_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "SECONDS", 1)
+    monkeypatch.setitem(SIZES, "small", SIZES["tiny"])
+    result = CliRunner().invoke(demo.demo, ["lora", "--count", "3", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert (
+        f"$ netfuse-onnx merge {tmp_path}/lora/lora-*.onnx -o {tmp_path}/merged.onnx --io stacked --low-rank "
+        f"--base {tmp_path}/lora/base.onnx --target cpu"
+    ) in result.output
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "lora").glob("lora-*.onnx"))]
+    assert len(sizes) == 3
+    assert (tmp_path / "merged.onnx").stat().st_size < 2 * sizes[0]

@@ -19,6 +19,7 @@ from netfuse_onnx.emit import repeat
 from netfuse_onnx.emit.emitter import Emitter
 from netfuse_onnx.emit.repeat import SMALL
 from netfuse_onnx.emit.stored_once import stored_once
+from netfuse_onnx.layouts import STACKED
 from netfuse_onnx.match import equal
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Weight
@@ -180,6 +181,30 @@ def test_a_form_of_a_weight_holds_the_values_of_each_model(
     got = run(exported(emit).SerializeToString(), {}, LEVELS[1])
     for name, want in wanted.items():
         np.testing.assert_array_equal(got[name], want, err_msg=name, strict=True)
+
+
+def test_models_that_a_call_chooses_are_taken_from_the_stored_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids go through the indices: nothing of the size of all models is made, before or in a call."""
+    monkeypatch.setattr(repeat, "SMALL", 0)
+    values = [np.arange(60 * k, 60 * k + 60, dtype=np.int64).reshape(SHAPE) for k in range(2)]
+    parts = tuple(Weight(TensorProto.INT64, SHAPE, values[k].tobytes()) for k in (0, 1, 0))
+    emit = Emitter("g", 3, 17, {"w": parts}, ())
+    ids = emit.input("ids", TensorProto.INT64, ["k"])
+    whole = emit.weight("w", STACKED(0))
+    emit.output(emit("Gather", whole, ids, axis=0), "y")  # type: ignore[arg-type]
+    emit.output(emit("Gather", whole, emit("Neg", ids), axis=1), "z")  # type: ignore[arg-type]
+    list(stored_once(emit))
+    proto = exported(emit)
+    for info in proto.graph.input:
+        info.type.tensor_type.elem_type = TensorProto.INT64
+    (stored_values,) = [t.name for t in proto.graph.initializer if list(t.dims) == [2, *SHAPE]]
+    (reader,) = [node for node in proto.graph.node if "y" in node.output]
+    assert reader.input[0] == stored_values
+    asked = np.array([2, 1, 1, 0])
+    got = run(proto.SerializeToString(), {"ids": asked}, LEVELS[1])
+    every = np.stack([values[k] for k in (0, 1, 0)])
+    np.testing.assert_array_equal(got["y"], every[asked])
+    np.testing.assert_array_equal(got["z"], every[:, -asked])
 
 
 def test_weights_that_differ_late_are_told_apart(tmp_path: Path) -> None:

@@ -117,6 +117,18 @@ def test_ways_give_what_the_models_give(tmp_path: Path, kind: type[Contender]) -
         contender.close()
 
 
+def test_rounding_beside_a_number_near_zero_is_no_error(tmp_path: Path) -> None:
+    """In one row, each channel has one number. Its error is small beside the whole output, or it is wrong."""
+    work = workload(family(tmp_path, count=2), n=1)
+    for off, wrong in ((2e-6, False), (2e-4, True)):
+        results = [{name: np.array(value) for name, value in work.wants(m).items()} for m in range(2)]
+        value = results[1]["y"]
+        nearest = np.unravel_index(np.abs(value).argmin(), value.shape)
+        work.wanted[1]["y"][nearest] = np.float32(1e-6)
+        results[1]["y"][nearest] = np.float32(1e-6) + off * np.abs(value).max()
+        assert bool(work.error(results)[1]) is wrong
+
+
 @pytest.mark.parametrize("io", ["separate", "stacked"])
 @pytest.mark.parametrize("share", [(), ("x",)])
 def test_merged_models_are_fed_as_they_want(tmp_path: Path, io: str, share: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from netfuse_onnx.labels import Labels
@@ -40,6 +42,18 @@ def test_what_was_packed_comes_out_again() -> None:
             picked, problem = one.pick(m, "y", merged)
             assert not problem
             np.testing.assert_array_equal(picked, OUTPUTS[m]["y"])
+
+
+def test_chosen_models_come_in_another_order() -> None:
+    one = packing("selected")
+    fed = one.inputs(INPUTS)
+    assert list(fed) == ["x", "s", "models"]
+    np.testing.assert_array_equal(fed["models"], [1, 0])
+    np.testing.assert_array_equal(fed["x"], [[1, 1], [0, 0]])
+    merged = one.outputs(OUTPUTS)
+    np.testing.assert_array_equal(one.pick(0, "y", merged)[0], OUTPUTS[0]["y"])
+    twice = replace(one, asked=(1, 0, 1)).inputs(INPUTS)
+    np.testing.assert_array_equal(twice["x"], [[1, 1], [0, 0], [1, 1]])
 
 
 def test_a_result_that_lacks_models_is_told() -> None:

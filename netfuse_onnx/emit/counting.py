@@ -22,6 +22,8 @@ from netfuse_onnx.types import Dim, ValueType, Weight
 UNKNOWN = ValueType()
 SIZES = "sizes"
 """The name of a shape whose sizes are read at run time."""
+CHOSEN_ROWS = "chosen"
+"""The name of the rows of a weight that were gathered for the models that a call chooses."""
 
 
 class Counted:
@@ -61,14 +63,18 @@ class CountingEmitter(Emitter):
     _runs: tuple[tuple[Counted, int], ...] = ()
     """`Step.runs` of the nodes that it writes down."""
 
-    def __init__(self, models: int, opset: int, provider: str = "") -> None:
+    def __init__(self, models: int, opset: int, provider: str = "", *, choosing: bool = False) -> None:
+        """`choosing`: a call chooses the models. It is priced as if it chose each once."""
         super().__init__("", models, opset, {}, (), provider)
+        self.choosing = choosing
         self.steps: list[Step] = []
 
     def begin(self, weights: Mapping[str, tuple[Weight, ...]]) -> None:
         """Forget all that was made; from now on these are the weights."""
         self.steps, self.values_read, self._weights = [], False, weights
         self.recipes, self._names, self._kinds = {}, set(), {}
+        if self.choosing:
+            self.choose(self.value(ValueType(TensorProto.INT64, (self.total,))))
 
     def value(self, kind: ValueType, *, stored: bool = False) -> Tensor:
         """A tensor of this type that a body reads."""
@@ -83,7 +89,8 @@ class CountingEmitter(Emitter):
         self, op: str, ins: Sequence[Tensor | None], attrs: Mapping[str, Any] | None = None, *,
         outs: Sequence[bool] = (True,), domain: str = "", captured: Sequence[Tensor] = (), **_unused: Any,
     ) -> list[Any]:  # fmt: skip
-        inputs = cast("tuple[Counted | None, ...]", tuple(ins))
+        read = tuple(None if x is None else self.rows(x) for x in ins)
+        inputs = cast("tuple[Counted | None, ...]", read)
         stored = len(inputs) > 0 and not captured and all(x.stored for x in inputs if x is not None)
         outputs = tuple([Counted(stored=stored) for _ in outs])
         # The nodes of a body that was emitted are written down themselves.
@@ -114,7 +121,7 @@ class CountingEmitter(Emitter):
     def const(self, values: Any, dtype: Any = np.int64) -> Any:
         return self._constant_of(np.asarray(values, dtype))
 
-    def tensor_const(self, proto: onnx.TensorProto) -> Any:
+    def tensor_const(self, proto: onnx.TensorProto, what: str = "const") -> Any:
         return self._constant_of(proto)
 
     def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -144,11 +151,20 @@ class CountingEmitter(Emitter):
             type = ValueType(value.data_type, tuple(value.dims))
         return self._typed("", type, stored=True, value=value)
 
-    def _constant(self, name: str, recipe: Recipe) -> Any:
+    def _constant(self, name: str, recipe: Recipe, *, whole: bool = False) -> Any:
         type = ValueType(recipe.dtype, recipe.shape)
         made = self._typed(self._unique(name, self._names), type, stored=True)
         self.recipes[made.name] = recipe
+        self._mark(made, recipe, whole)
         return made
+
+    def rows(self, x: Tensor) -> Any:
+        """What is gathered has a type, of as many rows as it is priced with."""
+        read: Any = super().rows(x)
+        if read is not x:
+            kind = self.kind(x)
+            read.name, read.type = CHOSEN_ROWS, kind
+        return read
 
 
 def tensors(held: Held | None) -> tuple[Counted, ...]:

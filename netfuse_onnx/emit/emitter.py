@@ -18,11 +18,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from netfuse_onnx.dims import CHOSEN
+from netfuse_onnx.emit.chosen import Chosen, NeedsCount, stored_as
+from netfuse_onnx.emit.shaping import Shaping
 from netfuse_onnx.emit.sizes import Sizes
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast
+from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Dim, ValueType, Weight
 
@@ -31,9 +34,9 @@ Held: TypeAlias = Tensor | tuple[Tensor, ...]
 """The holder of a value: one tensor, or one per model where its layout is PER_MODEL."""
 
 
-class Emitter:
-    """Builds the merged graph. `models` is N, `opset` the default domain's version, `provider` that of the
-    target."""
+class Emitter(Shaping):
+    """Builds the merged graph for `models` models. `opset` is the default domain's version, `provider`
+    that of the target."""
 
     def __init__(
         self,
@@ -44,7 +47,10 @@ class Emitter:
         reserved: Iterable[str],
         provider: str = "",
     ) -> None:
-        self.models = models
+        self.total = models
+        """The number of models of the family, whatever a call chooses of them."""
+        self.chosen: Chosen | None = None
+        """The models that a call chooses; None where it runs them all."""
         self.opset = opset
         self.provider = provider
         self.graph = gs.Graph(name=name, opset=opset)
@@ -73,6 +79,9 @@ class Emitter:
         child.scope = ""
         child.captured, child._own = {}, set()
         child.sizes = Sizes()  # a body has symbols of its own
+        if self.chosen is not None:
+            child.chosen = Chosen(self.chosen.ids, self.chosen)
+            child.sizes.tell(CHOSEN, self.chosen.ids)
         child._weights = weights
         return child
 
@@ -101,7 +110,8 @@ class Emitter:
     ) -> list[Tensor]:
         """Emit one node. `outs` says which outputs are present; an absent one comes back as an empty
         variable. `captured` are the tensors that its bodies read under `captured_names`."""
-        given = [gs.Variable.empty() if x is None else x for x in ins]
+        given = [gs.Variable.empty() if x is None else self.rows(x) for x in ins]
+        captured = [self.rows(x) for x in captured]
         known = facts(op, domain, self.opset)
         least = known.inputs[0] if known else 0  # an empty name counts: Loop wants two inputs
         while len(given) > least and given[-1].is_empty():
@@ -147,6 +157,7 @@ class Emitter:
         if itself:
             self.graph.outputs.append(tensor)
             return tensor
+        tensor = self.rows(tensor)
         outer = self._own is not None and id(tensor) not in self._own
         taken = outer or not isinstance(tensor, gs.Variable) or not tensor.inputs
         if taken or any(tensor is out for out in self.graph.outputs):
@@ -187,9 +198,10 @@ class Emitter:
         """A small constant; equal ones are one initializer."""
         return self.tensor_const(onnx.numpy_helper.from_array(np.asarray(values, dtype)))
 
-    def tensor_const(self, proto: onnx.TensorProto) -> gs.Constant:
+    def tensor_const(self, proto: onnx.TensorProto, what: str = "const") -> gs.Constant:
+        """A constant. Equal ones of one kind, `what`, are one initializer."""
         proto.ClearField("name")
-        key = ("const", proto.SerializeToString(deterministic=True))
+        key = (what, proto.SerializeToString(deterministic=True))
         if key not in self._forms:
             name = self._unique(f"const/{'x'.join(map(str, proto.dims)) or 'scalar'}", self._names)
             self._forms[key] = gs.Constant(name, LazyValues(proto))
@@ -200,19 +212,45 @@ class Emitter:
         kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
         return self.const(np.full(tuple(shape), value, kind), kind)
 
+    def filled_each(self, value: float, dtype: int) -> Tensor:
+        """A constant with one value for each model, [N]."""
+        kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+        return self.of_each(np.full(self.total, value, kind), kind)
+
+    def of_all(self, x: Tensor) -> gs.Constant:
+        """A weight that differs between the models as one table of all of them, [N*d0, ..], whichever a call
+        chooses."""
+        recipe = self.recipes[x.name]
+        models, rows, *others = recipe.shape
+        return self._constant(x.name, dataclasses.replace(recipe, shape=(models * rows, *others)), whole=True)
+
+    def of_each(self, values: Any, dtype: Any = np.int64) -> Tensor:
+        """A small constant whose first axis has a row for each model."""
+        if self.chosen is None:
+            return self.const(values, dtype)
+        stored = self.tensor_const(onnx.numpy_helper.from_array(np.asarray(values, dtype)), "of each")
+        self.chosen.mark(stored)
+        return stored
+
     def weight(self, value: str, layout: Layout) -> Held:
-        """Source weight `value` in a layout. Any layout is free: the bytes are laid out by the writer."""
+        """Source weight `value` in a layout that `writes` allows. The writer lays out the bytes for it."""
         parts = self._weights[value]
+        if self.chosen is not None and not self.writes(parts, layout):
+            raise NeedsCount
         if layout == PER_MODEL:
             if len(parts) == 1:
-                return (self._form(value, parts),) * self.models
+                return (self._form(value, parts),) * self.total
             return tuple(self._form(f"{value}/{m}", (part,), value) for m, part in enumerate(parts))
         if layout == SHARED:
             return self._form(value, parts)
-        every = parts if len(parts) == self.models else parts * self.models
-        shape = layout.merged_dims(parts[0].shape, self.models)
+        every = parts if len(parts) == self.total else parts * self.total
+        shape = layout.merged_dims(parts[0].shape, self.total)
         outer = layout.runs(parts[0].shape) or 1  # 0 where there is nothing to lay out
         return self._form(value, every, value, shape=shape, outer=outer)
+
+    def writes(self, parts: Sequence[Weight], layout: Layout) -> bool:
+        """True where a weight with these parts is stored in a layout. Else nodes make it."""
+        return stored_as(parts, layout, chosen=self.chosen is not None)
 
     def is_weight(self, tensor: Tensor) -> bool:
         """True for a tensor whose bytes are laid out by a recipe."""
@@ -223,6 +261,8 @@ class Emitter:
         `most` of them, and for any other tensor."""
         recipe = self.recipes.get(x.name)
         self.values_read = self.values_read or recipe is not None
+        if self.chosen is not None and self.chosen.marked(x):
+            return None
         if recipe is None or recipe.transform != AS_IS or math.prod(recipe.shape) > most:
             return None
         return np.stack([array(part) for part in recipe.parts]).reshape(recipe.shape)
@@ -241,109 +281,34 @@ class Emitter:
         about = {"shape": parts[0].shape, **changes}
         return self._constant(name, Recipe(value or name, parts, parts[0].dtype, **about))
 
-    def _constant(self, name: str, recipe: Recipe) -> gs.Constant:
-        key = ("weight", recipe)
+    def _constant(self, name: str, recipe: Recipe, *, whole: bool = False) -> gs.Constant:
+        key = ("all models" if whole else "weight", recipe)
         if key not in self._forms:
             proto = onnx.TensorProto(data_type=recipe.dtype, dims=recipe.shape)
             proto.data_location = onnx.TensorProto.EXTERNAL
             weight = gs.Constant(self._unique(name, self._names), LazyValues(proto))
             self.recipes[weight.name] = recipe
             self._forms[key] = weight
+            self._mark(weight, recipe, whole)
         return self._forms[key]
 
-    # ------------------------------------------------------------------ shapes, by opset
-
-    def reshape(self, x: Tensor, target: Sequence[int]) -> Tensor:
-        """Reshape; a weight with a static target only changes its dims."""
-        if self.is_weight(x) and min(target, default=1) > 0:
-            return self.reform(x, shape=tuple(target))
-        return self("Reshape", x, self.const(list(target)))
+    def _mark(self, weight: Tensor, recipe: Recipe, whole: bool) -> None:
+        if self.chosen is not None and len(recipe.parts) > 1 and not whole:
+            self.chosen.mark(weight)
 
     def shape(self, dims: Sequence[Dim]) -> Tensor:
         """The shape `dims`, in which symbols are sizes of values that are known by then; -1 and numbers stand
         for themselves. It is emitted once."""
         return self.sizes.shape(dims, self)
 
-    def unsqueeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
-        """Insert axes of size 1; `axes` count in the result, from the front."""
-        if not axes:
-            return x
-        if self.is_weight(x):
-            shape = list(self.recipes[x.name].shape)
-            for axis in sorted(axes):
-                shape.insert(axis, 1)
-            return self.reform(x, shape=tuple(shape))
-        return self._axes_op("Unsqueeze", x, axes)
+    # ------------------------------------------------------------------ models that a call chooses
 
-    def squeeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
-        return self._axes_op("Squeeze", x, axes) if axes else x
+    def choose(self, ids: Tensor) -> None:
+        """From now on the axis of models has one index for each of `ids`, int64 [K], all from 0 to N-1."""
+        self.chosen = Chosen(ids)
+        self.sizes.tell(CHOSEN, ids)
 
-    def _axes_op(self, op: str, x: Tensor, axes: Sequence[int]) -> Tensor:
-        if self.opset < 13:
-            return self(op, x, axes=list(axes))
-        return self(op, x, self.const(list(axes)))
-
-    def split(self, x: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
-        outs = [True] * len(sizes)
-        if self.opset < 13:
-            return self.node("Split", [x], {"axis": axis, "split": list(sizes)}, outs=outs)
-        return self.node("Split", [x, self.const(list(sizes))], {"axis": axis}, outs=outs)
-
-    def reduce(self, op: str, x: Tensor, axes: Sequence[int], *, keepdims: int = 0) -> Tensor:
-        """A reduction over `axes`, none of which leaves x as it is."""
-        if not axes:
-            return x
-        if self.opset >= (13 if op == "ReduceSum" else 18):
-            return self(op, x, self.const(list(axes)), keepdims=keepdims)
-        return self(op, x, axes=list(axes), keepdims=keepdims)
-
-    def require(self, x: Tensor, faults: Tensor) -> Tensor:
-        """`x`, if all `faults` (int64, one per axis of x) are 0. One of -2 or less makes the run fail, in
-        ONNX Runtime on the CPU and on CUDA and in OpenVINO.
-
-        ONNX has no assertion. A Reshape keeps an axis whose target is 0 and refuses targets below -1; it
-        copies no data and reads its target on the host."""
-        return self("Reshape", x, faults)
-
-    def require_size(self, x: Tensor, rank: int, like: Tensor) -> Tensor:
-        """`x`, of this rank, if its first axis is as long as that of `like`; else the run fails."""
-        first = self.const([0])
-        sizes = [self("Gather", self("Shape", tensor), first, axis=0) for tensor in (x, like)]
-        less = self("Sub", self("Min", *sizes), self("Max", *sizes))
-        faults = self("Add", less, less)
-        return self.require(
-            x, self("Concat", faults, self.const([0] * (rank - 1)), axis=0) if rank > 1 else faults
-        )
-
-    def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
-        return x if list(perm) == sorted(perm) else self("Transpose", x, perm=list(perm))
-
-    def swap_last(self, x: Tensor, rank: int) -> Tensor:
-        """Swap the last two of `rank` axes. A stacked weight is written that way instead."""
-        if self.is_weight(x):
-            recipe, swap = self.recipes[x.name], SwapLast()
-            if recipe.outer == 1 and recipe.transform in (AS_IS, swap) and swap.fits(recipe.parts[0].shape):
-                shape = (*recipe.shape[:-2], recipe.shape[-1], recipe.shape[-2])
-                return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)
-        return self.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
-
-    def swap_at(self, x: Tensor, axis: int, rows: int, columns: int) -> Tensor:
-        """A stacked weight as [N, columns, rows]: the per-model axes before `axis` come to `rows`, the others
-        to `columns`."""
-        shape = (self.models, columns, rows)
-        if self.is_weight(x):
-            recipe, swap = self.recipes[x.name], SwapAt(axis)
-            if recipe.transform == AS_IS and recipe.outer == 1 and swap.fits(recipe.parts[0].shape):
-                return self.reform(x, shape=shape, transform=swap)
-        return self.transpose(self.reshape(x, [self.models, rows, columns]), [0, 2, 1])
-
-    def prepend(self, head: int, shape: Tensor, values: np.ndarray[Any, Any] | None) -> Tensor:
-        """The shape [head, *shape], a constant where `values`, those of `shape`, are known."""
-        if values is not None:
-            return self.const([head, *values.reshape(-1).tolist()])
-        return self("Concat", self.const([head]), shape, axis=0)
-
-    def pad_rank(self, x: Tensor, layout: Layout, rank: int, to: int, at: int) -> Tensor:
-        """Make a value of per-model rank `rank` broadcast against one of rank `to` whose model axis
-        stands at `at`: [N, d..] -> [N, 1.., d..], and an axis of 1 for the models in a SHARED value."""
-        return self.unsqueeze(x, layout.padding(to - rank, at))
+    def rows(self, x: Tensor) -> Tensor:
+        """What a node reads in the place of `x`: of a constant with a row for each model, those of the models
+        that a call chooses."""
+        return x if self.chosen is None else self.chosen.rows(x, self)

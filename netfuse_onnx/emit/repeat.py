@@ -44,28 +44,49 @@ def store_once(emit: Emitter) -> Iterator[Conversion]:
         values = tuple(dict.fromkeys(recipe.parts))
         if not _is_worth(recipe, len(values)):
             continue
-        whole, axis = _joined(recipe)
-        count = len(emit.graph.nodes)
         emit.scope = f"{tensor.name}/repeated"
+        whole, axis = _joined(recipe)
         kept = _of_values(whole, axis, len(recipe.parts), len(values))
-        fewer = dataclasses.replace(
-            recipe, parts=values, shape=kept, outer=recipe.outer if len(values) > 1 else 1
-        )
-        key = _source(fewer)
+        outer = recipe.outer if len(values) > 1 else 1
+        key = _source(dataclasses.replace(recipe, parts=values, outer=outer))
         if key not in stored:
-            stored[key] = emit.reform(tensor, parts=values, shape=kept, outer=fewer.outer)
-        result = _one_for_each(emit, stored[key], kept, axis, [values.index(part) for part in recipe.parts])
-        split = len(values) > 1 and len(kept) > len(whole)
-        if split or whole != recipe.shape:
-            result = emit("Reshape", result, emit.const(list(recipe.shape)))
-        layout = STACKED(axis) if whole[axis] == len(recipe.parts) else FOLDED(axis)
-        before = str(SHARED) if len(values) == 1 else f"{len(values)} values"
-        yield Conversion(recipe.value, before, str(layout), len(emit.graph.nodes) - count)
-        put(emit, tensor, result, count)
+            stored[key] = emit.reform(tensor, parts=values, shape=kept, outer=outer)
+        ids = [values.index(part) for part in recipe.parts]
+        if recipe.shape == whole and len(kept) == len(whole) and emit.kind(stored[key]).dims == kept:
+            _choose(emit, tensor, stored[key], ids, axis)
+        if tensor.outputs:
+            yield _repeat(emit, tensor, recipe, stored[key], kept, ids)
+
+
+def _repeat(
+    emit: Emitter, tensor: gs.Constant, recipe: Recipe, stored: Tensor, kept: tuple[int, ...], ids: list[int]
+) -> Conversion:
+    """Lets the readers of `tensor` read a value for each model, made of those that are `stored`, in shape
+    `kept`."""
+    whole, axis = _joined(recipe)
+    count = len(emit.graph.nodes)
+    result = _one_for_each(emit, stored, kept, axis, ids)
+    split = any(ids) and len(kept) > len(whole)
+    if split or whole != recipe.shape:
+        result = emit("Reshape", result, emit.const(list(recipe.shape)))
+    layout = STACKED(axis) if whole[axis] == len(ids) else FOLDED(axis)
+    before = f"{max(ids) + 1} values" if any(ids) else str(SHARED)
+    put(emit, tensor, result, count)
+    return Conversion(recipe.value, before, str(layout), len(emit.graph.nodes) - count)
+
+
+def _choose(emit: Emitter, tensor: Tensor, stored: Tensor, ids: list[int], axis: int) -> None:
+    """Lets nodes that take models of `tensor` by ids which only a call tells take their values of `stored`,
+    so that a session never holds a value for each model."""
+    for reader in [node for node in emit.graph.nodes if node.op == "Gather" and not node.domain]:
+        if reader.inputs[0] is tensor and reader.attrs.get("axis", 0) == axis:
+            chosen = emit("Gather", emit.const(ids), reader.inputs[1], axis=0)
+            emit.graph.nodes.insert(emit.graph.nodes.index(reader), emit.graph.nodes.pop())
+            reader.inputs[0], reader.inputs[1] = stored, chosen
 
 
 def _is_worth(recipe: Recipe, values: int) -> bool:
-    """Returns True where it saves more to store only the values that differ than the nodes take."""
+    """Returns True where storing only the values that differ saves more than its nodes take."""
     models, size = len(recipe.parts), _nbytes(recipe)
     if values == models:
         return False

@@ -29,12 +29,16 @@ class Sizes:
         self.nodes: list[Node] = []
         """The nodes that compute the shapes. They belong to no single operator."""
 
-    def learn(self, held: Held, layout: Layout, dims: Sequence[Dim], models: int) -> None:
+    def learn(self, held: Held, layout: Layout, dims: Sequence[Dim], models: Dim) -> None:
         """Note the tensor that holds a value of per-model `dims`. One of all models is asked before one of a
         single model."""
         axes, tensor = (self._of_one_model, held[0]) if isinstance(held, tuple) else (self._axes, held)
         for symbol, axis, times in layout.sizes(dims, models):
             axes.setdefault(symbol, (tensor, axis, times))
+
+    def tell(self, symbol: str, tensor: Tensor) -> None:
+        """Note that the first axis of a tensor has the size of a symbol."""
+        self._axes[symbol] = tensor, 0, 1
 
     def shape(self, dims: Sequence[Dim], emit: Emitter) -> Tensor:
         """A shape with the sizes of symbols in it, emitted once; numbers stand for themselves."""

@@ -51,6 +51,9 @@ class Layout:
     """True where options in this layout are on offer only to plans with measured costs."""
     only: ClassVar[str] = ""
     """The provider for whose targets alone options in this layout are on offer; none is all."""
+    counted: ClassVar[bool] = False
+    """True where its tensors are as many as the models, or their sizes need that number as a constant. It is
+    not on offer where a call chooses the models."""
     common: ClassVar[bool] = True
     """False for a layout of few operators. Among plans of one price, those without it come first."""
 
@@ -78,11 +81,11 @@ class Layout:
         """True where an operator that reads values with the dims `read` may give one of these `dims` so."""
         return True
 
-    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
-        """Dims of the one tensor that holds the value, or of each of N."""
+    def merged_dims(self, dims: Dims, models: Dim) -> tuple[Dim, ...]:
+        """Dims of the one tensor that holds the value, or of each of N. `models` is N, or a symbol."""
         return tuple(dims)
 
-    def sizes(self, dims: Dims, models: int) -> Iterator[tuple[str, int, int]]:
+    def sizes(self, dims: Dims, models: Dim) -> Iterator[tuple[str, int, int]]:
         """Yields the symbols of `dims` that the tensor tells: its axis, and what that is to be divided by."""
         for axis, dim in enumerate(self.merged_dims(dims, models)):
             if isinstance(dim, str):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.dims import static_size
+from netfuse_onnx.dims import folded_size, static_size
 from netfuse_onnx.layouts.base import Counts, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.folded import FOLDED
 from netfuse_onnx.layouts.per_model import PER_MODEL
@@ -28,14 +28,14 @@ class Channels(Layout):
     """Elementwise operators and the regrouping of heads pass this layout on between convolutions."""
 
     __slots__ = ()
-    name, order, tuned, common = "CHANNELS", 4, True, False
+    name, order, tuned, common, counted = "CHANNELS", 4, True, False, True
 
     def fits(self, dims: Dims | None) -> bool:
         return dims is not None and self.axis < len(dims)
 
-    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+    def merged_dims(self, dims: Dims, models: Dim) -> tuple[Dim, ...]:
         dim = dims[self.axis]
-        front = models * dim if isinstance(dim, int) else None
+        front = folded_size(dim, models)
         filled = [1] if len(dims) == 2 else []
         return (1, front, *dims[self.axis + 1 :], *dims[: self.axis], *filled)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from netfuse_onnx.dims import reshape_target, same_dim, static_size
+from netfuse_onnx.dims import folded_size, reshape_target, same_dim, static_size
 from netfuse_onnx.layouts.base import COPY, VIEW, Dims, Hop, Layout, Operand
 from netfuse_onnx.layouts.shared import SHARED
 from netfuse_onnx.layouts.stacked import STACKED
@@ -27,9 +27,9 @@ class Folded(Layout):
     def fits(self, dims: Dims | None) -> bool:
         return dims is not None and self.axis < len(dims)
 
-    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+    def merged_dims(self, dims: Dims, models: Dim) -> tuple[Dim, ...]:
         dim = dims[self.axis]
-        wide = models * dim if isinstance(dim, int) else None
+        wide = folded_size(dim, models)
         return (*dims[: self.axis], wide, *dims[self.axis + 1 :])
 
     def touches(self, axes: Sequence[int]) -> bool:
@@ -88,36 +88,44 @@ FOLDED: Callable[[int], Layout] = cache(Folded)
 def _tiled(emit: Emitter, x: Held, axis: int, rank: int) -> Held:
     if isinstance(x, tuple):
         return x
-    return emit("Tile", x, emit.const([emit.models if a == axis else 1 for a in range(rank)]))
+    return emit("Tile", x, emit.shape([emit.count if a == axis else 1 for a in range(rank)]))
+
+
+def _tells_all(emit: Emitter, dims: Dims, axis: int) -> bool:
+    """True where a Reshape with a 0 or -1 for all sizes but d_a does. Where only a call tells the number of
+    models, that is one more -1, which is undefined beside an empty axis."""
+    empty = not isinstance(emit.count, int) and 0 in dims
+    return (isinstance(dims[axis], int) and not empty) or emit.opset < 15
 
 
 def unfold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
     """FOLDED(a) -> STACKED(a): [.., N*d, ..] -> [.., N, d, ..]."""
     dim, after = dims[axis], dims[axis + 1 :]
-    target = reshape_target([*dims[:axis], emit.models, dim, *after])
+    target = reshape_target([*dims[:axis], emit.count, dim, *after])
     if target is not None:
         return emit.reshape(x, target)
-    if isinstance(dim, int) or emit.opset < 15:  # an axis of 1, so that each 0 copies from its own place
+    if _tells_all(emit, dims, axis):  # an axis of 1, so that each 0 copies from its own place
         x = emit.unsqueeze(x, [axis])
         size = dim if isinstance(dim, int) else -1
-        return emit.reshape(x, [0] * axis + [emit.models, size] + [0] * len(after))
+        return emit.reshape(x, [0] * axis + [emit.count, size] + [0] * len(after))
     sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
-    rest = emit("Div", emit("Shape", x, start=axis), emit.const([emit.models] + [1] * len(after)))
-    return emit("Reshape", x, emit("Concat", *sizes, emit.const([emit.models]), rest, axis=0), allowzero=1)
+    rest = emit("Div", emit("Shape", x, start=axis), emit.shape([emit.count] + [1] * len(after)))
+    return emit("Reshape", x, emit("Concat", *sizes, emit.shape([emit.count]), rest, axis=0), allowzero=1)
 
 
 def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims, models: int = 0) -> Tensor:
     """STACKED(a) -> FOLDED(a): [.., N, d, ..] -> [.., N*d, ..]. `models`: the size N, where it is not that
     of all models."""
-    models = models or emit.models
+    count: Dim = models or emit.count
     dim, after = dims[axis], dims[axis + 1 :]
-    size = models * dim if isinstance(dim, int) else -1
+    wide = folded_size(dim, count)
+    size = wide if isinstance(wide, int) else -1
     target = reshape_target([*dims[:axis], size if size >= 0 else None, *after])
     if target is not None:
         return emit.reshape(x, target)
-    if isinstance(dim, int) or emit.opset < 15:  # at equal rank, so that each 0 copies from its own place
+    if _tells_all(emit, dims, axis):  # at equal rank, so that each 0 copies from its own place
         x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
         return emit.squeeze(x, [axis])
     sizes = [emit("Shape", x, start=0, end=axis)] if axis else []
-    rest = emit("Mul", emit("Shape", x, start=axis + 1), emit.const([models] + [1] * len(after)))
+    rest = emit("Mul", emit("Shape", x, start=axis + 1), emit.shape([count] + [1] * len(after)))
     return emit("Reshape", x, emit("Concat", *sizes, rest, axis=0) if sizes else rest, allowzero=1)

@@ -28,12 +28,12 @@ class Image(Layout):
     """FOLDED(1) of a value of rank 3, with an axis of one row before the last."""
 
     __slots__ = ()
-    name, order, has_axis, tuned, common, only = "IMAGE", 6, False, True, False, "cpu"
+    name, order, has_axis, tuned, common, only, counted = "IMAGE", 6, False, True, False, "cpu", True
 
     def fits(self, dims: Dims | None) -> bool:
         return dims is not None and len(dims) == 3
 
-    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+    def merged_dims(self, dims: Dims, models: Dim) -> tuple[Dim, ...]:
         first, channels, last = FOLDED(CHANNELS).merged_dims(dims, models)
         return first, channels, 1, last
 

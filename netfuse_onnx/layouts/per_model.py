@@ -22,7 +22,7 @@ class PerModel(Layout):
     """d0..dk, N times. What is no tensor, such as a sequence, has no other layout beside SHARED."""
 
     __slots__ = ()
-    name, order, has_axis = "PER_MODEL", 3, False
+    name, order, has_axis, counted = "PER_MODEL", 3, False, True
 
     def hop_to(self, dst: Layout, dims: Dims) -> Hop | None:
         """A join. Along a dynamic axis unequal sizes would silently hand rows of one model to another, so

@@ -39,10 +39,10 @@ class Rows(Layout):
         rows is lost."""
         return self.told(dims) or None not in told_by(dims[:-1], read)
 
-    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+    def merged_dims(self, dims: Dims, models: Dim) -> tuple[Dim, ...]:
         return (models, dims[0] if len(dims) == 2 else product(dims[:-1]), dims[-1])
 
-    def sizes(self, dims: Dims, models: int) -> Iterator[tuple[str, int, int]]:
+    def sizes(self, dims: Dims, models: Dim) -> Iterator[tuple[str, int, int]]:
         yield from super().sizes(dims, models)
         symbols = [dim for dim in dims[:-1] if isinstance(dim, str)]
         others = product([dim for dim in dims[:-1] if not isinstance(dim, str)])
@@ -65,7 +65,7 @@ class Rows(Layout):
         if take == self or (take == SHARED and len(dims) < 2):
             return x
         width = static_size(dims[-1]) if dims else 1
-        return emit.reshape(x, [emit.models, 1, width] if take.stacked else [width])
+        return emit.reshape(x, [emit.count, 1, width] if take.stacked else [width])
 
     # ------------------------------------------------------------------ hops
 
@@ -104,18 +104,22 @@ def told_by(dims: Dims, read: Collection[Dim]) -> tuple[Dim, ...]:
 
 
 def _reshaped(emit: Emitter, x: Tensor, dst: Layout, dims: Dims) -> Tensor:
-    if (target := reshape_target(dst.merged_dims(dims, emit.models))) is not None:
-        return emit.reshape(x, target)
+    models, *others = dst.merged_dims(dims, emit.count)
+    kept = models if isinstance(models, int) else emit.kept
+    if (target := reshape_target([kept or 1, *others])) is not None:
+        return emit.reshape(x, [kept, *target[1:]])
     return together(emit, x, static_size(dims[-1])) if dst == ROWS else apart(emit, x, dims)
 
 
 def together(emit: Emitter, x: Tensor, width: int) -> Tensor:
     """[N, d0.., width] -> [N, d0*.., width]"""
-    return emit.reshape(x, [emit.models, -1, width])
+    return emit.reshape(x, [emit.kept, -1, width])
 
 
 def apart(emit: Emitter, x: Tensor, dims: Dims) -> Tensor:
     """[N, d0*.., dk] -> [N, d0.., dk], or whatever has these elements. Other tensors tell the sizes; one may
     be -1."""
+    if not isinstance(emit.count, int) and (target := reshape_target(dims)) is not None:
+        return emit.reshape(x, [emit.kept, *target])
     attrs = {"allowzero": 1} if emit.opset >= 14 and -1 not in dims else {}
-    return emit("Reshape", x, emit.shape([emit.models, *dims]), **attrs)
+    return emit("Reshape", x, emit.shape([emit.count, *dims]), **attrs)

@@ -26,7 +26,7 @@ class Stacked(Layout):
     def fits(self, dims: Dims | None) -> bool:
         return dims is not None and self.axis <= len(dims)
 
-    def merged_dims(self, dims: Dims, models: int) -> tuple[Dim, ...]:
+    def merged_dims(self, dims: Dims, models: Dim) -> tuple[Dim, ...]:
         return (*dims[: self.axis], models, *dims[self.axis :])
 
     def physical(self, axis: int) -> int:
@@ -64,16 +64,21 @@ class Stacked(Layout):
         if src != SHARED:
             return None
         counts = Counts(launches=1, copies=1, views=1)
-        return Hop(src, self, lambda emit, x, dtype: _repeated(emit, x, self.axis), counts, joins=True)
+        return Hop(
+            src, self, lambda emit, x, dtype: _repeated(emit, x, self.axis, len(dims)), counts, joins=True
+        )
 
 
 STACKED: Callable[[int], Layout] = cache(Stacked)
 
 
-def _repeated(emit: Emitter, x: Held, axis: int) -> Held:
+def _repeated(emit: Emitter, x: Held, axis: int, rank: int) -> Held:
     if isinstance(x, tuple):
         return x
-    return concat(emit, (emit.unsqueeze(x, [axis]),) * emit.models, axis)
+    one = emit.unsqueeze(x, [axis])
+    if isinstance(emit.count, int):
+        return concat(emit, (one,) * emit.count, axis)
+    return emit("Expand", one, emit.shape([*[1] * axis, emit.count, *[1] * (rank - axis)]))
 
 
 def _moved(emit: Emitter, x: Tensor, src: Layout, dst: Layout, rank: int) -> Tensor:
@@ -83,5 +88,5 @@ def _moved(emit: Emitter, x: Tensor, src: Layout, dst: Layout, rank: int) -> Ten
 
 
 def _renamed(emit: Emitter, x: Tensor, src: Layout, dst: Layout, dims: Dims) -> Tensor:
-    target = reshape_target(dst.merged_dims(dims, emit.models))
+    target = reshape_target(dst.merged_dims(dims, emit.count))
     return _moved(emit, x, src, dst, len(dims)) if target is None else emit.reshape(x, target)

@@ -6,18 +6,20 @@ names, one leading axis of size N. A shared input keeps its name, shape and type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 import onnx
 
 from netfuse_onnx import edges
-from netfuse_onnx.emit.emitter import Emitter, Held
+from netfuse_onnx.dims import CHOSEN
+from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import NotStackable, UsageFault
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
+from netfuse_onnx.lower.guards import choose, kept_checks
 from netfuse_onnx.ops import kinds
-from netfuse_onnx.types import Correspondence, ValueType
+from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
 Fetch = Callable[[str, Layout], Held]
@@ -33,6 +35,9 @@ class Boundary:
         self.corr = corr
         self.ragged = ragged
         self.stacked = not edges.is_separate(io)
+        self.selected = edges.is_selected(io)
+        self.count: Dim = CHOSEN if self.selected else corr.models
+        """The size of the leading axis of stacked inputs and outputs."""
         self.share = share
         self.labels = Labels.of(corr, io, share)
         unknown = share - set(corr.graph.inputs)
@@ -51,54 +56,74 @@ class Boundary:
 
     def feed(self, emit: Emitter, keep: Keep) -> None:
         """Create the graph inputs."""
+        tensors = {name: emit.input(name) for name in self.corr.graph.inputs if self.stacked}
+        if self.selected:
+            own = [tensor for name, tensor in tensors.items() if name not in self.share]
+            choose(emit, emit.input(self.labels.ids), own)
         for name in self.corr.graph.inputs:
             if name in self.share:
-                keep(name, SHARED, emit.input(name))
+                keep(name, SHARED, tensors.get(name) or emit.input(name))
             elif self.stacked:
-                keep(name, STACKED(0), emit.input(name))
+                keep(name, STACKED(0), tensors[name])
             else:
                 keep(name, PER_MODEL, tuple(map(emit.input, self._inputs(name))))
 
     def drain(self, emit: Emitter, fetch: Fetch, made: Mapping[str, Layout]) -> None:
         """Create the graph outputs, model by model where they are separate. An input of the sources that is
         an output too is both in the merged model as well, unless it is fed once."""
-        graph = self.corr.graph
-        through = set(graph.inputs) - self.share
+        combined, each = self._outputs()
+        through = set(self.corr.graph.inputs) - self.share
+        for name in combined:
+            emit.output(_single(fetch(name, SHARED)), name)
         if self.stacked:
-            for name in graph.outputs:
-                value = fetch(name, STACKED(0))
-                tensor = value if not isinstance(value, tuple) else value[0]
+            checked = self._checked(emit, fetch, through) if self.selected else {}
+            for name in each:
+                tensor = checked.get(name) or _single(fetch(name, STACKED(0)))
                 emit.output(tensor, name, itself=name in through)
             return
-        columns = {name: fetch(name, PER_MODEL) for name in graph.outputs}
+        columns = {name: fetch(name, PER_MODEL) for name in each}
         for m in range(self.corr.models):
-            for name in graph.outputs:
+            for name in each:
                 value = columns[name]
                 tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
 
+    def _checked(self, emit: Emitter, fetch: Fetch, through: Set[str]) -> dict[str, Tensor]:
+        """An output that runs the checks of the ids, where nothing else does."""
+        values = {name: fetch(name, STACKED(0)) for name in self.corr.graph.outputs if name not in through}
+        return kept_checks(emit, {n: v for n, v in values.items() if not isinstance(v, tuple)})
+
     def input_infos(self) -> Iterator[onnx.ValueInfoProto]:
-        yield from self._in_order(self.corr.graph.inputs, self.share)
+        """The inputs go name by name, as they are fed."""
+        for name in self.corr.graph.inputs:
+            if self.stacked:
+                yield self._stacked_info(name, once=name in self.share)
+                continue
+            for label in [name] if name in self.share else self._inputs(name):
+                yield value_info(label, self.corr.edge_type(name))
+        if self.selected:
+            yield kinds.declared(self.labels.ids, ValueType(onnx.TensorProto.INT64, (CHOSEN,)))
 
     def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
-        yield from self._in_order(self.corr.graph.outputs, frozenset())
-
-    def _in_order(self, names: tuple[str, ...], once: frozenset[str]) -> Iterator[onnx.ValueInfoProto]:
-        """Inputs go name by name, as they are fed; outputs model by model, as they are drained."""
-        edge_type = self.corr.edge_type
+        """The outputs go model by model, as they are drained; combined ones come first."""
+        combined, each = self._outputs()
+        for name in combined:
+            yield value_info(name, self.corr.edge_type(name))
         if self.stacked:
-            for name in names:
-                yield value_info(name, edge_type(name), 0 if name in once else self.corr.models)
-        elif names is self.corr.graph.inputs:
-            for name in names:
-                for label in [name] if name in once else self._inputs(name):
-                    yield value_info(label, edge_type(name))
-        else:
-            for model in range(self.corr.models):
-                for name in names:
-                    yield value_info(
-                        self.labels.output(model, name), self._of_model(name, self.corr.names[model])
-                    )
+            for name in each:
+                yield self._stacked_info(name)
+            return
+        for m, model in enumerate(self.corr.names):
+            for name in each:
+                yield value_info(self.labels.output(m, name), self._of_model(name, model))
+
+    def _stacked_info(self, name: str, *, once: bool = False) -> onnx.ValueInfoProto:
+        return value_info(name, self.corr.edge_type(name), None if once else self.count)
+
+    def _outputs(self) -> tuple[list[str], list[str]]:
+        """The outputs that are combined, and those that each model has."""
+        names, once = self.corr.graph.outputs, self.labels.combined
+        return [name for name in names if name in once], [name for name in names if name not in once]
 
     def _of_model(self, name: str, model: str) -> ValueType:
         """The type of an output of one model. A size that may be another one in each model has a name of its
@@ -120,11 +145,12 @@ class Boundary:
         models, is that of another one in some model."""
         graph = self.corr.graph
         for name in (*graph.inputs, *graph.outputs):
-            if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):
+            once = name in self.share or name in self.labels.combined
+            if (self.stacked or once) and (other := self.labels.crossed(name)):
                 raise NotStackable(
                     f"{name!r} of {self.corr.names[0]} is not what {other} calls {name!r}, so one name can't "
                     "stand for both.",
-                    "Keep them apart: --io separate, without --share-input for it.",
+                    "Keep them apart: --io separate, without --share-input or --combine for it.",
                 )
 
     def _refuse_clashes(self) -> None:
@@ -155,6 +181,8 @@ class Boundary:
         for role, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
             for name in names:
                 ragged = name in self.corr.ragged
+                if name in self.labels.combined:
+                    continue
                 if (self.corr.graph.types[name].proto is not None and name not in self.share) or ragged:
                     raise NotStackable(
                         f"{role} {name!r} of {self.corr.sources[0].path} cannot be stacked: "
@@ -163,8 +191,13 @@ class Boundary:
                     )
 
 
-def value_info(name: str, kind: ValueType, models: int = 0) -> onnx.ValueInfoProto:
+def _single(value: Held) -> Tensor:
+    """The tensor of a value that is one for all models."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def value_info(name: str, kind: ValueType, models: Dim = None) -> onnx.ValueInfoProto:
     """A graph input or output; `models` adds a leading axis of that size."""
-    if models and kind.dims is not None:
+    if models is not None and kind.dims is not None:
         kind = replace(kind, dims=(models, *kind.dims))
     return kinds.declared(name, kind)

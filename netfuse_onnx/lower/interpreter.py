@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from netfuse_onnx import edges
 from netfuse_onnx.emit.bodies import bind, declare
+from netfuse_onnx.emit.chosen import home
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.errors import InternalError
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout, route
@@ -119,11 +120,11 @@ class _Lowerer:
     def _hold(self, name: str, layout: Layout, held: Held) -> None:
         self.held[name, layout] = held
         value = self.corr.graph.types.get(name, ValueType())
-        dims = None if value.dims is None else layout.merged_dims(value.dims, self.corr.models)
+        dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.count)
         for tensor in held if isinstance(held, tuple) else (held,):
             self.emit.note(tensor, ValueType(value.dtype, dims))
         if (believed := self.corr.type_of(name).dims) is not None:
-            self.emit.sizes.learn(held, layout, believed, self.corr.models)
+            self.emit.sizes.learn(held, layout, believed, self.emit.count)
 
     def _claim(self, held: Held, name: str) -> None:
         if isinstance(held, tuple):
@@ -135,10 +136,11 @@ class _Lowerer:
     def fetch(self, name: str, layout: Layout) -> Held:
         """A value in a layout. Each conversion is emitted once, however many nodes read its result."""
         weight = self.corr.weights.get(name)
-        if weight and layout.runs(weight[0].shape) is not None:
+        if weight and self.emit.writes(weight, layout):
             return self.emit.weight(name, layout)
         if weight and name not in self.made:
-            self.keep(name, STACKED(0), self.emit.weight(name, STACKED(0)))
+            own = STACKED(0) if self.emit.chosen is None else home(weight)
+            self.keep(name, own, self.emit.weight(name, own))
         if (name, layout) not in self.held:
             self._convert(name, layout)
         return self.held[name, layout]
@@ -230,7 +232,7 @@ class _Lowerer:
             inner = _Lowerer(body.corr, body.plan, child, self.conversions)
             for name, layout in body.inputs.items():
                 value = body.corr.graph.types[name]
-                dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.models)
+                dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.count)
                 inner.keep(name, layout, child.input(name, value.dtype, dims))
             for name, held in zip(node.captured, ins[count:], strict=True):
                 if held is not None:
@@ -250,7 +252,7 @@ class _Lowerer:
 
     def _declare(self, out: gs.Variable, layout: Layout, value: ValueType) -> None:
         """Write down the type of a value that is held in this layout."""
-        dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.models)
+        dims = None if value.dims is None else layout.merged_dims(value.dims, self.emit.count)
         declare(out, ValueType(value.dtype, dims))
 
     def _layout_of(self, name: str) -> Layout:

@@ -2,6 +2,8 @@
 
 slots: rows of one model are put side by side, `[R, ..] -> [N, B, ..]`, where B is the most rows of one model.
 A slot that no row fills holds a copy of some row of the call, and nothing reads its result.
+
+index: each row is in the place of a model that the call chooses, [R, ..] is FOLDED(0) of one row [1, ..].
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import TensorProto
 
+from netfuse_onnx import edges
 from netfuse_onnx.emit.emitter import Emitter, Tensor
 from netfuse_onnx.errors import NotRoutable
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.lower.boundary import Boundary, Fetch, Keep, value_info
+from netfuse_onnx.lower.guards import choose, kept_checks, unequal
 from netfuse_onnx.ops import kinds
 from netfuse_onnx.routing import ROWS, routing
 from netfuse_onnx.types import Correspondence, ValueType
@@ -36,40 +40,29 @@ class Slots:
 
 
 def slots(emit: Emitter, route: Tensor, rows: Sequence[Tensor]) -> Slots:
-    """Emit the places of rows. `route` has the model of each; a run fails where it names none, or where some
-    of `rows` have another number."""
-    mine = emit("Equal", emit.const([[m] for m in range(emit.models)]), route)  # [N, R]
+    """Emit the places of rows. `route` has the model of each. A run fails before anything is computed where
+    it names no model, where some of `rows` have another number, and where there is no row."""
+    mine = emit("Equal", emit.const([[m] for m in range(emit.total)]), route)  # [N, R]
     ones = emit("Cast", mine, to=TensorProto.INT64)
     counts = emit.reduce("ReduceSum", ones, [1])
-    most = emit.reduce("ReduceMax", counts, [0], keepdims=1)
+    named = emit.reduce("ReduceSum", counts, [0], keepdims=1)
+    faults = unequal(emit, [route, *rows], named)
+    most = emit.require(emit.reduce("ReduceMax", counts, [0], keepdims=1), faults)
     before = emit("CumSum", ones, emit.const(1), exclusive=1)
     place = emit("Where", mine, before, emit.const(NOWHERE))
     _, order = emit.node("TopK", [place, most], {"axis": 1, "largest": 0}, outs=[True, True])
     slot = emit("Add", emit("Mul", route, most), emit.reduce("ReduceMin", place, [0]))
-    named = emit.reduce("ReduceSum", counts, [0], keepdims=1)
-    return Slots(order, emit.require(slot, faults(emit, [named, *lengths(emit, [route, *rows])])), most)
-
-
-def lengths(emit: Emitter, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Emit the size [1] of the first axis of each tensor."""
-    if emit.opset >= 15:
-        return [emit("Shape", x, start=0, end=1) for x in tensors]
-    return [emit("Gather", emit("Shape", x), emit.const([0]), axis=0) for x in tensors]
-
-
-def faults(emit: Emitter, sizes: Sequence[Tensor]) -> Tensor:
-    """Emit what `emit.require` takes: 0 where all sizes [1] are equal, else -2 or less."""
-    less = emit("Sub", emit("Min", *sizes), emit("Max", *sizes))
-    return emit("Add", less, less)
+    return Slots(order, slot, most)
 
 
 class Routed(Boundary):
-    """The edge by slots."""
+    """The edge of rows, by slots or by index."""
 
     def __init__(
         self, corr: Correspondence, io: str, share: frozenset[str], ragged: frozenset[str] = frozenset()
     ) -> None:
         self.routing = routing(corr)
+        self.by_index = edges.is_by_index(io)
         super().__init__(corr, io, share, ragged)
         if corr.opsets.get("", 1) < LEAST_OPSET:
             raise NotRoutable(
@@ -79,11 +72,16 @@ class Routed(Boundary):
             )
 
     def feed(self, emit: Emitter, keep: Keep) -> None:
-        """Create the graph inputs, and put the rows into slots."""
+        """Create the graph inputs, and put the rows into slots, or gather weights for them."""
         given = {name: emit.input(name) for name in self.corr.graph.inputs}
-        route = emit.input(self.labels.route)
-        emit.scope = self.labels.route
+        route = emit.input(self.labels.ids)
+        emit.scope = self.labels.ids
         own = [name for name in given if name not in self.share]
+        if self.by_index:
+            choose(emit, route, [given[name] for name in own])
+            for name, tensor in given.items():
+                keep(name, FOLDED(0) if name in own else SHARED, tensor)
+            return
         self.slots = slots(emit, route, [given[name] for name in own])
         for name, tensor in given.items():
             emit.scope = f"{name}/rows"
@@ -94,6 +92,9 @@ class Routed(Boundary):
 
     def drain(self, emit: Emitter, fetch: Fetch, made: object) -> None:
         """Create the graph outputs, a row for each row of the inputs."""
+        if self.by_index:
+            self._drain_rows(emit, fetch)
+            return
         for name in self.corr.graph.outputs:
             if name in self.corr.graph.inputs:
                 emit.output(next(x for x in emit.graph.inputs if x.name == name), name, itself=True)
@@ -102,6 +103,16 @@ class Routed(Boundary):
             assert not isinstance(value, tuple)
             emit.scope = f"{name}/rows"
             emit.output(self._gather(emit, name, value, self.slots.slot, 1), name)
+
+    def _drain_rows(self, emit: Emitter, fetch: Fetch) -> None:
+        graph = self.corr.graph
+        values = {name: fetch(name, FOLDED(0)) for name in graph.outputs}
+        made = {n: v for n, v in values.items() if not isinstance(v, tuple) and n not in graph.inputs}
+        checked = kept_checks(emit, made)
+        for name, value in values.items():
+            tensor = checked.get(name) or value
+            assert not isinstance(tensor, tuple)
+            emit.output(tensor, name, itself=name in graph.inputs)
 
     def _gather(self, emit: Emitter, name: str, x: Tensor, places: Tensor, rank: int) -> Tensor:
         """The rows of x at places of this rank."""
@@ -125,7 +136,7 @@ class Routed(Boundary):
             kind = self.corr.edge_type(name)
             size = 1 if name in self.labels.repeated else None if name in self.share else ROWS
             yield value_info(name, kind if size is None else _leading(kind, size))
-        yield kinds.declared(self.labels.route, ValueType(TensorProto.INT64, (ROWS,)))
+        yield kinds.declared(self.labels.ids, ValueType(TensorProto.INT64, (ROWS,)))
 
     def output_infos(self) -> Iterator[onnx.ValueInfoProto]:
         for name in self.corr.graph.outputs:

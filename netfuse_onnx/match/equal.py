@@ -28,7 +28,7 @@ def collapsed(family: tuple[Weight, ...]) -> tuple[Weight, ...]:
 
 def _merged(weight: Weight, distinct: dict[Hashable, list[Weight]]) -> Weight:
     """Return the weight, with the bytes of an equal one among `distinct` where there is one."""
-    alike = distinct.setdefault((weight.dtype, weight.shape, weights.first_page(weight)), [])
+    alike = distinct.setdefault(weights.first_page(weight), [])
     for other in alike:
         if weights.same(other, weight):
             return replace(weight, data=other.data, own_data=weight.data)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+from netfuse_onnx import edges
 from netfuse_onnx.measure.sessions import Runner, Settings
 from netfuse_onnx.measure.workload import Results, Workload
 from netfuse_onnx.run.bound import Bound
@@ -47,7 +48,7 @@ class Contender(ABC):
 
     @abstractmethod
     def results(self) -> Results:
-        """Make one call, and return its outputs per model."""
+        """Make one call, and return its outputs per model, not yet combined."""
 
     @abstractmethod
     def close(self) -> None:
@@ -107,8 +108,10 @@ class InSequence(Contender):
             runner.feed(self.work.feeds(model, turn))
         return True
 
-    def run(self) -> list[Sequence[Value]]:
-        return self.run_some(self.work.models)
+    def run(self) -> object:
+        """Run all models. Outputs that the merged model combines are combined in numpy, as a user would."""
+        values = self.run_some(self.work.models)
+        return self.work.combine(self._named(values)) if self.work.combined else values
 
     def run_some(self, count: int) -> list[Sequence[Value]]:
         """Make a call that wants only the first `count` models."""
@@ -119,10 +122,13 @@ class InSequence(Contender):
             _bound(runner).run()
 
     def results(self) -> Results:
-        named = zip(self._runners, self.run(), strict=True)
+        return self._named(self.run_some(self.work.models))
+
+    def _named(self, each: Sequence[Sequence[Value]]) -> Results:
+        """Return the outputs of the sessions by the first model's names."""
         return [
             self.work.first_names(m, dict(zip(runner.outputs, values, strict=True)))
-            for m, (runner, values) in enumerate(named)
+            for m, (runner, values) in enumerate(zip(self._runners, each, strict=True))
         ]
 
     def close(self) -> None:
@@ -238,6 +244,7 @@ class OneGraph(Contender):
     ) -> None:
         super().__init__(work, settings)
         self.path, self.io, self.share = path, io, share
+        self._some: dict[int, Mapping[str, Value]] = {}
 
     def setup(self) -> None:
         feeds, wants = self._feeds(), self._wants()
@@ -266,6 +273,18 @@ class OneGraph(Contender):
         assert self._runner is not None
         return self._runner.run()
 
+    @property
+    def chooses(self) -> bool:
+        """True where a call may run some of the models; its inputs then have no fixed places."""
+        return edges.is_selected(self.io) and not self.on_device
+
+    def run_some(self, count: int) -> Sequence[Value]:
+        """Make a call that chooses the first `count` models."""
+        assert self._runner is not None
+        if count not in self._some:
+            self._some[count] = self.work.chosen_feeds(self.io, self.share, count)
+        return self._runner.run(self._some[count])
+
     def results(self) -> Results:
         assert self._runner is not None
         return self._split_models(self._runner.named())
@@ -278,6 +297,13 @@ class SideBySide(OneGraph):
     """One graph with the models side by side, as onnx.compose makes it. The prefix of model m is `m/`."""
 
     kind = "side by side"
+
+    def run(self) -> Any:
+        """Run the graph. Outputs that the merged model combines are combined in numpy."""
+        assert self._runner is not None
+        if not self.work.combined:
+            return self._runner.run()
+        return self.work.combine(self._split_models(self._runner.named()))
 
     def _feeds(self, turn: int = 0) -> dict[str, Value]:
         return self._numbered([self.work.feeds(m, turn) for m in range(self.work.models)])

@@ -102,6 +102,7 @@ class _About:
             rows=rows,
             speedups=compared,
             waiting=some,
+            combined=work.combined,
             together=together,
             tf32=work.tf32,
             profile=profiled,

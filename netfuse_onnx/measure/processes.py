@@ -94,7 +94,11 @@ class Processes(Contender):
         for place, array in self._fed:
             place[...] = array
 
-    def run(self) -> list[dict[str, Array]]:
+    def run(self) -> object:
+        """Run all models. Outputs that the merged model combines are combined in numpy, in this process."""
+        return self.work.combine(self.results()) if self.work.combined else self._run()
+
+    def _run(self) -> list[dict[str, Array]]:
         self._feed()
         for worker in self._workers:
             _tell(worker, b".")
@@ -108,7 +112,7 @@ class Processes(Contender):
         ]
 
     def results(self) -> Results:
-        return [self.work.first_names(m, result) for m, result in enumerate(self.run())]
+        return [self.work.first_names(m, result) for m, result in enumerate(self._run())]
 
     def elsewhere(self) -> int:
         return self._resident

@@ -73,8 +73,8 @@ class Speedup:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A call that wants only `models` of all models: `seconds` of the best way to run their sessions, `best`,
-    beside a call of the merged file `label`, which runs all. `times` is the speed of the merged call relative
-    to it."""
+    beside a call of the merged file `label`, which runs all or, merged with --select, these. `times` is the
+    speed of the merged call relative to it."""
 
     label: str
     models: int
@@ -82,6 +82,8 @@ class Waiting:
     seconds: Quartiles
     merged: Quartiles
     times: Quartiles
+    chosen: bool = False
+    """True where the merged call ran these models alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,9 @@ class BenchReport(Report):
     cut: bool = False
     waiting: tuple[Waiting, ...] = ()
     """Calls that want some of the models, the fewest first."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that the merged file gives once, and how. The other ways combine them in numpy, which is
+    part of their time; no call wants only some of the models."""
     verdict: Verdict | None = None
     snippet: str = ""
     """Python that opens the merged file under the settings that were fastest for it."""

@@ -149,12 +149,12 @@ class Runner:
             raise RunFailed("it has inputs or outputs without a fixed place on the device")
         self.bound.put(self._feeds)
 
-    def run(self) -> Sequence[Value]:
-        """Run once and return the outputs, in order. Raises RunFailed."""
+    def run(self, feeds: Mapping[str, Value] | None = None) -> Sequence[Value]:
+        """Run once, on `feeds` or those that were set, and return the outputs, in order. Raises RunFailed."""
         if self.bound is not None:
             return [*self.bound.call(self._feeds).values()]
         try:
-            outputs: Sequence[Value] = self._session.run(self.outputs, self._feeds)
+            outputs: Sequence[Value] = self._session.run(self.outputs, feeds or self._feeds)
             return outputs
         except MemoryError:
             raise

@@ -18,7 +18,7 @@ from dataclasses import replace
 from netfuse_onnx.measure import memory, waiting
 from netfuse_onnx.measure.choice import Way, choose, narrowed
 from netfuse_onnx.measure.clock import ROUNDS, Clock
-from netfuse_onnx.measure.contenders import InSequence
+from netfuse_onnx.measure.contenders import InSequence, OneGraph
 from netfuse_onnx.measure.entries import Entry
 from netfuse_onnx.measure.report import Waiting
 from netfuse_onnx.measure.rounds import FEWEST, Effort, Quartiles, Run, interleave, once, quick, sample
@@ -116,7 +116,8 @@ def _open(way: Way, effort: Effort, stay: bool, clock: Clock) -> None:
 
 
 def _measure(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock, tell: Progress) -> None:
-    """Measure the ways in rounds. The sessions in sequence have one more turn, for a call of one model."""
+    """Measure the ways in rounds. The sessions in sequence have one more turn, for a call of one model, and
+    so has a merged file that chooses."""
     racing = {str(i): way for i, way in enumerate(ways) if way.contender is not None}
     turns = {name: functools.partial(_turn, way, together) for name, way in racing.items()}
     if not turns:
@@ -180,7 +181,9 @@ def _of_rounds(effort: Effort, together: bool, clock: Clock) -> Effort:
 
 
 def _has_one(way: Way) -> bool:
-    return type(way.contender) is InSequence and way.contender.work.models > 1
+    own = way.contender
+    one = type(own) is InSequence or (isinstance(own, OneGraph) and own.chooses)
+    return one and own is not None and own.work.models > 1 and not own.work.combined
 
 
 def _some_models(ways: Sequence[Way], together: bool, effort: Effort, clock: Clock) -> tuple[Waiting, ...]:
@@ -204,8 +207,9 @@ def _turn(way: Way, together: bool, models: int = 0) -> Iterator[Run]:
     contender = way.contender
     assert contender is not None
     if together:
-        if models and isinstance(contender, InSequence):
-            yield functools.partial(contender.run_some, models)
+        some = waiting.runs_some(way) if models else None
+        if some is not None:
+            yield functools.partial(some, models)
         else:
             yield contender.run
         return

@@ -1,7 +1,8 @@
 """Measures calls that want only some of the models: from how many on is one merged call the faster one?
 
-A merged call always runs all models. k of N models can be run by k of the N sessions, one after the other or
-by the pool; the best alternative for all N serves k as well, and is taken where it is faster.
+A merged call runs all models, unless the file was merged with --select: then it runs the k that are wanted.
+k of N models can be run by k of the N sessions, one after the other or by the pool; the best alternative for
+all N serves k as well, and is taken where it is faster.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from netfuse_onnx.compared import Compared, Outcome
 from netfuse_onnx.measure.choice import Way
 from netfuse_onnx.measure.clock import Clock
-from netfuse_onnx.measure.contenders import InSequence
+from netfuse_onnx.measure.contenders import InSequence, OneGraph
 from netfuse_onnx.measure.report import Row, Speedup, Waiting
 from netfuse_onnx.measure.rounds import Effort, Quartiles, Run, apart, interleave, ratio, sample
 from netfuse_onnx.run.runtime import RunFailed
@@ -32,22 +33,32 @@ def numbers(models: int) -> list[int]:
 
 
 def sessions_of(way: Way) -> InSequence | None:
-    """Return the contender of a way that can run some of the models: it has a session for each."""
-    return way.contender if isinstance(way.contender, InSequence) else None
+    """Return the contender of a way that can run some of the models: it has a session for each. None where
+    outputs are combined, which takes all models."""
+    one = way.contender
+    return one if isinstance(one, InSequence) and not one.work.combined else None
+
+
+def runs_some(way: Way) -> Callable[[int], object] | None:
+    """Return what makes a call of so many models: the sessions of a way, or a merged file that chooses."""
+    if isinstance(way.contender, OneGraph) and way.contender.chooses:
+        return way.contender.run_some
+    contender = sessions_of(way)
+    return contender.run_some if contender else None
 
 
 def sample_some(way: Way, effort: Effort, until: float = math.inf) -> None:
     """Measure calls of a loaded way that want 1, 2, 4 ... models, a few samples each. Nothing is lost where
     one fails or the time is up: these numbers then have no figures."""
-    contender = sessions_of(way)
-    if contender is None:
+    run_some = runs_some(way)
+    if run_some is None or way.contender is None:
         return
     short = replace(effort, rounds=ROUNDS, seconds=max(0.0, until - time.monotonic()), fewest=1)
-    for k in numbers(contender.work.models):
+    for k in numbers(way.contender.work.models):
         if k > 1 and time.monotonic() >= until:
             return
         try:
-            turns = {"": _loaded(functools.partial(contender.run_some, k))}
+            turns = {"": _loaded(functools.partial(run_some, k))}
             way.some[k] = interleave(turns, short)[""]
         except RunFailed:
             return
@@ -57,17 +68,24 @@ def compared(ways: Sequence[Way], speedups: Sequence[Speedup], *, paired: bool) 
     """Compare each merged model with the calls that were measured of some models. `paired` says that these
     were taken in the rounds."""
     rows = [way.row for way in ways]
-    return tuple(
-        _capped(Waiting(speedup.merged, k, best.row.label, *_times(best.some[k], own, paired)), rows, speedup)
-        for speedup in speedups
-        for own in [_fastest(row for row in rows if row.label == speedup.merged)]
-        for k, best in _best(ways).items()
-    )
+    found = []
+    for speedup in speedups:
+        own = _fastest_way(way for way in ways if way.row.label == speedup.merged)
+        for k, best in _best(ways).items():
+            figures = _times(best.some[k], own, k, paired)
+            one = Waiting(speedup.merged, k, best.row.label, *figures, chosen=bool(own.some.get(k)))
+            found.append(_capped(one, rows, speedup))
+    return tuple(found)
 
 
-def _times(samples: Sequence[float], own: Row, paired: bool) -> tuple[Quartiles, Quartiles, Quartiles]:
+def _times(
+    samples: Sequence[float], way: Way, count: int, paired: bool
+) -> tuple[Quartiles, Quartiles, Quartiles]:
+    own, seconds = way.row, Quartiles.of(samples)
     assert own.seconds is not None
-    seconds = Quartiles.of(samples)
+    if way.some.get(count):
+        merged = Quartiles.of(way.some[count])
+        return seconds, merged, apart(seconds, merged)
     if paired and len(samples) == len(own.samples):
         return seconds, own.seconds, ratio(samples, own.samples)
     return seconds, own.seconds, apart(seconds, own.seconds)
@@ -75,9 +93,10 @@ def _times(samples: Sequence[float], own: Row, paired: bool) -> tuple[Quartiles,
 
 def _best(ways: Sequence[Way]) -> Mapping[int, Way]:
     """The way with the lowest median for each number of models that was measured."""
-    counts = sorted({k for way in ways for k in way.some if way.row.ran})
+    others = [way for way in ways if way.row.ran and not way.row.merged]
+    counts = sorted({k for way in others for k in way.some})
     return {
-        k: min((w for w in ways if w.row.ran and w.some.get(k)), key=lambda w: Quartiles.of(w.some[k]).median)
+        k: min((w for w in others if w.some.get(k)), key=lambda w: Quartiles.of(w.some[k]).median)
         for k in counts
     }
 
@@ -86,14 +105,18 @@ def _fastest(rows: Iterator[Row]) -> Row:
     return min((row for row in rows if row.ran), key=lambda row: row.median)
 
 
+def _fastest_way(ways: Iterator[Way]) -> Way:
+    return min((way for way in ways if way.row.ran), key=lambda way: way.row.median)
+
+
 def _capped(found: Waiting, rows: Sequence[Row], speedup: Speedup) -> Waiting:
     """The best alternative for all models instead, where it is faster than what runs only some."""
     every = _fastest(row for row in rows if row.label == speedup.best)
     if found.seconds.median <= every.median or every.seconds is None:
         return found
     own = _fastest(row for row in rows if row.label == speedup.merged)
-    assert own.seconds is not None
-    return Waiting(found.label, found.models, every.label, every.seconds, own.seconds, speedup.times)
+    times = speedup.times if found.merged == own.seconds else apart(every.seconds, found.merged)
+    return replace(found, best=every.label, seconds=every.seconds, times=times)
 
 
 # --------------------------------------------------------------------------- the smallest number that pays
@@ -152,7 +175,8 @@ def _with_sessions(ways: Sequence[Way]) -> list[Way]:
 def _measured(k: int, ways: Sequence[Way], own: Way, effort: Effort) -> Waiting | None:
     """Measure one number of models in turns with the merged model."""
     assert own.contender is not None
-    turns = {"merged": _loaded(own.contender.run)}
+    some = runs_some(own)
+    turns = {"merged": _loaded(functools.partial(some, k) if some else own.contender.run)}
     loaded = _with_sessions(ways)
     for i, way in enumerate(loaded):
         contender = sessions_of(way)
@@ -166,7 +190,8 @@ def _measured(k: int, ways: Sequence[Way], own: Way, effort: Effort) -> Waiting 
     if best is None or "merged" in failed:
         return None
     times = ratio(samples[best], samples["merged"])
-    return Waiting(own.row.label, k, loaded[int(best)].row.label, ran[best], ran["merged"], times)
+    label = loaded[int(best)].row.label
+    return Waiting(own.row.label, k, label, ran[best], ran["merged"], times, chosen=some is not None)
 
 
 def _loaded(run: Run) -> Callable[[], AbstractContextManager[Run]]:

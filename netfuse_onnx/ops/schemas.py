@@ -18,6 +18,9 @@ _KIND: Mapping[str, int] = dict(AttributeProto.AttributeType.items())
 MICROSOFT, ML = "com.microsoft", "ai.onnx.ml"
 """The domains of ONNX Runtime's own operators, and of classical machine learning."""
 
+OWN = "netfuse_onnx"
+"""The domain of operators that only plans have (rules/combine.py): no file holds them."""
+
 STANDARD = frozenset({"", ML, "ai.onnx.preview.training"})
 """Domains whose operators are all known: what is not there does not exist."""
 

@@ -99,8 +99,8 @@ class Accounts:
     def __init__(self, provider: str = "") -> None:
         self._provider = provider
         self._alike: dict[Any, dict[Any, Account]] = {}
-        self._emit: CountingEmitter | None = None
-        self._latest: tuple[Site, dict[Any, Account]] | None = None
+        self._emit: dict[bool, CountingEmitter] = {}
+        self._by_site: dict[int, tuple[Site, dict[Any, Account]]] = {}
 
     def of(self, offer: Lowering) -> Account:
         """The account of a lowering of a node."""
@@ -117,18 +117,19 @@ class Accounts:
         return account
 
     def _emitter(self, site: Site) -> CountingEmitter:
-        if self._emit is None:
-            self._emit = CountingEmitter(site.models, site.opset, self._provider)
-        self._emit.begin(
-            {name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts}
-        )
-        return self._emit
+        if site.chosen not in self._emit:
+            self._emit[site.chosen] = CountingEmitter(
+                site.total, site.opset, self._provider, choosing=site.chosen
+            )
+        emit = self._emit[site.chosen]
+        emit.begin({name: parts for name, parts in zip(site.node.inputs, site.parts, strict=True) if parts})
+        return emit
 
     def _accounts(self, site: Site) -> dict[Any, Account]:
         """The accounts that were made for nodes whose rules emit the same."""
-        if self._latest is None or self._latest[0] is not site:
-            self._latest = site, self._alike.setdefault(alike(site), {})
-        return self._latest[1]
+        if id(site) not in self._by_site:  # it holds the site, so that no other gets its id
+            self._by_site[id(site)] = site, self._alike.setdefault(alike(site), {})
+        return self._by_site[id(site)][1]
 
 
 def alike(site: Site) -> Any:
@@ -151,9 +152,10 @@ def alike(site: Site) -> Any:
         for kind in (*site.inputs, *site.outputs)
     ])  # fmt: skip
     values = tuple([None if v is None else (v.dtype.str, v.tobytes()) for v in site.values])
+    stored = site.weight if not site.chosen else tuple([len(parts) for parts in site.parts])
     attrs = str(node.attrs) if node.attrs else ""
     each = str(site.attrs) if site.attrs else ""
-    return node.key, attrs, each, wiring, types, site.mapped, site.weight, values
+    return node.key, attrs, each, wiring, types, site.mapped, stored, values, site.chosen
 
 
 def _itself(offer: Lowering, emit: CountingEmitter) -> Account:
@@ -167,7 +169,7 @@ def _itself(offer: Lowering, emit: CountingEmitter) -> Account:
     captured = [emit.value(ValueType()) for _ in node.captured]
     outs = [name != "" for name in node.outputs]
     given = emit.node(node.op, ins, node.attrs, outs=outs, domain=node.domain, captured=captured)
-    times = site.models if offer.became is Became.REPLICATED else 1
+    times = site.total if offer.became is Became.REPLICATED else 1
     ports = tuple((tensors(held), SHARED) for held in (*ins, *given))
     return Account(tuple(emit.steps), ports, times)
 
@@ -188,10 +190,10 @@ def _read(
     """An input of a body in the layout that it takes, as lower/interpreter.py fetches it."""
     if not name or take is None:
         return None
-    stored = len(parts) > 0
-    if stored and take.runs(parts[0].shape) is not None:
+    stored = len(parts) > 0 and (emit.chosen is None or take == SHARED)
+    if parts and emit.writes(parts, take):
         return emit.weight(name, take)
     if take == PER_MODEL:
         return tuple(emit.value(kind, stored=stored) for _ in range(emit.models))
-    dims = None if kind.dims is None else take.merged_dims(kind.dims, emit.models)
+    dims = None if kind.dims is None else take.merged_dims(kind.dims, emit.total)
     return emit.value(ValueType(kind.dtype, dims), stored=stored)

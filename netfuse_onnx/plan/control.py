@@ -98,7 +98,7 @@ class _Operator:
     def propagated(self, body: Correspondence, inputs: Mapping[str, Layout]) -> Candidates:
         """The candidates of a body whose inputs have these layouts."""
         layouts = {**inputs, **self.captured()}
-        candidates = propagate(body, layouts, offers(self.cost), self.cost)
+        candidates = propagate(body, layouts, offers(self.cost), self.cost, chosen=self.candidates.chosen)
         for name in body.graph.outputs:
             if name in candidates.ragged or (name in candidates.mapped and body.type_of(name).dims is None):
                 raise MustReplicate(f"the shape of its body's output {name!r} may differ between the models")

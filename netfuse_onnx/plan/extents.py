@@ -27,7 +27,7 @@ def types_of(
     `bind` gives sizes to dims that are open."""
     types: dict[Counted, ValueType] = {}
     for (held, layout), kind in zip(account.ports, (*site.inputs, *site.outputs), strict=True):
-        dims = layout.merged_dims(bind(kind.dims), site.models) if kind.dims is not None else None
+        dims = layout.merged_dims(bind(kind.dims), site.total) if kind.dims is not None else None
         types |= dict.fromkeys(held, ValueType(kind.dtype, dims))
     if any(x not in types for step in account.steps for x in step.outputs):
         types |= _inferred(account, types, site.opset)

@@ -12,11 +12,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from netfuse_onnx.emit.chosen import NeedsCount
+from netfuse_onnx.errors import NotCombinable
 from netfuse_onnx.layouts import PER_MODEL, SHARED, Layout
 from netfuse_onnx.ops import kinds, traits
+from netfuse_onnx.ops.schemas import OWN
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
-from netfuse_onnx.rules import Option, Site, options
+from netfuse_onnx.rules import Option, Refuse, Site, options
 from netfuse_onnx.rules.fallback import CHEAPER, RANDOM, UNJOINABLE, UNLIKE_BODY, UNSHAREABLE
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Became, Correspondence, Graph, Lowering, Node, Weight
@@ -34,21 +37,26 @@ class Candidates:
     ragged: set[str] = field(default_factory=set)
     inputs: dict[str, Layout] = field(default_factory=dict)
     ends: dict[str, Layout] = field(default_factory=dict)
+    chosen: bool = False
+    """True where a call chooses the models, so that no number of them is a constant."""
 
 
 Bodies = Callable[[Correspondence, Candidates, Site], Lowering | str]
 """Offers a lowering for a node with bodies, or says why it is replicated (control.py)."""
 
 
-def propagate(corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies, cost: Cost) -> Candidates:
+def propagate(
+    corr: Correspondence, inputs: Mapping[str, Layout], bodies: Bodies, cost: Cost, *, chosen: bool = False
+) -> Candidates:
     """Spread what is mapped and what is ragged, and collect every option. `inputs` are the layouts of the
     graph inputs; `cost` says what is on offer: the options that only pay by measured costs, once per model
-    among them, and those of one provider, without what that refuses to run."""
-    candidates = Candidates(ragged=set(corr.ragged), inputs=dict(inputs))
+    among them, and those of one provider, without what that refuses to run. Where a call has `chosen` the
+    models, no option needs their number."""
+    candidates = Candidates(ragged=set(corr.ragged), inputs=dict(inputs), chosen=chosen)
     candidates.mapped = {name for name, layout in inputs.items() if layout != SHARED}
     candidates.mapped |= {name for name, parts in corr.weights.items() if len(parts) > 1}
     for index, node in enumerate(corr.graph.nodes):
-        site = _site(corr, candidates.mapped, node, index)
+        site = _site(corr, candidates, node, index)
         candidates.sites.append(site)
         candidates.options.append(_offers(corr, candidates, site, bodies, cost))
         _mark(candidates, corr, node, candidates.options[-1])
@@ -73,6 +81,8 @@ def _offers(
     corr: Correspondence, candidates: Candidates, site: Site, bodies: Bodies, cost: Cost
 ) -> list[Lowering]:
     node = site.node
+    if node.domain == OWN:
+        return _combinations(candidates, site, cost)
     mapped = any(v in candidates.mapped for v in node.reads)
     if not (mapped or site.attrs or traits.random(node) or _unshareable(corr.graph, node)):
         return [Lowering(Became.SHARED, (SHARED,) * len(node.reads), (SHARED,) * len(node.outputs), site)]
@@ -87,20 +97,42 @@ def _offers(
             batched, reason = _batched(site, cost)
         if batched:
             unjoinable = any(kind.dtype in kinds.UNJOINABLE for kind in (*site.inputs, *site.outputs))
-            if not (unjoinable or cost.tuned) or batched[0].gives[0] == SHARED:
+            if site.chosen or not (unjoinable or cost.tuned) or batched[0].gives[0] == SHARED:
                 return batched
             why = UNJOINABLE if unjoinable else CHEAPER
             return [*batched, replicated(site, candidates.mapped, why, batched[0].gives)]
     return [replicated(site, candidates.mapped, reason)]
 
 
+def _combinations(candidates: Candidates, site: Site, cost: Cost) -> list[Lowering]:
+    """The ways to combine the values of all models, none of which is once per model."""
+    batched, reason = _batched(site, cost)
+    if site.node.inputs[0] in candidates.ragged:
+        batched, reason = [], "its shape may differ between the models"
+    if not batched:
+        raise NotCombinable(
+            f"Output {site.node.name!r} cannot be combined: {reason}.", "Leave it out of --combine."
+        )
+    return batched
+
+
 def _batched(site: Site, cost: Cost) -> tuple[list[Lowering], str]:
     """The lowerings that rules offer and the provider runs, or none and the reason."""
     offers, reason = options(site, tuned=cost.tuned, provider=cost.provider, measures=cost.measures)
     lowerings = [Lowering(o.became, o.takes, o.gives, site, o.rule, o) for o in offers]
-    refusals = [cost.refusal(lowering) for lowering in lowerings]
+    refusals = [_needs_count(lowering, cost) or cost.refusal(lowering) for lowering in lowerings]
     kept = [lowering for lowering, refusal in zip(lowerings, refusals, strict=True) if not refusal]
     return kept, reason or "; ".join(dict.fromkeys(filter(None, refusals)))
+
+
+def _needs_count(lowering: Lowering, cost: Cost) -> str:
+    """The reason why a lowering is not on offer where a call chooses the models, or ''."""
+    if lowering.site.chosen:
+        try:
+            cost.accounts.of(lowering)
+        except (NeedsCount, Refuse) as refusal:
+            return str(refusal)
+    return ""
 
 
 def _unshareable(graph: Graph, node: Node) -> bool:
@@ -123,8 +155,9 @@ def _cannot(corr: Correspondence, candidates: Candidates, site: Site) -> str:
     return ""
 
 
-def _site(corr: Correspondence, mapped: Set[str], node: Node, index: int) -> Site:
+def _site(corr: Correspondence, found: Candidates, node: Node, index: int) -> Site:
     """The node as its rules see it."""
+    mapped = found.mapped
     return Site(
         node,
         corr.models,
@@ -132,10 +165,11 @@ def _site(corr: Correspondence, mapped: Set[str], node: Node, index: int) -> Sit
         tuple(map(corr.type_of, node.inputs)),
         tuple(map(corr.type_of, node.outputs)),
         tuple(v in mapped for v in node.inputs),
-        tuple(v in corr.weights for v in node.inputs),
+        tuple(v in corr.weights and not (found.chosen and v in mapped) for v in node.inputs),
         tuple(_constant(corr.weights.get(v, ())) for v in node.inputs),
         corr.attrs.get(index, ()),
         tuple(corr.weights.get(v, ()) for v in node.inputs),
+        found.chosen,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netfuse_onnx.layouts import PER_MODEL
+from netfuse_onnx.ops.schemas import OWN
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.rules import Option
@@ -33,8 +34,8 @@ def outlook(family: Correspondence, plan: Plan, cost: Cost) -> Outlook:
     batched = best = 0.0
     apart = nodes = 0
     for lowering, sized in zip(plan.lowerings, sites, strict=True):
-        if not isinstance(lowering.option, Option):
-            continue
+        if not isinstance(lowering.option, Option) or lowering.site.node.domain == OWN:
+            continue  # a combination of all models can't run once per model
         once, each = cost.lowering(lowering, sized), cost.lowering(once_per_model(lowering), sized)
         batched, best = batched + once, best + min(once, each)
         apart, nodes = apart + (each < once), nodes + 1

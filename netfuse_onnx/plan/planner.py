@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from netfuse_onnx import edges
-from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.errors import NotRoutable, NotStackable, UsageFault
 from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan import control, recorded
 from netfuse_onnx.plan.cost import Cost
@@ -22,9 +22,12 @@ from netfuse_onnx.plan.several import Several
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.run import symbols
-from netfuse_onnx.types import Became, Choice, Correspondence, Plan, SizeRow
+from netfuse_onnx.types import Became, Choice, Correspondence, Node, Plan, SizeRow
 
 __all__ = ["Candidates", "Search", "candidates", "chosen", "plan", "price"]
+
+SHOWN = 3
+"""The nodes that an error names, at most."""
 
 
 def plan(
@@ -34,7 +37,7 @@ def plan(
     share: frozenset[str] = frozenset(),
     cost: Cost | None = None,
 ) -> Plan:
-    """Choose a lowering per node. `io`: separate or stacked; `share`: graph inputs fed once; `cost`: by what
+    """Choose a lowering per node. `io`: a word of edges.py; `share`: graph inputs fed once; `cost`: by what
     the choice is made, that of no target by default."""
     cost = cost or Cost(corr.models)
     return chosen(corr, candidates(corr, io=io, share=share, cost=cost), share=share, cost=cost)
@@ -125,12 +128,19 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     """The candidates of the search, with the layouts that the edge of the merged graph asks for."""
     graph = corr.graph
     routed = edges.is_routed(io)
-    fed = PER_MODEL if edges.is_separate(io) else STACKED(0)
+    if corr.combined and not (edges.is_separate(io) or edges.is_stacked(io)):
+        raise UsageFault(
+            f"--combine needs the outputs of all models, and a call with I/O {io} runs only some.",
+            "Leave out --combine, or use --io separate or stacked.",
+        )
+    fed = PER_MODEL if edges.is_separate(io) else FOLDED(0) if edges.is_by_index(io) else STACKED(0)
     tensors = {name for name in graph.inputs if graph.types[name].proto is None}
     inputs: dict[str, Layout] = {
         name: SHARED if name in share else fed if name in tensors else PER_MODEL for name in graph.inputs
     }
-    found = propagate(corr, inputs, control.offers(cost), cost)
+    found = propagate(corr, inputs, control.offers(cost), cost, chosen=edges.chooses(io))
+    if found.chosen:
+        _refuse_apart(corr, found, io)
     for name in graph.outputs:
         if not edges.is_separate(io) and name in found.ragged and not _said_to_be_alike(corr, name):
             raise NotStackable(
@@ -139,6 +149,32 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
             )
         found.ends[name] = FOLDED(0) if routed else fed if name in found.mapped else SHARED
     return found
+
+
+def _refuse_apart(corr: Correspondence, found: Candidates, io: str) -> None:
+    """Raises NotStackable where a node can't run for models that a call chooses."""
+    apart = [offers[0] for offers in found.options if offers[0].became is Became.REPLICATED]
+    if apart:
+        first = apart[0]
+        names = ", ".join(
+            dict.fromkeys(f"{low.site.node.key} {_named(low.site.node)}" for low in apart[:SHOWN])
+        )
+        more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
+        if edges.is_routed(io):
+            raise NotRoutable(
+                f"Rows of {corr.sources[0].path} can't have weights gathered for them: {names}{more} would "
+                f"run once for each model ({first.reason}).",
+                "Use --routing slots.",
+            )
+        raise NotStackable(
+            f"The models of {corr.sources[0].path} can't be chosen by a call: {names}{more} would run once "
+            f"for each of all models ({first.reason}).",
+            "Use --io routed, or leave out --select.",
+        )
+
+
+def _named(node: Node) -> str:
+    return repr(node.name or next(filter(None, node.outputs), ""))
 
 
 def _said_to_be_alike(corr: Correspondence, name: str) -> bool:

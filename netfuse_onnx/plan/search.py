@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from netfuse_onnx.emit.chosen import home
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.plan.blame import blamed
 from netfuse_onnx.plan.cost import Cost
@@ -61,6 +62,9 @@ class Search:
         """A weight is laid out by the writer, for nothing, unless it is repeated, or the layout is one that
         nodes make."""
         parts = self.weights[name]
+        if self.found.chosen:
+            value = ValueType(parts[0].dtype, parts[0].shape)
+            return self.cost.conversion(home(parts), layout, value, name)
         price = 0.0
         if len(parts) == 1 and layout not in (SHARED, PER_MODEL):
             price = self.cost.repeated(parts[0])

@@ -92,7 +92,7 @@ def ratios(one: Array, two: Array, tolerance: Tolerance) -> Array:
     with np.errstate(all="ignore"):
         wide = one.astype(np.float64), two.astype(np.float64)
         same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
-        ratio = np.where(same, 0.0, np.abs(wide[0] - wide[1]) / _allowed(wide[1], tolerance))
+        ratio = np.where(same, 0.0, np.abs(wide[0] - wide[1]) / allowed(wide[1], tolerance))
     return np.where(np.isnan(ratio), np.inf, ratio)
 
 
@@ -151,15 +151,16 @@ def _close(got: Array, want: Array, tolerance: Tolerance) -> Gap:
             problem = f"NaN or infinity differs {where}"
             return Gap(problem=problem, at=at, wrong=int(odd.sum()), size=want.size)
         error = np.where(same, 0.0, np.abs(got - want))
-        allowed = _allowed(want, tolerance)
-    return _worst(error, allowed, got, want)
+        bound = allowed(want, tolerance)
+    return _worst(error, bound, got, want)
 
 
-def _allowed(want: Array, tolerance: Tolerance) -> Array:
+def allowed(want: Array, tolerance: Tolerance) -> Array:
+    """Return the error that is allowed for each element of `want`, in float64."""
     magnitude = np.where(np.isfinite(want), np.abs(want), 0.0)
     scale = magnitude.max(initial=0.0) if tolerance.scale is None else tolerance.scale
-    allowed: Array = tolerance.rtol * magnitude + tolerance.atol * scale + tolerance.floor
-    return allowed
+    bound: Array = tolerance.rtol * magnitude + tolerance.atol * scale + tolerance.floor
+    return bound
 
 
 def _worst(error: Array, allowed: Array, got: Array, want: Array) -> Gap:

@@ -32,23 +32,28 @@ def holders(recipe: Recipe, family: Correspondence) -> list[Holder]:
     whole = family.weights.get(recipe.value, ())
     if len(whole) < 2 or len(whole) != family.models:
         return [Holder(k, part.own, "") for k, part in enumerate(recipe.parts)]
-    if len(recipe.parts) == len(whole):
-        each = [(k, k) for k, _ in enumerate(whole)]
-    else:
-        each = [(k, m) for k, part in enumerate(recipe.parts) for m, w in enumerate(whole) if w == part]
-    return [Holder(k, whole[m].own, family.names[m]) for k, m in each]
+    one_each = len(recipe.parts) == len(whole)
+    return [
+        Holder(k, held.own, family.names[m])
+        for k, part in enumerate(recipe.parts)
+        for m, held in enumerate(whole)
+        if (held is part if one_each else held == part)
+    ]
 
 
 def wrong_indices(model: ModelProto, recipes: Mapping[str, Recipe], family: Correspondence) -> Iterator[str]:
     """Yield a sentence for each stored index by which a model would read another one's weight."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    chosen = {node.output[0]: node.input[0] for node in walk.nodes(model.graph) if node.op_type == "Gather"}
     for node in walk.nodes(model.graph):
         recipe = recipes.get(node.input[0]) if node.op_type == "Gather" and not node.domain else None
         whole = family.weights.get(recipe.value, ()) if recipe else ()
-        if recipe is None or not 1 < len(recipe.parts) < len(whole) or node.input[1] not in constants:
+        # A call that chooses models takes their indices by ids.
+        indices = constants.get(chosen.get(node.input[1], node.input[1])) if recipe else None
+        if recipe is None or indices is None or not 1 < len(recipe.parts) < len(whole):
             continue
         right = [recipe.parts.index(weight) if weight in recipe.parts else -1 for weight in whole]
-        ids = onnx.numpy_helper.to_array(constants[node.input[1]]).reshape(-1).tolist()
+        ids = onnx.numpy_helper.to_array(indices).reshape(-1).tolist()
         for name, have, want in zip(family.names, ids, right, strict=False):
             if have != want:
                 told = f"Model {name} reads value {have} of {recipe.value!r} by node {node.name!r}"

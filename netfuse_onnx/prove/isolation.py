@@ -40,16 +40,17 @@ LARGE = 1 << 20
 def isolate(
     session: Session, judge: Judge, before: Results, *, thorough: bool, tell: Progress
 ) -> Isolation | None:
-    """Check a merged model in the first case, whose results are `before`. Returns None for a single model.
+    """Check a merged model in the first case, whose results are `before`. Returns None for a single model,
+    and where all outputs are combined: every model is meant to change those.
 
     Without `thorough`, the first and the last model get one poison of everything, then other values.
     """
     lab = _Lab(session, judge, before)
-    if lab.models < 2:
+    if lab.models < 2 or not judge.lines:
         return None
     cheap = thorough or lab.elements <= LARGE
     models = list(range(lab.models)) if thorough else [0, lab.models - 1] if cheap else [0]
-    names = [] if lab.steered() else list(POISONS) if thorough else list(POISONS)[:1]
+    names = [] if steered(lab.trial) else list(POISONS) if thorough else list(POISONS)[:1]
     problems: list[str] = []
     if not lab.trial.options.file and (cheap or not names):
         names.append("")
@@ -84,17 +85,6 @@ class _Lab:
 
     # ------------------------------------------------------------------ odd values
 
-    def steered(self) -> bool:
-        """True where floats that are fed decide a size or a loop: an infinite one would take all memory."""
-        fed = {spec.name for spec in self.trial.specs if spec.dtype and spec.numpy.kind in "fV"}
-        for node in self.trial.family.graph.nodes:
-            if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
-                continue
-            fed.update(node.outputs)
-            if traits.ragged(node, fed, frozenset()) or traits.has_bodies(node):
-                return True
-        return False
-
     def poisoned(self, model: int, poison: str) -> Iterator[str]:
         """Yield problems with every model but the one that is fed odd values (for '', other usual values)."""
         drawn = [dict(feeds) for feeds in self.drawn]
@@ -102,7 +92,7 @@ class _Lab:
         for spec in self.trial.specs:
             if spec.name not in self.trial.options.share:
                 value = drawn[model][spec.name]
-                drawn[model][spec.name] = _odd(value, POISONS[poison]) if poison else other[spec.name]
+                drawn[model][spec.name] = odd(value, POISONS[poison]) if poison else other[spec.name]
         after = self._run(self.trial.joined(drawn))
         if after is None:
             return
@@ -123,7 +113,7 @@ class _Lab:
     def _same(self, model: int, name: str, after: Results) -> bool:
         mine, _ = self.trial.pick(model, name, self.before)
         now, _ = self.trial.pick(model, name, after)
-        return bool(_bits(mine) == _bits(now))
+        return bool(bits(mine) == bits(now))
 
     # ------------------------------------------------------------------ unequal sizes
 
@@ -184,7 +174,19 @@ class _Lab:
             return None
 
 
-def _odd(value: Value, poison: tuple[float, ...]) -> Value:
+def steered(trial: Trial) -> bool:
+    """True where floats that are fed decide a size or a loop: an infinite one would take all memory."""
+    fed = {spec.name for spec in trial.specs if spec.dtype and spec.numpy.kind in "fV"}
+    for node in trial.family.graph.nodes:
+        if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
+            continue
+        fed.update(node.outputs)
+        if traits.ragged(node, fed, frozenset()) or traits.has_bodies(node):
+            return True
+    return False
+
+
+def odd(value: Value, poison: tuple[float, ...]) -> Value:
     """Return the value with its floats replaced in turns; integers, masks and strings stay as they are."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fV" or not value.size:
         return value
@@ -195,9 +197,9 @@ def _odd(value: Value, poison: tuple[float, ...]) -> Value:
         return np.asarray(flat.astype(value.dtype))
 
 
-def _bits(value: Value) -> Any:
+def bits(value: Value) -> Any:
     """Return a key that is equal for two values only where all bits are."""
     if isinstance(value, np.ndarray):
         values = value.tolist() if value.dtype.kind == "O" else value.tobytes()
         return value.dtype.str, value.shape, values
-    return [_bits(part) for part in value] if isinstance(value, list) else value
+    return [bits(part) for part in value] if isinstance(value, list) else value

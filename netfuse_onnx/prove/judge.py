@@ -16,6 +16,7 @@ import numpy as np
 
 from netfuse_onnx.load import folded
 from netfuse_onnx.proofs import OutputProof
+from netfuse_onnx.prove import combined
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Magnitudes, Tolerance, compare
 from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, source_lineages
 from netfuse_onnx.prove.noise import Noise, measure
@@ -39,7 +40,11 @@ class Judge:
     def __init__(self, trial: Trial, tell: Progress) -> None:
         self.trial = trial
         self.tell = tell
-        self.lines = family_lineages(trial.family)
+        self.every = family_lineages(trial.family)
+        """Output -> its lineage, those of combined outputs too."""
+        once = trial.family.combined
+        self.lines = {name: line for name, line in self.every.items() if name not in once}
+        """The same of the outputs that each model has."""
         self.noise: dict[str, Magnitudes] = {}
         """Output -> the largest noise that was measured on any model, by channel."""
         self._scales: dict[tuple[int, int], dict[str, Magnitudes]] = {}
@@ -50,12 +55,33 @@ class Judge:
         for model in range(self.trial.family.models):
             one = _OneModel(self, model, results)
             rows += [max(same, key=_badness) for same in zip(*one.table(), strict=True)]
-        return tuple(rows)
+        return (*rows, *combined.rows(self, results))
+
+    def measure_all(self, cases: set[int]) -> None:
+        """Measure the rounding noise of all sources in some cases."""
+        for model in range(self.trial.family.models):
+            _OneModel(self, model, ()).measured(cases)
 
     def tolerance(self, name: str, value: Value, model: int) -> Tolerance:
         """Return the tolerance of an output, with the noise of all models as far as it was measured."""
         noise = self.noise[name].of(value) if name in self.noise and isinstance(value, np.ndarray) else None
-        return tolerance(self.lines[name], value, self.trial.options, noise, self.scales(model).get(name))
+        return tolerance(self.every[name], value, self.trial.options, noise, self.scales(model).get(name))
+
+    def scores(self, case: int, name: str, model: int) -> Array | None:
+        """Return the scores `[.., C]` of a source whose output holds the place of the best one; None for
+        other outputs, and where they can't be computed."""
+        trial = self.trial
+        line = source_lineages(trial.family, model)[trial.family.edge(model).outputs[name]]
+        if line.scores is None or line.scores.top:
+            return None
+        feeds = trial.renamed(model, trial.feeds(trial.cases[case], model))
+        path, how = trial.family.sources[model].path, line.scores
+        scores = scores_of(path, how.value, feeds, trial.options.runtime)
+        if scores is None:
+            return None
+        axis = how.axis % max(scores.ndim, 1)
+        moved = np.moveaxis(scores, axis, -1)
+        return np.expand_dims(moved, axis) if how.keepdims else moved
 
     def scales(self, model: int) -> Mapping[str, Magnitudes]:
         """Return the magnitudes by channel of every output of a source, over all cases of the usual scale."""
@@ -91,10 +117,7 @@ class _OneModel:
 
     def _compared_again(self, table: list[list[OutputProof]], failed: set[int]) -> list[list[OutputProof]]:
         """Compare the failed cases with the noise of the source allowed, and look up ties of indices."""
-        trial, names = self.trial, self.trial.family.names
-        self.judge.tell("measuring the rounding noise of a source", self.model, len(names))
-        noise = measure(trial, self.model, failed)
-        by_channel = self._noise_by_channel(noise)
+        noise, by_channel = self.measured(failed)
         for case in failed:
             for i, row in enumerate(table[case]):
                 if not row.ok:
@@ -102,6 +125,12 @@ class _OneModel:
                 if table[case][i].differs and self.judge.lines[row.output].scores:
                     table[case][i] = self._tied(case, table[case][i])
         return table
+
+    def measured(self, cases: set[int]) -> tuple[Noise, dict[str, Magnitudes]]:
+        """Measure the noise of the source in some cases."""
+        self.judge.tell("measuring the rounding noise of a source", self.model, self.trial.family.models)
+        noise = measure(self.trial, self.model, cases)
+        return noise, self._noise_by_channel(noise)
 
     def _noise_by_channel(self, noise: Noise) -> dict[str, Magnitudes]:
         """Collect the noise by channel over all cases in which it was measured."""

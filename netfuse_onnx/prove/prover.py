@@ -155,13 +155,26 @@ def blind_spots(values: ValuesProof) -> Iterator[str]:
     chance = sorted({row.output for row in values.telling if row.reason == RANDOM})
     if chance:
         yield f"{', '.join(chance)}: random, so only type and shape were compared."
+    yield from filter(None, map(_combination, values.telling))
     for row in values.telling:
         if row.alike != said and (reason := _blind(row)):
             yield f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
 
 
+def _combination(row: Telling) -> str:
+    """Say which models might have been left out of a combined output, or counted twice; '' where none."""
+    parts = [f"without {' or '.join(row.left_out[:4])}"] if row.left_out else []
+    parts += [f"with one of {_pairs(row.alike)} counted twice and the other not"] if row.alike else []
+    if not (row.combined and parts):
+        return ""
+    what = f"Output {row.output}, the {row.combined} of all models,"
+    return f"{what} would look the same {' or '.join(parts)}. {REMEDY}"
+
+
 def _blind(row: Telling) -> str:
     """Describe the blind spot of an output, in words that follow its name; '' where there is none."""
+    if row.combined:
+        return ""
     if row.reason == ALIKE:
         return (
             f"can't tell {_pairs(row.alike)} apart: on the same input they differ by only "

@@ -16,6 +16,8 @@ from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.recorded import NotOnOffer
 from netfuse_onnx.proofs import GraphProof
 from netfuse_onnx.prove.graph import prove_graph
+from netfuse_onnx.rewrite.combine import with_combinations
+from netfuse_onnx.routing import planned_sizes
 from netfuse_onnx.run.runtime import onnxruntime
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.types import Choice, Correspondence, Ran
@@ -53,7 +55,8 @@ def merge(
 ) -> Merged:
     """Plan and lower a family. The merged graph has no bytes of weights. With `rows` the plan is the one that
     they record: raises NotOnOffer where the rules do not offer it."""
-    price = cost(target, family, dims or {})
+    family = with_combinations(family, share)
+    price = cost(target, family, planned_sizes(family, io, dims or {}))
     if rows is None:
         plan = planning.plan(family, io=io, share=share, cost=price)
     else:

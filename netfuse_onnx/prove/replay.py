@@ -71,6 +71,9 @@ class Replayer:
                 want, _ = trial.pick(model, name, results)
                 gap = Gap(problem=problem) if problem else self._gap(name, value, want, model)
                 yield f"output {name} of {trial.family.names[model]}", gap
+            for name in trial.family.combined:
+                key = trial.labels.output(0, name)
+                yield f"output {key}", self._gap(name, got[key], results[key], 0)
 
         self._run_again(MERGED, session, (other, feeds), compared)
         dims = fixed_dims(session.shapes, feeds)
@@ -136,7 +139,7 @@ class Replayer:
     def _gap(self, name: str, got: Value, want: Value, model: int) -> Gap:
         """Compare an output with what the same file gave before. Random ones are compared by type and
         shape."""
-        if self.judge.lines[name].random:
+        if self.judge.every[name].random:
             same = np.shape(got) == np.shape(want)  # type: ignore[arg-type]
             return Gap() if same else Gap(problem="it has another shape")
         return compare(got, want, self.judge.tolerance(name, want, model))

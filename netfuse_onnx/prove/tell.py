@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from netfuse_onnx.proofs import ALIKE, APART, RANDOM, Spread, Telling
+from netfuse_onnx.prove import combined
 from netfuse_onnx.prove.compare import compare, finite, ratios
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Trial
@@ -50,7 +51,7 @@ class Teller:
         """A row for every output of a family of two or more."""
         if self.models < 2 or not self.labels:
             return ()
-        return tuple(self._telling(name) for name in self.judge.lines)
+        return (*(self._telling(name) for name in self.judge.lines), *combined.telling(self.judge))
 
     # ------------------------------------------------------------------ one output
 

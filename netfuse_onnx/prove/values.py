@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netfuse_onnx.proofs import RANDOM, Isolation, ValuesProof
+from netfuse_onnx import edges
+from netfuse_onnx.proofs import RANDOM, Isolation, Mixes, Selection, ValuesProof
 from netfuse_onnx.prove.compare import difference
 from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.mixes import prove_mixes
 from netfuse_onnx.prove.replay import Replayer
+from netfuse_onnx.prove.selection import choose
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run import bounds
@@ -66,6 +69,8 @@ def prove_values(
         telling=teller.telling(),
         unreached=trial.unreached,
         isolation=ran.isolation,
+        selection=ran.selection,
+        mixes=ran.mixes,
         sizes=_sizes(trial),
         problems=tuple(_problems(options, ran.placed, replays)),
         shapes={case.label: trial.room.shapes(case) for case in trial.cases},
@@ -77,11 +82,14 @@ def prove_values(
 
 @dataclass(frozen=True, slots=True)
 class _Ran:
-    """The merged model's results of every case, the providers of its nodes, and the check of isolation."""
+    """The merged model's results of every case, the providers of its nodes, and the checks of isolation and
+    of the choice of models."""
 
     results: Sequence[Mapping[str, Value]]
     placed: Mapping[str, int]
     isolation: Isolation | None
+    selection: Selection | None
+    mixes: Mixes | None
 
 
 def _run_merged(merged: str, judge: Judge, replays: Replayer | None, trusted: bool) -> _Ran:
@@ -92,12 +100,15 @@ def _run_merged(merged: str, judge: Judge, replays: Replayer | None, trusted: bo
         tell("running the merged model", done, len(trial.cases))
         results.append(session.run(trial.merged_feeds(case)))
     isolation = isolate(session, judge, results[0], thorough=trial.options.isolation, tell=tell)
+    selection = choose(session, judge, tell)
+    routed = edges.is_routed(trial.options.io)
+    mixes = prove_mixes(session, judge, tell) if routed else None
     as_graph = replays.merged(session, results[0]) if replays else None
     placed = session.placed
     del session
     if as_graph:
         as_graph(merged)
-    return _Ran(results, placed, isolation)
+    return _Ran(results, placed, isolation, selection, mixes)
 
 
 def _problems(options: Options, placed: Mapping[str, int], replays: Replayer | None) -> Iterator[str]:
@@ -119,7 +130,7 @@ def _sizes(trial: Trial) -> dict[str, int]:
     for model in range(trial.family.models):
         feeds = trial.feeds(trial.cases[0], model)
         for name, value in (*feeds.items(), *trial.outputs[model][0].items()):
-            if model == 0 or name not in trial.options.share:
+            if model == 0 or not (name in trial.options.share or name in trial.family.combined):
                 parts = value if isinstance(value, list) else [value]
                 sizes[name] = sizes.get(name, 0) + sum(np.asarray(part).nbytes for part in parts)
     return sizes

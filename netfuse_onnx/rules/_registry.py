@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netfuse_onnx.layouts import Layout
+from netfuse_onnx.ops.schemas import OWN
 from netfuse_onnx.rules._site import Operands, Refuse, Site
 from netfuse_onnx.rules.fallback import REASONS
 from netfuse_onnx.types import Became, ValueType
@@ -65,6 +66,8 @@ class Rule:
     name: str
     how: str
     offers: Offers
+    chooses: bool = True
+    """False where its bodies make constants of the attributes of all models, whichever a call chooses."""
 
 
 REGISTRY: dict[str, list[Rule]] = {}
@@ -75,14 +78,18 @@ DIFFERING: dict[str, list[Rule]] = {}
 """Operator key -> the rules that make constants of attributes that differ between the models."""
 
 
-def family(*ops: str, how: str = "", differing: bool = False) -> Callable[[Offers], Offers]:
-    """Register a generator of Options for several operators; `differing` attributes are its business."""
+def family(
+    *ops: str, how: str = "", differing: bool = False, chooses: bool | None = None
+) -> Callable[[Offers], Offers]:
+    """Register a generator of Options for several operators; `differing` attributes are its business. It
+    `chooses` where its bodies write those by Emitter.of_each."""
+    fits = not differing if chooses is None else chooses
 
     def register(offers: Offers) -> Offers:
         line = how or (offers.__doc__ or "").strip().split("\n")[0]
         for op in ops:
             (DIFFERING if differing else REGISTRY).setdefault(op, []).append(
-                Rule(offers.__name__, line, offers)
+                Rule(offers.__name__, line, offers, fits)
             )
         return offers
 
@@ -128,6 +135,8 @@ def options(
     costs are on offer, too, and those for the kernels of `provider`, the target's; for the CPU, what was not
     measured there is not, unless the cost `measures` it."""
     rules = (DIFFERING if site.attrs else REGISTRY).get(site.node.key)
+    if site.chosen:
+        rules = [entry for entry in rules or () if entry.chooses or not site.attrs]
     if not rules and site.attrs:
         return [], "its attributes differ between the models"
     if not rules:
@@ -181,6 +190,8 @@ def _held(option: Option, site: Site) -> Iterator[tuple[Layout, ValueType]]:
 def _fits(option: Option, site: Site) -> bool:
     """False where a value can't be held in its layout, which may name an axis that it does not have: then the
     node is not valid, and its rule took its operands to be what the operator asks for."""
+    if site.chosen and any(layout.counted for layout in option.layouts):
+        return False
     held, read = list(_held(option, site)), {dim for kind in site.inputs for dim in kind.dims or ()}
     if not all(layout.fits(None if kind.proto else kind.dims or ()) for layout, kind in held):
         return False
@@ -198,5 +209,5 @@ def _unranked(site: Site) -> str:
 
 
 def table() -> Mapping[str, Sequence[Rule]]:
-    """Operators and their rules, sorted by name."""
-    return {op: tuple(REGISTRY[op]) for op in sorted(REGISTRY)}
+    """Operators of models and their rules, sorted by name."""
+    return {op: tuple(REGISTRY[op]) for op in sorted(REGISTRY) if not op.startswith(f"{OWN}.")}

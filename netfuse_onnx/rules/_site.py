@@ -52,6 +52,11 @@ class Input:
         return self.present and self.site.weight[self.position]
 
     @property
+    def gathered(self) -> bool:
+        """True for a weight that differs between the models, where a call chooses them."""
+        return self.mapped and self.site.chosen and len(self.site.parts[self.position]) > 1
+
+    @property
     def value(self) -> np.ndarray[Any, Any] | None:
         """The array of a small constant that is the same for all models."""
         return self.site.values[self.position] if self.present else None
@@ -85,7 +90,8 @@ class Site:
     """
 
     node: Node
-    models: int
+    total: int
+    """The number of models of the family, whatever a call chooses of them."""
     opsets: Mapping[str, int]
     inputs: tuple[ValueType, ...]
     outputs: tuple[ValueType, ...]
@@ -97,9 +103,20 @@ class Site:
     parts: tuple[tuple[Weight, ...], ...] = ()
     """The source weights of each input: one where all models share it, one per model, or none."""
 
+    chosen: bool = False
+    """True where a call chooses the models. Their number is no constant then, and a weight that differs
+    between them is not stored in any layout, but gathered."""
+
     emits: Callable[[Sequence[Any], Mapping[str, Any]], list[Any]] | None = None
     """Emits the operator for which this node stands, where the rule of a fused operator asks those of the
     operators that it is made of (`seen_as`)."""
+
+    @property
+    def models(self) -> int:
+        """The number of models N. Refuses where only a call tells how many there are."""
+        if self.chosen:
+            raise Refuse("the number of its models is known only at run time")
+        return self.total
 
     @property
     def op(self) -> str:

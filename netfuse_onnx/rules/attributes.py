@@ -24,11 +24,11 @@ Column = Callable[[str | float], Tensor]
 
 def _numbers(site: Site, emit: Emitter) -> Column:
     kind = helper.tensor_dtype_to_np_dtype(site.inputs[0].dtype)
-    shape = (emit.models,) + (1,) * site.rank(0)
+    shape = (emit.total,) + (1,) * site.rank(0)
 
     def column(wanted: str | float) -> Tensor:
-        each = site.attr_of_each(wanted) if isinstance(wanted, str) else [wanted] * emit.models
-        return emit.const(np.reshape(each, shape), kind)
+        each = site.attr_of_each(wanted) if isinstance(wanted, str) else [wanted] * emit.total
+        return emit.of_each(np.reshape(each, shape), kind)
 
     return column
 
@@ -63,7 +63,7 @@ ACTIVATIONS: dict[str, tuple[Form, tuple[str, ...]]] = {
 }
 
 
-@family(*ACTIVATIONS, differing=True)
+@family(*ACTIVATIONS, differing=True, chooses=True)
 def activation(site: Site) -> Iterator[Option]:
     """The operator is written out, with one constant per model for each attribute that differs."""
     form, names = ACTIVATIONS[site.op]

@@ -91,13 +91,14 @@ def _distances(side: Side, emit: Emitter) -> Side:
     if not side.layout.stacked:
         one = emit.filled(1.0, FLOAT, ())
         return replace(side, x=emit("DequantizeLinear", side.x, one, zero.shaped([], emit)))
-    return replace(side, x=_less(side.x, zero.spread(1, emit), emit.models, 0, emit))
+    return replace(side, x=_less(side.x, zero.spread(1, emit), None, 0, emit))
 
 
-def _less(x: Tensor, zeros: Tensor, count: int, axis: int, emit: Emitter) -> Tensor:
-    """Bytes less their zero points, of which the axis has `count`, as floats. One alone, for all of the axis,
-    would make ONNX Runtime quantise the weights: gaps.WEIGHTS_QUANTISED."""
-    return emit("DequantizeLinear", x, emit.filled(1.0, FLOAT, [count]), zeros, axis=axis)
+def _less(x: Tensor, zeros: Tensor, count: int | None, axis: int, emit: Emitter) -> Tensor:
+    """Bytes less their zero points, of which the axis has `count`, or one for each model, as floats. One
+    alone, for all of the axis, would make ONNX Runtime quantise the weights: gaps.WEIGHTS_QUANTISED."""
+    ones = emit.filled_each(1.0, FLOAT) if count is None else emit.filled(1.0, FLOAT, [count])
+    return emit("DequantizeLinear", x, ones, zeros, axis=axis)
 
 
 def _centred(a: Side, emit: Emitter) -> Side:
@@ -107,8 +108,8 @@ def _centred(a: Side, emit: Emitter) -> Side:
     if not a.layout.stacked:
         one, point = emit.filled(1.0, FLOAT, ()), emit.filled(centre, a.dtype, ())
         return replace(a, x=emit("DequantizeLinear", a.x, one, point))
-    points = emit.filled(centre, a.dtype, [emit.models])
-    return replace(a, x=_less(a.x, points, emit.models, 0, emit))
+    points = emit.filled_each(centre, a.dtype)
+    return replace(a, x=_less(a.x, points, None, 0, emit))
 
 
 def _moved(a: Side, wide: int, emit: Emitter) -> Tensor | None:
@@ -129,7 +130,7 @@ def _products(a: Side, b: Side, pieces: int, kind: int, emit: Emitter) -> Tensor
     depth = b.dims[0]
     own_matrix = a.layout.stacked and b.layout.stacked and len(a.dims) > len(b.dims) == 2
     if own_matrix and isinstance(depth, int) and depth:
-        rows = _in_pieces(emit.reshape(a.x, [emit.models, -1, depth]), b.x, b, pieces, kind, emit)
+        rows = _in_pieces(emit.reshape(a.x, [emit.kept, -1, depth]), b.x, b, pieces, kind, emit)
         return _apart(rows, a, b, emit)
     left, right = beside(a, b, emit)
     return _in_pieces(left, right, b, pieces, kind, emit)
@@ -149,7 +150,7 @@ def _in_pieces(x: Tensor, w: Tensor, b: Side, pieces: int, kind: int, emit: Emit
 
 def _apart(rows: Tensor, a: Side, b: Side, emit: Emitter) -> Tensor:
     """M(..i)j -> M..ij"""
-    target = reshape_target((emit.models, *a.dims[:-1], b.dims[-1]))
+    target = reshape_target((emit.count, *a.dims[:-1], b.dims[-1]))
     if target is not None:
         return emit.reshape(rows, target)
     first, place = emit.const([0]), emit.const([2])

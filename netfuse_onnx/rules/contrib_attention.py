@@ -59,7 +59,7 @@ def repeated(site: Site, bias: Tensor, dims: Sequence[Dim], query: Tensor, emit:
         batch: Tensor = emit.const([size])
     else:
         whole = emit("Gather", emit("Shape", query), emit.const([0]), axis=0)
-        batch = emit("Div", whole, emit.const([emit.models]))
+        batch = emit("Div", whole, emit.shape([emit.count]))
     shape = emit("Concat", emit.const([1]), batch, emit.const([1] * (len(dims) - 1)), axis=0)
     return fold(emit, emit("Expand", bias, shape), 0, [size, *dims[1:]])
 

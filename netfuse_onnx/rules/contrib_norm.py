@@ -115,7 +115,7 @@ def _sum(site: Site, ins: Operands, emit: Emitter) -> Tensor:
     if not _narrower(site):
         shape = emit("Shape", ins["input"])
         if site.is_mapped("skip") and not site.is_mapped("input"):
-            shape = emit.prepend(emit.models, shape, None)
+            shape = emit.prepend(emit.count, shape, None)
         total = emit("Reshape", total, shape, **({"allowzero": 1} if emit.opset >= 14 else {}))
     return emit("Add", total, aligned(site, ins, "bias", rank, emit)) if site.has("bias") else total
 

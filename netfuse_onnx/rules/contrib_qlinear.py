@@ -212,7 +212,7 @@ def _rounded(
     steps, *points = [p.along(layout, dims, emit) if mapped else p.shaped([], emit) for p in params]
     axis = {"axis": layout.axis} if mapped else {}
     if divides:
-        behind = len(layout.merged_dims(dims, emit.models)) - layout.axis - 1
+        behind = len(layout.merged_dims(dims, emit.count)) - layout.axis - 1
         y = emit("Div", y, emit.unsqueeze(steps, range(1, behind + 1)) if mapped else steps)
         steps = emit("Div", steps, steps)
     return emit("QuantizeLinear", y, steps, *points, **axis)

@@ -22,6 +22,7 @@ from netfuse_onnx.rules._build import need
 from netfuse_onnx.rules._registry import Option, family
 from netfuse_onnx.rules._site import Site
 from netfuse_onnx.rules.conv import FUSED, finish
+from netfuse_onnx.types import Dim
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Window:
 
 @family("Conv", FUSED)
 def conv_as_product(site: Site) -> Iterator[Option]:
-    """With --target cuda, an image is unfolded and is a product: M1GO(Ck), MNG(Ck)L -> MNGOL."""
+    """With --target cuda or --select, an image is unfolded and is a product: M1GO(Ck), MNG(Ck)L -> MNGOL."""
     dims, filters, out = site.dims(0), site.dims(1), site.out_dims()
     need(site.mapped[0] and site.mapped[1], "its input or its filters are shared")
     need(len(dims) == len(filters) == len(out) >= 3, "its operands are no images and filters")
@@ -80,7 +81,8 @@ def conv_as_product(site: Site) -> Iterator[Option]:
     rows = channels * math.prod(window.kernel)
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        own, images = [emit.models, 1, *each], [emit.models, 0, *each]
+        own: list[Dim] = [emit.count, 1, *each]
+        images = [emit.kept, 0, *each]
         x = _unfolded(emit, ins[0], window, [*images, channels])
         y = emit(
             "MatMul", emit.reshape(ins[1], [*own, filtered, rows]), emit.reshape(x, [*images, rows, points])
@@ -89,10 +91,11 @@ def conv_as_product(site: Site) -> Iterator[Option]:
             y = emit("Add", y, emit.reshape(ins[2], [*own, filtered, 1]))
         if site.has(3):
             y = emit("Add", y, emit.reshape(ins[3], [*images, filtered, points]))
-        return emit.reshape(activation(emit, y), [emit.models, 0, *map(static_size, out[1:])])
+        return emit.reshape(activation(emit, y), [emit.kept, 0, *map(static_size, out[1:])])
 
     takes = site.takes(dict.fromkeys(range(4), STACKED(0)))
-    yield Option("conv_as_product", takes, (STACKED(0),), body, only="cuda", unmeasured=several)
+    only = "" if site.chosen else "cuda"  # a grouped convolution has its number of groups in the file
+    yield Option("conv_as_product", takes, (STACKED(0),), body, only=only, unmeasured=several)
 
 
 def _unfolded(emit: Emitter, x: Tensor, window: Window, front: list[int]) -> Tensor:

@@ -76,10 +76,19 @@ def slices(site: Site) -> Iterator[Option]:
     yield from per_axis(site, body, axes=axes, name="slice")
 
 
+WHOLE = "the tables of all models are one where a call chooses the models"
+
+
+def _of_all(site: Site) -> bool:
+    """True where the table is a weight of which a call chooses models: their tables would be copied."""
+    return site[0].gathered and site.named_axis == 0 and all(site.dims(0))
+
+
 @family("Gather")
 def gather(site: Site) -> Iterator[Option]:
     """If either data or indices differ, the axis is shifted past the model axis."""
     need(site.mapped != (True, True), "both its data and its indices differ between the models")
+    need(not _of_all(site), WHOLE)
     indices, axis = site.rank(1), site.named_axis
 
     def gives(layout: Layout) -> Layout:
@@ -95,7 +104,7 @@ def gather(site: Site) -> Iterator[Option]:
 @family("Gather")
 def gather_per_model(site: Site) -> Iterator[Option]:
     """If both differ, it becomes GatherND with the models as batch. An index out of range stays an error."""
-    need(site.mapped == (True, True), "one form of Gather fits")
+    need(site.mapped == (True, True) and not _of_all(site), "one form of Gather fits")
     need(site.opset >= 12, "GatherND has batch_dims from opset 12 on")
     data, indices, axis = site.rank(0), site.rank(1), site.named_axis
 
@@ -129,6 +138,22 @@ def gather_bytes_per_model(site: Site) -> Iterator[Option]:
 
     takes, gives = (FOLDED(0), STACKED(0)), (STACKED(0),)
     yield Option("gather_bytes_per_model", takes, gives, body, only="cuda")
+
+
+@family("Gather")
+def gather_chosen(site: Site) -> Iterator[Option]:
+    """With --select, the tables of all models are one, (MR)d, and only the rows that are asked are read."""
+    need(_of_all(site), "its table is no weight of which a call chooses rows")
+    rows, rank = static_size(site.dims(0)[0]), site.rank(1)
+
+    def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
+        # As in gather_bytes_per_model: what is out of range for one table is so for all of them.
+        whole = emit.total * rows
+        index = emit("Gather", emit.const(np.arange(rows) - whole), ins[1], axis=0)
+        first = emit.of_each(np.arange(emit.total).reshape(-1, *[1] * rank) * rows + whole)
+        return emit("Gather", emit.of_all(ins[0]), emit("Add", index, first), axis=0)
+
+    yield Option("gather_chosen", (STACKED(0), site.own_layout(1)), (STACKED(0),), body)
 
 
 @family("GatherElements")

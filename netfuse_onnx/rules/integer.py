@@ -69,7 +69,7 @@ def rows(each: Param, b: Side, right: Tensor, wide: int, emit: Emitter) -> Tenso
     shared = b.layout == SHARED
     if shared and len(b.dims) == 2:
         return each.shaped([-1], emit)
-    lead = [] if shared else [emit.models, *[1] * (wide - len(b.dims))]
+    lead = [] if shared else [emit.kept, *[1] * (wide - len(b.dims))]
     inner = [*lead, *(d if isinstance(d, int) else 0 for d in b.dims[:-2])]
     columns = b.dims[-1]
     if isinstance(columns, int) and columns and all(inner):
@@ -197,7 +197,7 @@ def dequantised(total: Tensor, scale: Param, rank: int, emit: Emitter) -> Tensor
     each model, because of gaps.INTEGER_PRODUCT_FUSED and gaps.ZERO_POINT_LOST."""
     if scale.mapped and not scale.wide:
         return emit("DequantizeLinear", total, _vector(scale, emit), axis=0)
-    real = emit("DequantizeLinear", total, emit.filled(1.0, FLOAT, [emit.models]), axis=0)
+    real = emit("DequantizeLinear", total, emit.filled_each(1.0, FLOAT), axis=0)
     return emit("Mul", real, scale.beside(rank, emit))
 
 
@@ -206,12 +206,12 @@ def requantised(total: Tensor, scale: Param, zero: Param, rank: int, emit: Emitt
     kernels compute it."""
     if emit.opset < 13:
         return _written_out(total, scale.beside(rank, emit), zero.beside(rank, emit), zero.dtype, emit)
-    ones = emit.filled(1.0, FLOAT, [emit.models] if zero.mapped else [])
+    ones = emit.filled_each(1.0, FLOAT) if zero.mapped else emit.filled(1.0, FLOAT, [])
     return emit("QuantizeLinear", dequantised(total, scale, rank, emit), ones, _vector(zero, emit), axis=0)
 
 
 def _vector(one_each: Param, emit: Emitter) -> Tensor:
-    return one_each.shaped([emit.models] if one_each.mapped else [], emit)
+    return one_each.shaped([emit.count] if one_each.mapped else [], emit)
 
 
 def requantised_image(total: Tensor, scale: Tensor, zero: Param, filters: int, emit: Emitter) -> Tensor:

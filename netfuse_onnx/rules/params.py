@@ -42,15 +42,15 @@ class Param:
             return replace(self, tensor=None, dtype=to, value=self.value.astype(numpy_dtype))
         return replace(self, tensor=emit("Cast", self.tensor, to=to), dtype=to)
 
-    def shaped(self, shape: Sequence[int], emit: Emitter) -> Tensor:
+    def shaped(self, shape: Sequence[Dim], emit: Emitter) -> Tensor:
         if self.value is not None:
-            return stored(self.value.reshape(shape), emit)
+            return stored(self.value.reshape([d for d in shape if isinstance(d, int)]), emit)
         return emit.reshape(self.tensor, shape)
 
     def beside(self, rank: int, emit: Emitter) -> Tensor:
         """[N, 1.., C or 1], [C] or a scalar: it broadcasts against [N, .., C] of `rank` axes per model."""
         if self.mapped:
-            return self.shaped([emit.models, *[1] * (rank - 1), -1 if self.wide else 1], emit)
+            return self.shaped([emit.kept, *[1] * (rank - 1), -1 if self.wide else 1], emit)
         return self.shaped([-1] if self.wide else [], emit)
 
     def number(self, emit: Emitter) -> Tensor | None:
@@ -66,12 +66,12 @@ class Param:
     def spread(self, count: int, emit: Emitter) -> Tensor:
         """[N*count]: one number for each channel of all models."""
         if self.value is not None:
-            rows = np.broadcast_to(self.value.reshape(rows_of(self, emit), -1), (emit.models, count))
+            rows = np.broadcast_to(self.value.reshape(rows_of(self, emit), -1), (rows_of(self, emit), count))
             return stored(rows.reshape(-1), emit) if self.mapped else for_each(rows[0], emit)
         if self.mapped and not self.wide and count == 1:
-            return emit.reshape(self.tensor, [emit.models])
-        whole = emit("Expand", self.matrix(emit), emit.const([emit.models, count]))
-        return emit.reshape(whole, [emit.models * count])
+            return emit.reshape(self.tensor, [emit.count])
+        whole = emit("Expand", self.matrix(emit), emit.shape([emit.count, count]))
+        return emit.reshape(whole, [emit.times(count)])
 
     def along(self, layout: Layout, dims: Sequence[Dim], emit: Emitter) -> Tensor:
         """One number for each index of the axis on which a value of `dims` per model has its models."""
@@ -128,6 +128,8 @@ def stored(value: Values, emit: Emitter) -> Tensor:
 def for_each(value: Values, emit: Emitter) -> Tensor:
     """[N*d, ..]: `value` [d, ..] once for each model."""
     dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    if not isinstance(emit.count, int):
+        return emit("Tile", stored(value, emit), emit.shape([emit.count, *[1] * (value.ndim - 1)]))
     if is_repeated(dtype, emit.models * value.nbytes):
         return emit("Concat", *(stored(value, emit),) * emit.models, axis=0)
     return stored(np.concatenate([value] * emit.models), emit)

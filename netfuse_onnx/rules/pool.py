@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, STACKED
 from netfuse_onnx.layouts.folded import unfold
@@ -29,8 +27,8 @@ def _with_indices(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[
     """MaxPool's indices count through the whole batch: what lies before each model is taken off."""
     y, indices = emit_same_op(site, ins, emit)
     rank = site.rank(0)
-    before = emit("Mul", emit("Div", emit("Size", ins[0]), emit.const(emit.models)),
-                  emit.const(np.arange(emit.models).reshape([-1] + [1] * rank)))  # fmt: skip
+    before = emit("Mul", emit("Div", emit("Size", ins[0]), emit.number_of_models()),
+                  emit.places(rank))  # fmt: skip
     return [y, emit("Sub", unfold(emit, indices, 0, site.out_dims()), before)]
 
 

@@ -82,12 +82,12 @@ def one_matrix(x: Tensor, inner: int, emit: Emitter) -> Tensor:
 
 def _apart(y: Tensor, a: Matrices, columns: Dim, emit: Emitter) -> Tensor:
     """M(Bi)j -> M(B..i)j, with the rows of `a`, which is shared."""
-    target = reshape_target((emit.models, *a.dims[:-1], columns))
+    target = reshape_target((emit.count, *a.dims[:-1], columns))
     if target is not None:
         return emit.reshape(y, target)
     rows = emit("Slice", emit("Shape", a.x), emit.const([0]), emit.const([len(a.dims) - 1]))
     last: Tensor = emit.const([columns]) if isinstance(columns, int) else _sizes(y, 2, 3, emit)
-    whole = emit("Concat", emit.const([emit.models]), rows, last, axis=0)
+    whole = emit("Concat", emit.shape([emit.count]), rows, last, axis=0)
     return emit("Reshape", y, whole, allowzero=1)
 
 
@@ -111,7 +111,7 @@ def _repeated(x: Tensor, side: Matrices, other: Tensor, beside: Matrices, emit: 
     """`x` over all matrices of `other`."""
     sizes = _batch(beside, side)
     if all(isinstance(dim, int) for dim in sizes):
-        batch = [emit.models if dim == -1 else static_size(dim) for dim in sizes]
-        return emit("Expand", x, emit.const([*batch, 1, 1]))
+        batch = [emit.count if dim == -1 else static_size(dim) for dim in sizes]
+        return emit("Expand", x, emit.shape([*batch, 1, 1]))
     rank = len(sizes) if beside.layout.stacked else len(beside.dims) - 2
     return emit("Expand", x, emit("Concat", _sizes(other, 0, rank, emit), emit.const([1, 1]), axis=0))

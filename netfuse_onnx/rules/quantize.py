@@ -37,7 +37,7 @@ def _as_product(option: Option) -> Body:
     """(x - zero) * scale, as ONNX Runtime's kernel for the CPU computes it."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held | Sequence[Held]:
-        rank = len((option.takes[0] or SHARED).merged_dims(site.dims(0), emit.models))
+        rank = len((option.takes[0] or SHARED).merged_dims(site.dims(0), emit.count))
         vectors = option.takes[SCALE] != SHARED or site.dims(SCALE) not in ((), (1,))
 
         def emits(operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Tensor]:
@@ -81,7 +81,7 @@ def _per_model_scale(site: Site, rank: int) -> Iterator[Option]:
 
     def stacked(layout: Layout) -> Body:
         def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Sequence[Held]:
-            flat = [emit.reshape(p, [emit.models]) if site.rank(i) else p for i, p in enumerate(ins[1:], 1)]
+            flat = [emit.reshape(p, [emit.count]) if site.rank(i) else p for i, p in enumerate(ins[1:], 1)]
             if rank or site.emits:
                 return emit_same_op(site, [ins[0], *flat], emit, axis=layout.axis)
             column = emit.unsqueeze(ins[0], [1])  # gaps.NO_AXIS_OF_VECTORS

@@ -64,12 +64,12 @@ def einsum_rows(site: Site) -> Iterator[Option]:
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         left = ins[0] if inner == 1 else together(emit, ins[0], into)
-        matrices = [emit.models, into, out]
+        matrices = [emit.count, into, out]
         right = emit.swap_at(ins[1], outer, out, into) if turned else emit.reshape(ins[1], matrices)
         y = emit("MatMul", left, right)
         if outer == 1:
             return y
-        return emit.reshape(y, [emit.models, *target]) if target else apart(emit, y, sizes)
+        return emit.reshape(y, [emit.kept, *target]) if target else apart(emit, y, sizes)
 
     takes = (ROWS if inner == 1 else STACKED(0), STACKED(0))
     yield Option("einsum_rows", takes, (ROWS if outer == 1 else STACKED(0),), body, unmeasured=True)
@@ -169,8 +169,9 @@ def _written(give: Layout) -> Body:
     """The target with the models in it; a dynamic size is -1."""
 
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        target = give.merged_dims(site.out_dims(), emit.models)
-        return emit.reshape(ins[0], [dim if isinstance(dim, int) else -1 for dim in target])
+        first, *others = give.merged_dims(site.out_dims(), emit.count)
+        kept = first if isinstance(first, int) else emit.kept
+        return emit.reshape(ins[0], [kept, *(dim if isinstance(dim, int) else -1 for dim in others)])
 
     return body
 

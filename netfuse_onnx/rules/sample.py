@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netfuse_onnx.dims import same_dim, same_name, static_size
+from netfuse_onnx.emit.chosen import NeedsCount
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, SHARED, STACKED
 from netfuse_onnx.rules._build import emit_same_op, need, rows_of_each
@@ -106,7 +107,14 @@ def _repeated_mask(site: Site, mask: Tensor, batch: int, emit: Emitter) -> Tenso
     mask = emit("Expand", mask, emit.const([1, batch, 1, 1, 1]))
     tail = [d if isinstance(d, int) else -1 for d in (1, 1, 1, *dims)[-3:]]
     need(tail.count(-1) <= 1, "the sizes of its mask are unknown")
-    return emit.reshape(mask, [emit.models * batch, *tail])
+    return emit.reshape(mask, _joined(batch, tail, emit))
+
+
+def _joined(batch: int, tail: Sequence[int], emit: Emitter) -> list[int]:
+    """The target of a mask that joins the batch."""
+    if emit.chosen is not None and -1 in tail:
+        raise NeedsCount
+    return [emit.times(batch), *tail]
 
 
 @family("RotaryEmbedding")

@@ -33,10 +33,13 @@ def scatter_nd(site: Site) -> Iterator[Option]:
 def with_model(site: Site, indices: Tensor, emit: Emitter) -> Tensor:
     """[N, .., k] -> [N, .., k + 1]: the number of the model before each tuple of coordinates."""
     dims = site.dims(1)
-    ids = np.arange(emit.models).reshape(-1, *[1] * len(dims))
     lead = dims[:-1]
+    if not isinstance(emit.count, int):
+        zeros = emit("Mul", emit("Gather", indices, emit.const([0]), axis=len(dims)), emit.const(0))
+        return emit("Concat", emit("Add", zeros, emit.places(len(dims))), indices, axis=-1)
+    ids = np.arange(emit.count).reshape(-1, *[1] * len(dims))
     if all(isinstance(d, int) for d in lead):
-        shape = (emit.models, *(d for d in lead if isinstance(d, int)), 1)
+        shape = (emit.count, *(d for d in lead if isinstance(d, int)), 1)
         return emit("Concat", emit.const(np.broadcast_to(ids, shape)), indices, axis=-1)
     (size,) = dims[-1:]
     if isinstance(size, int):  # a column of zeros in front, to which the number is added

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from netfuse_onnx.dims import product, same_dim, volume
+from netfuse_onnx.emit.chosen import NeedsCount
 from netfuse_onnx.emit.emitter import Emitter, Held, Tensor
 from netfuse_onnx.layouts import FOLDED, PER_MODEL, SHARED, STACKED, Layout, places
 from netfuse_onnx.rules._build import all_widths, emit_same_op, need, per_axis
@@ -113,8 +114,12 @@ def reshape(site: Site) -> Iterator[Option]:
     read = SHARED if inferred is None else None
     attrs: dict[str, Any] = {} if inferred is None else {"allowzero": None}
 
+    def head(emit: Emitter) -> Dim:
+        """The models, which a 0 copies where it does not mean a size."""
+        return emit.count if site.attr("allowzero") and inferred is None else emit.kept
+
     def stacked_first(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-        return emit_same_op(site, [ins[0], emit.prepend(emit.models, ins[1], target)], emit, **attrs)[0]
+        return emit_same_op(site, [ins[0], emit.prepend(head(emit), ins[1], target)], emit, **attrs)[0]
 
     yield Option("reshape", (STACKED(0), read), (STACKED(0),), stacked_first)
     sizes = [] if target is None else [int(t) for t in target.reshape(-1)]
@@ -149,12 +154,19 @@ def _with_target(layout: Layout, sizes: list[int]) -> Body:
     def body(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
         merged = list(sizes)
         if layout.stacked:
-            merged.insert(layout.axis, emit.models)
+            merged.insert(layout.axis, emit.kept)
         elif merged[layout.axis] > 0:
-            merged[layout.axis] *= emit.models
+            merged[layout.axis] = _folded(merged, layout.axis, emit)
         return emit_same_op(site, [ins[0], emit.const(merged)], emit, allowzero=None)[0]
 
     return body
+
+
+def _folded(target: Sequence[int], axis: int, emit: Emitter) -> int:
+    """The target of a folded axis. Where only a call tells the number of models it is -1, if no other is."""
+    if emit.chosen is not None and -1 in target:
+        raise NeedsCount
+    return emit.times(target[axis])
 
 
 def _keeps(dims: Sequence[Dim], target: Sequence[int], axis: int) -> bool:
@@ -194,7 +206,7 @@ def _pad_per_model(site: Site) -> Iterator[Option]:
         one = numpy_helper.from_array(np.array([1], np.int32))
         same = emit("ConstantOfShape", emit("Shape", ins[0]), value=one)
         mask = emit("Cast", emit("Pad", same, widths), to=TensorProto.BOOL)
-        value = emit.pad_rank(emit.reshape(ins[2], [emit.models]), STACKED(0), 0, rank, 0)
+        value = emit.pad_rank(emit.reshape(ins[2], [emit.count]), STACKED(0), 0, rank, 0)
         return emit("Where", mask, emit("Pad", ins[0], widths), value)
 
     yield Option("pad", site.takes({0: STACKED(0), 2: STACKED(0)}), (STACKED(0),), body)
@@ -255,7 +267,7 @@ def shape_of(site: Site) -> Iterator[Option]:
 
 
 def _size(site: Site, ins: Sequence[Tensor], emit: Emitter) -> Held:
-    return emit("Div", emit("Size", ins[0]), emit.const(emit.models))
+    return emit("Div", emit("Size", ins[0]), emit.number_of_models())
 
 
 def _shape(layout: Layout, axes: list[int]) -> Body:
@@ -272,7 +284,7 @@ def _shape(layout: Layout, axes: list[int]) -> Body:
         if high - low > len(wanted):
             shape = emit("Gather", shape, emit.const([axis - low for axis in wanted]), axis=0)
         if layout.touches(axes):
-            return emit("Div", shape, emit.const([emit.models if a == layout.axis else 1 for a in axes]))
+            return emit("Div", shape, emit.shape([emit.count if a == layout.axis else 1 for a in axes]))
         return shape
 
     return body

@@ -23,24 +23,38 @@ class Packing:
     """One call of the merged model, whose inputs and outputs have these labels."""
 
     labels: Labels
+    asked: tuple[int, ...] = ()
+    """The models that the call chooses, where it may; none stands for all of them, the last one first, so
+    that a file which does not look at the ids gives wrong answers."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The models of the rows of the call, by their places in the order of the merge."""
+        every = range(len(self.labels.models))
+        return (self.asked or tuple(every)[::-1]) if edges.is_selected(self.labels.io) else tuple(every)
 
     @property
     def count(self) -> int:
-        """The number of models whose values one call takes and gives."""
-        return len(self.labels.models)
+        """The number of rows, each with the values of one model."""
+        return len(self.ids)
 
     def inputs(self, values: Values) -> dict[str, Value]:
         """Pack the inputs of the models into those that the merged model takes."""
         if edges.is_routed(self.labels.io):
             return self.rows(values, self.mixed(self._counts(values)))
-        return self._joined(values, self.labels.input, self.labels.share)
+        ids = {self.labels.ids: np.array(self.ids, np.int64)} if self.labels.ids else {}
+        return {**self._joined(values, self.labels.input, self.labels.share), **ids}
 
     def outputs(self, values: Values) -> dict[str, Value]:
-        """Pack the outputs of the models into those that the merged model gives."""
+        """Pack the outputs of the models into those that the merged model gives. A combined one is that of
+        the first model."""
         if edges.is_routed(self.labels.io):
             order = self.mixed([len(_array(next(iter(own.values())))) for own in values])
             return {name: _mixed([own[name] for own in values], order) for name in values[0]}
-        return self._joined(values, self.labels.output, frozenset())
+        once = self.labels.combined
+        merged = {name: value for name, value in values[0].items() if name in once}
+        each = [{name: v for name, v in own.items() if name not in once} for own in values]
+        return merged | self._joined(each, self.labels.output, frozenset())
 
     def pick(self, model: int, name: str, result: Mapping[str, Value]) -> tuple[Value, str]:
         """Return one model's part of a merged output, and '' or the reason why there is none."""
@@ -56,16 +70,22 @@ class Packing:
             return (None, where) if order is None else (_array(value)[order == model], "")
         if not isinstance(value, np.ndarray) or not value.ndim or len(value) != self.count:
             return None, f"output {key!r} has no leading axis of size {self.count}"
-        return np.asarray(value[model]), ""
+        return np.asarray(value[self.ids.index(model)]), ""
 
     def split(self, result: Mapping[str, Value], names: Iterable[str]) -> list[dict[str, Value]]:
-        """Take the outputs `names` of every model out of those of the merged model."""
-        label, every = self.labels.output, list(names)
+        """Take the outputs `names` of every model out of those of the merged model. The first one has those
+        that are combined."""
+        label, names = self.labels.output, list(names)
+        every = [name for name in names if name not in self.labels.combined]
         if edges.is_routed(self.labels.io):
             return [{n: self.pick(m, n, result)[0] for n in every} for m in range(self.count)]
         if edges.is_separate(self.labels.io):
-            return [{n: result[label(m, n)] for n in every} for m in range(self.count)]
-        return [{n: np.asarray(result[label(m, n)])[m] for n in every} for m in range(self.count)]
+            parts = [{n: result[label(m, n)] for n in every} for m in range(self.count)]
+        else:
+            places = [self.ids.index(m) for m in range(len(self.labels.models))]
+            parts = [{n: np.asarray(result[label(m, n)])[k] for n in every} for m, k in enumerate(places)]
+        parts[0] |= {n: result[label(0, n)] for n in names if n in self.labels.combined}
+        return parts
 
     # ------------------------------------------------------------------ rows
 
@@ -82,7 +102,7 @@ class Packing:
             if name in once else _mixed([own[name] for own in values], order)
             for name in values[0]
         }  # fmt: skip
-        return {**merged, self.labels.route: order}
+        return {**merged, self.labels.ids: order}
 
     def _counts(self, values: Values) -> list[int]:
         name = next(name for name in values[0] if name not in self.labels.share)
@@ -103,7 +123,7 @@ class Packing:
                 for model, own in enumerate(values):
                     merged.setdefault(label(model, name), own[name])
             else:
-                merged[label(0, name)] = np.stack([np.asarray(own[name]) for own in values])
+                merged[label(0, name)] = np.stack([np.asarray(values[m][name]) for m in self.ids])
         return merged
 
 

@@ -17,6 +17,7 @@ from netfuse_onnx import __version__
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.factored import Factored, LowRank
+from netfuse_onnx.labels import Labels
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered, Merged
 from netfuse_onnx.storage import wire
@@ -59,6 +60,13 @@ class Metadata:
     names: tuple[Edge, ...] | None = None
     """Each model's own names of inputs and outputs, from which the merged names are made. None where all
     models have those of the first one, or an old version wrote the file."""
+    combined: Mapping[str, str] = field(default_factory=dict)
+    """The outputs that are a combination of all models, and how: mean, sum or vote."""
+
+    @property
+    def labels(self) -> Labels:
+        """The names of the inputs and outputs; none of models whose own names the file does not have."""
+        return Labels(self.models, self.names or (), self.io, frozenset(self.share), frozenset(self.combined))
 
     low_rank: Mapping[str, Any] | None = None
     """The weights that are W_0 + L R, with what is needed to take their factors out of the file again."""
@@ -102,6 +110,7 @@ def build(
         **({"measured": [dict(sizes) for sizes in measured]} if any(measured) else {}),
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
+        **({"combined": dict(family.combined)} if family.combined else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
@@ -176,11 +185,17 @@ def _of_part(digest: str, expected: str) -> str:
 
 
 def fitting(metadata: Metadata, family: Correspondence, path: str) -> None:
-    """Raise FileFault where the metadata name an input that the sources do not have."""
+    """Raise FileFault where the metadata name an input or output that the sources do not have."""
     for name in metadata.share:
         if name not in family.graph.inputs:
             raise FileFault(
                 f"The netfuse-onnx metadata of {path} name a shared input {name!r}, which no model has.",
+                "Are these the models that were merged? If so, merge again.",
+            )
+    for name in metadata.combined:
+        if name not in family.graph.outputs:
+            raise FileFault(
+                f"The netfuse-onnx metadata of {path} name a combined output {name!r}, which no model has.",
                 "Are these the models that were merged? If so, merge again.",
             )
 

@@ -219,6 +219,7 @@ _VALUE = record(
         "measured": listed(mapped(count)),
         "names": listed(EDGE),
         "low_rank": LOW_RANK,
+        "combined": mapped(one_of("mean", "sum", "vote")),
         **REPORT,
     },
 )

@@ -13,7 +13,7 @@ MUTATIONS = (
     mutation(
         "one-name-for-two-things",
         "netfuse_onnx/lower/boundary.py",
-        "if (self.stacked or name in self.share) and (other := self.labels.crossed(name)):",
+        "if (self.stacked or once) and (other := self.labels.crossed(name)):",
         "if False and (other := self.labels.crossed(name)):",
         "test_names.py::test_types_decide_where_names_contradict_them",
     ),
@@ -112,7 +112,7 @@ MUTATIONS = (
     mutation(
         "outputs-declared-without-models",
         "netfuse_onnx/lower/boundary.py",
-        "if models and kind.dims is not None:",
+        "if models is not None and kind.dims is not None:",
         "if False:",
         "test_cli.py::test_stacked_and_shared",
     ),
@@ -132,14 +132,14 @@ MUTATIONS = (
     ),
     mutation(
         "weights-transposed-twice",
-        "netfuse_onnx/emit/emitter.py",
+        "netfuse_onnx/emit/shaping.py",
         "return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)",
         "return self.reform(x, shape=shape, transform=swap)",
         "test_pins_lower.py::test_a_weight_transposed_twice_is_as_it_was",
     ),
     mutation(
         "weights-not-transposed",
-        "netfuse_onnx/emit/emitter.py",
+        "netfuse_onnx/emit/shaping.py",
         "return self.reform(x, shape=shape, transform=AS_IS if recipe.transform == swap else swap)",
         "return self.reform(x, shape=shape)",
         "rules/test_matmul.py::test_matmul_of_any_two_ranks[3,4-4,3]",
@@ -182,8 +182,8 @@ MUTATIONS = (
     mutation(
         "unfolded-backwards",
         "netfuse_onnx/layouts/folded.py",
-        "target = reshape_target([*dims[:axis], emit.models, dim, *after])",
-        "target = reshape_target([*dims[:axis], dim, emit.models, *after])",
+        "target = reshape_target([*dims[:axis], emit.count, dim, *after])",
+        "target = reshape_target([*dims[:axis], dim, emit.count, *after])",
         "test_convert.py::test_every_pair_of_layouts",
     ),
     # joins of unequal shapes
@@ -210,7 +210,7 @@ MUTATIONS = (
     ),
     mutation(
         "what-is-required-is-not",
-        "netfuse_onnx/emit/emitter.py",
+        "netfuse_onnx/emit/shaping.py",
         'return self("Reshape", x, faults)',
         "return x",
         "test_join.py::test_what_is_required_holds_or_the_run_fails",

@@ -158,13 +158,6 @@ MUTATIONS = (
         "test_distinct_values.py::test_weights_that_differ_late_are_told_apart",
     ),
     mutation(
-        "equal-bytes-of-any-shape",
-        "netfuse_onnx/match/equal.py",
-        "(weight.dtype, weight.shape, weights.first_page(weight))",
-        "weights.first_page(weight)",
-        equivalent="weights.same compares the shapes, too.",
-    ),
-    mutation(
         "tied-like-any-other-weight",
         "netfuse_onnx/match/tied.py",
         "if all(weights.same(a, b) for a, b in zip(families[other], family, strict=True)):",

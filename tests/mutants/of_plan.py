@@ -125,7 +125,7 @@ MUTATIONS = (
     mutation(
         "replicated-for-the-price-of-one",
         "netfuse_onnx/plan/account.py",
-        "times = site.models if offer.became is Became.REPLICATED else 1",
+        "times = site.total if offer.became is Became.REPLICATED else 1",
         "times = 1",
         "test_pins_plan.py::test_what_conversions_cost",
     ),

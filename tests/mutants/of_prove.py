@@ -49,8 +49,8 @@ MUTATIONS = (
     mutation(
         "old-files-have-own-names",
         "netfuse_onnx/opened.py",
-        "own_names=about.names is not None",
-        "own_names=True",
+        "own_names=about.names is not None, combined",
+        "own_names=True, combined",
         "test_names.py::test_a_file_of_an_old_version_has_the_first_models_names",
     ),
     mutation(

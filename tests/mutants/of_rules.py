@@ -209,8 +209,8 @@ MUTATIONS = (
     mutation(
         "scatter-into-model-0",
         "netfuse_onnx/rules/scatter.py",
-        "ids = np.arange(emit.models).reshape(-1, *[1] * len(dims))",
-        "ids = np.zeros(emit.models, np.int64).reshape(-1, *[1] * len(dims))",
+        "ids = np.arange(emit.count).reshape(-1, *[1] * len(dims))",
+        "ids = np.zeros(emit.count, np.int64).reshape(-1, *[1] * len(dims))",
         "rules/test_scatter.py::test_scatter_nd[3-1--none]",
     ),
     mutation(
@@ -244,8 +244,8 @@ MUTATIONS = (
     mutation(
         "pooling-indices-of-the-whole-batch",
         "netfuse_onnx/rules/pool.py",
-        'emit.const(np.arange(emit.models).reshape([-1] + [1] * rank))',
-        'emit.const(np.zeros(emit.models, np.int64).reshape([-1] + [1] * rank))',
+        "emit.places(rank)",
+        "emit.const(0)",
         "rules/test_pool.py::test_max_pool_with_indices[3,3,4,5-0]",
     ),
     mutation(
@@ -440,7 +440,7 @@ MUTATIONS = (
     mutation(
         "rows-beside-a-vector-of-each-model",
         "netfuse_onnx/layouts/rows.py",
-        "return emit.reshape(x, [emit.models, 1, width] if take.stacked else [width])",
+        "return emit.reshape(x, [emit.count, 1, width] if take.stacked else [width])",
         "return x",
         "rules/test_rows.py::test_operands_beside_rows[PRelu(h, s)-4]",
     ),
