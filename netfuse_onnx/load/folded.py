@@ -34,10 +34,10 @@ SMALL = 1024
 
 
 @contextmanager
-def opened(source: Source, *, moved: bool = False) -> Iterator[str]:
+def opened(source: Source, *, moved: int = 0) -> Iterator[str]:
     """Give the path of a file that ONNX Runtime loads for a source. That of an adapted model is removed at
-    the end; sessions that were made of it stay usable. With `moved`, its changed weights are moved by
-    rounding. Raises FileFault where there is no room for it."""
+    the end; sessions that were made of it stay usable. With `moved`, a seed, its changed weights are
+    moved by rounding. Raises FileFault where there is no room for it."""
     path = written(source, moved=moved)
     try:
         yield path
@@ -45,7 +45,7 @@ def opened(source: Source, *, moved: bool = False) -> Iterator[str]:
         remove([path])
 
 
-def written(source: Source, *, moved: bool = False) -> str:
+def written(source: Source, *, moved: int = 0) -> str:
     """Return the path of a file for a source: its own, or a new one for an adapted model (see `remove`)."""
     if source.adapted is None:
         return source.path
@@ -88,13 +88,13 @@ def weight(base: Weight, change: Change) -> Weight:
     return Weight(base.dtype, base.shape, kept.tobytes())
 
 
-def _moved(changed: Weight) -> Weight:
+def _moved(changed: Weight, seed: int) -> Weight:
     """Return the weight with each element moved by one rounding step up, down or not at all: as the sum of
     two numbers it was rounded, and another order of adding up rounds in another way."""
     values = np.asarray(weights.array(changed))
     if values.dtype.kind != "f":
         return changed
-    step = np.finfo(values.dtype).eps * np.random.default_rng(0).integers(-1, 2, values.shape)
+    step = np.finfo(values.dtype).eps * np.random.default_rng(seed).integers(-1, 2, values.shape)
     nudged = (values * (1 + step)).astype(values.dtype)
     return Weight(changed.dtype, changed.shape, nudged.tobytes())
 
@@ -125,7 +125,7 @@ class _Base:
         self.used = set[str]()
         """The files of adapters that are wanted."""
 
-    def write(self, adapted: Adapted, moved: bool) -> str:
+    def write(self, adapted: Adapted, moved: int) -> str:
         """Write the model of one adapter, and return its path."""
         model = ModelProto()
         model.CopyFrom(self.model)
@@ -135,7 +135,7 @@ class _Base:
             for tensor in model.graph.initializer:
                 if change := changes.pop(tensor.name, None):
                     changed = weight(self.weights[tensor.name], change)
-                    _write(tensor, _moved(changed) if moved else changed, data)
+                    _write(tensor, _moved(changed, moved) if moved else changed, data)
             for node in model.graph.node:
                 if node.op_type == "Constant" and node.output[0] in changes:
                     _inline(node, changes.pop(node.output[0]))

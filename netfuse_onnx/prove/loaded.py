@@ -7,8 +7,8 @@ from netfuse_onnx.run.runtime import Runtime, Session
 from netfuse_onnx.types import Source
 
 
-def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved: bool = False) -> Session:
+def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved: int = 0) -> Session:
     """Return a session of one source. Raises RunFailed when ONNX Runtime does not load it. `moved` is for
-    adapted sources: their changed weights are moved by rounding."""
+    adapted sources: with a seed, their changed weights are moved by rounding."""
     with folded.opened(source, moved=moved) as path:
         return Session(path, runtime, optimise=optimise)

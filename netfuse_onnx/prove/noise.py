@@ -41,14 +41,14 @@ def measure(trial: Trial, model: int, cases: set[int]) -> Noise:
     """Measure the noise of one source in some cases."""
     noise = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
     source = trial.family.sources[model]
-    settings: list[tuple[dict[str, bool], tuple[Probe, ...]]] = [
-        ({"optimise": False}, (_unoptimised,)),
-        ({}, (_repeated, _nudged)),
-        *([({"moved": True}, (_same,))] if source.adapted else []),
+    settings: list[tuple[bool, int, tuple[Probe, ...]]] = [
+        (False, 0, (_unoptimised,)),
+        (True, 0, (_repeated, _nudged)),
+        *((True, seed + 1, (_same,)) for seed in range(NUDGES if source.adapted else 0)),
     ]
-    for how, probes in settings:
+    for optimise, moved, probes in settings:
         try:
-            session = session_of(source, trial.options.runtime, **how)
+            session = session_of(source, trial.options.runtime, optimise=optimise, moved=moved)
         except RunFailed:
             continue  # then these probes tell nothing
         for case in cases:
