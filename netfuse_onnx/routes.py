@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 
 from netfuse_onnx import edges
 from netfuse_onnx.dims import Sizes
+from netfuse_onnx.emit.counting import CountingEmitter
 from netfuse_onnx.errors import NotRoutable, NotStackable
+from netfuse_onnx.lower.routed import Routed
 from netfuse_onnx.plan import planner, targets
+from netfuse_onnx.plan.account import Account
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.rows_apart import require_rows_apart
 from netfuse_onnx.plans import Plan
@@ -104,8 +107,19 @@ def _priced(family: Correspondence, io: str, share: frozenset[str], target: str,
     else:
         model = per_row(family, targets.provider(target))
         priced = _of_rows(model, rows_of(dims))
-    made = planner.plan(priced, io=io, share=share, cost=cost(by, priced, first))
-    return _Way(io, model, made.cost)
+    price = cost(by, priced, first)
+    made = planner.plan(priced, io=io, share=share, cost=price)
+    return _Way(io, model, made.cost + price.small(_edge(model, io, share, price.provider)))
+
+
+def _edge(family: Correspondence, io: str, share: frozenset[str], provider: str) -> Account:
+    """The nodes that find the model of each row and put the rows in their places."""
+    edge = Routed(family, io, share)
+    emit = CountingEmitter(family.models, family.opsets.get("", 1), provider)
+    edge.feed(emit, lambda *_: None)
+    if not edges.is_by_index(io):  # by index, the rows are there already
+        edge.drain(emit, lambda name, _: emit.value(family.edge_type(name)), {})
+    return Account(tuple(emit.steps))
 
 
 def _of_rows(family: Correspondence, rows: int) -> Correspondence:

@@ -98,6 +98,10 @@ class Cost:
         outputs. Plans do not differ in it."""
         return 0.0
 
+    def small(self, account: Account) -> float:
+        """The cost of nodes that work on a few numbers each, such as those which find the model of a row."""
+        return account.launches + RESHAPE * account.views
+
     def emitted_dims(self, name: str, value: ValueType) -> tuple[Dim, ...] | None:
         """The dims that decide which hops a conversion is emitted as. `value` has those that price them."""
         return value.dims

@@ -15,7 +15,7 @@ from netfuse_onnx.layouts import Hop
 from netfuse_onnx.ops.kernels import runs_on_cuda
 from netfuse_onnx.ops.kinds import SHAPE_TYPES
 from netfuse_onnx.plan.absorbed import absorbed
-from netfuse_onnx.plan.account import is_view
+from netfuse_onnx.plan.account import Account, is_view
 from netfuse_onnx.plan.card import Card
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.launches import TRANSPOSED, Launch, launches, transfers
@@ -76,6 +76,9 @@ class Device(Timed):
     def repeated(self, weight: Weight) -> float:
         """ONNX Runtime repeats it when it loads the file. The nodes that read the copies pay for reading."""
         return VIEW
+
+    def small(self, account: Account) -> float:
+        return account.launches * self.card.microseconds(Launch(0)) + account.views * VIEW
 
     def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
         counts, size = hop.counts(self.models, self.provider), BITS.get(dtype, 32) / 8

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.layouts import Hop
-from netfuse_onnx.plan.account import is_view
+from netfuse_onnx.plan.account import Account, is_view
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.timed import Timed
@@ -45,6 +45,9 @@ class Measured(Timed):
     def repeated(self, weight: Weight) -> float:
         """ONNX Runtime repeats it when it loads the file: a call has no launch more, but reads each copy."""
         return self.models * ITEM * math.prod(weight.shape) / self.target.streamed
+
+    def small(self, account: Account) -> float:
+        return self.target.launch * account.launches + self.target.view * account.views
 
     def hop(self, hop: Hop, dims: Sequence[Dim], dtype: int = 0) -> float:
         target, counts = self.target, hop.counts(self.models, self.provider)
