@@ -22,6 +22,8 @@ from netfuse_onnx.errors import AdapterMismatch, FileFault, UsageFault, ValuesDi
 from netfuse_onnx.load import folded
 from netfuse_onnx.load.adapters import adapted
 from netfuse_onnx.run.runtime import Runtime, Session
+from netfuse_onnx.storage import numbers
+from netfuse_onnx.types import Change, Weight
 
 Q, V = MODULES
 
@@ -226,6 +228,21 @@ def test_sources_of_the_proof_have_the_products_folded_in(tmp_path: Path) -> Non
         got = Session(path, Runtime("cpu")).run({"x": x})["y"]
     np.testing.assert_allclose(got, expected(x, one), rtol=1e-4, atol=1e-4)
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("dtype", [1, 11, 10, 16])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_moved_weights_differ_by_their_rounding(dtype: int, by_row: bool) -> None:
+    """In every type of floats, bfloat16 too, which is none of numpy's. One step of a number, or of the
+    largest one in its row."""
+    values = np.random.default_rng(1).uniform(1.0, 2.0, (5, 7)) * 2.0 ** np.arange(7)
+    whole = Weight(dtype, values.shape, numbers.encoded(values, dtype))
+    held, change = numbers.array(whole), Change("", "w", False, "", "", replaced=None if by_row else whole)
+    moved = numbers.array(folded._moved(whole, change, 1)) - held
+    largest = held.max(axis=1, keepdims=True) if by_row else held
+    assert (np.abs(moved) <= 2 * numbers.last_place(largest, dtype)).all()
+    assert len(np.unique(np.sign(moved))) == 3
+    assert folded._moved(whole, change, 0) == whole
 
 
 def test_a_wrong_branch_fails_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
