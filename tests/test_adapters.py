@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 import netfuse_onnx
 from netfuse_onnx.errors import AdapterMismatch, FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.load import folded
-from netfuse_onnx.load.adapters import adapted
+from netfuse_onnx.load.adapters import adapted, paths
 from netfuse_onnx.run.runtime import Runtime, Session
 from netfuse_onnx.storage import numbers
 from netfuse_onnx.types import Change, Weight
@@ -243,6 +245,21 @@ def test_moved_weights_differ_by_their_rounding(dtype: int, by_row: bool) -> Non
     assert (np.abs(moved) <= 2 * numbers.last_place(largest, dtype)).all()
     assert len(np.unique(np.sign(moved))) == 3
     assert folded._moved(whole, change, 0) == whole
+
+
+def test_paths_of_adapters_can_be_copied(tmp_path: Path) -> None:
+    (path,) = paths("base.onnx", [str(tmp_path / "a.safetensors")])
+    for other in (copy.deepcopy(path), pickle.loads(pickle.dumps(path))):
+        assert (other, other.base) == (path, "base.onnx")
+
+
+def test_adapters_take_no_base_of_low_rank_differences(tmp_path: Path, run: Run) -> None:
+    some = [adapter(tmp_path, name) for name in "ab"]
+    own = base(tmp_path)
+    given = [part for one in some for part in ("--adapter", one.path)]
+    out = tmp_path / "m.onnx"
+    refused(run("merge", own, *given, "--low-rank", "--base", own, "-o", out), 2, "adapters have theirs")
+    assert not out.exists()
 
 
 def test_a_wrong_branch_fails_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

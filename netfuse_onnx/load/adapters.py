@@ -47,6 +47,10 @@ class AdapterPath(str):
         self.base = base
         return self
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Copies, such as those of errors that go into a report, keep the base."""
+        return str(self), self.base
+
 
 def paths(base: str, adapters: Iterable[str]) -> tuple[AdapterPath, ...]:
     """Return the adapters of a base as paths of models. Each is a safetensors file, or a folder with
