@@ -87,6 +87,10 @@ class Finder:
 
 def _base(sources: Sequence[Source], path: str) -> Base:
     """Return the base: a model where it is one of them, else a file apart."""
+    if sources[0].adapted:
+        raise UsageFault(
+            "--base is for models of their own; adapters have theirs.", "Leave out --base and --low-rank."
+        )
     for model, source in enumerate(sources):
         if os.path.exists(path) and os.path.samefile(source.path, path):
             return Base(model, given=True)

@@ -5,9 +5,12 @@ Each says the fact that it rests on. A report without such facts has no hints.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from netfuse_onnx import edges
 from netfuse_onnx.dims import Sizes, points
@@ -16,7 +19,10 @@ from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.outlook import Outlook, outlook
 from netfuse_onnx.plan.sized import assumed
 from netfuse_onnx.report import MergeReport
-from netfuse_onnx.types import Correspondence, ValueType
+from netfuse_onnx.rewrite.low_rank import differing
+from netfuse_onnx.storage.elements import Files
+from netfuse_onnx.storage.numbers import rows
+from netfuse_onnx.types import Correspondence, ValueType, Weight
 
 PLACES = {"cpu": "a CPU", "cuda": "CUDA"}
 
@@ -28,6 +34,13 @@ BYTES = 0.25
 
 SMALL = 4_000_000
 """Models with fewer bytes of weights are small: a launch takes about as long as the work in it."""
+
+SAMPLE, LOOKED_AT = 64, 4
+"""Rows and columns of the part of a weight that is looked at, and the weights of which some are."""
+
+FALLEN = 1e-2
+"""The middle singular value of a sample, relative to the largest, below which its rank is low. Random numbers
+have about 0.5, a product of low rank has the rounding of the weights."""
 
 SHOWN = 4
 """Symbolic dimensions whose sizes a hint gives."""
@@ -58,7 +71,11 @@ class Asked:
 
 def of_merge(report: MergeReport, family: Correspondence, merged: Merged, asked: Asked) -> tuple[str, ...]:
     """Return the hints on a merge."""
-    return (*_of_target(report, family, merged, asked), *_of_io(report, family, merged))
+    return (
+        *_of_target(report, family, merged, asked),
+        *_of_io(report, family, merged),
+        *_of_low_rank(family),
+    )
 
 
 def of_check(family: Correspondence, merged: Merged) -> tuple[str, ...]:
@@ -108,6 +125,38 @@ def _sizes(family: Correspondence, symbols: Sequence[str], asked: Asked) -> str:
     sizes = assumed(family.graph, asked.dims)
     shown = [f"{name}={sizes[name]}" for name in symbols if name in sizes]
     return f" ({', '.join(shown[:SHOWN])})" if shown else ""
+
+
+# --------------------------------------------------------------------------- weights
+
+
+def _of_low_rank(family: Correspondence) -> Iterator[str]:
+    """Look at a few of the weights that differ: parts of a product of low rank are of low rank, too."""
+    if family.low_rank is not None or any(source.adapted for source in family.sources):
+        return
+    differ = ((name, seen.form) for name, seen in differing(family) if not isinstance(seen, str))
+    large = [name for name, form in differ if min(form.matrix) >= SAMPLE]
+    for name in large[:LOOKED_AT]:
+        parts = family.weights[name]
+        if _low_rank(parts[0], next(part for part in parts if part != parts[0])):
+            yield (
+                f"The models' weights seem to differ by products of low rank, as LoRA makes them: {name!r} "
+                "does. --low-rank stores one weight and small factors for each model, most exactly with "
+                "--base, the model from which they were trained."
+            )
+            return
+
+
+def _low_rank(one: Weight, other: Weight) -> bool:
+    """Return True where a sample of the difference of two weights has a low rank but for rounding."""
+    columns = math.prod(one.shape[1:])
+    with Files() as files, np.errstate(all="ignore"):
+        tops = (next(rows(each, columns, files, 8 * columns * SAMPLE)) for each in (one, other))
+        sample = np.subtract(*(top[:, :: columns // SAMPLE][:, :SAMPLE] for top in tops))
+    if not np.isfinite(sample).all() or not sample.any():
+        return False
+    values = np.linalg.svd(sample, compute_uv=False)
+    return bool(values[SAMPLE // 2] < FALLEN * values[0])
 
 
 # --------------------------------------------------------------------------- inputs and outputs

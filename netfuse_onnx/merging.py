@@ -23,7 +23,7 @@ from netfuse_onnx import (
 )
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.options import Proof
+from netfuse_onnx.options import Proof, refuse_unknown
 from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plans import Plan, Request
@@ -100,6 +100,7 @@ class Merging:
 
     def _checked(self) -> tuple[str, ...]:
         """Return the names of the models. Raises UsageFault for arguments that make no sense."""
+        refuse_unknown(self.proof)
         labels = arguments.model_names(self.paths, self.names)
         factoring.check(self.low_rank, self.base, partial=self.partial)
         sources.refuse_target(self.out, self.paths)

@@ -10,7 +10,7 @@ from netfuse_onnx import arguments, factoring, routes, sources
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
-from netfuse_onnx.options import Proof
+from netfuse_onnx.options import Proof, refuse_unknown
 from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.prove import factors
 from netfuse_onnx.prove.trial import Options
@@ -52,6 +52,7 @@ def read_merged(
 ) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
     """Return the metadata of a merged file, the options to run it with, the family of its sources, and a
     warning for each source that is not the file that was merged."""
+    refuse_unknown(proof)
     about = metadata.read(merged)
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = checked_options(about.io, about.share, proof, libraries)

@@ -33,6 +33,12 @@ class Proof(TypedDict, total=False):
     """The bytes that the proof may take, by an estimate before it runs: 2_000_000_000 or '2GB'."""
 
 
+def refuse_unknown(proof: Proof) -> None:
+    """Raise TypeError for an argument that no verb has. Nobody would notice that it does nothing."""
+    if unknown := sorted(set(proof) - set(Proof.__annotations__)):
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+
+
 def checked(io: str, share: Sequence[str], proof: Proof, libraries: tuple[str, ...]) -> Options:
     """Check the options. Raises UsageFault, also when ONNX Runtime or the provider is missing."""
     provider = arguments.choice("provider", proof.get("provider", "auto"))

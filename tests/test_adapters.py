@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 import netfuse_onnx
 from netfuse_onnx.errors import AdapterMismatch, FileFault, UsageFault, ValuesDiffer
 from netfuse_onnx.load import folded
-from netfuse_onnx.load.adapters import adapted
+from netfuse_onnx.load.adapters import adapted, paths
 from netfuse_onnx.run.runtime import Runtime, Session
+from netfuse_onnx.storage import numbers
+from netfuse_onnx.types import Change, Weight
 
 Q, V = MODULES
 
@@ -226,6 +230,36 @@ def test_sources_of_the_proof_have_the_products_folded_in(tmp_path: Path) -> Non
         got = Session(path, Runtime("cpu")).run({"x": x})["y"]
     np.testing.assert_allclose(got, expected(x, one), rtol=1e-4, atol=1e-4)
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("dtype", [1, 11, 10, 16])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_moved_weights_differ_by_their_rounding(dtype: int, by_row: bool) -> None:
+    """In every type of floats, bfloat16 too, which is none of numpy's. One step of a number, or of the
+    largest one in its row."""
+    values = np.random.default_rng(1).uniform(1.0, 2.0, (5, 7)) * 2.0 ** np.arange(7)
+    whole = Weight(dtype, values.shape, numbers.encoded(values, dtype))
+    held, change = numbers.array(whole), Change("", "w", False, "", "", replaced=None if by_row else whole)
+    moved = numbers.array(folded._moved(whole, change, 1)) - held
+    largest = held.max(axis=1, keepdims=True) if by_row else held
+    assert (np.abs(moved) <= 2 * numbers.last_place(largest, dtype)).all()
+    assert len(np.unique(np.sign(moved))) == 3
+    assert folded._moved(whole, change, 0) == whole
+
+
+def test_paths_of_adapters_can_be_copied(tmp_path: Path) -> None:
+    (path,) = paths("base.onnx", [str(tmp_path / "a.safetensors")])
+    for other in (copy.deepcopy(path), pickle.loads(pickle.dumps(path))):
+        assert (other, other.base) == (path, "base.onnx")
+
+
+def test_adapters_take_no_base_of_low_rank_differences(tmp_path: Path, run: Run) -> None:
+    some = [adapter(tmp_path, name) for name in "ab"]
+    own = base(tmp_path)
+    given = [part for one in some for part in ("--adapter", one.path)]
+    out = tmp_path / "m.onnx"
+    refused(run("merge", own, *given, "--low-rank", "--base", own, "-o", out), 2, "adapters have theirs")
+    assert not out.exists()
 
 
 def test_a_wrong_branch_fails_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

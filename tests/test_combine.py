@@ -156,18 +156,41 @@ def test_what_is_equal_in_all_models(tmp_path: Path) -> None:
 LABELS = st.sampled_from([-(2**63), -1, 0, 1, 2, 2**62, 2**63 - 2, 2**63 - 1])
 
 
-@pytest.fixture(scope="module")
-def voters(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, bytes]:
-    """Seven models that give the labels which they are fed."""
-    folder = tmp_path_factory.mktemp("voters")
-    text = "g (int64[n, 4] x) => (int64[n, 4] y) { y = Mul(x, one) }"
+def given_back(folder: Path, how: str, dtype: type = np.int64) -> bytes:
+    """The combination of seven models that give what they are fed."""
+    folder.mkdir(exist_ok=True)
+    kind = "float" if dtype is np.float32 else np.dtype(dtype).name
     for m in range(7):
-        proto = model(text)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int64), "one"))
+        proto = model(f"g ({kind}[n, 4] x) => ({kind}[n, 4] y) {{ y = Mul(x, one) }}")
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, dtype), "one"))
         save(folder / f"{m}.onnx", proto)
     paths = [str(folder / f"{m}.onnx") for m in range(7)]
-    netfuse_onnx.merge(paths, str(folder / "m.onnx"), io="stacked", combine="vote", verify=False)
-    return 7, (folder / "m.onnx").read_bytes()
+    netfuse_onnx.merge(paths, str(folder / "m.onnx"), io="stacked", combine=how, verify=False)
+    return (folder / "m.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def voters(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, bytes]:
+    return 7, given_back(tmp_path_factory.mktemp("voters"), "vote")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_sums_of_whole_numbers_are_exact_and_wrap_around(dtype: type, tmp_path: Path) -> None:
+    """Kernels of ReduceSum compute in floats: of 64 bits on the CPU, of 32 on CUDA."""
+    merged, rng = given_back(tmp_path / "sum", "sum", dtype), np.random.default_rng(0)
+    most = np.iinfo(dtype)
+    each = rng.integers(most.min, most.max, (7, 5, 4), dtype, endpoint=True)
+    (got,) = oracle.session(merged, oracle.LEVELS[0]).run(None, {"x": each})
+    np.testing.assert_array_equal(got, each.sum(axis=0, dtype=dtype))
+    assert not [node for node in onnx.load_from_string(merged).graph.node if "Reduce" in node.op_type]
+
+
+def test_the_mean_of_the_least_floats_is_one(tmp_path: Path) -> None:
+    """Scores are masked with the least float. A sum of them is not finite."""
+    each = np.full((7, 2, 4), np.finfo(np.float32).min)
+    merged = given_back(tmp_path / "mean", "mean", np.float32)
+    (got,) = oracle.session(merged, oracle.LEVELS[0]).run(None, {"x": each})
+    np.testing.assert_allclose(got, each[0], rtol=1e-6)
 
 
 @settings(max_examples=200, deadline=None)

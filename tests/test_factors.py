@@ -97,6 +97,11 @@ def test_equal_weights_have_rank_0() -> None:
     assert (found.rank, found.error) == (0, 0.0)
 
 
+def test_a_difference_whose_squares_vanish_is_not_dropped() -> None:
+    one, two = (np.full((8, 8), value) for value in (1e-200, 2e-200))
+    assert factors.factors(Difference(weight(one, DOUBLE), weight(two, DOUBLE), 8), 4) is None
+
+
 def test_a_small_difference_is_not_dropped() -> None:
     """It is below 4 units in the last place of the largest value of a row, and far above the noise."""
     for dtype, size in ((FLOAT, 1e-7), (FLOAT16, 7e-4)):

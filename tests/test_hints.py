@@ -10,6 +10,7 @@ import pytest
 from commands import Run, refused
 from families import MLP, MLP_TEXT, save
 from families import model as build
+from low_rank import tuned
 from pretended import pretend
 
 import netfuse_onnx
@@ -190,3 +191,33 @@ def test_auto_needs_onnx_runtime(tmp_path: Path, run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(runtime, "onnxruntime", missing)
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "m.onnx", "--no-verify"]
     refused(run("merge", *files, "--target", "auto"), 2, "--target auto needs ONNX Runtime", "--target cpu")
+
+
+@pytest.mark.parametrize(("rank", "said"), [(2, 1), (8, 1), (80, 0)])
+@pytest.mark.parametrize("op", ["MatMul", "Conv"])
+def test_differences_of_low_rank(tmp_path: Path, rank: int, said: int, op: str) -> None:
+    conv = op == "Conv"
+    text = (
+        "g (float[n, 80, 3] x) => (float[n, 96, 3] y) { y = Conv(x, w) }"
+        if conv
+        else "g (float[n, 80] x) => (float[n, 96] y) { y = MatMul(x, w) }"
+    )
+    shape = {"w": (96, 80, 1) if conv else (80, 96)}
+    paths, base = tuned(tmp_path, [{"w": rank}, {"w": rank}, {}], text, shape, size=1e-3)
+    out = str(tmp_path / "m.onnx")
+    assert len(about(api.merge(paths, out), "--low-rank")) == said
+    assert not about(api.merge(paths, out, low_rank=0.0, base=base), "--low-rank")
+
+
+def test_weights_trained_apart_are_not_of_low_rank(tmp_path: Path) -> None:
+    assert not about(merged(tmp_path, WORK, {"w": (64, 64), "v": (64, 64), "u": (64, 64)}), "--low-rank")
+
+
+def test_an_argument_that_no_verb_has_is_refused(tmp_path: Path) -> None:
+    paths, _ = tuned(tmp_path, [{"w1": 1}, {"w1": 2}])
+    out = str(tmp_path / "m.onnx")
+    with pytest.raises(TypeError, match="share_input"):
+        api.merge(paths, out, share_input=True)  # type: ignore[call-arg]
+    api.merge(paths, out)
+    with pytest.raises(TypeError, match="tol"):
+        api.verify(out, paths, tol=1.0)  # type: ignore[call-arg]

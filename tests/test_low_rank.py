@@ -189,6 +189,41 @@ def test_any_family_is_proven(
         assert rank <= (most[-1] if with_base else sum(most[-2:]))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_model_that_equals_the_base_has_zeros_in_any_form(case: str, tmp_path: Path) -> None:
+    text, weights, found = CASES[case]
+    paths, base = tuned(tmp_path, [found, {}, found], text, weights)
+    assert ranks(merge(paths, tmp_path, base)) == found
+
+
+def deep(size: int, layers: int) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """A network that amplifies rounding: its layers saturate."""
+    body = [f"h{i} = MatMul(r{i}, w{i}) r{i + 1} = Tanh(h{i})" for i in range(layers - 1)]
+    text = f"g (float[n, {size}] r0) => (float[n, {size}] y) {{ {' '.join(body)} "
+    return f"{text} y = MatMul(r{layers - 1}, w{layers - 1}) }}", {
+        f"w{i}": (size, size) for i in range(layers)
+    }
+
+
+@pytest.mark.parametrize("seed", [6, 9, 15, 18])
+def test_the_rounding_of_other_sums_is_no_difference(seed: int, tmp_path: Path) -> None:
+    """x W_0 + (x L) R is rounded in proportion to |x| |W|. That is more than what other kernels change in a
+    result near zero."""
+    text, weights = deep(768, 6)
+    paths, base = tuned(tmp_path, [dict.fromkeys(weights, 8)] * 2, text, weights, size=0.002)
+    report = api.merge(paths, str(tmp_path / "merged.onnx"), low_rank=0.0, base=base, seed=seed)
+    assert report.proof is not None
+    assert report.proof.ok
+    assert ranks(report) == dict.fromkeys(weights, 8)
+
+
+def test_a_base_within_the_tolerance_is_said(tmp_path: Path) -> None:
+    paths, base = tuned(tmp_path, [BOTH] * 3, size=1e-5)
+    report = merge(paths, tmp_path, base, low_rank=0.5)
+    assert report.low_rank is not None
+    assert set(report.low_rank.whole.values()) == {"the base is within the tolerance"}
+
+
 # --------------------------------------------------------------------------- what is left
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from netfuse_onnx.errors import AdapterMismatch
-from netfuse_onnx.load import lora, modules
+from netfuse_onnx.load import folded, lora, modules
 from netfuse_onnx.load.branches import Branch, Side, with_branches
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.load.lora import Adapter, Pair
@@ -47,6 +47,10 @@ class AdapterPath(str):
         self.base = base
         return self
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Copies, such as those of errors that go into a report, keep the base."""
+        return str(self), self.base
+
 
 def paths(base: str, adapters: Iterable[str]) -> tuple[AdapterPath, ...]:
     """Return the adapters of a base as paths of models. Each is a safetensors file, or a folder with
@@ -71,7 +75,7 @@ class _Family:
     def __init__(self, base: Source, adapters: Sequence[Adapter]) -> None:
         model = wire.scan(base.path).model
         self.base, self.adapters = base, adapters
-        names = Names(base.path, base.graph, modules.places(base, model), _stored(model))
+        names = Names(base.path, base.graph, modules.places(base, model), folded.stored(model))
         known: dict[object, Matched] = {}
         self.matched: list[Matched] = []
         for adapter in adapters:  # a thousand adapters of one kind are matched once
@@ -231,12 +235,6 @@ class _Family:
 
 
 # --------------------------------------------------------------------------- helpers
-
-
-def _stored(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the tensors of a file's main graph."""
-    constants = (node.output[0] for node in model.graph.node if node.op_type == "Constant" and node.output)
-    return {tensor.name for tensor in model.graph.initializer} | set(constants)
 
 
 def _orientation(side: Side) -> Side:

@@ -89,7 +89,7 @@ class Form:
             return a, b
         if self.side is Side.RIGHT_TRANSPOSED:
             return b.T, a.T
-        return b.reshape(b.shape[:2]), a.reshape(a.shape[0], -1)
+        return b.reshape(b.shape[:2]), a.reshape(a.shape[0], math.prod(a.shape[1:]))
 
 
 def form(node: Node, weight: str, shape: tuple[int, ...], opset: int) -> Form | str:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.storage import moving, steady, weights, wire
+from netfuse_onnx.storage import moving, numbers, steady, weights, wire
 from netfuse_onnx.types import Adapted, Change, Source, Weight
 
 DATA = "base.data"
@@ -88,15 +88,33 @@ def weight(base: Weight, change: Change) -> Weight:
     return Weight(base.dtype, base.shape, kept.tobytes())
 
 
-def _moved(changed: Weight, seed: int) -> Weight:
-    """Return the weight with each element moved by one rounding step up, down or not at all: as the sum of
-    two numbers it was rounded, and another order of adding up rounds in another way."""
-    values = np.asarray(weights.array(changed))
-    if values.dtype.kind != "f":
+def tensors(path: str) -> set[str]:
+    """Return the names of the tensors of a file's main graph."""
+    return stored(wire.scan(path).model)
+
+
+def stored(model: ModelProto) -> set[str]:
+    """Return the names of the tensors of a model's main graph."""
+    constants = (node.output[0] for node in model.graph.node if node.op_type == "Constant" and node.output)
+    return {tensor.name for tensor in model.graph.initializer} | set(constants)
+
+
+def _moved(base: Weight, change: Change, seed: int) -> Weight:
+    """Return the changed weight with each element moved by one rounding step up, down or not at all: as the
+    sum of two numbers it was rounded, and another order of adding up rounds in another way. The change of a
+    low-rank difference is none: what is merged is exact to the rounding of the largest element in a row.
+    Without a seed, and where its elements are no floats, the weight is not moved."""
+    changed = weight(base, change)
+    if not seed or changed.dtype not in numbers.DIGITS:
         return changed
-    step = np.finfo(values.dtype).eps * np.random.default_rng(seed).integers(-1, 2, values.shape)
-    nudged = (values * (1 + step)).astype(values.dtype)
-    return Weight(changed.dtype, changed.shape, nudged.tobytes())
+    values = numbers.array(changed)
+    by_row = change.a is None and change.replaced is None
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1) if by_row else np.abs(values)
+    largest = largest.reshape(*largest.shape, *(1 for _ in values.shape[largest.ndim :]))
+    with np.errstate(all="ignore"):
+        step = 2.0 ** (1 - numbers.DIGITS[changed.dtype]) * largest
+        values = values + step * np.random.default_rng(seed).integers(-1, 2, changed.shape)
+    return Weight(changed.dtype, changed.shape, numbers.encoded(values, changed.dtype))
 
 
 def _product(a: Weight, b: Weight, scale: float, *, wide: bool) -> NDArray[Any]:
@@ -134,11 +152,10 @@ class _Base:
         with open(_data(path), "wb") as data:
             for tensor in model.graph.initializer:
                 if change := changes.pop(tensor.name, None):
-                    changed = weight(self.weights[tensor.name], change)
-                    _write(tensor, _moved(changed, moved) if moved else changed, data)
+                    _write(tensor, _moved(self.weights[tensor.name], change, moved), data)
             for node in model.graph.node:
                 if node.op_type == "Constant" and node.output[0] in changes:
-                    _inline(node, changes.pop(node.output[0]))
+                    _inline(node, changes.pop(node.output[0]), moved)
         if changes:
             raise FileFault(
                 f"{adapted.base} holds its weight {min(changes)!r} in another form than that of a tensor.",
@@ -161,11 +178,11 @@ def _write(tensor: TensorProto, changed: Weight, data: BinaryIO) -> None:
     moving.place(tensor, changed, data, os.path.basename(data.name))
 
 
-def _inline(node: onnx.NodeProto, change: Change) -> None:
+def _inline(node: onnx.NodeProto, change: Change, moved: int) -> None:
     """Put the changed weight into a Constant node."""
     for attribute in node.attribute:
         if attribute.name == "value":
-            changed = weight(weights.weight_of(attribute.t), change)
+            changed = _moved(weights.weight_of(attribute.t), change, moved)
             attribute.t.CopyFrom(weights.proto(changed, attribute.t.name))
 
 

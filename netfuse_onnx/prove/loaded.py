@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from netfuse_onnx.load import folded
 from netfuse_onnx.run.runtime import Runtime, Session
-from netfuse_onnx.types import Source
+from netfuse_onnx.types import Adapted, Change, Correspondence, Source
 
 
 def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved: int = 0) -> Session:
@@ -12,3 +14,16 @@ def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved
     adapted sources: with a seed, their changed weights are moved by rounding."""
     with folded.opened(source, moved=moved) as path:
         return Session(path, runtime, optimise=optimise)
+
+
+def movable(family: Correspondence, model: int) -> Source | None:
+    """Return a source as an adapted one, whose changed weights are those that the merged model computes from
+    several: the changes of an adapter, or none of weights that are low-rank differences. None where there are
+    no such weights, or the file holds them in other forms."""
+    source = family.sources[model]
+    if source.adapted or family.low_rank is None:
+        return source if source.adapted else None
+    wanted = {each.wholes[model].own for each in family.low_rank.factored}
+    names = {name for name, weight in source.graph.weights.items() if weight.own in wanted}
+    changes = [Change("", name, False, "", "") for name in sorted(names & folded.tensors(source.path))]
+    return replace(source, adapted=Adapted(source.path, (), tuple(changes))) if changes else None

@@ -3,7 +3,9 @@
 A merged graph adds up in another order than its sources. The effect of that is a property of the source, so
 it is measured there: the same inputs with graph optimisations off, the same inputs several times in one batch
 (which takes other matrix kernels, as a merged model does), and inputs that are moved by one step of their own
-rounding. Where an adapter is folded into the weights of a source, these sums are moved by one step, too.
+rounding. Where an adapter is folded into the weights of a source, or the merged model holds weights as
+W_0 + L R, x W becomes x W_0 + (x L) R: other sums, whose rounding is in proportion to |x| |W|, not to the
+result. It is that of a weight whose elements are moved by one step, and so these weights are moved, too.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from netfuse_onnx.prove.compare import difference
-from netfuse_onnx.prove.loaded import session_of
+from netfuse_onnx.prove.loaded import movable, session_of
 from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.runtime import Array, RunFailed, Session, Value
@@ -23,7 +25,8 @@ from netfuse_onnx.run.runtime import Array, RunFailed, Session, Value
 COPIES = 4
 """Copies of the inputs that are fed in one batch."""
 NUDGES = 3
-"""Runs with inputs that are moved by one rounding step."""
+"""Runs with inputs that are moved by one rounding step, and sessions with weights that are moved. Inputs are
+moved in each of these, too: the largest change of a channel over few runs may be small by chance."""
 ROWS_APART = 1e-3
 """Rows of a batch depend on each other if copies differ by more, relative to the largest element."""
 
@@ -40,15 +43,17 @@ class Noise:
 def measure(trial: Trial, model: int, cases: set[int]) -> Noise:
     """Measure the noise of one source in some cases."""
     noise = Noise({case: dict.fromkeys(trial.outputs[model][case], np.zeros(())) for case in cases})
-    source = trial.family.sources[model]
+    source, moving = trial.family.sources[model], movable(trial.family, model)
     settings: list[tuple[bool, int, tuple[Probe, ...]]] = [
         (False, 0, (_unoptimised,)),
         (True, 0, (_repeated, _nudged)),
-        *((True, seed + 1, (_same,)) for seed in range(NUDGES if source.adapted else 0)),
+        *((True, seed + 1, (_same, _nudged)) for seed in range(NUDGES if moving else 0)),
     ]
     for optimise, moved, probes in settings:
         try:
-            session = session_of(source, trial.options.runtime, optimise=optimise, moved=moved)
+            session = session_of(
+                (moved and moving) or source, trial.options.runtime, optimise=optimise, moved=moved
+            )
         except RunFailed:
             continue  # then these probes tell nothing
         for case in cases:

@@ -103,6 +103,8 @@ def factors(difference: Difference, most: int, expected: int = 0) -> Factors | N
     if not math.isfinite(energy):
         return None
     if energy == 0.0:
+        if any(block.any() for block, _ in difference.blocks()):
+            return None  # the squares of its elements are too small for float64
         return Factors(np.zeros((difference.shape[0], 0)), np.zeros((0, difference.shape[1])), 0.0)
     most = min(most, *difference.shape)
     size = min(max(FIRST, expected + SPARE), min(difference.shape))

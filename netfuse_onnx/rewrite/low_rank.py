@@ -121,7 +121,9 @@ def _factored(
         rank, error = max(rank, pair.rank), max(error, pair.error)
         found[weight] = store.put(pair.left, pair.right)
     if rank == 0:
-        return "its differences are zeros of another sign"
+        return (
+            "its differences are zeros of another sign" if error == 0 else "the base is within the tolerance"
+        )
     padded = {weight: store.padded(each, rank) for weight, each in found.items()}
     a, b = zip(*(padded[weight] for weight in parts), strict=True)
     return Factored(name, seen, rank, origin, a, b, parts, base.model, error, reading.nodes)

@@ -19,8 +19,10 @@ from netfuse_onnx.rules._site import Operands, Site
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Types whose sums are computed in float32."""
-AXES_ARE_AN_INPUT = {"ReduceSum": 13, "ReduceMean": 18}
-"""The opset from which the axes of a reduction are an input."""
+WHOLE = frozenset({TensorProto.INT32, TensorProto.INT64})
+"""Types whose sums are those of whole numbers, which wrap around."""
+AXES_ARE_AN_INPUT = 13
+"""The opset from which the axes of ReduceSum are an input."""
 MOST_IN_FLOAT32 = 4000
 """Counts of votes, of up to the square of the number of models, are exact in float32 for fewer models."""
 Reduction = Callable[[Site, Tensor, int, Emitter], Tensor]
@@ -40,7 +42,7 @@ def total(site: Site) -> Iterator[Option]:
     def of_equal(site: Site, x: Tensor, emit: Emitter) -> Tensor:
         return _in_float(site, x, emit, lambda wide: emit("Mul", wide, _number(site, emit)))
 
-    whole = site.inputs[0].dtype in (TensorProto.INT32, TensorProto.INT64)
+    whole = site.inputs[0].dtype in WHOLE
     yield from _ways(site, "sum", _sum, None if whole else _sum_of_each, of_equal)
 
 
@@ -83,25 +85,37 @@ def _along(axis: int, reduced: Reduction) -> Body:
 
 
 def _mean(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
-    return _in_float(site, x, emit, lambda wide: _over("ReduceMean", wide, axis, emit))
+    """The parts of the mean are added: a sum of large values may leave the range in which their mean is."""
+    return _in_float(site, x, emit, lambda wide: _added(emit("Div", wide, _number(site, emit)), axis, emit))
 
 
 def _sum(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
-    return _in_float(site, x, emit, lambda wide: _over("ReduceSum", wide, axis, emit))
+    if site.inputs[0].dtype in WHOLE:
+        return _sum_of_whole(site, x, axis, emit)
+    return _in_float(site, x, emit, lambda wide: _added(wide, axis, emit))
+
+
+def _sum_of_whole(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
+    """The sum of the two halves of the models, of their halves, and so on. Kernels of ReduceSum count in
+    floats, which are exact up to 2^53 (CPU) or 2^24 (CUDA)."""
+    count = site.models
+    while count > 1:
+        half, odd = divmod(count, 2)
+        low, high, *rest = emit.split(x, [half, half, *[1] * odd], axis)
+        x = emit("Add", low, high)
+        x = emit("Concat", x, *rest, axis=axis) if odd else x
+        count = half + odd
+    return emit.squeeze(x, [axis])
 
 
 def _mean_of_each(site: Site, each: Sequence[Tensor], emit: Emitter) -> Tensor:
-    added = _added(site, each, emit)
-    return _narrow(site, emit("Div", added, _number(site, emit)), emit)
+    parts = (emit("Div", _wide(site, x, emit), _number(site, emit)) for x in each)
+    return _narrow(site, emit("Sum", *parts), emit)
 
 
 def _sum_of_each(site: Site, each: Sequence[Tensor], emit: Emitter) -> Tensor:
-    return _narrow(site, _added(site, each, emit), emit)
-
-
-def _added(site: Site, each: Sequence[Tensor], emit: Emitter) -> Tensor:
     """The sum of tensors of one shape, halves in float32."""
-    return emit("Sum", *(_wide(site, x, emit) for x in each))
+    return _narrow(site, emit("Sum", *(_wide(site, x, emit) for x in each)), emit)
 
 
 def _number(site: Site, emit: Emitter) -> Tensor:
@@ -136,19 +150,19 @@ def _vote(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
     mine, theirs = emit.unsqueeze(wide, [axis + 1]), emit.unsqueeze(wide, [axis])
     smaller = emit("Where", emit("Less", theirs, mine), emit.const(-1, dtype), emit.const(0, dtype))
     each = emit("Where", emit("Equal", theirs, mine), emit.const(models + 1, dtype), smaller)
-    count = _over("ReduceSum", each, axis + 1, emit)
+    count = _added(each, axis + 1, emit)
     place = emit("ArgMax", count, axis=axis, keepdims=1)
     return emit.squeeze(emit("GatherElements", x, place, axis=axis), [axis])
 
 
 def _vote_of_truths(site: Site, x: Tensor, axis: int, emit: Emitter) -> Tensor:
     """True where more than half of the models say so."""
-    votes = _over("ReduceSum", emit("Cast", x, to=TensorProto.FLOAT), axis, emit)
+    votes = _added(emit("Cast", x, to=TensorProto.FLOAT), axis, emit)
     return emit("Greater", votes, emit.const(site.models / 2, np.float32))
 
 
-def _over(op: str, x: Tensor, axis: int, emit: Emitter) -> Tensor:
-    """A reduction over one axis, which is dropped."""
-    if emit.opset >= AXES_ARE_AN_INPUT[op]:
-        return emit(op, x, emit.const([axis]), keepdims=0)
-    return emit(op, x, axes=[axis], keepdims=0)
+def _added(x: Tensor, axis: int, emit: Emitter) -> Tensor:
+    """The sum over one axis, which is dropped."""
+    if emit.opset >= AXES_ARE_AN_INPUT:
+        return emit("ReduceSum", x, emit.const([axis]), keepdims=0)
+    return emit("ReduceSum", x, axes=[axis], keepdims=0)

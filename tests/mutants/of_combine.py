@@ -73,4 +73,11 @@ MUTATIONS = (
         "pass",
         "test_combine.py::test_a_value_that_a_body_reads",
     ),
+    mutation(
+        "whole-numbers-are-reduced",
+        "netfuse_onnx/rules/combine.py",
+        "    if site.inputs[0].dtype in WHOLE:\n",
+        "    if False:\n",
+        "test_combine.py::test_sums_of_whole_numbers_are_exact_and_wrap_around",
+    ),
 )

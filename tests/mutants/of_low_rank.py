@@ -66,4 +66,25 @@ MUTATIONS = (
         '            attrs = _only(node, "transA"), {}\n',
         "test_branches.py::test_a_branch_gives_what_the_whole_weight_gives",
     ),
+    mutation(
+        "the-rounding-of-a-sum-is-not-measured",
+        "netfuse_onnx/prove/noise.py",
+        "(moved and moving) or source",
+        "source",
+        "test_low_rank.py::test_the_rounding_of_other_sums_is_no_difference",
+    ),
+    mutation(
+        "the-rounding-of-an-element-for-that-of-its-row",
+        "netfuse_onnx/load/folded.py",
+        "    by_row = change.a is None and change.replaced is None\n",
+        "    by_row = False\n",
+        "test_low_rank.py::test_the_rounding_of_other_sums_is_no_difference",
+    ),
+    mutation(
+        "squares-that-vanish-are-zeros",
+        "netfuse_onnx/rewrite/factors.py",
+        "        if any(block.any() for block, _ in difference.blocks()):\n",
+        "        if False:\n",
+        "test_factors.py::test_a_difference_whose_squares_vanish_is_not_dropped",
+    ),
 )
