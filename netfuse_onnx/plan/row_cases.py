@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from netfuse_onnx.dims import product, same_dim
+from netfuse_onnx.dims import INFERRED, product, same_dim
 from netfuse_onnx.ops.axes import REDUCERS
 from netfuse_onnx.plan import row_sizes
 from netfuse_onnx.plan.row_dims import axes_of
@@ -181,7 +181,7 @@ def _reshape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
     wanted = [None if i in open_ else size.value for i, size in enumerate(sizes)]
     if open_:
         left = _uncancelled(given, [size for i, size in enumerate(wanted) if i not in open_])
-        if not rows and not _divides(*left):
+        if not rows and _may_pair_rows(*left):
             raise Mixed("its target may put entries of several rows side by side")
         wanted[open_[0]] = _quotient(*left)
     facts.note(node.outputs[0], tuple(wanted))
@@ -198,11 +198,14 @@ def _uncancelled(dims: Sequence[Dim], wanted: Sequence[Any]) -> tuple[list[Dim],
     return [dim for dim in given if dim != 1], left
 
 
-def _divides(given: Sequence[Dim], left: Sequence[Any]) -> bool:
-    """True where the product of `given` is known to be a multiple of that of `left`, whatever their symbols
-    stand for."""
+def _may_pair_rows(given: Sequence[Dim], left: Sequence[Any]) -> bool:
+    """True where callers can choose sizes for which the product of `given` is no multiple of that of `left`:
+    one row alone fails there, and several would share an entry. A size that only inference made up follows
+    from others, and is taken to be one with which a row alone runs."""
+    if any(dim is None or str(dim).startswith(INFERRED) for dim in (*given, *left)):
+        return False
     one, two = math.prod(dim for dim in given if isinstance(dim, int)), product(left)
-    return two is not None and two > 0 and one % two == 0
+    return two is None or two <= 0 or one % two != 0
 
 
 def _quotient(given: Sequence[Dim], left: Sequence[Any]) -> Dim:
