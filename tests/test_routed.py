@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import families
@@ -177,6 +178,18 @@ def test_a_batch_of_one_is_a_row(by: str, tmp_path: Path) -> None:
         )
     with pytest.raises(NotRoutable, match="is fixed at 1"):
         merged(paths, "slots")
+
+
+@pytest.mark.parametrize("by", LOWERINGS)
+def test_a_cache_may_be_empty(by: str, tmp_path: Path) -> None:
+    """The first step of a decoder has no past: no size may be left to a Reshape beside an axis of 0."""
+    kind = KINDS["decoder with a cache"]
+    kind = replace(kind, inputs={**kind.inputs, "cache": ("R", 0, 8), "bias": (1,)})
+    paths = kind.write(tmp_path, 3)
+    out = merged(paths, by)
+    for level in LEVELS:
+        for ids in mixes(3, np.random.default_rng(1)):
+            check(kind, paths, session(out, level), ids)
 
 
 def test_another_input_may_be_called_model(tmp_path: Path) -> None:
