@@ -27,6 +27,11 @@ ROUTE = "model"
 """The input that has the model of each row, by its place in the order of the merge."""
 
 
+def options(io: str) -> str:
+    """The options of the command line that ask for these inputs and outputs."""
+    return "--io stacked --select" if io == SELECTED else f"--io {ROUTED if is_routed(io) else io}"
+
+
 def is_separate(io: str) -> bool:
     """True where each model has inputs and outputs of its own; else one tensor holds those of several."""
     return io == SEPARATE

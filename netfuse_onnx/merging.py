@@ -11,6 +11,7 @@ from netfuse_onnx import (
     arguments,
     best_plan,
     checked,
+    edges,
     expected,
     factoring,
     hints,
@@ -33,7 +34,7 @@ from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import MergeReport, VerifyReport
 from netfuse_onnx.routing import without_rows
-from netfuse_onnx.run import runtime, symbols
+from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
@@ -139,6 +140,8 @@ class _Work:
     def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
+        if sizes := without_rows(ask.dims) if edges.is_routed(ask.io) else ask.dims:
+            inputs.require_symbols(inputs.describe(family), sizes)
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
         plan, rows = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
         io, tuning = plan.io, None

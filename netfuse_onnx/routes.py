@@ -7,6 +7,7 @@ gathered for them. Both are priced by the costs of a target, for rows of random 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from netfuse_onnx import edges
@@ -57,13 +58,24 @@ def plan(
             except NotStackable as reason:
                 reasons[name] = reason
     if not ways:
-        raise next(iter(reasons.values()))
+        raise _refused(family, list(reasons.values()))
     best = min(ways, key=lambda way: way.price)
     made = Plan.of(best.family, io=best.io, share=share, target=target, dims=dims)
     count = rows_of(dims)
     rows = [RoutingRow(way.io, way is best, count, round(way.price, 1)) for way in ways]
     rows += [RoutingRow(name, False, count, reason=reason.message) for name, reason in reasons.items()]
     return made, tuple(rows)
+
+
+def _refused(family: Correspondence, reasons: Sequence[NotStackable]) -> NotStackable:
+    """The one error for all lowerings that were asked for. Where there are several, the hint of each would
+    name another one that is refused."""
+    if len(reasons) == 1:
+        return reasons[0]
+    hint = "Use --io stacked."
+    if not routing(family).batch:
+        hint = "Export the models with a batch of any size, or use --io stacked."
+    return NotRoutable(" ".join(reason.message for reason in reasons), hint)
 
 
 def matched(family: Correspondence, io: str, provider: str) -> Correspondence:

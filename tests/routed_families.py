@@ -263,11 +263,43 @@ KINDS = {
         {"x": ("R", 8)},
         refused={"slots": MIXES, "index": MIXES},
     ),
+    "entries of several rows in a pair": Kind(
+        """g (float[batch, odd] x) => (float[batch, odd] y) {
+            p = Reshape(x, to)
+            s = Softmax <axis: int = 1> (p)
+            h = Mul(s, w)
+            d = Shape(x)
+            y = Reshape(h, d)
+        }""",
+        {"w": (2,)},
+        {"x": ("R", 3)},
+        constants={"to": np.array([-1, 2])},
+        refused={"slots": MIXES, "index": MIXES},
+    ),
+    "pairs of a row": Kind(
+        """g (float[batch, 3, 4] x) => (float[batch, 3, 4] y) {
+            p = Reshape(x, to)
+            s = Softmax <axis: int = 1> (p)
+            h = Mul(s, w)
+            d = Shape(x)
+            y = Reshape(h, d)
+        }""",
+        {"w": (2,)},
+        {"x": ("R", 3, 4)},
+        constants={"to": np.array([-1, 2])},
+    ),
     "rows of pairs": Kind(
         """g (float[batch, 8] x) => (float[pairs, 16] y) { h = MatMul(x, w) y = Reshape(h, to) }""",
         {"w": (8, 8)},
         {"x": ("R", 8)},
         constants={"to": np.array([-1, 16])},
+        refused={"slots": MIXES, "index": MIXES},
+    ),
+    "halves of rows": Kind(
+        """g (float[batch, 8] x) => (float[halves, 4] y) { h = MatMul(x, w) y = Reshape(h, to) }""",
+        {"w": (8, 8)},
+        {"x": ("R", 8)},
+        constants={"to": np.array([-1, 4])},
         refused={"slots": "has no leading axis", "index": "has no leading axis"},
     ),
 }

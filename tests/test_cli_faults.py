@@ -107,6 +107,9 @@ def test_one_model_only(tmp_path: Path, run: Run) -> None:
         (("--dim", "n"), "'n' is no dimension"),
         (("--dim", "n=-1"), "'n=-1' is no dimension"),
         (("--dim", "m=2"), "no symbolic dimension 'm'"),
+        (("--dim", "m=2", "--no-verify"), "no symbolic dimension 'm'"),
+        (("--dim", "rows=2", "--no-verify"), "no symbolic dimension 'rows'"),
+        (("--dim", "m=2", "--no-verify", "--io", "routed"), "no symbolic dimension 'm'"),
         (("--provider", "cuda"), "CUDA was asked for"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -485,8 +486,13 @@ def test_words_that_make_no_sense(tmp_path: Path, run: Run) -> None:
 
 def test_calls_that_run_only_some_models(tmp_path: Path) -> None:
     corr = dataclasses.replace(oracle.family(family(tmp_path)), combined={"y": "mean"})
-    with pytest.raises(UsageFault, match="I/O selected runs only some"):
-        candidates(corr, io="selected", share=frozenset(), cost=Cost(2))
+    for io, asked in (
+        ("selected", "--io stacked --select"),
+        ("slots", "--io routed"),
+        ("index", "--io routed"),
+    ):
+        with pytest.raises(UsageFault, match=re.escape(f"with {asked} a call runs only some")):
+            candidates(corr, io=io, share=frozenset(), cost=Cost(2))
 
 
 def test_the_command_line(tmp_path: Path, run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import families
@@ -13,7 +14,7 @@ import pytest
 from routed_families import KINDS, Kind
 
 import netfuse_onnx
-from netfuse_onnx.errors import NotRoutable, UsageFault
+from netfuse_onnx.errors import NotRoutable, NotStackable, UsageFault
 
 LEVELS = (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
 LOWERINGS = ("slots", "index")
@@ -179,6 +180,18 @@ def test_a_batch_of_one_is_a_row(by: str, tmp_path: Path) -> None:
         merged(paths, "slots")
 
 
+@pytest.mark.parametrize("by", LOWERINGS)
+def test_a_cache_may_be_empty(by: str, tmp_path: Path) -> None:
+    """The first step of a decoder has no past: no size may be left to a Reshape beside an axis of 0."""
+    kind = KINDS["decoder with a cache"]
+    kind = replace(kind, inputs={**kind.inputs, "cache": ("R", 0, 8), "bias": (1,)})
+    paths = kind.write(tmp_path, 3)
+    out = merged(paths, by)
+    for level in LEVELS:
+        for ids in mixes(3, np.random.default_rng(1)):
+            check(kind, paths, session(out, level), ids)
+
+
 def test_another_input_may_be_called_model(tmp_path: Path) -> None:
     text = "g (float[batch, 8] model) => (float[batch, 4] y) { y = MatMul(model, w) }"
     paths = families.family(tmp_path, text, {"w": (8, 4)})
@@ -257,6 +270,35 @@ def test_the_cheaper_lowering_is_chosen_and_the_other_told(tmp_path: Path) -> No
     assert set(prices) == {"slots", "index"}
     assert report.io == min(prices, key=lambda by: prices[by] or 0.0) == "index"
     assert {row.rows for row in report.routing} == {16}
+
+
+def test_a_family_without_a_lowering_is_told_why(tmp_path: Path) -> None:
+    """No hint names the lowering that is refused as well."""
+    text = """g (float[1, 4, 3] x) => (float[1, 5] y) {
+        t = Transpose <perm: ints = [1, 0, 2]> (x)
+        h, last = LSTM <hidden_size: int = 5> (t, w, r)
+        y = Squeeze(last, axes0)
+    }"""
+    kind = Kind(
+        text, {"w": (1, 20, 3), "r": (1, 20, 5)}, {"x": ("R", 4, 3)}, constants={"axes0": np.array([0])}
+    )
+    paths = kind.write(tmp_path, 2)
+    with pytest.raises(NotRoutable, match=r"fixed at 1.* can't be routed by index") as refusal:
+        merged(paths, "auto")
+    assert "--routing" not in refusal.value.hint
+
+
+def test_a_refusal_says_what_to_do(tmp_path: Path) -> None:
+    """A transposed convolution has its groups in the file."""
+    text = "g (float[batch, 2, 4] x) => (float[batch, 2, 5] y) { y = ConvTranspose(x, w) }"
+    paths = Kind(text, {"w": (2, 2, 2)}).write(tmp_path, 2)
+    fixed = "a number of models that is fixed in the file"
+    with pytest.raises(NotRoutable, match=f"can't be routed by index.*{fixed}") as refusal:
+        merged(paths, "index")
+    assert refusal.value.hint == "Use --routing slots."
+    with pytest.raises(NotStackable, match=f"A call can't choose among the models.*{fixed}") as refusal:
+        netfuse_onnx.merge(paths, str(tmp_path / "out.onnx"), io="selected", verify=False)
+    assert "--routing slots" in refusal.value.hint
 
 
 def test_routing_is_for_routed_files(tmp_path: Path) -> None:

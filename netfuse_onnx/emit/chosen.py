@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from netfuse_onnx.emit.emitter import Emitter, Tensor
 
 
+NEEDS_COUNT = (
+    "it is batched only for a number of models that is fixed in the file, and here each call has its own"
+)
+"""The reason of a rule that asks for the number of models where a call chooses them, for users."""
+
+
 class NeedsCount(Exception):
     """A body needs the number of models as a constant, and only a call tells it."""
 
     def __init__(self) -> None:
-        super().__init__("the number of its models is known only at run time")
+        super().__init__(NEEDS_COUNT)
 
 
 def stored_as(parts: Sequence[Weight], layout: Layout, *, chosen: bool) -> bool:

@@ -93,8 +93,9 @@ def _tiled(emit: Emitter, x: Held, axis: int, rank: int) -> Held:
 
 def _tells_all(emit: Emitter, dims: Dims, axis: int) -> bool:
     """True where a Reshape with a 0 or -1 for all sizes but d_a does. Where only a call tells the number of
-    models, that is one more -1, which is undefined beside an empty axis."""
-    empty = not isinstance(emit.count, int) and 0 in dims
+    models, that is one more -1, which is undefined beside an axis that may be empty."""
+    others = (*dims[:axis], *dims[axis + 1 :])
+    empty = not isinstance(emit.count, int) and not all(isinstance(dim, int) and dim for dim in others)
     return (isinstance(dims[axis], int) and not empty) or emit.opset < 15
 
 
@@ -104,6 +105,8 @@ def unfold(emit: Emitter, x: Tensor, axis: int, dims: Dims) -> Tensor:
     target = reshape_target([*dims[:axis], emit.count, dim, *after])
     if target is not None:
         return emit.reshape(x, target)
+    if dim == 1 and not isinstance(emit.count, int):  # no -1, which is undefined beside an empty axis
+        return emit.unsqueeze(x, [axis + 1])
     if _tells_all(emit, dims, axis):  # an axis of 1, so that each 0 copies from its own place
         x = emit.unsqueeze(x, [axis])
         size = dim if isinstance(dim, int) else -1
@@ -123,6 +126,8 @@ def fold(emit: Emitter, x: Tensor, axis: int, dims: Dims, models: int = 0) -> Te
     target = reshape_target([*dims[:axis], size if size >= 0 else None, *after])
     if target is not None:
         return emit.reshape(x, target)
+    if dim == 1 and not isinstance(count, int):
+        return emit.squeeze(x, [axis + 1])
     if _tells_all(emit, dims, axis):  # at equal rank, so that each 0 copies from its own place
         x = emit.reshape(x, [0] * axis + [1, size] + [0] * len(after))
         return emit.squeeze(x, [axis])

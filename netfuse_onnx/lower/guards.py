@@ -23,7 +23,7 @@ def choose(emit: Emitter, ids: Tensor, rows: Sequence[Tensor]) -> None:
     if emit.opset < OPSET:
         raise NotStackable(
             f"Models can't be chosen by a call at opset {emit.opset}.",
-            f"Convert the models to opset {OPSET} or higher, or leave out --select.",
+            f"Convert the models to opset {OPSET} or higher, or use --io separate.",
         )
     emit.scope = "chosen models"
     faults = _out_of_range(emit, ids)

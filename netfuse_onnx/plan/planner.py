@@ -130,8 +130,8 @@ def candidates(corr: Correspondence, *, io: str, share: frozenset[str], cost: Co
     routed = edges.is_routed(io)
     if corr.combined and not (edges.is_separate(io) or edges.is_stacked(io)):
         raise UsageFault(
-            f"--combine needs the outputs of all models, and a call with I/O {io} runs only some.",
-            "Leave out --combine, or use --io separate or stacked.",
+            f"--combine needs the outputs of all models, and with {edges.options(io)} a call runs only some.",
+            "Leave out --combine, or use --io separate, or --io stacked without --select.",
         )
     fed = PER_MODEL if edges.is_separate(io) else FOLDED(0) if edges.is_by_index(io) else STACKED(0)
     tensors = {name for name in graph.inputs if graph.types[name].proto is None}
@@ -162,14 +162,14 @@ def _refuse_apart(corr: Correspondence, found: Candidates, io: str) -> None:
         more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
         if edges.is_routed(io):
             raise NotRoutable(
-                f"Rows of {corr.sources[0].path} can't have weights gathered for them: {names}{more} would "
-                f"run once for each model ({first.reason}).",
+                f"{corr.sources[0].path} can't be routed by index, where each row takes the weights of its "
+                f"model: {names}{more} would run once for each of all models ({first.reason}).",
                 "Use --routing slots.",
             )
         raise NotStackable(
-            f"The models of {corr.sources[0].path} can't be chosen by a call: {names}{more} would run once "
-            f"for each of all models ({first.reason}).",
-            "Use --io routed, or leave out --select.",
+            f"A call can't choose among the models of {corr.sources[0].path} (--select): {names}{more} would "
+            f"run once for each of all models ({first.reason}).",
+            "Use --io routed --routing slots, or leave out --select.",
         )
 
 

@@ -6,11 +6,12 @@ not apply, and raises Mixed where rows may meet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from netfuse_onnx.dims import product, same_dim
+from netfuse_onnx.dims import INFERRED, product, same_dim
 from netfuse_onnx.ops.axes import REDUCERS
 from netfuse_onnx.plan import row_sizes
 from netfuse_onnx.plan.row_dims import axes_of
@@ -176,22 +177,39 @@ def _reshape(facts: Facts, node: Node, ins: Sequence[State]) -> State:
         raise Mixed("its target moves the axis of the rows")
     if rows and open_ and not rows < open_:
         raise Mixed("its target moves the axis of the rows")
-    shape = [dims[: state.axis], (state.width,), dims[state.axis + 1 :]]
+    given = [*dims[: state.axis], state.width, *dims[state.axis + 1 :]]
     wanted = [None if i in open_ else size.value for i, size in enumerate(sizes)]
     if open_:
-        wanted[open_[0]] = _rest([dim for part in shape for dim in part], wanted, open_[0])
+        left = _uncancelled(given, [size for i, size in enumerate(wanted) if i not in open_])
+        if not rows and _may_pair_rows(*left):
+            raise Mixed("its target may put entries of several rows side by side")
+        wanted[open_[0]] = _quotient(*left)
     facts.note(node.outputs[0], tuple(wanted))
     return replace(state, axis=axis, width=wanted[axis])
 
 
-def _rest(dims: Sequence[Dim], wanted: Sequence[Any], place: int) -> Dim:
-    """The size at one place of a target, of which the others are wanted, that is left of these dims."""
-    given, left = [*dims], [size for i, size in enumerate(wanted) if i != place and size != 1]
+def _uncancelled(dims: Sequence[Dim], wanted: Sequence[Any]) -> tuple[list[Dim], list[Any]]:
+    """The sizes that are left of both lists without those that are in both, and without sizes of 1."""
+    given, left = [*dims], [size for size in wanted if size != 1]
     for size in [*left]:
         if size is not None and size in given:
             given.remove(size)
             left.remove(size)
-    given = [dim for dim in given if dim != 1]
+    return [dim for dim in given if dim != 1], left
+
+
+def _may_pair_rows(given: Sequence[Dim], left: Sequence[Any]) -> bool:
+    """True where callers can choose sizes for which the product of `given` is no multiple of that of `left`:
+    one row alone fails there, and several would share an entry. A size that only inference made up follows
+    from others, and is taken to be one with which a row alone runs."""
+    if any(dim is None or str(dim).startswith(INFERRED) for dim in (*given, *left)):
+        return False
+    one, two = math.prod(dim for dim in given if isinstance(dim, int)), product(left)
+    return two is None or two <= 0 or one % two != 0
+
+
+def _quotient(given: Sequence[Dim], left: Sequence[Any]) -> Dim:
+    """The product of `given` divided by that of `left`; None where it is neither a number nor a symbol."""
     if not left and len(given) == 1:
         return given[0]
     one, two = product(given), product(left)

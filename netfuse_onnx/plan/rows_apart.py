@@ -9,7 +9,6 @@ batch). What nothing tells is refused.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -33,7 +32,6 @@ from netfuse_onnx.rules import Option, Site, options
 from netfuse_onnx.storage.weights import array
 from netfuse_onnx.types import Correspondence, Dim, Graph, Node, ValueType
 
-DEBUG = os.environ.get("DBG")
 MANY = 1009
 """The rows that a site has in the place of models: a prime that no dim is likely to have."""
 KEEPS_FIRST = frozenset({

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from netfuse_onnx.errors import NotProven, UsageFault
+from netfuse_onnx.errors import NotProven
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
 from netfuse_onnx.prove.coverage import MOST, Coverage, Reach, candidates
@@ -61,10 +61,7 @@ class Trial:
         self.skipped: list[str] = []
         self.telling = False
         symbolic = symbols.free(spec.dims for spec in self.specs)
-        for name in options.dims:
-            if name not in inputs.names(self.specs):
-                names = ", ".join(symbolic) or "none"
-                raise UsageFault(f"There is no symbolic dimension {name!r}.", f"The models have: {names}.")
+        inputs.require_symbols(self.specs, options.dims)
         if not options.dims.keys() <= set(symbolic):
             self._separate_symbols()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from netfuse_onnx.emit.chosen import NEEDS_COUNT
 from netfuse_onnx.layouts import SHARED, STACKED, Layout
 from netfuse_onnx.ops import schemas
 from netfuse_onnx.types import Dim, Node, ValueType
@@ -115,7 +116,7 @@ class Site:
     def models(self) -> int:
         """The number of models N. Refuses where only a call tells how many there are."""
         if self.chosen:
-            raise Refuse("the number of its models is known only at run time")
+            raise Refuse(NEEDS_COUNT)
         return self.total
 
     @property

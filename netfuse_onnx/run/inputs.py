@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.ops.kinds import of_proto
 from netfuse_onnx.run import symbols
 from netfuse_onnx.run.domains import Accepts, Domains
@@ -88,6 +89,14 @@ def separate_symbols(specs: Sequence[InputSpec], bound: Collection[str] = ()) ->
 def names(specs: Sequence[InputSpec]) -> tuple[str, ...]:
     """Return the symbols that --dim can bind: those of the file, then those of axes that share a symbol."""
     return tuple(dict.fromkeys(symbols.free(spec.dims for spec in (*specs, *separate_symbols(specs)))))
+
+
+def require_symbols(specs: Sequence[InputSpec], wanted: Collection[str]) -> None:
+    """Raise UsageFault for names that are no symbols of these inputs."""
+    for name in wanted:
+        if name not in names(specs):
+            known = ", ".join(symbols.free(spec.dims for spec in specs)) or "none"
+            raise UsageFault(f"There is no symbolic dimension {name!r}.", f"The models have: {known}.")
 
 
 def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
