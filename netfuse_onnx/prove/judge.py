@@ -48,6 +48,7 @@ class Judge:
         self.noise: dict[str, Magnitudes] = {}
         """Output -> the largest noise that was measured on any model, by channel."""
         self._scales: dict[tuple[int, int], dict[str, Magnitudes]] = {}
+        self._floors: dict[tuple[int, int, str], tuple[float, Magnitudes | None]] = {}
 
     def rows(self, results: Results) -> tuple[OutputProof, ...]:
         """Return the worst case of every output of every model."""
@@ -66,6 +67,25 @@ class Judge:
         """Return the tolerance of an output, with the noise of all models as far as it was measured."""
         noise = self.noise[name].of(value) if name in self.noise and isinstance(value, np.ndarray) else None
         return tolerance(self.every[name], value, self.trial.options, noise, self.scales(model).get(name))
+
+    def right(self, name: str, model: int, case: int, got: Value, want: Value) -> bool:
+        """True where `got` is what a source gave, `want`, which are rows of its output in a case. As in the
+        table, its rounding noise is allowed where they differ, unless it is so large that it hides all."""
+        line, options, scales = self.lines[name], self.trial.options, self.scales(model).get(name)
+        gap = compare(got, want, self.tolerance(name, want, model))
+        if gap.ok or gap.problem:
+            return gap.ok
+        key = model, case, name
+        if key not in self._floors:
+            noise, by_channel = _OneModel(self, model, ()).measured({case})
+            for output, change in noise.changes[case].items():
+                self._floors[model, case, output] = float(change.max(initial=0.0)), by_channel.get(output)
+        most, pooled = self._floors[key]
+        by_channel_of = pooled.of(want) if pooled and isinstance(want, np.ndarray) else None
+        floor = most if by_channel_of is None else by_channel_of
+        return (
+            most <= NOISY * gap.scale and compare(got, want, tolerance(line, want, options, floor, scales)).ok
+        )
 
     def scores(self, case: int, name: str, model: int) -> Array | None:
         """Return the scores `[.., C]` of a source whose output holds the place of the best one; None for
