@@ -6,7 +6,7 @@ file of each of these models, and the indices by which the graph reads it with t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -32,13 +32,20 @@ def holders(recipe: Recipe, family: Correspondence) -> list[Holder]:
     whole = family.weights.get(recipe.value, ())
     if len(whole) < 2 or len(whole) != family.models:
         return [Holder(k, part.own, "") for k, part in enumerate(recipe.parts)]
-    one_each = len(recipe.parts) == len(whole)
+    key: Callable[[Weight], Hashable] = id if len(recipe.parts) == len(whole) else _same
+    models: dict[Hashable, list[int]] = {}
+    for m, held in enumerate(whole):
+        models.setdefault(key(held), []).append(m)
     return [
-        Holder(k, held.own, family.names[m])
+        Holder(k, whole[m].own, family.names[m])
         for k, part in enumerate(recipe.parts)
-        for m, held in enumerate(whole)
-        if (held is part if one_each else held == part)
+        for m in models.get(key(part), ())
     ]
+
+
+def _same(weight: Weight) -> Weight:
+    """Return the weight itself: those that are equal are one."""
+    return weight
 
 
 def wrong_indices(model: ModelProto, recipes: Mapping[str, Recipe], family: Correspondence) -> Iterator[str]:
@@ -52,7 +59,8 @@ def wrong_indices(model: ModelProto, recipes: Mapping[str, Recipe], family: Corr
         indices = constants.get(chosen.get(node.input[1], node.input[1])) if recipe else None
         if recipe is None or indices is None or not 1 < len(recipe.parts) < len(whole):
             continue
-        right = [recipe.parts.index(weight) if weight in recipe.parts else -1 for weight in whole]
+        places = {part: k for k, part in reversed(list(enumerate(recipe.parts)))}
+        right = [places.get(weight, -1) for weight in whole]
         ids = onnx.numpy_helper.to_array(indices).reshape(-1).tolist()
         for name, have, want in zip(family.names, ids, right, strict=False):
             if have != want:

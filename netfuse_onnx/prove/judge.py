@@ -48,6 +48,7 @@ class Judge:
         self.noise: dict[str, Magnitudes] = {}
         """Output -> the largest noise that was measured on any model, by channel."""
         self._scales: dict[tuple[int, int], dict[str, Magnitudes]] = {}
+        self._floors: dict[tuple[int, int, str], tuple[float, Magnitudes | None]] = {}
 
     def rows(self, results: Results) -> tuple[OutputProof, ...]:
         """Return the worst case of every output of every model."""
@@ -66,6 +67,30 @@ class Judge:
         """Return the tolerance of an output, with the noise of all models as far as it was measured."""
         noise = self.noise[name].of(value) if name in self.noise and isinstance(value, np.ndarray) else None
         return tolerance(self.every[name], value, self.trial.options, noise, self.scales(model).get(name))
+
+    def right(self, name: str, model: int, case: int, got: Value, want: Value) -> bool:
+        """True where `got` is what a source gave, `want`, which are rows of its output in a case. As in the
+        table, its rounding noise is allowed where they differ, unless it is so large that it hides all."""
+        line, options, scales = self.lines[name], self.trial.options, self.scales(model).get(name)
+        gap = compare(got, want, tolerance(line, want, options, scales=scales))
+        if gap.ok or gap.problem:
+            return gap.ok
+        most, pooled = self._floor(name, model, case)
+        by_channel = pooled.of(want) if pooled and isinstance(want, np.ndarray) else None
+        floor = most if by_channel is None else by_channel
+        noisy = most > NOISY * gap.scale
+        return not noisy and compare(got, want, tolerance(line, want, options, floor, scales)).ok
+
+    def _floor(self, name: str, model: int, case: int) -> tuple[float, Magnitudes | None]:
+        """Return the noise of an output of a source in a case, and by channel in all cases of its scale."""
+        if (model, case, name) not in self._floors:
+            scale = self.trial.cases[case].scale
+            alike = {k for k, other in enumerate(self.trial.cases) if other.scale == scale}
+            noise, by_channel = _OneModel(self, model, ()).measured(alike)
+            for k, changes in noise.changes.items():
+                for output, change in changes.items():
+                    self._floors[model, k, output] = float(change.max(initial=0.0)), by_channel.get(output)
+        return self._floors[model, case, name]
 
     def scores(self, case: int, name: str, model: int) -> Array | None:
         """Return the scores `[.., C]` of a source whose output holds the place of the best one; None for

@@ -101,9 +101,10 @@ class _Lab:
         if got.ndim == 0 or len(got) != len(order):
             return False
         want = whole[np.arange(int((order == model).sum())) % self.count]
-        gap = compare(got[order == model], want, self.judge.tolerance(name, want, model))
-        tied = self.judge.lines[name].scores is not None and not gap.problem  # judged in the cases
-        return gap.ok or tied
+        rows = got[order == model]
+        if self.judge.lines[name].scores is not None:  # ties of indices are judged in the cases
+            return not compare(rows, want, self.judge.tolerance(name, want, model)).problem
+        return self.judge.right(name, model, self.case, rows, want)
 
     def moved_rows(self, order: Array) -> Iterator[str]:
         """Yield problems with the rows of others, when those of one model are odd."""

@@ -7,20 +7,45 @@ shows by their own inputs instead.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from netfuse_onnx.proofs import ALIKE, APART, RANDOM, Spread, Telling
 from netfuse_onnx.prove import combined
-from netfuse_onnx.prove.compare import compare, finite, ratios
+from netfuse_onnx.prove.compare import Tolerance, compare, finite, ratios
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run.runtime import Array, Value
 
-Ratios = dict[tuple[int, int], Array]
-"""Pair of models -> the distance of an output or of each of its channels, in units of the tolerance."""
+Block = Array | Sequence[Value]
+"""The results of some models: an array with a row for each where they have one shape and type."""
+BLOCK = 1 << 16
+"""The elements of a block, about."""
+_NO_CHANNELS = np.zeros(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """The distances of all pairs of models in one output, in units of the tolerance. `best[i, j]`, for i < j,
+    is that of the element that separates them best, infinity for i >= j; `channels` has the smallest one of
+    each channel."""
+
+    best: Array
+    channels: Array
+
+    def pairs(self, below: float) -> list[tuple[int, int]]:
+        """Return the pairs with a smaller distance."""
+        return [(one, two) for one, two in np.argwhere(self.best < below).tolist()]
+
+
+def nearest(best: Array) -> tuple[int, int]:
+    """Return the first of the pairs with the smallest distance."""
+    ones, twos = np.triu_indices(len(best), 1)
+    first = int(best[ones, twos].argmin())
+    return int(ones[first]), int(twos[first])
 
 
 class Teller:
@@ -42,10 +67,9 @@ class Teller:
         names = [n for n, line in self.judge.lines.items() if not line.random and not self._empty(n)]
         if self.models < 2 or not self.labels or not names:
             return None
-        tables = [self._same_input(name) for name in names]
-        best = {pair: max(float(t[pair].max(initial=0.0)) for t in tables) for pair in tables[0]}
-        one, two = min(best, key=lambda pair: best[pair])
-        return Spread(best[one, two], (self.names[one], self.names[two]))
+        best = functools.reduce(np.maximum, (self._same_input(name).best for name in names))
+        one, two = nearest(best)
+        return Spread(float(best[one, two]), (self.names[one], self.names[two]))
 
     def telling(self) -> tuple[Telling, ...]:
         """A row for every output of a family of two or more."""
@@ -63,23 +87,20 @@ class Teller:
         if not line.own and line.inputs <= self.trial.options.share:
             return Telling(name, float("inf"), anyone)  # one value for all: there is nothing to exchange
         table = self._same_input(name) if line.own else self._own_inputs(name)
-        best = {pair: float(distance.max(initial=0.0)) for pair, distance in table.items()}
-        one, two = min(best, key=lambda pair: best[pair])
-        alike = tuple((self.names[i], self.names[j]) for (i, j), ratio in best.items() if ratio < APART)
-        axis = self._axis(name)
-        per_channel = np.minimum.reduce(list(table.values())) if axis else np.zeros(0)
+        one, two = nearest(table.best)
+        alike = tuple((self.names[i], self.names[j]) for i, j in table.pairs(below=APART))
         return Telling(
             name,
-            best[one, two],
+            float(table.best[one, two]),
             (self.names[one], self.names[two]),
-            self._reason(name, best) if alike else "",
+            self._reason(name, table.best) if alike else "",
             alike,
-            axis,
-            per_channel.size,
-            int((per_channel < APART).sum()),
+            self._axis(name),
+            table.channels.size,
+            int((table.channels < APART).sum()),
         )
 
-    def _reason(self, name: str, best: Mapping[tuple[int, int], float]) -> str:
+    def _reason(self, name: str, best: Array) -> str:
         """Return the reason why an output can't separate all models."""
         if self._empty(name):
             return "empty, NaN or infinite"
@@ -87,37 +108,57 @@ class Teller:
         every = np.concatenate(values) if values else np.zeros(0)
         if every.size and (every == every[0]).all():
             return f"{every[0]} everywhere"
-        return "the same in all models" if not any(best.values()) else ALIKE
+        return "the same in all models" if not np.triu(best, 1).any() else ALIKE
 
-    def _same_input(self, name: str) -> Ratios:
+    def _same_input(self, name: str) -> Distances:
         """Return the distances of the models on the inputs of the first one."""
-        return self._table(name, [[some[k][name] for k in self.labels] for some in self.trial.same_input])
+        return self._table(name, [[some[k][name] for some in self.trial.same_input] for k in self.labels])
 
-    def _own_inputs(self, name: str) -> Ratios:
+    def _own_inputs(self, name: str) -> Distances:
         """Return the distances of the models on inputs of their own."""
-        return self._table(name, [[outputs[name] for outputs in some] for some in self.trial.outputs])
+        cases = range(len(self.trial.cases))
+        return self._table(name, [[some[case][name] for some in self.trial.outputs] for case in cases])
 
-    def _table(self, name: str, values: Sequence[Sequence[Value]]) -> Ratios:
-        axis = self._axis(name)
-        ratio_of: Ratios = {}
-        for one, two in itertools.combinations(range(self.models), 2):
-            cases = zip(values[one], values[two], strict=True)
-            ratio_of[one, two] = np.maximum.reduce([self._distance(name, a, b, two, axis) for a, b in cases])
-        return ratio_of
+    def _table(self, name: str, cases: Sequence[Sequence[Value]]) -> Distances:
+        """Compare all pairs of models. `cases` holds the values of all models, case by case.
 
-    def _distance(self, name: str, one: Value, two: Value, model: int, axis: int) -> Array:
-        """Return one distance, or one per channel along `axis`. `two` is the result of `model`."""
+        A model is compared with as many others at once as keep the numbers in the cache, so that a thousand
+        models take a thousand steps, and the memory does not depend on the number of pairs.
+        """
+        axis, best, channels = self._axis(name), np.full((self.models, self.models), np.inf), _NO_CHANNELS
+        size = max(v.size if isinstance(v, np.ndarray) else 1 for values in cases for v in values)
+        step = max(1, BLOCK // max(size, 1))
+        for first in range(0, self.models, step):
+            blocks = [_block(values[first : first + step]) for values in cases]
+            for two in range(first + 1, self.models):
+                before = min(step, two - first)
+                found = [
+                    self._distances(name, block[:before], values[two], two, axis)
+                    for block, values in zip(blocks, cases, strict=True)
+                ]
+                most = functools.reduce(np.maximum, found)
+                best[first : first + before, two] = most.reshape(before, -1).max(axis=1, initial=0.0)
+                if axis:
+                    channels = _least(channels, most.min(axis=0))
+        return Distances(best, channels)
+
+    def _distances(self, name: str, ones: Block, two: Value, model: int, axis: int) -> Array:
+        """Return the distance of each of `ones` from `two`, the result of `model`; or its distances by
+        channel along `axis`."""
         allowed = self.judge.tolerance(name, two, model)
+        if not _alike(ones, two):
+            form = two.shape[axis : axis + 1] if axis and isinstance(two, np.ndarray) else ()
+            each = [self._distance(one, two, allowed, axis) for one in ones]
+            return np.stack([np.broadcast_to(distance, form) for distance in each])
+        return _by_channel(_elements(np.asarray(ones), np.asarray(two), allowed), axis)
+
+    def _distance(self, one: Value, two: Value, allowed: Tolerance, axis: int) -> Array:
+        """Return the distance of two results, or one for each channel."""
         if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray) or one.shape != two.shape:
             gap = compare(one, two, allowed)
             return np.asarray(float("inf") if gap.problem else gap.ratio)
-        if two.dtype.kind in "fV":
-            distance = ratios(one, two, allowed)
-        else:
-            distance = np.where(one == two, 0.0, np.inf)
-        others = tuple(i for i in range(distance.ndim) if i != axis) if axis else None
-        most: Array = np.asarray(distance.max(axis=others, initial=0.0))
-        return most
+        distance: Array = _by_channel(_elements(one[None], two, allowed), axis)[0]
+        return distance
 
     # ------------------------------------------------------------------ parts
 
@@ -139,3 +180,34 @@ class Teller:
 
     def _empty(self, name: str) -> bool:
         return not any(finite(value) for value in self._values(name))
+
+
+def _block(values: Sequence[Value]) -> Block:
+    """Return results of one shape and type as one array, others as they are."""
+    arrays = [v for v in values if isinstance(v, np.ndarray)]
+    one_form = len({(v.shape, v.dtype) for v in arrays}) == 1 and len(arrays) == len(values)
+    return np.stack(arrays) if one_form else values
+
+
+def _alike(ones: Block, two: Value) -> bool:
+    """True where `two` has the shape of each of `ones`."""
+    return isinstance(ones, np.ndarray) and isinstance(two, np.ndarray) and ones.shape[1:] == two.shape
+
+
+def _elements(ones: Array, two: Array, allowed: Tolerance) -> Array:
+    """Return the distance of each element of each of `ones` from `two`."""
+    if two.dtype.kind in "fV":
+        return ratios(ones, two, allowed)
+    return np.where(ones == two, 0.0, np.inf)
+
+
+def _by_channel(distances: Array, axis: int) -> Array:
+    """Return the largest distance of each row, or of each channel of each row. `axis` is that of one row."""
+    others = tuple(i for i in range(1, distances.ndim) if not axis or i != axis + 1)
+    most: Array = np.asarray(distances.max(axis=others, initial=0.0))
+    return most
+
+
+def _least(channels: Array, more: Array) -> Array:
+    least: Array = np.minimum(channels, more) if channels.size else more
+    return least

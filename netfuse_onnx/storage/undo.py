@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise, zip_longest
+from itertools import accumulate, chain, pairwise, zip_longest
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -98,9 +98,10 @@ def _walks(
 ) -> Iterator[Iterator[Difference]]:
     """Yields a walk over each source. Walks that are done in turn share twice the memory."""
     memory = 2 * _MEMORY // len(sources) if periods.together else _MEMORY
+    counts = recipe.counts
     for place, (part, weight) in enumerate(sources):
         tiles = recipe.transform.undo(_Part(periods, part), weight.shape, memory)
-        yield _compare(place, tiles, recipe.counts[part], elements_of(weight, files))
+        yield _compare(place, tiles, counts[part], elements_of(weight, files))
 
 
 class _Periods:
@@ -109,7 +110,8 @@ class _Periods:
     def __init__(self, whole: Elements, recipe: Recipe) -> None:
         self.whole, self.outer = whole, recipe.outer
         self.runs = [count // recipe.outer for count in recipe.counts]
-        self.period = sum(self.runs)
+        self.starts = [0, *accumulate(self.runs)]
+        self.period = self.starts[-1]
         self.together = recipe.outer > 1 and max(self.runs) * whole.dtype.itemsize < _LONG
         """True for short runs: those of all models are read at once, and compared in turn."""
         self._last: tuple[int, int, Values] | None = None
@@ -127,7 +129,7 @@ class _Part:
 
     def __init__(self, periods: _Periods, model: int) -> None:
         self.periods, self.run = periods, periods.runs[model]
-        self.before = sum(periods.runs[:model])
+        self.before = periods.starts[model]
         self.count = self.run * periods.outer
         self.bits, self.dtype = periods.whole.bits, periods.whole.dtype
 

@@ -261,15 +261,15 @@ MUTATIONS = (
     mutation(
         "first-of-equal-models-compared-for-all",
         "netfuse_onnx/prove/holders.py",
-        "if (held is part if one_each else held == part)",
-        "if held is part",
+        "= id if len(recipe.parts) == len(whole) else _same",
+        "= id",
         "test_distinct_values.py::test_each_model_is_compared_with_its_own_file",
     ),
     mutation(
         "equal-models-compared-with-the-first-file",
         "netfuse_onnx/prove/holders.py",
-        "Holder(k, held.own, family.names[m])",
-        "Holder(k, held, family.names[m])",
+        "Holder(k, whole[m].own, family.names[m])",
+        "Holder(k, whole[m], family.names[m])",
         "test_distinct_values.py::test_each_model_is_compared_with_its_own_file",
     ),
     mutation(
@@ -300,6 +300,20 @@ MUTATIONS = (
         "APART = 10.0",
         "APART = 0.0",
         "test_pins_prove.py::test_an_output_that_says_nothing_is_named",
+    ),
+    mutation(
+        "models-of-one-block-not-compared",
+        "netfuse_onnx/prove/tell.py",
+        "for two in range(first + 1, self.models):",
+        "for two in range(first + step, self.models):",
+        "test_tell_pairs.py::test_every_pair_is_compared_as_if_alone",
+    ),
+    mutation(
+        "models-of-other-blocks-not-compared",
+        "netfuse_onnx/prove/tell.py",
+        "for two in range(first + 1, self.models):",
+        "for two in range(first + 1, min(first + step, self.models)):",
+        "test_tell_pairs.py::test_every_pair_is_compared_as_if_alone",
     ),
     mutation(
         "strict-takes-what-says-nothing",

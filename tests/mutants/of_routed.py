@@ -11,6 +11,7 @@ NO_MODEL = "test_routed.py::test_what_names_no_model_fails"
 DISAGREE = "test_routed.py::test_rows_that_disagree_fail"
 MIXED = "test_routed.py::test_rows_of_any_mix_are_their_own_models"
 REFUSED = "test_routed.py::test_what_mixes_rows_is_refused"
+NOISE = "test_routed_noise.py::test_noise_excuses_a_little"
 SEEN = "test_routed.py::test_a_file_that_is_right_for_equal_numbers_of_rows_is_seen"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -73,9 +74,23 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "mixes-are-not-compared",
         PROOF,
-        "        return gap.ok or tied",
+        "        return self.judge.right(name, model, self.case, rows, want)",
         "        return True",
         SEEN,
+    ),
+    mutation(
+        "mixes-are-not-allowed-noise",
+        "netfuse_onnx/prove/judge.py",
+        "floor = most if by_channel is None else by_channel\n        noisy",
+        "floor = 0.0\n        noisy",
+        NOISE,
+    ),
+    mutation(
+        "noise-excuses-any-channel",
+        "netfuse_onnx/prove/judge.py",
+        "floor = most if by_channel is None else by_channel\n        noisy",
+        "floor = most\n        noisy",
+        NOISE,
     ),
     mutation(
         "calls-that-must-fail-are-not-made",
