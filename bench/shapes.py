@@ -64,7 +64,7 @@ def shapes(paths: Sequence[str], count: int, sizes: Mapping[str, int]) -> Iterat
     cost = measured.Measured(count, targets.target("cpu"), sizes)
     found = planner.candidates(family, io="separate", share=frozenset(), cost=cost)
     for site, offers in zip(found.sites, found.options, strict=True):
-        seen = replace(site, models=count)
+        seen = replace(site, total=count)
         known = shape(seen, offers, cost.accounts, cost.sizes)
         if known is not None and len(known.ways) > 1:
             yield known

@@ -56,6 +56,7 @@ def read_merged(
     about = metadata.read(merged)
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = checked_options(about.io, about.share, proof, libraries)
+    sources.refuse_other_kind(about, merged, paths)
     if len(paths) != len(about.models):
         raise UsageFault(
             f"{merged} holds {len(about.models)} models, {len(paths)} were given.",

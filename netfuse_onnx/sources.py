@@ -65,15 +65,13 @@ def changes(family: Correspondence) -> Adapters | None:
 def in_order(merged: str, paths: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
     """Return the paths in the order of the merge. `names` are those of the models, path by path; None where
     the paths are in that order. Raises UsageFault where the file holds other models."""
-    _refuse_other_kind(merged, paths)
     if names is None:
         return paths
     return models_in_order(paths, names, metadata.read(merged).models, merged)
 
 
-def _refuse_other_kind(merged: str, paths: Sequence[str]) -> None:
+def refuse_other_kind(about: metadata.Metadata, merged: str, paths: Sequence[str]) -> None:
     """Raise UsageFault where a file of adapters is given models, or the other way round."""
-    about = metadata.read(merged)
     of_adapters = any(digests.JOINED in digest for digest in about.sha256)
     if of_adapters and not base_of(paths):
         raise UsageFault(
