@@ -72,6 +72,8 @@ def main() -> int:
     given = _arguments()
     done = json.loads(given.out.read_text()) if given.out.exists() else {}
     for name in given.cases or CASES:
+        if given.scratch:
+            os.makedirs(given.scratch, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="netfuse-sharing-", dir=given.scratch) as scratch:
             measure = ceiling if given.ceiling else row
             key = f"{name} ceiling" if given.ceiling else name
