@@ -1,4 +1,4 @@
-"""What a report says of families that share: bytes that are stored and read, arithmetic that runs once."""
+"""Tests of the figures on what models share: bytes that are stored and read, arithmetic that runs once."""
 
 from __future__ import annotations
 
