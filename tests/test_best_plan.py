@@ -324,13 +324,15 @@ def test_the_target_must_be_of_the_provider(tmp_path: Path) -> None:
         tuned(tmp_path, tune=-1.0)
 
 
-def test_constants_of_a_file(tmp_path: Path, timed: Callable[..., None]) -> None:
+def test_constants_of_a_file(
+    tmp_path: Path, timed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from importlib import resources
 
     constants = resources.files("netfuse_onnx").joinpath("targets", "cpu.json").read_text("utf-8")
     (tmp_path / "mine.json").write_text(constants)
     timed(Lap("n=1", (row(ONCE, 0.1), row("concurrent", 1.0, merged=False)), together=True))
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     tuned(tmp_path, target="mine.json")
     about = verified(tmp_path)
     assert about.target == "mine.json" and about.recorded and about.constants

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class _Work:
     """A workload of eight models for ways that are never loaded."""
 
     models, sizes, cores, paths = 8, (1,) * 8, 1, ("",) * 8
+    combined: Mapping[str, str] = {}
     runtime = choose_runtime("cpu")
 
 
