@@ -303,7 +303,7 @@ def _most_alike(
         points += (essential(x, a) == essential(y, b)) + 2 * (i == j == miss)
         points += (i in first_a) + (j in first_b) + 4 * (x.scope == y.scope)
         points += 3 * (sorted(colours_a[n] for n in x.ins) == sorted(colours_b[n] for n in y.ins))
-        points -= 3 * (bool(results_a.intersection(x.ins)) and bool(results_b.intersection(y.ins)))
+        points -= 6 * (bool(results_a.intersection(x.ins)) and bool(results_b.intersection(y.ins)))
         return points, -(i + j)
 
     return max(pairs, key=score)
