@@ -26,6 +26,7 @@ from netfuse_onnx.errors import (
 if TYPE_CHECKING:
     from netfuse_onnx.api import bench, check, inspect, merge, verify
     from netfuse_onnx.load.adapters import paths as adapters
+    from netfuse_onnx.runtime.session import MergedSession
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "AnswerIsNo",
     "FileFault",
     "InternalError",
+    "MergedSession",
     "NetfuseError",
     "NotEquivalent",
     "NotProven",
@@ -57,6 +59,10 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.load.adapters import paths
 
         return paths
+    if name == "MergedSession":  # serving loads neither onnx nor the compiler
+        from netfuse_onnx.runtime.session import MergedSession
+
+        return MergedSession
     if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 

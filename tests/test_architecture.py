@@ -105,6 +105,16 @@ def test_lower_reads_plans_and_makes_none() -> None:
             assert plan <= {"plan", "plan.nested", "plan.blame"}, name
 
 
+SERVING = {"errors", "edges", "combining", "runtime"}
+"""What a service loads: words that it shares with the compiler, and nothing of the compiler itself."""
+
+
+def test_serving_imports_nothing_of_the_compiler() -> None:
+    for name in modules():
+        if package(name) == "runtime":
+            assert {package(other) for other in reached(name)} <= SERVING, name
+
+
 def test_the_shared_types_import_nothing() -> None:
     assert not imports("types")
     assert not imports("errors")

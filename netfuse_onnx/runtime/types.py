@@ -1,0 +1,79 @@
+"""The values that travel through a serving session: a request, the call that it joins, and its outputs.
+
+A model is its place in the order of the merge, from 0, everywhere behind the public interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Any]
+"""Inputs by the names that the model's own file gives them."""
+Outputs = dict[str, Array]
+"""Outputs by the names that the model's own file gives them."""
+Kind = Literal["alone", "merged"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request for one model, whose inputs are checked: it can't fail for a reason that checks can see."""
+
+    model: int
+    inputs: tuple[Array, ...]
+    """The inputs in the order of the contract, as arrays of the right types, not padded yet."""
+    rows: int
+    """The size of the batch axis; 1 where the inputs have none."""
+    form: Hashable
+    """The sizes of the other axes, padded to their buckets, and the bytes of inputs that are fed once per
+    call: only requests of one form share a call."""
+    arrived: float = 0.0
+    """Seconds of time.monotonic()."""
+    deadline: float = float("inf")
+    future: Future[Outputs] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of ONNX Runtime: which of the waiting requests it takes.
+
+    `taken` has, for each model, how many of its oldest requests of that form; an alone call has one model.
+    """
+
+    kind: Kind
+    form: Hashable
+    taken: tuple[tuple[int, int], ...]
+
+
+class Costs(Protocol):
+    """The times of calls, in seconds: measured at the start, and kept right by every call that runs."""
+
+    def alone(self, form: Hashable, rows: int) -> float:
+        """Return the time of a call of one model's own session with so many rows."""
+
+    def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
+        """Return the time of a merged call with so many rows of each model in it."""
+
+    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+        """Take a call that ran into the running mean of its kind."""
+
+
+class Engine(Protocol):
+    """The sessions of one generation of files: what runs calls. Its methods may be called by many threads."""
+
+    models: tuple[str, ...]
+    costs: Costs
+
+    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+        """Run requests of one model and one form in one call of the model's own session."""
+
+    def merged(self, requests: Sequence[Request]) -> list[Outputs]:
+        """Run requests of one form, in one merged call: several of a model where rows are apart."""
+
+    def close(self) -> None:
+        """Release the sessions once no call runs."""
