@@ -34,24 +34,33 @@ class Cutter:
         self.stacked = not edges.is_separate(contract.io)
 
     def own_slots(
-        self, requests: Sequence[Request], results: Mapping[str, Any], fresh: bool
+        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool, requests: Sequence[Request] = ()
     ) -> list[Outputs]:
-        """Return the outputs of requests that fill the slots of their models."""
-        outputs: list[Outputs] = [{} for _ in requests]
+        """Return the outputs of these models, each of which fills the slot of its model. `requests` are only
+        looked at where axes are cut back."""
+        outputs: list[Outputs] = [{} for _ in models]
         for port in self.each:
-            own, back = port.own, self.back[port.own[0]]
-            if self.stacked:
-                result = results[port.merged[0]]
-                self._sized(port, result, len(self.contract.models))
-            for request, out in zip(requests, outputs, strict=True):
-                model = request.model
-                value = result[model] if self.stacked else results[port.merged[model]]
-                if back:
-                    value = _cut(value, back, request)
-                if port.element is not None and (self.stacked or back or not fresh):
-                    value = np.array(value)
+            values = self._whole(port, models, results, fresh)
+            if back := self.back[port.own[0]]:
+                pairs = zip(values, requests, strict=True)
+                values = [np.array(_cut(value, back, request)) for value, request in pairs]
+            if port.element is not None and port.element.number:
+                values = [from_bits(value, port.element) for value in values]
+            own = port.own
+            for out, model, value in zip(outputs, models, values, strict=True):
                 out[own[model]] = value
-        return self._known(requests, outputs)
+        return outputs
+
+    def _whole(self, port: Port, models: Sequence[int], results: Mapping[str, Any], fresh: bool) -> list[Any]:
+        """Return one output of each model, as it stands in its slot."""
+        if not self.stacked:
+            values = [results[port.merged[model]] for model in models]
+            return values if fresh or port.element is None else [value.copy() for value in values]
+        result = results[port.merged[0]]
+        self._sized(port, result, len(self.contract.models))
+        if result.ndim == 1:
+            return [np.array(result[model]) for model in models]
+        return [result[model].copy() for model in models]
 
     def slots(
         self, requests: Sequence[Request], seats: Sequence[Seat], results: Mapping[str, Any], rows: int,
