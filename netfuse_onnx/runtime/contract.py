@@ -54,7 +54,8 @@ class Known(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class Own:
     """One model of the contract: the names and types of its inputs in order, and the shapes seen so far,
-    which it shares with all models that take the same ones. `single` is its input where it has one tensor."""
+    which it shares with all models that take the same ones. The type of an input is None where its values
+    have to be looked at. `single` is the input of a model that has one, with a type."""
 
     place: int
     name: str
@@ -67,8 +68,8 @@ class Contract:
     """The requests that a merged file can serve.
 
     `apart` is True where the rows of a batch are computed one by one, so that several requests of a model may
-    stand side by side in a call, and models may have different numbers of rows; else `reason` says why it is
-    not known. `batched` is False where the batch is fixed: then an alone call has one request. `axes` are the
+    stand side by side in a merged call, and models may have different numbers of rows; else `reason` says why
+    that is not known. `side_by_side` is True where several may share an alone call, too. `axes` are the
     symbols that requests may give sizes to, the batch left out. `answers` is False where a merged call gives
     some outputs only as a combination of all models.
     """
@@ -80,7 +81,7 @@ class Contract:
         self.file, self.models, self.io = file, file.models, file.io
         self.inputs, self.outputs = file.inputs, file.outputs
         self.apart, self.reason = apart, reason
-        self.batched = bool(file.batch)
+        self.side_by_side = apart and bool(file.batch)
         self.axes = _axes(file)
         self.buckets = buckets or Buckets({})
         self.answers = not file.combined
@@ -129,7 +130,7 @@ class Contract:
                 value = feeds[name]
             except KeyError:
                 raise faults.names(own.name, [name for name, _ in own.wanted], feeds) from None
-            if type(value) is not np.ndarray or (value.dtype is not dtype and value.dtype != dtype) or copy:
+            if copy or dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
                 value = self._converted(own, k, value, copy)
             arrays.append(value)
         inputs = tuple(arrays)
@@ -140,7 +141,8 @@ class Contract:
         return Request(own.place, inputs, rows, form)
 
     def _own_of(self, place: int, name: str, seen: dict[Any, dict[Any, Known]]) -> Own:
-        wanted = [(p.own[place], p.element.dtype if p.element else None) for p in self.inputs]
+        usual = [p.element.dtype if p.element and not p.element.is_text else None for p in self.inputs]
+        wanted = [(port.own[place], dtype) for port, dtype in zip(self.inputs, usual, strict=True)]
         dims = tuple(port.dims[place] for port in self.inputs)
         (first, dtype), *more = wanted or [("", None)]
         single = None if more or dtype is None else (first, dtype)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from netfuse_onnx import edges
+from netfuse_onnx.errors import InternalError
 from netfuse_onnx.runtime.contract import Contract, Form
 from netfuse_onnx.runtime.packing import buffers as laid
 from netfuse_onnx.runtime.packing.buffers import Buffers, Pool
@@ -77,6 +78,7 @@ class Packing:
         self._express = Express(contract) if can_express(contract) else None
         ports = [port for port in contract.outputs if not port.once]
         self.every = list(dict.fromkeys(name for port in ports for name in port.merged))
+        self.combined = [port.merged[0] for port in contract.outputs if port.once]
         self._wanted = [[port.merged[m] for port in ports] for m in range(len(contract.models))]
         self._own_inputs = [[p.own[m] for p in contract.inputs] for m in range(len(contract.models))]
         self._own_outputs = [[p.own[m] for p in contract.outputs] for m in range(len(contract.models))]
@@ -88,6 +90,8 @@ class Packing:
             return self._rows(requests)
         most = requests[0].rows
         models = {request.model for request in requests}
+        if not self.contract.apart and len(models) < len(requests):
+            raise InternalError(f"Rows of requests would meet in a batch, and {self.contract.reason}.")
         equal = len(models) == len(requests) and all([request.rows == most for request in requests])  # noqa: C419
         return self._own_slots(requests, most) if equal and not self._selected else self._slots(requests)
 
@@ -113,6 +117,8 @@ class Packing:
         """Pack requests of one model and one form into a call of the model's own session."""
         model = requests[0].model
         names, wanted = self._own_inputs[model], self._own_outputs[model]
+        if len(requests) > 1 and not self.contract.side_by_side:
+            raise InternalError("Requests that can't share a batch are in one call of their model.")
         if len(requests) == 1:
             feeds: dict[str, Any] = dict(zip(names, requests[0].inputs, strict=True))
             return Packed(self, requests, feeds, wanted, None, requests[0].rows, None)
@@ -126,7 +132,7 @@ class Packing:
             feeds[name] = one = np.empty(size, requests[0].inputs[k].dtype)
             start = 0
             for request in requests:
-                write(one[start : start + request.rows], request.inputs[k], self.filler.pads[k])
+                write(one[start : start + request.rows], request.inputs[k], self.filler.pads[k], True)
                 start += request.rows
         return Packed(self, requests, feeds, wanted, None, total, None)
 
