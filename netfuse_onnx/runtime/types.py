@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
@@ -35,7 +35,16 @@ class Request:
     arrived: float = 0.0
     """Seconds of time.monotonic()."""
     deadline: float = float("inf")
-    future: Future[Outputs] = field(default_factory=Future)
+    _future: Future[Outputs] | None = None
+
+    @property
+    def future(self) -> Future[Outputs]:
+        """The future of the outputs, made when it is first asked for: by the thread that makes the request,
+        before others see it. A request that is answered at once needs none, and a future costs a microsecond.
+        """
+        if self._future is None:
+            self._future = Future()
+        return self._future
 
 
 @dataclass(frozen=True, slots=True)
