@@ -88,7 +88,7 @@ class ServedFiles:
         self._lock = threading.Lock()
         self._calls = threading.Lock()
 
-    def check(self, model: str, feeds: Feeds) -> Request:
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return the request of a model, with its inputs as arrays."""
         place = self._place.get(model)
         if place is None:
@@ -98,7 +98,7 @@ class ServedFiles:
         names = self._names[place].own_inputs
         for name in {*names} ^ feeds.keys():
             raise BadInput(f"Model {model!r} takes {', '.join(names)}.", model=model, input=name)
-        arrays = tuple(np.asarray(feeds[name]) for name in names)
+        arrays = tuple(np.array(feeds[name], copy=copy or None) for name in names)
         rows = len(arrays[0]) if arrays[0].ndim else 1
         return Request(place, arrays, rows, tuple((a.shape, a.dtype.str) for a in arrays))
 
