@@ -6,11 +6,13 @@ A model is its place in the order of the merge, from 0, everywhere behind the pu
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from netfuse_onnx.runtime.queue import Answer
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Any]
@@ -37,16 +39,9 @@ class Request:
     arrived: float = 0.0
     """Seconds of time.monotonic()."""
     deadline: float = float("inf")
-    _future: Future[Outputs] | None = None
-
-    @property
-    def future(self) -> Future[Outputs]:
-        """The future of the outputs, made when it is first asked for: by the thread that makes the request,
-        before others see it. A request that is answered at once needs none, and a future costs a microsecond.
-        """
-        if self._future is None:
-            self._future = Future()
-        return self._future
+    """The request starts before this moment of time.monotonic(), or never."""
+    answer: Answer | None = None
+    """The answer that somebody waits for; None where the caller's own thread runs the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +89,27 @@ class Engine(Protocol):
 
     models: tuple[str, ...]
     costs: Costs
+    own_sessions: bool
+    """True where each model has a session of its own. Without, `alone` is the merged call with only that
+    model's rows in it."""
+    rows_apart: bool
+    """True where each row's outputs depend on that row alone: rows of several requests may share a batch."""
+    slots: int
+    """Calls that pay to run at the same time."""
+
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
+        """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
+        change while they wait. Raises UnknownModel, BadInput or TooLarge."""
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form, in one merged call: several of a model where rows are apart."""
+
+    def computed_rows(self, rows: Mapping[int, int]) -> int:
+        """Return how many rows a merged call computes that has so many rows of each model: slots of models
+        without a request included."""
 
     def close(self) -> None:
         """Release the sessions once no call runs."""
