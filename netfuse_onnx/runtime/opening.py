@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
-from netfuse_onnx.runtime import bundle
+from netfuse_onnx.runtime import bundle as bundles
 from netfuse_onnx.runtime.engine import ServedFiles
-from netfuse_onnx.runtime.ort import Provider, Setup
-from netfuse_onnx.runtime.types import Engine
+from netfuse_onnx.runtime.ort import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +19,7 @@ class Opening:
     providers: tuple[Provider, ...] | None = None
     threads: int | None = None
     workers: int | None = None
+    libraries: tuple[str, ...] = ()
     max_rows: int = 8
     max_batch: int = 64
     buckets: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
@@ -30,11 +29,10 @@ class Opening:
     calibrate: float = 1.0
 
 
-def open_engine(path: str | os.PathLike[str], opening: Opening) -> Engine:
-    """Open the sessions of a merged file or of the folder of a bundle."""
-    path, sources = os.fspath(path), opening.sources
-    if bundle.is_bundle(path):
-        read = bundle.read(path)
-        path, sources = read.merged_path, read.view_paths
-    setup = Setup(threads=opening.threads or 1)
-    return cast(Engine, ServedFiles(path, setup, sources=sources, own_sessions=opening.own_sessions))
+def open_engine(path: str | os.PathLike[str], opening: Opening | None = None) -> ServedFiles:
+    """Open the sessions of a merged file or of the folder of a bundle. Raises FileFault for files that do not
+    open, and UsageFault for options that do not fit them."""
+    path, chosen = os.fspath(path), opening or Opening()
+    if bundles.is_bundle(path):
+        return bundles.opened(path, lambda found: ServedFiles(found.merged_path, chosen, found))
+    return ServedFiles(path, chosen)
