@@ -24,6 +24,7 @@ from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.ports import KEY
 from netfuse_onnx.runtime.threads import Threads
+from netfuse_onnx.runtime.together import Together
 from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Request
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ServedFiles:
             merged, bundle, own=first, rows_apart=options.rows_apart,
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
+        self.calls.use(self.contract)
         self.models = self.contract.models
         if not (self.contract.answers or paths):
             raise UsageFault(
@@ -59,7 +61,11 @@ class ServedFiles:
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
-        self.costs: Costs = self._measured(options)
+        self._together: Together | None = None
+        made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
+        self.costs: Costs = self._measured(made_up, options)
+        if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
+            self._together = Together(self.calls, self.packing, self.costs, made_up)
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
@@ -68,15 +74,15 @@ class ServedFiles:
             return self.merged(requests)
         if len(requests) > 1 and not self.contract.side_by_side:
             return [self.alone([request])[0] for request in requests]
-        packed = self.packing.alone(requests)
-        results, fresh = self.calls.alone(requests[0].model, packed)
-        return packed.split(results, fresh=fresh)
+        return self.calls.alone(requests[0].model, self.packing.alone(requests))
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form in one merged call, several of a model where rows are apart. Raises
         CallFailed."""
         if not self.contract.answers:
             return [self.alone([request])[0] for request in requests]
+        if self._together is not None and self._together.pays(requests):
+            return self._together.run(requests)
         return self._run_merged(self.packing.merged(requests))
 
     def express(self, pairs: Sequence[tuple[str, Feeds]]) -> list[Outputs] | None:
@@ -87,8 +93,7 @@ class ServedFiles:
 
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:
-            results, fresh = self.calls.merged(packed)
-            outputs = packed.split(results, fresh=fresh)
+            outputs = self.calls.merged(packed)
         except BaseException:
             packed.release(failed=True)
             raise
@@ -121,10 +126,9 @@ class ServedFiles:
             own.put(0, first)
         return chosen, OnCpu(merged, own)
 
-    def _measured(self, options: Opening) -> Costs:
+    def _measured(self, made_up: samples.MadeUp, options: Opening) -> Costs:
         """Return the times of calls of made-up requests, or guesses where none runs."""
         io, count = cast(Io, self.contract.io), len(self.models)
-        made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
         if made_up.form is None:
             return unknown(io, count)
 
