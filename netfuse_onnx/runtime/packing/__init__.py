@@ -22,7 +22,7 @@ from netfuse_onnx.runtime.packing.buffers import Buffers, Pool
 from netfuse_onnx.runtime.packing.cut import Cutter
 from netfuse_onnx.runtime.packing.express import Express, can_express
 from netfuse_onnx.runtime.packing.fill import Filler, Seat, write
-from netfuse_onnx.runtime.types import Feeds, Outputs, Request
+from netfuse_onnx.runtime.types import Feeds, Outputs, Pays, Request
 
 KEPT = 32
 """Buffers that are kept between calls."""
@@ -95,7 +95,7 @@ class Packing:
         equal = len(models) == len(requests) and all([request.rows == most for request in requests])  # noqa: C419
         return self._own_slots(requests, most) if equal and not self._selected else self._slots(requests)
 
-    def express(self, pairs: Sequence[tuple[str, Feeds]]) -> Packed | None:
+    def express(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Packed | None:
         """Pack requests for different models that are all alike, checked as `Contract.check` does, without
         making requests of them. None where they are not alike, or where there is anything to say about one:
         then `check` and `merged` are the way."""
@@ -103,6 +103,8 @@ class Packing:
         if found is None:
             return None
         known, models, values = found
+        if not pays(known.form, len(models), known.rows):
+            return None
         key = (known.form.sizes, known.rows, len(self.contract.models))
         buffers = self.pool.take(key)
         if buffers is None or buffers.fresh:
