@@ -36,14 +36,15 @@ class Packed:
     """One call. `feeds` are its inputs, and `wanted` the outputs that it needs, by the names of the session
     that runs it. `release` must be called once, whatever happens, when nothing reads `feeds` any more."""
 
-    __slots__ = ("_models", "_packing", "_rows", "_seats", "buffers", "feeds", "requests", "wanted")
+    __slots__ = ("_packing", "_seats", "buffers", "feeds", "form", "models", "requests", "rows", "wanted")
 
     def __init__(
         self, packing: Packing, requests: Sequence[Request], feeds: Mapping[str, Any], wanted: Sequence[str],
         seats: Sequence[Seat] | None, rows: int, buffers: Buffers | None, models: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self._packing, self.requests, self.feeds, self.wanted = packing, requests, feeds, wanted
-        self._seats, self._rows, self.buffers, self._models = seats, rows, buffers, models
+        self._seats, self.rows, self.buffers, self.models = seats, rows, buffers, models
+        self.form: Form | None = None
 
     def split(self, results: Mapping[str, Any], *, fresh: bool = True) -> list[Outputs]:
         """Return the outputs of each request, by its model's own names. `fresh` is False where the results
@@ -52,10 +53,10 @@ class Packed:
         if self.buffers is None:
             return cut.alone(self.requests, results, fresh)
         if self._packing.routed:
-            return cut.rows(self.requests, self._seats or (), results, self._rows)
+            return cut.rows(self.requests, self._seats or (), results, self.rows)
         if self._seats is None:
-            return cut.own_slots(self._models, results, fresh, self.requests)
-        return cut.slots(self.requests, self._seats, results, self._rows, fresh)
+            return cut.own_slots(self.models, results, fresh, self.requests)
+        return cut.slots(self.requests, self._seats, results, self.rows, fresh)
 
     def release(self, *, failed: bool = False) -> None:
         """Give the buffers back to the next call; after a failure, new ones are filled."""
@@ -113,7 +114,9 @@ class Packing:
         for k, places in enumerate(buffers.places):
             for model, value in zip(models, values[k::count], strict=True):
                 places[model][...] = value
-        return Packed(self, (), buffers.feeds, self._of(models), None, known.rows, buffers, models)
+        packed = Packed(self, (), buffers.feeds, self._of(models), None, known.rows, buffers, models)
+        packed.form = known.form
+        return packed
 
     def alone(self, requests: Sequence[Request]) -> Packed:
         """Pack requests of one model and one form into a call of the model's own session."""
