@@ -23,9 +23,9 @@ from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.ports import KEY
+from netfuse_onnx.runtime.streams import Streams
 from netfuse_onnx.runtime.threads import Threads
-from netfuse_onnx.runtime.together import Together
-from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Request
+from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Pays, Request, Together
 
 if TYPE_CHECKING:
     from netfuse_onnx.runtime.opening import Opening
@@ -61,11 +61,11 @@ class ServedFiles:
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
-        self._together: Together | None = None
+        self._streams: Streams | None = None
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
         self.costs: Costs = self._measured(made_up, options)
         if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
-            self._together = Together(self.calls, self.packing, self.costs, made_up)
+            self._streams = Streams(self.calls, self.packing, self.costs, made_up)
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
@@ -81,15 +81,22 @@ class ServedFiles:
         CallFailed."""
         if not self.contract.answers:
             return [self.alone([request])[0] for request in requests]
-        if self._together is not None and self._together.pays(requests):
-            return self._together.run(requests)
+        if self._streams is not None and self._streams.pays(requests):
+            return self._streams.run(requests)
         return self._run_merged(self.packing.merged(requests))
 
-    def express(self, pairs: Sequence[tuple[str, Feeds]]) -> list[Outputs] | None:
+    def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
         """Check (model, feeds) of different models and run them in one merged call, where they are so alike
-        that this takes no request for each; None where they are not. Raises CallFailed."""
-        packed = self.packing.express(pairs) if self.contract.answers else None
-        return None if packed is None else self._run_merged(packed)
+        that this takes no request for each, and `pays` says so. None where not, or where the call failed."""
+        apart = self._streams is not None and len(pairs) <= self._streams.most
+        packed = self.packing.express(pairs, pays) if self.contract.answers and not apart else None
+        if packed is None:
+            return None
+        form, models, rows = packed.form, packed.models, packed.rows
+        try:
+            return Together(self._run_merged(packed), form, models, rows)
+        except Exception:  # the usual way finds out whose fault it is
+            return None
 
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:

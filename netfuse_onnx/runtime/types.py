@@ -5,9 +5,9 @@ A model is its place in the order of the merge, from 0, everywhere behind the pu
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -62,6 +62,10 @@ class FormCosts(Protocol):
     def alone(self, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
 
+    def served(self, rows: int, most: int) -> tuple[float, float]:
+        """Return the time of calls that serve so many rows of a model on its own session, with the number of
+        rows below `most` that costs least by the row, and the time of one of them."""
+
     def merged(self, models: int, most: int, total: int) -> float:
         """Return the time of a merged call with rows of so many models, `most` of one, `total` in all."""
 
@@ -82,6 +86,20 @@ class Costs(Protocol):
 
     def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
         """Take a call that ran into the running mean of its kind."""
+
+
+class Together(NamedTuple):
+    """Requests of different models that ran in one merged call: outputs and models in their order."""
+
+    outputs: list[Outputs]
+    form: Hashable
+    models: Sequence[int]
+    rows: int
+    """The rows of each."""
+
+
+Pays = Callable[[Hashable, int, int], bool]
+"""Tells if a merged call pays for requests of a form, for so many models, each of so many rows."""
 
 
 class Engine(Protocol):
@@ -106,6 +124,11 @@ class Engine(Protocol):
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form, in one merged call: several of a model where rows are apart."""
+
+    def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
+        """Check requests for different models and run them in one merged call, where they are all alike and
+        `pays` says so. None where they are not, where one of them is wrong, or the call failed: then they
+        go the usual way, which tells."""
 
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         """Return how many rows a merged call computes that has so many rows of each model: slots of models

@@ -21,7 +21,7 @@ MUST_BEAT = 0.9
 """Own sessions are taken only where they are expected to take less than this part of the merged call."""
 
 
-class Together:
+class Streams:
     """Runs requests of several models on their own sessions at once, where that is expected to pay."""
 
     def __init__(self, calls: OnCuda, packing: Packing, costs: Costs, made_up: MadeUp) -> None:
