@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import sys
@@ -33,6 +32,7 @@ import onnxruntime as ort
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import arrivals, rivals
+from bench.children import Tasks, ask, child
 from bench.served import CASES, FAMILIES, FOLDER, Served, prepared
 
 RESULTS = Path(__file__).parent / "results" / "serving_load.json"
@@ -63,7 +63,9 @@ class Merged:
     def __init__(self, served: Served) -> None:
         from netfuse_onnx import MergedSession
 
-        self.session = MergedSession(served.bundle, max_queue=rivals.MAX_QUEUE)
+        self.session = MergedSession(
+            served.bundle, max_queue=rivals.MAX_QUEUE, max_queue_per_model=rivals.MAX_QUEUE
+        )
         self._models = served.models
 
     def submit(self, model: int, feeds: Mapping[str, Any]) -> Any:
@@ -75,7 +77,7 @@ class Merged:
 
 def main() -> int:
     given = _arguments()
-    report = {"machine": _machine(), "seconds": given.seconds, "turns": given.turns, "cells": []}
+    report = {"machine": machine(), "seconds": given.seconds, "turns": given.turns, "cells": []}
     for name in given.families:
         served = prepared(CASES[name], given.folder)
         for cell in family(served, given.mixes, given.loads, given.seconds, given.turns):
@@ -92,9 +94,11 @@ def family(
 ) -> Iterator[dict[str, Any]]:
     """Measure the cells of a family, the contenders in turns."""
     with ExitStack() as stack:
-        servers = {MERGED: stack.enter_context(child(served, Setting(MERGED)))}
+        servers = {MERGED: stack.enter_context(child(contender, served, Setting(MERGED)))}
         chosen = {name: best_setting(served, name, seconds) for name in (ONE, PER_MODEL)}
-        servers |= {name: stack.enter_context(child(served, setting)) for name, setting in chosen.items()}
+        servers |= {
+            name: stack.enter_context(child(contender, served, setting)) for name, setting in chosen.items()
+        }
         for mix in mixes:
             limit = float(ask(servers[ONE], "capacity", mix, max(1.0, seconds)))
             for load in loads:
@@ -117,12 +121,12 @@ def _in_turns(
     return samples
 
 
-def best_setting(served: Served, contender: str, seconds: float) -> Setting:
+def best_setting(served: Served, rival: str, seconds: float) -> Setting:
     """Return the setting of a rival with the highest capacity; of near ones, that with the lowest p99."""
     tried = []
     for workers, threads in rivals.settings():
-        setting = Setting(contender, workers, threads)
-        with child(served, setting) as server:
+        setting = Setting(rival, workers, threads)
+        with child(contender, served, setting) as server:
             limit = float(ask(server, "capacity", "uniform", max(1.0, seconds)))
             sample = ask(server, "load", "uniform", 0.5 * limit, seconds, 0)
             tried.append((limit, float(np.quantile(sample.latencies, 0.99)), setting))
@@ -181,66 +185,23 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> str:
     ])  # fmt: skip
 
 
-# ------------------------------------------------------------------- the processes of the contenders
-
-
 @contextmanager
-def child(served: Served, setting: Setting) -> Iterator[Connection]:
-    """Start a contender in a process of its own: ONNX Runtime's global pool is one for a process."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, served, setting), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        ask(ours, "ready")
-        yield ours
-    finally:
-        ours.close()
-        process.join(timeout=30.0)
-        if process.is_alive():
-            process.kill()
-
-
-def ask(server: Connection, *question: Any) -> Any:
-    """Have a contender measure itself. Raises SystemExit with its words where it fails."""
-    try:
-        server.send(question)
-        answer = server.recv()
-    except (EOFError, BrokenPipeError):
-        raise SystemExit("A contender's process has ended.") from None
-    if isinstance(answer, SystemExit):
-        raise answer
-    return answer
-
-
-def _serve(connection: Connection, served: Served, setting: Setting) -> None:
+def contender(served: Served, setting: Setting) -> Iterator[Tasks]:
+    """Start a contender, and warm it up."""
     server, full = _server(served, setting)
     warm = arrivals.plan(served, "uniform", 20.0 * len(served.models), 0.2, 0)
     arrivals.run(server, served, warm, full)
-    while True:
-        try:
-            what, *arguments = connection.recv()
-        except EOFError:
-            break
-        connection.send(_answer(server, served, full, what, arguments))
-    server.close()
-
-
-def _answer(server: Any, served: Served, full: type[Exception], what: str, arguments: list[Any]) -> object:
     try:
-        if what == "capacity":
-            return arrivals.capacity(server, served, *arguments, full)
-        if what == "load":
-            return arrivals.run(server, served, arrivals.plan(served, *arguments), full)
-    except SystemExit as error:
-        return error
-    except Exception as error:
-        return SystemExit(f"{type(error).__name__}: {error}")
-    return what
+        yield {
+            "capacity": lambda mix, seconds: arrivals.capacity(server, served, mix, seconds, full),
+            "load": lambda *wanted: arrivals.run(server, served, arrivals.plan(served, *wanted), full),
+        }
+    finally:
+        server.close()
 
 
 def _server(served: Served, setting: Setting) -> tuple[Any, type[Exception]]:
+    """Return a server, and the error with which it refuses requests."""
     if setting.contender == MERGED:
         from netfuse_onnx.runtime.errors import QueueFull
 
@@ -249,7 +210,8 @@ def _server(served: Served, setting: Setting) -> tuple[Any, type[Exception]]:
     return kind(served.sources, setting.workers, setting.threads), rivals.Full
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
+    """Return what was measured on."""
     return {
         "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "python": platform.python_version(), "onnxruntime": ort.__version__, "numpy": np.__version__,
