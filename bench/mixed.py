@@ -98,10 +98,13 @@ class Mixed:
         ]
 
     def draw(self, rng: random.Random, poisons: Sequence[str] = tuple(POISONS)) -> Ask:
-        """Draw a request: poisoned with the probability of the mix, else innocent."""
-        model = rng.randrange(len(self._pools))
-        ask = rng.choice(self._pools[model])
+        """Draw a request, poisoned with the probability of the mix."""
+        ask = self.innocent(rng)
         return spoilt(ask, rng.choice(poisons), rng) if rng.random() < self.poisoned else ask
+
+    def innocent(self, rng: random.Random) -> Ask:
+        """Draw a request that is answered."""
+        return rng.choice(rng.choice(self._pools))
 
     def judge(self, ask: Ask, outcome: Any) -> int | None:
         """Count an outcome: outputs or an error. Returns the generation that answered, None for errors."""
@@ -196,9 +199,14 @@ def by_submit(session: Any, mixed: Mixed, count: int, seed: int, burst: int = 32
     """Send bursts of requests by `submit`."""
     rng = random.Random(seed)
     for _ in range(0, count, burst):
-        sent = [_sent(session, mixed.draw(rng)) for _ in range(burst)]
-        for ask, future in sent:
-            mixed.judge(ask, future if isinstance(future, ServingError) else _outcome(future))
+        for ask, outcome in answered(session, [mixed.draw(rng) for _ in range(burst)]):
+            mixed.judge(ask, outcome)
+
+
+def answered(session: Any, asks: Sequence[Ask]) -> list[tuple[Ask, Any]]:
+    """Submit requests together, and return each with its outcome."""
+    sent = [_sent(session, ask) for ask in asks]
+    return [(ask, future if isinstance(future, ServingError) else _outcome(future)) for ask, future in sent]
 
 
 def _sent(session: Any, ask: Ask) -> tuple[Ask, Future[Any] | ServingError]:
@@ -247,8 +255,9 @@ def by_run_many(session: Any, mixed: Mixed, count: int, seed: int, burst: int = 
     for _ in range(0, count, burst):
         asks = [mixed.draw(rng, poisons) for _ in range(burst)]
         every = session.run_many([(ask.model, ask.feeds) for ask in asks], return_errors=True)
-        for ask, outcome in zip(asks, every, strict=True):
-            mixed.judge(ask, outcome)
+        generations = {mixed.judge(ask, outcome) for ask, outcome in zip(asks, every, strict=True)} - {None}
+        if len(generations) > 1:
+            mixed.faults.append("one list was answered by two generations")
 
 
 CLIENTS: Mapping[str, Callable[..., None]] = {
@@ -262,7 +271,7 @@ def send(session: Any, mixed: Mixed, clients: Sequence[str], count: int, seed: i
 
     def client(name: str, place: int) -> None:
         try:
-            CLIENTS[name](session, mixed, count // len(clients), seed + place)
+            CLIENTS[name](session, mixed, -(-count // len(clients)), seed + place)
         except BaseException as error:
             mixed.faults.append(f"client {name}: {type(error).__name__}: {error}")
 
