@@ -56,6 +56,8 @@ class Sample:
     seconds: float
     latencies: Array
     """Of the accepted requests, in seconds."""
+    processor: float
+    """Seconds of the processor that the server and the sender took."""
 
     @property
     def goodput(self) -> float:
@@ -81,10 +83,12 @@ def run(server: Server, served: Served, planned: Plan, full: type[Exception]) ->
     refused request; any other error, and a wrong answer, ends the measurement."""
     gc.collect()
     gc.disable()
+    used = time.process_time()
     try:
         start, futures, done = _send(server, served, planned, full)
     finally:
         gc.enable()
+    used = time.process_time() - used
     accepted = [i for i, future in enumerate(futures) if future is not None]
     end = start + planned.seconds
     at = np.asarray(planned.at)[accepted]
@@ -92,9 +96,8 @@ def run(server: Server, served: Served, planned: Plan, full: type[Exception]) ->
     in_time = finished <= end
     _check(served, planned, futures)
     latencies = np.where(in_time, finished - start - at, planned.seconds - at)
-    return Sample(
-        len(planned.at), len(planned.at) - len(accepted), int(in_time.sum()), planned.seconds, latencies
-    )
+    refused, done_in_time = len(planned.at) - len(accepted), int(in_time.sum())
+    return Sample(len(planned.at), refused, done_in_time, planned.seconds, latencies, used)
 
 
 def _send(
