@@ -153,10 +153,10 @@ def figures(samples: Sequence[arrivals.Sample]) -> dict[str, Any]:
 
 
 def line(cell: Mapping[str, Any]) -> str:
-    shown = [
-        f"{name} {one['goodput']:.0f}/s p50 {one['p50']:.2f} p99 {one['p99']:.2f} ms cpu {one['processor_us']:.0f} us"
-        for name, one in cell["contenders"].items()
-    ]
+    shown = []
+    for name, one in cell["contenders"].items():
+        latencies = f"p50 {one['p50']:.2f} p99 {one['p99']:.2f} ms"
+        shown.append(f"{name} {one['goodput']:.0f}/s, {latencies}, {one['processor_us']:.0f} us")
     return f"{cell['family']:10} {cell['mix']:8} {cell['load']:.1f}: " + "; ".join(shown)
 
 

@@ -125,22 +125,11 @@ def test_the_bars_of_single_calls() -> None:
 
 
 def cell(p99: float, goodput: float = 100.0) -> dict[str, Any]:
-    own = {
-        "offered": 100.0,
-        "goodput": goodput,
-        "served": goodput / 100,
-        "p50": 1.0,
-        "p99": p99,
-        "p99_of_turns": [1, p99],
-    }
     other = {
-        "offered": 100.0,
-        "goodput": 100.0,
-        "served": 1.0,
-        "p50": 1.0,
-        "p99": 1.0,
-        "p99_of_turns": [1, 1],
-    }
+        "offered": 100.0, "goodput": 100.0, "served": 1.0, "p50": 1.0, "p99": 1.0, "p99_of_turns": [1, 1],
+        "processor_us": 50.0,
+    }  # fmt: skip
+    own = other | {"goodput": goodput, "served": goodput / 100, "p99": p99, "p99_of_turns": [1, p99]}
     contenders = {load.MERGED: own, load.ONE: other, load.PER_MODEL: other | {"p99": 3.0}}
     return {"family": "f", "models": 2, "mix": "uniform", "load": 0.5, "contenders": contenders}
 
