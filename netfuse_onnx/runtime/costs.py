@@ -96,9 +96,19 @@ class FormTimes:
         {most rows of a model: over the models} where it is selected.
         """
         self.io, self.models, self.own, self.together = io, models, own, dict(merged)
+        self._served: dict[tuple[int, int], tuple[float, float]] = {}
 
     def alone(self, rows: int) -> float:
         return self.own(rows)
+
+    def served(self, rows: int, most: int) -> tuple[float, float]:
+        known = self._served.get((rows, most))
+        if known is None:
+            top = min(rows, most)
+            sizes = [*(1 << i for i in range((top - 1).bit_length())), top]
+            size = min(sizes, key=lambda size: self.own(size) / size)
+            known = self._served[rows, most] = rows * self.own(size) / size, self.own(size)
+        return known
 
     def merged(self, models: int, most: int, total: int) -> float:
         if self.io == "selected":
@@ -126,6 +136,7 @@ class FormTimes:
         expected = self.alone(total) if kind == "alone" else self.merged(models, most, total)
         ratio = min(max(seconds / expected, 1 / FARTHEST), FARTHEST)
         if kind == "alone":
+            self._served.clear()
             self.own.move(total, ratio)
         elif self.io == "selected":
             for rows, weight in self._between(most):

@@ -62,6 +62,10 @@ class FormCosts(Protocol):
     def alone(self, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
 
+    def served(self, rows: int, most: int) -> tuple[float, float]:
+        """Return the time of calls that serve so many rows of a model on its own session, with the number of
+        rows below `most` that costs least by the row, and the time of one of them."""
+
     def merged(self, models: int, most: int, total: int) -> float:
         """Return the time of a merged call with rows of so many models, `most` of one, `total` in all."""
 
@@ -97,8 +101,9 @@ class Engine(Protocol):
     slots: int
     """Calls that pay to run at the same time."""
 
-    def check(self, model: str, feeds: Feeds) -> Request:
-        """Return the request of a model. Raises UnknownModel, BadInput or TooLarge."""
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
+        """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
+        change while they wait. Raises UnknownModel, BadInput or TooLarge."""
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""

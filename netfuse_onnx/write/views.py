@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto
 
 from netfuse_onnx.errors import FileFault, InternalError
@@ -27,6 +28,9 @@ from netfuse_onnx.write.regions import UNUSED, Index
 
 SMALL = 256
 """Weights of at most so many bytes stay in the view: a reference to elsewhere takes about half of that."""
+KEPT = 1024
+"""Weights of at most so many bytes stay in the view, too, where the data of the merged file has none of
+them: they are in the merged file itself."""
 STEERING = 1 << 16
 """Lists of int64 of at most so many bytes stay in the view, too: they may decide a shape, which inference
 reads from the graph alone."""
@@ -119,6 +123,8 @@ class Writer:
             if region is not None and region.offset is not None:
                 external.refer(tensor, Extent(self.data, region.offset, size))
                 counts.shared += size
+            elif size <= KEPT:
+                weights.fetch(tensor)
             else:
                 offset = self._again(tensor.name, weight, region.why if region else UNUSED, data)
                 readers = self._readers.setdefault(offset, (size, []))[1]
@@ -229,7 +235,28 @@ def _graph(family: Correspondence, source: Source, model: int) -> tuple[ModelPro
         return rebuild.model(source, places=True), ADAPTED
     if family.low_rank and family.low_rank.factored:
         return _of_family(family, model), FACTORED
-    return wire.scan(source.path, threshold=SMALL).model, ""
+    proto = wire.scan(source.path, threshold=SMALL).model
+    _strip(proto)
+    return proto, ""
+
+
+def _strip(proto: ModelProto) -> None:
+    """Remove what describes nodes and values to people: exporters write a stack trace for each node, which
+    takes more bytes than the rest of the graph. The metadata of the model stay."""
+    for graph in walk.graphs(proto.graph):
+        for each in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            _clear(each)
+    for scope in (proto.graph, *proto.functions):
+        _clear(scope)
+        for node in walk.nodes(scope):
+            for part in (node, *node.attribute):
+                _clear(part)
+
+
+def _clear(message: Message) -> None:
+    for name in ("doc_string", "metadata_props"):
+        if name in message.DESCRIPTOR.fields_by_name:  # the oldest onnx that is supported has fewer
+            message.ClearField(name)
 
 
 def _of_family(family: Correspondence, model: int) -> ModelProto:
