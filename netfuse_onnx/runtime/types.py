@@ -18,6 +18,8 @@ Feeds = Mapping[str, Any]
 Outputs = dict[str, Array]
 """Outputs by the names that the model's own file gives them."""
 Kind = Literal["alone", "merged"]
+Io = Literal["separate", "stacked", "selected", "slots", "index"]
+"""The interface of a merged file: `slots` and `index` are the two lowerings of routed rows."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +52,23 @@ class Call:
     taken: tuple[tuple[int, int], ...]
 
 
+class FormCosts(Protocol):
+    """The times of calls of one form, in seconds."""
+
+    def alone(self, rows: int) -> float:
+        """Return the time of a call of one model's own session with so many rows."""
+
+    def merged(self, models: int, most: int, total: int) -> float:
+        """Return the time of a merged call with rows of so many models, `most` of one, `total` in all."""
+
+
 class Costs(Protocol):
     """The times of calls, in seconds: measured at the start, and kept right by every call that runs."""
+
+    io: Io
+
+    def of(self, form: Hashable) -> FormCosts:
+        """Return the costs of one form, known or not. The scheduler asks once per choice."""
 
     def alone(self, form: Hashable, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
