@@ -1,0 +1,48 @@
+"""Tells from how many waiting models on a MergedSession takes a merged call, by what bench measured.
+
+The scheduler itself is asked, while requests of one model after the other join those that wait. So the answer
+is that of a session whose calls take what they took here. A session measures its own when it opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from netfuse_onnx.measure.report import Row, Serving, Waiting
+from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.schedule import GAIN, Limits, choose
+from netfuse_onnx.runtime.schedule import Waiting as Queue
+from netfuse_onnx.runtime.types import Call, Request
+
+
+def serving(models: int, label: str, rows: Sequence[Row], some: Sequence[Waiting]) -> Serving | None:
+    """Return what a MergedSession does with the merged file `label`; None where a call of one model was not
+    measured, or the file did not run. `some` has the calls that were measured of some models."""
+    own = min((row.median for row in rows if row.label == label and row.ran), default=None)
+    calls = {row.models: row for row in some if row.label == label}
+    if own is None or 1 not in calls:
+        return None
+    alone = calls[1].seconds.median
+    chosen = {k: row.merged.median for k, row in calls.items() if row.chosen}
+    merged = {**chosen, models: own}
+    return Serving(label, alone, own, merges_from(models, alone, merged), GAIN)
+
+
+def merges_from(models: int, alone: float, merged: Mapping[int, float]) -> int | None:
+    """Return the smallest number of waiting models, a request each, for which the scheduler takes a merged
+    call; None where it does for no number. `alone` has the seconds of a call of one model, `merged` those of
+    merged calls, by the models that a call runs: the last is a call of all."""
+    own = Curve({1: alone})
+    times = (
+        FormTimes("selected", models, own, {1: Curve(merged)})
+        if len(merged) > 1
+        else FormTimes("stacked", models, own, {1: Curve({1: merged[models]})})
+    )
+    costs = MeasuredCosts(times.io, models, {(): times}, lambda form: 1.0)
+    queue = Queue()
+    for model in range(models):
+        queue.add(Request(model, (), 1, ()))
+        call = choose(queue, costs, 0.0, Limits())
+        if isinstance(call, Call) and call.kind == "merged":
+            return model + 1
+    return None
