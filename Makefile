@@ -50,7 +50,7 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV and LitServe"
+	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV, LitServe and FastAPI"
 	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve]'
 	@touch $@
 
