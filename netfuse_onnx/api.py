@@ -57,6 +57,7 @@ def merge(
     verify: bool = True,
     data: str = "auto",
     tune: float | None = None,
+    views: bool = False,
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
     progress: Progress | None = None,
@@ -67,14 +68,15 @@ def merge(
     The arguments are the options of the command line; `routing` says how rows find their models with
     io="routed": auto, slots or index; `combine` is mean, sum or vote for all outputs, or one of these by
     name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
-    choosing the plan by measuring on this machine, None for not at all; `low_rank` is the tolerance of
-    low-rank differences from `base`, 0 for the rounding of the type.
+    choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
+    a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
     return Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
-        low_rank, base, progress, proof,
+        views, low_rank, base, progress, proof,
     ).report()  # fmt: skip
 
 

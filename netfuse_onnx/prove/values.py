@@ -23,6 +23,7 @@ from netfuse_onnx.prove.replay import Replayer
 from netfuse_onnx.prove.selection import choose
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.prove.views import ViewProver
 from netfuse_onnx.run import bounds
 from netfuse_onnx.run.runtime import CUDA, RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
@@ -35,18 +36,26 @@ def prove_values(
     progress: Progress | None = None,
     *,
     trusted: bool = False,
+    views: ViewProver | None = None,
 ) -> ValuesProof:
     """Run the sources, then the merged model file, and compare every output of every model.
 
     `trusted` says that the graph of the file is the one that merging gives; else its memory is estimated
-    before it is run. Raises NotProven when the sources take no inputs that were tried, UsageFault on --dim or
-    --inputs that do not fit the models.
+    before it is run. `views` are checked beside their sources. Raises NotProven when the sources take no
+    inputs that were tried, UsageFault on --dim or --inputs that do not fit the models.
     """
     tell = progress or silent
     trial = Trial(family, options)
     judge = Judge(trial, tell)
     replays = Replayer(trial, judge) if options.runtime.provider == "cuda" else None
-    trial.run_sources(tell, replays.source if replays else None)
+
+    def loaded(session: Session, model: int) -> None:
+        if replays:
+            replays.source(session, model)
+        if views:
+            views.check(judge, model)
+
+    trial.run_sources(tell, loaded)
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)

@@ -60,10 +60,10 @@ class View:
 class Bundle:
     """A bundle, as its manifest has it. Files are named by their base names in `folder`.
 
-    `io` is a word of edges.py, and `share` are the inputs that a merged call takes once, by the first model's
-    names. `rows` are the inputs whose first axis is the batch, by the first model's names, and `batch` are the
-    symbols of that axis in the merged file: none where it is fixed at 1. `rows_apart` is True where each row
-    of a batch is proven to be computed by itself, and `mixes` the reason where that is not known.
+    `io` is a word of edges.py, and `share` are the inputs that a merged call takes once. `rows` are the
+    inputs whose first axis is the batch, and `batch` are the symbols of that axis: none where it is fixed at
+    1. All names are those of the first model. `rows_apart` is True where each row of a batch is proven to be
+    computed by itself, and `mixes` the reason where that is not known.
     """
 
     folder: str
