@@ -31,7 +31,7 @@ from netfuse_onnx.plan.planner import candidates
 from netfuse_onnx.prove.combined import may_win
 from netfuse_onnx.rewrite.combine import with_combinations
 from netfuse_onnx.rules import combine
-from netfuse_onnx.run import combining
+from netfuse_onnx import combining
 
 
 def vote_of(each: Array) -> Array:

@@ -15,7 +15,7 @@ from netfuse_onnx import edges
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime.errors import BadInput, CallFailed, UnknownModel
 from netfuse_onnx.runtime.ort import Setup, first_line, names_of, open_session
-from netfuse_onnx.runtime.types import Array, Costs, Feeds, Outputs, Request
+from netfuse_onnx.runtime.types import Array, Costs, Feeds, Io, Outputs, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,26 @@ class Names:
     outputs: tuple[str, ...]
 
 
+class NoFormCosts:
+    """The costs of one form, of which nothing is known."""
+
+    def alone(self, rows: int) -> float:
+        """Return the time of a call of one model."""
+        return 1.0
+
+    def merged(self, models: int, most: int, total: int) -> float:
+        """Return the time of a merged call."""
+        return 1.0
+
+
 class NoCosts:
     """Costs that know nothing: every call takes as long as any other."""
+
+    io: Io = "separate"
+
+    def of(self, form: Any) -> NoFormCosts:
+        """Return the costs of one form."""
+        return NoFormCosts()
 
     def alone(self, form: Any, rows: int) -> float:
         """Return the time of a call of one model."""
@@ -48,6 +66,9 @@ class ServedFiles:
     """The Engine of a merged file. `sources` are the models' own files, in the order of the merge; without
     them every call is a merged one. One request of a model stands in a merged call."""
 
+    rows_apart = False
+    slots = 1
+
     def __init__(
         self, path: str, setup: Setup | None = None, *, sources: Sequence[str] = (), own_sessions: int = 64
     ) -> None:
@@ -61,6 +82,7 @@ class ServedFiles:
         self._shared = frozenset(facts["share"])
         self._place = {model: place for place, model in enumerate(self.models)}
         self._sources = tuple(sources)
+        self.own_sessions = bool(sources)
         self._own = OrderedDict[int, Any]()
         self._own_sessions = own_sessions
         self._lock = threading.Lock()
@@ -102,6 +124,10 @@ class ServedFiles:
         wanted = list(dict.fromkeys(wanted))
         got = dict(zip(wanted, _run(self._merged, wanted, feeds), strict=True))
         return [self._outputs_of(request.model, got) for request in requests]
+
+    def computed_rows(self, rows: Mapping[int, int]) -> int:
+        """Return how many rows a merged call computes: each model has as many as any."""
+        return len(self.models) * max(rows.values())
 
     def close(self) -> None:
         """Release the sessions."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
@@ -37,7 +37,9 @@ class Request:
     arrived: float = 0.0
     """Seconds of time.monotonic()."""
     deadline: float = float("inf")
-    future: Future[Outputs] = field(default_factory=Future)
+    """The request starts before this moment of time.monotonic(), or never."""
+    future: Future[Outputs] | None = None
+    """The answer that somebody waits for; None where the caller's own thread runs the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,26 @@ class Engine(Protocol):
 
     models: tuple[str, ...]
     costs: Costs
+    own_sessions: bool
+    """True where each model has a session of its own. Without, `alone` is the merged call with only that
+    model's rows in it."""
+    rows_apart: bool
+    """True where each row's outputs depend on that row alone: rows of several requests may share a batch."""
+    slots: int
+    """Calls that pay to run at the same time."""
+
+    def check(self, model: str, feeds: Feeds) -> Request:
+        """Return the request of a model. Raises UnknownModel, BadInput or TooLarge."""
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form, in one merged call: several of a model where rows are apart."""
+
+    def computed_rows(self, rows: Mapping[int, int]) -> int:
+        """Return how many rows a merged call computes that has so many rows of each model: slots of models
+        without a request included."""
 
     def close(self) -> None:
         """Release the sessions once no call runs."""

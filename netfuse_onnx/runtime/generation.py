@@ -1,0 +1,75 @@
+"""A generation: the sessions of one file, the requests that wait for them, and those that run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from netfuse_onnx.runtime.errors import ServingError
+from netfuse_onnx.runtime.guard import Guard
+from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.queue import Queue
+from netfuse_onnx.runtime.schedule import Limits
+from netfuse_onnx.runtime.stats import Stats
+from netfuse_onnx.runtime.types import Engine, Request
+
+
+class Generation:
+    """One engine with its own queue: a request stays with it from entry to answer."""
+
+    def __init__(self, number: int, engine: Engine, limits: Limits) -> None:
+        self.number = number
+        self.engine = engine
+        self.limits = replace(limits, rows_apart=engine.rows_apart, own_sessions=engine.own_sessions)
+        self.at_once = replace(self.limits, max_wait=0.0)
+        """The limits where nothing is waited for on purpose."""
+        self.queue = Queue()
+        self.guard = Guard(len(engine.models))
+        self.running: set[object] = set()
+        self.is_retired = False
+        self.is_closed = False
+
+    @property
+    def is_empty(self) -> bool:
+        """True where no request is inside."""
+        return not self.running and not len(self.queue)
+
+    def settle(self, stats: Stats, done: Performed) -> None:
+        """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
+        now = time.monotonic()
+        engine, guard = self.engine, self.guard
+        for request, outcome in zip(done.requests, done.outcomes, strict=True):
+            stats.took(now - request.arrived)
+            if isinstance(outcome, ServingError):
+                stats.ended["failed"] += 1
+                guard.failed(request.model)
+            else:
+                stats.ended["answered"] += 1
+                if not guard.is_calm:
+                    guard.succeeded(request.model)
+        if done.failed:
+            stats.failed_calls[done.kind] += 1
+            stats.retries += len(done.requests) if done.retried else 0
+            if done.kind == "merged" and not any(isinstance(o, ServingError) for o in done.outcomes):
+                guard.blamed_nobody(now)
+            return
+        rows = rows_of(done.requests)
+        useful = sum(rows.values())
+        stats.calls[done.kind] += 1
+        stats.requests_in[done.kind] += len(done.requests)
+        stats.useful_rows += useful
+        if done.kind == "merged":
+            stats.models_in_merged += len(rows)
+            stats.padded_rows += max(0, engine.computed_rows(rows) - useful)
+            if not guard.is_calm:
+                guard.merged_succeeded()
+        engine.costs.saw(done.requests[0].form, done.kind, rows, done.seconds)
+
+
+def rows_of(requests: Sequence[Request]) -> dict[int, int]:
+    """Return the rows of each model."""
+    rows: dict[int, int] = {}
+    for request in requests:
+        rows[request.model] = rows.get(request.model, 0) + request.rows
+    return rows

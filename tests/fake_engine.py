@@ -1,0 +1,151 @@
+"""An engine without ONNX Runtime, for tests of what stands before it: queue, workers, isolation, swap.
+
+Model m of generation g answers `x` [rows, k] with `y` = x + 1000 * m + 1e6 * g, so that an answer of another
+model or generation is seen. A row with a 13 in it makes its call fail.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import numpy as np
+
+from netfuse_onnx.runtime.dispatch import Bounds
+from netfuse_onnx.runtime.errors import BadInput, UnknownModel
+from netfuse_onnx.runtime.schedule import Limits
+from netfuse_onnx.runtime.serving import Serving
+from netfuse_onnx.runtime.types import Array, Feeds, Kind, Outputs, Request
+
+BAD = 13.0
+SENTENCE = "Non-zero status code returned while running Gather node: index 13 is out of range"
+
+
+class FakeCosts:
+    """Own calls of 1 s and merged calls of 1.5 s: two waiting models do not pay, three do."""
+
+    io = "separate"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Kind, dict[int, int]]] = []
+
+    def of(self, form: Hashable) -> FakeFormCosts:
+        return FakeFormCosts()
+
+    def alone(self, form: Hashable, rows: int) -> float:
+        return FakeFormCosts().alone(rows)
+
+    def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
+        return FakeFormCosts().merged(len(rows), max(rows.values()), sum(rows.values()))
+
+    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+        self.seen.append((kind, dict(rows)))
+
+
+class FakeFormCosts:
+    """The times of FakeCosts."""
+
+    def alone(self, rows: int) -> float:
+        return 1.0 + 0.1 * rows
+
+    def merged(self, models: int, most: int, total: int) -> float:
+        return 1.5 + 0.3 * most
+
+
+class Gate:
+    """Holds calls until it is opened, and tells when one has come."""
+
+    def __init__(self) -> None:
+        self.arrived = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def __call__(self) -> None:
+        self.arrived.release()
+        assert self.open.wait(30), "a gate was left closed"
+
+    def wait_for_a_call(self) -> None:
+        assert self.arrived.acquire(timeout=30), "no call came"
+
+
+class FakeEngine:
+    """An Engine that adds numbers. `hook` runs at the start of each call, and may raise or wait."""
+
+    def __init__(
+        self,
+        models: Sequence[str] = ("a", "b", "c", "d"),
+        *,
+        generation: int = 0,
+        own_sessions: bool = True,
+        rows_apart: bool = True,
+        slots: int = 1,
+        hook: Callable[[], None] | None = None,
+    ) -> None:
+        self.models = tuple(models)
+        self.costs = FakeCosts()
+        self.own_sessions, self.rows_apart, self.slots = own_sessions, rows_apart, slots
+        self.generation = generation
+        self.hook = hook
+        self.calls: list[tuple[Kind, list[int]]] = []
+        """The models of the requests of each call, in order."""
+        self.closes = 0
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+
+    def check(self, model: str, feeds: Feeds) -> Request:
+        if model not in self.models:
+            raise UnknownModel(f"no model {model!r}", model=model)
+        x = feeds.get("x")
+        if not isinstance(x, np.ndarray) or x.dtype != np.float64 or x.ndim != 2:
+            raise BadInput(
+                "x must be float64 [rows, k]", model=model, input="x", expected="float64 [rows, k]"
+            )
+        return Request(self.models.index(model), (x,), len(x), x.shape[1:])
+
+    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+        assert len({request.model for request in requests}) == 1
+        return self._run("alone", requests)
+
+    def merged(self, requests: Sequence[Request]) -> list[Outputs]:
+        return self._run("merged", requests)
+
+    def computed_rows(self, rows: Mapping[int, int]) -> int:
+        return len(self.models) * max(rows.values())
+
+    def close(self) -> None:
+        with self._lock:
+            assert not self.running, "closed while a call runs"
+            self.closes += 1
+
+    def answer(self, model: str, x: Array) -> Array:
+        """The right answer of a model to an input."""
+        return x + 1000.0 * self.models.index(model) + 1e6 * self.generation
+
+    def _run(self, kind: Kind, requests: Sequence[Request]) -> list[Outputs]:
+        with self._lock:
+            assert not self.closes, "a call on closed files"
+            self.calls.append((kind, [request.model for request in requests]))
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        try:
+            assert len({request.form for request in requests}) == 1
+            if self.hook:
+                self.hook()
+            if any((request.inputs[0] == BAD).any() for request in requests):
+                raise RuntimeError(SENTENCE)
+            return [{"y": self.answer(self.models[r.model], r.inputs[0])} for r in requests]
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+def serving(engine: FakeEngine, **options: object) -> Serving:
+    """A session over an engine. Options are those of Limits, of Bounds, and of Serving."""
+    limits = Limits(**{k: options.pop(k) for k in ("max_rows", "max_batch", "max_wait") if k in options})  # type: ignore[arg-type]
+    bounds = Bounds(**{k: options.pop(k) for k in ("max_queue", "max_queue_per_model") if k in options})  # type: ignore[arg-type]
+    return Serving(lambda _: engine, "", limits, bounds, **options)  # type: ignore[arg-type]
+
+
+def feeds(value: float, rows: int = 1, width: int = 2) -> dict[str, Array]:
+    """The inputs of a request, all of one number."""
+    return {"x": np.full((rows, width), float(value))}
