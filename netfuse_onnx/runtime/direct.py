@@ -8,17 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from netfuse_onnx.runtime.dispatch import Dispatcher, Ticket
+from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
-from netfuse_onnx.runtime.generation import Generation
+from netfuse_onnx.runtime.generation import Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
-from netfuse_onnx.runtime.queue import NEVER
 from netfuse_onnx.runtime.schedule import Waiting, choose
 from netfuse_onnx.runtime.types import Call, Feeds, Request
 
 
 def run_directly(
-    dispatcher: Dispatcher, pairs: Iterable[tuple[str, Feeds]], seconds: float | None, go_on: bool
+    dispatcher: Dispatcher, pairs: Iterable[tuple[str, Feeds]], seconds: float, go_on: bool
 ) -> list[Outcome]:
     """Return an outcome for each (model, feeds), in order. Requests that no call took in so many seconds end
     in Timeout. Without `go_on`, a request that checks refuse raises its error before anything runs."""
@@ -35,7 +34,7 @@ def _outcomes(
     dispatcher: Dispatcher,
     generation: Generation,
     pairs: Iterable[tuple[str, Feeds]],
-    seconds: float | None,
+    seconds: float,
     go_on: bool,
 ) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
@@ -56,12 +55,12 @@ def _outcomes(
         places[request] = place
         waiting.add(request)
     dispatcher.accepted(len(places))
-    until = NEVER if seconds is None else arrived + seconds
+    until = arrived + seconds
     while len(waiting):
         if time.monotonic() >= until:
             rest = list(waiting)
             dispatcher.timed_out(len(rest))
-            outcomes |= {places[r]: late(generation.engine.models[r.model], until - arrived) for r in rest}
+            outcomes |= {places[r]: late(generation.engine.models[r.model], seconds) for r in rest}
             break
         done = _next_call(dispatcher, generation, waiting)
         for request, outcome in zip(done.requests, done.outcomes, strict=True):
@@ -72,8 +71,7 @@ def _outcomes(
 def _next_call(dispatcher: Dispatcher, generation: Generation, waiting: Waiting) -> Performed:
     """Run and count the call that the scheduler chooses now."""
     now = time.monotonic()
-    with dispatcher.lock:
-        kept_out = tuple(generation.guard.kept_out(now))
+    kept_out = dispatcher.kept_out(generation, now)
     call = choose(waiting, generation.engine.costs, now, generation.at_once, kept_out=kept_out)
     assert isinstance(call, Call)  # something waits, and nothing is waited for
     done = perform(generation.engine, call.kind, waiting.take(call))

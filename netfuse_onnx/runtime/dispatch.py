@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
-from netfuse_onnx.runtime.generation import Generation
+from netfuse_onnx.runtime.generation import Generation, Job, Ticket
 from netfuse_onnx.runtime.isolation import Performed
-from netfuse_onnx.runtime.queue import NEVER, Answer, Queue
+from netfuse_onnx.runtime.moments import NEVER, seconds_until
+from netfuse_onnx.runtime.queue import Answer, Queue
 from netfuse_onnx.runtime.schedule import Later, Limits, choose
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Request
@@ -29,24 +30,6 @@ class Bounds:
 
     max_queue: int = 1024
     max_queue_per_model: int = 256
-
-
-@dataclass(slots=True)
-class Job:
-    """The next task of a worker: requests that have a call to run, or that nobody will run any more."""
-
-    generation: Generation
-    call: Call | None
-    requests: Sequence[Request]
-
-
-class Ticket:
-    """Stands for a caller who runs calls in its own thread, beside the queue."""
-
-    __slots__ = ("generation",)
-
-    def __init__(self) -> None:
-        self.generation: Generation | None = None
 
 
 class Dispatcher:
@@ -75,33 +58,38 @@ class Dispatcher:
 
     # ----------------------------------------------------------------------- entry
 
-    def enter(self, generation: Generation, request: Request, may_start: bool) -> str:
-        """Let a request in: "started" where the caller has a slot now and must run it, "queued" where it
-        has an answer to wait for, "swapped" where it must be checked again by the new generation."""
+    def start(self, generation: Generation, ticket: object) -> bool:
+        """Give a caller the slot of an idle session, in which it runs its request itself and then calls
+        `finish`. False: the request must wait, or can't enter."""
         with self.lock:
-            if self.closing:
-                raise self.refused(Closed(self.closing))
+            idle = not self.waiting and len(self.busy) < self.slots
+            if self.closing or generation is not self.current or not idle:
+                return False
+            self.stats.accepted += 1
+            generation.running.add(ticket)
+            self.busy.add(ticket)
+            return True
+
+    def enqueue(self, generation: Generation, request: Request) -> Answer | None:
+        """Let a request wait, and return its future. None: the generation is no longer the current one, which
+        must check the request again."""
+        with self.lock:
+            self.refuse_if_closed()
             if generation is not self.current:
-                return "swapped"
-            if may_start and not self.waiting and len(self.busy) < self.slots:
-                self.stats.accepted += 1
-                generation.running.add(request)
-                self.busy.add(request)
-                return "started"
+                return None
             self._bounded(generation, request)
-            request.future = Answer(self, generation, request)
+            request.answer = answer = Answer(self, generation, request)
             self.stats.accepted += 1
             generation.queue.add(request)
             self.waiting += 1
             if len(self.busy) < self.slots or request.deadline != NEVER:
                 self.ready.notify()
-            return "queued"
+            return answer
 
     def enter_directly(self, ticket: Ticket) -> Generation:
         """Let a caller in who runs calls beside the queue: it leaves by `finish`."""
         with self.lock:
-            if self.closing:
-                raise self.refused(Closed(self.closing))
+            self.refuse_if_closed()
             ticket.generation = self.current
             self.current.running.add(ticket)
             return self.current
@@ -115,6 +103,11 @@ class Dispatcher:
         """Count requests of such a caller that no call took in time."""
         with self.lock:
             self.stats.ended["timed_out"] += number
+
+    def refuse_if_closed(self) -> None:
+        """Raise Closed where nothing enters any more."""
+        if self.closing:
+            raise self.refused(Closed(self.closing))
 
     def refused(self, error: ServingError) -> ServingError:
         """Count an error that keeps a request out, and return it."""
@@ -153,14 +146,14 @@ class Dispatcher:
                 if self.is_stopped and not self.waiting:
                     self.ready.notify_all()  # so that the others end as well
                     return None
-                self.ready.wait(None if due == NEVER else max(0.0, due - time.monotonic()))
+                self.ready.wait(seconds_until(due))
 
     def _late(self, now: float) -> Job | None:
         """Return the requests of a generation whose time to start has passed."""
         for generation in self._generations():
             expired = generation.queue.expired(now)
             self.waiting -= len(expired)
-            late = [r for r in expired if r.future is not None and r.future.set_running_or_notify_cancel()]
+            late = [r for r in expired if r.answer is not None and r.answer.starts()]
             if late:
                 self.stats.ended["timed_out"] += len(late)
                 generation.running.add(late[0])
@@ -178,7 +171,7 @@ class Dispatcher:
                     break
                 taken = generation.queue.take(call)
                 self.waiting -= len(taken)
-                runs = [r for r in taken if r.future is None or r.future.set_running_or_notify_cancel()]
+                runs = [r for r in taken if r.answer is not None and r.answer.starts()]
                 if runs:
                     generation.running.add(runs[0])
                     self.busy.add(runs[0])
@@ -198,7 +191,9 @@ class Dispatcher:
                 kept_out=generation.guard.kept_out(now),
                 idle=self.slots - len(self.busy),
             )
-            if call is not None:
+            if isinstance(call, Later) and call.at > now:
+                return call
+            if isinstance(call, Call) and generation.queue.has(call):
                 return call
         except Exception:
             pass
@@ -233,7 +228,8 @@ class Dispatcher:
         with self.lock:
             if generation.queue.withdraw(request):
                 self.waiting -= 1
-            self.stats.ended["cancelled"] += 1
+            if request.answer is not None and request.answer.leave():
+                self.stats.ended["cancelled"] += 1
             ends = self._emptied(generation)
         if ends:
             generation.engine.close()
@@ -257,17 +253,17 @@ class Dispatcher:
         """Calls that run now, and callers that run some beside the queue."""
         return sum(len(generation.running) for generation in self._generations())
 
-    def kept_out(self) -> list[str]:
-        """Return the models that take no part in merged calls now."""
-        generation = self.current
-        models = sorted(generation.guard.kept_out(time.monotonic()))
-        return [generation.engine.models[model] for model in models]
+    def kept_out(self, generation: Generation, now: float) -> Collection[int]:
+        """Return the models of a generation that take no part in merged calls now."""
+        if generation.guard.is_calm:
+            return ()
+        with self.lock:
+            return tuple(generation.guard.kept_out(now))
 
     def replace(self, engine: Engine) -> int:
         """Let new requests enter a new engine. The old one is closed once its last request leaves."""
         with self.lock:
-            if self.closing:
-                raise Closed(self.closing)
+            self.refuse_if_closed()
             before = self.current
             self.current = Generation(before.number + 1, engine, self._limits)
             self.old.append(before)
@@ -298,21 +294,20 @@ class Dispatcher:
         is."""
         with self.lock:
             while not all(generation.is_empty for generation in self._generations()):
-                left = until - time.monotonic()
-                if left <= 0:
+                if time.monotonic() >= until:
                     return False
-                self.emptied.wait(None if until == NEVER else left)
+                self.emptied.wait(seconds_until(until))
             return True
 
-    def clear(self) -> list[Request]:
-        """Take all requests out of the queues that nobody has cancelled, and return them."""
+    def clear(self, end: str = "dropped") -> list[Request]:
+        """Take all requests out of the queues, and return those that nobody has cancelled."""
         with self.lock:
             taken = [r for generation in self._generations() for r in generation.queue.clear()]
             self.waiting = 0
-            dropped = [r for r in taken if r.future is not None and r.future.set_running_or_notify_cancel()]
-            self.stats.ended["dropped"] += len(dropped)
+            rest = [r for r in taken if r.answer is not None and r.answer.starts()]
+            self.stats.ended[end] += len(rest)
             self.emptied.notify_all()
-            return dropped
+            return rest
 
     def retire(self) -> None:
         """Close each engine as soon as its last call ends: at once where none runs."""

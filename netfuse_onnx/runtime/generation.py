@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
@@ -12,7 +12,7 @@ from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.queue import Queue
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Engine, Request
+from netfuse_onnx.runtime.types import Call, Engine, Request
 
 
 class Generation:
@@ -65,6 +65,24 @@ class Generation:
             if not guard.is_calm:
                 guard.merged_succeeded()
         engine.costs.saw(done.requests[0].form, done.kind, rows, done.seconds)
+
+
+@dataclass(slots=True)
+class Job:
+    """The next task of a worker: requests that have a call to run, or that nobody will run any more."""
+
+    generation: Generation
+    call: Call | None
+    requests: Sequence[Request]
+
+
+class Ticket:
+    """Stands for a caller who runs calls in its own thread, beside the queue."""
+
+    __slots__ = ("generation",)
+
+    def __init__(self) -> None:
+        self.generation: Generation | None = None
 
 
 def rows_of(requests: Sequence[Request]) -> dict[int, int]:

@@ -44,7 +44,8 @@ def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performe
 
 
 def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Outcome]:
-    """Run requests of a call that failed, each by itself; with `by_model`, first those of each model together."""
+    """Run requests of a call that failed, each by itself; with `by_model`, first those of each model
+    together."""
     outcomes: dict[Request, Outcome] = {}
     groups: dict[int | Request, list[Request]] = {}
     for request in requests:

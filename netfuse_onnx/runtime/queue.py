@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from itertools import count
 from typing import TYPE_CHECKING
 
+from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.schedule import Waiting
 from netfuse_onnx.runtime.types import Call, Outputs, Request
 
@@ -18,25 +19,40 @@ if TYPE_CHECKING:
     from netfuse_onnx.runtime.dispatch import Dispatcher
     from netfuse_onnx.runtime.generation import Generation
 
-NEVER = float("inf")
 SPARE = 64
 """Entries of answered requests that the heap of deadlines may hold beside as many as there are requests."""
 
 
 class Answer(Future[Outputs]):
-    """The future of a request in a queue: cancelled, the request leaves the queue at once."""
+    """The future of a request in a queue: cancelled, the request leaves the queue at once.
+
+    Once answered it holds the answer alone, so that the inputs of a request live no longer than its call.
+    """
 
     def __init__(self, dispatcher: Dispatcher, generation: Generation, request: Request) -> None:
         super().__init__()
-        self._entered = (dispatcher, generation, request)
+        self._entry: tuple[Dispatcher, Generation, Request] | None = (dispatcher, generation, request)
 
     def cancel(self) -> bool:
         """Cancel the request. Returns False where it runs or has been answered."""
         cancelled = super().cancel()
-        if cancelled:
-            dispatcher, generation, request = self._entered
+        entry = self._entry
+        if cancelled and entry is not None:
+            dispatcher, generation, request = entry
             dispatcher.withdraw(generation, request)
         return cancelled
+
+    def starts(self) -> bool:
+        """Return True where the request is to run now: it was not cancelled, and no longer can be."""
+        try:
+            return self.set_running_or_notify_cancel()
+        except InvalidStateError:  # its holder gave it a result: it is none of ours any more
+            return False
+
+    def leave(self) -> bool:
+        """Let go of the request. Returns False where that was done before."""
+        entry, self._entry = self._entry, None
+        return entry is not None
 
 
 class Queue:
@@ -63,6 +79,11 @@ class Queue:
             if len(self._deadlines) > 2 * len(self) + SPARE:
                 self._forget_answered()
             heapq.heappush(self._deadlines, (request.deadline, next(self._order), request))
+
+    def has(self, call: Call) -> bool:
+        """Return True where the requests of a call wait."""
+        lines = self.waiting.lines.get(call.form, {})
+        return bool(call.taken) and all(0 < n <= len(lines.get(model, ())) for model, n in call.taken)
 
     def take(self, call: Call) -> list[Request]:
         """Remove and return the requests of a call, model after model, oldest first."""

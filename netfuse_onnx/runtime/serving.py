@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from netfuse_onnx.combining import combined
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.direct import run_directly
 from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
 from netfuse_onnx.runtime.isolation import perform
-from netfuse_onnx.runtime.queue import NEVER
+from netfuse_onnx.runtime.moments import NEVER
+from netfuse_onnx.runtime.queue import Answer
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.stats import exposition, quantile, samples
 from netfuse_onnx.runtime.types import Engine, Feeds, Outputs, Request
@@ -75,18 +77,19 @@ class Serving:
         sentence where the request itself can't run.
         """
         dispatcher = self._dispatcher
+        ticket = object()
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout)
             try:
-                entry = dispatcher.enter(generation, request, True)
-                if entry == "started":
-                    return self._run_here(generation, request)
-                if entry == "queued":
-                    return self._wait_for(request)
+                if dispatcher.start(generation, ticket):
+                    return self._run_here(generation, request, ticket)
             finally:
-                if request in generation.running and request.future is None:
-                    dispatcher.finish(generation, request)
+                if ticket in generation.running:  # interrupted
+                    dispatcher.finish(generation, ticket)
+            answer = dispatcher.enqueue(generation, request)
+            if answer is not None:
+                return self._wait_for(answer)
 
     def submit(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Future[Outputs]:
         """Return the future of a model's outputs. Cancelled before it runs, a request leaves the queue.
@@ -97,8 +100,10 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout)
-            if dispatcher.enter(generation, request, False) == "queued":
-                return self._future_of(request)
+            answer = dispatcher.enqueue(generation, request)
+            if answer is not None:
+                self._look_after(answer)
+                return answer
 
     async def arun(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Outputs:
         """Return the outputs of a model without blocking the event loop. No thread is held while it waits,
@@ -118,8 +123,7 @@ class Serving:
         first error is raised, that of a check before anything runs and any other after all have run. With
         `return_errors`, errors stand in the places of the outputs, and nothing is raised.
         """
-        seconds = self._timeout if timeout is None else timeout
-        outcomes = run_directly(self._dispatcher, requests, seconds, return_errors)
+        outcomes = run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
         if not return_errors:
             for outcome in outcomes:
                 if isinstance(outcome, ServingError):
@@ -150,6 +154,7 @@ class Serving:
         files may have other models.
         """
         with self._swaps:
+            self._dispatcher.refuse_if_closed()
             engine = self._open(path)
             try:
                 return self._dispatcher.replace(engine)
@@ -170,7 +175,9 @@ class Serving:
             told["generation"] = dispatcher.current.number
             told["old_generations"] = len(dispatcher.old)
             told["models"] = len(dispatcher.current.engine.models)
-            told["kept_out"] = dispatcher.kept_out()
+            engine = dispatcher.current.engine
+            kept_out = dispatcher.kept_out(dispatcher.current, time.monotonic())
+            told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
             told["workers"] = dispatcher.slots
             told["threads"] = len(self._workers.threads)
         told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
@@ -221,36 +228,40 @@ class Serving:
             self._dispatcher.refused(error)
             raise
         request.arrived = arrived
-        seconds = self._timeout if timeout is None else timeout
-        if seconds is not None:
-            request.deadline = arrived + seconds
+        request.deadline = arrived + self._seconds(timeout)
         return request
 
-    def _run_here(self, generation: Generation, request: Request) -> Outputs:
+    def _seconds(self, timeout: float | None) -> float:
+        """Return the seconds in which a request must start, by its caller's word or the session's."""
+        seconds = self._timeout if timeout is None else timeout
+        if seconds is None:
+            return NEVER
+        if not seconds >= 0:
+            raise UsageFault(f"a timeout is a number of seconds from 0, not {seconds}")
+        return seconds
+
+    def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
         done = perform(generation.engine, "alone", (request,))
-        self._dispatcher.finish(generation, request, done)
+        self._dispatcher.finish(generation, ticket, done)
         (outcome,) = done.outcomes
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome
 
-    def _future_of(self, request: Request) -> Future[Outputs]:
-        """Return the future of a request in the queue, with threads that look after it."""
-        future = request.future
-        assert future is not None  # the dispatcher has just set it
+    def _look_after(self, answer: Answer) -> None:
+        """See to it that there are threads for the queue. RuntimeError where none can be started."""
         try:
             self._workers.ensure()
         except RuntimeError:
-            future.cancel()
+            answer.cancel()
             raise
-        return future
 
-    def _wait_for(self, request: Request) -> Outputs:
-        future = self._future_of(request)
+    def _wait_for(self, answer: Answer) -> Outputs:
+        self._look_after(answer)
         try:
-            return future.result()
+            return answer.result()
         except BaseException:  # an interrupt: nobody wants the answer any more
-            future.cancel()
+            answer.cancel()
             raise
 
 
@@ -267,6 +278,7 @@ def _after_fork() -> None:
     for session in list(_OPEN):
         session._dispatcher.after_fork()
         session._workers.after_fork()
+        session._swaps = threading.Lock()
 
 
 atexit.register(_at_exit)

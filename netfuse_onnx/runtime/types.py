@@ -6,11 +6,13 @@ A model is its place in the order of the merge, from 0, everywhere behind the pu
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from netfuse_onnx.runtime.queue import Answer
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Any]
@@ -38,7 +40,7 @@ class Request:
     """Seconds of time.monotonic()."""
     deadline: float = float("inf")
     """The request starts before this moment of time.monotonic(), or never."""
-    future: Future[Outputs] | None = None
+    answer: Answer | None = None
     """The answer that somebody waits for; None where the caller's own thread runs the request."""
 
 

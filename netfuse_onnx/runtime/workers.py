@@ -6,12 +6,12 @@ There is one more than calls may run: it looks after deadlines while all others 
 from __future__ import annotations
 
 import threading
-import time
 
-from netfuse_onnx.runtime.dispatch import Dispatcher, Job
+from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import CallFailed, Closed, ServingError
+from netfuse_onnx.runtime.generation import Job
 from netfuse_onnx.runtime.isolation import Outcome, late, perform
-from netfuse_onnx.runtime.queue import NEVER
+from netfuse_onnx.runtime.moments import seconds_until
 from netfuse_onnx.runtime.types import Request
 
 
@@ -50,7 +50,7 @@ class Workers:
         """Wait for the end of all threads, at most until a time of time.monotonic()."""
         for thread in [*self.threads]:
             if thread is not threading.current_thread():
-                thread.join(None if until == NEVER else max(0.0, until - time.monotonic()))
+                thread.join(seconds_until(until))
 
     def after_fork(self) -> None:
         """Forget, in the child of a fork, the threads of the parent."""
@@ -65,7 +65,12 @@ def work(dispatcher: Dispatcher) -> None:
 
 
 def _one_job(dispatcher: Dispatcher) -> bool:
-    job = dispatcher.next_job()
+    try:
+        job = dispatcher.next_job()
+    except Exception as fault:  # a mistake of ours: nobody may wait for ever because of it
+        for request in dispatcher.clear("failed"):
+            answer(request, _ours(fault))
+        return True
     if job is None:
         return False
     try:
@@ -92,10 +97,12 @@ def _do(dispatcher: Dispatcher, job: Job) -> None:
 
 
 def answer(request: Request, outcome: Outcome) -> None:
-    """Give a request its outcome, once. Callbacks of the future run here; their errors stay here, too."""
-    future = request.future
-    if future is None or future.done():
+    """Give a request its outcome, once. Callbacks of the future run here; their errors end here, too."""
+    future = request.answer
+    if future is None:
         return
+    request.answer = None
+    future.leave()
     try:
         if isinstance(outcome, ServingError):
             future.set_exception(outcome)
