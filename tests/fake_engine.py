@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 
+from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime.dispatch import Bounds
 from netfuse_onnx.runtime.errors import BadInput, UnknownModel
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.serving import Serving
 from netfuse_onnx.runtime.types import Array, Feeds, Kind, Outputs, Request
 
+PATIENCE = 30.0
+"""Seconds after which a test gives up on something that must happen."""
 BAD = 13.0
 SENTENCE = "Non-zero status code returned while running Gather node: index 13 is out of range"
 
@@ -61,10 +65,10 @@ class Gate:
 
     def __call__(self) -> None:
         self.arrived.release()
-        assert self.open.wait(30), "a gate was left closed"
+        assert self.open.wait(PATIENCE), "a gate was left closed"
 
     def wait_for_a_call(self) -> None:
-        assert self.arrived.acquire(timeout=30), "no call came"
+        assert self.arrived.acquire(timeout=PATIENCE), "no call came"
 
 
 class FakeEngine:
@@ -92,7 +96,7 @@ class FakeEngine:
         self.most_running = 0
         self._lock = threading.Lock()
 
-    def check(self, model: str, feeds: Feeds) -> Request:
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         if model not in self.models:
             raise UnknownModel(f"no model {model!r}", model=model)
         x = feeds.get("x")
@@ -100,7 +104,7 @@ class FakeEngine:
             raise BadInput(
                 "x must be float64 [rows, k]", model=model, input="x", expected="float64 [rows, k]"
             )
-        return Request(self.models.index(model), (x,), len(x), x.shape[1:])
+        return Request(self.models.index(model), (x.copy() if copy else x,), len(x), x.shape[1:])
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
@@ -149,3 +153,31 @@ def serving(engine: FakeEngine, **options: object) -> Serving:
 def feeds(value: float, rows: int = 1, width: int = 2) -> dict[str, Array]:
     """The inputs of a request, all of one number."""
     return {"x": np.full((rows, width), float(value))}
+
+
+class Versions:
+    """Opens one fake engine after the other. `fail` makes opening fail."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+        self.engines: list[FakeEngine] = []
+        self.fail = False
+
+    def __call__(self, path: object) -> FakeEngine:
+        if self.fail:
+            raise FileFault("no such file")
+        engine = FakeEngine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
+        self.engines.append(engine)
+        return engine
+
+
+def right(engine: FakeEngine, model: str, value: float, outputs: Outputs) -> bool:
+    """Return True where outputs are what the model makes of `feeds(value)`."""
+    return bool((outputs["y"] == engine.answer(model, feeds(value)["x"])).all())
+
+
+def behind(gate: Gate, session: Serving, requests: list[tuple[str, float]]) -> list[Future[Outputs]]:
+    """Submit requests while a first call, of model a, is held at the gate; return the futures of the others."""
+    session.submit("a", feeds(0))
+    gate.wait_for_a_call()
+    return [session.submit(model, feeds(value)) for model, value in requests]

@@ -8,7 +8,7 @@ from typing import Any
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.errors import TooLarge
-from netfuse_onnx.runtime.ports import File
+from netfuse_onnx.runtime.ports import File, Port
 
 
 class Buckets:
@@ -39,6 +39,12 @@ class Buckets:
         for name in self.pad:
             if name not in {port.own[0] for port in file.inputs}:
                 raise UsageFault(f"There is no input {name!r} to pad.")
+
+    def value(self, port: Port) -> Any:
+        """Return the value of padding of an input; None where none of its axes is padded."""
+        if not any(axis in self.sizes for dims in port.dims for axis in dims or ()):
+            return None
+        return self.pad.get(port.own[0], "" if port.element and port.element.is_text else 0)
 
     def padded(self, model: str, axis: str, size: Any) -> Any:
         """Return the size to which an axis is padded. Raises TooLarge above the largest bucket."""

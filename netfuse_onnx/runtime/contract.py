@@ -8,7 +8,6 @@ out of range, on which the run of this request alone will fail.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,7 +44,7 @@ class Form(NamedTuple):
     once: tuple[Any, ...] = ()
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """The facts that follow from the shapes of a request."""
 
     rows: int
@@ -54,20 +53,23 @@ class _Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Own:
-    """One model of the contract: the names and types of its inputs in order, and the shapes seen so far."""
+    """One model of the contract: the names and types of its inputs in order, and the shapes seen so far,
+    which it shares with all models that take the same ones. The type of an input is None where its values
+    have to be looked at. `single` is the input of a model that has one, with a type."""
 
     place: int
     name: str
     wanted: tuple[tuple[str, np.dtype[Any] | None], ...]
-    seen: dict[Any, _Known]
+    single: tuple[str, np.dtype[Any]] | None
+    seen: dict[Any, Known]
 
 
 class Contract:
     """The requests that a merged file can serve.
 
     `apart` is True where the rows of a batch are computed one by one, so that several requests of a model may
-    stand side by side in a call, and models may have different numbers of rows; else `reason` says why it is
-    not known. `batched` is False where the batch is fixed: then an alone call has one request. `axes` are the
+    stand side by side in a merged call, and models may have different numbers of rows; else `reason` says why
+    that is not known. `side_by_side` is True where several may share an alone call, too. `axes` are the
     symbols that requests may give sizes to, the batch left out. `answers` is False where a merged call gives
     some outputs only as a combination of all models.
     """
@@ -79,14 +81,14 @@ class Contract:
         self.file, self.models, self.io = file, file.models, file.io
         self.inputs, self.outputs = file.inputs, file.outputs
         self.apart, self.reason = apart, reason
-        self.batched = bool(file.batch)
+        self.side_by_side = apart and bool(file.batch)
         self.axes = _axes(file)
         self.buckets = buckets or Buckets({})
         self.answers = not file.combined
         self.max_rows, self.max_bytes = max_rows, max_bytes
         self._once = tuple(k for k, port in enumerate(file.inputs) if port.once)
-        self._own = {name: self._own_of(place, name) for place, name in enumerate(file.models)}
-        self._lock = threading.Lock()
+        seen: dict[Any, dict[Any, Known]] = {}
+        self.own = {name: self._own_of(place, name, seen) for place, name in enumerate(file.models)}
 
     @classmethod
     def read(
@@ -106,9 +108,20 @@ class Contract:
         """Return a request that no check can find fault with. With `copy`, its inputs are arrays of their
         own, which no caller can change while they wait. Raises UnknownModel, BadInput or TooLarge."""
         try:
-            own = self._own[model]
+            own = self.own[model]
         except (KeyError, TypeError):
             raise faults.unknown_model(model, self.models) from None
+        if own.single is not None and not copy and len(feeds) == 1 and not self._once:
+            value = feeds.get(own.single[0])
+            if type(value) is np.ndarray and value.dtype is own.single[1]:
+                known = own.seen.get(value.shape)
+                if known is not None:
+                    return Request(own.place, (value,), known[0], known[1])
+        return self._request(own, feeds, copy)
+
+    # ------------------------------------------------------------------ the way of what was not seen before
+
+    def _request(self, own: Own, feeds: Feeds, copy: bool) -> Request:
         if len(feeds) != len(own.wanted):
             raise faults.names(own.name, [name for name, _ in own.wanted], feeds)
         arrays: list[Array] = []
@@ -117,21 +130,23 @@ class Contract:
                 value = feeds[name]
             except KeyError:
                 raise faults.names(own.name, [name for name, _ in own.wanted], feeds) from None
-            if type(value) is not np.ndarray or (value.dtype is not dtype and value.dtype != dtype) or copy:
+            if copy or dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
                 value = self._converted(own, k, value, copy)
             arrays.append(value)
         inputs = tuple(arrays)
-        shapes = inputs[0].shape if len(inputs) == 1 and own.wanted[0][1] else _shapes(inputs)
+        shapes = inputs[0].shape if own.single else shapes_of(inputs)
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
         if self._once:
             form = self._with_once(own, form, inputs, rows)
         return Request(own.place, inputs, rows, form)
 
-    # ------------------------------------------------------------------ the way of what was not seen before
-
-    def _own_of(self, place: int, name: str) -> Own:
-        wanted = [(p.own[place], p.element.dtype if p.element else None) for p in self.inputs]
-        return Own(place, name, tuple(wanted), {})
+    def _own_of(self, place: int, name: str, seen: dict[Any, dict[Any, Known]]) -> Own:
+        usual = [p.element.dtype if p.element and not p.element.is_text else None for p in self.inputs]
+        wanted = [(port.own[place], dtype) for port, dtype in zip(self.inputs, usual, strict=True)]
+        dims = tuple(port.dims[place] for port in self.inputs)
+        (first, dtype), *more = wanted or [("", None)]
+        single = None if more or dtype is None else (first, dtype)
+        return Own(place, name, tuple(wanted), single, seen.setdefault(dims, {}))
 
     def _converted(self, own: Own, k: int, value: Any, copy: bool) -> Any:
         port = self.inputs[k]
@@ -145,7 +160,7 @@ class Contract:
                 raise faults.type_of(own.name, port.own[own.place], port.element.name, str(error)) from error
         return array.copy() if copy and (array is value or array.base is not None) else array
 
-    def _measured(self, own: Own, shapes: Any, inputs: Sequence[Array]) -> _Known:
+    def _measured(self, own: Own, shapes: Any, inputs: Sequence[Array]) -> Known:
         """Check shapes that were not seen before, and remember them."""
         rows, sizes = 0, dict[str, Size]()
         for port, value in zip(self.inputs, inputs, strict=True):
@@ -161,7 +176,7 @@ class Contract:
         size = sum(value.nbytes for port, value in zip(self.inputs, inputs, strict=True) if port.element)
         faults.limits(own.name, rows, size, self.max_rows, self.max_bytes)
         padded = tuple(self.buckets.padded(own.name, axis, sizes.get(axis, 0)) for axis in self.axes)
-        known = _Known(rows, Form(padded, 0 if self.apart else rows))
+        known = Known(rows, Form(padded, 0 if self.apart else rows))
         if len(own.seen) >= KEPT_SHAPES:
             own.seen.clear()
         own.seen[shapes] = known
@@ -184,7 +199,8 @@ class Contract:
         return Form(form.sizes, form.rows, tuple(values))
 
 
-def _shapes(inputs: Sequence[Any]) -> tuple[Any, ...]:
+def shapes_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the shapes of the inputs of a request, by which it is looked up; None for what is no tensor."""
     return tuple([getattr(value, "shape", None) for value in inputs])
 
 

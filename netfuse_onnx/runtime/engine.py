@@ -1,206 +1,174 @@
-"""One generation of files: the sessions of a merged file and of its models, and the way to call them."""
+"""One generation of files: the sessions of a merged file and of its models, and the calls of them.
+
+In: requests that the contract has checked. Out: each one's outputs, from a call of one model's own session or
+from a merged call, which the packing fills and the sessions run.
+"""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from netfuse_onnx import edges
-from netfuse_onnx.errors import FileFault
-from netfuse_onnx.runtime.errors import BadInput, CallFailed, UnknownModel
-from netfuse_onnx.runtime.ort import Setup, first_line, names_of, open_session
-from netfuse_onnx.runtime.types import Array, Costs, Feeds, Io, Outputs, Request
+from netfuse_onnx.runtime import bundle as bundles
+from netfuse_onnx.runtime import samples, sources, threads, timing
+from netfuse_onnx.runtime.buckets import Buckets
+from netfuse_onnx.runtime.bundle import Bundle
+from netfuse_onnx.runtime.calls import Calls, OnCpu
+from netfuse_onnx.runtime.contract import Contract
+from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
+from netfuse_onnx.runtime.ort import ALL, CPU, Provider, Setup, open_session
+from netfuse_onnx.runtime.own import OwnSessions
+from netfuse_onnx.runtime.packing import Packing
+from netfuse_onnx.runtime.ports import KEY
+from netfuse_onnx.runtime.threads import Threads
+from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Request
+
+PART = 0.4
+"""The part of the time of measuring that the number of threads may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """The names of one model's inputs and outputs, in the order of the contract: its own, and those of the
-    merged file."""
+class Options:
+    """The options of an engine. Those without a word here are MergedSession's."""
 
-    own_inputs: tuple[str, ...]
-    own_outputs: tuple[str, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-class NoFormCosts:
-    """The costs of one form, of which nothing is known."""
-
-    def alone(self, rows: int) -> float:
-        """Return the time of a call of one model."""
-        return 1.0
-
-    def merged(self, models: int, most: int, total: int) -> float:
-        """Return the time of a merged call."""
-        return 1.0
+    sources: tuple[str, ...] = ()
+    providers: tuple[Provider, ...] | None = None
+    threads: int | None = None
+    workers: int | None = None
+    libraries: tuple[str, ...] = ()
+    max_rows: int = 8
+    max_batch: int = 64
+    buckets: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
+    pad: Mapping[str, Any] = field(default_factory=dict)
+    rows_apart: bool | None = None
+    own_sessions: int = 64
+    """Most own sessions that are open at a time."""
+    calibrate: float = 1.0
 
 
-class NoCosts:
-    """Costs that know nothing: every call takes as long as any other."""
-
-    io: Io = "separate"
-
-    def of(self, form: Any) -> NoFormCosts:
-        """Return the costs of one form."""
-        return NoFormCosts()
-
-    def alone(self, form: Any, rows: int) -> float:
-        """Return the time of a call of one model."""
-        return 1.0
-
-    def merged(self, form: Any, rows: Mapping[int, int]) -> float:
-        """Return the time of a merged call."""
-        return 1.0
-
-    def saw(self, form: Any, kind: str, rows: Mapping[int, int], seconds: float) -> None:
-        """Take nothing from a call that ran."""
+def open_files(path: str | os.PathLike[str], options: Options | None = None) -> ServedFiles:
+    """Open a merged file, or a bundle. Raises FileFault for files that do not open, and UsageFault for
+    options that do not fit them."""
+    options = options or Options()
+    path = os.fspath(path)
+    if bundles.is_bundle(path):
+        return bundles.opened(path, lambda bundle: ServedFiles(bundle.merged_path, options, bundle))
+    return ServedFiles(path, options)
 
 
 class ServedFiles:
-    """The Engine of a merged file. `sources` are the models' own files, in the order of the merge; without
-    them every call is a merged one. One request of a model stands in a merged call."""
+    """The Engine of a merged file, and of the models' own files where a bundle or the options name them.
+    Without them every call is a merged one."""
 
-    rows_apart = False
-    slots = 1
-
-    def __init__(
-        self, path: str, setup: Setup | None = None, *, sources: Sequence[str] = (), own_sessions: int = 64
-    ) -> None:
-        self.setup = setup or Setup()
-        self.costs: Costs = NoCosts()
-        self._merged = open_session(path, self.setup)
-        facts = _facts(self._merged, path)
-        self.io: str = facts["io"]
-        self.models = tuple(facts["models"])
-        self._names = [_names(self._merged, facts, model) for model in range(len(self.models))]
-        self._shared = frozenset(facts["share"])
-        self._place = {model: place for place, model in enumerate(self.models)}
-        self._sources = tuple(sources)
-        self.own_sessions = bool(sources)
-        self._own = OrderedDict[int, Any]()
-        self._own_sessions = own_sessions
-        self._lock = threading.Lock()
-        self._calls = threading.Lock()
-
-    def check(self, model: str, feeds: Feeds) -> Request:
-        """Return the request of a model, with its inputs as arrays."""
-        place = self._place.get(model)
-        if place is None:
-            raise UnknownModel(
-                f"There is no model {model!r}.", f"There are {', '.join(self.models)}.", model=model
-            )
-        names = self._names[place].own_inputs
-        for name in {*names} ^ feeds.keys():
-            raise BadInput(f"Model {model!r} takes {', '.join(names)}.", model=model, input=name)
-        arrays = tuple(np.asarray(feeds[name]) for name in names)
-        rows = len(arrays[0]) if arrays[0].ndim else 1
-        return Request(place, arrays, rows, tuple((a.shape, a.dtype.str) for a in arrays))
+    def __init__(self, path: str, options: Options, bundle: Bundle | None = None) -> None:
+        paths = bundle.view_paths if bundle else options.sources
+        self.own_sessions = bool(paths)
+        setup = Setup(options.providers or (CPU,), libraries=options.libraries)
+        self.threads, first = _threads(paths[0] if paths else path, setup, options)
+        self.setup = setup.with_threads(self.threads.threads)
+        merged = self._opened(path) if paths or first is None else first
+        sizes = [view.shared + view.again for view in bundle.views] if bundle else None
+        own = OwnSessions(paths, self._opened, options.own_sessions, sizes)
+        if paths:
+            own.put(0, first or self._opened(paths[0]))
+        self.contract = Contract.read(
+            merged, bundle, own=own.get(0) if paths else None, rows_apart=options.rows_apart,
+            buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
+        )  # fmt: skip
+        self.models = self.contract.models
+        if options.sources and not bundle:
+            sources.check(paths, _digests(merged), self.models)
+        self.rows_apart, self.slots = self.contract.apart, self.threads.workers
+        self.check: Callable[[str, Feeds], Request] = self.contract.check
+        self.packing = Packing(self.contract)
+        self.calls: Calls = OnCpu(merged, own)
+        self.costs: Costs = self._measured(options)
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
-        """Run requests of one model, each in a call of its own session."""
-        return [self._alone(request) if self._sources else self.merged([request])[0] for request in requests]
+        """Run requests of one model and one form in one call of the model's own session; in several, where
+        its batch is fixed. Raises CallFailed."""
+        if not self.own_sessions:
+            return self.merged(requests)
+        if len(requests) > 1 and not self.contract.batched:
+            return [self.alone([request])[0] for request in requests]
+        packed = self.packing.alone(requests)
+        results, fresh = self.calls.alone(requests[0].model, packed)
+        return packed.split(results, fresh=fresh)
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
-        """Run requests of different models and equal sizes in one merged call."""
-        by_model = {request.model: request for request in requests}
-        if len(by_model) < len(requests):
-            raise ValueError("a merged call takes one request of a model")
-        first = requests[0]
-        everyone = [by_model.get(model, first) for model in range(len(self.models))]
-        feeds: dict[str, Array] = {}
-        for k, name in enumerate(self._names[0].inputs):
-            if edges.is_stacked(self.io) and name not in self._shared:
-                feeds[name] = np.stack([request.inputs[k] for request in everyone])
-            else:
-                for model, request in enumerate(everyone):
-                    feeds[self._names[model].inputs[k]] = request.inputs[k]
-        wanted = [name for r in requests for name in self._names[r.model].outputs]
-        wanted = list(dict.fromkeys(wanted))
-        got = dict(zip(wanted, _run(self._merged, wanted, feeds), strict=True))
-        return [self._outputs_of(request.model, got) for request in requests]
+        """Run requests of one form in one merged call, several of a model where rows are apart. Raises
+        CallFailed."""
+        packed = self.packing.merged(requests)
+        try:
+            results, fresh = self.calls.merged(packed)
+            outputs = packed.split(results, fresh=fresh)
+        except BaseException:
+            packed.release(failed=True)
+            raise
+        packed.release()
+        return outputs
 
     def computed_rows(self, rows: Mapping[int, int]) -> int:
-        """Return how many rows a merged call computes: each model has as many as any."""
-        return len(self.models) * max(rows.values())
+        """Return how many rows a merged call computes that has so many rows of each model."""
+        if edges.is_by_index(self.contract.io):
+            return sum(rows.values())
+        slots = len(rows) if edges.is_selected(self.contract.io) else len(self.models)
+        return slots * max(rows.values())
 
     def close(self) -> None:
-        """Release the sessions."""
-        with self._lock:
-            self._merged = None
-            self._own.clear()
+        """Release the sessions. A call that runs keeps its own until it ends."""
+        self.calls.close()
 
-    def _outputs_of(self, model: int, got: Mapping[str, Array]) -> Outputs:
-        names = self._names[model]
-        stacked = edges.is_stacked(self.io)
-        pairs = zip(names.own_outputs, names.outputs, strict=True)
-        return {own: np.array(got[merged][model]) if stacked else got[merged] for own, merged in pairs}
+    def _opened(self, path: str) -> Any:
+        return open_session(path, self.setup)
 
-    def _alone(self, request: Request) -> Outputs:
-        names = self._names[request.model]
-        feeds = dict(zip(names.own_inputs, request.inputs, strict=True))
-        values = _run(self._session(request.model), names.own_outputs, feeds)
-        return dict(zip(names.own_outputs, values, strict=True))
+    def _measured(self, options: Options) -> Costs:
+        """Return the times of calls of made-up requests, or guesses where none runs."""
+        io, count = cast(Io, self.contract.io), len(self.models)
+        made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
+        if made_up.form is None:
+            return unknown(io, count)
 
-    def _session(self, model: int) -> Any:
-        with self._lock:
-            session = self._own.pop(model, None)
-            if session is None:
-                session = open_session(self._sources[model], self.setup)
-            self._own[model] = session
-            while len(self._own) > self._own_sessions:
-                self._own.popitem(last=False)
-            return session
+        def run_once(kind: Kind, form: Hashable, rows: Mapping[int, int]) -> object:
+            requests = made_up.requests(rows)
+            return self.alone(requests) if kind == "alone" else self.merged(requests)
+
+        return timing.measured(
+            run_once, [made_up.form], io, count, max_rows=options.max_rows, max_batch=options.max_batch,
+            seconds=options.calibrate,
+        )  # fmt: skip
 
 
-def _run(session: Any, wanted: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-    try:
-        values: list[Array] = session.run(wanted, feeds)
-        return values
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise CallFailed(f"ONNX Runtime failed: {first_line(error)}.") from error
+def unknown(io: Io, models: int) -> MeasuredCosts:
+    """Return costs of which nothing is known: a millisecond for each model, and less in a merged call."""
+    own, each = 1e-3, 1e-3 * timing.GUESS
+    merged = {models: models * each} if io == "selected" else {1: each if io == "index" else models * each}
+    return MeasuredCosts(
+        io, models, {(): FormTimes(io, models, Curve({1: own}), {1: Curve(merged)})}, size_of
+    )
 
 
-def _facts(session: Any, path: str) -> dict[str, Any]:
-    """Return what the merge wrote into the file."""
-    text = session.get_modelmeta().custom_metadata_map.get("netfuse_onnx")
-    if text is None:
-        raise FileFault(f"{path} was not written by netfuse-onnx.", "Give the output of netfuse-onnx merge.")
-    facts: dict[str, Any] = json.loads(text)
-    if not (edges.is_separate(facts["io"]) or edges.is_stacked(facts["io"])):
-        raise FileFault(f"{path} has --io {facts['io']}, which can't be served yet.", "Merge it again.")
-    return facts
+def _threads(path: str, setup: Setup, options: Options) -> tuple[Threads, Any]:
+    """Return the threads of calls, and a session of `path` that has them, where one was opened."""
+    chosen = threads.given(options.threads, options.workers)
+    if setup.on_cuda:
+        return chosen or Threads(ALL, 1), None
+    if chosen is not None or options.calibrate <= 0:
+        return chosen or Threads(ALL, 1), None
+
+    def opened(count: int) -> Any:
+        return open_session(path, setup.with_threads(count))
+
+    feeds = samples.feeds_of(opened(1), options.buckets)
+    if feeds is None:
+        return Threads(ALL, 1), None
+    return threads.measured(opened, lambda session: session.run(None, feeds), options.calibrate * PART)
 
 
-def _names(session: Any, facts: Mapping[str, Any], model: int) -> Names:
-    """Return the names of one model. A file without recorded names has those of the first model for all."""
-    inputs, outputs = names_of(session.get_inputs()), names_of(session.get_outputs())
-    once = {*facts["share"], *facts.get("combined", {})}
-    separate, first = edges.is_separate(facts["io"]), facts["models"][0]
-    if "names" in facts:
-        base, own = facts["names"][0], facts["names"][model]
-    else:
-        base = [
-            [
-                n.removeprefix(f"{first}/")
-                for n in side
-                if not separate or n in once or n.startswith(f"{first}/")
-            ]
-            for side in (inputs, outputs)
-        ]
-        own = base
-    merged = [
-        tuple(
-            b if b in once or not separate else f"{facts['models'][model]}/{o}"
-            for b, o in zip(base[side], own[side], strict=True)
-        )
-        for side in (0, 1)
-    ]
-    return Names(tuple(own[0]), tuple(own[1]), merged[0], merged[1])
+def _digests(session: Any) -> list[str]:
+    """Return the digests of the sources, in the order of the models."""
+    return list(json.loads(session.get_modelmeta().custom_metadata_map[KEY])["sha256"])

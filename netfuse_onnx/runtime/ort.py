@@ -1,13 +1,16 @@
 """Opens ONNX Runtime sessions for serving: providers, threads, custom operators, and one clear error.
 
-One-thread sessions own no threads at all. Sessions of several threads share the one pool that ONNX Runtime
-keeps for the process, so that a thousand sessions have the threads of one.
+A session of one thread has no threads of its own: its caller computes everything. A session of several has a
+pool of its own, whose threads stop spinning when the call ends, so that they take no core from the next call.
+
+ONNX Runtime also has one pool for a whole process (`onnxruntime.set_global_thread_pool_sizes`). Whoever makes
+it decides for all sessions of the process: from then on each session that does not use it is refused, and its
+size can't be changed. So this module never makes it; where the program has made it, all sessions share it.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,21 +22,24 @@ from netfuse_onnx.errors import FileFault, UsageFault
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Provider = str | tuple[str, Mapping[str, Any]]
 """A provider as ONNX Runtime takes it: its name, or its name with options."""
-
-_POOL_LOCK = threading.Lock()
-_pool_threads = 0
-"""Threads of the pool that this process shares; 0 while it has none, -1 where somebody else made it."""
+ALL = 0
+"""As many threads as ONNX Runtime takes by default: one for each physical core."""
+_SHARED = "use_per_session_threads must be false"
+"""Part of the error of a session with threads of its own, in a process whose sessions share one pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The way in which sessions are opened. `threads` compute one operator."""
+    """The way in which sessions are opened. `threads` compute one operator; ALL is ONNX Runtime's default."""
 
     providers: tuple[Provider, ...] = (CPU,)
     threads: int = 1
     libraries: tuple[str, ...] = ()
+    """Paths of shared libraries with custom operators."""
     entries: Mapping[str, str] = field(default_factory=dict)
     """Further configuration entries of SessionOptions."""
+    dims: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of symbolic axes that are fixed when a session opens."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,38 +66,25 @@ def open_session(path: str | os.PathLike[str], setup: Setup) -> Any:
 
     Raises FileFault for a file that does not open, and UsageFault for a provider that does not run.
     """
-    absent = [name for name in setup.names if name not in onnxruntime.get_available_providers()]
-    if absent:
-        raise UsageFault(
-            f"This ONNX Runtime ({onnxruntime.__version__}) has no {absent[0]}.",
-            f"It has {', '.join(onnxruntime.get_available_providers())}.",
-        )
+    _require(setup)
     try:
-        session = onnxruntime.InferenceSession(
-            os.fspath(path), _options(setup), providers=list(setup.providers), enable_fallback=0
-        )
+        session = _opened(os.fspath(path), setup)
     except Exception as error:
         raise FileFault(
             f"ONNX Runtime does not open {os.fspath(path)}: {first_line(error)}.",
             "Give a file that this version of ONNX Runtime can run.",
         ) from error
     if setup.names[0] not in session.get_providers():
-        raise UsageFault(f"ONNX Runtime fell back from {setup.names[0]} to the CPU.", "Is there a device?")
+        raise UsageFault(
+            f"ONNX Runtime fell back from {setup.names[0]} to {session.get_providers()[0]}.",
+            "Is there a device, with its driver and libraries?",
+        )
     return session
 
 
-def share_pool(threads: int) -> int:
-    """Make the pool of the process, once, and return the number of its threads, or 0 where somebody else made
-    it, so that it is not known."""
-    global _pool_threads
-    with _POOL_LOCK:
-        if not _pool_threads:
-            try:
-                onnxruntime.set_global_thread_pool_sizes(threads, 1)
-                _pool_threads = threads
-            except Exception:
-                _pool_threads = -1
-        return max(_pool_threads, 0)
+def shares_pool(session: Any) -> bool:
+    """Return True for a session that uses the pool of the process."""
+    return not session.get_session_options().use_per_session_threads
 
 
 def first_line(error: BaseException) -> str:
@@ -102,21 +95,52 @@ def first_line(error: BaseException) -> str:
     return text.strip().rstrip(".")[:400]
 
 
-def _options(setup: Setup) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if setup.threads == 1:
-        options.intra_op_num_threads = 1
-    else:
-        share_pool(setup.threads)
-        options.use_per_session_threads = False
-    for key, value in setup.entries.items():
-        options.add_session_config_entry(key, value)
-    for library in setup.libraries:
-        options.register_custom_ops_library(library)
-    return options
-
-
 def names_of(ports: Sequence[Any]) -> tuple[str, ...]:
     """Return the names of inputs or outputs of a session."""
     return tuple(port.name for port in ports)
+
+
+def _require(setup: Setup) -> None:
+    """Raise UsageFault for a provider or a library that is not there."""
+    available = onnxruntime.get_available_providers()
+    for name in setup.names or ("no provider",):
+        if name not in available:
+            raise UsageFault(
+                f"This ONNX Runtime ({onnxruntime.__version__}) has no {name}.",
+                f"It has {', '.join(available)}.",
+            )
+    for library in setup.libraries:
+        if not os.path.isfile(library):
+            raise FileFault(f"{library} does not exist.", "Give a library of custom operators.")
+
+
+def _opened(path: str, setup: Setup) -> Any:
+    """Return a session that shares the process's pool where the program has made one."""
+    if setup.on_cuda and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    try:
+        return _session(path, setup, shared=False)
+    except Exception as error:
+        if _SHARED not in str(error):
+            raise
+    return _session(path, setup, shared=True)
+
+
+def _session(path: str, setup: Setup, shared: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.use_per_session_threads = not shared
+    options.intra_op_num_threads = ALL if shared else setup.threads
+    if setup.threads != 1 and not shared:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    for key, value in setup.entries.items():
+        options.add_session_config_entry(key, value)
+    for name, size in setup.dims.items():
+        options.add_free_dimension_override_by_name(name, size)
+    for library in setup.libraries:
+        options.register_custom_ops_library(library)
+    providers, own = [], []
+    for one in setup.providers:
+        providers.append(one if isinstance(one, str) else one[0])
+        own.append({} if isinstance(one, str) else dict(one[1]))
+    return onnxruntime.InferenceSession(path, options, providers, own, enable_fallback=0)

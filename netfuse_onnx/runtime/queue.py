@@ -46,7 +46,7 @@ class Answer(Future[Outputs]):
         """Return True where the request is to run now: it was not cancelled, and no longer can be."""
         try:
             return self.set_running_or_notify_cancel()
-        except InvalidStateError:  # its holder gave it a result: it is none of ours any more
+        except (RuntimeError, InvalidStateError):  # its holder gave it a result: it is none of ours any more
             return False
 
     def leave(self) -> bool:

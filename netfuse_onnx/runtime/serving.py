@@ -68,6 +68,11 @@ class Serving:
         """The names of the models that new requests may ask for, in the order of the merge."""
         return self._dispatcher.current.engine.models
 
+    @property
+    def is_closed(self) -> bool:
+        """True once nothing may enter any more."""
+        return bool(self._dispatcher.closing)
+
     # ----------------------------------------------------------------------- requests
 
     def run(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Outputs:
@@ -94,12 +99,13 @@ class Serving:
     def submit(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Future[Outputs]:
         """Return the future of a model's outputs. Cancelled before it runs, a request leaves the queue.
 
+        The inputs are copied, so that the caller may write to its arrays at once.
         Callbacks of the future run in a worker of the session: they should be short.
         """
         dispatcher = self._dispatcher
         while True:
             generation = dispatcher.current
-            request = self._checked(generation, model, feeds, timeout)
+            request = self._checked(generation, model, feeds, timeout, copy=True)
             answer = dispatcher.enqueue(generation, request)
             if answer is not None:
                 self._look_after(answer)
@@ -179,7 +185,7 @@ class Serving:
             kept_out = dispatcher.kept_out(dispatcher.current, time.monotonic())
             told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
             told["workers"] = dispatcher.slots
-            told["threads"] = len(self._workers.threads)
+            told["threads"] = self._workers.alive
         told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
         return told
 
@@ -220,10 +226,12 @@ class Serving:
 
     # ----------------------------------------------------------------------- steps of a request
 
-    def _checked(self, generation: Generation, model: str, feeds: Feeds, timeout: float | None) -> Request:
+    def _checked(
+        self, generation: Generation, model: str, feeds: Feeds, timeout: float | None, copy: bool = False
+    ) -> Request:
         arrived = time.monotonic()
         try:
-            request = generation.engine.check(model, feeds)
+            request = generation.engine.check(model, feeds, copy=copy)
         except ServingError as error:
             self._dispatcher.refused(error)
             raise

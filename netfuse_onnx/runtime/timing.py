@@ -14,7 +14,7 @@ Run = Callable[[Kind, Hashable, Mapping[int, int]], object]
 end."""
 
 ROUNDS = 5
-"""Most calls of each size. The shortest counts: the first may reserve memory, others may be interrupted."""
+"""Most calls of each size, where none are said. The shortest counts: the first may reserve memory, others may be interrupted."""
 GUESS = 0.6
 """A merged call that was never timed is taken to cost this part of the own calls that it replaces: little
 enough that it is tried when most models wait, after which its time is known."""
@@ -66,6 +66,7 @@ def measured(
     max_rows: int = 8,
     max_batch: int = 64,
     seconds: float = 1.0,
+    rounds: int = ROUNDS,
     size: Callable[[Hashable], float] = size_of,
     clock: Callable[[], float] = time.perf_counter,
 ) -> MeasuredCosts:
@@ -80,14 +81,16 @@ def measured(
     times: dict[Hashable, FormTimes] = {}
     for form in forms:
         if not times or clock() + times[forms[0]].alone(1) * size(form) / size(forms[0]) < end:
-            times[form] = _curves(plan, _timed(plan, run, form, end, clock))
+            times[form] = _curves(plan, _timed(plan, run, form, end, clock, rounds))
     return MeasuredCosts(io, models, times, size)
 
 
-def _timed(plan: Plan, run: Run, form: Hashable, end: float, clock: Callable[[], float]) -> dict[Size, float]:
+def _timed(
+    plan: Plan, run: Run, form: Hashable, end: float, clock: Callable[[], float], rounds: int
+) -> dict[Size, float]:
     """Return the shortest time of each size that was reached."""
     found: dict[Size, float] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         left = plan.sizes()
         while left:
             size = min(left, key=lambda size: _expected(plan, found, size))

@@ -97,8 +97,9 @@ class Engine(Protocol):
     slots: int
     """Calls that pay to run at the same time."""
 
-    def check(self, model: str, feeds: Feeds) -> Request:
-        """Return the request of a model. Raises UnknownModel, BadInput or TooLarge."""
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
+        """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
+        change while they wait. Raises UnknownModel, BadInput or TooLarge."""
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""

@@ -42,6 +42,11 @@ class Workers:
                 self.threads.append(thread)
 
     @property
+    def alive(self) -> int:
+        """Threads that have not ended."""
+        return sum(thread.is_alive() for thread in self.threads)
+
+    @property
     def are_current(self) -> bool:
         """True where the thread that asks is one of these."""
         return threading.current_thread() in self.threads

@@ -15,12 +15,14 @@ from typing import Any, cast
 import numpy as np
 
 from netfuse_onnx import edges
+from netfuse_onnx.errors import InternalError
 from netfuse_onnx.runtime.contract import Contract, Form
 from netfuse_onnx.runtime.packing import buffers as laid
 from netfuse_onnx.runtime.packing.buffers import Buffers, Pool
 from netfuse_onnx.runtime.packing.cut import Cutter
+from netfuse_onnx.runtime.packing.express import Express, can_express
 from netfuse_onnx.runtime.packing.fill import Filler, Seat, write
-from netfuse_onnx.runtime.types import Outputs, Request
+from netfuse_onnx.runtime.types import Feeds, Outputs, Request
 
 KEPT = 32
 """Buffers that are kept between calls."""
@@ -34,14 +36,14 @@ class Packed:
     """One call. `feeds` are its inputs, and `wanted` the outputs that it needs, by the names of the session
     that runs it. `release` must be called once, whatever happens, when nothing reads `feeds` any more."""
 
-    __slots__ = ("_packing", "_rows", "_seats", "buffers", "feeds", "requests", "wanted")
+    __slots__ = ("_models", "_packing", "_rows", "_seats", "buffers", "feeds", "requests", "wanted")
 
     def __init__(
         self, packing: Packing, requests: Sequence[Request], feeds: Mapping[str, Any], wanted: Sequence[str],
-        seats: Sequence[Seat] | None, rows: int, buffers: Buffers | None,
+        seats: Sequence[Seat] | None, rows: int, buffers: Buffers | None, models: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self._packing, self.requests, self.feeds, self.wanted = packing, requests, feeds, wanted
-        self._seats, self._rows, self.buffers = seats, rows, buffers
+        self._seats, self._rows, self.buffers, self._models = seats, rows, buffers, models
 
     def split(self, results: Mapping[str, Any], *, fresh: bool = True) -> list[Outputs]:
         """Return the outputs of each request, by its model's own names. `fresh` is False where the results
@@ -52,7 +54,7 @@ class Packed:
         if self._packing.routed:
             return cut.rows(self.requests, self._seats or (), results, self._rows)
         if self._seats is None:
-            return cut.own_slots(self.requests, results, fresh)
+            return cut.own_slots(self._models, results, fresh, self.requests)
         return cut.slots(self.requests, self._seats, results, self._rows, fresh)
 
     def release(self, *, failed: bool = False) -> None:
@@ -73,8 +75,10 @@ class Packing:
         self.routed = edges.is_routed(contract.io)
         self._selected = edges.is_selected(contract.io)
         self._separate = edges.is_separate(contract.io)
+        self._express = Express(contract) if can_express(contract) else None
         ports = [port for port in contract.outputs if not port.once]
         self.every = list(dict.fromkeys(name for port in ports for name in port.merged))
+        self.combined = [port.merged[0] for port in contract.outputs if port.once]
         self._wanted = [[port.merged[m] for port in ports] for m in range(len(contract.models))]
         self._own_inputs = [[p.own[m] for p in contract.inputs] for m in range(len(contract.models))]
         self._own_outputs = [[p.own[m] for p in contract.outputs] for m in range(len(contract.models))]
@@ -86,13 +90,35 @@ class Packing:
             return self._rows(requests)
         most = requests[0].rows
         models = {request.model for request in requests}
-        equal = len(models) == len(requests) and all(request.rows == most for request in requests)
+        if not self.contract.apart and len(models) < len(requests):
+            raise InternalError(f"Rows of requests would meet in a batch, and {self.contract.reason}.")
+        equal = len(models) == len(requests) and all([request.rows == most for request in requests])  # noqa: C419
         return self._own_slots(requests, most) if equal and not self._selected else self._slots(requests)
+
+    def express(self, pairs: Sequence[tuple[str, Feeds]]) -> Packed | None:
+        """Pack requests for different models that are all alike, checked as `Contract.check` does, without
+        making requests of them. None where they are not alike, or where there is anything to say about one:
+        then `check` and `merged` are the way."""
+        found = self._express.alike(pairs) if self._express else None
+        if found is None:
+            return None
+        known, models, values = found
+        key = (known.form.sizes, known.rows, len(self.contract.models))
+        buffers = self.pool.take(key)
+        if buffers is None or buffers.fresh:
+            return None
+        count = len(buffers.places)
+        for k, places in enumerate(buffers.places):
+            for model, value in zip(models, values[k::count], strict=True):
+                places[model][...] = value
+        return Packed(self, (), buffers.feeds, self._of(models), None, known.rows, buffers, models)
 
     def alone(self, requests: Sequence[Request]) -> Packed:
         """Pack requests of one model and one form into a call of the model's own session."""
         model = requests[0].model
         names, wanted = self._own_inputs[model], self._own_outputs[model]
+        if len(requests) > 1 and not self.contract.side_by_side:
+            raise InternalError("Requests that can't share a batch are in one call of their model.")
         if len(requests) == 1:
             feeds: dict[str, Any] = dict(zip(names, requests[0].inputs, strict=True))
             return Packed(self, requests, feeds, wanted, None, requests[0].rows, None)
@@ -106,7 +132,7 @@ class Packing:
             feeds[name] = one = np.empty(size, requests[0].inputs[k].dtype)
             start = 0
             for request in requests:
-                write(one[start : start + request.rows], request.inputs[k], self.filler.pads[k])
+                write(one[start : start + request.rows], request.inputs[k], self.filler.pads[k], True)
                 start += request.rows
         return Packed(self, requests, feeds, wanted, None, total, None)
 
@@ -118,7 +144,8 @@ class Packing:
         key = (form.sizes, rows, count)
         buffers = self.pool.take(key) or laid.slots(self.contract, form, rows, count, key)
         self.filler.into_own_slots(buffers, requests)
-        return Packed(self, requests, buffers.feeds, self._of(requests), None, rows, buffers)
+        models = [request.model for request in requests]
+        return Packed(self, requests, buffers.feeds, self._of(models), None, rows, buffers, models)
 
     def _slots(self, requests: Sequence[Request]) -> Packed:
         slot: dict[int, int] = {}
@@ -136,7 +163,7 @@ class Packing:
         if self._selected:
             buffers.feeds[self.contract.file.ids][:] = list(slot)
         self.filler.into_slots(buffers, requests, seats)
-        return Packed(self, requests, buffers.feeds, self._of(requests), seats, rows, buffers)
+        return Packed(self, requests, buffers.feeds, self._of(list(ends)), seats, rows, buffers)
 
     def _rows(self, requests: Sequence[Request]) -> Packed:
         seats, total = [], 0
@@ -149,8 +176,8 @@ class Packing:
         self.filler.into_rows(buffers, requests, seats)
         return Packed(self, requests, buffers.feeds, self.every, seats, total, buffers)
 
-    def _of(self, requests: Sequence[Request]) -> list[str]:
-        """Return the outputs that the requests want: those of their models, where each has its own."""
-        if not self._separate or len(requests) == len(self.contract.models):
+    def _of(self, models: Sequence[int]) -> list[str]:
+        """Return the outputs that requests for different models want: those of the models, or all models'."""
+        if not self._separate or len(models) == len(self.contract.models):
             return self.every
-        return [name for model in {request.model: 0 for request in requests} for name in self._wanted[model]]
+        return [name for model in models for name in self._wanted[model]]

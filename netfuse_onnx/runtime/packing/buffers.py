@@ -7,8 +7,8 @@ first request: never made-up numbers. Buffers of a call that failed are not used
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,52 +26,58 @@ class Buffers:
     k that slot s has: `[rows, ..]`. `bound` is for the engine, which may keep what is bound to these places.
     """
 
-    __slots__ = ("bound", "bytes", "feeds", "fresh", "key", "places", "stand_ins")
+    __slots__ = ("bound", "bytes", "feeds", "fresh", "key", "places", "stand_ins", "used")
 
     def __init__(self, key: Any, feeds: dict[str, Any], places: list[Sequence[Any]]) -> None:
         self.key, self.feeds, self.places = key, feeds, places
         self.bytes = sum(one.nbytes for one in feeds.values() if isinstance(one, np.ndarray))
         self.bound: Any = None
         self.fresh = True
+        self.used = 0
         self.stand_ins: dict[str, Any] = {}
 
 
 class Pool:
-    """Buffers that no call uses, by their keys: so many at most, and so many bytes. Threads may share it."""
+    """Buffers that no call uses, by their keys: about `most` of them, and so many bytes. Threads may share it:
+    taking and giving are single operations on a list, and only what makes room holds a lock."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.most, self.most_bytes = most, most_bytes
-        self.count = self.bytes = 0
-        self._free = OrderedDict[Any, list[Buffers]]()
+        self.free: dict[Any, list[Buffers]] = {}
         self._lock = threading.Lock()
 
     def take(self, key: Any) -> Buffers | None:
-        """Return buffers that are free, and now taken."""
-        with self._lock:
-            free = self._free.get(key)
-            if not free:
-                return None
-            found = free.pop()
-            self._free.move_to_end(key)
-            self.count -= 1
-            self.bytes -= found.bytes
-            return found
+        """Return buffers that are free, and now taken. Where there are none, others make room for new ones."""
+        try:
+            return self.free[key].pop()
+        except (KeyError, IndexError):
+            self._make_room()
+            return None
 
     def give(self, buffers: Buffers) -> None:
-        """Take buffers back. Those whose sizes were not asked for the longest are dropped."""
+        """Take buffers back, whose key is then the one that was used last."""
+        free = self.free.get(buffers.key)
+        if free is None:
+            free = self.free.setdefault(buffers.key, [])
+        buffers.used = next(_TICKS)
+        free.append(buffers)
+
+    def _make_room(self) -> None:
+        """Drop the buffers that were not used for the longest."""
         with self._lock:
-            self._free.setdefault(buffers.key, []).append(buffers)
-            self._free.move_to_end(buffers.key)
-            self.count += 1
-            self.bytes += buffers.bytes
-            while self._free and (self.count > self.most or self.bytes > self.most_bytes):
-                oldest = next(iter(self._free))
-                if free := self._free[oldest]:
-                    gone = free.pop()
-                    self.count -= 1
-                    self.bytes -= gone.bytes
-                if not free:
-                    del self._free[oldest]
+            kept = [b for free in list(self.free.values()) for b in list(free)]
+            count, size = len(kept), sum(b.bytes for b in kept)
+            last = {b.key: b.used for b in kept}
+            for key in sorted(last, key=last.__getitem__):
+                if count < self.most and size <= self.most_bytes:
+                    break
+                for gone in self.free.pop(key, []):
+                    count, size = count - 1, size - gone.bytes
+            for key in [key for key, free in list(self.free.items()) if not free]:
+                self.free.pop(key, None)
+
+
+_TICKS = itertools.count()
 
 
 def shape(contract: Contract, port: Port, model: int, sizes: Sequence[Size], rows: int) -> tuple[int, ...]:

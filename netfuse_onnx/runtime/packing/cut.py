@@ -30,28 +30,48 @@ class Cutter:
         self.contract = contract
         self.all = contract.outputs
         self.each = [port for port in contract.outputs if not port.once]
-        self.back = {port.own[0]: _back(contract, port) for port in contract.outputs}
+        every = range(len(contract.models))
+        self.back = {port.own[0]: [_back(contract, port, m) for m in every] for port in contract.outputs}
+        self.in_order = list(range(len(contract.models)))
+        self.names = [[port.own[m] for port in self.each] for m in self.in_order]
         self.stacked = not edges.is_separate(contract.io)
 
     def own_slots(
-        self, requests: Sequence[Request], results: Mapping[str, Any], fresh: bool
+        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool, requests: Sequence[Request] = ()
     ) -> list[Outputs]:
-        """Return the outputs of requests that fill the slots of their models."""
-        outputs: list[Outputs] = [{} for _ in requests]
+        """Return the outputs of these models, each of which fills the slot of its model. `requests` are only
+        looked at where axes are cut back."""
+        columns = []
         for port in self.each:
-            own, back = port.own, self.back[port.own[0]]
-            if self.stacked:
-                result = results[port.merged[0]]
-                self._sized(port, result, len(self.contract.models))
-            for request, out in zip(requests, outputs, strict=True):
-                model = request.model
-                value = result[model] if self.stacked else results[port.merged[model]]
-                if back:
-                    value = _cut(value, back, request)
-                if port.element is not None and (self.stacked or back or not fresh):
-                    value = np.array(value)
-                out[own[model]] = value
-        return self._known(requests, outputs)
+            values = self._whole(port, models, results, fresh)
+            if any(back := self.back[port.own[0]]):
+                pairs = zip(values, requests, strict=True)
+                values = [np.array(_cut(value, back[one.model], one)) for value, one in pairs]
+            if port.element is not None and port.element.number:
+                values = [from_bits(value, port.element) for value in values]
+            columns.append(values)
+        if len(columns) == 1:
+            own = self.each[0].own
+            return [{own[model]: value} for model, value in zip(models, columns[0], strict=True)]
+        return [
+            dict(zip(self.names[model], values, strict=True))
+            for model, *values in zip(models, *columns, strict=True)
+        ]
+
+    def _whole(self, port: Port, models: Sequence[int], results: Mapping[str, Any], fresh: bool) -> list[Any]:
+        """Return one output of each model, as it stands in its slot."""
+        if not self.stacked:
+            merged = port.merged
+            if fresh or port.element is None:
+                return [results[merged[model]] for model in models]
+            return [results[merged[model]].copy() for model in models]
+        result = results[port.merged[0]]
+        self._sized(port, result, len(self.contract.models))
+        if result.ndim == 1:
+            return [np.array(result[model]) for model in models]
+        if models == self.in_order:
+            return [value.copy() for value in result]
+        return [result[model].copy() for model in models]
 
     def slots(
         self, requests: Sequence[Request], seats: Sequence[Seat], results: Mapping[str, Any], rows: int,
@@ -66,10 +86,10 @@ class Cutter:
                 if self.stacked:
                     self._sized(port, value, count if edges.is_selected(self.contract.io) else len(port.own))
                     value = value[seat.slot]
-                if port.rows:
+                if port.rows and self.contract.apart:
                     self._sized(port, value, rows)
                     value = value[seat.start : seat.start + seat.rows]
-                value = _cut(value, self.back[port.own[0]], request)
+                value = _cut(value, self.back[port.own[0]][request.model], request)
                 out[port.own[request.model]] = np.array(value) if port.element else value
         return self._known(requests, outputs)
 
@@ -83,7 +103,7 @@ class Cutter:
             self._sized(port, result, total)
             for request, seat, out in zip(requests, seats, outputs, strict=True):
                 value = result[seat.start : seat.start + seat.rows]
-                out[port.own[request.model]] = np.array(_cut(value, back, request) if back else value)
+                out[port.own[request.model]] = np.array(_cut(value, back[request.model], request))
         return self._known(requests, outputs)
 
     def alone(self, requests: Sequence[Request], results: Mapping[str, Any], fresh: bool) -> list[Outputs]:
@@ -99,7 +119,7 @@ class Cutter:
                 value = result
                 if len(requests) > 1:
                     self._sized(port, result, total)
-                    value = _cut(result[start : start + request.rows], self.back[port.own[0]], request)
+                    value = _cut(result[start : start + request.rows], self.back[port.own[0]][model], request)
                     start += request.rows
                 out[port.own[model]] = np.array(value) if port.element else value
         return self._known(requests, outputs)
@@ -132,12 +152,12 @@ def _cut(value: Any, back: Back, request: Request) -> Any:
     return value
 
 
-def _back(contract: Contract, port: Port) -> Back:
-    """Return the axes of an output that have the size of a padded axis of an input."""
+def _back(contract: Contract, port: Port, model: int) -> Back:
+    """Return the axes of a model's output that have the size of a padded axis of an input."""
     found = []
-    for axis, dim in enumerate(port.dims[0] or ()):
+    for axis, dim in enumerate(port.dims[model] or ()):
         if isinstance(dim, str) and dim in contract.buckets.sizes:
-            shapes = [one.dims[0] or () for one in contract.inputs]
+            shapes = [one.dims[model] or () for one in contract.inputs]
             k = next(k for k, shape in enumerate(shapes) if dim in shape)
             found.append((axis, k, shapes[k].index(dim)))
     return tuple(found)

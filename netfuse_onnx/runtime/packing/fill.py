@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from netfuse_onnx import edges
+from netfuse_onnx.errors import InternalError
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.packing.buffers import Buffers
 from netfuse_onnx.runtime.types import Array, Request
@@ -23,11 +26,15 @@ class Seat:
     rows: int
 
 
-def write(place: Array, value: Array, pad: Any) -> None:
-    """Write a value into a place of the same rank, `pad` where the place is larger."""
+def write(place: Array, value: Array, pad: Any, rows: bool = False) -> None:
+    """Write a value into a place of the same rank, `pad` where the place is larger; None is for values that
+    are never padded. Raises InternalError for a value of another form than the call has."""
     if place.shape == value.shape:
         place[...] = value
         return
+    larger = place.ndim == value.ndim and all(map(operator.ge, place.shape, value.shape))
+    if pad is None or not larger or (place.ndim and place.shape[0] != value.shape[0] and rows):
+        raise InternalError(f"A call of shape {place.shape} was given an input of shape {value.shape}.")
     place[...] = pad
     place[tuple([slice(size) for size in value.shape])] = value
 
@@ -37,8 +44,8 @@ class Filler:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        pad = contract.buckets.pad
-        self.pads = [pad.get(p.own[0], "" if p.element and p.element.is_text else 0) for p in contract.inputs]
+        self.pads = [contract.buckets.value(port) for port in contract.inputs]
+        self.separate = edges.is_separate(contract.io)
         ports = list(enumerate(contract.inputs))
         self.once = [(k, p.merged[0]) for k, p in ports if p.element and p.once]
         self.opaque = [(k, p) for k, p in ports if p.element is None]
@@ -55,7 +62,7 @@ class Filler:
                 place = places[seat.slot]
                 if rows:
                     place = place[seat.start : seat.start + seat.rows]
-                write(place, request.inputs[k], pad)
+                write(place, request.inputs[k], pad, rows)
 
     def into_own_slots(self, buffers: Buffers, requests: Sequence[Request]) -> None:
         """Write requests of different models, each of which fills the slot of its model."""
@@ -69,7 +76,7 @@ class Filler:
                 if place.shape == value.shape:
                     place[...] = value
                 else:
-                    write(place, value, pad)
+                    write(place, value, pad, self.contract.inputs[k].rows)
 
     def into_rows(self, buffers: Buffers, requests: Sequence[Request], seats: Sequence[Seat]) -> None:
         """Write requests one below the other, and the model of each row."""
@@ -80,7 +87,7 @@ class Filler:
         for k in self.each:
             (place,), pad = buffers.places[k], self.pads[k]
             for request, seat in zip(requests, seats, strict=True):
-                write(place[seat.start : seat.start + seat.rows], request.inputs[k], pad)
+                write(place[seat.start : seat.start + seat.rows], request.inputs[k], pad, True)
         buffers.fresh = False
 
     def _shared(self, buffers: Buffers, requests: Sequence[Request]) -> None:
@@ -96,12 +103,11 @@ class Filler:
         """Fill all slots with copies of a request's first row. A model that takes other sizes gets the same
         numbers, repeated or cut."""
         for k in self.each:
-            value, rows, pad = request.inputs[k], self.contract.inputs[k].rows, self.pads[k]
-            for place in buffers.places[k]:
+            port, value, pad = self.contract.inputs[k], request.inputs[k], self.pads[k]
+            rows = port.rows
+            for slot, place in enumerate(buffers.places[k]):
                 row = np.empty((1, *place.shape[1:]) if rows else place.shape, place.dtype)
-                if row.ndim == value.ndim and all(
-                    a >= b for a, b in zip(row.shape[rows:], value.shape[rows:], strict=True)
-                ):
+                if port.dims[slot if self.separate else 0] == port.dims[request.model]:
                     write(row, value[:1] if rows else value, pad)
                 else:
                     row[...] = np.resize(value, row.shape)
