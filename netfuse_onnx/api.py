@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench. They connect the stages; the command line calls
-them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
+calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -16,6 +16,7 @@ from typing import Unpack
 
 from netfuse_onnx import (
     arguments,
+    bundle_check,
     checked,
     edges,
     factoring,
@@ -23,6 +24,7 @@ from netfuse_onnx import (
     refusals,
     sources,
 )
+from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
@@ -37,6 +39,7 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.write import metadata
@@ -196,6 +199,27 @@ def inspect(merged: str) -> InspectReport:
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
         names=tuple(about.labels.rows()),
+    )
+
+
+def bundle(
+    folder: str,
+    paths: Sequence[str] = (),
+    *,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
+) -> BundleReport:
+    """Check a bundle that merge has written with `views`: the hashes of all files, and that each view reads
+    what is its own model's. With `paths`, its sources as in `verify`, each view is run against its source,
+    too, and must give the same bit for bit. What is wrong is a report that is not ok.
+
+    Raises FileFault where the folder is no bundle, and with `paths` the errors of `verify`.
+    """
+    manifest = os.path.join(folder, MANIFEST)
+    return steady(
+        [manifest, *sources.files(paths)],
+        lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
 
 

@@ -89,6 +89,7 @@ class Bundling:
             reader.KEY: reader.FORMAT,
             "version": __version__,
             "merged": merged,
+            "data": data,
             "io": self.plan.io,
             "share": sorted(self.once),
             "batch": list(batch.symbols),

@@ -144,9 +144,12 @@ class Merging:
         """Return the function that matches the models and rewrites them for a provider."""
         tell = self.progress or silent
         factored = factoring.asked(models, self.low_rank, self.base, self.target, self.dims, tell)
-        return lambda provider: match(
-            models, labels, made_for=provider, factored=factored, combine=self.combine
-        )
+
+        def families(provider: str) -> Correspondence:
+            family = match(models, labels, made_for=provider, factored=factored, combine=self.combine)
+            return replace(family, unmoved=self.views)
+
+        return families
 
 
 @dataclass(frozen=True)

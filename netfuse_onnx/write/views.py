@@ -27,6 +27,9 @@ from netfuse_onnx.write.regions import UNUSED, Index
 
 SMALL = 256
 """Weights of at most so many bytes stay in the view: a reference to elsewhere takes about half of that."""
+KEPT = 1024
+"""Weights of at most so many bytes stay in the view, too, where the data of the merged file has none of
+them: they are in the merged file itself."""
 STEERING = 1 << 16
 """Lists of int64 of at most so many bytes stay in the view, too: they may decide a shape, which inference
 reads from the graph alone."""
@@ -119,6 +122,8 @@ class Writer:
             if region is not None and region.offset is not None:
                 external.refer(tensor, Extent(self.data, region.offset, size))
                 counts.shared += size
+            elif size <= KEPT:
+                weights.fetch(tensor)
             else:
                 offset = self._again(tensor.name, weight, region.why if region else UNUSED, data)
                 readers = self._readers.setdefault(offset, (size, []))[1]
