@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
 from netfuse_onnx.runtime.schedule import Later, Limits, Waiting, choose
 from netfuse_onnx.runtime.types import Call, Costs, Request
@@ -54,9 +55,7 @@ def arrivals(rate: float, count: int, kind: str, models: int, seed: int) -> list
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.exponential(1 / rate, count))
     which = rng.choice(models, count, p=shares(kind, models))
-    return [
-        Request(int(model), (), 1, FORM, float(time)) for model, time in zip(which, times, strict=True)
-    ]
+    return [Request(int(model), (), 1, FORM, float(time)) for model, time in zip(which, times, strict=True)]
 
 
 # --------------------------------------------------------------------------- ways to serve
@@ -110,8 +109,10 @@ class PerModel:
 class Ours:
     """The scheduler of netfuse_onnx.runtime. `true` has the times that calls take, where they are not as expected."""
 
-    def __init__(self, costs: Costs, limits: Limits | None = None, true: Costs | None = None) -> None:
-        self.costs, self.limits, self.true = costs, limits or Limits(), true or costs
+    def __init__(
+        self, costs: Costs, limits: Limits | None = None, workers: int = 1, true: Costs | None = None
+    ) -> None:
+        self.costs, self.limits, self.workers, self.true = costs, limits or Limits(), workers, true or costs
         self.waiting = Waiting()
         self.calls: list[Call] = []
 
@@ -119,7 +120,7 @@ class Ours:
         self.waiting.add(request)
 
     def next(self, now: float, idle: int) -> tuple[list[Request], float] | Later | None:
-        call = choose(self.waiting, self.costs, now, self.limits)
+        call = choose(self.waiting, self.costs, now, self.limits, workers=self.workers)
         if not isinstance(call, Call):
             return call
         self.calls.append(call)
@@ -164,7 +165,9 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
     place = 0
     while place < len(requests) or ends or waiting:
         now = min(
-            requests[place].arrived if place < len(requests) else float("inf"), ends[0] if ends else float("inf"), wake
+            requests[place].arrived if place < len(requests) else float("inf"),
+            ends[0] if ends else float("inf"),
+            wake,
         )
         wake = float("inf")
         while ends and ends[0] <= now:

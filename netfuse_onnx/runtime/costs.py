@@ -19,7 +19,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from netfuse_onnx.runtime.types import Io, Kind
 
-NEAR = 1.03
 STEP = 0.1
 """Part of the difference by which a call that ran moves the estimate."""
 FARTHEST = 1.5
@@ -97,19 +96,18 @@ class FormTimes:
         {most rows of a model: over the models} where it is selected.
         """
         self.io, self.models, self.own, self.together = io, models, own, dict(merged)
-        self._served: dict[tuple[int, int], tuple[float, int]] = {}
+        self._served: dict[tuple[int, int], tuple[float, float]] = {}
 
     def alone(self, rows: int) -> float:
         return self.own(rows)
 
-    def served(self, rows: int, most: int) -> tuple[float, int]:
+    def served(self, rows: int, most: int) -> tuple[float, float]:
         known = self._served.get((rows, most))
         if known is None:
             top = min(rows, most)
-            sizes = [*(1 << i for i in range(top.bit_length()) if 1 << i < top), top]
-            cheapest = min(self.own(size) / size for size in sizes)
-            batch = next(size for size in sizes if self.own(size) / size <= NEAR * cheapest)
-            known = self._served[rows, most] = rows * self.own(batch) / batch, batch
+            sizes = [*(1 << i for i in range((top - 1).bit_length())), top]
+            size = min(sizes, key=lambda size: self.own(size) / size)
+            known = self._served[rows, most] = rows * self.own(size) / size, self.own(size)
         return known
 
     def merged(self, models: int, most: int, total: int) -> float:

@@ -14,7 +14,8 @@ Run = Callable[[Kind, Hashable, Mapping[int, int]], object]
 end."""
 
 ROUNDS = 5
-"""Most calls of each size, where none are said. The shortest counts: the first may reserve memory, others may be interrupted."""
+"""Most calls of each size, where none are said. The shortest counts: the first may reserve memory, others
+may be interrupted."""
 GUESS = 0.6
 """A merged call that was never timed is taken to cost this part of the own calls that it replaces: little
 enough that it is tried when most models wait, after which its time is known."""

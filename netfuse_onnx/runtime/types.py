@@ -62,6 +62,10 @@ class FormCosts(Protocol):
     def alone(self, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
 
+    def served(self, rows: int, most: int) -> tuple[float, float]:
+        """Return the time of calls that serve so many rows of a model on its own session, with the number of
+        rows below `most` that costs least by the row, and the time of one of them."""
+
     def merged(self, models: int, most: int, total: int) -> float:
         """Return the time of a merged call with rows of so many models, `most` of one, `total` in all."""
 
