@@ -58,16 +58,17 @@ def _speedup(speedup: Speedup, console: Screen, *, told: bool) -> None:
 
 def _serving(found: Serving, models: int, console: Screen) -> None:
     """Print from how many waiting models on a MergedSession takes a merged call."""
-    alone, merged = duration(found.alone), duration(found.merged)
+    each, merged = duration(found.each), duration(found.merged)
+    own = f"own sessions, which take {each} a request"
     if found.merges_from is None:
         console.say(
-            f"A MergedSession calls each model alone, {alone} a request: a merged call takes {merged}, and "
-            f"does not answer {found.gain:g} times as many per second, even where all {models} models wait."
+            f"A MergedSession runs each model alone: where all {models} models wait, a merged call ({merged})"
+            f" does not answer {found.gain:g} times as many requests per second as {own}."
         )
         return
     console.say(
         f"A MergedSession takes a merged call ({merged}) from {found.merges_from} of {models} waiting models "
-        f"on: it then answers at least {found.gain:g} times as many per second as own calls ({alone} each)."
+        f"on: it then answers more than {found.gain:g} times as many requests per second as {own}."
     )
 
 

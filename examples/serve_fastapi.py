@@ -36,7 +36,7 @@ async def refuse(request, error: ServingError):
 
 @app.get("/metrics")
 async def metrics():
-    return PlainTextResponse(app.state.session.stats().prometheus())
+    return PlainTextResponse(app.state.session.prometheus())
 
 
 if __name__ == "__main__":

@@ -90,12 +90,13 @@ class Waiting:
 class Serving:
     """The calls between which a MergedSession chooses, in seconds: `alone` is one of one model's session,
     `merged` one of the merged file `label`, for all models, each under the settings that were fastest.
+    `each` is what a request takes on own sessions where all are busy: several may run at the same time.
     `merges_from` is the smallest number of models with a waiting request for which it takes the merged call;
-    null where it never does. It does so where that answers at least `gain` times as many requests per
-    second."""
+    null where it never does. It does so where own sessions would need more than `gain` times as long."""
 
     label: str
     alone: float
+    each: float
     merged: float
     merges_from: int | None
     gain: float

@@ -6,33 +6,39 @@ is that of a session whose calls take what they took here. A session measures it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting
 from netfuse_onnx.measure.report import Row, Serving, Waiting
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
 from netfuse_onnx.runtime.schedule import GAIN, Limits, choose
 from netfuse_onnx.runtime.schedule import Waiting as Queue
 from netfuse_onnx.runtime.types import Call, Request
 
+OWN = (InSequence.kind, NotWaiting.kind, Concurrent.kind)
+"""The ways in which own sessions serve: one call after the other, or several calls at the same time."""
+
 
 def serving(models: int, label: str, rows: Sequence[Row], some: Sequence[Waiting]) -> Serving | None:
     """Return what a MergedSession does with the merged file `label`; None where a call of one model was not
     measured, or the file did not run. `some` has the calls that were measured of some models."""
-    own = min((row.median for row in rows if row.label == label and row.ran), default=None)
+    merged = min((row.median for row in rows if row.label == label and row.ran), default=None)
     calls = {row.models: row for row in some if row.label == label}
-    if own is None or 1 not in calls:
+    if merged is None or 1 not in calls:
         return None
     alone = calls[1].seconds.median
+    every = min((row.median for row in rows if row.kind in OWN and row.ran), default=math.inf)
+    each = min(alone, every / models)
     chosen = {k: row.merged.median for k, row in calls.items() if row.chosen}
-    merged = {**chosen, models: own}
-    return Serving(label, alone, own, merges_from(models, alone, merged), GAIN)
+    return Serving(label, alone, each, merged, merges_from(models, each, {**chosen, models: merged}), GAIN)
 
 
-def merges_from(models: int, alone: float, merged: Mapping[int, float]) -> int | None:
+def merges_from(models: int, each: float, merged: Mapping[int, float]) -> int | None:
     """Return the smallest number of waiting models, a request each, for which the scheduler takes a merged
-    call; None where it does for no number. `alone` has the seconds of a call of one model, `merged` those of
-    merged calls, by the models that a call runs: the last is a call of all."""
-    own = Curve({1: alone})
+    call; None where it does for no number. `each` has the seconds that own sessions take for a request,
+    `merged` those of merged calls, by the models that a call runs: the last is a call of all."""
+    own = Curve({1: each})
     times = (
         FormTimes("selected", models, own, {1: Curve(merged)})
         if len(merged) > 1
