@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packing
 from netfuse_onnx.runtime.ports import KEY
 from netfuse_onnx.runtime.threads import Threads
-from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Request
+from netfuse_onnx.runtime.types import Costs, Io, Kind, Outputs, Request
 
 PART = 0.4
 """The part of the time of measuring that the number of threads may take."""
@@ -83,7 +83,7 @@ class ServedFiles:
         if options.sources and not bundle:
             sources.check(paths, _digests(merged), self.models)
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
-        self.check: Callable[[str, Feeds], Request] = self.contract.check
+        self.check = self.contract.check
         self.packing = Packing(self.contract)
         self.calls: Calls = OnCpu(merged, own)
         self.costs: Costs = self._measured(options)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.dispatch import Bounds
-from netfuse_onnx.runtime.opening import Opening, open_engine
+from netfuse_onnx.runtime.engine import Options, open_files
 from netfuse_onnx.runtime.ort import Provider
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.serving import Serving
@@ -18,9 +20,9 @@ Path = str | os.PathLike[str]
 class MergedSession(Serving):
     """Serves the models of a merged file or bundle: `run(model, feeds)` gives what the model itself would.
 
-    `path` is a merged file or the folder that `netfuse-onnx merge --views` wrote. Use it as a context
-    manager, or call `close()`. All methods may be called from any thread. A session does not survive a
-    fork: open one in each process.
+    `path` is a merged file, or the folder that `netfuse-onnx merge --views` wrote. Use it as a context
+    manager, or call `close()`. All methods may be called from any thread. A session does not survive a fork:
+    open one in each process.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class MergedSession(Serving):
         *,
         sources: Sequence[Path] = (),
         providers: Sequence[Provider] | None = None,
+        libraries: Sequence[Path] = (),
         threads: int | None = None,
         workers: int | None = None,
         max_rows: int = 8,
@@ -38,7 +41,7 @@ class MergedSession(Serving):
         max_wait: float = 0.0,
         timeout: float | None = None,
         buckets: Mapping[str, int | Sequence[int]] | None = None,
-        pad: Mapping[str, float] | None = None,
+        pad: Mapping[str, Any] | None = None,
         rows_apart: bool | None = None,
         own_sessions: int = 64,
         calibrate: float = 1.0,
@@ -46,9 +49,9 @@ class MergedSession(Serving):
         """Open the files, and measure for at most `calibrate` seconds what calls cost.
 
         `sources` are the models' own files in the order of the merge, where `path` is no bundle; without
-        either, every call is a merged one. `providers` are those of ONNX Runtime, the CPU by default.
-        `threads` compute one operator, and `workers` calls run at the same time: both are measured where
-        they are not given.
+        either, every call is a merged one. `providers` are those of ONNX Runtime, the CPU by default, and
+        `libraries` have custom operators. `threads` compute one operator, and `workers` calls run at the same
+        time: both are measured where they are not given.
 
         A merged call has at most `max_rows` rows of a model, a call of a model's own session `max_batch`.
         At most `max_queue` requests wait, `max_queue_per_model` of one model; another is refused with
@@ -62,9 +65,13 @@ class MergedSession(Serving):
 
         Raises FileFault for files that can't be read or served, UsageFault for options that make no sense.
         """
-        opening = Opening(
+        at_least(1, max_rows=max_rows, max_batch=max_batch, max_queue=max_queue, own_sessions=own_sessions)
+        at_least(1, max_queue_per_model=max_queue_per_model, workers=workers)
+        at_least(0, max_wait=max_wait, timeout=timeout, calibrate=calibrate, threads=threads)
+        options = Options(
             sources=tuple(os.fspath(source) for source in sources),
             providers=None if providers is None else tuple(providers),
+            libraries=tuple(os.fspath(library) for library in libraries),
             threads=threads,
             workers=workers,
             max_rows=max_rows,
@@ -77,6 +84,12 @@ class MergedSession(Serving):
         )
         limits = Limits(max_rows=max_rows, max_batch=max_batch, max_wait=max_wait)
         bounds = Bounds(max_queue, max_queue_per_model)
-        super().__init__(
-            partial(open_engine, opening=opening), path, limits, bounds, workers=workers, timeout=timeout
-        )
+        files = partial(open_files, options=options)
+        super().__init__(files, path, limits, bounds, workers=workers, timeout=timeout)
+
+
+def at_least(least: int, **options: float | None) -> None:
+    """Raise UsageFault for an option below the least number that makes sense; None is left out."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise UsageFault(f"{name} must be at least {least}, not {value}.")
