@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto
 
 from netfuse_onnx.errors import FileFault, InternalError
@@ -234,7 +235,28 @@ def _graph(family: Correspondence, source: Source, model: int) -> tuple[ModelPro
         return rebuild.model(source, places=True), ADAPTED
     if family.low_rank and family.low_rank.factored:
         return _of_family(family, model), FACTORED
-    return wire.scan(source.path, threshold=SMALL).model, ""
+    proto = wire.scan(source.path, threshold=SMALL).model
+    _strip(proto)
+    return proto, ""
+
+
+def _strip(proto: ModelProto) -> None:
+    """Remove what describes nodes and values to people: exporters write a stack trace for each node, which
+    takes more bytes than the rest of the graph. The metadata of the model stay."""
+    for graph in walk.graphs(proto.graph):
+        for each in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            _clear(each)
+    for scope in (proto.graph, *proto.functions):
+        _clear(scope)
+        for node in walk.nodes(scope):
+            for part in (node, *node.attribute):
+                _clear(part)
+
+
+def _clear(message: Message) -> None:
+    for name in ("doc_string", "metadata_props"):
+        if name in message.DESCRIPTOR.fields_by_name:  # the oldest onnx that is supported has fewer
+            message.ClearField(name)
 
 
 def _of_family(family: Correspondence, model: int) -> ModelProto:
