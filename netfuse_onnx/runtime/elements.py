@@ -9,7 +9,8 @@ numpy has no type for them, and ONNX Runtime takes them in no other form.
 
 from __future__ import annotations
 
-import sys
+import functools
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,7 @@ def _text(array: Array) -> Array:
 def _from_list(value: Any, wanted: Element) -> Array:
     """Return Python numbers, or strings, as an array."""
     try:
-        array = np.asarray(value)
+        array = np.asarray(value, object if wanted.is_text else None)
     except (ValueError, OverflowError, TypeError) as error:
         raise ValueError(f"lists of unequal lengths, or of other things than numbers ({error})") from error
     if _holds_arrays(value) or wanted.is_text or wanted.number:
@@ -138,7 +139,15 @@ def _holds_arrays(value: Any) -> bool:
 
 
 def from_bits(array: Array, kind: Element) -> Array:
-    """Return an output in the type that callers know: that of ml_dtypes, where the program has loaded it,
+    """Return an output in the type that callers know: that of ml_dtypes, where this package is installed,
     else the bits as they are."""
-    types = sys.modules.get("ml_dtypes") if kind.number else None
-    return array if types is None else array.view(np.dtype(getattr(types, kind.name)))
+    dtype = _of_ml_dtypes(kind.name) if kind.number else None
+    return array if dtype is None else array.view(dtype)
+
+
+@functools.cache
+def _of_ml_dtypes(name: str) -> np.dtype[Any] | None:
+    try:
+        return np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+    except (ImportError, AttributeError):
+        return None

@@ -189,8 +189,9 @@ def _batch(routed: bool, inputs: Sequence[Port], outputs: Sequence[Port]) -> fro
     if routed:
         return leading
     leading -= {dim for shape in shapes for dim in shape[1:]}
-    given = leading & {dims[0] for port in outputs if (dims := port.dims[0])}
-    found = given or leading
+    given = {dims[0] for port in outputs if (dims := port.dims[0])}
+    unnamed = any(f"{port.own[0]}.0" in given for port in outputs)  # it may be any of them
+    found = leading if unnamed else (leading & given) or leading
     return found if len(found) == 1 else frozenset()
 
 

@@ -38,8 +38,10 @@ class Buffers:
 
 
 class Pool:
-    """Buffers that no call uses, by their keys: about `most` of them, and so many bytes. Threads may share it:
-    taking and giving are single operations on a list, and only what makes room holds a lock."""
+    """Buffers that no call uses, by their keys: `most` of them and `most_bytes`, but always the last.
+
+    Threads may share it: taking and giving are single operations on a list; only what makes room has a lock.
+    """
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.most, self.most_bytes = most, most_bytes
@@ -47,37 +49,33 @@ class Pool:
         self._lock = threading.Lock()
 
     def take(self, key: Any) -> Buffers | None:
-        """Return buffers that are free, and now taken. Where there are none, others make room for new ones."""
+        """Return buffers that are free, and now taken."""
         try:
             return self.free[key].pop()
         except (KeyError, IndexError):
-            self._make_room()
             return None
 
     def give(self, buffers: Buffers) -> None:
-        """Take buffers back, whose key is then the one that was used last."""
-        free = self.free.get(buffers.key)
-        if free is None:
-            free = self.free.setdefault(buffers.key, [])
-        buffers.used = next(_TICKS)
-        free.append(buffers)
+        """Take buffers back. New ones make room for themselves: those unused for the longest are dropped."""
+        new, buffers.used = not buffers.used, next(_TICKS)
+        self.free.setdefault(buffers.key, []).append(buffers)
+        if new:
+            self._make_room()
 
     def _make_room(self) -> None:
-        """Drop the buffers that were not used for the longest."""
         with self._lock:
             kept = [b for free in list(self.free.values()) for b in list(free)]
             count, size = len(kept), sum(b.bytes for b in kept)
             last = {b.key: b.used for b in kept}
-            for key in sorted(last, key=last.__getitem__):
-                if count < self.most and size <= self.most_bytes:
-                    break
-                for gone in self.free.pop(key, []):
-                    count, size = count - 1, size - gone.bytes
-            for key in [key for key, free in list(self.free.items()) if not free]:
+            for key in sorted(last, key=last.__getitem__)[:-1]:
+                if count > self.most or size > self.most_bytes:
+                    for gone in self.free.pop(key, []):
+                        count, size = count - 1, size - gone.bytes
+            for key in [key for key, free in list(self.free.items()) if not free][: -self.most]:
                 self.free.pop(key, None)
 
 
-_TICKS = itertools.count()
+_TICKS = itertools.count(1)
 
 
 def shape(contract: Contract, port: Port, model: int, sizes: Sequence[Size], rows: int) -> tuple[int, ...]:
