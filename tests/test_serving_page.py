@@ -1,4 +1,4 @@
-"""The drawings of the docs are what `make docs` writes, and are valid XML."""
+"""The drawing and the table of docs/serving.md are what `make docs` writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import runpy
 from pathlib import Path
 from xml.etree import ElementTree
 
-DRAWINGS = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "drawings.py"))
+DOCS = Path(__file__).parent.parent / "docs"
+DRAWINGS = runpy.run_path(str(DOCS / "drawings.py"))
 
 
 def test_the_drawing_is_what_make_docs_writes() -> None:
@@ -22,3 +23,9 @@ def test_the_drawing_stays_inside_its_frame() -> None:
     for box in boxes:
         x, y, wide, high = (float(box.attrib[name]) for name in ("x", "y", "width", "height"))
         assert x + wide < width and y + high < height
+
+
+def test_the_table_is_what_make_docs_writes() -> None:
+    """It follows from recorded times and the scheduler, which must not change unnoticed."""
+    pays = runpy.run_path(str(DOCS / "pays.py"))
+    assert pays["PAGE"].read_text() == pays["text"](), "run `make docs`"
