@@ -69,7 +69,8 @@ class Contract:
 
     `apart` is True where the rows of a batch are computed one by one, so that several requests of a model may
     stand side by side in a merged call, and models may have different numbers of rows; else `reason` says why
-    that is not known. `side_by_side` is True where several may share an alone call, too. `axes` are the
+    that is not known. `batched` is False where the batch has a fixed size. `side_by_side` is True where both
+    hold, so that several requests may share an alone call, too. `axes` are the
     symbols that requests may give sizes to, the batch left out. `answers` is False where a merged call gives
     some outputs only as a combination of all models.
     """
@@ -81,7 +82,8 @@ class Contract:
         self.file, self.models, self.io = file, file.models, file.io
         self.inputs, self.outputs = file.inputs, file.outputs
         self.apart, self.reason = apart, reason
-        self.side_by_side = apart and bool(file.batch)
+        self.batched = bool(file.batch)
+        self.side_by_side = apart and self.batched
         self.axes = _axes(file)
         self.buckets = buckets or Buckets({})
         self.answers = not file.combined

@@ -148,6 +148,7 @@ def from_bits(array: Array, kind: Element) -> Array:
 @functools.cache
 def _of_ml_dtypes(name: str) -> np.dtype[Any] | None:
     try:
-        return np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+        found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+        return found
     except (ImportError, AttributeError):
         return None
