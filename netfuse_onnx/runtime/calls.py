@@ -89,7 +89,7 @@ class Caller:
         self._session = session
         self._outputs = names_of(session.get_outputs())
         self._types = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
-        self.bindable = all(_is_plain(kind) for kind in self._types)
+        self.bindable = all(is_plain(kind) for kind in self._types)
         """False where an output has no place in memory, or another shape in another call of the same sizes."""
 
     def run(self, packed: Packed) -> tuple[Results, bool]:
@@ -130,7 +130,7 @@ def run(session: Any, wanted: Sequence[str], feeds: Mapping[str, Any]) -> dict[s
         raise CallFailed(f"ONNX Runtime failed: {first_line(error)}.") from error
 
 
-def _is_plain(kind: str) -> bool:
+def is_plain(kind: str) -> bool:
     """Return True for tensors of the types that numpy has, but strings, which are no plain memory."""
     unusual = ("string", "bfloat16", "float8", "complex", "int4", "float4", "int2")
     return kind.startswith("tensor(") and not any(word in kind for word in unusual)
