@@ -24,7 +24,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/models/{model}")
-async def answer(model: str, feeds: dict[str, list]):
+async def answer(model: str, feeds: dict[str, list]) -> dict[str, list]:
     outputs = await app.state.session.arun(model, feeds)
     return {name: value.tolist() for name, value in outputs.items()}
 

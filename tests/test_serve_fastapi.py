@@ -39,7 +39,7 @@ CLIENTS, ROUNDS = 8, 6
 LAYERS, SIDE = 30, 1024
 SLOW = f"""g (float[n, 1] x) => (float[n, 1] y) {{
     h0 = MatMul(x, wide)
-    {" ".join(f"h{k + 1} = MatMul(h{k}, w)" for k in range(LAYERS))}
+    {" ".join(f"m{k} = MatMul(h{k}, w) h{k + 1} = LpNormalization(m{k})" for k in range(LAYERS))}
     y = MatMul(h{LAYERS}, narrow)
 }}"""
 SLOW_WEIGHTS = {"wide": (1, SIDE), "w": (SIDE, SIDE), "narrow": (SIDE, 1)}
@@ -143,6 +143,13 @@ WRONG = {
     "too many rows": (413, "a", {"x": [[0.0] * 8] * 65, "k": [0] * 65}),
     "an index that no table has": (500, "a", BODY | {"k": [77]}),
 }
+
+
+def test_what_json_lacks_is_null(server: Server) -> None:
+    """NaN goes in as Python's json writes it, and the outputs that it reaches come out as null."""
+    status, answer = server.ask("a", {"x": [[float("nan")] * 8, [0.0] * 8], "k": [0, 0]})
+    assert status == 200 and set(answer["y"][0]) == {None}
+    assert all(isinstance(value, float) for value in answer["y"][1])
 
 
 @pytest.mark.parametrize(("status", "model", "body"), WRONG.values(), ids=WRONG)
