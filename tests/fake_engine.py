@@ -55,6 +55,10 @@ class FakeFormCosts:
     def merged(self, models: int, most: int, total: int) -> float:
         return 1.5 + 0.3 * most
 
+    def served(self, rows: int, most: int) -> tuple[float, float]:
+        top = min(rows, most)
+        return rows * self.alone(top) / top, self.alone(top)
+
 
 class Gate:
     """Holds calls until it is opened, and tells when one has come."""
@@ -112,6 +116,9 @@ class FakeEngine:
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         return self._run("merged", requests)
+
+    def alike(self, pairs: object, pays: object) -> None:
+        return None
 
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         return len(self.models) * max(rows.values())

@@ -9,8 +9,9 @@ import pytest
 from families import MLP, MLP_TEXT, family, merged, model, save
 
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.runtime.engine import Options, ServedFiles, open_files
+from netfuse_onnx.runtime.engine import ServedFiles
 from netfuse_onnx.runtime.errors import BadInput, UnknownModel
+from netfuse_onnx.runtime.opening import Opening, open_engine
 
 ODD = MLP_TEXT.replace("] x)", "] z)").replace("(x, w1)", "(z, w1)")
 """The network of a model whose input has a name of its own."""
@@ -20,7 +21,7 @@ ODD = MLP_TEXT.replace("] x)", "] z)").replace("(x, w1)", "(z, w1)")
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> ServedFiles:
     """Three models, of which the last one calls its input `z`."""
     sources = [*family(tmp_path, count=2), save(tmp_path / "c.onnx", model(ODD, MLP, seed=2))]
-    return open_files(merged(tmp_path, sources, request.param), Options(tuple(sources), calibrate=0.01))
+    return open_engine(merged(tmp_path, sources, request.param), Opening(tuple(sources), calibrate=0.01))
 
 
 def _feeds(name: str, rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -61,7 +62,7 @@ def test_an_output_whose_size_depends_on_data_is_not_bound(tmp_path: Path) -> No
     """Calls of the same shapes give outputs of other shapes: each request gets its own."""
     text = "g (float[n, 8] x) => (int64[2, k] y) { h = Mul(x, w1) p = Greater(h, z) y = NonZero(p) }"
     sources = family(tmp_path, text, {"w1": (8,), "z": (1,)})
-    engine = open_files(merged(tmp_path, sources), Options(tuple(sources), calibrate=0.0))
+    engine = open_engine(merged(tmp_path, sources), Opening(tuple(sources), calibrate=0.0))
     for seed in range(6):
         x = np.random.default_rng(seed).standard_normal((2, 8)).astype(np.float32)
         requests = [engine.check(name, {"x": x}) for name in engine.models]
@@ -74,7 +75,7 @@ def test_sources_in_another_order_are_refused(tmp_path: Path) -> None:
     sources = family(tmp_path, count=3)
     out = merged(tmp_path, sources)
     with pytest.raises(UsageFault, match="another order"):
-        open_files(out, Options((sources[1], sources[0], sources[2]), calibrate=0.0))
+        open_engine(out, Opening((sources[1], sources[0], sources[2]), calibrate=0.0))
     Path(sources[1]).write_bytes(Path(sources[1]).read_bytes() + b"\x00")
     with pytest.raises(FileFault):
-        open_files(out, Options(tuple(sources), calibrate=0.0))
+        open_engine(out, Opening(tuple(sources), calibrate=0.0))

@@ -27,6 +27,10 @@ class Calls(Protocol):
     """The ways to call the sessions of one generation. A call gives outputs by name, and False where a later
     call may write over them. Both raise CallFailed."""
 
+    def edges(self) -> tuple[Any, Any]:
+        """Return the session of the merged file, and that of the first model or None, to read their inputs
+        and outputs."""
+
     def alone(self, model: int, packed: Packed) -> tuple[Results, bool]:
         """Call a model's own session."""
 
@@ -42,6 +46,10 @@ class OnCpu:
 
     def __init__(self, merged: Any, own: OwnSessions) -> None:
         self._merged, self.own = Caller(merged), own
+
+    def edges(self) -> tuple[Any, Any]:
+        """Return the session of the merged file, and that of the first model or None."""
+        return self._merged.session, self.own.get(0) if self.own.paths else None
 
     def alone(self, model: int, packed: Packed) -> tuple[Results, bool]:
         """Call a model's own session."""
@@ -86,11 +94,11 @@ class Caller:
     """Calls the session of a merged file. Threads may share it."""
 
     def __init__(self, session: Any) -> None:
-        self._session = session
+        self.session = session
         self._outputs = names_of(session.get_outputs())
         self._types = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
         self.bindable = all(is_plain(kind) for kind in self._types)
-        """False where an output has no place in memory, or another shape in another call of the same sizes."""
+        """False where an output has no place in memory, or other sizes in other calls of the same form."""
 
     def run(self, packed: Packed) -> tuple[Results, bool]:
         """Return the outputs by name, and False where the next call writes over them. Raises CallFailed."""
@@ -104,7 +112,7 @@ class Caller:
             except Exception:
                 return self._after_failure(packed), True
         results = self._unbound(self._outputs, packed.feeds)
-        buffers.bound = Bound(self._session, packed.feeds, results)
+        buffers.bound = Bound(self.session, packed.feeds, results)
         return results, True
 
     def _after_failure(self, packed: Packed) -> Results:
@@ -117,7 +125,7 @@ class Caller:
         return results
 
     def _unbound(self, wanted: Sequence[str], feeds: Mapping[str, Any]) -> Results:
-        return run(self._session, wanted, feeds)
+        return run(self.session, wanted, feeds)
 
 
 def run(session: Any, wanted: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ of a captured CUDA graph, and one copy back. ONNX Runtime keeps captured graphs 
 them, so one thread makes all calls. It can start the own sessions of many models, each on its own stream, and
 wait for all of them together.
 
-A file whose shapes are computed on the device from open sizes is refused by CUDA graphs. It is opened once for
-each form, with its sizes fixed, up to FORMS of them. Files that wait for the ids of a call (selected, index)
-can't be captured at all.
+A file whose shapes are computed on the device from open sizes is refused by CUDA graphs. It is opened once
+for each form, with its sizes fixed, up to FORMS of them. Files that wait for the ids of a call (selected,
+index) can't be captured at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -49,7 +50,7 @@ class DeviceThread:
     """The one thread that calls sessions on the device."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="netfuse-cuda", daemon=True)
         self._thread.start()
 
@@ -57,23 +58,16 @@ class DeviceThread:
         """Run a job there, and return what it returns, or raise what it raises."""
         if threading.current_thread() is self._thread:
             return job()
-        done, outcome = threading.Lock(), []
-        done.acquire()
+        future: Future[Answer] = Future()
 
         def told() -> None:
             try:
-                outcome.append((job(), None))
+                future.set_result(job())
             except BaseException as error:
-                outcome.append((None, error))
-            finally:
-                done.release()
+                future.set_exception(error)
 
         self._jobs.put(told)
-        done.acquire()
-        answer, error = outcome[0]
-        if error is not None:
-            raise error
-        return answer  # type: ignore[return-value]
+        return future.result()
 
     def close(self) -> None:
         """End the thread when it has done what waits."""
@@ -177,7 +171,9 @@ class DeviceFile:
             return Placed(self.session, feeds, str(number) if number < GRAPHS else NO_GRAPH, device)
         if self._fixed < FORMS:
             try:
-                session = open_session(self._path, replace(_with(self._setup, GRAPH), dims=self._sizes(feeds)))
+                session = open_session(
+                    self._path, replace(_with(self._setup, GRAPH), dims=self._sizes(feeds))
+                )
                 self._fixed += 1
                 return Placed(session, feeds, "0", device)
             except (FileFault, UsageFault):
@@ -197,11 +193,18 @@ class DeviceFile:
 class OnCuda:
     """Calls on CUDA, by one thread of the engine."""
 
-    def __init__(self, path: str, paths: Sequence[str], setup: Setup, most: int, sizes: Sequence[int] | None) -> None:
+    def __init__(
+        self, path: str, paths: Sequence[str], setup: Setup, most: int, sizes: Sequence[int] | None
+    ) -> None:
         self.thread, self._setup = DeviceThread(), setup
         self.file = self.thread.do(lambda: DeviceFile(path, setup))
         self.own = OwnSessions(paths, lambda one: DeviceFile(one, setup), most, sizes)
         self.contract: Contract | None = None
+
+    def edges(self) -> tuple[Any, Any]:
+        """Return the session of the merged file, and that of the first model or None."""
+        first = self.thread.do(lambda: self.own.get(0)) if self.own.paths else None
+        return self.file.session, first.session if first else None
 
     def alone(self, model: int, packed: Packed) -> tuple[Results, bool]:
         """Call a model's own session."""
@@ -241,7 +244,12 @@ class OnCuda:
             return self._unplaced(file, placed, wanted, feeds, error)
 
     def _unplaced(
-        self, file: DeviceFile, placed: Placed, wanted: Sequence[str], feeds: Mapping[str, Array], error: Exception
+        self,
+        file: DeviceFile,
+        placed: Placed,
+        wanted: Sequence[str],
+        feeds: Mapping[str, Array],
+        error: Exception,
     ) -> Results:
         """Run without places after a run with them failed. Where that works, this form has none from then on:
         sizes of its outputs depend on data."""
@@ -273,7 +281,8 @@ class OnCuda:
         except Exception as error:
             raise CallFailed(f"ONNX Runtime failed: {first_line(error)}.") from error
         return [
-            self._cut(model, one.get() if isinstance(one, Placed) else one, rows) for model, one, rows in started
+            self._cut(model, one.get() if isinstance(one, Placed) else one, rows)
+            for model, one, rows in started
         ]
 
     def _rows(self, packed: Packed) -> int:
@@ -283,7 +292,7 @@ class OnCuda:
         """Return the inputs with the next power of two of rows, where rows are apart: fewer forms have to be
         captured. The rows behind those of the requests repeat the first one."""
         contract, most = self.contract, 1 << (rows - 1).bit_length()
-        if contract is None or not (contract.apart and contract.batched) or most == rows:
+        if contract is None or not contract.side_by_side or most == rows:
             return packed.feeds
         feeds = dict(packed.feeds)
         for port in contract.inputs:
@@ -296,7 +305,7 @@ class OnCuda:
     def _cut(self, model: int, results: Results, rows: int) -> Results:
         """Return outputs without the rows that `_rounded` added."""
         contract = self.contract
-        if contract is None or not (contract.apart and contract.batched):
+        if contract is None or not contract.side_by_side:
             return results
         by_rows = {port.own[model] for port in contract.outputs if port.rows}
         return {name: value[:rows] if name in by_rows else value for name, value in results.items()}
@@ -308,8 +317,8 @@ def _fill(placed: Placed, feeds: Mapping[str, Array]) -> None:
 
 
 def _options(graph: str, wait: bool = True) -> Any:
-    """Return RunOptions for a graph id. They always name one: without, ONNX Runtime 1.31 throws and catches an
-    error inside each run with options, which takes 0.1 ms."""
+    """Return RunOptions for a graph id. They always name one: without, ONNX Runtime 1.31 throws and catches
+    an error inside each run with options, which takes 0.1 ms."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", graph)
     if not wait:

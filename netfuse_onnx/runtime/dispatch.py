@@ -189,7 +189,7 @@ class Dispatcher:
                 now,
                 limits,
                 kept_out=generation.guard.kept_out(now),
-                idle=self.slots - len(self.busy),
+                workers=self.slots,
             )
             if isinstance(call, Later) and call.at > now:
                 return call

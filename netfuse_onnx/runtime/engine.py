@@ -7,85 +7,58 @@ from a merged call, which the packing fills and the sessions run.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from netfuse_onnx import edges
-from netfuse_onnx.runtime import bundle as bundles
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime import samples, sources, threads, timing
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
 from netfuse_onnx.runtime.calls import Calls, OnCpu
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
-from netfuse_onnx.runtime.ort import ALL, CPU, Provider, Setup, open_session
+from netfuse_onnx.runtime.cuda import OnCuda
+from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session
 from netfuse_onnx.runtime.own import OwnSessions
-from netfuse_onnx.runtime.packing import Packing
+from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.ports import KEY
 from netfuse_onnx.runtime.threads import Threads
-from netfuse_onnx.runtime.types import Costs, Io, Kind, Outputs, Request
+from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Pays, Request, Together
+
+if TYPE_CHECKING:
+    from netfuse_onnx.runtime.opening import Opening
 
 PART = 0.4
 """The part of the time of measuring that the number of threads may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of an engine. Those without a word here are MergedSession's."""
-
-    sources: tuple[str, ...] = ()
-    providers: tuple[Provider, ...] | None = None
-    threads: int | None = None
-    workers: int | None = None
-    libraries: tuple[str, ...] = ()
-    max_rows: int = 8
-    max_batch: int = 64
-    buckets: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
-    pad: Mapping[str, Any] = field(default_factory=dict)
-    rows_apart: bool | None = None
-    own_sessions: int = 64
-    """Most own sessions that are open at a time."""
-    calibrate: float = 1.0
-
-
-def open_files(path: str | os.PathLike[str], options: Options | None = None) -> ServedFiles:
-    """Open a merged file, or a bundle. Raises FileFault for files that do not open, and UsageFault for
-    options that do not fit them."""
-    options = options or Options()
-    path = os.fspath(path)
-    if bundles.is_bundle(path):
-        return bundles.opened(path, lambda bundle: ServedFiles(bundle.merged_path, options, bundle))
-    return ServedFiles(path, options)
 
 
 class ServedFiles:
     """The Engine of a merged file, and of the models' own files where a bundle or the options name them.
     Without them every call is a merged one."""
 
-    def __init__(self, path: str, options: Options, bundle: Bundle | None = None) -> None:
+    def __init__(self, path: str, options: Opening, bundle: Bundle | None = None) -> None:
         paths = bundle.view_paths if bundle else options.sources
         self.own_sessions = bool(paths)
-        setup = Setup(options.providers or (CPU,), libraries=options.libraries)
-        self.threads, first = _threads(paths[0] if paths else path, setup, options)
-        self.setup = setup.with_threads(self.threads.threads)
-        merged = self._opened(path) if paths or first is None else first
+        self.setup = Setup(options.providers or (CPU,), libraries=options.libraries)
         sizes = [view.shared + view.again for view in bundle.views] if bundle else None
-        own = OwnSessions(paths, self._opened, options.own_sessions, sizes)
-        if paths:
-            own.put(0, first or self._opened(paths[0]))
+        self.threads, self.calls = self._opened(path, paths, options, sizes)
+        merged, first = self.calls.edges()
         self.contract = Contract.read(
-            merged, bundle, own=own.get(0) if paths else None, rows_apart=options.rows_apart,
+            merged, bundle, own=first, rows_apart=options.rows_apart,
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
         self.models = self.contract.models
-        if options.sources and not bundle:
+        if not (self.contract.answers or paths):
+            raise UsageFault(
+                "The merged file gives outputs of all models combined, which answer no request for one.",
+                "Merge with --views, or give the models' own files as sources.",
+            )
+        if paths and not bundle:
             sources.check(paths, _digests(merged), self.models)
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
-        self.calls: Calls = OnCpu(merged, own)
         self.costs: Costs = self._measured(options)
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
@@ -93,7 +66,7 @@ class ServedFiles:
         its batch is fixed. Raises CallFailed."""
         if not self.own_sessions:
             return self.merged(requests)
-        if len(requests) > 1 and not self.contract.batched:
+        if len(requests) > 1 and not self.contract.side_by_side:
             return [self.alone([request])[0] for request in requests]
         packed = self.packing.alone(requests)
         results, fresh = self.calls.alone(requests[0].model, packed)
@@ -102,7 +75,23 @@ class ServedFiles:
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form in one merged call, several of a model where rows are apart. Raises
         CallFailed."""
-        packed = self.packing.merged(requests)
+        if not self.contract.answers:
+            return [self.alone([request])[0] for request in requests]
+        return self._run_merged(self.packing.merged(requests))
+
+    def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
+        """Check (model, feeds) of different models and run them in one merged call, where they are so alike
+        that this takes no request for each, and `pays` says so. None where not, or where the call failed."""
+        packed = self.packing.express(pairs, pays) if self.contract.answers else None
+        if packed is None:
+            return None
+        form, models, rows = packed.form, packed.models, packed.rows
+        try:
+            return Together(self._run_merged(packed), form, models, rows)
+        except Exception:  # the usual way finds out whose fault it is
+            return None
+
+    def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:
             results, fresh = self.calls.merged(packed)
             outputs = packed.split(results, fresh=fresh)
@@ -123,10 +112,22 @@ class ServedFiles:
         """Release the sessions. A call that runs keeps its own until it ends."""
         self.calls.close()
 
-    def _opened(self, path: str) -> Any:
-        return open_session(path, self.setup)
+    def _opened(
+        self, path: str, paths: Sequence[str], options: Opening, sizes: Sequence[int] | None
+    ) -> tuple[Threads, Calls]:
+        """Open the sessions, with the threads that pay."""
+        if self.setup.on_cuda:
+            chosen = threads.given(options.threads, options.workers) or Threads(1, 1)
+            return chosen, OnCuda(path, paths, self.setup, options.own_sessions, sizes)
+        chosen, first = _threads(paths[0] if paths else path, self.setup, options)
+        setup = self.setup = self.setup.with_threads(chosen.threads)
+        merged = first if first is not None and not paths else open_session(path, setup)
+        own = OwnSessions(paths, lambda one: open_session(one, setup), options.own_sessions, sizes)
+        if paths and first is not None:
+            own.put(0, first)
+        return chosen, OnCpu(merged, own)
 
-    def _measured(self, options: Options) -> Costs:
+    def _measured(self, options: Opening) -> Costs:
         """Return the times of calls of made-up requests, or guesses where none runs."""
         io, count = cast(Io, self.contract.io), len(self.models)
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
@@ -152,11 +153,9 @@ def unknown(io: Io, models: int) -> MeasuredCosts:
     )
 
 
-def _threads(path: str, setup: Setup, options: Options) -> tuple[Threads, Any]:
+def _threads(path: str, setup: Setup, options: Opening) -> tuple[Threads, Any]:
     """Return the threads of calls, and a session of `path` that has them, where one was opened."""
     chosen = threads.given(options.threads, options.workers)
-    if setup.on_cuda:
-        return chosen or Threads(ALL, 1), None
     if chosen is not None or options.calibrate <= 0:
         return chosen or Threads(ALL, 1), None
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
 from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.queue import Queue
-from netfuse_onnx.runtime.schedule import Limits
+from netfuse_onnx.runtime.schedule import Limits, merges_all
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Request
 
@@ -34,6 +34,10 @@ class Generation:
     def is_empty(self) -> bool:
         """True where no request is inside."""
         return not self.running and not len(self.queue)
+
+    def merges_all(self, form: Hashable, models: int, rows: int) -> bool:
+        """Return True where one request of each of so many models, of so many rows, run in a merged call."""
+        return merges_all(self.engine.costs.of(form), models, rows, self.limits)
 
     def settle(self, stats: Stats, done: Performed) -> None:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""

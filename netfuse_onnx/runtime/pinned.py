@@ -73,9 +73,9 @@ def page_locked(size: int) -> Array:
     library, place = _cudart(), ctypes.c_void_p()
     if library is None or library.cudaHostAlloc(ctypes.byref(place), ctypes.c_size_t(size), 0):
         return np.zeros(size, np.uint8)
-    memory = (ctypes.c_uint8 * size).from_address(place.value or 0)
+    memory: Any = (ctypes.c_uint8 * size).from_address(place.value or 0)
     weakref.finalize(memory, library.cudaFreeHost, place)
-    found = np.frombuffer(memory, np.uint8)
+    found: Array = np.frombuffer(memory, np.uint8)
     found[:] = 0
     return found
 

@@ -83,7 +83,9 @@ class Queue:
     def has(self, call: Call) -> bool:
         """Return True where the requests of a call wait."""
         lines = self.waiting.lines.get(call.form, {})
-        return bool(call.taken) and all(0 < n <= len(lines.get(model, ())) for model, n in call.taken)
+        return bool(call.taken) and all(
+            model in lines and 0 < number <= len(lines[model].requests) for model, number in call.taken
+        )
 
     def take(self, call: Call) -> list[Request]:
         """Remove and return the requests of a call, model after model, oldest first."""

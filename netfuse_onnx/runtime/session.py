@@ -9,7 +9,7 @@ from typing import Any
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.dispatch import Bounds
-from netfuse_onnx.runtime.engine import Options, open_files
+from netfuse_onnx.runtime.opening import Opening, open_engine
 from netfuse_onnx.runtime.ort import Provider
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.serving import Serving
@@ -68,7 +68,7 @@ class MergedSession(Serving):
         at_least(1, max_rows=max_rows, max_batch=max_batch, max_queue=max_queue, own_sessions=own_sessions)
         at_least(1, max_queue_per_model=max_queue_per_model, workers=workers)
         at_least(0, max_wait=max_wait, timeout=timeout, calibrate=calibrate, threads=threads)
-        options = Options(
+        opening = Opening(
             sources=tuple(os.fspath(source) for source in sources),
             providers=None if providers is None else tuple(providers),
             libraries=tuple(os.fspath(library) for library in libraries),
@@ -84,7 +84,7 @@ class MergedSession(Serving):
         )
         limits = Limits(max_rows=max_rows, max_batch=max_batch, max_wait=max_wait)
         bounds = Bounds(max_queue, max_queue_per_model)
-        files = partial(open_files, options=options)
+        files = partial(open_engine, opening=opening)
         super().__init__(files, path, limits, bounds, workers=workers, timeout=timeout)
 
 

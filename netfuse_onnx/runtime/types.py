@@ -5,9 +5,9 @@ A model is its place in the order of the merge, from 0, everywhere behind the pu
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -88,6 +88,20 @@ class Costs(Protocol):
         """Take a call that ran into the running mean of its kind."""
 
 
+class Together(NamedTuple):
+    """Requests of different models that ran in one merged call: outputs and models in their order."""
+
+    outputs: list[Outputs]
+    form: Hashable
+    models: Sequence[int]
+    rows: int
+    """The rows of each."""
+
+
+Pays = Callable[[Hashable, int, int], bool]
+"""Tells if a merged call pays for requests of a form, for so many models, each of so many rows."""
+
+
 class Engine(Protocol):
     """The sessions of one generation of files: what runs calls. Its methods may be called by many threads."""
 
@@ -110,6 +124,11 @@ class Engine(Protocol):
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form, in one merged call: several of a model where rows are apart."""
+
+    def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
+        """Check requests for different models and run them in one merged call, where they are all alike and
+        `pays` says so. None where they are not, where one of them is wrong, or the call failed: then they
+        go the usual way, which tells."""
 
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         """Return how many rows a merged call computes that has so many rows of each model: slots of models

@@ -22,7 +22,7 @@ from netfuse_onnx.runtime.packing.buffers import Buffers, Pool
 from netfuse_onnx.runtime.packing.cut import Cutter
 from netfuse_onnx.runtime.packing.express import Express, can_express
 from netfuse_onnx.runtime.packing.fill import Filler, Seat, write
-from netfuse_onnx.runtime.types import Feeds, Outputs, Request
+from netfuse_onnx.runtime.types import Feeds, Outputs, Pays, Request
 
 KEPT = 32
 """Buffers that are kept between calls."""
@@ -36,14 +36,15 @@ class Packed:
     """One call. `feeds` are its inputs, and `wanted` the outputs that it needs, by the names of the session
     that runs it. `release` must be called once, whatever happens, when nothing reads `feeds` any more."""
 
-    __slots__ = ("_models", "_packing", "_rows", "_seats", "buffers", "feeds", "requests", "wanted")
+    __slots__ = ("_packing", "_seats", "buffers", "feeds", "form", "models", "requests", "rows", "wanted")
 
     def __init__(
         self, packing: Packing, requests: Sequence[Request], feeds: Mapping[str, Any], wanted: Sequence[str],
         seats: Sequence[Seat] | None, rows: int, buffers: Buffers | None, models: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self._packing, self.requests, self.feeds, self.wanted = packing, requests, feeds, wanted
-        self._seats, self._rows, self.buffers, self._models = seats, rows, buffers, models
+        self._seats, self.rows, self.buffers, self.models = seats, rows, buffers, models
+        self.form: Form | None = None
 
     def split(self, results: Mapping[str, Any], *, fresh: bool = True) -> list[Outputs]:
         """Return the outputs of each request, by its model's own names. `fresh` is False where the results
@@ -52,10 +53,10 @@ class Packed:
         if self.buffers is None:
             return cut.alone(self.requests, results, fresh)
         if self._packing.routed:
-            return cut.rows(self.requests, self._seats or (), results, self._rows)
+            return cut.rows(self.requests, self._seats or (), results, self.rows)
         if self._seats is None:
-            return cut.own_slots(self._models, results, fresh, self.requests)
-        return cut.slots(self.requests, self._seats, results, self._rows, fresh)
+            return cut.own_slots(self.models, results, fresh, self.requests)
+        return cut.slots(self.requests, self._seats, results, self.rows, fresh)
 
     def release(self, *, failed: bool = False) -> None:
         """Give the buffers back to the next call; after a failure, new ones are filled."""
@@ -95,7 +96,7 @@ class Packing:
         equal = len(models) == len(requests) and all([request.rows == most for request in requests])  # noqa: C419
         return self._own_slots(requests, most) if equal and not self._selected else self._slots(requests)
 
-    def express(self, pairs: Sequence[tuple[str, Feeds]]) -> Packed | None:
+    def express(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Packed | None:
         """Pack requests for different models that are all alike, checked as `Contract.check` does, without
         making requests of them. None where they are not alike, or where there is anything to say about one:
         then `check` and `merged` are the way."""
@@ -103,6 +104,8 @@ class Packing:
         if found is None:
             return None
         known, models, values = found
+        if not pays(known.form, len(models), known.rows):
+            return None
         key = (known.form.sizes, known.rows, len(self.contract.models))
         buffers = self.pool.take(key)
         if buffers is None or buffers.fresh:
@@ -111,7 +114,9 @@ class Packing:
         for k, places in enumerate(buffers.places):
             for model, value in zip(models, values[k::count], strict=True):
                 places[model][...] = value
-        return Packed(self, (), buffers.feeds, self._of(models), None, known.rows, buffers, models)
+        packed = Packed(self, (), buffers.feeds, self._of(models), None, known.rows, buffers, models)
+        packed.form = known.form
+        return packed
 
     def alone(self, requests: Sequence[Request]) -> Packed:
         """Pack requests of one model and one form into a call of the model's own session."""
