@@ -344,6 +344,24 @@ def test_what_was_wrong_once_stays_wrong() -> None:
         found.check("bob", {"x": np.ones((1, 2), np.float64)})
 
 
+def test_models_of_other_sizes_are_checked_apart() -> None:
+    """Merged with --partial, models may take other sizes; what is right for one is wrong for another."""
+    session = files.PretendSession(replace(SINGLE, io="separate"))
+    session._inputs[1].shape = ["B", 3]
+    found = Contract.read(session, rows_apart=True)
+    for _ in range(2):
+        found.check("alice", {"x": np.ones((1, 2), F)})
+        found.check("bob", {"x": np.ones((1, 3), F)})
+        for name, size in (("alice", 3), ("bob", 2)):
+            with pytest.raises(BadInput):
+                found.check(name, {"x": np.ones((1, size), F)})
+    open_size = files.PretendSession(replace(SINGLE, io="separate"))
+    open_size._inputs[1].shape = ["B", "wide"]
+    found = Contract.read(open_size, rows_apart=True)
+    forms = [found.check("bob", {"x": np.ones((1, n), F)}).form for n in (1, 2)]
+    assert forms[0] != forms[1] and found.check("alice", {"x": np.ones((1, 2), F)}).form not in forms
+
+
 # --------------------------------------------------------------------------- forms
 
 

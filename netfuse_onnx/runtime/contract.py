@@ -70,9 +70,9 @@ class Contract:
     `apart` is True where the rows of a batch are computed one by one, so that several requests of a model may
     stand side by side in a merged call, and models may have different numbers of rows; else `reason` says why
     that is not known. `batched` is False where the batch has a fixed size. `side_by_side` is True where both
-    hold, so that several requests may share an alone call, too. `axes` are the
-    symbols that requests may give sizes to, the batch left out. `answers` is False where a merged call gives
-    some outputs only as a combination of all models.
+    hold, so that several requests may share an alone call, too. `axes` are the symbols that requests may give
+    sizes to, the batch left out. `answers` is False where a merged call gives some outputs only as a
+    combination of all models.
     """
 
     def __init__(

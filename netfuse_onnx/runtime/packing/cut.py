@@ -46,7 +46,7 @@ class Cutter:
             values = self._whole(port, models, results, fresh)
             if any(back := self.back[port.own[0]]):
                 pairs = zip(values, requests, strict=True)
-                values = [np.array(_cut(value, back[one.model], one)) for value, one in pairs]
+                values = [np.array(_cut(value, back[one.model], one.inputs)) for value, one in pairs]
             if port.element is not None and port.element.number:
                 values = [from_bits(value, port.element) for value in values]
             columns.append(values)
@@ -89,7 +89,7 @@ class Cutter:
                 if port.rows and self.contract.apart:
                     self._sized(port, value, rows)
                     value = value[seat.start : seat.start + seat.rows]
-                value = _cut(value, self.back[port.own[0]][request.model], request)
+                value = _cut(value, self.back[port.own[0]][request.model], request.inputs)
                 out[port.own[request.model]] = np.array(value) if port.element else value
         return self._known(requests, outputs)
 
@@ -103,7 +103,7 @@ class Cutter:
             self._sized(port, result, total)
             for request, seat, out in zip(requests, seats, outputs, strict=True):
                 value = result[seat.start : seat.start + seat.rows]
-                out[port.own[request.model]] = np.array(_cut(value, back[request.model], request))
+                out[port.own[request.model]] = np.array(_cut(value, back[request.model], request.inputs))
         return self._known(requests, outputs)
 
     def alone(self, requests: Sequence[Request], results: Mapping[str, Any], fresh: bool) -> list[Outputs]:
@@ -119,7 +119,9 @@ class Cutter:
                 value = result
                 if len(requests) > 1:
                     self._sized(port, result, total)
-                    value = _cut(result[start : start + request.rows], self.back[port.own[0]][model], request)
+                    value = _cut(
+                        result[start : start + request.rows], self.back[port.own[0]][model], request.inputs
+                    )
                     start += request.rows
                 out[port.own[model]] = np.array(value) if port.element else value
         return self._known(requests, outputs)
@@ -143,10 +145,14 @@ class Cutter:
         return outputs
 
 
-def _cut(value: Any, back: Back, request: Request) -> Any:
-    """Return an output without what its padded axes have beyond the request's own size."""
+def cut_back(contract: Contract, port: Port, model: int, value: Any, inputs: Sequence[Any]) -> Any:
+    """Return a model's output without what it has beyond the sizes of its inputs along padded axes."""
+    return _cut(value, _back(contract, port, model), inputs)
+
+
+def _cut(value: Any, back: Back, inputs: Sequence[Any]) -> Any:
     for axis, k, place in back:
-        size = request.inputs[k].shape[place]
+        size = inputs[k].shape[place]
         if value.shape[axis] != size:
             value = value[(slice(None),) * axis + (slice(size),)]
     return value
