@@ -104,7 +104,7 @@ docs: $(VENV)/.run ## Write docs/operators.md from the rules, docs/schema.json f
 	$(BIN)/python docs/operators.py
 	$(BIN)/python docs/schema.py
 	$(BIN)/python docs/drawings.py
-	$(BIN)/python docs/pays.py
+	$(BIN)/python docs/serving_figures.py
 
 clean: ## Remove what make and the tools made
 	rm -rf .venv .venv-cuda build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

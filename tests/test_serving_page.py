@@ -25,7 +25,7 @@ def test_the_drawing_stays_inside_its_frame() -> None:
         assert x + wide < width and y + high < height
 
 
-def test_the_table_is_what_make_docs_writes() -> None:
-    """It follows from recorded times and the scheduler, which must not change unnoticed."""
-    pays = runpy.run_path(str(DOCS / "pays.py"))
-    assert pays["PAGE"].read_text() == pays["text"](), "run `make docs`"
+def test_the_tables_are_what_make_docs_writes() -> None:
+    """They follow from recorded times and the scheduler, which must not change unnoticed."""
+    figures = runpy.run_path(str(DOCS / "serving_figures.py"))
+    assert figures["PAGE"].read_text() == figures["text"](), "run `make docs`"
