@@ -1,8 +1,8 @@
 """Writes the tables of docs/serving.md: `make docs`.
 
 From how many waiting models on merged calls are made follows from the times of tests/costs, which
-bench/call_costs.py measured, and the scheduler, which is asked. Single calls and load are what bench/calls.py and
-bench/load.py wrote to bench/results; without these files, their tables are empty.
+bench/call_costs.py measured, and the scheduler, which is asked. Single calls and load are what bench/calls.py
+and bench/load.py wrote to bench/results; without these files, their tables are empty.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from netfuse_onnx.units import duration
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from bench import calls, load, load_plot  # noqa: E402  neither folder is a package that is installed
 from simulated import FORM, TABLES, recorded  # noqa: E402
+
+from bench import calls, load, load_plot  # noqa: E402  neither folder is a package that is installed
 
 PAGE = ROOT / "docs" / "serving.md"
 FAMILIES = ("policy", "lora", "lora-selected", "frozen", "mobilenet", "vit", "bert")
@@ -84,7 +85,7 @@ def under_load() -> Iterator[str]:
         yield f"![{words} of each model.](img/{load_plot.OUT.name})\n"
     yield from _head(
         "family", "models", "asked for", "served, of the better rival's", "p99, of the better rival's",
-        "requests per second at most", *(f"{name}" for name in load.CONTENDERS[1:]),
+        "requests per second at most", *load.CONTENDERS[1:],
     )  # fmt: skip
     for (name, mix), group in groupby(cells, key=lambda cell: (cell["family"], cell["mix"])):
         found = list(group)
