@@ -6,7 +6,7 @@ The calls are those that the scheduler chooses from these requests alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
@@ -18,12 +18,19 @@ from netfuse_onnx.runtime.types import Call, Feeds, Request
 
 def run_directly(
     dispatcher: Dispatcher, pairs: Iterable[tuple[str, Feeds]], seconds: float, go_on: bool
-) -> list[Outcome]:
+) -> Sequence[Outcome]:
     """Return an outcome for each (model, feeds), in order. Requests that no call took in so many seconds end
     in Timeout. Without `go_on`, a request that checks refuse raises its error before anything runs."""
+    pairs = pairs if isinstance(pairs, list | tuple) else list(pairs)
     ticket = Ticket()
     try:
         generation = dispatcher.enter_directly(ticket)
+        if seconds > 0 and generation.guard.is_calm:
+            began = time.perf_counter()
+            together = generation.engine.alike(pairs, generation.merges_all)
+            if together is not None:
+                dispatcher.finish_together(generation, ticket, together, time.perf_counter() - began)
+                return together.outputs
         return _outcomes(dispatcher, generation, pairs, seconds, go_on)
     finally:
         if ticket.generation is not None:

@@ -21,7 +21,7 @@ from netfuse_onnx.runtime.moments import NEVER, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
 from netfuse_onnx.runtime.schedule import Later, Limits, choose
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Call, Engine, Request
+from netfuse_onnx.runtime.types import Call, Engine, Request, Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +217,14 @@ class Dispatcher:
                 ends = self._emptied(generation)
             if ends:
                 generation.engine.close()
+
+    def finish_together(self, generation: Generation, ticket: Ticket, done: Together, seconds: float) -> None:
+        """Count a merged call of requests that are all alike, which ran beside the queue, and leave."""
+        with self.lock:
+            self.stats.accepted += len(done.outputs)
+            generation.settle_together(self.stats, done, seconds)
+        self.finish(generation, ticket)
+        ticket.generation = None
 
     def settle(self, generation: Generation, done: Performed) -> None:
         """Count a call that ran."""

@@ -12,7 +12,7 @@ from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.queue import Queue
 from netfuse_onnx.runtime.schedule import Limits, merges_all
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Call, Engine, Request
+from netfuse_onnx.runtime.types import Call, Engine, Request, Together
 
 
 class Generation:
@@ -39,6 +39,14 @@ class Generation:
         """Return True where one request of each of so many models, of so many rows, run in a merged call."""
         return merges_all(self.engine.costs.of(form), models, rows, self.limits)
 
+    def settle_together(self, stats: Stats, done: Together, seconds: float) -> None:
+        """Count a merged call of requests that are all alike. The dispatcher's lock is held."""
+        count, rows = len(done.models), dict.fromkeys(done.models, done.rows)
+        stats.ended["answered"] += count
+        stats.took(seconds, count)
+        stats.merged(count, count, count * done.rows, self.engine.computed_rows(rows))
+        self.engine.costs.saw(done.form, "merged", rows, seconds)
+
     def settle(self, stats: Stats, done: Performed) -> None:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
         now = time.monotonic()
@@ -60,14 +68,12 @@ class Generation:
             return
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        stats.calls[done.kind] += 1
-        stats.requests_in[done.kind] += len(done.requests)
-        stats.useful_rows += useful
         if done.kind == "merged":
-            stats.models_in_merged += len(rows)
-            stats.padded_rows += max(0, engine.computed_rows(rows) - useful)
+            stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
             if not guard.is_calm:
                 guard.merged_succeeded()
+        else:
+            stats.alone(len(done.requests), useful)
         engine.costs.saw(done.requests[0].form, done.kind, rows, done.seconds)
 
 

@@ -41,11 +41,28 @@ class Stats:
         self._latest: deque[float] = deque(maxlen=WINDOW)
         self._buckets = [0] * (len(BUCKETS) + 1)
 
-    def took(self, seconds: float) -> None:
-        """Count the latency of a request, from its arrival to its answer."""
-        self.seconds += seconds
-        self._latest.append(seconds)
-        self._buckets[bisect_left(BUCKETS, seconds)] += 1
+    def took(self, seconds: float, count: int = 1) -> None:
+        """Count the latency of a request, from its arrival to its answer, or of several at once."""
+        self.seconds += seconds * count
+        if count == 1:
+            self._latest.append(seconds)
+        else:
+            self._latest.extend([seconds] * count)
+        self._buckets[bisect_left(BUCKETS, seconds)] += count
+
+    def alone(self, requests: int, rows: int) -> None:
+        """Count a call of a model's own session."""
+        self.calls["alone"] += 1
+        self.requests_in["alone"] += requests
+        self.useful_rows += rows
+
+    def merged(self, requests: int, models: int, rows: int, computed: int) -> None:
+        """Count a merged call, which computed so many rows, of which `rows` are those of requests."""
+        self.calls["merged"] += 1
+        self.requests_in["merged"] += requests
+        self.models_in_merged += models
+        self.useful_rows += rows
+        self.padded_rows += max(0, computed - rows)
 
     def latencies(self) -> list[float]:
         """Return the latencies of the latest requests."""
