@@ -34,7 +34,7 @@ fetch() { # NAME==VERSION, as wheels for the device's Python
 pack_runtime() {
     mkdir -p "$cache"
     fetch "onnxruntime-gpu==$ort"
-    for name in onnx-graphsurgeon rich; do fetch "$name"; done
+    fetch onnx-graphsurgeon
 
     wheel=$(ls "$cache"/onnxruntime_gpu-"$ort"-cp312-*.whl)
     unpacked=$cache/onnxruntime-$ort
@@ -52,7 +52,7 @@ pack_runtime() {
         mv "$rest.part" "$rest"
     fi
     cp "$rest" "$dest/onnxruntime.tar.xz"
-    cp "$cache"/onnx_graphsurgeon-*.whl "$cache"/rich-*.whl "$dest/"
+    cp "$cache"/onnx_graphsurgeon-*.whl "$dest/"
 }
 
 pack_pieces() {

@@ -33,7 +33,7 @@ from netfuse_onnx.run.runtime import RunFailed, Runtime, Session
 
 ALLOWED = {False: 2e-4, True: 2e-2}
 """The largest difference of an output beside its largest value, without and with TF32."""
-LOST = "CUDA failure 7"
+LOST = ("CUDA failure 7", "fell back to the CPU")
 """In an error after which a process can't use the GPU any more."""
 
 
@@ -149,13 +149,17 @@ def work(form: Form, provider: str, proven: bool, out: str) -> str:
     try:
         for row in check(form, provider, proven):
             _append(out, row)
-            last = last or "".join(row["wrong"][:1])
+            last = next(filter(_lost, row["wrong"]), last or "".join(row["wrong"][:1]))
     except Exception as failed:  # a check that breaks is a finding, too
         last = f"{type(failed).__name__}: {failed}"[:300]
         _append(out, {"part": "values", "file": str(form), "wrong": [last], "ok": False})
-    if LOST in last:
+    if _lost(last):
         os._exit(1)
     return f"{form}: {last or 'ok'}, {time.monotonic() - start:.1f} s"
+
+
+def _lost(said: str) -> bool:
+    return any(text in said for text in LOST)
 
 
 def _append(out: str, row: object) -> None:
