@@ -65,7 +65,7 @@ def _queue() -> Iterator[str]:
         yield from (_chip(363 - STEP * place, y, model) for place in range(waiting))
     yield _line(398, 157, 428, 157)
     yield _box(434, 106, 138, 102, GREY)
-    words = ((139, "which call"), (162, "answers most"), (185, "per second?"))
+    words = ((139, "which way"), (162, "is done"), (185, "first?"))
     yield from (_text("o", 503, y, line) for y, line in words)
 
 
