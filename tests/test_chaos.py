@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,31 +206,35 @@ def test_nothing_that_was_accepted_is_lost_when_a_session_closes(files: Files, d
 
 
 def test_three_times_the_capacity() -> None:
-    """An overloaded session does as many calls as one that is not, and refuses the rest at once. The calls
-    sleep, so that the capacity is known: one merged call of 4 models x 2 rows takes 4 ms, 2,000 rows a
-    second."""
+    """An overloaded session loses no time between its calls, fills each, and refuses the rest at once. The
+    calls sleep: one with 4 models of 2 rows takes 20 ms, so that the capacity is 400 rows a second."""
     sys.setswitchinterval(5e-3)  # what is measured are times
-    engine = FakeEngine(hook=lambda: time.sleep(0.004))
-    capacity, seconds = 2_000, 1.0
-    refusals, futures = [], []
+    seconds, capacity = 0.02, 400
+    ran: list[tuple[float, float]] = []
+
+    def call() -> None:
+        begin = time.perf_counter()
+        time.sleep(seconds)
+        ran.append((begin, time.perf_counter()))
+
+    engine = FakeEngine(hook=call)
+    refusals: list[float] = []
+    sent: list[tuple[int, Future[Any]]] = []
     with serving(engine, max_rows=2, max_batch=2, max_queue=64, max_queue_per_model=16) as session:
         begin = time.perf_counter()
-        for number in range(int(3 * capacity * seconds)):
-            wait = begin + number / (3 * capacity) - time.perf_counter()
-            if wait > 0:
-                time.sleep(wait)
+        for number in range(3 * capacity):
+            time.sleep(max(0.0, begin + number / (3 * capacity) - time.perf_counter()))
             before = time.perf_counter()
             try:
-                futures.append((number, session.submit("abcd"[number % 4], feeds(100 + number))))
+                sent.append((number, session.submit("abcd"[number % 4], feeds(100 + number))))
             except QueueFull:
                 refusals.append(time.perf_counter() - before)
-        taken = time.perf_counter() - begin
-        answered = sum(future.done() for _, future in futures)
-        calls = len(engine.calls)
-    for number, future in futures:
-        model = "abcd"[number % 4]
-        assert future.result()["y"].tolist() == engine.answer(model, feeds(100 + number)["x"]).tolist()
-    assert len(refusals) > len(futures)
-    assert sorted(refusals)[len(refusals) * 99 // 100] < 1e-3
-    assert answered >= 0.95 * 8 * (calls - 1)  # each call is full
-    assert calls * 0.004 >= 0.75 * taken  # and they follow each other; a machine shared with others is slower
+        ended = list(ran)
+        calls = engine.calls[1 : len(ended)]  # the first one had not what to take
+    for number, future in sent:
+        answer = engine.answer("abcd"[number % 4], feeds(100 + number)["x"])
+        assert future.result()["y"].tolist() == answer.tolist()
+    assert len(refusals) > len(sent) and sorted(refusals)[len(refusals) * 95 // 100] < 1e-3
+    assert sum(len(models) for _, models in calls) >= 0.95 * 8 * len(calls)
+    pauses = sorted(after - end for (_, end), (after, _) in pairwise(ended))
+    assert pauses[len(pauses) // 2] < 0.05 * seconds
