@@ -50,6 +50,8 @@ class FakeCosts:
 class FakeFormCosts:
     """The times of FakeCosts."""
 
+    runs_all = True
+
     def __init__(self, merged: float) -> None:
         self._merged = merged
 
