@@ -17,6 +17,7 @@ from .of_rules import MUTATIONS as RULES
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
+from .of_views import MUTATIONS as VIEWS
 from .of_write import MUTATIONS as WRITE
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -27,6 +28,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *LOW_RANK,
     *STORAGE,
     *WRITE,
+    *VIEWS,
     *PROVE,
     *CHOSEN,
     *ROUTED,
