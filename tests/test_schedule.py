@@ -80,9 +80,14 @@ def test_only_requests_of_the_oldest_form_run() -> None:
 
 
 def test_rows_that_are_not_apart_never_share_a_batch() -> None:
+    free = given("stacked", 4, {1: 1.0, 64: 1.01}, {1: 1.5, 8: 1.51})
     limits = Limits(rows_apart=False)
-    assert choose(depths(5), CHEAP, 9.0, limits) == Call("alone", FORM, ((0, 1),))
-    assert choose(depths(5, 3, 1), CHEAP, 9.0, limits) == Call("merged", FORM, ((0, 1), (1, 1), (2, 1)))
+    assert choose(depths(5), free, 9.0, limits) == Call("alone", FORM, ((0, 1),))
+    assert choose(depths(5, 3, 1), free, 9.0, limits) == Call("merged", FORM, ((0, 1), (1, 1), (2, 1)))
+    wide = waiting((0, 0.0), (0, 1.0), (1, 2.0), (2, 3.0), rows=4)
+    assert choose(wide, free, 9.0, limits) == Call("merged", FORM, ((0, 1), (1, 1), (2, 1)))
+    wide = waiting((0, 0.0), (0, 1.0), (1, 2.0), (2, 3.0), rows=9)
+    assert choose(wide, free, 9.0, limits) == Call("alone", FORM, ((0, 1),))
 
 
 def test_a_request_with_more_rows_than_a_merged_call_takes_runs_on_its_own_session() -> None:
