@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulated import FORM, TABLES, Cell, Served, recorded
 
-from netfuse_onnx.runtime.pays import pays_from
+from netfuse_onnx.runtime.merges import merges_from
 from netfuse_onnx.runtime.schedule import Limits, Waiting, choose
 from netfuse_onnx.runtime.types import Request
 
@@ -45,7 +45,7 @@ def main() -> None:
     for family in arguments.families:
         costs = recorded(family)
         for workers in arguments.workers:
-            least = pays_from(costs, costs.models, form=FORM, workers=workers)
+            least = merges_from(costs, costs.models, FORM, workers)
             print(f"{family}, {workers} workers: a merged call pays from {least} of {costs.models} models on")
         for workers, kind, load in itertools.product(arguments.workers, KINDS, arguments.loads):
             cell = Cell(family, workers, kind, load)

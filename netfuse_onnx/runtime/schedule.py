@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from netfuse_onnx.runtime.limits import Limits
 from netfuse_onnx.runtime.types import Call, Costs, FormCosts
 from netfuse_onnx.runtime.waiting import Line, Waiting
-from netfuse_onnx.runtime.ways import Ways
+from netfuse_onnx.runtime.ways import GAIN, Ways
 
 __all__ = ["Later", "Limits", "Waiting", "choose"]
 
@@ -78,6 +78,17 @@ def choose(
             return Later(line.arrived + limits.max_wait)
     most = _batch(line.rows, waiting.rows, times, limits.max_batch)
     return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),))
+
+
+def merges_all(times: FormCosts, models: int, rows: int, limits: Limits) -> bool:
+    """Return True where `choose` with one worker takes requests of so many models, one of each and each of so
+    many rows, in one merged call. It is quicker than to ask `choose`."""
+    if rows > limits.max_rows:
+        return False
+    if not limits.own_sessions:
+        return True
+    own = times.served(rows, limits.max_batch)[0] if limits.rows_apart else times.alone(rows)
+    return GAIN * times.merged(models, rows, models * rows) < models * own
 
 
 def _oldest(lines: Mapping[Hashable, Mapping[int, Line]]) -> tuple[Hashable, int]:
