@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
@@ -167,15 +165,6 @@ def test_many_threads_lose_nothing_and_mix_nothing_up(switching: None) -> None:
     assert ends == Counter({end: told[end] for end in ("answered", "failed", "timed_out", "cancelled")})
     assert ends.total() == told["accepted"] == 7 * 150 and min(ends.values()) > 0
     assert [engine.closes for engine in versions.engines] == [1] * 21
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Let Python switch threads after almost every instruction."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def _client(session: Serving, versions: Versions, seed: int) -> Counter[str]:
