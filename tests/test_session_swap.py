@@ -152,6 +152,18 @@ def test_prometheus_reads_the_figures() -> None:
 # ------------------------------------------------------------------------------ many threads
 
 
+def test_what_waits_for_a_callers_own_call_runs_after_it(gate: Gate) -> None:
+    engine = FakeEngine(hook=gate)
+    with serving(engine) as session, ThreadPoolExecutor(1) as pool:
+        here = pool.submit(session.run, "a", feeds(1))
+        gate.wait_for_a_call()
+        answer = session.submit("b", feeds(1))
+        while session.stats()["threads"] < 2 or not session._dispatcher.ready._waiters:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        gate.open.set()
+        assert here.result(PATIENCE) and answer.result(PATIENCE)
+
+
 def test_many_threads_lose_nothing_and_mix_nothing_up(switching: None) -> None:
     """Threads run, submit, cancel, time out and swap at random; each request ends once, and rightly."""
     versions = Versions(slots=2)
