@@ -73,7 +73,9 @@ def _apart(name: str, models: int, seconds: float, folder: str, given: argparse.
     words = [sys.executable, __file__, "--case", name, str(models), "--out", str(given.out)]
     words += ["--graphs", str(given.graphs), "--work", folder, "--provider", given.provider]
     words += ["--until", str(time.time() + seconds), *(["--unchecked"] if given.unchecked else [])]
-    process = subprocess.Popen(words, start_new_session=True)  # what draws and merges has processes of its own
+    process = subprocess.Popen(
+        words, start_new_session=True
+    )  # what draws and merges has processes of its own
     try:
         return process.wait(seconds + 5.0)
     except subprocess.TimeoutExpired:
