@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +12,7 @@ from fake_engine import PATIENCE, FakeEngine, Gate, Versions, behind, feeds, rig
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime.errors import CallFailed, Closed, Timeout, UnknownModel
+from netfuse_onnx.runtime.generation import LONG, ONE_OF
 from netfuse_onnx.runtime.serving import Serving
 
 # ------------------------------------------------------------------------------ swapping
@@ -111,7 +111,19 @@ def test_stats_count_what_happened(gate: Gate) -> None:
         assert told["requests"]["accepted"] == told["requests"]["answered"] == 4
         assert told["latency_seconds"]["count"] == 4
         assert 0 < told["latency_seconds"]["p50"] <= told["latency_seconds"]["p99"] < PATIENCE
-    assert [kind for kind, _ in engine.costs.seen] == ["alone", "merged"]
+
+
+def test_calls_teach_the_costs() -> None:
+    """Of short calls one in several does, so that counting a call takes less time than the call."""
+    engine = FakeEngine()
+    with serving(engine) as session:
+        for _ in range(2 * ONE_OF):
+            session.run_many([("a", feeds(1, rows=3)), ("b", feeds(1)), ("c", feeds(1))])
+        assert engine.costs.seen == [("merged", {0: 3, 1: 1, 2: 1})] * 2
+        engine.hook = lambda: time.sleep(LONG)
+        for _ in range(3):
+            session.run("a", feeds(1))
+    assert engine.costs.seen[2:] == [("alone", {0: 1})] * 3
 
 
 def test_failed_calls_teach_the_costs_nothing() -> None:
@@ -140,6 +152,18 @@ def test_prometheus_reads_the_figures() -> None:
 # ------------------------------------------------------------------------------ many threads
 
 
+def test_what_waits_for_a_callers_own_call_runs_after_it(gate: Gate) -> None:
+    engine = FakeEngine(hook=gate)
+    with serving(engine) as session, ThreadPoolExecutor(1) as pool:
+        here = pool.submit(session.run, "a", feeds(1))
+        gate.wait_for_a_call()
+        answer = session.submit("b", feeds(1))
+        while session.stats()["threads"] < 2 or not session._dispatcher.ready._waiters:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        gate.open.set()
+        assert here.result(PATIENCE) and answer.result(PATIENCE)
+
+
 def test_many_threads_lose_nothing_and_mix_nothing_up(switching: None) -> None:
     """Threads run, submit, cancel, time out and swap at random; each request ends once, and rightly."""
     versions = Versions(slots=2)
@@ -153,15 +177,6 @@ def test_many_threads_lose_nothing_and_mix_nothing_up(switching: None) -> None:
     assert ends == Counter({end: told[end] for end in ("answered", "failed", "timed_out", "cancelled")})
     assert ends.total() == told["accepted"] == 7 * 150 and min(ends.values()) > 0
     assert [engine.closes for engine in versions.engines] == [1] * 21
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Let Python switch threads after almost every instruction."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def _client(session: Serving, versions: Versions, seed: int) -> Counter[str]:
