@@ -99,8 +99,8 @@ def _ranges(bundle: reader.Bundle, value: Mapping[str, Any]) -> tuple[int, list[
     problems = [text for name, rows in owned.items() for text in _overlaps(name, rows)]
     count = 0
     for model, view in enumerate(bundle.views):
-        for tensor in tensors(wire.scan(bundle.path(view.file)).model):
-            if tensor.HasField("data_location") and tensor.data_location == tensor.EXTERNAL:
+        for tensor in tensors(wire.scan(bundle.path(view.file), threshold=0).model):
+            if tensor.data_location == tensor.EXTERNAL:
                 extent = external.extent_of(tensor)
                 name = os.path.basename(extent.path)
                 if name == view.file:  # the scanner's own reference to what the view holds

@@ -30,17 +30,18 @@ class FakeCosts:
 
     io = "separate"
 
-    def __init__(self) -> None:
+    def __init__(self, merged: float = 1.5) -> None:
         self.seen: list[tuple[Kind, dict[int, int]]] = []
+        self._times = FakeFormCosts(merged)
 
     def of(self, form: Hashable) -> FakeFormCosts:
-        return FakeFormCosts()
+        return self._times
 
     def alone(self, form: Hashable, rows: int) -> float:
-        return FakeFormCosts().alone(rows)
+        return self._times.alone(rows)
 
     def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
-        return FakeFormCosts().merged(len(rows), max(rows.values()), sum(rows.values()))
+        return self._times.merged(len(rows), max(rows.values()), sum(rows.values()))
 
     def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
         self.seen.append((kind, dict(rows)))
@@ -49,11 +50,14 @@ class FakeCosts:
 class FakeFormCosts:
     """The times of FakeCosts."""
 
+    def __init__(self, merged: float) -> None:
+        self._merged = merged
+
     def alone(self, rows: int) -> float:
         return 1.0 + 0.1 * rows
 
     def merged(self, models: int, most: int, total: int) -> float:
-        return 1.5 + 0.3 * most
+        return self._merged * (1 + 0.2 * most)
 
     def served(self, rows: int, most: int) -> tuple[float, float]:
         top = min(rows, most)

@@ -187,7 +187,9 @@ def test_arrays_of_any_make_pass() -> None:
 def test_a_copy_is_not_changed_by_its_caller() -> None:
     for spec, feeds in ((TWO, GOOD), (SINGLE, {"x": np.ones((1, 2), F)})):
         mine = {name: value.copy() for name, value in feeds.items()}
-        one = contract(spec).check("bob", mine, copy=True)
+        found = contract(spec)
+        found.check("bob", mine)
+        one = found.check("bob", mine, copy=True)
         for value in mine.values():
             value[...] = 7
         for taken, value in zip(one.inputs, feeds.values(), strict=True):

@@ -10,6 +10,7 @@ import families
 import numpy as np
 import onnx
 import onnxruntime as ort
+import oracle
 import pytest
 from routed_families import KINDS, Kind
 
@@ -26,11 +27,7 @@ WRONG_IDS = (-1, None, 2**40, 2**62, 2**63 - 1, -(2**63))
 
 
 def session(path: str, level: ort.GraphOptimizationLevel = LEVELS[0]) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return oracle.session(path, level)
 
 
 def merged(paths: list[str], by: str, share: tuple[str, ...] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from fake_engine import PATIENCE, FakeEngine, Gate, Versions, behind, feeds, rig
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime.errors import CallFailed, Closed, Timeout, UnknownModel
+from netfuse_onnx.runtime.generation import LONG, ONE_OF
 from netfuse_onnx.runtime.serving import Serving
 
 # ------------------------------------------------------------------------------ swapping
@@ -111,7 +113,19 @@ def test_stats_count_what_happened(gate: Gate) -> None:
         assert told["requests"]["accepted"] == told["requests"]["answered"] == 4
         assert told["latency_seconds"]["count"] == 4
         assert 0 < told["latency_seconds"]["p50"] <= told["latency_seconds"]["p99"] < PATIENCE
-    assert [kind for kind, _ in engine.costs.seen] == ["alone", "merged"]
+
+
+def test_calls_teach_the_costs() -> None:
+    """Of short calls one in several does, so that counting a call takes less time than the call."""
+    engine = FakeEngine()
+    with serving(engine) as session:
+        for _ in range(2 * ONE_OF):
+            session.run_many([("a", feeds(1, rows=3)), ("b", feeds(1)), ("c", feeds(1))])
+        assert engine.costs.seen == [("merged", {0: 3, 1: 1, 2: 1})] * 2
+        engine.hook = lambda: time.sleep(LONG)
+        for _ in range(3):
+            session.run("a", feeds(1))
+    assert engine.costs.seen[2:] == [("alone", {0: 1})] * 3
 
 
 def test_failed_calls_teach_the_costs_nothing() -> None:

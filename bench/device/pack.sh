@@ -22,6 +22,7 @@ cache=${CACHE:-$HOME/.cache/devicekit}
 graphs=${GRAPHS:-$project/build/bench/graphs}
 piece_size=45M
 limit=$((64 * 1024 * 1024))
+for_code=(--x86 "--lzma2=preset=9e,dict=128MiB")  # 2 % smaller than -9
 library=onnxruntime/capi/libonnxruntime_providers_cuda.so
 
 fetch() { # NAME==VERSION, as wheels for the device's Python
@@ -33,7 +34,7 @@ fetch() { # NAME==VERSION, as wheels for the device's Python
 pack_runtime() {
     mkdir -p "$cache"
     fetch "onnxruntime-gpu==$ort"
-    for name in onnx-graphsurgeon rich; do fetch "$name"; done
+    fetch onnx-graphsurgeon
 
     wheel=$(ls "$cache"/onnxruntime_gpu-"$ort"-cp312-*.whl)
     unpacked=$cache/onnxruntime-$ort
@@ -42,15 +43,16 @@ pack_runtime() {
         python3 -m zipfile -e "$wheel" "$unpacked"
     fi
 
-    # Everything but the big libraries.
-    rest=$cache/onnxruntime-$ort.tar.xz
+    # Everything but the big libraries, and packages of Python that make models.
+    rest=$cache/onnxruntime-$ort-x86.tar.xz
     if [ ! -f "$rest" ]; then
         tar -C "$unpacked" --exclude "./$library" --exclude '*providers_tensorrt.so' \
-            --exclude '*/libonnxruntime.so.*' -cf - . | xz -9 -T0 > "$rest.part"
+            --exclude '*/libonnxruntime.so.*' --exclude ./onnxruntime/transformers \
+            --exclude ./onnxruntime/quantization --exclude ./onnxruntime/tools -cf - . | xz "${for_code[@]}" > "$rest.part"
         mv "$rest.part" "$rest"
     fi
     cp "$rest" "$dest/onnxruntime.tar.xz"
-    cp "$cache"/onnx_graphsurgeon-*.whl "$cache"/rich-*.whl "$dest/"
+    cp "$cache"/onnx_graphsurgeon-*.whl "$dest/"
 }
 
 pack_pieces() {
@@ -66,10 +68,10 @@ pack_pieces() {
 }
 
 pack_pruned() {
-    pruned=$cache/pruned-$ort.so.xz
+    pruned=$cache/pruned-$ort-x86.so.xz
     if [ ! -f "$pruned" ]; then
         python3 "$here/prune.py" "$unpacked/$library" "$cache/pruned.so" --arch 90
-        xz -9 -T0 -c "$cache/pruned.so" > "$pruned.part"
+        xz "${for_code[@]}" -c "$cache/pruned.so" > "$pruned.part"
         rm "$cache/pruned.so"
         mv "$pruned.part" "$pruned"
     fi

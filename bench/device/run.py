@@ -34,6 +34,9 @@ ROOM = 2e10
 """Bytes that have to be free in memory, or files go to the disk."""
 STEPS = {"calibrate": 20.0, "values": 90.0, "tune": 180.0, "cases": 0.0, "micro": 55.0}
 """The seconds of each step; the cases take what is left. A trial with small networks takes a fifth."""
+SHARED = "shared"
+"""The step of files that share or choose, which takes all that is left. It is taken where it is asked for."""
+STEPS_HELP = f"default: all but {SHARED}"
 ENDING = 5.0
 """Seconds kept for what comes after a step."""
 
@@ -62,7 +65,7 @@ def main() -> int:
 def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end: float) -> int:
     """Take the steps that were asked for. Returns the exit code of the cases."""
     all_steps = STEPS | {"values": given.values, "tune": given.tune}
-    seconds = {step: all_steps[step] / (5 if given.tiny else 1) for step in given.steps}
+    seconds = {step: all_steps[step] / (5 if given.tiny else 1) for step in given.steps if step != SHARED}
     code = 0
     if "calibrate" in seconds and given.provider == "cuda":
         words = ["--provider", "cuda", "--seconds", seconds["calibrate"], "--out", given.out / "cuda.json"]
@@ -78,6 +81,8 @@ def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end
         words += ["--provider", given.provider, *(["--tiny"] if given.tiny else [])]
         words += ["--only", *given.only] if given.only else []
         _run(given, HERE / "tune.py", words, variables, until - time.time() + ENDING)
+    if SHARED in given.steps:
+        code = _shared(given, work, variables, end - ENDING)
     if "cases" in seconds:
         left = end - time.time() - seconds.get("micro", 0.0) - ENDING
         code = _cases(given, work, variables, left)
@@ -87,6 +92,18 @@ def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end
         words += ["--until", until, *(["--tiny"] if given.tiny else [])]
         _run(given, HERE / "micro.py", words, variables, until - time.time() + ENDING)
     return code
+
+
+def _shared(given: argparse.Namespace, work: Path, variables: dict[str, str], until: float) -> int:
+    """Files that share, choose, route or combine: values and times."""
+    path = [given.repo.absolute() / "tests", HERE, variables["PYTHONPATH"]]
+    own = variables | {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    words: list[object] = ["--out", given.out, "--work", work / SHARED, "--graphs", given.graphs]
+    words += ["--repo", given.repo, "--provider", given.provider, "--until", until]
+    words += [word for word in ("--tiny", "--unchecked") if getattr(given, word[2:])]
+    words += ["--no-values"] if given.values == 0 else []
+    words += ["--only", *given.only] if given.only else []
+    return _run(given, HERE / "shared.py", words, own, until - time.time() + ENDING)
 
 
 def _cases(given: argparse.Namespace, work: Path, variables: dict[str, str], seconds: float) -> int:
@@ -190,7 +207,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20, help="samples of each way; default: 20")
     parser.add_argument("--values", type=float, default=STEPS["values"], help="seconds; default: %(default)g")
     parser.add_argument("--tune", type=float, default=STEPS["tune"], help="seconds; default: %(default)g")
-    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="default: all")
+    parser.add_argument("--steps", nargs="+", choices=[*STEPS, SHARED], default=list(STEPS), help=STEPS_HELP)
     parser.add_argument("--no-unpack", action="store_true", help="use the ONNX Runtime that is installed")
     parser.add_argument("--unchecked", action="store_true", help="over stub libraries: values mean nothing")
     parser.add_argument("--graphs", type=Path, default=HERE / "graphs")

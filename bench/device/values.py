@@ -28,6 +28,14 @@ TESTS = (
     "test_qdq.py", "test_refusals.py",
 )  # fmt: skip
 """Tests whose sessions are the oracle's, or on CUDA anyway."""
+SHARED_TESTS = (
+    "test_routed.py", "test_chosen.py", "test_routed_rules.py", "test_combine.py", "test_low_rank.py",
+    "test_adapters.py", "test_chosen_proof.py", "test_routed_noise.py",
+)  # fmt: skip
+"""Tests of files that route rows, choose or combine models, or hold factors. Their sessions are the oracle's,
+or on the provider that a merge takes by itself."""
+CRASHES = ("rules/test_linear.py::test_numbers_of_models_and_rows",)
+"""Tests that end the process on a GPU: they come last."""
 FORMER_TESTS = (
     "rules/test_contrib_attention.py::test_attention", "rules/test_contrib.py::test_fused_conv_with_a_sum",
     "rules/test_contrib_attention.py::test_attention_with_a_cache",
@@ -78,6 +86,16 @@ def main() -> int:
     def kept(name: str, step: str, words: Sequence[str]) -> int:
         return _kept(Job(name, words), seconds(step), variables, log)
 
+    if given.shared:
+        tests = [str(given.repo / "tests" / name) for name in SHARED_TESTS]
+        last = [str(given.repo / "tests" / name) for name in CRASHES]
+        code = _kept(
+            Job("tests of what is shared", ["-m", "pytest", *options, *tests]),
+            given.seconds - 10.0,
+            variables,
+            log,
+        )
+        return max(code, _kept(Job("what crashed", ["-m", "pytest", *options, *last]), 10.0, variables, log))
     codes = [
         kept("what failed before", "former", ["-m", "pytest", *options, *again]),
         _former_graphs(fuzz, variables, log),
@@ -203,6 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--processes", type=int, help="default: all cores but two")
+    parser.add_argument("--shared", action="store_true", help="only the tests of files that share or choose")
     parser.add_argument("--merges", type=int, default=8, help="that run at once; default: 8")
     return parser.parse_args()
 

@@ -8,7 +8,7 @@ where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,14 +48,7 @@ def prove_values(
     trial = Trial(family, options)
     judge = Judge(trial, tell)
     replays = Replayer(trial, judge) if options.runtime.provider == "cuda" else None
-
-    def loaded(session: Session, model: int) -> None:
-        if replays:
-            replays.source(session, model)
-        if views:
-            views.check(judge, model)
-
-    trial.run_sources(tell, loaded)
+    trial.run_sources(tell, _while_loaded(judge, replays, views))
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
@@ -87,6 +80,20 @@ def prove_values(
         tf32=_tf32(merged, trial, ran.results) if provider == "cuda" else None,
         replays=replays.answer() if replays else None,
     )
+
+
+def _while_loaded(
+    judge: Judge, replays: Replayer | None, views: ViewProver | None
+) -> Callable[[Session, int], None]:
+    """Return what is done with each source while it is loaded."""
+
+    def check(session: Session, model: int) -> None:
+        if replays:
+            replays.source(session, model)
+        if views:
+            views.check(judge, model)
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)

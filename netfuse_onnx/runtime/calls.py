@@ -14,27 +14,31 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 
+from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.errors import CallFailed
 from netfuse_onnx.runtime.ort import first_line, names_of
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed
-from netfuse_onnx.runtime.types import Array
+from netfuse_onnx.runtime.types import Array, Outputs
 
 Results = Mapping[str, Any]
 
 
 class Calls(Protocol):
-    """The ways to call the sessions of one generation. A call gives outputs by name, and False where a later
-    call may write over them. Both raise CallFailed."""
+    """The ways to call the sessions of one generation. A call gives the outputs of each of its requests, in
+    arrays that no later call writes to. Both raise CallFailed."""
 
     def edges(self) -> tuple[Any, Any]:
         """Return the session of the merged file, and that of the first model or None, to read their inputs
         and outputs."""
 
-    def alone(self, model: int, packed: Packed) -> tuple[Results, bool]:
+    def use(self, contract: Contract) -> None:
+        """Take the contract of these sessions, before the first call."""
+
+    def alone(self, model: int, packed: Packed) -> list[Outputs]:
         """Call a model's own session."""
 
-    def merged(self, packed: Packed) -> tuple[Results, bool]:
+    def merged(self, packed: Packed) -> list[Outputs]:
         """Call the session of the merged file."""
 
     def close(self) -> None:
@@ -51,13 +55,17 @@ class OnCpu:
         """Return the session of the merged file, and that of the first model or None."""
         return self._merged.session, self.own.get(0) if self.own.paths else None
 
-    def alone(self, model: int, packed: Packed) -> tuple[Results, bool]:
-        """Call a model's own session."""
-        return run(self.own.get(model), packed.wanted, packed.feeds), True
+    def use(self, contract: Contract) -> None:
+        """Do nothing: on the CPU a call has the sizes of its requests."""
 
-    def merged(self, packed: Packed) -> tuple[Results, bool]:
+    def alone(self, model: int, packed: Packed) -> list[Outputs]:
+        """Call a model's own session."""
+        return packed.split(run(self.own.get(model), packed.wanted, packed.feeds))
+
+    def merged(self, packed: Packed) -> list[Outputs]:
         """Call the session of the merged file."""
-        return self._merged.run(packed)
+        results, fresh = self._merged.run(packed)
+        return packed.split(results, fresh=fresh)
 
     def close(self) -> None:
         """Release the sessions."""

@@ -6,35 +6,43 @@ The calls are those that the scheduler chooses from these requests alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
-from netfuse_onnx.runtime.generation import Generation, Ticket
+from netfuse_onnx.runtime.generation import LONG, Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
 from netfuse_onnx.runtime.schedule import Waiting, choose
-from netfuse_onnx.runtime.types import Call, Feeds, Request
+from netfuse_onnx.runtime.types import Call, Feeds, Request, Together
+
+MOST_UNCOUNTED = 16
+"""Short calls that are counted together."""
 
 
 def run_directly(
     dispatcher: Dispatcher, pairs: Iterable[tuple[str, Feeds]], seconds: float, go_on: bool
-) -> Sequence[Outcome]:
+) -> list[Any]:
     """Return an outcome for each (model, feeds), in order. Requests that no call took in so many seconds end
-    in Timeout. Without `go_on`, a request that checks refuse raises its error before anything runs."""
-    pairs = pairs if isinstance(pairs, list | tuple) else list(pairs)
+    in Timeout. Without `go_on`, the first error is raised: that of a check before anything runs, others after
+    all have run."""
+    pairs = pairs if type(pairs) is list else list(pairs)
     ticket = Ticket()
     try:
-        generation = dispatcher.enter_directly(ticket)
+        generation = _entered(dispatcher, ticket)
         if seconds > 0 and generation.guard.is_calm:
             began = time.perf_counter()
             together = generation.engine.alike(pairs, generation.merges_all)
             if together is not None:
-                dispatcher.finish_together(generation, ticket, together, time.perf_counter() - began)
+                _note(dispatcher, generation, together, time.perf_counter() - began)
                 return together.outputs
-        return _outcomes(dispatcher, generation, pairs, seconds, go_on)
+        outcomes = _outcomes(dispatcher, generation, pairs, seconds, go_on)
     finally:
-        if ticket.generation is not None:
-            dispatcher.finish(ticket.generation, ticket)
+        _leave(dispatcher, ticket)
+    error = next((one for one in outcomes if isinstance(one, ServingError)), None)
+    if error is not None and not go_on:
+        raise error
+    return outcomes
 
 
 def _outcomes(
@@ -61,12 +69,14 @@ def _outcomes(
         request.arrived = arrived
         places[request] = place
         waiting.add(request)
-    dispatcher.accepted(len(places))
+    with dispatcher.lock:
+        dispatcher.stats.accepted += len(places)
     until = arrived + seconds
     while len(waiting):
         if time.monotonic() >= until:
             rest = list(waiting)
-            dispatcher.timed_out(len(rest))
+            with dispatcher.lock:
+                dispatcher.stats.ended["timed_out"] += len(rest)
             outcomes |= {places[r]: late(generation.engine.models[r.model], seconds) for r in rest}
             break
         done = _next_call(dispatcher, generation, waiting)
@@ -84,3 +94,38 @@ def _next_call(dispatcher: Dispatcher, generation: Generation, waiting: Waiting)
     done = perform(generation.engine, call.kind, waiting.take(call))
     dispatcher.settle(generation, done)
     return done
+
+
+# --------------------------------------------------------------------------- coming and going
+#
+# Callers come and go without the lock: who closes or replaces a generation says so first and then looks for
+# tickets; who comes adds the ticket first and then looks if anybody said so, and who goes removes it first.
+
+
+def _entered(dispatcher: Dispatcher, ticket: Ticket) -> Generation:
+    """Return the generation that the caller has entered."""
+    while True:
+        generation = ticket.generation = dispatcher.current
+        generation.running.add(ticket)
+        if not dispatcher.closing and generation is dispatcher.current:
+            return generation
+        _leave(dispatcher, ticket)
+        dispatcher.refuse_if_closed()
+
+
+def _leave(dispatcher: Dispatcher, ticket: Ticket) -> None:
+    """Leave the generation that the caller has entered, if any."""
+    generation, ticket.generation = ticket.generation, None
+    if generation is not None:
+        generation.running.discard(ticket)
+        if dispatcher.closing or generation.is_retired:
+            dispatcher.finish(generation, ticket)
+
+
+def _note(dispatcher: Dispatcher, generation: Generation, done: Together, seconds: float) -> None:
+    """Note a merged call of requests that are all alike. Short calls are counted several at a time, because
+    counting one takes a large part of its time."""
+    generation.uncounted.append((done.form, done.models, done.rows, seconds))
+    if seconds >= LONG or len(generation.uncounted) >= MOST_UNCOUNTED or generation.is_retired:
+        with dispatcher.lock:
+            generation.count_together(dispatcher.stats)

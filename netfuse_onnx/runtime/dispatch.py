@@ -15,13 +15,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
-from netfuse_onnx.runtime.generation import Generation, Job, Ticket
+from netfuse_onnx.runtime.generation import Generation, Job
 from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.moments import NEVER, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
 from netfuse_onnx.runtime.schedule import Later, Limits, choose
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Call, Engine, Request, Together
+from netfuse_onnx.runtime.types import Call, Engine, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +85,6 @@ class Dispatcher:
             if len(self.busy) < self.slots or request.deadline != NEVER:
                 self.ready.notify()
             return answer
-
-    def enter_directly(self, ticket: Ticket) -> Generation:
-        """Let a caller in who runs calls beside the queue: it leaves by `finish`."""
-        with self.lock:
-            self.refuse_if_closed()
-            ticket.generation = self.current
-            self.current.running.add(ticket)
-            return self.current
-
-    def accepted(self, number: int) -> None:
-        """Count requests that a caller runs beside the queue."""
-        with self.lock:
-            self.stats.accepted += number
-
-    def timed_out(self, number: int) -> None:
-        """Count requests of such a caller that no call took in time."""
-        with self.lock:
-            self.stats.ended["timed_out"] += number
 
     def refuse_if_closed(self) -> None:
         """Raise Closed where nothing enters any more."""
@@ -210,21 +192,12 @@ class Dispatcher:
                 self.settle(generation, done)
         finally:
             with self.lock:
-                generation.running.discard(ticket)
                 self.busy.discard(ticket)
                 if self.waiting:
                     self.ready.notify()
-                ends = self._emptied(generation)
+                ends = self._left(generation, ticket)
             if ends:
                 generation.engine.close()
-
-    def finish_together(self, generation: Generation, ticket: Ticket, done: Together, seconds: float) -> None:
-        """Count a merged call of requests that are all alike, which ran beside the queue, and leave."""
-        with self.lock:
-            self.stats.accepted += len(done.outputs)
-            generation.settle_together(self.stats, done, seconds)
-        self.finish(generation, ticket)
-        ticket.generation = None
 
     def settle(self, generation: Generation, done: Performed) -> None:
         """Count a call that ran."""
@@ -241,6 +214,11 @@ class Dispatcher:
             ends = self._emptied(generation)
         if ends:
             generation.engine.close()
+
+    def _left(self, generation: Generation, ticket: object) -> bool:
+        """Return True where the caller is the last to leave a generation, and so closes it."""
+        generation.running.discard(ticket)
+        return (generation.is_retired or bool(self.closing)) and self._emptied(generation)
 
     def _emptied(self, generation: Generation) -> bool:
         """Return True where a retired generation is to be closed, by whoever asked."""
@@ -276,6 +254,7 @@ class Dispatcher:
             self.current = Generation(before.number + 1, engine, self._limits)
             self.old.append(before)
             before.is_retired = True
+            before.count_together(self.stats)
             self.stats.swaps += 1
             self.slots = self._fixed_slots or max(1, engine.slots)
             self.ready.notify_all()

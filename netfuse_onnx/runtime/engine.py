@@ -23,6 +23,7 @@ from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.ports import KEY
+from netfuse_onnx.runtime.streams import Streams
 from netfuse_onnx.runtime.threads import Threads
 from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Pays, Request, Together
 
@@ -48,6 +49,7 @@ class ServedFiles:
             merged, bundle, own=first, rows_apart=options.rows_apart,
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
+        self.calls.use(self.contract)
         self.models = self.contract.models
         if not (self.contract.answers or paths):
             raise UsageFault(
@@ -59,7 +61,11 @@ class ServedFiles:
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
-        self.costs: Costs = self._measured(options)
+        self._streams: Streams | None = None
+        made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
+        self.costs: Costs = self._measured(made_up, options)
+        if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
+            self._streams = Streams(self.calls, self.packing, self.costs, made_up)
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
@@ -68,21 +74,22 @@ class ServedFiles:
             return self.merged(requests)
         if len(requests) > 1 and not self.contract.side_by_side:
             return [self.alone([request])[0] for request in requests]
-        packed = self.packing.alone(requests)
-        results, fresh = self.calls.alone(requests[0].model, packed)
-        return packed.split(results, fresh=fresh)
+        return self.calls.alone(requests[0].model, self.packing.alone(requests))
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form in one merged call, several of a model where rows are apart. Raises
         CallFailed."""
         if not self.contract.answers:
             return [self.alone([request])[0] for request in requests]
+        if self._streams is not None and self._streams.pays(requests):
+            return self._streams.run(requests)
         return self._run_merged(self.packing.merged(requests))
 
     def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
         """Check (model, feeds) of different models and run them in one merged call, where they are so alike
         that this takes no request for each, and `pays` says so. None where not, or where the call failed."""
-        packed = self.packing.express(pairs, pays) if self.contract.answers else None
+        apart = self._streams is not None and len(pairs) <= self._streams.most
+        packed = self.packing.express(pairs, pays) if self.contract.answers and not apart else None
         if packed is None:
             return None
         form, models, rows = packed.form, packed.models, packed.rows
@@ -93,8 +100,7 @@ class ServedFiles:
 
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:
-            results, fresh = self.calls.merged(packed)
-            outputs = packed.split(results, fresh=fresh)
+            outputs = self.calls.merged(packed)
         except BaseException:
             packed.release(failed=True)
             raise
@@ -127,10 +133,9 @@ class ServedFiles:
             own.put(0, first)
         return chosen, OnCpu(merged, own)
 
-    def _measured(self, options: Opening) -> Costs:
+    def _measured(self, made_up: samples.MadeUp, options: Opening) -> Costs:
         """Return the times of calls of made-up requests, or guesses where none runs."""
         io, count = cast(Io, self.contract.io), len(self.models)
-        made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
         if made_up.form is None:
             return unknown(io, count)
 

@@ -12,7 +12,14 @@ from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.queue import Queue
 from netfuse_onnx.runtime.schedule import Limits, merges_all
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Call, Engine, Request, Together
+from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
+
+LONG = 1e-3
+"""Seconds of a call that is long beside the time that it takes to count it."""
+ONE_OF = 4
+"""One of so many calls that are shorter teaches the costs."""
+MOST_KNOWN = 1024
+"""Answers of the scheduler that are kept until the costs change."""
 
 
 class Generation:
@@ -27,6 +34,12 @@ class Generation:
         self.queue = Queue()
         self.guard = Guard(len(engine.models))
         self.running: set[object] = set()
+        self.uncounted: list[tuple[Hashable, Sequence[int], int, float]] = []
+        """Merged calls of requests that were all alike, which are not counted yet: form, models, rows of each
+        and seconds."""
+        self._calls = -1
+        self._merges: dict[Hashable, bool] = {}
+        """What `merges_all` said since the costs took in a call."""
         self.is_retired = False
         self.is_closed = False
 
@@ -37,15 +50,36 @@ class Generation:
 
     def merges_all(self, form: Hashable, models: int, rows: int) -> bool:
         """Return True where one request of each of so many models, of so many rows, run in a merged call."""
-        return merges_all(self.engine.costs.of(form), models, rows, self.limits)
+        key = (form, models, rows)
+        known = self._merges.get(key)
+        if known is None:
+            known = merges_all(self.engine.costs.of(form), models, rows, self.limits)
+            if len(self._merges) > MOST_KNOWN:
+                self._merges.clear()
+            self._merges[key] = known
+        return known
 
-    def settle_together(self, stats: Stats, done: Together, seconds: float) -> None:
-        """Count a merged call of requests that are all alike. The dispatcher's lock is held."""
-        count, rows = len(done.models), dict.fromkeys(done.models, done.rows)
-        stats.ended["answered"] += count
-        stats.took(seconds, count)
-        stats.merged(count, count, count * done.rows, self.engine.computed_rows(rows))
-        self.engine.costs.saw(done.form, "merged", rows, seconds)
+    def count_together(self, stats: Stats) -> None:
+        """Count the merged calls of requests that were all alike. One of them teaches the costs. The
+        dispatcher's lock is held."""
+        if not self.uncounted:
+            return
+        while self.uncounted:  # meanwhile others append
+            form, models, rows, seconds = self.uncounted.pop()
+            count = len(models)
+            stats.together(count, count * rows, len(self.engine.models) * rows, seconds)
+        self._taught(form, "merged", dict.fromkeys(models, rows), seconds)
+
+    def _teaches(self, seconds: float) -> bool:
+        """Return True where the costs are to take in a call: each one that takes long, and one of several
+        short ones, for which that is a large part of their time."""
+        self._calls += 1
+        return seconds >= LONG or self._calls % ONE_OF == 0
+
+    def _taught(self, form: Hashable, kind: Kind, rows: dict[int, int], seconds: float) -> None:
+        self.engine.costs.saw(form, kind, rows, seconds)
+        if self._merges:
+            self._merges.clear()
 
     def settle(self, stats: Stats, done: Performed) -> None:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
@@ -74,7 +108,8 @@ class Generation:
                 guard.merged_succeeded()
         else:
             stats.alone(len(done.requests), useful)
-        engine.costs.saw(done.requests[0].form, done.kind, rows, done.seconds)
+        if self._teaches(done.seconds):
+            self._taught(done.requests[0].form, done.kind, rows, done.seconds)
 
 
 @dataclass(slots=True)

@@ -129,12 +129,7 @@ class Serving:
         first error is raised, that of a check before anything runs and any other after all have run. With
         `return_errors`, errors stand in the places of the outputs, and nothing is raised.
         """
-        outcomes = run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
-        if not return_errors:
-            for outcome in outcomes:
-                if isinstance(outcome, ServingError):
-                    raise outcome
-        return outcomes
+        return run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
 
     def run_all(self, feeds: Feeds, *, reduce: Reduce | None = None, timeout: float | None = None) -> Any:
         """Return what all models make of the same inputs.
@@ -172,6 +167,8 @@ class Serving:
         """Return the counters of all generations, and the state of now, as numbers in dictionaries."""
         dispatcher = self._dispatcher
         with dispatcher.lock:
+            for generation in (*dispatcher.old, dispatcher.current):
+                generation.count_together(dispatcher.stats)
             told = dispatcher.stats.as_dict()
             latest = dispatcher.stats.latencies()
             told["queue"] = {

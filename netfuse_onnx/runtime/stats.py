@@ -41,14 +41,20 @@ class Stats:
         self._latest: deque[float] = deque(maxlen=WINDOW)
         self._buckets = [0] * (len(BUCKETS) + 1)
 
-    def took(self, seconds: float, count: int = 1) -> None:
-        """Count the latency of a request, from its arrival to its answer, or of several at once."""
-        self.seconds += seconds * count
-        if count == 1:
-            self._latest.append(seconds)
-        else:
-            self._latest.extend([seconds] * count)
-        self._buckets[bisect_left(BUCKETS, seconds)] += count
+    def took(self, seconds: float) -> None:
+        """Count the latency of a request, from its arrival to its answer."""
+        self.seconds += seconds
+        self._latest.append(seconds)
+        self._buckets[bisect_left(BUCKETS, seconds)] += 1
+
+    def together(self, requests: int, rows: int, computed: int, seconds: float) -> None:
+        """Count requests of different models that came together and were answered by one merged call."""
+        self.accepted += requests
+        self.ended["answered"] += requests
+        self.merged(requests, requests, rows, computed)
+        self.seconds += seconds * requests
+        self._latest.extend([seconds] * requests)
+        self._buckets[bisect_left(BUCKETS, seconds)] += requests
 
     def alone(self, requests: int, rows: int) -> None:
         """Count a call of a model's own session."""

@@ -23,6 +23,11 @@ Back = tuple[tuple[int, int, int], ...]
 """Axes of an output that are cut back: the axis, and the input and axis that have its size."""
 
 
+SMALL = 1 << 16
+"""Bytes of a result up to which the outputs of all models are views of one copy: one copy of each costs more
+time than the memory is worth that stays while any of them is held."""
+
+
 class Cutter:
     """Takes the outputs of requests out of results."""
 
@@ -69,9 +74,11 @@ class Cutter:
         self._sized(port, result, len(self.contract.models))
         if result.ndim == 1:
             return [np.array(result[model]) for model in models]
-        if models == self.in_order:
-            return [value.copy() for value in result]
-        return [result[model].copy() for model in models]
+        if models != self.in_order:
+            return [result[model].copy() for model in models]
+        if result.nbytes <= SMALL:
+            return list(result if fresh else result.copy())
+        return [value.copy() for value in result]
 
     def slots(
         self, requests: Sequence[Request], seats: Sequence[Seat], results: Mapping[str, Any], rows: int,
