@@ -61,7 +61,9 @@ class Express:
             value = feeds[name]
             if (
                 type(value) is not array
-                or value.dtype is not dtype
+                or (
+                    value.dtype is not dtype and value.dtype != dtype
+                )  # a pickled array has a type of its own
                 or value.shape != shape
                 or shared is not seen
                 or len(feeds) != 1
@@ -83,7 +85,7 @@ class Express:
             models.append(place)
             for name, (dtype, shape) in zip(names, usual, strict=True):
                 value = feeds[name]
-                if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
+                if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
                     raise ValueError
                 values.append(value)
         return models, values
