@@ -72,7 +72,9 @@ class Express:
             value = feeds[name]
             if (
                 type(value) is not array
-                or value.dtype is not dtype
+                or (
+                    value.dtype is not dtype and value.dtype != dtype
+                )  # a pickled array has a type of its own
                 or value.shape != shape
                 or len(feeds) != 1
             ):
@@ -93,7 +95,7 @@ class Express:
             models.append(place)
             for name, (dtype, shape) in zip(names, usual):  # noqa: B905
                 value = feeds[name]
-                if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
+                if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
                     raise ValueError
                 values.append(value)
         return models, values
