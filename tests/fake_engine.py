@@ -50,6 +50,8 @@ class FakeCosts:
 class FakeFormCosts:
     """The times of FakeCosts."""
 
+    runs_all = True
+
     def __init__(self, merged: float) -> None:
         self._merged = merged
 
@@ -169,15 +171,15 @@ def feeds(value: float, rows: int = 1, width: int = 2) -> dict[str, Array]:
 class Versions:
     """Opens one fake engine after the other. `fail` makes opening fail."""
 
-    def __init__(self, **options: object) -> None:
-        self.options = options
+    def __init__(self, engine: type[FakeEngine] = FakeEngine, **options: object) -> None:
+        self.engine, self.options = engine, options
         self.engines: list[FakeEngine] = []
         self.fail = False
 
     def __call__(self, path: object) -> FakeEngine:
         if self.fail:
             raise FileFault("no such file")
-        engine = FakeEngine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
+        engine = self.engine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
         self.engines.append(engine)
         return engine
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from netfuse_onnx.runtime.limits import Limits
 from netfuse_onnx.runtime.types import Call, Costs, FormCosts
 from netfuse_onnx.runtime.waiting import Line, Waiting
-from netfuse_onnx.runtime.ways import Ways
+from netfuse_onnx.runtime.ways import GAIN, Ways
 
 __all__ = ["Later", "Limits", "Waiting", "choose"]
 

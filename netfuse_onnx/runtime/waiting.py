@@ -20,7 +20,7 @@ class Line:
         self.first = 0
         """Rows of the oldest request."""
         self.arrived = 0.0
-        """When the oldest request arrived."""
+        """The time at which the oldest request arrived."""
 
     def look(self) -> None:
         """Take note of the oldest request."""
