@@ -65,7 +65,7 @@ class OnCuda:
     """Calls on CUDA, by one thread of the engine."""
 
     def __init__(
-        self, path: str, paths: Sequence[str], setup: Setup, most: int, sizes: Sequence[int] | None
+        self, path: str, paths: Sequence[str], setup: Setup, most: int | None, sizes: Sequence[int] | None
     ) -> None:
         self.thread, self._setup = DeviceThread(), setup
         self.file = self.thread.do(lambda: DeviceFile(path, setup))
