@@ -170,3 +170,8 @@ def test_a_container_has_the_cores_that_its_time_makes_up(tmp_path: Path) -> Non
     for text, allowed in (("max 100000", free), ("50000 100000", 1), ("150000 100000", min(free, 2))):
         limit.write_text(text + "\n")
         assert cores(str(limit)) == allowed
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileFault, match=r"nothing\.onnx does not exist\."):
+        open_session(tmp_path / "nothing.onnx", Setup())

@@ -10,8 +10,8 @@ import pytest
 from simulated import FORM, OneByOne, Ours, arrivals, recorded, simulate
 
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, given, size_of
-from netfuse_onnx.runtime.pays import pays_from
-from netfuse_onnx.runtime.schedule import BEHIND, Later, Limits, Waiting, choose
+from netfuse_onnx.runtime.merges import merges_from
+from netfuse_onnx.runtime.schedule import BEHIND, Later, Limits, Waiting, choose, merges_all
 from netfuse_onnx.runtime.types import Call, Io, Request
 from netfuse_onnx.runtime.ways import GAIN
 
@@ -80,9 +80,14 @@ def test_only_requests_of_the_oldest_form_run() -> None:
 
 
 def test_rows_that_are_not_apart_never_share_a_batch() -> None:
+    free = given("stacked", 4, {1: 1.0, 64: 1.01}, {1: 1.5, 8: 1.51})
     limits = Limits(rows_apart=False)
-    assert choose(depths(5), CHEAP, 9.0, limits) == Call("alone", FORM, ((0, 1),))
-    assert choose(depths(5, 3, 1), CHEAP, 9.0, limits) == Call("merged", FORM, ((0, 1), (1, 1), (2, 1)))
+    assert choose(depths(5), free, 9.0, limits) == Call("alone", FORM, ((0, 1),))
+    assert choose(depths(5, 3, 1), free, 9.0, limits) == Call("merged", FORM, ((0, 1), (1, 1), (2, 1)))
+    wide = waiting((0, 0.0), (0, 1.0), (1, 2.0), (2, 3.0), rows=4)
+    assert choose(wide, free, 9.0, limits) == Call("merged", FORM, ((0, 1), (1, 1), (2, 1)))
+    wide = waiting((0, 0.0), (0, 1.0), (1, 2.0), (2, 3.0), rows=9)
+    assert choose(wide, free, 9.0, limits) == Call("alone", FORM, ((0, 1),))
 
 
 def test_a_request_with_more_rows_than_a_merged_call_takes_runs_on_its_own_session() -> None:
@@ -176,6 +181,22 @@ def test_the_choice_is_the_best_of_all_ways(io: Io) -> None:
             assert any(not calls or units * calls < rows[0] for units, calls in fitting)
         kinds.add(call.kind)
     assert kinds == {"alone", "merged"}
+
+
+@pytest.mark.parametrize("io", ["stacked", "selected", "index"])
+def test_the_short_cut_answers_as_the_choice_does(io: Io) -> None:
+    """It is for requests of one model each, with equal rows: `merges_all` and `choose` are one decision."""
+    draw, found = random.Random(8), []
+    for _ in range(400):
+        costs, models, rows = cost_tables(draw, io), draw.randint(1, 4), draw.randint(1, 9)
+        limits = Limits(rows_apart=draw.random() < 0.5, own_sessions=draw.random() < 0.8)
+        queue = waiting(*((model, float(model)) for model in range(models)), rows=rows)
+        call = choose(queue, costs, 9.0, limits)
+        joined = merges_all(costs.of(FORM), models, rows, limits)
+        if rows <= limits.max_rows:
+            assert joined == (call.kind == "merged" and len(call.taken) == models)
+        found.append(joined)
+    assert 20 < sum(found) < 380
 
 
 def test_a_batch_grows_while_those_behind_gain_more_than_it_loses() -> None:
@@ -282,9 +303,9 @@ def test_from_how_many_waiting_models_on_a_merged_call_pays() -> None:
     own = {1: 1.0}
     for merged, wanted in ((0.5, 1), (1.4, 2), (3.0, 5), (6.0, None)):
         costs = given("stacked", 8, own, {1: merged})
-        assert pays_from(costs, 8) == wanted
-    assert pays_from(given("stacked", 8, own, {1: 3.0}), 8, workers=2) is None
-    assert pays_from(given("index", 8, own, {1: 0.3, 8: 2.4}), 8) == 1
+        assert merges_from(costs, 8) == wanted
+    assert merges_from(given("stacked", 8, own, {1: 3.0}), 8, workers=2) is None
+    assert merges_from(given("index", 8, own, {1: 0.3, 8: 2.4}), 8) == 1
 
 
 def test_a_simulation_by_hand() -> None:

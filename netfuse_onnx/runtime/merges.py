@@ -8,20 +8,18 @@ from netfuse_onnx.runtime.schedule import Limits, Waiting, choose
 from netfuse_onnx.runtime.types import Call, Costs, Request
 
 
-def pays_from(
+def merges_from(
     costs: Costs,
     models: int,
-    *,
     form: Hashable = (),
+    workers: int = 1,
+    *,
     rows: int = 1,
     limits: Limits | None = None,
-    workers: int = 1,
 ) -> int | None:
-    """Return how many of the models must have a request waiting, each of so many rows, for the next call to
-    be a merged one; None where not even all of them are enough.
-
-    `costs.given` makes costs of a few times in seconds.
-    """
+    """Return the smallest number of waiting models, each with one request of so many rows, for which the
+    scheduler takes a merged call; None where it does for no number. `workers` counts the calls that may run
+    at the same time."""
     waiting = Waiting()
     for model in range(models):
         waiting.add(Request(model, (), rows, form, float(model)))
