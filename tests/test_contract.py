@@ -155,6 +155,9 @@ def test_the_batch_is_the_first_axis_and_no_other() -> None:
     unnamed = replace(TWO, shapes={"ids": (None, 2), "mask": ("seq", 1, 2)})  # type: ignore[dict-item]
     found = contract(unnamed)
     assert not found.file.batch and found.axes == ("ids.0", "seq")
+    single = replace(SINGLE, shapes={"x": (None, 2)})  # type: ignore[dict-item]
+    assert contract(single).file.batch == {"x.0"}
+    assert contract(single, rows_apart=True).apart and not contract(single).apart
 
 
 # --------------------------------------------------------------------------- what passes

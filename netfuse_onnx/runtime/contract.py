@@ -100,7 +100,7 @@ class Contract:
         """Read the contract of the open session of a merged file. `own` is a session of the first model, and
         `bundle` the manifest, where there are any. `rows_apart` is the user's word, which goes before what
         the files say. Raises FileFault where no merge wrote the file."""
-        file = ports.read(session, bundle, own)
+        file = ports.read(session, bundle, own, bool(rows_apart))
         apart, reason = _rows_apart(file, bundle, rows_apart)
         if buckets:
             buckets.fit(file)
