@@ -19,6 +19,7 @@ from .of_serving_choices import MUTATIONS as SERVING_CHOICES
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
+from .of_views import MUTATIONS as VIEWS
 from .of_write import MUTATIONS as WRITE
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -29,6 +30,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *LOW_RANK,
     *STORAGE,
     *WRITE,
+    *VIEWS,
     *PROVE,
     *CHOSEN,
     *ROUTED,
