@@ -32,7 +32,8 @@ for rows in (1, 2, 3, 1):
     made = requests(rows)
     for way in (engine.merged, lambda all: [engine.alone([one])[0] for one in all]):
         assert [out["y"].shape for out in way(made)] == [(rows, 4)] * 3
-    assert [out["y"].shape for out in engine._streams.run(made[::2])] == [(rows, 4)] * 2
+    packed = [(one.model, engine.packing.alone([one])) for one in made[::2]]
+    assert [out["y"].shape for (out,) in engine.calls.together(packed)] == [(rows, 4)] * 2
     assert [out["y"].shape for out in engine.alone([made[0], made[0]])] == [(rows, 4)] * 2
 told["forms"] = sorted(key[0][-2] for key in engine.calls.own.get(0)._forms)
 told["captured"] = [placed.graph for placed in engine.calls.own.get(0)._forms.values()]
