@@ -39,7 +39,7 @@ class Generation:
         and seconds."""
         self._calls = -1
         self._merges: dict[Hashable, bool] = {}
-        """What `merges_all` said since the costs took in a call."""
+        """The answers of `merges_all` since the costs took in a call."""
         self.is_retired = False
         self.is_closed = False
 
