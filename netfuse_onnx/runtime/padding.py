@@ -56,7 +56,19 @@ def prove(contract: Contract, run: Run, model: int = 0, seed: int = 0) -> None:
             f"({first[:200]}).",
             "Leave out buckets.",
         )
-    _compare(contract, model, feeds, plain, run(_pad(contract, model, feeds, _padded(contract, sizes))))
+    try:
+        padded = run(_pad(contract, model, feeds, _padded(contract, sizes)))
+    except Exception as error:
+        raise UsageFault(
+            f"Model {contract.models[model]!r} runs on a request, and not when {_axes(contract)} is padded "
+            f"({str(error)[:200]}).",
+            REMEDY,
+        ) from error
+    _compare(contract, model, feeds, plain, padded)
+
+
+def _axes(contract: Contract) -> str:
+    return ", ".join(map(repr, contract.buckets.sizes))
 
 
 def _sizes(contract: Contract) -> tuple[Any, ...]:
@@ -131,18 +143,17 @@ def _compare(
         if port.element is None:
             raise UsageFault(f"Output {name!r} is no tensor, so buckets can't be checked.", "Leave them out.")
         expected, found = np.asarray(plain[name]), np.asarray(padded[name])
-        axes = ", ".join(map(repr, contract.buckets.sizes))
         if len(found.shape) == len(expected.shape):
             found = cut_back(contract, port, model, found, inputs)
         if found.shape != expected.shape:
             raise UsageFault(
-                f"Padding {axes} changes the shape of output {name!r} of model {contract.models[model]!r}, "
+                f"Padding {_axes(contract)} changes the shape of output {name!r} of model {contract.models[model]!r}, "
                 f"{list(expected.shape)}, to {list(found.shape)}, which can't be cut back.",
                 REMEDY,
             )
         if (difference := _difference(expected, found, port.element)) is not None:
             raise UsageFault(
-                f"Padding {axes} changes output {name!r} of model {contract.models[model]!r}"
+                f"Padding {_axes(contract)} changes output {name!r} of model {contract.models[model]!r}"
                 f"{difference}: it reads what is padded.",
                 REMEDY,
             )
