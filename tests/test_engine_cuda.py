@@ -61,7 +61,7 @@ def test_all_ways_of_calling_run_on_cuda(io: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert told["graphs"]
-    assert told["forms"] == [1, 2, 4, 8]
+    assert {1, 2, 4, 8} <= {*told["forms"]} <= {1 << k for k in range(7)}
     assert all(told["captured"])
     assert told["workers"] == 1
 
