@@ -78,8 +78,10 @@ class Dispatcher:
             self.refuse_if_closed()
             if generation is not self.current:
                 return None
-            self._bounded(generation, request)
-            request.answer = answer = Answer(self, generation, request)
+            bounds, own = self.bounds, generation.queue.waiting_of(request.model)
+            if self.waiting >= bounds.max_queue or own >= bounds.max_queue_per_model:
+                raise self.refused(self._full(generation, request))
+            request.answer = answer = Answer.to(self, generation, request)
             self.stats.accepted += 1
             generation.queue.add(request)
             self.waiting += 1
@@ -100,16 +102,15 @@ class Dispatcher:
             self.stats.refused[error.kind] += 1
         return error
 
-    def _bounded(self, generation: Generation, request: Request) -> None:
+    def _full(self, generation: Generation, request: Request) -> QueueFull:
+        """Return the error of a request for which there is no room."""
         model = generation.engine.models[request.model]
-        bounds = self.bounds
-        if self.waiting >= bounds.max_queue:
+        if self.waiting >= self.bounds.max_queue:
             told = f"{self.waiting} requests wait already, the most that this session lets wait"
-        elif (own := generation.queue.waiting_of(request.model)) >= bounds.max_queue_per_model:
-            told = f"{own} requests wait already for model {model!r}, the most that it may have"
         else:
-            return
-        raise self.refused(QueueFull(told, "try again later, or open it with larger queues", model=model))
+            own = generation.queue.waiting_of(request.model)
+            told = f"{own} requests wait already for model {model!r}, the most that it may have"
+        return QueueFull(told, "try again later, or open it with larger queues", model=model)
 
     # ----------------------------------------------------------------------- the next call
 
