@@ -24,6 +24,11 @@ STEP = 0.1
 FARTHEST = 1.5
 """A call moves the estimate as if it had taken at most this many times as long, or as short, as was
 expected: a call that the system interrupted, or the first of its size, counts like any other slow call."""
+TRUST = 0.02
+"""Part of the difference by which a call that ran moves the time that its kind returns to."""
+RETURN = 0.003
+"""Part of the way that the times of one kind of calls return with each call of the other kind. What no call
+teaches any more would else keep a wrong time for ever: one that rose while the machine was busy, say."""
 MOST_FORMS = 256
 """Most forms whose times are kept; the one that was seen longest ago goes first."""
 
@@ -39,6 +44,7 @@ class Curve:
         """Take {size: seconds}, at least one."""
         self._sizes = sorted(points)
         self._times = [points[size] for size in self._sizes]
+        self._usual = [*self._times]
         self._known: dict[int, float] = {}
 
     def __call__(self, size: int) -> float:
@@ -57,6 +63,7 @@ class Curve:
         """Set the time of one size, new or not."""
         points = self.points() | {size: seconds}
         self._sizes, self._times = sorted(points), [points[key] for key in sorted(points)]
+        self._usual = [*self._times]
         self._known.clear()
 
     def scaled(self, factor: float) -> Curve:
@@ -67,6 +74,13 @@ class Curve:
         """Multiply the times beside a size by (1 - STEP) + STEP * ratio, the nearer the more."""
         for place, weight in self._weights(size):
             self._times[place] *= 1 + STEP * min(1.0, abs(weight)) * (ratio - 1)
+            self._usual[place] += TRUST * (self._times[place] - self._usual[place])
+        self._known.clear()
+
+    def relax(self) -> None:
+        """Let all times return a little to what they have been for long."""
+        for place, usual in enumerate(self._usual):
+            self._times[place] += RETURN * (usual - self._times[place])
         self._known.clear()
 
     def _weights(self, size: int) -> Sequence[tuple[int, float]]:
@@ -136,8 +150,10 @@ class FormTimes:
         """Take a call that ran into the running mean."""
         expected = self.alone(total) if kind == "alone" else self.merged(models, most, total)
         ratio = min(max(seconds / expected, 1 / FARTHEST), FARTHEST)
+        self._served.clear()
+        for curve in self.together.values() if kind == "alone" else (self.own,):
+            curve.relax()
         if kind == "alone":
-            self._served.clear()
             self.own.move(total, ratio)
         elif self.io == "selected":
             for rows, weight in self._between(most):
