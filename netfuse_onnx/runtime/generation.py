@@ -95,7 +95,7 @@ class Generation:
         stats.took(time.monotonic() - request.arrived)
         stats.ended["answered"] += 1
         stats.alone(1, request.rows)
-        if self._teaches(seconds):
+        if self._teaches():
             self._taught(request.form, "alone", {request.model: request.rows}, seconds)
 
     def settle(self, stats: Stats, done: Performed) -> None:
