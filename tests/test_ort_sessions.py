@@ -156,3 +156,8 @@ def test_a_session_that_does_not_open_is_tried_again() -> None:
     with pytest.raises(FileFault):
         own.get(0)
     assert own.get(0) == "A"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileFault, match=r"nothing\.onnx does not exist\."):
+        open_session(tmp_path / "nothing.onnx", Setup())

@@ -116,7 +116,7 @@ class Generation:
             return
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        if done.kind == "merged":
+        if done.kind == "merged" or not engine.own_sessions:  # without own sessions a merged call it is
             stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
             if not guard.is_calm:
                 guard.merged_succeeded()

@@ -67,6 +67,8 @@ def open_session(path: str | os.PathLike[str], setup: Setup) -> Any:
     Raises FileFault for a file that does not open, and UsageFault for a provider that does not run.
     """
     _require(setup)
+    if not os.path.exists(path):
+        raise FileFault(f"{os.fspath(path)} does not exist.", "Check the path.")
     try:
         session = _opened(os.fspath(path), setup)
     except Exception as error:
