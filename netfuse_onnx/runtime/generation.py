@@ -97,19 +97,21 @@ class Generation:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
         now = time.monotonic()
         engine, guard = self.engine, self.guard
-        for request, outcome in zip(done.requests, done.outcomes, strict=True):
-            stats.took(now - request.arrived)
-            if isinstance(outcome, ServingError):
-                stats.ended["failed"] += 1
-                guard.failed(request.model)
-            else:
-                stats.ended["answered"] += 1
-                if not guard.is_calm:
+        stats.took_each([now - request.arrived for request in done.requests])
+        failed = 0
+        if done.failed or not guard.is_calm:
+            for request, outcome in zip(done.requests, done.outcomes, strict=True):
+                if isinstance(outcome, ServingError):
+                    failed += 1
+                    guard.failed(request.model)
+                else:
                     guard.succeeded(request.model)
+        stats.ended["failed"] += failed
+        stats.ended["answered"] += len(done.requests) - failed
         if done.failed:
             stats.failed_calls[done.kind] += 1
             stats.retries += len(done.requests) if done.retried else 0
-            if done.kind == "merged" and not any(isinstance(o, ServingError) for o in done.outcomes):
+            if done.kind == "merged" and not failed:
                 guard.blamed_nobody(now)
             return
         rows = rows_of(done.requests)
