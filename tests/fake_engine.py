@@ -30,17 +30,18 @@ class FakeCosts:
 
     io = "separate"
 
-    def __init__(self) -> None:
+    def __init__(self, merged: float = 1.5) -> None:
         self.seen: list[tuple[Kind, dict[int, int]]] = []
+        self._times = FakeFormCosts(merged)
 
     def of(self, form: Hashable) -> FakeFormCosts:
-        return FakeFormCosts()
+        return self._times
 
     def alone(self, form: Hashable, rows: int) -> float:
-        return FakeFormCosts().alone(rows)
+        return self._times.alone(rows)
 
     def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
-        return FakeFormCosts().merged(len(rows), max(rows.values()), sum(rows.values()))
+        return self._times.merged(len(rows), max(rows.values()), sum(rows.values()))
 
     def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
         self.seen.append((kind, dict(rows)))
@@ -49,11 +50,16 @@ class FakeCosts:
 class FakeFormCosts:
     """The times of FakeCosts."""
 
+    runs_all = True
+
+    def __init__(self, merged: float) -> None:
+        self._merged = merged
+
     def alone(self, rows: int) -> float:
         return 1.0 + 0.1 * rows
 
     def merged(self, models: int, most: int, total: int) -> float:
-        return 1.5 + 0.3 * most
+        return self._merged * (1 + 0.2 * most)
 
     def served(self, rows: int, most: int) -> tuple[float, float]:
         top = min(rows, most)
@@ -165,15 +171,15 @@ def feeds(value: float, rows: int = 1, width: int = 2) -> dict[str, Array]:
 class Versions:
     """Opens one fake engine after the other. `fail` makes opening fail."""
 
-    def __init__(self, **options: object) -> None:
-        self.options = options
+    def __init__(self, engine: type[FakeEngine] = FakeEngine, **options: object) -> None:
+        self.engine, self.options = engine, options
         self.engines: list[FakeEngine] = []
         self.fail = False
 
     def __call__(self, path: object) -> FakeEngine:
         if self.fail:
             raise FileFault("no such file")
-        engine = FakeEngine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
+        engine = self.engine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
         self.engines.append(engine)
         return engine
 

@@ -189,6 +189,10 @@ def spec_of(io: str, **more: Any) -> files.Spec:
     return files.Spec(MLP.models, io, MLP.types, MLP.shapes, **more)
 
 
+def always(form: Any, models: int, rows: int) -> bool:
+    return True
+
+
 def request(contract: Contract, model: str, *rows: float) -> Request:
     return contract.check(model, {"x": np.array([[row, row] for row in rows], np.float32)})
 
@@ -287,10 +291,10 @@ def test_requests_that_are_alike_are_packed_at_once(io: str) -> None:
         return [(m, {"x": np.full((rows, 2), k, kind)}) for k, m in enumerate(models)]
 
     alike = pairs("c", "a")
-    assert packing.express(alike) is None  # nothing is laid out yet
+    assert packing.express(alike, always) is None  # nothing is laid out yet
     requests = [contract.check(model, feeds) for model, feeds in alike]
     answers(spec, packing, requests)
-    packed = packing.express(alike)
+    packed = packing.express(alike, always)
     assert packed is not None
     for fresh in (True, False):
         for out, one in zip(packed.split(files.run(spec, packed.feeds), fresh=fresh), requests, strict=True):
@@ -310,8 +314,8 @@ def test_requests_that_are_alike_are_packed_at_once(io: str) -> None:
         unequal,
         [],
     ):
-        assert packing.express(other) is None
-        assert packing.express(alike[:1] + other) is None or not other
+        assert packing.express(other, always) is None
+        assert packing.express(alike[:1] + other, always) is None or not other
 
 
 def test_buffers_are_used_by_one_call_at_a_time() -> None:

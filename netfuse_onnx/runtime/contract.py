@@ -106,6 +106,17 @@ class Contract:
             buckets.fit(file)
         return cls(file, apart=apart, reason=reason, buckets=buckets, max_rows=max_rows, max_bytes=max_bytes)
 
+    @property
+    def holds_bits(self) -> bool:
+        """True where an input or output has a type that numpy lacks, so that arrays hold its bits."""
+        return any(port.element and port.element.number for port in (*self.inputs, *self.outputs))
+
+    def unpadded(self) -> Contract:
+        """Return this contract without buckets."""
+        return Contract(
+            self.file, apart=self.apart, reason=self.reason, max_rows=self.max_rows, max_bytes=self.max_bytes
+        )
+
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return a request that no check can find fault with. With `copy`, its inputs are arrays of their
         own, which no caller can change while they wait. Raises UnknownModel, BadInput or TooLarge."""

@@ -96,6 +96,7 @@ class FormTimes:
         {most rows of a model: over the models} where it is selected.
         """
         self.io, self.models, self.own, self.together = io, models, own, dict(merged)
+        self.runs_all = io not in ("selected", "index")
         self._served: dict[tuple[int, int], tuple[float, float]] = {}
 
     def alone(self, rows: int) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from netfuse_onnx import edges
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.runtime import samples, sources, threads, timing
+from netfuse_onnx.runtime import padding, samples, sources, threads, timing
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
 from netfuse_onnx.runtime.calls import Calls, OnCpu
@@ -62,6 +62,8 @@ class ServedFiles:
         self.check = self.contract.check
         self.packing = Packing(self.contract)
         self._streams: Streams | None = None
+        if self.contract.buckets:
+            self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
         self.costs: Costs = self._measured(made_up, options)
         if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
@@ -97,6 +99,19 @@ class ServedFiles:
             return Together(self._run_merged(packed), form, models, rows)
         except Exception:  # the usual way finds out whose fault it is
             return None
+
+    def _prove_padding(self) -> None:
+        """Raise UsageFault where outputs depend on padding."""
+        plain = self.contract.unpadded()
+        packing = Packing(plain)
+
+        def run(feeds: Feeds) -> Outputs:
+            request = plain.check(self.models[0], feeds)
+            if self.own_sessions:
+                return self.calls.alone(0, packing.alone([request]))[0]
+            return self._run_merged(packing.merged([request]))[0]
+
+        padding.prove(self.contract, run)
 
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:

@@ -17,7 +17,7 @@ from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
 LONG = 1e-3
 """Seconds of a call that is long beside the time that it takes to count it."""
 ONE_OF = 4
-"""Of so many calls that are shorter, one teaches the costs."""
+"""One of so many calls that are shorter teaches the costs."""
 MOST_KNOWN = 1024
 """Answers of the scheduler that are kept until the costs change."""
 
@@ -39,7 +39,7 @@ class Generation:
         and seconds."""
         self._calls = -1
         self._merges: dict[Hashable, bool] = {}
-        """What `merges_all` said since the costs took in a call."""
+        """The answers of `merges_all` since the costs took in a call."""
         self.is_retired = False
         self.is_closed = False
 

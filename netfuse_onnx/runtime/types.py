@@ -59,6 +59,9 @@ class Call:
 class FormCosts(Protocol):
     """The times of calls of one form, in seconds."""
 
+    runs_all: bool
+    """A merged call runs all models, so its time depends on the most rows of a model alone."""
+
     def alone(self, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
 
