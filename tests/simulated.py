@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -133,7 +133,31 @@ class Ours:
         return batch, self.true.merged(call.form, rows)
 
 
-WAYS: dict[str, Callable[[Costs], Server]] = {"one by one": OneByOne, "per model": PerModel, "ours": Ours}
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One load: a family, workers, how requests spread over the models, and how many come, as a part of what one
+    by one can serve."""
+
+    family: str
+    workers: int
+    kind: str
+    load: float
+
+    def compared(self, count: int, seeds: Sequence[int]) -> dict[str, Served]:
+        """Return what each way made of the same requests, those of all seeds together."""
+        costs = recorded(self.family)
+        rate = self.load * self.workers / costs.alone(FORM, 1)
+        found = {name: Served() for name in ("one by one", "per model", "ours")}
+        for seed in seeds:
+            requests = arrivals(rate, count, self.kind, costs.models, seed)
+            servers: dict[str, Server] = {
+                "one by one": OneByOne(costs),
+                "per model": PerModel(costs),
+                "ours": Ours(costs, workers=self.workers),
+            }
+            for name, server in servers.items():
+                found[name].extend(simulate(requests, server, self.workers))
+        return found
 
 
 # --------------------------------------------------------------------------- the simulation
@@ -146,8 +170,16 @@ class Served:
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
     end: float = 0.0
-    starts: dict[int, float] = field(default_factory=dict)
-    """When each request started, by its place among the requests."""
+    ahead: list[tuple[int, int]] = field(default_factory=list)
+    """For each request that was served, the calls that started between its arrival and its own, and the requests
+    that waited when it arrived."""
+
+    def extend(self, other: Served) -> None:
+        """Add another run, as if it had come after this one."""
+        self.latencies += other.latencies
+        self.ahead += other.ahead
+        self.refused += other.refused
+        self.end += other.end
 
     @property
     def load(self) -> float:
@@ -160,7 +192,8 @@ class Served:
 
 def simulate(requests: Sequence[Request], server: Server, workers: int) -> Served:
     """Serve all requests, and refuse those that find the queue full."""
-    served, per_model, waiting = Served(), dict[int, int](), 0
+    served, per_model, waiting, calls = Served(), dict[int, int](), 0, 0
+    entered = dict[Request, tuple[int, int]]()
     free, ends, wake = workers, list[float](), float("inf")
     place = 0
     while place < len(requests) or ends or waiting:
@@ -180,6 +213,7 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
                 served.refused += 1
                 continue
             server.add(request)
+            entered[request] = calls, waiting
             per_model[request.model] = per_model.get(request.model, 0) + 1
             waiting += 1
         while free and waiting:
@@ -192,6 +226,9 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
             for request in batch:
                 per_model[request.model] -= 1
                 served.latencies.append(end - request.arrived)
+                before, ahead = entered.pop(request)
+                served.ahead.append((calls - before, ahead))
+            calls += 1
             waiting -= len(batch)
             served.end = max(served.end, end)
             heapq.heappush(ends, end)
