@@ -194,6 +194,11 @@ def test_a_copy_is_not_changed_by_its_caller() -> None:
             value[...] = 7
         for taken, value in zip(one.inputs, feeds.values(), strict=True):
             np.testing.assert_array_equal(taken, value)
+    shared = contract(replace(TWO, share=frozenset({"mask"}), shapes={"ids": ("B",), "mask": (2,)}))
+    mask = np.ones(2, F)
+    one = shared.check("bob", {"ids": np.ones(1, np.int64), "mask": mask}, copy=True)
+    mask[0] = 7
+    assert one.form.once[0][1] == one.inputs[1].tobytes() != mask.tobytes()  # type: ignore[attr-defined]
     view = np.ones((4, 2), F)
     assert contract(SINGLE).check("bob", {"x": view[1:3]}, copy=True).inputs[0].base is None
 
@@ -330,6 +335,13 @@ def test_limits_are_those_of_one_request() -> None:
         with pytest.raises(TooLarge, match=what) as caught:
             found.check("bob", {"x": np.ones((rows, 2), F)})
         assert caught.value.model == "bob" and what in caught.value.expected
+
+
+def test_long_strings_are_too_large() -> None:
+    found = contract(replace(SINGLE, types={"x": "string"}), max_bytes=100)
+    found.check("bob", {"x": [["a", "b"]]})
+    with pytest.raises(TooLarge, match="bytes"):
+        found.check("bob", {"x": [["a", "b" * 101]]})
 
 
 def test_what_was_wrong_once_stays_wrong() -> None:

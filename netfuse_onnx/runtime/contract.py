@@ -124,11 +124,13 @@ class Contract:
             own = self.own[model]
         except (KeyError, TypeError):
             raise faults.unknown_model(model, self.models) from None
-        if own.single is not None and not copy and len(feeds) == 1 and not self._once:
+        if own.single is not None and len(feeds) == 1 and not self._once:
             value = feeds.get(own.single[0])
             if type(value) is np.ndarray and value.dtype is own.single[1]:
                 known = own.seen.get(value.shape)
                 if known is not None:
+                    if copy:
+                        value = value.copy()
                     return Request(own.place, (value,), known[0], known[1])
         return self._request(own, feeds, copy)
 
@@ -143,12 +145,14 @@ class Contract:
                 value = feeds[name]
             except KeyError:
                 raise faults.names(own.name, [name for name, _ in own.wanted], feeds) from None
-            if copy or dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
-                value = self._converted(own, k, value, copy)
+            if dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
+                value = self._converted(own, k, value)
             arrays.append(value)
         inputs = tuple(arrays)
         shapes = inputs[0].shape if own.single else shapes_of(inputs)
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
+        if copy:  # what is refused is not copied, and bytes are compared as they stay
+            inputs = tuple([value.copy() if type(value) is np.ndarray else value for value in inputs])
         if self._once:
             form = self._with_once(own, form, inputs, rows)
         return Request(own.place, inputs, rows, form)
@@ -161,17 +165,17 @@ class Contract:
         single = None if more or dtype is None else (first, dtype)
         return Own(place, name, tuple(wanted), single, seen.setdefault(dims, {}))
 
-    def _converted(self, own: Own, k: int, value: Any, copy: bool) -> Any:
+    def _converted(self, own: Own, k: int, value: Any) -> Any:
         port = self.inputs[k]
         if port.element is None:
             return value
-        array = value
-        if type(value) is not np.ndarray or value.dtype != port.element.dtype or port.element.is_text:
-            try:
-                array = converted(value, port.element)
-            except ValueError as error:
-                raise faults.type_of(own.name, port.own[own.place], port.element.name, str(error)) from error
-        return array.copy() if copy and (array is value or array.base is not None) else array
+        try:
+            array = converted(value, port.element)
+        except ValueError as error:
+            raise faults.type_of(own.name, port.own[own.place], port.element.name, str(error)) from error
+        if port.element.is_text:
+            faults.limits(own.name, 1, sum(map(len, array.ravel().tolist())), 1, self.max_bytes)
+        return array
 
     def _measured(self, own: Own, shapes: Any, inputs: Sequence[Array]) -> Known:
         """Check shapes that were not seen before, and remember them."""
