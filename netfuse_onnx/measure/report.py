@@ -147,7 +147,7 @@ class BenchReport(Report):
     part of their time; no call wants only some of the models."""
     verdict: Verdict | None = None
     serving: Serving | None = None
-    """What a MergedSession does with the merged file; null where no call of one model was measured."""
+    """The choices of a MergedSession with the merged file; null where no call of one model was measured."""
     snippet: str = ""
     """Python that opens the merged file under the settings that were fastest for it."""
 

@@ -12,9 +12,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting
 from netfuse_onnx.measure.report import Row, Serving, Waiting
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
-from netfuse_onnx.runtime.schedule import GAIN, Limits, choose
+from netfuse_onnx.runtime.schedule import Limits, choose
 from netfuse_onnx.runtime.schedule import Waiting as Queue
 from netfuse_onnx.runtime.types import Call, Costs, Request
+from netfuse_onnx.runtime.ways import GAIN
 
 OWN = (InSequence.kind, NotWaiting.kind, Concurrent.kind)
 """The ways in which own sessions serve: one call after the other, or several calls at the same time."""
