@@ -126,7 +126,7 @@ class Contract:
             raise faults.unknown_model(model, self.models) from None
         if own.single is not None and len(feeds) == 1 and not self._once:
             value = feeds.get(own.single[0])
-            if type(value) is np.ndarray and value.dtype is own.single[1]:
+            if type(value) is np.ndarray and (value.dtype is own.single[1] or value.dtype == own.single[1]):
                 known = own.seen.get(value.shape)
                 if known is not None:
                     if copy:

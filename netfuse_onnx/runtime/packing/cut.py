@@ -56,8 +56,10 @@ class Cutter:
                 values = [from_bits(value, port.element) for value in values]
             columns.append(values)
         if len(columns) == 1:
-            own = self.each[0].own
-            return [{own[model]: value} for model, value in zip(models, columns[0], strict=True)]
+            own: Any = self.each[0].own
+            if models != self.in_order:
+                own = [own[model] for model in models]
+            return [{name: value} for name, value in zip(own, columns[0])]  # noqa: B905
         return [
             dict(zip(self.names[model], values, strict=True))
             for model, *values in zip(models, *columns, strict=True)
@@ -67,9 +69,8 @@ class Cutter:
         """Return one output of each model, as it stands in its slot."""
         if not self.stacked:
             merged = port.merged
-            if fresh or port.element is None:
-                return [results[merged[model]] for model in models]
-            return [results[merged[model]].copy() for model in models]
+            values = [results[merged[model]] for model in models]
+            return values if fresh or port.element is None else [value.copy() for value in values]
         result = results[port.merged[0]]
         self._sized(port, result, len(self.contract.models))
         if result.ndim == 1:
