@@ -12,7 +12,6 @@ from fake_engine import PATIENCE, SENTENCE, FakeEngine, Gate, behind, feeds, rig
 
 from netfuse_onnx.runtime.errors import BadInput, CallFailed, UnknownModel
 from netfuse_onnx.runtime.generation import ONE_OF
-from netfuse_onnx.runtime.isolation import perform
 from netfuse_onnx.runtime.types import Outputs
 
 # ------------------------------------------------------------------------------ the ways in

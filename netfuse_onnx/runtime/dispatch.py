@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
 from netfuse_onnx.runtime.generation import Generation, Job
-from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.moments import NEVER, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
 from netfuse_onnx.runtime.schedule import Later, Limits, choose
@@ -198,6 +198,21 @@ class Dispatcher:
                 ends = self._left(generation, ticket)
             if ends:
                 generation.engine.close()
+
+    def finish_one(
+        self, generation: Generation, ticket: object, request: Request, outcome: Outcome, seconds: float
+    ) -> None:
+        """Do what `finish` does, for a call of one request by itself."""
+        with self.lock:
+            try:
+                generation.settle_one(self.stats, request, outcome, seconds)
+            finally:
+                self.busy.discard(ticket)
+                if self.waiting:
+                    self.ready.notify()
+                ends = self._left(generation, ticket)
+        if ends:
+            generation.engine.close()
 
     def settle(self, generation: Generation, done: Performed) -> None:
         """Count a call that ran."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
-from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.queue import Queue
 from netfuse_onnx.runtime.schedule import Limits, merges_all
 from netfuse_onnx.runtime.stats import Stats
@@ -16,7 +16,7 @@ from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
 
 LONG = 1e-3
 """Seconds of a call that is long beside the time that it takes to count it."""
-ONE_OF = 4
+ONE_OF = 8
 """One of so many calls that are shorter teaches the costs."""
 MOST_KNOWN = 1024
 """Answers of the scheduler that are kept until the costs change."""
@@ -80,6 +80,18 @@ class Generation:
         self.engine.costs.saw(form, kind, rows, seconds)
         if self._merges:
             self._merges.clear()
+
+    def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
+        """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
+        if not self.guard.is_calm or isinstance(outcome, ServingError):
+            failed = isinstance(outcome, ServingError)
+            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
+            return
+        stats.took(time.monotonic() - request.arrived)
+        stats.ended["answered"] += 1
+        stats.alone(1, request.rows)
+        if self._teaches(seconds):
+            self._taught(request.form, "alone", {request.model: request.rows}, seconds)
 
     def settle(self, stats: Stats, done: Performed) -> None:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""

@@ -19,7 +19,7 @@ from netfuse_onnx.runtime.direct import run_directly
 from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
-from netfuse_onnx.runtime.isolation import perform
+from netfuse_onnx.runtime.isolation import perform_one
 from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.queue import Answer
 from netfuse_onnx.runtime.schedule import Limits
@@ -246,9 +246,8 @@ class Serving:
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        done = perform(generation.engine, "alone", (request,))
-        self._dispatcher.finish(generation, ticket, done)
-        (outcome,) = done.outcomes
+        outcome, seconds = perform_one(generation.engine, request)
+        self._dispatcher.finish_one(generation, ticket, request, outcome, seconds)
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome
