@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.measure.serving import merges_from
+from netfuse_onnx.runtime.pays import pays_from
 from netfuse_onnx.units import duration
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +54,7 @@ def pays() -> Iterator[str]:
         known, costs = json.loads((TABLES / f"{name}.json").read_text()), recorded(name)
         models, times = known["models"], costs.of(FORM)
         seconds = (times.alone(1), times.alone(8), times.merged(models, 1, models))
-        found = (merges_from(costs, models, FORM, workers) for workers in (1, 2))
+        found = (pays_from(costs, models, form=FORM, workers=workers) for workers in (1, 2))
         yield _row(
             known["about"], models, *map(duration, seconds), *(f"{k}" if k else "never" for k in found)
         )

@@ -13,8 +13,9 @@ from netfuse_onnx.cli.screen import Screen
 
 from netfuse_onnx.measure.report import BenchReport, Row, Serving, Waiting
 from netfuse_onnx.measure.rounds import Quartiles
-from netfuse_onnx.measure.serving import merges_from, of_calls, serving
-from netfuse_onnx.runtime.schedule import GAIN
+from netfuse_onnx.measure.serving import of_calls, serving
+from netfuse_onnx.runtime.pays import pays_from
+from netfuse_onnx.runtime.ways import GAIN
 
 
 @pytest.mark.parametrize(
@@ -23,15 +24,15 @@ from netfuse_onnx.runtime.schedule import GAIN
 )
 def test_a_merged_call_must_serve_clearly_more(alone: float, all_models: float, wanted: int | None) -> None:
     """k requests are worth k own calls; the merged call costs that of all four models."""
-    assert merges_from(of_calls(4, alone, {4: all_models}), 4) == wanted
+    assert pays_from(of_calls(4, alone, {4: all_models}), 4) == wanted
     first = next((k for k in range(1, 5) if k * alone > GAIN * all_models), None)
     assert wanted == first
 
 
 def test_a_file_that_chooses_costs_what_its_models_cost() -> None:
     """Two models cost 11 here, not the 100 of a call of all eight."""
-    assert merges_from(of_calls(8, 10.0, {1: 10.0, 2: 11.0, 8: 100.0}), 8) == 2
-    assert merges_from(of_calls(8, 10.0, {8: 100.0}), 8) is None
+    assert pays_from(of_calls(8, 10.0, {1: 10.0, 2: 11.0, 8: 100.0}), 8) == 2
+    assert pays_from(of_calls(8, 10.0, {8: 100.0}), 8) is None
 
 
 def test_the_figures_are_those_of_the_table() -> None:
@@ -74,7 +75,7 @@ def test_the_verb_says_it(tmp_path: Path, run: Run) -> None:
     assert found["alone"] == one["seconds"]["median"]
     assert found["merged"] == min(row["seconds"]["median"] for row in report["rows"] if row["merged"])
     assert found["each"] <= found["alone"]
-    assert found["merges_from"] == merges_from(of_calls(3, found["each"], {3: found["merged"]}), 3)
+    assert found["merges_from"] == pays_from(of_calls(3, found["each"], {3: found["merged"]}), 3)
 
 
 def _row(label: str, seconds: float, *, merged: bool = False) -> Row:
