@@ -1,7 +1,7 @@
 """Tells from how many waiting models on a MergedSession takes a merged call, by what bench measured.
 
-The scheduler itself is asked. So the answer is that of a session whose calls take what they took here; a session
-measures its own when it opens.
+The scheduler itself is asked. So the answer is that of a session whose calls take what they took here; a
+session measures its own when it opens.
 """
 
 from __future__ import annotations
