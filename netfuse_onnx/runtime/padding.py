@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.buckets import sized
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.elements import Element
 from netfuse_onnx.runtime.packing.buffers import shape
@@ -61,7 +62,8 @@ def prove(contract: Contract, run: Run, model: int = 0, seed: int = 0) -> None:
 def _sizes(contract: Contract) -> tuple[Any, ...]:
     """Return sizes of a request, in the order of the contract's axes: sizes that are padded, if any."""
     known = contract.buckets.sizes
-    return tuple(_between(known[axis]) if axis in known else OTHERS for axis in contract.axes)
+    sizes = sized(contract.axes, lambda axis: _between(known[axis]) if axis in known else OTHERS)
+    return tuple(sizes[axis] for axis in contract.axes)
 
 
 def _between(sizes: int | Sequence[int]) -> int:
