@@ -18,6 +18,7 @@ from .of_session import MUTATIONS as SESSION
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
+from .of_views import MUTATIONS as VIEWS
 from .of_write import MUTATIONS as WRITE
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -28,6 +29,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *LOW_RANK,
     *STORAGE,
     *WRITE,
+    *VIEWS,
     *PROVE,
     *CHOSEN,
     *ROUTED,
