@@ -45,7 +45,7 @@ class Sample:
     seconds: float
     requests: int
     rss: float
-    pss: float
+    anonymous: float
     threads: int
     files: int
 
@@ -83,9 +83,12 @@ def soak(folder: Path, seconds: float, clients: Sequence[str] = CLIENTS) -> tupl
 
 
 def sample(seconds: float, requests: int) -> Sample:
-    """Return what the process holds now. PSS is that of /proc, and 0 where there is none."""
-    rss, pss = _memory("/proc/self/status", "VmRSS:"), _memory("/proc/self/smaps_rollup", "Pss:")
-    return Sample(seconds, requests, rss, pss, threading.active_count(), len(os.listdir("/proc/self/fd")))
+    """Return what the process holds now. Sizes are those of /proc, and 0 where there is none. Files that are
+    mapped count in RSS alone; PSS would depend on the other processes that map them."""
+    rss, anonymous = _memory("/proc/self/status", "VmRSS:"), _memory("/proc/self/status", "RssAnon:")
+    return Sample(
+        seconds, requests, rss, anonymous, threading.active_count(), len(os.listdir("/proc/self/fd"))
+    )
 
 
 def _memory(path: str, name: str) -> float:
@@ -108,10 +111,10 @@ def growth(samples: Sequence[Sample]) -> list[str]:
         return [f"{len(samples)} rounds are too few to tell: serve for longer"]
     third = len(kept) // 3
     found = []
-    for name in ("rss", "pss", "threads", "files"):
+    for name in ("rss", "anonymous", "threads", "files"):
         first = float(np.median([getattr(one, name) for one in kept[:third]]))
         last = float(np.median([getattr(one, name) for one in kept[-third:]]))
-        allowed = max(GROWTH * first, LEAST) if name in ("rss", "pss") else 1.0
+        allowed = max(GROWTH * first, LEAST) if name in ("rss", "anonymous") else 1.0
         if last - first > allowed:
             found.append(f"{name} grows: {first:.1f} in the first third, {last:.1f} in the last")
     return found
@@ -122,7 +125,7 @@ def told(samples: Sequence[Sample]) -> list[str]:
     kept = settled(samples)
     last = kept[-1]
     lines = [f"{len(samples)} rounds, {last.requests:,} requests in {last.seconds / 60:.1f} minutes"]
-    for name in ("rss", "pss"):
+    for name in ("rss", "anonymous"):
         values = [getattr(one, name) for one in kept]
         slope = np.polyfit([one.requests for one in kept], values, 1)[0] if len(kept) > 1 else 0.0
         told_slope = f"slope {slope * 1e3 * 1024:+.2f} KiB per 1,000 requests"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -590,6 +592,37 @@ def test_a_reader_sees_one_bundle_or_the_other(tmp_path: Path) -> None:
     assert reader.opened(out, use) == ["x"] * 3 and seen == [("a", "b"), ("a", "b", "c")]
     with pytest.raises(ZeroDivisionError):
         reader.opened(out, lambda _: 1 // 0)  # type: ignore[arg-type, return-value]
+
+
+def test_readers_and_two_writers_at_once(tmp_path: Path) -> None:
+    """Each reader opens one whole bundle, whatever is being written; the last writer's stays."""
+    paths = mlps(tmp_path)
+    out, _ = merged(tmp_path, paths, verify=False)
+    done = threading.Event()
+
+    def write(models: Sequence[str]) -> None:
+        for _ in range(4):
+            netfuse_onnx.merge(models, out, views=True, verify=False)
+
+    def use(bundle: reader.Bundle) -> list[str]:
+        session(bundle.merged_path)
+        return [session(path).get_inputs()[0].name for path in bundle.view_paths]
+
+    def read() -> int:
+        count = 0
+        while not done.is_set():
+            assert set(reader.opened(out, use)) == {"x"}
+            count += 1
+        return count
+
+    with ThreadPoolExecutor() as pool:
+        opened = pool.submit(read)
+        for writer in [pool.submit(write, paths[:2]), pool.submit(write, paths[1:])]:
+            writer.result()
+        done.set()
+        assert opened.result() > 1
+    assert netfuse_onnx.bundle(out).ok
+    assert set(os.listdir(out)) == {*reader.read(out).files, reader.MANIFEST}
 
 
 def test_folders_without_a_bundle(tmp_path: Path, run: Run) -> None:

@@ -24,13 +24,16 @@ STEP = 0.1
 FARTHEST = 1.5
 """A call moves the estimate as if it had taken at most this many times as long, or as short, as was
 expected: a call that the system interrupted, or the first of its size, counts like any other slow call."""
-NEW, NEW_STEP, NEW_FARTHEST = 10, 0.3, 3.0
-"""The first calls of sizes that were never timed, whose times are those of others in proportion: so many
-calls move all their times together, and further."""
-FORGET = 0.002
-"""Part of the way back to the first measurement that an estimate goes with each call of the other kind. A
-kind of call that seems too slow is not chosen, so nobody sees when it becomes faster: this way it is tried
-again."""
+SURPRISES, FAST_STEP, FAST_FARTHEST = 3, 0.3, 3.0
+"""After so many calls in a row that took more than FARTHEST times as long as was expected, or as short, it is
+no outlier: all times of this kind of call move together, by this part of the difference and up to this
+ratio."""
+NEW = 10
+"""So many first calls of sizes that were never timed move all times of their form in the same way: these are
+those of another form, in proportion."""
+FADE = 1e-4
+"""With each own call the estimate of merged calls fades by this part, and with the next merged call it is
+back. So merged calls that seemed too slow are tried again, once in thousands of calls."""
 MOST_FORMS = 256
 """Most forms whose times are kept; the one that was first seen longest ago goes, but never the first of
 all."""
@@ -47,7 +50,6 @@ class Curve:
         """Take {size: seconds}, at least one."""
         self._sizes = sorted(points)
         self._times = [max(points[size], 1e-9) for size in self._sizes]
-        self._first = list(self._times)
         self._known: dict[int, float] = {}
 
     def __call__(self, size: int) -> float:
@@ -66,19 +68,11 @@ class Curve:
         """Return this curve with all times multiplied by a factor."""
         return Curve({size: seconds * factor for size, seconds in self.points().items()})
 
-    def move(self, size: int, ratio: float) -> None:
-        """Multiply the times beside a size by (1 - STEP) + STEP * ratio, the nearer the more."""
+    def move(self, size: int, ratio: float, step: float) -> None:
+        """Multiply the times beside a size by (1 - step) + step * ratio, the nearer the more."""
         for place, weight in self._weights(size):
-            self._times[place] *= 1 + STEP * min(1.0, abs(weight)) * (ratio - 1)
+            self._times[place] *= 1 + step * min(1.0, abs(weight)) * (ratio - 1)
         self._known.clear()
-
-    def forget(self) -> None:
-        """Go back a little towards the times that were measured first."""
-        if self._times != self._first:
-            self._times = [
-                t + FORGET * (first - t) for t, first in zip(self._times, self._first, strict=True)
-            ]
-            self._known.clear()
 
     def _weights(self, size: int) -> Sequence[tuple[int, float]]:
         """Return the places whose times make that of a size, with their weights."""
@@ -109,6 +103,10 @@ class FormTimes:
         self.io, self.models, self.own, self.together = io, models, own, dict(merged)
         self.new = 0
         """Calls that still say how wrong the times are that were taken from another form."""
+        self.faded = 1.0
+        """The estimates of merged calls are multiplied by this."""
+        self._surprises: dict[Kind, int] = {"alone": 0, "merged": 0}
+        """Calls in a row that took much longer than expected, or, below 0, much shorter."""
         self.runs_all = io not in ("selected", "index")
         self._served: dict[tuple[int, int], tuple[float, float]] = {}
 
@@ -126,8 +124,9 @@ class FormTimes:
 
     def merged(self, models: int, most: int, total: int) -> float:
         if self.io == "selected":
-            return sum(weight * self.together[rows](models) for rows, weight in self._between(most))
-        return self.together[1](total if self.io == "index" else most)
+            time = sum(weight * self.together[rows](models) for rows, weight in self._between(most))
+            return self.faded * time
+        return self.faded * self.together[1](total if self.io == "index" else most)
 
     def _between(self, most: int) -> Sequence[tuple[int, float]]:
         """Return the curves of selected models that a number of rows lies between, with their weights."""
@@ -153,27 +152,49 @@ class FormTimes:
 
     def move(self, kind: Kind, models: int, most: int, total: int, seconds: float) -> None:
         """Take a call that ran into the running mean."""
-        expected = self.alone(total) if kind == "alone" else self.merged(models, most, total)
-        if self.new:
-            ratio = min(max(seconds / expected, 1 / NEW_FARTHEST), NEW_FARTHEST)
-            times = self.scaled(1 + NEW_STEP * (ratio - 1))
-            self.own, self.together, self.new = times.own, times.together, self.new - 1
-            self._served.clear()
-            return
-        ratio = min(max(seconds / expected, 1 / FARTHEST), FARTHEST)
         self._served.clear()
+        step = STEP
         if kind == "alone":
-            self.own.move(total, ratio)
-            for curve in self.together.values():
-                curve.forget()
-            return
-        self.own.forget()
-        if self.io == "selected":
-            for rows, weight in self._between(most):
-                if weight:
-                    self.together[rows].move(models, 1 + (ratio - 1) * min(1.0, weight))
+            self.faded *= 1 - FADE
+            expected = self.alone(total)
         else:
-            self.together[1].move(total if self.io == "index" else most, ratio)
+            step = max(step, 1 - self.faded)  # it was not seen for long
+            self.faded = 1.0
+            expected = self.merged(models, most, total)
+        ratio = seconds / expected
+        if self.new or self._surprised(kind, ratio):
+            factor = 1 + FAST_STEP * (_within(ratio, FAST_FARTHEST) - 1)
+            self._scale("alone" if self.new else kind, factor)
+            if self.new:
+                self._scale("merged", factor)
+                self.new -= 1
+        elif kind == "alone":
+            self.own.move(total, _within(ratio, FARTHEST), step)
+        elif self.io == "selected":
+            for rows, weight in self._between(most):
+                self.together[rows].move(models, _within(ratio, FARTHEST), step * min(1.0, abs(weight)))
+        else:
+            size = total if self.io == "index" else most
+            self.together[1].move(size, _within(ratio, FARTHEST), step)
+
+    def _surprised(self, kind: Kind, ratio: float) -> bool:
+        """Count calls in a row that took much longer than expected, or much shorter; True where it is no
+        outlier."""
+        way = (ratio > FARTHEST) - (ratio < 1 / FARTHEST)
+        before = self._surprises[kind]
+        self._surprises[kind] = before + way if before * way > 0 else way
+        return abs(self._surprises[kind]) >= SURPRISES
+
+    def _scale(self, kind: Kind, factor: float) -> None:
+        """Multiply all times of one kind of call by a factor."""
+        if kind == "alone":
+            self.own = self.own.scaled(factor)
+        else:
+            self.together = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
+
+
+def _within(ratio: float, farthest: float) -> float:
+    return min(max(ratio, 1 / farthest), farthest)
 
 
 class MeasuredCosts:

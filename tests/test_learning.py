@@ -1,0 +1,73 @@
+"""What calls teach the costs of a session: a delayed call no more than another, and no wrong time for ever."""
+
+from __future__ import annotations
+
+import pytest
+from fake_engine import FakeEngine
+
+from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
+from netfuse_onnx.runtime.generation import LONG, ONE_OF, Generation
+from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.limits import Limits
+from netfuse_onnx.runtime.stats import Stats
+from netfuse_onnx.runtime.types import Request
+
+FORM = ("form",)
+
+
+def costs(own: float, merged: float) -> MeasuredCosts:
+    times = FormTimes("stacked", 4, Curve({1: own}), {1: Curve({1: merged})})
+    return MeasuredCosts("stacked", 4, {FORM: times}, size_of)
+
+
+def taught(seconds: list[float]) -> list[float]:
+    """The calls that teach, of own calls with these times."""
+    engine, stats = FakeEngine(), Stats()
+    found: list[float] = []
+    engine.costs.saw = lambda form, kind, rows, took: found.append(took)  # type: ignore[method-assign]
+    generation = Generation(1, engine, Limits())
+    for took in seconds:
+        generation.settle(stats, Performed("alone", [Request(0, (), 1, FORM)], [{}], took))
+    return found
+
+
+def test_each_long_call_teaches_and_one_of_several_short_ones() -> None:
+    assert len(taught([2 * LONG] * 20)) == 20
+    assert len(taught([LONG / 10] * (5 * ONE_OF))) == 5
+
+
+def test_a_delayed_call_teaches_no_more_often_than_others() -> None:
+    short, delayed = LONG / 10, 10 * LONG
+    every = [delayed if place % 10 == 3 else short for place in range(4000)]
+    found = taught(every)
+    assert found.count(delayed) / len(found) < 0.2  # one of ten is, and the call after one teaches as well
+
+
+def test_requests_that_are_alike_teach_by_a_call_in_their_middle() -> None:
+    engine, found = FakeEngine(), []
+    engine.costs.saw = lambda form, kind, rows, took: found.append(took)  # type: ignore[method-assign]
+    generation = Generation(1, engine, Limits())
+    generation.uncounted += [(FORM, range(4), 1, took) for took in (9.0, 1.0, 1.5, 7.0)]
+    stats = Stats()
+    generation.count_together(stats)
+    assert found in ([1.0], [1.5]) and stats.as_dict()["calls"]["merged"] == 4
+
+
+def test_a_time_that_rose_while_the_machine_was_busy_returns() -> None:
+    known = costs(own=1.0, merged=2.0)
+    for _ in range(10):
+        known.saw(FORM, "merged", dict.fromkeys(range(4), 1), 100.0)
+    risen = known.of(FORM).merged(4, 1, 4)
+    for _ in range(2000):  # no merged call runs any more
+        known.saw(FORM, "alone", {0: 1}, 1.0)
+    assert risen > 3.0 and known.of(FORM).merged(4, 1, 4) < 2.3
+    assert known.of(FORM).alone(1) == pytest.approx(1.0)
+
+
+def test_a_time_that_was_wrong_at_the_start_stays_right_once_it_is_learned() -> None:
+    known = costs(own=1.0, merged=2.0)
+    for _ in range(500):
+        known.saw(FORM, "merged", dict.fromkeys(range(4), 1), 6.0)
+    for _ in range(2000):
+        known.saw(FORM, "alone", {0: 1}, 1.0)
+    assert known.of(FORM).merged(4, 1, 4) == pytest.approx(6.0, rel=0.02)
