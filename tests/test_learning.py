@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from fake_engine import FakeEngine
 
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
@@ -51,23 +50,3 @@ def test_requests_that_are_alike_teach_by_a_call_in_their_middle() -> None:
     stats = Stats()
     generation.count_together(stats)
     assert found in ([1.0], [1.5]) and stats.as_dict()["calls"]["merged"] == 4
-
-
-def test_a_time_that_rose_while_the_machine_was_busy_returns() -> None:
-    known = costs(own=1.0, merged=2.0)
-    for _ in range(10):
-        known.saw(FORM, "merged", dict.fromkeys(range(4), 1), 100.0)
-    risen = known.of(FORM).merged(4, 1, 4)
-    for _ in range(2000):  # no merged call runs any more
-        known.saw(FORM, "alone", {0: 1}, 1.0)
-    assert risen > 3.0 and known.of(FORM).merged(4, 1, 4) < 2.3
-    assert known.of(FORM).alone(1) == pytest.approx(1.0)
-
-
-def test_a_time_that_was_wrong_at_the_start_stays_right_once_it_is_learned() -> None:
-    known = costs(own=1.0, merged=2.0)
-    for _ in range(500):
-        known.saw(FORM, "merged", dict.fromkeys(range(4), 1), 6.0)
-    for _ in range(2000):
-        known.saw(FORM, "alone", {0: 1}, 1.0)
-    assert known.of(FORM).merged(4, 1, 4) == pytest.approx(6.0, rel=0.02)

@@ -15,8 +15,8 @@ from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
 from .of_rules import MUTATIONS as RULES
-from .of_session import MUTATIONS as SESSION
 from .of_serving_choices import MUTATIONS as SERVING_CHOICES
+from .of_session import MUTATIONS as SESSION
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
