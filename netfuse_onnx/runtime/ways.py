@@ -55,7 +55,11 @@ class Ways:
         self._share: Share | None = None
 
     def best(self) -> Way:
-        """Return the way whose last answer comes first; the one with fewest merged calls where several do."""
+        """Return the way whose last answer comes first; the one with fewest merged calls where several do.
+
+        Tried are own sessions alone, and 1, 2, 4 and so on units in one merged call, in two, and in as many
+        as serve all.
+        """
         whole = self._shared(self.limits.max_rows)
         deepest = max(whole.lines, default=0)
         best, way = float("inf"), Way(1, 1)
