@@ -15,7 +15,8 @@ from netfuse_onnx.runtime.waiting import Line
 
 GAIN = 1.35
 """The seconds of a merged call count so many times beside those of own sessions: costs are estimates, and a
-merged call makes its first requests wait for its last."""
+merged call makes its first requests wait for its last. In simulation, with 1 and 1.15 some 99th percentiles
+are 1.36 and 1.15 times those of the better rival, with 1.35 at most 1.07 times; 1.6 gains less elsewhere."""
 
 
 class Way(NamedTuple):
