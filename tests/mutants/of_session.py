@@ -167,6 +167,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         "test_session_swap.py::test_a_request_checked_before_a_swap_is_checked_again_after_it",
         THREADS,
+        hangs=True,
     ),
     mutation(
         "a-caller-starts-on-the-generation-that-left",
@@ -180,7 +181,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         DIRECT,
         "if not dispatcher.closing and generation is dispatcher.current:",
         "if not dispatcher.closing:",
-        BESIDE,
+        "test_session_many.py::test_a_swap_in_the_moment_of_coming_is_seen",
+        hangs=True,
     ),
     mutation(
         "who-leaves-beside-the-queue-closes-nothing",
