@@ -4,6 +4,7 @@ expected, and what is right passes as it is."""
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -155,6 +156,9 @@ def test_the_batch_is_the_first_axis_and_no_other() -> None:
     unnamed = replace(TWO, shapes={"ids": (None, 2), "mask": ("seq", 1, 2)})  # type: ignore[dict-item]
     found = contract(unnamed)
     assert not found.file.batch and found.axes == ("ids.0", "seq")
+    single = replace(SINGLE, shapes={"x": (None, 2)})  # type: ignore[dict-item]
+    assert contract(single).file.batch == {"x.0"}
+    assert contract(single, rows_apart=True).apart and not contract(single).apart
 
 
 # --------------------------------------------------------------------------- what passes
@@ -296,6 +300,15 @@ def test_missing_and_unknown_inputs_are_named(feeds: dict[str, Any], name: str) 
     error = refused(TWO, "bob", feeds)
     assert isinstance(error, BadInput)
     assert (error.model, error.input, error.expected) == ("bob", name, "ids, mask")
+
+
+@pytest.mark.parametrize("feeds", [None, [GOOD["ids"]], GOOD["ids"], "ids", 3])
+def test_feeds_must_be_a_mapping(feeds: Any) -> None:
+    for spec in (TWO, SINGLE):
+        error = refused(spec, "bob", feeds)
+        assert isinstance(error, BadInput) and error.expected == ", ".join(spec.types)
+    proxy = types.MappingProxyType(GOOD)
+    assert contract().check("bob", proxy).rows == 2
 
 
 SHAPES = [

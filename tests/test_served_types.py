@@ -115,3 +115,54 @@ def test_an_engine_pads_only_what_is_proven(own: bool, tmp_path: Path) -> None:
             for key, value in alone.items():
                 assert found[key].shape == value.shape
                 np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-4)
+
+
+SEQUENCES = {
+    "out": "g (float[n, 8] x) => (seq(float[n, 4]) y, float[n, 4] z) "
+    "{ z = MatMul(x, w) r = Relu(z) y = SequenceConstruct(z, r) }",
+    "in": "g (seq(float[2, 8]) s, float[n, 8] x) => (float[n, 4] z) "
+    "{ a = SequenceAt(s, zero) h = Mul(x, a) z = MatMul(h, w) }",
+}
+
+
+@pytest.mark.parametrize("kind", list(SEQUENCES))
+def test_sequences_are_served_one_request_a_model(kind: str, tmp_path: Path) -> None:
+    """Nothing is known of their batch. A model without a request is fed the sequence of the first one."""
+    paths = []
+    for m in range(3):
+        proto = families.model(SEQUENCES[kind], {"w": (8, 4)}, seed=m)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "zero"))
+        paths.append(families.save(tmp_path / f"m{m}.onnx", proto))
+    out = families.merged(tmp_path, paths)
+    engine = open_engine(out, Opening(tuple(paths), calibrate=0.0, rows_apart=True))
+    assert isinstance(engine, ServedFiles) and "is not a tensor" in engine.contract.reason
+    for call in range(3):
+        feeds = [{"x": np.full((2, 8), m + call, np.float32)} for m in range(3)]
+        for m, fed in enumerate(feeds if kind == "in" else ()):
+            fed["s"] = [np.full((2, 8), 10 * m + call, np.float32)]  # type: ignore[assignment]
+        requests = [engine.check(f"m{m}", feeds[m]) for m in ((2, 0), (1,), (0, 1, 2))[call]]
+        for request, found in zip(requests, engine.merged(requests), strict=True):
+            alone = engine.alone([request])[0]
+            assert list(found) == list(alone)
+            np.testing.assert_allclose(found["z"], alone["z"], rtol=1e-4)
+            for one, other in zip(found.get("y", ()), alone.get("y", ()), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+@pytest.mark.parametrize("io", ["separate", "index"])
+def test_a_batch_that_is_fixed_has_one_request(io: str, tmp_path: Path) -> None:
+    """In a call by index rows of one model may stand beside each other, but not in a call of its own."""
+    text = "g (float[1, 8] x) => (float[1, 4] y) { y = MatMul(x, w) }"
+    paths = families.family(tmp_path, text, {"w": (8, 4)}, 3)
+    out = families.merged(tmp_path, paths, io="routed" if io == "index" else io)
+    engine = open_engine(out, Opening(tuple(paths), calibrate=0.0))
+    assert isinstance(engine, ServedFiles)
+    assert engine.contract.apart == (io == "index") and not engine.contract.side_by_side
+    wanted = "ca" if io == "separate" else "cacc"
+    requests = [engine.check(m, {"x": np.full((1, 8), k, np.float32)}) for k, m in enumerate(wanted)]
+    alone = [engine.alone([request])[0]["y"] for request in requests]
+    for found, expected in zip(engine.merged(requests), alone, strict=True):
+        assert found["y"].shape == (1, 4)
+        np.testing.assert_allclose(found["y"], expected, rtol=1e-4)
+    for found, expected in zip(engine.alone(requests[-1:] * 2), alone[-1:] * 2, strict=True):
+        np.testing.assert_array_equal(found["y"], expected)

@@ -158,7 +158,7 @@ def test_what_waits_for_a_callers_own_call_runs_after_it(gate: Gate) -> None:
         here = pool.submit(session.run, "a", feeds(1))
         gate.wait_for_a_call()
         answer = session.submit("b", feeds(1))
-        while session.stats()["threads"] < 2 or not session._dispatcher.ready._waiters:  # type: ignore[attr-defined]
+        while session.stats()["threads"] < 2 or not session._dispatcher.idle._until:
             time.sleep(0.001)
         gate.open.set()
         assert here.result(PATIENCE) and answer.result(PATIENCE)

@@ -76,16 +76,21 @@ def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end
         words = ["--out", given.out, "--graphs", given.graphs, "--repo", given.repo]
         words += ["--provider", given.provider, "--seconds", seconds["values"]]
         _run(given, HERE / "values.py", words, variables, seconds["values"] + 2 * ENDING)
-    for step in ("tune", "serve"):
-        if step in seconds:
-            until = min(time.time() + seconds[step], end - ENDING)
-            words = ["--out", given.out, "--graphs", given.graphs, "--work", work, "--until", until]
-            words += ["--provider", given.provider, *(["--tiny"] if given.tiny else [])]
-            words += ["--only", *given.only] if given.only else []
-            words += ["--unchecked"] if given.unchecked and step == "serve" else []
-            _run(given, HERE / f"{step}.py", words, variables, until - time.time() + ENDING)
+    if "tune" in seconds:
+        until = min(time.time() + seconds["tune"], end - ENDING)
+        words = ["--out", given.out, "--graphs", given.graphs, "--work", work, "--until", until]
+        words += ["--provider", given.provider, *(["--tiny"] if given.tiny else [])]
+        words += ["--only", *given.only] if given.only else []
+        _run(given, HERE / "tune.py", words, variables, until - time.time() + ENDING)
     if SHARED in given.steps:
         code = _shared(given, work, variables, end - ENDING)
+    if "serve" in seconds:
+        until = min(time.time() + seconds["serve"], end - ENDING)
+        words = ["--out", given.out, "--graphs", given.graphs, "--work", work, "--until", until]
+        words += ["--provider", given.provider, *(["--tiny"] if given.tiny else [])]
+        words += ["--unchecked"] if given.unchecked else []
+        words += ["--only", *given.only] if given.only else []
+        _run(given, HERE / "serve.py", words, variables, until - time.time() + ENDING)
     if "cases" in seconds:
         left = end - time.time() - seconds.get("micro", 0.0) - ENDING
         code = _cases(given, work, variables, left)

@@ -8,7 +8,7 @@ out of range, on which the run of this request alone will fail.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ class Contract:
         """Read the contract of the open session of a merged file. `own` is a session of the first model, and
         `bundle` the manifest, where there are any. `rows_apart` is the user's word, which goes before what
         the files say. Raises FileFault where no merge wrote the file."""
-        file = ports.read(session, bundle, own)
+        file = ports.read(session, bundle, own, bool(rows_apart))
         apart, reason = _rows_apart(file, bundle, rows_apart)
         if buckets:
             buckets.fit(file)
@@ -124,7 +124,7 @@ class Contract:
             own = self.own[model]
         except (KeyError, TypeError):
             raise faults.unknown_model(model, self.models) from None
-        if own.single is not None and len(feeds) == 1 and not self._once:
+        if own.single is not None and type(feeds) is dict and len(feeds) == 1 and not self._once:
             value = feeds.get(own.single[0])
             if type(value) is np.ndarray and (value.dtype is own.single[1] or value.dtype == own.single[1]):
                 known = own.seen.get(value.shape)
@@ -137,6 +137,8 @@ class Contract:
     # ------------------------------------------------------------------ the way of what was not seen before
 
     def _request(self, own: Own, feeds: Feeds, copy: bool) -> Request:
+        if type(feeds) is not dict and not isinstance(feeds, Mapping):
+            raise faults.no_mapping(own.name, [name for name, _ in own.wanted], feeds)
         if len(feeds) != len(own.wanted):
             raise faults.names(own.name, [name for name, _ in own.wanted], feeds)
         arrays: list[Array] = []

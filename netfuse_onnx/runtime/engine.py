@@ -65,9 +65,12 @@ class ServedFiles:
         if self.contract.buckets:
             self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
-        self.costs: Costs = self._measured(made_up, options)
+        self.costs: Costs = self._measured(made_up, options, cast(Io, self.contract.io))
         if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
-            self._streams = Streams(self.calls, self.packing, self.costs, made_up)
+            streams = Streams(self.calls, self.packing, self.costs, made_up)
+            if streams.most:  # from now on, a merged call takes the longer, the more models are in it
+                self._streams = streams
+                self.costs = self._measured(made_up, options, "selected")
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
@@ -148,9 +151,10 @@ class ServedFiles:
             own.put(0, first)
         return chosen, OnCpu(merged, own)
 
-    def _measured(self, made_up: samples.MadeUp, options: Opening) -> Costs:
-        """Return the times of calls of made-up requests, or guesses where none runs."""
-        io, count = cast(Io, self.contract.io), len(self.models)
+    def _measured(self, made_up: samples.MadeUp, options: Opening, io: Io) -> Costs:
+        """Return the times of calls of made-up requests, or guesses where none runs. `io` says what the time
+        of a merged call depends on."""
+        count = len(self.models)
         if made_up.form is None:
             return unknown(io, count)
 

@@ -88,7 +88,7 @@ class Generation:
 
     def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
         """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
-        if not self.guard.is_calm or isinstance(outcome, ServingError):
+        if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
             self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
             return
@@ -102,31 +102,34 @@ class Generation:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
         now = time.monotonic()
         engine, guard = self.engine, self.guard
-        for request, outcome in zip(done.requests, done.outcomes, strict=True):
-            stats.took(now - request.arrived)
-            if isinstance(outcome, ServingError):
-                stats.ended["failed"] += 1
-                guard.failed(request.model)
-            else:
-                stats.ended["answered"] += 1
-                if not guard.is_calm:
+        stats.took_each([now - request.arrived for request in done.requests])
+        failed = 0
+        if done.failed or not guard.is_calm:
+            for request, outcome in zip(done.requests, done.outcomes, strict=True):
+                if isinstance(outcome, ServingError):
+                    failed += 1
+                    guard.failed(request.model)
+                else:
                     guard.succeeded(request.model)
+        stats.ended["failed"] += failed
+        stats.ended["answered"] += len(done.requests) - failed
         if done.failed:
             stats.failed_calls[done.kind] += 1
             stats.retries += len(done.requests) if done.retried else 0
-            if done.kind == "merged" and not any(isinstance(o, ServingError) for o in done.outcomes):
+            if done.kind == "merged" and not failed:
                 guard.blamed_nobody(now)
             return
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        if done.kind == "merged":
+        kind: Kind = done.kind if engine.own_sessions else "merged"
+        if kind == "merged":
             stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
             if not guard.is_calm:
                 guard.merged_succeeded()
         else:
             stats.alone(len(done.requests), useful)
         if self._teaches():
-            self._taught(done.requests[0].form, done.kind, rows, done.seconds)
+            self._taught(done.requests[0].form, kind, rows, done.seconds)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ class Line:
         self.first = 0
         """Rows of the oldest request."""
         self.arrived = 0.0
-        """The time at which the oldest request arrived."""
+        """The arrival of the oldest request."""
 
     def look(self) -> None:
         """Take note of the oldest request."""

@@ -14,10 +14,12 @@ from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
 from .of_rules import MUTATIONS as RULES
+from .of_serving_choices import MUTATIONS as SERVING_CHOICES
 from .of_session import MUTATIONS as SESSION
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
+from .of_views import MUTATIONS as VIEWS
 from .of_write import MUTATIONS as WRITE
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -28,6 +30,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *LOW_RANK,
     *STORAGE,
     *WRITE,
+    *VIEWS,
     *PROVE,
     *CHOSEN,
     *ROUTED,
@@ -37,6 +40,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *VERDICT,
     *TUNE,
     *ADAPTERS,
+    *SERVING_CHOICES,
     *PACKING,
     *SESSION,
 )

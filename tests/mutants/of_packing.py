@@ -94,7 +94,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              COPIES),
     mutation("outputs-of-separate-models-are-not-copied", CUT, "values if fresh or port.element is None else",
              "values if True else", COPIES),
-    mutation("rows-of-a-call-are-not-counted", CUT, "if len(result) != size:", "if False:", SIZED),
+    mutation("rows-of-a-call-are-not-counted", CUT, "if found != size:", "if False:", SIZED),
     mutation("outputs-of-a-batch-begin-at-one-row", CUT, "start += request.rows", "start += 0", BELOW),
     mutation("padded-axes-are-not-cut-back", CUT, "if value.shape[axis] != size:", "if False:", UNEQUAL),
     mutation("other-shapes-are-alike", EXPRESS, "or value.shape != shape\n", "or False\n", ALIKE),

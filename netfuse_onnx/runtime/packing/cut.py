@@ -137,10 +137,10 @@ class Cutter:
     def _sized(self, port: Port, result: Any, size: int) -> None:
         """Raise InternalError where an output has another leading size than the call: who cut it would give
         rows to the wrong request."""
-        if len(result) != size:
+        found = len(result) if np.ndim(result) else 0
+        if found != size:
             raise InternalError(
-                f"Output {port.own[0]!r} has {len(result)} entries along its first axis, and the call has "
-                f"{size}."
+                f"Output {port.own[0]!r} has {found} entries along its first axis, and the call has {size}."
             )
 
     def _known(self, requests: Sequence[Request], outputs: list[Outputs]) -> list[Outputs]:
