@@ -5,9 +5,9 @@
 
 It samples memory, threads and open files after each round, prints their growth, and fails (exit code 1) where
 one is not flat or a request had a wrong outcome. The first fifth of the rounds is left out: allocators and
-ONNX Runtime's arenas reach their size there. Memory that malloc keeps although it is free is given back before
-a sample. ONNX Runtime itself keeps about a kilobyte of each session that was closed, so files are swapped once
-in twenty rounds.
+ONNX Runtime's arenas reach their size there. Memory that malloc keeps although it is free is given back
+before a sample. ONNX Runtime itself keeps about a kilobyte of each session that was closed, so files are
+swapped once in twenty rounds.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def soak(folder: Path, seconds: float, clients: Sequence[str] = CLIENTS) -> tupl
             sender = threading.Thread(target=mixed.send, args=(session, load, clients, ROUND, len(samples)))
             sender.start()
             if len(samples) % SWAP == SWAP // 2:
-                session.swap(bundles[len(samples) // SWAP % 2])
+                session.swap(bundles[(len(samples) // SWAP + 1) % 2])
             sender.join()
             samples.append(sample(time.monotonic() - start, load.outcomes.total()))
     return samples, load.faults
