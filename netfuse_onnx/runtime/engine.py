@@ -61,10 +61,8 @@ class ServedFiles:
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
-        self._names = [
-            {port.own[0]: port.own[place] for port in self.contract.inputs} for place in
-            range(len(self.models))
-        ]
+        inputs = self.contract.inputs
+        self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
         """For each model, its own names of inputs by those of the first one."""
         self._streams: Streams | None = None
         if self.contract.buckets:

@@ -135,7 +135,7 @@ class Serving:
         return run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
 
     def run_all(self, feeds: Feeds, *, reduce: Reduce | None = None, timeout: float | None = None) -> Any:
-        """Return what all models make of the same inputs.
+        """Return what all models make of the same inputs, which have the names of the first model's file.
 
         Without `reduce` that is {model: outputs}. Else it is one dictionary by the names of the first model's
         outputs: the mean or the sum over the models, or the vote: of scores `[.., classes]` the label that
