@@ -156,7 +156,7 @@ def test_a_model_that_fails_when_padded_is_refused(tmp_path: Path) -> None:
             raise ValueError("8 is too long")
         return served.alone(0, feeds)
 
-    with pytest.raises(UsageFault, match="not when 'seq' is padded .8 is too long"):
+    with pytest.raises(UsageFault, match=r"not when 'seq' is padded .8 is too long"):
         padding.prove(served.contract, run)
 
 

@@ -147,8 +147,9 @@ def _compare(
             found = cut_back(contract, port, model, found, inputs)
         if found.shape != expected.shape:
             raise UsageFault(
-                f"Padding {_axes(contract)} changes the shape of output {name!r} of model {contract.models[model]!r}, "
-                f"{list(expected.shape)}, to {list(found.shape)}, which can't be cut back.",
+                f"Padding {_axes(contract)} changes the shape of output {name!r} of model "
+                f"{contract.models[model]!r}, {list(expected.shape)}, to {list(found.shape)}: it can't be "
+                "cut back.",
                 REMEDY,
             )
         if (difference := _difference(expected, found, port.element)) is not None:
