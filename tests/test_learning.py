@@ -1,11 +1,10 @@
-"""What calls teach the costs of a session: a delayed call no more than another, and no wrong time for ever."""
+"""Calls teach the costs of a session: each that is long, one of several short ones, and a delayed one no more
+often than others."""
 
 from __future__ import annotations
 
-import pytest
 from fake_engine import FakeEngine
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.generation import LONG, ONE_OF, Generation
 from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.limits import Limits
@@ -13,11 +12,6 @@ from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Request
 
 FORM = ("form",)
-
-
-def costs(own: float, merged: float) -> MeasuredCosts:
-    times = FormTimes("stacked", 4, Curve({1: own}), {1: Curve({1: merged})})
-    return MeasuredCosts("stacked", 4, {FORM: times}, size_of)
 
 
 def taught(seconds: list[float]) -> list[float]:
@@ -51,23 +45,3 @@ def test_requests_that_are_alike_teach_by_a_call_in_their_middle() -> None:
     stats = Stats()
     generation.count_together(stats)
     assert found in ([1.0], [1.5]) and stats.as_dict()["calls"]["merged"] == 4
-
-
-def test_a_time_that_rose_while_the_machine_was_busy_returns() -> None:
-    known = costs(own=1.0, merged=2.0)
-    for _ in range(10):
-        known.saw(FORM, "merged", dict.fromkeys(range(4), 1), 100.0)
-    risen = known.of(FORM).merged(4, 1, 4)
-    for _ in range(2000):  # no merged call runs any more
-        known.saw(FORM, "alone", {0: 1}, 1.0)
-    assert risen > 3.0 and known.of(FORM).merged(4, 1, 4) < 2.3
-    assert known.of(FORM).alone(1) == pytest.approx(1.0)
-
-
-def test_a_time_that_was_wrong_at_the_start_stays_right_once_it_is_learned() -> None:
-    known = costs(own=1.0, merged=2.0)
-    for _ in range(500):
-        known.saw(FORM, "merged", dict.fromkeys(range(4), 1), 6.0)
-    for _ in range(2000):
-        known.saw(FORM, "alone", {0: 1}, 1.0)
-    assert known.of(FORM).merged(4, 1, 4) == pytest.approx(6.0, rel=0.02)

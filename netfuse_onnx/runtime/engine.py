@@ -62,6 +62,9 @@ class ServedFiles:
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
+        inputs = self.contract.inputs
+        self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
+        """For each model, its own names of inputs by those of the first one."""
         self._streams: Streams | None = None
         if self.contract.buckets:
             self._prove_padding()
@@ -72,6 +75,13 @@ class ServedFiles:
             if streams.most:  # from now on, a merged call takes the longer, the more models are in it
                 self._streams = streams
                 self.costs = self._measured(made_up, options, "selected")
+
+    def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
+        """Return a request for each model, of inputs by the names of the first one."""
+        return [
+            (model, {own.get(name, name): value for name, value in feeds.items()})
+            for model, own in zip(self.models, self._names, strict=True)
+        ]
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where

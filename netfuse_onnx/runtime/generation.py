@@ -88,7 +88,7 @@ class Generation:
 
     def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
         """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
-        if not self.guard.is_calm or isinstance(outcome, ServingError):
+        if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
             self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
             return
@@ -121,14 +121,15 @@ class Generation:
             return
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        if done.kind == "merged" or not engine.own_sessions:  # without own sessions a merged call it is
+        kind: Kind = done.kind if engine.own_sessions else "merged"
+        if kind == "merged":
             stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
             if not guard.is_calm:
                 guard.merged_succeeded()
         else:
             stats.alone(len(done.requests), useful)
         if self._teaches():
-            self._taught(done.requests[0].form, done.kind, rows, done.seconds)
+            self._taught(done.requests[0].form, kind, rows, done.seconds)
 
 
 @dataclass(slots=True)

@@ -148,8 +148,8 @@ def _compare(
         if found.shape != expected.shape:
             raise UsageFault(
                 f"Padding {_axes(contract)} changes the shape of output {name!r} of model "
-                f"{contract.models[model]!r}, {list(expected.shape)}, to {list(found.shape)}, which can't be cut "
-                "back.",
+                f"{contract.models[model]!r}, {list(expected.shape)}, to {list(found.shape)}: it can't be "
+                "cut back.",
                 REMEDY,
             )
         if (difference := _difference(expected, found, port.element)) is not None:

@@ -122,6 +122,9 @@ class Engine(Protocol):
         """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
         change while they wait. Raises UnknownModel, BadInput or TooLarge."""
 
+    def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
+        """Return a request for each model, of inputs by the names of the first one."""
+
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
