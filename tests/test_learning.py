@@ -1,10 +1,10 @@
-"""What calls teach the costs of a session: a delayed call no more than another, and no wrong time for ever."""
+"""Calls teach the costs of a session: each that is long, one of several short ones, and a delayed one no more
+often than others."""
 
 from __future__ import annotations
 
 from fake_engine import FakeEngine
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.generation import LONG, ONE_OF, Generation
 from netfuse_onnx.runtime.isolation import Performed
 from netfuse_onnx.runtime.limits import Limits
@@ -12,11 +12,6 @@ from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Request
 
 FORM = ("form",)
-
-
-def costs(own: float, merged: float) -> MeasuredCosts:
-    times = FormTimes("stacked", 4, Curve({1: own}), {1: Curve({1: merged})})
-    return MeasuredCosts("stacked", 4, {FORM: times}, size_of)
 
 
 def taught(seconds: list[float]) -> list[float]:

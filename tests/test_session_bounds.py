@@ -239,6 +239,19 @@ def test_a_callback_may_close_the_session(gate: Gate) -> None:
     assert engine.closes == 1
 
 
+def test_a_callback_may_run_requests(gate: Gate) -> None:
+    """Its worker can't wait for itself, nor for a slot that it holds."""
+    engine = FakeEngine(hook=gate)
+    with serving(engine) as session:
+        first, second = behind(gate, session, [("b", 1), ("b", 2)])
+        told: list[Outputs] = []
+        for answer in (first, second):
+            answer.add_done_callback(lambda _: told.append(session.run("c", feeds(3))))
+        gate.open.set()
+        assert second.result(PATIENCE) and session.submit("d", feeds(4)).result(PATIENCE)
+    assert len(told) == 2 and all(right(engine, "c", 3, one) for one in told)
+
+
 def test_a_session_that_nobody_holds_ends_its_threads_after_the_last_answer(gate: Gate) -> None:
     engine = FakeEngine(hook=gate)
     session = serving(engine)
