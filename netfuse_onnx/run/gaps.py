@@ -141,7 +141,7 @@ EMPTY_MOVED = "1.31"
 """On every provider, a Transpose that moves the first axis between the others, in front of a MatMul, is made
 a part of it (FusedMatMul with transBatchA or transBatchB). Where that axis is empty, it divides by 0
 (ComputeBroadcastOffsets in core/providers/cpu/math/matmul_helper.h), which ends the process. A merged file
-has that form where it moves models from behind the batch to the front: it must not be fed a batch of 0."""
+has that form where it moves models from behind the batch to the front: do not feed it a batch of 0."""
 EMPTY_MOVED_BEFORE = (1, 32)
 
 # --------------------------------------------------------------------------- control flow, speed
