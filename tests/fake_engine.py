@@ -116,6 +116,9 @@ class FakeEngine:
             )
         return Request(self.models.index(model), (x.copy() if copy else x,), len(x), x.shape[1:])
 
+    def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
+        return [(model, feeds) for model in self.models]
+
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
         return self._run("alone", requests)
@@ -128,6 +131,9 @@ class FakeEngine:
 
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         return len(self.models) * max(rows.values())
+
+    def told(self) -> dict[str, object]:
+        return {}
 
     def close(self) -> None:
         with self._lock:

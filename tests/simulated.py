@@ -204,6 +204,8 @@ class Served:
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
     end: float = 0.0
+    longest: float = 0.0
+    """The longest call."""
     ahead: list[tuple[int, int]] = field(default_factory=list)
     """For each request that was served, the calls that started between its arrival and its own, and the requests
     that waited when it arrived."""
@@ -214,6 +216,7 @@ class Served:
         self.ahead += other.ahead
         self.refused += other.refused
         self.end += other.end
+        self.longest = max(self.longest, other.longest)
 
     @property
     def load(self) -> float:
@@ -257,6 +260,7 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
                 break
             batch, seconds = call
             end = now + seconds
+            served.longest = max(served.longest, seconds)
             for request in batch:
                 per_model[request.model] -= 1
                 served.latencies.append(end - request.arrived)

@@ -266,16 +266,18 @@ def test_any_call_has_the_oldest_request_and_keeps_the_limits(io: Io) -> None:
 
 
 @pytest.mark.parametrize(("family", "kind"), [("policy", "zipf"), ("lora", "uniform"), ("mobilenet", "zipf")])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_request_waits_for_no_more_calls_than_there_were_requests_before_it(
-    family: str, kind: str, workers: int
+@pytest.mark.parametrize(("workers", "max_wait"), [(1, 0.0), (2, 0.0), (2, 0.5)])
+def test_the_time_that_a_request_waits_is_bounded_by_the_requests_before_it(
+    family: str, kind: str, workers: int, max_wait: float
 ) -> None:
     costs = recorded(family)
     rate = 6 * workers / costs.alone(FORM, 1)
-    requests = arrivals(rate, 1500, kind, costs.models, seed=4)
-    served = simulate(requests, Ours(costs, workers=workers), workers)
+    requests = arrivals(rate, 1500, kind, costs.models, seed=4, mixed=True)
+    served = simulate(requests, Ours(costs, Limits(max_wait=max_wait), workers), workers)
     assert len(served.ahead) == len(served.latencies) == len(requests) - served.refused
     assert all(calls <= ahead for calls, ahead in served.ahead)
+    for latency, (_, ahead) in zip(served.latencies, served.ahead, strict=True):
+        assert latency <= max_wait + (ahead / workers + 2) * served.longest
     assert any(ahead > 20 for _, ahead in served.ahead)
 
 

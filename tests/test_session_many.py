@@ -101,6 +101,23 @@ def test_the_short_way_leaves_out_offenders() -> None:
     assert ("merged", [0, 1, 2, 3]) not in engine.calls
 
 
+def test_a_swap_in_the_moment_of_coming_is_seen() -> None:
+    """Between the look at the current generation and the entry into it, another one takes its place."""
+    versions = Versions()
+    session = Serving(versions, "")
+
+    class Swapping(set[object]):
+        def add(self, ticket: object) -> None:
+            session.swap("")
+            super().add(ticket)
+
+    session._dispatcher.current.running = Swapping()
+    with session:
+        (outputs,) = session.run_many([("a", feeds(1))])
+        assert right(versions.engines[1], "a", 1, outputs)
+    assert [engine.closes for engine in versions.engines] == [1, 1]
+
+
 def test_callers_beside_the_queue_meet_swaps_and_the_end(switching: None) -> None:
     """No call runs on closed files, which the fake engine checks, and each engine is closed once."""
     versions = Versions(engine=AlikeEngine)

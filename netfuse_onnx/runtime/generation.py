@@ -37,7 +37,7 @@ class Generation:
         self.uncounted: list[tuple[Hashable, Sequence[int], int, float]] = []
         """Merged calls of requests that were all alike, which are not counted yet: form, models, rows of each
         and seconds."""
-        self._calls = -1
+        self._until_taught = 1
         self._merges: dict[Hashable, bool] = {}
         """The answers of `merges_all` since the costs took in a call."""
         self.is_retired = False
@@ -60,37 +60,42 @@ class Generation:
         return known
 
     def count_together(self, stats: Stats) -> None:
-        """Count the merged calls of requests that were all alike. One of them teaches the costs. The
-        dispatcher's lock is held."""
-        if not self.uncounted:
-            return
+        """Count the merged calls of requests that were all alike. The one in their middle teaches the costs:
+        the first ran after other work, and the last is here because it was long. The dispatcher's lock is
+        held."""
+        counted = []
         while self.uncounted:  # meanwhile others append
             form, models, rows, seconds = self.uncounted.pop()
             count = len(models)
             stats.together(count, count * rows, len(self.engine.models) * rows, seconds)
-        self._taught(form, "merged", dict.fromkeys(models, rows), seconds)
+            counted.append((form, models, rows, seconds))
+        if counted:
+            form, models, rows, seconds = counted[len(counted) // 2]
+            self._taught(form, "merged", dict.fromkeys(models, rows), seconds)
 
-    def _teaches(self, seconds: float) -> bool:
-        """Return True where the costs are to take in a call: each one that takes long, and one of several
-        short ones, for which that is a large part of their time."""
-        self._calls += 1
-        return seconds >= LONG or self._calls % ONE_OF == 0
+    def _teaches(self) -> bool:
+        """Return True where the costs are to take in a call: each where calls take long, and one of several
+        where they are short, for which that is a large part of their time. The call that was taken in before
+        decides: did each call for itself, those that the system delayed would be taken in more often."""
+        self._until_taught -= 1
+        return self._until_taught <= 0
 
     def _taught(self, form: Hashable, kind: Kind, rows: dict[int, int], seconds: float) -> None:
+        self._until_taught = 1 if seconds >= LONG else ONE_OF
         self.engine.costs.saw(form, kind, rows, seconds)
         if self._merges:
             self._merges.clear()
 
     def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
         """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
-        if not self.guard.is_calm or isinstance(outcome, ServingError):
+        if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
             self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
             return
         stats.took(time.monotonic() - request.arrived)
         stats.ended["answered"] += 1
         stats.alone(1, request.rows)
-        if self._teaches(seconds):
+        if self._teaches():
             self._taught(request.form, "alone", {request.model: request.rows}, seconds)
 
     def settle(self, stats: Stats, done: Performed) -> None:
@@ -116,14 +121,15 @@ class Generation:
             return
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        if done.kind == "merged" or not engine.own_sessions:  # without own sessions a merged call it is
+        kind: Kind = done.kind if engine.own_sessions else "merged"
+        if kind == "merged":
             stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
             if not guard.is_calm:
                 guard.merged_succeeded()
         else:
             stats.alone(len(done.requests), useful)
-        if self._teaches(done.seconds):
-            self._taught(done.requests[0].form, done.kind, rows, done.seconds)
+        if self._teaches():
+            self._taught(done.requests[0].form, kind, rows, done.seconds)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from .of_answers import MUTATIONS as ANSWERS
 from .of_chosen import MUTATIONS as CHOSEN
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
+from .of_engine import MUTATIONS as ENGINE
 from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -43,4 +44,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVING_CHOICES,
     *PACKING,
     *SESSION,
+    *ENGINE,
 )
