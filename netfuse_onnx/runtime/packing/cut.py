@@ -87,18 +87,26 @@ class Cutter:
     ) -> list[Outputs]:  # fmt: skip
         """Return the outputs of requests that stand in slots of so many rows."""
         outputs: list[Outputs] = [{} for _ in requests]
-        count = len({seat.slot for seat in seats})
+        count = len({seat.slot for seat in seats}) if edges.is_selected(self.contract.io) else None
         for port in self.each:
+            names, back, is_array = port.own, self.back[port.own[0]], port.element is not None
+            side_by_side = port.rows and self.contract.apart
+            if self.stacked:
+                self._sized(port, results[port.merged[0]], count or len(names))
+            slots: dict[int, Any] = {}
             for request, seat, out in zip(requests, seats, outputs, strict=True):
-                value = results[port.merged[request.model]]
-                if self.stacked:
-                    self._sized(port, value, count if edges.is_selected(self.contract.io) else len(port.own))
-                    value = value[seat.slot]
-                if port.rows and self.contract.apart:
-                    self._sized(port, value, rows)
+                model = request.model
+                value = slots.get(seat.slot)
+                if value is None:
+                    value = results[port.merged[model]]
+                    value = slots[seat.slot] = value[seat.slot] if self.stacked else value
+                    if side_by_side:
+                        self._sized(port, value, rows)
+                if side_by_side:
                     value = value[seat.start : seat.start + seat.rows]
-                value = _cut(value, self.back[port.own[0]][request.model], request.inputs)
-                out[port.own[request.model]] = np.array(value) if port.element else value
+                if back[model]:
+                    value = _cut(value, back[model], request.inputs)
+                out[names[model]] = np.array(value) if is_array else value
         return self._known(requests, outputs)
 
     def rows(
