@@ -50,7 +50,7 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV and LitServe"
+	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV, LitServe and FastAPI"
 	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve]'
 	@touch $@
 
@@ -100,9 +100,11 @@ paper: $(VENV)/.dev ## Estimate merged models on a GPU without one (BENCH="--onl
 	$(BIN)/python bench/launches/trace.py --self-test || bench/launches/build.sh
 	$(BIN)/python bench/paper.py $(BENCH)
 
-docs: $(VENV)/.run ## Write docs/operators.md from the rules, docs/schema.json from the reports
+docs: $(VENV)/.run ## Write docs/operators.md from the rules, docs/schema.json from the reports, a drawing and a table
 	$(BIN)/python docs/operators.py
 	$(BIN)/python docs/schema.py
+	$(BIN)/python docs/drawings.py
+	$(BIN)/python docs/serving_figures.py
 
 clean: ## Remove what make and the tools made
 	rm -rf .venv .venv-cuda build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

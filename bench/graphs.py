@@ -28,7 +28,7 @@ from sample_models.families import FAMILIES, Family
 
 HALVED = ("bert", "resnet50")
 """Those that are there in float16, too, by ONNX Runtime's converter."""
-NETWORKS = ("tabular", "vit", "mobilenet-96", "resnet50", "bert", "xlnet", "resnext50")
+NETWORKS = ("tabular", "vit", "mobilenet-96", "resnet50", "bert", "xlnet", "resnext50", "decoder")
 """Names of bench/zoo.py."""
 TINY = {"mobilenet-96": "mobilenet_v2", "tabular": "mlp"}
 """Small networks of sample_models that stand for the full-size ones in a trial."""

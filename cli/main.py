@@ -18,6 +18,7 @@ from netfuse_onnx import __version__
 from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
 
 from .answering import answer
+from .bundle import bundle
 from .merge import merge
 from .options import (
     adapter_option,
@@ -52,6 +53,7 @@ def cli() -> None:
 
 
 cli.add_command(merge)
+cli.add_command(bundle)
 
 
 @cli.command()

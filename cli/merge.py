@@ -28,15 +28,23 @@ from .options import (
 )
 
 ARGUMENTS = (
-    "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "low_rank",
-    "base",
+    "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "views",
+    "low_rank", "base",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
 
 @click.command(cls=WithOptionalValues)
 @models_argument
-@click.option("-o", "--out", required=True, metavar="merged.onnx", help="The file to write.")
+@click.option(
+    "-o", "--out", required=True, metavar="merged.onnx", help="The file to write; with --views, the folder."
+)
+@click.option(
+    "--views",
+    is_flag=True,
+    help="Write a folder: the merged file, and for each model a small graph of its own (a view), whose "
+    "weights are in the merged file's data.",
+)
 @adapter_option
 @names_option
 @io_options
@@ -88,6 +96,7 @@ def merge(
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --io routed
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --low-rank --base base.onnx
       netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
+      netfuse-onnx merge a.onnx b.onnx -o served --views
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx import edges
+from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
@@ -23,6 +24,7 @@ from netfuse_onnx.types import Became, Edge
 
 from .render_adapters import adapters
 from .render_bench import bench
+from .render_bundle import bundle, views
 from .render_check import check
 from .render_hints import hints
 from .render_low_rank import low_rank
@@ -65,6 +67,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         if report.tuning.sizes:
             assumed(report.tuning.sizes[0], report.dims, console)
     sharing(report.sharing, console)
+    views(report.views, console)
     _names(report.names, console)
     _ids(report, console)
     if report.copied and report.proof:
@@ -195,11 +198,12 @@ def _why(row: NodeRow) -> str:
 
 SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     BenchReport: bench,
+    BundleReport: bundle,
     CheckReport: check,
     InspectReport: inspect,
     MergeReport: merge,
     RulesReport: rules,
     VerifyReport: verify,
 }
-DATA = (BenchReport, InspectReport, RulesReport)
+DATA = (BenchReport, BundleReport, InspectReport, RulesReport)
 """The reports that are what was asked for."""

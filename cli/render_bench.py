@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Speedup
+from netfuse_onnx.measure.report import BenchReport, KindRow, Row, Serving, Speedup
 from netfuse_onnx.measure.rounds import Quartiles
+from netfuse_onnx.units import duration
 
 from .render_verdict import verdict
 from .screen import Screen, size
@@ -36,6 +37,8 @@ def bench(report: BenchReport, console: Screen) -> None:
         _more(report.profile, console)
     console.warn(report.warnings)
     verdict(report.verdict, console)
+    if report.serving:
+        _serving(report.serving, len(report.models), console)
 
 
 def _speedup(speedup: Speedup, console: Screen, *, told: bool) -> None:
@@ -51,6 +54,22 @@ def _speedup(speedup: Speedup, console: Screen, *, told: bool) -> None:
             f"{speedup.merged}, with inputs and outputs that stay on the GPU: {device.median:.2f} times as "
             f"fast as {speedup.device_best} (quartiles {device.low:.2f} and {device.high:.2f})."
         )
+
+
+def _serving(found: Serving, models: int, console: Screen) -> None:
+    """Print from how many waiting models on a MergedSession takes a merged call."""
+    each, merged = duration(found.each), duration(found.merged)
+    own = f"own sessions, which take {each} a request"
+    if found.merges_from is None:
+        console.say(
+            f"A MergedSession runs each model alone: where all {models} models wait, a merged call ({merged})"
+            f" does not answer {found.gain:g} times as many requests per second as {own}."
+        )
+        return
+    console.say(
+        f"A MergedSession takes a merged call ({merged}) from {found.merges_from} of {models} waiting models "
+        f"on: it then answers more than {found.gain:g} times as many requests per second as {own}."
+    )
 
 
 def _ways(report: BenchReport, console: Screen) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from netfuse_onnx.proofs import BytesProof, ValuesProof, describe
 from netfuse_onnx.report import VerifyReport
 
+from .render_bundle import proof as views
 from .render_calls import calls
 from .render_low_rank import reconstruction
 from .screen import REASONS, Screen, size, some
@@ -27,6 +28,7 @@ def proofs(report: VerifyReport, console: Screen) -> None:
         console.say(f"Values: {problem}")
     if values.outputs:
         _values(values, len(report.models), console)
+    views(report.views, console)
 
 
 def _compared(proof: BytesProof, graph: bool) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from netfuse_onnx.merge_rows import RoutingRow
 from netfuse_onnx.proofs import Mixes
-from netfuse_onnx.report import RoutingRow
 
 from .screen import REASONS, Screen
 

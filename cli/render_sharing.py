@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netfuse_onnx.report import Sharing
+from netfuse_onnx.merge_rows import Sharing
 
 from .screen import Screen, size
 

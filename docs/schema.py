@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from netfuse_onnx import errors, report
+from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.measure.report import BenchReport
 
 PAGE = Path(__file__).parent / "schema.json"
@@ -26,6 +27,7 @@ REPORTS: Mapping[str, type] = {
     "bench": BenchReport,
     "inspect": report.InspectReport,
     "rules": report.RulesReport,
+    "bundle": BundleReport,
 }
 PLAIN: Mapping[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

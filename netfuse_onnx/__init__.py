@@ -24,7 +24,7 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import bench, check, inspect, merge, verify
+    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
 
@@ -47,6 +47,7 @@ __all__ = [
     "__version__",
     "adapters",
     "bench",
+    "bundle",
     "check",
     "inspect",
     "merge",

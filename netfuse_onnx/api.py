@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench. They connect the stages; the command line calls
-them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
+calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -16,6 +16,7 @@ from typing import Unpack
 
 from netfuse_onnx import (
     arguments,
+    bundle_check,
     checked,
     edges,
     factoring,
@@ -23,6 +24,7 @@ from netfuse_onnx import (
     refusals,
     sources,
 )
+from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
@@ -37,6 +39,7 @@ from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.write import metadata
@@ -57,6 +60,7 @@ def merge(
     verify: bool = True,
     data: str = "auto",
     tune: float | None = None,
+    views: bool = False,
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
     progress: Progress | None = None,
@@ -67,14 +71,15 @@ def merge(
     The arguments are the options of the command line; `routing` says how rows find their models with
     io="routed": auto, slots or index; `combine` is mean, sum or vote for all outputs, or one of these by
     name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
-    choosing the plan by measuring on this machine, None for not at all; `low_rank` is the tolerance of
-    low-rank differences from `base`, 0 for the rounding of the type.
+    choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
+    a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
     return Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
-        low_rank, base, progress, proof,
+        views, low_rank, base, progress, proof,
     ).report()  # fmt: skip
 
 
@@ -194,6 +199,27 @@ def inspect(merged: str) -> InspectReport:
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
         names=tuple(about.labels.rows()),
+    )
+
+
+def bundle(
+    folder: str,
+    paths: Sequence[str] = (),
+    *,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
+) -> BundleReport:
+    """Check a bundle that merge has written with `views`: the hashes of all files, and that each view reads
+    what is its own model's. With `paths`, its sources as in `verify`, each view is run against its source,
+    too, and must give the same bit for bit. What is wrong is a report that is not ok.
+
+    Raises FileFault where the folder is no bundle, and with `paths` the errors of `verify`.
+    """
+    manifest = os.path.join(folder, MANIFEST)
+    return steady(
+        [manifest, *sources.files(paths)],
+        lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
 
 

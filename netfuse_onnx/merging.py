@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
 from netfuse_onnx import (
     arguments,
     best_plan,
+    bundling,
     checked,
     edges,
     expected,
@@ -22,6 +24,7 @@ from netfuse_onnx import (
     sources,
     wording,
 )
+from netfuse_onnx.bundling import Bundling
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.options import Proof, refuse_unknown
@@ -38,7 +41,7 @@ from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
-from netfuse_onnx.write import metadata, staging, writer
+from netfuse_onnx.write import bundle, metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 
 Families = Callable[[str], Correspondence]
@@ -62,6 +65,7 @@ class Merging:
     verify: bool
     data: str
     tune: float | None
+    views: bool
     low_rank: float | factoring.Factoring | None
     base: str | None
     progress: Progress | None
@@ -76,13 +80,9 @@ class Merging:
         asked = hints.Asked(arguments.target(self.target), provider, self.dims)
         at_hand = targets.at_hand(self.target, self.proof.get("provider", "auto"))
         made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
-        staging.check_target(
-            self.out,
-            [*sources.files(self.paths), *filter(None, [self.base])],
-            external=self.data == "external",
-        )
+        self._check_target()
         models = sources.read(self.paths)
-        with Digests(models) as digests:  # on a thread of its own, while the graphs are worked on
+        with self._folder(), Digests(models) as digests:  # on a thread, while the graphs are worked on
             match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
             with checked.Comparison(match, exact=not self.partial).explained(models, labels):
                 families = made._families(match, models, labels)
@@ -93,6 +93,28 @@ class Merging:
         return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
 
     # ------------------------------------------------------------------ arguments
+
+    @property
+    def path(self) -> str:
+        """The merged file: `out`, or a file in that folder."""
+        return bundle.model_path(self.out) if self.views else self.out
+
+    @property
+    def mode(self) -> writer.Mode:
+        """The files that get the weights."""
+        return "external" if self.views else cast(writer.Mode, self.data)
+
+    def _check_target(self) -> None:
+        """Raise FileFault unless `out` can be written."""
+        read = [*sources.files(self.paths), *filter(None, [self.base])]
+        if self.views:
+            bundling.check(self.out, read, self.data)
+        else:
+            staging.check_target(self.out, read, external=self.data == "external")
+
+    def _folder(self) -> AbstractContextManager[None]:
+        """Give the folder of a bundle for the time of the merge; of a merged file alone, it is there."""
+        return bundle.folder(self.out) if self.views else nullcontext()
 
     @property
     def dims(self) -> Sizes:
@@ -122,9 +144,12 @@ class Merging:
         """Return the function that matches the models and rewrites them for a provider."""
         tell = self.progress or silent
         factored = factoring.asked(models, self.low_rank, self.base, self.target, self.dims, tell)
-        return lambda provider: match(
-            models, labels, made_for=provider, factored=factored, combine=self.combine
-        )
+
+        def families(provider: str) -> Correspondence:
+            family = match(models, labels, made_for=provider, factored=factored, combine=self.combine)
+            return replace(family, unmoved=self.views)
+
+        return families
 
 
 @dataclass(frozen=True)
@@ -154,21 +179,23 @@ class _Work:
             refusals.replicated(answer)
             refusals.slower(answer)
         about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
-        mode = cast(writer.Mode, ask.data)
         with writer.stage(
-            plan.merged,
-            ask.out,
-            self.models,
-            mode=mode,
-            metadata=about,
-            progress=ask.progress,
+            plan.merged, ask.path, self.models, mode=ask.mode, metadata=about, progress=ask.progress,
             digests=self.digests,
-        ) as staged:
+        ) as staged:  # fmt: skip
+            tell = ask.progress or silent
+            views = Bundling(staged, plan, family, self.models, once, tell) if ask.views else None
             if options and ask.verify:
                 options = replace(options, made_for=plan.made_for)
-                answer = refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)
-            staged.commit()
-        return replace(answer, files=tuple(staged.files), size=staged.size, routing=rows), plan
+                proof = self._prove_staged(staged, plan, options, views)
+                answer = refusals.proven(answer, proof, ask.strict)
+            if views:
+                viewed, files = views.commit()
+                answer, size = replace(answer, views=viewed), sum(viewed.files.values())
+            else:
+                staged.commit()
+                files, size = tuple(staged.files), staged.size
+        return replace(answer, files=files, size=size, routing=rows), plan
 
     def _request(self, plan: Plan, share: frozenset[str], options: Options, seconds: float) -> Request:
         """Return what is asked of the choice among plans by measuring."""
@@ -178,20 +205,23 @@ class _Work:
             return routes.matched(self.families(provider), plan.io, provider)
 
         return Request(
-            plan, families, self.models, ask.out, plan.io, share, without_rows(ask.dims), options, seconds,
+            plan, families, self.models, ask.path, plan.io, share, without_rows(ask.dims), options, seconds,
             cast(writer.Mode, ask.data), self.digests, ask.progress or silent,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ proofs and report
 
-    def _prove_staged(self, staged: writer.Staged, plan: Plan, options: Options) -> VerifyReport:
+    def _prove_staged(
+        self, staged: writer.Staged, plan: Plan, options: Options, views: Bundling | None
+    ) -> VerifyReport:
         """Prove the staged files, which are written but not yet in their place. Messages call them `out`."""
         ask = self.ask
         path, names = staged.model_path, staged.names(ask.out)
         with wording.renaming(names):
             recipes = metadata.recipes(metadata.read(path), plan.family, path)
             graph = prove_graph(path, plan.merged, recipes)
-            proved = prove(path, recipes, plan.family, options, ask.progress, graph=graph)
+            prover = views.prover() if views else None
+            proved = prove(path, recipes, plan.family, options, ask.progress, graph=graph, views=prover)
             return wording.renamed(proved, names)
 
     def _before_proofs(

@@ -70,6 +70,7 @@ def read_merged(
         )  # fmt: skip
         family = routes.matched(family, about.io, about.made_for)
         family = replace(family, own_names=about.names is not None, combined=about.combined)
+        family = replace(family, unmoved=about.unmoved)
         metadata.fitting(about, family, merged)
         options = options.remembering(about.dims, family)
         return about, options, family, metadata.strangers(about, paths, digests.result())

@@ -59,6 +59,18 @@ class Reconstruction(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class ViewsProof(Judged):
+    """The proof of views: `outputs` of `views` views were compared with those of their sources, over all
+    cases, bit for bit where the view is exact. `unsteady` are outputs in which a source differs from itself
+    from run to run: only type and shape count there."""
+
+    views: int = 0
+    outputs: int = 0
+    unsteady: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GraphProof(Judged):
     """Proof (c): the graph of the file is the one that merging these sources gives. `note` is the reason why
     the proof was not made; '' where it was."""

@@ -14,10 +14,12 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, describe
+from netfuse_onnx.merge_rows import RoutingRow, Sharing
+from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, ViewsProof, describe
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
+from netfuse_onnx.viewed import Views
 
 NOT_PROVEN = NotProven.exit_code
 """Exit code of a proof that could not tell."""
@@ -78,6 +80,8 @@ class VerifyReport(Report):
     strict: bool = False
     reconstruction: Reconstruction | None = None
     """The proof of weights that are low-rank differences; None where there are none."""
+    views: ViewsProof | None = None
+    """The proof of the views of a bundle; None for a merged file alone."""
 
     @property
     def ok(self) -> bool:
@@ -86,8 +90,8 @@ class VerifyReport(Report):
 
     @property
     def _right(self) -> bool:
-        rebuilt = self.reconstruction is None or self.reconstruction.ok
-        return self.bytes.ok and self.graph.ok and rebuilt
+        others = (self.reconstruction, self.views)
+        return self.bytes.ok and self.graph.ok and all(proof.ok for proof in others if proof)
 
     @property
     def exit_code(self) -> int:
@@ -110,7 +114,13 @@ class VerifyReport(Report):
     @property
     def failure(self) -> str:
         """The first problem, as a sentence; '' where there is none."""
-        own = (self.reconstruction, self.values.isolation, self.values.selection, self.values.mixes)
+        own = (
+            self.reconstruction,
+            self.views,
+            self.values.isolation,
+            self.values.selection,
+            self.values.mixes,
+        )
         others = [problem for part in own if part for problem in part.problems]
         for problem in (*self.bytes.problems, *self.values.problems, *others):
             return problem
@@ -122,34 +132,6 @@ class VerifyReport(Report):
         if self.values.ok and self.strict and self.blind:
             return self.blind[0]
         return "" if self.ok else "No output was compared."
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingRow:
-    """A lowering of a routed file: `slots` or `index`, and the microseconds that a call of so many rows of
-    random models is expected to take, by the costs of the target, or of a CPU where none is named; or the
-    reason why it is not on offer."""
-
-    by: str
-    chosen: bool
-    rows: int
-    microseconds: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """The figures of what the models share. Bytes of weights: `stored` in the merged file, `sources` in all
-    sources together, and `read` in a call, tables that are read by index left out. `once` is the share of a
-    model's multiply-adds that run once for all models, `arithmetic` the multiply-adds of a call in units of
-    one model's; null where there are none. `read` and `arithmetic` are null where a call chooses its
-    models."""
-
-    stored: int
-    sources: int
-    read: int | None
-    once: float
-    arithmetic: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +167,8 @@ class MergeReport(Report):
     sharing: Sharing | None = None
     adapters: Adapters | None = None
     """The weights that adapters change in their base; None where the models are no adapters."""
+    views: Views | None = None
+    """The views of the bundle that was written; None for a merged file alone."""
 
     @property
     def copied(self) -> int | None:

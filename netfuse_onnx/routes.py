@@ -15,12 +15,12 @@ from netfuse_onnx.dims import Sizes
 from netfuse_onnx.emit.counting import CountingEmitter
 from netfuse_onnx.errors import NotRoutable, NotStackable
 from netfuse_onnx.lower.routed import Routed
+from netfuse_onnx.merge_rows import RoutingRow
 from netfuse_onnx.plan import planner, targets
 from netfuse_onnx.plan.account import Account
 from netfuse_onnx.plan.costs import cost
 from netfuse_onnx.plan.rows_apart import require_rows_apart
 from netfuse_onnx.plans import Plan
-from netfuse_onnx.report import RoutingRow
 from netfuse_onnx.rewrite.per_row import per_row
 from netfuse_onnx.routing import most_rows, routing, rows_of, shared, without_rows
 from netfuse_onnx.types import Correspondence

@@ -15,6 +15,7 @@ from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.expected import bytes_of_weights
 from netfuse_onnx.lowered import Merged
+from netfuse_onnx.merge_rows import Sharing
 from netfuse_onnx.ops import traits, walk
 from netfuse_onnx.plan.extents import Shapes
 from netfuse_onnx.plan.nested import NestedPlan
@@ -22,7 +23,6 @@ from netfuse_onnx.plan.outlook import once_per_model
 from netfuse_onnx.plan.sized import assumed, retyped
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.plan.work import recurrence, work
-from netfuse_onnx.report import Sharing
 from netfuse_onnx.rules import Site
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Became, Correspondence, Lowering

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from commands import Run
+from fake_engine import Gate
 from netfuse_onnx.cli import main as cli
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when a test file imports onnxruntime, which comes later
@@ -72,3 +73,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             continue
         if first or item.path.name in QUICK_FILES or item.name in QUICK_CASES:
             item.add_marker("quick")
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Give a gate that is open in the end, so that a test that fails leaves no thread behind."""
+    gate = Gate()
+    yield gate
+    gate.open.set()

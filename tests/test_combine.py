@@ -24,6 +24,7 @@ from hypothesis.extra import numpy as arrays
 from learned import table
 
 import netfuse_onnx
+from netfuse_onnx import combining
 from netfuse_onnx.errors import NotCombinable, UsageFault
 from netfuse_onnx.layouts import PER_MODEL
 from netfuse_onnx.plan.cost import Cost
@@ -31,7 +32,6 @@ from netfuse_onnx.plan.planner import candidates
 from netfuse_onnx.prove.combined import may_win
 from netfuse_onnx.rewrite.combine import with_combinations
 from netfuse_onnx.rules import combine
-from netfuse_onnx.run import combining
 
 
 def vote_of(each: Array) -> Array:

@@ -4,17 +4,9 @@ right. The server is LitServe, as `examples/serve_routed.py` starts it."""
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
@@ -23,6 +15,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import servers
 from families import family
 
 import netfuse_onnx
@@ -32,8 +25,6 @@ pytestmark = pytest.mark.skipif(
 )
 ROOT = Path(__file__).parent.parent
 CLIENTS, ROUNDS = 8, 8
-PATIENCE = 60.0
-"""Seconds to wait for a server that starts."""
 EXAMPLE = ROOT / "examples" / "serve_routed.py"
 RECORDING = '''
 """The server of the example, which also writes down the models of each call."""
@@ -58,44 +49,19 @@ class Server:
 
     def ask(self, body: dict[str, Any]) -> tuple[int, Any]:
         """The status and the JSON of an answer."""
-        data = json.dumps(body).encode()
-        url = f"http://127.0.0.1:{self.port}/predict"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+        return servers.ask(f"http://127.0.0.1:{self.port}/predict", body)
 
 
-def start(folder: Path, merged: str) -> tuple[Server, subprocess.Popen[bytes]]:
+@contextmanager
+def started(folder: Path, merged: str) -> Iterator[Server]:
     """Start the example on a free port, with a class that writes down the models of each call."""
-    calls, script = folder / "calls", folder / "serve.py"
+    calls, script, port = folder / "calls", folder / "serve.py", servers.free_port()
     text, mark = EXAMPLE.read_text(), '\n\nif __name__ == "__main__":'
     assert mark in text
     script.write_text(text.replace(mark, RECORDING.replace("CALLS", repr(str(calls))) + mark))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, script, merged, str(port)],
-        env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True,
-    )  # fmt: skip
-    return Server(port, calls), process
-
-
-def wait_for(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+    health = f"http://127.0.0.1:{port}/health"
+    with servers.running(script, merged, str(port), folder=folder, health=health):
+        yield Server(port, calls)
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +76,8 @@ def server(
     folder = tmp_path_factory.mktemp(request.param)
     merged = str(folder / "merged.onnx")
     netfuse_onnx.merge(paths, merged, io="routed", routing=request.param, verify=False)
-    found, process = start(folder, merged)
-    try:
-        wait_for(found, process, folder / "log")
+    with started(folder, merged) as found:
         yield found
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the workers of the server, too
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def rows(client: int) -> np.ndarray:

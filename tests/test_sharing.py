@@ -15,7 +15,7 @@ from test_stored_once import stored
 
 import netfuse_onnx
 from netfuse_onnx import sharing
-from netfuse_onnx.report import Sharing
+from netfuse_onnx.merge_rows import Sharing
 
 N = 4
 K, HIDDEN, OUT = 64, 128, 32

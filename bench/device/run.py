@@ -6,7 +6,7 @@
 The order: a check that the provider works; the constants of the cost model (bench/calibrate.py, on CUDA);
 values (values.py); plans by measuring (tune.py); the cases of bench/serving.py; single operators
 (micro.py). Results of the last two go to OUT/results.jsonl after each way, a line per case. The table is
-printed last.
+printed last. `--steps serve` serves merged files (serve.py), before the cases; it is not taken by default.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ PIECES = Path("/tmp/pieces")
 """The folder where calls before this one left the whole library, if it did not fit into one."""
 ROOM = 2e10
 """Bytes that have to be free in memory, or files go to the disk."""
-STEPS = {"calibrate": 20.0, "values": 90.0, "tune": 180.0, "cases": 0.0, "micro": 55.0}
+STEPS = {"calibrate": 20.0, "values": 90.0, "tune": 180.0, "serve": 200.0, "cases": 0.0, "micro": 55.0}
 """The seconds of each step; the cases take what is left. A trial with small networks takes a fifth."""
 SHARED = "shared"
 """The step of files that share or choose, which takes all that is left. It is taken where it is asked for."""
-STEPS_HELP = f"default: all but {SHARED}"
+USUAL = [step for step in STEPS if step != "serve"]
+STEPS_HELP = f"default: all but serve and {SHARED}"
 ENDING = 5.0
 """Seconds kept for what comes after a step."""
 
@@ -83,6 +84,13 @@ def _steps(given: argparse.Namespace, work: Path, variables: dict[str, str], end
         _run(given, HERE / "tune.py", words, variables, until - time.time() + ENDING)
     if SHARED in given.steps:
         code = _shared(given, work, variables, end - ENDING)
+    if "serve" in seconds:
+        until = min(time.time() + seconds["serve"], end - ENDING)
+        words = ["--out", given.out, "--graphs", given.graphs, "--work", work, "--until", until]
+        words += ["--provider", given.provider, *(["--tiny"] if given.tiny else [])]
+        words += ["--unchecked"] if given.unchecked else []
+        words += ["--only", *given.only] if given.only else []
+        _run(given, HERE / "serve.py", words, variables, until - time.time() + ENDING)
     if "cases" in seconds:
         left = end - time.time() - seconds.get("micro", 0.0) - ENDING
         code = _cases(given, work, variables, left)
@@ -208,7 +216,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20, help="samples of each way; default: 20")
     parser.add_argument("--values", type=float, default=STEPS["values"], help="seconds; default: %(default)g")
     parser.add_argument("--tune", type=float, default=STEPS["tune"], help="seconds; default: %(default)g")
-    parser.add_argument("--steps", nargs="+", choices=[*STEPS, SHARED], default=list(STEPS), help=STEPS_HELP)
+    parser.add_argument("--steps", nargs="+", choices=[*STEPS, SHARED], default=USUAL, help=STEPS_HELP)
     parser.add_argument("--former", action="store_true", help=f"of {SHARED}, only what failed before")
     parser.add_argument("--no-unpack", action="store_true", help="use the ONNX Runtime that is installed")
     parser.add_argument("--unchecked", action="store_true", help="over stub libraries: values mean nothing")

@@ -18,7 +18,7 @@ import numpy as np
 from routed_families import KINDS, Kind
 
 import netfuse_onnx
-from netfuse_onnx.run.combining import combined
+from netfuse_onnx.combining import combined
 from netfuse_onnx.run.runtime import Runtime, Session
 from sample_models import copies
 from sample_models.networks import NETWORKS, SIZES

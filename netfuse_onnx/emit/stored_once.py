@@ -3,6 +3,9 @@
 One weight may be read as it is and transposed: tied embeddings are a table for a Gather and a matrix for a
 product. Or it has its model axis in two places. One of the forms is stored. Nodes make the others, which ONNX
 Runtime computes when it loads the file.
+
+The same nodes let a bundle store its weights in the order of the sources, so that its views can read them,
+where the merged graph wants another: a call costs nothing more, and loading the merged file a copy of them.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from netfuse_onnx.storage.transforms import AS_IS, SwapAt, SwapLast, Transform
 from netfuse_onnx.types import Weight
 
 
-def stored_once(emit: Emitter) -> Iterator[Conversion]:
+def stored_once(emit: Emitter, *, unmoved: bool = False) -> Iterator[Conversion]:
     """Replaces each weight of the finished graph that repeats source weights, or that another one holds in
-    another form. Yields the conversions that it takes."""
+    another form, and with `unmoved` each that holds its parts in another order than the sources. Yields the
+    conversions that it takes."""
     yield from store_once(emit)
     forms: dict[tuple[str, tuple[Weight, ...]], list[tuple[gs.Constant, Recipe]]] = {}
     for tensor, recipe in emit.weights_read():
@@ -30,6 +34,8 @@ def stored_once(emit: Emitter) -> Iterator[Conversion]:
             forms.setdefault((recipe.value, recipe.parts), []).append((tensor, recipe))
     for (value, _), group in forms.items():
         base = next((form for form in group if form[1].transform == AS_IS), None)
+        if unmoved and not (base and _in_order(base[1])):
+            base = next((form for form in group if _in_order(form[1])), None) or _plain(emit, *group[0])
         for tensor, recipe in group if base else ():
             if base and tensor is not base[0]:
                 count = len(emit.graph.nodes)
@@ -37,6 +43,19 @@ def stored_once(emit: Emitter) -> Iterator[Conversion]:
                 made = _derived(emit, *base, recipe)
                 yield Conversion(value, _text(base[1]), _text(recipe), len(emit.graph.nodes) - count)
                 put(emit, tensor, made, count)
+
+
+def _in_order(recipe: Recipe) -> bool:
+    """Returns True where the parts lie one after the other, each as its source has it."""
+    together = recipe.outer == 1 or len(recipe.parts) == 1
+    return together and not recipe.transform.moves(recipe.parts[0].shape)
+
+
+def _plain(emit: Emitter, tensor: Tensor, recipe: Recipe) -> tuple[gs.Constant, Recipe]:
+    """Returns the weight with its parts in order, each as its source has it, and the recipe of that."""
+    shape = (len(recipe.parts), *recipe.parts[0].shape)
+    plain = emit.reform(tensor, shape=shape, outer=1, transform=AS_IS)
+    return plain, emit.recipes[plain.name]
 
 
 def _is_derivable(recipe: Recipe) -> bool:

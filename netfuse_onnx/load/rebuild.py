@@ -1,7 +1,5 @@
-"""A source's normal form as an onnx.ModelProto again, for tools that read one.
-
-Large weights become graph inputs of their type: shape inference and the version converter need no more, and
-no bytes are read.
+"""A source's normal form as an onnx.ModelProto again, for tools that read one. No bytes of large weights are
+read.
 """
 
 from __future__ import annotations
@@ -13,12 +11,16 @@ from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from netfuse_onnx.ops import kinds
 from netfuse_onnx.ops.schemas import facts
-from netfuse_onnx.storage import weights
+from netfuse_onnx.storage import external, weights
 from netfuse_onnx.types import Extent, Node, Source, ValueType
 
 
-def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
-    """Return the skeleton model: inputs, outputs, nodes, small weights. `values` get their type declared."""
+def model(source: Source, *, values: Iterable[str] = (), places: bool = False) -> ModelProto:
+    """Return the skeleton model: inputs, outputs, nodes, small weights. `values` get their type declared.
+
+    Large weights become graph inputs of their type: shape inference and the version converter need no more.
+    With `places` they are initializers that refer to their bytes, as in the skeleton of a file (wire.scan).
+    """
     graph = source.graph
     result = ModelProto(ir_version=max(source.ir_version, 4))
     for domain, version in source.opsets.items():
@@ -27,7 +29,10 @@ def model(source: Source, *, values: Iterable[str] = ()) -> ModelProto:
     target.name = graph.name or "graph"
     target.input.extend(kinds.declared(name, graph.types.get(name, ValueType())) for name in graph.inputs)
     for name, weight in graph.weights.items():
-        if isinstance(weight.data, Extent):
+        if isinstance(weight.data, Extent) and places:
+            tensor = target.initializer.add(name=name, data_type=weight.dtype, dims=weight.shape)
+            external.refer(tensor, weight.data)
+        elif isinstance(weight.data, Extent):
             target.input.append(kinds.declared(name, kinds.of_weight(weight)))
         else:
             target.initializer.append(weights.proto(weight, name))

@@ -37,7 +37,7 @@ def export(
     """`drained`: the nodes that split the outputs, by id."""
     graph = emit.graph.cleanup()
     emit.chosen = None  # what follows is about the bytes of all models, whichever a call chooses
-    conversions = [*conversions, *stored_once(emit)]
+    conversions = [*conversions, *stored_once(emit, unmoved=corr.unmoved)]
     boundary = sum(id(node) in drained and node.op not in walk.TRIVIAL for node in graph.nodes)
     model = written(emit, corr.opsets, corr.ir_version)
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):

@@ -19,6 +19,7 @@ from netfuse_onnx.measure.entries import Entry, MergedFile, entries, named
 from netfuse_onnx.measure.once import Keep, cut, one_by_one
 from netfuse_onnx.measure.report import TIME_UP, BenchReport, KindRow, Row, Waiting
 from netfuse_onnx.measure.rounds import Effort
+from netfuse_onnx.measure.serving import serving
 from netfuse_onnx.measure.sessions import Settings, snippet
 from netfuse_onnx.measure.speedups import speedups
 from netfuse_onnx.measure.turns import in_turns
@@ -114,7 +115,9 @@ class _About:
             cut=cut(ways) or bool(self.clock.left_out),
             snippet=self._snippet(rows),
         )
-        return replace(report, verdict=of_bench(report))
+        verdict = of_bench(report)
+        served = serving(len(work.names), verdict.label, rows, some) if verdict else None
+        return replace(report, verdict=verdict, serving=served)
 
     def _snippet(self, rows: Sequence[Row]) -> str:
         """Return Python that opens the first of the merged files as it was fastest; '' where none ran."""

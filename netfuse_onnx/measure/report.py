@@ -87,6 +87,22 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Serving:
+    """The calls between which a MergedSession chooses, in seconds: `alone` is one of one model's session,
+    `merged` one of the merged file `label`, for all models, each under the settings that were fastest.
+    `each` is what a request takes on own sessions where all are busy: several may run at the same time.
+    `merges_from` is the smallest number of models with a waiting request for which it takes the merged call;
+    null where it never does. It does so where own sessions would need more than `gain` times as long."""
+
+    label: str
+    alone: float
+    each: float
+    merged: float
+    merges_from: int | None
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
 class KindRow:
     """The seconds and kernels of a call in one kind of operator, in all separate models and in the merged
     one."""
@@ -130,6 +146,8 @@ class BenchReport(Report):
     """The outputs that the merged file gives once, and how. The other ways combine them in numpy, which is
     part of their time; no call wants only some of the models."""
     verdict: Verdict | None = None
+    serving: Serving | None = None
+    """The choices of a MergedSession with the merged file; null where no call of one model was measured."""
     snippet: str = ""
     """Python that opens the merged file under the settings that were fastest for it."""
 

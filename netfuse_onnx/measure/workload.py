@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from netfuse_onnx.combining import combined
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load import folded
 from netfuse_onnx.prove.compare import BY_PRECISION, Gap, Tolerance, compare
@@ -24,7 +25,6 @@ from netfuse_onnx.prove.lineage import Lineage, family_lineages
 from netfuse_onnx.prove.replay import other_feeds
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run import hardware
-from netfuse_onnx.run.combining import combined
 from netfuse_onnx.run.packing import Packing
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence

@@ -9,6 +9,7 @@ batch). What nothing tells is refused.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -44,15 +45,18 @@ KEEPS_FIRST = frozenset({
 HINT = "Use --io stacked, or export the models so that each row of a batch is computed by itself."
 
 
-def require_rows_apart(family: Correspondence, share: frozenset[str]) -> None:
+def require_rows_apart(family: Correspondence, share: frozenset[str], until: float = float("inf")) -> None:
     """Raise NotRoutable where some output may not be one row for each row of the inputs, computed from that
-    row alone. `share` are the inputs that are fed once."""
+    row alone. `share` are the inputs that are fed once. `until` is the time.monotonic() at which it gives
+    up."""
     found = routing(family)
     one = of_one_row(family)
     walk = _Walk(family, one, {name: Rowed(0) for name in found.rows})
     source = family.sources[0].path
     for index, node in enumerate(family.graph.nodes):
         try:
+            if time.monotonic() > until:
+                raise Mixed("that was not known in time")
             walk.node(index, node)
         except Mixed as why:
             name = f"{node.key} {node.name or node.outputs[0]!r}"

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from netfuse_onnx.combining import counts, labels, majority, winners
 from netfuse_onnx.proofs import ALIKE, APART, OutputProof, Telling
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Tolerance, allowed, compare, ratios
-from netfuse_onnx.run.combining import counts, labels, majority, winners
 from netfuse_onnx.run.runtime import Array, Value
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from netfuse_onnx.prove.holders import holders, wrong_indices
 from netfuse_onnx.prove.level import leaving_out_fusions
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
+from netfuse_onnx.prove.views import ViewProver
 from netfuse_onnx.report import VerifyReport
 from netfuse_onnx.storage import weights, wire
 from netfuse_onnx.storage.recipe import Recipe
@@ -40,9 +41,10 @@ def prove(
     progress: Progress | None = None,
     *,
     graph: GraphProof,
+    views: ViewProver | None = None,
 ) -> VerifyReport:
-    """Prove the merged model file at `path`. `graph` is proof (c), which is made before. A failed proof is a
-    report that is not ok.
+    """Prove the merged model file at `path`, and the views beside it. `graph` is proof (c), which is made
+    before. A failed proof is a report that is not ok.
 
     Raises NotProven when the sources take no inputs that were tried, and nothing else is wrong; FileFault
     when a file can't be read.
@@ -51,7 +53,8 @@ def prove(
     options = leaving_out_fusions(options, path)
     bytes_proof, rebuilt = prove_bytes(path, recipes, family, tell), prove_factors(recipes, family, tell)
     try:
-        values = prove_values(path, family, options, tell, trusted=graph.ok and not graph.note)
+        trusted = graph.ok and not graph.note
+        values = prove_values(path, family, options, tell, trusted=trusted, views=views)
     except NotProven as error:
         if bytes_proof.ok and graph.ok and (rebuilt is None or rebuilt.ok):
             raise
@@ -60,8 +63,9 @@ def prove(
     notes = (graph.note,) if graph.note else ()
     warnings = (*notes, *blind, *_warnings(values, options))
     return VerifyReport(
-        path, family.names, bytes_proof, values, warnings, graph, blind, reconstruction=rebuilt
-    )
+        path, family.names, bytes_proof, values, warnings, graph, blind, reconstruction=rebuilt,
+        views=views.answer() if views else None,
+    )  # fmt: skip
 
 
 def prove_bytes(

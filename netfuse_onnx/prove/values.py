@@ -8,7 +8,7 @@ where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from netfuse_onnx.prove.replay import Replayer
 from netfuse_onnx.prove.selection import choose
 from netfuse_onnx.prove.tell import Teller
 from netfuse_onnx.prove.trial import Options, Progress, Trial
+from netfuse_onnx.prove.views import ViewProver
 from netfuse_onnx.run import bounds
 from netfuse_onnx.run.runtime import CUDA, RunFailed, Session, Value
 from netfuse_onnx.types import Correspondence
@@ -35,18 +36,19 @@ def prove_values(
     progress: Progress | None = None,
     *,
     trusted: bool = False,
+    views: ViewProver | None = None,
 ) -> ValuesProof:
     """Run the sources, then the merged model file, and compare every output of every model.
 
     `trusted` says that the graph of the file is the one that merging gives; else its memory is estimated
-    before it is run. Raises NotProven when the sources take no inputs that were tried, UsageFault on --dim or
-    --inputs that do not fit the models.
+    before it is run. `views` are checked beside their sources. Raises NotProven when the sources take no
+    inputs that were tried, UsageFault on --dim or --inputs that do not fit the models.
     """
     tell = progress or silent
     trial = Trial(family, options)
     judge = Judge(trial, tell)
     replays = Replayer(trial, judge) if options.runtime.provider == "cuda" else None
-    trial.run_sources(tell, replays.source if replays else None)
+    trial.run_sources(tell, _while_loaded(judge, replays, views))
     if any(row.reason not in ("", RANDOM) for row in Teller(trial, judge).telling()):
         trial.try_further(tell)
     provider, labels = options.runtime.provider, tuple(case.label for case in trial.cases)
@@ -78,6 +80,20 @@ def prove_values(
         tf32=_tf32(merged, trial, ran.results) if provider == "cuda" else None,
         replays=replays.answer() if replays else None,
     )
+
+
+def _while_loaded(
+    judge: Judge, replays: Replayer | None, views: ViewProver | None
+) -> Callable[[Session, int], None]:
+    """Return what is done with each source while it is loaded."""
+
+    def check(session: Session, model: int) -> None:
+        if replays:
+            replays.source(session, model)
+        if views:
+            views.check(judge, model)
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)

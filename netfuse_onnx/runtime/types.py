@@ -5,12 +5,14 @@ A model is its place in the order of the merge, from 0, everywhere behind the pu
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from netfuse_onnx.runtime.queue import Answer
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Any]
@@ -18,6 +20,8 @@ Feeds = Mapping[str, Any]
 Outputs = dict[str, Array]
 """Outputs by the names that the model's own file gives them."""
 Kind = Literal["alone", "merged"]
+Io = Literal["separate", "stacked", "selected", "slots", "index"]
+"""The interface of a merged file: `slots` and `index` are the two lowerings of routed rows."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +39,9 @@ class Request:
     arrived: float = 0.0
     """Seconds of time.monotonic()."""
     deadline: float = float("inf")
-    future: Future[Outputs] = field(default_factory=Future)
+    """The request starts before this moment of time.monotonic(), or never."""
+    answer: Answer | None = None
+    """The answer that somebody waits for; None where the caller's own thread runs the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,30 @@ class Call:
     taken: tuple[tuple[int, int], ...]
 
 
+class FormCosts(Protocol):
+    """The times of calls of one form, in seconds."""
+
+    runs_all: bool
+    """A merged call runs all models, so its time depends on the most rows of a model alone."""
+
+    def alone(self, rows: int) -> float:
+        """Return the time of a call of one model's own session with so many rows."""
+
+    def served(self, rows: int, most: int) -> tuple[float, float]:
+        """Return the time of calls that serve so many rows of a model on its own session, with the number of
+        rows below `most` that costs least by the row, and the time of one of them."""
+
+    def merged(self, models: int, most: int, total: int) -> float:
+        """Return the time of a merged call with rows of so many models, `most` of one, `total` in all."""
+
+
 class Costs(Protocol):
     """The times of calls, in seconds: measured at the start, and kept right by every call that runs."""
+
+    io: Io
+
+    def of(self, form: Hashable) -> FormCosts:
+        """Return the costs of one form, known or not. The scheduler asks once per choice."""
 
     def alone(self, form: Hashable, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
@@ -63,17 +91,51 @@ class Costs(Protocol):
         """Take a call that ran into the running mean of its kind."""
 
 
+class Together(NamedTuple):
+    """Requests of different models that ran in one merged call: outputs and models in their order."""
+
+    outputs: list[Outputs]
+    form: Hashable
+    models: Sequence[int]
+    rows: int
+    """The rows of each."""
+
+
+Pays = Callable[[Hashable, int, int], bool]
+"""Tells if a merged call pays for requests of a form, for so many models, each of so many rows."""
+
+
 class Engine(Protocol):
     """The sessions of one generation of files: what runs calls. Its methods may be called by many threads."""
 
     models: tuple[str, ...]
     costs: Costs
+    own_sessions: bool
+    """True where each model has a session of its own. Without, `alone` is the merged call with only that
+    model's rows in it."""
+    rows_apart: bool
+    """True where each row's outputs depend on that row alone: rows of several requests may share a batch."""
+    slots: int
+    """Calls that pay to run at the same time."""
+
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
+        """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
+        change while they wait. Raises UnknownModel, BadInput or TooLarge."""
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form, in one merged call: several of a model where rows are apart."""
+
+    def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
+        """Check requests for different models and run them in one merged call, where they are all alike and
+        `pays` says so. None where they are not, where one of them is wrong, or the call failed: then they
+        go the usual way, which tells."""
+
+    def computed_rows(self, rows: Mapping[int, int]) -> int:
+        """Return how many rows a merged call computes that has so many rows of each model: slots of models
+        without a request included."""
 
     def close(self) -> None:
         """Release the sessions once no call runs."""

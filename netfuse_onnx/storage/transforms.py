@@ -42,6 +42,8 @@ class Transform(ABC):
 
     pattern: ClassVar[str]
     """The text forms, as a regular expression whose groups are the fields of the class, whole numbers."""
+    words: ClassVar[str]
+    """The outcome in words that follow 'is stored'."""
 
     @property
     @abstractmethod
@@ -55,6 +57,10 @@ class Transform(ABC):
     def count(self, shape: Shape) -> int:
         """Returns the number of elements of the part, for a source of this shape."""
         return math.prod(shape)
+
+    def moves(self, shape: Shape) -> bool:
+        """Returns True where the part may hold other bytes than a source of this shape."""
+        return True
 
     @abstractmethod
     def apply(self, source: Elements, shape: Shape, memory: int) -> Elements:
@@ -71,6 +77,10 @@ class AsIs(Transform):
 
     pattern = ""
     text = ""
+    words = "as it is"
+
+    def moves(self, shape: Shape) -> bool:
+        return False
 
     def apply(self, source: Elements, shape: Shape, memory: int) -> Elements:
         return source
@@ -88,10 +98,14 @@ class Repeat(Transform):
 
     times: int
     pattern = "x([0-9]{1,9})"
+    words = "repeated"
 
     @property
     def text(self) -> str:
         return f"x{self.times}"
+
+    def moves(self, shape: Shape) -> bool:
+        return self.times != 1
 
     def count(self, shape: Shape) -> int:
         return math.prod(shape) * self.times
@@ -108,9 +122,13 @@ class SwapLast(Transform):
     """The last two axes are swapped: [.., R, C] -> [.., C, R]."""
 
     pattern = text = "T"
+    words = "transposed"
 
     def fits(self, shape: Shape) -> bool:
         return len(shape) >= 2
+
+    def moves(self, shape: Shape) -> bool:
+        return min(shape[-2:]) > 1
 
     def apply(self, source: Elements, shape: Shape, memory: int) -> Elements:
         return _Transposed(source, shape[-2], shape[-1], memory)
@@ -126,6 +144,7 @@ class SwapAt(Transform):
 
     axis: int
     pattern = "T([0-9]{1,2})"
+    words = "transposed"
 
     @property
     def text(self) -> str:
@@ -133,6 +152,9 @@ class SwapAt(Transform):
 
     def fits(self, shape: Shape) -> bool:
         return 0 < self.axis < len(shape)
+
+    def moves(self, shape: Shape) -> bool:
+        return math.prod(shape[: self.axis]) > 1 and math.prod(shape[self.axis :]) > 1
 
     def apply(self, source: Elements, shape: Shape, memory: int) -> Elements:
         return _Transposed(source, math.prod(shape[: self.axis]), math.prod(shape[self.axis :]), memory)

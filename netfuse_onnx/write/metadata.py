@@ -62,6 +62,8 @@ class Metadata:
     models have those of the first one, or an old version wrote the file."""
     combined: Mapping[str, str] = field(default_factory=dict)
     """The outputs that are a combination of all models, and how: mean, sum or vote."""
+    unmoved: bool = False
+    """True where weights are stored in the order of the sources, for the views of a bundle."""
 
     @property
     def labels(self) -> Labels:
@@ -111,6 +113,7 @@ def build(
         **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
+        **({"unmoved": True} if family.unmoved else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,

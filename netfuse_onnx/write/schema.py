@@ -220,6 +220,7 @@ _VALUE = record(
         "names": listed(EDGE),
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
+        "unmoved": truth,
         **REPORT,
     },
 )

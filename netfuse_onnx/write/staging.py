@@ -45,6 +45,11 @@ class Staging:
             os.fchmod(fd, stat.S_IMODE(os.stat(self.out).st_mode))
         return fd
 
+    @property
+    def lock_file(self) -> str:
+        """The path of the lock file that keeps other runs to the target out while files are moved."""
+        return self._place.lock
+
     def place(self, data: str | None) -> None:
         """Moves the model and its data file `data` to the target. OSError when that fails."""
         sync_folder(self.folder)

@@ -71,12 +71,22 @@ class Staged:
             folder: self._staging.home,
         }
 
-    def commit(self) -> None:
-        """Moves the model to its target. FileFault when that fails, or when a source has changed since it was
-        read; then the old model is still there."""
+    @property
+    def folder(self) -> str:
+        """The folder in which the files are, until the commit."""
+        return self._staging.folder
+
+    @property
+    def data(self) -> str:
+        """The name of the data file, '' where the model holds its weights."""
+        return self._data or ""
+
+    def commit(self, put: Callable[[staging.Staging], None] | None = None) -> None:
+        """Moves the model to its target, or has `put` move all files of the folder. FileFault when that
+        fails, or when a source has changed since it was read; then the old model is still there."""
         try:
             self._sources.confirm()
-            self._staging.place(self._data)
+            (put or (lambda folder: folder.place(self._data)))(self._staging)
         except OSError as error:
             raise staging.unwritable(self.out, error) from error
         finally:

@@ -9,6 +9,7 @@ from .of_cuda import MUTATIONS as CUDA
 from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
+from .of_packing import MUTATIONS as PACKING
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
@@ -35,4 +36,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *VERDICT,
     *TUNE,
     *ADAPTERS,
+    *PACKING,
 )

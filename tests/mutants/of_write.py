@@ -237,7 +237,7 @@ MUTATIONS = (
     mutation(
         "written-although-unequal",
         "netfuse_onnx/merging.py",
-        "refusals.proven(answer, self._prove_staged(staged, plan, options), ask.strict)",
+        "refusals.proven(answer, proof, ask.strict)",
         "answer",
         "test_verify.py::test_a_failed_proof_leaves_the_target_alone",
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netfuse_onnx.run.runtime import Array
+Array = NDArray[Any]
 
 FLOATS = "fV"
 """The numpy kinds of floating-point numbers; bfloat16 of ml_dtypes is of kind V."""

@@ -1,0 +1,33 @@
+"""Rows of the report of a merge: how rows find their models, and what the models share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRow:
+    """A lowering of a routed file: `slots` or `index`, and the microseconds that a call of so many rows of
+    random models is expected to take, by the costs of the target, or of a CPU where none is named; or the
+    reason why it is not on offer."""
+
+    by: str
+    chosen: bool
+    rows: int
+    microseconds: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """The figures of what the models share. Bytes of weights: `stored` in the merged file, `sources` in all
+    sources together, and `read` in a call, tables that are read by index left out. `once` is the share of a
+    model's multiply-adds that run once for all models, `arithmetic` the multiply-adds of a call in units of
+    one model's; null where there are none. `read` and `arithmetic` are null where a call chooses its
+    models."""
+
+    stored: int
+    sources: int
+    read: int | None
+    once: float
+    arithmetic: float | None

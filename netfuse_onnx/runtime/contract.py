@@ -1,0 +1,237 @@
+"""The contract of a merged file: which models there are, and what a request for one of them may be.
+
+`check` finds everything that can be found before a request waits: the model, names, types, ranks, sizes and
+the limits of the session. A shape that was right once is looked up from then on, so that a request with one
+input is checked in about a microsecond. Values are not looked at: NaN passes, and so does an index that is
+out of range, on which the run of this request alone will fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from netfuse_onnx import edges
+from netfuse_onnx.runtime import faults, ports
+from netfuse_onnx.runtime.buckets import Buckets
+from netfuse_onnx.runtime.bundle import Bundle
+from netfuse_onnx.runtime.elements import converted
+from netfuse_onnx.runtime.ports import File
+from netfuse_onnx.runtime.types import Array, Feeds, Request
+
+MOST_BYTES = 1 << 30
+"""The default for the bytes of one request."""
+MOST_ROWS = 64
+"""The default for the rows of one request."""
+KEPT_SHAPES = 4096
+"""Shapes of requests that are remembered as right, for each model."""
+Size = int | tuple[int, ...]
+
+
+class Form(NamedTuple):
+    """The form of a request: requests of one form may share a call.
+
+    `sizes` are those of `Contract.axes`, padded to their buckets. `rows` is the number of rows where all
+    requests of a call must have as many, and 0 where that is free. `once` has the bytes of inputs that a call
+    takes once. The time of a call depends on `sizes` and `rows` alone: `form[:2]`.
+    """
+
+    sizes: tuple[Size, ...]
+    rows: int = 0
+    once: tuple[Any, ...] = ()
+
+
+class Known(NamedTuple):
+    """The facts that follow from the shapes of a request."""
+
+    rows: int
+    form: Form
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Own:
+    """One model of the contract: the names and types of its inputs in order, and the shapes seen so far,
+    which it shares with all models that take the same ones. The type of an input is None where its values
+    have to be looked at. `single` is the input of a model that has one, with a type."""
+
+    place: int
+    name: str
+    wanted: tuple[tuple[str, np.dtype[Any] | None], ...]
+    single: tuple[str, np.dtype[Any]] | None
+    seen: dict[Any, Known]
+
+
+class Contract:
+    """The requests that a merged file can serve.
+
+    `apart` is True where the rows of a batch are computed one by one, so that several requests of a model may
+    stand side by side in a merged call, and models may have different numbers of rows; else `reason` says why
+    that is not known. `batched` is False where the batch has a fixed size. `side_by_side` is True where both
+    hold, so that several requests may share an alone call, too. `axes` are the symbols that requests may give
+    sizes to, the batch left out. `answers` is False where a merged call gives some outputs only as a
+    combination of all models.
+    """
+
+    def __init__(
+        self, file: File, *, apart: bool = False, reason: str = "", buckets: Buckets | None = None,
+        max_rows: int = MOST_ROWS, max_bytes: int = MOST_BYTES,
+    ) -> None:  # fmt: skip
+        self.file, self.models, self.io = file, file.models, file.io
+        self.inputs, self.outputs = file.inputs, file.outputs
+        self.apart, self.reason = apart, reason
+        self.batched = bool(file.batch)
+        self.side_by_side = apart and self.batched
+        self.axes = _axes(file)
+        self.buckets = buckets or Buckets({})
+        self.answers = not file.combined
+        self.max_rows, self.max_bytes = max_rows, max_bytes
+        self._once = tuple(k for k, port in enumerate(file.inputs) if port.once)
+        seen: dict[Any, dict[Any, Known]] = {}
+        self.own = {name: self._own_of(place, name, seen) for place, name in enumerate(file.models)}
+
+    @classmethod
+    def read(
+        cls, session: Any, bundle: Bundle | None = None, *, own: Any = None, rows_apart: bool | None = None,
+        buckets: Buckets | None = None, max_rows: int = MOST_ROWS, max_bytes: int = MOST_BYTES,
+    ) -> Contract:  # fmt: skip
+        """Read the contract of the open session of a merged file. `own` is a session of the first model, and
+        `bundle` the manifest, where there are any. `rows_apart` is the user's word, which goes before what
+        the files say. Raises FileFault where no merge wrote the file."""
+        file = ports.read(session, bundle, own)
+        apart, reason = _rows_apart(file, bundle, rows_apart)
+        if buckets:
+            buckets.fit(file)
+        return cls(file, apart=apart, reason=reason, buckets=buckets, max_rows=max_rows, max_bytes=max_bytes)
+
+    def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
+        """Return a request that no check can find fault with. With `copy`, its inputs are arrays of their
+        own, which no caller can change while they wait. Raises UnknownModel, BadInput or TooLarge."""
+        try:
+            own = self.own[model]
+        except (KeyError, TypeError):
+            raise faults.unknown_model(model, self.models) from None
+        if own.single is not None and not copy and len(feeds) == 1 and not self._once:
+            value = feeds.get(own.single[0])
+            if type(value) is np.ndarray and value.dtype is own.single[1]:
+                known = own.seen.get(value.shape)
+                if known is not None:
+                    return Request(own.place, (value,), known[0], known[1])
+        return self._request(own, feeds, copy)
+
+    # ------------------------------------------------------------------ the way of what was not seen before
+
+    def _request(self, own: Own, feeds: Feeds, copy: bool) -> Request:
+        if len(feeds) != len(own.wanted):
+            raise faults.names(own.name, [name for name, _ in own.wanted], feeds)
+        arrays: list[Array] = []
+        for k, (name, dtype) in enumerate(own.wanted):
+            try:
+                value = feeds[name]
+            except KeyError:
+                raise faults.names(own.name, [name for name, _ in own.wanted], feeds) from None
+            if copy or dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
+                value = self._converted(own, k, value, copy)
+            arrays.append(value)
+        inputs = tuple(arrays)
+        shapes = inputs[0].shape if own.single else shapes_of(inputs)
+        rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
+        if self._once:
+            form = self._with_once(own, form, inputs, rows)
+        return Request(own.place, inputs, rows, form)
+
+    def _own_of(self, place: int, name: str, seen: dict[Any, dict[Any, Known]]) -> Own:
+        usual = [p.element.dtype if p.element and not p.element.is_text else None for p in self.inputs]
+        wanted = [(port.own[place], dtype) for port, dtype in zip(self.inputs, usual, strict=True)]
+        dims = tuple(port.dims[place] for port in self.inputs)
+        (first, dtype), *more = wanted or [("", None)]
+        single = None if more or dtype is None else (first, dtype)
+        return Own(place, name, tuple(wanted), single, seen.setdefault(dims, {}))
+
+    def _converted(self, own: Own, k: int, value: Any, copy: bool) -> Any:
+        port = self.inputs[k]
+        if port.element is None:
+            return value
+        array = value
+        if type(value) is not np.ndarray or value.dtype != port.element.dtype or port.element.is_text:
+            try:
+                array = converted(value, port.element)
+            except ValueError as error:
+                raise faults.type_of(own.name, port.own[own.place], port.element.name, str(error)) from error
+        return array.copy() if copy and (array is value or array.base is not None) else array
+
+    def _measured(self, own: Own, shapes: Any, inputs: Sequence[Array]) -> Known:
+        """Check shapes that were not seen before, and remember them."""
+        rows, sizes = 0, dict[str, Size]()
+        for port, value in zip(self.inputs, inputs, strict=True):
+            if port.element is None:
+                continue
+            shape = value.shape
+            faults.shape(own.name, port, own.place, shape, sizes)
+            if port.rows:
+                if rows and shape[0] != rows:
+                    raise faults.rows(own.name, port.own[own.place], shape[0], rows)
+                rows = shape[0]
+        rows = rows or 1
+        size = sum(value.nbytes for port, value in zip(self.inputs, inputs, strict=True) if port.element)
+        faults.limits(own.name, rows, size, self.max_rows, self.max_bytes)
+        padded = tuple(self.buckets.padded(own.name, axis, sizes.get(axis, 0)) for axis in self.axes)
+        known = Known(rows, Form(padded, 0 if self.apart else rows))
+        if len(own.seen) >= KEPT_SHAPES:
+            own.seen.clear()
+        own.seen[shapes] = known
+        return known
+
+    def _with_once(self, own: Own, form: Form, inputs: Sequence[Array], rows: int) -> Form:
+        """Return the form with the bytes of inputs that a call takes once."""
+        values: list[Any] = []
+        for k in self._once:
+            port, value = self.inputs[k], inputs[k]
+            if port.repeated and rows > 1:
+                if (value != value[:1]).any():
+                    raise faults.repeated(own.name, port.own[own.place])
+                value = value[:1]
+            if port.element is None:
+                values.append(id(value))
+            else:
+                text = port.element.is_text
+                values.append((value.shape, tuple(value.ravel().tolist()) if text else value.tobytes()))
+        return Form(form.sizes, form.rows, tuple(values))
+
+
+def shapes_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the shapes of the inputs of a request, by which it is looked up; None for what is no tensor."""
+    return tuple([getattr(value, "shape", None) for value in inputs])
+
+
+def _axes(file: File) -> tuple[str, ...]:
+    """Return the symbols of all inputs but the batch, in order; `NAME.*` for an input of unknown rank. A
+    model that does not have one of them has the size 0 for it."""
+    found: dict[str, None] = {}
+    for port in file.inputs:
+        for dims in port.dims if port.element else ():
+            axes = [port.unknown] if dims is None else dims[port.rows :]
+            found |= dict.fromkeys(axis for axis in axes if isinstance(axis, str))
+    return tuple(found)
+
+
+def _rows_apart(file: File, bundle: Bundle | None, word: bool | None) -> tuple[bool, str]:
+    """Return True where rows are computed one by one, or the reason why that is not known."""
+    if word is False:
+        return False, "rows_apart=False was given"
+    proven = edges.is_routed(file.io) or (bundle is not None and bundle.rows_apart)
+    if not proven and not word:
+        return False, bundle.mixes if bundle else "the file does not say if rows of a batch are apart"
+    if any(port.rows and port.once and not port.repeated for port in file.inputs):
+        return False, "an input with a batch axis is fed once for all models"
+    if not file.batch and not edges.is_routed(file.io):
+        return False, "no input has a batch axis"
+    for port in (*file.inputs, *file.outputs):
+        if port.element is None:
+            return False, f"{port.own[0]!r} is not a tensor"
+    for port in file.outputs:
+        if not port.rows:
+            return False, f"output {port.own[0]!r} has no batch axis"
+    return True, ""

@@ -1,0 +1,324 @@
+"""The heart of a session: who may enter, which call runs next, and who is told what.
+
+One lock guards the queues, the counters and the guards; it is never held while ONNX Runtime runs, while
+inputs are checked or while an answer is given. A *ticket* stands for a call that runs; it is an object in
+the set of its generation, so that an interrupt between two lines never loses count. At most `slots` calls
+run at a time, by workers and by callers who found the session idle; `run_many` runs in its caller's thread
+beside them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
+from netfuse_onnx.runtime.generation import Generation, Job
+from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.moments import NEVER, seconds_until
+from netfuse_onnx.runtime.queue import Answer, Queue
+from netfuse_onnx.runtime.schedule import Later, Limits, choose
+from netfuse_onnx.runtime.stats import Stats
+from netfuse_onnx.runtime.types import Call, Engine, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most requests that wait: in all, and of one model."""
+
+    max_queue: int = 1024
+    max_queue_per_model: int = 256
+
+
+class Dispatcher:
+    """The queues of a session, and the state that all its threads share."""
+
+    def __init__(self, engine: Engine, limits: Limits, bounds: Bounds, slots: int | None = None) -> None:
+        self.bounds = bounds
+        self.stats = Stats()
+        self.lock = threading.RLock()
+        """Reentrant, because a session that is collected as garbage says so from any line of any thread."""
+        self.ready = threading.Condition(self.lock)
+        self.emptied = threading.Condition(self.lock)
+        self.current = Generation(1, engine, limits)
+        self.old: list[Generation] = []
+        self.busy: set[object] = set()
+        """The tickets that hold a slot."""
+        self.waiting = 0
+        self.closing = ""
+        """The reason why nothing enters any more."""
+        self.is_stopped = False
+        self.is_forked = False
+        self._limits = limits
+        self._fixed_slots = slots
+        self.slots = slots or max(1, engine.slots)
+        """Calls that may run at the same time."""
+
+    # ----------------------------------------------------------------------- entry
+
+    def start(self, generation: Generation, ticket: object) -> bool:
+        """Give a caller the slot of an idle session, in which it runs its request itself and then calls
+        `finish`. False: the request must wait, or can't enter."""
+        with self.lock:
+            idle = not self.waiting and len(self.busy) < self.slots
+            if self.closing or generation is not self.current or not idle:
+                return False
+            self.stats.accepted += 1
+            generation.running.add(ticket)
+            self.busy.add(ticket)
+            return True
+
+    def enqueue(self, generation: Generation, request: Request) -> Answer | None:
+        """Let a request wait, and return its future. None: the generation is no longer the current one, which
+        must check the request again."""
+        with self.lock:
+            self.refuse_if_closed()
+            if generation is not self.current:
+                return None
+            self._bounded(generation, request)
+            request.answer = answer = Answer(self, generation, request)
+            self.stats.accepted += 1
+            generation.queue.add(request)
+            self.waiting += 1
+            if len(self.busy) < self.slots or request.deadline != NEVER:
+                self.ready.notify()
+            return answer
+
+    def refuse_if_closed(self) -> None:
+        """Raise Closed where nothing enters any more."""
+        if self.closing:
+            raise self.refused(Closed(self.closing))
+
+    def refused(self, error: ServingError) -> ServingError:
+        """Count an error that keeps a request out, and return it."""
+        with self.lock:
+            self.stats.refused[error.kind] += 1
+        return error
+
+    def _bounded(self, generation: Generation, request: Request) -> None:
+        model = generation.engine.models[request.model]
+        bounds = self.bounds
+        if self.waiting >= bounds.max_queue:
+            told = f"{self.waiting} requests wait already, the most that this session lets wait"
+        elif (own := generation.queue.waiting_of(request.model)) >= bounds.max_queue_per_model:
+            told = f"{own} requests wait already for model {model!r}, the most that it may have"
+        else:
+            return
+        raise self.refused(QueueFull(told, "try again later, or open it with larger queues", model=model))
+
+    # ----------------------------------------------------------------------- the next call
+
+    def next_job(self) -> Job | None:
+        """Wait for something to do. None: the worker's work is over."""
+        with self.lock:
+            while True:
+                now = time.monotonic()
+                job = self._late(now)
+                due = NEVER
+                if job is None and len(self.busy) < self.slots:
+                    job, due = self._chosen(now)
+                due = min(due, *(generation.queue.next_deadline() for generation in self._generations()))
+                if job is not None:
+                    # A thread that waits must wait for what is next now, or begin the call after this one.
+                    if self.waiting and (len(self.busy) < self.slots or due != NEVER):
+                        self.ready.notify()
+                    return job
+                if self.is_stopped and not self.waiting:
+                    self.ready.notify_all()  # so that the others end as well
+                    return None
+                self.ready.wait(seconds_until(due))
+
+    def _late(self, now: float) -> Job | None:
+        """Return the requests of a generation whose time to start has passed."""
+        for generation in self._generations():
+            expired = generation.queue.expired(now)
+            self.waiting -= len(expired)
+            late = [r for r in expired if r.answer is not None and r.answer.starts()]
+            if late:
+                self.stats.ended["timed_out"] += len(late)
+                generation.running.add(late[0])
+                return Job(generation, None, late)
+        return None
+
+    def _chosen(self, now: float) -> tuple[Job | None, float]:
+        """Return a call whose requests have left the queue, or else the time at which to look again."""
+        later = NEVER
+        for generation in self._generations():
+            while len(generation.queue):
+                call = self._call_of(generation, now)
+                if isinstance(call, Later):
+                    later = min(later, call.at)
+                    break
+                taken = generation.queue.take(call)
+                self.waiting -= len(taken)
+                runs = [r for r in taken if r.answer is not None and r.answer.starts()]
+                if runs:
+                    generation.running.add(runs[0])
+                    self.busy.add(runs[0])
+                    return Job(generation, call, runs), NEVER
+        return None, later
+
+    def _call_of(self, generation: Generation, now: float) -> Call | Later:
+        """Return the call that the scheduler chooses: an error of the scheduler must not stop the session."""
+        ends = self.is_stopped or generation.is_retired  # nothing else arrives: nothing to wait for
+        limits = generation.at_once if ends else generation.limits
+        try:
+            call = choose(
+                generation.queue.waiting,
+                generation.engine.costs,
+                now,
+                limits,
+                kept_out=generation.guard.kept_out(now),
+                workers=self.slots,
+            )
+            if isinstance(call, Later) and call.at > now:
+                return call
+            if isinstance(call, Call) and generation.queue.has(call):
+                return call
+        except Exception:
+            pass
+        self.stats.scheduler_faults += 1
+        oldest = generation.queue.oldest()
+        return Call("alone", oldest.form, ((oldest.model, 1),))
+
+    # ----------------------------------------------------------------------- the end of a call
+
+    def finish(self, generation: Generation, ticket: object, done: Performed | None = None) -> None:
+        """Count a call that ran, give back its slot, and close a generation that the last request leaves."""
+        try:
+            if done is not None:
+                self.settle(generation, done)
+        finally:
+            with self.lock:
+                self.busy.discard(ticket)
+                if self.waiting:
+                    self.ready.notify()
+                ends = self._left(generation, ticket)
+            if ends:
+                generation.engine.close()
+
+    def settle(self, generation: Generation, done: Performed) -> None:
+        """Count a call that ran."""
+        with self.lock:
+            generation.settle(self.stats, done)
+
+    def withdraw(self, generation: Generation, request: Request) -> None:
+        """Take a request that its caller cancelled out of the queue."""
+        with self.lock:
+            if generation.queue.withdraw(request):
+                self.waiting -= 1
+            if request.answer is not None and request.answer.leave():
+                self.stats.ended["cancelled"] += 1
+            ends = self._emptied(generation)
+        if ends:
+            generation.engine.close()
+
+    def _left(self, generation: Generation, ticket: object) -> bool:
+        """Return True where the caller is the last to leave a generation, and so closes it."""
+        generation.running.discard(ticket)
+        return (generation.is_retired or bool(self.closing)) and self._emptied(generation)
+
+    def _emptied(self, generation: Generation) -> bool:
+        """Return True where a retired generation is to be closed, by whoever asked."""
+        if not generation.is_empty:
+            return False
+        self.emptied.notify_all()
+        if generation.is_closed or not generation.is_retired:
+            return False
+        generation.is_closed = True
+        if generation in self.old:
+            self.old.remove(generation)
+        return True
+
+    # ----------------------------------------------------------------------- generations
+
+    @property
+    def running(self) -> int:
+        """Calls that run now, and callers that run some beside the queue."""
+        return sum(len(generation.running) for generation in self._generations())
+
+    def kept_out(self, generation: Generation, now: float) -> Collection[int]:
+        """Return the models of a generation that take no part in merged calls now."""
+        if generation.guard.is_calm:
+            return ()
+        with self.lock:
+            return tuple(generation.guard.kept_out(now))
+
+    def replace(self, engine: Engine) -> int:
+        """Let new requests enter a new engine. The old one is closed once its last request leaves."""
+        with self.lock:
+            self.refuse_if_closed()
+            before = self.current
+            self.current = Generation(before.number + 1, engine, self._limits)
+            self.old.append(before)
+            before.is_retired = True
+            before.count_together(self.stats)
+            self.stats.swaps += 1
+            self.slots = self._fixed_slots or max(1, engine.slots)
+            self.ready.notify_all()
+            ends = self._emptied(before)
+        if ends:
+            before.engine.close()
+        return self.current.number
+
+    # ----------------------------------------------------------------------- closing
+
+    def shut(self, reason: str) -> None:
+        """Let nothing enter any more. What waits still runs, and then the workers end."""
+        with self.lock:
+            self.closing = self.closing or reason
+            self.is_stopped = True
+            self.ready.notify_all()
+
+    def abandon(self) -> None:
+        """Shut, because nobody holds the session any more."""
+        self.shut("the session is gone")
+
+    def wait_until_empty(self, until: float) -> bool:
+        """Wait until no request is inside, at most until a time of time.monotonic(). False: there still
+        is."""
+        with self.lock:
+            while not all(generation.is_empty for generation in self._generations()):
+                if time.monotonic() >= until:
+                    return False
+                self.emptied.wait(seconds_until(until))
+            return True
+
+    def clear(self, end: str = "dropped") -> list[Request]:
+        """Take all requests out of the queues, and return those that nobody has cancelled."""
+        with self.lock:
+            taken = [r for generation in self._generations() for r in generation.queue.clear()]
+            self.waiting = 0
+            rest = [r for r in taken if r.answer is not None and r.answer.starts()]
+            self.stats.ended[end] += len(rest)
+            self.emptied.notify_all()
+            return rest
+
+    def retire(self) -> None:
+        """Close each engine as soon as its last call ends: at once where none runs."""
+        with self.lock:
+            every = self._generations()
+            for generation in every:
+                generation.is_retired = True
+            ends = [generation for generation in every if self._emptied(generation)]
+        for generation in ends:
+            generation.engine.close()
+
+    def after_fork(self) -> None:
+        """Forget, in the child of a fork, everything that the threads of the parent do: they are not here.
+
+        ONNX Runtime's threads are not here either, so that a call could wait for them for ever.
+        """
+        self.lock = threading.RLock()
+        self.ready, self.emptied = threading.Condition(self.lock), threading.Condition(self.lock)
+        self.closing = "the session was opened before this process was forked off"
+        self.is_stopped, self.is_forked = True, True
+        self.waiting = 0
+        self.busy = set()
+        for generation in self._generations():
+            generation.queue, generation.running, generation.is_closed = Queue(), set(), True
+
+    def _generations(self) -> tuple[Generation, ...]:
+        return (*self.old, self.current)

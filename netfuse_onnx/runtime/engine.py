@@ -1,0 +1,178 @@
+"""One generation of files: the sessions of a merged file and of its models, and the calls of them.
+
+In: requests that the contract has checked. Out: each one's outputs, from a call of one model's own session or
+from a merged call, which the packing fills and the sessions run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from netfuse_onnx import edges
+from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime import samples, sources, threads, timing
+from netfuse_onnx.runtime.buckets import Buckets
+from netfuse_onnx.runtime.bundle import Bundle
+from netfuse_onnx.runtime.calls import Calls, OnCpu
+from netfuse_onnx.runtime.contract import Contract
+from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
+from netfuse_onnx.runtime.cuda import OnCuda
+from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session
+from netfuse_onnx.runtime.own import OwnSessions
+from netfuse_onnx.runtime.packing import Packed, Packing
+from netfuse_onnx.runtime.ports import KEY
+from netfuse_onnx.runtime.streams import Streams
+from netfuse_onnx.runtime.threads import Threads
+from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Pays, Request, Together
+
+if TYPE_CHECKING:
+    from netfuse_onnx.runtime.opening import Opening
+
+PART = 0.4
+"""The part of the time of measuring that the number of threads may take."""
+
+
+class ServedFiles:
+    """The Engine of a merged file, and of the models' own files where a bundle or the options name them.
+    Without them every call is a merged one."""
+
+    def __init__(self, path: str, options: Opening, bundle: Bundle | None = None) -> None:
+        paths = bundle.view_paths if bundle else options.sources
+        self.own_sessions = bool(paths)
+        self.setup = Setup(options.providers or (CPU,), libraries=options.libraries)
+        sizes = [view.shared + view.again for view in bundle.views] if bundle else None
+        self.threads, self.calls = self._opened(path, paths, options, sizes)
+        merged, first = self.calls.edges()
+        self.contract = Contract.read(
+            merged, bundle, own=first, rows_apart=options.rows_apart,
+            buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
+        )  # fmt: skip
+        self.calls.use(self.contract)
+        self.models = self.contract.models
+        if not (self.contract.answers or paths):
+            raise UsageFault(
+                "The merged file gives outputs of all models combined, which answer no request for one.",
+                "Merge with --views, or give the models' own files as sources.",
+            )
+        if paths and not bundle:
+            sources.check(paths, _digests(merged), self.models)
+        self.rows_apart, self.slots = self.contract.apart, self.threads.workers
+        self.check = self.contract.check
+        self.packing = Packing(self.contract)
+        self._streams: Streams | None = None
+        made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
+        self.costs: Costs = self._measured(made_up, options)
+        if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
+            self._streams = Streams(self.calls, self.packing, self.costs, made_up)
+
+    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+        """Run requests of one model and one form in one call of the model's own session; in several, where
+        its batch is fixed. Raises CallFailed."""
+        if not self.own_sessions:
+            return self.merged(requests)
+        if len(requests) > 1 and not self.contract.side_by_side:
+            return [self.alone([request])[0] for request in requests]
+        return self.calls.alone(requests[0].model, self.packing.alone(requests))
+
+    def merged(self, requests: Sequence[Request]) -> list[Outputs]:
+        """Run requests of one form in one merged call, several of a model where rows are apart. Raises
+        CallFailed."""
+        if not self.contract.answers:
+            return [self.alone([request])[0] for request in requests]
+        if self._streams is not None and self._streams.pays(requests):
+            return self._streams.run(requests)
+        return self._run_merged(self.packing.merged(requests))
+
+    def alike(self, pairs: Sequence[tuple[str, Feeds]], pays: Pays) -> Together | None:
+        """Check (model, feeds) of different models and run them in one merged call, where they are so alike
+        that this takes no request for each, and `pays` says so. None where not, or where the call failed."""
+        apart = self._streams is not None and len(pairs) <= self._streams.most
+        packed = self.packing.express(pairs, pays) if self.contract.answers and not apart else None
+        if packed is None:
+            return None
+        form, models, rows = packed.form, packed.models, packed.rows
+        try:
+            return Together(self._run_merged(packed), form, models, rows)
+        except Exception:  # the usual way finds out whose fault it is
+            return None
+
+    def _run_merged(self, packed: Packed) -> list[Outputs]:
+        try:
+            outputs = self.calls.merged(packed)
+        except BaseException:
+            packed.release(failed=True)
+            raise
+        packed.release()
+        return outputs
+
+    def computed_rows(self, rows: Mapping[int, int]) -> int:
+        """Return how many rows a merged call computes that has so many rows of each model."""
+        if edges.is_by_index(self.contract.io):
+            return sum(rows.values())
+        slots = len(rows) if edges.is_selected(self.contract.io) else len(self.models)
+        return slots * max(rows.values())
+
+    def close(self) -> None:
+        """Release the sessions. A call that runs keeps its own until it ends."""
+        self.calls.close()
+
+    def _opened(
+        self, path: str, paths: Sequence[str], options: Opening, sizes: Sequence[int] | None
+    ) -> tuple[Threads, Calls]:
+        """Open the sessions, with the threads that pay."""
+        if self.setup.on_cuda:
+            chosen = threads.given(options.threads, options.workers) or Threads(1, 1)
+            return chosen, OnCuda(path, paths, self.setup, options.own_sessions, sizes)
+        chosen, first = _threads(paths[0] if paths else path, self.setup, options)
+        setup = self.setup = self.setup.with_threads(chosen.threads)
+        merged = first if first is not None and not paths else open_session(path, setup)
+        own = OwnSessions(paths, lambda one: open_session(one, setup), options.own_sessions, sizes)
+        if paths and first is not None:
+            own.put(0, first)
+        return chosen, OnCpu(merged, own)
+
+    def _measured(self, made_up: samples.MadeUp, options: Opening) -> Costs:
+        """Return the times of calls of made-up requests, or guesses where none runs."""
+        io, count = cast(Io, self.contract.io), len(self.models)
+        if made_up.form is None:
+            return unknown(io, count)
+
+        def run_once(kind: Kind, form: Hashable, rows: Mapping[int, int]) -> object:
+            requests = made_up.requests(rows)
+            return self.alone(requests) if kind == "alone" else self.merged(requests)
+
+        return timing.measured(
+            run_once, [made_up.form], io, count, max_rows=options.max_rows, max_batch=options.max_batch,
+            seconds=options.calibrate,
+        )  # fmt: skip
+
+
+def unknown(io: Io, models: int) -> MeasuredCosts:
+    """Return costs of which nothing is known: a millisecond for each model, and less in a merged call."""
+    own, each = 1e-3, 1e-3 * timing.GUESS
+    merged = {models: models * each} if io == "selected" else {1: each if io == "index" else models * each}
+    return MeasuredCosts(
+        io, models, {(): FormTimes(io, models, Curve({1: own}), {1: Curve(merged)})}, size_of
+    )
+
+
+def _threads(path: str, setup: Setup, options: Opening) -> tuple[Threads, Any]:
+    """Return the threads of calls, and a session of `path` that has them, where one was opened."""
+    chosen = threads.given(options.threads, options.workers)
+    if chosen is not None or options.calibrate <= 0:
+        return chosen or Threads(ALL, 1), None
+
+    def opened(count: int) -> Any:
+        return open_session(path, setup.with_threads(count))
+
+    feeds = samples.feeds_of(opened(1), options.buckets)
+    if feeds is None:
+        return Threads(ALL, 1), None
+    return threads.measured(opened, lambda session: session.run(None, feeds), options.calibrate * PART)
+
+
+def _digests(session: Any) -> list[str]:
+    """Return the digests of the sources, in the order of the models."""
+    return list(json.loads(session.get_modelmeta().custom_metadata_map[KEY])["sha256"])

@@ -1,0 +1,138 @@
+"""A generation: the sessions of one file, the requests that wait for them, and those that run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+from netfuse_onnx.runtime.errors import ServingError
+from netfuse_onnx.runtime.guard import Guard
+from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.queue import Queue
+from netfuse_onnx.runtime.schedule import Limits, merges_all
+from netfuse_onnx.runtime.stats import Stats
+from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
+
+LONG = 1e-3
+"""Seconds of a call that is long beside the time that it takes to count it."""
+ONE_OF = 4
+"""One of so many calls that are shorter teaches the costs."""
+MOST_KNOWN = 1024
+"""Answers of the scheduler that are kept until the costs change."""
+
+
+class Generation:
+    """One engine with its own queue: a request stays with it from entry to answer."""
+
+    def __init__(self, number: int, engine: Engine, limits: Limits) -> None:
+        self.number = number
+        self.engine = engine
+        self.limits = replace(limits, rows_apart=engine.rows_apart, own_sessions=engine.own_sessions)
+        self.at_once = replace(self.limits, max_wait=0.0)
+        """The limits where nothing is waited for on purpose."""
+        self.queue = Queue()
+        self.guard = Guard(len(engine.models))
+        self.running: set[object] = set()
+        self.uncounted: list[tuple[Hashable, Sequence[int], int, float]] = []
+        """Merged calls of requests that were all alike, which are not counted yet: form, models, rows of each
+        and seconds."""
+        self._calls = -1
+        self._merges: dict[Hashable, bool] = {}
+        """What `merges_all` said since the costs took in a call."""
+        self.is_retired = False
+        self.is_closed = False
+
+    @property
+    def is_empty(self) -> bool:
+        """True where no request is inside."""
+        return not self.running and not len(self.queue)
+
+    def merges_all(self, form: Hashable, models: int, rows: int) -> bool:
+        """Return True where one request of each of so many models, of so many rows, run in a merged call."""
+        key = (form, models, rows)
+        known = self._merges.get(key)
+        if known is None:
+            known = merges_all(self.engine.costs.of(form), models, rows, self.limits)
+            if len(self._merges) > MOST_KNOWN:
+                self._merges.clear()
+            self._merges[key] = known
+        return known
+
+    def count_together(self, stats: Stats) -> None:
+        """Count the merged calls of requests that were all alike. One of them teaches the costs. The
+        dispatcher's lock is held."""
+        if not self.uncounted:
+            return
+        while self.uncounted:  # meanwhile others append
+            form, models, rows, seconds = self.uncounted.pop()
+            count = len(models)
+            stats.together(count, count * rows, len(self.engine.models) * rows, seconds)
+        self._taught(form, "merged", dict.fromkeys(models, rows), seconds)
+
+    def _teaches(self, seconds: float) -> bool:
+        """Return True where the costs are to take in a call: each one that takes long, and one of several
+        short ones, for which that is a large part of their time."""
+        self._calls += 1
+        return seconds >= LONG or self._calls % ONE_OF == 0
+
+    def _taught(self, form: Hashable, kind: Kind, rows: dict[int, int], seconds: float) -> None:
+        self.engine.costs.saw(form, kind, rows, seconds)
+        if self._merges:
+            self._merges.clear()
+
+    def settle(self, stats: Stats, done: Performed) -> None:
+        """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
+        now = time.monotonic()
+        engine, guard = self.engine, self.guard
+        for request, outcome in zip(done.requests, done.outcomes, strict=True):
+            stats.took(now - request.arrived)
+            if isinstance(outcome, ServingError):
+                stats.ended["failed"] += 1
+                guard.failed(request.model)
+            else:
+                stats.ended["answered"] += 1
+                if not guard.is_calm:
+                    guard.succeeded(request.model)
+        if done.failed:
+            stats.failed_calls[done.kind] += 1
+            stats.retries += len(done.requests) if done.retried else 0
+            if done.kind == "merged" and not any(isinstance(o, ServingError) for o in done.outcomes):
+                guard.blamed_nobody(now)
+            return
+        rows = rows_of(done.requests)
+        useful = sum(rows.values())
+        if done.kind == "merged" or not engine.own_sessions:  # without own sessions a merged call it is
+            stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
+            if not guard.is_calm:
+                guard.merged_succeeded()
+        else:
+            stats.alone(len(done.requests), useful)
+        if self._teaches(done.seconds):
+            self._taught(done.requests[0].form, done.kind, rows, done.seconds)
+
+
+@dataclass(slots=True)
+class Job:
+    """The next task of a worker: requests that have a call to run, or that nobody will run any more."""
+
+    generation: Generation
+    call: Call | None
+    requests: Sequence[Request]
+
+
+class Ticket:
+    """Stands for a caller who runs calls in its own thread, beside the queue."""
+
+    __slots__ = ("generation",)
+
+    def __init__(self) -> None:
+        self.generation: Generation | None = None
+
+
+def rows_of(requests: Sequence[Request]) -> dict[int, int]:
+    """Return the rows of each model."""
+    rows: dict[int, int] = {}
+    for request in requests:
+        rows[request.model] = rows.get(request.model, 0) + request.rows
+    return rows

@@ -1,0 +1,73 @@
+"""Runs one call so that a request fails for its own reasons alone: after a failure each runs by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from netfuse_onnx.runtime.errors import CallFailed, ServingError, Timeout
+from netfuse_onnx.runtime.types import Engine, Kind, Outputs, Request
+
+Outcome = Outputs | ServingError
+
+
+@dataclass(slots=True)
+class Performed:
+    """A call that ran: one outcome per request, in their order. `retried` where the call failed and each
+    request ran again alone; `seconds` is the time of the call itself."""
+
+    kind: Kind
+    requests: Sequence[Request]
+    outcomes: Sequence[Outcome]
+    seconds: float
+    failed: bool = False
+    retried: bool = False
+
+
+def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performed:
+    """Run requests of one form in one call. No request's error reaches another's outcome."""
+    began = time.perf_counter()
+    try:
+        outputs = engine.alone(requests) if kind == "alone" else engine.merged(requests)
+        if len(outputs) != len(requests):
+            raise RuntimeError(f"the engine gave {len(outputs)} answers to {len(requests)} requests")
+        return Performed(kind, requests, outputs, time.perf_counter() - began)
+    except Exception as fault:
+        seconds = time.perf_counter() - began
+        if len(requests) == 1 and (kind == "alone" or not engine.own_sessions):
+            outcome = _as_error(fault, engine.models[requests[0].model])
+            return Performed(kind, requests, (outcome,), seconds, failed=True)
+    # Not inside the `except`: an error would keep that of the call, and with it the inputs of all requests.
+    outcomes = _again(engine, requests, by_model=kind == "merged")
+    return Performed(kind, requests, outcomes, seconds, failed=True, retried=True)
+
+
+def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Outcome]:
+    """Run requests of a call that failed, each by itself; with `by_model`, first those of each model
+    together."""
+    outcomes: dict[Request, Outcome] = {}
+    groups: dict[int | Request, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.model if by_model else request, []).append(request)
+    for group in groups.values():
+        done = perform(engine, "alone", group)
+        outcomes.update(zip(group, done.outcomes, strict=True))
+    return [outcomes[request] for request in requests]
+
+
+def late(model: str, seconds: float) -> Timeout:
+    """Return the error of a request that no call took in its time."""
+    return Timeout(f"model {model!r}: no call could start within {seconds:.3g} s", model=model)
+
+
+def _as_error(fault: Exception, model: str) -> ServingError:
+    """Return the error of a request that failed by itself: ONNX Runtime's sentence, with the model's name."""
+    if isinstance(fault, ServingError):
+        if not fault.model:
+            fault.model = model
+        return fault
+    told = str(fault).strip().splitlines()
+    error = CallFailed(f"model {model!r}: {told[0] if told else type(fault).__name__}", model=model)
+    error.__cause__ = fault
+    return error

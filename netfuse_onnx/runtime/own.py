@@ -1,0 +1,93 @@
+"""The models' own sessions, opened when they are first asked for.
+
+A session costs memory of its own even where its weights lie in a file that others map as well: ONNX Runtime
+copies the matrices of products and convolutions into the order that its kernels read, as many bytes again as
+these weights have. So only so many sessions, and so many bytes of files, are kept open; the one that was used
+longest ago goes first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+SHARE_OF_MEMORY = 4
+"""The sessions that are kept may hold a quarter of the machine's memory in weights."""
+
+
+class OwnSessions:
+    """The sessions of files, in the order of the models. Threads may share it.
+
+    `open` opens one file. At most `most` sessions are kept, and those whose files have at most `most_bytes`
+    together, but always one. A session that a call still uses is closed when that call ends.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        open: Callable[[str], Any],
+        most: int,
+        sizes: Sequence[int] | None = None,
+        most_bytes: int | None = None,
+    ) -> None:
+        self.paths = tuple(paths)
+        self.sizes = tuple(sizes) if sizes is not None else tuple(map(os.path.getsize, self.paths))
+        self.most, self.most_bytes = most, memory() // SHARE_OF_MEMORY if most_bytes is None else most_bytes
+        self._open = open
+        self._kept = OrderedDict[int, Any]()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._opening: dict[int, threading.Lock] = {}
+
+    def __len__(self) -> int:
+        """The number of sessions that are open now."""
+        return len(self._kept)
+
+    def get(self, model: int) -> Any:
+        """Return the session of a model, opened if need be. Raises what `open` raises."""
+        session = self._found(model)
+        if session is not None:
+            return session
+        with self._lock:
+            turn = self._opening.setdefault(model, threading.Lock())
+        with turn:  # two threads that want one model open it once; other models don't wait
+            session = self._found(model)
+            if session is None:
+                session = self._open(self.paths[model])
+                self.put(model, session)
+        return session
+
+    def put(self, model: int, session: Any) -> None:
+        """Keep a session that is open already."""
+        with self._lock:
+            if model not in self._kept:
+                self._bytes += self.sizes[model]
+            self._kept[model] = session
+            self._kept.move_to_end(model)
+            while len(self._kept) > 1 and (len(self._kept) > self.most or self._bytes > self.most_bytes):
+                oldest, _ = self._kept.popitem(last=False)
+                self._bytes -= self.sizes[oldest]
+
+    def clear(self) -> None:
+        """Close all."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
+    def _found(self, model: int) -> Any:
+        with self._lock:
+            session = self._kept.get(model)
+            if session is not None:
+                self._kept.move_to_end(model)
+            return session
+
+
+def memory() -> int:
+    """Return the bytes of the machine's memory; 16 GiB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 16 << 30

@@ -1,0 +1,212 @@
+"""Files on CUDA: their sessions, and the forms that have fixed places and captured graphs there.
+
+A file whose shapes are computed on the device from open sizes is refused by CUDA graphs. It is opened once
+for each form, with its sizes fixed, up to FORMS of them. Files that wait for the ids of a call (selected,
+index) can't be captured at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from netfuse_onnx.errors import FileFault, UsageFault
+from netfuse_onnx.runtime.calls import Results, is_plain
+from netfuse_onnx.runtime.ort import CUDA, Setup, names_of, open_session
+from netfuse_onnx.runtime.pinned import Block
+from netfuse_onnx.runtime.types import Array
+
+GRAPHS = 16
+"""Forms of one session that have a captured CUDA graph; others run without."""
+FORMS = 2
+"""Forms for which a file is opened with fixed sizes, where CUDA graphs ask for it: each has the weights once
+more on the device."""
+USUAL = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""Options of the provider where the user names none: by default cuDNN times all its algorithms for each new
+shape, which takes seconds in the middle of serving."""
+GRAPH = {"enable_cuda_graph": "1"}
+NO_GRAPH = "-1"
+"""The id of a run that neither captures a graph nor replays one."""
+
+
+class Placed:
+    """A session with places on the device for the inputs and outputs of one form.
+
+    `graph` is False where it is called without a CUDA graph: none was wanted, or the captured one gave other
+    outputs than a plain run.
+    """
+
+    def __init__(self, session: Any, feeds: Mapping[str, Array], graph: str, device: int) -> None:
+        """Take arrays of the shapes of the inputs, on which the session runs to show its outputs. `graph` is
+        the id of the CUDA graph of this form, or NO_GRAPH."""
+        self.session, self.binding = session, session.io_binding()
+        self.inputs = Block({n: (a.shape, a.dtype) for n, a in feeds.items()}, device)
+        self.inputs.bind_inputs(self.binding)
+        expected = self._plain(feeds, device)
+        self.outputs = Block({n: (a.shape, a.dtype) for n, a in expected.items()}, device)
+        self.binding.clear_binding_outputs()
+        self.outputs.bind_outputs(self.binding)
+        self.graph = graph != NO_GRAPH
+        self._use(graph)
+        if self.graph:
+            self.fill({name: array[..., ::-1] if array.ndim else array for name, array in feeds.items()})
+            self.run()  # captures
+            self.fill(feeds)
+            self.graph = _close(expected, self.run())
+        if not self.graph:
+            self._use(NO_GRAPH)
+
+    def _plain(self, feeds: Mapping[str, Array], device: int) -> dict[str, Array]:
+        """Run without a graph, and return a copy of the outputs."""
+        self.fill(feeds)
+        self.inputs.to_device()
+        names = names_of(self.session.get_outputs())
+        for name in names:
+            self.binding.bind_output(name, "cuda", device)
+        self.session.run_with_iobinding(self.binding, _options(NO_GRAPH))
+        return {name: one.numpy() for name, one in zip(names, self.binding.get_outputs(), strict=True)}
+
+    def _use(self, graph: str) -> None:
+        self._waits, self._goes_on = _options(graph), _options(graph, wait=False)
+
+    def fill(self, feeds: Mapping[str, Array]) -> None:
+        """Write the inputs to the host's side of their places."""
+        for name, array in feeds.items():
+            np.copyto(self.inputs.arrays[name], array)
+
+    def start(self) -> None:
+        """Copy the inputs to the device, and start a run without waiting for it."""
+        self.inputs.to_device()
+        self.session.run_with_iobinding(self.binding, self._goes_on)
+
+    def wait(self) -> None:
+        """Wait for the device, whatever runs on it."""
+        self.binding.synchronize_outputs()
+
+    def run(self) -> Results:
+        """Run on what the host's side of the inputs holds, and return the outputs there."""
+        self.inputs.to_device()
+        self.session.run_with_iobinding(self.binding, self._waits)
+        return self.get()
+
+    def get(self) -> Results:
+        """Copy the outputs of a run that has ended to the host, and return them."""
+        self.outputs.to_host()
+        return self.outputs.arrays
+
+
+class DeviceFile:
+    """The sessions of one file on the device, and its forms that have places there."""
+
+    def __init__(self, path: str, setup: Setup) -> None:
+        self._path, self._setup = path, setup
+        self._forms: dict[Any, Placed | None] = {}
+        self.session, self._open_sizes = self._first()
+        ports = (*self.session.get_inputs(), *self.session.get_outputs())
+        self._placeable = all(is_plain(port.type) for port in ports)
+        self._fixed = 0
+
+    @property
+    def graphs(self) -> bool:
+        """True where calls replay CUDA graphs, of some forms at least."""
+        return self._open_sizes or self._fixed > 0
+
+    def placed(self, feeds: Mapping[str, Array]) -> Placed | None:
+        """Return the places for inputs of these shapes. None where they can't have any, or outputs come out
+        in other sizes from call to call."""
+        if not self._placeable:
+            return None
+        key = tuple([array.shape for array in feeds.values()])
+        if key not in self._forms:
+            self._forms[key] = self._new(feeds)
+        return self._forms[key]
+
+    def forget(self, placed: Placed) -> None:
+        """Give a form no places any more."""
+        for key, one in self._forms.items():
+            if one is placed:
+                self._forms[key] = None
+
+    def _first(self) -> tuple[Any, bool]:
+        """Return a session with open sizes, and True where CUDA graphs take it."""
+        try:
+            session = open_session(self._path, _with(self._setup, GRAPH))
+            return session, _on_device(session)
+        except (FileFault, UsageFault):
+            return open_session(self._path, _with(self._setup, {})), False
+
+    def _new(self, feeds: Mapping[str, Array]) -> Placed | None:
+        device, number = _device(self._setup), len(self._forms)
+        if number >= 4 * GRAPHS:
+            return None
+        if self._open_sizes:
+            return Placed(self.session, feeds, str(number) if number < GRAPHS else NO_GRAPH, device)
+        if self._fixed < FORMS and _on_device(self.session):
+            try:
+                session = open_session(
+                    self._path, replace(_with(self._setup, GRAPH), dims=self._sizes(feeds))
+                )
+                self._fixed += 1
+                return Placed(session, feeds, "0", device)
+            except (FileFault, UsageFault):
+                self._fixed = FORMS
+        return Placed(self.session, feeds, NO_GRAPH, device)
+
+    def _sizes(self, feeds: Mapping[str, Array]) -> dict[str, int]:
+        """Return the sizes of the symbolic axes."""
+        sizes = {}
+        for port in self.session.get_inputs():
+            for dim, size in zip(port.shape, feeds[port.name].shape, strict=True):
+                if isinstance(dim, str):
+                    sizes[dim] = size
+        return sizes
+
+
+def _close(expected: Mapping[str, Array], found: Results) -> bool:
+    """Return True where a replay gives what a plain run gave, but for another order of sums."""
+    return all(
+        np.allclose(
+            found[name], value, rtol=1e-2, atol=1e-2 * float(np.abs(value).max(initial=0)), equal_nan=True
+        )
+        if value.dtype.kind == "f"
+        else np.array_equal(found[name], value)
+        for name, value in expected.items()
+    )
+
+
+def _on_device(session: Any) -> bool:
+    """Return True where all inputs and outputs lie on the device. A value that the host reads, such as the k
+    of TopK, would be that of the first call in each replay of a graph; ONNX Runtime captures it all the same.
+    """
+    if not hasattr(session, "get_input_memory_infos"):
+        return False
+    places = (*session.get_input_memory_infos(), *session.get_output_memory_infos())
+    return all(place.name == "Cuda" for place in places)
+
+
+def _options(graph: str, wait: bool = True) -> Any:
+    """Return RunOptions for a graph id. They always name one: without, ONNX Runtime 1.31 throws and catches
+    an error inside each run with options, which takes 0.1 ms."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph)
+    if not wait:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
+
+
+def _with(setup: Setup, more: Mapping[str, str]) -> Setup:
+    """Return a setup whose CUDA provider has more options, and the usual ones beside the user's."""
+    found = []
+    for one in setup.providers:
+        name, own = (one, {}) if isinstance(one, str) else one
+        found.append((name, {**USUAL, **own, **more}) if name == CUDA else one)
+    return replace(setup, providers=tuple(found))
+
+
+def _device(setup: Setup) -> int:
+    first = setup.providers[0]
+    return 0 if isinstance(first, str) else int(first[1].get("device_id", 0))

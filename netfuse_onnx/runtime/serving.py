@@ -1,0 +1,291 @@
+"""Serves requests by an engine: everything of a session but the way in which its files are opened."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from netfuse_onnx.combining import combined
+from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.direct import run_directly
+from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
+from netfuse_onnx.runtime.errors import ServingError
+from netfuse_onnx.runtime.generation import Generation
+from netfuse_onnx.runtime.isolation import perform
+from netfuse_onnx.runtime.moments import NEVER
+from netfuse_onnx.runtime.queue import Answer
+from netfuse_onnx.runtime.schedule import Limits
+from netfuse_onnx.runtime.stats import exposition, quantile, samples
+from netfuse_onnx.runtime.types import Engine, Feeds, Outputs, Request
+from netfuse_onnx.runtime.workers import Workers, drop
+
+Path = str | os.PathLike[str]
+Open = Callable[[Path], Engine]
+"""Opens the files of a path, and measures what calls cost."""
+Reduce = Literal["mean", "sum", "vote"]
+AT_EXIT = 5.0
+"""Most seconds that the end of the process waits for calls that run."""
+CLOSED = "the session is closed"
+
+
+class Serving:
+    """Takes requests for single models from any thread, and runs them in calls of an engine.
+
+    A request is checked at once, in the thread that brings it: UnknownModel, BadInput and TooLarge are
+    raised there, and so are QueueFull and Closed. `timeout` is the number of seconds in which a request
+    must start: after them it leaves the queue with Timeout, before it cost anything. A call that has
+    started is waited for.
+    """
+
+    def __init__(
+        self,
+        open: Open,
+        path: Path,
+        limits: Limits | None = None,
+        bounds: Bounds | None = None,
+        *,
+        workers: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._open = open
+        self._timeout = timeout
+        self._dispatcher = Dispatcher(open(path), limits or Limits(), bounds or Bounds(), workers)
+        self._workers = Workers(self._dispatcher)
+        self._swaps = threading.Lock()
+        weakref.finalize(self, self._dispatcher.abandon).atexit = False
+        _OPEN.add(self)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that new requests may ask for, in the order of the merge."""
+        return self._dispatcher.current.engine.models
+
+    @property
+    def is_closed(self) -> bool:
+        """True once nothing may enter any more."""
+        return bool(self._dispatcher.closing)
+
+    # ----------------------------------------------------------------------- requests
+
+    def run(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Outputs:
+        """Return the outputs of a model for its inputs, both by the names of its own file.
+
+        On an idle session the call runs in the caller's thread. Raises CallFailed with ONNX Runtime's
+        sentence where the request itself can't run.
+        """
+        dispatcher = self._dispatcher
+        ticket = object()
+        while True:
+            generation = dispatcher.current
+            request = self._checked(generation, model, feeds, timeout)
+            try:
+                if dispatcher.start(generation, ticket):
+                    return self._run_here(generation, request, ticket)
+            finally:
+                if ticket in generation.running:  # interrupted
+                    dispatcher.finish(generation, ticket)
+            answer = dispatcher.enqueue(generation, request)
+            if answer is not None:
+                return self._wait_for(answer)
+
+    def submit(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Future[Outputs]:
+        """Return the future of a model's outputs. Cancelled before it runs, a request leaves the queue.
+
+        The inputs are copied, so that the caller may write to its arrays at once.
+        Callbacks of the future run in a worker of the session: they should be short.
+        """
+        dispatcher = self._dispatcher
+        while True:
+            generation = dispatcher.current
+            request = self._checked(generation, model, feeds, timeout, copy=True)
+            answer = dispatcher.enqueue(generation, request)
+            if answer is not None:
+                self._look_after(answer)
+                return answer
+
+    async def arun(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Outputs:
+        """Return the outputs of a model without blocking the event loop. No thread is held while it waits,
+        and a task that is cancelled cancels its request."""
+        return await asyncio.wrap_future(self.submit(model, feeds, timeout=timeout))
+
+    def run_many(
+        self,
+        requests: Iterable[tuple[str, Feeds]],
+        *,
+        timeout: float | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]:
+        """Return the outputs of many (model, feeds), in order, run in the caller's thread without a queue.
+
+        The scheduler chooses the calls: merged ones, and batches on own sessions. Where requests fail, the
+        first error is raised, that of a check before anything runs and any other after all have run. With
+        `return_errors`, errors stand in the places of the outputs, and nothing is raised.
+        """
+        return run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
+
+    def run_all(self, feeds: Feeds, *, reduce: Reduce | None = None, timeout: float | None = None) -> Any:
+        """Return what all models make of the same inputs.
+
+        Without `reduce` that is {model: outputs}. Else it is one dictionary by the names of the first model's
+        outputs: the mean or the sum over the models, or the vote: of scores `[.., classes]` the label that
+        most models rank first, of labels the most frequent one; the smallest of several.
+        """
+        models = self._dispatcher.current.engine.models
+        every = self.run_many([(model, feeds) for model in models], timeout=timeout)
+        if reduce is None:
+            return dict(zip(models, every, strict=True))
+        columns = zip(*(outputs.values() for outputs in every), strict=True)
+        return {name: combined(reduce, values) for name, values in zip(every[0], columns, strict=True)}
+
+    # ----------------------------------------------------------------------- files, figures, the end
+
+    def swap(self, path: Path) -> int:
+        """Serve other files from now on, and return the number of their generation.
+
+        They are opened and measured while the old ones serve, which they go on doing where this fails. Each
+        request ends on the generation that it entered; old files are closed when its last one leaves. New
+        files may have other models.
+        """
+        with self._swaps:
+            self._dispatcher.refuse_if_closed()
+            engine = self._open(path)
+            try:
+                return self._dispatcher.replace(engine)
+            except ServingError:
+                engine.close()
+                raise
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters of all generations, and the state of now, as numbers in dictionaries."""
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            for generation in (*dispatcher.old, dispatcher.current):
+                generation.count_together(dispatcher.stats)
+            told = dispatcher.stats.as_dict()
+            latest = dispatcher.stats.latencies()
+            told["queue"] = {
+                "waiting": dispatcher.waiting,
+                "running": dispatcher.running,
+            }
+            told["generation"] = dispatcher.current.number
+            told["old_generations"] = len(dispatcher.old)
+            told["models"] = len(dispatcher.current.engine.models)
+            engine = dispatcher.current.engine
+            kept_out = dispatcher.kept_out(dispatcher.current, time.monotonic())
+            told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
+            told["workers"] = dispatcher.slots
+            told["threads"] = self._workers.alive
+        told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
+        return told
+
+    def metrics(self) -> dict[str, float]:
+        """Return `stats()` as {name with labels: value}, in the notation of Prometheus."""
+        return samples(self.stats())
+
+    def prometheus(self) -> str:
+        """Return `stats()` in the text format that Prometheus reads."""
+        return exposition(self.metrics())
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> None:
+        """Take no more requests, and end. May be called again, and from any thread.
+
+        With `drain`, requests that wait still run; else, and after `timeout` seconds, they end in Closed.
+        Calls that run are waited for, `timeout` seconds at most; their files are closed when they end.
+        """
+        until = NEVER if timeout is None else time.monotonic() + timeout
+        dispatcher, workers = self._dispatcher, self._workers
+        dispatcher.shut(CLOSED)
+        if not drain:
+            drop(dispatcher.clear(), CLOSED)
+        elif dispatcher.waiting:
+            workers.ensure()
+        if not workers.are_current:  # a callback that closes must not wait for its own end
+            dispatcher.wait_until_empty(until)
+            drop(dispatcher.clear(), CLOSED)
+        dispatcher.retire()
+        workers.join(until)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=error is None)
+
+    # ----------------------------------------------------------------------- steps of a request
+
+    def _checked(
+        self, generation: Generation, model: str, feeds: Feeds, timeout: float | None, copy: bool = False
+    ) -> Request:
+        arrived = time.monotonic()
+        try:
+            request = generation.engine.check(model, feeds, copy=copy)
+        except ServingError as error:
+            self._dispatcher.refused(error)
+            raise
+        request.arrived = arrived
+        request.deadline = arrived + self._seconds(timeout)
+        return request
+
+    def _seconds(self, timeout: float | None) -> float:
+        """Return the seconds in which a request must start, by its caller's word or the session's."""
+        seconds = self._timeout if timeout is None else timeout
+        if seconds is None:
+            return NEVER
+        if not seconds >= 0:
+            raise UsageFault(f"a timeout is a number of seconds from 0, not {seconds}")
+        return seconds
+
+    def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
+        done = perform(generation.engine, "alone", (request,))
+        self._dispatcher.finish(generation, ticket, done)
+        (outcome,) = done.outcomes
+        if isinstance(outcome, ServingError):
+            raise outcome
+        return outcome
+
+    def _look_after(self, answer: Answer) -> None:
+        """See to it that there are threads for the queue. RuntimeError where none can be started."""
+        try:
+            self._workers.ensure()
+        except RuntimeError:
+            answer.cancel()
+            raise
+
+    def _wait_for(self, answer: Answer) -> Outputs:
+        self._look_after(answer)
+        try:
+            return answer.result()
+        except BaseException:  # an interrupt: nobody wants the answer any more
+            answer.cancel()
+            raise
+
+
+_OPEN: weakref.WeakSet[Serving] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """End all sessions before Python takes itself apart: what waits is dropped, what runs is waited for."""
+    for session in list(_OPEN):
+        session.close(drain=False, timeout=AT_EXIT)
+
+
+def _after_fork() -> None:
+    for session in list(_OPEN):
+        session._dispatcher.after_fork()
+        session._workers.after_fork()
+        session._swaps = threading.Lock()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
