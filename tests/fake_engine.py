@@ -132,6 +132,9 @@ class FakeEngine:
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         return len(self.models) * max(rows.values())
 
+    def told(self) -> dict[str, object]:
+        return {}
+
     def close(self) -> None:
         with self._lock:
             assert not self.running, "closed while a call runs"

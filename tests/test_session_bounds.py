@@ -70,7 +70,7 @@ def test_the_earliest_deadline_counts_whatever_the_order(gate: Gate) -> None:
 
 def test_the_timeout_of_the_session_is_that_of_requests_without_one(gate: Gate) -> None:
     with serving(FakeEngine(hook=gate), timeout=0.02) as session:
-        session.submit("a", feeds(0))
+        session.submit("a", feeds(0), timeout=1e9)
         gate.wait_for_a_call()
         with pytest.raises(Timeout):
             session.run("b", feeds(1))

@@ -29,6 +29,8 @@ class Calls(Protocol):
     """The ways to call the sessions of one generation. A call gives the outputs of each of its requests, in
     arrays that no later call writes to. Both raise CallFailed."""
 
+    own: OwnSessions
+
     def edges(self) -> tuple[Any, Any]:
         """Return the session of the merged file, and that of the first model or None, to read their inputs
         and outputs."""

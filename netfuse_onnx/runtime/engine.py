@@ -19,7 +19,7 @@ from netfuse_onnx.runtime.calls import Calls, OnCpu
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
-from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session
+from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.ports import KEY
@@ -50,6 +50,7 @@ class ServedFiles:
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
         self.calls.use(self.contract)
+        self._shared_pool = shares_pool(merged)
         self.models = self.contract.models
         if not (self.contract.answers or paths):
             raise UsageFault(
@@ -141,6 +142,20 @@ class ServedFiles:
             return sum(rows.values())
         slots = len(rows) if edges.is_selected(self.contract.io) else len(self.models)
         return slots * max(rows.values())
+
+    def told(self) -> dict[str, Any]:
+        """Return how the sessions were opened. `threads_per_call` is 0 for ONNX Runtime's default;
+        `shared_pool` is True where the program has made one pool for all sessions of the process, whose
+        threads they use then; `at_once` is the number of models up to which own sessions that start at once
+        take the place of a merged call, on CUDA."""
+        return {
+            "provider": self.setup.names[0],
+            "threads_per_call": self.threads.threads,
+            "calls_at_a_time": self.threads.workers,
+            "shared_pool": self._shared_pool,
+            "own_sessions_open": len(self.calls.own),
+            "at_once": self._streams.most if self._streams else 0,
+        }
 
     def close(self) -> None:
         """Release the sessions. A call that runs keeps its own until it ends."""

@@ -191,6 +191,7 @@ class Serving:
             told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
             told["workers"] = dispatcher.slots
             told["threads"] = self._workers.alive
+            told["sessions"] = engine.told()
         told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
         return told
 

@@ -140,5 +140,8 @@ class Engine(Protocol):
         """Return how many rows a merged call computes that has so many rows of each model: slots of models
         without a request included."""
 
+    def told(self) -> dict[str, Any]:
+        """Return how the sessions were opened, for `stats()`."""
+
     def close(self) -> None:
         """Release the sessions once no call runs."""
