@@ -21,11 +21,9 @@ from netfuse_onnx.runtime.types import Outputs, Request
 
 Back = tuple[tuple[int, int, int], ...]
 """Axes of an output that are cut back: the axis, and the input and axis that have its size."""
-
-
-SMALL = 1 << 16
-"""Bytes of a result up to which the outputs of all models are views of one copy: one copy of each costs more
-time than the memory is worth that stays while any of them is held."""
+Views = dict[str, tuple[Any, list[Any]]]
+"""Stacked results by the first model's names, and the view of each model's slot: making them takes as long as
+copying small ones."""
 
 
 class Cutter:
@@ -42,44 +40,46 @@ class Cutter:
         self.stacked = not edges.is_separate(contract.io)
 
     def own_slots(
-        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool, requests: Sequence[Request] = ()
-    ) -> list[Outputs]:
+        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool,
+        requests: Sequence[Request] = (),
+        views: Views | None = None,
+    ) -> list[Outputs]:  # fmt: skip
         """Return the outputs of these models, each of which fills the slot of its model. `requests` are only
-        looked at where axes are cut back."""
+        looked at where axes are cut back. `views` are kept with results that stay in their place."""
+        views = {} if views is None else views
+        ordered = models == self.in_order
         columns = []
         for port in self.each:
-            values = self._whole(port, models, results, fresh)
+            values = self._views(port, results, views)
+            if not ordered:
+                values = [values[model] for model in models]
             if any(back := self.back[port.own[0]]):
                 pairs = zip(values, requests, strict=True)
                 values = [np.array(_cut(value, back[one.model], one.inputs)) for value, one in pairs]
+            elif port.element is not None and (self.stacked or not fresh):
+                values = [value.copy() for value in values]
             if port.element is not None and port.element.number:
                 values = [from_bits(value, port.element) for value in values]
             columns.append(values)
         if len(columns) == 1:
-            own: Any = self.each[0].own
-            if models != self.in_order:
-                own = [own[model] for model in models]
+            own: Any = self.each[0].own if ordered else [self.each[0].own[model] for model in models]
             return [{name: value} for name, value in zip(own, columns[0])]  # noqa: B905
         return [
             dict(zip(self.names[model], values, strict=True))
             for model, *values in zip(models, *columns, strict=True)
         ]
 
-    def _whole(self, port: Port, models: Sequence[int], results: Mapping[str, Any], fresh: bool) -> list[Any]:
-        """Return one output of each model, as it stands in its slot."""
+    def _views(self, port: Port, results: Mapping[str, Any], views: Views) -> list[Any]:
+        """Return one output of all models, as it stands in their slots; None for a model without one."""
         if not self.stacked:
-            merged = port.merged
-            values = [results[merged[model]] for model in models]
-            return values if fresh or port.element is None else [value.copy() for value in values]
+            return [results.get(name) for name in port.merged]
         result = results[port.merged[0]]
+        known = views.get(port.own[0])
+        if known is not None and known[0] is result:
+            return known[1]
         self._sized(port, result, len(self.contract.models))
-        if result.ndim == 1:
-            return [np.array(result[model]) for model in models]
-        if models != self.in_order:
-            return [result[model].copy() for model in models]
-        if result.nbytes <= SMALL:
-            return list(result if fresh else result.copy())
-        return [value.copy() for value in result]
+        views[port.own[0]] = result, [result[m, ...] for m in self.in_order]
+        return views[port.own[0]][1]
 
     def slots(
         self, requests: Sequence[Request], seats: Sequence[Seat], results: Mapping[str, Any], rows: int,
