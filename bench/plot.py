@@ -2,8 +2,8 @@
 
     python bench/plot.py bench/results/cpu
 
-Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote. shared.svg has the families
-that share (bench/device/shared_results.py). A ratio is that of the two medians; its quartiles are
+Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote. shared.svg has the
+families that share (bench/device/shared_results.py). A ratio is that of the two medians; its quartiles are
 those of the ratios of single rounds, where all ways took turns.
 """
 
