@@ -627,7 +627,9 @@ def test_readers_and_two_writers_at_once(tmp_path: Path) -> None:
         done.set()
         assert opened.result() > 1
     assert netfuse_onnx.bundle(out).ok
-    assert set(os.listdir(out)) == {*reader.read(out).files, reader.MANIFEST}
+    last = reader.read(out).files
+    netfuse_onnx.merge(paths, out, views=True, verify=False)
+    assert set(os.listdir(out)) == {*last, *reader.read(out).files, reader.MANIFEST}
 
 
 def test_folders_without_a_bundle(tmp_path: Path, run: Run) -> None:
