@@ -317,5 +317,5 @@ def test_a_fork_refuses_requests_and_ends(tmp_path: Path) -> None:
         """,
         path,
     )
-    told = "the session was opened before this process was forked off\n"
+    told = "The session was opened before this process was forked off. Open one in each process.\n"
     assert done.stdout == told * 2 + "(1, 4)\n7\n50 (1, 4)\n", done.stderr
