@@ -29,7 +29,7 @@ def files(family: Family, folder: Path, count: int, *, exporter: str, dtype: str
     if not all(path.exists() for path in paths[:2]):
         _export(family, folder, exporter)
     if not all(path.exists() for path in paths):
-        _multiply(paths)
+        multiply(paths)
     if dtype == "fp16":
         paths = [_halved(path, folder / "fp16" / path.name) for path in paths[:count]]
     return paths[:count]
@@ -42,7 +42,8 @@ def _export(family: Family, folder: Path, exporter: str) -> None:
         list(export_family(family, folder, count=2, exporter=exporter))
 
 
-def _multiply(paths: Sequence[Path]) -> None:
+def multiply(paths: Sequence[Path]) -> None:
+    """Write all but the first two models, which are there."""
     first, second = onnx.load(paths[0]), onnx.load(paths[1])
     other = {tensor.name: tensor for tensor in second.graph.initializer}
     weights = [

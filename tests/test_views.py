@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,27 @@ def test_external_data_bodies_functions_and_constants(tmp_path: Path) -> None:
     assert len(ranges(out, 1)) == 4
 
 
+def test_what_the_merged_file_does_not_hold_is_stored_once_more(tmp_path: Path) -> None:
+    """Nothing reads two weights, of which one is equal in all models."""
+    paths = families.family(tmp_path, families.MLP_TEXT, {**WIDE, "own": (40, 40)}, count=3)
+    for path in paths:
+        proto = onnx.load(path)
+        proto.graph.initializer.append(numpy_helper.from_array(np.arange(500), "equal"))
+        proto.graph.initializer[-1].dims[:] = [5, 100]
+        onnx.save(proto, path)
+    out, report = merged(tmp_path, paths)
+    check_views(out, paths)
+    again = {row.weight: row for row in report.views.weights}
+    assert (again["equal"].bytes, again["equal"].copies, again["equal"].views) == (4000, 1, 3)
+    assert (again["own"].bytes, again["own"].copies, again["own"].views) == (6400, 3, 3)
+    assert all("does not hold it" in row.why for row in again.values())
+    assert report.views.again == 3 * (4000 + 6400) and netfuse_onnx.bundle(out, paths).ok
+    (extra,) = (name for name in os.listdir(out) if name.startswith("views-"))
+    own = [ranges(out, model) for model in range(3)]
+    assert own[0]["equal"] == own[2]["equal"] and own[0]["equal"][0] == own[1]["own"][0] == extra
+    assert len({each["own"] for each in own}) == 3
+
+
 def test_partial_families_share_what_is_alike(tmp_path: Path) -> None:
     paths = mlps(tmp_path, 2)
     wide = families.model(families.MLP_TEXT.replace("4]", "7]"), {**WIDE, "w2": (64, 7)}, seed=9)
@@ -317,6 +340,20 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert left & old == {reader.MANIFEST} and "tokenizer.json" in left
     assert left - {"tokenizer.json", reader.MANIFEST} == set(reader.read(out).files)
     check_views(out, paths[1:])
+
+
+def test_no_file_of_another_is_overwritten(tmp_path: Path) -> None:
+    """A file beside the bundle has the name that one of the next bundle's files would get."""
+    paths = mlps(tmp_path)
+    next_one, _ = merged(tmp_path, paths, verify=False)
+    for name in sorted(set(os.listdir(next_one)) - {reader.MANIFEST}):
+        out = str(tmp_path / f"of-{name}-")
+        netfuse_onnx.merge(paths[:2], out, views=True, verify=False)
+        (Path(out) / name).write_text("mine")
+        before = content(out)
+        with pytest.raises(FileFault, match="no file of the bundle"):
+            netfuse_onnx.merge(paths, out, views=True, verify=False)
+        assert content(out) == before and netfuse_onnx.bundle(out).ok
 
 
 @pytest.mark.parametrize("kind", ["file", "stranger", "manifest", "later", "torn"])
@@ -493,6 +530,16 @@ def test_a_manifest_that_says_something_else_is_found(
     assert code == (3 if said == "damaged" else 1) and said in text + message
 
 
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "a\\b", ".", "..", ".x", "", reader.MANIFEST, "x" * 300, "\n"]
+)
+def test_a_manifest_names_files_of_its_own_folder_alone(tmp_path: Path, name: str) -> None:
+    out, _ = merged(tmp_path, mlps(tmp_path, 2), verify=False)
+    rewritten(out, lambda value: value["files"].update({name: {"bytes": 0, "sha256": "0" * 64}}))
+    with pytest.raises(FileFault, match="no plain name"):
+        reader.read(out)
+
+
 def test_hostile_manifests_are_one_sentence(tmp_path: Path) -> None:
     """Each value of a manifest is replaced by others, one at a time: the reader refuses or reads it."""
     out, _ = merged(tmp_path, mlps(tmp_path, 2), verify=False)
@@ -545,6 +592,37 @@ def test_a_reader_sees_one_bundle_or_the_other(tmp_path: Path) -> None:
     assert reader.opened(out, use) == ["x"] * 3 and seen == [("a", "b"), ("a", "b", "c")]
     with pytest.raises(ZeroDivisionError):
         reader.opened(out, lambda _: 1 // 0)  # type: ignore[arg-type, return-value]
+
+
+def test_readers_and_two_writers_at_once(tmp_path: Path) -> None:
+    """Each reader opens one whole bundle, whatever is being written; the last writer's stays."""
+    paths = mlps(tmp_path)
+    out, _ = merged(tmp_path, paths, verify=False)
+    done = threading.Event()
+
+    def write(models: Sequence[str]) -> None:
+        for _ in range(4):
+            netfuse_onnx.merge(models, out, views=True, verify=False)
+
+    def use(bundle: reader.Bundle) -> list[str]:
+        session(bundle.merged_path)
+        return [session(path).get_inputs()[0].name for path in bundle.view_paths]
+
+    def read() -> int:
+        count = 0
+        while not done.is_set():
+            assert set(reader.opened(out, use)) == {"x"}
+            count += 1
+        return count
+
+    with ThreadPoolExecutor() as pool:
+        opened = pool.submit(read)
+        for writer in [pool.submit(write, paths[:2]), pool.submit(write, paths[1:])]:
+            writer.result()
+        done.set()
+        assert opened.result() > 1
+    assert netfuse_onnx.bundle(out).ok
+    assert set(os.listdir(out)) == {*reader.read(out).files, reader.MANIFEST}
 
 
 def test_folders_without_a_bundle(tmp_path: Path, run: Run) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
@@ -68,20 +69,32 @@ def _derived(emit: Emitter, base: Tensor, held: Recipe, wanted: Recipe) -> Tenso
     """Returns the form `wanted` of a weight that `base` holds as it is: runs [r, N, ..] -> [s, N, ..]."""
     models, size = len(held.parts), held.counts[0]
     turned = wanted.transform != AS_IS
-    tensor = base
+    seen = _Seen(base, held.shape)
     if models > 1 and held.outer > 1 and (turned or held.outer != wanted.outer):
-        tensor = _swapped(emit, tensor, (held.outer, models, size // held.outer), (1, 0, 2))
+        seen = seen.swapped(emit, (held.outer, models, size // held.outer), (1, 0, 2))
     if turned:
         count, rows, columns = _matrices(wanted.transform, wanted.parts[0].shape)
-        tensor = _swapped(emit, tensor, (models * count, rows, columns), (0, 2, 1))
+        seen = seen.swapped(emit, (models * count, rows, columns), (0, 2, 1))
     if models > 1 and wanted.outer > 1 and (turned or held.outer != wanted.outer):
-        tensor = _swapped(emit, tensor, (models, wanted.outer, size // wanted.outer), (1, 0, 2))
-    return emit("Reshape", tensor, emit.const(list(wanted.shape)))
+        seen = seen.swapped(emit, (models, wanted.outer, size // wanted.outer), (1, 0, 2))
+    return seen.reshaped(emit, wanted.shape).tensor
 
 
-def _swapped(emit: Emitter, tensor: Tensor, shape: tuple[int, ...], perm: tuple[int, ...]) -> Tensor:
-    seen = emit("Reshape", tensor, emit.const(list(shape)))
-    return emit("Transpose", seen, perm=list(perm))
+class _Seen(NamedTuple):
+    """A weight with its shape. Each node that is computed when the file is loaded takes a copy, so that a
+    weight that has a shape already is not reshaped."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+
+    def reshaped(self, emit: Emitter, shape: tuple[int, ...]) -> _Seen:
+        if self.shape == shape:
+            return self
+        return _Seen(emit("Reshape", self.tensor, emit.const(list(shape))), shape)
+
+    def swapped(self, emit: Emitter, shape: tuple[int, ...], perm: tuple[int, ...]) -> _Seen:
+        turned = emit("Transpose", self.reshaped(emit, shape).tensor, perm=list(perm))
+        return _Seen(turned, tuple(shape[axis] for axis in perm))
 
 
 def _matrices(transform: Transform, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -62,8 +62,9 @@ class Bundle:
 
     `io` is a word of edges.py, and `share` are the inputs that a merged call takes once. `rows` are the
     inputs whose first axis is the batch, and `batch` are the symbols of that axis: none where it is fixed at
-    1. All names are those of the first model. `rows_apart` is True where each row of a batch is proven to be
-    computed by itself, and `mixes` the reason where that is not known.
+    1, and `INPUT.POSITION` where it has no name. All names are those of the first model. `rows_apart` is True
+    where each row of a batch is proven to be computed by itself, and `mixes` the reason where that is not
+    known.
     """
 
     folder: str

@@ -6,7 +6,7 @@ The calls are those that the scheduler chooses from these requests alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from netfuse_onnx.runtime.dispatch import Dispatcher
@@ -14,22 +14,31 @@ from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import LONG, Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
 from netfuse_onnx.runtime.schedule import Waiting, choose
-from netfuse_onnx.runtime.types import Call, Feeds, Request, Together
+from netfuse_onnx.runtime.types import Call, Engine, Feeds, Request, Together
 
 MOST_UNCOUNTED = 16
 """Short calls that are counted together."""
 
 
 def run_directly(
-    dispatcher: Dispatcher, pairs: Iterable[tuple[str, Feeds]], seconds: float, go_on: bool
+    dispatcher: Dispatcher,
+    asked: Iterable[tuple[str, Feeds]] | Callable[[Engine], list[tuple[str, Feeds]]],
+    seconds: float,
+    go_on: bool,
 ) -> list[Any]:
-    """Return an outcome for each (model, feeds), in order. Requests that no call took in so many seconds end
-    in Timeout. Without `go_on`, the first error is raised: that of a check before anything runs, others after
-    all have run."""
-    pairs = pairs if type(pairs) is list else list(pairs)
+    """Return an outcome for each (model, feeds), in order; `asked` may be a function that gives them for an
+    engine. Requests that no call took in so many seconds end in Timeout.
+
+    Without `go_on`, the first error is raised: that of a check before anything runs, others after all have
+    run.
+    """
     ticket = Ticket()
     try:
         generation = _entered(dispatcher, ticket)
+        if type(asked) is list:
+            pairs = asked
+        else:
+            pairs = asked(generation.engine) if callable(asked) else list(asked)
         if seconds > 0 and generation.guard.is_calm:
             began = time.perf_counter()
             together = generation.engine.alike(pairs, generation.merges_all)

@@ -29,9 +29,14 @@ class Answer(Future[Outputs]):
     Once answered it holds the answer alone, so that the inputs of a request live no longer than its call.
     """
 
-    def __init__(self, dispatcher: Dispatcher, generation: Generation, request: Request) -> None:
-        super().__init__()
-        self._entry: tuple[Dispatcher, Generation, Request] | None = (dispatcher, generation, request)
+    _entry: tuple[Dispatcher, Generation, Request] | None = None
+
+    @classmethod
+    def to(cls, dispatcher: Dispatcher, generation: Generation, request: Request) -> Answer:
+        """Return the future of a request in the queue of a generation."""
+        answer = cls()
+        answer._entry = (dispatcher, generation, request)
+        return answer
 
     def cancel(self) -> bool:
         """Cancel the request. Returns False where it runs or has been answered."""
@@ -69,7 +74,7 @@ class Queue:
 
     def waiting_of(self, model: int) -> int:
         """Return how many requests of a model wait."""
-        return self._of_model[model]
+        return self._of_model.get(model, 0)
 
     def add(self, request: Request) -> None:
         """Append a request."""

@@ -99,7 +99,7 @@ def put(source: staging.Staging, names: Sequence[str]) -> None:
     of earlier bundles. OSError when that fails, FileFault where a file of somebody else has one of the names;
     then the old bundle still stands."""
     placing.sync_folder(source.folder)
-    with lock.exclusive(source.lock_file):
+    with lock.exclusive(source.lock_file) as alone:
         listed = _listed(source.home)
         for name in names:
             _refuse_other(source, name, listed)
@@ -115,7 +115,8 @@ def put(source: staging.Staging, names: Sequence[str]) -> None:
                 _remove(source.home, fresh)
             raise
         placing.sync_folder(source.home)
-        _remove(source.home, _left(source, set(names), listed))
+        left = _left(source, set(names)) if alone else set()  # else another merge may be placing its files
+        _remove(source.home, (listed | left) - set(names))
 
 
 def _refuse_other(source: staging.Staging, name: str, listed: set[str]) -> None:
@@ -138,15 +139,12 @@ def _listed(home: str) -> set[str]:
     return {name for name in files if _is_ours(name)} if isinstance(files, dict) else set()
 
 
-def _left(source: staging.Staging, names: set[str], listed: set[str]) -> list[str]:
-    """Return the files of the old bundle that the new one has not, and those of a killed run: their
-    names are their content's, so they were written by this program."""
-    found = []
-    for name in set(os.listdir(source.home)) - names:
-        path = os.path.join(source.home, name)
-        if name in listed or (os.path.isfile(path) and not os.path.islink(path) and _was_written(path)):
-            found.append(name)
-    return found
+def _left(source: staging.Staging, names: set[str]) -> set[str]:
+    """Return the files of earlier bundles, those of a killed run too: their names are their content's, so
+    they were written by this program."""
+    paths = {name: os.path.join(source.home, name) for name in set(os.listdir(source.home)) - names}
+    files = {name: path for name, path in paths.items() if os.path.isfile(path) and not os.path.islink(path)}
+    return {name for name, path in files.items() if _was_written(path)}
 
 
 def _was_written(path: str) -> bool:

@@ -58,7 +58,10 @@ class Pool:
     def give(self, buffers: Buffers) -> None:
         """Take buffers back. New ones make room for themselves: those unused for the longest are dropped."""
         new, buffers.used = not buffers.used, next(_TICKS)
-        self.free.setdefault(buffers.key, []).append(buffers)
+        try:
+            self.free[buffers.key].append(buffers)
+        except KeyError:
+            self.free.setdefault(buffers.key, []).append(buffers)
         if new:
             self._make_room()
 

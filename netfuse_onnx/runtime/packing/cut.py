@@ -56,8 +56,10 @@ class Cutter:
                 values = [from_bits(value, port.element) for value in values]
             columns.append(values)
         if len(columns) == 1:
-            own = self.each[0].own
-            return [{own[model]: value} for model, value in zip(models, columns[0], strict=True)]
+            own: Any = self.each[0].own
+            if models != self.in_order:
+                own = [own[model] for model in models]
+            return [{name: value} for name, value in zip(own, columns[0])]  # noqa: B905
         return [
             dict(zip(self.names[model], values, strict=True))
             for model, *values in zip(models, *columns, strict=True)
@@ -67,9 +69,8 @@ class Cutter:
         """Return one output of each model, as it stands in its slot."""
         if not self.stacked:
             merged = port.merged
-            if fresh or port.element is None:
-                return [results[merged[model]] for model in models]
-            return [results[merged[model]].copy() for model in models]
+            values = [results[merged[model]] for model in models]
+            return values if fresh or port.element is None else [value.copy() for value in values]
         result = results[port.merged[0]]
         self._sized(port, result, len(self.contract.models))
         if result.ndim == 1:
@@ -136,10 +137,10 @@ class Cutter:
     def _sized(self, port: Port, result: Any, size: int) -> None:
         """Raise InternalError where an output has another leading size than the call: who cut it would give
         rows to the wrong request."""
-        if len(result) != size:
+        found = len(result) if np.ndim(result) else 0
+        if found != size:
             raise InternalError(
-                f"Output {port.own[0]!r} has {len(result)} entries along its first axis, and the call has "
-                f"{size}."
+                f"Output {port.own[0]!r} has {found} entries along its first axis, and the call has {size}."
             )
 
     def _known(self, requests: Sequence[Request], outputs: list[Outputs]) -> list[Outputs]:
