@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from netfuse_onnx.runtime.calls import Results, run
+from netfuse_onnx.runtime.calls import Results
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.errors import CallFailed, Closed
 from netfuse_onnx.runtime.ort import Setup, first_line
@@ -119,7 +119,7 @@ class OnCuda:
     def _call(self, file: DeviceFile, wanted: Sequence[str], feeds: Mapping[str, Array]) -> Results:
         placed = file.placed(feeds)
         if placed is None:
-            return run(file.session, wanted, feeds)
+            return file.run(wanted, feeds)
         try:
             placed.fill(feeds)
             return placed.run()
@@ -137,7 +137,7 @@ class OnCuda:
         """Run without places after a run with them failed. Where that works, this form has none from then on:
         sizes of its outputs depend on data."""
         try:
-            results = run(file.session, wanted, feeds)
+            results = file.run(wanted, feeds)
         except CallFailed:
             raise CallFailed(f"ONNX Runtime failed: {first_line(error)}.") from error
         file.forget(placed)
@@ -167,7 +167,7 @@ class OnCuda:
     def _started(self, file: DeviceFile, feeds: Mapping[str, Array], packed: Packed) -> Placed | Results:
         placed = file.placed(feeds)
         if placed is None:
-            return run(file.session, packed.wanted, feeds)
+            return file.run(packed.wanted, feeds)
         placed.fill(feeds)
         placed.start()
         return placed
