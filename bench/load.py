@@ -43,6 +43,8 @@ NEAR = 0.95
 """Settings of a rival that reach so much of its best capacity are told apart by their p99."""
 OVERLOAD = 3.0
 """The load, in parts of its own capacity, at which a session must still serve what it can."""
+SHORT_QUEUE = 128
+"""Requests that may wait in an overloaded session, so that it is full soon."""
 WITHIN = 1.15
 """A measured p99 may exceed its bound by so much."""
 
@@ -54,6 +56,8 @@ class Setting:
     contender: str
     workers: int = 0
     threads: int = 0
+    queue: int = rivals.MAX_QUEUE
+    """Requests that may wait, of the merged session."""
 
     def __str__(self) -> str:
         return f"workers {self.workers}, threads {self.threads}" if self.workers else "as it chooses"
@@ -62,12 +66,10 @@ class Setting:
 class Merged:
     """The merged session as a contender."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, queue: int) -> None:
         from netfuse_onnx import MergedSession
 
-        self.session = MergedSession(
-            served.bundle, max_queue=rivals.MAX_QUEUE, max_queue_per_model=rivals.MAX_QUEUE
-        )
+        self.session = MergedSession(served.bundle, max_queue=queue, max_queue_per_model=queue)
         self._models = served.models
 
     def submit(self, model: int, feeds: Mapping[str, Any]) -> Any:
@@ -134,13 +136,11 @@ def overload(served: Served, seconds: float, turns: int) -> dict[str, Any]:
     """Measure the merged session alone: what it serves when three times its capacity is offered, as a part of
     that capacity, and the milliseconds in which it refuses 99 of 100 requests that it has no room for."""
     parts, refusals = [], []
-    with child(contender, served, Setting(MERGED)) as server:
+    with child(contender, served, Setting(MERGED, queue=SHORT_QUEUE)) as server:
         for turn in range(turns):
             limit = float(ask(server, "capacity", "uniform", max(1.0, seconds)))
             # Long enough that the queue, which is empty at first, is full for most of the time.
-            sample = ask(
-                server, "load", "uniform", OVERLOAD * limit, seconds + rivals.MAX_QUEUE / limit, turn
-            )
+            sample = ask(server, "load", "uniform", OVERLOAD * limit, seconds + SHORT_QUEUE / limit, turn)
             parts.append(sample.goodput / limit)
             refusals.append(1e3 * sample.refusals)
     every = np.concatenate([*refusals, [0.0]])
@@ -241,7 +241,7 @@ def _server(served: Served, setting: Setting) -> tuple[Any, type[Exception]]:
     if setting.contender == MERGED:
         from netfuse_onnx.runtime.errors import QueueFull
 
-        return Merged(served), QueueFull
+        return Merged(served, setting.queue), QueueFull
     kind = rivals.OneByOne if setting.contender == ONE else rivals.PerModel
     return kind(served.sources, setting.workers, setting.threads), rivals.Full
 
@@ -262,7 +262,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--loads", nargs="+", type=float, default=LOADS, help="in parts of one by one's capacity"
     )
-    parser.add_argument("--seconds", type=float, default=0.8, help="of a contender's turn")
+    parser.add_argument("--seconds", type=float, default=0.7, help="of a contender's turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="the tiny family, one turn of 0.2 s")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where families are kept")

@@ -37,7 +37,9 @@ class Bundling:
     ) -> None:
         """Write the views. Raises FileFault where a source can't be read, or the disk is full."""
         self.staged, self.plan, self.family, self.once = staged, plan, family, once
-        places = wire.scan(staged.model_path).extents if staged.data else {}
+        data = os.path.join(staged.folder, staged.data)
+        held = wire.scan(staged.model_path, threshold=0).extents if staged.data else {}
+        places = {name: extent for name, extent in held.items() if extent.path == data}
         recipes = {name: recipe for name, recipe in plan.merged.recipes.items() if name in places}
         self.regions = regions(plan.family, recipes, places)
         self.writer = views.Writer(staged.folder, staged.data, Index(self.regions))

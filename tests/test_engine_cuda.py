@@ -37,7 +37,8 @@ def requests(rows):
 
 for rows in (1, 2, 3) * 3:
     made = requests(rows)
-    for way in (engine.merged, lambda all: [engine.alone([one])[0] for one in all]):
+    in_the_merged_file = lambda all: engine._run_merged(engine.packing.merged(all))
+    for way in (engine.merged, in_the_merged_file, lambda all: [engine.alone([one])[0] for one in all]):
         assert [out["y"].shape for out in way(made)] == [(rows, 4)] * 3
     packed = [(one.model, engine.packing.alone([one])) for one in made[::2]]
     assert [out["y"].shape for (out,) in engine.calls.together(packed)] == [(rows, 4)] * 2

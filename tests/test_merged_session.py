@@ -265,7 +265,7 @@ def test_a_mistake_of_the_scheduler_costs_speed_alone(monkeypatch: pytest.Monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("netfuse_onnx.runtime.dispatch.choose", broken)
+    monkeypatch.setattr("netfuse_onnx.runtime.generation.choose", broken)
     engine = FakeEngine()
     with serving(engine) as session:
         answers = [session.submit("abcd"[k % 4], feeds(k + 20)) for k in range(8)]

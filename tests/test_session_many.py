@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_engine import FakeCosts, FakeEngine, FakeFormCosts, Versions, feeds, right, serving
+from fake_engine import FakeCosts, FakeEngine, FakeFormCosts, Gate, Versions, feeds, right, serving
 
 from netfuse_onnx.runtime.errors import Closed, Timeout, UnknownModel
 from netfuse_onnx.runtime.schedule import Limits, choose, merges_all
@@ -116,6 +116,18 @@ def test_a_swap_in_the_moment_of_coming_is_seen() -> None:
         (outputs,) = session.run_many([("a", feeds(1))])
         assert right(versions.engines[1], "a", 1, outputs)
     assert [engine.closes for engine in versions.engines] == [1, 1]
+
+
+def test_the_last_caller_beside_the_queue_closes_what_was_replaced(gate: Gate) -> None:
+    versions = Versions(hook=gate)
+    with Serving(versions, "") as session, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(session.run_many, [("a", feeds(1))])
+        gate.wait_for_a_call()
+        session.swap("")
+        assert not versions.engines[0].closes
+        gate.open.set()
+        assert right(versions.engines[0], "a", 1, held.result(30)[0])
+        assert versions.engines[0].closes == 1
 
 
 def test_callers_beside_the_queue_meet_swaps_and_the_end(switching: None) -> None:

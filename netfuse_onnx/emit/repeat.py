@@ -27,6 +27,8 @@ from netfuse_onnx.types import Weight
 SMALL = 1024
 """Copies that take up to so many bytes together are written out: two nodes and their names take up to half
 of that, and shape inference reads values that are stored in the graph."""
+REFERRED = 256
+"""Weights of at most so many bytes stay in the graph of a view: a reference takes about half of that."""
 
 
 def is_repeated(dtype: int, nbytes: int) -> bool:

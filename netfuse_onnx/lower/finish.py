@@ -13,12 +13,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from netfuse_onnx.emit.emitter import Emitter
-from netfuse_onnx.emit.repeat import SMALL
+from netfuse_onnx.emit.repeat import REFERRED, SMALL
 from netfuse_onnx.emit.stored_once import stored_once
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.lower.boundary import Boundary
 from netfuse_onnx.lowered import Conversion, Lowered, Merged, NodeRow
 from netfuse_onnx.ops import walk
+from netfuse_onnx.ops.kinds import FLOATS
 from netfuse_onnx.ops.schemas import facts
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.storage import weights
@@ -43,7 +44,7 @@ def export(
     for field, infos in (("input", edge.input_infos()), ("output", edge.output_infos())):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(infos)
-    large, small = _place_weights(model.graph, emit.recipes)
+    large, small = _place_weights(model.graph, emit.recipes, views=corr.unmoved)
     joins = sum(c.nodes for c in conversions if c.boundary and c.value in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
     inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
@@ -86,9 +87,10 @@ def _restore_empty(
 
 
 def _place_weights(
-    graph: onnx.GraphProto, recipes: Mapping[str, Recipe]
+    graph: onnx.GraphProto, recipes: Mapping[str, Recipe], *, views: bool
 ) -> tuple[dict[str, Recipe], dict[str, Recipe]]:
-    """Write small weights into the graph. Returns the recipes of the large weights, and of the small ones."""
+    """Write small weights into the graph. Returns the recipes of the large weights, and of the small ones.
+    With `views`, weights that are worth a reference are large: each view would hold a copy else."""
     large: dict[str, Recipe] = {}
     small: dict[str, Recipe] = {}
     for tensor in graph.initializer:
@@ -99,7 +101,7 @@ def _place_weights(
             tensor.ClearField("data_location")
             tensor.string_data.extend(weights.strings(recipe))
             small[tensor.name] = recipe
-        elif weights.recipe_nbytes(recipe) <= SMALL:
+        elif weights.recipe_nbytes(recipe) <= (REFERRED if views and recipe.dtype in FLOATS else SMALL):
             tensor.ClearField("data_location")
             tensor.raw_data = b"".join(weights.stream(recipe))
             small[tensor.name] = recipe

@@ -24,7 +24,7 @@ FORMAT = 1
 """The format is raised when a reader of the old one would misread the new one. New keys do not raise it."""
 MOST_BYTES = 1 << 28
 """The largest manifest that is read, in bytes."""
-_ATTEMPTS = 5
+_ATTEMPTS = 10
 AGAIN = "Merge again with --views, or name the folder of a bundle."
 Result = TypeVar("Result")
 
@@ -125,13 +125,23 @@ def opened(folder: str, use: Callable[[Bundle], Result]) -> Result:
     meanwhile, the new one is read, and `use` is called again. Raises FileFault as `read`, and what `use`
     raises."""
     for attempt in range(_ATTEMPTS):
-        before = manifest(folder)
+        before = _stamp(folder)
         try:
             return use(read(folder))
         except Exception:
-            if attempt == _ATTEMPTS - 1 or manifest(folder) == before:
+            if attempt == _ATTEMPTS - 1 or _stamp(folder) == before:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _stamp(folder: str) -> tuple[int, int, int]:
+    """Return what differs between two manifests in a folder, also of one content; zeros where there is
+    none."""
+    try:
+        status = os.stat(os.path.join(folder, MANIFEST))
+    except OSError:
+        return 0, 0, 0
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def manifest(folder: str) -> bytes:

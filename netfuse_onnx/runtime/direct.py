@@ -13,8 +13,8 @@ from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import LONG, Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
-from netfuse_onnx.runtime.schedule import Waiting, choose
 from netfuse_onnx.runtime.types import Call, Engine, Feeds, Request, Together
+from netfuse_onnx.runtime.waiting import Waiting
 
 MOST_UNCOUNTED = 16
 """Short calls that are counted together."""
@@ -96,10 +96,10 @@ def _outcomes(
 
 def _next_call(dispatcher: Dispatcher, generation: Generation, waiting: Waiting) -> Performed:
     """Run and count the call that the scheduler chooses now."""
-    now = time.monotonic()
-    kept_out = dispatcher.kept_out(generation, now)
-    call = choose(waiting, generation.engine.costs, now, generation.at_once, kept_out=kept_out)
-    assert isinstance(call, Call)  # something waits, and nothing is waited for
+    with dispatcher.lock:
+        now = time.monotonic()
+        call = generation.next_call(waiting, now, generation.at_once, 1, dispatcher.stats)
+    assert isinstance(call, Call)  # nothing is waited for
     done = perform(generation.engine, call.kind, waiting.take(call))
     dispatcher.settle(generation, done)
     return done

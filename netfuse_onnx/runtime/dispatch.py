@@ -20,9 +20,9 @@ from netfuse_onnx.runtime.idle import Idle
 from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.moments import NEVER, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
-from netfuse_onnx.runtime.schedule import Later, Limits, choose
+from netfuse_onnx.runtime.schedule import Later, Limits
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Call, Engine, Request
+from netfuse_onnx.runtime.types import Engine, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,9 @@ class Dispatcher:
         later = NEVER
         for generation in self._generations():
             while len(generation.queue):
-                call = self._call_of(generation, now)
+                ends = self.is_stopped or generation.is_retired  # nothing else arrives: nothing to wait for
+                limits = generation.at_once if ends else generation.limits
+                call = generation.next_call(generation.queue.waiting, now, limits, self.slots, self.stats)
                 if isinstance(call, Later):
                     later = min(later, call.at)
                     break
@@ -163,29 +165,6 @@ class Dispatcher:
                     self.busy.add(runs[0])
                     return Job(generation, call, runs), NEVER
         return None, later
-
-    def _call_of(self, generation: Generation, now: float) -> Call | Later:
-        """Return the call that the scheduler chooses: an error of the scheduler must not stop the session."""
-        ends = self.is_stopped or generation.is_retired  # nothing else arrives: nothing to wait for
-        limits = generation.at_once if ends else generation.limits
-        try:
-            call = choose(
-                generation.queue.waiting,
-                generation.engine.costs,
-                now,
-                limits,
-                kept_out=generation.guard.kept_out(now),
-                workers=self.slots,
-            )
-            if isinstance(call, Later) and call.at > now:
-                return call
-            if isinstance(call, Call) and generation.queue.has(call):
-                return call
-        except Exception:
-            pass
-        self.stats.scheduler_faults += 1
-        oldest = generation.queue.oldest()
-        return Call("alone", oldest.form, ((oldest.model, 1),))
 
     # ----------------------------------------------------------------------- the end of a call
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
 from netfuse_onnx.runtime.isolation import Outcome, Performed
-from netfuse_onnx.runtime.queue import Queue
-from netfuse_onnx.runtime.schedule import Limits, merges_all
+from netfuse_onnx.runtime.queue import Queue, waits_for
+from netfuse_onnx.runtime.schedule import Later, Limits, choose, merges_all
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
+from netfuse_onnx.runtime.waiting import Waiting
 
 LONG = 1e-3
 """Seconds of a call that is long beside the time that it takes to count it."""
@@ -47,6 +48,25 @@ class Generation:
     def is_empty(self) -> bool:
         """True where no request is inside."""
         return not self.running and not len(self.queue)
+
+    def next_call(
+        self, waiting: Waiting, now: float, limits: Limits, workers: int, stats: Stats
+    ) -> Call | Later:
+        """Return the call that the scheduler chooses from what waits, which is something. An error of the
+        scheduler must not stop the session: then the oldest request runs by itself. The dispatcher's lock is
+        held."""
+        kept_out = self.guard.kept_out(now)
+        try:
+            call = choose(waiting, self.engine.costs, now, limits, kept_out=kept_out, workers=workers)
+            if isinstance(call, Later) and call.at > now:
+                return call
+            if isinstance(call, Call) and waits_for(waiting, call):
+                return call
+        except Exception:
+            pass
+        stats.scheduler_faults += 1
+        oldest = min(waiting, key=lambda request: request.arrived)
+        return Call("alone", oldest.form, ((oldest.model, 1),))
 
     def merges_all(self, form: Hashable, models: int, rows: int) -> bool:
         """Return True where one request of each of so many models, of so many rows, run in a merged call."""

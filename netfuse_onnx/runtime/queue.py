@@ -85,23 +85,12 @@ class Queue:
                 self._forget_answered()
             heapq.heappush(self._deadlines, (request.deadline, next(self._order), request))
 
-    def has(self, call: Call) -> bool:
-        """Return True where the requests of a call wait."""
-        lines = self.waiting.lines.get(call.form, {})
-        return bool(call.taken) and all(
-            model in lines and 0 < number <= len(lines[model].requests) for model, number in call.taken
-        )
-
     def take(self, call: Call) -> list[Request]:
         """Remove and return the requests of a call, model after model, oldest first."""
         taken = self.waiting.take(call)
         for request in taken:
             self._of_model[request.model] -= 1
         return taken
-
-    def oldest(self) -> Request:
-        """Return the request that has waited for the longest time. ValueError where none waits."""
-        return min(self.waiting, key=lambda request: request.arrived)
 
     def withdraw(self, request: Request) -> bool:
         """Remove a request. Returns False where it does not wait any more."""
@@ -139,3 +128,11 @@ class Queue:
             if request.deadline != NEVER
         ]
         heapq.heapify(self._deadlines)
+
+
+def waits_for(waiting: Waiting, call: Call) -> bool:
+    """Return True where the requests of a call wait."""
+    lines = waiting.lines.get(call.form, {})
+    return bool(call.taken) and all(
+        model in lines and 0 < number <= len(lines[model].requests) for model, number in call.taken
+    )

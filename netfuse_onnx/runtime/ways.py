@@ -66,6 +66,8 @@ class Ways:
         best, way = float("inf"), Way(1, 1)
         if self.limits.own_sessions:
             best, way = self._end(whole, 0, 0), Way(0, 0)
+            if self.times.runs_all and GAIN * self.times.merged(0, self.unit, 0) >= best:
+                return way  # one merged call alone takes longer, and larger ones take no less
         for units in self._sizes(deepest):
             share = self._shared(units)
             calls = -(-deepest // units)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto
 
+from netfuse_onnx.emit.repeat import REFERRED, SMALL
 from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.ops import walk
@@ -26,15 +27,12 @@ from netfuse_onnx.types import Correspondence, Extent, Source, Weight
 from netfuse_onnx.viewed import AgainRow
 from netfuse_onnx.write.regions import UNUSED, Index
 
-SMALL = 256
-"""Weights of at most so many bytes stay in the view: a reference to elsewhere takes about half of that."""
-KEPT = 1024
-"""Weights of at most so many bytes stay in the view, too, where the data of the merged file has none of
-them: they are in the merged file itself."""
 STEERING = 1 << 16
-"""Lists of int64 of at most so many bytes stay in the view, too: they may decide a shape, which inference
-reads from the graph alone."""
+"""Lists of int64 of at most so many bytes stay in the view: they may decide a shape, which inference reads
+from the graph alone."""
 ALIGNED = 64
+VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_data", "double_data")
+"""The fields of a tensor that may hold its values."""
 _PLACEHOLDER = "views"
 """The name of the data file of the views until its content, which is to be its name, is complete."""
 _LIMIT = (1 << 31) - (1 << 20)  # bytes of a model file that every reader takes
@@ -109,27 +107,28 @@ class Writer:
         kept = list(_movable(proto))  # which keeps their ids
         movable, counts = set(map(id, kept)), _Counts()
         for tensor in tensors(proto):
-            if tensor.data_location != TensorProto.EXTERNAL:
+            outside = tensor.data_location == TensorProto.EXTERNAL
+            if tensor.data_type == TensorProto.STRING or not (outside or id(tensor) in movable):
                 continue
             weight = weights.weight_of(tensor)
             size = weights.nbytes(weight)
             if id(tensor) not in movable or _steers(weight):
                 weights.fetch(tensor)
-                if not _steers(weight):
+                if id(tensor) not in movable:
                     counts.again += size
                     self._say(tensor.name, size, "an attribute holds it", "graph", copies=1)
                 continue
-            region = self.index.region(weight, model)
+            region = self.index.region(weight, model) if size > REFERRED else None
             if region is not None and region.offset is not None:
-                external.refer(tensor, Extent(self.data, region.offset, size))
+                _refer(tensor, Extent(self.data, region.offset, size))
                 counts.shared += size
-            elif size <= KEPT:
+            elif size <= SMALL:  # the merged file holds it itself
                 weights.fetch(tensor)
             else:
                 offset = self._again(tensor.name, weight, region.why if region else UNUSED, data)
                 readers = self._readers.setdefault(offset, (size, []))[1]
                 readers += [model] if model not in readers else []
-                external.refer(tensor, Extent(_PLACEHOLDER, offset, size))
+                _refer(tensor, Extent(_PLACEHOLDER, offset, size))
                 counts.again += size
         return counts
 
@@ -192,6 +191,13 @@ class Writer:
         return name
 
 
+def _refer(tensor: TensorProto, extent: Extent) -> None:
+    """Make a tensor refer to bytes in another file, in place of values that it may hold."""
+    for name in VALUES:
+        tensor.ClearField(name)
+    external.refer(tensor, extent)
+
+
 def digest_of(path: str) -> str:
     """Return the SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
@@ -235,7 +241,7 @@ def _graph(family: Correspondence, source: Source, model: int) -> tuple[ModelPro
         return rebuild.model(source, places=True), ADAPTED
     if family.low_rank and family.low_rank.factored:
         return _of_family(family, model), FACTORED
-    proto = wire.scan(source.path, threshold=SMALL).model
+    proto = wire.scan(source.path, threshold=REFERRED).model
     _strip(proto)
     return proto, ""
 

@@ -19,7 +19,6 @@ DRAIN = "test_session_bounds.py::test_close_with_drain_answers_everything"
 DROP = "test_session_bounds.py::test_close_without_drain_drops_what_waits_and_waits_for_what_runs"
 STAYS = "test_session_swap.py::test_a_request_stays_with_the_generation_that_it_entered"
 THREADS = "test_session_swap.py::test_many_threads_lose_nothing_and_mix_nothing_up"
-BESIDE = "test_session_many.py::test_callers_beside_the_queue_meet_swaps_and_the_end"
 
 MUTATIONS: tuple[Mutation, ...] = (
     mutation(
@@ -187,8 +186,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         DIRECT,
         "        if dispatcher.closing or generation.is_retired:\n            dispatcher.finish(generation, ticket)",
         "        pass",
-        BESIDE,
-        hangs=True,
+        "test_session_many.py::test_the_last_caller_beside_the_queue_closes_what_was_replaced",
     ),
     mutation(
         "an-interrupted-call-keeps-its-slot",

@@ -97,7 +97,7 @@ MUTATIONS = (
     mutation(
         "a-replaced-bundle-is-not-opened-again",
         "netfuse_onnx/runtime/bundle.py",
-        "manifest(folder) == before",
+        "_stamp(folder) == before",
         "True",
         "test_views.py::test_a_reader_sees_one_bundle_or_the_other",
     ),

@@ -55,7 +55,8 @@ class Packed:
         if self._packing.routed:
             return cut.rows(self.requests, self._seats or (), results, self.rows)
         if self._seats is None:
-            return cut.own_slots(self.models, results, fresh, self.requests)
+            views = None if fresh else self.buffers.views
+            return cut.own_slots(self.models, results, fresh, self.requests, views)
         return cut.slots(self.requests, self._seats, results, self.rows, fresh)
 
     def release(self, *, failed: bool = False) -> None:
