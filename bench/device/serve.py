@@ -36,6 +36,7 @@ import netfuse_onnx
 from bench import drawn
 from netfuse_onnx.runtime import placed
 from netfuse_onnx.runtime.buckets import sized
+from netfuse_onnx.runtime.placed import USUAL
 from netfuse_onnx.runtime.streams import Streams
 
 CASES = (
@@ -104,7 +105,7 @@ class Case:
         self.target = "cuda" if given.provider == "cuda" else "cpu"
         served = self._merged()
         merged = time.monotonic()
-        cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})
+        cuda = ("CUDAExecutionProvider", USUAL)
         self.providers = [*([cuda] if given.provider == "cuda" else []), "CPUExecutionProvider"]
         options = {"providers": self.providers, "calibrate": 2.0, **self.more}
         self.session = netfuse_onnx.MergedSession(served, **options)
@@ -138,11 +139,13 @@ class Case:
     def _streams(self) -> Any:
         return None if self.engine._streams is None else self.engine._streams.most
 
-    def plain(self, model: int) -> Any:
-        """Return a session of a source, opened as most users do."""
+    def open_sources(self) -> None:
+        """Open the sources, as most users do."""
         import onnxruntime
 
-        return onnxruntime.InferenceSession(self.paths[model], providers=self.providers)
+        began = time.monotonic()
+        self.plain = [onnxruntime.InferenceSession(path, providers=self.providers) for path in self.paths]
+        _say(self.given, self.name, "sources", open=time.monotonic() - began)
 
     def feeds(
         self, ports: Sequence[Any], seed: int, rows: int = 1, other: bool = False
@@ -168,7 +171,8 @@ def measure(name: str, models: int, given: argparse.Namespace) -> int:
     """Check values of a case, then measure it. Returns 1 where values are wrong."""
     case = Case(name, models, given)
     wrong = 0
-    ports = case.plain(0).get_inputs()
+    case.open_sources()
+    ports = case.plain[0].get_inputs()
     forms = [("rows 1", 1, False), ("rows 2", 2, False)]
     if any(isinstance(d, str) for port in ports for d in port.shape[1:]):
         forms.append(("other sizes", 1, True))
@@ -188,12 +192,10 @@ def _checked(case: Case, ports: Sequence[Any], form: str, rows: int, other: bool
     sets = [[case.feeds(ports, 1000 * k + m, rows, other) for m in range(case.models)] for k in range(2)]
     same = case.feeds(ports, 9999, rows, other)
     expected: list[list[Any]] = [[], [], []]
-    for model in range(case.models):
-        session = case.plain(model)
+    for model, session in enumerate(case.plain):
         names = [port.name for port in session.get_outputs()]
         for given, found in zip((sets[0][model], sets[1][model], same), expected, strict=True):
             found.append(dict(zip(names, session.run(names, given), strict=True)))
-        del session
     apart = _apartness(expected[2])
     wrong = 0
     for way, values, wanted in _ways(case, sets, same, expected):
@@ -288,7 +290,7 @@ def _timed(case: Case, ports: Sequence[Any]) -> None:
     if hasattr(engine.calls, "together"):
         every["together"] = lambda: Streams.run(_Ways(engine), requests)  # type: ignore[arg-type]
     one: dict[str, Callable[[], object]] = {"one/MergedSession.run": lambda: case.session.run(*pairs[0])}
-    plain = [case.plain(m) for m in range(case.models)]
+    plain = case.plain
     outputs = [port.name for port in plain[0].get_outputs()]
     every["run"] = lambda: [s.run(outputs, f) for s, f in zip(plain, feeds, strict=True)]
     one["one/run"] = lambda: plain[0].run(outputs, feeds[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -72,6 +73,7 @@ class OnCuda:
         self, path: str, paths: Sequence[str], setup: Setup, most: int | None, sizes: Sequence[int] | None
     ) -> None:
         self.thread, self._setup = DeviceThread(), setup
+        weakref.finalize(self, self.thread.close)
         self.file = self.thread.do(lambda: DeviceFile(path, setup))
         self.own = OwnSessions(paths, lambda one: DeviceFile(one, setup), most, sizes)
         self._contract: Contract | None = None
