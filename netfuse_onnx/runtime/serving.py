@@ -207,7 +207,8 @@ class Serving:
         """Take no more requests, and end. May be called again, and from any thread.
 
         With `drain`, requests that wait still run; else, and after `timeout` seconds, they end in Closed.
-        Calls that run are waited for, `timeout` seconds at most; their files are closed when they end.
+        Calls that run are waited for, `timeout` seconds at most; their files are closed when they end. A
+        callback of a future waits for nothing.
         """
         until = NEVER if timeout is None else time.monotonic() + timeout
         dispatcher, workers = self._dispatcher, self._workers
@@ -216,9 +217,11 @@ class Serving:
             drop(dispatcher.clear(), CLOSED)
         elif dispatcher.waiting:
             workers.ensure()
-        if not workers.are_current:  # a callback that closes must not wait for its own end
-            dispatcher.wait_until_empty(until)
-            drop(dispatcher.clear(), CLOSED)
+        if workers.are_current:  # a callback that closes must not wait for its own end
+            dispatcher.retire()
+            return
+        dispatcher.wait_until_empty(until)
+        drop(dispatcher.clear(), CLOSED)
         dispatcher.retire()
         workers.join(until)
 
@@ -228,6 +231,7 @@ class Serving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close: what waits still runs, unless an error ends the block."""
         self.close(drain=error is None)
 
     # ----------------------------------------------------------------------- steps of a request
