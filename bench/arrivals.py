@@ -51,13 +51,14 @@ class Sample:
     """One run of a plan. Requests that were not done at its end count as latencies of their age there."""
 
     offered: int
-    refused: int
     done: int
     seconds: float
     latencies: Array
     """Of the accepted requests, in seconds."""
     processor: float
     """Seconds of the processor that the server and the sender took."""
+    refusals: Array
+    """Seconds until a request was refused, of each that was."""
 
     @property
     def goodput(self) -> float:
@@ -85,7 +86,7 @@ def run(server: Server, served: Served, planned: Plan, full: type[Exception]) ->
     gc.disable()
     used = time.process_time()
     try:
-        start, futures, done = _send(server, served, planned, full)
+        start, futures, done, refusals = _send(server, served, planned, full)
     finally:
         gc.enable()
     used = time.process_time() - used
@@ -96,17 +97,19 @@ def run(server: Server, served: Served, planned: Plan, full: type[Exception]) ->
     in_time = finished <= end
     _check(served, planned, futures)
     latencies = np.where(in_time, finished - start - at, planned.seconds - at)
-    refused, done_in_time = len(planned.at) - len(accepted), int(in_time.sum())
-    return Sample(len(planned.at), refused, done_in_time, planned.seconds, latencies, used)
+    refused = np.asarray(refusals)
+    return Sample(len(planned.at), int(in_time.sum()), planned.seconds, latencies, used, refused)
 
 
 def _send(
     server: Server, served: Served, planned: Plan, full: type[Exception]
-) -> tuple[float, list[Future[Any] | None], list[float]]:
-    """Return the start, the future of each accepted request, and when each was done."""
+) -> tuple[float, list[Future[Any] | None], list[float], list[float]]:
+    """Return the start, the future of each accepted request, when each was done, and how long each refusal
+    took."""
     clock, sleep, submit, feeds = time.perf_counter, time.sleep, server.submit, served.feeds
     futures: list[Future[Any] | None] = [None] * len(planned.at)
     done = [float("inf")] * len(planned.at)
+    refusals: list[float] = []
 
     def stamp(i: int) -> Callable[[object], None]:
         def set_time(_: object) -> None:
@@ -119,9 +122,11 @@ def _send(
         wait = start + at - clock()
         if wait > 0.0:
             sleep(wait)
+        before = clock()
         try:
             future = submit(model, feeds[model][pick])
         except full:
+            refusals.append(clock() - before)
             continue
         futures[i] = future
         future.add_done_callback(stamp(i))
@@ -129,7 +134,7 @@ def _send(
     for future in futures:
         if future is not None:
             future.cancel()
-    return start, futures, done
+    return start, futures, done, refusals
 
 
 def _check(served: Served, planned: Plan, futures: list[Future[Any] | None]) -> None:

@@ -30,7 +30,7 @@ HALVED = ("bert", "resnet50")
 """Those that are there in float16, too, by ONNX Runtime's converter."""
 NETWORKS = ("tabular", "vit", "mobilenet-96", "resnet50", "bert", "xlnet", "resnext50", "decoder")
 """Names of bench/zoo.py."""
-TINY = {"mobilenet-96": "mobilenet_v2", "tabular": "mlp"}
+TINY = {"mobilenet-96": "mobilenet_v2", "tabular": "mlp", "decoder": "llama_step"}
 """Small networks of sample_models that stand for the full-size ones in a trial."""
 CONSTANT = 1e-3
 """A spread below this share of the largest number is taken for a constant."""

@@ -41,6 +41,10 @@ CONTENDERS = (MERGED, ONE, PER_MODEL)
 LOADS = (0.3, 0.6, 0.9, 1.1, 1.3)
 NEAR = 0.95
 """Settings of a rival that reach so much of its best capacity are told apart by their p99."""
+OVERLOAD = 3.0
+"""The load, in parts of its own capacity, at which a session must still serve what it can."""
+SHORT_QUEUE = 128
+"""Requests that may wait in an overloaded session, so that it is full soon."""
 WITHIN = 1.15
 """A measured p99 may exceed its bound by so much."""
 
@@ -52,6 +56,8 @@ class Setting:
     contender: str
     workers: int = 0
     threads: int = 0
+    queue: int = rivals.MAX_QUEUE
+    """Requests that may wait, of the merged session."""
 
     def __str__(self) -> str:
         return f"workers {self.workers}, threads {self.threads}" if self.workers else "as it chooses"
@@ -60,12 +66,10 @@ class Setting:
 class Merged:
     """The merged session as a contender."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, queue: int) -> None:
         from netfuse_onnx import MergedSession
 
-        self.session = MergedSession(
-            served.bundle, max_queue=rivals.MAX_QUEUE, max_queue_per_model=rivals.MAX_QUEUE
-        )
+        self.session = MergedSession(served.bundle, max_queue=queue, max_queue_per_model=queue)
         self._models = served.models
 
     def submit(self, model: int, feeds: Mapping[str, Any]) -> Any:
@@ -77,15 +81,22 @@ class Merged:
 
 def main() -> int:
     given = _arguments()
-    report = {"machine": machine(), "seconds": given.seconds, "turns": given.turns, "cells": []}
+    report = {
+        "machine": machine(),
+        "seconds": given.seconds,
+        "turns": given.turns,
+        "cells": [],
+        "overload": [],
+    }
     for name in given.families:
         served = prepared(CASES[name], given.folder)
+        report["overload"].append(overload(served, given.seconds, given.turns))
         for cell in family(served, given.mixes, given.loads, given.seconds, given.turns):
             report["cells"].append(cell)
             print(line(cell), flush=True)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(summary(report["cells"]))
+    print(summary(report["cells"]), *map(overload_line, report["overload"]), sep="\n")
     return 0
 
 
@@ -121,6 +132,30 @@ def _in_turns(
     return samples
 
 
+def overload(served: Served, seconds: float, turns: int) -> dict[str, Any]:
+    """Measure the merged session alone: what it serves when three times its capacity is offered, as a part of
+    that capacity, and the milliseconds in which it refuses 99 of 100 requests that it has no room for."""
+    parts, refusals = [], []
+    with child(contender, served, Setting(MERGED, queue=SHORT_QUEUE)) as server:
+        for turn in range(turns):
+            limit = float(ask(server, "capacity", "uniform", max(1.0, seconds)))
+            # Long enough that the queue, which is empty at first, is full for most of the time.
+            sample = ask(server, "load", "uniform", OVERLOAD * limit, seconds + SHORT_QUEUE / limit, turn)
+            parts.append(sample.goodput / limit)
+            refusals.append(1e3 * sample.refusals)
+    every = np.concatenate([*refusals, [0.0]])
+    return {
+        "family": served.name, "capacity": round(limit, 1), "goodput": round(float(np.median(parts)), 3),
+        "refused": len(every) - 1, "refusal_p99": round(float(np.quantile(every, 0.99)), 3),
+    }  # fmt: skip
+
+
+def overload_line(one: Mapping[str, Any]) -> str:
+    served = f"{one['goodput']:.2f} of its capacity of {one['capacity']:.0f}/s"
+    refused = f"{one['refused']} refused in {one['refusal_p99']:.2f} ms (p99)"
+    return f"{one['family']:10} {OVERLOAD:g} x overload: {served}, {refused}"
+
+
 def best_setting(served: Served, rival: str, seconds: float) -> Setting:
     """Return the setting of a rival with the highest capacity; of near ones, that with the lowest p99."""
     tried = []
@@ -144,7 +179,7 @@ def figures(samples: Sequence[arrivals.Sample]) -> dict[str, Any]:
         "offered": round(offered / sum(one.seconds for one in samples), 1),
         "goodput": round(float(np.median([one.goodput for one in samples])), 1),
         "served": round(done / offered, 4),
-        "refused": sum(one.refused for one in samples),
+        "refused": sum(len(one.refusals) for one in samples),
         "p50": round(float(np.median(p50)), 3),
         "p99": round(float(np.median(p99)), 3),
         "processor_us": round(1e6 * sum(one.processor for one in samples) / max(1, done), 1),
@@ -206,7 +241,7 @@ def _server(served: Served, setting: Setting) -> tuple[Any, type[Exception]]:
     if setting.contender == MERGED:
         from netfuse_onnx.runtime.errors import QueueFull
 
-        return Merged(served), QueueFull
+        return Merged(served, setting.queue), QueueFull
     kind = rivals.OneByOne if setting.contender == ONE else rivals.PerModel
     return kind(served.sources, setting.workers, setting.threads), rivals.Full
 
@@ -227,7 +262,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--loads", nargs="+", type=float, default=LOADS, help="in parts of one by one's capacity"
     )
-    parser.add_argument("--seconds", type=float, default=0.8, help="of a contender's turn")
+    parser.add_argument("--seconds", type=float, default=0.7, help="of a contender's turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="the tiny family, one turn of 0.2 s")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where families are kept")

@@ -53,6 +53,8 @@ POISONS: Mapping[str, tuple[type[BaseException], ...]] = {
 }  # fmt: skip
 """The kinds of poison, and the errors in which they end; without any, in an answer. Requests that are dropped
 may have been answered before."""
+RUN_AT_ONCE = tuple(poison for poison in POISONS if POISONS[poison] is not DROPPED)
+"""The kinds of poison that a list of `run_many` may have: its requests can't be dropped one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,16 @@ class Mixed:
     def innocent(self, rng: random.Random) -> Ask:
         """Draw a request that is answered."""
         return rng.choice(rng.choice(self._pools))
+
+    def one_of_each(self, rng: random.Random) -> list[Ask]:
+        """Draw a request for every model, all of equal rows, one of them poisoned with the probability of the
+        mix: a session may take a short way for them."""
+        number = rng.randrange(POOL)
+        asks = [pool[number] for pool in self._pools]
+        if rng.random() < self.poisoned:
+            place = rng.randrange(len(asks))
+            asks[place] = spoilt(asks[place], rng.choice(RUN_AT_ONCE), rng)
+        return asks
 
     def judge(self, ask: Ask, outcome: Any) -> int | None:
         """Count an outcome: outputs or an error. Returns the generation that answered, None for errors."""
@@ -249,11 +261,13 @@ def by_asyncio(session: Any, mixed: Mixed, count: int, seed: int, burst: int = 3
 
 
 def by_run_many(session: Any, mixed: Mixed, count: int, seed: int, burst: int = 32) -> None:
-    """Send lists of requests by `run_many`."""
+    """Send lists of requests by `run_many`: any, and one for each model."""
     rng = random.Random(seed)
-    poisons = [poison for poison in POISONS if poison not in ("cancelled", "late")]
-    for _ in range(0, count, burst):
-        asks = [mixed.draw(rng, poisons) for _ in range(burst)]
+    sent = 0
+    while sent < count:
+        any_models = [mixed.draw(rng, RUN_AT_ONCE) for _ in range(burst)]
+        asks = rng.choice([any_models, mixed.one_of_each(rng)])
+        sent += len(asks)
         every = session.run_many([(ask.model, ask.feeds) for ask in asks], return_errors=True)
         generations = {mixed.judge(ask, outcome) for ask, outcome in zip(asks, every, strict=True)} - {None}
         if len(generations) > 1:

@@ -2,8 +2,9 @@
 
     python bench/plot.py bench/results/cpu
 
-Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote. A ratio is that of the two
-medians; its quartiles are those of the ratios of single rounds, where all ways took turns.
+Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote. shared.svg has the
+families that share (bench/device/shared_results.py). A ratio is that of the two medians; its quartiles are
+those of the ratios of single rounds, where all ways took turns.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from netfuse_onnx.measure.rounds import ratio
 Result = Mapping[str, Any]
 
 RANKING = "ranking.json"
+SHARED = "shared"
+"""The group of cases whose models share weights, or whose calls choose models."""
 COLOURS = {
     Outcome.BETTER: "#1a7f37", Outcome.WORSE: "#cf222e", Outcome.EQUAL: "#6e7781",
     Outcome.INCONCLUSIVE: "#6e7781",
 }  # fmt: skip
 """Gains are green, losses red; grey is what can't be told apart from 1."""
 LEGEND = ((Outcome.BETTER, "faster"), (Outcome.WORSE, "slower"), (Outcome.INCONCLUSIVE, "can't be told"))
-MARKERS = "osDv^P"
+MARKERS = "osDv^PX*<>"
 """The shapes of the merged files of a case, such as generic, cpu, and cpu with stacked inputs."""
 ROW_HEIGHT, SPREAD = 0.27, 0.56
 """The height of a row in inches, and the part of it that the dots of a row share."""
@@ -43,8 +46,11 @@ def main() -> int:
     if not results:
         print(f"There are no results in {folder}.", file=sys.stderr)
         return 1
-    (folder / "README.md").write_text(table(results))
-    draw(results, folder / "speedup.svg")
+    shared = [result for result in results if result["group"] == SHARED]
+    (folder / "README.md").write_text(table(results, checked(folder)))
+    draw([result for result in results if result not in shared], folder / "speedup.svg")
+    if shared:
+        draw(shared, folder / "shared.svg")
     return 0
 
 
@@ -54,6 +60,12 @@ def read(folder: Path) -> list[Result]:
     found += [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
     keyed = {(r["group"], r["name"], r["dtype"], r["batch"], r["count"]): r for r in found if "rows" in r}
     return [keyed[key] for key in sorted(keyed)]
+
+
+def checked(folder: Path) -> list[Result]:
+    """Files whose values were compared."""
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [row for row in map(json.loads, lines) if "wrong" in row]
 
 
 def compared(result: Result, speedup: Mapping[str, Any]) -> Compared:
@@ -155,8 +167,9 @@ def _legend(figure: Any, markers: Mapping[str, str]) -> None:
     figure.legend(handles=[*shapes, *colours], loc="upper center", ncols=6, frameon=False)
 
 
-def table(results: Sequence[Result]) -> str:
-    """Markdown: what was measured where, and a line per case and merged model."""
+def table(results: Sequence[Result], files: Sequence[Result] = ()) -> str:
+    """Markdown: what was measured where, and a line per case and merged model. `files` are those whose values
+    were compared."""
     machines = {json.dumps([r["machine"]["processor"], r["machine"].get("gpu", "")]) for r in results}
     told = results[0]
     busy = [r["name"] for r in results if any("busy" in warning for warning in r["warnings"])]
@@ -179,9 +192,54 @@ def table(results: Sequence[Result]) -> str:
         "",
         "| network | type | batch | models | merged | best alternative | speed-up | quartiles | verdict |",
         "|---|---|---:|---:|---|---|---:|---|---|",
-        *(line for result in results for line in _lines(result)),
+        *(line for result in results if result["group"] != SHARED for line in _lines(result)),
+        *_of_families([result for result in results if result["group"] == SHARED]),
+        *_of_values(files),
     ]
     return "\n".join([*rows, ""])
+
+
+def _of_families(results: Sequence[Result]) -> Iterator[str]:
+    """Yield the lines about families that share, which may have far more models than a call wants."""
+    if not results:
+        return
+    yield from ("", "## Families that share", "")
+    yield "![One row per family](shared.svg)"
+    yield from ("", "Times are medians of a call from arrays to arrays; GB are those on the device.", "")
+    heads = "family,models,in a call,merged,ms,GB,best alternative,ms,GB,speed-up,quartiles,verdict"
+    yield f"| {heads.replace(',', ' | ')} |"
+    yield "|---|---:|---:|---|---:|---:|---|---:|---:|---:|---|---|"
+    for result in results:
+        for speedup in result["speedups"]:
+            one = compared(result, speedup)
+            own, best = (_fastest(result, speedup[which]) for which in ("merged", "best"))
+            yield (
+                f"| {result['name']} | {result['count']} | {len(result['models'])} | {own} | {best} | "
+                f"{one.ratio:.2f} | {one.low:.2f} - {one.high:.2f} | {one.outcome} |"
+            )
+
+
+def _fastest(result: Result, label: str) -> str:
+    """The fastest setting of a way: its name, milliseconds and GB."""
+    rows = [row for row in result["rows"] if row["label"] == label and row["seconds"] and not row["problem"]]
+    row = min(rows, key=lambda row: float(row["seconds"]["median"]))
+    words = ", ".join(filter(None, (label, row["settings"].removeprefix("1 thread").strip(", "))))
+    return f"{words} | {row['seconds']['median'] * 1e3:.2f} | {row['gpu'] / 1e9:.2f}"
+
+
+def _of_values(files: Sequence[Result]) -> Iterator[str]:
+    """Yield the lines about the values."""
+    if not files:
+        return
+    wrong = [file for file in files if file["wrong"]]
+    yield from ("", "## Values of files that share, choose, route or combine", "")
+    yield (
+        f"{len(files)} small files were checked, {sum(f['calls'] for f in files)} calls compared with the "
+        f"sources' own sessions, {sum(f['refused'] for f in files)} calls with ids or sizes that must fail "
+        f"did. The largest error without TF32 is {max(f['worst'] for f in files):.0e} of the largest value. "
+        f"{sum(f['graph'] for f in files)} files could be captured as CUDA graphs."
+    )
+    yield from ("", *(f"- {file['file']}: {file['wrong'][0]}" for file in wrong))
 
 
 def _lines(result: Result) -> Iterable[str]:

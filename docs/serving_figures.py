@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.measure.serving import merges_from
+from netfuse_onnx.runtime.merges import merges_from
 from netfuse_onnx.units import duration
 
 ROOT = Path(__file__).parent.parent

@@ -116,6 +116,9 @@ class FakeEngine:
             )
         return Request(self.models.index(model), (x.copy() if copy else x,), len(x), x.shape[1:])
 
+    def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
+        return [(model, feeds) for model in self.models]
+
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
         return self._run("alone", requests)
@@ -128,6 +131,9 @@ class FakeEngine:
 
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         return len(self.models) * max(rows.values())
+
+    def told(self) -> dict[str, object]:
+        return {}
 
     def close(self) -> None:
         with self._lock:
@@ -171,15 +177,15 @@ def feeds(value: float, rows: int = 1, width: int = 2) -> dict[str, Array]:
 class Versions:
     """Opens one fake engine after the other. `fail` makes opening fail."""
 
-    def __init__(self, **options: object) -> None:
-        self.options = options
+    def __init__(self, engine: type[FakeEngine] = FakeEngine, **options: object) -> None:
+        self.engine, self.options = engine, options
         self.engines: list[FakeEngine] = []
         self.fail = False
 
     def __call__(self, path: object) -> FakeEngine:
         if self.fail:
             raise FileFault("no such file")
-        engine = FakeEngine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
+        engine = self.engine(generation=len(self.engines), **self.options)  # type: ignore[arg-type]
         self.engines.append(engine)
         return engine
 

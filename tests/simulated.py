@@ -6,9 +6,10 @@ The same requests are served by our scheduler and by two rivals, one by one and 
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +35,8 @@ def recorded(name: str) -> MeasuredCosts:
 
     merged = {int(rows): curve(points) for rows, points in table["merged"].items()}
     times = FormTimes(table["io"], table["models"], curve(table["own"]), merged)
-    return MeasuredCosts(table["io"], table["models"], {FORM: times}, lambda form: 1.0)
+    forms = {FORM: times, ("half",): times.scaled(0.5)}
+    return MeasuredCosts(table["io"], table["models"], forms, lambda form: 1.0)
 
 
 # --------------------------------------------------------------------------- arrivals
@@ -50,11 +52,22 @@ def shares(kind: str, models: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def arrivals(rate: float, count: int, kind: str, models: int, seed: int) -> list[Request]:
-    """Return requests of one row at Poisson times."""
+MIXED_ROWS, MIXED_FORMS = (1, 1, 1, 1, 2, 2, 4, 6), (FORM, FORM, ("half",))
+
+
+def arrivals(
+    rate: float, count: int, kind: str, models: int, seed: int, mixed: bool = False
+) -> list[Request]:
+    """Return requests at Poisson times: of one row and form, or `mixed`, of several."""
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.exponential(1 / rate, count))
     which = rng.choice(models, count, p=shares(kind, models))
+    if mixed:
+        sizes = rng.integers((len(MIXED_ROWS), len(MIXED_FORMS)), size=(count, 2))
+        return [
+            Request(int(model), (), MIXED_ROWS[row], MIXED_FORMS[form], float(time))
+            for model, time, (row, form) in zip(which, times, sizes, strict=True)
+        ]
     return [Request(int(model), (), 1, FORM, float(time)) for model, time in zip(which, times, strict=True)]
 
 
@@ -87,34 +100,44 @@ class OneByOne:
 
 
 class PerModel:
-    """Dynamic batching of each model by itself: all that wait for the model whose request is oldest, up to `most`."""
+    """Dynamic batching of each model by itself: all that wait for the model whose request is oldest, of one form and
+    up to `most` rows."""
 
     def __init__(self, costs: Costs, most: int = Limits().max_batch) -> None:
-        self.costs, self.most, self.lines = costs, most, dict[int, deque[Request]]()
+        self.costs, self.most = costs, most
+        self.lines: dict[tuple[int, Hashable], deque[Request]] = {}
 
     def add(self, request: Request) -> None:
-        self.lines.setdefault(request.model, deque()).append(request)
+        self.lines.setdefault((request.model, request.form), deque()).append(request)
 
     def next(self, now: float, idle: int) -> tuple[list[Request], float] | None:
         if not self.lines:
             return None
-        model = min(self.lines, key=lambda model: self.lines[model][0].arrived)
-        line = self.lines[model]
-        batch = [line.popleft() for _ in range(min(len(line), self.most))]
+        key = min(self.lines, key=lambda key: self.lines[key][0].arrived)
+        line, batch, rows = self.lines[key], list[Request](), 0
+        while line and (not batch or rows + line[0].rows <= self.most):
+            batch.append(line.popleft())
+            rows += batch[-1].rows
         if not line:
-            del self.lines[model]
-        return batch, self.costs.alone(batch[0].form, sum(request.rows for request in batch))
+            del self.lines[key]
+        return batch, self.costs.alone(batch[0].form, rows)
 
 
 class Ours:
-    """The scheduler of netfuse_onnx.runtime. `true` has the times that calls take, where they are not as expected."""
+    """The scheduler of netfuse_onnx.runtime. With `true`, calls take those times and not the expected ones, times
+    the noise that is drawn, and the costs learn from each."""
 
     def __init__(
-        self, costs: Costs, limits: Limits | None = None, workers: int = 1, true: Costs | None = None
+        self,
+        costs: Costs,
+        limits: Limits | None = None,
+        workers: int = 1,
+        true: Costs | None = None,
+        noise: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        self.costs, self.limits, self.workers, self.true = costs, limits or Limits(), workers, true or costs
-        self.waiting = Waiting()
-        self.calls: list[Call] = []
+        self.costs, self.limits, self.workers, self.true = costs, limits or Limits(), workers, true
+        self.waiting, self.noise = Waiting(), noise
+        self.kinds: list[str] = []
 
     def add(self, request: Request) -> None:
         self.waiting.add(request)
@@ -123,17 +146,52 @@ class Ours:
         call = choose(self.waiting, self.costs, now, self.limits, workers=self.workers)
         if not isinstance(call, Call):
             return call
-        self.calls.append(call)
+        self.kinds.append(call.kind)
         batch = self.waiting.take(call)
         rows: dict[int, int] = {}
         for request in batch:
             rows[request.model] = rows.get(request.model, 0) + request.rows
+        seconds = self._seconds(self.true or self.costs, call, rows) * self.noise()
+        if self.true is not None:
+            self.costs.saw(call.form, call.kind, rows, seconds)
+        return batch, seconds
+
+    def _seconds(self, costs: Costs, call: Call, rows: dict[int, int]) -> float:
         if call.kind == "alone":
-            return batch, self.true.alone(call.form, sum(rows.values()))
-        return batch, self.true.merged(call.form, rows)
+            return costs.alone(call.form, sum(rows.values()))
+        return costs.merged(call.form, rows)
 
 
-WAYS: dict[str, Callable[[Costs], Server]] = {"one by one": OneByOne, "per model": PerModel, "ours": Ours}
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One load: a family, workers, how requests spread over the models, and how many come, as a part of what one
+    by one can serve."""
+
+    family: str
+    workers: int
+    kind: str
+    load: float
+    mixed: bool = False
+
+    def compared(self, count: int, seeds: Sequence[int]) -> dict[str, Served]:
+        """Return what each way made of the same requests, those of all seeds together."""
+        costs = recorded(self.family)
+        each = costs.alone(FORM, 1)
+        if self.mixed:
+            sizes = list(itertools.product(MIXED_ROWS, MIXED_FORMS))
+            each = sum(costs.alone(form, rows) for rows, form in sizes) / len(sizes)
+        rate = self.load * self.workers / each
+        found = {name: Served() for name in ("one by one", "per model", "ours")}
+        for seed in seeds:
+            requests = arrivals(rate, count, self.kind, costs.models, seed, self.mixed)
+            servers: dict[str, Server] = {
+                "one by one": OneByOne(costs),
+                "per model": PerModel(costs),
+                "ours": Ours(costs, workers=self.workers),
+            }
+            for name, server in servers.items():
+                found[name].extend(simulate(requests, server, self.workers))
+        return found
 
 
 # --------------------------------------------------------------------------- the simulation
@@ -146,8 +204,19 @@ class Served:
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
     end: float = 0.0
-    starts: dict[int, float] = field(default_factory=dict)
-    """When each request started, by its place among the requests."""
+    longest: float = 0.0
+    """The longest call."""
+    ahead: list[tuple[int, int]] = field(default_factory=list)
+    """For each request that was served, the calls that started between its arrival and its own, and the requests
+    that waited when it arrived."""
+
+    def extend(self, other: Served) -> None:
+        """Add another run, as if it had come after this one."""
+        self.latencies += other.latencies
+        self.ahead += other.ahead
+        self.refused += other.refused
+        self.end += other.end
+        self.longest = max(self.longest, other.longest)
 
     @property
     def load(self) -> float:
@@ -160,7 +229,8 @@ class Served:
 
 def simulate(requests: Sequence[Request], server: Server, workers: int) -> Served:
     """Serve all requests, and refuse those that find the queue full."""
-    served, per_model, waiting = Served(), dict[int, int](), 0
+    served, per_model, waiting, calls = Served(), dict[int, int](), 0, 0
+    entered = dict[Request, tuple[int, int]]()
     free, ends, wake = workers, list[float](), float("inf")
     place = 0
     while place < len(requests) or ends or waiting:
@@ -180,6 +250,7 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
                 served.refused += 1
                 continue
             server.add(request)
+            entered[request] = calls, waiting
             per_model[request.model] = per_model.get(request.model, 0) + 1
             waiting += 1
         while free and waiting:
@@ -189,9 +260,13 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
                 break
             batch, seconds = call
             end = now + seconds
+            served.longest = max(served.longest, seconds)
             for request in batch:
                 per_model[request.model] -= 1
                 served.latencies.append(end - request.arrived)
+                before, ahead = entered.pop(request)
+                served.ahead.append((calls - before, ahead))
+            calls += 1
             waiting -= len(batch)
             served.end = max(served.end, end)
             heapq.heappush(ends, end)

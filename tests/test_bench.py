@@ -221,6 +221,26 @@ def test_losses_have_another_colour_than_gains(tmp_path: Path) -> None:
     assert len(set.union(*more.values())) == 3
 
 
+def test_families_that_share_have_a_table_of_their_own() -> None:
+    """A call may want some of many models; a file whose values are wrong is named."""
+    case = result("tenants", 1000, 1, [1.0] * 3, [2.0] * 3)
+    rows = [{**row, "settings": "1 thread", "problem": "", "gpu": 2e9} for row in case["rows"]]  # type: ignore[attr-defined]
+    shared = {**case, "group": plot.SHARED, "rows": rows, "models": ["a"] * 16}
+    files = [
+        {"file": name, "calls": 3, "refused": 2, "worst": 1e-7, "graph": True, "wrong": wrong}
+        for name, wrong in (("right", []), ("odd", ["y differs"]))
+    ]
+    text = plot.table([result("one", 2, 1, [1.0] * 3, [2.0] * 3), shared], files)
+    first, second = text.split("## Families that share")
+    assert "tenants" not in first and "| one |" in first
+    assert (
+        "| tenants | 1000 | 16 | merged, cpu | 1000.00 | 2.00 | in sequence | 2000.00 | 2.00 | 2.00 |"
+        in second
+    )
+    assert "2 small files were checked, 6 calls" in second
+    assert "- odd: y differs" in second and "right:" not in second
+
+
 def test_the_plot_the_table_and_the_report_have_one_ratio() -> None:
     """It is that of the medians; stored results of other definitions are computed again from their samples."""
     case = result("one", 2, 1, [1.0, 1.0, 4.0], [2.0, 3.0, 3.0])

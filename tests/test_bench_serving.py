@@ -13,7 +13,8 @@ from netfuse_onnx.cli.screen import Screen
 
 from netfuse_onnx.measure.report import BenchReport, Row, Serving, Waiting
 from netfuse_onnx.measure.rounds import Quartiles
-from netfuse_onnx.measure.serving import merges_from, of_calls, serving
+from netfuse_onnx.measure.serving import of_calls, serving
+from netfuse_onnx.runtime.merges import merges_from
 from netfuse_onnx.runtime.schedule import GAIN
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime import padding
-from netfuse_onnx.runtime.buckets import Buckets
+from netfuse_onnx.runtime.buckets import Buckets, sized
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.packing import Packing
 from netfuse_onnx.runtime.types import Request
@@ -146,6 +146,23 @@ def test_whole_numbers_are_below_the_sizes_of_tables(tmp_path: Path) -> None:
         served.prove()  # the largest of negative values is the padding's 0
     with pytest.raises(UsageFault, match="could not be checked"):
         padding.prove(served.contract, lambda feeds: {}[""])
+
+
+def test_a_model_that_fails_when_padded_is_refused(tmp_path: Path) -> None:
+    served = Served(tmp_path, MASKED, "stacked", Buckets({"seq": 8}))
+
+    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        if feeds["x"].shape[1] == 8:
+            raise ValueError("8 is too long")
+        return served.alone(0, feeds)
+
+    with pytest.raises(UsageFault, match=r"not when 'seq' is padded .8 is too long"):
+        padding.prove(served.contract, run)
+
+
+def test_sizes_may_follow_from_others() -> None:
+    axes = ["past + 1", "past", "2*past", "batch-size"]
+    assert sized(axes, lambda axis: 4) == {"past": 4, "past + 1": 5, "2*past": 8, "batch-size": 4}
 
 
 def test_sizes_lie_between_buckets() -> None:

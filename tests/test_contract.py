@@ -4,6 +4,7 @@ expected, and what is right passes as it is."""
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -155,6 +156,9 @@ def test_the_batch_is_the_first_axis_and_no_other() -> None:
     unnamed = replace(TWO, shapes={"ids": (None, 2), "mask": ("seq", 1, 2)})  # type: ignore[dict-item]
     found = contract(unnamed)
     assert not found.file.batch and found.axes == ("ids.0", "seq")
+    single = replace(SINGLE, shapes={"x": (None, 2)})  # type: ignore[dict-item]
+    assert contract(single).file.batch == {"x.0"}
+    assert contract(single, rows_apart=True).apart and not contract(single).apart
 
 
 # --------------------------------------------------------------------------- what passes
@@ -194,6 +198,11 @@ def test_a_copy_is_not_changed_by_its_caller() -> None:
             value[...] = 7
         for taken, value in zip(one.inputs, feeds.values(), strict=True):
             np.testing.assert_array_equal(taken, value)
+    shared = contract(replace(TWO, share=frozenset({"mask"}), shapes={"ids": ("B",), "mask": (2,)}))
+    mask = np.ones(2, F)
+    one = shared.check("bob", {"ids": np.ones(1, np.int64), "mask": mask}, copy=True)
+    mask[0] = 7
+    assert one.form.once[0][1] == one.inputs[1].tobytes() != mask.tobytes()  # type: ignore[attr-defined]
     view = np.ones((4, 2), F)
     assert contract(SINGLE).check("bob", {"x": view[1:3]}, copy=True).inputs[0].base is None
 
@@ -293,6 +302,15 @@ def test_missing_and_unknown_inputs_are_named(feeds: dict[str, Any], name: str) 
     assert (error.model, error.input, error.expected) == ("bob", name, "ids, mask")
 
 
+@pytest.mark.parametrize("feeds", [None, [GOOD["ids"]], GOOD["ids"], "ids", 3])
+def test_feeds_must_be_a_mapping(feeds: Any) -> None:
+    for spec in (TWO, SINGLE):
+        error = refused(spec, "bob", feeds)
+        assert isinstance(error, BadInput) and error.expected == ", ".join(spec.types)
+    proxy = types.MappingProxyType(GOOD)
+    assert contract().check("bob", proxy).rows == 2
+
+
 SHAPES = [
     ("ids", (6,), "rank"), ("ids", (2, 3, 1), "rank"), ("ids", (), "rank"), ("mask", (2, 3, 3), "is 3, not 2"),
     ("mask", (2, 4, 2), "'seq' is 4 here, and 3 elsewhere"), ("mask", (3, 3, 2), "'B' is 3 here, and 2 elsewhere"),
@@ -330,6 +348,13 @@ def test_limits_are_those_of_one_request() -> None:
         with pytest.raises(TooLarge, match=what) as caught:
             found.check("bob", {"x": np.ones((rows, 2), F)})
         assert caught.value.model == "bob" and what in caught.value.expected
+
+
+def test_long_strings_are_too_large() -> None:
+    found = contract(replace(SINGLE, types={"x": "string"}), max_bytes=100)
+    found.check("bob", {"x": [["a", "b"]]})
+    with pytest.raises(TooLarge, match="bytes"):
+        found.check("bob", {"x": [["a", "b" * 101]]})
 
 
 def test_what_was_wrong_once_stays_wrong() -> None:

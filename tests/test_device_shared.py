@@ -78,3 +78,21 @@ def test_files_for_the_times_are_prepared(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "routed-encoder" / "case.json").read_text())
     assert [file["io"] for file in about["files"]] == ["slots", "index", "selected", "stacked"]
     assert all(Path(file["path"]).exists() for file in about["files"]) and len(about["paths"]) == 3
+
+
+def test_results_are_kept_without_samples_and_folders(tmp_path: Path) -> None:
+    rows = [{"label": "stacked", "samples": [1.0, 2.0], "seconds": {"median": 1.5}}]
+    (tmp_path / "results.jsonl").write_text(json.dumps({"name": "n", "rows": rows, "verdict": {}}) + "\n")
+    checks = [
+        {"file": "mlp", "way": "arrays", "tf32": False, "calls": 3, "refused": 2, "worst": 1e-7, "wrong": []},
+        {"file": "mlp", "way": "arrays", "tf32": True, "calls": 3, "refused": 2, "worst": 1e-3, "wrong": []},
+        {"file": "mlp", "way": "merge", "wrong": ["fails: /tmp/x/y.onnx"]},
+    ]
+    (tmp_path / "shared.jsonl").write_text("".join(json.dumps(check) + "\n" for check in checks))
+    kept = tmp_path / "kept.jsonl"
+    script = ROOT / "bench" / "device" / "shared_results.py"
+    subprocess.run([sys.executable, script, tmp_path, kept], check=True, timeout=60)
+    case, file = map(json.loads, kept.read_text().splitlines())
+    assert case == {"name": "n", "rows": [{**rows[0], "samples": []}]}
+    assert (file["calls"], file["refused"], file["worst"], file["graph"]) == (6, 4, 1e-7, False)
+    assert file["wrong"] == ["fails: y.onnx"]

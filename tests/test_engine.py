@@ -38,6 +38,14 @@ def test_a_merged_call_gives_what_each_model_gives_alone(engine: ServedFiles) ->
     assert np.abs(alone[0]["y"] - alone[1]["y"]).max() > 0.1
 
 
+def test_the_engine_tells_how_its_sessions_were_opened(engine: ServedFiles) -> None:
+    told = engine.told()
+    assert told["provider"] == "CPUExecutionProvider"
+    assert not told["shared_pool"]
+    assert (told["threads_per_call"], told["calls_at_a_time"]) == (engine.threads.threads, engine.slots)
+    assert told["own_sessions_open"] >= 1
+
+
 def test_unknown_models_and_inputs_have_errors_of_their_own(engine: ServedFiles) -> None:
     with pytest.raises(UnknownModel):
         engine.check("d", _feeds("a", 1, 0))

@@ -27,8 +27,8 @@ GAPS = {
     name for name, value in vars(gaps).items() if isinstance(value, str) and re.fullmatch(r"1\.\d+", value)
 }
 ON_CUDA = {
-    "BOTH_BROADCAST", "BROADCAST_OF_SEVERAL", "CUDA_LISTED", "GATHER_GIVES_ZEROS", "NO_AXIS_OF_VECTORS",
-    "ONE_ZERO_POINT", "SCALE_PER_MODEL", "SPLIT_OF_NOTHING", "TF32",
+    "BOTH_BROADCAST", "BROADCAST_OF_SEVERAL", "CUDA_LISTED", "FUSED_UNCHECKED", "GATHER_GIVES_ZEROS",
+    "NO_AXIS_OF_VECTORS", "ONE_ZERO_POINT", "REDUCE_OF_NOTHING", "SCALE_PER_MODEL", "SPLIT_OF_NOTHING", "TF32",
 }  # fmt: skip
 SHOWN: dict[str, Callable[[], bool]] = {}
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -46,7 +46,7 @@ NOT_SHOWN = {
 }
 """Gaps without a test, and why. The list may only shrink."""
 
-GONE = {"NO_MAX": "1.32"}
+GONE = {"EMPTY_MOVED": "1.32", "NO_MAX": "1.32"}
 """Gaps that the oldest supported versions have, and the first version that was seen without."""
 
 
@@ -390,6 +390,19 @@ def split_of_nothing() -> bool:
 
 
 @shows
+def reduce_of_nothing() -> bool:
+    text = "g (int64[3, n] x) => (int64[3] y) { y = ReduceSum<keepdims = 0>(x, axes) }"
+    text = text.replace("{", "<int64[1] axes = {1}> {")
+    return refused_on_cuda(text, x=np.ones((3, 0), np.int64))
+
+
+@shows
+def fused_unchecked() -> bool:
+    text = "g (float[2, 1, n] x, float[n] b) => (float[2, 1, n] y) { s = Add(x, b) y = Softmax(s) }"
+    return not refused_on_cuda(text, x=np.ones((2, 1, 5), np.float32), b=np.ones(2, np.float32))
+
+
+@shows
 def no_axis_of_vectors() -> bool:
     text = "g (float[4] x, float[4] s, uint8[4] z) => (uint8[4] y) { y = QuantizeLinear<axis = 0>(x, s, z) }"
     x = np.ones(4, np.float32)
@@ -448,6 +461,23 @@ def tf32() -> bool:
         for on in (True, False)
     ]
     return not np.array_equal(*got)
+
+
+EMPTY_BATCH = """
+import numpy, onnx, onnxruntime
+text = "g (float[b,2,3] x, float[2,3,4] w) => (float[2,b,4] y) { t = Transpose<perm=[1,0,2]>(x) y = MatMul(t, w) }"
+model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17]>' + text)
+session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+session.run(None, {"x": numpy.ones((0, 2, 3), "f"), "w": numpy.ones((2, 3, 4), "f")})
+"""
+
+
+@shows
+def empty_moved() -> bool:
+    """The process of the session ends by a signal."""
+    done = subprocess.run([sys.executable, "-c", EMPTY_BATCH], capture_output=True, check=False, timeout=60)
+    assert done.returncode <= 0, done.stderr[-500:]
+    return done.returncode < 0
 
 
 # --------------------------------------------------------------------------- the tests

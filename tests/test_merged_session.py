@@ -12,6 +12,7 @@ from fake_engine import PATIENCE, SENTENCE, FakeEngine, Gate, behind, feeds, rig
 
 from netfuse_onnx.runtime.errors import BadInput, CallFailed, UnknownModel
 from netfuse_onnx.runtime.generation import ONE_OF
+from netfuse_onnx.runtime.isolation import perform
 from netfuse_onnx.runtime.types import Outputs
 
 # ------------------------------------------------------------------------------ the ways in
@@ -150,6 +151,15 @@ def test_a_failed_batch_of_one_model_blames_the_guilty_alone() -> None:
         assert isinstance(outcome, CallFailed) if value == 13 else right(engine, "b", value, outcome)
 
 
+def test_retried_requests_keep_their_order() -> None:
+    engine = FakeEngine()
+    requests = [engine.check(m, feeds(v)) for m, v in [("b", 1), ("a", 2), ("b", 13), ("a", 4), ("c", 5)]]
+    outcomes = perform(engine, "merged", requests).outcomes
+    assert isinstance(outcomes[2], CallFailed)
+    for k, (model, value) in {0: ("b", 1), 1: ("a", 2), 3: ("a", 4), 4: ("c", 5)}.items():
+        assert right(engine, model, value, outcomes[k])  # type: ignore[arg-type]
+
+
 def test_requests_in_the_queue_are_isolated_too(gate: Gate) -> None:
     engine = FakeEngine(hook=gate)
     with serving(engine) as session:
@@ -255,7 +265,7 @@ def test_a_mistake_of_the_scheduler_costs_speed_alone(monkeypatch: pytest.Monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("netfuse_onnx.runtime.dispatch.choose", broken)
+    monkeypatch.setattr("netfuse_onnx.runtime.generation.choose", broken)
     engine = FakeEngine()
     with serving(engine) as session:
         answers = [session.submit("abcd"[k % 4], feeds(k + 20)) for k in range(8)]

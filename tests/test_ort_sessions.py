@@ -13,8 +13,8 @@ from families import family
 
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.runtime import threads
-from netfuse_onnx.runtime.ort import ALL, CUDA, Setup, open_session, shares_pool
-from netfuse_onnx.runtime.own import OwnSessions
+from netfuse_onnx.runtime.ort import ALL, CUDA, Setup, cores, open_session, shares_pool
+from netfuse_onnx.runtime.own import EMPTY, OwnSessions
 from netfuse_onnx.runtime.threads import Threads
 
 POOL = """
@@ -96,28 +96,34 @@ def test_what_the_user_says_about_threads_is_completed() -> None:
     assert threads.given(None, None, have=1) == Threads(1, 1)
 
 
-def _own(most: int, sizes: list[int] | None = None, most_bytes: int = 1000) -> tuple[OwnSessions, list[str]]:
+def _own(
+    most: int | None, sizes: list[int] | None = None, most_bytes: int = 1000
+) -> tuple[OwnSessions, list[str]]:
     opened: list[str] = []
 
     def open(path: str) -> Any:
         opened.append(path)
         return path.upper()
 
-    return OwnSessions("abcd", open, most, sizes or [10] * 4, most_bytes), opened
+    return OwnSessions("abcd", open, most, sizes or [10] * 4, most_bytes + 3 * EMPTY), opened
 
 
 def test_the_session_that_was_used_longest_ago_is_closed_first() -> None:
     own, opened = _own(2)
     assert [own.get(model) for model in (0, 1, 0, 2, 0, 1)] == ["A", "B", "A", "C", "A", "B"]
-    assert opened == ["a", "b", "c", "b"] and len(own) == 2
+    assert opened == ["a", "b", "c", "b"]
+    assert len(own) == 2
 
 
 def test_sessions_are_kept_by_their_bytes_and_one_always() -> None:
-    own, opened = _own(9, [10, 10, 10, 99], most_bytes=25)
+    own, opened = _own(None, [10, 10, 10, 4 * EMPTY], most_bytes=25)
     for model in (0, 1, 2, 1):
         own.get(model)
-    assert opened == ["a", "b", "c"] and len(own) == 2
-    assert own.get(3) == "D" and own.get(3) == "D" and len(own) == 1
+    assert opened == ["a", "b", "c"]
+    assert len(own) == 2
+    assert own.get(3) == "D"
+    assert own.get(3) == "D"
+    assert len(own) == 1
     own.clear()
     assert not len(own)
 
@@ -156,6 +162,14 @@ def test_a_session_that_does_not_open_is_tried_again() -> None:
     with pytest.raises(FileFault):
         own.get(0)
     assert own.get(0) == "A"
+
+
+def test_a_container_has_the_cores_that_its_time_makes_up(tmp_path: Path) -> None:
+    limit = tmp_path / "cpu.max"
+    free = cores(str(tmp_path / "absent"))
+    for text, allowed in (("max 100000", free), ("50000 100000", 1), ("150000 100000", min(free, 2))):
+        limit.write_text(text + "\n")
+        assert cores(str(limit)) == allowed
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -189,6 +189,10 @@ def spec_of(io: str, **more: Any) -> files.Spec:
     return files.Spec(MLP.models, io, MLP.types, MLP.shapes, **more)
 
 
+def always(form: Any, models: int, rows: int) -> bool:
+    return True
+
+
 def request(contract: Contract, model: str, *rows: float) -> Request:
     return contract.check(model, {"x": np.array([[row, row] for row in rows], np.float32)})
 
@@ -234,6 +238,24 @@ def test_outputs_are_copies_where_results_are_used_again(io: str) -> None:
         for out, one in zip(found, requests, strict=True):
             equal(out, files.alone(spec, one))
             assert out["y_x"].base is None
+
+
+def test_views_are_those_of_the_results() -> None:
+    """Results that stay in their place are looked at in the same places; others are looked at anew."""
+    spec = spec_of("stacked")
+    contract = opened(spec)
+    packing = Packing(contract)
+    kept: dict[str, Any] = {}
+    for call in range(4):
+        requests = [request(contract, m, call) for m in "abc"]
+        packed = packing.merged(requests)
+        results = files.run(spec, packed.feeds)
+        if call in (1, 2):
+            kept.setdefault("y_x", results["y_x"])[...] = results["y_x"]
+            results = kept
+        for out, one in zip(packed.split(results, fresh=False), requests, strict=True):
+            equal(out, files.alone(spec, one))
+        packed.release()
 
 
 @pytest.mark.parametrize("io", edges.MODES)
@@ -287,10 +309,10 @@ def test_requests_that_are_alike_are_packed_at_once(io: str) -> None:
         return [(m, {"x": np.full((rows, 2), k, kind)}) for k, m in enumerate(models)]
 
     alike = pairs("c", "a")
-    assert packing.express(alike) is None  # nothing is laid out yet
+    assert packing.express(alike, always) is None  # nothing is laid out yet
     requests = [contract.check(model, feeds) for model, feeds in alike]
     answers(spec, packing, requests)
-    packed = packing.express(alike)
+    packed = packing.express(alike, always)
     assert packed is not None
     for fresh in (True, False):
         for out, one in zip(packed.split(files.run(spec, packed.feeds), fresh=fresh), requests, strict=True):
@@ -310,8 +332,27 @@ def test_requests_that_are_alike_are_packed_at_once(io: str) -> None:
         unequal,
         [],
     ):
-        assert packing.express(other) is None
-        assert packing.express(alike[:1] + other) is None or not other
+        assert packing.express(other, always) is None
+        assert packing.express(alike[:1] + other, always) is None or not other
+
+
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+def test_own_names_come_back_in_any_order(io: str) -> None:
+    """Each model has names of its own, and requests come in another order than models."""
+    own = tuple({"x": f"x{m}", "y_x": f"y{m}"} if m else {"x": "x", "y_x": "y_x"} for m in range(3))
+    spec = spec_of(io, own=own)
+    contract = opened(spec)
+    packing = Packing(contract)
+    for models in ([2, 0], [1], [0, 1, 2], [2, 1, 0], [1, 2], [2, 0]):
+        pairs = [(spec.models[m], feeds_of(spec, m, {"x": np.full((1, 2), m, np.float32)})) for m in models]
+        requests = [contract.check(model, feeds) for model, feeds in pairs]
+        for out, one in zip(answers(spec, packing, requests), requests, strict=True):
+            equal(out, files.alone(spec, one))
+        packed = packing.express(pairs, always)
+        assert packed is not None
+        for out, one in zip(packed.split(files.run(spec, packed.feeds)), requests, strict=True):
+            equal(out, files.alone(spec, one))
+        packed.release()
 
 
 def test_buffers_are_used_by_one_call_at_a_time() -> None:

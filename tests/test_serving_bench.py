@@ -152,7 +152,7 @@ def test_memory_that_grows_is_not_flat() -> None:
     flat = [soak.Sample(n, 100 * n, 100.0 + (n % 2), 90.0, 5, 20) for n in range(1, 31)]
     assert not soak.growth(flat)
     assert "slope" in soak.told(flat)[1]
-    (grown,) = soak.growth([replace(one, pss=90.0 + one.seconds) for one in flat])
-    assert grown.startswith("pss grows")
+    (grown,) = soak.growth([replace(one, anonymous=90.0 + one.seconds) for one in flat])
+    assert grown.startswith("anonymous grows")
     assert soak.growth(flat[:3]) == ["3 rounds are too few to tell: serve for longer"]
     assert soak.growth([replace(one, threads=int(one.seconds)) for one in flat])

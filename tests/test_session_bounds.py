@@ -70,7 +70,7 @@ def test_the_earliest_deadline_counts_whatever_the_order(gate: Gate) -> None:
 
 def test_the_timeout_of_the_session_is_that_of_requests_without_one(gate: Gate) -> None:
     with serving(FakeEngine(hook=gate), timeout=0.02) as session:
-        session.submit("a", feeds(0))
+        session.submit("a", feeds(0), timeout=1e9)
         gate.wait_for_a_call()
         with pytest.raises(Timeout):
             session.run("b", feeds(1))
@@ -237,6 +237,19 @@ def test_a_callback_may_close_the_session(gate: Gate) -> None:
     assert closed.wait(PATIENCE) and second.result(PATIENCE)
     session.close()
     assert engine.closes == 1
+
+
+def test_a_callback_may_run_requests(gate: Gate) -> None:
+    """Its worker can't wait for itself, nor for a slot that it holds."""
+    engine = FakeEngine(hook=gate)
+    with serving(engine) as session:
+        first, second = behind(gate, session, [("b", 1), ("b", 2)])
+        told: list[Outputs] = []
+        for answer in (first, second):
+            answer.add_done_callback(lambda _: told.append(session.run("c", feeds(3))))
+        gate.open.set()
+        assert second.result(PATIENCE) and session.submit("d", feeds(4)).result(PATIENCE)
+    assert len(told) == 2 and all(right(engine, "c", 3, one) for one in told)
 
 
 def test_a_session_that_nobody_holds_ends_its_threads_after_the_last_answer(gate: Gate) -> None:

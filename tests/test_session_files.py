@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from fake_engine import FakeCosts
-from families import MLP, MLP_TEXT, family
+from families import MLP, MLP_TEXT, family, model, save
 
 import netfuse_onnx
 from netfuse_onnx import MergedSession
@@ -195,6 +195,19 @@ def test_a_swap_to_other_weights_and_models_under_load(tmp_path: Path) -> None:
         assert session.stats()["old_generations"] == 0 and session.stats()["requests"]["failed"] == 0
 
 
+def test_an_ensemble_takes_the_names_of_its_first_model(tmp_path: Path) -> None:
+    odd = MLP_TEXT.replace("] x)", "] z)").replace("(x, w1)", "(z, w1)")
+    sources = [*family(tmp_path, count=2), save(tmp_path / "c.onnx", model(odd, MLP, seed=2))]
+    netfuse_onnx.merge(sources, str(tmp_path / "served"), views=True, verify=False)
+    own = Sources(tmp_path)
+    with MergedSession(tmp_path / "served", calibrate=0.0) as session:
+        every = session.run_all(x(1, 2))
+        own.right("b", x(1, 2), every["b"])
+        own.right("c", {"z": x(1, 2)["x"]}, every["c"])
+        mean = session.run_all(x(1, 2), reduce="mean")
+        np.testing.assert_allclose(mean["y"], np.mean([one["y"] for one in every.values()], 0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("option", ["max_rows", "max_batch", "max_queue", "max_queue_per_model", "workers"])
 def test_options_that_make_no_sense_are_refused(option: str) -> None:
     with pytest.raises(UsageFault, match=option):
@@ -222,7 +235,7 @@ def test_serving_loads_neither_onnx_nor_the_compiler(tmp_path: Path) -> None:
             session.submit("a", {"x": numpy.zeros((1, 8), "float32")}).result()
         heavy = {"onnx", "onnx_graphsurgeon", "torch", "click", "rich"} & sys.modules.keys()
         parts = {n for n in sys.modules if n.startswith("netfuse_onnx.")}
-        allowed = {"errors", "edges", "combining", "runtime"}
+        allowed = {"errors", "edges", "combining", "expressions", "runtime"}
         print(heavy, {n for n in parts if n.split(".")[1] not in allowed})
         """,
         path,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
@@ -154,6 +152,18 @@ def test_prometheus_reads_the_figures() -> None:
 # ------------------------------------------------------------------------------ many threads
 
 
+def test_what_waits_for_a_callers_own_call_runs_after_it(gate: Gate) -> None:
+    engine = FakeEngine(hook=gate)
+    with serving(engine) as session, ThreadPoolExecutor(1) as pool:
+        here = pool.submit(session.run, "a", feeds(1))
+        gate.wait_for_a_call()
+        answer = session.submit("b", feeds(1))
+        while session.stats()["threads"] < 2 or not session._dispatcher.idle._until:
+            time.sleep(0.001)
+        gate.open.set()
+        assert here.result(PATIENCE) and answer.result(PATIENCE)
+
+
 def test_many_threads_lose_nothing_and_mix_nothing_up(switching: None) -> None:
     """Threads run, submit, cancel, time out and swap at random; each request ends once, and rightly."""
     versions = Versions(slots=2)
@@ -167,15 +177,6 @@ def test_many_threads_lose_nothing_and_mix_nothing_up(switching: None) -> None:
     assert ends == Counter({end: told[end] for end in ("answered", "failed", "timed_out", "cancelled")})
     assert ends.total() == told["accepted"] == 7 * 150 and min(ends.values()) > 0
     assert [engine.closes for engine in versions.engines] == [1] * 21
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Let Python switch threads after almost every instruction."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def _client(session: Serving, versions: Versions, seed: int) -> Counter[str]:

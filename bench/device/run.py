@@ -110,6 +110,7 @@ def _shared(given: argparse.Namespace, work: Path, variables: dict[str, str], un
     words += ["--repo", given.repo, "--provider", given.provider, "--until", until]
     words += [word for word in ("--tiny", "--unchecked") if getattr(given, word[2:])]
     words += ["--no-values"] if given.values == 0 else []
+    words += ["--former"] if given.former else []
     words += ["--only", *given.only] if given.only else []
     return _run(given, HERE / "shared.py", words, own, until - time.time() + ENDING)
 
@@ -216,6 +217,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--values", type=float, default=STEPS["values"], help="seconds; default: %(default)g")
     parser.add_argument("--tune", type=float, default=STEPS["tune"], help="seconds; default: %(default)g")
     parser.add_argument("--steps", nargs="+", choices=[*STEPS, SHARED], default=USUAL, help=STEPS_HELP)
+    parser.add_argument("--former", action="store_true", help=f"of {SHARED}, only what failed before")
     parser.add_argument("--no-unpack", action="store_true", help="use the ONNX Runtime that is installed")
     parser.add_argument("--unchecked", action="store_true", help="over stub libraries: values mean nothing")
     parser.add_argument("--graphs", type=Path, default=HERE / "graphs")

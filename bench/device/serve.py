@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,7 +63,7 @@ def main() -> int:
         if left < 10.0 or not graph.exists() or (given.only and network not in given.only):
             print(f"{name} n{models}: left out", flush=True)
             continue
-        with tempfile.TemporaryDirectory(dir=given.work) as folder:
+        with tempfile.TemporaryDirectory(dir=given.work, ignore_cleanup_errors=True) as folder:
             code |= _apart(name, count, min(left, seconds), folder, given)
     return code
 
@@ -71,9 +73,14 @@ def _apart(name: str, models: int, seconds: float, folder: str, given: argparse.
     words = [sys.executable, __file__, "--case", name, str(models), "--out", str(given.out)]
     words += ["--graphs", str(given.graphs), "--work", folder, "--provider", given.provider]
     words += ["--until", str(time.time() + seconds), *(["--unchecked"] if given.unchecked else [])]
+    process = subprocess.Popen(
+        words, start_new_session=True
+    )  # what draws and merges has processes of its own
     try:
-        return subprocess.run(words, check=False, timeout=seconds + 5.0).returncode
+        return process.wait(seconds + 5.0)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         _say(given, f"{name} n{models}", "ended", seconds=seconds)
         return 1
 

@@ -18,6 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SHARES = {"values": 0.24, "tests": 0.26}
 """The parts of the time of two steps. The times take what is left."""
+FORMER_FILES = "with a cache"
+"""A part of the names of the files that failed on a GPU before."""
 ENDING = 4.0
 PATIENCE = 15.0
 """After so many seconds times are measured beside the writing of the last files."""
@@ -27,6 +29,8 @@ def main() -> int:
     given = _arguments()
     start, end = time.time(), given.until
     given.work.mkdir(parents=True, exist_ok=True)
+    if given.former:
+        return _former(given)
     words = ["--out", given.out, "--work", given.work, "--graphs", given.graphs, "--provider", given.provider]
     switches = [word for word in ("--tiny", "--unchecked") if getattr(given, word[2:])]
     times = [HERE / "shared_times.py", *words, *switches, *(["--only", *given.only] if given.only else [])]
@@ -47,6 +51,25 @@ def main() -> int:
     codes.append(_ended(_started([*times, "--until", end - ENDING]), end - time.time()))
     codes.append(_ended(writer, 1.0))
     return max(codes)
+
+
+def _former(given: argparse.Namespace) -> int:
+    """Run only the files and tests that failed on a GPU before."""
+    left = given.until - time.time() - 2 * ENDING
+    common = ["--out", given.out, "--provider", given.provider]
+    values = [HERE / "shared_values.py", *common, "--match", FORMER_FILES, "--seconds", 0.3 * left]
+    tests = [
+        HERE / "values.py",
+        *common,
+        "--graphs",
+        given.graphs,
+        "--repo",
+        given.repo,
+        "--shared",
+        "--former",
+    ]
+    code = _ended(_started(values), 0.3 * left + ENDING)
+    return max(code, _ended(_started([*tests, "--seconds", 0.7 * left]), 0.7 * left + ENDING))
 
 
 def _started(words: list[object]) -> subprocess.Popen[bytes]:
@@ -73,6 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--until", type=float, required=True, help="by time.time()")
     parser.add_argument("--only", nargs="+", metavar="CASE")
     parser.add_argument("--no-values", action="store_true", help="times alone")
+    parser.add_argument("--former", action="store_true", help="only what failed before")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--unchecked", action="store_true", help="over stub libraries: values mean nothing")
     return parser.parse_args()

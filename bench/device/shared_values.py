@@ -170,7 +170,8 @@ def _append(out: str, row: object) -> None:
 def main() -> int:
     given = _arguments()
     end = time.monotonic() + given.seconds
-    todo, out = [*forms()][: given.most], str(given.out / "shared.jsonl")
+    every = [form for form in forms() if given.match in str(form)]
+    todo, out = every[: given.most], str(given.out / "shared.jsonl")
     done, wrong = 0, 0
     while todo and time.monotonic() < end:
         context = multiprocessing.get_context("spawn")
@@ -202,6 +203,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--processes", type=int, default=processes())
+    parser.add_argument("--match", default="", help="check only files with this in their names")
     parser.add_argument("--most", type=int, help="check only so many files")
     parser.add_argument("--quick", action="store_true", help="without the proofs of the merge")
     return parser.parse_args()

@@ -16,9 +16,10 @@ from itertools import zip_longest
 
 from onnx import GraphProto, TypeProto
 
+from netfuse_onnx import expressions
 from netfuse_onnx.load.infer import infer, unknown, varying
 from netfuse_onnx.ops import kinds, walk
-from netfuse_onnx.run import expressions, symbols
+from netfuse_onnx.run import symbols
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
 
 

@@ -7,14 +7,13 @@ is that of a session whose calls take what they took here. A session measures it
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting
 from netfuse_onnx.measure.report import Row, Serving, Waiting
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
-from netfuse_onnx.runtime.schedule import Limits, choose
-from netfuse_onnx.runtime.schedule import Waiting as Queue
-from netfuse_onnx.runtime.types import Call, Costs, Request
+from netfuse_onnx.runtime.merges import merges_from
+from netfuse_onnx.runtime.types import Costs
 from netfuse_onnx.runtime.ways import GAIN
 
 OWN = (InSequence.kind, NotWaiting.kind, Concurrent.kind)
@@ -46,16 +45,3 @@ def of_calls(models: int, each: float, merged: Mapping[int, float]) -> Costs:
         else FormTimes("stacked", models, own, {1: Curve({1: merged[models]})})
     )
     return MeasuredCosts(times.io, models, {(): times}, lambda form: 1.0)
-
-
-def merges_from(costs: Costs, models: int, form: Hashable = (), workers: int = 1) -> int | None:
-    """Return the smallest number of waiting models, a request of one row each, for which the scheduler takes
-    a merged call; None where it does for no number. `workers` counts the calls that may run at the same
-    time."""
-    queue = Queue()
-    for model in range(models):
-        queue.add(Request(model, (), 1, form))
-        call = choose(queue, costs, 0.0, Limits(), workers=workers)
-        if isinstance(call, Call) and call.kind == "merged":
-            return model + 1
-    return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from netfuse_onnx.load import folded
-from netfuse_onnx.run.runtime import Runtime, Session
+from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
 from netfuse_onnx.types import Adapted, Change, Correspondence, Source
 
 
@@ -14,6 +16,31 @@ def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved
     adapted sources: with a seed, their changed weights are moved by rounding."""
     with folded.opened(source, moved=moved) as path:
         return Session(path, runtime, optimise=optimise)
+
+
+class Runner(Protocol):
+    """A loaded model, which gives its outputs by name and raises RunFailed."""
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]: ...
+
+
+class CheckedRunner:
+    """A source on CUDA that refuses the inputs that it refuses without optimisations: fused operators read
+    inputs of wrong sizes beyond their ends (gaps.FUSED_UNCHECKED). A source that does not load without
+    optimisations is not checked.
+    """
+
+    def __init__(self, session: Session, source: Source, runtime: Runtime) -> None:
+        self._session = session
+        try:
+            self._unoptimised = session_of(source, runtime, optimise=False)
+        except RunFailed:
+            self._unoptimised = session
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        if self._unoptimised is not self._session:
+            self._unoptimised.run(feeds)
+        return self._session.run(feeds)
 
 
 def movable(family: Correspondence, model: int) -> Source | None:

@@ -16,7 +16,7 @@ from netfuse_onnx.errors import NotProven
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.prove.compare import Magnitudes, finite
 from netfuse_onnx.prove.coverage import MOST, Coverage, Reach, candidates
-from netfuse_onnx.prove.loaded import session_of
+from netfuse_onnx.prove.loaded import CheckedRunner, Runner, session_of
 from netfuse_onnx.prove.options import Options
 from netfuse_onnx.prove.sizes import ATTEMPTS, Room, Search
 from netfuse_onnx.run import bounds, inputs, symbols
@@ -25,7 +25,7 @@ from netfuse_onnx.run.npz import given
 from netfuse_onnx.run.offers import Offers, Seen
 from netfuse_onnx.run.packing import Packing
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
-from netfuse_onnx.types import Correspondence
+from netfuse_onnx.types import Correspondence, Source
 
 __all__ = ["Options", "Progress", "Trial"]
 
@@ -87,7 +87,7 @@ class Trial:
         """Return one model's part of the merged outputs, and '' or what is wrong with it."""
         return self.packing.pick(model, name, result)
 
-    def run(self, session: Session, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    def run(self, session: Runner, model: int, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Run one source. Inputs and outputs have the first source's names. Raises RunFailed."""
         result = session.run(self.renamed(model, feeds))
         return {name: result[own] for name, own in self.family.edge(model).outputs.items()}
@@ -123,7 +123,7 @@ class Trial:
                     f"{remedy}, or merge without the proof: --no-verify.",
                 ) from error
             if model == 0:
-                search = self._choose_cases(session, tell)
+                search = self._choose_cases(self._checked(session, source), tell)
                 self._add_coverage(session)
             else:
                 self._run_cases(session, model)
@@ -221,7 +221,11 @@ class Trial:
         self.room = Room(self.family, self.specs, self.options.max_memory)
         return self.specs != named
 
-    def _choose_cases(self, session: Session, tell: Progress) -> Search:
+    def _checked(self, session: Session, source: Source) -> Runner:
+        runtime = self.options.runtime
+        return session if runtime.provider == "cpu" else CheckedRunner(session, source, runtime)
+
+    def _choose_cases(self, session: Runner, tell: Progress) -> Search:
         """Choose the cases, at first with one size for all axes of one name. Returns the search that found
         them, or the first one that did not."""
         search, named = self._search_cases(session, tell), (self.specs, self.room, self.skipped)
@@ -233,7 +237,7 @@ class Trial:
             self.specs, self.room, self.skipped = named
         return search
 
-    def _search_cases(self, session: Session, tell: Progress) -> Search:
+    def _search_cases(self, session: Runner, tell: Progress) -> Search:
         """Search, for each batch size and then for each further choice of sizes, the first case that runs and
         tells most. Where there is none, `skipped` gets the reason. Returns the search of the first batch
         size."""
@@ -251,7 +255,7 @@ class Trial:
             self._take(self._search(session, tell, LATER_ATTEMPTS), offers)
         return searches[0]
 
-    def _search(self, session: Session, tell: Progress, most: int) -> Search:
+    def _search(self, session: Runner, tell: Progress, most: int) -> Search:
         count = len(self._batches()) + len(self.options.further)
         return Search(
             lambda case: self.run(session, 0, self.feeds(case, 0)),

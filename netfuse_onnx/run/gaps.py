@@ -108,6 +108,12 @@ SCALE_PER_MODEL = "1.31"
 """CUDA: LayerNormalization takes one scale for all where its scale has outer axes (pull request 28971), but
 for values of rank 3."""
 
+FUSED_UNCHECKED = "1.31"
+"""CUDA: Add and Softmax are fused to BiasSoftmax, which does not compare sizes (ComputeInternal in
+contrib_ops/cuda/math/bias_softmax.cc): a bias that is too short is read beyond its end, where Add fails. So
+the sizes of a proof's inputs are those that a source takes without optimisations (prove/loaded.py). A merged
+file can be fused like its sources: then it, too, gives an answer to inputs of sizes that do not fit."""
+
 # --------------------------------------------------------------------------- forms that CUDA's kernels refuse
 
 ONE_ZERO_POINT = "1.31"
@@ -117,6 +123,10 @@ run. It does so for bytes with a sign; others run on the CPU, which takes a zero
 SPLIT_OF_NOTHING = "1.31"
 """CUDA: Split with num_outputs (opset 18) fails where the axis is empty, as in a batch of 0."""
 
+REDUCE_OF_NOTHING = "1.31"
+"""CUDA: a reduction of an empty axis that does not keep it fails, as in a routed file that is fed no ids: it
+fails before its own check, which would refuse them."""
+
 CACHE_OF_ITS_PAST = "1.31"
 """CUDA: where GroupQueryAttention runs on the CPU, as for float32, the cache that it gives is taken to be as
 long as the one that it was given, and a copy of it to the device fails."""
@@ -124,6 +134,15 @@ long as the one that it was given, and a copy of it to the device fails."""
 NO_AXIS_OF_VECTORS = "1.31"
 """CUDA: QuantizeLinear and DequantizeLinear with a scale for each index of an axis fail on values of rank
 1."""
+
+# --------------------------------------------------------------------------- the end of the process
+
+EMPTY_MOVED = "1.31"
+"""On every provider, a Transpose that moves the first axis between the others, in front of a MatMul, is made
+a part of it (FusedMatMul with transBatchA or transBatchB). Where that axis is empty, it divides by 0
+(ComputeBroadcastOffsets in core/providers/cpu/math/matmul_helper.h), which ends the process. A merged file
+has that form where it moves models from behind the batch to the front: do not feed it a batch of 0."""
+EMPTY_MOVED_BEFORE = (1, 32)
 
 # --------------------------------------------------------------------------- control flow, speed
 

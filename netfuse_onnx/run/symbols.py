@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from netfuse_onnx import expressions
 from netfuse_onnx.ops import kinds
-from netfuse_onnx.run import expressions
 from netfuse_onnx.types import Dim
 
 Dims = tuple[Dim, ...] | None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from netfuse_onnx import expressions
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.errors import TooLarge
 from netfuse_onnx.runtime.ports import File, Port
@@ -61,3 +62,16 @@ class Buckets:
                 model=model, expected=f"at most {sizes[-1]}",
             )  # fmt: skip
         return sizes[place]
+
+
+def sized(axes: Iterable[str], choose: Callable[[str], int]) -> dict[str, int]:
+    """Return sizes for axes: those that are chosen, and those that follow from them (`past + 1`)."""
+    chosen: dict[str, int] = {}
+    computed = []
+    for axis in sorted(set(axes), key=len):  # an expression is longer than its terms
+        if expressions.terms(axis, chosen):
+            computed.append(axis)
+        else:
+            chosen[axis] = choose(axis)
+    values = {axis: expressions.value(axis, chosen) for axis in computed}
+    return chosen | {axis: 1 if size is None else size for axis, size in values.items()}

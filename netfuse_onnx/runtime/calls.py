@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 
+from netfuse_onnx.runtime.bits import run_bits
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.errors import CallFailed
 from netfuse_onnx.runtime.ort import first_line, names_of
@@ -27,6 +28,8 @@ Results = Mapping[str, Any]
 class Calls(Protocol):
     """The ways to call the sessions of one generation. A call gives the outputs of each of its requests, in
     arrays that no later call writes to. Both raise CallFailed."""
+
+    own: OwnSessions
 
     def edges(self) -> tuple[Any, Any]:
         """Return the session of the merged file, and that of the first model or None, to read their inputs
@@ -50,17 +53,19 @@ class OnCpu:
 
     def __init__(self, merged: Any, own: OwnSessions) -> None:
         self._merged, self.own = Caller(merged), own
+        self._bits = False
 
     def edges(self) -> tuple[Any, Any]:
         """Return the session of the merged file, and that of the first model or None."""
         return self._merged.session, self.own.get(0) if self.own.paths else None
 
     def use(self, contract: Contract) -> None:
-        """Do nothing: on the CPU a call has the sizes of its requests."""
+        """Find out if arrays hold the bits of their values."""
+        self._bits = self._merged.bits = contract.holds_bits
 
     def alone(self, model: int, packed: Packed) -> list[Outputs]:
         """Call a model's own session."""
-        return packed.split(run(self.own.get(model), packed.wanted, packed.feeds))
+        return packed.split(run(self.own.get(model), packed.wanted, packed.feeds, self._bits))
 
     def merged(self, packed: Packed) -> list[Outputs]:
         """Call the session of the merged file."""
@@ -102,7 +107,7 @@ class Caller:
     """Calls the session of a merged file. Threads may share it."""
 
     def __init__(self, session: Any) -> None:
-        self.session = session
+        self.session, self.bits = session, False
         self._outputs = names_of(session.get_outputs())
         self._types = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
         self.bindable = all(is_plain(kind) for kind in self._types)
@@ -133,13 +138,15 @@ class Caller:
         return results
 
     def _unbound(self, wanted: Sequence[str], feeds: Mapping[str, Any]) -> Results:
-        return run(self.session, wanted, feeds)
+        return run(self.session, wanted, feeds, self.bits)
 
 
-def run(session: Any, wanted: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return outputs by name. Raises CallFailed, with ONNX Runtime's sentence."""
+def run(session: Any, wanted: Sequence[str], feeds: Mapping[str, Any], bits: bool = False) -> dict[str, Any]:
+    """Return outputs by name. `bits` is True where arrays may hold the bits of their values. Raises
+    CallFailed, with ONNX Runtime's sentence."""
     try:
-        return dict(zip(wanted, session.run(wanted, feeds), strict=True))
+        values = run_bits(session, wanted, feeds) if bits else session.run(wanted, feeds)
+        return dict(zip(wanted, values, strict=True))
     except MemoryError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ out of range, on which the run of this request alone will fail.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,11 +100,22 @@ class Contract:
         """Read the contract of the open session of a merged file. `own` is a session of the first model, and
         `bundle` the manifest, where there are any. `rows_apart` is the user's word, which goes before what
         the files say. Raises FileFault where no merge wrote the file."""
-        file = ports.read(session, bundle, own)
+        file = ports.read(session, bundle, own, bool(rows_apart))
         apart, reason = _rows_apart(file, bundle, rows_apart)
         if buckets:
             buckets.fit(file)
         return cls(file, apart=apart, reason=reason, buckets=buckets, max_rows=max_rows, max_bytes=max_bytes)
+
+    @property
+    def holds_bits(self) -> bool:
+        """True where an input or output has a type that numpy lacks, so that arrays hold its bits."""
+        return any(port.element and port.element.number for port in (*self.inputs, *self.outputs))
+
+    def unpadded(self) -> Contract:
+        """Return this contract without buckets."""
+        return Contract(
+            self.file, apart=self.apart, reason=self.reason, max_rows=self.max_rows, max_bytes=self.max_bytes
+        )
 
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return a request that no check can find fault with. With `copy`, its inputs are arrays of their
@@ -113,17 +124,21 @@ class Contract:
             own = self.own[model]
         except (KeyError, TypeError):
             raise faults.unknown_model(model, self.models) from None
-        if own.single is not None and not copy and len(feeds) == 1 and not self._once:
+        if own.single is not None and type(feeds) is dict and len(feeds) == 1 and not self._once:
             value = feeds.get(own.single[0])
-            if type(value) is np.ndarray and value.dtype is own.single[1]:
+            if type(value) is np.ndarray and (value.dtype is own.single[1] or value.dtype == own.single[1]):
                 known = own.seen.get(value.shape)
                 if known is not None:
+                    if copy:
+                        value = value.copy()
                     return Request(own.place, (value,), known[0], known[1])
         return self._request(own, feeds, copy)
 
     # ------------------------------------------------------------------ the way of what was not seen before
 
     def _request(self, own: Own, feeds: Feeds, copy: bool) -> Request:
+        if type(feeds) is not dict and not isinstance(feeds, Mapping):
+            raise faults.no_mapping(own.name, [name for name, _ in own.wanted], feeds)
         if len(feeds) != len(own.wanted):
             raise faults.names(own.name, [name for name, _ in own.wanted], feeds)
         arrays: list[Array] = []
@@ -132,12 +147,14 @@ class Contract:
                 value = feeds[name]
             except KeyError:
                 raise faults.names(own.name, [name for name, _ in own.wanted], feeds) from None
-            if copy or dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
-                value = self._converted(own, k, value, copy)
+            if dtype is None or type(value) is not np.ndarray or value.dtype != dtype:
+                value = self._converted(own, k, value)
             arrays.append(value)
         inputs = tuple(arrays)
         shapes = inputs[0].shape if own.single else shapes_of(inputs)
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
+        if copy:  # what is refused is not copied, and bytes are compared as they stay
+            inputs = tuple([value.copy() if type(value) is np.ndarray else value for value in inputs])
         if self._once:
             form = self._with_once(own, form, inputs, rows)
         return Request(own.place, inputs, rows, form)
@@ -150,17 +167,17 @@ class Contract:
         single = None if more or dtype is None else (first, dtype)
         return Own(place, name, tuple(wanted), single, seen.setdefault(dims, {}))
 
-    def _converted(self, own: Own, k: int, value: Any, copy: bool) -> Any:
+    def _converted(self, own: Own, k: int, value: Any) -> Any:
         port = self.inputs[k]
         if port.element is None:
             return value
-        array = value
-        if type(value) is not np.ndarray or value.dtype != port.element.dtype or port.element.is_text:
-            try:
-                array = converted(value, port.element)
-            except ValueError as error:
-                raise faults.type_of(own.name, port.own[own.place], port.element.name, str(error)) from error
-        return array.copy() if copy and (array is value or array.base is not None) else array
+        try:
+            array = converted(value, port.element)
+        except ValueError as error:
+            raise faults.type_of(own.name, port.own[own.place], port.element.name, str(error)) from error
+        if port.element.is_text:
+            faults.limits(own.name, 1, sum(map(len, array.ravel().tolist())), 1, self.max_bytes)
+        return array
 
     def _measured(self, own: Own, shapes: Any, inputs: Sequence[Array]) -> Known:
         """Check shapes that were not seen before, and remember them."""

@@ -24,8 +24,19 @@ STEP = 0.1
 FARTHEST = 1.5
 """A call moves the estimate as if it had taken at most this many times as long, or as short, as was
 expected: a call that the system interrupted, or the first of its size, counts like any other slow call."""
+SURPRISES, FAST_STEP, FAST_FARTHEST = 3, 0.3, 3.0
+"""After so many calls in a row that took more than FARTHEST times as long as was expected, or as short, it is
+no outlier: all times of this kind of call move together, by this part of the difference and up to this
+ratio."""
+NEW = 10
+"""So many first calls of sizes that were never timed move all times of their form in the same way: these are
+those of another form, in proportion."""
+FADE = 1e-4
+"""With each own call the estimate of merged calls fades by this part, and with the next merged call it is
+back. So merged calls that seemed too slow are tried again, once in thousands of calls."""
 MOST_FORMS = 256
-"""Most forms whose times are kept; the one that was seen longest ago goes first."""
+"""Most forms whose times are kept; the one that was first seen longest ago goes, but never the first of
+all."""
 
 
 class Curve:
@@ -38,7 +49,7 @@ class Curve:
     def __init__(self, points: Mapping[int, float]) -> None:
         """Take {size: seconds}, at least one."""
         self._sizes = sorted(points)
-        self._times = [points[size] for size in self._sizes]
+        self._times = [max(points[size], 1e-9) for size in self._sizes]
         self._known: dict[int, float] = {}
 
     def __call__(self, size: int) -> float:
@@ -53,20 +64,14 @@ class Curve:
         """Return {size: seconds} of the sizes that were timed."""
         return dict(zip(self._sizes, self._times, strict=True))
 
-    def put(self, size: int, seconds: float) -> None:
-        """Set the time of one size, new or not."""
-        points = self.points() | {size: seconds}
-        self._sizes, self._times = sorted(points), [points[key] for key in sorted(points)]
-        self._known.clear()
-
     def scaled(self, factor: float) -> Curve:
         """Return this curve with all times multiplied by a factor."""
         return Curve({size: seconds * factor for size, seconds in self.points().items()})
 
-    def move(self, size: int, ratio: float) -> None:
-        """Multiply the times beside a size by (1 - STEP) + STEP * ratio, the nearer the more."""
+    def move(self, size: int, ratio: float, step: float) -> None:
+        """Multiply the times beside a size by (1 - step) + step * ratio, the nearer the more."""
         for place, weight in self._weights(size):
-            self._times[place] *= 1 + STEP * min(1.0, abs(weight)) * (ratio - 1)
+            self._times[place] *= 1 + step * min(1.0, abs(weight)) * (ratio - 1)
         self._known.clear()
 
     def _weights(self, size: int) -> Sequence[tuple[int, float]]:
@@ -96,6 +101,12 @@ class FormTimes:
         {most rows of a model: over the models} where it is selected.
         """
         self.io, self.models, self.own, self.together = io, models, own, dict(merged)
+        self.new = 0
+        """Calls that still say how wrong the times are that were taken from another form."""
+        self.faded = 1.0
+        """The estimates of merged calls are multiplied by this."""
+        self._surprises: dict[Kind, int] = {"alone": 0, "merged": 0}
+        """Calls in a row that took much longer than expected, or, below 0, much shorter."""
         self.runs_all = io not in ("selected", "index")
         self._served: dict[tuple[int, int], tuple[float, float]] = {}
 
@@ -113,8 +124,9 @@ class FormTimes:
 
     def merged(self, models: int, most: int, total: int) -> float:
         if self.io == "selected":
-            return sum(weight * self.together[rows](models) for rows, weight in self._between(most))
-        return self.together[1](total if self.io == "index" else most)
+            time = sum(weight * self.together[rows](models) for rows, weight in self._between(most))
+            return self.faded * time
+        return self.faded * self.together[1](total if self.io == "index" else most)
 
     def _between(self, most: int) -> Sequence[tuple[int, float]]:
         """Return the curves of selected models that a number of rows lies between, with their weights."""
@@ -132,19 +144,57 @@ class FormTimes:
         merged = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
         return FormTimes(self.io, self.models, self.own.scaled(factor), merged)
 
+    def estimate(self, factor: float) -> FormTimes:
+        """Return the times of a form whose calls are taken to cost so many times as much."""
+        times = self.scaled(factor)
+        times.new = NEW
+        return times
+
     def move(self, kind: Kind, models: int, most: int, total: int, seconds: float) -> None:
         """Take a call that ran into the running mean."""
-        expected = self.alone(total) if kind == "alone" else self.merged(models, most, total)
-        ratio = min(max(seconds / expected, 1 / FARTHEST), FARTHEST)
+        self._served.clear()
+        step = STEP
         if kind == "alone":
-            self._served.clear()
-            self.own.move(total, ratio)
+            self.faded *= 1 - FADE
+            expected = self.alone(total)
+        else:
+            step = max(step, 1 - self.faded)  # it was not seen for long
+            self.faded = 1.0
+            expected = self.merged(models, most, total)
+        ratio = seconds / expected
+        if self.new or self._surprised(kind, ratio):
+            factor = 1 + FAST_STEP * (_within(ratio, FAST_FARTHEST) - 1)
+            self._scale("alone" if self.new else kind, factor)
+            if self.new:
+                self._scale("merged", factor)
+                self.new -= 1
+        elif kind == "alone":
+            self.own.move(total, _within(ratio, FARTHEST), step)
         elif self.io == "selected":
             for rows, weight in self._between(most):
-                if weight:
-                    self.together[rows].move(models, 1 + (ratio - 1) * min(1.0, weight))
+                self.together[rows].move(models, _within(ratio, FARTHEST), step * min(1.0, abs(weight)))
         else:
-            self.together[1].move(total if self.io == "index" else most, ratio)
+            size = total if self.io == "index" else most
+            self.together[1].move(size, _within(ratio, FARTHEST), step)
+
+    def _surprised(self, kind: Kind, ratio: float) -> bool:
+        """Count calls in a row that took much longer than expected, or much shorter; True where it is no
+        outlier."""
+        way = (ratio > FARTHEST) - (ratio < 1 / FARTHEST)
+        before = self._surprises[kind]
+        self._surprises[kind] = before + way if before * way > 0 else way
+        return abs(self._surprises[kind]) >= SURPRISES
+
+    def _scale(self, kind: Kind, factor: float) -> None:
+        """Multiply all times of one kind of call by a factor."""
+        if kind == "alone":
+            self.own = self.own.scaled(factor)
+        else:
+            self.together = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
+
+
+def _within(ratio: float, farthest: float) -> float:
+    return min(max(ratio, 1 / farthest), farthest)
 
 
 class MeasuredCosts:
@@ -154,16 +204,18 @@ class MeasuredCosts:
         self, io: Io, models: int, times: Mapping[Hashable, FormTimes], size: Callable[[Hashable], float]
     ) -> None:
         """Take the times of the forms that were measured, at least one. `size` tells the work of a row of a
-        form in any unit: the times of a form that was never seen are those of the nearest, in proportion."""
+        form in any unit, by its sizes: the times of sizes that were never seen are those of the nearest, in
+        proportion."""
         self.io: Io = io
         self.models = models
         self._size = size
-        self._times = dict(times)
+        self._times = {sizes_of(form): known for form, known in times.items()}
         self._lock = threading.Lock()
 
     def of(self, form: Hashable) -> FormTimes:
-        times = self._times.get(form)
-        return times if times is not None else self._estimated(form)
+        sizes = sizes_of(form)
+        times = self._times.get(sizes)
+        return times if times is not None else self._estimated(sizes)
 
     def alone(self, form: Hashable, rows: int) -> float:
         return self.of(form).alone(rows)
@@ -175,23 +227,34 @@ class MeasuredCosts:
         if not rows or not seconds > 0 or not math.isfinite(seconds):
             return
         with self._lock:
-            times = self.of(form)
-            times.move(kind, len(rows), max(rows.values()), sum(rows.values()), seconds)
+            self.of(form).move(kind, len(rows), max(rows.values()), sum(rows.values()), seconds)
 
-    def _estimated(self, form: Hashable) -> FormTimes:
-        """Return the times of a form that was never seen, and keep them."""
-        size = max(self._size(form), 1e-9)
-        nearest = min(list(self._times), key=lambda known: abs(math.log(max(self._size(known), 1e-9) / size)))
-        times = self._times[nearest].scaled(size / max(self._size(nearest), 1e-9))
-        while len(self._times) >= MOST_FORMS:
-            self._times.pop(next(iter(self._times)), None)
-        return self._times.setdefault(form, times)
+    def _estimated(self, sizes: Hashable) -> FormTimes:
+        """Return the times of sizes that were never seen, and keep them."""
+        work = max(self._size(sizes), 1e-9)
+        every = list(self._times)
+        nearest = min(every, key=lambda known: abs(math.log(max(self._size(known), 1e-9) / work)))
+        times = self._times[nearest].estimate(work / max(self._size(nearest), 1e-9))
+        if len(every) >= MOST_FORMS:
+            self._times.pop(every[1], None)  # the first was measured
+        return self._times.setdefault(sizes, times)
 
 
-def size_of(form: Hashable) -> float:
-    """Return the product of the whole numbers in a form, nested or not: the elements of a row."""
-    if isinstance(form, bool) or not isinstance(form, int | tuple):
-        return 1.0
-    if isinstance(form, int):
-        return float(max(form, 1))
-    return math.prod(size_of(part) for part in form)
+def given(io: Io, models: int, own: Mapping[int, float], merged: Mapping[int, float]) -> MeasuredCosts:
+    """Return the same costs for every form, from times in seconds: own calls over rows, and merged calls over
+    the most rows of a model (`index`: over all rows; `selected`: over the models)."""
+    times = FormTimes(io, models, Curve(own), {1: Curve(merged)})
+    return MeasuredCosts(io, models, {(): times}, lambda sizes: 1.0)
+
+
+def sizes_of(form: Hashable) -> Hashable:
+    """Return the sizes of a form, on which its times depend; not the bytes that all its requests share."""
+    return getattr(form, "sizes", form)
+
+
+def size_of(sizes: Hashable) -> float:
+    """Return the product of the whole numbers in the sizes of a form, nested or not: the elements of a
+    row."""
+    if isinstance(sizes, tuple):
+        return math.prod(size_of(part) for part in sizes)
+    return float(max(sizes, 1)) if isinstance(sizes, int) else 1.0

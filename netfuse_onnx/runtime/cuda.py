@@ -11,14 +11,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from netfuse_onnx.runtime.calls import Results, run
 from netfuse_onnx.runtime.contract import Contract
-from netfuse_onnx.runtime.errors import CallFailed
+from netfuse_onnx.runtime.errors import CallFailed, Closed
 from netfuse_onnx.runtime.ort import Setup, first_line
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed
@@ -40,16 +39,21 @@ class DeviceThread:
         """Run a job there, and return what it returns, or raise what it raises."""
         if threading.current_thread() is self._thread:
             return job()
-        future: Future[Answer] = Future()
+        if not self._thread.is_alive():
+            raise Closed("The sessions of these files are closed.")
+        reply: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         def told() -> None:
             try:
-                future.set_result(job())
+                reply.put((job(), None))
             except BaseException as error:
-                future.set_exception(error)
+                reply.put((None, error))
 
         self._jobs.put(told)
-        return future.result()
+        answer, error = reply.get()
+        if error is not None:
+            raise error
+        return cast(Answer, answer)
 
     def close(self) -> None:
         """End the thread when it has done what waits."""
@@ -65,7 +69,7 @@ class OnCuda:
     """Calls on CUDA, by one thread of the engine."""
 
     def __init__(
-        self, path: str, paths: Sequence[str], setup: Setup, most: int, sizes: Sequence[int] | None
+        self, path: str, paths: Sequence[str], setup: Setup, most: int | None, sizes: Sequence[int] | None
     ) -> None:
         self.thread, self._setup = DeviceThread(), setup
         self.file = self.thread.do(lambda: DeviceFile(path, setup))

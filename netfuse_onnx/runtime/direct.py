@@ -6,30 +6,39 @@ The calls are those that the scheduler chooses from these requests alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import LONG, Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
-from netfuse_onnx.runtime.schedule import Waiting, choose
-from netfuse_onnx.runtime.types import Call, Feeds, Request, Together
+from netfuse_onnx.runtime.types import Call, Engine, Feeds, Request, Together
+from netfuse_onnx.runtime.waiting import Waiting
 
 MOST_UNCOUNTED = 16
 """Short calls that are counted together."""
 
 
 def run_directly(
-    dispatcher: Dispatcher, pairs: Iterable[tuple[str, Feeds]], seconds: float, go_on: bool
+    dispatcher: Dispatcher,
+    asked: Iterable[tuple[str, Feeds]] | Callable[[Engine], list[tuple[str, Feeds]]],
+    seconds: float,
+    go_on: bool,
 ) -> list[Any]:
-    """Return an outcome for each (model, feeds), in order. Requests that no call took in so many seconds end
-    in Timeout. Without `go_on`, the first error is raised: that of a check before anything runs, others after
-    all have run."""
-    pairs = pairs if type(pairs) is list else list(pairs)
+    """Return an outcome for each (model, feeds), in order; `asked` may be a function that gives them for an
+    engine. Requests that no call took in so many seconds end in Timeout.
+
+    Without `go_on`, the first error is raised: that of a check before anything runs, others after all have
+    run.
+    """
     ticket = Ticket()
     try:
         generation = _entered(dispatcher, ticket)
+        if type(asked) is list:
+            pairs = asked
+        else:
+            pairs = asked(generation.engine) if callable(asked) else list(asked)
         if seconds > 0 and generation.guard.is_calm:
             began = time.perf_counter()
             together = generation.engine.alike(pairs, generation.merges_all)
@@ -87,10 +96,10 @@ def _outcomes(
 
 def _next_call(dispatcher: Dispatcher, generation: Generation, waiting: Waiting) -> Performed:
     """Run and count the call that the scheduler chooses now."""
-    now = time.monotonic()
-    kept_out = dispatcher.kept_out(generation, now)
-    call = choose(waiting, generation.engine.costs, now, generation.at_once, kept_out=kept_out)
-    assert isinstance(call, Call)  # something waits, and nothing is waited for
+    with dispatcher.lock:
+        now = time.monotonic()
+        call = generation.next_call(waiting, now, generation.at_once, 1, dispatcher.stats)
+    assert isinstance(call, Call)  # nothing is waited for
     done = perform(generation.engine, call.kind, waiting.take(call))
     dispatcher.settle(generation, done)
     return done

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
 from netfuse_onnx.runtime.generation import Generation, Job
-from netfuse_onnx.runtime.isolation import Performed
+from netfuse_onnx.runtime.idle import Idle
+from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.moments import NEVER, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
-from netfuse_onnx.runtime.schedule import Later, Limits, choose
+from netfuse_onnx.runtime.schedule import Later, Limits
 from netfuse_onnx.runtime.stats import Stats
-from netfuse_onnx.runtime.types import Call, Engine, Request
+from netfuse_onnx.runtime.types import Engine, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Dispatcher:
         self.stats = Stats()
         self.lock = threading.RLock()
         """Reentrant, because a session that is collected as garbage says so from any line of any thread."""
-        self.ready = threading.Condition(self.lock)
+        self.idle = Idle(self.lock)
         self.emptied = threading.Condition(self.lock)
         self.current = Generation(1, engine, limits)
         self.old: list[Generation] = []
@@ -77,13 +78,17 @@ class Dispatcher:
             self.refuse_if_closed()
             if generation is not self.current:
                 return None
-            self._bounded(generation, request)
-            request.answer = answer = Answer(self, generation, request)
+            bounds, own = self.bounds, generation.queue.waiting_of(request.model)
+            if self.waiting >= bounds.max_queue or own >= bounds.max_queue_per_model:
+                raise self.refused(self._full(generation, request))
+            request.answer = answer = Answer.to(self, generation, request)
             self.stats.accepted += 1
             generation.queue.add(request)
             self.waiting += 1
-            if len(self.busy) < self.slots or request.deadline != NEVER:
-                self.ready.notify()
+            if len(self.busy) < self.slots:
+                self.idle.wake()
+            else:
+                self.idle.wake_by(request.deadline)
             return answer
 
     def refuse_if_closed(self) -> None:
@@ -97,16 +102,15 @@ class Dispatcher:
             self.stats.refused[error.kind] += 1
         return error
 
-    def _bounded(self, generation: Generation, request: Request) -> None:
+    def _full(self, generation: Generation, request: Request) -> QueueFull:
+        """Return the error of a request for which there is no room."""
         model = generation.engine.models[request.model]
-        bounds = self.bounds
-        if self.waiting >= bounds.max_queue:
+        if self.waiting >= self.bounds.max_queue:
             told = f"{self.waiting} requests wait already, the most that this session lets wait"
-        elif (own := generation.queue.waiting_of(request.model)) >= bounds.max_queue_per_model:
-            told = f"{own} requests wait already for model {model!r}, the most that it may have"
         else:
-            return
-        raise self.refused(QueueFull(told, "try again later, or open it with larger queues", model=model))
+            own = generation.queue.waiting_of(request.model)
+            told = f"{own} requests wait already for model {model!r}, the most that it may have"
+        return QueueFull(told, "try again later, or open it with larger queues", model=model)
 
     # ----------------------------------------------------------------------- the next call
 
@@ -121,14 +125,14 @@ class Dispatcher:
                     job, due = self._chosen(now)
                 due = min(due, *(generation.queue.next_deadline() for generation in self._generations()))
                 if job is not None:
-                    # A thread that waits must wait for what is next now, or begin the call after this one.
-                    if self.waiting and (len(self.busy) < self.slots or due != NEVER):
-                        self.ready.notify()
+                    if self.waiting and len(self.busy) < self.slots:
+                        self.idle.wake()
+                    self.idle.wake_by(due)
                     return job
                 if self.is_stopped and not self.waiting:
-                    self.ready.notify_all()  # so that the others end as well
+                    self.idle.wake_all()  # so that the others end as well
                     return None
-                self.ready.wait(seconds_until(due))
+                self.idle.wait(due)
 
     def _late(self, now: float) -> Job | None:
         """Return the requests of a generation whose time to start has passed."""
@@ -147,7 +151,9 @@ class Dispatcher:
         later = NEVER
         for generation in self._generations():
             while len(generation.queue):
-                call = self._call_of(generation, now)
+                ends = self.is_stopped or generation.is_retired  # nothing else arrives: nothing to wait for
+                limits = generation.at_once if ends else generation.limits
+                call = generation.next_call(generation.queue.waiting, now, limits, self.slots, self.stats)
                 if isinstance(call, Later):
                     later = min(later, call.at)
                     break
@@ -160,44 +166,33 @@ class Dispatcher:
                     return Job(generation, call, runs), NEVER
         return None, later
 
-    def _call_of(self, generation: Generation, now: float) -> Call | Later:
-        """Return the call that the scheduler chooses: an error of the scheduler must not stop the session."""
-        ends = self.is_stopped or generation.is_retired  # nothing else arrives: nothing to wait for
-        limits = generation.at_once if ends else generation.limits
-        try:
-            call = choose(
-                generation.queue.waiting,
-                generation.engine.costs,
-                now,
-                limits,
-                kept_out=generation.guard.kept_out(now),
-                workers=self.slots,
-            )
-            if isinstance(call, Later) and call.at > now:
-                return call
-            if isinstance(call, Call) and generation.queue.has(call):
-                return call
-        except Exception:
-            pass
-        self.stats.scheduler_faults += 1
-        oldest = generation.queue.oldest()
-        return Call("alone", oldest.form, ((oldest.model, 1),))
-
     # ----------------------------------------------------------------------- the end of a call
 
-    def finish(self, generation: Generation, ticket: object, done: Performed | None = None) -> None:
-        """Count a call that ran, give back its slot, and close a generation that the last request leaves."""
-        try:
-            if done is not None:
-                self.settle(generation, done)
-        finally:
-            with self.lock:
+    def finish(self, generation: Generation, ticket: object, *, looks: bool = False) -> None:
+        """Give back the slot of a call, and close a generation that the last request leaves. With `looks`,
+        the thread goes on to look for the next call itself, so that no other need be woken."""
+        with self.lock:
+            self.busy.discard(ticket)
+            if self.waiting and not looks:
+                self.idle.wake()
+            ends = self._left(generation, ticket)
+        if ends:
+            generation.engine.close()
+
+    def finish_one(
+        self, generation: Generation, ticket: object, request: Request, outcome: Outcome, seconds: float
+    ) -> None:
+        """Do what `finish` does, for a call of one request by itself."""
+        with self.lock:
+            try:
+                generation.settle_one(self.stats, request, outcome, seconds)
+            finally:
                 self.busy.discard(ticket)
                 if self.waiting:
-                    self.ready.notify()
+                    self.idle.wake()
                 ends = self._left(generation, ticket)
-            if ends:
-                generation.engine.close()
+        if ends:
+            generation.engine.close()
 
     def settle(self, generation: Generation, done: Performed) -> None:
         """Count a call that ran."""
@@ -257,7 +252,7 @@ class Dispatcher:
             before.count_together(self.stats)
             self.stats.swaps += 1
             self.slots = self._fixed_slots or max(1, engine.slots)
-            self.ready.notify_all()
+            self.idle.wake_all()
             ends = self._emptied(before)
         if ends:
             before.engine.close()
@@ -270,7 +265,7 @@ class Dispatcher:
         with self.lock:
             self.closing = self.closing or reason
             self.is_stopped = True
-            self.ready.notify_all()
+            self.idle.wake_all()
 
     def abandon(self) -> None:
         """Shut, because nobody holds the session any more."""
@@ -312,7 +307,7 @@ class Dispatcher:
         ONNX Runtime's threads are not here either, so that a call could wait for them for ever.
         """
         self.lock = threading.RLock()
-        self.ready, self.emptied = threading.Condition(self.lock), threading.Condition(self.lock)
+        self.idle, self.emptied = Idle(self.lock), threading.Condition(self.lock)
         self.closing = "the session was opened before this process was forked off"
         self.is_stopped, self.is_forked = True, True
         self.waiting = 0

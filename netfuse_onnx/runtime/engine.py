@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from netfuse_onnx import edges
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.runtime import samples, sources, threads, timing
+from netfuse_onnx.runtime import padding, samples, sources, threads, timing
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
 from netfuse_onnx.runtime.calls import Calls, OnCpu
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
-from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session
+from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.ports import KEY
@@ -50,6 +50,7 @@ class ServedFiles:
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
         self.calls.use(self.contract)
+        self._shared_pool = shares_pool(merged)
         self.models = self.contract.models
         if not (self.contract.answers or paths):
             raise UsageFault(
@@ -61,11 +62,26 @@ class ServedFiles:
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
         self.check = self.contract.check
         self.packing = Packing(self.contract)
+        inputs = self.contract.inputs
+        self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
+        """For each model, its own names of inputs by those of the first one."""
         self._streams: Streams | None = None
+        if self.contract.buckets:
+            self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
-        self.costs: Costs = self._measured(made_up, options)
+        self.costs: Costs = self._measured(made_up, options, cast(Io, self.contract.io))
         if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
-            self._streams = Streams(self.calls, self.packing, self.costs, made_up)
+            streams = Streams(self.calls, self.packing, self.costs, made_up)
+            if streams.most:  # from now on, a merged call takes the longer, the more models are in it
+                self._streams = streams
+                self.costs = self._measured(made_up, options, "selected")
+
+    def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
+        """Return a request for each model, of inputs by the names of the first one."""
+        return [
+            (model, {own.get(name, name): value for name, value in feeds.items()})
+            for model, own in zip(self.models, self._names, strict=True)
+        ]
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
@@ -98,6 +114,19 @@ class ServedFiles:
         except Exception:  # the usual way finds out whose fault it is
             return None
 
+    def _prove_padding(self) -> None:
+        """Raise UsageFault where outputs depend on padding."""
+        plain = self.contract.unpadded()
+        packing = Packing(plain)
+
+        def run(feeds: Feeds) -> Outputs:
+            request = plain.check(self.models[0], feeds)
+            if self.own_sessions:
+                return self.calls.alone(0, packing.alone([request]))[0]
+            return self._run_merged(packing.merged([request]))[0]
+
+        padding.prove(self.contract, run)
+
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:
             outputs = self.calls.merged(packed)
@@ -113,6 +142,20 @@ class ServedFiles:
             return sum(rows.values())
         slots = len(rows) if edges.is_selected(self.contract.io) else len(self.models)
         return slots * max(rows.values())
+
+    def told(self) -> dict[str, Any]:
+        """Return how the sessions were opened. `threads_per_call` is 0 for ONNX Runtime's default;
+        `shared_pool` is True where the program has made one pool for all sessions of the process, whose
+        threads they use then; `at_once` is the number of models up to which own sessions that start at once
+        take the place of a merged call, on CUDA."""
+        return {
+            "provider": self.setup.names[0],
+            "threads_per_call": self.threads.threads,
+            "calls_at_a_time": self.threads.workers,
+            "shared_pool": self._shared_pool,
+            "own_sessions_open": len(self.calls.own),
+            "at_once": self._streams.most if self._streams else 0,
+        }
 
     def close(self) -> None:
         """Release the sessions. A call that runs keeps its own until it ends."""
@@ -133,9 +176,10 @@ class ServedFiles:
             own.put(0, first)
         return chosen, OnCpu(merged, own)
 
-    def _measured(self, made_up: samples.MadeUp, options: Opening) -> Costs:
-        """Return the times of calls of made-up requests, or guesses where none runs."""
-        io, count = cast(Io, self.contract.io), len(self.models)
+    def _measured(self, made_up: samples.MadeUp, options: Opening, io: Io) -> Costs:
+        """Return the times of calls of made-up requests, or guesses where none runs. `io` says what the time
+        of a merged call depends on."""
+        count = len(self.models)
         if made_up.form is None:
             return unknown(io, count)
 

@@ -36,6 +36,15 @@ def names(model: str, wanted: Sequence[str], feeds: Mapping[str, Any]) -> BadInp
     return BadInput(said, f"It takes {expected}.", model=model, input=name, expected=expected)
 
 
+def no_mapping(model: str, wanted: Sequence[str], feeds: Any) -> BadInput:
+    """Return the error of feeds that are no mapping of names to values."""
+    expected = ", ".join(wanted)
+    return BadInput(
+        f"The feeds of model {model!r} are {type(feeds).__name__}, not a dict of inputs by name.",
+        f"It takes {expected}.", model=model, expected=expected,
+    )  # fmt: skip
+
+
 def type_of(model: str, name: str, expected: str, given: str) -> BadInput:
     """Return the error of an input of another type."""
     return BadInput(

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
-from netfuse_onnx.runtime.isolation import Performed
-from netfuse_onnx.runtime.queue import Queue
-from netfuse_onnx.runtime.schedule import Limits, merges_all
+from netfuse_onnx.runtime.isolation import Outcome, Performed
+from netfuse_onnx.runtime.queue import Queue, waits_for
+from netfuse_onnx.runtime.schedule import Later, Limits, choose, merges_all
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
+from netfuse_onnx.runtime.waiting import Waiting
 
 LONG = 1e-3
 """Seconds of a call that is long beside the time that it takes to count it."""
-ONE_OF = 4
+ONE_OF = 8
 """One of so many calls that are shorter teaches the costs."""
 MOST_KNOWN = 1024
 """Answers of the scheduler that are kept until the costs change."""
@@ -37,9 +38,9 @@ class Generation:
         self.uncounted: list[tuple[Hashable, Sequence[int], int, float]] = []
         """Merged calls of requests that were all alike, which are not counted yet: form, models, rows of each
         and seconds."""
-        self._calls = -1
+        self._until_taught = 1
         self._merges: dict[Hashable, bool] = {}
-        """What `merges_all` said since the costs took in a call."""
+        """The answers of `merges_all` since the costs took in a call."""
         self.is_retired = False
         self.is_closed = False
 
@@ -47,6 +48,25 @@ class Generation:
     def is_empty(self) -> bool:
         """True where no request is inside."""
         return not self.running and not len(self.queue)
+
+    def next_call(
+        self, waiting: Waiting, now: float, limits: Limits, workers: int, stats: Stats
+    ) -> Call | Later:
+        """Return the call that the scheduler chooses from what waits, which is something. An error of the
+        scheduler must not stop the session: then the oldest request runs by itself. The dispatcher's lock is
+        held."""
+        kept_out = self.guard.kept_out(now)
+        try:
+            call = choose(waiting, self.engine.costs, now, limits, kept_out=kept_out, workers=workers)
+            if isinstance(call, Later) and call.at > now:
+                return call
+            if isinstance(call, Call) and waits_for(waiting, call):
+                return call
+        except Exception:
+            pass
+        stats.scheduler_faults += 1
+        oldest = min(waiting, key=lambda request: request.arrived)
+        return Call("alone", oldest.form, ((oldest.model, 1),))
 
     def merges_all(self, form: Hashable, models: int, rows: int) -> bool:
         """Return True where one request of each of so many models, of so many rows, run in a merged call."""
@@ -60,56 +80,76 @@ class Generation:
         return known
 
     def count_together(self, stats: Stats) -> None:
-        """Count the merged calls of requests that were all alike. One of them teaches the costs. The
-        dispatcher's lock is held."""
-        if not self.uncounted:
-            return
+        """Count the merged calls of requests that were all alike. The one in their middle teaches the costs:
+        the first ran after other work, and the last is here because it was long. The dispatcher's lock is
+        held."""
+        counted = []
         while self.uncounted:  # meanwhile others append
             form, models, rows, seconds = self.uncounted.pop()
             count = len(models)
             stats.together(count, count * rows, len(self.engine.models) * rows, seconds)
-        self._taught(form, "merged", dict.fromkeys(models, rows), seconds)
+            counted.append((form, models, rows, seconds))
+        if counted:
+            form, models, rows, seconds = counted[len(counted) // 2]
+            self._taught(form, "merged", dict.fromkeys(models, rows), seconds)
 
-    def _teaches(self, seconds: float) -> bool:
-        """Return True where the costs are to take in a call: each one that takes long, and one of several
-        short ones, for which that is a large part of their time."""
-        self._calls += 1
-        return seconds >= LONG or self._calls % ONE_OF == 0
+    def _teaches(self) -> bool:
+        """Return True where the costs are to take in a call: each where calls take long, and one of several
+        where they are short, for which that is a large part of their time. The call that was taken in before
+        decides: did each call for itself, those that the system delayed would be taken in more often."""
+        self._until_taught -= 1
+        return self._until_taught <= 0
 
     def _taught(self, form: Hashable, kind: Kind, rows: dict[int, int], seconds: float) -> None:
+        self._until_taught = 1 if seconds >= LONG else ONE_OF
         self.engine.costs.saw(form, kind, rows, seconds)
         if self._merges:
             self._merges.clear()
+
+    def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
+        """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
+        if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
+            failed = isinstance(outcome, ServingError)
+            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
+            return
+        stats.took(time.monotonic() - request.arrived)
+        stats.ended["answered"] += 1
+        stats.alone(1, request.rows)
+        if self._teaches():
+            self._taught(request.form, "alone", {request.model: request.rows}, seconds)
 
     def settle(self, stats: Stats, done: Performed) -> None:
         """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
         now = time.monotonic()
         engine, guard = self.engine, self.guard
-        for request, outcome in zip(done.requests, done.outcomes, strict=True):
-            stats.took(now - request.arrived)
-            if isinstance(outcome, ServingError):
-                stats.ended["failed"] += 1
-                guard.failed(request.model)
-            else:
-                stats.ended["answered"] += 1
-                if not guard.is_calm:
+        stats.took_each([now - request.arrived for request in done.requests])
+        failed = 0
+        if done.failed or not guard.is_calm:
+            for request, outcome in zip(done.requests, done.outcomes, strict=True):
+                if isinstance(outcome, ServingError):
+                    failed += 1
+                    guard.failed(request.model)
+                else:
                     guard.succeeded(request.model)
+        stats.ended["failed"] += failed
+        stats.ended["answered"] += len(done.requests) - failed
         if done.failed:
             stats.failed_calls[done.kind] += 1
             stats.retries += len(done.requests) if done.retried else 0
-            if done.kind == "merged" and not any(isinstance(o, ServingError) for o in done.outcomes):
+            if done.kind == "merged" and not failed:
                 guard.blamed_nobody(now)
             return
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        if done.kind == "merged" or not engine.own_sessions:  # without own sessions a merged call it is
+        kind: Kind = done.kind if engine.own_sessions else "merged"
+        if kind == "merged":
             stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
             if not guard.is_calm:
                 guard.merged_succeeded()
         else:
             stats.alone(len(done.requests), useful)
-        if self._teaches(done.seconds):
-            self._taught(done.requests[0].form, done.kind, rows, done.seconds)
+        if self._teaches():
+            self._taught(done.requests[0].form, kind, rows, done.seconds)
 
 
 @dataclass(slots=True)

@@ -43,6 +43,16 @@ def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performe
     return Performed(kind, requests, outcomes, seconds, failed=True, retried=True)
 
 
+def perform_one(engine: Engine, request: Request) -> tuple[Outcome, float]:
+    """Run one request by itself. Returns its outcome, and the seconds of the call."""
+    began = time.perf_counter()
+    try:
+        (outputs,) = engine.alone((request,))
+        return outputs, time.perf_counter() - began
+    except Exception as fault:
+        return _as_error(fault, engine.models[request.model]), time.perf_counter() - began
+
+
 def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Outcome]:
     """Run requests of a call that failed, each by itself; with `by_model`, first those of each model
     together."""

@@ -25,7 +25,7 @@ class Opening:
     buckets: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
     pad: Mapping[str, float] = field(default_factory=dict)
     rows_apart: bool | None = None
-    own_sessions: int = 64
+    own_sessions: int | None = None
     calibrate: float = 1.0
 
 

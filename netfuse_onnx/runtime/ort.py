@@ -56,9 +56,16 @@ class Setup:
         return replace(self, threads=threads)
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(quota: str = "/sys/fs/cgroup/cpu.max") -> int:
+    """Return the number of cores that this process may use: those that it may run on, and no more than the
+    time of a container's limit makes up."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open(quota) as file:
+            allowed, period = file.read().split()[:2]
+        return max(1, min(found, -(-int(allowed) // int(period))))
+    except (OSError, ValueError):  # no such limit
+        return found
 
 
 def open_session(path: str | os.PathLike[str], setup: Setup) -> Any:

@@ -16,26 +16,31 @@ from typing import Any
 
 SHARE_OF_MEMORY = 4
 """The sessions that are kept may hold a quarter of the machine's memory in weights."""
+EMPTY = 128 << 10
+"""Bytes that a session takes beside its weights; measured with five nodes."""
 
 
 class OwnSessions:
     """The sessions of files, in the order of the models. Threads may share it.
 
-    `open` opens one file. At most `most` sessions are kept, and those whose files have at most `most_bytes`
-    together, but always one. A session that a call still uses is closed when that call ends.
+    `open` opens one file. At most `most` sessions are kept, all where it is None, and those that have at most
+    `most_bytes` together, but always one. `sizes` are the bytes of the weights, by default of the files. A
+    session that a call still uses is closed when that call ends.
     """
 
     def __init__(
         self,
         paths: Sequence[str],
         open: Callable[[str], Any],
-        most: int,
+        most: int | None,
         sizes: Sequence[int] | None = None,
         most_bytes: int | None = None,
     ) -> None:
         self.paths = tuple(paths)
-        self.sizes = tuple(sizes) if sizes is not None else tuple(map(os.path.getsize, self.paths))
-        self.most, self.most_bytes = most, memory() // SHARE_OF_MEMORY if most_bytes is None else most_bytes
+        weights = sizes if sizes is not None else map(os.path.getsize, self.paths)
+        self.sizes = tuple(size + EMPTY for size in weights)
+        self.most = len(self.paths) if most is None else most
+        self.most_bytes = memory() // SHARE_OF_MEMORY if most_bytes is None else most_bytes
         self._open = open
         self._kept = OrderedDict[int, Any]()
         self._bytes = 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.buckets import sized
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.elements import Element
 from netfuse_onnx.runtime.packing.buffers import shape
@@ -55,13 +56,26 @@ def prove(contract: Contract, run: Run, model: int = 0, seed: int = 0) -> None:
             f"({first[:200]}).",
             "Leave out buckets.",
         )
-    _compare(contract, model, feeds, plain, run(_pad(contract, model, feeds, _padded(contract, sizes))))
+    try:
+        padded = run(_pad(contract, model, feeds, _padded(contract, sizes)))
+    except Exception as error:
+        raise UsageFault(
+            f"Model {contract.models[model]!r} runs on a request, and not when {_axes(contract)} is padded "
+            f"({str(error)[:200]}).",
+            REMEDY,
+        ) from error
+    _compare(contract, model, feeds, plain, padded)
+
+
+def _axes(contract: Contract) -> str:
+    return ", ".join(map(repr, contract.buckets.sizes))
 
 
 def _sizes(contract: Contract) -> tuple[Any, ...]:
     """Return sizes of a request, in the order of the contract's axes: sizes that are padded, if any."""
     known = contract.buckets.sizes
-    return tuple(_between(known[axis]) if axis in known else OTHERS for axis in contract.axes)
+    sizes = sized(contract.axes, lambda axis: _between(known[axis]) if axis in known else OTHERS)
+    return tuple(sizes[axis] for axis in contract.axes)
 
 
 def _between(sizes: int | Sequence[int]) -> int:
@@ -129,18 +143,18 @@ def _compare(
         if port.element is None:
             raise UsageFault(f"Output {name!r} is no tensor, so buckets can't be checked.", "Leave them out.")
         expected, found = np.asarray(plain[name]), np.asarray(padded[name])
-        axes = ", ".join(map(repr, contract.buckets.sizes))
         if len(found.shape) == len(expected.shape):
             found = cut_back(contract, port, model, found, inputs)
         if found.shape != expected.shape:
             raise UsageFault(
-                f"Padding {axes} changes the shape of output {name!r} of model {contract.models[model]!r}, "
-                f"{list(expected.shape)}, to {list(found.shape)}, which can't be cut back.",
+                f"Padding {_axes(contract)} changes the shape of output {name!r} of model "
+                f"{contract.models[model]!r}, {list(expected.shape)}, to {list(found.shape)}: it can't be "
+                "cut back.",
                 REMEDY,
             )
         if (difference := _difference(expected, found, port.element)) is not None:
             raise UsageFault(
-                f"Padding {axes} changes output {name!r} of model {contract.models[model]!r}"
+                f"Padding {_axes(contract)} changes output {name!r} of model {contract.models[model]!r}"
                 f"{difference}: it reads what is padded.",
                 REMEDY,
             )

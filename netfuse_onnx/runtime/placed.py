@@ -25,9 +25,9 @@ GRAPHS = 16
 FORMS = 2
 """Forms for which a file is opened with fixed sizes, where CUDA graphs ask for it: each has the weights once
 more on the device."""
-USUAL = {"cudnn_conv_algo_search": "HEURISTIC"}
+USUAL = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 """Options of the provider where the user names none: by default cuDNN times all its algorithms for each new
-shape, which takes seconds in the middle of serving."""
+shape, which takes seconds in the middle of serving, and a session takes up to twice the memory it needs."""
 GRAPH = {"enable_cuda_graph": "1"}
 NO_GRAPH = "-1"
 """The id of a run that neither captures a graph nor replays one."""

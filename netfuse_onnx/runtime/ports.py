@@ -44,6 +44,12 @@ class Port:
     repeated: bool = False
 
     @property
+    def is_open(self) -> bool:
+        """True for a first size without a name."""
+        dims = self.dims[0]
+        return dims is not None and dims[0] == f"{self.own[0]}.0"
+
+    @property
     def unknown(self) -> str:
         """The name of the whole shape, the batch left out, where the rank is not known."""
         return f"{self.own[0]}.*"
@@ -63,9 +69,10 @@ class File:
     combined: Mapping[str, str]
 
 
-def read(session: Any, bundle: Bundle | None = None, own: Any = None) -> File:
+def read(session: Any, bundle: Bundle | None = None, own: Any = None, word: bool = False) -> File:
     """Read the file of an open session. `own` is a session of the first model, where there is one: a routed
-    file does not say which sizes the models themselves take. Raises FileFault where no merge wrote the file.
+    file does not say which sizes the models themselves take. `word` is the caller's that rows are apart: an
+    output whose first size has no name then has rows. Raises FileFault where no merge wrote the file.
     """
     facts = _facts(session.get_modelmeta().custom_metadata_map)
     names = _Names(facts, session, bundle)
@@ -78,7 +85,7 @@ def read(session: Any, bundle: Bundle | None = None, own: Any = None) -> File:
     return File(
         names.models, names.io, names.ids,
         tuple(_with_rows(port, batch, routed and not port.once) for port in inputs),
-        tuple(_with_rows(port, batch, routed or apart) for port in outputs),
+        tuple(_with_rows(port, batch, routed or apart or (word and port.is_open)) for port in outputs),
         batch, facts.get("combined", {}),
     )  # fmt: skip
 

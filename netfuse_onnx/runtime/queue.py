@@ -29,9 +29,14 @@ class Answer(Future[Outputs]):
     Once answered it holds the answer alone, so that the inputs of a request live no longer than its call.
     """
 
-    def __init__(self, dispatcher: Dispatcher, generation: Generation, request: Request) -> None:
-        super().__init__()
-        self._entry: tuple[Dispatcher, Generation, Request] | None = (dispatcher, generation, request)
+    _entry: tuple[Dispatcher, Generation, Request] | None = None
+
+    @classmethod
+    def to(cls, dispatcher: Dispatcher, generation: Generation, request: Request) -> Answer:
+        """Return the future of a request in the queue of a generation."""
+        answer = cls()
+        answer._entry = (dispatcher, generation, request)
+        return answer
 
     def cancel(self) -> bool:
         """Cancel the request. Returns False where it runs or has been answered."""
@@ -69,7 +74,7 @@ class Queue:
 
     def waiting_of(self, model: int) -> int:
         """Return how many requests of a model wait."""
-        return self._of_model[model]
+        return self._of_model.get(model, 0)
 
     def add(self, request: Request) -> None:
         """Append a request."""
@@ -80,23 +85,12 @@ class Queue:
                 self._forget_answered()
             heapq.heappush(self._deadlines, (request.deadline, next(self._order), request))
 
-    def has(self, call: Call) -> bool:
-        """Return True where the requests of a call wait."""
-        lines = self.waiting.lines.get(call.form, {})
-        return bool(call.taken) and all(
-            model in lines and 0 < number <= len(lines[model].requests) for model, number in call.taken
-        )
-
     def take(self, call: Call) -> list[Request]:
         """Remove and return the requests of a call, model after model, oldest first."""
         taken = self.waiting.take(call)
         for request in taken:
             self._of_model[request.model] -= 1
         return taken
-
-    def oldest(self) -> Request:
-        """Return the request that has waited for the longest time. ValueError where none waits."""
-        return min(self.waiting, key=lambda request: request.arrived)
 
     def withdraw(self, request: Request) -> bool:
         """Remove a request. Returns False where it does not wait any more."""
@@ -134,3 +128,11 @@ class Queue:
             if request.deadline != NEVER
         ]
         heapq.heapify(self._deadlines)
+
+
+def waits_for(waiting: Waiting, call: Call) -> bool:
+    """Return True where the requests of a call wait."""
+    lines = waiting.lines.get(call.form, {})
+    return bool(call.taken) and all(
+        model in lines and 0 < number <= len(lines[model].requests) for model, number in call.taken
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from netfuse_onnx import edges
+from netfuse_onnx.runtime.buckets import sized
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.elements import element
 from netfuse_onnx.runtime.types import Request
@@ -56,11 +57,13 @@ class MadeUp:
             like = self._request(0, rows)
             return Request(model, like.inputs, rows, like.form)
         draw, feeds = np.random.default_rng(self._seed), {}
+        buckets = self._contract.buckets.sizes
+        sizes = sized(self._contract.axes, lambda axis: _size(axis, buckets))
         for port in ports:
             dims = port.dims[model]
             if port.element is None or dims is None:
                 raise ValueError(f"input {port.own[model]!r} can't be made up")
-            shape = [_size(d, self._contract.buckets.sizes) for d in dims]
+            shape = [_known(d, sizes) for d in dims]
             if port.rows:
                 shape[0] = rows
             feeds[port.own[model]] = _array(draw, port.element.dtype, shape, self._seed)
@@ -69,13 +72,15 @@ class MadeUp:
 
 def feeds_of(session: Any, buckets: Buckets) -> dict[str, Any] | None:
     """Return inputs of one row that an open session runs, or None where none of the made-up ones does."""
+    shapes = [port.shape for port in session.get_inputs()]
+    batches = {shape[0] for shape in shapes if shape} - {dim for shape in shapes for dim in shape[1:]}
+    axes = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
+    sizes = sized(axes, lambda axis: 1 if axis in batches else _size(axis, buckets))
     for seed in range(2):
         draw = np.random.default_rng(seed)
         try:
             feeds = {
-                port.name: _array(
-                    draw, _dtype(port.type), [_size(d, buckets, k) for k, d in enumerate(port.shape)], seed
-                )
+                port.name: _array(draw, _dtype(port.type), [_known(d, sizes) for d in port.shape], seed)
                 for port in session.get_inputs()
             }
             session.run(None, feeds)
@@ -93,13 +98,15 @@ def _dtype(kind: str) -> np.dtype[Any]:
     return found.dtype
 
 
-def _size(dim: Any, buckets: Buckets, place: int = 1) -> int:
-    """Return the size of an axis in made-up requests: its own, its first bucket, 1 for a first axis that is
-    symbolic, which is the batch, or SIZE."""
-    if isinstance(dim, int):
-        return dim
-    bucket = buckets.get(dim, SIZE if place else 1)
+def _size(axis: str, buckets: Buckets) -> int:
+    """Return the size of a symbolic axis in made-up requests: its first bucket, or SIZE."""
+    bucket = buckets.get(axis, SIZE)
     return bucket if isinstance(bucket, int) else min(bucket)
+
+
+def _known(dim: Any, sizes: Mapping[str, int]) -> int:
+    """Return a size: a number, that of a symbol, or 1 for one without a name."""
+    return dim if isinstance(dim, int) else sizes.get(dim, 1)
 
 
 def _array(draw: np.random.Generator, dtype: np.dtype[Any], shape: list[int], seed: int) -> Any:

@@ -18,8 +18,9 @@ than one of them.
 time together than those in the batch lose (`_batch`). Where rows cost little that is all of them; where a
 batch costs as much as its rows one by one it is one, and nobody waits for the rows of others.
 
-**Oldest first.** Every call takes the oldest request of all. So a request starts after at most as many calls
-as there were requests before it, less those that still run: the bound of serving one by one, in calls.
+**Oldest first.** Every call takes the oldest request of all, and no worker is idle while one waits. So a
+request starts after at most as many calls as there were requests before it, as if they were served one by
+one: with Q before it, calls of at most T seconds and w workers within max_wait + (Q / w + 1) T seconds.
 
 The queue hands over `Waiting`: a line for each form and model that waits, and nothing for the others, so
 that a choice costs as much for 20 waiting models of 1,000 as for 20 of 20.

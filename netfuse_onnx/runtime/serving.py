@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from netfuse_onnx.combining import combined
 from netfuse_onnx.errors import UsageFault
@@ -19,7 +19,7 @@ from netfuse_onnx.runtime.direct import run_directly
 from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
-from netfuse_onnx.runtime.isolation import perform
+from netfuse_onnx.runtime.isolation import perform_one
 from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.queue import Answer
 from netfuse_onnx.runtime.schedule import Limits
@@ -92,6 +92,9 @@ class Serving:
             finally:
                 if ticket in generation.running:  # interrupted
                     dispatcher.finish(generation, ticket)
+            if self._workers.are_current:  # a callback, whose worker can't wait for itself
+                (outputs,) = self.run_many([(model, feeds)], timeout=timeout)
+                return cast(Outputs, outputs)
             answer = dispatcher.enqueue(generation, request)
             if answer is not None:
                 return self._wait_for(answer)
@@ -132,16 +135,21 @@ class Serving:
         return run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
 
     def run_all(self, feeds: Feeds, *, reduce: Reduce | None = None, timeout: float | None = None) -> Any:
-        """Return what all models make of the same inputs.
+        """Return what all models make of the same inputs, which have the names of the first model's file.
 
         Without `reduce` that is {model: outputs}. Else it is one dictionary by the names of the first model's
         outputs: the mean or the sum over the models, or the vote: of scores `[.., classes]` the label that
         most models rank first, of labels the most frequent one; the smallest of several.
         """
-        models = self._dispatcher.current.engine.models
-        every = self.run_many([(model, feeds) for model in models], timeout=timeout)
+        asked: list[tuple[str, Feeds]] = []
+
+        def everyone(engine: Engine) -> list[tuple[str, Feeds]]:
+            asked[:] = engine.everyone(feeds)
+            return asked
+
+        every = run_directly(self._dispatcher, everyone, self._seconds(timeout), False)
         if reduce is None:
-            return dict(zip(models, every, strict=True))
+            return dict(zip([model for model, _ in asked], every, strict=True))
         columns = zip(*(outputs.values() for outputs in every), strict=True)
         return {name: combined(reduce, values) for name, values in zip(every[0], columns, strict=True)}
 
@@ -183,6 +191,7 @@ class Serving:
             told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
             told["workers"] = dispatcher.slots
             told["threads"] = self._workers.alive
+            told["sessions"] = engine.told()
         told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
         return told
 
@@ -246,9 +255,8 @@ class Serving:
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        done = perform(generation.engine, "alone", (request,))
-        self._dispatcher.finish(generation, ticket, done)
-        (outcome,) = done.outcomes
+        outcome, seconds = perform_one(generation.engine, request)
+        self._dispatcher.finish_one(generation, ticket, request, outcome, seconds)
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome

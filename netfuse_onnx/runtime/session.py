@@ -43,7 +43,7 @@ class MergedSession(Serving):
         buckets: Mapping[str, int | Sequence[int]] | None = None,
         pad: Mapping[str, Any] | None = None,
         rows_apart: bool | None = None,
-        own_sessions: int = 64,
+        own_sessions: int | None = None,
         calibrate: float = 1.0,
     ) -> None:
         """Open the files, and measure for at most `calibrate` seconds what calls cost.
@@ -61,7 +61,8 @@ class MergedSession(Serving):
         `buckets` gives symbolic axes the sizes that they are padded to: a number is a multiple, a list has
         the sizes; `pad` has the values of inputs that are not padded by 0. `rows_apart=True` is your word
         that each row's outputs depend on that row alone, where the files do not say so. At most
-        `own_sessions` of the models' own sessions are open at a time.
+        `own_sessions` of the models' own sessions are open at a time, the last used ones: by default as many
+        as hold a quarter of the machine's memory. They are opened when they are first needed.
 
         Raises FileFault for files that can't be read or served, UsageFault for options that make no sense.
         """

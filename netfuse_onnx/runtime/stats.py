@@ -47,6 +47,13 @@ class Stats:
         self._latest.append(seconds)
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
 
+    def took_each(self, seconds: list[float]) -> None:
+        """Count the latencies of several requests."""
+        self.seconds += sum(seconds)
+        self._latest.extend(seconds)
+        for one in seconds:
+            self._buckets[bisect_left(BUCKETS, one)] += 1
+
     def together(self, requests: int, rows: int, computed: int, seconds: float) -> None:
         """Count requests of different models that came together and were answered by one merged call."""
         self.accepted += requests

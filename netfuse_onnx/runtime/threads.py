@@ -17,8 +17,8 @@ from netfuse_onnx.runtime.ort import ALL, cores
 
 CLOSE, MORE = 1.1, 20e-6
 """A call may take this many times as long as with all threads, and so many seconds more."""
-LEAST = 5
-"""Calls that are timed at least, of each number of threads. The shortest counts."""
+LEAST, MOST = 1, 20
+"""Calls that are timed of each number of threads. The shortest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _timed(run: Callable[[Any], object], session: Any, clock: Callable[[], float
 
 def _rounds(end: float, clock: Callable[[], float]) -> Iterator[int]:
     """Yield until so many calls were timed or the time is up."""
-    for count in range(LEAST * 4):
+    for count in range(MOST):
         if clock() >= end and count >= LEAST:
             return
         yield count

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
+from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of, sizes_of
 from netfuse_onnx.runtime.types import Io, Kind
 
 Run = Callable[[Kind, Hashable, Mapping[int, int]], object]
@@ -81,7 +81,10 @@ def measured(
     plan = Plan(io, models, max_rows, max_batch)
     times: dict[Hashable, FormTimes] = {}
     for form in forms:
-        if not times or clock() + times[forms[0]].alone(1) * size(form) / size(forms[0]) < end:
+        if (
+            not times
+            or clock() + times[forms[0]].alone(1) * size(sizes_of(form)) / size(sizes_of(forms[0])) < end
+        ):
             times[form] = _curves(plan, _timed(plan, run, form, end, clock, rounds))
     return MeasuredCosts(io, models, times, size)
 

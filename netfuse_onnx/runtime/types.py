@@ -122,6 +122,9 @@ class Engine(Protocol):
         """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
         change while they wait. Raises UnknownModel, BadInput or TooLarge."""
 
+    def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
+        """Return a request for each model, of inputs by the names of the first one."""
+
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
@@ -136,6 +139,9 @@ class Engine(Protocol):
     def computed_rows(self, rows: Mapping[int, int]) -> int:
         """Return how many rows a merged call computes that has so many rows of each model: slots of models
         without a request included."""
+
+    def told(self) -> dict[str, Any]:
+        """Return how the sessions were opened, for `stats()`."""
 
     def close(self) -> None:
         """Release the sessions once no call runs."""

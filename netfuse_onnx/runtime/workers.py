@@ -84,7 +84,7 @@ def _one_job(dispatcher: Dispatcher) -> bool:
         for request in job.requests:
             answer(request, _ours(fault))
     finally:
-        dispatcher.finish(job.generation, job.requests[0])
+        dispatcher.finish(job.generation, job.requests[0], looks=True)
     return True
 
 

@@ -6,6 +6,7 @@ from .of_answers import MUTATIONS as ANSWERS
 from .of_chosen import MUTATIONS as CHOSEN
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
+from .of_engine import MUTATIONS as ENGINE
 from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -14,6 +15,8 @@ from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
 from .of_rules import MUTATIONS as RULES
+from .of_serving_choices import MUTATIONS as SERVING_CHOICES
+from .of_session import MUTATIONS as SESSION
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_verdict import MUTATIONS as VERDICT
@@ -38,5 +41,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     *VERDICT,
     *TUNE,
     *ADAPTERS,
+    *SERVING_CHOICES,
     *PACKING,
+    *SESSION,
+    *ENGINE,
 )

@@ -419,7 +419,7 @@ MUTATIONS = (
     ),
     mutation(
         "any-text-with-a-sign-is-computed",
-        "netfuse_onnx/run/expressions.py",
+        "netfuse_onnx/expressions.py",
         "    if not {word.lower() for word in words} <= FUNCTIONS.keys():\n        return None, ()\n",
         "",
         "test_inputs.py::test_any_other_text_is_a_name",

@@ -55,14 +55,16 @@ class Packed:
         if self._packing.routed:
             return cut.rows(self.requests, self._seats or (), results, self.rows)
         if self._seats is None:
-            return cut.own_slots(self.models, results, fresh, self.requests)
+            views = None if fresh else self.buffers.views
+            return cut.own_slots(self.models, results, fresh, self.requests, views)
         return cut.slots(self.requests, self._seats, results, self.rows, fresh)
 
     def release(self, *, failed: bool = False) -> None:
         """Give the buffers back to the next call; after a failure, new ones are filled."""
         buffers, self.buffers, self.feeds = self.buffers, None, {}
         if buffers is not None and not failed:
-            buffers.feeds.update(buffers.stand_ins)
+            if buffers.stand_ins:
+                buffers.feeds.update(buffers.stand_ins)
             self._packing.pool.give(buffers)
 
 
@@ -100,8 +102,9 @@ class Packing:
         """Pack requests for different models that are all alike, checked as `Contract.check` does, without
         making requests of them. None where they are not alike, or where there is anything to say about one:
         then `check` and `merged` are the way."""
-        found = self._express.alike(pairs) if self._express else None
-        if found is None:
+        express = self._express
+        found = express.alike(pairs) if express is not None else None
+        if express is None or found is None:
             return None
         known, models, values = found
         if not pays(known.form, len(models), known.rows):
@@ -110,10 +113,7 @@ class Packing:
         buffers = self.pool.take(key)
         if buffers is None or buffers.fresh:
             return None
-        count = len(buffers.places)
-        for k, places in enumerate(buffers.places):
-            for model, value in zip(models, values[k::count], strict=True):
-                places[model][...] = value
+        express.write(buffers.places, models, values)
         packed = Packed(self, (), buffers.feeds, self._of(models), None, known.rows, buffers, models)
         packed.form = known.form
         return packed

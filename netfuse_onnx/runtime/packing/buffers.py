@@ -23,15 +23,17 @@ class Buffers:
     """The arrays of one merged call.
 
     `feeds` are the inputs by merged names, at places in memory that stay. `places[k][s]` is the part of input
-    k that slot s has: `[rows, ..]`. `bound` is for the engine, which may keep what is bound to these places.
+    k that slot s has: `[rows, ..]`. `bound` is for the engine, which may keep what is bound to these
+    places; `views` is for the cutter.
     """
 
-    __slots__ = ("bound", "bytes", "feeds", "fresh", "key", "places", "stand_ins", "used")
+    __slots__ = ("bound", "bytes", "feeds", "fresh", "key", "places", "stand_ins", "used", "views")
 
     def __init__(self, key: Any, feeds: dict[str, Any], places: list[Sequence[Any]]) -> None:
         self.key, self.feeds, self.places = key, feeds, places
         self.bytes = sum(one.nbytes for one in feeds.values() if isinstance(one, np.ndarray))
         self.bound: Any = None
+        self.views: dict[str, tuple[Any, list[Any]]] = {}
         self.fresh = True
         self.used = 0
         self.stand_ins: dict[str, Any] = {}
@@ -58,7 +60,10 @@ class Pool:
     def give(self, buffers: Buffers) -> None:
         """Take buffers back. New ones make room for themselves: those unused for the longest are dropped."""
         new, buffers.used = not buffers.used, next(_TICKS)
-        self.free.setdefault(buffers.key, []).append(buffers)
+        try:
+            self.free[buffers.key].append(buffers)
+        except KeyError:
+            self.free.setdefault(buffers.key, []).append(buffers)
         if new:
             self._make_room()
 

@@ -21,11 +21,9 @@ from netfuse_onnx.runtime.types import Outputs, Request
 
 Back = tuple[tuple[int, int, int], ...]
 """Axes of an output that are cut back: the axis, and the input and axis that have its size."""
-
-
-SMALL = 1 << 16
-"""Bytes of a result up to which the outputs of all models are views of one copy: one copy of each costs more
-time than the memory is worth that stays while any of them is held."""
+Views = dict[str, tuple[Any, list[Any]]]
+"""Stacked results by the first model's names, and the view of each model's slot: making them takes as long as
+copying small ones."""
 
 
 class Cutter:
@@ -42,43 +40,46 @@ class Cutter:
         self.stacked = not edges.is_separate(contract.io)
 
     def own_slots(
-        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool, requests: Sequence[Request] = ()
-    ) -> list[Outputs]:
+        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool,
+        requests: Sequence[Request] = (),
+        views: Views | None = None,
+    ) -> list[Outputs]:  # fmt: skip
         """Return the outputs of these models, each of which fills the slot of its model. `requests` are only
-        looked at where axes are cut back."""
+        looked at where axes are cut back. `views` are kept with results that stay in their place."""
+        views = {} if views is None else views
+        ordered = models == self.in_order
         columns = []
         for port in self.each:
-            values = self._whole(port, models, results, fresh)
+            values = self._views(port, results, views)
+            if not ordered:
+                values = [values[model] for model in models]
             if any(back := self.back[port.own[0]]):
                 pairs = zip(values, requests, strict=True)
                 values = [np.array(_cut(value, back[one.model], one.inputs)) for value, one in pairs]
+            elif port.element is not None and (self.stacked or not fresh):
+                values = [value.copy() for value in values]
             if port.element is not None and port.element.number:
                 values = [from_bits(value, port.element) for value in values]
             columns.append(values)
         if len(columns) == 1:
-            own = self.each[0].own
-            return [{own[model]: value} for model, value in zip(models, columns[0], strict=True)]
+            own: Any = self.each[0].own if ordered else [self.each[0].own[model] for model in models]
+            return [{name: value} for name, value in zip(own, columns[0])]  # noqa: B905
         return [
             dict(zip(self.names[model], values, strict=True))
             for model, *values in zip(models, *columns, strict=True)
         ]
 
-    def _whole(self, port: Port, models: Sequence[int], results: Mapping[str, Any], fresh: bool) -> list[Any]:
-        """Return one output of each model, as it stands in its slot."""
+    def _views(self, port: Port, results: Mapping[str, Any], views: Views) -> list[Any]:
+        """Return one output of all models, as it stands in their slots; None for a model without one."""
         if not self.stacked:
-            merged = port.merged
-            if fresh or port.element is None:
-                return [results[merged[model]] for model in models]
-            return [results[merged[model]].copy() for model in models]
+            return [results.get(name) for name in port.merged]
         result = results[port.merged[0]]
+        known = views.get(port.own[0])
+        if known is not None and known[0] is result:
+            return known[1]
         self._sized(port, result, len(self.contract.models))
-        if result.ndim == 1:
-            return [np.array(result[model]) for model in models]
-        if models != self.in_order:
-            return [result[model].copy() for model in models]
-        if result.nbytes <= SMALL:
-            return list(result if fresh else result.copy())
-        return [value.copy() for value in result]
+        views[port.own[0]] = result, [result[m, ...] for m in self.in_order]
+        return views[port.own[0]][1]
 
     def slots(
         self, requests: Sequence[Request], seats: Sequence[Seat], results: Mapping[str, Any], rows: int,
@@ -86,18 +87,26 @@ class Cutter:
     ) -> list[Outputs]:  # fmt: skip
         """Return the outputs of requests that stand in slots of so many rows."""
         outputs: list[Outputs] = [{} for _ in requests]
-        count = len({seat.slot for seat in seats})
+        count = len({seat.slot for seat in seats}) if edges.is_selected(self.contract.io) else None
         for port in self.each:
+            names, back, is_array = port.own, self.back[port.own[0]], port.element is not None
+            side_by_side = port.rows and self.contract.apart
+            if self.stacked:
+                self._sized(port, results[port.merged[0]], count or len(names))
+            slots: dict[int, Any] = {}
             for request, seat, out in zip(requests, seats, outputs, strict=True):
-                value = results[port.merged[request.model]]
-                if self.stacked:
-                    self._sized(port, value, count if edges.is_selected(self.contract.io) else len(port.own))
-                    value = value[seat.slot]
-                if port.rows and self.contract.apart:
-                    self._sized(port, value, rows)
+                model = request.model
+                value = slots.get(seat.slot)
+                if value is None:
+                    value = results[port.merged[model]]
+                    value = slots[seat.slot] = value[seat.slot] if self.stacked else value
+                    if side_by_side:
+                        self._sized(port, value, rows)
+                if side_by_side:
                     value = value[seat.start : seat.start + seat.rows]
-                value = _cut(value, self.back[port.own[0]][request.model], request.inputs)
-                out[port.own[request.model]] = np.array(value) if port.element else value
+                if back[model]:
+                    value = _cut(value, back[model], request.inputs)
+                out[names[model]] = np.array(value) if is_array else value
         return self._known(requests, outputs)
 
     def rows(
@@ -136,10 +145,10 @@ class Cutter:
     def _sized(self, port: Port, result: Any, size: int) -> None:
         """Raise InternalError where an output has another leading size than the call: who cut it would give
         rows to the wrong request."""
-        if len(result) != size:
+        found = len(result) if np.ndim(result) else 0
+        if found != size:
             raise InternalError(
-                f"Output {port.own[0]!r} has {len(result)} entries along its first axis, and the call has "
-                f"{size}."
+                f"Output {port.own[0]!r} has {found} entries along its first axis, and the call has {size}."
             )
 
     def _known(self, requests: Sequence[Request], outputs: list[Outputs]) -> list[Outputs]:

@@ -62,7 +62,11 @@ class Filler:
                 place = places[seat.slot]
                 if rows:
                     place = place[seat.start : seat.start + seat.rows]
-                write(place, request.inputs[k], pad, rows)
+                value = request.inputs[k]
+                if place.shape == value.shape:
+                    place[...] = value
+                else:
+                    write(place, value, pad, rows)
 
     def into_own_slots(self, buffers: Buffers, requests: Sequence[Request]) -> None:
         """Write requests of different models, each of which fills the slot of its model."""

@@ -1,0 +1,37 @@
+"""Mistakes in how sessions are opened, kept and called for serving."""
+
+from __future__ import annotations
+
+from .mutation import Mutation, mutation
+
+CALLS = "netfuse_onnx/runtime/calls.py"
+ENGINE = "netfuse_onnx/runtime/engine.py"
+SOURCES = "netfuse_onnx/runtime/sources.py"
+ORT = "netfuse_onnx/runtime/ort.py"
+OWN = "netfuse_onnx/runtime/own.py"
+PLACED = "netfuse_onnx/runtime/placed.py"
+THREADS = "netfuse_onnx/runtime/threads.py"
+STAY = "test_engine.py::test_outputs_stay_as_they_are_when_later_calls_run"
+ORDER = "test_engine.py::test_sources_in_another_order_are_refused"
+POOL = "test_ort_sessions.py::test_sessions_share_the_pool_of_the_process_where_the_program_made_one"
+FEWEST = "test_ort_sessions.py::test_the_fewest_threads_that_are_as_fast_as_all"
+
+MUTATIONS: tuple[Mutation, ...] = (
+    mutation("bound-outputs-are-given-out", CALLS, "return buffers.bound.results, False",
+             "return buffers.bound.results, True", STAY),
+    mutation("sources-may-come-in-any-order", SOURCES, "        if found in digests:\n", "        if False:\n", ORDER),
+    mutation("sources-may-be-other-files", SOURCES,
+             "        if len(digest) == len(found) and not _has_external_data(path):\n", "        if False:\n", ORDER),
+    mutation("sessions-never-share-a-pool", ORT, "        if _SHARED not in str(error):\n            raise\n",
+             "        raise\n", POOL),
+    mutation("the-session-that-was-opened-first-is-closed-first", OWN,
+             "            if session is not None:\n                self._kept.move_to_end(model)\n", "",
+             "test_ort_sessions.py::test_the_session_that_was_used_longest_ago_is_closed_first"),
+    mutation("sessions-are-kept-whatever-they-hold", OWN, "or self._bytes > self.most_bytes", "",
+             "test_ort_sessions.py::test_sessions_are_kept_by_their_bytes_and_one_always"),
+    mutation("captured-graphs-are-believed", PLACED, "self.graph = _close(expected, self.run())", "self.run()",
+             "test_engine_cuda.py::test_a_graph_that_replays_old_values_is_not_used"),
+    mutation("one-thread-is-never-enough", THREADS, "    if times[1] <= allowed:\n", "    if False:\n", FEWEST),
+    mutation("fewer-threads-are-taken-though-slower", THREADS, "        if shortest > allowed:\n", "        if False:\n",
+             FEWEST),
+)  # fmt: skip
