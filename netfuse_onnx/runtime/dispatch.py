@@ -137,6 +137,8 @@ class Dispatcher:
     def _late(self, now: float) -> Job | None:
         """Return the requests of a generation whose time to start has passed."""
         for generation in self._generations():
+            if generation.queue.next_deadline() > now:
+                continue
             expired = generation.queue.expired(now)
             self.waiting -= len(expired)
             late = [r for r in expired if r.answer is not None and r.answer.starts()]
@@ -193,6 +195,11 @@ class Dispatcher:
                 ends = self._left(generation, ticket)
         if ends:
             generation.engine.close()
+
+    def settle_one(self, generation: Generation, request: Request, outcome: Outcome, seconds: float) -> None:
+        """Count a call of one request by itself."""
+        with self.lock:
+            generation.settle_one(self.stats, request, outcome, seconds)
 
     def settle(self, generation: Generation, done: Performed) -> None:
         """Count a call that ran."""
