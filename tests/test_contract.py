@@ -414,7 +414,7 @@ def test_an_input_without_rows_is_equal_in_all_requests_of_a_batch() -> None:
     spec = replace(TWO, shapes={"ids": ("B",), "mask": (2,)})
     ids, mask = np.ones(1, np.int64), np.ones(2, F)
     for apart in (True, False):
-        found = contract(spec, rows_apart=apart)
+        found = Contract(contract(spec).file, apart=apart)
         one, same = (found.check("bob", {"ids": ids * k, "mask": mask.copy()}) for k in range(2))
         other = found.check("bob", {"ids": ids, "mask": mask * 2})
         assert one.form == same.form
