@@ -477,6 +477,35 @@ def test_a_file_with_another_byte_is_found(tmp_path: Path, run: Run, ending: str
     assert run("bundle", out)[0] == 0
 
 
+def test_a_session_opens_no_graph_or_manifest_of_something_else(tmp_path: Path) -> None:
+    paths = mlps(tmp_path)
+    out, _ = merged(tmp_path, paths, verify=False)
+    bundle = reader.read(out)
+    for path in (bundle.merged_path, *bundle.view_paths):
+        whole = Path(path).read_bytes()
+        for place in range(0, len(whole), 97):
+            flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+            Path(path).write_bytes(flipped)
+            with pytest.raises(FileFault, match="SHA-256"):
+                netfuse_onnx.MergedSession(out, calibrate=0.0)
+        Path(path).write_bytes(whole)
+    manifest = (Path(out) / reader.MANIFEST).read_text()
+
+    def others(value: dict[str, Any]) -> None:
+        value["models"][0]["name"], value["models"][1]["name"] = "b", "a"
+
+    def few(value: dict[str, Any]) -> None:
+        del value["models"][2]
+
+    for change, said in ((others, "models"), (few, "models"), (lambda v: v.update(io="stacked"), "inputs and"),
+                         (lambda v: v.update(share=["x"]), "shared inputs")):  # fmt: skip
+        rewritten(out, change)
+        with pytest.raises(FileFault, match=f"name other {said}"):
+            netfuse_onnx.MergedSession(out, calibrate=0.0)
+        (Path(out) / reader.MANIFEST).write_text(manifest)
+    netfuse_onnx.MergedSession(out, calibrate=0.0).close()
+
+
 def rewritten(out: str, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the manifest of a bundle, and give each file that it names its true hash."""
     path = Path(out) / reader.MANIFEST
