@@ -66,7 +66,6 @@ class Dispatcher:
             idle = not self.waiting and len(self.busy) < self.slots
             if self.closing or generation is not self.current or not idle:
                 return False
-            self.stats.accepted += 1
             generation.running.add(ticket)
             self.busy.add(ticket)
             return True
@@ -201,10 +200,11 @@ class Dispatcher:
         with self.lock:
             generation.settle_one(self.stats, request, outcome, seconds)
 
-    def settle(self, generation: Generation, done: Performed) -> None:
-        """Count a call that ran."""
+    def settle(self, generation: Generation, done: Performed, *, enters: bool = False) -> None:
+        """Count a call that ran; with `enters`, also that its requests were accepted, which is not said when
+        their callers come who run them: an interrupted call then counts as none."""
         with self.lock:
-            generation.settle(self.stats, done)
+            generation.settle(self.stats, done, enters=enters)
 
     def withdraw(self, generation: Generation, request: Request) -> None:
         """Take a request that its caller cancelled out of the queue."""
