@@ -186,7 +186,7 @@ class Dispatcher:
         """Do what `finish` does, for a call of one request by itself."""
         with self.lock:
             try:
-                generation.settle_one(self.stats, request, outcome, seconds)
+                generation.settle_one(self.stats, request, outcome, seconds, enters=True)
             finally:
                 self.busy.discard(ticket)
                 if self.waiting:
@@ -196,9 +196,9 @@ class Dispatcher:
             generation.engine.close()
 
     def settle_one(self, generation: Generation, request: Request, outcome: Outcome, seconds: float) -> None:
-        """Count a call of one request by itself."""
+        """Count a call of one request by itself, which was accepted when it came."""
         with self.lock:
-            generation.settle_one(self.stats, request, outcome, seconds)
+            generation.settle_one(self.stats, request, outcome, seconds, enters=False)
 
     def settle(self, generation: Generation, done: Performed, *, enters: bool = False) -> None:
         """Count a call that ran; with `enters`, also that its requests were accepted, which is not said when
