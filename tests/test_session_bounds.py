@@ -260,6 +260,30 @@ def test_a_callback_may_close_the_session(gate: Gate) -> None:
     assert engine.closes == 1
 
 
+def test_callbacks_of_two_workers_may_close_the_session() -> None:
+    """Each waits neither for its own end nor for the other's."""
+    both = threading.Barrier(2)
+    engine = FakeEngine(slots=2)
+    with serving(engine, max_batch=1, max_rows=1) as session:
+
+        def close(_: object) -> None:
+            both.wait(PATIENCE)
+            session.close()
+
+        gate = Gate()
+        engine.hook = gate
+        answers = [session.submit("a", feeds(k)) for k in range(2)]
+        for answer in answers:
+            answer.add_done_callback(close)
+        for _ in range(2):
+            gate.wait_for_a_call()
+        gate.open.set()
+        assert all(answer.result(PATIENCE) for answer in answers)
+    for thread in session._workers.threads:
+        thread.join(PATIENCE)
+    assert engine.closes == 1 and not session.stats()["threads"]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_callbacks_that_close_do_not_wait_for_each_other(gate: Gate, workers: int) -> None:
     """Each runs in a worker of its own, where there are two."""

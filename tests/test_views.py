@@ -331,17 +331,20 @@ def test_the_same_merge_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_new_bundle_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    """Files of others stay, those with names like ours too."""
     paths = mlps(tmp_path)
     out, _ = merged(tmp_path, paths[:2], verify=False)
     old = set(content(out))
-    (Path(out) / "tokenizer.json").write_text("mine")
+    others = {"tokenizer.json", "view-9-0123456789abcdef.onnx", "merged-01234567.data"}
+    for name in others:
+        (Path(out) / name).write_text("mine")
     merged(tmp_path, paths[1:], verify=False)
     left, now = set(content(out)), set(reader.read(out).files)
-    assert left == old | now | {"tokenizer.json"}  # a session that has the old one open may open its views
+    assert left == old | now | others  # a session that has the old one open may open its views
     check_views(out, paths[1:])
     merged(tmp_path, paths[:1] + paths[2:], verify=False)
     left, last = set(content(out)), set(reader.read(out).files)
-    assert left == now | last | {"tokenizer.json", reader.MANIFEST}
+    assert left == now | last | others | {reader.MANIFEST}
     assert netfuse_onnx.bundle(out).ok
 
 
@@ -476,6 +479,35 @@ def test_a_file_with_another_byte_is_found(tmp_path: Path, run: Run, ending: str
             assert code == 1 and path.name in text
         path.write_bytes(whole)
     assert run("bundle", out)[0] == 0
+
+
+def test_a_session_opens_no_graph_or_manifest_of_something_else(tmp_path: Path) -> None:
+    paths = mlps(tmp_path)
+    out, _ = merged(tmp_path, paths, verify=False)
+    bundle = reader.read(out)
+    for path in (bundle.merged_path, *bundle.view_paths):
+        whole = Path(path).read_bytes()
+        for place in range(0, len(whole), 97):
+            flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+            Path(path).write_bytes(flipped)
+            with pytest.raises(FileFault, match="SHA-256"):
+                netfuse_onnx.MergedSession(out, calibrate=0.0)
+        Path(path).write_bytes(whole)
+    manifest = (Path(out) / reader.MANIFEST).read_text()
+
+    def others(value: dict[str, Any]) -> None:
+        value["models"][0]["name"], value["models"][1]["name"] = "b", "a"
+
+    def few(value: dict[str, Any]) -> None:
+        del value["models"][2]
+
+    for change, said in ((others, "models"), (few, "models"), (lambda v: v.update(io="stacked"), "inputs and"),
+                         (lambda v: v.update(share=["x"]), "shared inputs")):  # fmt: skip
+        rewritten(out, change)
+        with pytest.raises(FileFault, match=f"name other {said}"):
+            netfuse_onnx.MergedSession(out, calibrate=0.0)
+        (Path(out) / reader.MANIFEST).write_text(manifest)
+    netfuse_onnx.MergedSession(out, calibrate=0.0).close()
 
 
 def rewritten(out: str, change: Callable[[dict[str, Any]], None]) -> None:

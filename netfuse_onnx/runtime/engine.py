@@ -194,8 +194,11 @@ class ServedFiles:
             requests = made_up.requests(rows)
             return self.alone(requests) if kind == "alone" else self.merged(requests)
 
+        most = (options.max_rows, options.max_batch)
+        if not (self.contract.batched or self.contract.apart):
+            most = (1, 1)  # a request is one row, and a model has one request in a call
         return timing.measured(
-            run_once, [made_up.form], io, count, max_rows=options.max_rows, max_batch=options.max_batch,
+            run_once, [made_up.form], io, count, max_rows=most[0], max_batch=most[1],
             seconds=options.calibrate,
         )  # fmt: skip
 

@@ -106,14 +106,16 @@ class Generation:
         if self._merges:
             self._merges.clear()
 
-    def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
+    def settle_one(
+        self, stats: Stats, request: Request, outcome: Outcome, seconds: float, *, enters: bool
+    ) -> None:
         """Do what `settle` does, for a call of one request by its caller: quicker, because many are short."""
         if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
-            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed), enters=True)
+            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed), enters=enters)
             return
         stats.took(time.monotonic() - request.arrived)
-        stats.accepted += 1
+        stats.accepted += enters
         stats.ended["answered"] += 1
         stats.alone(1, request.rows)
         if self._teaches():

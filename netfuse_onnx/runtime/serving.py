@@ -238,6 +238,7 @@ class Serving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close: what waits still runs, unless an error ends the block."""
         self.close(drain=error is None)
 
     # ----------------------------------------------------------------------- steps of a request

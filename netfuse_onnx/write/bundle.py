@@ -19,7 +19,6 @@ from typing import Any
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime import bundle as reader
 from netfuse_onnx.write import lock, placing, staging
-from netfuse_onnx.write.views import digest_of
 
 MODEL = "merged.onnx"
 """The merged file, before it has a name by its content; its data file is marked with this name."""
@@ -78,7 +77,7 @@ def folder(out: str) -> Iterator[None]:
 def named(home: str, name: str) -> str:
     """Give a file in the folder `home` a name by its content, and return it."""
     stem, ending = os.path.splitext(name)
-    final = f"{stem}-{digest_of(os.path.join(home, name))[:16]}{ending}"
+    final = f"{stem}-{reader.digest_of(os.path.join(home, name))[:16]}{ending}"
     os.rename(os.path.join(home, name), os.path.join(home, final))
     return final
 
@@ -125,7 +124,9 @@ def _refuse_other(source: staging.Staging, name: str, listed: set[str]) -> None:
     there = os.path.join(source.home, name)
     if not os.path.lexists(there) or name in listed:
         return
-    same = os.path.isfile(there) and digest_of(there) == digest_of(os.path.join(source.folder, name))
+    same = os.path.isfile(there) and reader.digest_of(there) == reader.digest_of(
+        os.path.join(source.folder, name)
+    )
     if not same:
         raise FileFault(f"{there} is no file of the bundle, and would be overwritten.", "Move it away.")
 
@@ -151,7 +152,7 @@ def _left(source: staging.Staging, names: set[str]) -> set[str]:
 def _was_written(path: str) -> bool:
     name = os.path.basename(path)
     if match := _BY_SHA256.fullmatch(name):
-        return digest_of(path).startswith(match[1])
+        return reader.digest_of(path).startswith(match[1])
     if _DATA.fullmatch(name):
         mark = placing.mark(MODEL)
         with open(path, "rb") as file:
