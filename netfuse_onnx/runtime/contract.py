@@ -105,7 +105,7 @@ class Contract:
         the files say. Raises FileFault where no merge wrote the file."""
         file = ports.read(session, bundle, own, bool(rows_apart))
         apart, reason = _rows_apart(file, bundle, rows_apart)
-        if buckets:
+        if buckets is not None:
             buckets.fit(file)
         return cls(file, apart=apart, reason=reason, buckets=buckets, max_rows=max_rows, max_bytes=max_bytes)
 
