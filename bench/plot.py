@@ -2,9 +2,9 @@
 
     python bench/plot.py bench/results/cpu
 
-Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote. shared.svg has the families
-that share (bench/device/shared_results.py). A ratio is that of the two medians; its quartiles are
-those of the ratios of single rounds, where all ways took turns.
+Writes speedup.svg and README.md beside the JSON files that bench/serving.py wrote, and shared.svg where some
+are of families that share (bench/device/shared_results.py). A ratio is that of the two medians; its quartiles
+are those of the ratios of single rounds, where all ways took turns.
 """
 
 from __future__ import annotations
@@ -206,8 +206,10 @@ def _of_families(results: Sequence[Result]) -> Iterator[str]:
     yield from ("", "## Families that share", "")
     yield "![One row per family](shared.svg)"
     yield from ("", "Times are medians of a call from arrays to arrays; GB are those on the device.", "")
-    heads = "family,models,in a call,merged,ms,GB,best alternative,ms,GB,speed-up,quartiles,verdict"
-    yield f"| {heads.replace(',', ' | ')} |"
+    yield (
+        "| family | models | in a call | merged | ms | GB | best alternative | ms | GB | speed-up "
+        "| quartiles | verdict |"
+    )
     yield "|---|---:|---:|---|---:|---:|---|---:|---:|---:|---|---|"
     for result in results:
         for speedup in result["speedups"]:

@@ -96,7 +96,7 @@ def family(folder: Path, scratch: Path, count: int) -> list[str]:
     if len(found) < count:
         for path in paths[2 : len(found)]:
             path.unlink()
-        models._multiply(paths)
+        models.multiply(paths)
     return [str(path) for path in paths]
 
 

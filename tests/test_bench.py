@@ -139,7 +139,7 @@ def test_further_models_differ_in_what_the_first_two_differ_in(tmp_path: Path) -
         proto = model(text, {"w": (4,)}, seed=i)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "same"))
         save(path, proto)
-    models._multiply(paths)
+    models.multiply(paths)
     found = [{t.name: t.raw_data for t in onnx.load(path).graph.initializer} for path in paths]
     assert len({row["w"] for row in found}) == 4
     assert len({row["same"] for row in found}) == 1

@@ -18,6 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 from fake_engine import FakeEngine, feeds, serving
 
@@ -26,6 +28,7 @@ from bench import mixed
 from bench.mixed import Mixed
 from netfuse_onnx import MergedSession
 from netfuse_onnx.runtime.errors import Closed, QueueFull
+from sample_models.networks import SIZES, encoder
 
 MODELS, STUCK = 4, 100.0
 ALL_WAYS = ("run", "run", "submit", "asyncio", "run_many")
@@ -105,6 +108,33 @@ def test_a_file_without_own_sessions_answers_by_merged_calls_alone(files: Files,
     no_faults(load)
     accounts_balance(session)
     assert told["calls"]["merged"] and told["retries"]
+
+
+@pytest.mark.parametrize("own_sessions", [True, False])
+def test_texts_of_mixed_lengths_are_padded_to_buckets(tmp_path: Path, own_sessions: bool) -> None:
+    """Texts of 1 to 29 tokens share calls, and each has the answer of its model without padding."""
+    paths = [tmp_path / f"e{seed}.onnx" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        path.write_bytes(encoder(SIZES["tiny"], seed).SerializeToString())
+    bundle = tmp_path / "bundle"
+    netfuse_onnx.merge([*map(str, paths)], str(bundle), io="stacked", views=True, verify=False)
+    opened: dict[str, Any] = {"buckets": {"sequence": 8}}
+    if not own_sessions:
+        (bundle,), opened["rows_apart"] = bundle.glob("merged-*.onnx"), True
+    rng, sent = np.random.default_rng(0), []
+    with MergedSession(bundle, **opened) as session:
+        for number in range(200):
+            rows, length = int(rng.integers(1, 4)), int(rng.integers(1, 30))
+            mask = (np.arange(length) < rng.integers(1, length + 1, (rows, 1))).astype(np.int64)
+            text = {"input_ids": rng.integers(0, 99, (rows, length)), "attention_mask": mask}
+            sent.append((number % 3, text, session.submit(f"e{number % 3}", text)))
+        answers = [future.result(timeout=STUCK) for _, _, future in sent]
+    accounts_balance(session)
+    assert own_sessions or session.stats()["calls"]["merged"]
+    own = [ort.InferenceSession(str(path)) for path in paths]
+    for (model, text, _), answer in zip(sent, answers, strict=True):
+        (want,) = own[model].run(None, text)
+        np.testing.assert_allclose(answer["logits"], want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow  # minutes: a million requests, for orders that come up once in a hundred thousand

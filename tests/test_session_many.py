@@ -63,6 +63,23 @@ def test_the_short_way_is_what_the_scheduler_chooses(seed: int) -> None:
         assert everyone
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_a_choice_of_little_is_the_choice_of_all_ways(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at how much waits leaves out the comparison of ways only where none of them merges."""
+    draw = np.random.default_rng(seed)
+    costs = FakeCosts()
+    costs._times = _Costs(float(draw.uniform(0.1, 2)), float(draw.uniform(0.5, 9)))
+    waiting = Waiting()
+    for k in range(int(draw.integers(1, 20))):
+        request = Request(int(draw.integers(6)), (), int(draw.integers(1, 4)), ())
+        request.arrived = float(k)
+        waiting.add(request)
+    limits, workers = Limits(max_rows=int(draw.integers(1, 9))), int(draw.integers(1, 3))
+    quick = choose(waiting, costs, 99.0, limits, workers=workers)
+    monkeypatch.setattr("netfuse_onnx.runtime.schedule._is_too_little", lambda *_: False)
+    assert choose(waiting, costs, 99.0, limits, workers=workers) == quick
+
+
 def test_the_short_way_answers_and_counts_like_the_long_one() -> None:
     told = []
     for engine in (AlikeEngine(), FakeEngine()):

@@ -34,6 +34,9 @@ import numpy as np
 
 import netfuse_onnx
 from bench import drawn
+from netfuse_onnx.runtime import placed
+from netfuse_onnx.runtime.buckets import sized
+from netfuse_onnx.runtime.placed import USUAL
 from netfuse_onnx.runtime.streams import Streams
 
 CASES = (
@@ -44,7 +47,7 @@ CASES = (
 SIZES, OTHER_SIZES = {"sequence": 128}, {"sequence": 64}
 """Sizes of symbolic axes; others are SIZE or OTHER_SIZE, and the batch is the number of rows."""
 SIZE, OTHER_SIZE = 16, 24
-TOKENS = 16
+BATCH, TOKENS = "batch", 16
 """Whole numbers are drawn below it."""
 REPLAYS, ROUNDS, LEAST = 30, 30, 5
 SOURCES, BUNDLE = "sources", "bundle"
@@ -54,6 +57,8 @@ def main() -> int:
     given = _arguments()
     if given.case:
         name, models = given.case
+        if given.unchecked:  # the values over stubs say nothing of graphs
+            placed._close = lambda *_: True  # type: ignore[assignment]
         return measure(name, int(models), given)
     code = 0
     for network, models, seconds in CASES:
@@ -100,7 +105,7 @@ class Case:
         self.target = "cuda" if given.provider == "cuda" else "cpu"
         served = self._merged()
         merged = time.monotonic()
-        cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})
+        cuda = ("CUDAExecutionProvider", USUAL)
         self.providers = [*([cuda] if given.provider == "cuda" else []), "CPUExecutionProvider"]
         options = {"providers": self.providers, "calibrate": 2.0, **self.more}
         self.session = netfuse_onnx.MergedSession(served, **options)
@@ -124,16 +129,23 @@ class Case:
         return str(self.given.work / "merged.onnx")
 
     def _graphs(self) -> Any:
-        return getattr(getattr(self.engine.calls, "file", None), "graphs", None)
+        """Return the forms of the merged file that have graphs, and the problem of those that have none."""
+        file = getattr(self.engine.calls, "file", None)
+        if file is None:
+            return None
+        forms = [None if placed is None else placed.graph for placed in file._forms.values()]
+        return [forms, file.problem]
 
     def _streams(self) -> Any:
         return None if self.engine._streams is None else self.engine._streams.most
 
-    def plain(self, model: int) -> Any:
-        """Return a session of a source, opened as most users do."""
+    def open_sources(self) -> None:
+        """Open the sources, as most users do."""
         import onnxruntime
 
-        return onnxruntime.InferenceSession(self.paths[model], providers=self.providers)
+        began = time.monotonic()
+        self.plain = [onnxruntime.InferenceSession(path, providers=self.providers) for path in self.paths]
+        _say(self.given, self.name, "sources", open=time.monotonic() - began)
 
     def feeds(
         self, ports: Sequence[Any], seed: int, rows: int = 1, other: bool = False
@@ -141,10 +153,10 @@ class Case:
         """Return inputs of some rows, of the one or the other sizes, drawn by a seed."""
         draw, found = np.random.default_rng(seed), {}
         known, size = (OTHER_SIZES, OTHER_SIZE) if other else (SIZES, SIZE)
+        axes = {dim for port in ports for dim in port.shape if isinstance(dim, str)}
+        at = {**sized(axes, lambda axis: known.get(axis, size)), BATCH: rows}
         for port in ports:
-            sizes = [known.get(d, size) if isinstance(d, str) else d for d in port.shape]
-            if port.shape and isinstance(port.shape[0], str):
-                sizes[0] = rows
+            sizes = [at[d] if isinstance(d, str) else d for d in port.shape]
             if "int64" in port.type and "mask" in port.name:
                 found[port.name] = np.ones(sizes, np.int64)
             elif "int" in port.type:
@@ -159,13 +171,15 @@ def measure(name: str, models: int, given: argparse.Namespace) -> int:
     """Check values of a case, then measure it. Returns 1 where values are wrong."""
     case = Case(name, models, given)
     wrong = 0
-    ports = case.plain(0).get_inputs()
+    case.open_sources()
+    ports = case.plain[0].get_inputs()
     forms = [("rows 1", 1, False), ("rows 2", 2, False)]
     if any(isinstance(d, str) for port in ports for d in port.shape[1:]):
         forms.append(("other sizes", 1, True))
     for form, rows, other in forms:
         wrong += _checked(case, ports, form, rows, other)
     _timed(case, ports)
+    _say(given, case.name, "closed", graphs=case._graphs(), told=case.engine.told())
     case.session.close()
     return int(wrong > 0 and not given.unchecked)
 
@@ -178,12 +192,10 @@ def _checked(case: Case, ports: Sequence[Any], form: str, rows: int, other: bool
     sets = [[case.feeds(ports, 1000 * k + m, rows, other) for m in range(case.models)] for k in range(2)]
     same = case.feeds(ports, 9999, rows, other)
     expected: list[list[Any]] = [[], [], []]
-    for model in range(case.models):
-        session = case.plain(model)
+    for model, session in enumerate(case.plain):
         names = [port.name for port in session.get_outputs()]
         for given, found in zip((sets[0][model], sets[1][model], same), expected, strict=True):
             found.append(dict(zip(names, session.run(names, given), strict=True)))
-        del session
     apart = _apartness(expected[2])
     wrong = 0
     for way, values, wanted in _ways(case, sets, same, expected):
@@ -278,7 +290,7 @@ def _timed(case: Case, ports: Sequence[Any]) -> None:
     if hasattr(engine.calls, "together"):
         every["together"] = lambda: Streams.run(_Ways(engine), requests)  # type: ignore[arg-type]
     one: dict[str, Callable[[], object]] = {"one/MergedSession.run": lambda: case.session.run(*pairs[0])}
-    plain = [case.plain(m) for m in range(case.models)]
+    plain = case.plain
     outputs = [port.name for port in plain[0].get_outputs()]
     every["run"] = lambda: [s.run(outputs, f) for s, f in zip(plain, feeds, strict=True)]
     one["one/run"] = lambda: plain[0].run(outputs, feeds[0])

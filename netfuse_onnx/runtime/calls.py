@@ -141,11 +141,13 @@ class Caller:
         return run(self.session, wanted, feeds, self.bits)
 
 
-def run(session: Any, wanted: Sequence[str], feeds: Mapping[str, Any], bits: bool = False) -> dict[str, Any]:
-    """Return outputs by name. `bits` is True where arrays may hold the bits of their values. Raises
-    CallFailed, with ONNX Runtime's sentence."""
+def run(
+    session: Any, wanted: Sequence[str], feeds: Mapping[str, Any], bits: bool = False, options: Any = None
+) -> dict[str, Any]:
+    """Return outputs by name. `bits` is True where arrays may hold the bits of their values; `options` are
+    RunOptions. Raises CallFailed, with ONNX Runtime's sentence."""
     try:
-        values = run_bits(session, wanted, feeds) if bits else session.run(wanted, feeds)
+        values = run_bits(session, wanted, feeds) if bits else session.run(wanted, feeds, options)
         return dict(zip(wanted, values, strict=True))
     except MemoryError:
         raise

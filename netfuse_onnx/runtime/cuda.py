@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from netfuse_onnx.runtime.calls import Results, run
+from netfuse_onnx.runtime.calls import Results
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.errors import CallFailed, Closed
 from netfuse_onnx.runtime.ort import Setup, first_line
@@ -72,6 +73,7 @@ class OnCuda:
         self, path: str, paths: Sequence[str], setup: Setup, most: int | None, sizes: Sequence[int] | None
     ) -> None:
         self.thread, self._setup = DeviceThread(), setup
+        weakref.finalize(self, self.thread.close)
         self.file = self.thread.do(lambda: DeviceFile(path, setup))
         self.own = OwnSessions(paths, lambda one: DeviceFile(one, setup), most, sizes)
         self._contract: Contract | None = None
@@ -119,7 +121,7 @@ class OnCuda:
     def _call(self, file: DeviceFile, wanted: Sequence[str], feeds: Mapping[str, Array]) -> Results:
         placed = file.placed(feeds)
         if placed is None:
-            return run(file.session, wanted, feeds)
+            return file.run(wanted, feeds)
         try:
             placed.fill(feeds)
             return placed.run()
@@ -137,7 +139,7 @@ class OnCuda:
         """Run without places after a run with them failed. Where that works, this form has none from then on:
         sizes of its outputs depend on data."""
         try:
-            results = run(file.session, wanted, feeds)
+            results = file.run(wanted, feeds)
         except CallFailed:
             raise CallFailed(f"ONNX Runtime failed: {first_line(error)}.") from error
         file.forget(placed)
@@ -167,7 +169,7 @@ class OnCuda:
     def _started(self, file: DeviceFile, feeds: Mapping[str, Array], packed: Packed) -> Placed | Results:
         placed = file.placed(feeds)
         if placed is None:
-            return run(file.session, packed.wanted, feeds)
+            return file.run(packed.wanted, feeds)
         placed.fill(feeds)
         placed.start()
         return placed

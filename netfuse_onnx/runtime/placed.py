@@ -7,7 +7,8 @@ index) can't be captured at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +16,19 @@ import numpy as np
 import onnxruntime
 
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.runtime.calls import Results, is_plain
-from netfuse_onnx.runtime.ort import CUDA, Setup, names_of, open_session
+from netfuse_onnx.runtime.calls import Results, is_plain, run
+from netfuse_onnx.runtime.elements import element
+from netfuse_onnx.runtime.ort import CUDA, Setup, first_line, names_of, open_session
 from netfuse_onnx.runtime.pinned import Block
 from netfuse_onnx.runtime.types import Array
 
 GRAPHS = 16
 """Forms of one session that have a captured CUDA graph; others run without."""
+USES = 3
+"""The calls of a form from which on it has places: sizes that never come again, such as the lengths of a
+decoder's past, are not worth them."""
+MOST_USES = 1000
+"""Forms whose calls are counted at a time."""
 FORMS = 2
 """Forms for which a file is opened with fixed sizes, where CUDA graphs ask for it: each has the weights once
 more on the device."""
@@ -105,24 +112,36 @@ class DeviceFile:
     def __init__(self, path: str, setup: Setup) -> None:
         self._path, self._setup = path, setup
         self._forms: dict[Any, Placed | None] = {}
+        self._uses = Counter[Any]()
         self.session, self._open_sizes = self._first()
-        ports = (*self.session.get_inputs(), *self.session.get_outputs())
-        self._placeable = all(is_plain(port.type) for port in ports)
         self._fixed = 0
+        self.problem = ""
+        """The reason why a form has no places, or no graph, where there is one."""
 
     @property
     def graphs(self) -> bool:
         """True where calls replay CUDA graphs, of some forms at least."""
-        return self._open_sizes or self._fixed > 0
+        return any(placed is not None and placed.graph for placed in self._forms.values())
+
+    def run(self, wanted: Sequence[str], feeds: Mapping[str, Array]) -> Results:
+        """Run without places, and without a graph: it would be captured with the places of this one call, and
+        replayed in all others. Raises CallFailed."""
+        return run(self.session, wanted, feeds, self._bits, _options(NO_GRAPH))
 
     def placed(self, feeds: Mapping[str, Array]) -> Placed | None:
-        """Return the places for inputs of these shapes. None where they can't have any, or outputs come out
-        in other sizes from call to call."""
+        """Return the places for inputs of these shapes. None where they have none yet, can't have any, or
+        outputs come out in other sizes from call to call."""
         if not self._placeable:
             return None
         key = tuple([array.shape for array in feeds.values()])
         if key not in self._forms:
-            self._forms[key] = self._new(feeds)
+            if len(self._uses) >= MOST_USES:
+                self._uses.clear()
+            self._uses[key] += 1
+            if self._uses[key] < USES:
+                return None
+            del self._uses[key]
+            self._forms[key] = self._made(feeds)
         return self._forms[key]
 
     def forget(self, placed: Placed) -> None:
@@ -135,9 +154,30 @@ class DeviceFile:
         """Return a session with open sizes, and True where CUDA graphs take it."""
         try:
             session = open_session(self._path, _with(self._setup, GRAPH))
-            return session, _on_device(session)
+            self._look_at(session)
+            if self._placeable:
+                return session, _on_device(session)
         except (FileFault, UsageFault):
-            return open_session(self._path, _with(self._setup, {})), False
+            pass
+        session = open_session(self._path, _with(self._setup, {}))
+        self._look_at(session)
+        return session, False
+
+    def _look_at(self, session: Any) -> None:
+        """Find out if all inputs and outputs can have places, and if some hold the bits of their values."""
+        kinds = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
+        self._placeable = all(map(is_plain, kinds))
+        self._bits = any((found := element(kind)) and found.number for kind in kinds)
+
+    def _made(self, feeds: Mapping[str, Array]) -> Placed | None:
+        """Return new places. Where making them fails, this form has none, and no graph is captured again."""
+        try:
+            return self._new(feeds)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self._open_sizes, self._fixed, self.problem = False, FORMS, first_line(error)
+            return None
 
     def _new(self, feeds: Mapping[str, Array]) -> Placed | None:
         device, number = _device(self._setup), len(self._forms)

@@ -10,7 +10,7 @@ import threading
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import CallFailed, Closed, ServingError
 from netfuse_onnx.runtime.generation import Job
-from netfuse_onnx.runtime.isolation import Outcome, late, perform
+from netfuse_onnx.runtime.isolation import Outcome, late, perform, perform_one
 from netfuse_onnx.runtime.moments import seconds_until
 from netfuse_onnx.runtime.types import Request
 
@@ -94,6 +94,12 @@ def _do(dispatcher: Dispatcher, job: Job) -> None:
             answer(
                 request, late(job.generation.engine.models[request.model], request.deadline - request.arrived)
             )
+        return
+    if job.call.kind == "alone" and len(job.requests) == 1:
+        (request,) = job.requests
+        outcome, seconds = perform_one(job.generation.engine, request)
+        dispatcher.settle_one(job.generation, request, outcome, seconds)
+        answer(request, outcome)
         return
     done = perform(job.generation.engine, job.call.kind, job.requests)
     dispatcher.settle(job.generation, done)

@@ -2,8 +2,9 @@
 
 All files but the manifest are named by their content, so those of a new bundle can stand beside those of the
 old one. They come first; then one rename puts the new manifest in the place of the old one, which is the step
-from the old bundle to the new. Last, files that only the old one names are removed, and those that a killed
-run has left. Nothing else in the folder is touched.
+from the old bundle to the new. The files of the old one stay until the next merge, because a session that has
+it open opens views when they are first asked for. Those of bundles before it are removed last, and what a
+killed run has left. Nothing else in the folder is touched.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def put(source: staging.Staging, names: Sequence[str]) -> None:
                 _remove(source.home, fresh)
             raise
         placing.sync_folder(source.home)
-        left = _left(source, set(names)) if alone else set()  # else another merge may be placing its files
-        _remove(source.home, (listed | left) - set(names))
+        if alone:  # else another merge may be placing its files
+            _remove(source.home, _left(source, listed.union(names)))
 
 
 def _refuse_other(source: staging.Staging, name: str, listed: set[str]) -> None:
