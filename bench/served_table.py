@@ -22,7 +22,7 @@ def lines(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from ("", "## Served", "")
     yield (
         "One row of each model, as MergedSession serves a bundle: medians in ms, with quartiles for "
-        "run_many, which chooses between the merged call and the models' own sessions, at once or one by one. "
+        "run_many, which chooses among the merged call and the models' own sessions, at once or one by one. "
         "The others are the sources' sessions: `session.run` one by one, with fixed places and CUDA graphs, "
         "and these started at once. The gain is that of run_many over the fastest of them."
     )
