@@ -22,6 +22,7 @@ from netfuse_onnx.runtime.cuda import OnCuda
 from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
+from netfuse_onnx.runtime.placed import USES
 from netfuse_onnx.runtime.ports import KEY
 from netfuse_onnx.runtime.streams import Streams
 from netfuse_onnx.runtime.threads import Threads
@@ -69,12 +70,12 @@ class ServedFiles:
         if self.contract.buckets:
             self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
-        self.costs: Costs = self._measured(made_up, options, cast(Io, self.contract.io))
+        measured = self._measured(made_up, options)
+        self.costs: Costs = measured
         if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
-            streams = Streams(self.calls, self.packing, self.costs, made_up)
-            if streams.most:  # from now on, a merged call takes the longer, the more models are in it
-                self._streams = streams
-                self.costs = self._measured(made_up, options, "selected")
+            streams = Streams(self.calls, self.packing, measured, made_up, options.max_rows)
+            self.costs = streams.costs
+            self._streams = streams if streams.most else None
 
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""
@@ -183,10 +184,9 @@ class ServedFiles:
             own.put(0, first)
         return chosen, OnCpu(merged, own)
 
-    def _measured(self, made_up: samples.MadeUp, options: Opening, io: Io) -> Costs:
-        """Return the times of calls of made-up requests, or guesses where none runs. `io` says what the time
-        of a merged call depends on."""
-        count = len(self.models)
+    def _measured(self, made_up: samples.MadeUp, options: Opening) -> MeasuredCosts:
+        """Return the times of calls of made-up requests, or guesses where none runs."""
+        count, io = len(self.models), cast(Io, self.contract.io)
         if made_up.form is None:
             return unknown(io, count)
 
@@ -199,7 +199,7 @@ class ServedFiles:
             most = (1, 1)  # a request is one row, and a model has one request in a call
         return timing.measured(
             run_once, [made_up.form], io, count, max_rows=most[0], max_batch=most[1],
-            seconds=options.calibrate,
+            seconds=options.calibrate, warm=USES if self.setup.on_cuda else 0,
         )  # fmt: skip
 
 
