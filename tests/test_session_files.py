@@ -160,6 +160,29 @@ def test_a_lone_merged_file_serves_single_models(tmp_path: Path) -> None:
         own.right("d", x(4), session.run("d", x(4)))
 
 
+def test_an_open_session_outlives_its_folder(tmp_path: Path) -> None:
+    """Another bundle takes its place, and then its own files are removed: views that were never opened are
+    opened from the files that stay, and then the merged file, which is open, answers for them."""
+    path = bundle(tmp_path)
+    with MergedSession(path, calibrate=0.0) as session, MergedSession(path, calibrate=0.0) as other:
+        expected = {m: Sources(tmp_path).models[m].run(None, x(3))[0] for m in session.models}
+        sources = [str(tmp_path / f"{m}.onnx") for m in reversed(session.models)]
+        netfuse_onnx.merge(sources, str(path), views=True, verify=False)
+        assert all(np.array_equal(session.run(m, x(3))["y"], expected[m]) for m in session.models)
+        for file in path.iterdir():
+            file.unlink()
+        for m in other.models:
+            np.testing.assert_allclose(other.run(m, x(3))["y"], expected[m], rtol=1e-5, atol=1e-6)
+        assert other.stats()["requests"]["failed"] == 0
+
+
+def test_a_small_batch_bounds_the_rows_of_merged_calls(tmp_path: Path) -> None:
+    with MergedSession(bundle(tmp_path), max_batch=2) as session:
+        assert len(session.run("a", x(0, 2))["y"]) == 2
+        with pytest.raises(TooLarge, match="may have 2"):
+            session.run("a", x(0, 3))
+
+
 def test_a_swap_to_other_weights_and_models_under_load(tmp_path: Path) -> None:
     paths = [bundle(tmp_path / "old", count=3), bundle(tmp_path / "new", count=4, io="stacked")]
     # Other weights: the new family's first models are the old one's last ones.

@@ -18,7 +18,7 @@ from netfuse_onnx import edges
 from netfuse_onnx.runtime import faults, ports
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
-from netfuse_onnx.runtime.elements import converted
+from netfuse_onnx.runtime.elements import Element, converted
 from netfuse_onnx.runtime.ports import File
 from netfuse_onnx.runtime.types import Array, Feeds, Request
 
@@ -36,7 +36,8 @@ class Form(NamedTuple):
 
     `sizes` are those of `Contract.axes`, padded to their buckets. `rows` is the number of rows where all
     requests of a call must have as many, and 0 where that is free. `once` has the bytes of inputs that a call
-    takes once. The time of a call depends on `sizes` and `rows` alone: `form[:2]`.
+    takes once, and of those that have no rows where the rows of requests share a batch: one value then stands
+    for all of them. The time of a call depends on `sizes` and `rows` alone: `form[:2]`.
     """
 
     sizes: tuple[Size, ...]
@@ -88,7 +89,9 @@ class Contract:
         self.buckets = buckets or Buckets({})
         self.answers = not file.combined
         self.max_rows, self.max_bytes = max_rows, max_bytes
-        self._once = tuple(k for k, port in enumerate(file.inputs) if port.once)
+        self._once = tuple(
+            k for k, port in enumerate(file.inputs) if port.once or (self.side_by_side and not port.rows)
+        )
         seen: dict[Any, dict[Any, Known]] = {}
         self.own = {name: self._own_of(place, name, seen) for place, name in enumerate(file.models)}
 
@@ -202,12 +205,12 @@ class Contract:
         return known
 
     def _with_once(self, own: Own, form: Form, inputs: Sequence[Array], rows: int) -> Form:
-        """Return the form with the bytes of inputs that a call takes once."""
+        """Return the form with the bytes of inputs of which all requests of a call have the same one."""
         values: list[Any] = []
         for k in self._once:
             port, value = self.inputs[k], inputs[k]
             if port.repeated and rows > 1:
-                if (value != value[:1]).any():
+                if not _are_equal(value, port.element):
                     raise faults.repeated(own.name, port.own[own.place])
                 value = value[:1]
             if port.element is None:
@@ -216,6 +219,13 @@ class Contract:
                 text = port.element.is_text
                 values.append((value.shape, tuple(value.ravel().tolist()) if text else value.tobytes()))
         return Form(form.sizes, form.rows, tuple(values))
+
+
+def _are_equal(rows: Array, element: Element | None) -> bool:
+    """Return True where all rows are equal, bit for bit: -0.0 is not 0.0, and NaN is NaN."""
+    if element is None or element.is_text:
+        return bool((rows == rows[:1]).all())
+    return rows.tobytes() == rows[:1].tobytes() * len(rows)
 
 
 def shapes_of(inputs: Sequence[Any]) -> tuple[Any, ...]:

@@ -66,7 +66,6 @@ class Dispatcher:
             idle = not self.waiting and len(self.busy) < self.slots
             if self.closing or generation is not self.current or not idle:
                 return False
-            self.stats.accepted += 1
             generation.running.add(ticket)
             self.busy.add(ticket)
             return True
@@ -187,7 +186,7 @@ class Dispatcher:
         """Do what `finish` does, for a call of one request by itself."""
         with self.lock:
             try:
-                generation.settle_one(self.stats, request, outcome, seconds)
+                generation.settle_one(self.stats, request, outcome, seconds, enters=True)
             finally:
                 self.busy.discard(ticket)
                 if self.waiting:
@@ -197,14 +196,15 @@ class Dispatcher:
             generation.engine.close()
 
     def settle_one(self, generation: Generation, request: Request, outcome: Outcome, seconds: float) -> None:
-        """Count a call of one request by itself."""
+        """Count a call of one request by itself, which was accepted when it came."""
         with self.lock:
-            generation.settle_one(self.stats, request, outcome, seconds)
+            generation.settle_one(self.stats, request, outcome, seconds, enters=False)
 
-    def settle(self, generation: Generation, done: Performed) -> None:
-        """Count a call that ran."""
+    def settle(self, generation: Generation, done: Performed, *, enters: bool = False) -> None:
+        """Count a call that ran; with `enters`, also that its requests were accepted, which is not said when
+        their callers come who run them: an interrupted call then counts as none."""
         with self.lock:
-            generation.settle(self.stats, done)
+            generation.settle(self.stats, done, enters=enters)
 
     def withdraw(self, generation: Generation, request: Request) -> None:
         """Take a request that its caller cancelled out of the queue."""

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from netfuse_onnx import edges
-from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.runtime import padding, samples, sources, threads, timing
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
@@ -86,12 +86,19 @@ class ServedFiles:
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
-        its batch is fixed. Raises CallFailed."""
+        its batch is fixed. Where that session does not open any more, because its file is gone, the merged
+        file answers, which is open. Raises CallFailed."""
         if not self.own_sessions:
             return self.merged(requests)
         if len(requests) > 1 and not self.contract.side_by_side:
             return [self.alone([request])[0] for request in requests]
-        return self.calls.alone(requests[0].model, self.packing.alone(requests))
+        packed = self.packing.alone(requests)
+        try:
+            return self.calls.alone(requests[0].model, packed)
+        except FileFault:
+            if not self.contract.answers:
+                raise
+        return [self._run_merged(self.packing.merged([request]))[0] for request in requests]
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form in one merged call, several of a model where rows are apart. Raises
@@ -187,8 +194,11 @@ class ServedFiles:
             requests = made_up.requests(rows)
             return self.alone(requests) if kind == "alone" else self.merged(requests)
 
+        most = (options.max_rows, options.max_batch)
+        if not (self.contract.batched or self.contract.apart):
+            most = (1, 1)  # a request is one row, and a model has one request in a call
         return timing.measured(
-            run_once, [made_up.form], io, count, max_rows=options.max_rows, max_batch=options.max_batch,
+            run_once, [made_up.form], io, count, max_rows=most[0], max_batch=most[1],
             seconds=options.calibrate, warm=USES if self.setup.on_cuda else 0,
         )  # fmt: skip
 

@@ -106,20 +106,24 @@ class Generation:
         if self._merges:
             self._merges.clear()
 
-    def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
-        """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
+    def settle_one(
+        self, stats: Stats, request: Request, outcome: Outcome, seconds: float, *, enters: bool
+    ) -> None:
+        """Do what `settle` does, for a call of one request by its caller: quicker, because many are short."""
         if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
-            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
+            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed), enters=enters)
             return
         stats.took(time.monotonic() - request.arrived)
+        stats.accepted += enters
         stats.ended["answered"] += 1
         stats.alone(1, request.rows)
         if self._teaches():
             self._taught(request.form, "alone", {request.model: request.rows}, seconds)
 
-    def settle(self, stats: Stats, done: Performed) -> None:
-        """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
+    def settle(self, stats: Stats, done: Performed, *, enters: bool = False) -> None:
+        """Count a call that ran, and with `enters` that its requests were accepted; remember who failed. The
+        dispatcher's lock is held."""
         now = time.monotonic()
         engine, guard = self.engine, self.guard
         stats.took_each([now - request.arrived for request in done.requests])
@@ -131,6 +135,8 @@ class Generation:
                     guard.failed(request.model)
                 else:
                     guard.succeeded(request.model)
+        if enters:
+            stats.accepted += len(done.requests)
         stats.ended["failed"] += failed
         stats.ended["answered"] += len(done.requests) - failed
         if done.failed:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx import edges
 from netfuse_onnx.runtime.buckets import sized
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.elements import element
@@ -40,7 +39,7 @@ class MadeUp:
     def requests(self, rows: Mapping[int, int]) -> list[Request]:
         """Return requests with so many rows of each model: one of each, or one for a row where the batch is
         fixed."""
-        if self._contract.file.batch or edges.is_routed(self._contract.io):
+        if self._contract.batched:
             return [self._request(model, count) for model, count in rows.items()]
         return [self._request(model, 1) for model, count in rows.items() for _ in range(count)]
 

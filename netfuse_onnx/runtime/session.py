@@ -53,7 +53,8 @@ class MergedSession(Serving):
         `libraries` have custom operators. `threads` compute one operator, and `workers` calls run at the same
         time: both are measured where they are not given.
 
-        A merged call has at most `max_rows` rows of a model, a call of a model's own session `max_batch`.
+        A merged call has at most `max_rows` rows of a model; a request has at most `max_batch`, and so has a
+        call of a model's own session.
         At most `max_queue` requests wait, `max_queue_per_model` of one model; another is refused with
         QueueFull. `max_wait` is the number of seconds that a request may wait on purpose for a merged call
         to pay. `timeout` is that of requests that name none, in seconds.
@@ -75,7 +76,7 @@ class MergedSession(Serving):
             libraries=tuple(os.fspath(library) for library in libraries),
             threads=threads,
             workers=workers,
-            max_rows=max_rows,
+            max_rows=min(max_rows, max_batch),
             max_batch=max_batch,
             buckets=dict(buckets or {}),
             pad=dict(pad or {}),
@@ -83,7 +84,7 @@ class MergedSession(Serving):
             own_sessions=own_sessions,
             calibrate=calibrate,
         )
-        limits = Limits(max_rows=max_rows, max_batch=max_batch, max_wait=max_wait)
+        limits = Limits(max_rows=opening.max_rows, max_batch=max_batch, max_wait=max_wait)
         bounds = Bounds(max_queue, max_queue_per_model)
         files = partial(open_engine, opening=opening)
         super().__init__(files, path, limits, bounds, workers=workers, timeout=timeout)
