@@ -52,3 +52,22 @@ def test_inputs_without_rows_are_those_of_each_request(mode: str, shape: str, tm
             for (model, value), outputs in zip(asked, session.run_many(asked), strict=True):
                 sources.right(model, value, outputs)
         assert merged.stats()["calls"]["merged"] < len(asked)
+
+
+def test_a_sequence_that_waits_is_the_requests_own(tmp_path: Path) -> None:
+    text = (
+        "g (seq(float[n, 8]) s) => (float[n, 8] y) { z = Constant <value = int64 {0}> () "
+        "a = SequenceAt(s, z) y = MatMul(a, w) }"
+    )
+    path = bundle(tmp_path, text, {"w": (8, 8)}, 3)
+    sources, draw = Sources(tmp_path), np.random.default_rng(0)
+    with MergedSession(path, calibrate=0.0, max_wait=0.05, workers=1) as session:
+        for model in "abc":
+            values = [draw.standard_normal((2, 8)).astype(np.float32)]
+            kept = [value.copy() for value in values]
+            request = session._dispatcher.current.engine.check(model, {"s": values}, copy=True)
+            answer = session.submit(model, {"s": values})
+            values[0][...] = 7
+            values.clear()
+            np.testing.assert_array_equal(request.inputs[0][0], kept[0])
+            sources.right(model, {"s": kept}, answer.result())

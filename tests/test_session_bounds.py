@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import threading
 import time
 import weakref
@@ -296,6 +297,22 @@ def test_callbacks_that_close_do_not_wait_for_each_other(gate: Gate, workers: in
     assert all(answer.result(PATIENCE) for answer in answers)
     session.close(timeout=PATIENCE)
     assert len(ended) == 2 and engine.closes == 1 and session.stats()["threads"] == 0
+
+
+def test_errors_keep_what_they_say_between_processes() -> None:
+    """multiprocessing pickles them."""
+    with serving(FakeEngine(), max_queue=1) as session:
+        asked = [("z", feeds(1)), ("a", {}), ("a", feeds(13))]
+        errors = session.run_many(asked, return_errors=True)
+    with pytest.raises(Closed) as closed:
+        session.run("a", feeds(1))
+    for error in (*errors, closed.value):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error) and str(copy) == str(error)
+        parts = ("message", "hint", "kind", "model", "input", "expected")
+        assert all(getattr(copy, part) == getattr(error, part) for part in parts)
+    assert errors[1].input == "x" and str(errors[2]).startswith("Model 'a': ")
+    assert repr(session) == "<Serving of 4 models, closed>"
 
 
 def test_a_callback_may_run_requests(gate: Gate) -> None:

@@ -233,8 +233,17 @@ def test_an_ensemble_takes_the_names_of_its_first_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["max_rows", "max_batch", "max_queue", "max_queue_per_model", "workers"])
 def test_options_that_make_no_sense_are_refused(option: str) -> None:
-    with pytest.raises(UsageFault, match=option):
-        MergedSession("", **{option: 0})
+    for value in (0, 2.5, "8"):
+        with pytest.raises(UsageFault, match=option):
+            MergedSession("", **{option: value})  # type: ignore[arg-type]
+
+
+def test_options_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
+    path = bundle(tmp_path)
+    with pytest.raises(UsageFault, match="'tipo'"):
+        MergedSession(path, pad={"tipo": 1})
+    with pytest.raises(UsageFault, match="its own views"):
+        MergedSession(path, sources=["a.onnx"])
 
 
 # ------------------------------------------------------------------------------ processes
@@ -317,5 +326,5 @@ def test_a_fork_refuses_requests_and_ends(tmp_path: Path) -> None:
         """,
         path,
     )
-    told = "the session was opened before this process was forked off\n"
+    told = "The session was opened before this process was forked off. Open one in each process.\n"
     assert done.stdout == told * 2 + "(1, 4)\n7\n50 (1, 4)\n", done.stderr

@@ -9,6 +9,7 @@ out of range, on which the run of this request alone will fail.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ class Contract:
         the files say. Raises FileFault where no merge wrote the file."""
         file = ports.read(session, bundle, own, bool(rows_apart))
         apart, reason = _rows_apart(file, bundle, rows_apart)
-        if buckets:
+        if buckets is not None:
             buckets.fit(file)
         return cls(file, apart=apart, reason=reason, buckets=buckets, max_rows=max_rows, max_bytes=max_bytes)
 
@@ -157,7 +158,9 @@ class Contract:
         shapes = inputs[0].shape if own.single else shapes_of(inputs)
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
         if copy:  # what is refused is not copied, and bytes are compared as they stay
-            inputs = tuple([value.copy() if type(value) is np.ndarray else value for value in inputs])
+            inputs = tuple(
+                [value.copy() if type(value) is np.ndarray else deepcopy(value) for value in inputs]
+            )
         if self._once:
             form = self._with_once(own, form, inputs, rows)
         return Request(own.place, inputs, rows, form)

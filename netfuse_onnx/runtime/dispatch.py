@@ -105,11 +105,11 @@ class Dispatcher:
         """Return the error of a request for which there is no room."""
         model = generation.engine.models[request.model]
         if self.waiting >= self.bounds.max_queue:
-            told = f"{self.waiting} requests wait already, the most that this session lets wait"
+            told = f"{self.waiting} requests wait already, the most that this session lets wait."
         else:
             own = generation.queue.waiting_of(request.model)
-            told = f"{own} requests wait already for model {model!r}, the most that it may have"
-        return QueueFull(told, "try again later, or open it with larger queues", model=model)
+            told = f"{own} requests wait already for model {model!r}, the most that it may have."
+        return QueueFull(told, "Try again later, or open the session with larger queues.", model=model)
 
     # ----------------------------------------------------------------------- the next call
 
@@ -276,7 +276,7 @@ class Dispatcher:
 
     def abandon(self) -> None:
         """Shut, because nobody holds the session any more."""
-        self.shut("the session is gone")
+        self.shut("The session is gone: nobody held it any more.")
 
     def wait_until_empty(self, until: float) -> bool:
         """Wait until no request is inside, at most until a time of time.monotonic(). False: there still
@@ -315,7 +315,7 @@ class Dispatcher:
         """
         self.lock = threading.RLock()
         self.idle, self.emptied = Idle(self.lock), threading.Condition(self.lock)
-        self.closing = "the session was opened before this process was forked off"
+        self.closing = "The session was opened before this process was forked off. Open one in each process."
         self.is_stopped, self.is_forked = True, True
         self.waiting = 0
         self.busy = set()

@@ -33,7 +33,7 @@ Open = Callable[[Path], Engine]
 Reduce = Literal["mean", "sum", "vote"]
 AT_EXIT = 5.0
 """Most seconds that the end of the process waits for calls that run."""
-CLOSED = "the session is closed"
+CLOSED = "The session is closed."
 
 
 class Serving:
@@ -72,6 +72,10 @@ class Serving:
     def is_closed(self) -> bool:
         """True once nothing may enter any more."""
         return bool(self._dispatcher.closing)
+
+    def __repr__(self) -> str:
+        end = ", closed" if self.is_closed else ""
+        return f"<{type(self).__name__} of {len(self.models)} models{end}>"
 
     # ----------------------------------------------------------------------- requests
 
@@ -258,7 +262,7 @@ class Serving:
         if seconds is None:
             return NEVER
         if not seconds >= 0:
-            raise UsageFault(f"a timeout is a number of seconds from 0, not {seconds}")
+            raise UsageFault(f"A timeout is a number of seconds from 0, not {seconds}.")
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:

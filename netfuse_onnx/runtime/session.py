@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 from netfuse_onnx.errors import UsageFault
@@ -70,6 +71,8 @@ class MergedSession(Serving):
         at_least(1, max_rows=max_rows, max_batch=max_batch, max_queue=max_queue, own_sessions=own_sessions)
         at_least(1, max_queue_per_model=max_queue_per_model, workers=workers)
         at_least(0, max_wait=max_wait, timeout=timeout, calibrate=calibrate, threads=threads)
+        whole(max_rows=max_rows, max_batch=max_batch, max_queue=max_queue, own_sessions=own_sessions)
+        whole(max_queue_per_model=max_queue_per_model, workers=workers, threads=threads)
         opening = Opening(
             sources=tuple(os.fspath(source) for source in sources),
             providers=None if providers is None else tuple(providers),
@@ -93,5 +96,12 @@ class MergedSession(Serving):
 def at_least(least: int, **options: float | None) -> None:
     """Raise UsageFault for an option below the least number that makes sense; None is left out."""
     for name, value in options.items():
-        if value is not None and not value >= least:
-            raise UsageFault(f"{name} must be at least {least}, not {value}.")
+        if value is not None and (not isinstance(value, Real) or not value >= least):
+            raise UsageFault(f"{name} must be a number of at least {least}, not {value!r}.")
+
+
+def whole(**options: int | None) -> None:
+    """Raise UsageFault for an option that is no whole number; None is left out."""
+    for name, value in options.items():
+        if value is not None and not isinstance(value, Integral):
+            raise UsageFault(f"{name} must be a whole number, not {value!r}.")

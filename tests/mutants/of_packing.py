@@ -47,6 +47,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation("rows-that-are-equal-have-other-bits", CONTRACT, "return rows.tobytes() == rows[:1].tobytes() * len(rows)",
              "return bool((rows == rows[:1]).all())",
              "test_contract.py::test_one_row_stands_for_all_rows_of_a_routed_call"),
+    mutation("sequences-are-not-copied", CONTRACT, "else deepcopy(value) for", "else value for",
+             "test_session_batches.py::test_a_sequence_that_waits_is_the_requests_own"),
     mutation("inputs-without-rows-are-those-of-one-request", CONTRACT,
              "if port.once or (self.side_by_side and not port.rows)", "if port.once",
              "test_contract.py::test_an_input_without_rows_is_equal_in_all_requests_of_a_batch"),

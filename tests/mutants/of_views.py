@@ -81,6 +81,13 @@ MUTATIONS = (
         "test_views.py::test_no_file_of_another_is_overwritten",
     ),
     mutation(
+        "the-files-of-the-old-bundle-go-at-once",
+        "netfuse_onnx/write/bundle.py",
+        "_left(source, listed.union(names))",
+        "_left(source, set(names))",
+        "test_views.py::test_a_new_bundle_takes_the_place_of_the_old_one",
+    ),
+    mutation(
         "all-files-beside-a-bundle-go",
         "netfuse_onnx/write/bundle.py",
         "        return reader.digest_of(path).startswith(match[1])\n    if _DATA",
