@@ -6,6 +6,20 @@ FORMER_TURN = "test_measure_cuda.py::test_values_of_a_former_turn_are_seen"
 
 MUTATIONS = (
     mutation(
+        "a-bias-may-be-broadcast-in-a-proof",
+        "netfuse_onnx/prove/loaded.py",
+        "            if a != b and 1 not in declared:\n",
+        "            if False:\n",
+        "test_checked_sizes.py::test_sizes_are_those_that_a_source_takes_without_optimisations",
+    ),
+    mutation(
+        "a-declared-broadcast-is-refused",
+        "netfuse_onnx/prove/loaded.py",
+        "if a != b and 1 not in declared:",
+        "if a != b:",
+        "test_checked_sizes.py::test_a_bias_that_is_broadcast_must_be_declared_so",
+    ),
+    mutation(
         "nothing-runs-between-the-two-runs",
         "netfuse_onnx/prove/replay.py",
         "            session.run(inputs[0])\n",

@@ -10,9 +10,13 @@ SOURCES = "netfuse_onnx/runtime/sources.py"
 ORT = "netfuse_onnx/runtime/ort.py"
 OWN = "netfuse_onnx/runtime/own.py"
 PLACED = "netfuse_onnx/runtime/placed.py"
+STREAMS = "netfuse_onnx/runtime/streams.py"
+TIMING = "netfuse_onnx/runtime/timing.py"
 THREADS = "netfuse_onnx/runtime/threads.py"
 STAY = "test_engine.py::test_outputs_stay_as_they_are_when_later_calls_run"
 ORDER = "test_engine.py::test_sources_in_another_order_are_refused"
+FASTEST = "test_streams.py::test_the_fastest_way_is_chosen"
+STEADY = "test_streams.py::test_calls_that_open_sessions_and_capture_graphs_teach_nothing"
 POOL = "test_ort_sessions.py::test_sessions_share_the_pool_of_the_process_where_the_program_made_one"
 FEWEST = "test_ort_sessions.py::test_the_fewest_threads_that_are_as_fast_as_all"
 
@@ -31,6 +35,13 @@ MUTATIONS: tuple[Mutation, ...] = (
              "test_ort_sessions.py::test_sessions_are_kept_by_their_bytes_and_one_always"),
     mutation("captured-graphs-are-believed", PLACED, "self.graph = _close(expected, self.run())", "self.run()",
              "test_engine_cuda.py::test_a_graph_that_replays_old_values_is_not_used"),
+    mutation("the-capture-of-a-graph-is-timed", TIMING, "        for _ in range(warm):\n            call(size)\n", "",
+             FASTEST),
+    mutation("calls-at-once-are-costed-as-merged", STREAMS, "at_once[: self.most]", "[]", FASTEST),
+    mutation("calls-that-open-sessions-teach", STREAMS, "        if changes == self._known:\n            super()",
+             "        if True:\n            super()", STEADY),
+    mutation("all-sessions-are-said-to-fit", OWN, "            if held > self.most_bytes and count:\n", "            if False:\n",
+             "test_streams.py::test_sessions_that_fit_are_counted_by_their_bytes_too"),
     mutation("one-thread-is-never-enough", THREADS, "    if times[1] <= allowed:\n", "    if False:\n", FEWEST),
     mutation("fewer-threads-are-taken-though-slower", THREADS, "        if shortest > allowed:\n", "        if False:\n",
              FEWEST),
