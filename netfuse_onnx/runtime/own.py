@@ -51,6 +51,10 @@ class OwnSessions:
         """The number of sessions that are open now."""
         return len(self._kept)
 
+    def has(self, model: int) -> bool:
+        """Return True where the session of a model is open."""
+        return model in self._kept
+
     def get(self, model: int) -> Any:
         """Return the session of a model, opened if need be. Raises what `open` raises."""
         session = self._found(model)

@@ -70,12 +70,16 @@ def measured(
     rounds: int = ROUNDS,
     size: Callable[[Hashable], float] = size_of,
     clock: Callable[[], float] = time.perf_counter,
+    took: Callable[[], float] | None = None,
+    around: float = 0.0,
 ) -> MeasuredCosts:
     """Time calls of all sizes of the first form, then of the others, in the seconds that are given.
 
     Small calls come first. A call that is expected to end too late is left out: only the very first call, of
     one row on one model's own session, may take longer than all seconds. Each size counts with its shortest
     call. `forms` has at least one; `size` tells the work of a row of a form, for forms that were never timed.
+    `took` is the clock by which calls are timed, by default that of the given seconds;
+    `around` are the seconds around each call, which the costs have in them.
     """
     end = clock() + seconds
     plan = Plan(io, models, max_rows, max_batch)
@@ -85,12 +89,19 @@ def measured(
             not times
             or clock() + times[forms[0]].alone(1) * size(sizes_of(form)) / size(sizes_of(forms[0])) < end
         ):
-            times[form] = _curves(plan, _timed(plan, run, form, end, clock, rounds))
+            times[form] = _curves(plan, _timed(plan, run, form, end, clock, took or clock, rounds))
+            times[form].around = around
     return MeasuredCosts(io, models, times, size)
 
 
 def _timed(
-    plan: Plan, run: Run, form: Hashable, end: float, clock: Callable[[], float], rounds: int
+    plan: Plan,
+    run: Run,
+    form: Hashable,
+    end: float,
+    clock: Callable[[], float],
+    took: Callable[[], float],
+    rounds: int,
 ) -> dict[Size, float]:
     """Return the shortest time of each size that was reached."""
     found: dict[Size, float] = {}
@@ -99,11 +110,11 @@ def _timed(
         while left:
             size = min(left, key=lambda size: _expected(plan, found, size))
             left.remove(size)
-            start = clock()
-            if found and start + _expected(plan, found, size) > end:
+            if found and clock() + _expected(plan, found, size) > end:
                 break
+            start = took()
             run(size.kind, form, size.of_each(plan.io == "index" and size.kind == "merged"))
-            found[size] = min(found.get(size, float("inf")), clock() - start)
+            found[size] = min(found.get(size, float("inf")), took() - start)
     return found
 
 
