@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from bench import served_table
 from netfuse_onnx.compared import Compared, Outcome
 from netfuse_onnx.measure.rounds import ratio
 
@@ -47,7 +48,7 @@ def main() -> int:
         print(f"There are no results in {folder}.", file=sys.stderr)
         return 1
     shared = [result for result in results if result["group"] == SHARED]
-    (folder / "README.md").write_text(table(results, checked(folder)))
+    (folder / "README.md").write_text(table(results, checked(folder), served(folder)))
     draw([result for result in results if result not in shared], folder / "speedup.svg")
     if shared:
         draw(shared, folder / "shared.svg")
@@ -64,8 +65,16 @@ def read(folder: Path) -> list[Result]:
 
 def checked(folder: Path) -> list[Result]:
     """Files whose values were compared."""
-    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
-    return [row for row in map(json.loads, lines) if "wrong" in row]
+    return [row for row in _lines_of(folder) if "wrong" in row]
+
+
+def served(folder: Path) -> list[Result]:
+    """Cases of merged files that were served."""
+    return [row for row in _lines_of(folder) if "served" in row]
+
+
+def _lines_of(folder: Path) -> list[Result]:
+    return [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
 
 
 def compared(result: Result, speedup: Mapping[str, Any]) -> Compared:
@@ -167,9 +176,9 @@ def _legend(figure: Any, markers: Mapping[str, str]) -> None:
     figure.legend(handles=[*shapes, *colours], loc="upper center", ncols=6, frameon=False)
 
 
-def table(results: Sequence[Result], files: Sequence[Result] = ()) -> str:
+def table(results: Sequence[Result], files: Sequence[Result] = (), serving: Sequence[Result] = ()) -> str:
     """Markdown: what was measured where, and a line per case and merged model. `files` are those whose values
-    were compared."""
+    were compared, `serving` the cases that were served."""
     machines = {json.dumps([r["machine"]["processor"], r["machine"].get("gpu", "")]) for r in results}
     told = results[0]
     busy = [r["name"] for r in results if any("busy" in warning for warning in r["warnings"])]
@@ -195,6 +204,7 @@ def table(results: Sequence[Result], files: Sequence[Result] = ()) -> str:
         *(line for result in results if result["group"] != SHARED for line in _lines(result)),
         *_of_families([result for result in results if result["group"] == SHARED]),
         *_of_values(files),
+        *served_table.lines(serving),
     ]
     return "\n".join([*rows, ""])
 

@@ -23,7 +23,6 @@ from netfuse_onnx.types import Extent
 from netfuse_onnx.viewed import AgainRow, ViewRow, Views
 from netfuse_onnx.write import metadata
 from netfuse_onnx.write.regions import ALL, EACH
-from netfuse_onnx.write.views import digest_of
 
 Owned = tuple[int, int, frozenset[int] | None]
 """A region: its first byte, the byte behind it, and the models that own it, None for all of them."""
@@ -64,7 +63,7 @@ def _files(bundle: reader.Bundle, tell: Progress) -> Iterator[str]:
             yield f"{path} is missing, or is no file."
         elif (size := os.path.getsize(path)) != file.bytes:
             yield f"{path} has {size} bytes, and the manifest says {file.bytes}."
-        elif digest_of(path) != file.sha256:
+        elif reader.digest_of(path) != file.sha256:
             yield f"{path} is not the file that was written: its SHA-256 differs."
 
 

@@ -80,7 +80,7 @@ class Bundling:
         if name in known:
             return reader.File(known[name].size, known[name].sha256)
         path = os.path.join(self.staged.folder, name)
-        return reader.File(os.path.getsize(path), views.digest_of(path))
+        return reader.File(os.path.getsize(path), reader.digest_of(path))
 
     def _manifest(self, merged: str, files: dict[str, reader.File]) -> dict[str, Any]:
         batch, data = self.batch, self.staged.data

@@ -410,6 +410,17 @@ def test_requests_that_may_not_share_a_call_have_other_forms() -> None:
     assert found.check("alice", longer).form != form
 
 
+def test_an_input_without_rows_is_equal_in_all_requests_of_a_batch() -> None:
+    spec = replace(TWO, shapes={"ids": ("B",), "mask": (2,)})
+    ids, mask = np.ones(1, np.int64), np.ones(2, F)
+    for apart in (True, False):
+        found = Contract(contract(spec).file, apart=apart)
+        one, same = (found.check("bob", {"ids": ids * k, "mask": mask.copy()}) for k in range(2))
+        other = found.check("bob", {"ids": ids, "mask": mask * 2})
+        assert one.form == same.form
+        assert (one.form != other.form) is apart  # else they never share one
+
+
 def test_equal_bytes_of_other_shapes_are_not_one_input() -> None:
     shapes: dict[str, tuple[int | str, ...]] = {"ids": ("B",), "mask": ("p", "q")}
     spec = replace(TWO, share=frozenset({"mask"}), shapes=shapes)
@@ -434,6 +445,11 @@ def test_one_row_stands_for_all_rows_of_a_routed_call() -> None:
     with pytest.raises(BadInput, match="differ") as caught:
         found.check("bob", GOOD | {"mask": mask})
     assert caught.value.input == "mask"
+    signs = GOOD["mask"] * 0
+    signs[1] = -signs[1]  # equal numbers, other bits
+    with pytest.raises(BadInput, match="differ"):
+        found.check("bob", GOOD | {"mask": signs})
+    found.check("bob", GOOD | {"mask": np.full_like(signs, np.nan)})
 
 
 # --------------------------------------------------------------------------- buckets

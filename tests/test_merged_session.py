@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fake_engine import PATIENCE, SENTENCE, FakeEngine, Gate, behind, feeds, right, serving
 
+from netfuse_onnx.runtime import generation
 from netfuse_onnx.runtime.errors import BadInput, CallFailed, UnknownModel
 from netfuse_onnx.runtime.generation import ONE_OF
 from netfuse_onnx.runtime.isolation import perform
@@ -138,7 +139,10 @@ def test_a_failed_merged_call_blames_the_guilty_alone() -> None:
         )
         assert [type(outcome) for outcome in outcomes] == [dict, CallFailed, dict, dict]
         assert SENTENCE in str(outcomes[1]) and outcomes[1].model == "b"
-        assert session.stats()["failed_calls"] == {"alone": 0, "merged": 1}
+        stats = session.stats()
+        assert stats["failed_calls"] == {"alone": 1, "merged": 1}
+        assert stats["requests_in_calls"] == {"alone": stats["requests"]["answered"], "merged": 0}
+        assert stats["rows"]["useful"] == stats["requests"]["answered"] == 3
         assert session.stats()["retries"] == 4
 
 
@@ -278,7 +282,8 @@ def test_a_mistake_of_the_scheduler_costs_speed_alone(
     assert "scheduler failed" in told.getMessage() and told.exc_info and told.exc_info[0] is ZeroDivisionError
 
 
-def test_a_mistake_of_the_counting_fails_its_requests_and_no_worker() -> None:
+def test_a_mistake_of_the_counting_fails_its_requests_and_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "LONG", float("inf"))  # a slow machine's calls are no longer ones
     engine = FakeEngine()
     with serving(engine) as session:
         right_costs = engine.costs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ import pytest
 from fake_engine import PATIENCE, FakeEngine, Gate, behind, feeds, right, serving
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime import direct, dispatch
 from netfuse_onnx.runtime.errors import Closed, QueueFull, Timeout
 from netfuse_onnx.runtime.serving import Serving
 from netfuse_onnx.runtime.types import Outputs
@@ -162,9 +164,28 @@ def test_an_interrupt_inside_a_call_gives_its_slot_back(way: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             session.run("a", feeds(1)) if way == "run" else session.run_many([("a", feeds(1))])
         engine.hook = None
-        assert session.stats()["queue"] == {"waiting": 0, "running": 0}
+        stats = session.stats()
+        assert stats["queue"] == {"waiting": 0, "running": 0}
+        assert stats["requests"]["accepted"] == 0  # it has no end that could be counted
         assert right(engine, "a", 1, session.run("a", feeds(1)))
+        stats = session.stats()
+        assert stats["requests"]["accepted"] == stats["requests"]["answered"] == 1
     assert engine.closes == 1
+
+
+def test_an_interrupt_on_the_way_out_leaves_nobody_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the session would wait for ever for a caller who is counted and gone."""
+    engine = FakeEngine()
+    with serving(engine) as session:
+        monkeypatch.setattr(direct, "_leave", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.run_many([("a", feeds(1)), ("a", feeds(2))])
+        assert session.stats()["queue"]["running"] == 0
+        monkeypatch.setattr(dispatch.Dispatcher, "finish_one", _interrupted)
+        monkeypatch.setattr(dispatch.Dispatcher, "finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.run("a", feeds(1))
+        assert session.stats()["queue"]["running"] == 0 and not session._dispatcher.busy
 
 
 # ------------------------------------------------------------------------------ closing
@@ -261,6 +282,37 @@ def test_callbacks_of_two_workers_may_close_the_session() -> None:
     for thread in session._workers.threads:
         thread.join(PATIENCE)
     assert engine.closes == 1 and not session.stats()["threads"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_callbacks_that_close_do_not_wait_for_each_other(gate: Gate, workers: int) -> None:
+    """Each runs in a worker of its own, where there are two."""
+    engine = FakeEngine(hook=gate, slots=workers)
+    session = serving(engine)
+    answers = [session.submit(model, feeds(1)) for model in "ab"]
+    ended = []
+    for answer in answers:
+        answer.add_done_callback(lambda _: ended.append(session.close()))
+    gate.open.set()
+    assert all(answer.result(PATIENCE) for answer in answers)
+    session.close(timeout=PATIENCE)
+    assert len(ended) == 2 and engine.closes == 1 and session.stats()["threads"] == 0
+
+
+def test_errors_keep_what_they_say_between_processes() -> None:
+    """multiprocessing pickles them."""
+    with serving(FakeEngine(), max_queue=1) as session:
+        asked = [("z", feeds(1)), ("a", {}), ("a", feeds(13))]
+        errors = session.run_many(asked, return_errors=True)
+    with pytest.raises(Closed) as closed:
+        session.run("a", feeds(1))
+    for error in (*errors, closed.value):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error) and str(copy) == str(error)
+        parts = ("message", "hint", "kind", "model", "input", "expected")
+        assert all(getattr(copy, part) == getattr(error, part) for part in parts)
+    assert errors[1].input == "x" and str(errors[2]).startswith("Model 'a': ")
+    assert repr(session) == "<Serving of 4 models, closed>"
 
 
 def test_a_callback_may_run_requests(gate: Gate) -> None:

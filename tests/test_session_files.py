@@ -160,6 +160,29 @@ def test_a_lone_merged_file_serves_single_models(tmp_path: Path) -> None:
         own.right("d", x(4), session.run("d", x(4)))
 
 
+def test_an_open_session_outlives_its_folder(tmp_path: Path) -> None:
+    """Another bundle takes its place, and then its own files are removed: views that were never opened are
+    opened from the files that stay, and then the merged file, which is open, answers for them."""
+    path = bundle(tmp_path)
+    with MergedSession(path, calibrate=0.0) as session, MergedSession(path, calibrate=0.0) as other:
+        expected = {m: Sources(tmp_path).models[m].run(None, x(3))[0] for m in session.models}
+        sources = [str(tmp_path / f"{m}.onnx") for m in reversed(session.models)]
+        netfuse_onnx.merge(sources, str(path), views=True, verify=False)
+        assert all(np.array_equal(session.run(m, x(3))["y"], expected[m]) for m in session.models)
+        for file in path.iterdir():
+            file.unlink()
+        for m in other.models:
+            np.testing.assert_allclose(other.run(m, x(3))["y"], expected[m], rtol=1e-5, atol=1e-6)
+        assert other.stats()["requests"]["failed"] == 0
+
+
+def test_a_small_batch_bounds_the_rows_of_merged_calls(tmp_path: Path) -> None:
+    with MergedSession(bundle(tmp_path), max_batch=2) as session:
+        assert len(session.run("a", x(0, 2))["y"]) == 2
+        with pytest.raises(TooLarge, match="may have 2"):
+            session.run("a", x(0, 3))
+
+
 def test_a_swap_to_other_weights_and_models_under_load(tmp_path: Path) -> None:
     paths = [bundle(tmp_path / "old", count=3), bundle(tmp_path / "new", count=4, io="stacked")]
     # Other weights: the new family's first models are the old one's last ones.
@@ -210,8 +233,17 @@ def test_an_ensemble_takes_the_names_of_its_first_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["max_rows", "max_batch", "max_queue", "max_queue_per_model", "workers"])
 def test_options_that_make_no_sense_are_refused(option: str) -> None:
-    with pytest.raises(UsageFault, match=option):
-        MergedSession("", **{option: 0})
+    for value in (0, 2.5, "8"):
+        with pytest.raises(UsageFault, match=option):
+            MergedSession("", **{option: value})  # type: ignore[arg-type]
+
+
+def test_options_that_would_have_no_effect_are_refused(tmp_path: Path) -> None:
+    path = bundle(tmp_path)
+    with pytest.raises(UsageFault, match="'tipo'"):
+        MergedSession(path, pad={"tipo": 1})
+    with pytest.raises(UsageFault, match="its own views"):
+        MergedSession(path, sources=["a.onnx"])
 
 
 # ------------------------------------------------------------------------------ processes
@@ -294,7 +326,7 @@ def test_a_fork_refuses_requests_and_ends(tmp_path: Path) -> None:
         """,
         path,
     )
-    told = "the session was opened before this process was forked off\n"
+    told = "The session was opened before this process was forked off. Open one in each process.\n"
     assert done.stdout == told * 2 + "(1, 4)\n7\n50 (1, 4)\n", done.stderr
 
 

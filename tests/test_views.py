@@ -339,10 +339,13 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     for name in others:
         (Path(out) / name).write_text("mine")
     merged(tmp_path, paths[1:], verify=False)
-    left = set(content(out))
-    assert left & old == {reader.MANIFEST} and others <= left
-    assert left - others - {reader.MANIFEST} == set(reader.read(out).files)
+    left, now = set(content(out)), set(reader.read(out).files)
+    assert left == old | now | others  # a session that has the old one open may open its views
     check_views(out, paths[1:])
+    merged(tmp_path, paths[:1] + paths[2:], verify=False)
+    left, last = set(content(out)), set(reader.read(out).files)
+    assert left == now | last | others | {reader.MANIFEST}
+    assert netfuse_onnx.bundle(out).ok
 
 
 def test_no_file_of_another_is_overwritten(tmp_path: Path) -> None:
@@ -438,8 +441,9 @@ def test_whatever_fails_the_folder_holds_one_whole_bundle(
         assert bundle.ok and bundle.models in (("a", "b"), ("a", "b", "c"))
         if os.WEXITSTATUS(status) == 0:
             break
+        before = reader.read(out).files
         merged(tmp_path, paths[:2], verify=False)
-        assert set(content(out)) == {*reader.read(out).files, reader.MANIFEST}
+        assert set(content(out)) == {*before, *reader.read(out).files, reader.MANIFEST}
     else:
         pytest.fail("the merge never ended")
     assert count > 1 or call == "mkdir"
@@ -475,6 +479,35 @@ def test_a_file_with_another_byte_is_found(tmp_path: Path, run: Run, ending: str
             assert code == 1 and path.name in text
         path.write_bytes(whole)
     assert run("bundle", out)[0] == 0
+
+
+def test_a_session_opens_no_graph_or_manifest_of_something_else(tmp_path: Path) -> None:
+    paths = mlps(tmp_path)
+    out, _ = merged(tmp_path, paths, verify=False)
+    bundle = reader.read(out)
+    for path in (bundle.merged_path, *bundle.view_paths):
+        whole = Path(path).read_bytes()
+        for place in range(0, len(whole), 97):
+            flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+            Path(path).write_bytes(flipped)
+            with pytest.raises(FileFault, match="SHA-256"):
+                netfuse_onnx.MergedSession(out, calibrate=0.0)
+        Path(path).write_bytes(whole)
+    manifest = (Path(out) / reader.MANIFEST).read_text()
+
+    def others(value: dict[str, Any]) -> None:
+        value["models"][0]["name"], value["models"][1]["name"] = "b", "a"
+
+    def few(value: dict[str, Any]) -> None:
+        del value["models"][2]
+
+    for change, said in ((others, "models"), (few, "models"), (lambda v: v.update(io="stacked"), "inputs and"),
+                         (lambda v: v.update(share=["x"]), "shared inputs")):  # fmt: skip
+        rewritten(out, change)
+        with pytest.raises(FileFault, match=f"name other {said}"):
+            netfuse_onnx.MergedSession(out, calibrate=0.0)
+        (Path(out) / reader.MANIFEST).write_text(manifest)
+    netfuse_onnx.MergedSession(out, calibrate=0.0).close()
 
 
 def rewritten(out: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -581,7 +614,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def test_a_reader_sees_one_bundle_or_the_other(tmp_path: Path) -> None:
-    """The bundle is replaced while it is opened: the new one is opened in its place."""
+    """The bundle is replaced twice while it is opened: the last one is opened in its place."""
     paths = mlps(tmp_path)
     out, _ = merged(tmp_path, paths[:2], verify=False)
     seen = []
@@ -589,6 +622,7 @@ def test_a_reader_sees_one_bundle_or_the_other(tmp_path: Path) -> None:
     def use(bundle: reader.Bundle) -> list[str]:
         seen.append(bundle.models)
         if len(seen) == 1:
+            merged(tmp_path, paths[1:], verify=False)
             merged(tmp_path, paths, verify=False)
         return [session(path).get_inputs()[0].name for path in bundle.view_paths]
 
@@ -625,7 +659,9 @@ def test_readers_and_two_writers_at_once(tmp_path: Path) -> None:
         done.set()
         assert opened.result() > 1
     assert netfuse_onnx.bundle(out).ok
-    assert set(os.listdir(out)) == {*reader.read(out).files, reader.MANIFEST}
+    last = reader.read(out).files
+    netfuse_onnx.merge(paths, out, views=True, verify=False)
+    assert set(os.listdir(out)) == {*last, *reader.read(out).files, reader.MANIFEST}
 
 
 def test_folders_without_a_bundle(tmp_path: Path, run: Run) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Protocol
 
+import numpy as np
+
 from netfuse_onnx.load import folded
+from netfuse_onnx.run import observe
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
-from netfuse_onnx.types import Adapted, Change, Correspondence, Source
+from netfuse_onnx.types import Adapted, Change, Correspondence, Graph, Source, ValueType
 
 
 def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved: int = 0) -> Session:
@@ -25,22 +30,68 @@ class Runner(Protocol):
 
 
 class CheckedRunner:
-    """A source on CUDA that refuses the inputs that it refuses without optimisations: fused operators read
-    inputs of wrong sizes beyond their ends (gaps.FUSED_UNCHECKED). A source that does not load without
-    optimisations is not checked.
+    """A source on CUDA that refuses the inputs that it refuses without optimisations, and those whose sizes a
+    fused operator takes for others: it reads its bias beyond the end (gaps.FUSED_UNCHECKED). A source that
+    does not load without optimisations is not checked.
     """
 
     def __init__(self, session: Session, source: Source, runtime: Runtime) -> None:
         self._session = session
-        try:
-            self._unoptimised = session_of(source, runtime, optimise=False)
-        except RunFailed:
-            self._unoptimised = session
+        self._biased = biased(source.graph)
+        self._known = {name: weight.shape for name, weight in source.graph.weights.items()}
+        self._unoptimised = self._loaded(source, runtime)
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        if self._unoptimised is not self._session:
-            self._unoptimised.run(feeds)
+        if self._unoptimised is not None:
+            found = self._unoptimised.run(feeds)
+            known = self._known | {name: np.shape(v) for name, v in {**feeds, **found}.items()}  # type: ignore[arg-type]
+            for each in self._biased:
+                each.refuse(known)
         return self._session.run(feeds)
+
+    def _loaded(self, source: Source, runtime: Runtime) -> Session | None:
+        """Return a session without optimisations, which gives the operands of the sums too."""
+        own = {*source.graph.inputs, *source.graph.weights}
+        names = dict.fromkeys(name for each in self._biased for name in each.operands if name not in own)
+        try:
+            if names:
+                model, folder = observe.with_outputs(source, [*names]), observe.home(source)
+                return Session(model, runtime, optimise=False, folder=folder)
+            return session_of(source, runtime, optimise=False)
+        except RunFailed:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Biased:
+    """A sum that only a Softmax reads, which ONNX Runtime may compute together on CUDA. `declared` are the
+    dims of the operands, as far as they are known."""
+
+    name: str
+    operands: tuple[str, str]
+    declared: tuple[ValueType, ValueType]
+
+    def refuse(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise RunFailed where an operand is broadcast along an axis that no declared size of 1 tells of:
+        the fusion takes it for as long as the other's."""
+        sizes = [reversed(shapes[name]) for name in self.operands]
+        dims = [reversed(one.dims or ()) for one in self.declared]
+        axes = zip(zip(*sizes, strict=False), zip_longest(*dims), strict=False)
+        for (a, b), declared in axes:
+            if a != b and 1 not in declared:
+                raise RunFailed(f"{self.name} broadcasts {min(a, b)} to {max(a, b)}, which CUDA does not")
+
+
+def biased(graph: Graph) -> list[Biased]:
+    """Return the sums that a Softmax alone reads."""
+    reads = Counter(name for node in graph.nodes for name in node.reads) + Counter(graph.outputs)
+    behind = {node.inputs[0] for node in graph.nodes if node.op == "Softmax"}
+    return [
+        Biased(node.name or node.outputs[0], (a, b), (graph.type_of(a), graph.type_of(b)))
+        for node in graph.nodes
+        if node.key == "Add" and node.outputs[0] in behind and reads[node.outputs[0]] == 1
+        for a, b in [node.inputs]
+    ]
 
 
 def movable(family: Correspondence, model: int) -> Source | None:

@@ -110,8 +110,10 @@ for values of rank 3."""
 
 FUSED_UNCHECKED = "1.31"
 """CUDA: Add and Softmax are fused to BiasSoftmax, which does not compare sizes (ComputeInternal in
-contrib_ops/cuda/math/bias_softmax.cc): a bias that is too short is read beyond its end, where Add fails. So
-the sizes of a proof's inputs are those that a source takes without optimisations (prove/loaded.py). A merged
+contrib_ops/cuda/math/bias_softmax.cc): a bias that is too short is read beyond its end, where Add fails, and
+so is one of one element, where Add broadcasts it; what stands there changes from run to run. The fusion asks
+only that both shapes are declared alike, and two axes of unknown sizes are. So the sizes of a proof's inputs
+are those that a source takes without optimisations and does not broadcast there (prove/loaded.py). A merged
 file can be fused like its sources: then it, too, gives an answer to inputs of sizes that do not fit."""
 
 # --------------------------------------------------------------------------- forms that CUDA's kernels refuse

@@ -45,7 +45,7 @@ def observed(source: Source, names: Sequence[str], libraries: Sequence[str] = ()
         return ()
     try:
         session = Session(
-            _model(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
+            with_outputs(source, names), Runtime("cpu", tuple(libraries)), optimise=False, folder=home(source)
         )
     except (RunFailed, NetfuseError, ValueError):
         return ()
@@ -133,7 +133,7 @@ def whole(source: Source) -> ModelProto:
     return model
 
 
-def _model(source: Source, names: Sequence[str]) -> bytes:
+def with_outputs(source: Source, names: Sequence[str]) -> bytes:
     """Return the source with more outputs, serialised."""
     model = whole(source)
     model.graph.output.extend(

@@ -8,6 +8,7 @@ open no model; `netfuse-onnx bundle` checks that both agree.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -107,8 +108,9 @@ def is_bundle(path: str) -> bool:
 def read(folder: str) -> Bundle:
     """Read the bundle in `folder`: its manifest, and that each of its files is there with the right size.
 
-    Raises FileFault, with one sentence, for a folder without a manifest, a manifest that is torn, of another
-    program or in another format, and for a file that is missing or has another size.
+    The graphs, which are small, are compared by their SHA-256 as well. `netfuse-onnx bundle` does so with the
+    weights. Raises FileFault, with one sentence, for a folder without a manifest, a manifest that is torn, of
+    another program or in another format, and for a file that is missing or is another one.
     """
     found = parse(folder, manifest(folder))
     for name, file in found.files.items():
@@ -117,7 +119,16 @@ def read(folder: str) -> Bundle:
             raise FileFault(f"{path} is missing, which the manifest of the bundle names.", AGAIN)
         if (size := os.path.getsize(path)) != file.bytes:
             raise FileFault(f"{path} has {size} bytes, and its manifest says {file.bytes}.", AGAIN)
+    for path in (found.merged_path, *found.view_paths):
+        if digest_of(path) != found.files[os.path.basename(path)].sha256:
+            raise FileFault(f"{path} is not the file that was written: its SHA-256 differs.", AGAIN)
     return found
+
+
+def digest_of(path: str) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def opened(folder: str, use: Callable[[Bundle], Result]) -> Result:

@@ -9,6 +9,7 @@ out of range, on which the run of this request alone will fail.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from netfuse_onnx import edges
 from netfuse_onnx.runtime import faults, ports
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
-from netfuse_onnx.runtime.elements import converted
+from netfuse_onnx.runtime.elements import Element, converted
 from netfuse_onnx.runtime.ports import File
 from netfuse_onnx.runtime.types import Array, Feeds, Request
 
@@ -36,7 +37,8 @@ class Form(NamedTuple):
 
     `sizes` are those of `Contract.axes`, padded to their buckets. `rows` is the number of rows where all
     requests of a call must have as many, and 0 where that is free. `once` has the bytes of inputs that a call
-    takes once. The time of a call depends on `sizes` and `rows` alone: `form[:2]`.
+    takes once, and of those that have no rows where the rows of requests share a batch: one value then stands
+    for all of them. The time of a call depends on `sizes` and `rows` alone: `form[:2]`.
     """
 
     sizes: tuple[Size, ...]
@@ -88,7 +90,9 @@ class Contract:
         self.buckets = buckets or Buckets({})
         self.answers = not file.combined
         self.max_rows, self.max_bytes = max_rows, max_bytes
-        self._once = tuple(k for k, port in enumerate(file.inputs) if port.once)
+        self._once = tuple(
+            k for k, port in enumerate(file.inputs) if port.once or (self.side_by_side and not port.rows)
+        )
         seen: dict[Any, dict[Any, Known]] = {}
         self.own = {name: self._own_of(place, name, seen) for place, name in enumerate(file.models)}
 
@@ -102,7 +106,7 @@ class Contract:
         the files say. Raises FileFault where no merge wrote the file."""
         file = ports.read(session, bundle, own, bool(rows_apart))
         apart, reason = _rows_apart(file, bundle, rows_apart)
-        if buckets:
+        if buckets is not None:
             buckets.fit(file)
         return cls(file, apart=apart, reason=reason, buckets=buckets, max_rows=max_rows, max_bytes=max_bytes)
 
@@ -154,7 +158,9 @@ class Contract:
         shapes = inputs[0].shape if own.single else shapes_of(inputs)
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
         if copy:  # what is refused is not copied, and bytes are compared as they stay
-            inputs = tuple([value.copy() if type(value) is np.ndarray else value for value in inputs])
+            inputs = tuple(
+                [value.copy() if type(value) is np.ndarray else deepcopy(value) for value in inputs]
+            )
         if self._once:
             form = self._with_once(own, form, inputs, rows)
         return Request(own.place, inputs, rows, form)
@@ -202,12 +208,12 @@ class Contract:
         return known
 
     def _with_once(self, own: Own, form: Form, inputs: Sequence[Array], rows: int) -> Form:
-        """Return the form with the bytes of inputs that a call takes once."""
+        """Return the form with the bytes of inputs of which all requests of a call have the same one."""
         values: list[Any] = []
         for k in self._once:
             port, value = self.inputs[k], inputs[k]
             if port.repeated and rows > 1:
-                if (value != value[:1]).any():
+                if not _are_equal(value, port.element):
                     raise faults.repeated(own.name, port.own[own.place])
                 value = value[:1]
             if port.element is None:
@@ -216,6 +222,13 @@ class Contract:
                 text = port.element.is_text
                 values.append((value.shape, tuple(value.ravel().tolist()) if text else value.tobytes()))
         return Form(form.sizes, form.rows, tuple(values))
+
+
+def _are_equal(rows: Array, element: Element | None) -> bool:
+    """Return True where all rows are equal, bit for bit: -0.0 is not 0.0, and NaN is NaN."""
+    if element is None or element.is_text:
+        return bool((rows == rows[:1]).all())
+    return rows.tobytes() == rows[:1].tobytes() * len(rows)
 
 
 def shapes_of(inputs: Sequence[Any]) -> tuple[Any, ...]:

@@ -226,6 +226,10 @@ class MeasuredCosts:
         self._times = {sizes_of(form): known for form, known in times.items()}
         self._lock = threading.Lock()
 
+    def forms(self) -> list[Hashable]:
+        """Return the sizes of the forms whose times are known."""
+        return list(self._times)
+
     def of(self, form: Hashable) -> FormTimes:
         sizes = sizes_of(form)
         times = self._times.get(sizes)

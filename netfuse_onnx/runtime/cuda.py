@@ -12,6 +12,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -66,17 +67,36 @@ class DeviceThread:
             del job
 
 
+@dataclass(slots=True)
+class Changes:
+    """A count that an engine and what opens its sessions share."""
+
+    count: int = 0
+
+
 class OnCuda:
     """Calls on CUDA, by one thread of the engine."""
 
     def __init__(
         self, path: str, paths: Sequence[str], setup: Setup, most: int | None, sizes: Sequence[int] | None
     ) -> None:
-        self.thread, self._setup = DeviceThread(), setup
+        self.thread = DeviceThread()
         weakref.finalize(self, self.thread.close)
         self.file = self.thread.do(lambda: DeviceFile(path, setup))
-        self.own = OwnSessions(paths, lambda one: DeviceFile(one, setup), most, sizes)
+        changes = self._changes = Changes()
+
+        def opened(one: str) -> DeviceFile:
+            changes.count += 1
+            return DeviceFile(one, setup)
+
+        self.own = OwnSessions(paths, opened, most, sizes)
         self._contract: Contract | None = None
+
+    @property
+    def changes(self) -> int:
+        """The sessions of models that were opened, and the calls that ran before their form had places or
+        that made them. Such calls say nothing of those after them."""
+        return self._changes.count
 
     def edges(self) -> tuple[Any, Any]:
         """Return the session of the merged file, and that of the first model or None."""
@@ -103,6 +123,12 @@ class OnCuda:
         """Call the own sessions of different models at once, each on its own stream. Raises CallFailed."""
         return self.thread.do(lambda: self._together(calls))
 
+    def _placed(self, file: DeviceFile, feeds: Mapping[str, Array]) -> Placed | None:
+        before = file.unsteady
+        placed = file.placed(feeds)
+        self._changes.count += file.unsteady - before
+        return placed
+
     def close(self) -> None:
         """Release the sessions, in the thread that made them."""
 
@@ -119,7 +145,7 @@ class OnCuda:
         return packed.split(self._cut(model, results, rows), fresh=False)
 
     def _call(self, file: DeviceFile, wanted: Sequence[str], feeds: Mapping[str, Array]) -> Results:
-        placed = file.placed(feeds)
+        placed = self._placed(file, feeds)
         if placed is None:
             return file.run(wanted, feeds)
         try:
@@ -167,7 +193,7 @@ class OnCuda:
         ]
 
     def _started(self, file: DeviceFile, feeds: Mapping[str, Array], packed: Packed) -> Placed | Results:
-        placed = file.placed(feeds)
+        placed = self._placed(file, feeds)
         if placed is None:
             return file.run(packed.wanted, feeds)
         placed.fill(feeds)

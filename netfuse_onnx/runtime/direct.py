@@ -47,6 +47,8 @@ def run_directly(
                 return together.outputs
         outcomes = _outcomes(dispatcher, generation, pairs, seconds, go_on)
     finally:
+        if ticket.generation is not None:  # before any call of ours, where an interrupt could come first
+            ticket.generation.running.discard(ticket)
         _leave(dispatcher, ticket)
     error = next((one for one in outcomes if isinstance(one, ServingError)), None)
     if error is not None and not go_on:
@@ -78,13 +80,12 @@ def _outcomes(
         request.arrived = arrived
         places[request] = place
         waiting.add(request)
-    with dispatcher.lock:
-        dispatcher.stats.accepted += len(places)
     until = arrived + seconds
     while len(waiting):
         if time.monotonic() >= until:
             rest = list(waiting)
             with dispatcher.lock:
+                dispatcher.stats.accepted += len(rest)
                 dispatcher.stats.ended["timed_out"] += len(rest)
             outcomes |= {places[r]: late(generation.engine.models[r.model], seconds) for r in rest}
             break
@@ -101,7 +102,7 @@ def _next_call(dispatcher: Dispatcher, generation: Generation, waiting: Waiting)
         call = generation.next_call(waiting, now, generation.at_once, 1, dispatcher.stats)
     assert isinstance(call, Call)  # nothing is waited for
     done = perform(generation.engine, call.kind, waiting.take(call))
-    dispatcher.settle(generation, done)
+    dispatcher.settle(generation, done, enters=True)
     return done
 
 

@@ -66,7 +66,6 @@ class Dispatcher:
             idle = not self.waiting and len(self.busy) < self.slots
             if self.closing or generation is not self.current or not idle:
                 return False
-            self.stats.accepted += 1
             generation.running.add(ticket)
             self.busy.add(ticket)
             return True
@@ -106,11 +105,11 @@ class Dispatcher:
         """Return the error of a request for which there is no room."""
         model = generation.engine.models[request.model]
         if self.waiting >= self.bounds.max_queue:
-            told = f"{self.waiting} requests wait already, the most that this session lets wait"
+            told = f"{self.waiting} requests wait already, the most that this session lets wait."
         else:
             own = generation.queue.waiting_of(request.model)
-            told = f"{own} requests wait already for model {model!r}, the most that it may have"
-        return QueueFull(told, "try again later, or open it with larger queues", model=model)
+            told = f"{own} requests wait already for model {model!r}, the most that it may have."
+        return QueueFull(told, "Try again later, or open the session with larger queues.", model=model)
 
     # ----------------------------------------------------------------------- the next call
 
@@ -187,7 +186,7 @@ class Dispatcher:
         """Do what `finish` does, for a call of one request by itself."""
         with self.lock:
             try:
-                generation.settle_one(self.stats, request, outcome, seconds)
+                generation.settle_one(self.stats, request, outcome, seconds, enters=True)
             finally:
                 self.busy.discard(ticket)
                 if self.waiting:
@@ -197,14 +196,15 @@ class Dispatcher:
             generation.engine.close()
 
     def settle_one(self, generation: Generation, request: Request, outcome: Outcome, seconds: float) -> None:
-        """Count a call of one request by itself."""
+        """Count a call of one request by itself, which was accepted when it came."""
         with self.lock:
-            generation.settle_one(self.stats, request, outcome, seconds)
+            generation.settle_one(self.stats, request, outcome, seconds, enters=False)
 
-    def settle(self, generation: Generation, done: Performed) -> None:
-        """Count a call that ran."""
+    def settle(self, generation: Generation, done: Performed, *, enters: bool = False) -> None:
+        """Count a call that ran; with `enters`, also that its requests were accepted, which is not said when
+        their callers come who run them: an interrupted call then counts as none."""
         with self.lock:
-            generation.settle(self.stats, done)
+            generation.settle(self.stats, done, enters=enters)
 
     def withdraw(self, generation: Generation, request: Request) -> None:
         """Take a request that its caller cancelled out of the queue."""
@@ -276,7 +276,7 @@ class Dispatcher:
 
     def abandon(self) -> None:
         """Shut, because nobody holds the session any more."""
-        self.shut("the session is gone")
+        self.shut("The session is gone: nobody held it any more.")
 
     def wait_until_empty(self, until: float) -> bool:
         """Wait until no request is inside, at most until a time of time.monotonic(). False: there still
@@ -315,7 +315,7 @@ class Dispatcher:
         """
         self.lock = threading.RLock()
         self.idle, self.emptied = Idle(self.lock), threading.Condition(self.lock)
-        self.closing = "the session was opened before this process was forked off"
+        self.closing = "The session was opened before this process was forked off. Open one in each process."
         self.is_stopped, self.is_forked = True, True
         self.waiting = 0
         self.busy = set()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from netfuse_onnx import edges
-from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.runtime import padding, samples, sources, threads, timing
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
@@ -22,6 +23,7 @@ from netfuse_onnx.runtime.cuda import OnCuda
 from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
+from netfuse_onnx.runtime.placed import USES
 from netfuse_onnx.runtime.ports import KEY
 from netfuse_onnx.runtime.streams import Streams
 from netfuse_onnx.runtime.threads import Threads
@@ -73,12 +75,12 @@ class ServedFiles:
         if self.contract.buckets:
             self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
-        self.costs: Costs = self._measured(made_up, options, cast(Io, self.contract.io))
+        measured = self._measured(made_up, options)
+        self.costs: Costs = measured
         if paths and isinstance(self.calls, OnCuda) and made_up.form is not None:
-            streams = Streams(self.calls, self.packing, self.costs, made_up)
-            if streams.most:  # from now on, a merged call takes the longer, the more models are in it
-                self._streams = streams
-                self.costs = self._measured(made_up, options, "selected")
+            streams = Streams(self.calls, self.packing, measured, made_up, options.max_rows)
+            self.costs = streams.costs
+            self._streams = streams if streams.most else None
 
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""
@@ -88,18 +90,27 @@ class ServedFiles:
         ]
 
     def prepare(self, model: int) -> None:
-        """Open a model's own session, where it has one that is not open yet."""
+        """Open a model's own session, where it has one that is not open yet. Where that fails, nothing is
+        said: the call goes another way, or tells."""
         if self.own_sessions and not self.calls.own.has(model):
-            self.calls.own.get(model)
+            with suppress(Exception):
+                self.calls.own.get(model)
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
-        its batch is fixed. Raises CallFailed."""
+        its batch is fixed. Where that session does not open any more, because its file is gone, the merged
+        file answers, which is open. Raises CallFailed."""
         if not self.own_sessions:
             return self.merged(requests)
         if len(requests) > 1 and not self.contract.side_by_side:
             return [self.alone([request])[0] for request in requests]
-        return self.calls.alone(requests[0].model, self.packing.alone(requests))
+        packed = self.packing.alone(requests)
+        try:
+            return self.calls.alone(requests[0].model, packed)
+        except FileFault:
+            if not self.contract.answers:
+                raise
+        return [self._run_merged(self.packing.merged([request]))[0] for request in requests]
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form in one merged call, several of a model where rows are apart. Raises
@@ -185,10 +196,9 @@ class ServedFiles:
             own.put(0, first)
         return chosen, OnCpu(merged, own)
 
-    def _measured(self, made_up: samples.MadeUp, options: Opening, io: Io) -> Costs:
-        """Return the times of calls of made-up requests, or guesses where none runs. `io` says what the time
-        of a merged call depends on."""
-        count = len(self.models)
+    def _measured(self, made_up: samples.MadeUp, options: Opening) -> MeasuredCosts:
+        """Return the times of calls of made-up requests, or guesses where none runs."""
+        count, io = len(self.models), cast(Io, self.contract.io)
         if made_up.form is None:
             return unknown(io, count)
 
@@ -196,9 +206,12 @@ class ServedFiles:
             requests = made_up.requests(rows)
             return self.alone(requests) if kind == "alone" else self.merged(requests)
 
-        rows, batch = (options.max_rows, options.max_batch) if made_up.has_rows else (1, 1)
+        most = (options.max_rows, options.max_batch)
+        if not (self.contract.batched or self.contract.apart):
+            most = (1, 1)  # a request is one row, and a model has one request in a call
         return timing.measured(
-            run_once, [made_up.form], io, count, max_rows=rows, max_batch=batch, seconds=options.calibrate,
+            run_once, [made_up.form], io, count, max_rows=most[0], max_batch=most[1],
+            seconds=options.calibrate, warm=USES if self.setup.on_cuda else 0,
             took=self.clock, around=AROUND,
         )  # fmt: skip
 

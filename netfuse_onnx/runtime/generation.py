@@ -111,20 +111,24 @@ class Generation:
         if self._merges:
             self._merges.clear()
 
-    def settle_one(self, stats: Stats, request: Request, outcome: Outcome, seconds: float) -> None:
-        """Do what `settle` does, for a call of one request by itself: quicker, because many are short."""
+    def settle_one(
+        self, stats: Stats, request: Request, outcome: Outcome, seconds: float, *, enters: bool
+    ) -> None:
+        """Do what `settle` does, for a call of one request by its caller: quicker, because many are short."""
         if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
-            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed))
+            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed), enters=enters)
             return
         stats.took(time.monotonic() - request.arrived)
+        stats.accepted += enters
         stats.ended["answered"] += 1
         stats.alone(1, request.rows)
         if self._teaches():
             self._taught(request.form, "alone", {request.model: request.rows}, seconds)
 
-    def settle(self, stats: Stats, done: Performed) -> None:
-        """Count a call that ran, and remember who failed. The dispatcher's lock is held."""
+    def settle(self, stats: Stats, done: Performed, *, enters: bool = False) -> None:
+        """Count a call that ran, and with `enters` that its requests were accepted; remember who failed. The
+        dispatcher's lock is held."""
         now = time.monotonic()
         engine, guard = self.engine, self.guard
         stats.took_each([now - request.arrived for request in done.requests])
@@ -136,25 +140,35 @@ class Generation:
                     guard.failed(request.model)
                 else:
                     guard.succeeded(request.model)
+        if enters:
+            stats.accepted += len(done.requests)
         stats.ended["failed"] += failed
         stats.ended["answered"] += len(done.requests) - failed
+        stats.retries += len(done.requests) if done.retried else 0
+        if done.kind == "merged" and done.failed and not failed:
+            guard.blamed_nobody(now)
+        kind: Kind = done.kind if engine.own_sessions else "merged"
+        rows = self._count(stats, done, kind)
+        if rows and self._teaches():
+            self._taught(done.requests[0].form, kind, rows, done.seconds)
+
+    def _count(self, stats: Stats, done: Performed, kind: Kind) -> dict[int, int]:
+        """Count a call, and return the rows of each model. Of one that failed, count the calls that ran in
+        its place, and return no rows."""
         if done.failed:
-            stats.failed_calls[done.kind] += 1
-            stats.retries += len(done.requests) if done.retried else 0
-            if done.kind == "merged" and not failed:
-                guard.blamed_nobody(now)
-            return
+            stats.failed_calls[kind] += 1
+            for again in done.again:
+                self._count(stats, again, "alone" if self.engine.own_sessions else "merged")
+            return {}
         rows = rows_of(done.requests)
         useful = sum(rows.values())
-        kind: Kind = done.kind if engine.own_sessions else "merged"
         if kind == "merged":
-            stats.merged(len(done.requests), len(rows), useful, engine.computed_rows(rows))
-            if not guard.is_calm:
-                guard.merged_succeeded()
+            stats.merged(len(done.requests), len(rows), useful, self.engine.computed_rows(rows))
+            if not self.guard.is_calm:
+                self.guard.merged_succeeded()
         else:
             stats.alone(len(done.requests), useful)
-        if self._teaches():
-            self._taught(done.requests[0].form, kind, rows, done.seconds)
+        return rows
 
 
 @dataclass(slots=True)

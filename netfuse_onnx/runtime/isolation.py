@@ -13,15 +13,20 @@ Outcome = Outputs | ServingError
 
 @dataclass(slots=True)
 class Performed:
-    """A call that ran: one outcome per request, in their order. `retried` where the call failed and each
-    request ran again alone; `seconds` is the time of the call itself."""
+    """A call that ran: one outcome per request, in their order. `again` are the calls that ran in the place
+    of one that failed; `seconds` is the time of the call itself."""
 
     kind: Kind
     requests: Sequence[Request]
     outcomes: Sequence[Outcome]
     seconds: float
     failed: bool = False
-    retried: bool = False
+    again: Sequence[Performed] = ()
+
+    @property
+    def retried(self) -> bool:
+        """True where the call failed and its requests ran again, in calls of their own models."""
+        return bool(self.again)
 
 
 def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performed:
@@ -41,8 +46,9 @@ def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performe
             outcome = _as_error(fault, engine.models[requests[0].model])
             return Performed(kind, requests, (outcome,), seconds, failed=True)
     # Not inside the `except`: an error would keep that of the call, and with it the inputs of all requests.
-    outcomes = _again(engine, requests, by_model=kind == "merged")
-    return Performed(kind, requests, outcomes, seconds, failed=True, retried=True)
+    again = _again(engine, requests, by_model=kind == "merged")
+    found = {r: outcome for done in again for r, outcome in zip(done.requests, done.outcomes, strict=True)}
+    return Performed(kind, requests, [found[r] for r in requests], seconds, failed=True, again=again)
 
 
 def perform_one(engine: Engine, request: Request) -> tuple[Outcome, float]:
@@ -57,31 +63,27 @@ def perform_one(engine: Engine, request: Request) -> tuple[Outcome, float]:
         return _as_error(fault, engine.models[request.model]), engine.clock() - began
 
 
-def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Outcome]:
+def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Performed]:
     """Run requests of a call that failed, each by itself; with `by_model`, first those of each model
     together."""
-    outcomes: dict[Request, Outcome] = {}
     groups: dict[int | Request, list[Request]] = {}
     for request in requests:
         groups.setdefault(request.model if by_model else request, []).append(request)
-    for group in groups.values():
-        done = perform(engine, "alone", group)
-        outcomes.update(zip(group, done.outcomes, strict=True))
-    return [outcomes[request] for request in requests]
+    return [perform(engine, "alone", group) for group in groups.values()]
 
 
 def late(model: str, seconds: float) -> Timeout:
     """Return the error of a request that no call took in its time."""
-    return Timeout(f"model {model!r}: no call could start within {seconds:.3g} s", model=model)
+    return Timeout(f"Model {model!r}: no call could start within {seconds:.3g} s.", model=model)
 
 
 def _as_error(fault: Exception, model: str) -> ServingError:
     """Return the error of a request that failed by itself: ONNX Runtime's sentence, with the model's name."""
     if isinstance(fault, ServingError):
         if not fault.model:
-            fault.model = model
+            fault.model, fault.message = model, f"Model {model!r}: {fault.message}"
         return fault
     told = str(fault).strip().splitlines()
-    error = CallFailed(f"model {model!r}: {told[0] if told else type(fault).__name__}", model=model)
+    error = CallFailed(f"Model {model!r}: {told[0] if told else type(fault).__name__}", model=model)
     error.__cause__ = fault
     return error

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime import bundle as bundles
 from netfuse_onnx.runtime.engine import ServedFiles
 from netfuse_onnx.runtime.ort import Provider
@@ -34,5 +35,7 @@ def open_engine(path: str | os.PathLike[str], opening: Opening | None = None) ->
     open, and UsageFault for options that do not fit them."""
     path, chosen = os.fspath(path), opening or Opening()
     if bundles.is_bundle(path):
+        if chosen.sources:
+            raise UsageFault(f"{path} is a bundle, which has its own views.", "Leave out the sources.")
         return bundles.opened(path, lambda found: ServedFiles(found.merged_path, chosen, found))
     return ServedFiles(path, chosen)

@@ -55,6 +55,17 @@ class OwnSessions:
         """Return True where the session of a model is open."""
         return model in self._kept
 
+    @property
+    def fitting(self) -> int:
+        """The number of sessions that are kept open together, whichever they are."""
+        count = held = 0
+        for size in sorted(self.sizes, reverse=True)[: self.most]:
+            held += size
+            if held > self.most_bytes and count:
+                break
+            count += 1
+        return count
+
     def get(self, model: int) -> Any:
         """Return the session of a model, opened if need be. Raises what `open` raises."""
         session = self._found(model)

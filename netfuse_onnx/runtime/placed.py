@@ -114,7 +114,8 @@ class DeviceFile:
         self._forms: dict[Any, Placed | None] = {}
         self._uses = Counter[Any]()
         self.session, self._open_sizes = self._first()
-        self._fixed = 0
+        self._fixed = self.unsteady = 0
+        """`unsteady` counts the calls of forms that had no places yet, and those that made them."""
         self.problem = ""
         """The reason why a form has no places, or no graph, where there is one."""
 
@@ -135,6 +136,7 @@ class DeviceFile:
             return None
         key = tuple([array.shape for array in feeds.values()])
         if key not in self._forms:
+            self.unsteady += 1
             if len(self._uses) >= MOST_USES:
                 self._uses.clear()
             self._uses[key] += 1

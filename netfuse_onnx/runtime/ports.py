@@ -72,9 +72,12 @@ class File:
 def read(session: Any, bundle: Bundle | None = None, own: Any = None, word: bool = False) -> File:
     """Read the file of an open session. `own` is a session of the first model, where there is one: a routed
     file does not say which sizes the models themselves take. `word` is the caller's that rows are apart: an
-    output whose first size has no name then has rows. Raises FileFault where no merge wrote the file.
+    output whose first size has no name then has rows. Raises FileFault where no merge wrote the file, or
+    not the one that the manifest describes.
     """
-    facts = _facts(session.get_modelmeta().custom_metadata_map)
+    facts = _facts(session)
+    if bundle is not None:
+        _agree(bundle, facts)
     names = _Names(facts, session, bundle)
     given = {arg.name: arg for arg in (*session.get_inputs(), *session.get_outputs())}
     inputs = [_port(names, 0, k, given, own) for k in range(len(names.own[0][0]))]
@@ -90,16 +93,32 @@ def read(session: Any, bundle: Bundle | None = None, own: Any = None, word: bool
     )  # fmt: skip
 
 
-def _facts(properties: Mapping[str, str]) -> dict[str, Any]:
+def _facts(session: Any) -> dict[str, Any]:
     try:
-        facts = json.loads(properties[KEY])
+        facts = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         if facts["format"] != FORMAT:
             raise FileFault(f"The file was written by netfuse-onnx {facts['version']}, in another format.")
-        if facts["io"] not in edges.MODES or not facts["models"]:
+        if facts["io"] not in edges.MODES or not (facts["models"] and isinstance(facts["share"], list)):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise FileFault("The file was not written by netfuse-onnx.", AGAIN) from error
     return dict(facts)
+
+
+def _agree(bundle: Bundle, facts: Mapping[str, Any]) -> None:
+    """Raise FileFault where the manifest and the merged file name other models, inputs or outputs."""
+    own = [[[*view.inputs], [*view.outputs]] for view in bundle.views]
+    for what, said, fact in (
+        ("models", [*bundle.models], facts["models"]),
+        ("inputs and outputs", bundle.io, facts["io"]),
+        ("shared inputs", {*bundle.share}, {*facts["share"]}),
+        ("names of models' own inputs and outputs", own, facts.get("names") or own),
+    ):
+        if said != fact:
+            raise FileFault(
+                f"The manifest of {bundle.folder} and {bundle.merged} name other {what}.",
+                "Merge again with --views.",
+            )
 
 
 class _Names:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx import edges
 from netfuse_onnx.runtime.buckets import sized
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.elements import element
@@ -38,13 +37,11 @@ class MadeUp:
                 self._known.clear()
 
     def requests(self, rows: Mapping[int, int]) -> list[Request]:
-        """Return one request of each model, with so many rows."""
-        return [self._request(model, count) for model, count in rows.items()]
-
-    @property
-    def has_rows(self) -> bool:
-        """True where requests may have several rows; else all have one, and a call one request of a model."""
-        return bool(self._contract.file.batch) or edges.is_routed(self._contract.io)
+        """Return requests with so many rows of each model: one of each, or one for a row where the batch is
+        fixed."""
+        if self._contract.batched:
+            return [self._request(model, count) for model, count in rows.items()]
+        return [self._request(model, 1) for model, count in rows.items() for _ in range(count)]
 
     def _request(self, model: int, rows: int) -> Request:
         found = self._known.get((model, rows))

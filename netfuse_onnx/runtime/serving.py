@@ -33,7 +33,7 @@ Open = Callable[[Path], Engine]
 Reduce = Literal["mean", "sum", "vote"]
 AT_EXIT = 5.0
 """Most seconds that the end of the process waits for calls that run."""
-CLOSED = "the session is closed"
+CLOSED = "The session is closed."
 
 
 class Serving:
@@ -73,6 +73,10 @@ class Serving:
         """True once nothing may enter any more."""
         return bool(self._dispatcher.closing)
 
+    def __repr__(self) -> str:
+        end = ", closed" if self.is_closed else ""
+        return f"<{type(self).__name__} of {len(self.models)} models{end}>"
+
     # ----------------------------------------------------------------------- requests
 
     def run(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Outputs:
@@ -91,6 +95,8 @@ class Serving:
                     return self._run_here(generation, request, ticket)
             finally:
                 if ticket in generation.running:  # interrupted
+                    dispatcher.busy.discard(ticket)  # before any call of ours, where another could come
+                    generation.running.discard(ticket)
                     dispatcher.finish(generation, ticket)
             if self._workers.are_current:  # a callback, whose worker can't wait for itself
                 (outputs,) = self.run_many([(model, feeds)], timeout=timeout)
@@ -103,7 +109,8 @@ class Serving:
         """Return the future of a model's outputs. Cancelled before it runs, a request leaves the queue.
 
         The inputs are copied, so that the caller may write to its arrays at once.
-        Callbacks of the future run in a worker of the session: they should be short.
+        Callbacks of the future run in a worker of the session, which takes no call meanwhile: they should be
+        short, and may call `run`, but not wait for a future of this session.
         """
         dispatcher = self._dispatcher
         while True:
@@ -207,8 +214,8 @@ class Serving:
         """Take no more requests, and end. May be called again, and from any thread.
 
         With `drain`, requests that wait still run; else, and after `timeout` seconds, they end in Closed.
-        Calls that run are waited for, `timeout` seconds at most; their files are closed when they end. A
-        callback of a future waits for nothing.
+        Calls that run are waited for, `timeout` seconds at most; their files are closed when they end. In a
+        callback of a future nothing is waited for.
         """
         until = NEVER if timeout is None else time.monotonic() + timeout
         dispatcher, workers = self._dispatcher, self._workers
@@ -217,7 +224,7 @@ class Serving:
             drop(dispatcher.clear(), CLOSED)
         elif dispatcher.waiting:
             workers.ensure()
-        if workers.are_current:  # a callback that closes must not wait for its own end
+        if workers.are_current:  # a callback, which can't wait for itself, nor for one that waits for it
             dispatcher.retire()
             return
         dispatcher.wait_until_empty(until)
@@ -255,7 +262,7 @@ class Serving:
         if seconds is None:
             return NEVER
         if not seconds >= 0:
-            raise UsageFault(f"a timeout is a number of seconds from 0, not {seconds}")
+            raise UsageFault(f"A timeout is a number of seconds from 0, not {seconds}.")
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 from netfuse_onnx.errors import UsageFault
@@ -53,7 +54,8 @@ class MergedSession(Serving):
         `libraries` have custom operators. `threads` compute one operator, and `workers` calls run at the same
         time: both are measured where they are not given.
 
-        A merged call has at most `max_rows` rows of a model, a call of a model's own session `max_batch`.
+        A merged call has at most `max_rows` rows of a model; a request has at most `max_batch`, and so has a
+        call of a model's own session.
         At most `max_queue` requests wait, `max_queue_per_model` of one model; another is refused with
         QueueFull. `max_wait` is the number of seconds that a request may wait on purpose for a merged call
         to pay. `timeout` is that of requests that name none, in seconds.
@@ -69,13 +71,15 @@ class MergedSession(Serving):
         at_least(1, max_rows=max_rows, max_batch=max_batch, max_queue=max_queue, own_sessions=own_sessions)
         at_least(1, max_queue_per_model=max_queue_per_model, workers=workers)
         at_least(0, max_wait=max_wait, timeout=timeout, calibrate=calibrate, threads=threads)
+        whole(max_rows=max_rows, max_batch=max_batch, max_queue=max_queue, own_sessions=own_sessions)
+        whole(max_queue_per_model=max_queue_per_model, workers=workers, threads=threads)
         opening = Opening(
             sources=tuple(os.fspath(source) for source in sources),
             providers=None if providers is None else tuple(providers),
             libraries=tuple(os.fspath(library) for library in libraries),
             threads=threads,
             workers=workers,
-            max_rows=max_rows,
+            max_rows=min(max_rows, max_batch),
             max_batch=max_batch,
             buckets=dict(buckets or {}),
             pad=dict(pad or {}),
@@ -83,7 +87,7 @@ class MergedSession(Serving):
             own_sessions=own_sessions,
             calibrate=calibrate,
         )
-        limits = Limits(max_rows=max_rows, max_batch=max_batch, max_wait=max_wait)
+        limits = Limits(max_rows=opening.max_rows, max_batch=max_batch, max_wait=max_wait)
         bounds = Bounds(max_queue, max_queue_per_model)
         files = partial(open_engine, opening=opening)
         super().__init__(files, path, limits, bounds, workers=workers, timeout=timeout)
@@ -92,5 +96,12 @@ class MergedSession(Serving):
 def at_least(least: int, **options: float | None) -> None:
     """Raise UsageFault for an option below the least number that makes sense; None is left out."""
     for name, value in options.items():
-        if value is not None and not value >= least:
-            raise UsageFault(f"{name} must be at least {least}, not {value}.")
+        if value is not None and (not isinstance(value, Real) or not value >= least):
+            raise UsageFault(f"{name} must be a number of at least {least}, not {value!r}.")
+
+
+def whole(**options: int | None) -> None:
+    """Raise UsageFault for an option that is no whole number; None is left out."""
+    for name, value in options.items():
+        if value is not None and not isinstance(value, Integral):
+            raise UsageFault(f"{name} must be a whole number, not {value!r}.")

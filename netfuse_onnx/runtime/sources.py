@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from netfuse_onnx.errors import FileFault, UsageFault
+from netfuse_onnx.runtime.bundle import digest_of
 
 _EXTERNAL = b"location"
 """The key under which a model names a file with its weights. Such a model's digest covers that file, too."""
@@ -39,8 +39,7 @@ def check(paths: Sequence[str], digests: Sequence[str], models: Sequence[str]) -
 
 def _digest(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(path)
     except OSError as error:
         raise FileFault(f"{path} can't be read: {error}.") from error
 

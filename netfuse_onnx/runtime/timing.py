@@ -48,6 +48,11 @@ class Plan:
     def sizes(self) -> list[Size]:
         return [Size("alone", 1, rows) for rows in doubled(self.max_batch)] + self.merged()
 
+    def needed(self) -> list[Size]:
+        """Return the two sizes that tell most: one row of one model, and of all in a merged call."""
+        total = self.models if self.io == "index" else 1
+        return [Size("alone", 1, 1), Size("merged", self.models, total)]
+
     def merged(self) -> list[Size]:
         if self.io == "index":
             rows = doubled(max(self.max_batch, self.models))
@@ -68,6 +73,7 @@ def measured(
     max_batch: int = 64,
     seconds: float = 1.0,
     rounds: int = ROUNDS,
+    warm: int = 0,
     size: Callable[[Hashable], float] = size_of,
     clock: Callable[[], float] = time.perf_counter,
     took: Callable[[], float] | None = None,
@@ -77,9 +83,12 @@ def measured(
 
     Small calls come first. A call that is expected to end too late is left out: only the very first call, of
     one row on one model's own session, may take longer than all seconds. Each size counts with its shortest
-    call. `forms` has at least one; `size` tells the work of a row of a form, for forms that were never timed.
-    `took` is the clock by which calls are timed, by default that of the given seconds;
-    `around` are the seconds around each call, which the costs have in them.
+    call. With `warm`, so many calls of each size run before the first that counts: sessions open in them, and
+    CUDA graphs are captured. The two sizes that tell most are then timed first, whatever time they take.
+
+    `forms` has at least one; `size` tells the work of a row of a form, for forms that were never timed.
+    `took` is the clock by which calls are timed, by default that of the given seconds; `around` are the
+    seconds around each call, which the costs have in them.
     """
     end = clock() + seconds
     plan = Plan(io, models, max_rows, max_batch)
@@ -89,7 +98,7 @@ def measured(
             not times
             or clock() + times[forms[0]].alone(1) * size(sizes_of(form)) / size(sizes_of(forms[0])) < end
         ):
-            times[form] = _curves(plan, _timed(plan, run, form, end, clock, took or clock, rounds))
+            times[form] = _curves(plan, _timed(plan, run, form, end, clock, took or clock, rounds, warm))
             times[form].around = around
     return MeasuredCosts(io, models, times, size)
 
@@ -102,19 +111,31 @@ def _timed(
     clock: Callable[[], float],
     took: Callable[[], float],
     rounds: int,
+    warm: int,
 ) -> dict[Size, float]:
     """Return the shortest time of each size that was reached."""
     found: dict[Size, float] = {}
+
+    def call(size: Size) -> float:
+        start = took()
+        run(size.kind, form, size.of_each(plan.io == "index" and size.kind == "merged"))
+        return took() - start
+
+    for size in plan.needed() if warm else ():
+        for _ in range(warm):
+            call(size)
+        found[size] = call(size)
     for _ in range(rounds):
         left = plan.sizes()
         while left:
             size = min(left, key=lambda size: _expected(plan, found, size))
             left.remove(size)
-            if found and clock() + _expected(plan, found, size) > end:
+            first = warm if size not in found else 0
+            if found and clock() + (1 + first) * _expected(plan, found, size) > end:
                 break
-            start = took()
-            run(size.kind, form, size.of_each(plan.io == "index" and size.kind == "merged"))
-            found[size] = min(found.get(size, float("inf")), took() - start)
+            for _ in range(first):
+                call(size)
+            found[size] = min(found.get(size, float("inf")), call(size))
     return found
 
 

@@ -131,6 +131,8 @@ def drop(requests: list[Request], reason: str) -> None:
 
 
 def _ours(fault: BaseException) -> CallFailed:
-    error = CallFailed(f"serving failed: {type(fault).__name__}: {fault}", "this is a bug, please report it")
+    error = CallFailed(
+        f"Serving failed: {type(fault).__name__}: {fault}.", "This is a bug, please report it."
+    )
     error.__cause__ = fault
     return error

@@ -2,8 +2,9 @@
 
 All files but the manifest are named by their content, so those of a new bundle can stand beside those of the
 old one. They come first; then one rename puts the new manifest in the place of the old one, which is the step
-from the old bundle to the new. Last, files that only the old one names are removed, and those that a killed
-run has left. Nothing else in the folder is touched.
+from the old bundle to the new. The files of the old one stay until the next merge, because a session that has
+it open opens views when they are first asked for. Those of bundles before it are removed last, and what a
+killed run has left. Nothing else in the folder is touched.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime import bundle as reader
 from netfuse_onnx.write import lock, placing, staging
-from netfuse_onnx.write.views import digest_of
 
 MODEL = "merged.onnx"
 """The merged file, before it has a name by its content; its data file is marked with this name."""
@@ -77,7 +77,7 @@ def folder(out: str) -> Iterator[None]:
 def named(home: str, name: str) -> str:
     """Give a file in the folder `home` a name by its content, and return it."""
     stem, ending = os.path.splitext(name)
-    final = f"{stem}-{digest_of(os.path.join(home, name))[:16]}{ending}"
+    final = f"{stem}-{reader.digest_of(os.path.join(home, name))[:16]}{ending}"
     os.rename(os.path.join(home, name), os.path.join(home, final))
     return final
 
@@ -115,8 +115,8 @@ def put(source: staging.Staging, names: Sequence[str]) -> None:
                 _remove(source.home, fresh)
             raise
         placing.sync_folder(source.home)
-        left = _left(source, set(names)) if alone else set()  # else another merge may be placing its files
-        _remove(source.home, (listed | left) - set(names))
+        if alone:  # else another merge may be placing its files
+            _remove(source.home, _left(source, listed.union(names)))
 
 
 def _refuse_other(source: staging.Staging, name: str, listed: set[str]) -> None:
@@ -124,7 +124,9 @@ def _refuse_other(source: staging.Staging, name: str, listed: set[str]) -> None:
     there = os.path.join(source.home, name)
     if not os.path.lexists(there) or name in listed:
         return
-    same = os.path.isfile(there) and digest_of(there) == digest_of(os.path.join(source.folder, name))
+    same = os.path.isfile(there) and reader.digest_of(there) == reader.digest_of(
+        os.path.join(source.folder, name)
+    )
     if not same:
         raise FileFault(f"{there} is no file of the bundle, and would be overwritten.", "Move it away.")
 
@@ -150,7 +152,7 @@ def _left(source: staging.Staging, names: set[str]) -> set[str]:
 def _was_written(path: str) -> bool:
     name = os.path.basename(path)
     if match := _BY_SHA256.fullmatch(name):
-        return digest_of(path).startswith(match[1])
+        return reader.digest_of(path).startswith(match[1])
     if _DATA.fullmatch(name):
         mark = placing.mark(MODEL)
         with open(path, "rb") as file:

@@ -21,6 +21,7 @@ from netfuse_onnx.emit.repeat import REFERRED, SMALL
 from netfuse_onnx.errors import FileFault, InternalError
 from netfuse_onnx.load import rebuild
 from netfuse_onnx.ops import walk
+from netfuse_onnx.runtime import bundle as reader
 from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.tensors import tensors
 from netfuse_onnx.types import Correspondence, Extent, Source, Weight
@@ -186,7 +187,7 @@ class Writer:
         if not os.path.getsize(path):
             os.unlink(path)
             return ""
-        name = f"views-{digest_of(path)[:16]}.data"
+        name = f"views-{reader.digest_of(path)[:16]}.data"
         os.rename(path, os.path.join(self.folder, name))
         return name
 
@@ -196,12 +197,6 @@ def _refer(tensor: TensorProto, extent: Extent) -> None:
     for name in VALUES:
         tensor.ClearField(name)
     external.refer(tensor, extent)
-
-
-def digest_of(path: str) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _movable(proto: ModelProto) -> Iterator[TensorProto]:

@@ -69,7 +69,7 @@ MUTATIONS = (
     mutation(
         "hashes-are-not-compared",
         "netfuse_onnx/bundle_check.py",
-        "        elif digest_of(path) != file.sha256:\n",
+        "        elif reader.digest_of(path) != file.sha256:\n",
         "        elif False:\n",
         "test_views.py::test_a_file_with_another_byte_is_found",
     ),
@@ -81,10 +81,17 @@ MUTATIONS = (
         "test_views.py::test_no_file_of_another_is_overwritten",
     ),
     mutation(
+        "the-files-of-the-old-bundle-go-at-once",
+        "netfuse_onnx/write/bundle.py",
+        "_left(source, listed.union(names))",
+        "_left(source, set(names))",
+        "test_views.py::test_a_new_bundle_takes_the_place_of_the_old_one",
+    ),
+    mutation(
         "all-files-beside-a-bundle-go",
         "netfuse_onnx/write/bundle.py",
-        "        return digest_of(path).startswith(match[1])\n",
-        "        return True\n",
+        "        return reader.digest_of(path).startswith(match[1])\n    if _DATA",
+        "        return True\n    if not _DATA",
         "test_views.py::test_a_new_bundle_takes_the_place_of_the_old_one",
     ),
     mutation(
@@ -93,6 +100,20 @@ MUTATIONS = (
         "    if odd or name in",
         "    if name in",
         "test_views.py::test_a_manifest_names_files_of_its_own_folder_alone",
+    ),
+    mutation(
+        "a-session-opens-any-graph",
+        "netfuse_onnx/runtime/bundle.py",
+        "        if digest_of(path) != found.files[os.path.basename(path)].sha256:",
+        "        if False:",
+        "test_views.py::test_a_session_opens_no_graph_or_manifest_of_something_else",
+    ),
+    mutation(
+        "a-session-believes-any-manifest",
+        "netfuse_onnx/runtime/ports.py",
+        "        if said != fact:",
+        "        if False:",
+        "test_views.py::test_a_session_opens_no_graph_or_manifest_of_something_else",
     ),
     mutation(
         "a-replaced-bundle-is-not-opened-again",
