@@ -167,15 +167,15 @@ MUTATIONS = (
     mutation(
         "the-last-time-counts",
         TIMING,
-        'found[size] = min(found.get(size, float("inf")), clock() - start)',
-        "found.setdefault(size, clock() - start)",
+        'found[size] = min(found.get(size, float("inf")), call(size))',
+        "found.setdefault(size, call(size))",
         "test_costs.py::test_times_are_found_for_any_rows",
     ),
     mutation(
         "measuring-takes-its-time",
         TIMING,
-        "if found and start + _expected(plan, found, size) > end:",
-        "if found and start > end:",
+        "if found and clock() + (1 + first) * _expected(plan, found, size) > end:",
+        "if found and clock() > end:",
         "test_costs.py::test_measuring_ends_in_time_and_begins_with_what_is_cheap",
     ),
     mutation(
