@@ -7,6 +7,7 @@ model or generation is seen. A row with a 13 in it makes its call fail.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 
@@ -97,6 +98,7 @@ class FakeEngine:
         self.models = tuple(models)
         self.costs = FakeCosts()
         self.own_sessions, self.rows_apart, self.slots = own_sessions, rows_apart, slots
+        self.clock = time.perf_counter
         self.generation = generation
         self.hook = hook
         self.calls: list[tuple[Kind, list[int]]] = []
@@ -118,6 +120,9 @@ class FakeEngine:
 
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         return [(model, feeds) for model in self.models]
+
+    def prepare(self, model: int) -> None:
+        pass
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1

@@ -265,7 +265,9 @@ def test_an_engine_that_gives_too_few_answers_fails_no_innocent() -> None:
 # ------------------------------------------------------------------------------ our own mistakes
 
 
-def test_a_mistake_of_the_scheduler_costs_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_the_scheduler_costs_speed_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
@@ -276,6 +278,8 @@ def test_a_mistake_of_the_scheduler_costs_speed_alone(monkeypatch: pytest.Monkey
         for k, answer in enumerate(answers):
             assert right(engine, "abcd"[k % 4], k + 20, answer.result(PATIENCE))
         assert session.stats()["scheduler_faults"] == 8
+    (told,) = caplog.records
+    assert "scheduler failed" in told.getMessage() and told.exc_info and told.exc_info[0] is ZeroDivisionError
 
 
 def test_a_mistake_of_the_counting_fails_its_requests_and_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,8 +302,9 @@ def test_a_cancelled_request_leaves_its_line() -> None:
 
 
 def test_from_how_many_waiting_models_on_a_merged_call_pays() -> None:
+    """A call of all models has the work of one as well: it never counts as less than that."""
     own = {1: 1.0}
-    for merged, wanted in ((0.5, 1), (1.4, 2), (3.0, 5), (6.0, None)):
+    for merged, wanted in ((0.5, 2), (1.4, 2), (3.0, 5), (6.0, None)):
         costs = given("stacked", 8, own, {1: merged})
         assert merges_from(costs, 8) == wanted
     assert merges_from(given("stacked", 8, own, {1: 3.0}), 8, workers=2) is None

@@ -328,3 +328,26 @@ def test_a_fork_refuses_requests_and_ends(tmp_path: Path) -> None:
     )
     told = "The session was opened before this process was forked off. Open one in each process.\n"
     assert done.stdout == told * 2 + "(1, 4)\n7\n50 (1, 4)\n", done.stderr
+
+
+GRAPH = (
+    "g (float[n, 8] x, float[n, n] edges) => (float[n, 8] y) "
+    "{ m = MatMul(edges, x) z = MatMul(m, w0) y = Relu(z) }"
+)
+"""A network of graphs: the number of nodes is no batch, so a model has one request in a call."""
+
+
+@pytest.mark.parametrize("lone", [True, False])
+def test_models_without_a_batch_are_measured_and_served(lone: bool, tmp_path: Path) -> None:
+    """Rows can't meet in a call, not even in those that measure what calls cost."""
+    path = bundle(tmp_path, GRAPH, {"w0": (8, 8)}, io="stacked")
+    if lone:
+        (path,) = path.glob("merged*.onnx")
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.standard_normal((5, 8), np.float32), "edges": rng.standard_normal((5, 5), np.float32)}
+    own = Sources(tmp_path)
+    with MergedSession(path, calibrate=0.05) as session:
+        answers = [session.submit(model, feeds) for model in "abcdab"]
+        for model, answer in zip("abcdab", answers, strict=True):
+            own.right(model, feeds, answer.result(LIMIT))
+        assert session.stats()["scheduler_faults"] == 0

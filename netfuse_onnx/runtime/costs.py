@@ -94,13 +94,18 @@ class Curve:
 class FormTimes:
     """The times of calls of one form."""
 
-    def __init__(self, io: Io, models: int, own: Curve, merged: Mapping[int, Curve]) -> None:
-        """Take the curve of own calls over rows, and those of merged calls.
+    def __init__(
+        self, io: Io, models: int, own: Curve, merged: Mapping[int, Curve], around: float = 0.0
+    ) -> None:
+        """Take the curve of own calls over rows, those of merged calls, and the seconds around each call.
 
         `merged` is {1: over the most rows of a model}, {1: over the rows of all} where the io is index, or
         {most rows of a model: over the models} where it is selected.
         """
         self.io, self.models, self.own, self.together = io, models, own, dict(merged)
+        self.around = around
+        """Seconds in which a call is chosen, handed over and counted: part of its time, but not timed with
+        it."""
         self.new = 0
         """Calls that still say how wrong the times are that were taken from another form."""
         self.faded = 1.0
@@ -111,18 +116,27 @@ class FormTimes:
         self._served: dict[tuple[int, int], tuple[float, float]] = {}
 
     def alone(self, rows: int) -> float:
-        return self.own(rows)
+        return self.own(rows) + self.around
 
     def served(self, rows: int, most: int) -> tuple[float, float]:
         known = self._served.get((rows, most))
         if known is None:
             top = min(rows, most)
             sizes = [*(1 << i for i in range((top - 1).bit_length())), top]
-            size = min(sizes, key=lambda size: self.own(size) / size)
-            known = self._served[rows, most] = rows * self.own(size) / size, self.own(size)
+            size = min(sizes, key=lambda size: self.alone(size) / size)
+            known = self._served[rows, most] = rows * self.alone(size) / size, self.alone(size)
         return known
 
     def merged(self, models: int, most: int, total: int) -> float:
+        time = self._merged(models, most, total)
+        if (
+            self.runs_all
+        ):  # it has the work of one model as well: if that one's time is wrong, it is found out
+            time = max(time, self.own(most))
+        return time + self.around
+
+    def _merged(self, models: int, most: int, total: int) -> float:
+        """Return the time of a merged call itself."""
         if self.io == "selected":
             time = sum(weight * self.together[rows](models) for rows, weight in self._between(most))
             return self.faded * time
@@ -142,7 +156,7 @@ class FormTimes:
     def scaled(self, factor: float) -> FormTimes:
         """Return these times multiplied by a factor: those of a form whose size is another."""
         merged = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
-        return FormTimes(self.io, self.models, self.own.scaled(factor), merged)
+        return FormTimes(self.io, self.models, self.own.scaled(factor), merged, self.around)
 
     def estimate(self, factor: float) -> FormTimes:
         """Return the times of a form whose calls are taken to cost so many times as much."""
@@ -156,11 +170,11 @@ class FormTimes:
         step = STEP
         if kind == "alone":
             self.faded *= 1 - FADE
-            expected = self.alone(total)
+            expected = self.own(total)
         else:
             step = max(step, 1 - self.faded)  # it was not seen for long
             self.faded = 1.0
-            expected = self.merged(models, most, total)
+            expected = self._merged(models, most, total)
         ratio = seconds / expected
         if self.new or self._surprised(kind, ratio):
             factor = 1 + FAST_STEP * (_within(ratio, FAST_FARTHEST) - 1)

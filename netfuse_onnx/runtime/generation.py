@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
 from netfuse_onnx.runtime.waiting import Waiting
 
+LOG = logging.getLogger(__name__)
 LONG = 1e-3
 """Seconds of a call that is long beside the time that it takes to count it."""
 ONE_OF = 8
@@ -63,7 +65,10 @@ class Generation:
             if isinstance(call, Call) and waits_for(waiting, call):
                 return call
         except Exception:
-            pass
+            if not stats.scheduler_faults:
+                LOG.exception(
+                    "The scheduler failed: requests run one by one. This is a bug, please report it."
+                )
         stats.scheduler_faults += 1
         oldest = min(waiting, key=lambda request: request.arrived)
         return Call("alone", oldest.form, ((oldest.model, 1),))

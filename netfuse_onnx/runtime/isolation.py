@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,14 +31,17 @@ class Performed:
 
 def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performed:
     """Run requests of one form in one call. No request's error reaches another's outcome."""
-    began = time.perf_counter()
+    began = engine.clock()
     try:
+        if kind == "alone":
+            engine.prepare(requests[0].model)
+            began = engine.clock()
         outputs = engine.alone(requests) if kind == "alone" else engine.merged(requests)
         if len(outputs) != len(requests):
             raise RuntimeError(f"the engine gave {len(outputs)} answers to {len(requests)} requests")
-        return Performed(kind, requests, outputs, time.perf_counter() - began)
+        return Performed(kind, requests, outputs, engine.clock() - began)
     except Exception as fault:
-        seconds = time.perf_counter() - began
+        seconds = engine.clock() - began
         if len(requests) == 1 and (kind == "alone" or not engine.own_sessions):
             outcome = _as_error(fault, engine.models[requests[0].model])
             return Performed(kind, requests, (outcome,), seconds, failed=True)
@@ -51,12 +53,14 @@ def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performe
 
 def perform_one(engine: Engine, request: Request) -> tuple[Outcome, float]:
     """Run one request by itself. Returns its outcome, and the seconds of the call."""
-    began = time.perf_counter()
+    began = engine.clock()
     try:
+        engine.prepare(request.model)
+        began = engine.clock()
         (outputs,) = engine.alone((request,))
-        return outputs, time.perf_counter() - began
+        return outputs, engine.clock() - began
     except Exception as fault:
-        return _as_error(fault, engine.models[request.model]), time.perf_counter() - began
+        return _as_error(fault, engine.models[request.model]), engine.clock() - began
 
 
 def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Performed]:

@@ -51,6 +51,10 @@ class OwnSessions:
         """The number of sessions that are open now."""
         return len(self._kept)
 
+    def has(self, model: int) -> bool:
+        """Return True where the session of a model is open."""
+        return model in self._kept
+
     @property
     def fitting(self) -> int:
         """The number of sessions that are kept open together, whichever they are."""

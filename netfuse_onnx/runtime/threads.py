@@ -8,6 +8,7 @@ calls run at a time as then have cores.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ def given(threads: int | None, workers: int | None, *, have: int | None = None) 
     if workers is not None:
         return Threads(max(1, have // workers), workers)
     return Threads(1, 1) if have == 1 else None
+
+
+def clock(threads: int, on_device: bool) -> Callable[[], float]:
+    """Return the clock by which calls of so many threads are timed: that of the processor where the thread
+    that calls does all the work, and the system counts such time finely."""
+    alone = threads == 1 and not on_device and sys.platform.startswith("linux")
+    return time.thread_time if alone else time.perf_counter
 
 
 def measured(

@@ -76,6 +76,8 @@ def measured(
     warm: int = 0,
     size: Callable[[Hashable], float] = size_of,
     clock: Callable[[], float] = time.perf_counter,
+    took: Callable[[], float] | None = None,
+    around: float = 0.0,
 ) -> MeasuredCosts:
     """Time calls of all sizes of the first form, then of the others, in the seconds that are given.
 
@@ -85,6 +87,8 @@ def measured(
     CUDA graphs are captured. The two sizes that tell most are then timed first, whatever time they take.
 
     `forms` has at least one; `size` tells the work of a row of a form, for forms that were never timed.
+    `took` is the clock by which calls are timed, by default that of the given seconds; `around` are the
+    seconds around each call, which the costs have in them.
     """
     end = clock() + seconds
     plan = Plan(io, models, max_rows, max_batch)
@@ -94,7 +98,8 @@ def measured(
             not times
             or clock() + times[forms[0]].alone(1) * size(sizes_of(form)) / size(sizes_of(forms[0])) < end
         ):
-            times[form] = _curves(plan, _timed(plan, run, form, end, clock, rounds, warm))
+            times[form] = _curves(plan, _timed(plan, run, form, end, clock, took or clock, rounds, warm))
+            times[form].around = around
     return MeasuredCosts(io, models, times, size)
 
 
@@ -104,6 +109,7 @@ def _timed(
     form: Hashable,
     end: float,
     clock: Callable[[], float],
+    took: Callable[[], float],
     rounds: int,
     warm: int,
 ) -> dict[Size, float]:
@@ -111,9 +117,9 @@ def _timed(
     found: dict[Size, float] = {}
 
     def call(size: Size) -> float:
-        start = clock()
+        start = took()
         run(size.kind, form, size.of_each(plan.io == "index" and size.kind == "merged"))
-        return clock() - start
+        return took() - start
 
     for size in plan.needed() if warm else ():
         for _ in range(warm):

@@ -117,6 +117,9 @@ class Engine(Protocol):
     """True where each row's outputs depend on that row alone: rows of several requests may share a batch."""
     slots: int
     """Calls that pay to run at the same time."""
+    clock: Callable[[], float]
+    """The clock by which calls are timed, in seconds: of the processor where a call has one thread, so that
+    neither other processes nor Python's lock seem to make calls longer."""
 
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
@@ -124,6 +127,9 @@ class Engine(Protocol):
 
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""
+
+    def prepare(self, model: int) -> None:
+        """Open the session of a model, so that the time of a call is not that of opening."""
 
     def alone(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""

@@ -178,4 +178,11 @@ MUTATIONS = (
         "if found and clock() > end:",
         "test_costs.py::test_measuring_ends_in_time_and_begins_with_what_is_cheap",
     ),
+    mutation(
+        "a-call-of-all-costs-less-than-one-of-them",
+        "netfuse_onnx/runtime/costs.py",
+        "time = max(time, self.own(most))",
+        "pass",
+        "test_schedule.py::test_from_how_many_waiting_models_on_a_merged_call_pays",
+    ),
 )
