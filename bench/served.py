@@ -179,10 +179,10 @@ def session(path: str, threads: int = 1) -> ort.InferenceSession:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     given = parser.parse_args()
-    for name in given.cases:
+    for name in given.cases or CASES:
         served = prepared(CASES[name], given.folder)
         print(f"{name}: {len(served.models)} models, {CASES[name].about}: {served.bundle}")
 
