@@ -105,7 +105,7 @@ def test_lower_reads_plans_and_makes_none() -> None:
             assert plan <= {"plan", "plan.nested", "plan.blame"}, name
 
 
-SERVING = {"errors", "edges", "combining", "expressions", "runtime"}
+SERVING = {"errors", "edges", "combining", "expressions", "library", "runtime"}
 """What a service loads: words that it shares with the compiler, and nothing of the compiler itself."""
 
 

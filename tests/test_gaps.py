@@ -20,6 +20,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from netfuse_onnx.library import TELEMETRY_OFF
 from netfuse_onnx.run import gaps, runtime
 
 Array = np.ndarray[Any, Any]
@@ -320,7 +321,7 @@ def telemetry() -> bool:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     with open(state.__file__, "rb") as file:
-        return gaps.TELEMETRY_OFF.encode() in file.read()
+        return TELEMETRY_OFF.encode() in file.read()
 
 
 @shows
@@ -332,7 +333,7 @@ def errors_printed() -> bool:
     return bool(done.stderr.strip())
 
 
-QUIET = {gaps.TELEMETRY_OFF: "1"}
+QUIET = {TELEMETRY_OFF: "1"}
 PRINTED = """
 from onnx import parser
 t = '<ir_version: 8, opset_import: ["": 17]> g (float[a] x, float[b] z) => (float[c] y) { y = Add(x, z) }'

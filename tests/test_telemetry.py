@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from families import family
 
-from netfuse_onnx.run import runtime
+from netfuse_onnx import library
 
 ROOT = Path(__file__).parent.parent
 SWITCHES = {
@@ -29,8 +29,10 @@ SWITCHES = {
         "import netfuse_onnx as n; n.merge(['a.onnx', 'b.onnx'], 'm.onnx', verify=False)\n"
         "n.bench('m.onnx', ['a.onnx', 'b.onnx'], seconds=0, rounds=1)",
         "from netfuse_onnx.run.runtime import Runtime, Session\nSession('a.onnx', Runtime('cpu'))",
+        "import netfuse_onnx as n; n.merge(['a.onnx', 'b.onnx'], 'm.onnx', verify=False)\n"
+        "n.MergedSession('m.onnx', calibrate=0).close()",
     ],
-    ids=["merge", "bench, whose workers are processes", "a worker's session"],
+    ids=["merge", "bench, whose workers are processes", "a worker's session", "serving"],
 )
 def test_nothing_is_written_below_the_home_folder(tmp_path: Path, script: str) -> None:
     family(tmp_path)
@@ -57,7 +59,7 @@ def test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_aske
 
     monkeypatch.setitem(sys.modules, "onnxruntime", Library("onnxruntime"))
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
-    runtime.onnxruntime.__wrapped__()
+    library.onnxruntime.__wrapped__()
     assert asked[0] == "disable_telemetry_events with 1"
 
 
@@ -71,4 +73,4 @@ def test_one_place_loads_the_library(folder: str) -> None:
             if (isinstance(node, ast.Import) and any(a.name.startswith("onnxruntime") for a in node.names))
             or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnxruntime"))
         ]
-        assert not imported or path.name == "runtime.py", path
+        assert not imported or path.name == "library.py", path

@@ -166,7 +166,6 @@ TELEMETRY = "1.32"
 """From 1.29 on, the official builds for Linux and macOS write an identifier of the machine below the home
 folder and send names of models, hashes of graphs and errors to a server. They read TELEMETRY_OFF once, when
 the library is loaded: set to 1, nothing is made and nothing is sent. Children inherit it."""
-TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
 
 ERRORS_PRINTED = "1.32"
 """An error that is raised as an exception is reported on stderr as well."""

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from netfuse_onnx import library
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.run import cuda
-from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES, TELEMETRY_OFF
+from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES
 
 Array = np.ndarray[Any, Any]
 Value = Array | list[Any] | None
@@ -201,14 +202,12 @@ def onnxruntime() -> Any:
     gaps.ERRORS_PRINTED. On Windows, and where the caller had imported onnxruntime before, telemetry is only
     switched off from here on.
     """
-    os.environ[TELEMETRY_OFF] = "1"
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        if error.name not in (None, "onnxruntime"):
-            raise UsageFault(f"ONNX Runtime does not load: {error}.", MISSING[1]) from error
+        ort = library.onnxruntime()
+    except UsageFault as error:
+        if isinstance(error.__cause__, ImportError) and error.__cause__.name not in (None, "onnxruntime"):
+            raise UsageFault(error.message, MISSING[1]) from error
         raise UsageFault(*MISSING) from error
-    ort.disable_telemetry_events()
     ort.set_default_logger_severity(4)
     return ort
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from netfuse_onnx import library
 from netfuse_onnx.runtime.elements import Element, element
 from netfuse_onnx.runtime.types import Array
+
+onnxruntime = library.onnxruntime()
 
 
 def run_bits(session: Any, wanted: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 
+from netfuse_onnx import library
 from netfuse_onnx.runtime.bits import run_bits
 from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.errors import CallFailed
@@ -21,6 +21,8 @@ from netfuse_onnx.runtime.ort import first_line, names_of
 from netfuse_onnx.runtime.own import OwnSessions
 from netfuse_onnx.runtime.packing import Packed
 from netfuse_onnx.runtime.types import Array, Outputs
+
+onnxruntime = library.onnxruntime()
 
 Results = Mapping[str, Any]
 

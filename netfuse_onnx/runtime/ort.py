@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import onnxruntime
-
+from netfuse_onnx import library
 from netfuse_onnx.errors import FileFault, UsageFault
+
+onnxruntime = library.onnxruntime()
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Provider = str | tuple[str, Mapping[str, Any]]
@@ -118,9 +119,9 @@ def _require(setup: Setup) -> None:
                 f"This ONNX Runtime ({onnxruntime.__version__}) has no {name}.",
                 f"It has {', '.join(available)}.",
             )
-    for library in setup.libraries:
-        if not os.path.isfile(library):
-            raise FileFault(f"{library} does not exist.", "Give a library of custom operators.")
+    for custom in setup.libraries:
+        if not os.path.isfile(custom):
+            raise FileFault(f"{custom} does not exist.", "Give a library of custom operators.")
 
 
 def _opened(path: str, setup: Setup) -> Any:
@@ -146,8 +147,8 @@ def _session(path: str, setup: Setup, shared: bool) -> Any:
         options.add_session_config_entry(key, value)
     for name, size in setup.dims.items():
         options.add_free_dimension_override_by_name(name, size)
-    for library in setup.libraries:
-        options.register_custom_ops_library(library)
+    for custom in setup.libraries:
+        options.register_custom_ops_library(custom)
     providers, own = [], []
     for one in setup.providers:
         providers.append(one if isinstance(one, str) else one[0])

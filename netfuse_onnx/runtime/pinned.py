@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from netfuse_onnx import library
 from netfuse_onnx.runtime.types import Array
+
+onnxruntime = library.onnxruntime()
 
 ALIGNED = 256
 """Each array begins at a multiple of so many bytes, as CUDA's own allocations do."""

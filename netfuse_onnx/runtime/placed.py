@@ -13,14 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from netfuse_onnx import library
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.runtime.calls import Results, is_plain, run
 from netfuse_onnx.runtime.elements import element
 from netfuse_onnx.runtime.ort import CUDA, Setup, first_line, names_of, open_session
 from netfuse_onnx.runtime.pinned import Block
 from netfuse_onnx.runtime.types import Array
+
+onnxruntime = library.onnxruntime()
 
 GRAPHS = 16
 """Forms of one session that have a captured CUDA graph; others run without."""

@@ -5,7 +5,7 @@ from .mutation import mutation
 MUTATIONS = (
     mutation(
         "telemetry-left-on",
-        "netfuse_onnx/run/runtime.py",
+        "netfuse_onnx/library.py",
         'os.environ[TELEMETRY_OFF] = "1"',
         'os.environ[TELEMETRY_OFF] = "0"',
         "test_telemetry.py::test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_asked",
