@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_engine import FakeCosts, FakeEngine, FakeFormCosts, Gate, Versions, feeds, right, serving
+from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, Versions, feeds, right, serving
 
-from netfuse_onnx.runtime.errors import Closed, Timeout, UnknownModel
+from netfuse_onnx.runtime.errors import CallFailed, Closed, Timeout, UnknownModel
 from netfuse_onnx.runtime.schedule import Limits, choose, merges_all
 from netfuse_onnx.runtime.serving import Serving
 from netfuse_onnx.runtime.types import Feeds, Pays, Request, Together
@@ -179,3 +180,37 @@ def test_callers_beside_the_queue_meet_swaps_and_the_end(switching: None) -> Non
     assert told["requests"]["answered"] == told["requests"]["accepted"] == answered
     assert told["queue"] == {"waiting": 0, "running": 0}
     assert [engine.closes for engine in versions.engines] == [1] * 21
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_long_calls_run_at_the_same_time_where_that_pays(slots: int) -> None:
+    """After the first, as many as the engine has slots for, each request once, and outputs in order."""
+    running, most = set[int](), [0]
+    lock = threading.Lock()
+
+    def hook() -> None:
+        me = threading.get_ident()
+        with lock:
+            running.add(me)
+            most[0] = max(most[0], len(running))
+        time.sleep(0.01)
+        with lock:
+            running.discard(me)
+
+    engine = FakeEngine(hook=hook, slots=slots)
+    with serving(engine, max_batch=1, max_rows=1) as session:
+        asked = [("abcd"[k % 4], feeds(k)) for k in range(9)]
+        outcomes = session.run_many(asked)
+        told = session.stats()
+    assert all(right(engine, model, k, outcomes[k]) for k, (model, _) in enumerate(asked))
+    assert most[0] == slots and told["requests"]["accepted"] == told["requests"]["answered"] == 9
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("netfuse-many")]
+
+
+def test_an_error_in_a_call_beside_others_is_that_of_its_request_alone() -> None:
+    engine = FakeEngine(hook=lambda: time.sleep(0.005), slots=2)
+    with serving(engine, max_batch=1, max_rows=1) as session:
+        asked = [("a", feeds(BAD if k == 5 else k)) for k in range(8)]
+        outcomes = session.run_many(asked, return_errors=True)
+    assert [k for k, outcome in enumerate(outcomes) if isinstance(outcome, CallFailed)] == [5]
+    assert all(right(engine, "a", k, outcomes[k]) for k in range(8) if k != 5)

@@ -1,12 +1,14 @@
-"""Runs many requests that one caller brings together, in that caller's thread: no queue, no other thread.
+"""Runs many requests that one caller brings together, without a queue.
 
-The calls are those that the scheduler chooses from these requests alone.
+The calls are those that the scheduler chooses from these requests alone. They run in the caller's thread and,
+where one takes long and several pay to run at the same time, in threads that end with them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from netfuse_onnx.runtime.dispatch import Dispatcher
@@ -18,6 +20,8 @@ from netfuse_onnx.runtime.waiting import Waiting
 
 MOST_UNCOUNTED = 16
 """Short calls that are counted together."""
+SHORT = 1e-3
+"""Seconds of a call below which the calls after it get no threads of their own, which take a part of that."""
 
 
 def run_directly(
@@ -80,28 +84,59 @@ def _outcomes(
         request.arrived = arrived
         places[request] = place
         waiting.add(request)
-    until = arrived + seconds
-    while len(waiting):
-        if time.monotonic() >= until:
-            rest = list(waiting)
-            with dispatcher.lock:
-                dispatcher.stats.accepted += len(rest)
-                dispatcher.stats.ended["timed_out"] += len(rest)
-            outcomes |= {places[r]: late(generation.engine.models[r.model], seconds) for r in rest}
-            break
-        done = _next_call(dispatcher, generation, waiting)
+    for done in _calls(dispatcher, generation, waiting, arrived + seconds):
         for request, outcome in zip(done.requests, done.outcomes, strict=True):
             outcomes[places[request]] = outcome
+    if rest := list(waiting):
+        with dispatcher.lock:
+            dispatcher.stats.accepted += len(rest)
+            dispatcher.stats.ended["timed_out"] += len(rest)
+        outcomes |= {places[r]: late(generation.engine.models[r.model], seconds) for r in rest}
     return [outcomes[place] for place in range(len(outcomes))]
 
 
-def _next_call(dispatcher: Dispatcher, generation: Generation, waiting: Waiting) -> Performed:
-    """Run and count the call that the scheduler chooses now."""
+def _calls(
+    dispatcher: Dispatcher, generation: Generation, waiting: Waiting, until: float
+) -> Iterator[Performed]:
+    """Run what waits, until that time: one call after the other, or as many at a time as pay."""
+    slots = 1
+    while (done := _next_call(dispatcher, generation, waiting, until, slots)) is not None:
+        yield done
+        slots = generation.engine.slots if done.seconds >= SHORT else 1
+        if slots > 1 and len(waiting) > 1:
+            break
+    else:
+        return
+    stopped: list[bool] = []
+
+    def calls() -> list[Performed]:
+        found = []
+        while not stopped and (done := _next_call(dispatcher, generation, waiting, until, slots)):
+            found.append(done)
+        return found
+
+    with ThreadPoolExecutor(slots - 1, "netfuse-many") as others:
+        try:
+            futures = [others.submit(calls) for _ in range(slots - 1)]
+            yield from calls()
+        finally:
+            stopped.append(True)  # an interrupt: the others end with the calls that run
+        for future in futures:
+            yield from future.result()
+
+
+def _next_call(
+    dispatcher: Dispatcher, generation: Generation, waiting: Waiting, until: float, workers: int
+) -> Performed | None:
+    """Run and count the call that the scheduler chooses now; None where nothing waits, or it is too late."""
     with dispatcher.lock:
         now = time.monotonic()
-        call = generation.next_call(waiting, now, generation.at_once, 1, dispatcher.stats)
-    assert isinstance(call, Call)  # nothing is waited for
-    done = perform(generation.engine, call.kind, waiting.take(call))
+        if not len(waiting) or now >= until:
+            return None
+        call = generation.next_call(waiting, now, generation.at_once, workers, dispatcher.stats)
+        assert isinstance(call, Call)  # nothing is waited for
+        requests = waiting.take(call)
+    done = perform(generation.engine, call.kind, requests)
     dispatcher.settle(generation, done, enters=True)
     return done
 

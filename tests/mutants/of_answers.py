@@ -12,7 +12,7 @@ MUTATIONS = (
     ),
     mutation(
         "telemetry-of-windows-left-on",
-        "netfuse_onnx/run/runtime.py",
+        "netfuse_onnx/library.py",
         "    ort.disable_telemetry_events()\n",
         "",
         "test_telemetry.py::test_it_is_off_before_the_library_is_loaded_and_before_anything_else_is_asked",
