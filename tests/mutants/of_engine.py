@@ -18,7 +18,7 @@ ORDER = "test_engine.py::test_sources_in_another_order_are_refused"
 FASTEST = "test_streams.py::test_the_fastest_way_is_chosen"
 STEADY = "test_streams.py::test_calls_that_open_sessions_and_capture_graphs_teach_nothing"
 POOL = "test_ort_sessions.py::test_sessions_share_the_pool_of_the_process_where_the_program_made_one"
-FEWEST = "test_ort_sessions.py::test_the_fewest_threads_that_are_as_fast_as_all"
+FEWEST = "test_ort_sessions.py::test_the_quickest_call_of_those_that_serve_nearly_the_most"
 
 MUTATIONS: tuple[Mutation, ...] = (
     mutation("bound-outputs-are-given-out", CALLS, "return buffers.bound.results, False",
@@ -42,7 +42,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "        if True:\n            super()", STEADY),
     mutation("all-sessions-are-said-to-fit", OWN, "            if held > self.most_bytes and count:\n", "            if False:\n",
              "test_streams.py::test_sessions_that_fit_are_counted_by_their_bytes_too"),
-    mutation("one-thread-is-never-enough", THREADS, "    if times[1] <= allowed:\n", "    if False:\n", FEWEST),
-    mutation("fewer-threads-are-taken-though-slower", THREADS, "        if shortest > allowed:\n", "        if False:\n",
-             FEWEST),
+    mutation("the-quickest-call-is-chosen-whatever-it-serves", THREADS, "if CLOSE * _served(count, taken, have) >= most]",
+             "]", FEWEST),
+    mutation("one-call-at-a-time-is-counted", THREADS, "    return _at_a_time(threads, have) / max(taken, 1e-9)\n",
+             "    return 1 / max(taken, 1e-9)\n", FEWEST),
 )  # fmt: skip
