@@ -25,7 +25,7 @@ MIXES: dict[str, Callable[[int], Array]] = {
     "Zipf": lambda count: 1.0 / np.arange(1, count + 1),
     "2 active": lambda count: (np.arange(count) < 2).astype(float),
 }
-"""How often each model is asked for, by the name of the mix."""
+"""Each mix, by name, gives the share of the requests that each model gets."""
 WINDOW = 64
 """Requests that wait while the capacity is measured."""
 
@@ -54,7 +54,7 @@ class Sample:
     done: int
     seconds: float
     latencies: Array
-    """Of the accepted requests, in seconds."""
+    """Each accepted request has one, in seconds."""
     processor: float
     """Seconds of the processor that the server and the sender took."""
     refusals: Array

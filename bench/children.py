@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Tasks = Mapping[str, Callable[..., object]]
-"""What a contender can be asked, by name."""
+"""Each question that a contender answers has a name."""
 Make = Callable[..., AbstractContextManager[Tasks]]
 """Starts a contender, in its process. A function of a module."""
 

@@ -1,4 +1,4 @@
-"""What a service does without merging: one request after the other, or batches of each model alone.
+"""Serves without merging: one request after the other, or batches of each model alone.
 
 Both take requests from any thread, give futures, have the same bound on waiting requests as a merged
 session, and run sessions of the sources with a number of workers and threads: `load.py` tries settings and

@@ -306,7 +306,7 @@ def _timed(case: Case, ports: Sequence[Any]) -> None:
 
 
 class _Ways:
-    """What Streams.run needs of an engine."""
+    """Streams.run needs no more of an engine."""
 
     def __init__(self, engine: Any) -> None:
         self._calls, self._packing = engine.calls, engine.packing

@@ -65,7 +65,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Call:
-    """What a merged file is fed, and what it must give."""
+    """A merged file is fed these inputs, and must give these outputs."""
 
     feeds: Feeds
     wants: Feeds

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DROPPED = ("verdict", "snippet", "profile", "waiting")
-"""What follows from the rows, and calls that want some of the models."""
+"""These fields follow from the rows, or are of calls that want some of the models."""
 ABSOLUTE = re.compile(r"(?<!\S)(/[^\s/]+)+/")
 """The folders of a path."""
 

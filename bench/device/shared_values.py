@@ -38,7 +38,7 @@ LOST = ("CUDA failure 7", "fell back to the CPU")
 
 
 class Checked:
-    """What one file gave in one way of running."""
+    """One file gave this in one way of running."""
 
     def __init__(self, form: Form, **about: Any) -> None:
         self.row: dict[str, Any] = {"part": "values", "file": str(form), **about}
