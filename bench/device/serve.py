@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from served_rivals import Rivals, Ways, in_turns
 
 import netfuse_onnx
 from bench import drawn
@@ -49,7 +50,7 @@ SIZES, OTHER_SIZES = {"sequence": 128}, {"sequence": 64}
 SIZE, OTHER_SIZE = 16, 24
 BATCH, TOKENS = "batch", 16
 """Whole numbers are drawn below it."""
-REPLAYS, ROUNDS, LEAST = 30, 30, 5
+REPLAYS = 30
 SOURCES, BUNDLE = "sources", "bundle"
 
 
@@ -288,7 +289,7 @@ def _timed(case: Case, ports: Sequence[Any]) -> None:
         "merged": lambda: engine._run_merged(engine.packing.merged(requests)),
     }
     if hasattr(engine.calls, "together"):
-        every["together"] = lambda: Streams.run(_Ways(engine), requests)  # type: ignore[arg-type]
+        every["together"] = lambda: Streams.run(Ways(engine), requests)  # type: ignore[arg-type]
     one: dict[str, Callable[[], object]] = {"one/MergedSession.run": lambda: case.session.run(*pairs[0])}
     plain = case.plain
     outputs = [port.name for port in plain[0].get_outputs()]
@@ -296,90 +297,14 @@ def _timed(case: Case, ports: Sequence[Any]) -> None:
     one["one/run"] = lambda: plain[0].run(outputs, feeds[0])
     if case.given.provider == "cuda":
         try:
-            rivals = _Rivals(case, plain, feeds)
+            rivals = Rivals(case.paths, plain, feeds)
+            _say(case.given, case.name, "rivals", graphs=rivals.graphs)
             every["bound"], every["at once"] = rivals.one_by_one, rivals.at_once
             one["one/bound"] = rivals.first
         except Exception as error:
             _say(case.given, case.name, "rivals", failed=repr(error)[:300])
     for ways in (every, one):
-        _say(case.given, case.name, "times", **_in_turns(ways, case.given.until))
-
-
-class _Ways:
-    """Streams.run needs no more of an engine."""
-
-    def __init__(self, engine: Any) -> None:
-        self._calls, self._packing = engine.calls, engine.packing
-
-
-class _Rivals:
-    """The sources' sessions with fixed places and, where they take them, CUDA graphs."""
-
-    def __init__(self, case: Case, plain: Sequence[Any], feeds: Sequence[Mapping[str, Any]]) -> None:
-        import onnxruntime
-
-        from netfuse_onnx.measure.sessions import Runner, Settings
-        from netfuse_onnx.run.runtime import RunFailed, Runtime
-
-        self.graphs, runtime, self._feeds = True, Runtime("cuda"), feeds
-        names = [port.name for port in plain[0].get_outputs()]
-        wanted = dict(zip(names, plain[0].run(names, feeds[0]), strict=True))
-
-        def opened(graph: bool) -> list[Any]:
-            runners = [
-                Runner(path, own, wanted, runtime, Settings(0, graph=graph))
-                for path, own in zip(case.paths, feeds, strict=True)
-            ]
-            for runner in runners:
-                runner.run()
-            return runners
-
-        try:
-            self._runners = opened(True)
-        except RunFailed:
-            self.graphs, self._runners = False, opened(False)
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._options.add_run_config_entry("gpu_graph_id", "0")
-        _say(case.given, case.name, "rivals", graphs=self.graphs)
-
-    def one_by_one(self) -> object:
-        return [runner.run() for runner in self._runners]
-
-    def first(self) -> object:
-        return self._runners[0].run()
-
-    def at_once(self) -> object:
-        for runner in self._runners:
-            runner.put()
-        for runner in self._runners:
-            runner.bound.run(self._options)
-        self._runners[-1].bound.wait()
-        return [runner.bound.get() for runner in self._runners]
-
-
-def _in_turns(ways: Mapping[str, Callable[[], object]], until: float) -> dict[str, Any]:
-    """Return the quartiles of each way in milliseconds, and the reason where one fails."""
-    samples: dict[str, list[float]] = {way: [] for way in ways}
-    failed: dict[str, str] = {}
-    for turn in range(ROUNDS + 2):
-        if turn >= LEAST and time.time() > until - 2.0:
-            break
-        for way, run in ways.items():
-            if way in failed:
-                continue
-            try:
-                start = time.perf_counter()
-                run()
-                samples[way].append(time.perf_counter() - start)
-            except Exception as error:
-                failed[way] = repr(error)[:300]
-    taken = {
-        way: [1e3 * q for q in np.quantile(found[2:], (0.25, 0.5, 0.75))]
-        for way, found in samples.items()
-        if found[2:]
-    }
-    return {"ms": taken, "failed": failed}
+        _say(case.given, case.name, "times", **in_turns(ways, case.given.until))
 
 
 def _dtype(kind: str) -> str:
