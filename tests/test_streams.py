@@ -16,7 +16,7 @@ import pytest
 from families import family, merged
 
 from netfuse_onnx.runtime import engine as engines
-from netfuse_onnx.runtime import streams, timing
+from netfuse_onnx.runtime import streams, threads, timing
 from netfuse_onnx.runtime.calls import OnCpu
 from netfuse_onnx.runtime.opening import Opening, open_engine
 from netfuse_onnx.runtime.ort import Setup, open_session
@@ -94,6 +94,7 @@ def opened(
 
     patch.setattr(engines, "OnCuda", OnDevice)
     patch.setattr(timing, "measured", functools.partial(timing.measured, clock=now))
+    patch.setattr(threads, "clock", lambda *_: now)
     patch.setattr(streams, "time", SimpleNamespace(perf_counter=now))
     paths = family(folder, count=MODELS)
     options = Opening(

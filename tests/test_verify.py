@@ -15,6 +15,7 @@ from families import WIDE, WIDE_WEIGHTS, family, merged, model, save, tampered
 from onnx import TensorProto
 
 import netfuse_onnx
+from netfuse_onnx import library
 from netfuse_onnx.errors import FileFault, NotEquivalent, UsageFault, ValuesDiffer
 from netfuse_onnx.run import runtime
 
@@ -267,7 +268,7 @@ def test_a_file_of_another_maker_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """What was found out about ONNX Runtime is forgotten before and after."""
-    caches = (runtime.onnxruntime, runtime.cuda_problem)
+    caches = (library.onnxruntime, runtime.onnxruntime, runtime.cuda_problem)
     for cached in caches:
         cached.cache_clear()
     yield
