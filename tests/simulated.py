@@ -123,6 +123,20 @@ class PerModel:
         return batch, self.costs.alone(batch[0].form, rows)
 
 
+class Noisy:
+    """Another server, whose calls take their times multiplied by noise that is drawn."""
+
+    def __init__(self, server: Server, noise: Callable[[], float]) -> None:
+        self.server, self.noise = server, noise
+
+    def add(self, request: Request) -> None:
+        self.server.add(request)
+
+    def next(self, now: float, idle: int) -> tuple[list[Request], float] | Later | None:
+        call = self.server.next(now, idle)
+        return (call[0], call[1] * self.noise()) if isinstance(call, tuple) else call
+
+
 class Ours:
     """The scheduler of netfuse_onnx.runtime. With `true`, calls take those times and not the expected ones, times
     the noise that is drawn, and the costs learn from each."""

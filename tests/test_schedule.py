@@ -211,15 +211,17 @@ def test_a_batch_grows_while_those_behind_gain_more_than_it_loses() -> None:
         for place in range(behind):
             queue.add(Request(1, (), 1, FORM, 100.0 + place))
         ((_, count),) = choose(queue, costs, 999.0, Limits()).taken
-        few = 1
-        while few < depth:
-            more = min(2 * few, depth)
-            first, second, both = (costs.alone(FORM, size) for size in (few, more - few, more))
-            others = BEHIND * (depth + behind - more)
-            apart = few * first + (more - few) * (first + second) + others * (first + second)
-            if more * both + others * both > apart:
-                break
-            few = more
+        few = more = 1
+        while more < depth:
+            more = min(2 * more, depth)
+            both, others = costs.alone(FORM, more), BEHIND * (depth + behind - more)
+            apart = now = 0.0
+            for start in range(0, more, few):
+                size = min(few, more - start)
+                now += costs.alone(FORM, size)
+                apart += size * now
+            if more * both + others * both <= apart + others * now:
+                few = more
         assert count == few
         taken.add(count)
     assert len(taken) >= 3

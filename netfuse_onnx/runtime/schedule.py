@@ -14,7 +14,7 @@ per second alone can't see that: in simulation it had a p99 up to 1.4 times that
 with two workers, and up to 1.8 times where one model has most of the requests, whose batch costs little more
 than one of them.
 
-**How many rows on an own session.** Twice as many, again and again, while those who wait behind gain more
+**How many rows on an own session.** The most of 1, 2, 4 and so on with which those who wait behind gain more
 time together than those in the batch lose (`_batch`). Where rows cost little that is all of them; where a
 batch costs as much as its rows one by one it is one, and nobody waits for the rows of others.
 
@@ -133,18 +133,20 @@ def _merged_rows(oldest: Line, ways: Ways, limits: Limits) -> int:
 def _batch(rows: int, waiting: int, times: FormCosts, most: int) -> int:
     """Return how many of a line's rows an own call takes: 1, 2, 4 and so on, or all that it may.
 
-    A call of `more` rows, in place of one of `few` and one of the rest after it, ends earlier by `saved`.
-    That is what everyone behind gains. The first `few` rows wait for the others.
+    A call of `more` rows, in place of calls of `few` and one of the rest after them, ends earlier by `saved`.
+    That is what everyone behind gains. The first rows wait for the others. All sizes are looked at: times
+    are measured, and one of a few rows that seems too long must hide none of many.
     """
-    few, most = 1, min(rows, most)
-    while few < most:
-        more = min(2 * few, most)
-        first, second, both = times.alone(few), times.alone(more - few), times.alone(more)
-        saved = first + second - both
-        lost = few * (both - first) - (more - few) * saved
-        if BEHIND * saved * (waiting - more) < lost:
-            break
-        few = more
+    few = more = 1
+    most = min(rows, most)
+    while more < most:
+        more = min(2 * more, most)
+        calls, rest = divmod(more, few)
+        each, last, both = times.alone(few), times.alone(rest) if rest else 0.0, times.alone(more)
+        saved = calls * each + last - both
+        ends = few * each * calls * (calls + 1) / 2 + rest * (calls * each + last)
+        if BEHIND * saved * (waiting - more) >= more * both - ends:
+            few = more
     return few
 
 

@@ -40,15 +40,22 @@ MUTATIONS = (
     mutation(
         "a-batch-is-always-one",
         SCHEDULE,
-        "if BEHIND * saved * (waiting - more) < lost:",
-        "if BEHIND * saved * (waiting - more) <= lost + 1e9:",
+        "if BEHIND * saved * (waiting - more) >= more * both - ends:",
+        "if False:",
         "test_schedule.py::test_a_batch_grows_while_those_behind_gain_more_than_it_loses",
     ),
     mutation(
         "a-batch-is-always-all",
         SCHEDULE,
-        "if BEHIND * saved * (waiting - more) < lost:",
-        "if BEHIND * saved * (waiting - more) < -1e9:",
+        "if BEHIND * saved * (waiting - more) >= more * both - ends:",
+        "if True:",
+        "test_schedule.py::test_a_batch_grows_while_those_behind_gain_more_than_it_loses",
+    ),
+    mutation(
+        "a-slow-size-hides-larger-ones",
+        SCHEDULE,
+        "            few = more\n    return few",
+        "            few = more\n        else:\n            break\n    return few",
         "test_schedule.py::test_a_batch_grows_while_those_behind_gain_more_than_it_loses",
     ),
     mutation(
