@@ -44,7 +44,9 @@ class FakeCosts:
     def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
         return self._times.merged(len(rows), max(rows.values()), sum(rows.values()))
 
-    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+    def saw(
+        self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float, *, wide: bool = False
+    ) -> None:
         self.seen.append((kind, dict(rows)))
 
 
@@ -55,9 +57,14 @@ class FakeFormCosts:
 
     def __init__(self, merged: float) -> None:
         self._merged = merged
+        self.on_all = 1.0
+        """The part of its time that an own call takes on all cores."""
 
     def alone(self, rows: int) -> float:
         return 1.0 + 0.1 * rows
+
+    def wide(self, rows: int) -> float:
+        return self.on_all * self.alone(rows)
 
     def merged(self, models: int, most: int, total: int) -> float:
         return self._merged * (1 + 0.2 * most)
@@ -99,6 +106,9 @@ class FakeEngine:
         self.costs = FakeCosts()
         self.own_sessions, self.rows_apart, self.slots = own_sessions, rows_apart, slots
         self.clock = time.perf_counter
+        self.wide = False
+        self.wide_calls: list[int] = []
+        """For each wide call, the calls that ran beside it when it began."""
         self.generation = generation
         self.hook = hook
         self.calls: list[tuple[Kind, list[int]]] = []
@@ -124,8 +134,10 @@ class FakeEngine:
     def prepare(self, model: int) -> None:
         pass
 
-    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+    def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
+        if wide:
+            self.wide_calls.append(self.running)
         return self._run("alone", requests)
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:

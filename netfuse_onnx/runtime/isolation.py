@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Performed:
     seconds: float
     failed: bool = False
     again: Sequence[Performed] = ()
+    wide: bool = False
 
     @property
     def retried(self) -> bool:
@@ -29,19 +31,20 @@ class Performed:
         return bool(self.again)
 
 
-def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performed:
+def perform(engine: Engine, kind: Kind, requests: Sequence[Request], wide: bool = False) -> Performed:
     """Run requests of one form in one call. No request's error reaches another's outcome."""
-    began = engine.clock()
+    clock = time.perf_counter if wide else engine.clock
+    began = clock()
     try:
         if kind == "alone":
             engine.prepare(requests[0].model)
-            began = engine.clock()
-        outputs = engine.alone(requests) if kind == "alone" else engine.merged(requests)
+            began = clock()
+        outputs = engine.alone(requests, wide=wide) if kind == "alone" else engine.merged(requests)
         if len(outputs) != len(requests):
             raise RuntimeError(f"the engine gave {len(outputs)} answers to {len(requests)} requests")
-        return Performed(kind, requests, outputs, engine.clock() - began)
+        return Performed(kind, requests, outputs, clock() - began, wide=wide)
     except Exception as fault:
-        seconds = engine.clock() - began
+        seconds = clock() - began
         if len(requests) == 1 and (kind == "alone" or not engine.own_sessions):
             outcome = _as_error(fault, engine.models[requests[0].model])
             return Performed(kind, requests, (outcome,), seconds, failed=True)
@@ -51,16 +54,17 @@ def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performe
     return Performed(kind, requests, [found[r] for r in requests], seconds, failed=True, again=again)
 
 
-def perform_one(engine: Engine, request: Request) -> tuple[Outcome, float]:
+def perform_one(engine: Engine, request: Request, wide: bool = False) -> tuple[Outcome, float]:
     """Run one request by itself. Returns its outcome, and the seconds of the call."""
-    began = engine.clock()
+    clock = time.perf_counter if wide else engine.clock
+    began = clock()
     try:
         engine.prepare(request.model)
-        began = engine.clock()
-        (outputs,) = engine.alone((request,))
-        return outputs, engine.clock() - began
+        began = clock()
+        (outputs,) = engine.alone((request,), wide=wide)
+        return outputs, clock() - began
     except Exception as fault:
-        return _as_error(fault, engine.models[request.model]), engine.clock() - began
+        return _as_error(fault, engine.models[request.model]), clock() - began
 
 
 def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Performed]:

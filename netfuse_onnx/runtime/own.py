@@ -66,6 +66,10 @@ class OwnSessions:
             count += 1
         return count
 
+    def fits(self, times: int) -> bool:
+        """Return True where the sessions of all models, so many times over, are kept open."""
+        return self.most >= len(self.paths) and times * sum(self.sizes) <= self.most_bytes
+
     def get(self, model: int) -> Any:
         """Return the session of a model, opened if need be. Raises what `open` raises."""
         session = self._found(model)

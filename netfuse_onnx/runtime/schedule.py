@@ -18,9 +18,14 @@ than one of them.
 time together than those in the batch lose (`_batch`). Where rows cost little that is all of them; where a
 batch costs as much as its rows one by one it is one, and nobody waits for the rows of others.
 
-**Oldest first.** Every call takes the oldest request of all, and no worker is idle while one waits. So a
-request starts after at most as many calls as there were requests before it, as if they were served one by
-one: with Q before it, calls of at most T seconds and w workers within max_wait + (Q / w + 1) T seconds.
+**On how many cores.** Calls run side by side, each on a few cores, because that serves most. A call that has
+the machine for itself ends sooner on all of them. So an own call that starts while no other runs is *wide*
+where that shortens the sum of all waiting times (`_is_wide`): as a rule where little waits and few arrive.
+
+**Oldest first.** Every call takes the oldest request of all, and no worker is idle while one waits, but
+beside a wide call. So a request starts after at most as many calls as there were requests before it, as if
+they were served one by one: with Q before it, calls of at most T seconds and w workers within
+max_wait + (Q / w + 1) T seconds, and 2 T more where calls are wide.
 
 The queue hands over `Waiting`: a line for each form and model that waits, and nothing for the others, so
 that a choice costs as much for 20 waiting models of 1,000 as for 20 of 20.
@@ -58,12 +63,15 @@ def choose(
     *,
     kept_out: Collection[int] = (),
     workers: int = 1,
+    running: int = 0,
+    rate: float = 0.0,
 ) -> Call | Later | None:
     """Return the call that a free worker runs now, the time at which to look again, or None where nothing
     waits.
 
     `now` is in seconds of the clock of `Request.arrived`. `kept_out` has the models that take no part in
-    merged calls; `workers` counts the calls that may run at the same time.
+    merged calls; `workers` counts the calls that may run at the same time, and `running` those that do.
+    `rate` is the number of requests that arrive in a second.
     """
     if not waiting.lines:
         return None
@@ -81,7 +89,8 @@ def choose(
         if limits.max_wait > 0 and now < line.arrived + limits.max_wait:
             return Later(line.arrived + limits.max_wait)
     most = _batch(line.rows, waiting.rows, times, limits.max_batch)
-    return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),))
+    wide = not running and limits.own_sessions and _is_wide(waiting, most, times, workers, rate)
+    return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),), wide)
 
 
 def _is_too_little(rows: int, times: FormCosts, limits: Limits) -> bool:
@@ -148,6 +157,24 @@ def _batch(rows: int, waiting: int, times: FormCosts, most: int) -> int:
         if BEHIND * saved * (waiting - more) >= more * both - ends:
             few = more
     return few
+
+
+def _is_wide(waiting: Waiting, most: int, times: FormCosts, workers: int, rate: float) -> bool:
+    """Return True where all waiting times together are shorter if calls of so many rows run one after the
+    other on all cores than if they run side by side.
+
+    One after the other, the k-th of c calls ends after k wide calls. Requests that arrive meanwhile wait as
+    well, which a free worker would have served at once: `rate` times the seconds of all calls, each for as
+    long. (Half as long is right while they are few; as much makes up for those that arrive in clusters.)
+    """
+    beside, wide = times.alone(most), times.wide(most)
+    if wide >= beside:
+        return False
+    calls = sum([-(-line.rows // most) for of_form in waiting.lines.values() for line in of_form.values()])
+    rounds, rest = divmod(calls, workers)
+    ends_beside = beside * (workers * rounds * (rounds + 1) / 2 + rest * (rounds + 1))
+    ends_wide = wide * calls * (calls + 1) / 2
+    return ends_wide + rate * (calls * wide) ** 2 < ends_beside
 
 
 def _together(

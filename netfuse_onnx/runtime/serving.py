@@ -91,11 +91,11 @@ class Serving:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout)
             try:
-                if dispatcher.start(generation, ticket):
+                if dispatcher.start(generation, ticket, request):
                     return self._run_here(generation, request, ticket)
             finally:
                 if ticket in generation.running:  # interrupted
-                    dispatcher.busy.discard(ticket)  # before any call of ours, where another could come
+                    dispatcher.slots.discard(ticket)  # before any call of ours, where another could come
                     generation.running.discard(ticket)
                     dispatcher.finish(generation, ticket)
             if self._workers.are_current:  # a callback, whose worker can't wait for itself
@@ -196,7 +196,7 @@ class Serving:
             engine = dispatcher.current.engine
             kept_out = dispatcher.kept_out(dispatcher.current, time.monotonic())
             told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
-            told["workers"] = dispatcher.slots
+            told["workers"] = dispatcher.slots.count
             told["threads"] = self._workers.alive
             told["sessions"] = engine.told()
         told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
@@ -266,8 +266,9 @@ class Serving:
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        outcome, seconds = perform_one(generation.engine, request)
-        self._dispatcher.finish_one(generation, ticket, request, outcome, seconds)
+        wide = self._dispatcher.slots.is_wide(ticket)
+        outcome, seconds = perform_one(generation.engine, request, wide)
+        self._dispatcher.finish_one(generation, ticket, request, outcome, seconds, wide)
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome

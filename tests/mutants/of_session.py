@@ -170,8 +170,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "a-caller-starts-on-the-generation-that-left",
         DISPATCH,
-        "if self.closing or generation is not self.current or not idle:",
-        "if self.closing or not idle:",
+        "if self.closing or generation is not self.current or self.waiting or not self.slots.is_free:",
+        "if self.closing or self.waiting or not self.slots.is_free:",
         "test_session_swap.py::test_a_request_checked_before_a_swap_is_checked_again_after_it",
     ),
     mutation(
@@ -214,8 +214,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "nobody-is-woken-when-a-callers-call-ends",
         DISPATCH,
-        "                self.busy.discard(ticket)\n                if self.waiting:\n                    self.idle.wake()",
-        "                self.busy.discard(ticket)",
+        "                self.slots.discard(ticket)\n                if self.waiting:\n                    self.idle.wake()",
+        "                self.slots.discard(ticket)",
         "test_session_swap.py::test_what_waits_for_a_callers_own_call_runs_after_it",
         hangs=True,
     ),
