@@ -107,8 +107,8 @@ class FakeEngine:
         self.own_sessions, self.rows_apart, self.slots = own_sessions, rows_apart, slots
         self.clock = time.perf_counter
         self.wide = False
-        self.wide_calls: list[int] = []
-        """For each wide call, the calls that ran beside it when it began."""
+        self.wide_calls = self.beside_wide = self._wide = 0
+        """Wide calls, and calls that ran beside one."""
         self.generation = generation
         self.hook = hook
         self.calls: list[tuple[Kind, list[int]]] = []
@@ -136,9 +136,7 @@ class FakeEngine:
 
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
-        if wide:
-            self.wide_calls.append(self.running)
-        return self._run("alone", requests)
+        return self._run("alone", requests, wide)
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         return self._run("merged", requests)
@@ -161,9 +159,12 @@ class FakeEngine:
         """The right answer of a model to an input."""
         return x + 1000.0 * self.models.index(model) + 1e6 * self.generation
 
-    def _run(self, kind: Kind, requests: Sequence[Request]) -> list[Outputs]:
+    def _run(self, kind: Kind, requests: Sequence[Request], wide: bool = False) -> list[Outputs]:
         with self._lock:
             assert not self.closes, "a call on closed files"
+            self.beside_wide += bool(self.running and (wide or self._wide))
+            self.wide_calls += wide
+            self._wide += wide
             self.calls.append((kind, [request.model for request in requests]))
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -177,6 +178,7 @@ class FakeEngine:
         finally:
             with self._lock:
                 self.running -= 1
+                self._wide -= wide
 
 
 def serving(engine: FakeEngine, **options: object) -> Serving:

@@ -46,4 +46,9 @@ MUTATIONS: tuple[Mutation, ...] = (
              "]", FEWEST),
     mutation("one-call-at-a-time-is-counted", THREADS, "    return _at_a_time(threads, have) / max(taken, 1e-9)\n",
              "    return 1 / max(taken, 1e-9)\n", FEWEST),
+    mutation("sessions-are-opened-twice-whatever-they-hold", ENGINE, "if chosen.on_all < 1 and paths and own.fits(times=2):",
+             "if chosen.on_all < 1 and paths:",
+             "test_wide_calls.py::test_models_that_do_not_fit_twice_have_no_wide_calls"),
+    mutation("wide-calls-take-the-narrow-session", CALLS, "sessions = self.wide if wide and self.wide is not None else self.own",
+             "sessions = self.own", "test_wide_calls.py::test_each_model_has_a_session_for_wide_calls"),
 )  # fmt: skip

@@ -212,6 +212,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_merged_session.py::test_inputs_of_a_request_that_waits_are_its_own",
     ),
     mutation(
+        "a-call-begins-beside-a-wide-one",
+        RUNTIME + "slots.py",
+        "return self._wide is None and len(self._tickets) < self.count",
+        "return len(self._tickets) < self.count",
+        "test_wide_calls.py::test_a_wide_call_has_all_slots",
+    ),
+    mutation(
+        "a-wide-call-keeps-its-slots",
+        RUNTIME + "slots.py",
+        "            self._wide = None\n        self._tickets",
+        "            pass\n        self._tickets",
+        "test_wide_calls.py::test_a_wide_call_has_all_slots",
+    ),
+    mutation(
+        "calls-of-run-many-do-not-know-of-each-other",
+        DIRECT,
+        "load = Load(self.slots, self._running + dispatcher.slots.busy)",
+        "load = Load(self.slots, 0)",
+        "test_wide_calls.py::test_run_many_is_wide_for_one_request_and_fills_the_slots_for_many",
+    ),
+    mutation(
         "nobody-is-woken-when-a-callers-call-ends",
         DISPATCH,
         "                self.slots.discard(ticket)\n                if self.waiting:\n                    self.idle.wake()",
