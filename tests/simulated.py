@@ -18,7 +18,7 @@ import numpy as np
 
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
 from netfuse_onnx.runtime.moments import Rate
-from netfuse_onnx.runtime.schedule import Later, Limits, Waiting, choose
+from netfuse_onnx.runtime.schedule import Later, Limits, Load, Waiting, choose
 from netfuse_onnx.runtime.types import Call, Costs, Request
 
 FORM = ("form",)
@@ -172,10 +172,8 @@ class Ours:
         self.rate.arrived(request.arrived)
 
     def next(self, now: float, idle: int) -> Started | Later | None:
-        call = choose(
-            self.waiting, self.costs, now, self.limits,
-            workers=self.workers, running=self.workers - idle, rate=self.rate.per_second,
-        )  # fmt: skip
+        load = Load(self.workers, self.workers - idle, self.rate.per_second)
+        call = choose(self.waiting, self.costs, now, self.limits, load=load)
         if not isinstance(call, Call):
             return call
         self.kinds.append("wide" if call.wide else call.kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
 from netfuse_onnx.runtime.errors import CallFailed
 from netfuse_onnx.runtime.moments import Rate
 from netfuse_onnx.runtime.ort import ALL, Setup, open_session
-from netfuse_onnx.runtime.schedule import Limits, Waiting, choose
+from netfuse_onnx.runtime.schedule import Limits, Load, Waiting, choose
 from netfuse_onnx.runtime.slots import Slots
 from netfuse_onnx.runtime.threads import Threads
 from netfuse_onnx.runtime.types import Call, Request
+
+ONE_OF_TWO = Load(workers=2)
 
 
 def costs(on_all: float, own: float = 1.0, merged: float = 1e9) -> MeasuredCosts:
@@ -33,14 +35,12 @@ def costs(on_all: float, own: float = 1.0, merged: float = 1e9) -> MeasuredCosts
     return MeasuredCosts("stacked", 4, {(): times}, lambda _: 1.0)
 
 
-def first_call(
-    waiting: int, on_all: float, workers: int = 2, running: int = 0, rate: float = 0.0, **limits: Any
-) -> Call:
+def first_call(waiting: int, on_all: float, load: Load = ONE_OF_TWO, most: int = 64) -> Call:
     """Return the call that is chosen where one request each of so many models waits."""
     queue = Waiting()
     for model in range(waiting):
         queue.add(Request(model, (), 1, FORM, float(model)))
-    call = choose(queue, costs(on_all), 99.0, Limits(**limits), workers=workers, running=running, rate=rate)
+    call = choose(queue, costs(on_all), 99.0, Limits(max_batch=most), load=load)
     assert isinstance(call, Call) and call.kind == "alone"
     return call
 
@@ -48,10 +48,17 @@ def first_call(
 def test_a_call_is_wide_where_it_has_the_machine_for_itself_and_ends_sooner() -> None:
     assert first_call(1, 0.6).wide
     assert not first_call(1, 1.0).wide
-    assert not first_call(1, 0.6, running=1).wide
-    assert first_call(1, 0.6, rate=1.0).wide and not first_call(1, 0.6, rate=2.0).wide
+    assert not first_call(1, 0.6, Load(2, running=1)).wide
+    assert first_call(1, 0.6, Load(2, rate=1.0)).wide and not first_call(1, 0.6, Load(2, rate=2.0)).wide
     assert first_call(2, 0.6).wide and not first_call(4, 0.6).wide  # ends 1, 1, 2, 2 beside 0.6 .. 2.4
-    assert first_call(2, 0.2, workers=16).wide and not first_call(12, 0.2, workers=16).wide
+    assert first_call(2, 0.2, Load(16)).wide and not first_call(12, 0.2, Load(16)).wide
+
+
+def test_for_one_caller_the_last_answer_counts() -> None:
+    """Two workers: 8 wide calls take 4.4 and calls side by side 4; for 3 it is 1.65 and 2."""
+    for waiting, wide in ((1, True), (2, False), (3, True), (4, False), (8, False)):
+        assert first_call(waiting, 0.55, Load(2, one_caller=True)).wide == wide
+    assert first_call(8, 0.55).wide, "the mean answer comes sooner: after 2.475, and after 2.5 side by side"
 
 
 def test_waiting_times_are_compared_as_if_each_call_were_written_down() -> None:
@@ -67,7 +74,7 @@ def test_waiting_times_are_compared_as_if_each_call_were_written_down() -> None:
             beside += free[0]
         one_by_one = sum(on_all * (k + 1) for k in range(waiting))
         others = rate * (waiting * on_all) * (waiting * on_all)
-        wide = first_call(waiting, on_all, workers, rate=rate, max_batch=1).wide
+        wide = first_call(waiting, on_all, Load(workers, rate=rate), most=1).wide
         if abs(one_by_one + others - beside) > 1e-9:
             assert wide == (one_by_one + others < beside)
         found.add(wide)
@@ -207,11 +214,11 @@ def test_a_request_on_an_idle_session_runs_on_all_cores_and_others_wait_for_it()
 
 
 def test_calls_run_side_by_side_where_many_wait() -> None:
-    gate, pause = Gate(), threading.Event()
+    gate = Gate()
     engine = wide_engine(on_all=0.9, hook=gate)
     with serving(engine) as session:
         answers = behind(gate, session, [(model, 1.0) for model in "abab"])
-        engine.hook = lambda: pause.wait(0.02) and None
+        engine.hook = lambda: time.sleep(0.02)
         gate.open.set()
         for answer in answers:
             answer.result(30)
@@ -220,9 +227,8 @@ def test_calls_run_side_by_side_where_many_wait() -> None:
 
 def test_nothing_runs_beside_a_wide_call_whatever_comes() -> None:
     engine = wide_engine()
-    pause = threading.Event()
     draws = [random.Random(seed) for seed in range(6)]
-    engine.hook = lambda: pause.wait(0.0003) and None
+    engine.hook = lambda: time.sleep(0.0003)
     with serving(engine) as session:
 
         def ask(draw: random.Random) -> None:
@@ -234,7 +240,7 @@ def test_nothing_runs_beside_a_wide_call_whatever_comes() -> None:
                 except CallFailed:
                     assert value == BAD
                 if draw.random() < 0.3:
-                    pause.wait(0.002)
+                    time.sleep(0.002)
 
         with ThreadPoolExecutor(len(draws)) as callers:
             list(callers.map(ask, draws))
@@ -295,7 +301,7 @@ def test_each_model_has_a_session_for_wide_calls(tmp_path: Path, as_if_wide_call
             sources.right(model, x, session.submit(model, x).result(30))
         assert sorted(set(as_if_wide_calls_paid)) == [ALL, 1]
         assert as_if_wide_calls_paid.count(ALL) == 3, "one for each model, opened with its other session"
-        engine = session._dispatcher.current.engine
+        engine: Any = session._dispatcher.current.engine
         engine.calls.own.clear()
         for model in "abc":  # with no other session left than those for wide calls
             sources.right(model, x, engine.alone([engine.check(model, x)], wide=True)[0])

@@ -13,8 +13,9 @@ from typing import Any
 
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
-from netfuse_onnx.runtime.generation import LONG, Generation, Load, Ticket
+from netfuse_onnx.runtime.generation import LONG, Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
+from netfuse_onnx.runtime.schedule import Load
 from netfuse_onnx.runtime.types import Call, Engine, Feeds, Request, Together
 from netfuse_onnx.runtime.waiting import Waiting
 
@@ -150,7 +151,7 @@ class _Several:
             now = time.monotonic()
             if not len(self._waiting) or now >= self._until:
                 return None
-            load = Load(self.slots, self._running + dispatcher.slots.busy)
+            load = Load(self.slots, self._running + dispatcher.slots.busy, one_caller=True)
             call = self._generation.next_call(
                 self._waiting, now, self._generation.at_once, load, dispatcher.stats
             )

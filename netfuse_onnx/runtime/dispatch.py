@@ -15,12 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
-from netfuse_onnx.runtime.generation import Generation, Job, Load
+from netfuse_onnx.runtime.generation import Generation, Job
 from netfuse_onnx.runtime.idle import Idle
 from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.moments import NEVER, Rate, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
-from netfuse_onnx.runtime.schedule import Later, Limits
+from netfuse_onnx.runtime.schedule import Later, Limits, Load
 from netfuse_onnx.runtime.slots import Slots
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Engine, Request

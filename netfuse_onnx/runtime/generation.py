@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
 from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.queue import Queue, waits_for
-from netfuse_onnx.runtime.schedule import Later, Limits, choose, merges_all
+from netfuse_onnx.runtime.schedule import Later, Limits, Load, choose, merges_all
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
 from netfuse_onnx.runtime.waiting import Waiting
@@ -60,10 +59,7 @@ class Generation:
         held."""
         kept_out = self.guard.kept_out(now)
         try:
-            call = choose(
-                waiting, self.engine.costs, now, limits, kept_out=kept_out,
-                workers=load.workers, running=load.running, rate=load.rate,
-            )  # fmt: skip
+            call = choose(waiting, self.engine.costs, now, limits, kept_out=kept_out, load=load)
             if isinstance(call, Later) and call.at > now:
                 return call
             if isinstance(call, Call) and waits_for(waiting, call):
@@ -193,14 +189,6 @@ class Generation:
         else:
             stats.alone(len(done.requests), useful, done.wide)
         return rows
-
-
-class Load(NamedTuple):
-    """Calls that may run at the same time, those that do, and requests that arrive in a second."""
-
-    workers: int
-    running: int = 0
-    rate: float = 0.0
 
 
 @dataclass(slots=True)

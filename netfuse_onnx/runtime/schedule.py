@@ -21,6 +21,7 @@ batch costs as much as its rows one by one it is one, and nobody waits for the r
 **On how many cores.** Calls run side by side, each on a few cores, because that serves most. A call that has
 the machine for itself ends sooner on all of them. So an own call that starts while no other runs is *wide*
 where that shortens the sum of all waiting times (`_is_wide`): as a rule where little waits and few arrive.
+For one caller who waits for all answers the last one counts.
 
 **Oldest first.** Every call takes the oldest request of all, and no worker is idle while one waits, but
 beside a wide call. So a request starts after at most as many calls as there were requests before it, as if
@@ -36,12 +37,12 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 
-from netfuse_onnx.runtime.limits import Limits
+from netfuse_onnx.runtime.limits import NO_LOAD, Limits, Load
 from netfuse_onnx.runtime.types import Call, Costs, FormCosts
 from netfuse_onnx.runtime.waiting import Line, Waiting
 from netfuse_onnx.runtime.ways import GAIN, Ways
 
-__all__ = ["Later", "Limits", "Waiting", "choose"]
+__all__ = ["Later", "Limits", "Load", "Waiting", "choose"]
 
 BEHIND = 2
 """A row that waits behind a batch stands for so many that gain from its early end: itself, and one that comes
@@ -62,16 +63,13 @@ def choose(
     limits: Limits,
     *,
     kept_out: Collection[int] = (),
-    workers: int = 1,
-    running: int = 0,
-    rate: float = 0.0,
+    load: Load = NO_LOAD,
 ) -> Call | Later | None:
     """Return the call that a free worker runs now, the time at which to look again, or None where nothing
     waits.
 
     `now` is in seconds of the clock of `Request.arrived`. `kept_out` has the models that take no part in
-    merged calls; `workers` counts the calls that may run at the same time, and `running` those that do.
-    `rate` is the number of requests that arrive in a second.
+    merged calls.
     """
     if not waiting.lines:
         return None
@@ -82,14 +80,14 @@ def choose(
         if _is_too_little(waiting.rows, times, limits):
             most = 0
         else:
-            most = _merged_rows(line, Ways(lines, times, limits, kept_out, workers), limits)
+            most = _merged_rows(line, Ways(lines, times, limits, kept_out, load.workers), limits)
         if most:
             most = max(most, line.first)  # more only where there are no own sessions
             return Call("merged", form, _together(lines, most, limits, kept_out))
         if limits.max_wait > 0 and now < line.arrived + limits.max_wait:
             return Later(line.arrived + limits.max_wait)
     most = _batch(line.rows, waiting.rows, times, limits.max_batch)
-    wide = not running and limits.own_sessions and _is_wide(waiting, most, times, workers, rate)
+    wide = limits.own_sessions and _is_wide(waiting, most, times, load)
     return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),), wide)
 
 
@@ -159,22 +157,25 @@ def _batch(rows: int, waiting: int, times: FormCosts, most: int) -> int:
     return few
 
 
-def _is_wide(waiting: Waiting, most: int, times: FormCosts, workers: int, rate: float) -> bool:
-    """Return True where all waiting times together are shorter if calls of so many rows run one after the
-    other on all cores than if they run side by side.
+def _is_wide(waiting: Waiting, most: int, times: FormCosts, load: Load) -> bool:
+    """Return True where calls of so many rows are better run one after the other on all cores than side by
+    side.
 
-    One after the other, the k-th of c calls ends after k wide calls. Requests that arrive meanwhile wait as
-    well, which a free worker would have served at once: `rate` times the seconds of all calls, each for as
-    long. (Half as long is right while they are few; as much makes up for those that arrive in clusters.)
+    One after the other, the k-th of c calls ends after k wide ones. Where one caller waits for all, the last
+    end counts; else all ends together. Requests that arrive meanwhile wait as well, which a free worker would
+    have served at once: as many as arrive in the seconds of all calls, each for as long. (Half as long is
+    right while they are few; as much makes up for those that arrive in clusters.)
     """
-    beside, wide = times.alone(most), times.wide(most)
-    if wide >= beside:
+    wide, beside = times.wide(most), times.alone(most)
+    if load.running or wide >= beside:
         return False
-    calls = sum([-(-line.rows // most) for of_form in waiting.lines.values() for line in of_form.values()])
-    rounds, rest = divmod(calls, workers)
-    ends_beside = beside * (workers * rounds * (rounds + 1) / 2 + rest * (rounds + 1))
+    calls = sum([-(-line.rows // most) for lines in waiting.lines.values() for line in lines.values()])
+    rounds, rest = divmod(calls, load.workers)
+    if load.one_caller:
+        return calls * wide < (rounds + (rest > 0)) * beside
     ends_wide = wide * calls * (calls + 1) / 2
-    return ends_wide + rate * (calls * wide) ** 2 < ends_beside
+    ends_beside = beside * (load.workers * rounds * (rounds + 1) / 2 + rest * (rounds + 1))
+    return ends_wide + load.rate * (calls * wide) ** 2 < ends_beside
 
 
 def _together(

@@ -228,8 +228,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "calls-of-run-many-do-not-know-of-each-other",
         DIRECT,
-        "load = Load(self.slots, self._running + dispatcher.slots.busy)",
-        "load = Load(self.slots, 0)",
+        "load = Load(self.slots, self._running + dispatcher.slots.busy, one_caller=True)",
+        "load = Load(self.slots, 0, one_caller=True)",
         "test_wide_calls.py::test_run_many_is_wide_for_one_request_and_fills_the_slots_for_many",
     ),
     mutation(
