@@ -109,6 +109,8 @@ class FakeEngine:
         self.wide = False
         self.wide_calls = self.beside_wide = self._wide = 0
         """Wide calls, and calls that ran beside one."""
+        self.unopened: set[int] = set()
+        """Models whose session does not pay to open."""
         self.generation = generation
         self.hook = hook
         self.calls: list[tuple[Kind, list[int]]] = []
@@ -131,8 +133,8 @@ class FakeEngine:
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         return [(model, feeds) for model in self.models]
 
-    def prepare(self, model: int) -> None:
-        pass
+    def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+        return must or requests[0].model not in self.unopened
 
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1

@@ -296,12 +296,13 @@ def test_each_model_has_a_session_for_wide_calls(tmp_path: Path, as_if_wide_call
     x = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
     with MergedSession(path, calibrate=0.2) as session:
         assert session.stats()["sessions"]["wide_calls"] is True
+        engine: Any = session._dispatcher.current.engine
+        engine._openings.pays = lambda model, lost: True
         for model in "abc":
             sources.right(model, x, session.run(model, x))
             sources.right(model, x, session.submit(model, x).result(30))
         assert sorted(set(as_if_wide_calls_paid)) == [ALL, 1]
         assert as_if_wide_calls_paid.count(ALL) == 3, "one for each model, opened with its other session"
-        engine: Any = session._dispatcher.current.engine
         engine.calls.own.clear()
         for model in "abc":  # with no other session left than those for wide calls
             sources.right(model, x, engine.alone([engine.check(model, x)], wide=True)[0])

@@ -21,7 +21,7 @@ from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
 from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
-from netfuse_onnx.runtime.own import OwnSessions
+from netfuse_onnx.runtime.own import Openings, OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.placed import USES
 from netfuse_onnx.runtime.ports import KEY
@@ -72,6 +72,7 @@ class ServedFiles:
         inputs = self.contract.inputs
         self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
         """For each model, its own names of inputs by those of the first one."""
+        self._openings, self._max_rows = Openings(), options.max_rows
         self._streams: Streams | None = None
         if self.contract.buckets:
             self._prove_padding()
@@ -90,14 +91,29 @@ class ServedFiles:
             for model, own in zip(self.models, self._names, strict=True)
         ]
 
-    def prepare(self, model: int) -> None:
-        """Open a model's own sessions, where it has some that are not open yet. Where that fails, nothing is
-        said: the call goes another way, or tells."""
-        if self.own_sessions and not self.calls.own.has(model):
-            with suppress(Exception):
-                self.calls.own.get(model)
-                if self.calls.wide is not None:
-                    self.calls.wide.get(model)
+    def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+        """Open the own sessions of the requests' model, where it has some that are not open yet. False: they
+        stay closed, and a merged call is to answer, because opening takes longer than is lost so; not with
+        `must`. Where opening fails, nothing is said: the call goes another way, or tells."""
+        model = requests[0].model
+        if not self.own_sessions or self.calls.own.has(model):
+            return True
+        if not must and self.contract.answers and not self._openings.pays(model, self._lost(requests)):
+            return False
+        with suppress(Exception), self._openings.timed(model):
+            self.calls.own.get(model)
+            if self.calls.wide is not None:
+                self.calls.wide.get(model)
+        return True
+
+    def _lost(self, requests: Sequence[Request]) -> float:
+        """Return the seconds that a merged call of these requests alone takes longer than an own call, with
+        the longer way through it."""
+        rows = sum(request.rows for request in requests)
+        if rows > self._max_rows:
+            return float("inf")
+        times = self.costs.of(requests[0].form)
+        return max(times.merged(1, rows, rows) + AROUND - times.alone(rows), 0.0)
 
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where

@@ -19,7 +19,7 @@ from netfuse_onnx.runtime.direct import run_directly
 from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
-from netfuse_onnx.runtime.isolation import perform_one
+from netfuse_onnx.runtime.isolation import perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.queue import Answer
 from netfuse_onnx.runtime.schedule import Limits
@@ -266,9 +266,17 @@ class Serving:
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        wide = self._dispatcher.slots.is_wide(ticket)
-        outcome, seconds = perform_one(generation.engine, request, wide)
-        self._dispatcher.finish_one(generation, ticket, request, outcome, seconds, wide)
+        dispatcher = self._dispatcher
+        wide = dispatcher.slots.is_wide(ticket)
+        found = perform_one(generation.engine, request, wide)
+        if found is not None:
+            outcome, seconds = found
+            dispatcher.finish_one(generation, ticket, request, outcome, seconds, wide)
+        else:
+            done = perform(generation.engine, "merged", (request,))
+            (outcome,) = done.outcomes
+            dispatcher.settle(generation, done, enters=True)
+            dispatcher.finish(generation, ticket)
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome

@@ -137,8 +137,10 @@ class Engine(Protocol):
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""
 
-    def prepare(self, model: int) -> None:
-        """Open the session of a model, so that the time of a call is not that of opening."""
+    def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+        """Open the session of the requests' model, so that the time of a call is not that of opening. False:
+        it is not open, and a merged call is to answer, because opening takes longer than is lost so. With
+        `must` it is opened in any case."""
 
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""

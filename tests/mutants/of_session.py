@@ -212,6 +212,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_merged_session.py::test_inputs_of_a_request_that_waits_are_its_own",
     ),
     mutation(
+        "who-is-guilty-is-asked-without-a-session",
+        ISOLATION,
+        'perform(engine, "alone", group, must=True)',
+        'perform(engine, "alone", group)',
+        "test_openings.py::test_requests_of_a_model_without_an_open_session_run_in_merged_calls",
+    ),
+    mutation(
         "a-call-begins-beside-a-wide-one",
         RUNTIME + "slots.py",
         "return self._wide is None and len(self._tickets) < self.count",
