@@ -163,6 +163,11 @@ class Serving:
 
     # ----------------------------------------------------------------------- files, figures, the end
 
+    def warm_up(self, models: Iterable[str] | None = None) -> int:
+        """Open the own sessions of models now, by default of as many as are kept open together, so that no
+        request waits for that; return how many are open."""
+        return self._dispatcher.current.engine.warm_up(None if models is None else list(models))
+
     def swap(self, path: Path) -> int:
         """Serve other files from now on, and return the number of their generation.
 
