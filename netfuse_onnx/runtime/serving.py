@@ -113,7 +113,7 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
-            if dispatcher.is_quick(generation, request):
+            if not dispatcher.waiting and generation.is_quick(request, dispatcher.rate.per_second):
                 outcome = self._run_here(generation, request)
                 if outcome is not None:
                     return answered(outcome)
