@@ -15,8 +15,9 @@ from typing import Any, Literal, Self, cast
 
 from netfuse_onnx.combining import combined
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.direct import run_directly
-from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
+from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
 from netfuse_onnx.runtime.isolation import perform_one
