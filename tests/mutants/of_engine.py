@@ -21,6 +21,20 @@ POOL = "test_ort_sessions.py::test_sessions_share_the_pool_of_the_process_where_
 FEWEST = "test_ort_sessions.py::test_the_quickest_call_of_those_that_serve_nearly_the_most"
 
 MUTATIONS: tuple[Mutation, ...] = (
+    mutation(
+        "places-are-bound-to-outputs-that-are-inputs",
+        "netfuse_onnx/runtime/calls.py",
+        " and not gives_inputs(session)",
+        "",
+        "test_served_edges.py::test_an_odd_family_is_served_as_its_own_files_answer",
+    ),
+    mutation(
+        "whole-numbers-have-a-rounded-mean",
+        "netfuse_onnx/runtime/reduced.py",
+        'if kind in FLOATS or (word == "sum" and value.dtype.name in SUMMABLE):',
+        'if kind in FLOATS or value.dtype.name in SUMMABLE:',
+        "test_reduced.py::test_what_has_no_combination_is_told",
+    ),
     mutation("bound-outputs-are-given-out", CALLS, "return buffers.bound.results, False",
              "return buffers.bound.results, True", STAY),
     mutation("sources-may-come-in-any-order", SOURCES, "        if found in digests:\n", "        if False:\n", ORDER),
