@@ -92,3 +92,25 @@ def test_an_odd_family_is_served_as_its_own_files_answer(kind: str, mode: str, t
                     equal(answer, dict(zip(names, own[m].run(names, feeds), strict=True)))
         assert session.stats()["calls"]["merged"] or kind == "input-without-batch"
         assert session.stats()["requests"]["failed"] == 0
+
+
+SEQUENCE = """g (seq(float[n,4]) x) => (float[n,3] y) {
+    i = Constant<value_int = 0>()  a = SequenceAt(x, i)  y = MatMul(a, w) }"""
+OPTIONAL = """g (optional(seq(float[n,4])) x) => (float[n,3] y) {
+    s = OptionalGetElement(x)  i = Constant<value_int = 0>()  a = SequenceAt(s, i)  y = MatMul(a, w) }"""
+
+
+@pytest.mark.parametrize("text", [SEQUENCE, OPTIONAL])
+def test_sequences_of_other_sizes_share_no_call(text: str, tmp_path: Path) -> None:
+    """A symbol is one size for all models of a call, also those whose slots hold an earlier sequence."""
+    paths = [save(tmp_path / f"{'abc'[m]}.onnx", model(text, W, seed=m)) for m in range(3)]
+    out = str(tmp_path / "merged.onnx")
+    netfuse_onnx.merge(paths, out, verify=False)
+    own = Sources(tmp_path)
+    with MergedSession(out, calibrate=0.0) as session:
+        for k, sizes in enumerate([(1,), (2,), (1, 3), (2, 2), (1, 2, 1)]):
+            feeds = [{"x": [np.full((rows, 4), k + rows, np.float32)] * 2} for rows in sizes]
+            pairs = list(zip("cab", feeds, strict=False))
+            for (m, fed), answer in zip(pairs, session.run_many(pairs), strict=True):
+                own.right(m, fed, answer)
+        assert session.stats()["calls"]["merged"] == 1 + 1 + 2 + 1 + 2

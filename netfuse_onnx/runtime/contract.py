@@ -29,7 +29,8 @@ MOST_ROWS = 64
 """The default for the rows of one request."""
 KEPT_SHAPES = 4096
 """Shapes of requests that are remembered as right, for each model."""
-Size = int | tuple[int, ...]
+Size = int | tuple[Any, ...]
+"""The size of an axis; the shape of an input of unknown rank; the outline of one that is no tensor."""
 
 
 class Form(NamedTuple):
@@ -93,6 +94,7 @@ class Contract:
         self._once = tuple(
             k for k, port in enumerate(file.inputs) if port.once or (self.side_by_side and not port.rows)
         )
+        self._opaque = tuple(k for k, port in enumerate(file.inputs) if port.element is None)
         seen: dict[Any, dict[Any, Known]] = {}
         self.own = {name: self._own_of(place, name, seen) for place, name in enumerate(file.models)}
 
@@ -156,6 +158,8 @@ class Contract:
             arrays.append(value)
         inputs = tuple(arrays)
         shapes = inputs[0].shape if own.single else shapes_of(inputs)
+        if self._opaque:
+            shapes = (shapes, *[outline(inputs[k]) for k in self._opaque])
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
         if copy:  # what is refused is not copied, and bytes are compared as they stay
             inputs = tuple(
@@ -190,6 +194,7 @@ class Contract:
         rows, sizes = 0, dict[str, Size]()
         for port, value in zip(self.inputs, inputs, strict=True):
             if port.element is None:
+                sizes[port.unknown] = outline(value)
                 continue
             shape = value.shape
             faults.shape(own.name, port, own.place, shape, sizes)
@@ -236,13 +241,24 @@ def shapes_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
     return tuple([getattr(value, "shape", None) for value in inputs])
 
 
+def outline(value: Any) -> tuple[Any, ...]:
+    """Return the sizes in a value that is no tensor, which are equal in all requests of a call: a symbol in
+    its type is one size for all models, as in other inputs. Arrays have their shapes."""
+    if isinstance(value, list | tuple):
+        return ("sequence", *map(outline, value))
+    if isinstance(value, Mapping):
+        return ("map", *sorted(map(repr, value)))
+    shape = getattr(value, "shape", None)
+    return shape if isinstance(shape, tuple) else (type(value).__name__,)
+
+
 def _axes(file: File) -> tuple[str, ...]:
-    """Return the symbols of all inputs but the batch, in order; `NAME.*` for an input of unknown rank. A
-    model that does not have one of them has the size 0 for it."""
+    """Return the symbols of all inputs but the batch, in order; `NAME.*` for an input of unknown rank, or one
+    that is no tensor. A model that does not have one of them has the size 0 for it."""
     found: dict[str, None] = {}
     for port in file.inputs:
-        for dims in port.dims if port.element else ():
-            axes = [port.unknown] if dims is None else dims[port.rows :]
+        for dims in port.dims:
+            axes = [port.unknown] if dims is None or port.element is None else dims[port.rows :]
             found |= dict.fromkeys(axis for axis in axes if isinstance(axis, str))
     return tuple(found)
 

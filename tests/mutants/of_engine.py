@@ -29,6 +29,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_served_edges.py::test_an_odd_family_is_served_as_its_own_files_answer",
     ),
     mutation(
+        "sequences-of-other-sizes-share-a-call",
+        "netfuse_onnx/runtime/contract.py",
+        "sizes[port.unknown] = outline(value)",
+        "sizes[port.unknown] = 1",
+        "test_served_edges.py::test_sequences_of_other_sizes_share_no_call",
+    ),
+    mutation(
         "whole-numbers-have-a-rounded-mean",
         "netfuse_onnx/runtime/reduced.py",
         'if kind in FLOATS or (word == "sum" and value.dtype.name in SUMMABLE):',
