@@ -158,13 +158,18 @@ class ServedFiles:
         plain = self.contract.unpadded()
         packing = Packing(plain)
 
-        def run(feeds: Feeds) -> Outputs:
-            request = plain.check(self.models[0], feeds)
-            if self.own_sessions:
-                return self.calls.alone(0, packing.alone([request]))[0]
-            return self._run_merged(packing.merged([request]))[0]
+        def requests(models: Sequence[int], each: Sequence[Feeds]) -> list[Request]:
+            return [plain.check(self.models[model], feeds) for model, feeds in zip(models, each, strict=True)]
 
-        padding.prove(self.contract, run)
+        def alone(models: Sequence[int], each: Sequence[Feeds]) -> list[Outputs]:
+            return self.calls.alone(models[0], packing.alone(requests(models, each)))
+
+        def merged(models: Sequence[int], each: Sequence[Feeds]) -> list[Outputs]:
+            return self._run_merged(packing.merged(requests(models, each)))
+
+        padding.prove(
+            self.contract, alone if self.own_sessions else None, merged if self.contract.answers else None
+        )
 
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:
