@@ -19,6 +19,7 @@ from test_session_files import MODES, Sources
 import netfuse_onnx
 from netfuse_onnx import MergedSession
 from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.runtime.errors import BadInput
 
 W = {"w": (4, 3)}
 CONSTANTS = {"axis": np.array([1])}
@@ -119,3 +120,40 @@ def test_sequences_of_other_sizes_share_no_call(text: str, tmp_path: Path) -> No
             for (m, fed), answer in zip(pairs, session.run_many(pairs), strict=True):
                 own.right(m, fed, answer)
         assert session.stats()["calls"]["merged"] == 1 + 1 + 2 + 1 + 2
+
+
+CONV = "g (float[n,{0}] x) => (float[n,{0}] y) {{ r = Relu(x)  y = Mul(r, w) }}"
+
+
+@pytest.mark.parametrize("io", ["separate", "stacked"])
+def test_each_models_own_file_says_which_sizes_it_takes(io: str, tmp_path: Path) -> None:
+    """Model b has fixed sizes, so the merged file has; the other two take all, and run by themselves then."""
+    paths = [
+        save(tmp_path / f"{name}.onnx", model(CONV.format("4" if name == "b" else "s"), {"w": (1,)}, seed=m))
+        for m, name in enumerate("abc")
+    ]
+    netfuse_onnx.merge(paths, str(tmp_path / "served"), io=io, views=True, verify=False)
+    own = Sources(tmp_path)
+    with MergedSession(tmp_path / "served", calibrate=0.0) as session:
+        session._dispatcher.current.engine.costs = FakeCosts(merged=0.01)
+        for size in (4, 7, 4, 2):
+            feeds = {"x": np.full((2, size), size, np.float32)}
+            fit = "abc" if size == 4 else "ac"
+            pairs = [(m, feeds) for m in fit] * 3
+            before = session.stats()["calls"]
+            for (m, fed), answer in zip(pairs, session.run_many(pairs), strict=True):
+                own.right(m, fed, answer)
+            if size != 4:
+                with pytest.raises(BadInput, match=r"model 'b' takes \[n, 4\], .*: a size is"):
+                    session.run("b", feeds)
+            futures = [(m, session.submit(m, feeds)) for m in fit * 2]
+            for m, future in futures:
+                own.right(m, feeds, future.result(60))
+            assert session.stats()["retries"] == 0 and session.stats()["calls"] != before
+        with pytest.raises(BadInput, match="its rank is another one"):
+            session.run("a", {"x": np.ones(3, np.float32)})
+        with pytest.raises(BadInput, match="it has no rows"):
+            session.run("a", {"x": np.ones((0, 3), np.float32)})
+    lone = MergedSession(next((tmp_path / "served").glob("merged-*.onnx")), calibrate=0.0)
+    with lone, pytest.raises(BadInput, match="a size is 7, not 4"):
+        lone.run("a", {"x": np.ones((1, 7), np.float32)})

@@ -185,11 +185,11 @@ def _port(names: _Names, side: int, k: int, given: Mapping[str, Any], own: Any) 
         ) from error
     once = names.once(side, first)
     leading = not once and (edges.is_stacked(names.io) or edges.is_selected(names.io))
-    shapes = [_dims(arg.shape, first, leading=leading) for arg in args]
+    shapes = [own_dims(arg.shape, first, leading=leading) for arg in args]
     repeated = False
     if own is not None and edges.is_routed(names.io):
         arg = next(arg for arg in (own.get_outputs() if side else own.get_inputs()) if arg.name == first)
-        shape = _dims(arg.shape, first)
+        shape = own_dims(arg.shape, first)
         repeated = once and not side and shape != shapes[0]
         shapes = [shape] * len(shapes)
     kind = args[0].type
@@ -199,7 +199,7 @@ def _port(names: _Names, side: int, k: int, given: Mapping[str, Any], own: Any) 
     )  # fmt: skip
 
 
-def _dims(shape: Sequence[int | str | None], name: str, *, leading: bool = False) -> Dims:
+def own_dims(shape: Sequence[int | str | None], name: str, *, leading: bool = False) -> Dims:
     """Return one model's shape, without the leading axis of models where there is one. ONNX Runtime gives []
     both for a scalar and for an unknown rank."""
     if not shape:

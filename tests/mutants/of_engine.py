@@ -36,6 +36,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_served_edges.py::test_sequences_of_other_sizes_share_no_call",
     ),
     mutation(
+        "sizes-of-a-models-own-file-go-into-merged-calls",
+        ENGINE,
+        "        if _is_own(requests) or not self.contract.answers:\n            return",
+        "        if not self.contract.answers:\n            return",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
+        "sizes-of-one-models-file-are-those-of-all",
+        "netfuse_onnx/runtime/wider.py",
+        "given = {arg.name: arg.shape for arg in self._session(model).get_inputs()}",
+        "given = {arg.name: arg.shape for arg in self._session(0).get_inputs()}",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
         "whole-numbers-have-a-rounded-mean",
         "netfuse_onnx/runtime/reduced.py",
         'if kind in FLOATS or (word == "sum" and value.dtype.name in SUMMABLE):',
