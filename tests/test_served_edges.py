@@ -122,38 +122,58 @@ def test_sequences_of_other_sizes_share_no_call(text: str, tmp_path: Path) -> No
         assert session.stats()["calls"]["merged"] == 1 + 1 + 2 + 1 + 2
 
 
-CONV = "g (float[n,{0}] x) => (float[n,{0}] y) {{ r = Relu(x)  y = Mul(r, w) }}"
+SIZES = {
+    "inner": "g (float[n,{0}] x) => (float[n,{0}] y) {{ r = Relu(x)  y = Mul(r, w) }}",
+    "table": """g (float[2,3] t, float[n,{0}] x) => (float[n,{0}] y) {{
+        s = ReduceSum<keepdims = 0>(t)  r = Mul(x, s)  y = Mul(r, w) }}""",
+    "no-batch": """g (float[n,2] z, float[{0}] x) => (float[n,2] y) {{
+        s = ReduceSum<keepdims = 0>(x)  r = Mul(z, s)  y = Mul(r, w) }}""",
+}
+"""Models whose input x has a size that may be fixed."""
 
 
-@pytest.mark.parametrize("io", ["separate", "stacked"])
-def test_each_models_own_file_says_which_sizes_it_takes(io: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("fixed", [1, 4])
+def test_each_models_own_file_says_which_sizes_it_takes(
+    kind: str, mode: str, fixed: int, tmp_path: Path
+) -> None:
     """Model b has fixed sizes, so the merged file has; the other two take all, and run by themselves then."""
     paths = [
-        save(tmp_path / f"{name}.onnx", model(CONV.format("4" if name == "b" else "s"), {"w": (1,)}, seed=m))
+        save(
+            tmp_path / f"{name}.onnx", model(SIZES[kind].format(fixed if name == "b" else "s"), {"w": ()}, m)
+        )
         for m, name in enumerate("abc")
     ]
-    netfuse_onnx.merge(paths, str(tmp_path / "served"), io=io, views=True, verify=False)
+    netfuse_onnx.merge(paths, str(tmp_path / "served"), views=True, verify=False, **MODES[mode])  # type: ignore[arg-type]
     own = Sources(tmp_path)
     with MergedSession(tmp_path / "served", calibrate=0.0) as session:
         session._dispatcher.current.engine.costs = FakeCosts(merged=0.01)
-        for size in (4, 7, 4, 2):
-            feeds = {"x": np.full((2, size), size, np.float32)}
-            fit = "abc" if size == 4 else "ac"
-            pairs = [(m, feeds) for m in fit] * 3
-            before = session.stats()["calls"]
-            for (m, fed), answer in zip(pairs, session.run_many(pairs), strict=True):
-                own.right(m, fed, answer)
-            if size != 4:
-                with pytest.raises(BadInput, match=r"model 'b' takes \[n, 4\], .*: a size is"):
+        for size in (fixed, 7, fixed, 2):
+            feeds = drawn(own.models["a"], size, {"n": 2, "s": size})
+            fit = "abc" if size == fixed else "ac"
+            for repeat in (1, 3):
+                pairs = [(m, feeds) for m in fit] * repeat
+                for (m, fed), answer in zip(pairs, session.run_many(pairs), strict=True):
+                    own.right(m, fed, answer)
+            if size != fixed:
+                with pytest.raises(BadInput, match=r"'x' of model 'b' takes .*: a size is"):
                     session.run("b", feeds)
             futures = [(m, session.submit(m, feeds)) for m in fit * 2]
             for m, future in futures:
                 own.right(m, feeds, future.result(60))
-            assert session.stats()["retries"] == 0 and session.stats()["calls"] != before
+        assert session.stats()["retries"] == 0
         with pytest.raises(BadInput, match="its rank is another one"):
-            session.run("a", {"x": np.ones(3, np.float32)})
-        with pytest.raises(BadInput, match="it has no rows"):
-            session.run("a", {"x": np.ones((0, 3), np.float32)})
-    lone = MergedSession(next((tmp_path / "served").glob("merged-*.onnx")), calibrate=0.0)
+            session.run("a", feeds | {"x": np.ones((1, 3, 2), np.float32)})
+        if kind != "no-batch":
+            with pytest.raises(BadInput, match="it has no rows"):
+                session.run("a", feeds | {"x": np.ones((0, 3), np.float32)})
+
+
+def test_without_own_files_the_merged_file_says_which_sizes_it_takes(tmp_path: Path) -> None:
+    texts = [SIZES["inner"].format("4" if name == "b" else "s") for name in "abc"]
+    paths = [save(tmp_path / f"{m}.onnx", model(text, {"w": ()}, m)) for m, text in enumerate(texts)]
+    netfuse_onnx.merge(paths, str(tmp_path / "merged.onnx"), verify=False, names=[*"abc"])
+    lone = MergedSession(tmp_path / "merged.onnx", calibrate=0.0)
     with lone, pytest.raises(BadInput, match="a size is 7, not 4"):
         lone.run("a", {"x": np.ones((1, 7), np.float32)})

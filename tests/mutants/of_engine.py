@@ -50,6 +50,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
     ),
     mutation(
+        "an-axis-of-its-own-is-the-batch-of-a-routed-call",
+        "netfuse_onnx/runtime/ports.py",
+        "if port.repeated and not rows:",
+        "if False:",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
+        "a-routed-call-takes-the-sizes-of-the-first-model",
+        "netfuse_onnx/runtime/ports.py",
+        "call if isinstance(call, int) else dim for dim, call in pairs",
+        "dim for dim, call in pairs",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
         "whole-numbers-have-a-rounded-mean",
         "netfuse_onnx/runtime/reduced.py",
         'if kind in FLOATS or (word == "sum" and value.dtype.name in SUMMABLE):',
