@@ -222,6 +222,11 @@ def test_a_swap_to_other_weights_and_models_under_load(tmp_path: Path) -> None:
         own[1].right("d", x(1), session.run("d", x(1)))
         with pytest.raises(FileFault):
             session.swap(tmp_path / "nothing.onnx")
+        for empty in ("", " "):
+            with pytest.raises(UsageFault, match="The path is empty"):
+                session.swap(empty)
+            with pytest.raises(UsageFault, match="The path is empty"):
+                MergedSession(empty)
         own[1].right("d", x(1), session.run("d", x(1)))
         assert session.stats()["old_generations"] == 0 and session.stats()["requests"]["failed"] == 0
 

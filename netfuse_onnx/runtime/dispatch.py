@@ -13,8 +13,8 @@ import ctypes
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
 from netfuse_onnx.runtime.generation import Generation, Job
 from netfuse_onnx.runtime.idle import Idle
@@ -25,14 +25,6 @@ from netfuse_onnx.runtime.schedule import Later, Limits, Load
 from netfuse_onnx.runtime.slots import Slots
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Engine, Request
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The most requests that wait: in all, and of one model."""
-
-    max_queue: int = 1024
-    max_queue_per_model: int = 256
 
 
 class Dispatcher:
@@ -78,9 +70,9 @@ class Dispatcher:
             self.refuse_if_closed()
             if generation is not self.current:
                 return None
-            bounds, own = self.bounds, generation.queue.waiting_of(request.model)
-            if self.waiting >= bounds.max_queue or own >= bounds.max_queue_per_model:
-                raise self.refused(self._full(generation, request))
+            own, models = generation.queue.waiting_of(request.model), generation.engine.models
+            if reason := self.bounds.refuse(own, self.waiting, len(models)):
+                raise self.refused(_full(models[request.model], reason))
             request.answer = answer = Answer.to(self, generation, request)
             self.stats.accepted += 1
             generation.queue.add(request)
@@ -102,16 +94,6 @@ class Dispatcher:
         with self.lock:
             self.stats.refused[error.kind] += 1
         return error
-
-    def _full(self, generation: Generation, request: Request) -> QueueFull:
-        """Return the error of a request for which there is no room."""
-        model = generation.engine.models[request.model]
-        if self.waiting >= self.bounds.max_queue:
-            told = f"{self.waiting} requests wait already, the most that this session lets wait."
-        else:
-            own = generation.queue.waiting_of(request.model)
-            told = f"{own} requests wait already for model {model!r}, the most that it may have."
-        return QueueFull(told, "Try again later, or open the session with larger queues.", model=model)
 
     # ----------------------------------------------------------------------- the next call
 
@@ -339,3 +321,9 @@ class Dispatcher:
 
     def _generations(self) -> tuple[Generation, ...]:
         return (*self.old, self.current)
+
+
+def _full(model: str, reason: str) -> QueueFull:
+    """Return the error of a request for which there is no room."""
+    hint = "Try again later, or open the session with larger queues."
+    return QueueFull(f"Model {model!r}: {reason}.", hint, model=model)

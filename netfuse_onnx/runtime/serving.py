@@ -11,17 +11,18 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
-from netfuse_onnx.combining import combined
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.direct import run_directly
-from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
+from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
 from netfuse_onnx.runtime.isolation import Outcome, perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.queue import Answer, answered
+from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.stats import exposition, quantile, samples
 from netfuse_onnx.runtime.types import Engine, Feeds, Outputs, Request
@@ -30,7 +31,6 @@ from netfuse_onnx.runtime.workers import Workers, drop
 Path = str | os.PathLike[str]
 Open = Callable[[Path], Engine]
 """Opens the files of a path, and measures what calls cost."""
-Reduce = Literal["mean", "sum", "vote"]
 AT_EXIT = 5.0
 """Most seconds that the end of the process waits for calls that run."""
 CLOSED = "The session is closed."
@@ -142,13 +142,18 @@ class Serving:
         """
         return run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
 
-    def run_all(self, feeds: Feeds, *, reduce: Reduce | None = None, timeout: float | None = None) -> Any:
+    def run_all(self, feeds: Feeds, *, reduce: Reduces | None = None, timeout: float | None = None) -> Any:
         """Return what all models make of the same inputs, which have the names of the first model's file.
 
         Without `reduce` that is {model: outputs}. Else it is one dictionary by the names of the first model's
-        outputs: the mean or the sum over the models, or the vote: of scores `[.., classes]` the label that
-        most models rank first, of labels the most frequent one; the smallest of several.
+        outputs: "mean" gives the mean of floating-point numbers, and "sum" their sum or that of int32 and
+        int64, which wrap around; "vote" gives of scores `[.., classes]` the label `[..]`, int64, that most
+        models rank first, and of labels (whole numbers, truth values, strings) the most frequent one; of
+        several the smallest. {name: word} gives these outputs alone. Raises UsageFault for an output that has
+        no such combination.
         """
+        if reduce is not None:
+            check(reduce)
         asked: list[tuple[str, Feeds]] = []
 
         def everyone(engine: Engine) -> list[tuple[str, Feeds]]:
@@ -158,8 +163,7 @@ class Serving:
         every = run_directly(self._dispatcher, everyone, self._seconds(timeout), False)
         if reduce is None:
             return dict(zip([model for model, _ in asked], every, strict=True))
-        columns = zip(*(outputs.values() for outputs in every), strict=True)
-        return {name: combined(reduce, values) for name, values in zip(every[0], columns, strict=True)}
+        return reduced(reduce, every)
 
     # ----------------------------------------------------------------------- files, figures, the end
 
