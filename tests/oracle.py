@@ -210,6 +210,7 @@ def as_models(
                     onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
                 )
         path = folder / f"m{m}.onnx"
+        path.unlink(missing_ok=True)  # a file that is cut and written again goes to the disk at once (ext4)
         onnx.save(copy, path)
         paths.append(path)
     return paths
