@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import itertools
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -56,8 +57,14 @@ def calls(function: Callable[..., None]) -> Iterator[dict[str, Any]]:
         yield {name: value for part in row for name, value in part.items()}
 
 
-def samples(function: Callable[..., None], folder: Path) -> Iterator[Sample]:
+@functools.cache
+def samples(name: str) -> tuple[Sample, ...]:
     """The cases that a test checks against the oracle, once for each model: with as many inputs as it has fed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(_samples(tests()[name], Path(folder)))
+
+
+def _samples(function: Callable[..., None], folder: Path) -> Iterator[Sample]:
     best: dict[bytes, tuple[int, Sample]] = {}
 
     def note(model: onnx.ModelProto, values: Mapping[str, Any], role: Mapping[str, str], *_: Any, **how: Any):
@@ -108,7 +115,7 @@ NAMES = [name for name in tests() if name.partition(".")[2] not in LEFT_OUT]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_models_stay_apart(name: str, tmp_path: Path) -> None:
-    for sample in samples(tests()[name], tmp_path):
+    for sample in samples(name):
         turn = zlib.crc32(sample.model.SerializeToString(deterministic=True))
         for k, naming in enumerate(NAMINGS):
             first = name.partition(".")[2] in FIRST_AXIS
@@ -121,10 +128,10 @@ def test_what_is_left_out_is_there() -> None:
     assert {name.partition(".")[2] for name in tests()} >= {*LEFT_OUT, *FIRST_AXIS}
 
 
-def test_every_rule_is_among_them(tmp_path: Path) -> None:
+def test_every_rule_is_among_them() -> None:
     """Every operator that has a rule stands in some model that is tried, but those that no test can run."""
     seen: set[str] = set()
     for name in NAMES:
-        for sample in samples(tests()[name], tmp_path):
+        for sample in samples(name):
             seen |= operators(sample)
     assert set(table()) - seen == set(UNSEEN)
