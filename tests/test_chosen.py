@@ -13,7 +13,7 @@ import onnxruntime as ort
 import oracle
 import pytest
 from cases import draw, graph
-from test_isolated_rules import NAMES, operators, samples
+from rule_cases import NAMES, operators, samples
 
 from netfuse_onnx.dims import CHOSEN
 from netfuse_onnx.emit.chosen import NEEDS_COUNT, NeedsCount

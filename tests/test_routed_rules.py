@@ -16,8 +16,7 @@ import onnx
 import oracle
 import pytest
 from isolation import Sample
-from test_isolated_rules import LEFT_OUT, samples
-from test_isolated_rules import tests as tests_of_rules
+from rule_cases import NAMES, samples
 
 from netfuse_onnx import routes
 from netfuse_onnx.errors import NotRoutable, NotStackable
@@ -26,7 +25,6 @@ from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.run.packing import Packing
 from netfuse_onnx.types import Correspondence
 
-NAMES = [name for name in tests_of_rules() if name.partition(".")[2] not in LEFT_OUT]
 MOST_PLANS = 8
 """The lowerings of a case that are tried, at most, by slots and by index."""
 
