@@ -139,6 +139,8 @@ class Session:
     ) -> None:
         options = session_options()
         options.enable_mem_pattern = False  # shapes change from run to run
+        # Few runs with much between them: threads that wait for the next one would only burn the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if folder:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
