@@ -44,7 +44,9 @@ class FakeCosts:
     def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
         return self._times.merged(len(rows), max(rows.values()), sum(rows.values()))
 
-    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+    def saw(
+        self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float, *, wide: bool = False
+    ) -> None:
         self.seen.append((kind, dict(rows)))
 
 
@@ -55,9 +57,14 @@ class FakeFormCosts:
 
     def __init__(self, merged: float) -> None:
         self._merged = merged
+        self.on_all = 1.0
+        """The part of its time that an own call takes on all cores."""
 
     def alone(self, rows: int) -> float:
         return 1.0 + 0.1 * rows
+
+    def wide(self, rows: int) -> float:
+        return self.on_all * self.alone(rows)
 
     def merged(self, models: int, most: int, total: int) -> float:
         return self._merged * (1 + 0.2 * most)
@@ -99,6 +106,11 @@ class FakeEngine:
         self.costs = FakeCosts()
         self.own_sessions, self.rows_apart, self.slots = own_sessions, rows_apart, slots
         self.clock = time.perf_counter
+        self.wide = False
+        self.wide_calls = self.beside_wide = self._wide = 0
+        """Wide calls, and calls that ran beside one."""
+        self.unopened: set[int] = set()
+        """Models whose session does not pay to open."""
         self.generation = generation
         self.hook = hook
         self.calls: list[tuple[Kind, list[int]]] = []
@@ -121,12 +133,12 @@ class FakeEngine:
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         return [(model, feeds) for model in self.models]
 
-    def prepare(self, model: int) -> None:
-        pass
+    def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+        return must or requests[0].model not in self.unopened
 
-    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+    def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
-        return self._run("alone", requests)
+        return self._run("alone", requests, wide)
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         return self._run("merged", requests)
@@ -149,9 +161,12 @@ class FakeEngine:
         """The right answer of a model to an input."""
         return x + 1000.0 * self.models.index(model) + 1e6 * self.generation
 
-    def _run(self, kind: Kind, requests: Sequence[Request]) -> list[Outputs]:
+    def _run(self, kind: Kind, requests: Sequence[Request], wide: bool = False) -> list[Outputs]:
         with self._lock:
             assert not self.closes, "a call on closed files"
+            self.beside_wide += bool(self.running and (wide or self._wide))
+            self.wide_calls += wide
+            self._wide += wide
             self.calls.append((kind, [request.model for request in requests]))
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -165,6 +180,7 @@ class FakeEngine:
         finally:
             with self._lock:
                 self.running -= 1
+                self._wide -= wide
 
 
 def serving(engine: FakeEngine, **options: object) -> Serving:

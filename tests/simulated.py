@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
-from netfuse_onnx.runtime.schedule import Later, Limits, Waiting, choose
+from netfuse_onnx.runtime.moments import Rate
+from netfuse_onnx.runtime.schedule import Later, Limits, Load, Waiting, choose
 from netfuse_onnx.runtime.types import Call, Costs, Request
 
 FORM = ("form",)
@@ -74,43 +75,51 @@ def arrivals(
 # --------------------------------------------------------------------------- ways to serve
 
 
+class Started(NamedTuple):
+    """A call that starts: its requests, the seconds that it runs, and if it keeps all workers busy."""
+
+    requests: list[Request]
+    seconds: float
+    wide: bool = False
+
+
 class Server(Protocol):
     """What holds the requests that wait, and chooses calls for free workers."""
 
     def add(self, request: Request) -> None: ...
 
-    def next(self, now: float, idle: int) -> tuple[list[Request], float] | Later | None:
-        """Take the requests of a call, with the seconds that it runs."""
+    def next(self, now: float, idle: int) -> Started | Later | None:
+        """Take the requests of a call."""
 
 
 class OneByOne:
-    """Each request by itself on its model's own session, in the order of arrival."""
+    """Each request by itself on its model's own session, in the order of arrival; `wide` says on all cores."""
 
-    def __init__(self, costs: Costs) -> None:
-        self.costs, self.line = costs, deque[Request]()
+    def __init__(self, costs: Costs, wide: bool = False) -> None:
+        self.costs, self.wide, self.line = costs, wide, deque[Request]()
 
     def add(self, request: Request) -> None:
         self.line.append(request)
 
-    def next(self, now: float, idle: int) -> tuple[list[Request], float] | None:
+    def next(self, now: float, idle: int) -> Started | None:
         if not self.line:
             return None
         request = self.line.popleft()
-        return [request], self.costs.alone(request.form, request.rows)
+        return Started([request], own(self.costs, request.form, request.rows, self.wide), self.wide)
 
 
 class PerModel:
     """Dynamic batching of each model by itself: all that wait for the model whose request is oldest, of one form and
-    up to `most` rows."""
+    up to `most` rows; `wide` says on all cores."""
 
-    def __init__(self, costs: Costs, most: int = Limits().max_batch) -> None:
-        self.costs, self.most = costs, most
+    def __init__(self, costs: Costs, most: int = Limits().max_batch, wide: bool = False) -> None:
+        self.costs, self.most, self.wide = costs, most, wide
         self.lines: dict[tuple[int, Hashable], deque[Request]] = {}
 
     def add(self, request: Request) -> None:
         self.lines.setdefault((request.model, request.form), deque()).append(request)
 
-    def next(self, now: float, idle: int) -> tuple[list[Request], float] | None:
+    def next(self, now: float, idle: int) -> Started | None:
         if not self.lines:
             return None
         key = min(self.lines, key=lambda key: self.lines[key][0].arrived)
@@ -120,7 +129,26 @@ class PerModel:
             rows += batch[-1].rows
         if not line:
             del self.lines[key]
-        return batch, self.costs.alone(batch[0].form, rows)
+        return Started(batch, own(self.costs, batch[0].form, rows, self.wide), self.wide)
+
+
+def own(costs: Costs, form: Hashable, rows: int, wide: bool) -> float:
+    """Return the time of a call of an own session."""
+    return costs.of(form).wide(rows) if wide else costs.alone(form, rows)
+
+
+class Noisy:
+    """Another server, whose calls take their times multiplied by noise that is drawn."""
+
+    def __init__(self, server: Server, noise: Callable[[], float]) -> None:
+        self.server, self.noise = server, noise
+
+    def add(self, request: Request) -> None:
+        self.server.add(request)
+
+    def next(self, now: float, idle: int) -> Started | Later | None:
+        call = self.server.next(now, idle)
+        return call._replace(seconds=call.seconds * self.noise()) if isinstance(call, Started) else call
 
 
 class Ours:
@@ -136,29 +164,31 @@ class Ours:
         noise: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.costs, self.limits, self.workers, self.true = costs, limits or Limits(), workers, true
-        self.waiting, self.noise = Waiting(), noise
+        self.waiting, self.noise, self.rate = Waiting(), noise, Rate()
         self.kinds: list[str] = []
 
     def add(self, request: Request) -> None:
         self.waiting.add(request)
+        self.rate.arrived(request.arrived)
 
-    def next(self, now: float, idle: int) -> tuple[list[Request], float] | Later | None:
-        call = choose(self.waiting, self.costs, now, self.limits, workers=self.workers)
+    def next(self, now: float, idle: int) -> Started | Later | None:
+        load = Load(self.workers, self.workers - idle, self.rate.per_second)
+        call = choose(self.waiting, self.costs, now, self.limits, load=load)
         if not isinstance(call, Call):
             return call
-        self.kinds.append(call.kind)
+        self.kinds.append("wide" if call.wide else call.kind)
         batch = self.waiting.take(call)
         rows: dict[int, int] = {}
         for request in batch:
             rows[request.model] = rows.get(request.model, 0) + request.rows
         seconds = self._seconds(self.true or self.costs, call, rows) * self.noise()
         if self.true is not None:
-            self.costs.saw(call.form, call.kind, rows, seconds)
-        return batch, seconds
+            self.costs.saw(call.form, call.kind, rows, seconds, wide=call.wide)
+        return Started(batch, seconds, call.wide)
 
     def _seconds(self, costs: Costs, call: Call, rows: dict[int, int]) -> float:
         if call.kind == "alone":
-            return costs.alone(call.form, sum(rows.values()))
+            return own(costs, call.form, sum(rows.values()), call.wide)
         return costs.merged(call.form, rows)
 
 
@@ -231,18 +261,17 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
     """Serve all requests, and refuse those that find the queue full."""
     served, per_model, waiting, calls = Served(), dict[int, int](), 0, 0
     entered = dict[Request, tuple[int, int]]()
-    free, ends, wake = workers, list[float](), float("inf")
+    free, ends, wake = workers, list[tuple[float, int]](), float("inf")
     place = 0
     while place < len(requests) or ends or waiting:
         now = min(
             requests[place].arrived if place < len(requests) else float("inf"),
-            ends[0] if ends else float("inf"),
+            ends[0][0] if ends else float("inf"),
             wake,
         )
         wake = float("inf")
-        while ends and ends[0] <= now:
-            heapq.heappop(ends)
-            free += 1
+        while ends and ends[0][0] <= now:
+            free += heapq.heappop(ends)[1]
         while place < len(requests) and requests[place].arrived <= now:
             request = requests[place]
             place += 1
@@ -255,10 +284,10 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
             waiting += 1
         while free and waiting:
             call = server.next(now, free)
-            if not isinstance(call, tuple):
+            if not isinstance(call, Started):
                 wake = call.at if call else wake
                 break
-            batch, seconds = call
+            batch, seconds, wide = call
             end = now + seconds
             served.longest = max(served.longest, seconds)
             for request in batch:
@@ -269,6 +298,7 @@ def simulate(requests: Sequence[Request], server: Server, workers: int) -> Serve
             calls += 1
             waiting -= len(batch)
             served.end = max(served.end, end)
-            heapq.heappush(ends, end)
-            free -= 1
+            held = workers if wide else 1
+            heapq.heappush(ends, (end, held))
+            free -= held
     return served

@@ -297,7 +297,7 @@ def test_a_mistake_of_the_counting_fails_its_requests_and_no_worker(monkeypatch:
         assert session.stats()["queue"] == {"waiting": 0, "running": 0} and right_costs is engine.costs
 
 
-def _broken(*_: object) -> None:
+def _broken(*_: object, **__: object) -> None:
     raise ZeroDivisionError
 
 

@@ -71,12 +71,12 @@ class _Clock:
     ("times", "chosen"),
     [
         ({1: 1.0, ALL: 1.0}, Threads(1, 8)),  # those between can't serve as much, and are not tried
-        ({1: 30e-6, ALL: 15e-6, 2: 30e-6}, Threads(1, 8)),
-        ({1: 4.0, ALL: 1.0, 4: 1.5, 2: 2.5}, Threads(1, 8)),
+        ({1: 30e-6, ALL: 15e-6, 2: 30e-6}, Threads(1, 8, 0.5)),
+        ({1: 4.0, ALL: 1.0, 4: 1.5, 2: 2.5}, Threads(1, 8, 0.25)),
         ({1: 8.5, ALL: 1.0, 4: 2.5, 2: 4.6}, Threads(ALL, 1)),
-        ({1: 8.0, ALL: 1.2, 4: 2.0, 2: 4.2}, Threads(4, 2)),
-        ({1: 8.0, ALL: 1.5, 4: 3.0, 2: 4.1}, Threads(2, 4)),
-        ({1: 6.0, ALL: 3.0, 2: 3.0}, Threads(2, 4)),
+        ({1: 8.0, ALL: 1.2, 4: 2.0, 2: 4.2}, Threads(4, 2, 0.6)),
+        ({1: 8.0, ALL: 1.5, 4: 3.0, 2: 4.1}, Threads(2, 4, 1.5 / 4.1)),
+        ({1: 6.0, ALL: 3.0, 2: 3.0}, Threads(2, 4)),  # all cores are no quicker
     ],
 )
 def test_the_quickest_call_of_those_that_serve_nearly_the_most(
@@ -87,8 +87,10 @@ def test_the_quickest_call_of_those_that_serve_nearly_the_most(
     def run(session: int) -> None:
         clock.now += times[session]
 
-    found, session = threads.measured(lambda count: count, run, 1000.0, have=8, clock=clock)
-    assert (found, session) == (chosen, chosen.threads)
+    found, sessions = threads.measured(lambda count: count, run, 1000.0, have=8, clock=clock)
+    assert (found.threads, found.workers) == (chosen.threads, chosen.workers)
+    assert found.on_all == pytest.approx(chosen.on_all)
+    assert sessions[chosen.threads] == chosen.threads and set(sessions) >= {1, ALL}
 
 
 def test_what_the_user_says_about_threads_is_completed() -> None:

@@ -11,7 +11,7 @@ from simulated import FORM, OneByOne, Ours, arrivals, recorded, simulate
 
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, given, size_of
 from netfuse_onnx.runtime.merges import merges_from
-from netfuse_onnx.runtime.schedule import BEHIND, Later, Limits, Waiting, choose, merges_all
+from netfuse_onnx.runtime.schedule import BEHIND, Later, Limits, Load, Waiting, choose, merges_all
 from netfuse_onnx.runtime.types import Call, Io, Request
 from netfuse_onnx.runtime.ways import GAIN
 
@@ -51,9 +51,9 @@ def test_enough_models_share_a_call() -> None:
 
 def test_workers_side_by_side_make_own_sessions_worth_more() -> None:
     queue = depths(1, 1, 1)
-    assert choose(queue, CHEAP, 9.0, Limits(), workers=1).kind == "merged"
-    assert choose(queue, CHEAP, 9.0, Limits(), workers=2).kind == "alone"
-    assert choose(depths(*[1] * 8), CHEAP, 9.0, Limits(), workers=2).kind == "merged"
+    assert choose(queue, CHEAP, 9.0, Limits(), load=Load(1)).kind == "merged"
+    assert choose(queue, CHEAP, 9.0, Limits(), load=Load(2)).kind == "alone"
+    assert choose(depths(*[1] * 8), CHEAP, 9.0, Limits(), load=Load(2)).kind == "merged"
 
 
 def test_a_model_that_is_kept_out_runs_by_itself_only() -> None:
@@ -165,7 +165,7 @@ def test_the_choice_is_the_best_of_all_ways(io: Io) -> None:
     for _ in range(400):
         costs, workers = cost_tables(draw, io), draw.choice([1, 2, 3])
         rows = [draw.randint(1, 3) for _ in range(draw.randint(1, 4))]
-        call = choose(depths(*rows), costs, 99.0, Limits(), workers=workers)
+        call = choose(depths(*rows), costs, 99.0, Limits(), load=Load(workers))
         deepest = max(rows)
         ways = {(0, 0): last_answer(costs, rows, 0, 0, workers)}
         for units in sorted({1, min(2, deepest), deepest}):
@@ -211,15 +211,17 @@ def test_a_batch_grows_while_those_behind_gain_more_than_it_loses() -> None:
         for place in range(behind):
             queue.add(Request(1, (), 1, FORM, 100.0 + place))
         ((_, count),) = choose(queue, costs, 999.0, Limits()).taken
-        few = 1
-        while few < depth:
-            more = min(2 * few, depth)
-            first, second, both = (costs.alone(FORM, size) for size in (few, more - few, more))
-            others = BEHIND * (depth + behind - more)
-            apart = few * first + (more - few) * (first + second) + others * (first + second)
-            if more * both + others * both > apart:
-                break
-            few = more
+        few = more = 1
+        while more < depth:
+            more = min(2 * more, depth)
+            both, others = costs.alone(FORM, more), BEHIND * (depth + behind - more)
+            apart = now = 0.0
+            for start in range(0, more, few):
+                size = min(few, more - start)
+                now += costs.alone(FORM, size)
+                apart += size * now
+            if more * both + others * both <= apart + others * now:
+                few = more
         assert count == few
         taken.add(count)
     assert len(taken) >= 3
@@ -247,7 +249,8 @@ def test_any_call_has_the_oldest_request_and_keeps_the_limits(io: Io) -> None:
         before = {id(request) for request in queue}
         lines = copy.copy({m: list(line.requests) for m, line in queue.lines[oldest.form].items()})
         asked = [
-            choose(queue, costs, 50.0, limits, kept_out=kept_out, workers=draw.choice([1, 2])) for _ in "ab"
+            choose(queue, costs, 50.0, limits, kept_out=kept_out, load=Load(draw.choice([1, 2])))
+            for _ in "ab"
         ]
         call = asked[0]
         assert {id(request) for request in queue} == before, "a choice changes nothing"

@@ -185,7 +185,7 @@ def test_an_interrupt_on_the_way_out_leaves_nobody_inside(monkeypatch: pytest.Mo
         monkeypatch.setattr(dispatch.Dispatcher, "finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.run("a", feeds(1))
-        assert session.stats()["queue"]["running"] == 0 and not session._dispatcher.busy
+        assert session.stats()["queue"]["running"] == 0 and not session._dispatcher.slots.busy
 
 
 # ------------------------------------------------------------------------------ closing

@@ -50,6 +50,14 @@ def merging(path: Path) -> MergedSession:
     return session
 
 
+def opening(path: Path) -> MergedSession:
+    """Open a session for which it always pays to open that of a model."""
+    session = MergedSession(path, calibrate=0.0)
+    engine: Any = session._dispatcher.current.engine
+    engine._openings.pays = lambda model, lost: True
+    return session
+
+
 class Sources:
     """The sessions of the models' own files."""
 
@@ -164,7 +172,7 @@ def test_an_open_session_outlives_its_folder(tmp_path: Path) -> None:
     """Another bundle takes its place, and then its own files are removed: views that were never opened are
     opened from the files that stay, and then the merged file, which is open, answers for them."""
     path = bundle(tmp_path)
-    with MergedSession(path, calibrate=0.0) as session, MergedSession(path, calibrate=0.0) as other:
+    with opening(path) as session, opening(path) as other:
         expected = {m: Sources(tmp_path).models[m].run(None, x(3))[0] for m in session.models}
         sources = [str(tmp_path / f"{m}.onnx") for m in reversed(session.models)]
         netfuse_onnx.merge(sources, str(path), views=True, verify=False)

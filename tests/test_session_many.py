@@ -11,7 +11,7 @@ import pytest
 from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, Versions, feeds, right, serving
 
 from netfuse_onnx.runtime.errors import CallFailed, Closed, Timeout, UnknownModel
-from netfuse_onnx.runtime.schedule import Limits, choose, merges_all
+from netfuse_onnx.runtime.schedule import Limits, Load, choose, merges_all
 from netfuse_onnx.runtime.serving import Serving
 from netfuse_onnx.runtime.types import Feeds, Pays, Request, Together
 from netfuse_onnx.runtime.waiting import Waiting
@@ -76,9 +76,9 @@ def test_a_choice_of_little_is_the_choice_of_all_ways(seed: int, monkeypatch: py
         request.arrived = float(k)
         waiting.add(request)
     limits, workers = Limits(max_rows=int(draw.integers(1, 9))), int(draw.integers(1, 3))
-    quick = choose(waiting, costs, 99.0, limits, workers=workers)
+    quick = choose(waiting, costs, 99.0, limits, load=Load(workers))
     monkeypatch.setattr("netfuse_onnx.runtime.schedule._is_too_little", lambda *_: False)
-    assert choose(waiting, costs, 99.0, limits, workers=workers) == quick
+    assert choose(waiting, costs, 99.0, limits, load=Load(workers)) == quick
 
 
 def test_the_short_way_answers_and_counts_like_the_long_one() -> None:

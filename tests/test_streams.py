@@ -62,7 +62,7 @@ class Device(OnCpu):
         self.now += CAPTURE * (self.uses[kind, rows] == 3)
         self.now += milliseconds / 1e3 * (PLAIN if self.uses[kind, rows] < 3 else 1)
 
-    def alone(self, model: int, packed: Any) -> list[Any]:
+    def alone(self, model: int, packed: Any, wide: bool = False) -> list[Any]:
         outputs = super().alone(model, packed)
         self._takes(f"own {model}", self.times.own, sum(r.rows for r in packed.requests))
         return outputs

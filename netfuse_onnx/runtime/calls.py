@@ -32,6 +32,8 @@ class Calls(Protocol):
     arrays that no later call writes to. Both raise CallFailed."""
 
     own: OwnSessions
+    wide: OwnSessions | None
+    """The own sessions for calls on all cores."""
 
     def edges(self) -> tuple[Any, Any]:
         """Return the session of the merged file, and that of the first model or None, to read their inputs
@@ -40,8 +42,8 @@ class Calls(Protocol):
     def use(self, contract: Contract) -> None:
         """Take the contract of these sessions, before the first call."""
 
-    def alone(self, model: int, packed: Packed) -> list[Outputs]:
-        """Call a model's own session."""
+    def alone(self, model: int, packed: Packed, wide: bool = False) -> list[Outputs]:
+        """Call a model's own session; with `wide`, on all cores."""
 
     def merged(self, packed: Packed) -> list[Outputs]:
         """Call the session of the merged file."""
@@ -53,8 +55,8 @@ class Calls(Protocol):
 class OnCpu:
     """Calls on the CPU, each in the thread that makes it."""
 
-    def __init__(self, merged: Any, own: OwnSessions) -> None:
-        self._merged, self.own = Caller(merged), own
+    def __init__(self, merged: Any, own: OwnSessions, wide: OwnSessions | None = None) -> None:
+        self._merged, self.own, self.wide = Caller(merged), own, wide
         self._bits = False
 
     def edges(self) -> tuple[Any, Any]:
@@ -65,9 +67,10 @@ class OnCpu:
         """Find out if arrays hold the bits of their values."""
         self._bits = self._merged.bits = contract.holds_bits
 
-    def alone(self, model: int, packed: Packed) -> list[Outputs]:
-        """Call a model's own session."""
-        return packed.split(run(self.own.get(model), packed.wanted, packed.feeds, self._bits))
+    def alone(self, model: int, packed: Packed, wide: bool = False) -> list[Outputs]:
+        """Call a model's own session; with `wide`, on all cores."""
+        sessions = self.wide if wide and self.wide is not None else self.own
+        return packed.split(run(sessions.get(model), packed.wanted, packed.feeds, self._bits))
 
     def merged(self, packed: Packed) -> list[Outputs]:
         """Call the session of the merged file."""
@@ -77,6 +80,8 @@ class OnCpu:
     def close(self) -> None:
         """Release the sessions."""
         self.own.clear()
+        if self.wide is not None:
+            self.wide.clear()
         del self._merged
 
 

@@ -33,7 +33,7 @@ NEW = 10
 those of another form, in proportion."""
 FADE = 1e-4
 """With each own call the estimate of merged calls fades by this part, and with the next merged call it is
-back. So merged calls that seemed too slow are tried again, once in thousands of calls."""
+back. So merged calls that seemed too slow are tried again, once in thousands of calls. So do wide calls."""
 MOST_FORMS = 256
 """Most forms whose times are kept; the one that was first seen longest ago goes, but never the first of
 all."""
@@ -95,9 +95,16 @@ class FormTimes:
     """The times of calls of one form."""
 
     def __init__(
-        self, io: Io, models: int, own: Curve, merged: Mapping[int, Curve], around: float = 0.0
+        self,
+        io: Io,
+        models: int,
+        own: Curve,
+        merged: Mapping[int, Curve],
+        around: float = 0.0,
+        on_all: float = 1.0,
     ) -> None:
-        """Take the curve of own calls over rows, those of merged calls, and the seconds around each call.
+        """Take the curve of own calls over rows, those of merged calls, the seconds around each call, and the
+        part of its time that an own call takes on all cores (1: there are no such calls).
 
         `merged` is {1: over the most rows of a model}, {1: over the rows of all} where the io is index, or
         {most rows of a model: over the models} where it is selected.
@@ -106,6 +113,7 @@ class FormTimes:
         self.around = around
         """Seconds in which a call is chosen, handed over and counted: part of its time, but not timed with
         it."""
+        self.on_all, self._least_on_all = on_all, on_all
         self.new = 0
         """Calls that still say how wrong the times are that were taken from another form."""
         self.faded = 1.0
@@ -117,6 +125,9 @@ class FormTimes:
 
     def alone(self, rows: int) -> float:
         return self.own(rows) + self.around
+
+    def wide(self, rows: int) -> float:
+        return self.own(rows) * self.on_all + self.around
 
     def served(self, rows: int, most: int) -> tuple[float, float]:
         known = self._served.get((rows, most))
@@ -156,7 +167,7 @@ class FormTimes:
     def scaled(self, factor: float) -> FormTimes:
         """Return these times multiplied by a factor: those of a form whose size is another."""
         merged = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
-        return FormTimes(self.io, self.models, self.own.scaled(factor), merged, self.around)
+        return FormTimes(self.io, self.models, self.own.scaled(factor), merged, self.around, self.on_all)
 
     def estimate(self, factor: float) -> FormTimes:
         """Return the times of a form whose calls are taken to cost so many times as much."""
@@ -164,12 +175,18 @@ class FormTimes:
         times.new = NEW
         return times
 
+    def move_wide(self, total: int, seconds: float) -> None:
+        """Take a wide call that ran into the running mean of their part of the time."""
+        ratio = _within(seconds / (self.own(total) * self.on_all), FARTHEST)
+        self.on_all = min(self.on_all * (1 + STEP * (ratio - 1)), 1.0)
+
     def move(self, kind: Kind, models: int, most: int, total: int, seconds: float) -> None:
         """Take a call that ran into the running mean."""
         self._served.clear()
         step = STEP
         if kind == "alone":
             self.faded *= 1 - FADE
+            self.on_all = max(self.on_all * (1 - FADE), self._least_on_all)
             expected = self.own(total)
         else:
             step = max(step, 1 - self.faded)  # it was not seen for long
@@ -241,11 +258,17 @@ class MeasuredCosts:
     def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
         return self.of(form).merged(len(rows), max(rows.values()), sum(rows.values()))
 
-    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+    def saw(
+        self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float, *, wide: bool = False
+    ) -> None:
         if not rows or not seconds > 0 or not math.isfinite(seconds):
             return
+        times, total = self.of(form), sum(rows.values())
         with self._lock:
-            self.of(form).move(kind, len(rows), max(rows.values()), sum(rows.values()), seconds)
+            if wide:
+                times.move_wide(total, seconds)
+            else:
+                times.move(kind, len(rows), max(rows.values()), total, seconds)
 
     def _estimated(self, sizes: Hashable) -> FormTimes:
         """Return the times of sizes that were never seen, and keep them."""

@@ -90,6 +90,7 @@ class OnCuda:
             return DeviceFile(one, setup)
 
         self.own = OwnSessions(paths, opened, most, sizes)
+        self.wide: OwnSessions | None = None
         self._contract: Contract | None = None
 
     @property
@@ -107,8 +108,8 @@ class OnCuda:
         """Take the contract, which says if rows may be added to a call."""
         self._contract = contract
 
-    def alone(self, model: int, packed: Packed) -> list[Outputs]:
-        """Call a model's own session."""
+    def alone(self, model: int, packed: Packed, wide: bool = False) -> list[Outputs]:
+        """Call a model's own session, which has the whole device."""
         return self.thread.do(lambda: self._alone(model, packed))
 
     def merged(self, packed: Packed) -> list[Outputs]:

@@ -15,6 +15,7 @@ from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import LONG, Generation, Ticket
 from netfuse_onnx.runtime.isolation import Outcome, Performed, late, perform
+from netfuse_onnx.runtime.schedule import Load
 from netfuse_onnx.runtime.types import Call, Engine, Feeds, Request, Together
 from netfuse_onnx.runtime.waiting import Waiting
 
@@ -99,46 +100,64 @@ def _calls(
     dispatcher: Dispatcher, generation: Generation, waiting: Waiting, until: float
 ) -> Iterator[Performed]:
     """Run what waits, until that time: one call after the other, or as many at a time as pay."""
-    slots = 1
-    while (done := _next_call(dispatcher, generation, waiting, until, slots)) is not None:
-        yield done
-        slots = generation.engine.slots if done.seconds >= SHORT else 1
-        if slots > 1 and len(waiting) > 1:
-            break
-    else:
+    several = _Several(dispatcher, generation, waiting, until)
+    others = min(several.slots, len(waiting)) - 1
+    if others < 1:
+        yield from several.calls()
         return
-    stopped: list[bool] = []
-
-    def calls() -> list[Performed]:
-        found = []
-        while not stopped and (done := _next_call(dispatcher, generation, waiting, until, slots)):
-            found.append(done)
-        return found
-
-    with ThreadPoolExecutor(slots - 1, "netfuse-many") as others:
+    with ThreadPoolExecutor(others, "netfuse-many") as threads:
         try:
-            futures = [others.submit(calls) for _ in range(slots - 1)]
-            yield from calls()
+            futures = [threads.submit(lambda: list(several.calls())) for _ in range(others)]
+            yield from several.calls()
         finally:
-            stopped.append(True)  # an interrupt: the others end with the calls that run
+            several.is_stopped = True  # an interrupt: the others end with the calls that run
         for future in futures:
             yield from future.result()
 
 
-def _next_call(
-    dispatcher: Dispatcher, generation: Generation, waiting: Waiting, until: float, workers: int
-) -> Performed | None:
-    """Run and count the call that the scheduler chooses now; None where nothing waits, or it is too late."""
-    with dispatcher.lock:
-        now = time.monotonic()
-        if not len(waiting) or now >= until:
-            return None
-        call = generation.next_call(waiting, now, generation.at_once, workers, dispatcher.stats)
-        assert isinstance(call, Call)  # nothing is waited for
-        requests = waiting.take(call)
-    done = perform(generation.engine, call.kind, requests)
-    dispatcher.settle(generation, done, enters=True)
-    return done
+class _Several:
+    """The calls of what one caller brought, for him and for the threads that help him."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, generation: Generation, waiting: Waiting, until: float
+    ) -> None:
+        self._dispatcher, self._generation = dispatcher, generation
+        self._waiting, self._until = waiting, until
+        self._running = 0
+        self.is_stopped = False
+        self.slots = 1
+        """Calls that run at the same time: one, where a call is so short that a thread would cost more."""
+        form = next(iter(waiting.lines), None)
+        if form is not None and generation.engine.costs.of(form).alone(1) >= SHORT:
+            self.slots = generation.engine.slots
+
+    def calls(self) -> Iterator[Performed]:
+        """Run one call after the other, each counted, until nothing waits or it is too late."""
+        while not self.is_stopped and (call := self._next()) is not None:
+            chosen, requests = call
+            try:
+                done = perform(self._generation.engine, chosen.kind, requests, chosen.wide)
+            finally:
+                with self._dispatcher.lock:
+                    self._running -= 1
+            self._dispatcher.settle(self._generation, done, enters=True)
+            yield done
+
+    def _next(self) -> tuple[Call, list[Request]] | None:
+        """Return the call that the scheduler chooses now, and its requests; None where nothing waits, or it
+        is too late."""
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            now = time.monotonic()
+            if not len(self._waiting) or now >= self._until:
+                return None
+            load = Load(self.slots, self._running + dispatcher.slots.busy, one_caller=True)
+            call = self._generation.next_call(
+                self._waiting, now, self._generation.at_once, load, dispatcher.stats
+            )
+            assert isinstance(call, Call)  # nothing is waited for
+            self._running += 1
+            return call, self._waiting.take(call)
 
 
 # --------------------------------------------------------------------------- coming and going

@@ -2,9 +2,9 @@
 
 One lock guards the queues, the counters and the guards; it is never held while ONNX Runtime runs, while
 inputs are checked or while an answer is given. A *ticket* stands for a call that runs; it is an object in
-the set of its generation, so that an interrupt between two lines never loses count. At most `slots` calls
-run at a time, by workers and by callers who found the session idle; `run_many` runs in its caller's thread
-beside them.
+the set of its generation, so that an interrupt between two lines never loses count. At most as many calls
+run at a time as there are slots, by workers and by callers who found the session idle; `run_many` runs in
+its caller's thread beside them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
 from netfuse_onnx.runtime.generation import Generation, Job
 from netfuse_onnx.runtime.idle import Idle
 from netfuse_onnx.runtime.isolation import Outcome, Performed
-from netfuse_onnx.runtime.moments import NEVER, seconds_until
+from netfuse_onnx.runtime.moments import NEVER, Rate, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
-from netfuse_onnx.runtime.schedule import Later, Limits
+from netfuse_onnx.runtime.schedule import Later, Limits, Load
+from netfuse_onnx.runtime.slots import Slots
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Engine, Request
 
@@ -45,8 +46,6 @@ class Dispatcher:
         self.emptied = threading.Condition(self.lock)
         self.current = Generation(1, engine, limits)
         self.old: list[Generation] = []
-        self.busy: set[object] = set()
-        """The tickets that hold a slot."""
         self.waiting = 0
         self.closing = ""
         """The reason why nothing enters any more."""
@@ -54,20 +53,23 @@ class Dispatcher:
         self.is_forked = False
         self._limits = limits
         self._fixed_slots = slots
-        self.slots = slots or max(1, engine.slots)
-        """Calls that may run at the same time."""
+        self.slots = Slots(slots or max(1, engine.slots))
+        self.rate = Rate()
 
     # ----------------------------------------------------------------------- entry
 
-    def start(self, generation: Generation, ticket: object) -> bool:
+    def start(self, generation: Generation, ticket: object, request: Request) -> bool:
         """Give a caller the slot of an idle session, in which it runs its request itself and then calls
         `finish`. False: the request must wait, or can't enter."""
         with self.lock:
-            idle = not self.waiting and len(self.busy) < self.slots
-            if self.closing or generation is not self.current or not idle:
+            if self.closing or generation is not self.current or self.waiting or not self.slots.is_free:
                 return False
+            wide = False
+            if generation.engine.wide:
+                self.rate.arrived(request.arrived)
+                wide = generation.runs_wide(request, self._load(), self.stats)
             generation.running.add(ticket)
-            self.busy.add(ticket)
+            self.slots.take(ticket, wide)
             return True
 
     def enqueue(self, generation: Generation, request: Request) -> Answer | None:
@@ -84,7 +86,8 @@ class Dispatcher:
             self.stats.accepted += 1
             generation.queue.add(request)
             self.waiting += 1
-            if len(self.busy) < self.slots:
+            self.rate.arrived(request.arrived)
+            if self.slots.is_free:
                 self.idle.wake()
             else:
                 self.idle.wake_by(request.deadline)
@@ -120,11 +123,11 @@ class Dispatcher:
                 now = time.monotonic()
                 job = self._late(now)
                 due = NEVER
-                if job is None and len(self.busy) < self.slots:
+                if job is None and self.slots.is_free:
                     job, due = self._chosen(now)
                 due = min(due, *(generation.queue.next_deadline() for generation in self._generations()))
                 if job is not None:
-                    if self.waiting and len(self.busy) < self.slots:
+                    if self.waiting and self.slots.is_free:
                         self.idle.wake()
                     self.idle.wake_by(due)
                     return job
@@ -154,7 +157,7 @@ class Dispatcher:
             while len(generation.queue):
                 ends = self.is_stopped or generation.is_retired  # nothing else arrives: nothing to wait for
                 limits = generation.at_once if ends else generation.limits
-                call = generation.next_call(generation.queue.waiting, now, limits, self.slots, self.stats)
+                call = generation.next_call(generation.queue.waiting, now, limits, self._load(), self.stats)
                 if isinstance(call, Later):
                     later = min(later, call.at)
                     break
@@ -163,7 +166,7 @@ class Dispatcher:
                 runs = [r for r in taken if r.answer is not None and r.answer.starts()]
                 if runs:
                     generation.running.add(runs[0])
-                    self.busy.add(runs[0])
+                    self.slots.take(runs[0], call.wide)
                     return Job(generation, call, runs), NEVER
         return None, later
 
@@ -173,7 +176,7 @@ class Dispatcher:
         """Give back the slot of a call, and close a generation that the last request leaves. With `looks`,
         the thread goes on to look for the next call itself, so that no other need be woken."""
         with self.lock:
-            self.busy.discard(ticket)
+            self.slots.discard(ticket)
             if self.waiting and not looks:
                 self.idle.wake()
             ends = self._left(generation, ticket)
@@ -181,24 +184,32 @@ class Dispatcher:
             generation.engine.close()
 
     def finish_one(
-        self, generation: Generation, ticket: object, request: Request, outcome: Outcome, seconds: float
+        self,
+        generation: Generation,
+        ticket: object,
+        request: Request,
+        outcome: Outcome,
+        seconds: float,
+        wide: bool,
     ) -> None:
         """Do what `finish` does, for a call of one request by itself."""
         with self.lock:
             try:
-                generation.settle_one(self.stats, request, outcome, seconds, enters=True)
+                generation.settle_one(self.stats, request, outcome, seconds, enters=True, wide=wide)
             finally:
-                self.busy.discard(ticket)
+                self.slots.discard(ticket)
                 if self.waiting:
                     self.idle.wake()
                 ends = self._left(generation, ticket)
         if ends:
             generation.engine.close()
 
-    def settle_one(self, generation: Generation, request: Request, outcome: Outcome, seconds: float) -> None:
+    def settle_one(
+        self, generation: Generation, request: Request, outcome: Outcome, seconds: float, wide: bool
+    ) -> None:
         """Count a call of one request by itself, which was accepted when it came."""
         with self.lock:
-            generation.settle_one(self.stats, request, outcome, seconds, enters=False)
+            generation.settle_one(self.stats, request, outcome, seconds, enters=False, wide=wide)
 
     def settle(self, generation: Generation, done: Performed, *, enters: bool = False) -> None:
         """Count a call that ran; with `enters`, also that its requests were accepted, which is not said when
@@ -258,7 +269,7 @@ class Dispatcher:
             before.is_retired = True
             before.count_together(self.stats)
             self.stats.swaps += 1
-            self.slots = self._fixed_slots or max(1, engine.slots)
+            self.slots.count = self._fixed_slots or max(1, engine.slots)
             self.idle.wake_all()
             ends = self._emptied(before)
         if ends:
@@ -318,9 +329,12 @@ class Dispatcher:
         self.closing = "The session was opened before this process was forked off. Open one in each process."
         self.is_stopped, self.is_forked = True, True
         self.waiting = 0
-        self.busy = set()
+        self.slots = Slots(self.slots.count)
         for generation in self._generations():
             generation.queue, generation.running, generation.is_closed = Queue(), set(), True
+
+    def _load(self) -> Load:
+        return Load(self.slots.count, self.slots.busy, self.rate.per_second)
 
     def _generations(self) -> tuple[Generation, ...]:
         return (*self.old, self.current)

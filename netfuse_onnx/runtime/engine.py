@@ -21,7 +21,7 @@ from netfuse_onnx.runtime.contract import Contract
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
 from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
-from netfuse_onnx.runtime.own import OwnSessions
+from netfuse_onnx.runtime.own import Openings, OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.placed import USES
 from netfuse_onnx.runtime.ports import KEY
@@ -65,12 +65,14 @@ class ServedFiles:
         if paths and not bundle:
             sources.check(paths, _digests(merged), self.models)
         self.rows_apart, self.slots = self.contract.apart, self.threads.workers
+        self.wide = self.calls.wide is not None
         self.clock = threads.clock(self.threads.threads, self.setup.on_cuda)
         self.check = self.contract.check
         self.packing = Packing(self.contract)
         inputs = self.contract.inputs
         self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
         """For each model, its own names of inputs by those of the first one."""
+        self._openings, self._max_rows = Openings(), options.max_rows
         self._streams: Streams | None = None
         if self.contract.buckets:
             self._prove_padding()
@@ -89,24 +91,41 @@ class ServedFiles:
             for model, own in zip(self.models, self._names, strict=True)
         ]
 
-    def prepare(self, model: int) -> None:
-        """Open a model's own session, where it has one that is not open yet. Where that fails, nothing is
-        said: the call goes another way, or tells."""
-        if self.own_sessions and not self.calls.own.has(model):
-            with suppress(Exception):
-                self.calls.own.get(model)
+    def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+        """Open the own sessions of the requests' model, where it has some that are not open yet. False: they
+        stay closed, and a merged call is to answer, because opening takes longer than is lost so; not with
+        `must`. Where opening fails, nothing is said: the call goes another way, or tells."""
+        model = requests[0].model
+        if not self.own_sessions or self.calls.own.has(model):
+            return True
+        if not must and self.contract.answers and not self._openings.pays(model, self._lost(requests)):
+            return False
+        with suppress(Exception), self._openings.timed(model):
+            self.calls.own.get(model)
+            if self.calls.wide is not None:
+                self.calls.wide.get(model)
+        return True
 
-    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+    def _lost(self, requests: Sequence[Request]) -> float:
+        """Return the seconds that a merged call of these requests alone takes longer than an own call, with
+        the longer way through it."""
+        rows = sum(request.rows for request in requests)
+        if rows > self._max_rows:
+            return float("inf")
+        times = self.costs.of(requests[0].form)
+        return max(times.merged(1, rows, rows) + AROUND - times.alone(rows), 0.0)
+
+    def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session; in several, where
-        its batch is fixed. Where that session does not open any more, because its file is gone, the merged
-        file answers, which is open. Raises CallFailed."""
+        its batch is fixed. With `wide`, on all cores. Where that session does not open any more, because its
+        file is gone, the merged file answers, which is open. Raises CallFailed."""
         if not self.own_sessions:
             return self.merged(requests)
         if len(requests) > 1 and not self.contract.side_by_side:
-            return [self.alone([request])[0] for request in requests]
+            return [self.alone([request], wide=wide)[0] for request in requests]
         packed = self.packing.alone(requests)
         try:
-            return self.calls.alone(requests[0].model, packed)
+            return self.calls.alone(requests[0].model, packed, wide)
         except FileFault:
             if not self.contract.answers:
                 raise
@@ -165,6 +184,7 @@ class ServedFiles:
 
     def told(self) -> dict[str, Any]:
         """Return how the sessions were opened. `threads_per_call` is 0 for ONNX Runtime's default;
+        `wide_calls` is True where a call that has the machine for itself may run on all cores;
         `shared_pool` is True where the program has made one pool for all sessions of the process, whose
         threads they use then; `at_once` is the number of models up to which own sessions that start at once
         take the place of a merged call, on CUDA."""
@@ -172,6 +192,7 @@ class ServedFiles:
             "provider": self.setup.names[0],
             "threads_per_call": self.threads.threads,
             "calls_at_a_time": self.threads.workers,
+            "wide_calls": self.wide,
             "shared_pool": self._shared_pool,
             "own_sessions_open": len(self.calls.own),
             "at_once": self._streams.most if self._streams else 0,
@@ -188,13 +209,19 @@ class ServedFiles:
         if self.setup.on_cuda:
             chosen = threads.given(options.threads, options.workers) or Threads(1, 1)
             return chosen, OnCuda(path, paths, self.setup, options.own_sessions, sizes)
-        chosen, first = _threads(paths[0] if paths else path, self.setup, options)
+        chosen, tried = _threads(paths[0] if paths else path, self.setup, options)
         setup = self.setup = self.setup.with_threads(chosen.threads)
+        first = tried.get(chosen.threads)
         merged = first if first is not None and not paths else open_session(path, setup)
         own = OwnSessions(paths, lambda one: open_session(one, setup), options.own_sessions, sizes)
         if paths and first is not None:
             own.put(0, first)
-        return chosen, OnCpu(merged, own)
+        wide = None
+        if chosen.on_all < 1 and paths and own.fits(times=2):
+            on_all = setup.with_threads(ALL)
+            wide = OwnSessions(paths, lambda one: open_session(one, on_all), None, sizes)
+            wide.put(0, tried[ALL])
+        return chosen, OnCpu(merged, own, wide)
 
     def _measured(self, made_up: samples.MadeUp, options: Opening) -> MeasuredCosts:
         """Return the times of calls of made-up requests, or guesses where none runs."""
@@ -212,7 +239,7 @@ class ServedFiles:
         return timing.measured(
             run_once, [made_up.form], io, count, max_rows=most[0], max_batch=most[1],
             seconds=options.calibrate, warm=USES if self.setup.on_cuda else 0,
-            took=self.clock, around=AROUND,
+            took=self.clock, around=AROUND, on_all=self.threads.on_all if self.wide else 1.0,
         )  # fmt: skip
 
 
@@ -225,18 +252,18 @@ def unknown(io: Io, models: int) -> MeasuredCosts:
     )
 
 
-def _threads(path: str, setup: Setup, options: Opening) -> tuple[Threads, Any]:
-    """Return the threads of calls, and a session of `path` that has them, where one was opened."""
+def _threads(path: str, setup: Setup, options: Opening) -> tuple[Threads, dict[int, Any]]:
+    """Return the threads of calls, and the sessions of `path` that were opened, by their threads."""
     chosen = threads.given(options.threads, options.workers)
     if chosen is not None or options.calibrate <= 0:
-        return chosen or Threads(ALL, 1), None
+        return chosen or Threads(ALL, 1), {}
 
     def opened(count: int) -> Any:
         return open_session(path, setup.with_threads(count))
 
     feeds = samples.feeds_of(opened(1), options.buckets)
     if feeds is None:
-        return Threads(ALL, 1), None
+        return Threads(ALL, 1), {}
     return threads.measured(opened, lambda session: session.run(None, feeds), options.calibrate * PART)
 
 

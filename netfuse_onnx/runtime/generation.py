@@ -11,7 +11,7 @@ from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.guard import Guard
 from netfuse_onnx.runtime.isolation import Outcome, Performed
 from netfuse_onnx.runtime.queue import Queue, waits_for
-from netfuse_onnx.runtime.schedule import Later, Limits, choose, merges_all
+from netfuse_onnx.runtime.schedule import Later, Limits, Load, choose, merges_all
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Call, Engine, Kind, Request
 from netfuse_onnx.runtime.waiting import Waiting
@@ -52,14 +52,14 @@ class Generation:
         return not self.running and not len(self.queue)
 
     def next_call(
-        self, waiting: Waiting, now: float, limits: Limits, workers: int, stats: Stats
+        self, waiting: Waiting, now: float, limits: Limits, load: Load, stats: Stats
     ) -> Call | Later:
         """Return the call that the scheduler chooses from what waits, which is something. An error of the
         scheduler must not stop the session: then the oldest request runs by itself. The dispatcher's lock is
         held."""
         kept_out = self.guard.kept_out(now)
         try:
-            call = choose(waiting, self.engine.costs, now, limits, kept_out=kept_out, workers=workers)
+            call = choose(waiting, self.engine.costs, now, limits, kept_out=kept_out, load=load)
             if isinstance(call, Later) and call.at > now:
                 return call
             if isinstance(call, Call) and waits_for(waiting, call):
@@ -72,6 +72,16 @@ class Generation:
         stats.scheduler_faults += 1
         oldest = min(waiting, key=lambda request: request.arrived)
         return Call("alone", oldest.form, ((oldest.model, 1),))
+
+    def runs_wide(self, request: Request, load: Load, stats: Stats) -> bool:
+        """Return True where a request that finds the session idle runs on all cores. The dispatcher's lock is
+        held."""
+        if load.running or not self.engine.wide:
+            return False
+        waiting = Waiting()
+        waiting.add(request)
+        call = self.next_call(waiting, request.arrived, self.at_once, load, stats)
+        return isinstance(call, Call) and call.wide
 
     def merges_all(self, form: Hashable, models: int, rows: int) -> bool:
         """Return True where one request of each of so many models, of so many rows, run in a merged call."""
@@ -105,26 +115,36 @@ class Generation:
         self._until_taught -= 1
         return self._until_taught <= 0
 
-    def _taught(self, form: Hashable, kind: Kind, rows: dict[int, int], seconds: float) -> None:
+    def _taught(
+        self, form: Hashable, kind: Kind, rows: dict[int, int], seconds: float, wide: bool = False
+    ) -> None:
         self._until_taught = 1 if seconds >= LONG else ONE_OF
-        self.engine.costs.saw(form, kind, rows, seconds)
+        self.engine.costs.saw(form, kind, rows, seconds, wide=wide)
         if self._merges:
             self._merges.clear()
 
     def settle_one(
-        self, stats: Stats, request: Request, outcome: Outcome, seconds: float, *, enters: bool
+        self,
+        stats: Stats,
+        request: Request,
+        outcome: Outcome,
+        seconds: float,
+        *,
+        enters: bool,
+        wide: bool = False,
     ) -> None:
         """Do what `settle` does, for a call of one request by its caller: quicker, because many are short."""
         if not (self.guard.is_calm and self.engine.own_sessions) or isinstance(outcome, ServingError):
             failed = isinstance(outcome, ServingError)
-            self.settle(stats, Performed("alone", (request,), (outcome,), seconds, failed), enters=enters)
+            done = Performed("alone", (request,), (outcome,), seconds, failed, wide=wide)
+            self.settle(stats, done, enters=enters)
             return
         stats.took(time.monotonic() - request.arrived)
         stats.accepted += enters
         stats.ended["answered"] += 1
-        stats.alone(1, request.rows)
+        stats.alone(1, request.rows, wide)
         if self._teaches():
-            self._taught(request.form, "alone", {request.model: request.rows}, seconds)
+            self._taught(request.form, "alone", {request.model: request.rows}, seconds, wide)
 
     def settle(self, stats: Stats, done: Performed, *, enters: bool = False) -> None:
         """Count a call that ran, and with `enters` that its requests were accepted; remember who failed. The
@@ -150,7 +170,7 @@ class Generation:
         kind: Kind = done.kind if engine.own_sessions else "merged"
         rows = self._count(stats, done, kind)
         if rows and self._teaches():
-            self._taught(done.requests[0].form, kind, rows, done.seconds)
+            self._taught(done.requests[0].form, kind, rows, done.seconds, done.wide)
 
     def _count(self, stats: Stats, done: Performed, kind: Kind) -> dict[int, int]:
         """Count a call, and return the rows of each model. Of one that failed, count the calls that ran in
@@ -167,7 +187,7 @@ class Generation:
             if not self.guard.is_calm:
                 self.guard.merged_succeeded()
         else:
-            stats.alone(len(done.requests), useful)
+            stats.alone(len(done.requests), useful, done.wide)
         return rows
 
 

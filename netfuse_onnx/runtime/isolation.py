@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Performed:
     seconds: float
     failed: bool = False
     again: Sequence[Performed] = ()
+    wide: bool = False
 
     @property
     def retried(self) -> bool:
@@ -29,19 +31,22 @@ class Performed:
         return bool(self.again)
 
 
-def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performed:
-    """Run requests of one form in one call. No request's error reaches another's outcome."""
-    began = engine.clock()
+def perform(
+    engine: Engine, kind: Kind, requests: Sequence[Request], wide: bool = False, *, must: bool = False
+) -> Performed:
+    """Run requests of one form in one call: of an own session only where that is open, or pays to open, or
+    `must` be. No request's error reaches another's outcome."""
+    if kind == "alone" and not engine.prepare(requests, must=must):
+        kind, wide = "merged", False
+    clock = time.perf_counter if wide else engine.clock
+    began = clock()
     try:
-        if kind == "alone":
-            engine.prepare(requests[0].model)
-            began = engine.clock()
-        outputs = engine.alone(requests) if kind == "alone" else engine.merged(requests)
+        outputs = engine.alone(requests, wide=wide) if kind == "alone" else engine.merged(requests)
         if len(outputs) != len(requests):
             raise RuntimeError(f"the engine gave {len(outputs)} answers to {len(requests)} requests")
-        return Performed(kind, requests, outputs, engine.clock() - began)
+        return Performed(kind, requests, outputs, clock() - began, wide=wide)
     except Exception as fault:
-        seconds = engine.clock() - began
+        seconds = clock() - began
         if len(requests) == 1 and (kind == "alone" or not engine.own_sessions):
             outcome = _as_error(fault, engine.models[requests[0].model])
             return Performed(kind, requests, (outcome,), seconds, failed=True)
@@ -51,16 +56,18 @@ def perform(engine: Engine, kind: Kind, requests: Sequence[Request]) -> Performe
     return Performed(kind, requests, [found[r] for r in requests], seconds, failed=True, again=again)
 
 
-def perform_one(engine: Engine, request: Request) -> tuple[Outcome, float]:
-    """Run one request by itself. Returns its outcome, and the seconds of the call."""
-    began = engine.clock()
+def perform_one(engine: Engine, request: Request, wide: bool = False) -> tuple[Outcome, float] | None:
+    """Run one request on its model's own session. Returns its outcome, and the seconds of the call; None
+    where that session is not open, and `perform` is to run it."""
+    if not engine.prepare((request,)):
+        return None
+    clock = time.perf_counter if wide else engine.clock
+    began = clock()
     try:
-        engine.prepare(request.model)
-        began = engine.clock()
-        (outputs,) = engine.alone((request,))
-        return outputs, engine.clock() - began
+        (outputs,) = engine.alone((request,), wide=wide)
+        return outputs, clock() - began
     except Exception as fault:
-        return _as_error(fault, engine.models[request.model]), engine.clock() - began
+        return _as_error(fault, engine.models[request.model]), clock() - began
 
 
 def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Performed]:
@@ -69,7 +76,7 @@ def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[
     groups: dict[int | Request, list[Request]] = {}
     for request in requests:
         groups.setdefault(request.model if by_model else request, []).append(request)
-    return [perform(engine, "alone", group) for group in groups.values()]
+    return [perform(engine, "alone", group, must=True) for group in groups.values()]
 
 
 def late(model: str, seconds: float) -> Timeout:

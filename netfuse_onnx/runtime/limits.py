@@ -1,8 +1,9 @@
-"""The bounds of calls."""
+"""The bounds of calls, and what a choice of the next one must know of the others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,19 @@ class Limits:
     """Models have sessions of their own. Else every call is a merged call."""
     max_wait: float = 0.0
     """Seconds that a request may wait on purpose until a merged call pays."""
+
+
+class Load(NamedTuple):
+    """The calls and requests beside those that wait."""
+
+    workers: int = 1
+    """Calls that may run at the same time."""
+    running: int = 0
+    """Calls that do."""
+    rate: float = 0.0
+    """Requests that arrive in a second."""
+    one_caller: bool = False
+    """One caller brought all that waits, and goes on when he has the last answer."""
+
+
+NO_LOAD = Load()

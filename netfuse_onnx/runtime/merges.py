@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from netfuse_onnx.runtime.schedule import Limits, Waiting, choose
+from netfuse_onnx.runtime.schedule import Limits, Load, Waiting, choose
 from netfuse_onnx.runtime.types import Call, Costs, Request
 
 
@@ -23,7 +23,7 @@ def merges_from(
     waiting = Waiting()
     for model in range(models):
         waiting.add(Request(model, (), rows, form, float(model)))
-        call = choose(waiting, costs, float(models), limits or Limits(), workers=workers)
+        call = choose(waiting, costs, float(models), limits or Limits(), load=Load(workers))
         if isinstance(call, Call) and call.kind == "merged":
             return model + 1
     return None

@@ -1,4 +1,4 @@
-"""The models' own sessions, opened when they are first asked for.
+"""The models' own sessions, opened when they are asked for and that pays.
 
 A session costs memory of its own even where its weights lie in a file that others map as well: ONNX Runtime
 copies the matrices of products and convolutions into the order that its kernels read, as many bytes again as
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 SHARE_OF_MEMORY = 4
@@ -66,6 +68,10 @@ class OwnSessions:
             count += 1
         return count
 
+    def fits(self, times: int) -> bool:
+        """Return True where the sessions of all models, so many times over, are kept open."""
+        return self.most >= len(self.paths) and times * sum(self.sizes) <= self.most_bytes
+
     def get(self, model: int) -> Any:
         """Return the session of a model, opened if need be. Raises what `open` raises."""
         session = self._found(model)
@@ -103,6 +109,35 @@ class OwnSessions:
             if session is not None:
                 self._kept.move_to_end(model)
             return session
+
+
+class Openings:
+    """Tells when it pays to open the session of a model.
+
+    To open one takes as long as many calls. Until then merged calls answer the model's requests, which take
+    longer than calls of its own. It is opened when the time that was lost so has reached that of opening:
+    then at most twice as much is lost as by somebody who knows which requests will come (the rule by which
+    one rents skis before buying them). Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._seconds, self._count = 0.0, 0
+        self._lost: dict[int, float] = {}
+
+    def pays(self, model: int, lost: float) -> bool:
+        """Take in the seconds that a model's next requests lose without a session; True where it now pays to
+        open one. Nothing is known of the first: it does."""
+        total = self._lost[model] = self._lost.get(model, 0.0) + lost
+        return not self._count or total >= self._seconds / self._count
+
+    @contextmanager
+    def timed(self, model: int) -> Iterator[None]:
+        """Note the time that opening takes. What was lost before is forgotten: the session may be closed
+        again."""
+        self._lost.pop(model, None)
+        began = time.perf_counter()
+        yield
+        self._seconds, self._count = self._seconds + time.perf_counter() - began, self._count + 1
 
 
 def memory() -> int:

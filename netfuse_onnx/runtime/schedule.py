@@ -14,13 +14,19 @@ per second alone can't see that: in simulation it had a p99 up to 1.4 times that
 with two workers, and up to 1.8 times where one model has most of the requests, whose batch costs little more
 than one of them.
 
-**How many rows on an own session.** Twice as many, again and again, while those who wait behind gain more
+**How many rows on an own session.** The most of 1, 2, 4 and so on with which those who wait behind gain more
 time together than those in the batch lose (`_batch`). Where rows cost little that is all of them; where a
 batch costs as much as its rows one by one it is one, and nobody waits for the rows of others.
 
-**Oldest first.** Every call takes the oldest request of all, and no worker is idle while one waits. So a
-request starts after at most as many calls as there were requests before it, as if they were served one by
-one: with Q before it, calls of at most T seconds and w workers within max_wait + (Q / w + 1) T seconds.
+**On how many cores.** Calls run side by side, each on a few cores, because that serves most. A call that has
+the machine for itself ends sooner on all of them. So an own call that starts while no other runs is *wide*
+where that shortens the sum of all waiting times (`_is_wide`): as a rule where little waits and few arrive.
+For one caller who waits for all answers the last one counts.
+
+**Oldest first.** Every call takes the oldest request of all, and no worker is idle while one waits, but
+beside a wide call. So a request starts after at most as many calls as there were requests before it, as if
+they were served one by one: with Q before it, calls of at most T seconds and w workers within
+max_wait + (Q / w + 1) T seconds, and 2 T more where calls are wide.
 
 The queue hands over `Waiting`: a line for each form and model that waits, and nothing for the others, so
 that a choice costs as much for 20 waiting models of 1,000 as for 20 of 20.
@@ -31,12 +37,12 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 
-from netfuse_onnx.runtime.limits import Limits
+from netfuse_onnx.runtime.limits import NO_LOAD, Limits, Load
 from netfuse_onnx.runtime.types import Call, Costs, FormCosts
 from netfuse_onnx.runtime.waiting import Line, Waiting
 from netfuse_onnx.runtime.ways import GAIN, Ways
 
-__all__ = ["Later", "Limits", "Waiting", "choose"]
+__all__ = ["Later", "Limits", "Load", "Waiting", "choose"]
 
 BEHIND = 2
 """A row that waits behind a batch stands for so many that gain from its early end: itself, and one that comes
@@ -57,13 +63,13 @@ def choose(
     limits: Limits,
     *,
     kept_out: Collection[int] = (),
-    workers: int = 1,
+    load: Load = NO_LOAD,
 ) -> Call | Later | None:
     """Return the call that a free worker runs now, the time at which to look again, or None where nothing
     waits.
 
     `now` is in seconds of the clock of `Request.arrived`. `kept_out` has the models that take no part in
-    merged calls; `workers` counts the calls that may run at the same time.
+    merged calls.
     """
     if not waiting.lines:
         return None
@@ -74,14 +80,15 @@ def choose(
         if _is_too_little(waiting.rows, times, limits):
             most = 0
         else:
-            most = _merged_rows(line, Ways(lines, times, limits, kept_out, workers), limits)
+            most = _merged_rows(line, Ways(lines, times, limits, kept_out, load.workers), limits)
         if most:
             most = max(most, line.first)  # more only where there are no own sessions
             return Call("merged", form, _together(lines, most, limits, kept_out))
         if limits.max_wait > 0 and now < line.arrived + limits.max_wait:
             return Later(line.arrived + limits.max_wait)
     most = _batch(line.rows, waiting.rows, times, limits.max_batch)
-    return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),))
+    wide = limits.own_sessions and _is_wide(waiting, most, times, load)
+    return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),), wide)
 
 
 def _is_too_little(rows: int, times: FormCosts, limits: Limits) -> bool:
@@ -133,19 +140,42 @@ def _merged_rows(oldest: Line, ways: Ways, limits: Limits) -> int:
 def _batch(rows: int, waiting: int, times: FormCosts, most: int) -> int:
     """Return how many of a line's rows an own call takes: 1, 2, 4 and so on, or all that it may.
 
-    A call of `more` rows, in place of one of `few` and one of the rest after it, ends earlier by `saved`.
-    That is what everyone behind gains. The first `few` rows wait for the others.
+    A call of `more` rows, in place of calls of `few` and one of the rest after them, ends earlier by `saved`.
+    That is what everyone behind gains. The first rows wait for the others. All sizes are looked at: times
+    are measured, and one of a few rows that seems too long must hide none of many.
     """
-    few, most = 1, min(rows, most)
-    while few < most:
-        more = min(2 * few, most)
-        first, second, both = times.alone(few), times.alone(more - few), times.alone(more)
-        saved = first + second - both
-        lost = few * (both - first) - (more - few) * saved
-        if BEHIND * saved * (waiting - more) < lost:
-            break
-        few = more
+    few = more = 1
+    most = min(rows, most)
+    while more < most:
+        more = min(2 * more, most)
+        calls, rest = divmod(more, few)
+        each, last, both = times.alone(few), times.alone(rest) if rest else 0.0, times.alone(more)
+        saved = calls * each + last - both
+        ends = few * each * calls * (calls + 1) / 2 + rest * (calls * each + last)
+        if BEHIND * saved * (waiting - more) >= more * both - ends:
+            few = more
     return few
+
+
+def _is_wide(waiting: Waiting, most: int, times: FormCosts, load: Load) -> bool:
+    """Return True where calls of so many rows are better run one after the other on all cores than side by
+    side.
+
+    One after the other, the k-th of c calls ends after k wide ones. Where one caller waits for all, the last
+    end counts; else all ends together. Requests that arrive meanwhile wait as well, which a free worker would
+    have served at once: as many as arrive in the seconds of all calls, each for as long. (Half as long is
+    right while they are few; as much makes up for those that arrive in clusters.)
+    """
+    wide, beside = times.wide(most), times.alone(most)
+    if load.running or wide >= beside:
+        return False
+    calls = sum([-(-line.rows // most) for lines in waiting.lines.values() for line in lines.values()])
+    rounds, rest = divmod(calls, load.workers)
+    if load.one_caller:
+        return calls * wide < (rounds + (rest > 0)) * beside
+    ends_wide = wide * calls * (calls + 1) / 2
+    ends_beside = beside * (load.workers * rounds * (rounds + 1) / 2 + rest * (rounds + 1))
+    return ends_wide + load.rate * (calls * wide) ** 2 < ends_beside
 
 
 def _together(

@@ -19,7 +19,7 @@ from netfuse_onnx.runtime.direct import run_directly
 from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
-from netfuse_onnx.runtime.isolation import perform_one
+from netfuse_onnx.runtime.isolation import perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.queue import Answer
 from netfuse_onnx.runtime.schedule import Limits
@@ -91,11 +91,11 @@ class Serving:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout)
             try:
-                if dispatcher.start(generation, ticket):
+                if dispatcher.start(generation, ticket, request):
                     return self._run_here(generation, request, ticket)
             finally:
                 if ticket in generation.running:  # interrupted
-                    dispatcher.busy.discard(ticket)  # before any call of ours, where another could come
+                    dispatcher.slots.discard(ticket)  # before any call of ours, where another could come
                     generation.running.discard(ticket)
                     dispatcher.finish(generation, ticket)
             if self._workers.are_current:  # a callback, whose worker can't wait for itself
@@ -196,7 +196,7 @@ class Serving:
             engine = dispatcher.current.engine
             kept_out = dispatcher.kept_out(dispatcher.current, time.monotonic())
             told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
-            told["workers"] = dispatcher.slots
+            told["workers"] = dispatcher.slots.count
             told["threads"] = self._workers.alive
             told["sessions"] = engine.told()
         told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
@@ -266,8 +266,17 @@ class Serving:
         return seconds
 
     def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        outcome, seconds = perform_one(generation.engine, request)
-        self._dispatcher.finish_one(generation, ticket, request, outcome, seconds)
+        dispatcher = self._dispatcher
+        wide = dispatcher.slots.is_wide(ticket)
+        found = perform_one(generation.engine, request, wide)
+        if found is not None:
+            outcome, seconds = found
+            dispatcher.finish_one(generation, ticket, request, outcome, seconds, wide)
+        else:
+            done = perform(generation.engine, "merged", (request,))
+            (outcome,) = done.outcomes
+            dispatcher.settle(generation, done, enters=True)
+            dispatcher.finish(generation, ticket)
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome

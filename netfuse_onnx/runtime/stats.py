@@ -36,6 +36,7 @@ class Stats:
         self.padded_rows = 0
         self.retries = 0
         self.scheduler_faults = 0
+        self.wide_calls = 0
         self.swaps = 0
         self.seconds = 0.0
         self._latest: deque[float] = deque(maxlen=WINDOW)
@@ -63,9 +64,10 @@ class Stats:
         self._latest.extend([seconds] * requests)
         self._buckets[bisect_left(BUCKETS, seconds)] += requests
 
-    def alone(self, requests: int, rows: int) -> None:
+    def alone(self, requests: int, rows: int, wide: bool = False) -> None:
         """Count a call of a model's own session."""
         self.calls["alone"] += 1
+        self.wide_calls += wide
         self.requests_in["alone"] += requests
         self.useful_rows += rows
 
@@ -92,6 +94,7 @@ class Stats:
                 "refused": dict(self.refused),
             },
             "calls": {kind: self.calls[kind] for kind in ("alone", "merged")},
+            "wide_calls": self.wide_calls,
             "failed_calls": {kind: self.failed_calls[kind] for kind in ("alone", "merged")},
             "requests_in_calls": {kind: self.requests_in[kind] for kind in ("alone", "merged")},
             "models_per_merged_call": self.models_in_merged / merged if merged else 0.0,
@@ -130,6 +133,7 @@ METRICS = (
     ("requests_total", "counter", "Requests by how they ended."),
     ("refused_total", "counter", "Requests refused before the queue, by the kind of error."),
     ("calls_total", "counter", "Runs of ONNX Runtime that succeeded, by kind."),
+    ("wide_calls_total", "counter", "Calls of one model that had all cores for themselves."),
     ("failed_calls_total", "counter", "Runs of ONNX Runtime that failed, by kind."),
     ("requests_in_calls_total", "counter", "Requests answered by calls of a kind."),
     ("models_in_merged_calls_total", "counter", "Models with a request in a merged call."),
@@ -162,6 +166,7 @@ def samples(stats: Mapping[str, Any]) -> dict[str, float]:
     for name in ("calls", "failed_calls", "requests_in_calls"):
         for kind, number in stats[name].items():
             put(f"{name}_total", number, kind=kind)
+    put("wide_calls_total", stats["wide_calls"])
     put("models_in_merged_calls_total", round(stats["models_per_merged_call"] * stats["calls"]["merged"]))
     for use in ("useful", "padded"):
         put("rows_total", stats["rows"][use], use=use)

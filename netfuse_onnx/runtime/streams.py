@@ -33,10 +33,12 @@ class SteadyCosts(MeasuredCosts):
         super().__init__(times.io, times.models, dict.fromkeys(costs.forms(), times), size_of)
         self._changes, self._known = changes, changes()
 
-    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+    def saw(
+        self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float, *, wide: bool = False
+    ) -> None:
         changes = self._changes()
         if changes == self._known:
-            super().saw(form, kind, rows, seconds)
+            super().saw(form, kind, rows, seconds, wide=wide)
         self._known = changes
 
 

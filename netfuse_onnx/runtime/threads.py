@@ -3,7 +3,8 @@
 As many calls run at a time as have cores. One thread each serves the most requests as a rule, because threads
 that share an operator wait for each other; one call on all cores answers a single request first. Of the
 numbers of threads that serve nearly the most rows per second, the one with the quickest call is chosen: a
-server that is faster idle and slower under load loses when it matters.
+server that is faster idle and slower under load loses when it matters. Where a call on all cores is clearly
+quicker still, own sessions are opened for such calls too, and the scheduler chooses for each call.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Threads:
 
     threads: int
     workers: int
+    on_all: float = 1.0
+    """The time of a call on all cores, as a part of that of one with `threads`; 1 where it is not clearly
+    quicker."""
 
 
 def given(threads: int | None, workers: int | None, *, have: int | None = None) -> Threads | None:
@@ -54,9 +58,9 @@ def measured(
     *,
     have: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Threads, Any]:
-    """Return the best threads and a session that has them. `open` opens one with so many threads, and `run`
-    runs one row of one model on it. After `seconds`, no further number is tried."""
+) -> tuple[Threads, dict[int, Any]]:
+    """Return the best threads, and the sessions that were tried, by their threads. `open` opens one with so
+    many threads, and `run` runs one row of one model on it. After `seconds`, no further number is tried."""
     have, end = have or cores(), clock() + seconds
     sessions = {1: open(1), ALL: open(ALL)}
     times = {count: _first(run, session, clock) for count, session in sessions.items()}
@@ -75,7 +79,8 @@ def measured(
         for _ in _rounds(end, clock):
             times[fewer] = min(times[fewer], _timed(run, session, clock))
     threads = best(times, have)
-    return Threads(threads, _at_a_time(threads, have)), sessions[threads]
+    on_all = times[ALL] / max(times[threads], 1e-9)
+    return Threads(threads, _at_a_time(threads, have), on_all if CLOSE * on_all < 1 else 1.0), sessions
 
 
 def best(times: Mapping[int, float], have: int) -> int:

@@ -78,6 +78,7 @@ def measured(
     clock: Callable[[], float] = time.perf_counter,
     took: Callable[[], float] | None = None,
     around: float = 0.0,
+    on_all: float = 1.0,
 ) -> MeasuredCosts:
     """Time calls of all sizes of the first form, then of the others, in the seconds that are given.
 
@@ -88,7 +89,8 @@ def measured(
 
     `forms` has at least one; `size` tells the work of a row of a form, for forms that were never timed.
     `took` is the clock by which calls are timed, by default that of the given seconds; `around` are the
-    seconds around each call, which the costs have in them.
+    seconds around each call, and `on_all` is the part of its time that an own call takes on all cores: the
+    costs have both in them.
     """
     end = clock() + seconds
     plan = Plan(io, models, max_rows, max_batch)
@@ -98,8 +100,8 @@ def measured(
             not times
             or clock() + times[forms[0]].alone(1) * size(sizes_of(form)) / size(sizes_of(forms[0])) < end
         ):
-            times[form] = _curves(plan, _timed(plan, run, form, end, clock, took or clock, rounds, warm))
-            times[form].around = around
+            found = _curves(plan, _timed(plan, run, form, end, clock, took or clock, rounds, warm))
+            times[form] = FormTimes(io, models, found.own, found.together, around, on_all)
     return MeasuredCosts(io, models, times, size)
 
 

@@ -54,6 +54,8 @@ class Call:
     kind: Kind
     form: Hashable
     taken: tuple[tuple[int, int], ...]
+    wide: bool = False
+    """The call runs on all cores, and no other beside it. Merged calls never do."""
 
 
 class FormCosts(Protocol):
@@ -64,6 +66,9 @@ class FormCosts(Protocol):
 
     def alone(self, rows: int) -> float:
         """Return the time of a call of one model's own session with so many rows."""
+
+    def wide(self, rows: int) -> float:
+        """Return the time of such a call on all cores; that of `alone` where there is no quicker one."""
 
     def served(self, rows: int, most: int) -> tuple[float, float]:
         """Return the time of calls that serve so many rows of a model on its own session, with the number of
@@ -87,7 +92,9 @@ class Costs(Protocol):
     def merged(self, form: Hashable, rows: Mapping[int, int]) -> float:
         """Return the time of a merged call with so many rows of each model in it."""
 
-    def saw(self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float) -> None:
+    def saw(
+        self, form: Hashable, kind: Kind, rows: Mapping[int, int], seconds: float, *, wide: bool = False
+    ) -> None:
         """Take a call that ran into the running mean of its kind."""
 
 
@@ -117,9 +124,11 @@ class Engine(Protocol):
     """True where each row's outputs depend on that row alone: rows of several requests may share a batch."""
     slots: int
     """Calls that pay to run at the same time."""
+    wide: bool
+    """True where a model's own call can also run on all cores, by itself."""
     clock: Callable[[], float]
     """The clock by which calls are timed, in seconds: of the processor where a call has one thread, so that
-    neither other processes nor Python's lock seem to make calls longer."""
+    neither other processes nor Python's lock seem to make calls longer. Wide calls have that of the wall."""
 
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
@@ -128,10 +137,12 @@ class Engine(Protocol):
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""
 
-    def prepare(self, model: int) -> None:
-        """Open the session of a model, so that the time of a call is not that of opening."""
+    def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+        """Open the session of the requests' model, so that the time of a call is not that of opening. False:
+        it is not open, and a merged call is to answer, because opening takes longer than is lost so. With
+        `must` it is opened in any case."""
 
-    def alone(self, requests: Sequence[Request]) -> list[Outputs]:
+    def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:

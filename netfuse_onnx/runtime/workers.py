@@ -25,7 +25,7 @@ class Workers:
 
     def ensure(self) -> None:
         """Start the threads that are missing. RuntimeError where there are none and none can be started."""
-        wanted = self._dispatcher.slots + 1
+        wanted = self._dispatcher.slots.count + 1
         if len(self.threads) >= wanted:
             return
         with self._lock:
@@ -97,11 +97,15 @@ def _do(dispatcher: Dispatcher, job: Job) -> None:
         return
     if job.call.kind == "alone" and len(job.requests) == 1:
         (request,) = job.requests
-        outcome, seconds = perform_one(job.generation.engine, request)
-        dispatcher.settle_one(job.generation, request, outcome, seconds)
-        answer(request, outcome)
-        return
-    done = perform(job.generation.engine, job.call.kind, job.requests)
+        found = perform_one(job.generation.engine, request, job.call.wide)
+        if found is not None:
+            outcome, seconds = found
+            dispatcher.settle_one(job.generation, request, outcome, seconds, job.call.wide)
+            answer(request, outcome)
+            return
+        done = perform(job.generation.engine, "merged", job.requests)
+    else:
+        done = perform(job.generation.engine, job.call.kind, job.requests, job.call.wide)
     dispatcher.settle(job.generation, done)
     for request, outcome in zip(done.requests, done.outcomes, strict=True):
         answer(request, outcome)
