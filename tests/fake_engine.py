@@ -136,6 +136,9 @@ class FakeEngine:
     def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
         return must or requests[0].model not in self.unopened
 
+    def is_open(self, model: int) -> bool:
+        return model not in self.unopened
+
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         assert len({request.model for request in requests}) == 1
         return self._run("alone", requests, wide)

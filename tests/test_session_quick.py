@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, behind, feeds, right, serving
+from test_session_files import Sources, bundle, opening, x
 
 from netfuse_onnx.runtime.errors import CallFailed
 from netfuse_onnx.runtime.generation import QUICK
@@ -96,6 +99,59 @@ def test_waiting_on_purpose_waits() -> None:
     with serving(served, max_wait=0.01) as session:
         assert right(served, "a", 1, session.submit("a", feeds(1)).result(30))
         assert threading.current_thread().name not in threads
+
+
+def test_a_model_whose_session_is_not_open_makes_nobody_wait_who_submits(tmp_path: Path) -> None:
+    """To open it takes as long as thousands of short calls, and so does a merged call of many models."""
+    served, threads = engine(QUICK / 2)
+    served.unopened = {1}
+    with serving(served) as session:
+        assert right(served, "b", 2, session.submit("b", feeds(2)).result(30))
+        assert threading.current_thread().name not in threads
+    opened: list[str] = []
+    with opening(bundle(tmp_path)) as session:
+        files: Any = session._dispatcher.current.engine
+        opens = files.calls.own._open
+
+        def noted(path: str) -> Any:
+            opened.append(threading.current_thread().name)
+            return opens(path)
+
+        files.calls.own._open = noted
+        files.costs = FakeCosts()
+        files.costs._times = Times(QUICK / 2)
+        sources = Sources(tmp_path)
+        for model in session.models:
+            sources.right(model, x(2), session.submit(model, x(2)).result(30))
+            sources.right(model, x(3), session.submit(model, x(3)).result(30))
+        assert opened and threading.current_thread().name not in opened
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_callbacks_that_submit_the_next_request_make_no_deep_calls(sessions: int) -> None:
+    over, deepest, left = threading.Event(), 0, 1000
+    opened = [serving(engine(1e-9)[0]) for _ in range(sessions)]
+
+    def submit_next(_: object) -> None:
+        nonlocal deepest, left
+        deepest, left = max(deepest, depth()), left - 1
+        if left:
+            opened[left % sessions].submit("a", feeds(1)).add_done_callback(submit_next)
+        else:
+            over.set()
+
+    with opened[0], opened[-1]:
+        opened[0].submit("a", feeds(1)).add_done_callback(submit_next)
+        assert over.wait(30), "the chain broke"
+        assert deepest < 200
+
+
+def depth() -> int:
+    """Return the number of calls that the current one is in."""
+    frame, found = inspect.currentframe(), 0
+    while frame is not None:
+        frame, found = frame.f_back, found + 1
+    return found
 
 
 def test_a_closed_session_takes_nothing() -> None:

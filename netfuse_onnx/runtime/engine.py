@@ -98,7 +98,7 @@ class ServedFiles:
         stay closed, and a merged call is to answer, because opening takes longer than is lost so; not with
         `must`. Where opening fails, nothing is said: the call goes another way, or tells."""
         model = requests[0].model
-        if not self.own_sessions or self.calls.own.has(model):
+        if not self.own_sessions or self.is_open(model):
             return True
         can_wait = self.contract.answers and not _is_own(requests)
         if not must and can_wait and not self._openings.pays(model, self._lost(requests)):
@@ -106,6 +106,10 @@ class ServedFiles:
         with suppress(Exception), self._openings.timed(model):
             self._open(model)
         return True
+
+    def is_open(self, model: int) -> bool:
+        """Return True where the own session of a model is open."""
+        return self.calls.own.has(model)
 
     def warm_up(self, models: Sequence[str] | None = None) -> int:
         """Open the own sessions of models, by default of as many as are kept open together, and return how

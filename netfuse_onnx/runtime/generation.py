@@ -84,6 +84,8 @@ class Generation:
         so few requests arrive in a second that callers who wait for their own calls lose nothing."""
         if not self.engine.own_sessions or self.limits.max_wait > 0:
             return False
+        if not self.engine.is_open(request.model):  # to open it, or a merged call meanwhile, takes long
+            return False
         seconds = self.engine.costs.of(request.form).alone(request.rows)
         return seconds <= QUICK and rate * seconds < SELDOM
 

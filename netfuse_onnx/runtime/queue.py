@@ -6,7 +6,9 @@ A queue has no lock of its own: whoever uses it holds the lock of its dispatcher
 from __future__ import annotations
 
 import heapq
+import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from itertools import count
 from typing import TYPE_CHECKING
@@ -61,9 +63,37 @@ class Answer(Future[Outputs]):
         return entry is not None
 
 
+class Answered(Future[Outputs]):
+    """The future of a request that has run: its callbacks run at once, in the thread that adds them."""
+
+    def add_done_callback(self, fn: Callable[[Future[Outputs]], object]) -> None:
+        """Call `fn`, and say so to those who ask meanwhile."""
+        before, _HERE.in_callback = _HERE.in_callback, True
+        try:
+            super().add_done_callback(fn)
+        finally:
+            _HERE.in_callback = before
+
+
+class _Here(threading.local):
+    """The state of a thread."""
+
+    in_callback = False
+
+
+_HERE = _Here()
+
+
+def is_in_callback() -> bool:
+    """Return True in a callback of a request that had run when the callback was added. Such a callback that
+    submits the next request, and adds itself to it, must return before that one runs: else each would call
+    the next, deeper and deeper, until Python refuses."""
+    return _HERE.in_callback
+
+
 def answered(outcome: Outputs | ServingError) -> Future[Outputs]:
     """Return the future of a request that has run."""
-    future: Future[Outputs] = Future()
+    future = Answered()
     if isinstance(outcome, ServingError):
         future.set_exception(outcome)
     else:

@@ -21,7 +21,7 @@ from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
 from netfuse_onnx.runtime.isolation import Outcome, perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
-from netfuse_onnx.runtime.queue import Answer, answered
+from netfuse_onnx.runtime.queue import Answer, answered, is_in_callback
 from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.stats import exposition, quantile, samples
@@ -106,17 +106,18 @@ class Serving:
 
         The inputs are copied, so that the caller may write to its arrays at once. On an idle session, a call
         that takes less time than to hand it over runs at once, in the caller's thread.
-        Callbacks of the future run in a worker of the session, which takes no call meanwhile: they should be
-        short, and may call `run`, but not wait for a future of this session.
+        Callbacks of the future run in a worker of the session, which takes no call meanwhile, or at once
+        where the request has run: they should be short, and may call `run` and `submit`, but not wait for a
+        future of this session.
         """
         dispatcher = self._dispatcher
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
-            if not dispatcher.waiting and generation.is_quick(request, dispatcher.rate.per_second):
-                outcome = self._run_here(generation, request)
-                if outcome is not None:
-                    return answered(outcome)
+            quick = not dispatcher.waiting and generation.is_quick(request, dispatcher.rate.per_second)
+            outcome = self._run_here(generation, request) if quick and not is_in_callback() else None
+            if outcome is not None:
+                return answered(outcome)
             answer = dispatcher.enqueue(generation, request)
             if answer is not None:
                 self._look_after(answer)

@@ -142,6 +142,10 @@ class Engine(Protocol):
         it is not open, and a merged call is to answer, because opening takes longer than is lost so. With
         `must` it is opened in any case."""
 
+    def is_open(self, model: int) -> bool:
+        """Return True where the session of a model is open, so that an own call takes its time and no
+        more."""
+
     def warm_up(self, models: Sequence[str] | None = None) -> int:
         """Open the own sessions of models, by default of as many as are kept open together, and return how
         many are open. Raises UnknownModel."""
