@@ -165,9 +165,29 @@ def test_estimates_of_wide_calls_follow_those_that_run() -> None:
     for _ in range(100):
         known.saw(FORM, "alone", {0: 1}, 9.0, wide=True)
     assert times.wide(1) == times.alone(1), "no slower than an own call, in which case none is chosen"
+    for _ in range(4_000):
+        known.saw(FORM, "alone", {0: 1}, 1.0)
+        assert times.wide(1) == times.alone(1)
     for _ in range(10_000):
         known.saw(FORM, "alone", {0: 1}, 1.0)
     assert times.wide(1) == pytest.approx(0.5, rel=0.01), "and tried again after a while"
+
+
+@pytest.mark.parametrize(("truth", "most"), [(1.5, 25), (1.02, 75), (3.0, 25)])
+def test_wide_calls_that_are_slower_are_seldom_tried(truth: float, most: int) -> None:
+    """Every request comes alone, and each call is counted: the measured time was too good, or cores are busy now."""
+    known = costs(0.5)
+    times, wide = known.of(()), 0
+    for _ in range(5_000):
+        is_wide = times.wide(1) < times.alone(1)
+        wide += is_wide
+        known.saw((), "alone", {0: 1}, truth if is_wide else 1.0, wide=is_wide)
+    assert 0 < wide <= most
+    other = known.of((3, 7))
+    assert other.wide(1) == other.alone(1), "other sizes know of it"
+    for _ in range(14_000):
+        known.saw((3, 7), "alone", {0: 1}, other.alone(1))
+    assert other.wide(1) < other.alone(1), "and try again as well"
 
 
 # --------------------------------------------------------------------------- slots, and a session

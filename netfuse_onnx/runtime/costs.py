@@ -35,7 +35,8 @@ NEW = 10
 those of another form, in proportion."""
 FADE = 1e-4
 """With each own call the estimate of merged calls fades by this part, and with the next merged call it is
-back. So merged calls that seemed too slow are tried again, once in thousands of calls. So do wide calls."""
+back. So merged calls that seemed too slow are tried again, once in thousands of calls. So are wide calls, the
+sooner the less slow they seemed."""
 MOST_FORMS = 256
 """Most forms whose times are kept; the one that was first seen longest ago goes, but never the first of
 all."""
@@ -134,7 +135,7 @@ class FormTimes:
         self.around = around
         """Seconds in which a call is chosen, handed over and counted: part of its time, but not timed with
         it."""
-        self.on_all, self._least_on_all = on_all, on_all
+        self.on_all, self._least_on_all, self._faded_on_all = on_all, on_all, 1.0
         self.new = 0
         """Calls that still say how wrong the times are that were taken from another form."""
         self.faded = 1.0
@@ -148,7 +149,13 @@ class FormTimes:
         return self.own(rows) + self.around
 
     def wide(self, rows: int) -> float:
-        return self.own(rows) * self.on_all + self.around
+        return self.own(rows) * self._part_on_all() + self.around
+
+    def _part_on_all(self) -> float:
+        """Return the part of its time that an own call takes on all cores, at most 1. Fading makes it no
+        smaller than it was once measured."""
+        part = self.on_all * self._faded_on_all
+        return min(max(part, min(self._least_on_all, self.on_all)), 1.0)
 
     def served(self, rows: int, most: int) -> tuple[float, float]:
         known = self._served.get((rows, most))
@@ -188,7 +195,10 @@ class FormTimes:
     def scaled(self, factor: float) -> FormTimes:
         """Return these times multiplied by a factor: those of a form whose size is another."""
         merged = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
-        return FormTimes(self.io, self.models, self.own.scaled(factor), merged, self.around, self.on_all)
+        own = self.own.scaled(factor)
+        times = FormTimes(self.io, self.models, own, merged, self.around, self._least_on_all)
+        times.on_all, times._faded_on_all = self.on_all, self._faded_on_all
+        return times
 
     def estimate(self, factor: float) -> FormTimes:
         """Return the times of a form whose calls are taken to cost so many times as much."""
@@ -197,9 +207,11 @@ class FormTimes:
         return times
 
     def move_wide(self, total: int, seconds: float) -> None:
-        """Take a wide call that ran into the running mean of their part of the time."""
+        """Take a wide call that ran into the running mean of their part of the time. It may be above 1, so
+        that calls that are slower on all cores are seldom tried again."""
+        step, self._faded_on_all = max(STEP, 1 - self._faded_on_all), 1.0
         ratio = _within(seconds / (self.own(total) * self.on_all), FARTHEST)
-        self.on_all = min(self.on_all * (1 + STEP * (ratio - 1)), 1.0)
+        self.on_all = min(self.on_all * (1 + step * (ratio - 1)), FARTHEST)
 
     def move(self, kind: Kind, models: int, most: int, total: int, seconds: float) -> None:
         """Take a call that ran into the running mean."""
@@ -207,7 +219,7 @@ class FormTimes:
         step = STEP
         if kind == "alone":
             self.faded *= 1 - FADE
-            self.on_all = max(self.on_all * (1 - FADE), self._least_on_all)
+            self._faded_on_all *= 1 - FADE
             expected = self.own(total)
         else:
             step = max(step, 1 - self.faded)  # it was not seen for long

@@ -82,9 +82,16 @@ MUTATIONS = (
     mutation(
         "wide-calls-are-never-tried-again",
         COSTS,
-        "self.on_all = max(self.on_all * (1 - FADE), self._least_on_all)",
+        "self._faded_on_all *= 1 - FADE",
         "pass",
         "test_wide_calls.py::test_estimates_of_wide_calls_follow_those_that_run",
+    ),
+    mutation(
+        "wide-calls-that-lose-alternate-with-others",
+        COSTS,
+        "(1 + step * (ratio - 1)), FARTHEST)",
+        "(1 + step * (ratio - 1)), 1.0)",
+        "test_wide_calls.py::test_wide_calls_that_are_slower_are_seldom_tried",
     ),
     mutation(
         "a-wide-call-teaches-the-others",
