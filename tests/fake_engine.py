@@ -146,7 +146,7 @@ class FakeEngine:
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         return self._run("merged", requests)
 
-    def warm_up(self, models: Sequence[str] | None = None) -> int:
+    def warm_up(self, models: Sequence[str] | None, ends: Callable[[], bool]) -> int:
         return 0
 
     def alike(self, pairs: object, pays: object) -> None:

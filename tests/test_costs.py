@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, given, size_of
+from netfuse_onnx.runtime.costs import MOST_FORMS, Curve, FormTimes, MeasuredCosts, given, size_of
 from netfuse_onnx.runtime.timing import GUESS, measured
 from netfuse_onnx.runtime.types import Io, Kind
 from netfuse_onnx.runtime.ways import GAIN
@@ -202,3 +204,24 @@ def test_rows_are_served_in_the_batches_that_cost_least() -> None:
     assert times.served(8, 64) == (6.0, 1.5)
     assert times.served(8, 1) == (8.0, 1.0)
     assert times.served(1, 64) == (1.0, 1.0)
+
+
+def test_threads_may_ask_for_more_forms_than_are_kept() -> None:
+    known = MeasuredCosts(
+        "stacked", 4, {(1,): FormTimes("stacked", 4, Curve({1: 1e-3}), {1: Curve({1: 2e-3})})}, size_of
+    )
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def ask(seed: int) -> None:
+        draw = random.Random(seed)
+        for _ in range(500):
+            size = draw.randint(1, 3 * MOST_FORMS)
+            assert known.of((size,)).alone(1) == pytest.approx(size * 1e-3)
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(ask, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    assert len(known.forms()) <= MOST_FORMS + 4

@@ -297,6 +297,14 @@ def test_a_mistake_of_the_counting_fails_its_requests_and_no_worker(monkeypatch:
         assert session.stats()["queue"] == {"waiting": 0, "running": 0} and right_costs is engine.costs
 
 
+def test_requests_that_end_by_a_mistake_of_ours_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(FakeEngine()) as session:
+        monkeypatch.setattr("netfuse_onnx.runtime.workers.perform_one", _broken)
+        assert isinstance(session.submit("a", feeds(1)).exception(PATIENCE), CallFailed)
+        requests = session.stats()["requests"]
+        assert requests["accepted"] == requests["failed"] == 1
+
+
 def _broken(*_: object, **__: object) -> None:
     raise ZeroDivisionError
 

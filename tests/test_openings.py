@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_engine import BAD, FakeEngine, feeds, right, serving
-from test_session_files import Sources, bundle, x
+from fake_engine import BAD, FakeEngine, Gate, Versions, feeds, right, serving
+from test_session_files import Sources, bundle, opening, x
 
 from netfuse_onnx import MergedSession
 from netfuse_onnx.runtime import own as owns
-from netfuse_onnx.runtime.errors import CallFailed, UnknownModel
+from netfuse_onnx.runtime.errors import CallFailed, Closed, UnknownModel
 from netfuse_onnx.runtime.own import Openings
+from netfuse_onnx.runtime.serving import Serving
+from netfuse_onnx.runtime.types import Request
 
 
 @pytest.fixture
@@ -119,3 +124,82 @@ def test_more_rows_than_a_merged_call_takes_open_the_session(tmp_path: Path) -> 
         engine._openings._seconds, engine._openings._count = 1e3, 1
         sources.right("b", x(0, 3), session.run("b", x(0, 3)))
         assert session.stats()["calls"]["merged"] == 0
+
+
+def test_a_model_whose_file_is_gone_is_answered_by_merged_calls_that_count_as_such(tmp_path: Path) -> None:
+    """Else their times would be taken for those of own calls, and merging would seem to cost nothing."""
+    path, sources = bundle(tmp_path), Sources(tmp_path)
+    with opening(path) as session:
+        engine: Any = session._dispatcher.current.engine
+        for view in engine.calls.own.paths:
+            Path(view).unlink()
+        for value in range(3):
+            sources.right("c", x(value), session.run("c", x(value)))
+            sources.right("c", x(value), session.submit("c", x(value)).result(30))
+            sources.right("c", x(value), session.run_many([("c", x(value))])[0])
+        assert session.stats()["calls"] == {"alone": 0, "merged": 9}
+
+
+def test_a_session_that_is_open_already_tells_nothing_of_the_time_to_open_one(tmp_path: Path) -> None:
+    with MergedSession(bundle(tmp_path), calibrate=0.05) as session:
+        engine: Any = session._dispatcher.current.engine
+        session.warm_up()
+        opened = engine._openings._count
+        assert opened == len(session.models) - 1, "the first was timed when it was measured"
+        for _ in range(3):
+            session.warm_up()
+        assert engine._openings._count == opened
+
+
+def test_files_stay_open_while_a_caller_warms_them_up_and_nobody_warms_up_those_of_a_closed_session() -> None:
+    gate, ended = Gate(), threading.Event()
+
+    class Warming(FakeEngine):
+        def warm_up(self, models: Sequence[str] | None, ends: Callable[[], bool]) -> int:
+            gate()
+            assert not self.closes, "closed meanwhile"
+            if ends():
+                ended.set()
+            return 7
+
+    files = Versions(Warming)
+    session = Serving(files, "")
+    with ThreadPoolExecutor(1) as caller:
+        count = caller.submit(session.warm_up)
+        gate.wait_for_a_call()
+        session.swap("next")
+        gate.open.set()
+        assert count.result(30) == 7 and ended.is_set()
+        assert files.engines[0].closes == 1 and not files.engines[1].closes
+    assert session.warm_up() == 7
+    session.close()
+    with pytest.raises(Closed):
+        session.warm_up()
+    assert [engine.closes for engine in files.engines] == [1, 1]
+
+
+def test_a_model_that_is_kept_out_runs_in_no_merged_call_though_its_session_is_not_open() -> None:
+    engine = FakeEngine()
+    engine.unopened = {1}
+    with serving(engine) as session:
+        for _ in range(2):
+            with pytest.raises(CallFailed):
+                session.run("b", feeds(BAD))
+        assert session.stats()["kept_out"] == ["b"]
+        engine.calls.clear()
+        for ask in (session.run, lambda m, f: session.submit(m, f).result(30), _one_of_many(session)):
+            with pytest.raises(CallFailed):
+                ask("b", feeds(BAD))
+        assert engine.calls == [("alone", [1])] * 3
+
+
+def test_an_engine_that_fails_to_prepare_is_asked_nevertheless() -> None:
+    class Failing(FakeEngine):
+        def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
+            raise KeyError("prepare")
+
+    engine = Failing()
+    with serving(engine) as session:
+        for ask in (session.run, lambda m, f: session.submit(m, f).result(30), _one_of_many(session)):
+            assert right(engine, "b", 2, ask("b", feeds(2)))
+        assert session.stats()["requests"]["answered"] == 3

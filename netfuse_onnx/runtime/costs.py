@@ -307,11 +307,13 @@ class MeasuredCosts:
     def _estimated(self, sizes: Hashable) -> FormTimes:
         """Return the times of sizes that were never seen, and keep them."""
         work = max(self._size(sizes), 1e-9)
-        every = list(self._times)
+        every = self._times.copy()  # others add and remove some: callers hold no lock, not all of them
         nearest = min(every, key=lambda known: abs(math.log(max(self._size(known), 1e-9) / work)))
-        times = self._times[nearest].estimate(work / max(self._size(nearest), 1e-9))
-        if len(every) >= MOST_FORMS:
-            self._times.pop(every[1], None)  # the first was measured
+        times = every[nearest].estimate(work / max(self._size(nearest), 1e-9))
+        for oldest in [*every][1:]:  # the first was measured
+            if len(self._times) < MOST_FORMS:
+                break
+            self._times.pop(oldest, None)
         return self._times.setdefault(sizes, times)
 
 

@@ -136,7 +136,8 @@ class _Several:
         while not self.is_stopped and (call := self._next()) is not None:
             chosen, requests = call
             try:
-                done = perform(self._generation.engine, chosen.kind, requests, chosen.wide)
+                must = self._generation.must_open(requests[0].model)
+                done = perform(self._generation.engine, chosen.kind, requests, chosen.wide, must=must)
             finally:
                 with self._dispatcher.lock:
                     self._running -= 1
@@ -164,6 +165,15 @@ class _Several:
 #
 # Callers come and go without the lock: who closes or replaces a generation says so first and then looks for
 # tickets; who comes adds the ticket first and then looks if anybody said so, and who goes removes it first.
+
+
+def inside(dispatcher: Dispatcher, task: Callable[[Generation], int]) -> int:
+    """Run a task on the current generation, whose files stay open until it ends. Raises Closed."""
+    ticket = Ticket()
+    try:
+        return task(_entered(dispatcher, ticket))
+    finally:
+        _leave(dispatcher, ticket)
 
 
 def _entered(dispatcher: Dispatcher, ticket: Ticket) -> Generation:

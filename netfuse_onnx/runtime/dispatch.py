@@ -128,7 +128,7 @@ class Dispatcher:
             if late:
                 self.stats.ended["timed_out"] += len(late)
                 generation.running.add(late[0])
-                return Job(generation, None, late)
+                return Job(generation, None, late, is_counted=True)
         return None
 
     def _chosen(self, now: float) -> tuple[Job | None, float]:
@@ -197,6 +197,11 @@ class Dispatcher:
         their callers come who run them: an interrupted call then counts as none."""
         with self.lock:
             generation.settle(self.stats, done, enters=enters)
+
+    def count_failed(self, requests: int) -> None:
+        """Count requests that failed because of a mistake of ours."""
+        with self.lock:
+            self.stats.ended["failed"] += requests
 
     def withdraw(self, generation: Generation, request: Request) -> None:
         """Take a request that its caller cancelled out of the queue."""

@@ -7,7 +7,7 @@ from a merged call, which the packing fills and the sessions run.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,8 +56,9 @@ class ServedFiles:
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
         self.calls.use(self.contract)
+        self._openings = Openings()
         if paths and not self.setup.on_cuda:
-            self.contract.wider = Wider(self.contract.inputs, self.calls.own.get)
+            self.contract.wider = Wider(self.contract.inputs, self._open)
         self._shared_pool = shares_pool(merged)
         self.models = self.contract.models
         if not (self.contract.answers or paths):
@@ -75,7 +76,7 @@ class ServedFiles:
         inputs = self.contract.inputs
         self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
         """For each model, its own names of inputs by those of the first one."""
-        self._openings, self._max_rows = Openings(), options.max_rows
+        self._max_rows = options.max_rows
         self._streams: Streams | None = None
         self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
@@ -95,37 +96,42 @@ class ServedFiles:
 
     def prepare(self, requests: Sequence[Request], *, must: bool = False) -> bool:
         """Open the own sessions of the requests' model, where it has some that are not open yet. False: they
-        stay closed, and a merged call is to answer, because opening takes longer than is lost so; not with
-        `must`. Where opening fails, nothing is said: the call goes another way, or tells."""
+        stay closed, and a merged call is to answer, because opening takes longer than is lost so, or fails;
+        not with `must`, nor where only the own session can answer: the call tells then."""
         model = requests[0].model
         if not self.own_sessions or self.is_open(model):
             return True
         can_wait = self.contract.answers and not _is_own(requests)
         if not must and can_wait and not self._openings.pays(model, self._lost(requests)):
             return False
-        with suppress(Exception), self._openings.timed(model):
+        with suppress(Exception):
             self._open(model)
-        return True
+        return must or not can_wait or self.is_open(model)
 
     def is_open(self, model: int) -> bool:
         """Return True where the own session of a model is open."""
         return self.calls.own.has(model)
 
-    def warm_up(self, models: Sequence[str] | None = None) -> int:
-        """Open the own sessions of models, by default of as many as are kept open together, and return how
-        many are open. Raises UnknownModel."""
+    def warm_up(self, models: Sequence[str] | None, ends: Callable[[], bool]) -> int:
+        """Open the own sessions of models, by default of as many as are kept open together, until `ends`
+        says that nobody wants them any more. Return how many are open. Raises UnknownModel, FileFault."""
         chosen = [self.contract.place(model) for model in models] if models is not None else None
         own = self.calls.own
         for model in chosen if chosen is not None else range(own.fitting):
+            if ends():
+                break
             if self.own_sessions:
-                with self._openings.timed(model):
-                    self._open(model)
+                self._open(model)
         return len(own)
 
-    def _open(self, model: int) -> None:
-        self.calls.own.get(model)
-        if self.calls.wide is not None:
-            self.calls.wide.get(model)
+    def _open(self, model: int) -> Any:
+        """Return the own session of a model; where it is not open yet, open it, and that of wide calls."""
+        if self.is_open(model):
+            return self.calls.own.get(model)
+        with self._openings.timed(model):
+            if self.calls.wide is not None:
+                self.calls.wide.get(model)
+            return self.calls.own.get(model)
 
     def _lost(self, requests: Sequence[Request]) -> float:
         """Return the seconds that a merged call of these requests alone takes longer than an own call, with

@@ -89,6 +89,11 @@ class Generation:
         seconds = self.engine.costs.of(request.form).alone(request.rows)
         return seconds <= QUICK and rate * seconds < SELDOM
 
+    def must_open(self, model: int) -> bool:
+        """Return True where requests of a model may run in no merged call, not even by themselves: it is kept
+        out. So its session must be open."""
+        return not self.guard.is_calm and model in self.guard.kept_out(time.monotonic())
+
     def runs_wide(self, request: Request, load: Load, stats: Stats) -> bool:
         """Return True where a request that finds the session idle runs on all cores. The dispatcher's lock is
         held."""
@@ -214,6 +219,8 @@ class Job:
     generation: Generation
     call: Call | None
     requests: Sequence[Request]
+    is_counted: bool = False
+    """The ends of the requests are counted."""
 
 
 class Ticket:

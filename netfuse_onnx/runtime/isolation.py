@@ -36,7 +36,7 @@ def perform(
 ) -> Performed:
     """Run requests of one form in one call: of an own session only where that is open, or pays to open, or
     `must` be. No request's error reaches another's outcome."""
-    if kind == "alone" and not engine.prepare(requests, must=must):
+    if kind == "alone" and not _opens(engine, requests, must):
         kind, wide = "merged", False
     clock = time.perf_counter if wide else engine.clock
     began = clock()
@@ -56,10 +56,12 @@ def perform(
     return Performed(kind, requests, [found[r] for r in requests], seconds, failed=True, again=again)
 
 
-def perform_one(engine: Engine, request: Request, wide: bool = False) -> tuple[Outcome, float] | None:
+def perform_one(
+    engine: Engine, request: Request, wide: bool = False, *, must: bool = False
+) -> tuple[Outcome, float] | None:
     """Run one request on its model's own session. Returns its outcome, and the seconds of the call; None
-    where that session is not open, and `perform` is to run it."""
-    if not engine.prepare((request,)):
+    where that session is not open, and `perform` is to run it; not where it `must` be opened."""
+    if not _opens(engine, (request,), must):
         return None
     clock = time.perf_counter if wide else engine.clock
     began = clock()
@@ -68,6 +70,14 @@ def perform_one(engine: Engine, request: Request, wide: bool = False) -> tuple[O
         return outputs, clock() - began
     except Exception as fault:
         return _as_error(fault, engine.models[request.model]), clock() - began
+
+
+def _opens(engine: Engine, requests: Sequence[Request], must: bool) -> bool:
+    """Return False where the requests' model has no open session, and a merged call is to answer."""
+    try:
+        return engine.prepare(requests, must=must)
+    except Exception:  # the call itself tells
+        return True
 
 
 def _again(engine: Engine, requests: Sequence[Request], by_model: bool) -> list[Performed]:

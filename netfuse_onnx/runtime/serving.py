@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.bounds import Bounds
-from netfuse_onnx.runtime.direct import run_directly
+from netfuse_onnx.runtime.direct import inside, run_directly
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
@@ -170,8 +170,14 @@ class Serving:
 
     def warm_up(self, models: Iterable[str] | None = None) -> int:
         """Open the own sessions of models now, by default of as many as are kept open together, so that no
-        request waits for that; return how many are open."""
-        return self._dispatcher.current.engine.warm_up(None if models is None else list(models))
+        request waits for that; return how many are open. It ends early where the session is closed or
+        swapped meanwhile. Raises UnknownModel, and FileFault for a file that does not open."""
+        dispatcher, chosen = self._dispatcher, None if models is None else list(models)
+
+        def opened(generation: Generation) -> int:
+            return generation.engine.warm_up(chosen, lambda: generation.is_retired or self.is_closed)
+
+        return inside(dispatcher, opened)
 
     def swap(self, path: Path) -> int:
         """Serve other files from now on, and return the number of their generation.
@@ -284,7 +290,8 @@ class Serving:
             if not dispatcher.start(generation, ticket, request):
                 return None
             wide = dispatcher.slots.is_wide(ticket)
-            found = perform_one(generation.engine, request, wide)
+            must = generation.must_open(request.model)
+            found = perform_one(generation.engine, request, wide, must=must)
             if found is not None:
                 dispatcher.finish_one(generation, ticket, request, *found, wide)
                 return found[0]

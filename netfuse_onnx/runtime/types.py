@@ -146,9 +146,9 @@ class Engine(Protocol):
         """Return True where the session of a model is open, so that an own call takes its time and no
         more."""
 
-    def warm_up(self, models: Sequence[str] | None = None) -> int:
-        """Open the own sessions of models, by default of as many as are kept open together, and return how
-        many are open. Raises UnknownModel."""
+    def warm_up(self, models: Sequence[str] | None, ends: Callable[[], bool]) -> int:
+        """Open the own sessions of models, by default of as many as are kept open together, until `ends`
+        says that nobody wants them any more. Return how many are open. Raises UnknownModel, FileFault."""
 
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""

@@ -81,6 +81,8 @@ def _one_job(dispatcher: Dispatcher) -> bool:
     try:
         _do(dispatcher, job)
     except BaseException as fault:  # a mistake of ours, or SystemExit: its requests fail, the worker lives
+        if not job.is_counted:
+            dispatcher.count_failed(len(job.requests))
         for request in job.requests:
             answer(request, _ours(fault))
     finally:
@@ -95,17 +97,20 @@ def _do(dispatcher: Dispatcher, job: Job) -> None:
                 request, late(job.generation.engine.models[request.model], request.deadline - request.arrived)
             )
         return
+    must = job.generation.must_open(job.requests[0].model)
     if job.call.kind == "alone" and len(job.requests) == 1:
         (request,) = job.requests
-        found = perform_one(job.generation.engine, request, job.call.wide)
+        found = perform_one(job.generation.engine, request, job.call.wide, must=must)
         if found is not None:
             outcome, seconds = found
+            job.is_counted = True
             dispatcher.settle_one(job.generation, request, outcome, seconds, job.call.wide)
             answer(request, outcome)
             return
         done = perform(job.generation.engine, "merged", job.requests)
     else:
-        done = perform(job.generation.engine, job.call.kind, job.requests, job.call.wide)
+        done = perform(job.generation.engine, job.call.kind, job.requests, job.call.wide, must=must)
+    job.is_counted = True
     dispatcher.settle(job.generation, done)
     for request, outcome in zip(done.requests, done.outcomes, strict=True):
         answer(request, outcome)
