@@ -173,6 +173,8 @@ def inside(dispatcher: Dispatcher, task: Callable[[Generation], int]) -> int:
     try:
         return task(_entered(dispatcher, ticket))
     finally:
+        if ticket.generation is not None:  # as above
+            ticket.generation.running.discard(ticket)
         _leave(dispatcher, ticket)
 
 

@@ -74,15 +74,19 @@ class Dispatcher:
             if reason := self.bounds.refuse(own, self.waiting, len(models)):
                 raise self.refused(_full(models[request.model], reason))
             request.answer = answer = Answer.to(self, generation, request)
-            self.stats.accepted += 1
-            generation.queue.add(request)
-            self.waiting += 1
-            self.rate.arrived(request.arrived)
-            if self.slots.is_free:
-                self.idle.wake()
-            else:
-                self.idle.wake_by(request.deadline)
-            return answer
+            try:
+                generation.queue.add(request)
+                self.waiting += 1
+                self.rate.arrived(request.arrived)
+                if self.slots.is_free:
+                    self.idle.wake()
+                else:
+                    self.idle.wake_by(request.deadline)
+                self.stats.accepted += 1
+                return answer
+            except BaseException:
+                self._restore(generation, request)
+                raise
 
     def refuse_if_closed(self) -> None:
         """Raise Closed where nothing enters any more."""
@@ -206,13 +210,23 @@ class Dispatcher:
     def withdraw(self, generation: Generation, request: Request) -> None:
         """Take a request that its caller cancelled out of the queue."""
         with self.lock:
-            if generation.queue.withdraw(request):
-                self.waiting -= 1
-            if request.answer is not None and request.answer.leave():
-                self.stats.ended["cancelled"] += 1
-            ends = self._emptied(generation)
+            try:
+                if generation.queue.withdraw(request):
+                    self.waiting -= 1
+            except BaseException:
+                self._restore(generation, request)
+                raise
+            finally:
+                if request.answer is not None and request.answer.leave():
+                    self.stats.ended["cancelled"] += 1
+                ends = self._emptied(generation)
         if ends:
             generation.engine.close()
+
+    def _restore(self, generation: Generation, without: Request) -> None:
+        """Bring the queue in order again, without one request, after an interrupt somewhere in it."""
+        generation.queue.restore(without)
+        self.waiting = sum(len(generation.queue) for generation in self._generations())
 
     def _left(self, generation: Generation, ticket: object) -> bool:
         """Return True where the caller is the last to leave a generation, and so closes it."""

@@ -181,11 +181,11 @@ class Generation:
                     guard.failed(request.model)
                 else:
                     guard.succeeded(request.model)
-        if enters:
-            stats.accepted += len(done.requests)
+        count = len(done.requests)
+        stats.accepted += count * enters  # no calls from here to the ends, which could be interrupted
         stats.ended["failed"] += failed
-        stats.ended["answered"] += len(done.requests) - failed
-        stats.retries += len(done.requests) if done.retried else 0
+        stats.ended["answered"] += count - failed
+        stats.retries += count if done.retried else 0
         if done.kind == "merged" and done.failed and not failed:
             guard.blamed_nobody(now)
         kind: Kind = done.kind if engine.own_sessions else "merged"

@@ -34,8 +34,8 @@ class Idle:
     def wake(self) -> None:
         """Let a thread look at what there is to do, unless one is about to."""
         if self._until and not self._is_woken:
-            self._is_woken = True
             self._ready.notify()
+            self._is_woken = True  # after it: of an interrupt between, a thread more is woken, not one less
 
     def wake_by(self, moment: float) -> None:
         """See to it that a thread looks at what there is to do at a moment. Threads that do not wait look as

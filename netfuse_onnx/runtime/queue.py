@@ -161,6 +161,13 @@ class Queue:
         self._deadlines.clear()
         return every
 
+    def restore(self, without: Request) -> None:
+        """Count anew, without one request, after an interrupt between two lines of this file or of
+        `Waiting`."""
+        rest = [request for request in self.clear() if request is not without]
+        for request in rest:
+            self.add(request)
+
     def _forget_answered(self) -> None:
         """Rebuild the heap of deadlines from the requests that wait."""
         self._deadlines = [
