@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from fake_engine import FakeEngine, Gate, feeds, right, serving
 
 from netfuse_onnx.runtime.serving import Serving
+from netfuse_onnx.runtime.types import Outputs
 
 FILES = ("queue.py", "waiting.py", "idle.py", "moments.py", "slots.py")
 """Files whose lines are interrupted. All they do is under the lock of a dispatcher, whose own lines would be
@@ -63,16 +66,17 @@ def test_a_session_is_in_order_after_an_interrupt_anywhere(kind: str) -> None:
         gate, engine = Gate(), FakeEngine()
         session = serving(engine)
         session.submit("a", feeds(1)).result(30)
+        waits: list[Future[Outputs]] = []
         if kind in ("submit behind others", "cancel"):
             engine.hook = gate
             session.submit("a", feeds(1))
             gate.wait_for_a_call()
             waits = [session.submit(model, feeds(3), timeout=60) for model in "bcb"]
         acts: dict[str, Callable[[], object]] = {
-            "submit": lambda: session.submit("a", feeds(1)),
-            "submit behind others": lambda: session.submit("b", feeds(1), timeout=50),
-            "cancel": lambda: waits[0].cancel(),
-            "run": lambda: session.run("a", feeds(1)),
+            "submit": partial(session.submit, "a", feeds(1)),
+            "submit behind others": partial(session.submit, "b", feeds(1), timeout=50),
+            "cancel": waits[0].cancel if waits else session.stats,
+            "run": partial(session.run, "a", feeds(1)),
         }
         ends = not interrupted(acts[kind], line)
         engine.hook = None

@@ -56,7 +56,6 @@ class ServedFiles:
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
         self.calls.use(self.contract)
-        self._openings = Openings()
         if paths and not self.setup.on_cuda:
             self.contract.wider = Wider(self.contract.inputs, self._open)
         self._shared_pool = shares_pool(merged)
@@ -76,7 +75,7 @@ class ServedFiles:
         inputs = self.contract.inputs
         self._names = [{port.own[0]: port.own[m] for port in inputs} for m in range(len(self.models))]
         """For each model, its own names of inputs by those of the first one."""
-        self._max_rows = options.max_rows
+        self._openings, self._max_rows = Openings(), options.max_rows
         self._streams: Streams | None = None
         self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
