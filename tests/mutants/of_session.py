@@ -327,4 +327,32 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         "test_session_bounds.py::test_an_answered_request_keeps_no_inputs",
     ),
+    mutation(
+        "submit-opens-sessions",
+        GENERATION,
+        "if not self.engine.is_open(request.model):",
+        "if False:",
+        "test_session_quick.py::test_a_model_whose_session_is_not_open_makes_nobody_wait_who_submits",
+    ),
+    mutation(
+        "callbacks-call-each-other",
+        SERVING,
+        "if quick and not is_in_callback() else None",
+        "if quick else None",
+        "test_session_quick.py::test_callbacks_that_submit_the_next_request_make_no_deep_calls",
+    ),
+    mutation(
+        "a-model-that-is-kept-out-joins-by-itself",
+        GENERATION,
+        "return not self.guard.is_calm and model in self.guard.kept_out(time.monotonic())",
+        "return False",
+        "test_openings.py::test_a_model_that_is_kept_out_runs_in_no_merged_call_though_its_session_is_not_open",
+    ),
+    mutation(
+        "an-interrupted-queue-stays-as-it-is",
+        QUEUE,
+        "rest = [request for request in self.clear() if request is not without]",
+        "rest: list[Request] = []",
+        "test_session_interrupts.py::test_a_session_is_in_order_after_an_interrupt_anywhere",
+    ),
 )
