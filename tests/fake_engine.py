@@ -14,7 +14,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from netfuse_onnx.errors import FileFault
-from netfuse_onnx.runtime.dispatch import Bounds
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.errors import BadInput, UnknownModel
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.serving import Serving
@@ -142,6 +142,9 @@ class FakeEngine:
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         return self._run("merged", requests)
+
+    def warm_up(self, models: Sequence[str] | None = None) -> int:
+        return 0
 
     def alike(self, pairs: object, pays: object) -> None:
         return None

@@ -3,7 +3,7 @@ back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,22 @@ IDS = """g (int64[batch, seq] ids, int64[batch, seq] attention_mask) => (float[b
     masked = Mul(e, m)
     z = ReduceMax <keepdims: int = 0, axes: ints = [1]> (masked)
 }"""
+BIASED = """g (float[batch, seq, 4] x, float[batch, seq] mask) => (float[batch, 3] z) {
+    h = MatMul(x, w)
+    m = Unsqueeze(mask, two)
+    masked = Mul(h, m)
+    i = Add(masked, b)
+    z = ReduceSum <keepdims: int = 0> (i, one)
+}"""
 ENDS = "seq] mask) => (float[batch, seq, 3] y, float[batch, 3] z)"
 
 
 class Served:
     """A family, merged and by itself."""
 
-    def __init__(self, folder: Path, text: str, io: str, buckets: Buckets, rows: int = 4) -> None:
+    def __init__(
+        self, folder: Path, text: str, io: str, buckets: Buckets, rows: int = 4, biases: Sequence[Any] = ()
+    ) -> None:
         import onnx
         from onnx import numpy_helper
 
@@ -58,6 +67,8 @@ class Served:
             proto: onnx.ModelProto = families.model(text, {"w": (rows, 3)}, seed=m)
             for name, value in (("one", 1), ("two", 2)):
                 proto.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+            if biases:
+                proto.graph.initializer.append(numpy_helper.from_array(np.array(biases[m], F), "b"))
             paths.append(families.save(folder / f"m{m}.onnx", proto))
         out = families.merged(folder, paths, io=io)
         self.merged, *self.own = [
@@ -71,7 +82,18 @@ class Served:
         return dict(zip(names, self.own[model].run(names, feeds), strict=True))
 
     def prove(self) -> None:
-        padding.prove(self.contract, lambda feeds: self.alone(0, feeds))
+        plain = self.contract.unpadded()
+
+        def merged(models: Sequence[int], each: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+            requests = [plain.check(f"m{m}", feeds) for m, feeds in zip(models, each, strict=True)]
+            packed = Packing(plain).merged(requests)
+            results = self.merged.run(packed.wanted, packed.feeds)
+            return packed.split(dict(zip(packed.wanted, results, strict=True)))
+
+        padding.prove(self.contract, self.each_alone, merged)
+
+    def each_alone(self, models: Sequence[int], each: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [self.alone(m, feeds) for m, feeds in zip(models, each, strict=True)]
 
     def request(self, model: int, rows: int, size: int, seed: int) -> Request:
         rng = np.random.default_rng(seed)
@@ -145,19 +167,31 @@ def test_whole_numbers_are_below_the_sizes_of_tables(tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match="'z'"):
         served.prove()  # the largest of negative values is the padding's 0
     with pytest.raises(UsageFault, match="could not be checked"):
-        padding.prove(served.contract, lambda feeds: {}[""])
+        padding.prove(served.contract, lambda models, each: [{}[""]], None)
 
 
 def test_a_model_that_fails_when_padded_is_refused(tmp_path: Path) -> None:
     served = Served(tmp_path, MASKED, "stacked", Buckets({"seq": 8}))
 
-    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
-        if feeds["x"].shape[1] == 8:
+    def run(models: Sequence[int], each: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        if each[0]["x"].shape[1] == 8:
             raise ValueError("8 is too long")
-        return served.alone(0, feeds)
+        return served.each_alone(models, each)
 
-    with pytest.raises(UsageFault, match=r"not when 'seq' is padded .8 is too long"):
-        padding.prove(served.contract, run)
+    with pytest.raises(UsageFault, match=r"Model 'm0' runs .* not when 'seq' is padded .8 is too long"):
+        padding.prove(served.contract, run, None)
+    with pytest.raises(UsageFault, match=r"The merged file runs .* not when 'seq' is padded"):
+        padding.prove(served.contract, served.each_alone, run)
+
+
+@pytest.mark.parametrize("io", ["separate", "stacked", "selected", "slots", "index"])
+@pytest.mark.parametrize("way", ["alone", "merged"])
+def test_each_model_must_leave_out_the_padding(io: str, way: str, tmp_path: Path) -> None:
+    """The bias of the last one stands at padded places, too."""
+    biases = ([0, 0, 0], [0, 0, 0], [0, 1, 0])
+    served = Served(tmp_path, BIASED, io, Buckets({"seq": 8}), biases=biases)
+    with pytest.raises(UsageFault, match="changes output 'z' of model 'm2'"):
+        served.prove() if way == "merged" else padding.prove(served.contract, served.each_alone, None)
 
 
 def test_sizes_may_follow_from_others() -> None:

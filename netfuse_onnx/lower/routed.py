@@ -73,7 +73,7 @@ class Routed(Boundary):
 
     def feed(self, emit: Emitter, keep: Keep) -> None:
         """Create the graph inputs, and put the rows into slots, or gather weights for them."""
-        given = {name: emit.input(name) for name in self.corr.graph.inputs}
+        self.given = given = {name: emit.input(name) for name in self.corr.graph.inputs}
         route = emit.input(self.labels.ids)
         emit.scope = self.labels.ids
         own = [name for name in given if name not in self.share]
@@ -97,7 +97,7 @@ class Routed(Boundary):
             return
         for name in self.corr.graph.outputs:
             if name in self.corr.graph.inputs:
-                emit.output(next(x for x in emit.graph.inputs if x.name == name), name, itself=True)
+                emit.output(self.given[name], name, itself=True)
                 continue
             value = fetch(name, FOLDED(0))
             assert not isinstance(value, tuple)

@@ -20,7 +20,8 @@ CUDA_GRAPH = {"enable_cuda_graph": "1"}
 class Bound:
     """A session with fixed places for one set of shapes. `wanted` has outputs of the right shapes and types.
 
-    The constructor raises RunFailed for what has no fixed place: sequences, strings, types that numpy lacks.
+    The constructor raises RunFailed for what has no fixed place: sequences, strings, types that
+    numpy lacks, outputs that are inputs.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Bound:
                     self.binding.bind_ortvalue_input(name, place)
                     self._inputs[name] = place
             for port in session.get_outputs():
+                if port.name in taken:  # gaps.INPUT_GIVEN_OUT
+                    raise RunFailed(f"output {port.name!r} is an input, which has no place of its own")
                 like = _tensor(port.name, wanted.get(port.name))
                 place = ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype, place_on, 0)
                 self.binding.bind_ortvalue_output(port.name, place)

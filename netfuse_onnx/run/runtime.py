@@ -288,7 +288,7 @@ def from_ort(value: Any) -> Any:
         return value.numpy() if hasattr(value, "numpy") else list(value)
     name = element_type(value.data_type())
     if name not in NOT_NUMPY_TYPES:
-        return value.numpy()
+        return np.array(value.numpy())  # gaps.INPUT_GIVEN_OUT
     import onnx
 
     dtype = onnx.helper.tensor_dtype_to_np_dtype(NOT_NUMPY_TYPES[name])

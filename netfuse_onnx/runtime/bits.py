@@ -32,7 +32,7 @@ def _given(value: Array, kind: Element | None) -> Any:
 
 def _taken(value: Any, kind: Element | None) -> Any:
     if kind is None or not kind.number:
-        return value.numpy()
+        return np.array(value.numpy())  # a view, of the caller's own input where an output is an input
     shape = tuple(value.shape())
     size = int(np.prod(shape, dtype=np.int64)) * kind.dtype.itemsize
     raw = ctypes.string_at(value.data_ptr(), size) if size else b""

@@ -117,7 +117,7 @@ class Caller:
         self.session, self.bits = session, False
         self._outputs = names_of(session.get_outputs())
         self._types = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
-        self.bindable = all(is_plain(kind) for kind in self._types)
+        self.bindable = all(is_plain(kind) for kind in self._types) and not gives_inputs(session)
         """False where an output has no place in memory, or other sizes in other calls of the same form."""
 
     def run(self, packed: Packed) -> tuple[Results, bool]:
@@ -160,6 +160,12 @@ def run(
         raise
     except Exception as error:
         raise CallFailed(f"ONNX Runtime failed: {first_line(error)}.") from error
+
+
+def gives_inputs(session: Any) -> bool:
+    """Return True where an output is an input itself: ONNX Runtime 1.32 writes nothing to the place that is
+    bound to such an output, and tells no error."""
+    return not set(names_of(session.get_inputs())).isdisjoint(names_of(session.get_outputs()))
 
 
 def is_plain(kind: str) -> bool:

@@ -20,16 +20,21 @@ from netfuse_onnx.runtime import faults, ports
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
 from netfuse_onnx.runtime.elements import Element, converted
-from netfuse_onnx.runtime.ports import File
+from netfuse_onnx.runtime.errors import BadInput
+from netfuse_onnx.runtime.ports import File, Port
 from netfuse_onnx.runtime.types import Array, Feeds, Request
+from netfuse_onnx.runtime.wider import Wider
 
 MOST_BYTES = 1 << 30
 """The default for the bytes of one request."""
 MOST_ROWS = 64
 """The default for the rows of one request."""
+OWN = "own"
+"""The word before a model and its sizes, which are the one size of a form that only its own file takes."""
 KEPT_SHAPES = 4096
 """Shapes of requests that are remembered as right, for each model."""
-Size = int | tuple[int, ...]
+Size = int | tuple[Any, ...]
+"""The size of an axis; the shape of an input of unknown rank; the outline of one that is no tensor."""
 
 
 class Form(NamedTuple):
@@ -44,6 +49,11 @@ class Form(NamedTuple):
     sizes: tuple[Size, ...]
     rows: int = 0
     once: tuple[Any, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """True for sizes that only the model's own file takes (wider.py): such requests run by themselves."""
+        return any(isinstance(size, tuple) and size[:1] == (OWN,) for size in self.sizes[:1])
 
 
 class Known(NamedTuple):
@@ -93,6 +103,8 @@ class Contract:
         self._once = tuple(
             k for k, port in enumerate(file.inputs) if port.once or (self.side_by_side and not port.rows)
         )
+        self._opaque = tuple(k for k, port in enumerate(file.inputs) if port.element is None)
+        self.wider: Wider | None = None
         seen: dict[Any, dict[Any, Known]] = {}
         self.own = {name: self._own_of(place, name, seen) for place, name in enumerate(file.models)}
 
@@ -120,6 +132,13 @@ class Contract:
         return Contract(
             self.file, apart=self.apart, reason=self.reason, max_rows=self.max_rows, max_bytes=self.max_bytes
         )
+
+    def place(self, model: str) -> int:
+        """Return the place of a model in the order of the merge. Raises UnknownModel."""
+        try:
+            return self.own[model].place
+        except (KeyError, TypeError):
+            raise faults.unknown_model(model, self.models) from None
 
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return a request that no check can find fault with. With `copy`, its inputs are arrays of their
@@ -156,6 +175,8 @@ class Contract:
             arrays.append(value)
         inputs = tuple(arrays)
         shapes = inputs[0].shape if own.single else shapes_of(inputs)
+        if self._opaque:
+            shapes = (shapes, *[outline(inputs[k]) for k in self._opaque])
         rows, form = own.seen.get(shapes) or self._measured(own, shapes, inputs)
         if copy:  # what is refused is not copied, and bytes are compared as they stay
             inputs = tuple(
@@ -187,9 +208,32 @@ class Contract:
 
     def _measured(self, own: Own, shapes: Any, inputs: Sequence[Array]) -> Known:
         """Check shapes that were not seen before, and remember them."""
+        try:
+            rows, sizes = self._sized(own, inputs, self.inputs)
+        except BadInput as error:
+            return self._wider(own, inputs, error)
+        padded = tuple(self.buckets.padded(own.name, axis, sizes.get(axis, 0)) for axis in self.axes)
+        known = Known(rows, Form(padded, 0 if self.apart else rows))
+        if len(own.seen) >= KEPT_SHAPES:
+            own.seen.clear()
+        own.seen[shapes] = known
+        return known
+
+    def _wider(self, own: Own, inputs: Sequence[Array], error: BadInput) -> Known:
+        """Check shapes that the merged file does not take by the model's own file. Nothing is remembered of
+        them, since other models share what was seen. Raises BadInput, `error` where both files are alike."""
+        ports = self.wider.ports(own.place) if self.wider is not None else None
+        if ports is None:
+            raise error
+        rows, sizes = self._sized(own, inputs, ports)
+        return Known(rows, Form(((OWN, own.name, *sorted(sizes.items())),), rows))
+
+    def _sized(self, own: Own, inputs: Sequence[Array], ports: Sequence[Port]) -> tuple[int, dict[str, Size]]:
+        """Return the rows of a request and the sizes of its symbols. Raises BadInput and TooLarge."""
         rows, sizes = 0, dict[str, Size]()
-        for port, value in zip(self.inputs, inputs, strict=True):
+        for port, value in zip(ports, inputs, strict=True):
             if port.element is None:
+                sizes[port.unknown] = outline(value)
                 continue
             shape = value.shape
             faults.shape(own.name, port, own.place, shape, sizes)
@@ -198,14 +242,9 @@ class Contract:
                     raise faults.rows(own.name, port.own[own.place], shape[0], rows)
                 rows = shape[0]
         rows = rows or 1
-        size = sum(value.nbytes for port, value in zip(self.inputs, inputs, strict=True) if port.element)
+        size = sum(value.nbytes for port, value in zip(ports, inputs, strict=True) if port.element)
         faults.limits(own.name, rows, size, self.max_rows, self.max_bytes)
-        padded = tuple(self.buckets.padded(own.name, axis, sizes.get(axis, 0)) for axis in self.axes)
-        known = Known(rows, Form(padded, 0 if self.apart else rows))
-        if len(own.seen) >= KEPT_SHAPES:
-            own.seen.clear()
-        own.seen[shapes] = known
-        return known
+        return rows, sizes
 
     def _with_once(self, own: Own, form: Form, inputs: Sequence[Array], rows: int) -> Form:
         """Return the form with the bytes of inputs of which all requests of a call have the same one."""
@@ -236,13 +275,24 @@ def shapes_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
     return tuple([getattr(value, "shape", None) for value in inputs])
 
 
+def outline(value: Any) -> tuple[Any, ...]:
+    """Return the sizes in a value that is no tensor, which are equal in all requests of a call: a symbol in
+    its type is one size for all models, as in other inputs. Arrays have their shapes."""
+    if isinstance(value, list | tuple):
+        return ("sequence", *map(outline, value))
+    if isinstance(value, Mapping):
+        return ("map", *sorted(map(repr, value)))
+    shape = getattr(value, "shape", None)
+    return shape if isinstance(shape, tuple) else (type(value).__name__,)
+
+
 def _axes(file: File) -> tuple[str, ...]:
-    """Return the symbols of all inputs but the batch, in order; `NAME.*` for an input of unknown rank. A
-    model that does not have one of them has the size 0 for it."""
+    """Return the symbols of all inputs but the batch, in order; `NAME.*` for an input of unknown rank, or one
+    that is no tensor. A model that does not have one of them has the size 0 for it."""
     found: dict[str, None] = {}
     for port in file.inputs:
-        for dims in port.dims if port.element else ():
-            axes = [port.unknown] if dims is None else dims[port.rows :]
+        for dims in port.dims:
+            axes = [port.unknown] if dims is None or port.element is None else dims[port.rows :]
             found |= dict.fromkeys(axis for axis in axes if isinstance(axis, str))
     return tuple(found)
 

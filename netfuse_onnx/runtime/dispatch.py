@@ -9,11 +9,12 @@ its caller's thread beside them.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
 from netfuse_onnx.runtime.generation import Generation, Job
 from netfuse_onnx.runtime.idle import Idle
@@ -24,14 +25,6 @@ from netfuse_onnx.runtime.schedule import Later, Limits, Load
 from netfuse_onnx.runtime.slots import Slots
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Engine, Request
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The most requests that wait: in all, and of one model."""
-
-    max_queue: int = 1024
-    max_queue_per_model: int = 256
 
 
 class Dispatcher:
@@ -64,10 +57,8 @@ class Dispatcher:
         with self.lock:
             if self.closing or generation is not self.current or self.waiting or not self.slots.is_free:
                 return False
-            wide = False
-            if generation.engine.wide:
-                self.rate.arrived(request.arrived)
-                wide = generation.runs_wide(request, self._load(), self.stats)
+            self.rate.arrived(request.arrived)
+            wide = generation.engine.wide and generation.runs_wide(request, self._load(), self.stats)
             generation.running.add(ticket)
             self.slots.take(ticket, wide)
             return True
@@ -79,9 +70,9 @@ class Dispatcher:
             self.refuse_if_closed()
             if generation is not self.current:
                 return None
-            bounds, own = self.bounds, generation.queue.waiting_of(request.model)
-            if self.waiting >= bounds.max_queue or own >= bounds.max_queue_per_model:
-                raise self.refused(self._full(generation, request))
+            own, models = generation.queue.waiting_of(request.model), generation.engine.models
+            if reason := self.bounds.refuse(own, self.waiting, len(models)):
+                raise self.refused(_full(models[request.model], reason))
             request.answer = answer = Answer.to(self, generation, request)
             self.stats.accepted += 1
             generation.queue.add(request)
@@ -103,16 +94,6 @@ class Dispatcher:
         with self.lock:
             self.stats.refused[error.kind] += 1
         return error
-
-    def _full(self, generation: Generation, request: Request) -> QueueFull:
-        """Return the error of a request for which there is no room."""
-        model = generation.engine.models[request.model]
-        if self.waiting >= self.bounds.max_queue:
-            told = f"{self.waiting} requests wait already, the most that this session lets wait."
-        else:
-            own = generation.queue.waiting_of(request.model)
-            told = f"{own} requests wait already for model {model!r}, the most that it may have."
-        return QueueFull(told, "Try again later, or open the session with larger queues.", model=model)
 
     # ----------------------------------------------------------------------- the next call
 
@@ -322,7 +303,8 @@ class Dispatcher:
     def after_fork(self) -> None:
         """Forget, in the child of a fork, everything that the threads of the parent do: they are not here.
 
-        ONNX Runtime's threads are not here either, so that a call could wait for them for ever.
+        ONNX Runtime's threads are not here either, so that a call, and even the end of a session of theirs,
+        would wait for them for ever: nothing of them is released.
         """
         self.lock = threading.RLock()
         self.idle, self.emptied = Idle(self.lock), threading.Condition(self.lock)
@@ -332,9 +314,16 @@ class Dispatcher:
         self.slots = Slots(self.slots.count)
         for generation in self._generations():
             generation.queue, generation.running, generation.is_closed = Queue(), set(), True
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(generation.engine))
 
     def _load(self) -> Load:
         return Load(self.slots.count, self.slots.busy, self.rate.per_second)
 
     def _generations(self) -> tuple[Generation, ...]:
         return (*self.old, self.current)
+
+
+def _full(model: str, reason: str) -> QueueFull:
+    """Return the error of a request for which there is no room."""
+    hint = "Try again later, or open the session with larger queues."
+    return QueueFull(f"Model {model!r}: {reason}.", hint, model=model)

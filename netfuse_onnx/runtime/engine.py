@@ -17,7 +17,7 @@ from netfuse_onnx.runtime import padding, samples, sources, threads, timing
 from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
 from netfuse_onnx.runtime.calls import Calls, OnCpu
-from netfuse_onnx.runtime.contract import Contract
+from netfuse_onnx.runtime.contract import Contract, Form
 from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
 from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
@@ -28,6 +28,7 @@ from netfuse_onnx.runtime.ports import KEY
 from netfuse_onnx.runtime.streams import Streams
 from netfuse_onnx.runtime.threads import Threads
 from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Pays, Request, Together
+from netfuse_onnx.runtime.wider import Wider
 
 if TYPE_CHECKING:
     from netfuse_onnx.runtime.opening import Opening
@@ -55,6 +56,8 @@ class ServedFiles:
             buckets=Buckets(options.buckets, options.pad), max_rows=options.max_batch,
         )  # fmt: skip
         self.calls.use(self.contract)
+        if paths and not self.setup.on_cuda:
+            self.contract.wider = Wider(self.contract.inputs, self.calls.own.get)
         self._shared_pool = shares_pool(merged)
         self.models = self.contract.models
         if not (self.contract.answers or paths):
@@ -74,8 +77,7 @@ class ServedFiles:
         """For each model, its own names of inputs by those of the first one."""
         self._openings, self._max_rows = Openings(), options.max_rows
         self._streams: Streams | None = None
-        if self.contract.buckets:
-            self._prove_padding()
+        self._prove_padding()
         made_up = samples.MadeUp(self.contract, lambda request: self.alone([request]))
         measured = self._measured(made_up, options)
         self.costs: Costs = measured
@@ -98,13 +100,28 @@ class ServedFiles:
         model = requests[0].model
         if not self.own_sessions or self.calls.own.has(model):
             return True
-        if not must and self.contract.answers and not self._openings.pays(model, self._lost(requests)):
+        can_wait = self.contract.answers and not _is_own(requests)
+        if not must and can_wait and not self._openings.pays(model, self._lost(requests)):
             return False
         with suppress(Exception), self._openings.timed(model):
-            self.calls.own.get(model)
-            if self.calls.wide is not None:
-                self.calls.wide.get(model)
+            self._open(model)
         return True
+
+    def warm_up(self, models: Sequence[str] | None = None) -> int:
+        """Open the own sessions of models, by default of as many as are kept open together, and return how
+        many are open. Raises UnknownModel."""
+        chosen = [self.contract.place(model) for model in models] if models is not None else None
+        own = self.calls.own
+        for model in chosen if chosen is not None else range(own.fitting):
+            if self.own_sessions:
+                with self._openings.timed(model):
+                    self._open(model)
+        return len(own)
+
+    def _open(self, model: int) -> None:
+        self.calls.own.get(model)
+        if self.calls.wide is not None:
+            self.calls.wide.get(model)
 
     def _lost(self, requests: Sequence[Request]) -> float:
         """Return the seconds that a merged call of these requests alone takes longer than an own call, with
@@ -121,20 +138,20 @@ class ServedFiles:
         file is gone, the merged file answers, which is open. Raises CallFailed."""
         if not self.own_sessions:
             return self.merged(requests)
-        if len(requests) > 1 and not self.contract.side_by_side:
+        if len(requests) > 1 and (_is_own(requests) or not self.contract.side_by_side):
             return [self.alone([request], wide=wide)[0] for request in requests]
         packed = self.packing.alone(requests)
         try:
             return self.calls.alone(requests[0].model, packed, wide)
         except FileFault:
-            if not self.contract.answers:
+            if _is_own(requests) or not self.contract.answers:
                 raise
         return [self._run_merged(self.packing.merged([request]))[0] for request in requests]
 
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         """Run requests of one form in one merged call, several of a model where rows are apart. Raises
         CallFailed."""
-        if not self.contract.answers:
+        if _is_own(requests) or not self.contract.answers:
             return [self.alone([request])[0] for request in requests]
         if self._streams is not None and self._streams.pays(requests):
             return self._streams.run(requests)
@@ -155,16 +172,23 @@ class ServedFiles:
 
     def _prove_padding(self) -> None:
         """Raise UsageFault where outputs depend on padding."""
+        if not self.contract.buckets:
+            return
         plain = self.contract.unpadded()
         packing = Packing(plain)
 
-        def run(feeds: Feeds) -> Outputs:
-            request = plain.check(self.models[0], feeds)
-            if self.own_sessions:
-                return self.calls.alone(0, packing.alone([request]))[0]
-            return self._run_merged(packing.merged([request]))[0]
+        def requests(models: Sequence[int], each: Sequence[Feeds]) -> list[Request]:
+            return [plain.check(self.models[model], feeds) for model, feeds in zip(models, each, strict=True)]
 
-        padding.prove(self.contract, run)
+        def alone(models: Sequence[int], each: Sequence[Feeds]) -> list[Outputs]:
+            return self.calls.alone(models[0], packing.alone(requests(models, each)))
+
+        def merged(models: Sequence[int], each: Sequence[Feeds]) -> list[Outputs]:
+            return self._run_merged(packing.merged(requests(models, each)))
+
+        padding.prove(
+            self.contract, alone if self.own_sessions else None, merged if self.contract.answers else None
+        )
 
     def _run_merged(self, packed: Packed) -> list[Outputs]:
         try:
@@ -241,6 +265,11 @@ class ServedFiles:
             seconds=options.calibrate, warm=USES if self.setup.on_cuda else 0,
             took=self.clock, around=AROUND, on_all=self.threads.on_all if self.wide else 1.0,
         )  # fmt: skip
+
+
+def _is_own(requests: Sequence[Request]) -> bool:
+    """True where only the model's own file takes the sizes of a request."""
+    return cast(Form, requests[0].form).is_own
 
 
 def unknown(io: Io, models: int) -> MeasuredCosts:

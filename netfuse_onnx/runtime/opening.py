@@ -34,6 +34,8 @@ def open_engine(path: str | os.PathLike[str], opening: Opening | None = None) ->
     """Open the sessions of a merged file or of the folder of a bundle. Raises FileFault for files that do not
     open, and UsageFault for options that do not fit them."""
     path, chosen = os.fspath(path), opening or Opening()
+    if not path.strip():
+        raise UsageFault("The path is empty.", "Give a merged file, or the folder of a bundle.")
     if bundles.is_bundle(path):
         if chosen.sources:
             raise UsageFault(f"{path} is a bundle, which has its own views.", "Leave out the sources.")

@@ -21,10 +21,10 @@ from netfuse_onnx.runtime.packing.buffers import shape
 from netfuse_onnx.runtime.packing.cut import cut_back
 from netfuse_onnx.runtime.packing.fill import write
 from netfuse_onnx.runtime.ports import Port
-from netfuse_onnx.runtime.types import Array
+from netfuse_onnx.runtime.types import Array, Feeds, Outputs
 
-Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Runs one model on feeds by its own names, and returns its outputs by its own names, without padding."""
+Run = Callable[[Sequence[int], Sequence[Feeds]], Sequence[Outputs]]
+"""Runs models, each on feeds by its own names, and returns the outputs of each by its own names."""
 OTHERS = 4
 """The size of symbolic axes that have no buckets."""
 WHOLE = (50, 2, 1)
@@ -36,35 +36,52 @@ another length are rounded in another order."""
 REMEDY = "Leave out buckets, give pad= the values that the models leave out, or export them with a mask."
 
 
-def prove(contract: Contract, run: Run, model: int = 0, seed: int = 0) -> None:
-    """Raise UsageFault, with the output, where a model's outputs depend on the padding, or where no made-up
-    request could be run. `run` must not pad by itself."""
+def prove(contract: Contract, alone: Run | None, merged: Run | None, seed: int = 0) -> None:
+    """Raise UsageFault, with model and output, where outputs depend on the padding, or where no made-up
+    request could be run.
+
+    `alone` runs one model on its own session, and `merged` all of them in one merged call; neither pads by
+    itself. Both are proven where both are there, since a mask may be lost in either. The merged call is a
+    proof for every model: the weights of one, a bias say, may let through what those of another do not.
+    Without it, each model is proven alone.
+    """
+    every = range(len(contract.models))
     sizes = _sizes(contract)
     if not contract.buckets or sizes == _padded(contract, sizes):
         return
-    first, feeds = "", dict[str, Any]()
+    if alone is not None:
+        for model in every[:1] if merged else every:
+            _prove(contract, alone, (model,), sizes, seed)
+    if merged is not None:
+        _prove(contract, merged, every, sizes, seed)
+
+
+def _prove(contract: Contract, run: Run, models: Sequence[int], sizes: tuple[Any, ...], seed: int) -> None:
+    who = f"model {contract.models[models[0]]!r}" if len(models) == 1 else "the merged file"
+    first, fed = "", list[dict[str, Any]]()
     for values in WHOLE:
-        feeds = _drawn(contract, model, sizes, values, seed)
+        fed = _drawn(contract, models, sizes, values, seed)
         try:
-            plain = run(feeds)
+            plain = run(models, fed)
             break
         except Exception as error:
             first = first or str(error)
     else:
         raise UsageFault(
-            f"The buckets could not be checked: model {contract.models[model]!r} ran on no made-up request "
-            f"({first[:200]}).",
+            f"The buckets could not be checked: {who} ran on no made-up request ({first[:200]}).",
             "Leave out buckets.",
         )
+    wide = _padded(contract, sizes)
     try:
-        padded = run(_pad(contract, model, feeds, _padded(contract, sizes)))
+        padded = run(models, [_pad(contract, m, feeds, wide) for m, feeds in zip(models, fed, strict=True)])
     except Exception as error:
         raise UsageFault(
-            f"Model {contract.models[model]!r} runs on a request, and not when {_axes(contract)} is padded "
-            f"({str(error)[:200]}).",
+            f"{who[0].upper()}{who[1:]} runs on a request, and not when {_axes(contract)} is "
+            f"padded ({str(error)[:200]}).",
             REMEDY,
         ) from error
-    _compare(contract, model, feeds, plain, padded)
+    for model, feeds, before, after in zip(models, fed, plain, padded, strict=True):
+        _compare(contract, model, feeds, before, after)
 
 
 def _axes(contract: Contract) -> str:
@@ -92,14 +109,22 @@ def _padded(contract: Contract, sizes: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(contract.buckets.padded("", axis, size) for axis, size in pairs)
 
 
-def _drawn(contract: Contract, model: int, sizes: Sequence[Any], values: int, seed: int) -> dict[str, Any]:
-    draw = np.random.default_rng(seed)
-    feeds = {}
+def _drawn(
+    contract: Contract, models: Sequence[int], sizes: Sequence[Any], values: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return the inputs of each model. Those of one shape are equal for all models, so that they may share a
+    call, which takes some inputs once."""
+    draw, found = np.random.default_rng(seed), [dict[str, Any]() for _ in models]
     for port in contract.inputs:
-        if port.element is None:
-            raise UsageFault(f"Input {port.own[model]!r} can't be made up, so buckets can't be checked.")
-        feeds[port.own[model]] = _value(draw, port, shape(contract, port, model, sizes, 1), values)
-    return feeds
+        known: dict[tuple[int, ...], Array] = {}
+        for model, feeds in zip(models, found, strict=True):
+            if port.element is None:
+                raise UsageFault(f"Input {port.own[model]!r} can't be made up, so buckets can't be checked.")
+            dims = shape(contract, port, model, sizes, 1)
+            if dims not in known:
+                known[dims] = _value(draw, port, dims, values)
+            feeds[port.own[model]] = known[dims]
+    return found
 
 
 def _value(draw: np.random.Generator, port: Port, dims: tuple[int, ...], values: int) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from netfuse_onnx import library
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.runtime.calls import Results, is_plain, run
+from netfuse_onnx.runtime.calls import Results, gives_inputs, is_plain, run
 from netfuse_onnx.runtime.elements import element
 from netfuse_onnx.runtime.ort import CUDA, Setup, first_line, names_of, open_session
 from netfuse_onnx.runtime.pinned import Block
@@ -170,7 +170,7 @@ class DeviceFile:
     def _look_at(self, session: Any) -> None:
         """Find out if all inputs and outputs can have places, and if some hold the bits of their values."""
         kinds = [port.type for port in (*session.get_inputs(), *session.get_outputs())]
-        self._placeable = all(map(is_plain, kinds))
+        self._placeable = all(map(is_plain, kinds)) and not gives_inputs(session)
         self._bits = any((found := element(kind)) and found.number for kind in kinds)
 
     def _made(self, feeds: Mapping[str, Array]) -> Placed | None:

@@ -185,13 +185,14 @@ def _port(names: _Names, side: int, k: int, given: Mapping[str, Any], own: Any) 
         ) from error
     once = names.once(side, first)
     leading = not once and (edges.is_stacked(names.io) or edges.is_selected(names.io))
-    shapes = [_dims(arg.shape, first, leading=leading) for arg in args]
+    shapes = [own_dims(arg.shape, first, leading=leading) for arg in args]
     repeated = False
     if own is not None and edges.is_routed(names.io):
         arg = next(arg for arg in (own.get_outputs() if side else own.get_inputs()) if arg.name == first)
-        shape = _dims(arg.shape, first)
-        repeated = once and not side and shape != shapes[0]
-        shapes = [shape] * len(shapes)
+        shape, in_call = own_dims(arg.shape, first), shapes[0]
+        repeated = once and not side and (shape or (1,))[0] != 1 == (in_call or (0,))[0]
+        if not once or repeated or side:
+            shapes = [_of_rows(shape, in_call)] * len(shapes)
     kind = args[0].type
     return Port(
         tuple(sides[side][k] for sides in names.own), merged, kind, element(kind), tuple(shapes), once,
@@ -199,12 +200,21 @@ def _port(names: _Names, side: int, k: int, given: Mapping[str, Any], own: Any) 
     )  # fmt: skip
 
 
-def _dims(shape: Sequence[int | str | None], name: str, *, leading: bool = False) -> Dims:
+def own_dims(shape: Sequence[int | str | None], name: str, *, leading: bool = False) -> Dims:
     """Return one model's shape, without the leading axis of models where there is one. ONNX Runtime gives []
     both for a scalar and for an unknown rank."""
     if not shape:
         return None
     return tuple(d if d is not None else f"{name}.{i}" for i, d in enumerate(shape[leading:]))
+
+
+def _of_rows(own: Dims, in_call: Dims) -> Dims:
+    """Return the shape of a model's rows: the first size of its own file, and of the others those that are
+    fixed in the routed file, since another model may fix them."""
+    if own is None or in_call is None or len(own) != len(in_call):
+        return own
+    pairs = zip(own[1:], in_call[1:], strict=True)
+    return (*own[:1], *(call if isinstance(call, int) else dim for dim, call in pairs))
 
 
 def _batch(routed: bool, inputs: Sequence[Port], outputs: Sequence[Port]) -> frozenset[str]:
@@ -224,4 +234,7 @@ def _batch(routed: bool, inputs: Sequence[Port], outputs: Sequence[Port]) -> fro
 def _with_rows(port: Port, batch: frozenset[str], always: bool) -> Port:
     """Return the port with its batch axis marked: where its first size is that of the batch."""
     dims = port.dims[0]
-    return replace(port, rows=always or bool(dims and dims[0] in batch))
+    rows = always or bool(dims and dims[0] in batch)
+    if port.repeated and not rows:  # an axis of its own, which another model fixes at 1
+        return replace(port, rows=False, repeated=False, dims=tuple((1, *(d or ())[1:]) for d in port.dims))
+    return replace(port, rows=rows)

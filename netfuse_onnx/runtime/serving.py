@@ -11,17 +11,18 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
-from netfuse_onnx.combining import combined
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.direct import run_directly
-from netfuse_onnx.runtime.dispatch import Bounds, Dispatcher
+from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
-from netfuse_onnx.runtime.isolation import perform, perform_one
+from netfuse_onnx.runtime.isolation import Outcome, perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
-from netfuse_onnx.runtime.queue import Answer
+from netfuse_onnx.runtime.queue import Answer, answered
+from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.stats import exposition, quantile, samples
 from netfuse_onnx.runtime.types import Engine, Feeds, Outputs, Request
@@ -30,7 +31,6 @@ from netfuse_onnx.runtime.workers import Workers, drop
 Path = str | os.PathLike[str]
 Open = Callable[[Path], Engine]
 """Opens the files of a path, and measures what calls cost."""
-Reduce = Literal["mean", "sum", "vote"]
 AT_EXIT = 5.0
 """Most seconds that the end of the process waits for calls that run."""
 CLOSED = "The session is closed."
@@ -86,18 +86,14 @@ class Serving:
         sentence where the request itself can't run.
         """
         dispatcher = self._dispatcher
-        ticket = object()
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout)
-            try:
-                if dispatcher.start(generation, ticket, request):
-                    return self._run_here(generation, request, ticket)
-            finally:
-                if ticket in generation.running:  # interrupted
-                    dispatcher.slots.discard(ticket)  # before any call of ours, where another could come
-                    generation.running.discard(ticket)
-                    dispatcher.finish(generation, ticket)
+            outcome = self._run_here(generation, request)
+            if isinstance(outcome, ServingError):
+                raise outcome
+            if outcome is not None:
+                return outcome
             if self._workers.are_current:  # a callback, whose worker can't wait for itself
                 (outputs,) = self.run_many([(model, feeds)], timeout=timeout)
                 return cast(Outputs, outputs)
@@ -108,7 +104,8 @@ class Serving:
     def submit(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Future[Outputs]:
         """Return the future of a model's outputs. Cancelled before it runs, a request leaves the queue.
 
-        The inputs are copied, so that the caller may write to its arrays at once.
+        The inputs are copied, so that the caller may write to its arrays at once. On an idle session, a call
+        that takes less time than to hand it over runs at once, in the caller's thread.
         Callbacks of the future run in a worker of the session, which takes no call meanwhile: they should be
         short, and may call `run`, but not wait for a future of this session.
         """
@@ -116,6 +113,10 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
+            if not dispatcher.waiting and generation.is_quick(request, dispatcher.rate.per_second):
+                outcome = self._run_here(generation, request)
+                if outcome is not None:
+                    return answered(outcome)
             answer = dispatcher.enqueue(generation, request)
             if answer is not None:
                 self._look_after(answer)
@@ -141,13 +142,18 @@ class Serving:
         """
         return run_directly(self._dispatcher, requests, self._seconds(timeout), return_errors)
 
-    def run_all(self, feeds: Feeds, *, reduce: Reduce | None = None, timeout: float | None = None) -> Any:
+    def run_all(self, feeds: Feeds, *, reduce: Reduces | None = None, timeout: float | None = None) -> Any:
         """Return what all models make of the same inputs, which have the names of the first model's file.
 
         Without `reduce` that is {model: outputs}. Else it is one dictionary by the names of the first model's
-        outputs: the mean or the sum over the models, or the vote: of scores `[.., classes]` the label that
-        most models rank first, of labels the most frequent one; the smallest of several.
+        outputs: "mean" gives the mean of floating-point numbers, and "sum" their sum or that of int32 and
+        int64, which wrap around; "vote" gives of scores `[.., classes]` the label `[..]`, int64, that most
+        models rank first, and of labels (whole numbers, truth values, strings) the most frequent one; of
+        several the smallest. {name: word} gives these outputs alone. Raises UsageFault for an output that has
+        no such combination.
         """
+        if reduce is not None:
+            check(reduce)
         asked: list[tuple[str, Feeds]] = []
 
         def everyone(engine: Engine) -> list[tuple[str, Feeds]]:
@@ -157,10 +163,14 @@ class Serving:
         every = run_directly(self._dispatcher, everyone, self._seconds(timeout), False)
         if reduce is None:
             return dict(zip([model for model, _ in asked], every, strict=True))
-        columns = zip(*(outputs.values() for outputs in every), strict=True)
-        return {name: combined(reduce, values) for name, values in zip(every[0], columns, strict=True)}
+        return reduced(reduce, every)
 
     # ----------------------------------------------------------------------- files, figures, the end
+
+    def warm_up(self, models: Iterable[str] | None = None) -> int:
+        """Open the own sessions of models now, by default of as many as are kept open together, so that no
+        request waits for that; return how many are open."""
+        return self._dispatcher.current.engine.warm_up(None if models is None else list(models))
 
     def swap(self, path: Path) -> int:
         """Serve other files from now on, and return the number of their generation.
@@ -265,21 +275,27 @@ class Serving:
             raise UsageFault(f"A timeout is a number of seconds from 0, not {seconds}.")
         return seconds
 
-    def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        dispatcher = self._dispatcher
-        wide = dispatcher.slots.is_wide(ticket)
-        found = perform_one(generation.engine, request, wide)
-        if found is not None:
-            outcome, seconds = found
-            dispatcher.finish_one(generation, ticket, request, outcome, seconds, wide)
-        else:
+    def _run_here(self, generation: Generation, request: Request) -> Outcome | None:
+        """Run a request in the caller's thread, if the session is idle, and return its outcome; None where
+        it is not, or the generation is no longer the current one."""
+        dispatcher, ticket = self._dispatcher, object()
+        try:
+            if not dispatcher.start(generation, ticket, request):
+                return None
+            wide = dispatcher.slots.is_wide(ticket)
+            found = perform_one(generation.engine, request, wide)
+            if found is not None:
+                dispatcher.finish_one(generation, ticket, request, *found, wide)
+                return found[0]
             done = perform(generation.engine, "merged", (request,))
-            (outcome,) = done.outcomes
             dispatcher.settle(generation, done, enters=True)
             dispatcher.finish(generation, ticket)
-        if isinstance(outcome, ServingError):
-            raise outcome
-        return outcome
+            return done.outcomes[0]
+        finally:
+            if ticket in generation.running:  # interrupted
+                dispatcher.slots.discard(ticket)  # before any call of ours, where another could come
+                generation.running.discard(ticket)
+                dispatcher.finish(generation, ticket)
 
     def _look_after(self, answer: Answer) -> None:
         """See to it that there are threads for the queue. RuntimeError where none can be started."""

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.runtime.dispatch import Bounds
+from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.opening import Opening, open_engine
 from netfuse_onnx.runtime.ort import Provider
 from netfuse_onnx.runtime.schedule import Limits

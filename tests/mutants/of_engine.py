@@ -21,6 +21,55 @@ POOL = "test_ort_sessions.py::test_sessions_share_the_pool_of_the_process_where_
 FEWEST = "test_ort_sessions.py::test_the_quickest_call_of_those_that_serve_nearly_the_most"
 
 MUTATIONS: tuple[Mutation, ...] = (
+    mutation(
+        "places-are-bound-to-outputs-that-are-inputs",
+        "netfuse_onnx/runtime/calls.py",
+        " and not gives_inputs(session)",
+        "",
+        "test_served_edges.py::test_an_odd_family_is_served_as_its_own_files_answer",
+    ),
+    mutation(
+        "sequences-of-other-sizes-share-a-call",
+        "netfuse_onnx/runtime/contract.py",
+        "sizes[port.unknown] = outline(value)",
+        "sizes[port.unknown] = 1",
+        "test_served_edges.py::test_sequences_of_other_sizes_share_no_call",
+    ),
+    mutation(
+        "sizes-of-a-models-own-file-go-into-merged-calls",
+        ENGINE,
+        "        if _is_own(requests) or not self.contract.answers:\n            return",
+        "        if not self.contract.answers:\n            return",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
+        "sizes-of-one-models-file-are-those-of-all",
+        "netfuse_onnx/runtime/wider.py",
+        "given = {arg.name: arg.shape for arg in self._session(model).get_inputs()}",
+        "given = {arg.name: arg.shape for arg in self._session(0).get_inputs()}",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
+        "an-axis-of-its-own-is-the-batch-of-a-routed-call",
+        "netfuse_onnx/runtime/ports.py",
+        "if port.repeated and not rows:",
+        "if False:",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
+        "a-routed-call-takes-the-sizes-of-the-first-model",
+        "netfuse_onnx/runtime/ports.py",
+        "call if isinstance(call, int) else dim for dim, call in pairs",
+        "dim for dim, call in pairs",
+        "test_served_edges.py::test_each_models_own_file_says_which_sizes_it_takes",
+    ),
+    mutation(
+        "whole-numbers-have-a-rounded-mean",
+        "netfuse_onnx/runtime/reduced.py",
+        'if kind in FLOATS or (word == "sum" and value.dtype.name in SUMMABLE):',
+        'if kind in FLOATS or value.dtype.name in SUMMABLE:',
+        "test_reduced.py::test_what_has_no_combination_is_told",
+    ),
     mutation("bound-outputs-are-given-out", CALLS, "return buffers.bound.results, False",
              "return buffers.bound.results, True", STAY),
     mutation("sources-may-come-in-any-order", SOURCES, "        if found in digests:\n", "        if False:\n", ORDER),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation, mutation
 
 RUNTIME = "netfuse_onnx/runtime/"
+BOUNDS = RUNTIME + "bounds.py"
 DISPATCH, QUEUE, WORKERS = RUNTIME + "dispatch.py", RUNTIME + "queue.py", RUNTIME + "workers.py"
 ISOLATION, GUARD, DIRECT = RUNTIME + "isolation.py", RUNTIME + "guard.py", RUNTIME + "direct.py"
 SERVING, GENERATION = RUNTIME + "serving.py", RUNTIME + "generation.py"
@@ -14,6 +15,7 @@ OFFENDER = "test_merged_session.py::test_a_repeat_offender_is_kept_out_until_it_
 NOBODY = "test_merged_session.py::test_merged_calls_that_fail_for_nobodys_fault_are_left_for_a_while"
 LATE = "test_session_bounds.py::test_a_request_that_is_too_late_never_runs"
 CANCELLED = "test_session_bounds.py::test_a_cancelled_request_never_runs"
+FAIR = "test_fair_queues.py::test_a_request_is_refused_only_where_its_model_has_its_share"
 FULL = "test_session_bounds.py::test_full_queues_refuse_at_once"
 DRAIN = "test_session_bounds.py::test_close_with_drain_answers_everything"
 DROP = "test_session_bounds.py::test_close_without_drain_drops_what_waits_and_waits_for_what_runs"
@@ -111,19 +113,35 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     mutation(
         "the-queue-of-a-model-has-no-end",
-        DISPATCH,
-        "own >= bounds.max_queue_per_model",
-        "own > 10 * bounds.max_queue_per_model",
+        BOUNDS,
+        "own >= self.max_queue_per_model",
+        "own > 10 * self.max_queue_per_model",
         FULL,
         hangs=True,
     ),
     mutation(
         "the-queue-in-all-has-no-end",
-        DISPATCH,
-        "if self.waiting >= bounds.max_queue or",
-        "if self.waiting > 10 * bounds.max_queue or",
+        BOUNDS,
+        "if waiting >= self.max_queue and",
+        "if waiting > 10 * self.max_queue and",
         FULL,
+        FAIR,
         hangs=True,
+    ),
+    mutation(
+        "busy-models-take-the-places-of-a-quiet-one",
+        BOUNDS,
+        "own >= (share := self.share(models))",
+        "own >= (share := 0)",
+        FAIR,
+        "test_fair_queues.py::test_a_quiet_model_enters_a_queue_that_others_fill",
+    ),
+    mutation(
+        "a-share-of-more-models-than-places-is-nothing",
+        BOUNDS,
+        "return max(1, self.max_queue // models)",
+        "return self.max_queue // models",
+        "test_fair_queues.py::test_the_share_of_each_model_is_there_when_the_hottest_came_first",
     ),
     mutation(
         "a-drain-drops-the-queue",
@@ -192,8 +210,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "an-interrupted-call-keeps-its-slot",
         SERVING,
-        "                if ticket in generation.running:  # interrupted",
-        "                if ticket not in generation.running:  # interrupted",
+        "            if ticket in generation.running:  # interrupted",
+        "            if ticket not in generation.running:  # interrupted",
         "test_session_bounds.py::test_an_interrupt_inside_a_call_gives_its_slot_back",
         hangs=True,
     ),
@@ -210,6 +228,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         "request = self._checked(generation, model, feeds, timeout, copy=True)",
         "request = self._checked(generation, model, feeds, timeout)",
         "test_merged_session.py::test_inputs_of_a_request_that_waits_are_its_own",
+    ),
+    mutation(
+        "long-calls-run-in-the-senders-thread",
+        GENERATION,
+        "return seconds <= QUICK and",
+        "return",
+        "test_session_quick.py::test_only_short_calls_run_in_the_thread_that_submits",
+    ),
+    mutation(
+        "much-load-runs-in-the-senders-thread",
+        GENERATION,
+        "return seconds <= QUICK and rate * seconds < SELDOM",
+        "return seconds <= QUICK",
+        "test_session_quick.py::test_where_much_arrives_it_queues",
+    ),
+    mutation(
+        "what-is-waited-for-on-purpose-runs-at-once",
+        GENERATION,
+        "if not self.engine.own_sessions or self.limits.max_wait > 0:",
+        "if not self.engine.own_sessions:",
+        "test_session_quick.py::test_waiting_on_purpose_waits",
     ),
     mutation(
         "who-is-guilty-is-asked-without-a-session",
