@@ -145,6 +145,24 @@ def test_a_machine_that_changes_is_followed_at_once_but_not_for_one_slow_call() 
     assert costs.merged((), {0: 8}) > 64.0 and costs.alone((), 1) == 1.0
 
 
+def test_times_that_were_right_lately_do_not_move_with_the_others() -> None:
+    """Batches take three times as long as it seemed; single rows are known well. Once they came first."""
+    costs = given("stacked", 8, {1: 1.0, 8: 2.0, 64: 4.0}, {1: 100.0})
+    for _ in range(20):
+        costs.saw((), "alone", {0: 1}, 1.0)
+    for turn in range(60):
+        rows, seconds = ((8, 6.0), (64, 12.0))[turn % 2]
+        costs.saw((), "alone", {0: rows}, seconds)
+    assert costs.alone((), 1) == 1.0
+    assert costs.alone((), 8) == pytest.approx(6.0, rel=0.35)
+    assert costs.alone((), 64) == pytest.approx(12.0, rel=0.35)
+    for _ in range(150):
+        costs.saw((), "alone", {0: 8}, 6.0)
+    for _ in range(8):
+        costs.saw((), "alone", {0: 8}, 60.0)
+    assert costs.alone((), 1) > 3.0, "that of single rows is old by now"
+
+
 def test_a_new_form_is_estimated_by_its_size_and_learns_fast() -> None:
     times = {Form((16,)): FormTimes("stacked", 4, Curve({1: 1.0, 2: 2.0}), {1: Curve({1: 3.0})})}
     costs = MeasuredCosts("stacked", 4, times, size_of)

@@ -317,7 +317,7 @@ def test_a_fork_refuses_requests_and_ends(tmp_path: Path) -> None:
     path = bundle(tmp_path)
     done = script(
         """
-        import os, sys, threading, numpy
+        import gc, os, sys, threading, numpy
         from netfuse_onnx import MergedSession
         from netfuse_onnx.runtime.errors import Closed
         feeds = {"x": numpy.zeros((1, 8), "float32")}
@@ -334,6 +334,8 @@ def test_a_fork_refuses_requests_and_ends(tmp_path: Path) -> None:
             session.close()
             with MergedSession(sys.argv[1], calibrate=0.0) as own:
                 print(own.submit("a", feeds).result(10)["y"].shape, flush=True)
+            waits, session, way = [], None, None
+            gc.collect()  # whose end would wait for threads that are not here
             sys.exit(7)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         print(sum(one.result(10)["y"].shape == (1, 4) for one in waits), session.run("a", feeds)["y"].shape)

@@ -26,8 +26,10 @@ FARTHEST = 1.5
 expected: a call that the system interrupted, or the first of its size, counts like any other slow call."""
 SURPRISES, FAST_STEP, FAST_FARTHEST = 3, 0.3, 3.0
 """After so many calls in a row that took more than FARTHEST times as long as was expected, or as short, it is
-no outlier: all times of this kind of call move together, by this part of the difference and up to this
-ratio."""
+no outlier: all times of this kind of call move together, by this part of the difference and up to this ratio,
+but those that were right lately."""
+LATELY = 100
+"""Calls of a form and kind after which a time that was right is no longer known to be."""
 NEW = 10
 """So many first calls of sizes that were never timed move all times of their form in the same way: these are
 those of another form, in proportion."""
@@ -51,6 +53,9 @@ class Curve:
         self._sizes = sorted(points)
         self._times = [max(points[size], 1e-9) for size in self._sizes]
         self._known: dict[int, float] = {}
+        self._calls = 0
+        self._right: dict[int, int] = {}
+        """The last call, by place, that took about as long as the time of that place lets expect."""
 
     def __call__(self, size: int) -> float:
         known = self._known.get(size)
@@ -67,6 +72,22 @@ class Curve:
     def scaled(self, factor: float) -> Curve:
         """Return this curve with all times multiplied by a factor."""
         return Curve({size: seconds * factor for size, seconds in self.points().items()})
+
+    def note(self, size: int, right: bool) -> None:
+        """Take note of a call that took about as long as expected, or not."""
+        self._calls += 1
+        for place, weight in self._weights(size):
+            if abs(weight) >= 0.5 and right:
+                self._right[place] = self._calls
+            elif abs(weight) >= 0.5:
+                self._right.pop(place, None)
+
+    def shift(self, factor: float, *, every: bool = False) -> None:
+        """Multiply all times by a factor, or all but those that were right lately."""
+        for place in range(len(self._times)):
+            if every or self._right.get(place, -LATELY) <= self._calls - LATELY:
+                self._times[place] *= factor
+        self._known.clear()
 
     def move(self, size: int, ratio: float, step: float) -> None:
         """Multiply the times beside a size by (1 - step) + step * ratio, the nearer the more."""
@@ -193,20 +214,28 @@ class FormTimes:
             self.faded = 1.0
             expected = self._merged(models, most, total)
         ratio = seconds / expected
-        if self.new or self._surprised(kind, ratio):
-            factor = 1 + FAST_STEP * (_within(ratio, FAST_FARTHEST) - 1)
-            self._scale("alone" if self.new else kind, factor)
-            if self.new:
-                self._scale("merged", factor)
-                self.new -= 1
-        elif kind == "alone":
-            self.own.move(total, _within(ratio, FARTHEST), step)
-        elif self.io == "selected":
-            for rows, weight in self._between(most):
-                self.together[rows].move(models, _within(ratio, FARTHEST), step * min(1.0, abs(weight)))
+        factor = 1 + FAST_STEP * (_within(ratio, FAST_FARTHEST) - 1)
+        beside = self._beside(kind, models, most, total)
+        for curve, size, _ in beside:
+            curve.note(size, ratio == _within(ratio, FARTHEST))
+        if self.new:
+            self.new -= 1
+            for curve in (self.own, *self.together.values()):
+                curve.shift(factor, every=True)
+        elif self._surprised(kind, ratio):
+            for curve in (self.own,) if kind == "alone" else self.together.values():
+                curve.shift(factor)
         else:
-            size = total if self.io == "index" else most
-            self.together[1].move(size, _within(ratio, FARTHEST), step)
+            for curve, size, weight in beside:
+                curve.move(size, _within(ratio, FARTHEST), step * min(1.0, abs(weight)))
+
+    def _beside(self, kind: Kind, models: int, most: int, total: int) -> list[tuple[Curve, int, float]]:
+        """Return the curves that a call's time lies on or between, with its size there and their weights."""
+        if kind == "alone":
+            return [(self.own, total, 1.0)]
+        if self.io == "selected":
+            return [(self.together[rows], models, weight) for rows, weight in self._between(most)]
+        return [(self.together[1], total if self.io == "index" else most, 1.0)]
 
     def _surprised(self, kind: Kind, ratio: float) -> bool:
         """Count calls in a row that took much longer than expected, or much shorter; True where it is no
@@ -215,13 +244,6 @@ class FormTimes:
         before = self._surprises[kind]
         self._surprises[kind] = before + way if before * way > 0 else way
         return abs(self._surprises[kind]) >= SURPRISES
-
-    def _scale(self, kind: Kind, factor: float) -> None:
-        """Multiply all times of one kind of call by a factor."""
-        if kind == "alone":
-            self.own = self.own.scaled(factor)
-        else:
-            self.together = {rows: curve.scaled(factor) for rows, curve in self.together.items()}
 
 
 def _within(ratio: float, farthest: float) -> float:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, InvalidStateError
 from itertools import count
 from typing import TYPE_CHECKING
 
+from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.schedule import Waiting
 from netfuse_onnx.runtime.types import Call, Outputs, Request
@@ -58,6 +59,16 @@ class Answer(Future[Outputs]):
         """Let go of the request. Returns False where that was done before."""
         entry, self._entry = self._entry, None
         return entry is not None
+
+
+def answered(outcome: Outputs | ServingError) -> Future[Outputs]:
+    """Return the future of a request that has run."""
+    future: Future[Outputs] = Future()
+    if isinstance(outcome, ServingError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    return future
 
 
 class Queue:

@@ -37,9 +37,9 @@ class MadeUp:
                 self._known.clear()
 
     def requests(self, rows: Mapping[int, int]) -> list[Request]:
-        """Return requests with so many rows of each model: one of each, or one for a row where the batch is
-        fixed."""
-        if self._contract.batched:
+        """Return requests with so many rows of each model: one for a row, as they come to a server, which
+        takes longer than one of all rows; one of all where requests share no batch."""
+        if self._contract.batched and not self._contract.side_by_side:
             return [self._request(model, count) for model, count in rows.items()]
         return [self._request(model, 1) for model, count in rows.items() for _ in range(count)]
 

@@ -19,9 +19,9 @@ from netfuse_onnx.runtime.direct import run_directly
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
-from netfuse_onnx.runtime.isolation import perform, perform_one
+from netfuse_onnx.runtime.isolation import Outcome, perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
-from netfuse_onnx.runtime.queue import Answer
+from netfuse_onnx.runtime.queue import Answer, answered
 from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.stats import exposition, quantile, samples
@@ -86,18 +86,14 @@ class Serving:
         sentence where the request itself can't run.
         """
         dispatcher = self._dispatcher
-        ticket = object()
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout)
-            try:
-                if dispatcher.start(generation, ticket, request):
-                    return self._run_here(generation, request, ticket)
-            finally:
-                if ticket in generation.running:  # interrupted
-                    dispatcher.slots.discard(ticket)  # before any call of ours, where another could come
-                    generation.running.discard(ticket)
-                    dispatcher.finish(generation, ticket)
+            outcome = self._run_here(generation, request)
+            if isinstance(outcome, ServingError):
+                raise outcome
+            if outcome is not None:
+                return outcome
             if self._workers.are_current:  # a callback, whose worker can't wait for itself
                 (outputs,) = self.run_many([(model, feeds)], timeout=timeout)
                 return cast(Outputs, outputs)
@@ -108,7 +104,8 @@ class Serving:
     def submit(self, model: str, feeds: Feeds, *, timeout: float | None = None) -> Future[Outputs]:
         """Return the future of a model's outputs. Cancelled before it runs, a request leaves the queue.
 
-        The inputs are copied, so that the caller may write to its arrays at once.
+        The inputs are copied, so that the caller may write to its arrays at once. On an idle session, a call
+        that takes less time than to hand it over runs at once, in the caller's thread.
         Callbacks of the future run in a worker of the session, which takes no call meanwhile: they should be
         short, and may call `run`, but not wait for a future of this session.
         """
@@ -116,6 +113,10 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
+            if dispatcher.is_quick(generation, request):
+                outcome = self._run_here(generation, request)
+                if outcome is not None:
+                    return answered(outcome)
             answer = dispatcher.enqueue(generation, request)
             if answer is not None:
                 self._look_after(answer)
@@ -269,21 +270,27 @@ class Serving:
             raise UsageFault(f"A timeout is a number of seconds from 0, not {seconds}.")
         return seconds
 
-    def _run_here(self, generation: Generation, request: Request, ticket: object) -> Outputs:
-        dispatcher = self._dispatcher
-        wide = dispatcher.slots.is_wide(ticket)
-        found = perform_one(generation.engine, request, wide)
-        if found is not None:
-            outcome, seconds = found
-            dispatcher.finish_one(generation, ticket, request, outcome, seconds, wide)
-        else:
+    def _run_here(self, generation: Generation, request: Request) -> Outcome | None:
+        """Run a request in the caller's thread, if the session is idle, and return its outcome; None where
+        it is not, or the generation is no longer the current one."""
+        dispatcher, ticket = self._dispatcher, object()
+        try:
+            if not dispatcher.start(generation, ticket, request):
+                return None
+            wide = dispatcher.slots.is_wide(ticket)
+            found = perform_one(generation.engine, request, wide)
+            if found is not None:
+                dispatcher.finish_one(generation, ticket, request, *found, wide)
+                return found[0]
             done = perform(generation.engine, "merged", (request,))
-            (outcome,) = done.outcomes
             dispatcher.settle(generation, done, enters=True)
             dispatcher.finish(generation, ticket)
-        if isinstance(outcome, ServingError):
-            raise outcome
-        return outcome
+            return done.outcomes[0]
+        finally:
+            if ticket in generation.running:  # interrupted
+                dispatcher.slots.discard(ticket)  # before any call of ours, where another could come
+                generation.running.discard(ticket)
+                dispatcher.finish(generation, ticket)
 
     def _look_after(self, answer: Answer) -> None:
         """See to it that there are threads for the queue. RuntimeError where none can be started."""

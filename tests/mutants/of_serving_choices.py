@@ -94,6 +94,20 @@ MUTATIONS = (
         "test_wide_calls.py::test_estimates_of_wide_calls_follow_those_that_run",
     ),
     mutation(
+        "times-that-were-right-move-with-the-others",
+        COSTS,
+        "if every or self._right",
+        "if True or self._right",
+        "test_costs.py::test_times_that_were_right_lately_do_not_move_with_the_others",
+    ),
+    mutation(
+        "what-was-right-once-stays",
+        COSTS,
+        "<= self._calls - LATELY:",
+        "<= 0 - LATELY:",
+        "test_costs.py::test_times_that_were_right_lately_do_not_move_with_the_others",
+    ),
+    mutation(
         "a-slow-size-hides-larger-ones",
         SCHEDULE,
         "            few = more\n    return few",
@@ -174,8 +188,8 @@ MUTATIONS = (
     mutation(
         "an-outlier-counts-in-full",
         COSTS,
-        "self.together[1].move(size, _within(ratio, FARTHEST), step)",
-        "self.together[1].move(size, ratio, step)",
+        "curve.move(size, _within(ratio, FARTHEST), step * min(1.0, abs(weight)))",
+        "curve.move(size, ratio, step * min(1.0, abs(weight)))",
         "test_costs.py::test_estimates_follow_the_machine_and_no_outlier",
     ),
     mutation(

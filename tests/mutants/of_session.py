@@ -210,8 +210,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     mutation(
         "an-interrupted-call-keeps-its-slot",
         SERVING,
-        "                if ticket in generation.running:  # interrupted",
-        "                if ticket not in generation.running:  # interrupted",
+        "            if ticket in generation.running:  # interrupted",
+        "            if ticket not in generation.running:  # interrupted",
         "test_session_bounds.py::test_an_interrupt_inside_a_call_gives_its_slot_back",
         hangs=True,
     ),
@@ -228,6 +228,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         "request = self._checked(generation, model, feeds, timeout, copy=True)",
         "request = self._checked(generation, model, feeds, timeout)",
         "test_merged_session.py::test_inputs_of_a_request_that_waits_are_its_own",
+    ),
+    mutation(
+        "long-calls-run-in-the-senders-thread",
+        DISPATCH,
+        "return seconds <= QUICK and",
+        "return",
+        "test_session_quick.py::test_only_short_calls_run_in_the_thread_that_submits",
+    ),
+    mutation(
+        "much-load-runs-in-the-senders-thread",
+        DISPATCH,
+        "return seconds <= QUICK and self.rate.per_second * seconds < SELDOM",
+        "return seconds <= QUICK",
+        "test_session_quick.py::test_where_much_arrives_it_queues",
+    ),
+    mutation(
+        "what-is-waited-for-on-purpose-runs-at-once",
+        DISPATCH,
+        "or not generation.engine.own_sessions or self._limits.max_wait > 0:",
+        "or not generation.engine.own_sessions:",
+        "test_session_quick.py::test_waiting_on_purpose_waits",
     ),
     mutation(
         "who-is-guilty-is-asked-without-a-session",

@@ -1,0 +1,107 @@
+"""`submit` runs calls that take less time than to hand them over at once, in the thread that submits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, behind, feeds, right, serving
+
+from netfuse_onnx.runtime.dispatch import QUICK
+from netfuse_onnx.runtime.errors import CallFailed
+
+
+class Times(FakeFormCosts):
+    """Own calls that take so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(merged=1e6)
+        self.seconds = seconds
+
+    def alone(self, rows: int) -> float:
+        return self.seconds
+
+
+def engine(seconds: float, **options: Any) -> tuple[FakeEngine, list[str]]:
+    """Return an engine whose own calls seem to take so long, and the threads in which its calls run."""
+    threads: list[str] = []
+    hook = options.pop("hook", lambda: None)
+
+    def noted() -> None:
+        threads.append(threading.current_thread().name)
+        hook()
+
+    found = FakeEngine(hook=noted, **options)
+    found.costs = FakeCosts()
+    found.costs._times = Times(seconds)
+    return found, threads
+
+
+@pytest.mark.parametrize(("seconds", "here"), [(QUICK / 2, True), (QUICK * 2, False)])
+def test_only_short_calls_run_in_the_thread_that_submits(seconds: float, here: bool) -> None:
+    served, threads = engine(seconds)
+    with serving(served) as session:
+        future = session.submit("b", feeds(2))
+        assert right(served, "b", 2, future.result(30))
+        assert (threads == [threading.current_thread().name]) is here
+        assert future.done() and not future.cancel()
+        failed = session.submit("b", feeds(BAD))
+        assert isinstance(failed.exception(30), CallFailed)
+        assert asyncio.run(session.arun("c", feeds(3)))["y"][0, 0] == 2003.0
+        stats = session.stats()
+        assert stats["requests"]["accepted"] == 3 and stats["requests"]["failed"] == 1
+        assert stats["queue"] == {"waiting": 0, "running": 0}
+
+
+def test_the_callers_array_may_change_at_once() -> None:
+    served, _ = engine(QUICK / 2)
+    with serving(served) as session:
+        value = feeds(1)
+        future = session.submit("a", value)
+        value["x"][:] = 7
+        assert right(served, "a", 1, future.result(30))
+        assert not np.shares_memory(future.result()["y"], value["x"])
+
+
+def test_where_much_arrives_it_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, threads = engine(QUICK / 2)
+    with serving(served) as session:
+        rate = session._dispatcher.rate
+        monkeypatch.setattr(type(rate), "per_second", property(lambda _: 0.9 / (QUICK / 2)))
+        session.submit("a", feeds(1)).result(30)
+        monkeypatch.setattr(type(rate), "per_second", property(lambda _: 1.1 / (QUICK / 2)))
+        session.submit("a", feeds(1)).result(30)
+        me = threading.current_thread().name
+        assert threads[0] == me and threads[1] != me
+
+
+def test_behind_others_it_queues() -> None:
+    gate = Gate()
+    served, threads = engine(QUICK * 2, hook=gate)
+    with serving(served) as session:
+        waits = behind(gate, session, [("b", 1.0)])
+        served.costs._times.seconds = QUICK / 2
+        last = session.submit("c", feeds(5))
+        assert not last.done()
+        gate.open.set()
+        assert right(served, "c", 5, last.result(30)) and right(served, "b", 1, waits[0].result(30))
+        assert threading.current_thread().name not in threads
+
+
+def test_waiting_on_purpose_waits() -> None:
+    served, threads = engine(QUICK / 2)
+    with serving(served, max_wait=0.01) as session:
+        assert right(served, "a", 1, session.submit("a", feeds(1)).result(30))
+        assert threading.current_thread().name not in threads
+
+
+def test_a_closed_session_takes_nothing() -> None:
+    served, threads = engine(QUICK / 2)
+    session = serving(served)
+    session.close()
+    with pytest.raises(Exception, match="closed"):
+        session.submit("a", feeds(1))
+    assert not threads
