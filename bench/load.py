@@ -70,6 +70,7 @@ class Merged:
         from netfuse_onnx import MergedSession
 
         self.session = MergedSession(served.bundle, max_queue=queue, max_queue_per_model=queue)
+        self.session.warm_up()  # as the rivals, which open all sessions at once
         self._models = served.models
 
     def submit(self, model: int, feeds: Mapping[str, Any]) -> Any:

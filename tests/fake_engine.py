@@ -143,6 +143,9 @@ class FakeEngine:
     def merged(self, requests: Sequence[Request]) -> list[Outputs]:
         return self._run("merged", requests)
 
+    def warm_up(self, models: Sequence[str] | None = None) -> int:
+        return 0
+
     def alike(self, pairs: object, pays: object) -> None:
         return None
 

@@ -13,8 +13,7 @@ import onnxruntime as ort
 import oracle
 import pytest
 from cases import draw, graph
-from test_isolated_rules import NAMES, operators, samples
-from test_isolated_rules import tests as cases_of_rules
+from rule_cases import NAMES, operators, samples
 
 from netfuse_onnx.dims import CHOSEN
 from netfuse_onnx.emit.chosen import NEEDS_COUNT, NeedsCount
@@ -42,7 +41,7 @@ COUNTED = {
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in LEFT_OUT])
 def test_rows_are_those_of_the_chosen_models(name: str, tmp_path: Path) -> None:
     refused, ran = Counter[str](), Counter[str]()
-    for sample in samples(cases_of_rules()[name], tmp_path):
+    for sample in samples(name):
         why = chosen.check(sample.model, sample.values, sample.role, tmp_path, keep_opset=sample.keep_opset)
         known = "opset" in why or NEEDS_COUNT in why or "no form of its rule" in why
         assert not why or known, why

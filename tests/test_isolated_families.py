@@ -3,7 +3,8 @@ values. With separate inputs, which the caller may size and fill as he likes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,12 @@ class Family:
         return {prefix + name: v for name, v in samples.session(self.paths[index])(inputs).items()}
 
 
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """Gives the family of a name, which is merged once."""
+    return functools.cache(lambda name: Family(name, tmp_path_factory.mktemp(name)))
+
+
 def close(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
@@ -58,8 +65,8 @@ def refused(family: Family, feeds: Feeds) -> None:
 
 
 @pytest.mark.parametrize("name", SIZED)
-def test_unequal_sizes_fail(name: str, tmp_path: Path) -> None:
-    family = Family(name, tmp_path)
+def test_unequal_sizes_fail(name: str, families: Callable[[str], Family]) -> None:
+    family = families(name)
     batches = [(2, 1, 2), (1, 2, 2), (2, 2, 4), (6, 2, 1)]
     cases: list[Sizes] = [tuple((batch, 9) for batch in case) for case in batches]
     if SIZED[name]:
@@ -69,16 +76,16 @@ def test_unequal_sizes_fail(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SIZED)
-def test_an_empty_batch_beside_others_fails(name: str, tmp_path: Path) -> None:
+def test_an_empty_batch_beside_others_fails(name: str, families: Callable[[str], Family]) -> None:
     """ONNX Runtime's Concat skips inputs without elements, and leaves rows unwritten."""
-    family = Family(name, tmp_path)
+    family = families(name)
     for batches in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 1), (0, 2, 2)]:
         refused(family, family.draw(tuple((batch, 9) for batch in batches)))
 
 
 @pytest.mark.parametrize("name", ["bert", "xlnet"])
-def test_one_input_of_another_size_fails(name: str, tmp_path: Path) -> None:
-    family = Family(name, tmp_path)
+def test_one_input_of_another_size_fails(name: str, families: Callable[[str], Family]) -> None:
+    family = families(name)
     for odd in (n for n in family.draw(((2, 9),) * MODELS) if n.startswith(family.models[1])):
         for size in ((1, 9), (2, 1)):
             feeds = family.draw(((2, 9),) * MODELS)
@@ -88,8 +95,10 @@ def test_one_input_of_another_size_fails(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize("name", ["mlp", "resnet50", "lstm"])
-def test_numbers_that_spread_stay_in_their_model(name: str, value: float, tmp_path: Path) -> None:
-    family = Family(name, tmp_path)
+def test_numbers_that_spread_stay_in_their_model(
+    name: str, value: float, families: Callable[[str], Family]
+) -> None:
+    family = families(name)
     feeds = family.draw(((2, 9),) * MODELS)
     before = family.run(feeds)
     for name_ in feeds:
@@ -102,9 +111,9 @@ def test_numbers_that_spread_stay_in_their_model(name: str, value: float, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["bert", "xlnet"])
-def test_indices_at_and_beyond_the_edge(name: str, tmp_path: Path) -> None:
+def test_indices_at_and_beyond_the_edge(name: str, families: Callable[[str], Family]) -> None:
     """The table has 99 rows: from -99 to 98 every index is right, all others are refused."""
-    family = Family(name, tmp_path)
+    family = families(name)
     for index in (98, -1, -99, 99, -100, 10**6, -(10**9)):
         feeds = family.draw(((2, 9),) * MODELS)
         ids = f"{family.models[1]}/input_ids"

@@ -13,7 +13,7 @@ from test_session_files import Sources, bundle, x
 
 from netfuse_onnx import MergedSession
 from netfuse_onnx.runtime import own as owns
-from netfuse_onnx.runtime.errors import CallFailed
+from netfuse_onnx.runtime.errors import CallFailed, UnknownModel
 from netfuse_onnx.runtime.own import Openings
 
 
@@ -92,6 +92,24 @@ def test_a_bundle_answers_before_all_its_sessions_are_open(tmp_path: Path) -> No
             outputs = session.run(model, x(4))
             assert np.array_equal(outputs["y"], sources.models[model].run(None, x(4))[0])
         assert session.stats()["sessions"]["own_sessions_open"] == len(session.models)
+
+
+def test_sessions_open_when_one_says_so(tmp_path: Path) -> None:
+    path, sources = bundle(tmp_path), Sources(tmp_path)
+    with MergedSession(path, calibrate=0.05) as session:
+        engine: Any = session._dispatcher.current.engine
+        engine._openings.pays = lambda model, lost: False
+        assert session.warm_up(["c"]) == session.stats()["sessions"]["own_sessions_open"] == 2
+        with pytest.raises(UnknownModel):
+            session.warm_up(["nobody"])
+        assert session.warm_up() == len(session.models)
+        for model in session.models:
+            assert np.array_equal(session.run(model, x(3))["y"], sources.models[model].run(None, x(3))[0])
+    with MergedSession(path, calibrate=0.05, own_sessions=2) as session:
+        assert session.warm_up() == 2
+    lone = next(path.glob("merged-*.onnx"))
+    with MergedSession(lone, calibrate=0.05) as session:
+        assert session.warm_up() == 0
 
 
 def test_more_rows_than_a_merged_call_takes_open_the_session(tmp_path: Path) -> None:

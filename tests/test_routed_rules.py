@@ -16,8 +16,7 @@ import onnx
 import oracle
 import pytest
 from isolation import Sample
-from test_isolated_rules import LEFT_OUT, samples
-from test_isolated_rules import tests as tests_of_rules
+from rule_cases import NAMES, samples
 
 from netfuse_onnx import routes
 from netfuse_onnx.errors import NotRoutable, NotStackable
@@ -26,7 +25,6 @@ from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.run.packing import Packing
 from netfuse_onnx.types import Correspondence
 
-NAMES = [name for name in tests_of_rules() if name.partition(".")[2] not in LEFT_OUT]
 MOST_PLANS = 8
 """The lowerings of a case that are tried, at most, by slots and by index."""
 
@@ -77,14 +75,19 @@ def merges(case: Rows, family: Correspondence, io: str) -> Iterator[tuple[bytes,
 
 
 def right(
-    case: Rows, model: bytes, packing: Packing, what: str, level: oracle.ort.GraphOptimizationLevel
+    case: Rows,
+    wants: list[dict[str, np.ndarray]],
+    model: bytes,
+    packing: Packing,
+    what: str,
+    level: oracle.ort.GraphOptimizationLevel,
 ) -> None:
     """Rows of all models in a random order are what their own files give."""
     count = len(case.paths)
     order = np.random.default_rng(len(model)).permutation(np.repeat(np.arange(count), case.batch))
     values = [case.drawn(m) for m in range(count)]
     got = oracle.run(model, packing.rows(values, order), level)
-    for m, want in enumerate(oracle.run_apart(case.paths, case.values, case.role)):
+    for m, want in enumerate(wants):
         for name, value in want.items():
             mine = got[name][order == m]
             assert mine.shape == value.shape and mine.dtype == value.dtype, f"{name} {mine.shape} {what}"
@@ -104,20 +107,20 @@ def right(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_stay_apart(name: str, tmp_path: Path) -> None:
-    for sample in samples(tests_of_rules()[name], tmp_path):
+    for sample in samples(name):
         try:
             case = Rows(sample, tmp_path)
             if not case.rows or not case.batch:
                 continue
             family = case.family()
             routes.require_routable(family, routes.shared(family, "slots", case.once))
-            oracle.run_apart(case.paths, case.values, case.role)
+            wants = oracle.run_apart(case.paths, case.values, case.role)
         except NotRoutable:
             continue
         for io in ("slots", "index"):
             try:
                 for turn, (model, packing, what) in enumerate(merges(case, family, io)):
-                    right(case, model, packing, what, oracle.LEVELS[turn % 2])
+                    right(case, wants, model, packing, what, oracle.LEVELS[turn % 2])
             except NotStackable as reason:
                 if io == "slots" and "of opset" not in reason.message:
                     raise

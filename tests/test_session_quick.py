@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, behind, feeds, right, serving
 
-from netfuse_onnx.runtime.dispatch import QUICK
 from netfuse_onnx.runtime.errors import CallFailed
+from netfuse_onnx.runtime.generation import QUICK
 
 
 class Times(FakeFormCosts):

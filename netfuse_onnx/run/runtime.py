@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 from netfuse_onnx import library
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.run import cuda
+from netfuse_onnx.run import cuda, deadlines
 from netfuse_onnx.run.gaps import NOT_NUMPY_TYPES
 
 Array = np.ndarray[Any, Any]
@@ -140,6 +139,8 @@ class Session:
     ) -> None:
         options = session_options()
         options.enable_mem_pattern = False  # shapes change from run to run
+        # Few runs with much between them: threads that wait for the next one would only burn the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if folder:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -155,17 +156,13 @@ class Session:
         """Return all outputs by name. Feeds that the model does not have are left out. Raises RunFailed, also
         for a run that takes more than `seconds`."""
         options = onnxruntime().RunOptions()
-        alarm = threading.Timer(seconds, setattr, (options, "terminate", True))
-        alarm.daemon = True
-        alarm.start()
         try:
-            return self._run(feeds, options)
+            with deadlines.within(seconds, options):
+                return self._run(feeds, options)
         except RunFailed as error:
             if options.terminate:
                 raise RunFailed(f"it was not done after {seconds:.0f} s") from error
             raise
-        finally:
-            alarm.cancel()
 
     def _run(self, feeds: Mapping[str, Value], options: Any) -> dict[str, Value]:
         given = {name: value for name, value in feeds.items() if name in self.inputs and value is not None}

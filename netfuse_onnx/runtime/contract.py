@@ -133,6 +133,13 @@ class Contract:
             self.file, apart=self.apart, reason=self.reason, max_rows=self.max_rows, max_bytes=self.max_bytes
         )
 
+    def place(self, model: str) -> int:
+        """Return the place of a model in the order of the merge. Raises UnknownModel."""
+        try:
+            return self.own[model].place
+        except (KeyError, TypeError):
+            raise faults.unknown_model(model, self.models) from None
+
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return a request that no check can find fault with. With `copy`, its inputs are arrays of their
         own, which no caller can change while they wait. Raises UnknownModel, BadInput or TooLarge."""

@@ -26,13 +26,6 @@ from netfuse_onnx.runtime.slots import Slots
 from netfuse_onnx.runtime.stats import Stats
 from netfuse_onnx.runtime.types import Engine, Request
 
-QUICK = 100e-6
-"""Seconds of a call, with what is around it, that takes less time than to hand it over: queueing, waking a
-worker and passing Python's lock to it take as much by themselves. Measured with a policy network of 7 us."""
-SELDOM = 1.0
-"""The part of the time that quick calls may take. It is an estimate with the cost of handing over in it, so
-that they take two thirds of the time at most; where more arrives it queues, and one call serves several."""
-
 
 class Dispatcher:
     """The queues of a session, and the state that all its threads share."""
@@ -57,14 +50,6 @@ class Dispatcher:
         self.rate = Rate()
 
     # ----------------------------------------------------------------------- entry
-
-    def is_quick(self, generation: Generation, request: Request) -> bool:
-        """Return True for a request that runs in less time than it takes to hand it over to a worker, while
-        so little arrives that callers who wait for their own calls lose nothing."""
-        if self.waiting or not generation.engine.own_sessions or self._limits.max_wait > 0:
-            return False
-        seconds = generation.engine.costs.of(request.form).alone(request.rows)
-        return seconds <= QUICK and self.rate.per_second * seconds < SELDOM
 
     def start(self, generation: Generation, ticket: object, request: Request) -> bool:
         """Give a caller the slot of an idle session, in which it runs its request itself and then calls

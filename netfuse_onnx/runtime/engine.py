@@ -104,10 +104,24 @@ class ServedFiles:
         if not must and can_wait and not self._openings.pays(model, self._lost(requests)):
             return False
         with suppress(Exception), self._openings.timed(model):
-            self.calls.own.get(model)
-            if self.calls.wide is not None:
-                self.calls.wide.get(model)
+            self._open(model)
         return True
+
+    def warm_up(self, models: Sequence[str] | None = None) -> int:
+        """Open the own sessions of models, by default of as many as are kept open together, and return how
+        many are open. Raises UnknownModel."""
+        chosen = [self.contract.place(model) for model in models] if models is not None else None
+        own = self.calls.own
+        for model in chosen if chosen is not None else range(own.fitting):
+            if self.own_sessions:
+                with self._openings.timed(model):
+                    self._open(model)
+        return len(own)
+
+    def _open(self, model: int) -> None:
+        self.calls.own.get(model)
+        if self.calls.wide is not None:
+            self.calls.wide.get(model)
 
     def _lost(self, requests: Sequence[Request]) -> float:
         """Return the seconds that a merged call of these requests alone takes longer than an own call, with

@@ -113,7 +113,7 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
-            if dispatcher.is_quick(generation, request):
+            if not dispatcher.waiting and generation.is_quick(request, dispatcher.rate.per_second):
                 outcome = self._run_here(generation, request)
                 if outcome is not None:
                     return answered(outcome)
@@ -166,6 +166,11 @@ class Serving:
         return reduced(reduce, every)
 
     # ----------------------------------------------------------------------- files, figures, the end
+
+    def warm_up(self, models: Iterable[str] | None = None) -> int:
+        """Open the own sessions of models now, by default of as many as are kept open together, so that no
+        request waits for that; return how many are open."""
+        return self._dispatcher.current.engine.warm_up(None if models is None else list(models))
 
     def swap(self, path: Path) -> int:
         """Serve other files from now on, and return the number of their generation.

@@ -142,6 +142,10 @@ class Engine(Protocol):
         it is not open, and a merged call is to answer, because opening takes longer than is lost so. With
         `must` it is opened in any case."""
 
+    def warm_up(self, models: Sequence[str] | None = None) -> int:
+        """Open the own sessions of models, by default of as many as are kept open together, and return how
+        many are open. Raises UnknownModel."""
+
     def alone(self, requests: Sequence[Request], *, wide: bool = False) -> list[Outputs]:
         """Run requests of one model and one form in one call of the model's own session."""
 
