@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -69,19 +70,27 @@ def roles(names: Sequence[str], allowed: Sequence[str] = ROLES) -> Iterator[dict
 
 def some_roles(names: Sequence[str]) -> list[dict[str, str]]:
     """The roles of up to two names; of more, enough that every two names meet in every pair of roles."""
-    every = list(roles(names))
     if len(names) < 3:
-        return every
+        return list(roles(names))
+    return [dict(zip(names, row, strict=True)) for row in _meeting(len(names))]
 
-    def pairs(role: Mapping[str, str]) -> set[tuple[tuple[str, str], ...]]:
-        return set(itertools.combinations(role.items(), 2))
 
-    chosen = [_alone(names)]
-    left = set().union(*map(pairs, every)) - pairs(chosen[0])
+@functools.cache
+def _meeting(count: int) -> list[tuple[str, ...]]:
+    """The roles of so many names, in rows; the names are their numbers here. Each row has most of the pairs that are
+    left: a set of pairs is a number with a bit for each."""
+    names, bits = [str(k) for k in range(count)], dict[object, int]()
+
+    def pairs(role: Mapping[str, str]) -> int:
+        met = itertools.combinations(role.items(), 2)
+        return sum(1 << bits.setdefault(pair, len(bits)) for pair in met)
+
+    every = {tuple(role.values()): pairs(role) for role in roles(names)}
+    chosen = [tuple(_alone(names).values())]
+    left = (1 << len(bits)) - 1 & ~every[chosen[0]]
     while left:
-        best = max(every, key=lambda role: len(pairs(role) & left))
-        left -= pairs(best)
-        chosen.append(best)
+        chosen.append(max(every, key=lambda row: (every[row] & left).bit_count()))
+        left &= ~every[chosen[-1]]
     return chosen
 
 

@@ -12,7 +12,7 @@ import pytest
 from netfuse_onnx.run import deadlines
 from netfuse_onnx.run.deadlines import Deadlines
 
-LONG, SHORT, MOST = 600.0, 0.02, 30.0
+LONG, SHORT, MOST = 600.0, 0.02, 20.0
 """Seconds of a run that is never late, of one that is soon, and after which a test fails."""
 
 
@@ -33,17 +33,19 @@ class Options:
 
 
 def test_only_the_run_that_is_late_is_ended() -> None:
-    """The shorter limit comes second, when the thread already waits for the longer one."""
-    watched, long, short = Deadlines(), Options(), Options()
+    """When the second short one comes, the thread waits for the end of the long one."""
+    watched, long = Deadlines(linger=LONG), Options()
     with watched.within(LONG, long):
-        with watched.within(SHORT, short):
-            assert short.ended.wait(MOST)
+        for _ in range(2):
+            short = Options()
+            with watched.within(SHORT, short):
+                assert short.ended.wait(MOST)
         assert not long.terminate
 
 
 @pytest.mark.parametrize("limit", [LONG, float("inf"), 1e300])
 def test_a_run_that_comes_after_a_late_one_is_watched(limit: float) -> None:
-    watched = Deadlines()
+    watched = Deadlines(linger=LONG)
     for _ in range(2):
         late = Options()
         with watched.within(limit, Options()), watched.within(SHORT, late):
@@ -76,6 +78,23 @@ def test_all_runs_share_one_thread() -> None:
         with watched.within(LONG, options):
             assert threading.active_count() == before + 1
     assert not any(options.terminate for options in runs)
+
+
+def test_the_thread_ends_soon_after_the_last_run() -> None:
+    watched, late = Deadlines(linger=SHORT), Options()
+    with watched.within(LONG, Options()):
+        (thread,) = [one for one in threading.enumerate() if one is watched._thread]
+    thread.join(MOST)
+    assert not thread.is_alive()
+    with watched.within(SHORT, late):
+        assert late.ended.wait(MOST)
+
+
+def test_the_thread_stays_for_a_run() -> None:
+    """It looks around many times in the meantime."""
+    watched, late = Deadlines(linger=SHORT / 20), Options()
+    with watched.within(SHORT, late):
+        assert late.ended.wait(MOST)
 
 
 CHILD = """

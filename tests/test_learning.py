@@ -18,7 +18,7 @@ def taught(seconds: list[float]) -> list[float]:
     """The calls that teach, of own calls with these times."""
     engine, stats = FakeEngine(), Stats()
     found: list[float] = []
-    engine.costs.saw = lambda form, kind, rows, took: found.append(took)  # type: ignore[method-assign]
+    engine.costs.saw = lambda form, kind, rows, took, wide=False: found.append(took)  # type: ignore[method-assign]
     generation = Generation(1, engine, Limits())
     for took in seconds:
         generation.settle(stats, Performed("alone", [Request(0, (), 1, FORM)], [{}], took))
@@ -39,7 +39,7 @@ def test_a_delayed_call_teaches_no_more_often_than_others() -> None:
 
 def test_requests_that_are_alike_teach_by_a_call_in_their_middle() -> None:
     engine, found = FakeEngine(), []
-    engine.costs.saw = lambda form, kind, rows, took: found.append(took)  # type: ignore[method-assign]
+    engine.costs.saw = lambda form, kind, rows, took, wide=False: found.append(took)  # type: ignore[method-assign]
     generation = Generation(1, engine, Limits())
     generation.uncounted += [(FORM, range(4), 1, took) for took in (9.0, 1.0, 1.5, 7.0)]
     stats = Stats()

@@ -129,6 +129,16 @@ def test_rows_that_disagree_fail(name: str, by: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", LOWERINGS)
+def test_one_row_of_bfloat16_is_repeated_for_all(by: str, tmp_path: Path) -> None:
+    """Expand has no kernel for it (gaps.TILE_STAYS)."""
+    text = """g (float[n,4] x, bfloat16[n,3] z) => (float[n,3] y) {
+        h = MatMul(x, w)  f = Cast<to = 1>(z)  y = Add(h, f) }"""
+    paths = families.family(tmp_path, text, {"w": (4, 3)}, 3)
+    report = netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), io="routed", routing=by, share=("z",))
+    assert report.proof is not None and report.proof.ok
+
+
+@pytest.mark.parametrize("by", LOWERINGS)
 def test_an_input_that_is_fed_once_is_one_row_for_all(by: str, tmp_path: Path) -> None:
     kind = KINDS["two heads"]
     paths = kind.write(tmp_path, 3)

@@ -170,6 +170,25 @@ def test_each_models_own_file_says_which_sizes_it_takes(
                 session.run("a", feeds | {"x": np.ones((0, 3), np.float32)})
 
 
+@pytest.mark.parametrize("mode", ["slots", "index"])
+def test_rows_that_a_routed_call_takes_once_may_differ_for_an_own_file(mode: str, tmp_path: Path) -> None:
+    text = "g (float[n,4] x, float[n,3] z) => (float[n,3] y) { h = MatMul(x, w)  y = Add(h, z) }"
+    paths = [save(tmp_path / f"{name}.onnx", model(text, W, m)) for m, name in enumerate("abc")]
+    options: dict[str, Any] = MODES[mode] | {"share": ["z"], "views": True, "verify": False}
+    netfuse_onnx.merge(paths, str(tmp_path / "served"), **options)
+    own = Sources(tmp_path)
+    with MergedSession(tmp_path / "served", calibrate=0.0) as session:
+        session._dispatcher.current.engine.costs = FakeCosts(merged=0.01)
+        for call in range(3):
+            for alike in (True, False):
+                feeds = drawn(own.models["a"], call, {"n": 2})
+                feeds["z"] = np.repeat(feeds["z"][:1], 2, axis=0) if alike else feeds["z"]
+                pairs = [(m, feeds) for m in "abcab"]
+                for (m, fed), answer in zip(pairs, session.run_many(pairs), strict=True):
+                    own.right(m, fed, answer)
+        assert session.stats()["retries"] == 0
+
+
 def test_without_own_files_the_merged_file_says_which_sizes_it_takes(tmp_path: Path) -> None:
     texts = [SIZES["inner"].format("4" if name == "b" else "s") for name in "abc"]
     paths = [save(tmp_path / f"{m}.onnx", model(text, {"w": ()}, m)) for m, text in enumerate(texts)]

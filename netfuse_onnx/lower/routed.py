@@ -125,6 +125,8 @@ class Routed(Boundary):
         repeated."""
         if name not in self.labels.repeated or not self.routing.batch:
             return x
+        if self.corr.edge_type(name).dtype == TensorProto.BFLOAT16:  # gaps.TILE_STAYS
+            return emit("Gather", x, emit("Expand", emit.const([0]), self.slots.most), axis=0)
         rank = self.corr.graph.types[name].rank or 1
         ones = [emit.const([1] * (rank - 1))] if rank > 1 else []
         return emit("Expand", x, emit("Concat", self.slots.most, *ones, axis=0) if ones else self.slots.most)

@@ -56,9 +56,11 @@ class MergedSession(Serving):
 
         A merged call has at most `max_rows` rows of a model; a request has at most `max_batch`, and so has a
         call of a model's own session.
-        At most `max_queue` requests wait, `max_queue_per_model` of one model; another is refused with
-        QueueFull. `max_wait` is the number of seconds that a request may wait on purpose for a merged call
-        to pay. `timeout` is that of requests that name none, in seconds.
+        At most `max_queue_per_model` requests of one model wait; another is refused with QueueFull. Where
+        `max_queue` wait in all, so is one of a model that has its share, `max_queue` / models and one at
+        least; up to its share a model always enters, so that others can't keep it out.
+        `max_wait` is the number of seconds that a request may wait on purpose for a merged call to pay.
+        `timeout` is that of requests that name none, in seconds.
 
         `buckets` gives symbolic axes the sizes that they are padded to: a number is a multiple, a list has
         the sizes; `pad` has the values of inputs that are not padded by 0. `rows_apart=True` is your word

@@ -401,4 +401,18 @@ MUTATIONS = (
         "    if set(have) != set(want):\n        yield f\"The file's",
         "test_pins_prove.py::test_a_graph_that_is_another_although_it_computes_the_same",
     ),
+    mutation(
+        "a-shorter-limit-waits-for-a-longer-one",
+        "netfuse_onnx/run/deadlines.py",
+        "            if due < self._wakes:  #",
+        "            if due > self._wakes:  #",
+        "test_deadlines.py::test_only_the_run_that_is_late_is_ended",
+    ),
+    mutation(
+        "a-run-that-is-done-is-ended",
+        "netfuse_onnx/run/deadlines.py",
+        "                self._runs.pop(id(options), None)\n",
+        "                self._runs.get(id(options), None)\n",
+        "test_deadlines.py::test_what_is_done_in_time_is_never_ended",
+    ),
 )  # fmt: skip
