@@ -165,14 +165,16 @@ class Ours:
     ) -> None:
         self.costs, self.limits, self.workers, self.true = costs, limits or Limits(), workers, true
         self.waiting, self.noise, self.rate = Waiting(), noise, Rate()
+        self._since, self._until, self._before = 0.0, 0.0, 0.0
         self.kinds: list[str] = []
 
     def add(self, request: Request) -> None:
         self.waiting.add(request)
-        self.rate.arrived(request.arrived)
+        busy = self._before + min(request.arrived, self._until) - self._since
+        self.rate.arrived(request.arrived, busy, request.arrived < self._until)
 
     def next(self, now: float, idle: int) -> Started | Later | None:
-        load = Load(self.workers, self.workers - idle, self.rate.per_second)
+        load = Load(self.workers, self.workers - idle, self.rate.per_busy_second)
         call = choose(self.waiting, self.costs, now, self.limits, load=load)
         if not isinstance(call, Call):
             return call
@@ -184,7 +186,15 @@ class Ours:
         seconds = self._seconds(self.true or self.costs, call, rows) * self.noise()
         if self.true is not None:
             self.costs.saw(call.form, call.kind, rows, seconds, wide=call.wide)
+        self._runs(now, now + seconds)
         return Started(batch, seconds, call.wide)
+
+    def _runs(self, start: float, end: float) -> None:
+        """Note that a call runs: times in which several do count once."""
+        if start >= self._until:
+            self._before += self._until - self._since
+            self._since = start
+        self._until = max(self._until, end)
 
     def _seconds(self, costs: Costs, call: Call, rows: dict[int, int]) -> float:
         if call.kind == "alone":

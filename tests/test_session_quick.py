@@ -72,7 +72,7 @@ def test_the_callers_array_may_change_at_once() -> None:
 def test_where_much_arrives_it_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     served, threads = engine(QUICK / 2)
     with serving(served) as session:
-        rate = session._dispatcher.rate
+        rate = session._dispatcher.slots.rate
         monkeypatch.setattr(type(rate), "per_second", property(lambda _: 0.9 / (QUICK / 2)))
         session.submit("a", feeds(1)).result(30)
         monkeypatch.setattr(type(rate), "per_second", property(lambda _: 1.1 / (QUICK / 2)))

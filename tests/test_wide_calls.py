@@ -156,6 +156,23 @@ def test_the_rate_of_arrivals_follows_them() -> None:
     assert rate.per_second > 0
 
 
+def test_arrivals_count_that_come_while_others_are_served() -> None:
+    """One caller sends after each answer; many know nothing of each other. Calls take a second."""
+    one, many, draw = Rate(), Rate(), random.Random(4)
+    for k in range(500):
+        one.arrived(1.1 * k, 1.0 * k, False)
+    assert one.per_second == pytest.approx(1 / 1.1) and one.per_busy_second == 0.0
+    now = busy = until = 0.0
+    for _ in range(5000):
+        gap = draw.expovariate(0.5)
+        busy += min(max(until - now, 0.0), gap)
+        now += gap
+        many.arrived(now, busy, now < until)
+        until = max(until, now) + 1.0
+    assert many.per_busy_second == pytest.approx(0.5, rel=0.4)
+    assert Rate().per_busy_second == 0.0
+
+
 def test_estimates_of_wide_calls_follow_those_that_run() -> None:
     known = costs(0.5)
     times = known.of(FORM)
@@ -191,6 +208,28 @@ def test_wide_calls_that_are_slower_are_seldom_tried(truth: float, most: int) ->
 
 
 # --------------------------------------------------------------------------- slots, and a session
+
+
+def test_times_in_which_several_calls_run_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    slots, tickets = Slots(2), [object(), object()]
+    for at, change, ticket, busy in (
+        (1.0, slots.take, 0, 0.0), (2.0, slots.take, 1, 1.0), (3.0, slots.discard, 0, 2.0),
+        (5.0, slots.discard, 1, 4.0), (6.0, slots.discard, 1, 4.0), (7.0, slots.take, 0, 4.0),
+        (8.0, slots.discard, 0, 5.0),
+    ):  # fmt: skip
+        now[0] = at
+        change(tickets[ticket])
+        assert slots.busy_seconds == busy
+
+
+def test_one_caller_after_the_other_has_all_cores() -> None:
+    engine = wide_engine()
+    with serving(engine) as session:
+        for turn in range(20):
+            session.run("abcd"[turn % 4], feeds(1))
+        assert engine.wide_calls == 20
 
 
 def test_a_wide_call_has_all_slots() -> None:

@@ -19,7 +19,7 @@ from netfuse_onnx.runtime.errors import Closed, QueueFull, ServingError
 from netfuse_onnx.runtime.generation import Generation, Job
 from netfuse_onnx.runtime.idle import Idle
 from netfuse_onnx.runtime.isolation import Outcome, Performed
-from netfuse_onnx.runtime.moments import NEVER, Rate, seconds_until
+from netfuse_onnx.runtime.moments import NEVER, seconds_until
 from netfuse_onnx.runtime.queue import Answer, Queue
 from netfuse_onnx.runtime.schedule import Later, Limits, Load
 from netfuse_onnx.runtime.slots import Slots
@@ -47,7 +47,6 @@ class Dispatcher:
         self._limits = limits
         self._fixed_slots = slots
         self.slots = Slots(slots or max(1, engine.slots))
-        self.rate = Rate()
 
     # ----------------------------------------------------------------------- entry
 
@@ -57,7 +56,7 @@ class Dispatcher:
         with self.lock:
             if self.closing or generation is not self.current or self.waiting or not self.slots.is_free:
                 return False
-            self.rate.arrived(request.arrived)
+            self.slots.arrived(request.arrived)
             wide = generation.engine.wide and generation.runs_wide(request, self._load(), self.stats)
             generation.running.add(ticket)
             self.slots.take(ticket, wide)
@@ -77,7 +76,7 @@ class Dispatcher:
             try:
                 generation.queue.add(request)
                 self.waiting += 1
-                self.rate.arrived(request.arrived)
+                self.slots.arrived(request.arrived)
                 if self.slots.is_free:
                     self.idle.wake()
                 else:
@@ -336,7 +335,7 @@ class Dispatcher:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(generation.engine))
 
     def _load(self) -> Load:
-        return Load(self.slots.count, self.slots.busy, self.rate.per_second)
+        return Load(self.slots.count, self.slots.busy, self.slots.rate.per_busy_second)
 
     def _generations(self) -> tuple[Generation, ...]:
         return (*self.old, self.current)

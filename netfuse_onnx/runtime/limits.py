@@ -31,7 +31,7 @@ class Load(NamedTuple):
     running: int = 0
     """Calls that do."""
     rate: float = 0.0
-    """Requests that arrive in a second."""
+    """Requests that arrive in a second in which a call runs."""
     one_caller: bool = False
     """One caller brought all that waits, and goes on when he has the last answer."""
 

@@ -9,29 +9,41 @@ NEVER = float("inf")
 
 
 class Rate:
-    """The number of requests that arrive in a second: one over the running mean of the times between two.
+    """The number of requests that arrive in a second, and in a second in which a call runs.
 
-    The first times count alike; later each moves the mean by STEP of the difference. Nothing arrives yet: 0.
+    Both are ratios of running means over arrivals: the first ones count alike, later each moves the means by
+    STEP of the difference. The second rate tells how many come while others are served. It is 0 where one
+    caller sends a request after each answer, however often, and equals the first where many callers know
+    nothing of each other. Nothing arrived yet: 0.
     """
 
     STEP = 0.02
-    __slots__ = ("_count", "_gap", "_last")
+    __slots__ = ("_busy", "_busy_before", "_count", "_gap", "_last", "_meanwhile")
 
     def __init__(self) -> None:
         self._count, self._gap, self._last = 0, 0.0, NEVER
+        self._meanwhile, self._busy, self._busy_before = 0.0, 0.0, 0.0
 
-    def arrived(self, moment: float) -> None:
-        """Take in a request that arrived at a moment, not before those of earlier calls."""
+    def arrived(self, moment: float, busy_seconds: float = 0.0, is_busy: bool = False) -> None:
+        """Take in a request that arrived at a moment, not before those of earlier calls. Until then calls ran
+        for so many seconds in all; `is_busy` says that one did just then."""
         if self._last != NEVER:
             self._count += 1
             step = max(self.STEP, 1 / self._count)
             self._gap += step * (max(moment - self._last, 0.0) - self._gap)
-        self._last = moment
+            self._meanwhile += step * (is_busy - self._meanwhile)
+            self._busy += step * (max(busy_seconds - self._busy_before, 0.0) - self._busy)
+        self._last, self._busy_before = moment, busy_seconds
 
     @property
     def per_second(self) -> float:
         """The requests that arrive in a second."""
         return 1 / max(self._gap, 1e-9) if self._count else 0.0
+
+    @property
+    def per_busy_second(self) -> float:
+        """The requests that arrive in a second in which a call runs."""
+        return self._meanwhile / max(self._busy, 1e-9)
 
 
 def seconds_until(moment: float) -> float | None:

@@ -265,10 +265,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_wide_calls.py::test_a_wide_call_has_all_slots",
     ),
     mutation(
+        "each-call-counts-as-time-of-its-own",
+        RUNTIME + "slots.py",
+        "        if not self._tickets:\n            self._since",
+        "        if True:\n            self._since",
+        "test_wide_calls.py::test_times_in_which_several_calls_run_count_once",
+    ),
+    mutation(
+        "who-waits-for-the-answer-counts-as-others",
+        RUNTIME + "moments.py",
+        "self._meanwhile += step * (is_busy - self._meanwhile)",
+        "self._meanwhile += step * (1 - self._meanwhile)",
+        "test_wide_calls.py::test_arrivals_count_that_come_while_others_are_served",
+    ),
+    mutation(
         "a-wide-call-keeps-its-slots",
         RUNTIME + "slots.py",
-        "            self._wide = None\n        self._tickets",
-        "            pass\n        self._tickets",
+        "            self._wide = None\n        if ticket",
+        "            pass\n        if ticket",
         "test_wide_calls.py::test_a_wide_call_has_all_slots",
     ),
     mutation(
