@@ -54,6 +54,17 @@ def test_a_call_is_wide_where_it_has_the_machine_for_itself_and_ends_sooner() ->
     assert first_call(2, 0.2, Load(16)).wide and not first_call(12, 0.2, Load(16)).wide
 
 
+def test_a_request_of_many_rows_is_one_call() -> None:
+    """Rows cost as much in a batch as one by one here, so calls of one row each would be chosen, were these eight
+    requests."""
+    queue = Waiting()
+    queue.add(Request(0, (), 8, FORM, 0.0))
+    call = choose(queue, costs(0.8), 99.0, Limits(), load=ONE_OF_TWO)
+    assert call == Call("alone", FORM, ((0, 1),), wide=True)
+    queue.add(Request(1, (), 8, FORM, 1.0))
+    assert not choose(queue, costs(0.8), 99.0, Limits(), load=ONE_OF_TWO).wide  # type: ignore[union-attr]
+
+
 def test_for_one_caller_the_last_answer_counts() -> None:
     """Two workers: 8 wide calls take 4.4 and calls side by side 4; for 3 it is 1.65 and 2."""
     for waiting, wide in ((1, True), (2, False), (3, True), (4, False), (8, False)):

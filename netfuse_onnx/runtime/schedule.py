@@ -86,7 +86,7 @@ def choose(
             return Call("merged", form, _together(lines, most, limits, kept_out))
         if limits.max_wait > 0 and now < line.arrived + limits.max_wait:
             return Later(line.arrived + limits.max_wait)
-    most = _batch(line.rows, waiting.rows, times, limits.max_batch)
+    most = max(_batch(line.rows, waiting.rows, times, limits.max_batch), line.first)
     wide = limits.own_sessions and _is_wide(waiting, most, times, load)
     return Call("alone", form, ((model, line.fitting(most, limits.rows_apart)),), wide)
 
@@ -169,7 +169,8 @@ def _is_wide(waiting: Waiting, most: int, times: FormCosts, load: Load) -> bool:
     wide, beside = times.wide(most), times.alone(most)
     if load.running or wide >= beside:
         return False
-    calls = sum([-(-line.rows // most) for lines in waiting.lines.values() for line in lines.values()])
+    every = [line for lines in waiting.lines.values() for line in lines.values()]
+    calls = sum([-(-line.rows // max(most, line.first)) for line in every])
     rounds, rest = divmod(calls, load.workers)
     if load.one_caller:
         return calls * wide < (rounds + (rest > 0)) * beside
