@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.moments import Rate
 from netfuse_onnx.runtime.schedule import Later, Limits, Load, Waiting, choose
 from netfuse_onnx.runtime.types import Call, Costs, Request

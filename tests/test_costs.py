@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from netfuse_onnx.runtime.costs import MOST_FORMS, Curve, FormTimes, MeasuredCosts, given, size_of
+from netfuse_onnx.runtime.costs import MOST_FORMS, FormTimes, MeasuredCosts, given, size_of
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.timing import GUESS, measured
 from netfuse_onnx.runtime.types import Io, Kind
 from netfuse_onnx.runtime.ways import GAIN
@@ -145,6 +146,23 @@ def test_a_machine_that_changes_is_followed_at_once_but_not_for_one_slow_call() 
         costs.saw((), "merged", {0: 1}, 20.0)
     assert costs.merged((), {0: 1}) == pytest.approx(20.0, rel=0.35)
     assert costs.merged((), {0: 8}) > 64.0 and costs.alone((), 1) == 1.0
+
+
+def test_batches_that_seemed_too_slow_are_tried_again() -> None:
+    """The machine was busy when batches were timed, so that none is taken. It finds out; where they are slow, what it
+    tries is next to nothing."""
+    for true, few in ((4.0, False), (12.0, True)):
+        costs = given("stacked", 8, {1: 1.0, 8: 16.0, 64: 200.0}, {1: 1e9})
+        tried = 0
+        for _ in range(20_000):
+            if costs.alone((), 8) < 8 * costs.alone((), 1):
+                costs.saw((), "alone", {0: 8}, true)
+                tried += 1
+            else:
+                costs.saw((), "alone", {0: 1}, 1.0)
+        assert (1 <= tried < 30) if few else tried > 10_000
+        assert few or costs.alone((), 8) == pytest.approx(true, rel=0.05)
+        assert costs.alone((), 1) == pytest.approx(1.0) and costs.alone((), 64) >= costs.alone((), 8)
 
 
 def test_times_that_were_right_lately_do_not_move_with_the_others() -> None:

@@ -9,7 +9,8 @@ from collections.abc import Hashable, Sequence
 import pytest
 from simulated import FORM, OneByOne, Ours, arrivals, recorded, simulate
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, given, size_of
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts, given, size_of
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.merges import merges_from
 from netfuse_onnx.runtime.schedule import BEHIND, Later, Limits, Load, Waiting, choose, merges_all
 from netfuse_onnx.runtime.types import Call, Io, Request

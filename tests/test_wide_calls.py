@@ -17,7 +17,8 @@ from test_session_files import Sources, bundle
 from netfuse_onnx import MergedSession
 from netfuse_onnx.runtime import engine as engines
 from netfuse_onnx.runtime import threads
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.errors import CallFailed
 from netfuse_onnx.runtime.moments import Rate
 from netfuse_onnx.runtime.ort import ALL, Setup, open_session

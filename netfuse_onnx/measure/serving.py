@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from netfuse_onnx.measure.contenders import Concurrent, InSequence, NotWaiting
 from netfuse_onnx.measure.report import Row, Serving, Waiting
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.merges import merges_from
 from netfuse_onnx.runtime.types import Costs
 from netfuse_onnx.runtime.ways import GAIN

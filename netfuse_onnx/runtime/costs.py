@@ -17,6 +17,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
+from netfuse_onnx.runtime.curves import FADE, Curve
 from netfuse_onnx.runtime.types import Io, Kind
 
 STEP = 0.1
@@ -28,89 +29,12 @@ SURPRISES, FAST_STEP, FAST_FARTHEST = 3, 0.3, 3.0
 """After so many calls in a row that took more than FARTHEST times as long as was expected, or as short, it is
 no outlier: all times of this kind of call move together, by this part of the difference and up to this ratio,
 but those that were right lately."""
-LATELY = 100
-"""Calls of a form and kind after which a time that was right is no longer known to be."""
 NEW = 10
 """So many first calls of sizes that were never timed move all times of their form in the same way: these are
 those of another form, in proportion."""
-FADE = 1e-4
-"""With each own call the estimate of merged calls fades by this part, and with the next merged call it is
-back. So merged calls that seemed too slow are tried again, once in thousands of calls. So are wide calls, the
-sooner the less slow they seemed."""
 MOST_FORMS = 256
 """Most forms whose times are kept; the one that was first seen longest ago goes, but never the first of
 all."""
-
-
-class Curve:
-    """A time over a size: straight lines between the sizes that were timed.
-
-    Before the first size it is the first time. Behind the last it goes on with the slope of the last two, or
-    in proportion where there is one.
-    """
-
-    def __init__(self, points: Mapping[int, float]) -> None:
-        """Take {size: seconds}, at least one."""
-        self._sizes = sorted(points)
-        self._times = [max(points[size], 1e-9) for size in self._sizes]
-        self._known: dict[int, float] = {}
-        self._calls = 0
-        self._right: dict[int, int] = {}
-        """The last call, by place, that took about as long as the time of that place lets expect."""
-
-    def __call__(self, size: int) -> float:
-        known = self._known.get(size)
-        if known is None:
-            known = self._known[size] = sum(
-                weight * self._times[place] for place, weight in self._weights(size)
-            )
-        return known
-
-    def points(self) -> dict[int, float]:
-        """Return {size: seconds} of the sizes that were timed."""
-        return dict(zip(self._sizes, self._times, strict=True))
-
-    def scaled(self, factor: float) -> Curve:
-        """Return this curve with all times multiplied by a factor."""
-        return Curve({size: seconds * factor for size, seconds in self.points().items()})
-
-    def note(self, size: int, right: bool) -> None:
-        """Take note of a call that took about as long as expected, or not."""
-        self._calls += 1
-        for place, weight in self._weights(size):
-            if abs(weight) >= 0.5 and right:
-                self._right[place] = self._calls
-            elif abs(weight) >= 0.5:
-                self._right.pop(place, None)
-
-    def shift(self, factor: float, *, every: bool = False) -> None:
-        """Multiply all times by a factor, or all but those that were right lately."""
-        for place in range(len(self._times)):
-            if every or self._right.get(place, -LATELY) <= self._calls - LATELY:
-                self._times[place] *= factor
-        self._known.clear()
-
-    def move(self, size: int, ratio: float, step: float) -> None:
-        """Multiply the times beside a size by (1 - step) + step * ratio, the nearer the more."""
-        for place, weight in self._weights(size):
-            self._times[place] *= 1 + step * min(1.0, abs(weight)) * (ratio - 1)
-        self._known.clear()
-
-    def _weights(self, size: int) -> Sequence[tuple[int, float]]:
-        """Return the places whose times make that of a size, with their weights."""
-        sizes = self._sizes
-        place = bisect_left(sizes, size)
-        if place == 0 or (place < len(sizes) and sizes[place] == size):
-            return ((place, 1.0),)
-        if place == len(sizes):
-            if place == 1:
-                return ((0, size / sizes[0]),)
-            if self._times[-1] <= self._times[-2]:
-                return ((place - 1, size / sizes[-1]),)
-            place -= 1
-        low, high = sizes[place - 1], sizes[place]
-        part = (size - low) / (high - low)
-        return ((place - 1, 1 - part), (place, part))
 
 
 class FormTimes:
@@ -220,6 +144,8 @@ class FormTimes:
         if kind == "alone":
             self.faded *= 1 - FADE
             self._faded_on_all *= 1 - FADE
+            self.own.fade()
+            step = max(step, 1 - self.own.back(total, seconds))
             expected = self.own(total)
         else:
             step = max(step, 1 - self.faded)  # it was not seen for long

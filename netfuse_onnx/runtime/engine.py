@@ -18,8 +18,9 @@ from netfuse_onnx.runtime.buckets import Buckets
 from netfuse_onnx.runtime.bundle import Bundle
 from netfuse_onnx.runtime.calls import Calls, OnCpu
 from netfuse_onnx.runtime.contract import Contract, Form
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.ort import ALL, CPU, Setup, open_session, shares_pool
 from netfuse_onnx.runtime.own import Openings, OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing

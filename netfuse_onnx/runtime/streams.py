@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts, size_of
 from netfuse_onnx.runtime.cuda import OnCuda
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.packing import Packing
 from netfuse_onnx.runtime.placed import USES
 from netfuse_onnx.runtime.samples import MadeUp

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx.runtime.costs import Curve, FormTimes, MeasuredCosts, size_of, sizes_of
+from netfuse_onnx.runtime.costs import FormTimes, MeasuredCosts, size_of, sizes_of
+from netfuse_onnx.runtime.curves import Curve
 from netfuse_onnx.runtime.types import Io, Kind
 
 Run = Callable[[Kind, Hashable, Mapping[int, int]], object]

@@ -6,6 +6,7 @@ SCHEDULE = "netfuse_onnx/runtime/schedule.py"
 WAYS = "netfuse_onnx/runtime/ways.py"
 WAITING = "netfuse_onnx/runtime/waiting.py"
 COSTS = "netfuse_onnx/runtime/costs.py"
+CURVES = "netfuse_onnx/runtime/curves.py"
 TIMING = "netfuse_onnx/runtime/timing.py"
 
 MUTATIONS = (
@@ -102,17 +103,24 @@ MUTATIONS = (
     ),
     mutation(
         "times-that-were-right-move-with-the-others",
-        COSTS,
-        "if every or self._right",
-        "if True or self._right",
+        CURVES,
+        "if every or not self._was_right(place):",
+        "if True:",
         "test_costs.py::test_times_that_were_right_lately_do_not_move_with_the_others",
     ),
     mutation(
         "what-was-right-once-stays",
-        COSTS,
-        "<= self._calls - LATELY:",
-        "<= 0 - LATELY:",
+        CURVES,
+        "> self._calls - LATELY",
+        "> 0 - LATELY",
         "test_costs.py::test_times_that_were_right_lately_do_not_move_with_the_others",
+    ),
+    mutation(
+        "a-batch-that-seemed-slow-is-never-tried-again",
+        COSTS,
+        "            self.own.fade()\n",
+        "",
+        "test_costs.py::test_batches_that_seemed_too_slow_are_tried_again",
     ),
     mutation(
         "a-slow-size-hides-larger-ones",
