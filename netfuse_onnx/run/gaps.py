@@ -146,10 +146,10 @@ a part of it (FusedMatMul with transBatchA or transBatchB). Where that axis is e
 has that form where it moves models from behind the batch to the front: do not feed it a batch of 0."""
 EMPTY_MOVED_BEFORE = (1, 32)
 
-
 INPUT_GIVEN_OUT = "1.32"
 """Nothing is written to the place that is bound to an output which is an input itself, and no error is told.
 Without a place, run_with_ort_values gives the memory of the input out."""
+
 # --------------------------------------------------------------------------- control flow, speed
 
 OUTPUTS_UNTYPED = "1.32"
