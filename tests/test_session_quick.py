@@ -14,7 +14,7 @@ from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, behind,
 from test_session_files import Sources, bundle, opening, x
 
 from netfuse_onnx.runtime.errors import CallFailed
-from netfuse_onnx.runtime.generation import QUICK
+from netfuse_onnx.runtime.generation import QUICK, REST
 
 
 class Times(FakeFormCosts):
@@ -72,10 +72,10 @@ def test_the_callers_array_may_change_at_once() -> None:
 def test_where_much_arrives_it_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     served, threads = engine(QUICK / 2)
     with serving(served) as session:
-        rate = session._dispatcher.slots.rate
-        monkeypatch.setattr(type(rate), "per_second", property(lambda _: 0.9 / (QUICK / 2)))
+        slots = session._dispatcher.slots
+        monkeypatch.setattr(type(slots), "rested", property(lambda _: 1.1 * REST))
         session.submit("a", feeds(1)).result(30)
-        monkeypatch.setattr(type(rate), "per_second", property(lambda _: 1.1 / (QUICK / 2)))
+        monkeypatch.setattr(type(slots), "rested", property(lambda _: 0.9 * REST))
         session.submit("a", feeds(1)).result(30)
         me = threading.current_thread().name
         assert threads[0] == me and threads[1] != me

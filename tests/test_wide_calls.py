@@ -234,6 +234,10 @@ def test_times_in_which_several_calls_run_count_once(monkeypatch: pytest.MonkeyP
         now[0] = at
         change(tickets[ticket])
         assert slots.busy_seconds == busy
+    now[0] = 10.0
+    assert slots.rested == 2.0
+    slots.take(tickets[0])
+    assert slots.rested == 0.0 and Slots(1).rested == float("inf")
 
 
 def test_one_caller_after_the_other_has_all_cores() -> None:

@@ -24,9 +24,9 @@ ONE_OF = 8
 QUICK = 100e-6
 """Seconds of a call, with what is around it, that takes less time than to hand it over: queueing, waking a
 worker and passing Python's lock to it take as much by themselves. Measured with a policy network of 7 us."""
-SELDOM = 1.0
-"""The part of the time that quick calls may take. It is an estimate with the cost of handing over in it, so
-that they take two thirds of the time at most; where more arrives it queues, and one call serves several."""
+REST = 50e-6
+"""Seconds for which a session has been idle where quick calls run in the threads of their senders. A sender
+with more to send comes back sooner: what it sends queues, so that one call can serve several."""
 MOST_KNOWN = 1024
 """Answers of the scheduler that are kept until the costs change."""
 
@@ -79,15 +79,15 @@ class Generation:
         oldest = min(waiting, key=lambda request: request.arrived)
         return Call("alone", oldest.form, ((oldest.model, 1),))
 
-    def is_quick(self, request: Request, rate: float) -> bool:
-        """Return True for a request that runs in less time than it takes to hand it over to a worker, while
-        so few requests arrive in a second that callers who wait for their own calls lose nothing."""
+    def is_quick(self, request: Request, rested: float) -> bool:
+        """Return True for a request that runs in less time than it takes to hand it over to a worker, on a
+        session that has been idle for so many seconds that its sender loses nothing by waiting for it."""
         if not self.engine.own_sessions or self.limits.max_wait > 0:
             return False
         if not self.engine.is_open(request.model):  # to open it, or a merged call meanwhile, takes long
             return False
         seconds = self.engine.costs.of(request.form).alone(request.rows)
-        return seconds <= QUICK and rate * seconds < SELDOM
+        return seconds <= QUICK and rested >= REST
 
     def must_open(self, model: int) -> bool:
         """Return True where requests of a model may run in no merged call, not even by themselves: it is kept

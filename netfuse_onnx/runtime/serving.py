@@ -114,7 +114,7 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
-            quick = not dispatcher.waiting and generation.is_quick(request, dispatcher.slots.rate.per_second)
+            quick = not dispatcher.waiting and generation.is_quick(request, dispatcher.slots.rested)
             outcome = self._run_here(generation, request) if quick and not is_in_callback() else None
             if outcome is not None:
                 return answered(outcome)

@@ -18,6 +18,8 @@ class Slots:
         self.count = count
         self._since, self._before = 0.0, 0.0
         """The moment from which on some call has run, and the seconds of earlier such times."""
+        self._ended = float("-inf")
+        """The moment at which the last call ended and none ran any more."""
         self.rate = Rate()
         self._tickets: set[object] = set()
         self._wide: object = None
@@ -37,6 +39,11 @@ class Slots:
     def busy_seconds(self) -> float:
         """The seconds in which some call ran."""
         return self._before + (time.monotonic() - self._since if self._tickets else 0.0)
+
+    @property
+    def rested(self) -> float:
+        """The seconds for which no call has run; 0 where one does."""
+        return 0.0 if self._tickets else time.monotonic() - self._ended
 
     def arrived(self, moment: float) -> None:
         """Take in a request that arrived at a moment, while these calls run."""
@@ -60,5 +67,6 @@ class Slots:
             self._wide = None
         if ticket in self._tickets:
             if len(self._tickets) == 1:
-                self._before += time.monotonic() - self._since
+                self._ended = time.monotonic()
+                self._before += self._ended - self._since
             self._tickets.discard(ticket)
