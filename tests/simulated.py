@@ -172,7 +172,7 @@ class Ours:
     def add(self, request: Request) -> None:
         self.waiting.add(request)
         busy = self._before + min(request.arrived, self._until) - self._since
-        self.rate.arrived(request.arrived, busy, request.arrived < self._until)
+        self.rate.arrived(busy, request.arrived < self._until)
 
     def next(self, now: float, idle: int) -> Started | Later | None:
         load = Load(self.workers, self.workers - idle, self.rate.per_busy_second)

@@ -56,7 +56,7 @@ class Dispatcher:
         with self.lock:
             if self.closing or generation is not self.current or self.waiting or not self.slots.is_free:
                 return False
-            self.slots.arrived(request.arrived)
+            self.slots.arrived()
             wide = generation.engine.wide and generation.runs_wide(request, self._load(), self.stats)
             generation.running.add(ticket)
             self.slots.take(ticket, wide)
@@ -76,7 +76,7 @@ class Dispatcher:
             try:
                 generation.queue.add(request)
                 self.waiting += 1
-                self.slots.arrived(request.arrived)
+                self.slots.arrived()
                 if self.slots.is_free:
                     self.idle.wake()
                 else:

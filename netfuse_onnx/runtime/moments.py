@@ -9,36 +9,26 @@ NEVER = float("inf")
 
 
 class Rate:
-    """The number of requests that arrive in a second, and in a second in which a call runs.
+    """The number of requests that arrive in a second in which a call runs: while others are served.
 
-    Both are ratios of running means over arrivals: the first ones count alike, later each moves the means by
-    STEP of the difference. The second rate tells how many come while others are served. It is 0 where one
-    caller sends a request after each answer, however often, and equals the first where many callers know
-    nothing of each other. Nothing arrived yet: 0.
+    It is 0 where one caller sends a request after each answer, however often, and that of all requests where
+    many callers know nothing of each other. It is a ratio of running means over arrivals: the first ones
+    count alike, later each moves the means by STEP of the difference. Nothing arrived yet: 0.
     """
 
     STEP = 0.02
-    __slots__ = ("_busy", "_busy_before", "_count", "_gap", "_last", "_meanwhile")
+    __slots__ = ("_busy", "_busy_before", "_count", "_meanwhile")
 
     def __init__(self) -> None:
-        self._count, self._gap, self._last = 0, 0.0, NEVER
-        self._meanwhile, self._busy, self._busy_before = 0.0, 0.0, 0.0
+        self._count, self._meanwhile, self._busy, self._busy_before = 0, 0.0, 0.0, 0.0
 
-    def arrived(self, moment: float, busy_seconds: float = 0.0, is_busy: bool = False) -> None:
-        """Take in a request that arrived at a moment, not before those of earlier calls. Until then calls ran
-        for so many seconds in all; `is_busy` says that one did just then."""
-        if self._last != NEVER:
-            self._count += 1
+    def arrived(self, busy_seconds: float, is_busy: bool) -> None:
+        """Take in a request. Until now calls ran for so many seconds in all; `is_busy` says that one does."""
+        if self._count:
             step = max(self.STEP, 1 / self._count)
-            self._gap += step * (max(moment - self._last, 0.0) - self._gap)
             self._meanwhile += step * (is_busy - self._meanwhile)
             self._busy += step * (max(busy_seconds - self._busy_before, 0.0) - self._busy)
-        self._last, self._busy_before = moment, busy_seconds
-
-    @property
-    def per_second(self) -> float:
-        """The requests that arrive in a second."""
-        return 1 / max(self._gap, 1e-9) if self._count else 0.0
+        self._count, self._busy_before = self._count + 1, busy_seconds
 
     @property
     def per_busy_second(self) -> float:

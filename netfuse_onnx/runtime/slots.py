@@ -45,9 +45,9 @@ class Slots:
         """The seconds for which no call has run; 0 where one does."""
         return 0.0 if self._tickets else time.monotonic() - self._ended
 
-    def arrived(self, moment: float) -> None:
-        """Take in a request that arrived at a moment, while these calls run."""
-        self.rate.arrived(moment, self.busy_seconds, bool(self._tickets))
+    def arrived(self) -> None:
+        """Take in a request that arrives while these calls run."""
+        self.rate.arrived(self.busy_seconds, bool(self._tickets))
 
     def is_wide(self, ticket: object) -> bool:
         """Return True where the call of a ticket runs on all cores."""
