@@ -32,7 +32,7 @@ BUDGET ?= inf
 BENCH ?=
 GRAPHS := build/bench/graphs
 
-.PHONY: help setup demo quick test test-all mutants races fuzz-files lint docs bench paper clean
+.PHONY: help setup engines demo quick test test-all mutants races fuzz-files lint docs bench paper clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,8 +50,17 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the development tools, torch, transformers, OpenVINO, OpenCV, LitServe and FastAPI"
-	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve]'
+	@echo "Installing the development tools, torch, transformers and other runtimes and servers"
+	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve,fleet,examples]'
+	@touch $@
+
+# Engines that exports are tested on, in `make test-all`. Of nvidia-pytriton, the server that it carries is used
+# and nothing else, so it is unpacked beside the environment, without what it requires.
+engines: $(VENV)/.engines ## Install Ray Serve and a Triton server, for the tests marked `engines`
+$(VENV)/.engines: $(VENV)/.dev
+	@echo "Installing Ray Serve and a Triton server"
+	@$(INSTALL) -e '.[ray]'
+	@$(INSTALL) --no-deps --upgrade --target build/engines/triton nvidia-pytriton
 	@touch $@
 
 demo: $(VENV)/.run ## Merge a family of LoRA copies (DEMO=name: a trained one), prove and measure it, show how to run it
@@ -64,7 +73,7 @@ quick: lint ## Lint, types, one case of each rule and the main stages: under a m
 test: lint ## Lint, type check, and all tests but the slow ones
 	$(PYTEST) --hypothesis-profile=ci
 
-test-all: lint ## The same with the slow tests: full-size models
+test-all: lint engines ## The same with the slow tests: full-size models, Ray and Triton
 	$(PYTEST) -m ''
 
 # Small mistakes are put into a copy of the code, one at a time; the tests must see each (tests/mutants).

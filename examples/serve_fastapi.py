@@ -11,8 +11,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from netfuse_onnx import MergedSession
 from netfuse_onnx.runtime.errors import ServingError
 
-STATUS = {"unknown_model": 404, "too_large": 413, "bad_input": 422, "queue_full": 429, "closed": 503}
-
 
 @asynccontextmanager
 async def lifespan(app: FastAPI):
@@ -31,7 +29,7 @@ async def answer(model: str, feeds: dict[str, list]) -> dict[str, list]:
 
 @app.exception_handler(ServingError)
 async def refuse(request, error: ServingError):
-    return JSONResponse({"error": str(error)}, (STATUS | {"timeout": 504}).get(error.kind, 500))
+    return JSONResponse({"error": str(error)}, error.http)
 
 
 @app.get("/metrics")

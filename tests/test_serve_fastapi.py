@@ -134,11 +134,11 @@ def test_clients_of_several_models_at_once(server: Server) -> None:
 BODY = {"x": [[0.0] * 8], "k": [0]}
 WRONG = {
     "no model": (404, "z", BODY),
-    "a missing input": (422, "a", {"x": [[0.0] * 8]}),
-    "an unknown input": (422, "a", BODY | {"z": [1]}),
-    "a short row": (422, "a", BODY | {"x": [[0.0] * 7]}),
-    "rows of unequal length": (422, "a", BODY | {"x": [[0.0] * 8, [0.0]]}),
-    "text": (422, "a", BODY | {"x": [["much"] * 8]}),
+    "a missing input": (400, "a", {"x": [[0.0] * 8]}),
+    "an unknown input": (400, "a", BODY | {"z": [1]}),
+    "a short row": (400, "a", BODY | {"x": [[0.0] * 7]}),
+    "rows of unequal length": (400, "a", BODY | {"x": [[0.0] * 8, [0.0]]}),
+    "text": (400, "a", BODY | {"x": [["much"] * 8]}),
     "no JSON": (422, "a", b"{"),
     "too many rows": (413, "a", {"x": [[0.0] * 8] * 65, "k": [0] * 65}),
     "an index that no table has": (500, "a", BODY | {"k": [77]}),

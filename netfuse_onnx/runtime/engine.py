@@ -26,6 +26,7 @@ from netfuse_onnx.runtime.own import Openings, OwnSessions
 from netfuse_onnx.runtime.packing import Packed, Packing
 from netfuse_onnx.runtime.placed import USES
 from netfuse_onnx.runtime.ports import KEY
+from netfuse_onnx.runtime.signature import Signature, signature
 from netfuse_onnx.runtime.streams import Streams
 from netfuse_onnx.runtime.threads import Threads
 from netfuse_onnx.runtime.types import Costs, Feeds, Io, Kind, Outputs, Pays, Request, Together
@@ -86,6 +87,10 @@ class ServedFiles:
             streams = Streams(self.calls, self.packing, measured, made_up, options.max_rows)
             self.costs = streams.costs
             self._streams = streams if streams.most else None
+
+    def signature(self, model: str) -> Signature:
+        """Return the inputs and outputs of a model. Raises UnknownModel."""
+        return signature(self.contract.file, self.contract.place(model), apart=self.contract.apart)
 
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""

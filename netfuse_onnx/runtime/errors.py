@@ -1,4 +1,7 @@
-"""The errors of serving, one class for each kind: which model, which input, and what was expected."""
+"""The errors of serving, one class for each kind: which model, which input, and what was expected.
+
+Each class has the status that HTTP gives it, and the code of gRPC: `http` and `grpc`. All servers use these.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ class ServingError(NetfuseError):
 
     kind = "serving"
     exit_code = 1
+    http = 500
+    grpc = "INTERNAL"
 
     def __init__(
         self, message: str, hint: str = "", *, model: str = "", input: str = "", expected: str = ""
@@ -25,24 +30,32 @@ class UnknownModel(ServingError):
     """The file has no model of this name."""
 
     kind = "unknown_model"
+    http = 404
+    grpc = "NOT_FOUND"
 
 
 class BadInput(ServingError, ValueError):
     """An input is missing or unknown, or has another type, rank or size than the model takes."""
 
     kind = "bad_input"
+    http = 400
+    grpc = "INVALID_ARGUMENT"
 
 
 class TooLarge(ServingError, ValueError):
     """The request has more rows or bytes than the session takes in one request."""
 
     kind = "too_large"
+    http = 413
+    grpc = "INVALID_ARGUMENT"
 
 
 class QueueFull(ServingError):
     """So many requests wait already, for this model or in all, that this one was refused at once."""
 
     kind = "queue_full"
+    http = 429
+    grpc = "RESOURCE_EXHAUSTED"
 
 
 class Timeout(ServingError, TimeoutError):
@@ -50,12 +63,16 @@ class Timeout(ServingError, TimeoutError):
     anything."""
 
     kind = "timeout"
+    http = 504
+    grpc = "DEADLINE_EXCEEDED"
 
 
 class Closed(ServingError):
     """The session is closed, or was closed without waiting for this request."""
 
     kind = "closed"
+    http = 503
+    grpc = "UNAVAILABLE"
 
 
 class CallFailed(ServingError):

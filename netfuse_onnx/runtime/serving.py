@@ -24,6 +24,7 @@ from netfuse_onnx.runtime.moments import NEVER
 from netfuse_onnx.runtime.queue import Answer, answered, is_in_callback
 from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
+from netfuse_onnx.runtime.signature import Signature
 from netfuse_onnx.runtime.stats import exposition, quantile, samples
 from netfuse_onnx.runtime.types import Engine, Feeds, Outputs, Request
 from netfuse_onnx.runtime.workers import Workers, drop
@@ -67,6 +68,10 @@ class Serving:
     def models(self) -> tuple[str, ...]:
         """The names of the models that new requests may ask for, in the order of the merge."""
         return self._dispatcher.current.engine.models
+
+    def signature(self, model: str) -> Signature:
+        """Return the inputs and outputs of a model, as servers tell them. Raises UnknownModel."""
+        return self._dispatcher.current.engine.signature(model)
 
     @property
     def is_closed(self) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from netfuse_onnx.runtime.queue import Answer
+    from netfuse_onnx.runtime.signature import Signature
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Any]
@@ -133,6 +134,9 @@ class Engine(Protocol):
     def check(self, model: str, feeds: Feeds, *, copy: bool = False) -> Request:
         """Return the request of a model. With `copy`, its inputs are arrays of their own, which no caller can
         change while they wait. Raises UnknownModel, BadInput or TooLarge."""
+
+    def signature(self, model: str) -> Signature:
+        """Return the inputs and outputs of a model. Raises UnknownModel."""
 
     def everyone(self, feeds: Feeds) -> list[tuple[str, Feeds]]:
         """Return a request for each model, of inputs by the names of the first one."""
