@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.bounds import Bounds
-from netfuse_onnx.runtime.direct import inside, run_directly
+from netfuse_onnx.runtime.direct import inside, replacing, run_directly
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
@@ -192,13 +192,13 @@ class Serving:
         files may have other models.
         """
         with self._swaps:
-            self._dispatcher.refuse_if_closed()
-            engine = self._open(path)
-            try:
-                return self._dispatcher.replace(engine)
-            except ServingError:
-                engine.close()
-                raise
+            return self.prepare(path)()
+
+    def prepare(self, path: Path) -> Callable[[], int]:
+        """Open and measure other files, and return the function that serves them from then on: `swap` in two
+        steps, for who must know when the second one happens. It must be called, once."""
+        self._dispatcher.refuse_if_closed()
+        return replacing(self._dispatcher, self._open(path))
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of all generations, and the state of now, as numbers in dictionaries."""
