@@ -178,19 +178,6 @@ def inside(dispatcher: Dispatcher, task: Callable[[Generation], int]) -> int:
         _leave(dispatcher, ticket)
 
 
-def replacing(dispatcher: Dispatcher, engine: Engine) -> Callable[[], int]:
-    """Return the function that lets new requests enter an engine; one that may not is closed."""
-
-    def replace() -> int:
-        try:
-            return dispatcher.replace(engine)
-        except ServingError:
-            engine.close()
-            raise
-
-    return replace
-
-
 def _entered(dispatcher: Dispatcher, ticket: Ticket) -> Generation:
     """Return the generation that the caller has entered."""
     while True:

@@ -16,12 +16,13 @@ from typing import Any, Self, cast
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.bounds import Bounds
 from netfuse_onnx.runtime.cost_table import CostTable, cost_table
-from netfuse_onnx.runtime.direct import inside, replacing, run_directly
+from netfuse_onnx.runtime.direct import inside, run_directly
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
 from netfuse_onnx.runtime.isolation import Outcome, perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
+from netfuse_onnx.runtime.prepared import Prepared
 from netfuse_onnx.runtime.queue import Answer, answered, is_in_callback
 from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
@@ -194,13 +195,13 @@ class Serving:
         files may have other models.
         """
         with self._swaps:
-            return self.prepare(path)()
+            return self.prepare(path).serve()
 
-    def prepare(self, path: Path) -> Callable[[], int]:
-        """Open and measure other files, and return the function that serves them from then on: `swap` in two
-        steps, for who must know when the second one happens. It must be called, once."""
+    def prepare(self, path: Path) -> Prepared:
+        """Open and measure other files, and serve them later: `swap` in two steps, for who must look at the
+        files or know the moment."""
         self._dispatcher.refuse_if_closed()
-        return replacing(self._dispatcher, self._open(path))
+        return Prepared(self._dispatcher, self._open(path))
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of all generations, and the state of now, as numbers in dictionaries."""

@@ -1,7 +1,7 @@
 """The names that clients ask for: each model at its own, and the family.
 
-A `Catalog` stands for one generation of files. It is replaced in the event loop's thread together with the files,
-and requests are submitted there, so that no request meets two generations.
+A `Catalog` stands for one generation of files. It is replaced in the event loop's thread together with the
+files, and requests are submitted there, so that no request meets two generations.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ Named = list[tuple[Tensor, Array]]
 
 
 class Endpoint(Protocol):
-    """A name that requests may be sent to. `takes` and `gives` have its inputs and outputs by name."""
+    """A name that requests may be sent to. `takes` and `gives` have its inputs and outputs by name, and
+    `also` inputs by name and type that may have several."""
 
     name: str
     takes: dict[str, Tensor]
+    also: dict[tuple[str, str], Tensor]
     gives: dict[str, Tensor]
+    platform: str
 
     async def answer(self, feeds: Feeds, parameters: Parameters, timeout: float | None) -> Named:
         """Return the outputs. All that the request needs is submitted before anything is waited for."""
@@ -39,10 +42,13 @@ class Endpoint(Protocol):
 class Source:
     """One model, under its own name."""
 
+    platform = "onnxruntime_onnx"
+
     def __init__(self, session: Session, bridge: Bridge, signature: Signature) -> None:
         self.name = signature.model
         self.signature = signature
         self.takes = {one.name: one for one in signature.inputs}
+        self.also: dict[tuple[str, str], Tensor] = {}
         self.gives = {one.name: one for one in signature.outputs}
         self._submit, self._bridge = session.submit, bridge
 
@@ -51,6 +57,20 @@ class Source:
         future = self._submit(self.name, feeds, timeout=timeout)
         outputs = future.result() if future.done() else await self._bridge.result(future)
         return named(self.gives, outputs)
+
+
+def taken(endpoint: Endpoint, name: str, datatype: Any) -> Tensor:
+    """Return the input of a name. Raises BadInput where there is none of this name and type."""
+    tensor = endpoint.takes.get(name)
+    if tensor is not None and tensor.datatype == datatype:
+        return tensor
+    if tensor is None:
+        raise faults.names(endpoint.name, list(endpoint.takes), {**dict.fromkeys(endpoint.takes), name: 0})
+    other = endpoint.also.get((name, str(datatype)))
+    if other is None:
+        given = str(datatype)[:80] or "no type"
+        raise faults.type_of(endpoint.name, name, tensor.datatype, given)
+    return other
 
 
 def named(gives: Mapping[str, Tensor], outputs: Outputs) -> Named:

@@ -10,12 +10,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from netfuse_onnx.runtime import faults
 from netfuse_onnx.runtime.errors import BadInput
 from netfuse_onnx.runtime.signature import Tensor
 from netfuse_onnx.runtime.types import Array
 from netfuse_onnx.server import tensors
-from netfuse_onnx.server.endpoints import VERSION, Endpoint, Named, Parameters
+from netfuse_onnx.server.endpoints import VERSION, Endpoint, Named, Parameters, taken
 
 JSON_SIZE = b"inference-header-content-length"
 UNSERVED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
@@ -83,10 +82,7 @@ def _input(endpoint: Endpoint, one: Any, rest: memoryview) -> tuple[str, Array, 
     if not isinstance(one, dict) or not isinstance(one.get("name"), str):
         raise BadInput("An input of the request is no object with a name.")
     name: str = one["name"]
-    tensor = endpoint.takes.get(name)
-    if tensor is None:
-        raise faults.names(endpoint.name, list(endpoint.takes), {**dict.fromkeys(endpoint.takes), name: 0})
-    tensors.check_type(endpoint.name, tensor, one.get("datatype"))
+    tensor = taken(endpoint, name, one.get("datatype"))
     shape = tensors.shape_of(endpoint.name, name, one.get("shape"))
     parameters = _object(one, "parameters")
     for parameter in UNSERVED:

@@ -6,12 +6,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
 from netfuse_onnx.runtime.signature import Signature
 from netfuse_onnx.runtime.types import Feeds, Outputs
+
+
+class Prepared(Protocol):
+    """Files that are open and do not serve yet. `serve` and `close` are called in the event loop's thread
+    and must be quick."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models, in order."""
+
+    def signature(self, model: str) -> Signature:
+        """Return the inputs and outputs of a model."""
+
+    def serve(self) -> int:
+        """Serve these files from now on, and return the number of their generation. Requests that were
+        submitted before end on the old files."""
+
+    def close(self) -> None:
+        """Release the files, which nobody wants."""
 
 
 class Session(Protocol):
@@ -34,9 +52,9 @@ class Session(Protocol):
         block. Requests that can't be accepted raise a ServingError. A future that is cancelled before its
         request runs takes it out of the queue."""
 
-    def prepare(self, path: str | os.PathLike[str]) -> Callable[[], int]:
-        """Open other files beside those that serve, and return the function that serves them from then on,
-        which must be quick, and gives the number of their generation."""
+    def prepare(self, path: str | os.PathLike[str]) -> Prepared:
+        """Open other files beside those that serve. Raises FileFault and UsageFault, for which the old files
+        go on serving."""
 
     def prometheus(self) -> str:
         """Return the counters in the text format that Prometheus reads; '' where there are none."""

@@ -26,13 +26,6 @@ def bad(model: str, tensor: str, said: str, expected: str = "") -> BadInput:
     )
 
 
-def check_type(model: str, tensor: Tensor, datatype: Any) -> None:
-    """Raise BadInput for an input that is said to have another type than the model takes."""
-    if datatype != tensor.datatype:
-        given = str(datatype)[:80]
-        raise bad(model, tensor.name, f"takes {tensor.datatype}, and was given {given}", tensor.datatype)
-
-
 def shape_of(model: str, name: str, given: Any) -> tuple[int, ...]:
     """Return a shape of whole numbers from 0. Raises BadInput."""
     try:
@@ -153,8 +146,8 @@ def _numbers(model: str, tensor: Tensor, flat: list[Any]) -> Array:
 
 
 def _cast(model: str, tensor: Tensor, flat: list[Any], dtype: np.dtype[Any]) -> Array:
-    takes = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}[dtype.kind]
-    other = set(map(type, flat)) - takes
+    takes: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+    other = set(map(type, flat)) - takes[dtype.kind]
     if other:
         given = ", ".join(sorted(one.__name__ for one in other))
         raise bad(model, tensor.name, f"takes {tensor.datatype}, and was given {given}", tensor.datatype)

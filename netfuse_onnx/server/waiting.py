@@ -32,14 +32,8 @@ class Bridge:
         return future.result()
 
     async def results(self, futures: list[Future[Outputs]]) -> list[Outputs]:
-        """Return the results of futures. Where one fails or the task is cancelled, the others are cancelled,
-        too."""
-        try:
-            return [await self.result(future) for future in futures]
-        finally:
-            for future in futures:
-                if not future.done():
-                    future.cancel()
+        """Return the results of futures, in order."""
+        return [await self.result(future) for future in futures]
 
     def _completed(self, waiter: Waiter) -> None:
         self._done.append(waiter)
