@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -88,8 +91,17 @@ def serve(
     with opened(path, sources, provider, max_queue=max_queue, timeout=timeout) as session:
         if tell_costs is not None:
             tell_costs(session.cost_table())
+        settle()
         is_drained = run_loop(until_signal(session, chosen, say))
         session.close(drain=is_drained, timeout=None if is_drained else LAST_CALL)
+
+
+def settle() -> None:
+    """Release the memory that opening took, and let the garbage collector pass by all that stays."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than that of GNU
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def run_loop(main: Coroutine[Any, Any, bool]) -> bool:
