@@ -37,6 +37,8 @@ KINDS: dict[str, tuple[str, Any]] = {
 TYPED_MODELS = ("t0", "t1", "t2")
 HALF_MODELS = ("h0", "h1", "h2")
 HALF_KINDS = ("FP16", "BF16")
+"""The types that travel as bytes alone: JSON does not carry them."""
+JSON_KINDS = tuple(kind for kind in KINDS if kind not in HALF_KINDS)
 SHAPED_MODELS = ("s0", "s1", "s2")
 WIDTH = 3
 """Values in a row of the family `types`."""
@@ -94,13 +96,13 @@ def lookups(folder: Path, count: int = 8, generation: int = 0, name: str = "look
 
 
 def types(folder: Path) -> Family:
-    """Models with an input x_T and an output y_T for each type T but BF16. Numbers get another summand in each model,
-    texts another ending, and bits are turned where the model says so."""
-    return _typed_family(folder, "types", TYPED_MODELS, [kind for kind in KINDS if kind != "BF16"])
+    """Models with an input x_T and an output y_T for each type T that JSON carries. Numbers get another summand in
+    each model, texts another ending, and bits are turned where the model says so."""
+    return _typed_family(folder, "types", TYPED_MODELS, JSON_KINDS)
 
 
 def halves(folder: Path) -> Family:
-    """The same for the types of 16 bits. ONNX Runtime takes BF16 and texts in no call together from Python."""
+    """The same for floats of 16 bits. ONNX Runtime takes BF16 and texts in no call together from Python."""
     return _typed_family(folder, "halves", HALF_MODELS, HALF_KINDS)
 
 
@@ -165,7 +167,7 @@ def half_feeds(seed: int, rows: int = 1) -> Feeds:
 
 def typed_feeds(seed: int, rows: int = 1) -> Feeds:
     """Draw the inputs of a request to the family `types`: extremes of each type among them."""
-    return _drawn(seed, rows, [kind for kind in KINDS if kind != "BF16"])
+    return _drawn(seed, rows, JSON_KINDS)
 
 
 def _drawn(seed: int, rows: int, kinds: Sequence[str]) -> Feeds:
