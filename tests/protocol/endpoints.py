@@ -28,7 +28,9 @@ class Endpoint:
     family: Family
 
     def outputs(self, model: str) -> list[str]:
-        """Return the names of a model's outputs, in the order of its own file."""
+        """Return the names of a model's outputs, in the order of its own file; of no known model, those of any."""
+        if model not in self.family.files:
+            model = self.family.models[0]
         return [port.name for port in self.family.session(model).get_outputs()]
 
     def shaped(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
