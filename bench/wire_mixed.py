@@ -1,4 +1,4 @@
-"""Mixed load over the wire: requests of mixed.py, a part of them poisoned, from stock clients at the same time."""
+"""Mixed load over the wire: requests of mixed.py, some of them poisoned, from many stock clients."""
 
 from __future__ import annotations
 
