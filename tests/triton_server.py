@@ -58,7 +58,7 @@ def triton(repository: Path | str, *arguments: str, ready: bool = True) -> Itera
         f"--backend-directory={_backends(scratch)}",
         "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1",
         *(f"--{name}-port={port}" for name, port in named),
-        "--disable-auto-complete-config", "--exit-on-error=false", "--log-verbose=0",
+        "--disable-auto-complete-config", "--log-verbose=0",
         *arguments,
     ]  # fmt: skip
     with log.open("wb") as file:
@@ -87,12 +87,13 @@ def _backends(scratch: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables by which the server finds its libraries, and Python its packages."""
+    """Return the variables by which the server finds its libraries, and Python its packages: the program that
+    embeds Python looks for an environment around the first `python3` of PATH, and at no PYTHONPATH."""
     libraries = [str(WHEEL / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
-    packages = [str(ROOT), sysconfig.get_path("purelib")]
+    programs = [sysconfig.get_path("scripts"), os.environ["PATH"]]
     return os.environ | {
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "PYTHONPATH": os.pathsep.join(packages),
+        "PATH": os.pathsep.join(programs),
         "OMP_NUM_THREADS": "1",
     }
 
