@@ -1,7 +1,9 @@
 """Starts the Triton server of `make engines` on a model repository, as a process of its own.
 
 The wheel that carries it has the server and its python backend, which needs one file more: a program that
-embeds the version of Python at hand. Tests that use this are marked `engines`.
+embeds the version of Python at hand. That program finds packages by the environment around the first `python3`
+of PATH, and it reads arrays of numpy 1 alone. So it has an environment of its own: that of the tests, with
+numpy 1 in front. Tests that use this are marked `engines`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,8 @@ import pytest
 from servers import free_port, stop
 
 ROOT = Path(__file__).parent.parent
-WHEEL = ROOT / "build" / "engines" / "triton"
+ENGINES = ROOT / "build" / "engines"
+WHEEL = ENGINES / "triton"
 HOME = WHEEL / "pytriton" / "tritonserver"
 PATIENCE = 90.0
 """Seconds to wait for a server that starts, with its models."""
@@ -63,7 +67,7 @@ def triton(repository: Path | str, *arguments: str, ready: bool = True) -> Itera
     ]  # fmt: skip
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, env=_environment(), stdout=file, stderr=file, cwd=scratch, start_new_session=True
+            command, env=_environment(scratch), stdout=file, stderr=file, cwd=scratch, start_new_session=True
         )
     try:
         http, grpc, metrics = (f"127.0.0.1:{port}" for port in ports)
@@ -86,16 +90,25 @@ def _backends(scratch: Path) -> Path:
     return backends
 
 
-def _environment() -> dict[str, str]:
-    """Return the variables by which the server finds its libraries, and Python its packages: the program that
-    embeds Python looks for an environment around the first `python3` of PATH, and at no PYTHONPATH."""
+def _environment(scratch: Path) -> dict[str, str]:
+    """Return the variables by which the server finds its libraries and its Python."""
     libraries = [str(WHEEL / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
-    programs = [sysconfig.get_path("scripts"), os.environ["PATH"]]
     return os.environ | {
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "PATH": os.pathsep.join(programs),
+        "PATH": os.pathsep.join([str(_python(scratch) / "bin"), os.environ["PATH"]]),
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _python(scratch: Path) -> Path:
+    """Return an environment with numpy 1, and for the rest the packages of this one."""
+    home = scratch / "python"
+    if not home.exists():
+        venv.create(home)
+        (packages,) = home.glob("lib/python*/site-packages")
+        lines = [str(ENGINES / "numpy"), f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"]
+        (packages / "tests.pth").write_text("\n".join(lines))
+    return home
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
