@@ -28,6 +28,8 @@ from netfuse_onnx.runtime import errors
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
 ROOT = Path(__file__).parent.parent
+SERVE = (sys.executable, "-m", "netfuse_onnx", "serve")
+"""The command that starts a server."""
 START = 60.0
 """Seconds to wait for a server that starts."""
 PATIENCE = 60.0
@@ -102,7 +104,7 @@ def served(bundle: str, folder: Path, *options: str) -> Iterator[Server]:
     """Serve a bundle until the block ends. `folder` gets the log."""
     http, rpc = (f"127.0.0.1:{port}" for port in free_ports(2))
     log = folder / "log"
-    command = [sys.executable, "-m", "netfuse_onnx", "serve", bundle, "--http", http, "--grpc", rpc, *options]
+    command = [*SERVE, bundle, "--http", http, "--grpc", rpc, *options]
     with log.open("ab") as file:
         process = subprocess.Popen(
             command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file, cwd=ROOT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import servers
-import wire_families
 from wire_families import Family
+
+from bench import wire
 
 Array = np.ndarray[Any, Any]
 
@@ -48,8 +47,8 @@ class Endpoint:
 @contextmanager
 def ours(family: Family, folder: Path) -> Iterator[Endpoint]:
     """Start our server."""
-    raise NotImplementedError
-    yield
+    with wire.served(family.bundle, folder, "--name", family.name) as server:
+        yield Endpoint("ours", server.http, server.grpc, family)
 
 
 @contextmanager
@@ -60,6 +59,3 @@ def triton(family: Family, folder: Path) -> Iterator[Endpoint]:
 
 
 KINDS = {"ours": ours, "triton": triton}
-
-
-__all__ = ["KINDS", "Endpoint", "servers", "sys", "wire_families"]
