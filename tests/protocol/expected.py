@@ -33,7 +33,7 @@ OK, BAD, GONE, FAILED = "200", "400", "404", "500"
 
 HTTP: Mapping[str, Expected] = {
     **dict.fromkeys(
-        ("nothing is wrong", "no output is asked for", "binary: nothing is wrong", "BYTES: nothing is wrong", "gzip",
+        ("nothing is wrong", "no output is asked for", "duplicate output", "binary: nothing is wrong", "BYTES: nothing is wrong", "gzip",
          "NaN in the JSON", "unknown parameter", "unknown parameter of an input", "unknown parameter of an output",
          "sequence_id", "priority", "timeout"), OK,
     ),
@@ -57,7 +57,7 @@ HTTP: Mapping[str, Expected] = {
     **_differs(
         BAD, FAILED, "Triton answers 500 to JSON that it can't read",
         "malformed JSON", "more after the JSON", "a list for the request", "a number for the request",
-        "null for the request", "inputs is missing", "inputs is no list", "id is a number", "name is missing",
+        "null for the request", "inputs is missing", "inputs is no list", "name is missing",
         "datatype is missing", "shape is missing", "datatype is a number", "less data than the shape",
         "more data than the shape", "negative size", "two negative sizes", "size beyond 64 bits",
         "fraction for a size", "text for a size", "number for a shape", "text for a number", "null for a number",
@@ -73,13 +73,13 @@ HTTP: Mapping[str, Expected] = {
         "product of sizes overflows to the right one",
     ),
     **_differs(BAD, OK, "Triton passes on bytes that are not UTF-8", "bytes that are not UTF-8"),
-    **_differs(BAD, OK, "Triton gives one of them", "duplicate output"),
+    **_differs(OK, FAILED, "ours gives it back as text", "id is a number"),
     **_differs(BAD, OK, "ours gives tensors only", "classification"),
     **_differs(
         BAD, GONE, "ours has no shared memory; Triton does not know the region",
         "output in shared memory", "input in shared memory",
     ),
-    **_differs("415", "501", "the status that HTTP has for it", "an unknown encoding"),
+    **_differs(BAD, "501", "the request is wrong, the server is not", "an unknown encoding"),
     **_differs(BAD, FAILED, "Triton leaves texts to the model", "BYTES: not UTF-8"),
 }  # fmt: skip
 """By cases of JSON and binary tensors."""
@@ -87,7 +87,8 @@ HTTP: Mapping[str, Expected] = {
 INVALID, NOT_FOUND = "INVALID_ARGUMENT", "NOT_FOUND"
 GRPC: Mapping[str, Expected] = {
     **dict.fromkeys(
-        ("nothing is wrong", "unknown parameter", "sequence_id", "priority", "BYTES: nothing is wrong"), "OK"
+        ("nothing is wrong", "duplicate output", "unknown parameter", "sequence_id", "priority",
+         "BYTES: nothing is wrong"), "OK"
     ),
     **dict.fromkeys(("unknown model", "no model", "unknown version"), NOT_FOUND),
     **dict.fromkeys(
@@ -107,7 +108,6 @@ GRPC: Mapping[str, Expected] = {
         "huge size", "product of sizes overflows to the right one",
     ),
     **_differs(INVALID, "OK", "Triton leaves the last one out", "more raw contents than inputs"),
-    **_differs(INVALID, "OK", "Triton gives one of them", "duplicate output"),
     **_differs(INVALID, "OK", "ours gives tensors only", "classification"),
     **_differs(
         INVALID, NOT_FOUND, "ours has no shared memory; Triton does not know the region", "input in shared memory"
