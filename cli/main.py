@@ -19,6 +19,7 @@ from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped,
 
 from .answering import answer
 from .bundle import bundle
+from .export import export
 from .merge import merge
 from .options import (
     adapter_option,
@@ -56,6 +57,7 @@ def cli() -> None:
 cli.add_command(merge)
 cli.add_command(bundle)
 cli.add_command(serve)
+cli.add_command(export)
 
 
 @cli.command()
