@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-from google.protobuf import json_format
-from tritonclient.grpc import model_config_pb2, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from netfuse_onnx.errors import NetfuseError, UsageFault
 from netfuse_onnx.runtime.errors import ServingError, UnknownModel
@@ -139,13 +137,12 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelConfig(self, request: Any, context: Context) -> Any:
         """Answer with a model's configuration."""
         endpoint = await _told(context, lambda: self._core.catalog.find(request.name, request.version))
-        config = json_format.Parse(json.dumps(about.config(endpoint)), model_config_pb2.ModelConfig())
-        return pb.ModelConfigResponse(config=config)
+        return pb.ModelConfigResponse(config=about.config(endpoint))
 
     async def ModelStatistics(self, request: Any, context: Context) -> Any:
         """Answer with the statistics of one model or all."""
         found = await _told(context, lambda: about.statistics(self._core, request.name, request.version))
-        return json_format.Parse(json.dumps(found), pb.ModelStatisticsResponse())
+        return pb.ModelStatisticsResponse(**found)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:
         """Answer with the names of all models."""
