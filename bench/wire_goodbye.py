@@ -20,6 +20,7 @@ from bench import wire, wire_mixed
 from bench.mixed import Mixed
 from bench.wire import Server
 from bench.wire_open import Slow
+from netfuse_onnx.runtime.errors import Closed
 
 ENDED = 'netfuse_requests_total{end="%s"}'
 DEPTH = "netfuse_queue_depth"
@@ -44,7 +45,7 @@ def _request(slow: Slow, rng: random.Random) -> tuple[str, Any, Any]:
 
 
 def disconnects(server: Server, slow: Slow, count: int) -> Gone:
-    """Send requests over HTTP, each on its own connection, and close the connections while most of them wait."""
+    """Send requests over HTTP, each on its own connection, and close these while most requests wait."""
     rng = random.Random(3)
 
     def go() -> None:
@@ -152,16 +153,18 @@ def _held(server: Server) -> tuple[float, int, int]:
 
 @dataclass
 class Drained:
-    """The ends of requests that waited when the server was told to end."""
+    """The ends of requests that waited when the server was told to end. It had counted `accepted` by then."""
 
     code: int | None = None
+    accepted: int = 0
     answered: int = 0
+    refused: int = 0
     faults: list[str] = field(default_factory=list)
 
 
 def drained(server: Server, slow: Slow, count: int) -> Drained:
-    """Send many requests at once, then SIGTERM while most of them wait: each is answered, right."""
-    rng, found = random.Random(6), Drained()
+    """Send many requests at once, then SIGTERM while most wait: what was accepted is answered, right."""
+    rng, found, before = random.Random(6), Drained(), server.metrics()[ENDED % "answered"]
     ends: list[tuple[Any, Any, Any]] = []
     came = threading.Semaphore(0)
     with grpcclient.InferenceServerClient(server.grpc) as client:
@@ -172,19 +175,24 @@ def drained(server: Server, slow: Slow, count: int) -> Drained:
                 ends.append((result, error, want))
                 came.release()
 
-            client.async_infer(
-                model, wire.inputs_of(grpcclient, {"x": x}), told, client_timeout=wire.PATIENCE
-            )
+            given = wire.inputs_of(grpcclient, {"x": x})
+            client.async_infer(model, given, told, client_timeout=wire.PATIENCE)
         _wait(lambda: server.counted(DEPTH) > count // 4)
+        metrics = server.metrics()
+        found.accepted = int(metrics[ENDED % "answered"] - before + metrics[DEPTH])
         server.process.send_signal(signal.SIGTERM)
         for _ in range(count):
             came.acquire(timeout=wire.PATIENCE)
     found.code = server.process.wait(wire.PATIENCE)
     for result, error, want in ends:
-        if error is not None:
+        if error is not None and isinstance(wire.error_of(error), Closed):
+            found.refused += 1
+        elif error is not None:
             found.faults.append(str(error))
         elif np.allclose(result.as_numpy("y"), want, rtol=1e-3, atol=1e-3):
             found.answered += 1
         else:
             found.faults.append("a wrong answer")
+    if found.answered < found.accepted:
+        found.faults.append(f"{found.accepted} requests were accepted, and {found.answered} answered")
     return found

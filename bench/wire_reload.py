@@ -1,4 +1,4 @@
-"""New weights, and the end of a server, both under load: each answer is right, and of one generation entirely."""
+"""New weights, and the end of a server, under load: each answer is right, and of one generation entirely."""
 
 from __future__ import annotations
 
