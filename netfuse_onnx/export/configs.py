@@ -129,9 +129,9 @@ def _output(found: Family, port: Port, name: str) -> Any:
 
 
 def _sized(found: Family, one: Any, port: Port) -> None:
-    """Write the sizes of a port, without the rows that Triton counts. An axis that was added is taken away
-    again before the model sees it."""
+    """Write the sizes of a port, without the rows that Triton counts. An axis that was added to rows is taken
+    away again before the model sees it; with that of a scalar, Triton can't do that."""
     shape = outer(found, port.shape)
     one.dims.extend(shape[found.batches :])
-    if shape != port.shape:
+    if found.batches and shape != port.shape:
         one.reshape.SetInParent()

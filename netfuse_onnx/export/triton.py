@@ -101,6 +101,7 @@ def _with_python(path: str, found: Family, options: Options, folder: str, old: s
     config = configs.family(found, PYTHON, delay=options.delay, cuda=options.cuda, options=given)
     _write(folder, found.name, "config.pbtxt", configs.written(config))
     layout = {"file": file, "index": found.index, "chunk": found.chunk, "batches": found.batches}
+    layout |= {"scalars": [port.name for port in found.inputs if not port.shape]}
     layout |= {"outputs": found.own_outputs()}
     _write(folder, found.name, f"{VERSION}/{LAYOUT}", json.dumps(layout) + "\n")
     _write(folder, found.name, f"{VERSION}/model.py", MODEL)

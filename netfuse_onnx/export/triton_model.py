@@ -126,6 +126,7 @@ class TritonPythonModel:
         if isinstance(found, ServingError):
             code = getattr(self.pb.TritonError, STATUS.get(found.grpc, "INTERNAL"))
             return self.pb.InferenceResponse(error=self.pb.TritonError(str(found), code))
+        # ascontiguousarray gives scalars an axis of 1, as the configuration says
         tensors = [self.pb.Tensor(name, np.ascontiguousarray(value)) for name, value in found.items()]
         return self.pb.InferenceResponse(tensors)
 

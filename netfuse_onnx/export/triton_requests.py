@@ -32,13 +32,15 @@ class Work:
 
 class Requests:
     """Reads requests for one family. `layout` is that which the export wrote beside the files: the name of
-    the index, the rows of a request where they are fixed, and the names of the models' outputs."""
+    the index, the rows of a request where they are fixed, the inputs that are scalars, and the names of the
+    models' outputs."""
 
     def __init__(self, signatures: Sequence[Signature], layout: Mapping[str, Any]) -> None:
         """Raises ValueError where the files have other models than the layout."""
         self.signatures = signatures
         self.index, self.chunk = str(layout["index"]), int(layout["chunk"])
         self.batches, self.apart = bool(layout["batches"]), signatures[0].apart
+        self.scalars = frozenset(layout["scalars"])
         named = [tuple(names) for names in layout["outputs"]]
         if [len(one.outputs) for one in signatures] != [len(names) for names in named]:
             raise ValueError("The files and the layout beside them name other models.")
@@ -67,8 +69,14 @@ class Requests:
         return Work([(one.model, self._feeds(place, inputs))], joined)
 
     def _feeds(self, place: int, inputs: Mapping[str, Array]) -> Feeds:
-        pairs = zip(self.signatures[0].inputs, self.signatures[place].inputs, strict=True)
-        return {own.name: inputs[first.name] for first, own in pairs if first.name in inputs}
+        """Return a model's inputs by its own names. A scalar comes with an axis of 1: Triton has none."""
+        feeds: dict[str, Array] = {}
+        for first, own in zip(self.signatures[0].inputs, self.signatures[place].inputs, strict=True):
+            value = inputs.get(first.name)
+            if value is not None:
+                is_scalar = first.name in self.scalars and value.size == 1
+                feeds[own.name] = value.reshape(()) if is_scalar else value
+        return feeds
 
     def _by_row(self, inputs: Mapping[str, Array], index: Array) -> Work:
         """Return the work of rows that name their models: one request for all rows of a model where rows
