@@ -9,7 +9,7 @@ import signal
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -210,8 +210,9 @@ def test_a_server_of_eight_small_models_is_small(tmp_path: Path) -> None:
     assert size < 200e6
 
 
-def _load_again(endpoint: Endpoint, model: str) -> None:
-    url = f"http://{endpoint.http}/v2/repository/models/{urllib.parse.quote(model)}/load"
+def _manage(endpoint: Endpoint, model: str, what: str) -> None:
+    """Load or unload a model by the repository API."""
+    url = f"http://{endpoint.http}/v2/repository/models/{urllib.parse.quote(model)}/{what}"
     with urllib.request.urlopen(urllib.request.Request(url, b"{}", method="POST"), timeout=60) as answer:
         assert answer.status == 200
 
@@ -230,7 +231,7 @@ def test_a_new_bundle_is_loaded_while_it_serves(deep: tuple[Path, list[str]], tm
         export(str(tmp_path / "newer" / "bundle"), str(repository), Options("deep"))
         time.sleep(1)
         old = len(load.answers)
-        _load_again(endpoint, "deep")
+        _manage(endpoint, "deep", "load")
         time.sleep(1.5)
         new = len(load.answers)
         time.sleep(1)
@@ -240,20 +241,27 @@ def test_a_new_bundle_is_loaded_while_it_serves(deep: tuple[Path, list[str]], tm
     assert -1 not in load.answers
 
 
-def test_a_killed_process_is_replaced(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
-    """Requests that it had fail; none is answered wrongly, and the next ones are served."""
+def test_a_killed_process_fails_requests_until_it_is_loaded_again(
+    deep: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """Triton does not start it anew, and says so to each request. None is answered wrongly."""
     bundle, paths = deep
     export(str(bundle), str(tmp_path / "repo"), Options("deep"))
-    with triton(tmp_path / "repo") as endpoint, Load(endpoint, [paths]) as load:
+    control = "--model-control-mode=explicit", "--load-model=*"
+    with triton(tmp_path / "repo", *control) as endpoint, Load(endpoint, [paths]) as load:
         time.sleep(1)
         for stub in psutil.Process(endpoint.process.pid).children(recursive=True):
-            if "stub" in stub.name():
+            if stub.name().startswith("triton_python"):
                 os.kill(stub.pid, signal.SIGKILL)
-        killed, end = len(load.answers), time.monotonic() + 30
-        while len(load.answers) < killed + 40 and time.monotonic() < end:
-            time.sleep(0.1)
+        time.sleep(3)
+        killed = len(load.answers)
+        assert load.failures
+        _manage(endpoint, "deep", "unload")
+        _manage(endpoint, "deep", "load")
+        time.sleep(2)
         assert len(load.answers) >= killed + 40
     assert {*load.answers} == {0}
+    assert all("not healthy" in failure or "deep" in failure for failure in load.failures)
 
 
 def test_versions_stand_beside_each_other(tmp_path: Path) -> None:
