@@ -109,12 +109,13 @@ def files(folder: Path, name: str, form: Form) -> list[str]:
     for m in range(form.count):
         proto = model(form.text.replace("{m}", str(m + 1)), form.weights, seed=m, opset=form.opset)
         if name == "lookup" and m:  # other names of its own
-            _rename(proto, {"x": f"x{m}", "y": f"y{m}"})
+            rename(proto, {"x": f"x{m}", "y": f"y{m}"})
         paths.append(save(folder / f"{'abcdefgh'[m]}.onnx", proto))
     return paths
 
 
-def _rename(proto: onnx.ModelProto, names: Mapping[str, str]) -> None:
+def rename(proto: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Give inputs and outputs of a model other names."""
     for node in proto.graph.node:
         node.input[:] = [names.get(one, one) for one in node.input]
         node.output[:] = [names.get(one, one) for one in node.output]
