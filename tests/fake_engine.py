@@ -35,6 +35,9 @@ class FakeCosts:
         self.seen: list[tuple[Kind, dict[int, int]]] = []
         self._times = FakeFormCosts(merged)
 
+    def forms(self) -> list[Hashable]:
+        return [()]
+
     def of(self, form: Hashable) -> FakeFormCosts:
         return self._times
 

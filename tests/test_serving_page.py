@@ -55,7 +55,7 @@ def test_every_option_has_its_line_and_default() -> None:
 
 def test_every_method_of_the_table_is_one() -> None:
     named = re.findall(r"^\| `(?:await )?(\w+)\(", section("Two minutes"), re.MULTILINE)
-    assert len(named) == 9 and all(callable(getattr(MergedSession, name)) for name in named)
+    assert len(named) == 10 and all(callable(getattr(MergedSession, name)) for name in named)
 
 
 def test_every_error_has_its_line_with_its_status() -> None:

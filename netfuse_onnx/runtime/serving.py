@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.bounds import Bounds
+from netfuse_onnx.runtime.cost_table import CostTable, cost_table
 from netfuse_onnx.runtime.direct import inside, run_directly
 from netfuse_onnx.runtime.dispatch import Dispatcher
 from netfuse_onnx.runtime.errors import ServingError
@@ -25,7 +26,8 @@ from netfuse_onnx.runtime.queue import Answer, answered, is_in_callback
 from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
 from netfuse_onnx.runtime.signature import Signature
-from netfuse_onnx.runtime.stats import exposition, quantile, samples
+from netfuse_onnx.runtime.state import state
+from netfuse_onnx.runtime.stats import exposition, samples
 from netfuse_onnx.runtime.types import Engine, Feeds, Outputs, Request
 from netfuse_onnx.runtime.workers import Workers, drop
 
@@ -202,27 +204,17 @@ class Serving:
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of all generations, and the state of now, as numbers in dictionaries."""
-        dispatcher = self._dispatcher
-        with dispatcher.lock:
-            for generation in (*dispatcher.old, dispatcher.current):
-                generation.count_together(dispatcher.stats)
-            told = dispatcher.stats.as_dict()
-            latest = dispatcher.stats.latencies()
-            told["queue"] = {
-                "waiting": dispatcher.waiting,
-                "running": dispatcher.running,
-            }
-            told["generation"] = dispatcher.current.number
-            told["old_generations"] = len(dispatcher.old)
-            told["models"] = len(dispatcher.current.engine.models)
-            engine = dispatcher.current.engine
-            kept_out = dispatcher.kept_out(dispatcher.current, time.monotonic())
-            told["kept_out"] = [engine.models[model] for model in sorted(kept_out)]
-            told["workers"] = dispatcher.slots.count
-            told["threads"] = self._workers.alive
-            told["sessions"] = engine.told()
-        told["latency_seconds"] |= {"p50": quantile(latest, 0.50), "p99": quantile(latest, 0.99)}
-        return told
+        return state(self._dispatcher, self._workers.alive)
+
+    def cost_table(self) -> CostTable:
+        """Return the times of calls, as the session knows them now, and from how many waiting models on it
+        merges."""
+        current = self._dispatcher.current
+        engine = current.engine
+        return cost_table(
+            engine.costs, engine.costs.forms()[0], current.limits, models=len(engine.models),
+            workers=self._dispatcher.slots.count, threads=int(engine.told().get("threads_per_call", 0)),
+        )  # fmt: skip
 
     def metrics(self) -> dict[str, float]:
         """Return `stats()` as {name with labels: value}, in the notation of Prometheus."""

@@ -84,6 +84,9 @@ class Costs(Protocol):
 
     io: Io
 
+    def forms(self) -> list[Hashable]:
+        """Return the sizes of the forms whose times are known, at least one."""
+
     def of(self, form: Hashable) -> FormCosts:
         """Return the costs of one form, known or not. The scheduler asks once per choice."""
 
