@@ -1,0 +1,167 @@
+"""One family as a deployment of Ray Serve. Each replica holds one session, which all its requests share.
+
+The name of a model comes with the inputs as an argument, and the session joins requests of several models in
+one call. Neither `@serve.batch` nor `@serve.multiplexed` is used: they split batches by model, and take the
+model from the context of a request, which a batch does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from netfuse_onnx.errors import FileFault, UsageFault
+from netfuse_onnx.runtime import bundle as bundles
+from netfuse_onnx.runtime.errors import Closed, ServingError
+from netfuse_onnx.runtime.session import MergedSession
+from netfuse_onnx.runtime.signature import Signature
+from netfuse_onnx.runtime.stats import ENDS
+from netfuse_onnx.runtime.types import Feeds, Outputs
+
+Path = str | os.PathLike[str]
+LOG = logging.getLogger("ray.serve")
+DRAIN = 20.0
+"""Most seconds that a replica waits at its end for requests that it has accepted."""
+
+
+def located(args: Mapping[str, str], folder: Path, families: Mapping[str, str]) -> dict[str, str]:
+    """Return the absolute path of each family's bundle, by the arguments with which an app is deployed.
+
+    FAMILY=PATH names another bundle, and `bundles=FOLDER`, or the variable NETFUSE_BUNDLES, another folder
+    for all that are relative. Raises UsageFault for arguments of other names.
+    """
+    if wrong := args.keys() - families.keys() - {"bundles"}:
+        raise UsageFault(
+            f"The app takes no argument {min(wrong)!r}.", f"It takes bundles, {', '.join(families)}."
+        )
+    folder = args.get("bundles") or os.environ.get("NETFUSE_BUNDLES") or folder
+    chosen = {family: args.get(family, bundle) for family, bundle in families.items()}
+    return {family: os.path.abspath(os.path.join(folder, bundle)) for family, bundle in chosen.items()}
+
+
+def models(bundle: str) -> tuple[str, ...]:
+    """Return the names of a bundle's models. Raises FileFault."""
+    return bundles.parse(bundle, bundles.manifest(bundle)).models
+
+
+def served(bundle: str) -> dict[str, str]:
+    """Return the `user_config` of a deployment that serves a bundle, which is read. When an app is deployed
+    again with another one, its replicas change to that while they serve. Raises FileFault."""
+    bundles.read(bundle)
+    return {"bundle": bundle, "version": version(bundle)}
+
+
+def version(bundle: str) -> str:
+    """Return the SHA-256 of a bundle's manifest, which lists those of all its files. Raises FileFault."""
+    return hashlib.sha256(bundles.manifest(bundle)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The models of a family, in the order of the merge, and the version of its bundle."""
+
+    version: str
+    signatures: dict[str, Signature]
+
+
+class Family:
+    """A replica of a family. `options` are those of `MergedSession`; the bundle comes with `user_config`."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options if "providers" in options else {**_cores(), **options}
+        self._session: MergedSession | None = None
+        self._served: dict[str, str] = {}
+        self._finished = -1
+
+    @property
+    def session(self) -> MergedSession:
+        """The session. Raises Closed before a bundle is open."""
+        if self._session is None:
+            raise Closed(
+                "The replica has opened no bundle yet.", "Deploy it with user_config=served(bundle)."
+            )
+        return self._session
+
+    # ----------------------------------------------------------------------- what is asked through handles
+
+    async def infer(self, model: str, feeds: Feeds, timeout: float | None = None) -> Outputs:
+        """Return the outputs of a model for its inputs. Raises ServingError."""
+        return await self.session.arun(model, feeds, timeout=timeout)
+
+    async def answer(self, model: str, feeds: Feeds, timeout: float | None = None) -> Outputs | ServingError:
+        """Return what `infer` returns or raises: Ray logs each error that is raised, as if it were a fault."""
+        try:
+            return await self.infer(model, feeds, timeout)
+        except ServingError as error:
+            return error
+
+    async def describe(self, known: str = "") -> Described | None:
+        """Return what is served, or None where it has the version that the caller knows."""
+        session, version = self.session, self._served["version"]
+        if version == known:
+            return None
+        return Described(version, {model: session.signature(model) for model in session.models})
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the figures of the session of this replica, and the bundle that it serves."""
+        return {**self.session.stats(), **self._served}
+
+    # ----------------------------------------------------------------------- what Ray Serve calls
+
+    async def reconfigure(self, config: Mapping[str, str]) -> None:
+        """Serve the bundle of a `user_config`. Where a replica serves one already, each request ends on the
+        bundle that it came to; and a bundle that does not open leaves the old one in its place, for Ray would
+        end a replica that fails here. Raises FileFault for the first bundle."""
+        wanted = dict(config)
+        if wanted == self._served:
+            return
+        try:
+            await asyncio.to_thread(self._open, wanted)
+        except Exception as error:
+            if self._session is None:
+                raise
+            LOG.error("The old bundle, %s, is served on: %s", self._served["bundle"], error)
+        else:
+            self._served = wanted
+
+    def _open(self, wanted: Mapping[str, str]) -> None:
+        """Open a bundle, of the version that was deployed and no other: replicas would give the answers of
+        different weights where a machine has old files."""
+        bundle = wanted["bundle"]
+        if wanted["version"] != version(bundle):
+            raise FileFault(
+                f"{bundle} is not the bundle that was deployed: its manifest is another one.",
+                "Put the same files on all machines, then deploy again.",
+            )
+        if self._session is None:
+            self._session = MergedSession(bundle, **self._options)
+        else:
+            self._session.swap(bundle)
+
+    def check_health(self) -> None:
+        """Raise where the session is closed, or where requests wait and none ended since the last check."""
+        stats = self.session.stats()
+        finished = sum(stats["requests"][end] for end in ENDS)
+        stuck = stats["queue"]["waiting"] > 0 and finished == self._finished
+        self._finished = finished
+        if self.session.is_closed or stuck:
+            raise RuntimeError("The session is closed." if not stuck else "No request ends, and some wait.")
+
+    def __del__(self) -> None:
+        """Answer what was accepted, then release the files. Ray Serve calls it when a replica is to end."""
+        if self._session is not None:
+            self._session.close(drain=True, timeout=DRAIN)
+
+
+def _cores() -> dict[str, int]:
+    """Return the options of a session that uses the cores that Ray gave the replica, and no others: so many
+    calls run at a time, on a thread each."""
+    cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+    return {"workers": max(1, int(cores)), "threads": 1}
