@@ -15,7 +15,7 @@ from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.export.ray_template import TEMPLATE
 from netfuse_onnx.report import Report
 from netfuse_onnx.runtime import bundle as bundles
-from netfuse_onnx.server.directory import Directory
+from netfuse_onnx.server.directory import places
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """A name of a family, which is that of its deployment and a part of addresses."""
@@ -58,8 +58,8 @@ def ray(bundle_paths: Sequence[str], out: str, *, force: bool = False) -> RayRep
     found = [_bundle(path) for path in paths]
     home = os.path.dirname(os.path.abspath(out))
     folder, listed = located(paths, home)
-    directory = Directory({name: bundle.models for name, bundle in zip(families, found, strict=True)})
-    asked = iter(directory.names)
+    _, short = places({name: bundle.models for name, bundle in zip(families, found, strict=True)})
+    asked = iter(short)
     report = RayReport(out, folder, tuple(
         RayFamily(name, path, tuple(next(asked) for _ in bundle.models))
         for name, path, bundle in zip(families, listed, found, strict=True)

@@ -9,10 +9,9 @@ serve run {module}:app {family}=/mnt/models/new      (one bundle elsewhere; an a
 
 from pathlib import Path
 
+from netfuse_onnx.server.ray import Family, Router, located, models, served
 from ray import serve
 from ray.serve import Application
-
-from netfuse_onnx.server.ray import Family, Router, located, models, served
 
 BUNDLES = Path(__file__).parent{folder}
 FAMILIES = {{

@@ -8,59 +8,24 @@ model from the context of a request, which a batch does not have.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.runtime import bundle as bundles
+from netfuse_onnx.errors import FileFault
 from netfuse_onnx.runtime.errors import Closed, ServingError
 from netfuse_onnx.runtime.session import MergedSession
 from netfuse_onnx.runtime.signature import Signature
 from netfuse_onnx.runtime.stats import ENDS
 from netfuse_onnx.runtime.types import Feeds, Outputs
+from netfuse_onnx.server.bundle_paths import version
 
-Path = str | os.PathLike[str]
 LOG = logging.getLogger("ray.serve")
 DRAIN = 20.0
 """Most seconds that a replica waits at its end for requests that it has accepted."""
-
-
-def located(args: Mapping[str, str], folder: Path, families: Mapping[str, str]) -> dict[str, str]:
-    """Return the absolute path of each family's bundle, by the arguments with which an app is deployed.
-
-    FAMILY=PATH names another bundle, and `bundles=FOLDER`, or the variable NETFUSE_BUNDLES, another folder
-    for all that are relative. Raises UsageFault for arguments of other names.
-    """
-    if wrong := args.keys() - families.keys() - {"bundles"}:
-        raise UsageFault(
-            f"The app takes no argument {min(wrong)!r}.", f"It takes bundles, {', '.join(families)}."
-        )
-    folder = args.get("bundles") or os.environ.get("NETFUSE_BUNDLES") or folder
-    chosen = {family: args.get(family, bundle) for family, bundle in families.items()}
-    return {family: os.path.abspath(os.path.join(folder, bundle)) for family, bundle in chosen.items()}
-
-
-def models(bundle: str) -> tuple[str, ...]:
-    """Return the names of a bundle's models. Raises FileFault."""
-    return bundles.parse(bundle, bundles.manifest(bundle)).models
-
-
-def served(bundle: str) -> dict[str, str]:
-    """Return the `user_config` of a deployment that serves a bundle, which is read. When an app is deployed
-    again with another one, its replicas change to that while they serve. Raises FileFault."""
-    bundles.read(bundle)
-    return {"bundle": bundle, "version": version(bundle)}
-
-
-def version(bundle: str) -> str:
-    """Return the SHA-256 of a bundle's manifest, which lists those of all its files. Raises FileFault."""
-    return hashlib.sha256(bundles.manifest(bundle)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +61,7 @@ class Family:
         return await self.session.arun(model, feeds, timeout=timeout)
 
     async def answer(self, model: str, feeds: Feeds, timeout: float | None = None) -> Outputs | ServingError:
-        """Return what `infer` returns or raises: Ray logs each error that is raised, as if it were a fault."""
+        """Return what `infer` returns or raises: Ray would log a raised error as a fault of the app."""
         try:
             return await self.infer(model, feeds, timeout)
         except ServingError as error:
