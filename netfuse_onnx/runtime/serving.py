@@ -22,6 +22,7 @@ from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.generation import Generation
 from netfuse_onnx.runtime.isolation import Outcome, perform, perform_one
 from netfuse_onnx.runtime.moments import NEVER
+from netfuse_onnx.runtime.prepared import Prepared
 from netfuse_onnx.runtime.queue import Answer, answered, is_in_callback
 from netfuse_onnx.runtime.reduced import Reduces, check, reduced
 from netfuse_onnx.runtime.schedule import Limits
@@ -194,13 +195,13 @@ class Serving:
         files may have other models.
         """
         with self._swaps:
-            self._dispatcher.refuse_if_closed()
-            engine = self._open(path)
-            try:
-                return self._dispatcher.replace(engine)
-            except ServingError:
-                engine.close()
-                raise
+            return self.prepare(path).serve()
+
+    def prepare(self, path: Path) -> Prepared:
+        """Open and measure other files, and serve them later: `swap` in two steps, for who must look at the
+        files or know the moment."""
+        self._dispatcher.refuse_if_closed()
+        return Prepared(self._dispatcher, self._open(path))
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of all generations, and the state of now, as numbers in dictionaries."""
