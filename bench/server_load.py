@@ -5,11 +5,11 @@ server.
     python bench/server_load.py --families encoder --mixes Zipf --loads 0.6 1.3 --protocols gRPC
     python bench/server_load.py --quick                          # a tiny family, some seconds
 
-The server is that of `netfuse-onnx serve`, and the clients are those of tritonclient, over loopback. A cell is
-a family, a protocol, a mix (which models are asked for) and a load, in parts of what one session per model can
-serve on that mix behind the server. Requests of one row arrive as a Poisson process, the same for all ways,
-which take turns. Each way has a process of its own, and so have the clients. Latencies count from the planned
-arrival; every answer is compared with that of the model's own session. It writes
+The server is that of `netfuse-onnx serve`, and the clients are those of tritonclient, over loopback. A cell
+is a family, a protocol, a mix (which models are asked for) and a load, in parts of what one session per model
+can serve on that mix behind the server. Requests of one row arrive as a Poisson process, the same for all
+ways, which take turns. Each way has a process of its own, and so have the clients. Latencies count from the
+planned arrival; every answer is compared with that of the model's own session. It writes
 bench/results/server_load.json after each family, and `python bench/server_load_plot.py` draws that.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,9 @@ class Family:
     """A replica of a family. `options` are those of `MergedSession`; the bundle comes with `user_config`."""
 
     def __init__(self, **options: Any) -> None:
-        self._options = options if "providers" in options else {**_cores(), **options}
         self._session: MergedSession | None = None
+        told = options.keys() & {"providers", "workers", "threads"}
+        self._options = options if told else {**_cores(), **options}
         self._served: dict[str, str] = {}
         self._finished = -1
 
@@ -75,8 +77,8 @@ class Family:
         return Described(version, {model: session.signature(model) for model in session.models})
 
     async def stats(self) -> dict[str, Any]:
-        """Return the figures of the session of this replica, and the bundle that it serves."""
-        return {**self.session.stats(), **self._served}
+        """Return the figures of this replica's session, its process, and the bundle that it serves."""
+        return {**self.session.stats(), **self._served, "pid": os.getpid()}
 
     # ----------------------------------------------------------------------- what Ray Serve calls
 
@@ -84,23 +86,19 @@ class Family:
         """Serve the bundle of a `user_config`. Where a replica serves one already, each request ends on the
         bundle that it came to; and a bundle that does not open leaves the old one in its place, for Ray would
         end a replica that fails here. Raises FileFault for the first bundle."""
-        wanted = dict(config)
-        if wanted == self._served:
-            return
         try:
-            await asyncio.to_thread(self._open, wanted)
+            await asyncio.to_thread(self._open, config)
         except Exception as error:
             if self._session is None:
                 raise
             LOG.error("The old bundle, %s, is served on: %s", self._served["bundle"], error)
-        else:
-            self._served = wanted
 
     def _open(self, wanted: Mapping[str, str]) -> None:
         """Open a bundle, of the version that was deployed and no other: replicas would give the answers of
         different weights where a machine has old files."""
         bundle = wanted["bundle"]
-        if wanted["version"] != version(bundle):
+        found = version(bundle)
+        if wanted.get("version", found) != found:
             raise FileFault(
                 f"{bundle} is not the bundle that was deployed: its manifest is another one.",
                 "Put the same files on all machines, then deploy again.",
@@ -109,6 +107,7 @@ class Family:
             self._session = MergedSession(bundle, **self._options)
         else:
             self._session.swap(bundle)
+        self._served = {**wanted, "version": found}
 
     def check_health(self) -> None:
         """Raise where the session is closed, or where requests wait and none ended since the last check."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,7 +17,10 @@ from netfuse_onnx.runtime.errors import CallFailed, Closed, QueueFull, ServingEr
 from netfuse_onnx.runtime.signature import Signature
 from netfuse_onnx.runtime.types import Feeds, Outputs
 from netfuse_onnx.server.ray_family import Described
+from netfuse_onnx.server.session import Prepared
 
+NO_FILES = "This server loads no files by itself."
+DEPLOY = "Deploy the app again with another bundle: its replicas change to it while they serve."
 TRIES = 3
 """Replicas that a request is sent to, where each before the last died with it. A model that runs changes
 nothing, so that it may run again."""
@@ -69,9 +71,9 @@ class RemoteFamily:
         future.add_done_callback(lambda future: future.cancelled() and task.cancel())
         return future
 
-    def prepare(self, path: str | os.PathLike[str]) -> Callable[[], int]:
+    def prepare(self, path: str | os.PathLike[str]) -> Prepared:
         """Raise UsageFault: replicas, which may be on other machines, learn of files from Ray Serve alone."""
-        raise UsageFault("This server loads no files by itself.", "Deploy the app again with another bundle.")
+        raise UsageFault(NO_FILES, DEPLOY)
 
     def prometheus(self) -> str:
         """Return nothing: each replica has figures of its own."""

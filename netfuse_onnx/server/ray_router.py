@@ -12,18 +12,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response
 
 from netfuse_onnx.runtime.errors import ServingError
 from netfuse_onnx.runtime.signature import Signature
 from netfuse_onnx.runtime.types import Feeds, Outputs
+from netfuse_onnx.server.core import Core
 from netfuse_onnx.server.directory import places
 from netfuse_onnx.server.endpoints import Catalog, Endpoint, Named, Parameters, Source, named
 from netfuse_onnx.server.family import Family
-from netfuse_onnx.server.ray_remote import RemoteFamily
+from netfuse_onnx.server.http_app import HttpApp
+from netfuse_onnx.server.options import Options
+from netfuse_onnx.server.ray_remote import DEPLOY, NO_FILES, RemoteFamily
+from netfuse_onnx.server.repository import NotAllowed, Repository
+from netfuse_onnx.server.session import Prepared, Session
 from netfuse_onnx.server.waiting import Bridge
 
 FRESH = 2.0
 """Seconds after which the families are asked for their models again, which a reload may change."""
+
+PATIENCE = 5.0
+"""Seconds that a family has to tell its models."""
 
 
 class Remote(Source):
@@ -39,15 +49,49 @@ class Remote(Source):
         return named(self.gives, await self._infer(self.signature.model, feeds, timeout))
 
 
+class RouterCore(Core):
+    """The state of a server whose names are those of all families."""
+
+    def cataloged(self, files: Session | Prepared) -> Catalog:
+        """Return no names: the router puts them in its place when the families have told them."""
+        return Catalog({}, "", ())
+
+
+class NoFiles(Repository):
+    """Refuses to load files."""
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> int:
+        """Raise NotAllowed."""
+        raise NotAllowed(NO_FILES, DEPLOY)
+
+
+class Through(Response):
+    """Passes what Ray Serve received on to the application of a server, and its answer back."""
+
+    def __init__(self, app: HttpApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        await self._app(scope, receive, send)
+
+
 class Router:
     """The deployment in front of the families of an app. It answers over HTTP, and through its handle:
     `await handle.infer.remote(model, feeds)`."""
 
-    def __init__(self, families: Mapping[str, DeploymentHandle]) -> None:
+    def __init__(self, families: Mapping[str, DeploymentHandle], **options: Any) -> None:
+        """Take the handles of the families, and `options` of the server, such as max_bytes."""
         self._families = {name: RemoteFamily(name, handle) for name, handle in families.items()}
-        self._catalog = Catalog({}, "", ())
         self._asked = -FRESH
         self._refreshing: asyncio.Task[None] | None = None
+        self._core: RouterCore | None = None
+        self._options = Options(http="", grpc="", **options)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer over HTTP."""
+        await self.catalog()
+        return Through(self._app)
 
     async def infer(self, model: str, feeds: Feeds, timeout: float | None = None) -> Outputs:
         """Return the outputs of a model for its inputs. Raises ServingError."""
@@ -70,12 +114,20 @@ class Router:
             self._refreshing = asyncio.ensure_future(self._refresh())
         if self._refreshing is not None and not all(one.models for one in self._families.values()):
             await asyncio.shield(self._refreshing)
-        return self._catalog
+        return self._started().catalog
+
+    def _started(self) -> RouterCore:
+        """Return the state of the server, made for the event loop of the first request."""
+        if self._core is None:
+            self._core = RouterCore(next(iter(self._families.values())), self._options)
+            self._app = HttpApp(self._core, NoFiles(self._core))
+        return self._core
 
     async def _refresh(self) -> None:
         try:
             if any(await asyncio.gather(*map(_refreshed, self._families.values()))):
-                self._catalog = self._listed(Bridge(asyncio.get_running_loop()))
+                core = self._started()
+                core.catalog = self._listed(core.bridge)
         finally:
             self._asked, self._refreshing = time.monotonic(), None
 
@@ -93,6 +145,7 @@ class Router:
 
 
 async def _refreshed(family: RemoteFamily) -> bool:
-    with contextlib.suppress(ServingError):  # it starts, or it is gone: the others are served
-        return await family.refresh()
+    with contextlib.suppress(ServingError, TimeoutError):  # it starts, or it is gone: the others are served
+        async with asyncio.timeout(PATIENCE):
+            return await family.refresh()
     return False
