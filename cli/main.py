@@ -34,6 +34,7 @@ from .options import (
     sources_of,
 )
 from .process import discard_output, quiet, signals
+from .serve import serve
 from .text import escape_unencodable, printable, write_json
 
 ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
@@ -55,6 +56,7 @@ def cli() -> None:
 
 cli.add_command(merge)
 cli.add_command(bundle)
+cli.add_command(serve)
 cli.add_command(export)
 
 

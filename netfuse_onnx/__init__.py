@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
+    from netfuse_onnx.server.running import serve
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "check",
     "inspect",
     "merge",
+    "serve",
     "verify",
 ]
 
@@ -64,6 +66,10 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.runtime.session import MergedSession
 
         return MergedSession
+    if name == "serve":
+        from netfuse_onnx.server.running import serve
+
+        return serve
     if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 

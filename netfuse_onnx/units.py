@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 def size(count: int) -> str:
@@ -20,3 +21,12 @@ def duration(seconds: float) -> str:
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds * 1e6:.3g} us"
+
+
+def bytes_in(text: str) -> int | None:
+    """Return the bytes in `500M`, `2GB`, `1.5GiB` or a plain number; None for what is no such amount."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if not match:
+        return None
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.server import grpc_server
 from netfuse_onnx.server.core import Core
 from netfuse_onnx.server.http_app import HttpApp
 from netfuse_onnx.server.http_connection import Connection, keep_alive, watch
@@ -37,6 +38,7 @@ class App:
         self.http = self.grpc = ""
         self._tasks: list[asyncio.Task[Any]] = []
         self._server: _Uvicorn | None = None
+        self._grpc: Any = None
 
     async def start(self) -> None:
         """Bind the addresses and serve. Raises UsageFault for one that can't be bound."""
@@ -52,6 +54,9 @@ class App:
             while not self._server.started:
                 await asyncio.sleep(0.005)
             self._tasks.append(asyncio.create_task(watch(self._server.server_state.connections)))
+        if options.grpc:
+            parted(options.grpc)
+            self._grpc, self.grpc = await grpc_server.started(self.core, self.repository)
 
     def _config(self) -> uvicorn.Config:
         options = self.core.options
@@ -73,6 +78,8 @@ class App:
             await asyncio.sleep(0.01)
         is_drained = not core.inside
         await asyncio.sleep(LAST_WORDS if is_drained else 0)
+        if self._grpc is not None:
+            await self._grpc.stop(LAST_WORDS if is_drained else 0)
         if self._server is not None:
             self._server.should_exit = True
             self._server.force_exit = not is_drained

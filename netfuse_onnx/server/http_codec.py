@@ -7,6 +7,7 @@ a header says how long the JSON is; the tensors follow in its order, and the JSO
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,3 +157,14 @@ def encode(endpoint: Endpoint, asked: Asked, outputs: Named) -> tuple[bytes, int
 def described(tensor: Tensor) -> dict[str, Any]:
     """Return an input or output as the metadata of a model has it."""
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape or (-1,))}
+
+
+def has_text(endpoint: Endpoint) -> bool:
+    """Return True where inputs may be strings, which are read one by one."""
+    return any(one.datatype == "BYTES" for one in endpoint.takes.values())
+
+
+def rows_of(feeds: Mapping[str, Array]) -> int:
+    """Return the rows of a request that was answered, for statistics."""
+    shape = next((value.shape for value in feeds.values()), ())
+    return shape[0] if shape and shape[0] else 1

@@ -152,7 +152,7 @@ async def infer(core: Core, scope: Scope, receive: Receive, send: Send, name: st
             raw = await body.read(receive)
             endpoint, asked = await _decoded(core, name, version, raw, body.json)
             outputs = await endpoint.answer(asked.feeds, asked.parameters, seconds_of(asked.parameters))
-            rows = _rows(asked.feeds)
+            rows = http_codec.rows_of(asked.feeds)
             if sum(value.size for _, value in outputs) > HERE // 8 and not asked.binary:
                 answer, size = await asyncio.to_thread(http_codec.encode, endpoint, asked, outputs)
             else:
@@ -185,18 +185,12 @@ async def _decoded(
     while True:
         catalog = core.catalog
         endpoint = catalog.find(name, version)
-        has_text = any(one.datatype == "BYTES" for one in endpoint.takes.values())
-        if size > HERE or (has_text and len(raw) > HERE):
+        if size > HERE or (len(raw) > HERE and http_codec.has_text(endpoint)):
             asked = await asyncio.to_thread(http_codec.decode, endpoint, raw, json_size)
         else:
             asked = http_codec.decode(endpoint, raw, json_size)
         if catalog is core.catalog:
             return endpoint, asked
-
-
-def _rows(feeds: Mapping[str, Any]) -> int:
-    shape = next((value.shape for value in feeds.values()), ())
-    return shape[0] if shape and shape[0] else 1
 
 
 async def _broken(connection: Any, send: Send) -> int:

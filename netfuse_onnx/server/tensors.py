@@ -56,6 +56,14 @@ def from_raw(model: str, tensor: Tensor, shape: tuple[int, ...], raw: bytes | me
     return _shaped(model, tensor, shape, np.frombuffer(raw, dtype))
 
 
+def counted(model: str, tensor: Tensor, shape: tuple[int, ...], array: Array) -> Array:
+    """Return elements in their shape. Raises BadInput for another number of them."""
+    if array.size != math.prod(shape):
+        said = f"has {array.size} elements; shape {list(shape)} has {math.prod(shape)}"
+        raise bad(model, tensor.name, said, f"{math.prod(shape)} elements")
+    return _shaped(model, tensor, shape, array)
+
+
 def _shaped(model: str, tensor: Tensor, shape: tuple[int, ...], array: Array) -> Array:
     try:
         return array.reshape(shape)
@@ -66,7 +74,7 @@ def _shaped(model: str, tensor: Tensor, shape: tuple[int, ...], array: Array) ->
 def _filled(model: str, tensor: Tensor, shape: tuple[int, ...], values: Sequence[Any]) -> Array:
     array = np.empty(len(values), object)
     array[:] = values
-    return _shaped(model, tensor, shape, array)
+    return counted(model, tensor, shape, array)
 
 
 def strings(model: str, name: str, count: int, raw: bytes | memoryview) -> list[str]:
@@ -103,10 +111,6 @@ def from_list(model: str, tensor: Tensor, shape: tuple[int, ...], data: Any) -> 
     if not isinstance(data, list | tuple):
         raise bad(model, tensor.name, "has no list of its elements as data")
     flat = flattened(model, tensor.name, data)
-    count = math.prod(shape)
-    if len(flat) != count:
-        said = f"has {len(flat)} elements; shape {list(shape)} has {count}"
-        raise bad(model, tensor.name, said, f"{count} elements")
     if tensor.element.is_text:
         if not all(type(one) is str for one in flat):
             raise bad(model, tensor.name, "takes BYTES, which are strings in JSON")
@@ -114,7 +118,7 @@ def from_list(model: str, tensor: Tensor, shape: tuple[int, ...], data: Any) -> 
             if not one.isascii():
                 _is_text(model, tensor.name, one)
         return _filled(model, tensor, shape, flat)
-    return _shaped(model, tensor, shape, _numbers(model, tensor, flat))
+    return counted(model, tensor, shape, _numbers(model, tensor, flat))
 
 
 def _is_text(model: str, name: str, value: str) -> None:
