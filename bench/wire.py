@@ -177,6 +177,8 @@ def inputs_of(kind: Any, feeds: Mapping[str, Array], **options: Any) -> list[Any
     """Return the inputs of a request for a client: `kind` is its module."""
     inputs = []
     for name, value in feeds.items():
+        if value.dtype.kind == "U":
+            value = value.astype(object)
         one = kind.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
         one.set_data_from_numpy(value, **options)
         inputs.append(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .export_ray import ray
 from .export_triton import triton
 
 
@@ -14,7 +15,9 @@ def export() -> None:
     \b
     Example:
       netfuse-onnx export triton served -o repository
+      netfuse-onnx export ray served -o app.py
     """
 
 
+export.add_command(ray)
 export.add_command(triton)
