@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -284,6 +286,36 @@ def test_versions_stand_beside_each_other(tmp_path: Path) -> None:
             index = np.ones((2, 1), np.int64)
             assert_equal(ask(endpoint, "both", {"x": x, "model": index}, model_version=version), wanted)
         assert_equal(ask(endpoint, "b", {"x": x}), wanted)
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    """The repository of docs/triton.md, and its client."""
+    page = (Path(__file__).parent.parent / "docs" / "triton.md").read_text()
+    commands, code = (
+        re.findall(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[0] for kind in ("sh", "python")
+    )
+    paths = family(tmp_path, count=3)
+    script = commands.replace("netfuse-onnx", f"{sys.executable} -m netfuse_onnx")
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    with triton(tmp_path / "repository") as endpoint:
+        client = code.replace("localhost:8000", endpoint.http)
+        done = subprocess.run([sys.executable, "-c", client], check=True, capture_output=True, text=True)
+    x = np.ones((1, 8), np.float32)
+    rows = [alone(paths[place], {"x": x})["y"] for place in (1, 2, 0, 2)]
+    printed = np.array(re.findall(r"-?\d+\.\d*(?:e[+-]\d+)?", done.stdout), np.float32)
+    np.testing.assert_allclose(printed, np.concatenate(rows).ravel(), rtol=1e-4)
+
+
+def test_a_full_queue_refuses_at_once(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """With room for one that waits, of sixteen clients some are refused, and all others are answered."""
+    bundle, paths = deep
+    export(str(bundle), str(tmp_path / "repo"), Options("deep"))
+    config = tmp_path / "repo" / "deep" / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_queue_size: 1024", "max_queue_size: 1"))
+    with triton(tmp_path / "repo") as endpoint, Load(endpoint, [paths]) as load:
+        time.sleep(2)
+    assert {*load.answers} == {0}
+    assert load.failures and all("queue size" in failure for failure in load.failures)
 
 
 def test_the_variant_without_python_parses(tmp_path: Path) -> None:
