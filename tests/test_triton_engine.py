@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,18 +22,13 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from families import MLP, MLP_TEXT, family
 from triton_asking import Load, ask, assert_close, assert_equal, executions, statistics, together
-from triton_families import BATCHES, FORMS, Array, alone, drawn, exported, renamed
+from triton_families import BATCHES, DEEP, DEEP_WEIGHTS, FORMS, Array, alone, drawn, exported, renamed
 from triton_server import Endpoint, triton
 
 import netfuse_onnx
 from netfuse_onnx.export.triton import Options, export
 
 pytestmark = pytest.mark.engines
-DEEP = """g (float[n, 64] x) => (float[n, 4] y) {
-    h = MatMul(x, w1) i = Relu(h) j = MatMul(i, w2) k = Relu(j) y = MatMul(k, w3)
-}"""
-DEEP_WEIGHTS = {"w1": (64, 1024), "w2": (1024, 1024), "w3": (1024, 4)}
-
 
 # --------------------------------------------------------------------------- all forms in one server
 
@@ -142,6 +138,20 @@ def test_who_asks_wrongly_is_told_alone(forms: tuple[Endpoint, dict[str, list[st
                 ask(endpoint, model, feeds, http=http)
             assert said in str(caught.value)
     assert_equal(ask(endpoint, "lookup.a", {"x": good}), alone(forms[1]["lookup"][0], {"x": good}))
+
+
+def test_errors_have_the_status_of_their_kind(forms: tuple[Endpoint, dict[str, list[str]]]) -> None:
+    endpoint, _ = forms
+    good = np.zeros((1, 2), np.int64)
+    for feeds, model, status in (
+        ({"x": good + 99}, "lookup.a", "500"),
+        ({"x": good}, "lookup", "400"),
+        ({"x": good, "model": np.array([[7]])}, "lookup", "404"),
+        ({"x": good}, "lookup.z", "404"),
+    ):
+        with pytest.raises(triton_grpc.InferenceServerException) as caught:
+            ask(endpoint, model, feeds, http=True)
+        assert status in str(caught.value.status()), model
 
 
 def test_poisoned_requests_fail_alone(forms: tuple[Endpoint, dict[str, list[str]]]) -> None:
