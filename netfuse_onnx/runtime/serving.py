@@ -49,6 +49,9 @@ class Serving:
     started is waited for.
     """
 
+    in_loop = False
+    """`submit` is called by the event loop of a server: it then runs somewhat longer calls there at once."""
+
     def __init__(
         self,
         open: Open,
@@ -122,7 +125,8 @@ class Serving:
         while True:
             generation = dispatcher.current
             request = self._checked(generation, model, feeds, timeout, copy=True)
-            quick = not dispatcher.waiting and generation.is_quick(request, dispatcher.slots.rested)
+            rested = dispatcher.slots.rested
+            quick = not dispatcher.waiting and generation.is_quick(request, rested, self.in_loop)
             outcome = self._run_here(generation, request) if quick and not is_in_callback() else None
             if outcome is not None:
                 return answered(outcome)

@@ -21,6 +21,12 @@ CONTENTS = {
     "UINT64": "uint64_contents",
 }  # fmt: skip
 """The field of typed contents that has the elements of a type; FP16 and BF16 travel as raw bytes alone."""
+WIDE: dict[str, Any] = {
+    "bool_contents": np.bool_, "int_contents": np.int32, "int64_contents": np.int64,
+    "uint_contents": np.uint32, "uint64_contents": np.uint64, "fp32_contents": np.float32,
+    "fp64_contents": np.float64,
+}  # fmt: skip
+"""The types of the numbers in these fields. Without one, numpy makes floats of whole numbers around 2^63."""
 
 
 def parameters_of(given: Any) -> Parameters:
@@ -44,6 +50,8 @@ def decode(endpoint: Endpoint, request: Any) -> dict[str, Array]:
             raise tensors.bad(endpoint.name, name, "is there twice")
         shape = tensors.shape_of(endpoint.name, name, one.shape)
         if raws:
+            if one.HasField("contents"):
+                raise tensors.bad(endpoint.name, name, "has typed contents beside raw bytes")
             feeds[name] = tensors.from_raw(endpoint.name, tensor, shape, raws[place])
         else:
             feeds[name] = _typed(endpoint.name, tensor, shape, one.contents)
@@ -60,7 +68,7 @@ def _typed(model: str, tensor: Tensor, shape: tuple[int, ...], contents: Any) ->
         return tensors.from_list(model, tensor, shape, [tensors.text(model, tensor.name, v) for v in values])
     assert tensor.element is not None
     dtype = tensor.element.dtype
-    wide = np.array(values, None if len(values) else dtype)
+    wide: Array = np.array(values, WIDE[field])
     if dtype.kind in "iu" and len(values):
         bounds = np.iinfo(dtype)
         if int(wide.min()) < bounds.min or int(wide.max()) > bounds.max:

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from netfuse_onnx.errors import NetfuseError, UsageFault
-from netfuse_onnx.runtime.errors import ServingError
+from netfuse_onnx.runtime.errors import ServingError, UnknownModel
 from netfuse_onnx.server import about, grpc_codec
 from netfuse_onnx.server.core import Core
 from netfuse_onnx.server.endpoints import Endpoint, seconds_of
@@ -118,8 +118,11 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return pb.ServerReadyResponse(ready=self._core.is_ready)
 
     async def ModelReady(self, request: Any, context: Context) -> Any:
-        """Answer if requests for a model are taken."""
-        await _told(context, lambda: self._core.catalog.find(request.name, request.version))
+        """Answer if requests for a model are taken; for a name that is not known they are not."""
+        try:
+            self._core.catalog.find(request.name, request.version)
+        except UnknownModel:
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._core.is_ready)
 
     async def ServerMetadata(self, request: Any, context: Context) -> Any:

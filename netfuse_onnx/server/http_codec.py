@@ -75,6 +75,9 @@ def _object(said: dict[str, Any], name: str) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         raise BadInput(f"The {name} of the request are no object.")
+    for key, value in found.items():
+        if isinstance(value, dict | list) or value is None:
+            raise BadInput(f"The parameter {key[:80]!r} is no text, number or truth value.")
     return found
 
 
@@ -90,6 +93,8 @@ def _input(endpoint: Endpoint, one: Any, rest: memoryview) -> tuple[str, Array, 
         if parameter in parameters:
             raise tensors.bad(endpoint.name, name, "is in shared memory, which this server does not read")
     size = parameters.get("binary_data_size")
+    if size is not None and "data" in one:
+        raise tensors.bad(endpoint.name, name, "has data in the JSON and behind it: it may have one of them")
     if size is None:
         return name, tensors.from_list(endpoint.name, tensor, shape, one.get("data")), rest
     if type(size) is not int or not 0 <= size <= len(rest):
@@ -113,7 +118,12 @@ def _wanted(endpoint: Endpoint, said: dict[str, Any], binary: bool) -> dict[str,
         if parameters.get("classification") or any(word in parameters for word in UNSERVED):
             said_ = f"Output {one['name']!r} is wanted as classes or in shared memory, which are not served."
             raise BadInput(said_, model=endpoint.name)
-        wanted[one["name"]] = bool(parameters.get("binary_data", binary))
+        is_binary = parameters.get("binary_data", binary)
+        if not isinstance(is_binary, bool):
+            raise BadInput(
+                f"The parameter 'binary_data' of output {one['name']!r} is neither true nor false."
+            )
+        wanted[one["name"]] = is_binary
     return wanted
 
 

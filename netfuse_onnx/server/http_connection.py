@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from netfuse_onnx.server.http_infer import EXTENSION
+from netfuse_onnx.runtime.errors import ServingError
+from netfuse_onnx.server.http_infer import EXTENSION, SlowClient
 from netfuse_onnx.server.options import Options
 
 MOST_HEADERS = 64 << 10
@@ -24,6 +25,7 @@ FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(BUSY), BUSY)
 )
+LATE = "The client took too long to send its request."
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 """Options of sockets by which the system finds out that the other end is gone."""
 
@@ -38,7 +40,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **named)
         self.task: asyncio.Task[Any] | None = None
         """The task of the inference request that is being answered."""
-        self.is_late = False
+        self.refusal: ServingError | None = None
+        """The error of the request that is cut off."""
         self.is_lost = False
         self._was_taken = False
         self.idle_since = self._waits_since = self.loop.time()
@@ -134,11 +137,15 @@ class Connection(HttpToolsProtocol):
         return not self._waits and self.cycle.more_body and not self.cycle.response_complete
 
     def _expire(self) -> None:
-        if self.task is None or self.is_late:
+        if self.refusal is not None or not self.cut(SlowClient(LATE)):
             self.transport.abort()
-        else:
-            self.is_late = True
-            self.task.cancel()
+
+    def cut(self, error: ServingError) -> bool:
+        """End the inference request that is being answered, with an error; False where there is none."""
+        if self.task is None:
+            return False
+        self.refusal = error
+        return self.task.cancel()
 
 
 async def watch(connections: set[Any]) -> None:

@@ -63,7 +63,9 @@ def opened(path: Path, sources: Sequence[Path], provider: str, **given: Any) -> 
     chosen = {name: value for name, value in given.items() if value is not None}
     if "max_queue" in chosen:
         chosen["max_queue_per_model"] = min(256, chosen["max_queue"])
-    return MergedSession(path, sources=sources, providers=PROVIDERS[provider], **chosen)
+    session = MergedSession(path, sources=sources, providers=PROVIDERS[provider], **chosen)
+    session.in_loop = True
+    return session
 
 
 def serve(
