@@ -65,7 +65,7 @@ class App:
         return uvicorn.Config(
             HttpApp(self.core, self.repository), http=bounded, ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, timeout_keep_alive=int(options.idle), backlog=BACKLOG,
-            timeout_graceful_shutdown=1,
+            log_level="error", timeout_graceful_shutdown=1,
         )  # fmt: skip
 
     async def stop(self, drain: float | None = None) -> bool:

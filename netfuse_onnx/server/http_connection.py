@@ -18,6 +18,8 @@ from netfuse_onnx.server.options import Options
 
 MOST_HEADERS = 64 << 10
 """Bytes of the headers of one request."""
+MOST_PIPELINED = 32
+"""Requests that a client may send before it has the answer to an earlier one."""
 EVERY = 0.5
 """Seconds between two looks at all connections."""
 BUSY = b'{"error":"The server has as many connections as it takes. Try again later."}'
@@ -42,6 +44,8 @@ class Connection(HttpToolsProtocol):
         """The task of the inference request that is being answered."""
         self.refusal: ServingError | None = None
         """The error of the request that is cut off."""
+        self._running: Any = None
+        """The cycle that is being answered; `cycle` is the one that was read last."""
         self.is_lost = False
         self._was_taken = False
         self.idle_since = self._waits_since = self.loop.time()
@@ -81,6 +85,10 @@ class Connection(HttpToolsProtocol):
         if not self._was_taken:
             return
         self.is_lost = True
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         if self.task is not None:
             self.task.cancel()
@@ -93,8 +101,21 @@ class Connection(HttpToolsProtocol):
             if self._head > MOST_HEADERS and not self.transport.is_closing():
                 self.send_400_response("The headers of the request are too long.")
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Note which request is being answered."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, where anybody still listens."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
     def on_message_begin(self) -> None:
-        """Note that headers are coming."""
+        """Note that headers are coming. End a connection on which too many requests wait for their turn."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self.transport.abort()
+            raise ConnectionAbortedError  # the parser stops, too
         super().on_message_begin()
         if not self._waits:
             self._waits, self._waits_since, self._head = True, self.loop.time(), 0
@@ -107,8 +128,10 @@ class Connection(HttpToolsProtocol):
         self._waits_since = self.loop.time()
 
     def on_response_complete(self) -> None:
-        """Note that the connection is idle again."""
+        """Note that the connection is idle again. Where requests wait for their turn, no others are read."""
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
         self.idle_since = self.loop.time()
 
     def pause_writing(self) -> None:
