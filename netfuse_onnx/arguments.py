@@ -11,6 +11,7 @@ from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.names import from_paths
 from netfuse_onnx.plan import targets
 from netfuse_onnx.types import Correspondence
+from netfuse_onnx.units import amount
 
 CHOICES = {
     "io": (*edges.MODES, edges.ROUTED),
@@ -179,15 +180,11 @@ def one_size(verb: str, dims: Sizes) -> None:
 
 def memory(value: str | int) -> int:
     """Return the bytes in `500M`, `2GB`, `1.5GiB` or a plain number."""
-    match = re.fullmatch(
-        r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", str(value).strip(), re.IGNORECASE | re.ASCII
-    )
-    if not match:
+    size = amount(value)
+    if size is None:
         raise UsageFault(
             f"{str(value)!r} is no amount of memory.", "Write --max-memory 500M or --max-memory 2GB."
         )
-    number, unit, binary = match.groups()
-    size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
     if size < LEAST_MEMORY:
         raise UsageFault(
             f"{str(value)!r} is too little for a proof: Python and ONNX Runtime alone take about 120 MB.",

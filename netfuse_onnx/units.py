@@ -1,8 +1,9 @@
-"""Writes bytes and seconds for people."""
+"""Writes bytes and seconds for people, and reads bytes as people write them."""
 
 from __future__ import annotations
 
 import math
+import re
 
 
 def size(count: int) -> str:
@@ -20,3 +21,14 @@ def duration(seconds: float) -> str:
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds * 1e6:.3g} us"
+
+
+def amount(value: str | int) -> int | None:
+    """Return the bytes in `500M`, `2GB`, `1.5 GiB` or a plain number; None where it is no amount."""
+    match = re.fullmatch(
+        r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", str(value).strip(), re.IGNORECASE | re.ASCII
+    )
+    if not match:
+        return None
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
