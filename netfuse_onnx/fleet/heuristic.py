@@ -112,9 +112,12 @@ class Packer:
 
         return sorted(items, key=key)
 
-    def insert(self, placed: Placement, item: Item, way: Way) -> None:
-        """Insert one model. Raises NoRoom."""
-        machines = list(placed.machines) if self.is_small else list(placed.machines)[-WINDOW:]
+    def insert(self, placed: Placement, item: Item, way: Way, among: Sequence[int] | None = None) -> None:
+        """Insert one model: on machines that may be opened, or that were opened last, or on those given.
+        Raises NoRoom."""
+        machines = list(placed.machines)
+        if not self.is_small:
+            machines = list(dict.fromkeys([*(among or ()), *machines[-WINDOW:]]))
         join = None if way.apart else self._join(placed, item, machines)
         if join is not None and (way.together or len(machines) == 0):
             placed.replace(*join[1:])
@@ -183,7 +186,7 @@ class Packer:
             if len(uses) < group.replicas and (use := placed.with_group(machine, group)) is not None:
                 uses[machine] = use
         order = self.kinds[way.kind :] + self.kinds[: way.kind]
-        opened = []
+        opened: list[int] = []
         while len(uses) < group.replicas:
             kind = next((k for k in order if placed.left(k) and self.rules.fit(k, [group])), None)
             if kind is None:
@@ -242,8 +245,9 @@ def best(packer: Packer, turns: int, seed: int = 0, until: float = float("inf"))
 def searched(packer: Packer, plan: Placement, turns: int, seed: int, until: float) -> Placement:
     """Return the plan after so many turns in which a part of it is made again."""
     drawn, kept = random.Random(seed), plan
+    least = 1 if packer.rules.fleet.priced else 2
     for _ in range(turns):
-        if len(kept.machines) < 2 or time.monotonic() > until:
+        if len(kept.machines) < least or time.monotonic() > until:
             break
         try:
             fresh = again(packer, kept, drawn)
@@ -276,8 +280,9 @@ def again(packer: Packer, plan: Placement, drawn: random.Random) -> Placement:
     if drawn.random() < 0.5:
         noise = [(i + drawn.gauss(0, 3), item) for i, item in enumerate(items)]
         items = [item for _, item in sorted(noise)]
+    among = drawn.sample(list(fresh.machines), min(WINDOW, len(fresh.machines)))
     for item in items:
-        packer.insert(fresh, item, way)
+        packer.insert(fresh, item, way, among)
     fresh.shrink()
     return fresh
 

@@ -57,9 +57,9 @@ class Times:
         """Return the seconds of own calls that serve so many rows (1 or more, not whole), in batches as large
         as is best."""
         if not self.limits.rows_apart:
-            return rows * self._own(1)
+            return np.asarray(rows * self._own(1))
         within = np.interp(rows, self._sizes, self._best)
-        return np.maximum(1.0, rows / self._sizes[-1]) * within
+        return np.asarray(np.maximum(1.0, rows / self._sizes[-1]) * within)
 
     def _cheapest(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the sizes of own calls, and the least seconds to serve so many rows."""
