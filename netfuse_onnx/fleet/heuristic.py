@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from netfuse_onnx.fleet.load import Group
@@ -22,6 +22,11 @@ from netfuse_onnx.fleet.rules import Rules, Use
 
 WINDOW = 12
 """Machines that are tried for a model in a large fleet: those that were opened last."""
+WORSE = 0.3
+"""The search goes on from a plan of the same price that is this much less unevenly full, at first; in the end
+from none that is worse."""
+BLINK = (0.0, 0.0, 0.1, 0.3)
+"""In a turn of the search, a machine is passed over with one of these chances, so that others are tried."""
 SMALL = 400
 """Models up to which all machines are tried."""
 
@@ -112,12 +117,8 @@ class Packer:
 
         return sorted(items, key=key)
 
-    def insert(self, placed: Placement, item: Item, way: Way, among: Sequence[int] | None = None) -> None:
-        """Insert one model: on machines that may be opened, or that were opened last, or on those given.
-        Raises NoRoom."""
-        machines = list(placed.machines)
-        if not self.is_small:
-            machines = list(dict.fromkeys([*(among or ()), *machines[-WINDOW:]]))
+    def insert(self, placed: Placement, item: Item, way: Way, machines: Sequence[int]) -> None:
+        """Insert one model on these machines, or on new ones. Raises NoRoom."""
         join = None if way.apart else self._join(placed, item, machines)
         if join is not None and (way.together or len(machines) == 0):
             placed.replace(*join[1:])
@@ -201,7 +202,8 @@ class Packer:
         """Return a plan in which all models were inserted in one way. Raises NoRoom."""
         placed = Placement(self.rules)
         for item in self.items(way):
-            self.insert(placed, item, way)
+            machines = list(placed.machines)
+            self.insert(placed, item, way, machines if self.is_small else machines[-WINDOW:])
         placed.shrink()
         return placed
 
@@ -220,7 +222,7 @@ def ways(kinds: int, small: bool) -> list[Way]:
     return found
 
 
-def best(packer: Packer, turns: int, seed: int = 0, until: float = float("inf")) -> Placement:
+def made(packer: Packer, turns: int, seed: int = 0, until: float = float("inf")) -> Placement:
     """Return the best plan that is found: of all ways, after so many turns of search. Raises NoRoom where no
     way places all models. After `until`, a moment of time.monotonic(), no further turn begins."""
     found: Placement | None = None
@@ -244,18 +246,23 @@ def best(packer: Packer, turns: int, seed: int = 0, until: float = float("inf"))
 
 def searched(packer: Packer, plan: Placement, turns: int, seed: int, until: float) -> Placement:
     """Return the plan after so many turns in which a part of it is made again."""
-    drawn, kept = random.Random(seed), plan
+    drawn, kept, best = random.Random(seed), plan, plan
     least = 1 if packer.rules.fleet.priced else 2
-    for _ in range(turns):
+    for turn in range(turns):
         if len(kept.machines) < least or time.monotonic() > until:
             break
         try:
             fresh = again(packer, kept, drawn)
         except NoRoom:
             continue
-        if fresh.score <= kept.score:
+        if fresh.score < best.score:
+            best = fresh
+        worse = fresh.score[1] - kept.score[1]
+        if fresh.score[0] < kept.score[0] or (
+            fresh.score[0] == kept.score[0] and worse <= WORSE * (1 - turn / turns)
+        ):
             kept = fresh
-    return kept
+    return best
 
 
 def again(packer: Packer, plan: Placement, drawn: random.Random) -> Placement:
@@ -263,7 +270,7 @@ def again(packer: Packer, plan: Placement, drawn: random.Random) -> Placement:
     fresh = plan.copy()
     machines = sorted(fresh.machines, key=lambda m: fresh.fullness(fresh.machines[m]))
     chosen = {machines[min(int(drawn.expovariate(0.5)), len(machines) - 1)]}
-    while len(chosen) < min(drawn.choice((1, 2, 2, 3)), len(machines)):
+    while len(chosen) < min(drawn.choice((1, 2, 2, 3, 3, 5)), len(machines)):
         chosen.add(drawn.choice(machines))
     numbers = [g for machine in sorted(chosen) for g in fresh.machines[machine].groups]
     items = [
@@ -271,7 +278,7 @@ def again(packer: Packer, plan: Placement, drawn: random.Random) -> Placement:
     ]
     way = Way(
         together=drawn.random() < 0.5,
-        apart=drawn.random() < 0.1,
+        apart=drawn.random() < 0.3,
         by_family=drawn.random() < 0.5,
         kind=drawn.randrange(len(packer.kinds)),
     )
@@ -280,9 +287,15 @@ def again(packer: Packer, plan: Placement, drawn: random.Random) -> Placement:
     if drawn.random() < 0.5:
         noise = [(i + drawn.gauss(0, 3), item) for i, item in enumerate(items)]
         items = [item for _, item in sorted(noise)]
-    among = drawn.sample(list(fresh.machines), min(WINDOW, len(fresh.machines)))
+    among, blink = drawn.sample(list(fresh.machines), min(WINDOW, len(fresh.machines))), drawn.choice(BLINK)
+    mixed = len(packer.kinds) > 1 and drawn.random() < 0.5
     for item in items:
-        packer.insert(fresh, item, way, among)
+        machines = list(fresh.machines)
+        if not packer.is_small:
+            machines = list(dict.fromkeys([*(m for m in among if m in fresh.machines), *machines[-WINDOW:]]))
+        if mixed:
+            way = replace(way, kind=drawn.randrange(len(packer.kinds)))
+        packer.insert(fresh, item, way, [m for m in machines if drawn.random() >= blink])
     fresh.shrink()
     return fresh
 
