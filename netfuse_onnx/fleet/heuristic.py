@@ -27,6 +27,8 @@ WORSE = 0.3
 from none that is worse."""
 BLINK = (0.0, 0.0, 0.1, 0.3)
 """In a turn of the search, a machine is passed over with one of these chances, so that others are tried."""
+STARTS = 4
+"""Plans from which the search starts, for small fleets."""
 SMALL = 400
 """Models up to which all machines are tried."""
 
@@ -90,7 +92,7 @@ class Packer:
         load = memory = 0.0
         for f, m, s in items:
             group = Group.of(self.rules.loads, f, s, (m,))
-            load += s * group.load(group.round)
+            load += s * group.load(group.round, 1)
             memory += group.replicas * fleet.families[f].weights[m]
 
         def price(kind: int) -> float:
@@ -225,23 +227,23 @@ def ways(kinds: int, small: bool) -> list[Way]:
 def made(packer: Packer, turns: int, seed: int = 0, until: float = float("inf")) -> Placement:
     """Return the best plan that is found: of all ways, after so many turns of search. Raises NoRoom where no
     way places all models. After `until`, a moment of time.monotonic(), no further turn begins."""
-    found: Placement | None = None
+    found: list[Placement] = []
     missing: NoRoom | None = None
     for way in ways(len(packer.kinds), packer.is_small):
         try:
-            plan = packer.packed(way)
+            found.append(packer.packed(way))
         except NoRoom as error:
             if missing is None or len(error.placed.groups) > len(missing.placed.groups):
                 missing = error
-            continue
-        if found is None or plan.score < found.score:
-            found = plan
-        if time.monotonic() > until:
+        if found and time.monotonic() > until:
             break
-    if found is None:
+    if not found:
         assert missing is not None
         raise missing
-    return searched(packer, found, turns, seed, until)
+    found.sort(key=lambda plan: plan.score)
+    starts = [plan for i, plan in enumerate(found) if i % 2 == 0][: STARTS if packer.is_small else 1]
+    ends = [searched(packer, plan, turns // len(starts), seed + i, until) for i, plan in enumerate(starts)]
+    return min(ends, key=lambda plan: plan.score)
 
 
 def searched(packer: Packer, plan: Placement, turns: int, seed: int, until: float) -> Placement:
@@ -303,6 +305,8 @@ def again(packer: Packer, plan: Placement, drawn: random.Random) -> Placement:
 def _reshared(packer: Packer, item: Item, drawn: random.Random) -> Item:
     """Return the item, at times shared by another number of machines."""
     least = packer.shares[item.family][item.model]
-    if packer.sizes[item.family, item.model] > 0.15 and drawn.random() < 0.15:
+    if item.share > least:
         return item._replace(share=least + drawn.randrange(2))
+    if packer.sizes[item.family, item.model] > 0.15 and drawn.random() < 0.1:
+        return item._replace(share=least + 1)
     return item

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -44,14 +45,15 @@ class Loads:
         self.fleet = fleet
         self.rounds = tuple(sorted({GATHER * family.p99 for family in fleet.families}))
         self.round_of = [self.rounds.index(GATHER * family.p99) for family in fleet.families]
-        self._rows: dict[tuple[int, int, int], list[tuple[float, ...]]] = {}
+        self._rows: dict[tuple[int, int, int, int], list[tuple[float, ...]]] = {}
 
-    def of(self, family: int, share: int, place: int) -> list[tuple[float, ...]]:
-        """Return a row of sums for each model, which gets 1 / `share` of its rate, for a round by place."""
-        key = family, share, place
+    def of(self, family: int, share: int, place: int, halved: int = 0) -> list[tuple[float, ...]]:
+        """Return a row of sums for each model, which gets 1 / `share` of its rate, for a round by place whose
+        seconds are halved so many times."""
+        key = family, share, place, halved
         if key not in self._rows:
             found = self.fleet.families[family]
-            rows = _sums(found, found.rate_array / share, self.rounds[place])
+            rows = _sums(found, found.rate_array / share, self.rounds[place] / 2**halved)
             self._rows[key] = [tuple(row) for row in rows.tolist()]
         return self._rows[key]
 
@@ -97,7 +99,7 @@ class Group:
     ) -> None:
         self.loads, self.family, self.share, self.members = loads, family, share, members
         self._sums, self.rate, self.weights = sums, rate, weights
-        self._known: dict[int, float] = {}
+        self._known: dict[tuple[int, int], float] = {}
 
     @classmethod
     def of(cls, loads: Loads, family: int, share: int, members: Sequence[int]) -> Group:
@@ -141,32 +143,50 @@ class Group:
         """The bytes of its process."""
         return self.about.memory(len(self.members), self.weights)
 
-    def load(self, place: int) -> float:
-        """Return the processor seconds per second on a machine of speed 1, with rounds by place, which are
-        not longer than its own target allows."""
-        known = self._known.get(place)
+    def load(self, place: int, workers: int) -> float:
+        """Return the processor seconds per second on a machine of speed 1 with so many workers, with rounds
+        by place, which are not longer than its own target allows.
+
+        Several workers take requests as they come, so where there are fewer models than workers, each call
+        has those of a part of the round."""
+        models = len(self.members)
+        halved = (-(-workers // models) - 1).bit_length() if models < workers else 0
+        known = self._known.get((place, halved))
         if known is None:
-            known = self._known[place] = self._calls(place) + self.rate * self.about.overhead
+            known = self._calls(place, halved) + self.rate * self.about.overhead
+            self._known[place, halved] = known
         return known
+
+    def longer(self, workers: int, times: int = 4) -> float:
+        """Return the load if its rounds might be so many times as long as its own target allows."""
+        fleet = Fleet((replace(self.about, p99=times * self.about.p99),), ())
+        return Group.of(Loads(fleet), 0, self.share, self.members).load(0, workers)
 
     def merges(self, place: int) -> bool:
         """Return True where the load is that of merged calls."""
-        return len(self.members) > 1 and self._merged(place) * GAIN <= self._sums[place][OWN]
+        sums = self._sums[place]
+        return len(self.members) > 1 and self._merged(self.loads.rounds[place], sums) * GAIN <= sums[OWN]
 
-    def _calls(self, place: int) -> float:
-        own = self._sums[place][OWN]
-        has_own = self.about.times.has_own and self.about.own_sessions != 0
-        if len(self.members) == 1 and self.about.times.has_own:
+    def _calls(self, place: int, halved: int) -> float:
+        """Return the processor seconds per second of all calls."""
+        sums = self._sums[place]
+        if halved:
+            rows = self.loads.of(self.family, self.share, place, halved)
+            sums = [math.fsum(column) for column in zip(*(rows[m] for m in self.members), strict=True)]
+        own, times = sums[OWN], self.about.times
+        if len(self.members) == 1 and times.has_own:
             return own
-        merged = self._merged(place)
-        if not has_own or own <= merged:
-            return own if has_own else merged
-        gain = own / merged
-        return own if gain <= GAIN else merged * (1 + (GAIN - 1) * (GAIN / gain) ** 2)
+        merged = self._merged(self.loads.rounds[place] / 2**halved, sums)
+        if not times.has_own or self.about.own_sessions == 0:
+            return merged
+        if own <= GAIN * merged:
+            return own
+        return merged * (1 + (GAIN - 1) * (GAIN * merged / own) ** 2)
 
-    def _merged(self, place: int) -> float:
-        """Return the processor seconds per second where merged calls serve the first rows of each model."""
-        seconds, sums, times = self.loads.rounds[place], self._sums[place], self.about.times
+    def _merged(self, seconds: float, sums: Sequence[float]) -> float:
+        """Return the processor seconds per second where merged calls serve the first rows of each model, in
+        rounds of so many seconds."""
+        times = self.about.times
         some = -math.expm1(-self.rate * seconds)
         if some <= 0.0:
             return 0.0

@@ -67,14 +67,9 @@ class Placement:
         rules = self.rules
         if not rules.can_run(one.kind, group):
             return None
-        if rules.loads.round_of[group.family] >= one.use.place and one.groups:
-            factor = rules.factors[group.family, one.kind]
-            about = rules.fleet.kinds[one.kind]
-            most = min(one.use.most, about.workers * about.speed * factor)
-            load = one.use.load + group.load(one.use.place)
-            use = Use(one.use.place, load, most, one.use.memory + group.memory)
-        else:
-            use = rules.use(one.kind, [*(self.groups[g] for g in one.groups), group])
+        if one.use.memory + group.memory > rules.fleet.kinds[one.kind].memory:
+            return None
+        use = rules.use(one.kind, [*(self.groups[g] for g in one.groups), group])
         return use if rules.holds(one.kind, use) else None
 
     def with_other(self, machine: int, old: Group, new: Group) -> Use | None:
@@ -83,9 +78,10 @@ class Placement:
         one = self.machines[machine]
         if not self.rules.can_run(one.kind, new):
             return None
-        place, load, most, memory = one.use
-        load += new.load(place) - old.load(place)
-        use = Use(place, load, most, memory + new.memory - old.memory)
+        if one.use.memory + new.memory - old.memory > self.rules.fleet.kinds[one.kind].memory:
+            return None
+        groups = [new if self.groups[g] is old else self.groups[g] for g in one.groups]
+        use = self.rules.use(one.kind, groups)
         return use if self.rules.holds(one.kind, use) else None
 
     def open(self, kind: int) -> int:

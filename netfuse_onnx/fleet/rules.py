@@ -13,6 +13,9 @@ from typing import NamedTuple
 from netfuse_onnx.fleet.load import FRONT, Group, Loads
 from netfuse_onnx.fleet.types import Family, Fleet, Kind
 
+ALIKE, LEAST_IDLE = 0.5, 0.05
+"""Groups with this part of the most load of one wait like it; and the least part of the time, by that of the
+load, that a machine is taken to be idle."""
 CLOSE = 1 + 1e-9
 """Sums of the same numbers in another order are equal."""
 
@@ -45,8 +48,9 @@ class Rules:
         place = min((group.round for group in groups), default=len(self.loads.rounds) - 1)
         about = self.fleet.kinds[kind]
         factor = min((self.factors[group.family, kind] for group in groups), default=1.0)
-        load = sum([group.load(place) for group in groups])
-        return Use(place, load, about.workers * about.speed * factor, sum([g.memory for g in groups]))
+        loads = [group.load(place, about.workers) for group in groups]
+        most = about.workers * about.speed * shared(factor, loads)
+        return Use(place, sum(loads), most, sum([g.memory for g in groups]))
 
     def holds(self, kind: int, use: Use) -> bool:
         """Return True where a machine has these resources."""
@@ -75,3 +79,17 @@ class Rules:
 def can_answer(family: Family, kind: Kind) -> bool:
     """Return True where a machine that does nothing else answers one request within the target."""
     return (family.times.alone(1) + family.overhead) / kind.speed <= family.p99
+
+
+def shared(factor: float, loads: Sequence[float]) -> float:
+    """Return the factor of a machine with groups of these loads, given that of a machine with one.
+
+    The system gives all processes the same part of the cores. So where much waits, it waits in the groups
+    with the most load, and for as long as if these had to bear all the waiting: 1 / `busiest` times as long.
+    """
+    if len(loads) < 2 or factor <= 0:
+        return factor
+    top, total = max(loads), sum(loads)
+    busiest = sum([load for load in loads if load >= ALIKE * top]) / total if total else 1.0
+    idle = max(1 / factor - 1, LEAST_IDLE)
+    return factor * (1 + idle) / (1 + idle / busiest)
