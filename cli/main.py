@@ -32,6 +32,7 @@ from .options import (
     proof_options,
     sources_of,
 )
+from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
 from .text import escape_unencodable, printable, write_json
 
@@ -54,6 +55,7 @@ def cli() -> None:
 
 cli.add_command(merge)
 cli.add_command(bundle)
+cli.add_command(plan_fleet)
 
 
 @cli.command()

@@ -129,7 +129,13 @@ class Packer:
         alone = self._alone(placed, group, machines)
         if join is not None and (alone is None or join[0] <= alone[0]):
             placed.replace(*join[1:])
-        elif alone is not None:
+        else:
+            self.place(placed, item, group, machines, way)
+
+    def place(self, placed: Placement, item: Item, group: Group, machines: Sequence[int], way: Way) -> None:
+        """Put a group on machines that have room, or on new ones. Raises NoRoom."""
+        alone = self._alone(placed, group, machines)
+        if alone is not None:
             placed.add(group, alone[1])
         else:
             self._open(placed, item, group, machines, way)
