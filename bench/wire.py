@@ -62,6 +62,12 @@ class Server:
         return int(found[1]) / 1024
 
     @property
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the process has used, user and system."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def files(self) -> int:
         """Return the number of open files."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
