@@ -3,8 +3,8 @@
     python bench/server_chaos.py                        # all, some six minutes
     python bench/server_chaos.py --only mixed reload    # some of it
 
-Each line is one trial. The exit code is 1 where a request had a wrong end, or a bound was missed. Stock clients
-(tritonclient) run in this process, on the same machine, and hostile ones in processes of their own.
+Each line is one trial. The exit code is 1 where a request had a wrong end, or a bound was missed. Stock
+clients (tritonclient) run in this process, on the same machine, and hostile ones in processes of their own.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def hostile(folder: Path, seconds: float = 12.0) -> Lines:
             if told.quantile(0.99) > SLOWEST:
                 wrong.append(f"p99 of others was {told.quantile(0.99):.2f} s")
             yield name, wrong, {
-                "others": len(told.seconds), "p50, p99 in ms": _milliseconds(told), "MiB": round(after), **found,
+                "others": len(told.seconds), "p50, p99 in ms": _milliseconds(told), "MiB": round(after),
+                **found,
             }  # fmt: skip
 
 

@@ -178,7 +178,7 @@ LEEWAY = 0.02
 
 
 def end_under_load(bundle: str, load: Mixed, folder: Path, clients: int = 16, seconds: float = 1.0) -> Ended:
-    """Send SIGTERM under load. Every request that was sent before is answered right, or told that the server ends."""
+    """Send SIGTERM under load. What was sent before is answered right, or told that the server ends."""
     ended, told, signalled = Ended(), Told(), [float("inf")]
     over = threading.Event()
     lock = threading.Lock()
