@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from simulated import FORM, recorded
 
+from netfuse_onnx.errors import NoPlan
 from netfuse_onnx.fleet import bounds, exact, heuristic
 from netfuse_onnx.fleet.load import Group
 from netfuse_onnx.fleet.placement import Placement
-from netfuse_onnx.fleet.report import NoPlan
 from netfuse_onnx.fleet.rules import Rules
 from netfuse_onnx.fleet.times import Times
 from netfuse_onnx.fleet.types import Family, Fleet, Kind

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.errors import NoPlan, UsageFault
 from netfuse_onnx.fleet import alternatives, bounds, checking, exact, heuristic, reading, rows
 from netfuse_onnx.fleet.checking import Checked
 from netfuse_onnx.fleet.heuristic import NoRoom, Packer
 from netfuse_onnx.fleet.placement import Placement
-from netfuse_onnx.fleet.report import FleetReport, NoPlan
+from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.fleet.rules import Rules
 from netfuse_onnx.fleet.types import Fleet
 
