@@ -66,7 +66,7 @@ def disconnects(server: Server, slow: Slow, count: int) -> Gone:
 
 
 def deadlines(server: Server, slow: Slow, count: int, seconds: float = 0.1) -> Gone:
-    """Send requests over gRPC whose deadlines pass while most of them wait; some pass before they are sent."""
+    """Send requests over gRPC whose deadlines pass while most of them wait, or before they are sent."""
     rng, ends = random.Random(4), list[str]()
 
     def go() -> None:
