@@ -59,11 +59,14 @@ def disconnects(server: Server, slow: Slow, count: int) -> Gone:
         for one in held:
             one.close()
 
-    return _gone(server, count, go)
+    gone = _gone(server, count, go)
+    if gone.cancelled < count // 2:
+        gone.faults.append(f"of {count} requests, {gone.cancelled} were cancelled")
+    return gone
 
 
 def deadlines(server: Server, slow: Slow, count: int, seconds: float = 0.1) -> Gone:
-    """Send requests over gRPC whose deadlines pass while most of them wait."""
+    """Send requests over gRPC whose deadlines pass while most of them wait, or before they are sent."""
     rng, ends = random.Random(4), list[str]()
 
     def go() -> None:
@@ -103,7 +106,7 @@ def _gone(server: Server, count: int, go: Callable[[], None]) -> Gone:
     with suppress(TimeoutError):
         _wait(lambda: ended("cancelled") + ended("answered") >= count, 10)
     gone.cancelled, gone.answered = ended("cancelled"), ended("answered")
-    if gone.cancelled + gone.answered > count or gone.cancelled < count // 2:
+    if gone.cancelled + gone.answered > count or not gone.cancelled:
         gone.faults.append(f"of {count} requests, {gone.cancelled} were cancelled")
     return gone
 

@@ -12,14 +12,14 @@ import grpc
 import numpy as np
 import pytest
 import wire_families as families
-from protocol import clients, expected, wrong
+from protocol import clients, expected, wrong, wrong_messages
 from protocol.clients import WAYS, Asked
 from protocol.endpoints import Endpoint
 from protocol.wrong import Post
 from tritonclient.utils import InferenceServerException
 
 POSTS = {**wrong.json_cases(), **wrong.binary_cases()}
-MESSAGES = wrong.grpc_cases()
+MESSAGES = wrong_messages.grpc_cases()
 
 
 def post(endpoint: Endpoint, asked: Post) -> tuple[int, bytes]:
