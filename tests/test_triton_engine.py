@@ -318,9 +318,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
 def test_a_full_queue_refuses_at_once(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
     """With room for one that waits, of sixteen clients some are refused, and all others are answered."""
     bundle, paths = deep
-    export(str(bundle), str(tmp_path / "repo"), Options("deep"))
-    config = tmp_path / "repo" / "deep" / "config.pbtxt"
-    config.write_text(config.read_text().replace("max_queue_size: 1024", "max_queue_size: 1"))
+    export(str(bundle), str(tmp_path / "repo"), Options("deep", queue=1))
     with triton(tmp_path / "repo") as endpoint, Load(endpoint, [paths]) as load:
         time.sleep(2)
     assert {*load.answers} == {0}
