@@ -189,7 +189,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 def test_requests_of_all_models_are_one_execution(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Eight clients on eight models: by Triton's count three rows an execution, and several models in one."""
     bundle, paths = deep
-    export(str(bundle), str(tmp_path / "repo"), Options("deep"))
+    export(str(bundle), str(tmp_path / "repo"), Options("deep", delay=2000))
     with triton(tmp_path / "repo") as endpoint:
         with Load(endpoint, [paths]) as load:
             time.sleep(3)
