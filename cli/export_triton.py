@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Most microseconds that Triton waits for more requests.",
 )
+@click.option(
+    "--max-queue",
+    "queue",
+    type=click.IntRange(0),
+    default=0,
+    help="Most requests that wait in Triton; it costs latency: docs/triton.md.  [default: any]",
+)
 @click.option("--ort-library", "libraries", multiple=True, metavar="PATH", help="Custom operators; copied.")
 @click.option("--link", is_flag=True, help="Link large files into the repository, don't copy them.")
 @common_options
@@ -60,6 +67,7 @@ def triton(
     backend: str,
     provider: str,
     delay: int,
+    queue: int,
     libraries: tuple[str, ...],
     link: bool,
     as_json: bool,
@@ -76,9 +84,7 @@ def triton(
     """
     from netfuse_onnx.export.triton import Options, export
 
-    options = Options(
-        name, _renamed(endpoints), backend, provider == "cuda", delay, link=link, libraries=libraries
-    )
+    options = Options(name, _renamed(endpoints), backend, provider == "cuda", delay, queue, link, libraries)
     return _say(export(served, out, options), as_json)
 
 

@@ -112,7 +112,7 @@ def test_options_reach_the_configuration(made: Path, run: Run, tmp_path: Path) -
     out = str(tmp_path / "repo")
     code, said, err = run(
         "export", "triton", str(made / "bundle"), "-o", out, "--name", "all", "--provider", "cuda",
-        "--delay", "250", "--endpoint", "a=first", "--json",
+        "--delay", "250", "--max-queue", "99", "--endpoint", "a=first", "--json",
     )  # fmt: skip
     assert code == 0, err
     assert json.loads(said)["endpoints"] == {"a": "first", "b": "b", "c": "c"}
@@ -120,6 +120,7 @@ def test_options_reach_the_configuration(made: Path, run: Run, tmp_path: Path) -
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     assert config.parameters["providers"].string_value == "CUDAExecutionProvider,CPUExecutionProvider"
     assert config.dynamic_batching.max_queue_delay_microseconds == 250
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 99
 
 
 def test_a_clash_of_outputs_gives_them_other_names(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 def test_requests_of_all_models_are_one_execution(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Eight clients on eight models: by Triton's count three rows an execution, and several models in one."""
     bundle, paths = deep
-    export(str(bundle), str(tmp_path / "repo"), Options("deep"))
+    export(str(bundle), str(tmp_path / "repo"), Options("deep", delay=2000))
     with triton(tmp_path / "repo") as endpoint:
         with Load(endpoint, [paths]) as load:
             time.sleep(3)
@@ -318,9 +318,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
 def test_a_full_queue_refuses_at_once(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
     """With room for one that waits, of sixteen clients some are refused, and all others are answered."""
     bundle, paths = deep
-    export(str(bundle), str(tmp_path / "repo"), Options("deep"))
-    config = tmp_path / "repo" / "deep" / "config.pbtxt"
-    config.write_text(config.read_text().replace("max_queue_size: 1024", "max_queue_size: 1"))
+    export(str(bundle), str(tmp_path / "repo"), Options("deep", queue=1))
     with triton(tmp_path / "repo") as endpoint, Load(endpoint, [paths]) as load:
         time.sleep(2)
     assert {*load.answers} == {0}

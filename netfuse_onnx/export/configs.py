@@ -19,8 +19,6 @@ MOST_ROWS = 64
 """Rows that a request may have: the default of MergedSession."""
 ROWS_OF_A_MODEL = 8
 """Rows of each model that an execution may have, at least."""
-QUEUE = 1024
-"""Requests that may wait in Triton. More are refused at once."""
 
 
 def schema() -> Any:
@@ -44,9 +42,11 @@ def written(config: Any) -> str:
     return text
 
 
-def family(found: Family, backend: str, *, delay: int, cuda: bool, options: Mapping[str, str]) -> Any:
+def family(
+    found: Family, backend: str, *, delay: int, queue: int, cuda: bool, options: Mapping[str, str]
+) -> Any:
     """Return the configuration of the model that all endpoints share. `delay` is the most microseconds that
-    Triton waits for more requests."""
+    Triton waits for more requests, and `queue` the most requests that wait, 0 for any number."""
     m = schema()
     ours = backend == "python"
     config = m.ModelConfig(name=found.name, backend=backend)
@@ -60,9 +60,8 @@ def family(found: Family, backend: str, *, delay: int, cuda: bool, options: Mapp
     if found.batches:
         config.max_batch_size = max(MOST_ROWS, ROWS_OF_A_MODEL * len(found.endpoints) * max(1, found.chunk))
         config.dynamic_batching.max_queue_delay_microseconds = delay
-        policy = config.dynamic_batching.default_queue_policy
-        policy.max_queue_size, policy.allow_timeout_override = QUEUE, True
-        policy.timeout_action = m.ModelQueuePolicy.REJECT
+        if queue:  # with any policy of the queue, Triton 2.51 stops fetching ahead, and may stall for 0.5 s
+            config.dynamic_batching.default_queue_policy.max_queue_size = queue
     group = m.ModelInstanceGroup
     config.instance_group.add(count=1, kind=group.KIND_GPU if cuda else group.KIND_CPU)
     for key, value in options.items():

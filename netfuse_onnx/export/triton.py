@@ -39,14 +39,16 @@ NO_BF16 = "Triton's python backend can't read bfloat16"
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of an export. `name` is that of the family: by default the file's. `endpoints` has other
-    names of endpoints by model; `delay` the most microseconds that Triton waits for more requests. With
-    `link` files are linked, not copied, where that can be done."""
+    names of endpoints by model; `delay` is the most microseconds that Triton waits for more requests, and
+    `queue` the most requests that wait there, 0 for any number. With `link` files are linked, not copied,
+    where that can be done."""
 
     name: str = ""
     endpoints: Mapping[str, str] = field(default_factory=dict)
     backend: str = PYTHON
     cuda: bool = False
     delay: int = 0
+    queue: int = 0
     link: bool = False
     libraries: Sequence[str] = ()
 
@@ -98,7 +100,7 @@ def _with_python(path: str, found: Family, options: Options, folder: str, old: s
     given = {"providers": f"{CUDA},{CPU}" if options.cuda else CPU, "max_batch": str(configs.MOST_ROWS)}
     if libraries:
         given["libraries"] = ",".join(libraries)
-    config = configs.family(found, PYTHON, delay=options.delay, cuda=options.cuda, options=given)
+    config = _config(found, options, given)
     _write(folder, found.name, "config.pbtxt", configs.written(config))
     layout = {"file": file, "index": found.index, "chunk": found.chunk, "batches": found.batches}
     layout |= {"scalars": [port.name for port in found.inputs if not port.shape]}
@@ -169,7 +171,7 @@ def _with_runtime(path: str, found: Family, options: Options, folder: str, old: 
         raise UsageFault(f"Triton can't batch this file: {why}.", "Use --backend python.")
     home = os.path.join(folder, found.name, VERSION)
     name = _merged(merged, home, options.link)
-    config = configs.family(found, RUNTIME, delay=options.delay, cuda=options.cuda, options={})
+    config = _config(found, options, {})
     config.default_model_filename = name
     _write(folder, found.name, "config.pbtxt", configs.written(config))
     for place, one in enumerate(found.endpoints):
@@ -181,6 +183,13 @@ def _with_runtime(path: str, found: Family, options: Options, folder: str, old: 
 
 
 # --------------------------------------------------------------------------- parts of both
+
+
+def _config(found: Family, options: Options, parameters: Mapping[str, str]) -> Any:
+    return configs.family(
+        found, options.backend, delay=options.delay, queue=options.queue, cuda=options.cuda,
+        options=parameters,
+    )  # fmt: skip
 
 
 def _last_step(found: Family, one: Endpoint, outputs: Sequence[str]) -> Any:
