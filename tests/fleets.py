@@ -21,7 +21,7 @@ from netfuse_onnx.runtime.limits import Limits
 
 MB = 10**6
 NAMES = ("lora", "lora-selected", "bert", "frozen")
-TURNS = 4000
+TURNS = 1200
 
 
 def table(name: str) -> CostTable:

@@ -95,7 +95,7 @@ def _tried(
     small = fleet.models <= heuristic.SMALL
     scale = dict.fromkeys(range(len(fleet.families)), GENEROUS if small and simulate else 1.0)
     best: tuple[float, Try] | None = None
-    for turn in range(ROUNDS if small else ROUNDS // 2):
+    for turn in range(ROUNDS if small else ROUNDS // 4):
         tell("planning", turn, ROUNDS)
         scaled = {(f, k): value * scale[f] for (f, k), value in factors.items()}
         try:
