@@ -3,8 +3,9 @@
     python bench/server_cpu.py
     python bench/server_cpu.py --requests 5000 --models 8 -o server_cpu.json
 
-A stock client (tritonclient) sends requests of about 6 kB, one after the other, to each model in turn; a call
-takes about 0.05 ms. The time is that of the whole server process, user and system, the call included.
+A stock client (tritonclient) sends requests of about 6 kB, one after the other, to each model in turn. A call
+of a model takes 0.04 ms, and 0.09 ms where other models ran before. The time is that of the whole server
+process, user and system, the call included.
 The client runs in this process. JSON goes to stdout or a file.
 """
 

@@ -106,6 +106,31 @@ def slow_readers(server: Server, over: threading.Event, size: float) -> Found:
     return {"connections": len(every), "bytes sent": sum(sent.values()), "refused": refused}
 
 
+def unread_streams(server: Server, over: threading.Event, size: float) -> Found:
+    """Send requests on streams of gRPC on and on, and read no answer."""
+    message = service_pb2.ModelInferRequest(model_name="m1")
+    for name, value in RIGHT.items():
+        word = wire_mixed.wire.np_to_triton_dtype(value.dtype)
+        message.inputs.add(name=name, datatype=word, shape=value.shape)
+        message.raw_input_contents.append(value.tobytes())
+    sent = Counter[int]()
+
+    def requests(place: int) -> Iterator[Any]:
+        while not over.is_set():
+            sent[place] += 1
+            yield message
+
+    calls = []
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for place in range(int(20 * size) + 2):
+            calls.append(stub.ModelStreamInfer(requests(place)))
+        over.wait()
+        for one in calls:
+            one.cancel()
+    return {"streams": len(calls), "requests sent": sum(sent.values())}
+
+
 def half_open(server: Server, over: threading.Event, size: float) -> Found:
     """Send a half of a request and end the own side, or stay silent."""
     request = wire_mixed.raw_post("m1", RIGHT)
@@ -234,6 +259,7 @@ def long_json(server: Server, over: threading.Event, size: float) -> Found:
 
 HOSTILE: Mapping[str, Hostile] = {
     "slow headers": slow_headers, "slow bodies": slow_bodies, "slow readers": slow_readers,
+    "unread streams": unread_streams,
     "half-open": half_open, "idle": idle, "a declared gigabyte": declared_huge,
     "a gigabyte in chunks": chunked_huge, "a gigabyte of gRPC": grpc_huge, "gzip bombs": gzip_bomb,
     "deep JSON": deep_json, "long JSON": long_json,

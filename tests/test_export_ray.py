@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import pickle
 import runpy
 import subprocess
 import sys
@@ -235,7 +234,7 @@ def test_no_place_to_write(work: Path, run: Run) -> None:
     refused(run("export", "ray", "served/eyes", "-o", "app.py", "--force"), 3, "is no file")
 
 
-# --------------------------------------------------------------------------- names, and errors that travel
+# --------------------------------------------------------------------------- names
 
 
 def test_a_name_that_could_mean_two_models_means_none() -> None:
@@ -243,15 +242,3 @@ def test_a_name_that_could_mean_two_models_means_none() -> None:
     assert short == ("a", "x.b", "y.b", "c", "y.x.a", "z.z")
     assert found["a"] == ("x", "a") and found["x.b"] == ("x", "b") and found["y"] == ("y", "")
     assert not {"b", "x.a", "z"} & found.keys()
-
-
-def kinds() -> list[type[errors.ServingError]]:
-    return [errors.ServingError, *errors.ServingError.__subclasses__()]
-
-
-@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
-def test_an_error_stays_itself_in_another_process(kind: type[errors.ServingError]) -> None:
-    error = kind("It failed.", "Try again.", model="m", input="x", expected="[n, 8]")
-    other = pickle.loads(pickle.dumps(error))
-    assert type(other) is kind and vars(other) == vars(error)
-    assert (str(other), other.http, other.grpc) == (str(error), kind.http, kind.grpc)

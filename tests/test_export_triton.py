@@ -172,6 +172,26 @@ def test_a_file_that_is_not_routed_is_no_variant_without_python(made: Path, tmp_
     assert not os.listdir(tmp_path)
 
 
+def test_a_routed_bundle_is_served_without_python(made: Path, tmp_path: Path) -> None:
+    """Its merged file goes into the repository, and its views don't."""
+    paths = [str(made / f"{name}.onnx") for name in "abc"]
+    netfuse_onnx.merge(paths, str(tmp_path / "bundle"), io="routed", views=True, verify=False)
+    export(str(tmp_path / "bundle"), str(tmp_path / "repo"), Options("all", backend="onnxruntime"))
+    config = configuration(tmp_path / "repo", "all")
+    names = os.listdir(tmp_path / "repo" / "all" / "1")
+    assert config.default_model_filename in names and not [name for name in names if "view" in name]
+
+
+def test_an_input_that_a_call_takes_once_has_no_batch(tmp_path: Path, run: Run) -> None:
+    form = FORMS["table"]
+    paths = family(tmp_path, form.text, form.weights)
+    netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), io="routed", share=["t"], verify=False)
+    out = str(tmp_path / "r")
+    answer = run("export", "triton", str(tmp_path / "m.onnx"), "-o", out, "--backend", "onnxruntime")
+    refused(answer, 2, "'t'", "--backend python")
+    assert not os.path.lexists(out)
+
+
 # --------------------------------------------------------------------------- what is refused
 
 

@@ -225,3 +225,19 @@ def test_a_request_says_in_which_time_it_must_start() -> None:
         assert [one.timeout for one in session.asked] == [None, 0.25, None]
         for wrong in (-1, "soon", 1e400):
             assert ask(url, asked([[1, 2]], parameters={"timeout": wrong}))[0] == 400
+
+
+def test_requests_of_a_stream_wait_together_and_are_answered_in_order() -> None:
+    session = Held()
+    with serving(session, grpc="127.0.0.1:0") as server, grpc.insecure_channel(server.app.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        answers = stub.ModelStreamInfer(iter([message(id="1"), message(id="2")]), timeout=PATIENCE)
+        session.wait_for(2)
+        session.asked[1].answer()
+        session.asked[0].answer()
+        assert [one.infer_response.id for one in answers] == ["1", "2"]
+        cut = stub.ModelStreamInfer(iter([message(), message()]), timeout=PATIENCE)
+        session.wait_for(4)
+        cut.cancel()
+        wait_until(lambda: all(one.future.cancelled() for one in session.asked[2:]))
+        wait_until(lambda: server.app.core.inside == 0)

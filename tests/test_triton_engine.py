@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -19,18 +22,13 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from families import MLP, MLP_TEXT, family
 from triton_asking import Load, ask, assert_close, assert_equal, executions, statistics, together
-from triton_families import BATCHES, FORMS, Array, alone, drawn, exported, renamed
+from triton_families import BATCHES, DEEP, DEEP_WEIGHTS, FORMS, Array, alone, drawn, exported, renamed
 from triton_server import Endpoint, triton
 
 import netfuse_onnx
 from netfuse_onnx.export.triton import Options, export
 
 pytestmark = pytest.mark.engines
-DEEP = """g (float[n, 64] x) => (float[n, 4] y) {
-    h = MatMul(x, w1) i = Relu(h) j = MatMul(i, w2) k = Relu(j) y = MatMul(k, w3)
-}"""
-DEEP_WEIGHTS = {"w1": (64, 1024), "w2": (1024, 1024), "w3": (1024, 4)}
-
 
 # --------------------------------------------------------------------------- all forms in one server
 
@@ -140,6 +138,20 @@ def test_who_asks_wrongly_is_told_alone(forms: tuple[Endpoint, dict[str, list[st
                 ask(endpoint, model, feeds, http=http)
             assert said in str(caught.value)
     assert_equal(ask(endpoint, "lookup.a", {"x": good}), alone(forms[1]["lookup"][0], {"x": good}))
+
+
+def test_errors_have_the_status_of_their_kind(forms: tuple[Endpoint, dict[str, list[str]]]) -> None:
+    endpoint, _ = forms
+    good = np.zeros((1, 2), np.int64)
+    for feeds, model, status in (
+        ({"x": good + 99}, "lookup.a", "500"),
+        ({"x": good}, "lookup", "400"),
+        ({"x": good, "model": np.array([[7]])}, "lookup", "404"),
+        ({"x": good}, "lookup.z", "404"),
+    ):
+        with pytest.raises(triton_grpc.InferenceServerException) as caught:
+            ask(endpoint, model, feeds, http=True)
+        assert status in str(caught.value.status()), model
 
 
 def test_poisoned_requests_fail_alone(forms: tuple[Endpoint, dict[str, list[str]]]) -> None:
@@ -284,6 +296,36 @@ def test_versions_stand_beside_each_other(tmp_path: Path) -> None:
             index = np.ones((2, 1), np.int64)
             assert_equal(ask(endpoint, "both", {"x": x, "model": index}, model_version=version), wanted)
         assert_equal(ask(endpoint, "b", {"x": x}), wanted)
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    """The repository of docs/triton.md, and its client."""
+    page = (Path(__file__).parent.parent / "docs" / "triton.md").read_text()
+    commands, code = (
+        re.findall(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[0] for kind in ("sh", "python")
+    )
+    paths = family(tmp_path, count=3)
+    script = commands.replace("netfuse-onnx", f"{sys.executable} -m netfuse_onnx")
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    with triton(tmp_path / "repository") as endpoint:
+        client = code.replace("localhost:8000", endpoint.http)
+        done = subprocess.run([sys.executable, "-c", client], check=True, capture_output=True, text=True)
+    x = np.ones((1, 8), np.float32)
+    rows = [alone(paths[place], {"x": x})["y"] for place in (1, 2, 0, 2)]
+    printed = np.array(re.findall(r"-?\d+\.\d*(?:e[+-]\d+)?", done.stdout), np.float32)
+    np.testing.assert_allclose(printed, np.concatenate(rows).ravel(), rtol=1e-4)
+
+
+def test_a_full_queue_refuses_at_once(deep: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """With room for one that waits, of sixteen clients some are refused, and all others are answered."""
+    bundle, paths = deep
+    export(str(bundle), str(tmp_path / "repo"), Options("deep"))
+    config = tmp_path / "repo" / "deep" / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_queue_size: 1024", "max_queue_size: 1"))
+    with triton(tmp_path / "repo") as endpoint, Load(endpoint, [paths]) as load:
+        time.sleep(2)
+    assert {*load.answers} == {0}
+    assert load.failures and all("queue size" in failure for failure in load.failures)
 
 
 def test_the_variant_without_python_parses(tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ FORMS = {
     ),
 }
 """Families by name: all kinds of shapes and types."""
+DEEP = """g (float[n, 64] x) => (float[n, 4] y) {
+    h = MatMul(x, w1) i = Relu(h) j = MatMul(i, w2) k = Relu(j) y = MatMul(k, w3)
+}"""
+DEEP_WEIGHTS = {"w1": (64, 1024), "w2": (1024, 1024), "w3": (1024, 4)}
+"""Networks of 4 MB, whose calls take longer than their clients."""
 BATCHES = {name: name not in ("scalar", "summed", "table") for name in FORMS}
 """Which of them Triton can bring together."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.runtime.errors import Closed
 from netfuse_onnx.server import grpc_server
 from netfuse_onnx.server.core import Core
 from netfuse_onnx.server.http_app import HttpApp
@@ -64,7 +65,7 @@ class App:
         return uvicorn.Config(
             HttpApp(self.core, self.repository), http=bounded, ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, timeout_keep_alive=int(options.idle), backlog=BACKLOG,
-            timeout_graceful_shutdown=1,
+            log_level="error", timeout_graceful_shutdown=1,
         )  # fmt: skip
 
     async def stop(self, drain: float | None = None) -> bool:
@@ -81,12 +82,22 @@ class App:
         if self._grpc is not None:
             await self._grpc.stop(LAST_WORDS if is_drained else 0)
         if self._server is not None:
+            if not is_drained:
+                await self._cut(self._server)
             self._server.should_exit = True
             self._server.force_exit = not is_drained
             await self._tasks[0]
         for task in self._tasks[1:]:
             task.cancel()
         return is_drained
+
+    async def _cut(self, server: _Uvicorn) -> None:
+        """Tell those who still wait that they get no answer."""
+        error = Closed("The server ended before the request was answered.", "Ask another replica.")
+        for one in list(server.server_state.connections):
+            if isinstance(one, Connection):
+                one.cut(error)
+        await asyncio.sleep(LAST_WORDS)
 
 
 class _Uvicorn(uvicorn.Server):

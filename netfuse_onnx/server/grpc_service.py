@@ -22,6 +22,8 @@ from netfuse_onnx.server.http_infer import HERE
 from netfuse_onnx.server.repository import Repository, message
 
 LOG = logging.getLogger(__name__)
+STREAMED = 64
+"""Requests of one stream that are being answered at a time."""
 Context = Any
 """grpc.aio.ServicerContext, which ships no types."""
 
@@ -57,13 +59,37 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             await context.abort(code_of(error), sentence(error))
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        """Answer requests of a stream, one after the other. What goes wrong is an answer, too."""
-        async for request in requests:
+        """Answer the requests of a stream in their order. Several wait at a time, so that they share calls.
+        What goes wrong is an answer, too."""
+        room = asyncio.Semaphore(STREAMED)
+        begun: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+
+        async def read() -> None:
             try:
-                yield pb.ModelStreamInferResponse(infer_response=await self._answer(request))
-            except NetfuseError as error:
-                failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-                yield pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=failed)
+                async for request in requests:
+                    await room.acquire()
+                    begun.put_nowait(asyncio.create_task(self._streamed(request)))
+            finally:
+                begun.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (task := await begun.get()) is not None:
+                answer = await task
+                room.release()
+                yield answer
+        finally:
+            reader.cancel()
+            while not begun.empty():
+                if (task := begun.get_nowait()) is not None:
+                    task.cancel()
+
+    async def _streamed(self, request: Any) -> Any:
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._answer(request))
+        except NetfuseError as error:
+            failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+            return pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=failed)
 
     async def _answer(self, request: Any) -> Any:
         began = time.perf_counter_ns()

@@ -12,11 +12,14 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from netfuse_onnx.server.http_infer import EXTENSION
+from netfuse_onnx.runtime.errors import ServingError
+from netfuse_onnx.server.http_infer import EXTENSION, SlowClient
 from netfuse_onnx.server.options import Options
 
 MOST_HEADERS = 64 << 10
 """Bytes of the headers of one request."""
+MOST_PIPELINED = 32
+"""Requests that a client may send before it has the answer to an earlier one."""
 EVERY = 0.5
 """Seconds between two looks at all connections."""
 BUSY = b'{"error":"The server has as many connections as it takes. Try again later."}'
@@ -24,6 +27,7 @@ FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(BUSY), BUSY)
 )
+LATE = "The client took too long to send its request."
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 """Options of sockets by which the system finds out that the other end is gone."""
 
@@ -38,7 +42,10 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **named)
         self.task: asyncio.Task[Any] | None = None
         """The task of the inference request that is being answered."""
-        self.is_late = False
+        self.refusal: ServingError | None = None
+        """The error of the request that is cut off."""
+        self._running: Any = None
+        """The cycle that is being answered; `cycle` is the one that was read last."""
         self.is_lost = False
         self._was_taken = False
         self.idle_since = self._waits_since = self.loop.time()
@@ -78,6 +85,10 @@ class Connection(HttpToolsProtocol):
         if not self._was_taken:
             return
         self.is_lost = True
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         if self.task is not None:
             self.task.cancel()
@@ -90,8 +101,21 @@ class Connection(HttpToolsProtocol):
             if self._head > MOST_HEADERS and not self.transport.is_closing():
                 self.send_400_response("The headers of the request are too long.")
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Note which request is being answered."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, where anybody still listens."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
     def on_message_begin(self) -> None:
-        """Note that headers are coming."""
+        """Note that headers are coming. End a connection on which too many requests wait for their turn."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self.transport.abort()
+            raise ConnectionAbortedError  # the parser stops, too
         super().on_message_begin()
         if not self._waits:
             self._waits, self._waits_since, self._head = True, self.loop.time(), 0
@@ -104,8 +128,10 @@ class Connection(HttpToolsProtocol):
         self._waits_since = self.loop.time()
 
     def on_response_complete(self) -> None:
-        """Note that the connection is idle again."""
+        """Note that the connection is idle again. Where requests wait for their turn, no others are read."""
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
         self.idle_since = self.loop.time()
 
     def pause_writing(self) -> None:
@@ -134,11 +160,15 @@ class Connection(HttpToolsProtocol):
         return not self._waits and self.cycle.more_body and not self.cycle.response_complete
 
     def _expire(self) -> None:
-        if self.task is None or self.is_late:
+        if self.refusal is not None or not self.cut(SlowClient(LATE)):
             self.transport.abort()
-        else:
-            self.is_late = True
-            self.task.cancel()
+
+    def cut(self, error: ServingError) -> bool:
+        """End the inference request that is being answered, with an error; False where there is none."""
+        if self.task is None:
+            return False
+        self.refusal = error
+        return self.task.cancel()
 
 
 async def watch(connections: set[Any]) -> None:

@@ -32,7 +32,8 @@ HERE = 256 << 10
 LINGER = 2.0
 """Seconds for which the body of a refused request is read and thrown away, so that its client, who is still
 writing, comes to read the answer."""
-BREAKS = asyncio.CancelledError
+GONE = 499
+"""The status that is counted for requests whose client went away."""
 EXTENSION = "netfuse.connection"
 """The name of our connection in the scope, where the server is ours."""
 
@@ -194,15 +195,15 @@ async def _decoded(
 
 
 async def _broken(connection: Any, send: Send) -> int:
-    """Say that the client was too slow, if that is why its task was cancelled; it may be gone, too."""
-    if connection is None or not (connection.is_late or connection.is_lost):
+    """Say why the task was cancelled; where its client is gone, nobody hears it."""
+    if connection is None or not (connection.refusal or connection.is_lost):
         raise asyncio.CancelledError
-    if connection.is_late:
-        with suppress(Exception):
-            error = SlowClient("The client took too long to send its request.")
-            await send_answer(send, error.http, told(error), None, CLOSE)
-        return SlowClient.http
-    return 499
+    if connection.is_lost:
+        return GONE
+    error: ServingError = connection.refusal
+    with suppress(Exception):
+        await send_answer(send, error.http, told(error), None, CLOSE)
+    return error.http
 
 
 async def send_answer(
