@@ -14,7 +14,7 @@ from fake_engine import BAD, FakeCosts, FakeEngine, FakeFormCosts, Gate, behind,
 from test_session_files import Sources, bundle, opening, x
 
 from netfuse_onnx.runtime.errors import CallFailed
-from netfuse_onnx.runtime.generation import QUICK, REST
+from netfuse_onnx.runtime.generation import QUICK, QUICK_IN_LOOP, REST, REST_IN_LOOP
 
 
 class Times(FakeFormCosts):
@@ -79,6 +79,26 @@ def test_where_much_arrives_it_queues(monkeypatch: pytest.MonkeyPatch) -> None:
         session.submit("a", feeds(1)).result(30)
         me = threading.current_thread().name
         assert threads[0] == me and threads[1] != me
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rested", "here"),
+    [
+        (QUICK_IN_LOOP * 0.9, REST_IN_LOOP * 1.1, True),
+        (QUICK_IN_LOOP * 0.9, REST_IN_LOOP * 0.9, False),
+        (QUICK_IN_LOOP * 1.1, REST_IN_LOOP * 1.1, False),
+        (QUICK * 0.9, REST * 1.1, True),
+    ],
+)
+def test_the_event_loop_of_a_server_runs_longer_calls(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rested: float, here: bool
+) -> None:
+    served, threads = engine(seconds)
+    with serving(served) as session:
+        session.in_loop = True
+        monkeypatch.setattr(type(session._dispatcher.slots), "rested", property(lambda _: rested))
+        session.submit("a", feeds(1)).result(30)
+        assert (threads == [threading.current_thread().name]) is here
 
 
 def test_behind_others_it_queues() -> None:

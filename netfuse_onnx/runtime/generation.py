@@ -91,9 +91,9 @@ class Generation:
         if not self.engine.is_open(request.model):  # to open it, or a merged call meanwhile, takes long
             return False
         seconds = self.engine.costs.of(request.form).alone(request.rows)
-        if seconds <= QUICK:
-            return rested >= REST
-        return in_loop and seconds <= QUICK_IN_LOOP and rested >= REST_IN_LOOP
+        if in_loop and QUICK < seconds <= QUICK_IN_LOOP:
+            return rested >= REST_IN_LOOP
+        return seconds <= QUICK and rested >= REST
 
     def must_open(self, model: int) -> bool:
         """Return True where requests of a model may run in no merged call, not even by themselves: it is kept

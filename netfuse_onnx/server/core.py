@@ -21,6 +21,8 @@ from netfuse_onnx.server.session import Prepared, Session
 from netfuse_onnx.server.waiting import Bridge
 
 NAME = "netfuse-onnx"
+UNPACKED = 12
+"""Bytes of Python's objects for each byte of JSON, or of strings on the wire, at most about so many."""
 EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics", "model_configuration")
 
 
@@ -50,14 +52,16 @@ class Core:
         finally:
             self.inside -= 1
 
-    def hold(self, size: int) -> None:
-        """Count bytes that a request is about to take. Raises QueueFull where all hold too many."""
+    def hold(self, size: int) -> int:
+        """Count bytes that a request is about to take, and return them. Raises QueueFull where all hold too
+        many."""
         if self.held + size > self.options.max_held:
             raise QueueFull(
                 f"Requests that are being served hold {self.held} bytes, and may hold "
                 f"{self.options.max_held}.", "Try again later.",
             )  # fmt: skip
         self.held += size
+        return size
 
     def cataloged(self, files: Session | Prepared) -> Catalog:
         """Return the names that files give. Raises FileFault for a model that the protocol can't describe,

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2_grpc
 from netfuse_onnx.errors import NetfuseError, UsageFault
 from netfuse_onnx.runtime.errors import ServingError, UnknownModel
 from netfuse_onnx.server import about, grpc_codec
-from netfuse_onnx.server.core import Core
+from netfuse_onnx.server.core import UNPACKED, Core
 from netfuse_onnx.server.endpoints import Endpoint, seconds_of
 from netfuse_onnx.server.http_codec import chosen, has_text, rows_of
 from netfuse_onnx.server.http_infer import HERE
@@ -98,8 +98,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         try:
             with core.entered():
                 size = request.ByteSize()
-                core.hold(size)
-                held = size
+                held = core.hold(self._unpacked(request, size))
                 endpoint, feeds = await self._decoded(request, size)
                 parameters = grpc_codec.parameters_of(request.parameters) if request.parameters else {}
                 wanted = grpc_codec.wanted(endpoint, request)
@@ -119,6 +118,13 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             core.held -= held
             known = name if name in core.catalog.endpoints else ""
             core.counted.ended("grpc", status, known, rows, began)
+
+    def _unpacked(self, request: Any, size: int) -> int:
+        """Return the bytes that a request takes, with the objects that its strings or numbers become."""
+        endpoint = self._core.catalog.endpoints.get(request.model_name)
+        if size <= HERE or endpoint is None:
+            return size
+        return size if request.raw_input_contents and not has_text(endpoint) else size * (1 + UNPACKED)
 
     async def _decoded(self, request: Any, size: int) -> tuple[Endpoint, dict[str, Any]]:
         """Return the endpoint and inputs of a request, of the generation that serves now."""

@@ -17,7 +17,7 @@ from typing import Any
 from netfuse_onnx.errors import NetfuseError, UsageFault
 from netfuse_onnx.runtime.errors import BadInput, ServingError, TooLarge
 from netfuse_onnx.server import http_codec
-from netfuse_onnx.server.core import Core
+from netfuse_onnx.server.core import UNPACKED, Core
 from netfuse_onnx.server.endpoints import Endpoint, seconds_of
 
 LOG = logging.getLogger(__name__)
@@ -73,6 +73,11 @@ class Body:
             raise too_large(self.held + size, most)
         self._core.hold(size)
         self.held += size
+
+    def unpack(self, size: int) -> None:
+        """Count the objects that so many bytes of JSON or strings become. Raises QueueFull."""
+        self._core.hold(size * UNPACKED)
+        self.held += size * UNPACKED
 
     async def read(self, receive: Receive) -> bytes:
         """Return the whole body. Raises TooLarge before more than its bound is in memory."""
@@ -155,7 +160,7 @@ async def infer(core: Core, scope: Scope, receive: Receive, send: Send, name: st
         with core.entered():
             body = Body(core, scope["headers"])
             raw = await body.read(receive)
-            endpoint, asked = await _decoded(core, name, version, raw, body.json)
+            endpoint, asked = await _decoded(core, name, version, raw, body)
             outputs = await endpoint.answer(asked.feeds, asked.parameters, seconds_of(asked.parameters))
             rows = http_codec.rows_of(asked.feeds)
             if sum(value.size for _, value in outputs) > HERE // 8 and not http_codec.is_binary(asked):
@@ -183,10 +188,10 @@ async def infer(core: Core, scope: Scope, receive: Receive, send: Send, name: st
 
 
 async def _decoded(
-    core: Core, name: str, version: str, raw: bytes, json_size: int | None
+    core: Core, name: str, version: str, raw: bytes, body: Body
 ) -> tuple[Endpoint, http_codec.Asked]:
     """Return a request and its endpoint, which is of the generation that serves now."""
-    size = len(raw) if json_size is None else json_size
+    size = len(raw) if body.json is None else body.json
     if size > core.options.max_json:
         raise TooLarge(
             f"The request has {size} bytes of JSON; one request may have {core.options.max_json}.",
@@ -196,9 +201,10 @@ async def _decoded(
         catalog = core.catalog
         endpoint = catalog.find(name, version)
         if size > HERE or (len(raw) > HERE and http_codec.has_text(endpoint)):
-            asked = await asyncio.to_thread(http_codec.decode, endpoint, raw, json_size)
+            body.unpack(len(raw) if http_codec.has_text(endpoint) else size)
+            asked = await asyncio.to_thread(http_codec.decode, endpoint, raw, body.json)
         else:
-            asked = http_codec.decode(endpoint, raw, json_size)
+            asked = http_codec.decode(endpoint, raw, body.json)
         if catalog is core.catalog:
             return endpoint, asked
 

@@ -33,8 +33,8 @@ class Prepared(Protocol):
 
 
 class Session(Protocol):
-    """Answers requests for single models. The server calls `submit` in the thread of its event loop, and
-    all else but `models`, `signature` and `is_closed` in other threads."""
+    """Answers requests for single models. The server calls `prepare` and `close` in other threads than that
+    of its event loop, and all else there: it must be quick."""
 
     @property
     def models(self) -> tuple[str, ...]:
