@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -13,8 +15,10 @@ import pytest
 from served_app import Asking, Held, ask, asked, serving, tensor, wait_until
 from test_server_limits import HEAD, connected, one_answer, status
 
+from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.elements import Element
 from netfuse_onnx.server import http_codec
+from netfuse_onnx.server.app import parted
 
 ONE = asked([[1, 2]])
 GZIP = {"Content-Encoding": "gzip"}
@@ -103,3 +107,23 @@ def test_writing_a_large_output_lets_others_run() -> None:
         time.sleep(0.001)
         turns += 1
     assert turns > 20  # in one piece: four
+
+
+@pytest.mark.parametrize("wrong", ["127.0.0.1:\u00b2", "127.0.0.1:\u0663", "127.0.0.1:-1", "127.0.0.1:65536"])
+def test_a_port_is_written_in_digits(wrong: str) -> None:
+    with pytest.raises(UsageFault, match="no address"):
+        parted(wrong)
+
+
+def test_closed_standard_streams_are_filled() -> None:
+    """Connections got their numbers, and the server ended in SIGABRT."""
+    told = """
+import os
+from netfuse_onnx.server.running import fill_standard_streams
+for number in (0, 1):
+    os.close(number)
+fill_standard_streams()
+assert all(os.path.samestat(os.fstat(n), os.stat(os.devnull)) for n in (0, 1))
+assert os.open(os.devnull, os.O_RDONLY) > 2
+"""
+    subprocess.run([sys.executable, "-c", told], check=True, timeout=60)
