@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from netfuse_onnx.runtime import errors
@@ -60,6 +61,12 @@ class Server:
         found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
         assert found is not None
         return int(found[1]) / 1024
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the process has used, user and system."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def files(self) -> int:
@@ -165,10 +172,12 @@ def error_of(raised: BaseException) -> BaseException:
         known = HTTP_ERRORS.get(word) or GRPC_ERRORS.get(word)
         if word == "UNAVAILABLE" and "failed to connect" in str(raised):
             return Lost(str(raised), before=True)
+        if word == "CANCELLED":  # so gRPC ends requests that reach a server which has just stopped
+            return Lost(str(raised), before=False)
         return known(str(raised.message())) if known else raised
     if isinstance(raised, ConnectionRefusedError):
         return Lost(str(raised), before=True)
-    if isinstance(raised, OSError):
+    if isinstance(raised, OSError | HTTPConnectionClosed):
         return Lost(f"{type(raised).__name__}: {raised}", before=False)
     return raised
 
@@ -236,5 +245,5 @@ CLIENTS = {
 }
 """Makers of clients, by name."""
 Client = HttpClient | GrpcClient
-NETWORK = (InferenceServerException, grpc.RpcError, OSError)
+NETWORK = (InferenceServerException, grpc.RpcError, OSError, HTTPConnectionClosed)
 """What clients raise."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 import gzip
 import http.client
 import io
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,7 +26,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bench import wire_mixed
-from bench.wire import Server
+from bench.wire import ROOT, Server
 
 Found = dict[str, Any]
 Hostile = Callable[[Server, threading.Event, float], Found]
@@ -288,3 +292,44 @@ def under(hostile: Hostile, server: Server, size: float) -> Iterator[Found]:
         thread.join(120)
         if thread.is_alive():
             found["error"] = "it does not end"
+
+
+# ----------------------------------------------------------------------------- in processes of their own
+
+
+@contextmanager
+def apart(name: str, server: Server, size: float) -> Iterator[Found]:
+    """Run a hostile client as a process until the block ends, so that others lose nothing to it."""
+    command = [sys.executable, "-m", "bench.wire_hostile", name, server.http, server.grpc, str(size)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = Found()
+    try:
+        process.stdout.readline()  # it is at work
+        yield found
+        out, _ = process.communicate(timeout=120)  # which closes its stdin: it is over
+        found.update(json.loads(out))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """As much of a server as a hostile client knows."""
+
+    http: str
+    grpc: str
+
+
+def main() -> None:
+    name, http_address, grpc_address, size = sys.argv[1:]
+    server: Any = Addresses(http_address, grpc_address)
+    with under(HOSTILE[name], server, float(size)) as found:
+        print(flush=True)
+        sys.stdin.read()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,3 +178,51 @@ def open_loop(server: Server, slow: Slow, rate: float, seconds: float) -> Ends:
 
     asyncio.run(run())
     return ends
+
+
+@dataclass
+class Overload:
+    """Answers under three times the load that a server can serve, in parts of what it can.
+
+    `goodput` compares answers per second, and `per_cpu` those per second of the server's own processor time,
+    which other programs on the machine do not change.
+    """
+
+    goodput: float = 0.0
+    per_cpu: float = 0.0
+    answered: int = 0
+    refused: int = 0
+    refusals: tuple[float, float] = (0.0, 0.0)
+    """Seconds until half of the refusals, and 99 % of them, had come."""
+    faults: list[str] = field(default_factory=list)
+
+
+TIMES, CLIENTS = 3.0, 24
+
+
+def overload(server: Server, slow: Slow, rounds: int, seconds: float) -> Overload:
+    """Measure capacity and overload in turns, and compare their medians."""
+    found = Overload()
+    closed_loop(server, slow, 8, 1.0)
+    goodputs, per_cpu, refusals = list[float](), list[float](), list[float]()
+    for _ in range(rounds):
+        least, least_cpu, most = _measured(server, lambda: closed_loop(server, slow, CLIENTS, seconds))
+        rate = TIMES * least
+        got, got_cpu, ends = _measured(server, lambda rate=rate: open_loop(server, slow, rate, seconds))
+        goodputs.append(got / least)
+        per_cpu.append(got_cpu / least_cpu)
+        refusals += ends.refused
+        found.answered += len(ends.answered)
+        found.refused += len(ends.refused)
+        found.faults += most.others + ends.others
+    found.goodput, found.per_cpu = float(np.median(goodputs)), float(np.median(per_cpu))
+    if refusals:
+        found.refusals = (float(np.median(refusals)), float(np.quantile(refusals, 0.99)))
+    return found
+
+
+def _measured(server: Server, run: Callable[[], Ends]) -> tuple[float, float, Ends]:
+    """Return right answers per second, and per second of the server's processor time."""
+    before = server.cpu_seconds
+    ends = run()
+    return ends.goodput, len(ends.answered) / (server.cpu_seconds - before), ends

@@ -178,7 +178,7 @@ LEEWAY = 0.02
 
 
 def end_under_load(bundle: str, load: Mixed, folder: Path, clients: int = 16, seconds: float = 1.0) -> Ended:
-    """Send SIGTERM under load. Every request that was sent before is answered, right."""
+    """Send SIGTERM under load. What was sent before is answered right, or told that the server ends."""
     ended, told, signalled = Ended(), Told(), [float("inf")]
     over = threading.Event()
     lock = threading.Lock()
@@ -210,10 +210,10 @@ def end_under_load(bundle: str, load: Mixed, folder: Path, clients: int = 16, se
 
 def _ended(ended: Ended, load: Mixed, ask: Ask, outcome: object, before: bool) -> None:
     if isinstance(outcome, Closed | Lost):
-        if before:
-            ended.faults.append(f"a request sent before the signal: {outcome!r}")
-        elif isinstance(outcome, Closed) or outcome.before:
+        if isinstance(outcome, Closed) or outcome.before:  # it was not accepted, and its client is told so
             ended.refused += 1
+        elif before:
+            ended.faults.append(f"a request sent before the signal: {outcome!r}")
         else:
             ended.lost += 1
         return

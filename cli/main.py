@@ -33,6 +33,7 @@ from .options import (
     proof_options,
     sources_of,
 )
+from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
 from .serve import serve
 from .text import escape_unencodable, printable, write_json
@@ -58,6 +59,7 @@ cli.add_command(merge)
 cli.add_command(bundle)
 cli.add_command(serve)
 cli.add_command(export)
+cli.add_command(plan_fleet)
 
 
 @cli.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 from netfuse_onnx import edges
 from netfuse_onnx.bundle_report import BundleReport
+from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
@@ -26,6 +27,7 @@ from .render_adapters import adapters
 from .render_bench import bench
 from .render_bundle import bundle, views
 from .render_check import check
+from .render_fleet import fleet
 from .render_hints import hints
 from .render_low_rank import low_rank
 from .render_proofs import proofs
@@ -200,6 +202,7 @@ SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     BenchReport: bench,
     BundleReport: bundle,
     CheckReport: check,
+    FleetReport: fleet,
     InspectReport: inspect,
     MergeReport: merge,
     RulesReport: rules,

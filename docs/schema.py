@@ -17,6 +17,8 @@ from typing import Any
 
 from netfuse_onnx import errors, report
 from netfuse_onnx.bundle_report import BundleReport
+from netfuse_onnx.export.triton import TritonReport
+from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.measure.report import BenchReport
 
 PAGE = Path(__file__).parent / "schema.json"
@@ -28,6 +30,8 @@ REPORTS: Mapping[str, type] = {
     "inspect": report.InspectReport,
     "rules": report.RulesReport,
     "bundle": BundleReport,
+    "export-triton": TritonReport,
+    "plan-fleet": FleetReport,
 }
 PLAIN: Mapping[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

@@ -25,6 +25,7 @@ from netfuse_onnx.errors import (
 
 if TYPE_CHECKING:
     from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
+    from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
     from netfuse_onnx.server.running import serve
@@ -52,6 +53,7 @@ __all__ = [
     "check",
     "inspect",
     "merge",
+    "plan_fleet",
     "serve",
     "verify",
 ]
@@ -70,6 +72,10 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.server.running import serve
 
         return serve
+    if name == "plan_fleet":
+        from netfuse_onnx.fleet.planning import plan_fleet
+
+        return plan_fleet
     if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 

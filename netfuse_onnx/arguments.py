@@ -179,7 +179,7 @@ def one_size(verb: str, dims: Sizes) -> None:
 
 def memory(value: str | int) -> int:
     """Return the bytes in `500M`, `2GB`, `1.5GiB` or a plain number."""
-    size = bytes_in(str(value))
+    size = bytes_in(value)
     if size is None:
         raise UsageFault(
             f"{str(value)!r} is no amount of memory.", "Write --max-memory 500M or --max-memory 2GB."

@@ -1,4 +1,4 @@
-"""Writes bytes and seconds for people."""
+"""Writes bytes and seconds for people, and reads bytes as people write them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def bytes_in(text: str) -> int | None:
-    """Return the bytes in `500M`, `2GB`, `1.5GiB` or a plain number; None for what is no such amount."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", text.strip(), re.IGNORECASE | re.ASCII)
+def bytes_in(value: str | int) -> int | None:
+    """Return the bytes in `500M`, `2GB`, `1.5 GiB` or a plain number; None where it is no amount."""
+    match = re.fullmatch(
+        r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i)?)?B?", str(value).strip(), re.IGNORECASE | re.ASCII
+    )
     if not match:
         return None
     number, unit, binary = match.groups()

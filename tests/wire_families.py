@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[str, Any]] = {
 """The protocol's types: the word of ONNX's text, and numpy's type."""
 TYPED_MODELS = ("t0", "t1", "t2")
 HALF_MODELS = ("h0", "h1", "h2")
+BFLOAT_MODELS = ("b0", "b1", "b2")
 HALF_KINDS = ("FP16", "BF16")
 """The types that travel as bytes alone: JSON does not carry them."""
 JSON_KINDS = tuple(kind for kind in KINDS if kind not in HALF_KINDS)
@@ -102,8 +103,13 @@ def types(folder: Path) -> Family:
 
 
 def halves(folder: Path) -> Family:
-    """The same for floats of 16 bits. ONNX Runtime takes BF16 and texts in no call together from Python."""
-    return _typed_family(folder, "halves", HALF_MODELS, HALF_KINDS)
+    """The same for FP16, which JSON does not carry in Triton."""
+    return _typed_family(folder, "halves", HALF_MODELS, ["FP16"])
+
+
+def bfloats(folder: Path) -> Family:
+    """The same for BF16, which ONNX Runtime takes in no call together with texts from Python."""
+    return _typed_family(folder, "bfloats", BFLOAT_MODELS, ["BF16"])
 
 
 def _typed_family(folder: Path, name: str, models: Sequence[str], kinds: Sequence[str]) -> Family:
@@ -160,9 +166,9 @@ def _added(kind: str, word: str, model: int) -> tuple[str, onnx.TensorProto]:
 TEXTS = ("", "plain", "Größe 東京 🙂", "two\nlines\r\n", "a\0b", '"quoted" \\ {"json": [1]}', " ", "x" * 3000)
 
 
-def half_feeds(seed: int, rows: int = 1) -> Feeds:
-    """Draw the inputs of a request to the family `halves`."""
-    return _drawn(seed, rows, HALF_KINDS)
+def half_feeds(seed: int, rows: int = 1, kind: str = "FP16") -> Feeds:
+    """Draw the inputs of a request to the family `halves`, or `bfloats`."""
+    return _drawn(seed, rows, [kind])
 
 
 def typed_feeds(seed: int, rows: int = 1) -> Feeds:
@@ -226,7 +232,8 @@ def lookup_feeds(seed: int, rows: int = 1) -> Feeds:
 
 
 MAKERS: Mapping[str, Callable[[Path], Family]] = {
-    "lookups": lookups, "types": types, "halves": halves, "shapes": shapes,
+    "lookups": lookups, "types": types, "halves": halves, "bfloats": bfloats,
+    "shapes": shapes,
 }  # fmt: skip
 
 

@@ -65,5 +65,12 @@ def halves(serving: Serving) -> Endpoint:
 
 
 @pytest.fixture
+def bfloats(serving: Serving, request: pytest.FixtureRequest) -> Endpoint:
+    if request.node.callspec.params["serving"] == "triton":
+        pytest.skip("Triton's python backend can't read bfloat16")
+    return serving("bfloats")
+
+
+@pytest.fixture
 def shapes(serving: Serving) -> Endpoint:
     return serving("shapes")

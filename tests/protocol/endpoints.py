@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import triton_server
 from wire_families import Family
 
 from bench import wire
+from netfuse_onnx.export.triton import Options, export
 
 Array = np.ndarray[Any, Any]
 
@@ -53,9 +54,10 @@ def ours(family: Family, folder: Path) -> Iterator[Endpoint]:
 
 @contextmanager
 def triton(family: Family, folder: Path) -> Iterator[Endpoint]:
-    """Start Triton."""
-    http, grpc = os.environ["SCRATCH"].split()
-    yield Endpoint("triton", f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", family)
+    """Start Triton on the repository that the export writes."""
+    export(family.bundle, str(folder / "repository"), Options(name=family.name))
+    with triton_server.triton(folder / "repository") as server:
+        yield Endpoint("triton", server.http, server.grpc, family)
 
 
 KINDS = {"ours": ours, "triton": triton}

@@ -51,7 +51,7 @@ HTTP: Mapping[str, Expected] = {
          "binary: size of a tensor beyond the body", "binary: size of a tensor too small",
          "binary: size of a tensor is huge", "binary: data in JSON beside it", "BYTES: a length beyond the end",
          "BYTES: a huge length", "BYTES: cut in a length", "BYTES: too few", "BYTES: too many", "BYTES: empty",
-         "gzip: not so", "gzip: truncated", "deflate: not so"), BAD,
+         "BYTES: not UTF-8", "gzip: not so", "gzip: truncated", "deflate: not so"), BAD,
     ),
     "index out of range": FAILED,
     **_differs(
@@ -80,7 +80,6 @@ HTTP: Mapping[str, Expected] = {
         "output in shared memory", "input in shared memory",
     ),
     **_differs(BAD, "501", "the request is wrong, the server is not", "an unknown encoding"),
-    **_differs(BAD, FAILED, "Triton leaves texts to the model", "BYTES: not UTF-8"),
 }  # fmt: skip
 """By cases of JSON and binary tensors."""
 
@@ -98,7 +97,8 @@ GRPC: Mapping[str, Expected] = {
          "two negative sizes", "fewer raw contents than inputs", "raw and typed contents",
          "typed contents: too few", "typed contents: too many", "typed contents: of another type",
          "typed contents: none", "unknown output", "output in shared memory", "BYTES: a length beyond the end",
-         "BYTES: a huge length", "BYTES: cut in a length", "BYTES: too few", "BYTES: too many", "BYTES: empty"),
+         "BYTES: a huge length", "BYTES: cut in a length", "BYTES: too few", "BYTES: too many", "BYTES: empty",
+         "BYTES: not UTF-8"),
         INVALID,
     ),
     "index out of range": "INTERNAL",
@@ -112,7 +112,6 @@ GRPC: Mapping[str, Expected] = {
     **_differs(
         INVALID, NOT_FOUND, "ours has no shared memory; Triton does not know the region", "input in shared memory"
     ),
-    **_differs(INVALID, "INTERNAL", "Triton leaves texts to the model", "BYTES: not UTF-8"),
 }  # fmt: skip
 """By cases of messages."""
 

@@ -14,7 +14,7 @@ import wire_families as families
 from protocol import clients
 from protocol.clients import WAYS, Asked
 from protocol.endpoints import Endpoint
-from wire_families import HALF_MODELS, SHAPED_MODELS, TYPED_MODELS
+from wire_families import BFLOAT_MODELS, HALF_MODELS, SHAPED_MODELS, TYPED_MODELS
 
 BINARY = [way for way in WAYS if "json" not in way and way != "grpc contents"]
 
@@ -47,10 +47,16 @@ def test_each_type(types: Endpoint, way: str, model: str) -> None:
 
 
 @pytest.mark.parametrize("way", BINARY)
-@pytest.mark.parametrize("model", HALF_MODELS)
-def test_floats_of_16_bits(halves: Endpoint, way: str, model: str) -> None:
-    """JSON and the typed contents of gRPC do not carry them."""
-    check(halves, way, Asked(model, families.half_feeds(7, rows=3)))
+def test_fp16(halves: Endpoint, way: str) -> None:
+    """The typed contents of gRPC have no field for it, and Triton's JSON does not carry it."""
+    for model in HALF_MODELS:
+        check(halves, way, Asked(model, families.half_feeds(7, rows=3)))
+
+
+@pytest.mark.parametrize("way", BINARY)
+def test_bf16(bfloats: Endpoint, way: str) -> None:
+    for model in BFLOAT_MODELS:
+        check(bfloats, way, Asked(model, families.half_feeds(7, rows=3, kind="BF16")))
 
 
 @pytest.mark.parametrize("way", WAYS)
