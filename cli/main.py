@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with signals(), quiet(debug):
             code = cli.main(args, prog_name="netfuse-onnx", standalone_mode=False)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # a daemon without one
+                sys.stdout.flush()
             return int(code or 0)
     except BrokenPipeError:
         discard_output()

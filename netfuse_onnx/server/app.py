@@ -132,7 +132,7 @@ def bound(address: str) -> socket.socket:
 def parted(address: str) -> tuple[str, int]:
     """Return the host and port of HOST:PORT. Raises UsageFault."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise UsageFault(f"{address!r} is no address.", "Write it as HOST:PORT, 127.0.0.1:8000.")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

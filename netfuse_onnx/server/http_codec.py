@@ -18,6 +18,10 @@ from netfuse_onnx.server import tensors
 from netfuse_onnx.server.endpoints import VERSION, Endpoint, Named, Parameters, taken
 
 JSON_SIZE = b"inference-header-content-length"
+SLICE = 2048
+"""Elements of an output that are written as JSON at a time: in about a millisecond."""
+LATER = '"data":null'
+"""Stands for the elements of a large output until they are written. Quotes in strings have a backslash."""
 UNSERVED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
@@ -143,10 +147,16 @@ def chosen(outputs: Named, wanted: dict[str, bool] | None) -> Named:
     return [known[name] for name in wanted if name in known]
 
 
+def is_binary(asked: Asked) -> bool:
+    """Return True where all outputs are to be binary."""
+    return asked.binary if asked.wanted is None else all(asked.wanted.values())
+
+
 def encode(endpoint: Endpoint, asked: Asked, outputs: Named) -> tuple[bytes, int | None]:
     """Return the body of an answer, and the size of its JSON where bytes follow it."""
     told: list[dict[str, Any]] = []
     parts: list[bytes] = []
+    large: Named = []
     for tensor, value in chosen(outputs, asked.wanted):
         one: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": value.shape}
         if asked.binary if asked.wanted is None else asked.wanted[tensor.name]:
@@ -154,14 +164,30 @@ def encode(endpoint: Endpoint, asked: Asked, outputs: Named) -> tuple[bytes, int
             one["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
         else:
-            one["data"] = tensors.to_flat(tensor, value)
+            one["data"] = tensors.to_flat(tensor, value) if value.size <= SLICE else None
+            if value.size > SLICE:
+                large.append((tensor, value))
         told.append(one)
     answer: dict[str, Any] = {"model_name": endpoint.name, "model_version": VERSION}
     if asked.id:
         answer["id"] = asked.id
     answer["outputs"] = told
-    head = json.dumps(answer, separators=(",", ":")).encode()
+    text = json.dumps(answer, separators=(",", ":"))
+    head = (_filled(text, large) if large else text).encode()
     return (b"".join((head, *parts)), len(head)) if parts else (head, None)
+
+
+def _filled(text: str, large: Named) -> str:
+    """Return the JSON of an answer with the elements of large outputs in place of null. The encoder keeps
+    all other threads waiting, so that it is given a few elements at a time."""
+    first, *others = text.split(LATER)
+    found = [first]
+    for (tensor, value), rest in zip(large, others, strict=True):
+        flat = value.reshape(-1)
+        slices = (tensors.to_flat(tensor, flat[at : at + SLICE]) for at in range(0, flat.size, SLICE))
+        data = ",".join(json.dumps(one, separators=(",", ":"))[1:-1] for one in slices)
+        found += ('"data":[', data, "]", rest)
+    return "".join(found)
 
 
 def described(tensor: Tensor) -> dict[str, Any]:

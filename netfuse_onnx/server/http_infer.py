@@ -29,6 +29,8 @@ BINARY = (b"content-type", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
 HERE = 256 << 10
 """Bytes of JSON or strings that are read in the event loop; more are read in a thread beside it."""
+MOST_INFLATED = 1032
+"""The most bytes that one byte of deflate can stand for."""
 LINGER = 2.0
 """Seconds for which the body of a refused request is read and thrown away, so that its client, who is still
 writing, comes to read the answer."""
@@ -79,19 +81,18 @@ class Body:
 
     async def read(self, receive: Receive) -> bytes:
         """Return the whole body. Raises TooLarge before more than its bound is in memory."""
-        if self.length:
-            self.hold(self.length)
+        most = self._core.options.max_bytes
+        if self.length and self.length > most:
+            raise too_large(self.length, most)
         message = await receive()
         if not message.get("more_body", False):
             first: bytes = message.get("body", b"")
             self.is_read = True
-            if self.length is None:
-                self.hold(len(first))
+            self.hold(len(first))
             return await self._inflated(first) if self.encoding else first
         parts = []
         while message["type"] == "http.request":
-            if self.length is None:
-                self.hold(len(message["body"]))
+            self.hold(len(message["body"]))  # what came, not what is promised, which costs clients nothing
             parts.append(message["body"])
             if not message.get("more_body", False):
                 self.is_read = True
@@ -108,8 +109,11 @@ class Body:
             said = f"The encoding {self.encoding.decode('latin-1')[:20]!r} of the body is not known."
             raise BadInput(said, "Send it as it is, or with gzip or deflate.")
         most = self._core.options.max_bytes
-        self.hold(most - self.held)  # as much as it may become
-        return await asyncio.to_thread(inflated, body, most)
+        self.hold(min(most - self.held, len(body) * MOST_INFLATED))  # as much as it may become
+        whole = await asyncio.to_thread(inflated, body, most)
+        self.release()
+        self.hold(len(whole))
+        return whole
 
     def release(self) -> None:
         """Count the bytes as free again."""
@@ -159,7 +163,7 @@ async def infer(core: Core, scope: Scope, receive: Receive, send: Send, name: st
             endpoint, asked = await _decoded(core, name, version, raw, body)
             outputs = await endpoint.answer(asked.feeds, asked.parameters, seconds_of(asked.parameters))
             rows = http_codec.rows_of(asked.feeds)
-            if sum(value.size for _, value in outputs) > HERE // 8 and not asked.binary:
+            if sum(value.size for _, value in outputs) > HERE // 8 and not http_codec.is_binary(asked):
                 answer, size = await asyncio.to_thread(http_codec.encode, endpoint, asked, outputs)
             else:
                 answer, size = http_codec.encode(endpoint, asked, outputs)
@@ -168,7 +172,12 @@ async def infer(core: Core, scope: Scope, receive: Receive, send: Send, name: st
         status = await _broken(connection, send)
     except Exception as error:
         status, rows = status_of(error), 0
-        await refuse(core, error, receive, send, body)
+        if body is not None:
+            body.release()
+        try:
+            await refuse(core, error, receive, send, body)
+        except asyncio.CancelledError:
+            await _broken(connection, send)
     finally:
         if connection is not None:
             connection.task = None

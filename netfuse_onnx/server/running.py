@@ -88,6 +88,7 @@ def serve(
     Raises FileFault for files that can't be served, UsageFault for options that make no sense, for addresses
     that are taken, and where the packages of the extra `serve` are missing.
     """
+    fill_standard_streams()
     require_packages()
     chosen = Options(**{"name": name_of(path), "path": os.fspath(path)} | options)
     with opened(path, sources, provider, max_queue=max_queue, timeout=timeout) as session:
@@ -96,6 +97,16 @@ def serve(
         settle()
         is_drained = run_loop(until_signal(session, chosen, say))
         session.close(drain=is_drained, timeout=None if is_drained else LAST_CALL)
+
+
+def fill_standard_streams() -> None:
+    """Open the null device in place of standard streams that are closed, as those of daemons may be. Else
+    connections get their numbers: libraries would write log lines to clients, and uvloop ends in SIGABRT."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
 
 
 def settle() -> None:
