@@ -55,12 +55,14 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 # Engines that exports are tested on, in `make test-all`. Of nvidia-pytriton, the server that it carries is used
-# and nothing else, so it is unpacked beside the environment, without what it requires.
+# and nothing else, so it is unpacked beside the environment, without what it requires. With numpy 2, its Python
+# backend sends outputs without data.
 engines: $(VENV)/.engines ## Install Ray Serve and a Triton server, for the tests marked `engines`
 $(VENV)/.engines: $(VENV)/.dev
 	@echo "Installing Ray Serve and a Triton server"
 	@$(INSTALL) -e '.[ray]'
 	@$(INSTALL) --no-deps --upgrade --target build/engines/triton nvidia-pytriton
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/engines/numpy 'numpy<2'
 	@touch $@
 
 demo: $(VENV)/.run ## Merge a family of LoRA copies (DEMO=name: a trained one), prove and measure it, show how to run it
