@@ -184,12 +184,8 @@ class Sender:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return True for a request that the server had no room for. Where gRPC itself has none, it refuses a
-    stream (error 7 of HTTP/2), or cancels requests that its server has not taken yet."""
-    status = str(getattr(error, "status", lambda: "")())
-    if status == "StatusCode.UNAVAILABLE":
-        return "error code 7" in str(error)
-    return status in (*REFUSED, "StatusCode.CANCELLED")
+    """Return True for a request that the server had no room for."""
+    return str(getattr(error, "status", lambda: "")()) in REFUSED
 
 
 @contextmanager

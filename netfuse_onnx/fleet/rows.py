@@ -101,12 +101,11 @@ def _serve(plan: Placement, g: int, name: str, place: int) -> str:
     group = plan.groups[g]
     about = group.about
     ports = PORT + 2 * place, PORT + 2 * place + 1
-    served = shlex.quote(name)
-    if len(group.members) == 1:
-        served = shlex.quote(about.path.replace("{model}", about.models[group.members[0]]))
+    if len(group.members) == 1:  # there is nothing to merge
+        return f"# {about.path.replace('{model}', about.models[group.members[0]])} by itself, in ONNX Runtime"
     return (
-        f"netfuse-onnx serve {served} --name {shlex.quote(about.name)} --http 0.0.0.0:{ports[0]} "
-        f"--grpc 0.0.0.0:{ports[1]}"
+        f"netfuse-onnx serve {shlex.quote(name)} --name {shlex.quote(about.name)} "
+        f'--http "$HOST:{ports[0]}" --grpc "$HOST:{ports[1]}"'
     )
 
 

@@ -24,6 +24,9 @@ def channel_options(options: Options) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 64 << 10),
         ("grpc.max_concurrent_streams", 1024),
+        # Calls that Python has not taken yet; beyond its default of 1,000 gRPC ends them as if cancelled.
+        ("grpc.server.max_pending_requests", 2 * most_calls(options)),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * most_calls(options)),
         ("grpc.max_connection_idle_ms", int(max(options.idle, 1) * 8000)),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
@@ -33,12 +36,15 @@ def channel_options(options: Options) -> list[tuple[str, Any]]:
     ]
 
 
+def most_calls(options: Options) -> int:
+    """Return how many calls the server takes at a time; more are refused."""
+    return 4 * options.connections
+
+
 async def started(core: Core, repository: Repository) -> tuple[Any, str]:
     """Return the gRPC server, which serves, and its address. Raises UsageFault for one that it can't take."""
     options = core.options
-    server = grpc.aio.server(
-        options=channel_options(options), maximum_concurrent_rpcs=options.connections * 4
-    )
+    server = grpc.aio.server(options=channel_options(options), maximum_concurrent_rpcs=most_calls(options))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(core, repository), server)
     try:
         port = server.add_insecure_port(options.grpc)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from netfuse_onnx.server.repository import Repository, message
 LOG = logging.getLogger(__name__)
 STREAMED = 64
 """Requests of one stream that are being answered at a time."""
+TOO_MANY = "The server has as many open streams as it takes. Close those that are idle."
 Context = Any
 """grpc.aio.ServicerContext, which ships no types."""
 
@@ -48,6 +50,8 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     def __init__(self, core: Core, repository: Repository) -> None:
         self._core, self._repository = core, repository
+        self._streams = 0
+        """Streams that are open."""
 
     # ----------------------------------------------------------------------- inference
 
@@ -60,7 +64,19 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer the requests of a stream in their order. Several wait at a time, so that they share calls.
-        What goes wrong is an answer, too."""
+        What goes wrong is an answer, too. Open streams are bounded apart from other calls, for which they
+        leave room however long they say nothing."""
+        if self._streams >= self._core.options.connections:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
+        self._streams += 1
+        try:
+            async with aclosing(self._answers(requests)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            self._streams -= 1
+
+    async def _answers(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         room = asyncio.Semaphore(STREAMED)
         begun: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
 

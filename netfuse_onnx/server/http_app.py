@@ -32,6 +32,7 @@ class HttpApp:
     def __init__(self, core: Core, repository: Repository) -> None:
         self._core = core
         self._others = Starlette(routes=Pages(core, repository).routes(), exception_handlers=_HANDLERS)
+        self._others.router.redirect_slashes = False  # a redirect would name the host that the client said
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

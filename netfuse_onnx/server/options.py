@@ -27,7 +27,7 @@ class Options:
     path: str = ""
     repository: str = ""
     max_bytes: int = 64 * MIB
-    max_json: int = 8 * MIB
+    max_json: int = 4 * MIB
     max_held: int = 1024 * MIB
     connections: int = 1000
     headers: float = 10.0

@@ -91,6 +91,7 @@ def serve(
     fill_standard_streams()
     require_packages()
     chosen = Options(**{"name": name_of(path), "path": os.fspath(path)} | options)
+    refuse_taken(chosen)
     with opened(path, sources, provider, max_queue=max_queue, timeout=timeout) as session:
         if tell_costs is not None:
             tell_costs(session.cost_table())
@@ -107,6 +108,16 @@ def fill_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+
+
+def refuse_taken(options: Options) -> None:
+    """Raise UsageFault for an address that can't be listened on, before files are opened, which takes
+    longer."""
+    from netfuse_onnx.server.app import bound
+
+    for address in (options.http, options.grpc):
+        if address:
+            bound(address).close()
 
 
 def settle() -> None:
