@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from served_app import Asking, Held, ask, asked, serving, tensor, wait_until
 from test_server_limits import HEAD, connected, one_answer, status
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.runtime.elements import Element
-from netfuse_onnx.server import http_codec
+from netfuse_onnx.server import http_codec, running
 from netfuse_onnx.server.app import parted
 
 ONE = asked([[1, 2]])
@@ -68,6 +73,44 @@ def test_who_is_refused_and_goes_away_leaves_no_traceback(caplog: pytest.LogCapt
         wait_until(lambda: not server.app._server.server_state.connections)  # type: ignore[union-attr]
         time.sleep(0.05)
     assert "Traceback" not in caplog.text and "Exception" not in caplog.text
+
+
+def test_streams_that_say_nothing_leave_room_for_others() -> None:
+    with (
+        serving(Held(at_once=True), connections=2, grpc="127.0.0.1:0") as server,
+        grpc.insecure_channel(server.app.grpc) as channel,
+    ):
+        stub, ended = service_pb2_grpc.GRPCInferenceServiceStub(channel), threading.Event()
+
+        def nothing() -> Iterator[Any]:
+            ended.wait(20)
+            yield from ()
+
+        streams = [stub.ModelStreamInfer(nothing()) for _ in range(2)]
+        time.sleep(0.3)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(stub.ModelStreamInfer(nothing()))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.ServerReady(service_pb2.ServerReadyRequest()).ready
+        ended.set()
+        assert [list(one) for one in streams] == [[], []]
+        assert list(stub.ModelStreamInfer(iter(()))) == []  # there is room again
+
+
+def test_a_redirect_goes_to_no_other_host() -> None:
+    with serving(Held(at_once=True)) as server, connected(server.app.http) as one:
+        one.sendall(b"GET /v2/ HTTP/1.1\r\nhost: elsewhere\r\n\r\n")
+        assert status(one_answer(one)) == 404
+
+
+def test_a_taken_address_is_told_before_files_are_opened(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for addresses in ({"http": address, "grpc": ""}, {"http": "", "grpc": address}):
+            with pytest.raises(UsageFault, match="can't be listened on"):
+                running.serve(tmp_path / "missing", **addresses)
 
 
 class Endpoint:
