@@ -97,7 +97,7 @@ class Sender:
         try:
             return await self._client.infer(self._served.models[model], self._inputs[model][pick])
         except Exception as error:
-            if str(getattr(error, "status", lambda: "")()) in REFUSED:
+            if _is_refusal(error):
                 return None
             raise
 
@@ -137,7 +137,7 @@ class Sender:
             every = all(left.acquire(timeout=max(0.0, end - time.perf_counter())) for _ in range(count))
             used = time.process_time() - used
         if faults or not every:
-            raise SystemExit(f"A request failed: {faults[:1] or 'no answer came'}")
+            raise SystemExit(f"A request failed: {faults[0] if faults else 'no answer came'}")
         self._check(planned, answers)
         came = np.array([answer is not None for answer in answers])
         at = start + np.asarray(planned.at)
@@ -181,6 +181,15 @@ class Sender:
         await asyncio.gather(*(one() for _ in range(WINDOW)))
         middle = start + seconds / 4  # the first requests are slower
         return sum(middle <= at <= end for at in finished) / (end - middle)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return True for a request that the server had no room for. Where gRPC itself has none, it refuses a
+    stream (error 7 of HTTP/2), or cancels requests that its server has not taken yet."""
+    status = str(getattr(error, "status", lambda: "")())
+    if status == "StatusCode.UNAVAILABLE":
+        return "error code 7" in str(error)
+    return status in (*REFUSED, "StatusCode.CANCELLED")
 
 
 @contextmanager
