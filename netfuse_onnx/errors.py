@@ -110,6 +110,12 @@ class NotRoutable(NotStackable):
     kind = "not_routable"
 
 
+class NoPlan(AnswerIsNo):
+    """The machines of a fleet can't serve its models within their latency targets."""
+
+    kind = "no_plan"
+
+
 class UsageFault(NetfuseError):
     """The call makes no sense, whatever the files hold."""
 

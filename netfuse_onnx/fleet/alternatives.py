@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from netfuse_onnx.errors import NoPlan
 from netfuse_onnx.fleet import bounds, checking
 from netfuse_onnx.fleet.heuristic import Item, NoRoom, Packer, Way
 from netfuse_onnx.fleet.load import Group
 from netfuse_onnx.fleet.placement import Placement
-from netfuse_onnx.fleet.report import Alternative, NoPlan
+from netfuse_onnx.fleet.report import Alternative
 from netfuse_onnx.fleet.rules import Rules
 from netfuse_onnx.fleet.types import Fleet
 

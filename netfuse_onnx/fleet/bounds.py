@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from netfuse_onnx.errors import NoPlan
 from netfuse_onnx.fleet.heuristic import NoRoom, Packer, ways
-from netfuse_onnx.fleet.report import NoPlan
 from netfuse_onnx.fleet.rules import Rules, can_answer
 from netfuse_onnx.fleet.types import Family, Fleet
 from netfuse_onnx.units import duration, size

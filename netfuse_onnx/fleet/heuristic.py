@@ -20,8 +20,8 @@ from netfuse_onnx.fleet.load import Group
 from netfuse_onnx.fleet.placement import Placement
 from netfuse_onnx.fleet.rules import Rules, Use
 
-WINDOW = 12
-"""Machines that are tried for a model in a large fleet: those that were opened last."""
+WINDOW = 8
+"""Machines that are tried for a model in a large fleet: those that were opened last, from the last one on."""
 WORSE = 0.3
 """The search goes on from a plan of the same price that is this much less unevenly full, at first; in the end
 from none that is worse."""
@@ -145,7 +145,7 @@ class Packer:
     ) -> tuple[float, int, Group, dict[int, Use]] | None:
         """Return the group that the model joins, with the part of machines that this takes."""
         best = None
-        tried = dict.fromkeys(g for machine in machines for g in placed.machines[machine].groups)
+        tried = dict.fromkeys(g for machine in reversed(machines) for g in placed.machines[machine].groups)
         for number in tried:
             old = placed.groups[number]
             if old.family != item.family or old.share != item.share:
@@ -162,6 +162,8 @@ class Packer:
             else:
                 if best is None or part < best[0]:
                     best = part, number, new, uses
+                if not self.is_small:
+                    break
         return best
 
     def _more(self, placed: Placement, machine: int, use: Use) -> float:
@@ -224,9 +226,10 @@ def ways(kinds: int, small: bool) -> list[Way]:
         for together in (True, False)
         for b in (True, False)
     ]
-    if small:
-        found += [Way(together, by_family=b, more=0.3) for together in (True, False) for b in (True, False)]
-        found += [Way(apart=True)]
+    if not small:
+        return [Way(True, by_family=True), Way(False, by_family=True)]
+    found += [Way(together, by_family=b, more=0.3) for together in (True, False) for b in (True, False)]
+    found += [Way(apart=True)]
     return found
 
 

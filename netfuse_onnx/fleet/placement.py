@@ -48,8 +48,9 @@ class Placement:
 
     @property
     def score(self) -> tuple[float, float]:
-        """What a search makes small: the price, then how evenly full the machines are. A plan with one full
-        and one nearly empty machine is nearer to one machine than a plan with two that are half full."""
+        """The figures that a search makes small: the price, then how evenly full the machines are. A plan
+        with one full and one nearly empty machine is nearer to one machine than a plan with two that are half
+        full."""
         return round(self.price, 9), -sum(self.fullness(one) ** 2 for one in self.machines.values())
 
     def left(self, kind: int) -> bool:

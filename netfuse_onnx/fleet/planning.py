@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.errors import NoPlan, UsageFault
 from netfuse_onnx.fleet import alternatives, bounds, checking, exact, heuristic, reading, rows
 from netfuse_onnx.fleet.checking import Checked
 from netfuse_onnx.fleet.heuristic import NoRoom, Packer
 from netfuse_onnx.fleet.placement import Placement
-from netfuse_onnx.fleet.report import FleetReport, NoPlan
+from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.fleet.rules import Rules
 from netfuse_onnx.fleet.types import Fleet
 
@@ -26,7 +26,7 @@ ENOUGH = 1.1
 is never to be exceeded."""
 GENEROUS, LESS, ROUNDS = 1.15, 0.93, 8
 """The factor on the load at which small fleets begin, that by which it is lowered, and the most tries."""
-TURNS = {8: 4000, 60: 1500, heuristic.SMALL: 400, 3000: 60, 100_000: 30}
+TURNS = {8: 4000, 30: 1000, 100: 200, heuristic.SMALL: 60, 3000: 12, 100_000: 4}
 """Turns of the search, by the models of the fleet up to which they count."""
 ALWAYS_EXACT = 6
 """Models up to which the solver is asked without --exact, where SciPy is there."""
@@ -95,7 +95,7 @@ def _tried(
     small = fleet.models <= heuristic.SMALL
     scale = dict.fromkeys(range(len(fleet.families)), GENEROUS if small and simulate else 1.0)
     best: tuple[float, Try] | None = None
-    for turn in range(ROUNDS if small else ROUNDS // 2):
+    for turn in range(ROUNDS if small else ROUNDS // 4):
         tell("planning", turn, ROUNDS)
         scaled = {(f, k): value * scale[f] for (f, k), value in factors.items()}
         try:

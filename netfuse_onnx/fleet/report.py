@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from netfuse_onnx.errors import AnswerIsNo, NetfuseError
+from netfuse_onnx.errors import NetfuseError, NoPlan
 from netfuse_onnx.report import Report
 
 MISSED = 1.2
 """A plan whose simulated 99th percentile is more than this many times the target is none."""
 
 
-class NoPlan(AnswerIsNo):
-    """No plan was found that meets the targets on the machines there are."""
-
-    kind = "no_plan"
-
-
 @dataclass(frozen=True, slots=True)
-class GroupRow:
+class FleetGroup:
     """One group: models of a family that one process serves. More than one model are merged into one bundle.
 
     `machines` has the numbers of the machines that it runs on, a replica on each. `rate` are the requests per
@@ -39,7 +33,7 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True)
-class MachineRow:
+class FleetMachine:
     """One machine. `utilisation` is the expected part of the workers' time that is busy if every target is
     just met, `limit` the most that it may be, and `busy` the part in the simulation. `expected` is the 99th
     percentile that the model of load gives, as a part of the tightest target; `p99` is the worst simulated
@@ -59,7 +53,7 @@ class MachineRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyRow:
+class FleetFamily:
     """One family: its models, groups, replicas and machines, and the worst simulated 99th percentile in
     seconds. `merged` says that the expected load of some group is that of merged calls."""
 
@@ -99,9 +93,9 @@ class FleetReport(Report):
     bound: float
     optimal: bool
     models: int
-    machines: tuple[MachineRow, ...]
-    groups: tuple[GroupRow, ...]
-    families: tuple[FamilyRow, ...]
+    machines: tuple[FleetMachine, ...]
+    groups: tuple[FleetGroup, ...]
+    families: tuple[FleetFamily, ...]
     simulated: int
     worst: float | None
     allowed: float

@@ -10,7 +10,7 @@ from netfuse_onnx.fleet import bounds, checking
 from netfuse_onnx.fleet.checking import Checked
 from netfuse_onnx.fleet.load import Group
 from netfuse_onnx.fleet.placement import Placement
-from netfuse_onnx.fleet.report import Alternative, FamilyRow, FleetReport, GroupRow, MachineRow
+from netfuse_onnx.fleet.report import Alternative, FleetFamily, FleetGroup, FleetMachine, FleetReport
 from netfuse_onnx.fleet.rules import Rules
 
 PORT = 8000
@@ -71,12 +71,12 @@ def _names(plan: Placement, groups: Sequence[int]) -> dict[int, str]:
     return names
 
 
-def _group(plan: Placement, g: int, name: str, numbers: Mapping[int, int], p99: float | None) -> GroupRow:
+def _group(plan: Placement, g: int, name: str, numbers: Mapping[int, int], p99: float | None) -> FleetGroup:
     group = plan.groups[g]
     about = group.about
     models = tuple(about.models[m] for m in group.members)
     kind = plan.rules.fleet.kinds[plan.machines[plan.places[g][0]].kind]
-    return GroupRow(
+    return FleetGroup(
         name,
         about.name,
         models,
@@ -112,12 +112,12 @@ def _serve(plan: Placement, g: int, name: str, place: int) -> str:
 
 def _machine(
     plan: Placement, m: int, number: int, names: Mapping[int, str], found: Checked | None
-) -> MachineRow:
+) -> FleetMachine:
     one = plan.machines[m]
     kind = plan.rules.fleet.kinds[one.kind]
     capacity = kind.workers * kind.speed
     late = max(checking.worst(plan, one, found).values()) if found else None
-    return MachineRow(
+    return FleetMachine(
         number,
         kind.name,
         tuple(names[g] for g in one.groups),
@@ -150,11 +150,11 @@ def expected(rules: Rules, kind: int, groups: Sequence[Group]) -> float:
     return high
 
 
-def _family(plan: Placement, f: int, groups: Sequence[GroupRow]) -> FamilyRow:
+def _family(plan: Placement, f: int, groups: Sequence[FleetGroup]) -> FleetFamily:
     about = plan.rules.fleet.families[f]
     mine = [row for row in groups if row.family == about.name]
     late = [row.p99 for row in mine if row.p99 is not None]
-    return FamilyRow(
+    return FleetFamily(
         about.name,
         len(about.models),
         len(mine),
