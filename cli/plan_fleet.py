@@ -36,16 +36,19 @@ def plan_fleet(
     The plan takes the fewest machines, or the lowest price, that have the memory and meet the latency
     targets. Its requests are simulated with the scheduler that serves them.
 
-    \b Example:
+    \b
+    Example:
       netfuse-onnx plan-fleet fleet.toml
       netfuse-onnx plan-fleet fleet.toml -o plan.json --exact --seconds 60
     """
-    from netfuse_onnx.fleet.output import write_plan
+    from netfuse_onnx.fleet.output import refuse_others, write_plan
     from netfuse_onnx.fleet.planning import plan_fleet as planned
 
     from . import render
     from .progress import progress
 
+    if out is not None:
+        refuse_others(out, fleet)  # before the time that a plan takes
     with progress() as tell:
         report = planned(
             fleet, exact=exact, seconds=seconds, simulate=simulate, compare=compare, progress=tell

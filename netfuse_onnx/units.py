@@ -31,4 +31,5 @@ def bytes_in(value: str | int) -> int | None:
     if not match:
         return None
     number, unit, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
+    found = float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper())
+    return int(found) if math.isfinite(found) else None

@@ -215,6 +215,13 @@ def test_the_app_must_be_a_module(work: Path, run: Run, out: str) -> None:
     refused(run("export", "ray", "served/eyes", "-o", out), 2, "no name of a Python module")
 
 
+@pytest.mark.parametrize("out", ["ray.py", "pathlib.py", "netfuse_onnx.py", "class.py"])
+def test_the_app_hides_no_module_that_it_imports(work: Path, run: Run, out: str) -> None:
+    said = "no name of a Python module" if out == "class.py" else "would hide the module"
+    refused(run("export", "ray", "served/eyes", "-o", out), 2, said)
+    assert not (work / out).exists()
+
+
 def test_a_file_that_may_be_changed_stays(work: Path, run: Run) -> None:
     """An app is the user's to edit. The same text again is no loss, and --force is the user's word."""
     app = work / "app.py"

@@ -123,6 +123,26 @@ def test_options_reach_the_configuration(made: Path, run: Run, tmp_path: Path) -
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 99
 
 
+@pytest.mark.parametrize(
+    ("libraries", "code", "said"),
+    [
+        (["none.so"], 3, "none.so is no file"),
+        (["."], 3, "is no file"),
+        (["x/o.so", "y/o.so"], 2, "called 'o.so'"),
+        (["x/model.py"], 2, "called 'model.py'"),
+    ],
+)
+def test_libraries_that_would_be_lost_are_refused(
+    made: Path, run: Run, tmp_path: Path, libraries: list[str], code: int, said: str
+) -> None:
+    for name in ("x/o.so", "y/o.so", "x/model.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    given = [one for name in libraries for one in ("--ort-library", tmp_path / name)]
+    refused(run("export", "triton", made / "bundle", "-o", tmp_path / "repo", *given), code, said)
+    assert not (tmp_path / "repo").exists()
+
+
 def test_a_clash_of_outputs_gives_them_other_names(tmp_path: Path) -> None:
     """The family's output b/y is that of model a, and not model b's output y."""
     paths = family(tmp_path)

@@ -75,6 +75,12 @@ def test_a_file_that_is_no_plan_stays(run: Run, fleet: Path) -> None:
         ("p99 = 0.1", "p99 = = 1", "is no TOML"),
         ("workers = 2", "workers = 0", "machine[0].workers is 0"),
         ("workers = 2", "workers = 2.5", "machine[0].workers is 2.5"),
+        ("workers = 2", f"workers = {'9' * 400}", "machine[0].workers is 999"),
+        ("workers = 2", "workers = 100000000", "machine[0].workers is 100000000"),
+        ("p99 = 0.1", "p99 = 0.1\nspare = 1000000", "spare is 1000000"),
+        ("p99 = 0.1", f"p99 = {'9' * 400}", "p99 is 999"),
+        ("p99 = 0.1", f"p99 = -{'9' * 400}", "p99 is -999"),
+        ("[100, 50, 10.5]", "1e300", "rates is 1e+300"),
         ("workers = 2", "wrokers = 2", "machine[0].wrokers is no key"),
         ("workers = 2", "workers = 2\ncount = 0", "machine[0].count is 0"),
         ("workers = 2", "workers = 2\nprice = inf", "machine[0].price is inf"),
@@ -90,6 +96,7 @@ def test_a_file_that_is_no_plan_stays(run: Run, fleet: Path) -> None:
         ("[100, 50, 10.5]", "{total = 5, zip = 1}", "rates.zip is no key"),
         ('"20 MB"', '["1 MB"]', "has 1 amounts for 3 models"),
         ('"20 MB"', "-1", "weights is -1"),
+        ('"20 MB"', f'"{"9" * 400} MB"', "weights is '999"),
         ('"costs.json"', '"none.json"', "none.json does not exist"),
         ('"costs.json"', '"fleet.toml"', "fleet.toml is no JSON"),
         ('"costs.json"', "{merged = []}", "costs.merged is an empty list"),
@@ -101,6 +108,19 @@ def test_a_mistake_is_one_sentence(run: Run, fleet: Path, old: str, new: str, sa
     assert old in FLEET
     fleet.write_text(FLEET.replace(old, new))
     refused(run("plan-fleet", fleet), 3, said)
+
+
+def test_help_has_its_examples_in_lines(run: Run) -> None:
+    _, said, _ = run("plan-fleet", "--help")
+    assert "  Example:\n    netfuse-onnx plan-fleet fleet.toml\n" in said
+
+
+def test_a_place_for_the_plan_is_checked_before_planning(
+    run: Run, fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netfuse_onnx.fleet.planning.plan_fleet", lambda *a, **b: pytest.fail("planned"))
+    refused(run("plan-fleet", fleet, "-o", fleet), 3, "is the fleet itself")
+    refused(run("plan-fleet", fleet, "-o", fleet.parent / "none" / "plan.json"), 3, "no such folder")
 
 
 def test_names_are_given_once(run: Run, fleet: Path) -> None:

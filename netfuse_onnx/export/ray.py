@@ -3,9 +3,11 @@ netfuse_onnx/server/ray_family.py and ray_router.py, and what users may want to 
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
 import secrets
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from netfuse_onnx.server.directory import places
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """A name of a family, which is that of its deployment and a part of addresses."""
 MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.py")
+HIDING = frozenset(f"{name}.py" for name in (*sys.stdlib_module_names, "ray", "netfuse_onnx", "numpy"))
+"""Files in whose folder the app would find itself in place of what it, or Ray, imports."""
 TAKEN = ("router", "bundles")
 """Names that the app uses itself: of the deployment in front, and of the argument that names the folder."""
 
@@ -50,8 +54,11 @@ def ray(bundle_paths: Sequence[str], out: str, *, force: bool = False) -> RayRep
     `bundle_paths` are BUNDLE or NAME=BUNDLE. Those that are absolute stay so in the app; others are found
     from the app's folder. Raises UsageFault and FileFault, and then nothing is written.
     """
-    if not MODULE.fullmatch(os.path.basename(out)):
+    file = os.path.basename(out)
+    if not MODULE.fullmatch(file) or keyword.iskeyword(file.removesuffix(".py")):
         raise UsageFault(f"{out} is no name of a Python module.", "Name it like app.py.")
+    if file in HIDING:
+        raise UsageFault(f"{out} would hide the module that the app imports by this name.", "Use app.py.")
     paths, own = names.given(bundle_paths)
     families = names.completed(paths, own)
     _refuse_names(families)

@@ -94,7 +94,7 @@ def _with_python(path: str, found: Family, options: Options, folder: str, old: s
                 raise UsageFault(f"{NO_BF16}, which {port.name!r} of model {one.model!r} is.", "Cast it.")
     home = os.path.join(folder, found.name, VERSION)
     file, kept = _files(path, home, old, options.link)
-    libraries = [os.path.basename(library) for library in options.libraries]
+    libraries = _named(options.libraries)
     for library, named in zip(options.libraries, libraries, strict=True):
         repository.put(library, os.path.join(home, named), link=options.link)
     given = {"providers": f"{CUDA},{CPU}" if options.cuda else CPU, "max_batch": str(configs.MOST_ROWS)}
@@ -110,6 +110,19 @@ def _with_python(path: str, found: Family, options: Options, folder: str, old: s
     for one, names in zip(found.endpoints, found.own_outputs(), strict=True):
         _ensemble(folder, found, one, [_last_step(found, one, names)])
     return {"kept": kept}
+
+
+def _named(libraries: Sequence[str]) -> list[str]:
+    """Return the names of libraries in the version folder. Raises FileFault and UsageFault."""
+    named = [os.path.basename(library) for library in libraries]
+    for library, name in zip(libraries, named, strict=True):
+        if not os.path.isfile(library):
+            raise FileFault(f"{library} is no file, so no library of custom operators.", "Check the path.")
+        if named.count(name) > 1 or name in (BUNDLE, LAYOUT, "model.py"):
+            raise UsageFault(
+                f"Another file of the repository is called {name!r}, too.", "Rename the library."
+            )
+    return named
 
 
 def _files(path: str, home: str, old: str, link: bool) -> tuple[str, list[str]]:

@@ -14,7 +14,7 @@ from netfuse_onnx.fleet.report import FleetReport
 def write_plan(report: FleetReport, out: str, fleet: str) -> None:
     """Write the report to `out`, by way of a file beside it. A file that is there is replaced where it is a
     plan. Raises FileFault."""
-    _refuse_others(out, fleet)
+    refuse_others(out, fleet)
     text = json.dumps(report.to_json(), indent=1) + "\n"
     folder = os.path.dirname(out) or "."
     try:
@@ -33,8 +33,11 @@ def write_plan(report: FleetReport, out: str, fleet: str) -> None:
             os.unlink(beside)
 
 
-def _refuse_others(out: str, fleet: str) -> None:
-    """Refuse to replace what is no plan: the fleet itself, a folder, a file of something else."""
+def refuse_others(out: str, fleet: str) -> None:
+    """Refuse to replace what is no plan: the fleet itself, a folder, a file of something else. A folder that
+    does not exist is refused as well."""
+    if not os.path.isdir(os.path.dirname(out) or "."):
+        raise FileFault(f"{out} can't be written: there is no such folder.", "Create it first.")
     if not os.path.lexists(out):
         return
     if os.path.exists(fleet) and os.path.exists(out) and os.path.samefile(out, fleet):

@@ -26,6 +26,8 @@ ENOUGH = 1.1
 is never to be exceeded."""
 GENEROUS, LESS, ROUNDS = 1.15, 0.93, 8
 """The factor on the load at which small fleets begin, that by which it is lowered, and the most tries."""
+FAR = 3.0
+"""A family that misses its target so many times has its load lowered in larger steps."""
 TURNS = {8: 4000, 30: 1000, 100: 200, heuristic.SMALL: 60, 3000: 12, 100_000: 4}
 """Turns of the search, by the models of the fleet up to which they count."""
 ALWAYS_EXACT = 6
@@ -108,13 +110,13 @@ def _tried(
         tried = Try(plan, found, optimal, min(scale.values()))
         late = tried.late()
         worst = max(late.values(), default=0.0)
-        if best is None or worst < best[0]:
+        if best is None or worst <= best[0]:
             best = worst, tried
         if worst <= ENOUGH:
             break
         for family, part in late.items():
             if part > ENOUGH:
-                scale[family] *= LESS
+                scale[family] *= LESS if part < FAR else LESS**3
     assert best is not None
     return best[1]
 

@@ -24,6 +24,8 @@ from netfuse_onnx.runtime.cost_table import AloneTime, CostTable, MergedTime
 MOST_BYTES = 1 << 28
 """The largest file that is read, in bytes."""
 MOST_MODELS = 100_000
+MOST_WORKERS, MOST_SPARE = 1024, 63
+"""The most workers of a machine, and the most spare machines: a group has 64 replicas at most."""
 DEFAULTS = {"overhead": 0.0005, "process": 90_000_000, "spare": 0}
 """Processor seconds of a request around its call, and bytes of a process: what the server of `netfuse-onnx
 serve` may take at most on the machine where it was measured. Spare machines."""
@@ -90,7 +92,7 @@ def _kind(table: Table) -> Kind:
     return Kind(
         table.text("kind"),
         table.bytes("memory", least=1),
-        table.whole("workers", least=1),
+        table.whole("workers", least=1, most=MOST_WORKERS),
         table.whole("count", least=1) if table.has("count") else None,
         table.number("price", 1.0, above=True),
         table.number("speed", 1.0, above=True),
@@ -107,7 +109,7 @@ def _family(table: Table, top: Table) -> Family:
     rates = rates_of(table, models)
     family = Family(
         name, models, rates, (), times, source.number("p99", above=True), 0,
-        (table if table.has("spare") else top).whole("spare", int(DEFAULTS["spare"])),
+        (table if table.has("spare") else top).whole("spare", int(DEFAULTS["spare"]), most=MOST_SPARE),
         (table if table.has("overhead") else top).number("overhead", DEFAULTS["overhead"]),
         (table if table.has("process") else top).bytes("process", int(DEFAULTS["process"])),
         table.whole("own_sessions") if table.has("own_sessions") else None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.units import bytes_in
+
+MOST = 1e12
+"""The largest number of a file: products of several of them are finite."""
 
 
 class Table:
@@ -60,20 +62,24 @@ class Table:
         """Return a number that was found under a key, checked like `number`."""
         if isinstance(found, bool) or not isinstance(found, int | float):
             raise self.fault(key, f"is {_kind(found)}", "It is a number.")
-        if not math.isfinite(found):
-            raise self.fault(key, f"is {found}", "It is a finite number.")
+        if found != found:  # only NaN is not itself; math.isnan overflows for large integers
+            raise self.fault(key, "is nan", "It is a number.")
+        if found > MOST:
+            raise self.fault(key, f"is {_told(found)}", f"It is {MOST:g} at most.")
         if found < least or (above and found == least):
             bound = f"more than {least:g}" if above else f"{least:g} or more"
-            raise self.fault(key, f"is {found:g}", f"It is {bound}.")
+            raise self.fault(key, f"is {_told(found)}", f"It is {bound}.")
         return float(found)
 
-    def whole(self, key: str, default: int | None = None, *, least: int = 0) -> int:
-        """Return a whole number that is not below `least`."""
+    def whole(self, key: str, default: int | None = None, *, least: int = 0, most: float = MOST) -> int:
+        """Return a whole number that is not below `least`, nor above `most`."""
         if default is not None and key not in self.given:
             return default
         found = self.raw(key)
         if isinstance(found, bool) or not isinstance(found, int):
             raise self.fault(key, f"is {_kind(found)}", "It is a whole number.")
+        if found > most:
+            raise self.fault(key, f"is {_told(found)}", f"It is {most:g} at most.")
         return int(self.checked(key, found, least=least))
 
     def bytes(self, key: str, default: int | None = None, *, least: int = 0) -> int:
