@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from netfuse_onnx.errors import NoPlan, UsageFault
 from netfuse_onnx.fleet import alternatives, bounds, checking, exact, heuristic, reading, rows
+from netfuse_onnx.fleet.alternatives import Simple
 from netfuse_onnx.fleet.checking import Checked
 from netfuse_onnx.fleet.heuristic import NoRoom, Packer
 from netfuse_onnx.fleet.placement import Placement
@@ -32,6 +33,8 @@ TURNS = {8: 4000, 30: 1000, 100: 200, heuristic.SMALL: 60, 3000: 12, 100_000: 4}
 """Turns of the search, by the models of the fleet up to which they count."""
 ALWAYS_EXACT = 6
 """Models up to which the solver is asked without --exact, where SciPy is there."""
+ALIKE = 1e-9
+"""Prices that differ by this part are equal: sums in another order."""
 SIMULATED = 24
 """Machines that are simulated, where no number is given: those with the most load."""
 
@@ -44,6 +47,11 @@ class Try:
     checked: dict[int, Checked]
     optimal: bool
     scale: float
+
+    @property
+    def is_good(self) -> bool:
+        """True where no simulated machine misses a target."""
+        return max(self.late().values(), default=0.0) <= ENOUGH
 
     def late(self) -> dict[int, float]:
         """Return the worst simulated 99th percentile of each family, as a part of its target."""
@@ -81,8 +89,24 @@ def plan_fleet(
     tell("measuring load", 0, 0)
     factors = checking.factors(fleet)
     found = _tried(fleet, factors, exact, until, simulate, tell)
-    others = alternatives.all_of(fleet, factors, simulate, until) if compare else ()
-    return rows.report(found.plan, found.checked, found.optimal, found.scale, others)
+    others = alternatives.all_of(fleet, factors, simulate, until + seconds) if compare else ()
+    found = _cheapest(found, others)
+    told = tuple(other.told for other in others)
+    return rows.report(found.plan, found.checked, found.optimal, found.scale, told)
+
+
+def _cheapest(found: Try, others: Sequence[Simple]) -> Try:
+    """Return the plan that was found or, where a simple way is cheaper or alone meets its targets, that."""
+    best = found
+    for other in others:
+        if other.plan is None or not other.checked:
+            continue
+        tried = Try(other.plan, dict(other.checked), False, 1.0)
+        if not tried.is_good:
+            continue
+        if not best.is_good or tried.plan.price < best.plan.price * (1 - ALIKE):
+            best = tried
+    return best
 
 
 def _tried(
@@ -112,7 +136,7 @@ def _tried(
         worst = max(late.values(), default=0.0)
         if best is None or worst <= best[0]:
             best = worst, tried
-        if worst <= ENOUGH:
+        if tried.is_good:
             break
         for family, part in late.items():
             if part > ENOUGH:
@@ -133,12 +157,12 @@ def solved(rules: Rules, wants_exact: bool, until: float) -> tuple[Placement, bo
         missing = error
     if wants_exact or (_has_solver() and rules.fleet.models <= ALWAYS_EXACT):
         better = _exactly(rules, shares, wants_exact, until)
-        if better and better.plan and (plan is None or better.plan.price <= plan.price + 1e-9):
+        if better and better.plan and (plan is None or better.plan.price <= plan.price * (1 + ALIKE)):
             return better.plan, better.optimal
     if plan is None:
         assert missing is not None
         raise bounds.no_room(rules, shares, missing)
-    return plan, plan.price <= bounds.lowest(rules) + 1e-9
+    return plan, plan.price <= bounds.lowest(rules) * (1 + ALIKE)
 
 
 def _exactly(
