@@ -246,4 +246,4 @@ CLIENTS = {
 """Makers of clients, by name."""
 Client = HttpClient | GrpcClient
 NETWORK = (InferenceServerException, grpc.RpcError, OSError, HTTPConnectionClosed)
-"""What clients raise."""
+"""The errors that clients raise."""

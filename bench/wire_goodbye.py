@@ -28,7 +28,7 @@ DEPTH = "netfuse_queue_depth"
 
 @dataclass
 class Gone:
-    """How requests ended whose clients went away."""
+    """Count how requests ended whose clients went away."""
 
     sent: int = 0
     cancelled: int = 0

@@ -88,7 +88,7 @@ def _drawn_family(drawn: random.Random, name: str, count: int) -> Family:
 
 
 def gap(seed: int, most: int = 7) -> float | None:
-    """How far the heuristic's price is above the optimum; None where the fleet can't be served, or has too many
+    """Return by which part the heuristic's price is above the optimum; None where the fleet can't be served, or has too many
     patterns to be solved in short time."""
     rules = Rules(small(seed, most))
     try:

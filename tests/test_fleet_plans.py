@@ -65,7 +65,7 @@ def test_the_heuristic_is_near_the_optimum() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_more_memory_or_machines_never_need_more_machines(seed: int) -> None:
-    """Of the best plans; a heuristic has no such guarantee."""
+    """The best plans have this property; a heuristic has no such guarantee."""
     fleet = small(seed, 5)
     kind = fleet.kinds[0]
 

@@ -27,7 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 @pytest.fixture(scope="module")
 def cells(tiny: Served) -> list[dict[str, Any]]:
-    """What a short run measures: each way in a process of its own."""
+    """A short run measures each way in a process of its own."""
     given = argparse.Namespace(
         ways=[MERGED, OWN, PER_MODEL], protocols=[HTTP, GRPC], mixes=["2 active"], loads=[0.3], seconds=0.2, turns=2
     )  # fmt: skip

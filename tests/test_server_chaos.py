@@ -89,7 +89,7 @@ def test_new_weights_under_load(tmp_path: Path) -> None:
 
 
 def test_the_end_under_load(family: Family, tmp_path: Path) -> None:
-    """What was sent before SIGTERM is answered; what comes later is refused."""
+    """Requests that were sent before SIGTERM are answered; later ones are refused."""
     ended = wire_reload.end_under_load(family.bundle, right_only(family), tmp_path, seconds=0.5)
     assert not ended.faults, ended.faults[:5]
     assert ended.code == 0 and ended.answered > 50 and ended.seconds < 10

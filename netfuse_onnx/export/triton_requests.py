@@ -102,14 +102,25 @@ class Requests:
 
     def _parts(self, index: Array) -> list[tuple[int, Array | None]]:
         """Return the places of models, each with its rows, or with None for all that the request has."""
-        first = int(index[0])
         if not self.batches or (len(index) == (self.chunk or 1)):
-            return [(first, None)]
+            return [(self._one_model(index), None)]
         if self.apart and not self.chunk:
             return [(int(place), np.flatnonzero(index == place)) for place in np.unique(index)]
         step = self.chunk or 1
         starts = range(0, len(index), step)
-        return [(int(index[start]), np.arange(start, min(start + step, len(index)))) for start in starts]
+        cuts = [np.arange(start, min(start + step, len(index))) for start in starts]
+        return [(self._one_model(index[rows]), rows) for rows in cuts]
+
+    def _one_model(self, index: Array) -> int:
+        """Return the place that rows of one request of a model all name. Raises BadInput where they name
+        several."""
+        if (index != index[0]).any():
+            several = f"{self.chunk} rows in a row" if self.batches else "all rows"
+            raise BadInput(
+                f"Input {self.index!r} names several models for rows that only one can compute together.",
+                f"The models take batches of a fixed size: let {several} name one model.",
+            )
+        return int(index[0])
 
     def _joined(self, parts: Sequence[tuple[int, Array | None]], answers: Sequence[Outputs]) -> Answer:
         """Return the family's outputs, with rows in the order of the request."""

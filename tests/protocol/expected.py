@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 @dataclass(frozen=True)
 class Differs:
-    """What ours says and what Triton says, and why."""
+    """The answers of ours and of Triton, and why they differ."""
 
     ours: str
     triton: str

@@ -22,7 +22,7 @@ from protocol.endpoints import Endpoint
 from tritonclient.utils import InferenceServerException
 
 SHARED_EXTENSIONS = {"binary_tensor_data", "model_repository", "statistics", "model_configuration"}
-"""What both servers say that they do beyond the protocol."""
+"""The extensions that both servers say they have."""
 Call = Callable[[Any], Any]
 
 
