@@ -15,6 +15,7 @@ from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
 from .of_rules import MUTATIONS as RULES
+from .of_servers import MUTATIONS as SERVERS
 from .of_serving_choices import MUTATIONS as SERVING_CHOICES
 from .of_session import MUTATIONS as SESSION
 from .of_storage import MUTATIONS as STORAGE
@@ -44,5 +45,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVING_CHOICES,
     *PACKING,
     *SESSION,
+    *SERVERS,
     *ENGINE,
 )
