@@ -143,10 +143,14 @@ def _entries(dtype: int, count: int) -> int:
 
 
 def _float_bytes(tensor: TensorProto) -> bytes:
-    """Returns float_data bit for bit. A Python float would change signalling NaNs, so the values are taken
-    from the wire form: one tag byte, the length, the packed values."""
+    """Returns float_data bit for bit. A Python float would change signalling NaNs, and before version 7
+    protobuf makes floats of what one field takes from another. So the values are taken from the wire form of
+    a copy without the other fields: one tag byte, the length, the packed values."""
     alone = TensorProto()
-    alone.float_data.MergeFrom(tensor.float_data)
+    alone.CopyFrom(tensor)
+    for field, _ in tensor.ListFields():
+        if field.name != "float_data":
+            alone.ClearField(field.name)
     wire = bytes(alone.SerializeToString())
     return wire[len(wire) - 4 * len(alone.float_data) :]
 
