@@ -69,7 +69,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
 
 def _panel(axis: Any, cells: Sequence[Cell], figure: str) -> None:
     loads = [cell["load"] for cell in cells]
-    for name in CONTENDERS:
+    for name in [one for one in CONTENDERS if one in cells[0]["contenders"]]:
         values = [cell["contenders"][name][figure] for cell in cells]
         axis.plot(loads, values, MARKERS[name] + "-", color=COLOURS[name], label=name, markersize=4)
         if figure == "p99":

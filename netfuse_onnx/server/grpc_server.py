@@ -23,7 +23,7 @@ def channel_options(options: Options) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", options.max_bytes + HEADROOM),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 64 << 10),
-        ("grpc.max_concurrent_streams", 1024),
+        ("grpc.max_concurrent_streams", most_calls(options)),
         # Calls that Python has not taken yet; beyond its default of 1,000 gRPC ends them as if cancelled.
         ("grpc.server.max_pending_requests", 2 * most_calls(options)),
         ("grpc.server.max_pending_requests_hard_limit", 4 * most_calls(options)),
