@@ -48,15 +48,15 @@ class Asked:
 class Held:
     """A session whose requests wait until the test answers them, or are answered at once."""
 
-    def __init__(self, *models: str, at_once: bool = False) -> None:
+    def __init__(self, *models: str, at_once: bool = False, apart: bool = True) -> None:
         self.models = models or ("a", "b")
-        self.at_once = at_once
+        self.at_once, self.apart = at_once, apart
         self.asked: list[Asked] = []
         self.is_closed = False
         self.inputs = (tensor("x"),)
 
     def signature(self, model: str) -> Signature:
-        return Signature(model, self.inputs, (tensor("y"),), batched=True, apart=True)
+        return Signature(model, self.inputs, (tensor("y"),), batched=True, apart=self.apart)
 
     def submit(self, model: str, feeds: Any, *, timeout: float | None = None) -> Future[dict[str, Any]]:
         one = Asked(model, {name: np.array(value) for name, value in feeds.items()}, timeout)

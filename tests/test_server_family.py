@@ -174,6 +174,18 @@ def test_all_rows_are_submitted_before_any_is_waited_for() -> None:
         assert output(client.result()).tolist() == [[2, 4], [6, 8], [10, 12]]
 
 
+def test_rows_that_mix_are_requests_of_their_own() -> None:
+    """In one batch, a row would have another answer than by itself."""
+    session = Held(at_once=True, apart=False)
+    with serving(session, name="all") as server:
+        body = asked([[1, 2], [3, 4], [5, 6]])
+        body["inputs"].append({"name": "model", "shape": [3], "datatype": "INT64", "data": [1, 0, 1]})
+        found = ask(f"{server.url}/v2/models/all/infer", body)
+        assert output(found).tolist() == [[2, 4], [6, 8], [10, 12]]
+        asked_for = [(one.model, one.feeds["x"].tolist()) for one in session.asked]
+        assert asked_for == [("b", [[1, 2]]), ("a", [[3, 4]]), ("b", [[5, 6]])]
+
+
 def test_a_family_has_a_name_of_its_own() -> None:
     assert name_of("some/where/") == "where" and name_of("x/merged.onnx") == "merged"
     with pytest.raises(UsageFault, match="named 'b', as one of its models"), serving(Held(), name="b"):

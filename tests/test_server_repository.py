@@ -104,7 +104,10 @@ def test_what_no_request_may_load(made: Any, served: tuple[Running, Path]) -> No
     shutil.copytree(folder / "two", others / "within")
     (others / "within" / "more").symlink_to(folder / "one")
     outside = str(folder / "two")
+    shutil.copytree(folder / "two", others / "under" / "next")
     for name in (
+        "under/next",
+        str(others / "under" / "next"),
         "../live",
         outside,
         "..",

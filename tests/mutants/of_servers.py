@@ -72,7 +72,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         SERVER + "tensors.py",
         "    if at != end:\n",
         "    if at > end:\n",
-        "protocol/test_wrong.py",
+        "test_server_tensors.py",
     ),
     mutation(
         "triton-answers-a-batch-by-its-first-model",
