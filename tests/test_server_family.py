@@ -28,7 +28,7 @@ Answers = dict[str, Any]
 
 
 def by_own_files(paths: list[str]) -> Answers:
-    """What each model gives for X."""
+    """The outputs of each model for X."""
     return {Path(path).stem: ort.InferenceSession(path).run(None, _named(path))[0] for path in paths}
 
 
