@@ -24,7 +24,7 @@ def ray(bundles: tuple[str, ...], out: str, force: bool, as_json: bool) -> int:
       netfuse-onnx export ray served -o app.py
       netfuse-onnx export ray policies=served/policies encoders=served/encoders -o app.py
     """
-    from netfuse_onnx.export.ray import ray as export
+    from netfuse_onnx.deploy.ray import ray as export
 
     report = export(bundles, out, force=force)
     if as_json:

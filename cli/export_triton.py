@@ -11,7 +11,7 @@ from netfuse_onnx.errors import UsageFault
 from .options import common_options
 
 if TYPE_CHECKING:
-    from netfuse_onnx.export.triton import TritonReport
+    from netfuse_onnx.deploy.triton import TritonReport
 
 
 @click.command()
@@ -82,7 +82,7 @@ def triton(
       netfuse-onnx export triton served -o repository --endpoint org/a=a --delay 500
       netfuse-onnx export triton routed.onnx -o repository --backend onnxruntime
     """
-    from netfuse_onnx.export.triton import Options, export
+    from netfuse_onnx.deploy.triton import Options, export
 
     options = Options(name, _renamed(endpoints), backend, provider == "cuda", delay, queue, link, libraries)
     return _say(export(served, out, options), as_json)

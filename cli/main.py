@@ -15,20 +15,17 @@ from typing import Any
 import click
 
 from netfuse_onnx import __version__
-from netfuse_onnx.errors import FileFault, InternalError, NetfuseError, Stopped, UsageFault
+from netfuse_onnx.errors import InternalError, NetfuseError, Stopped, UsageFault
 
 from .answering import answer
 from .bundle import bundle
+from .check import check
 from .export import export
 from .merge import merge
 from .options import (
     adapter_option,
-    at_least_two,
     common_options,
     models_argument,
-    named_models,
-    names_option,
-    partial_option,
     proof_arguments,
     proof_options,
     sources_of,
@@ -37,6 +34,7 @@ from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
 from .serve import serve
 from .text import escape_unencodable, printable, write_json
+from .verify import verify
 
 ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
 
@@ -56,64 +54,12 @@ def cli() -> None:
 
 
 cli.add_command(merge)
+cli.add_command(check)
+cli.add_command(verify)
 cli.add_command(bundle)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)
-
-
-@cli.command()
-@models_argument
-@adapter_option
-@names_option
-@partial_option
-@common_options
-def check(
-    models: tuple[str, ...], adapters: tuple[str, ...], names: str | None, partial: bool, as_json: bool
-) -> int:
-    """Tell if the models are one architecture, and if not which are, what differs, and where.
-
-    \b
-    Example:
-      netfuse-onnx check a.onnx b.onnx
-      netfuse-onnx check base.onnx --adapter a.safetensors --adapter b.safetensors
-    """
-    at_least_two(models, adapters)
-    paths, called = named_models(models, names, adapters)
-    try:
-        return answer("check", as_json, paths, names=called, partial=partial)
-    except FileFault as error:
-        if not as_json:
-            from .render_check import readable
-
-            readable(error.report)
-        raise
-
-
-@cli.command()
-@click.argument("merged", metavar="merged.onnx")
-@models_argument
-@adapter_option
-@click.option("--strict", is_flag=True, help="Fail where an output's values can't tell two models apart.")
-@click.option(
-    "--isolation", is_flag=True, help="Feed NaN, infinities and other sizes to every model in turn."
-)
-@proof_options
-@common_options
-def verify(
-    merged: str, models: tuple[str, ...], adapters: tuple[str, ...], as_json: bool, **given: Any
-) -> int:
-    """Prove a merged file against the models it was made of: bytes, values and graph.
-
-    \b
-    Example:
-      netfuse-onnx verify merged.onnx a.onnx b.onnx
-      netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
-      netfuse-onnx verify merged.onnx base.onnx --adapter a.safetensors --adapter b.safetensors
-    """
-    paths, called = sources_of(models, adapters)
-    options = {key: given[key] for key in ("strict", "isolation")}
-    return answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))
 
 
 @cli.command()

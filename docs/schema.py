@@ -17,7 +17,7 @@ from typing import Any
 
 from netfuse_onnx import errors, report
 from netfuse_onnx.bundle_report import BundleReport
-from netfuse_onnx.export.triton import TritonReport
+from netfuse_onnx.deploy.triton import TritonReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.measure.report import BenchReport
 

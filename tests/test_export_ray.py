@@ -18,7 +18,7 @@ from commands import Run, refused
 from families import family
 
 import netfuse_onnx
-from netfuse_onnx.export.ray import located
+from netfuse_onnx.deploy.ray import located
 from netfuse_onnx.runtime import errors
 from netfuse_onnx.server.directory import places
 

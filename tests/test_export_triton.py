@@ -20,9 +20,9 @@ from triton_families import FORMS, alone, exported, rename
 from tritonclient.grpc import model_config_pb2
 
 import netfuse_onnx
+from netfuse_onnx.deploy import repository
+from netfuse_onnx.deploy.triton import Options, export
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.export import repository
-from netfuse_onnx.export.triton import Options, export
 
 
 def configuration(repository: Path, model: str) -> Any:

@@ -26,7 +26,7 @@ from triton_families import BATCHES, DEEP, DEEP_WEIGHTS, FORMS, Array, alone, dr
 from triton_server import Endpoint, triton
 
 import netfuse_onnx
-from netfuse_onnx.export.triton import Options, export
+from netfuse_onnx.deploy.triton import Options, export
 
 pytestmark = pytest.mark.engines
 

@@ -18,8 +18,8 @@ from triton_families import FORMS, Array, alone, drawn, exported, renamed
 from tritonclient.grpc import model_config_pb2
 
 import netfuse_onnx
-from netfuse_onnx.export.triton import Options, export
-from netfuse_onnx.export.triton_model import TritonPythonModel
+from netfuse_onnx.deploy.triton import Options, export
+from netfuse_onnx.deploy.triton_model import TritonPythonModel
 
 
 class Tensor:
@@ -232,7 +232,7 @@ def test_the_model_of_the_repository_is_this_one(repositories: Any) -> None:
 
 
 def test_the_server_loads_nothing_of_the_compiler() -> None:
-    code = "import netfuse_onnx.export.triton_model, sys; sys.exit(any(m in sys.modules for m in ('onnx', 'tritonclient')))"
+    code = "import netfuse_onnx.deploy.triton_model, sys; sys.exit(any(m in sys.modules for m in ('onnx', 'tritonclient')))"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netfuse_onnx.export.triton_requests import Requests
+from netfuse_onnx.deploy.triton_requests import Requests
 from netfuse_onnx.runtime.elements import Element
 from netfuse_onnx.runtime.errors import BadInput
 from netfuse_onnx.runtime.signature import Signature, Tensor

@@ -14,7 +14,7 @@ from families import MLP, MLP_TEXT, model, save
 from onnx import helper
 
 import netfuse_onnx
-from netfuse_onnx.export.triton import Options, export
+from netfuse_onnx.deploy.triton import Options, export
 
 Array = np.ndarray[Any, Any]
 

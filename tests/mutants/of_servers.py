@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .mutation import Mutation, mutation
 
-SERVER, EXPORT, FLEET = "netfuse_onnx/server/", "netfuse_onnx/export/", "netfuse_onnx/fleet/"
+SERVER, DEPLOY, FLEET = "netfuse_onnx/server/", "netfuse_onnx/deploy/", "netfuse_onnx/fleet/"
 ROWS = "test_server_family.py::test_rows_are_answered_by_their_models_in_order"
 PLANS = "test_fleet_plans.py::test_plans_place_every_model_within_memory_and_load_and_are_deterministic"
 
@@ -76,7 +76,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     mutation(
         "triton-answers-a-batch-by-its-first-model",
-        EXPORT + "triton_requests.py",
+        DEPLOY + "triton_requests.py",
         "if (index != index[0]).any():",
         "if index[0] < 0:",
         "test_triton_requests.py::test_a_batch_of_fixed_size_is_of_one_model",

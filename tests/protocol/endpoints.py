@@ -13,7 +13,7 @@ import triton_server
 from wire_families import Family
 
 from bench import wire
-from netfuse_onnx.export.triton import Options, export
+from netfuse_onnx.deploy.triton import Options, export
 
 Array = np.ndarray[Any, Any]
 

@@ -9,8 +9,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from netfuse_onnx.deploy.family import Endpoint, Family, Port
 from netfuse_onnx.errors import InternalError, UsageFault
-from netfuse_onnx.export.family import Endpoint, Family, Port
 from netfuse_onnx.runtime.signature import FREE
 
 TYPES = {"BYTES": "STRING"}

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from netfuse_onnx import __version__, names
+from netfuse_onnx.deploy.ray_template import TEMPLATE
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.export.ray_template import TEMPLATE
 from netfuse_onnx.report import Report
 from netfuse_onnx.runtime import bundle as bundles
 from netfuse_onnx.server.directory import places

@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from netfuse_onnx.deploy import configs
+from netfuse_onnx.deploy.family import Endpoint, Family
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.export import configs
-from netfuse_onnx.export.family import Endpoint, Family
 
 INDEX = "index"
 """The output of such a graph."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from netfuse_onnx import edges
+from netfuse_onnx.deploy import configs, family, repository, tags
+from netfuse_onnx.deploy.family import Endpoint, Family
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.export import configs, family, repository, tags
-from netfuse_onnx.export.family import Endpoint, Family
 from netfuse_onnx.report import Report
 from netfuse_onnx.runtime import bundle as bundles
 from netfuse_onnx.storage import wire
@@ -26,7 +26,7 @@ VERSION = "1"
 BUNDLE, LAYOUT = "bundle", "family.json"
 MODEL = '''"""All models of the family, by netfuse-onnx: written by `netfuse-onnx export triton`."""
 
-from netfuse_onnx.export.triton_model import TritonPythonModel
+from netfuse_onnx.deploy.triton_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from netfuse_onnx.deploy.triton_requests import Requests, Work, outcome
 from netfuse_onnx.errors import NetfuseError
-from netfuse_onnx.export.triton_requests import Requests, Work, outcome
 from netfuse_onnx.runtime.errors import BadInput, ServingError
 from netfuse_onnx.runtime.session import MergedSession
 from netfuse_onnx.runtime.types import Array

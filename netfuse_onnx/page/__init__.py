@@ -1,0 +1,1 @@
+"""The report of a merged file as one HTML page that needs no network."""
