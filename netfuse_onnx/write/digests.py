@@ -23,14 +23,16 @@ class Digests:
 
     A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
     files, the model first, one a line; names don't count. An adapter with its base has two digests, that of
-    the base and that of the adapter's files. It is a context manager, which stops unfinished work at its end.
+    the base and that of the adapter's files. A source that a merged file gives back has the digest recorded
+    there. It is a context manager, which stops unfinished work at its end.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
-        paths = (os.path.abspath(file) for source in sources for file in source.files)
+        own = [source for source in sources if not source.original]
+        paths = (os.path.abspath(file) for source in own for file in source.files)
         self._stamps = {path: steady.stamp(path) for path in paths}
         self._replaced: set[str] = set()  # before they were hashed
         self._stop = threading.Event()
@@ -49,6 +51,8 @@ class Digests:
 
     @staticmethod
     def _of(source: Source, files: Mapping[str, str]) -> str:
+        if source.original:
+            return source.original.digest
         own = [files[os.path.abspath(path)] for path in source.files]
         count = len(source.adapted.files) if source.adapted else 0
         return JOINED.join(
