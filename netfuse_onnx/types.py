@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
     from netfuse_onnx.plan.nested import NestedPlan
+    from netfuse_onnx.predicted import Prediction
     from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
@@ -215,6 +216,9 @@ class Correspondence:
     to 1, as each row is computed by itself (rewrite/per_row.py). `combined`: the outputs that are given once,
     and how they combine all models' values: mean, sum or vote. `unmoved`: weights are stored in the order of
     the sources, and nodes make other forms (emit/stored_once.py).
+    `tails` (--partial): where only the first part of the graphs is common, for each model what it alone
+    computes from there. `graph` is then the common part, and its outputs are the values that tails read; the
+    outputs of the models are those of the tails, by the names in `edges`, and not every model has each.
     """
 
     sources: tuple[Source, ...]
@@ -238,6 +242,7 @@ class Correspondence:
     low_rank: LowRank | None = None
     combined: Mapping[str, str] = field(default_factory=dict)
     unmoved: bool = False
+    tails: tuple[Graph, ...] = ()
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:
@@ -248,6 +253,24 @@ class Correspondence:
     @property
     def models(self) -> int:
         return len(self.sources)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the models, by the names of the first model that has each."""
+        if not self.tails:
+            return self.graph.outputs
+        return tuple(dict.fromkeys(name for edge in self.edges for name in edge.outputs))
+
+    def parts(self, name: str) -> tuple[Weight, ...]:
+        """The weights of a name: of the common graph, or the one weight that only one model's tail has."""
+        if found := self.weights.get(name):
+            return found
+        return next(((tail.weights[name],) for tail in self.tails if name in tail.weights), ())
+
+    def owner(self, name: str) -> int | None:
+        """The model whose tail has the weight; None for a weight of the common graph."""
+        owners = (model for model, tail in enumerate(self.tails) if name in tail.weights)
+        return None if name in self.weights else next(owners, None)
 
     def type_of(self, name: str) -> ValueType:
         """The per-model type of a value or weight, as far as a plan may believe it."""
@@ -312,28 +335,6 @@ class Lowering:
         """The row of this lowering, in the words that a report shows."""
         takes = tuple(str(layout or "unread") for layout in self.takes)
         return Choice(str(self.became), self.rule, takes, tuple(map(str, self.gives)))
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRow:
-    """Sizes of symbolic dims for which a plan was made, the microseconds that a call takes there by the costs
-    of the target, and those of the best plan for these sizes alone."""
-
-    dims: Mapping[str, int]
-    microseconds: float
-    best: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The expected cost of a plan on its target, in microseconds a call: by what became of the nodes,
-    and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's.
-    `sizes`: one row for each combination of sizes that the plan was made for."""
-
-    parts: Mapping[str, float]
-    alternatives: Mapping[str, float]
-    nodes: tuple[str, ...]
-    sizes: tuple[SizeRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
