@@ -1,7 +1,7 @@
 """The frozen values that travel: load -> match -> rewrite -> plan -> lower -> write -> verify.
 
-Nothing here computes anything expensive, and nothing here imports onnx at run time, so every stage may
-import it. Shapes are per model unless a name says `merged`; sizes are bytes.
+Nothing here computes anything expensive or imports onnx at run time, so every stage may import it. Shapes
+are per model unless a name says `merged`; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -261,16 +261,11 @@ class Correspondence:
             return self.graph.outputs
         return tuple(dict.fromkeys(name for edge in self.edges for name in edge.outputs))
 
-    def parts(self, name: str) -> tuple[Weight, ...]:
-        """The weights of a name: of the common graph, or the one weight that only one model's tail has."""
-        if found := self.weights.get(name):
-            return found
-        return next(((tail.weights[name],) for tail in self.tails if name in tail.weights), ())
-
-    def owner(self, name: str) -> int | None:
-        """The model whose tail has the weight; None for a weight of the common graph."""
-        owners = (model for model, tail in enumerate(self.tails) if name in tail.weights)
-        return None if name in self.weights else next(owners, None)
+    @property
+    def every_weight(self) -> Mapping[str, tuple[Weight, ...]]:
+        """The weights of the common graph, and those that only one model's tail has."""
+        own = {name: (weight,) for tail in self.tails for name, weight in tail.weights.items()}
+        return {**self.weights, **own} if own else self.weights
 
     def type_of(self, name: str) -> ValueType:
         """The per-model type of a value or weight, as far as a plan may believe it."""
