@@ -1,7 +1,7 @@
 """The frozen values that travel: load -> match -> rewrite -> plan -> lower -> write -> verify.
 
-Nothing here computes anything expensive, and nothing here imports onnx at run time, so every stage may
-import it. Shapes are per model unless a name says `merged`; sizes are bytes.
+Nothing here computes anything expensive or imports onnx at run time, so every stage may import it. Shapes
+are per model unless a name says `merged`; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netfuse_onnx.layouts import Layout
     from netfuse_onnx.original import Original
     from netfuse_onnx.plan.nested import NestedPlan
+    from netfuse_onnx.predicted import Prediction
     from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
@@ -216,6 +217,9 @@ class Correspondence:
     to 1, as each row is computed by itself (rewrite/per_row.py). `combined`: the outputs that are given once,
     and how they combine all models' values: mean, sum or vote. `unmoved`: weights are stored in the order of
     the sources, and nodes make other forms (emit/stored_once.py).
+    `tails` (--partial): where only the first part of the graphs is common, for each model what it alone
+    computes from there. `graph` is then the common part, and its outputs are the values that tails read; the
+    outputs of the models are those of the tails, by the names in `edges`, and not every model has each.
     """
 
     sources: tuple[Source, ...]
@@ -239,6 +243,7 @@ class Correspondence:
     low_rank: LowRank | None = None
     combined: Mapping[str, str] = field(default_factory=dict)
     unmoved: bool = False
+    tails: tuple[Graph, ...] = ()
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:
@@ -249,6 +254,19 @@ class Correspondence:
     @property
     def models(self) -> int:
         return len(self.sources)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the models, by the names of the first model that has each."""
+        if not self.tails:
+            return self.graph.outputs
+        return tuple(dict.fromkeys(name for edge in self.edges for name in edge.outputs))
+
+    @property
+    def every_weight(self) -> Mapping[str, tuple[Weight, ...]]:
+        """The weights of the common graph, and those that only one model's tail has."""
+        own = {name: (weight,) for tail in self.tails for name, weight in tail.weights.items()}
+        return {**self.weights, **own} if own else self.weights
 
     def type_of(self, name: str) -> ValueType:
         """The per-model type of a value or weight, as far as a plan may believe it."""
@@ -312,28 +330,6 @@ class Lowering:
         """The row of this lowering, in the words that a report shows."""
         takes = tuple(str(layout or "unread") for layout in self.takes)
         return Choice(str(self.became), self.rule, takes, tuple(map(str, self.gives)))
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRow:
-    """Sizes that a plan was made for, the microseconds of a call by the target's costs, and those of the best
-    plan for these sizes alone."""
-
-    dims: Mapping[str, int]
-    microseconds: float
-    best: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The expected cost of a plan on its target, in microseconds a call: by what became of the nodes,
-    and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's.
-    `sizes`: one row for each combination of sizes that the plan was made for."""
-
-    parts: Mapping[str, float]
-    alternatives: Mapping[str, float]
-    nodes: tuple[str, ...]
-    sizes: tuple[SizeRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

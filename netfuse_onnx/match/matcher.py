@@ -8,13 +8,13 @@ weight that one file ties and another has twice is no difference: weights are co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load import fused, opset
 from netfuse_onnx.load.claims import Complete, resolve_claims
-from netfuse_onnx.match import attributes, edges, signature, tied
+from netfuse_onnx.match import attributes, common, edges, signature, tails, tied
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import flatten
@@ -48,20 +48,41 @@ def match(
             family = family.paired_by_graphs([*STRICT, Level.LOOSE])
         return family.correspondence(family.pair(partial), names, partial)
 
+    def with_tails(sources: Sequence[Source]) -> Correspondence:
+        part = common.common(sources, common.inputs_by_name(sources, named))
+        tails.refuse_little(part)
+        cut = _Family(part.trimmed(), part.edges(), complete)
+        return tails.with_tails(cut.correspondence(cut.pair(partial=True), names, partial=True), part)
+
     aligned = opset.align(sources)
-    signature.check_counts(aligned)
     try:
-        family = matched(aligned)
+        signature.check_counts(aligned)
+        return replace(_either(matched, aligned), loaded=tuple(sources))
+    except NotEquivalent as error:
+        if not partial or not common.equal_inputs(aligned):
+            raise
+        try:
+            return replace(_either(with_tails, aligned), loaded=tuple(sources))
+        except NotEquivalent as fault:
+            error.hint = f"--partial can't merge them: {fault.message}"
+            raise error from None
+
+
+def _either(
+    matched: Callable[[Sequence[Source]], Correspondence], aligned: Sequence[Source]
+) -> Correspondence:
+    """Return the family of the sources as they are, else in one spelling. Raises NotEquivalent."""
+    try:
+        return matched(aligned)
     except NotEquivalent as first_error:
         respelled = tuple(map(fused.respelled, aligned))
         if all(other is source for other, source in zip(respelled, aligned, strict=True)):
             raise
         try:
-            family = matched(respelled)
+            return matched(respelled)
         except NotEquivalent as second_error:
             nearer = _same_operators(respelled) and not _same_operators(aligned)
             raise (second_error if nearer else first_error) from None
-    return replace(family, loaded=tuple(sources))
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:

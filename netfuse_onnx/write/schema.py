@@ -218,6 +218,7 @@ _VALUE = record(
         "recorded": truth,
         "measured": listed(mapped(count)),
         "names": listed(EDGE),
+        "outputs": listed(text),
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
         "unmoved": truth,
@@ -241,4 +242,6 @@ def whole(value: Any) -> dict[str, Any]:
     counts = [list(map(len, row)) for row in named or ()]
     if named is not None and (not counts or counts != counts[:1] * len(models) or len(counts[0]) != 2):
         raise ValueError("'names' are not as many inputs and outputs for each model")
+    if "outputs" in found and (not counts or counts[0][1] != len(set(found["outputs"]))):
+        raise ValueError("'outputs' are not a name for each of 'names'")
     return found
