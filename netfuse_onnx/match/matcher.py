@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import fused, opset
+from netfuse_onnx.load import opset, spelled
 from netfuse_onnx.load.claims import Complete, resolve_claims
 from netfuse_onnx.match import attributes, common, edges, signature, tails, tied
 from netfuse_onnx.match import partial as partial_
@@ -22,6 +22,9 @@ from netfuse_onnx.match.paired import Other, PairedFamily, attempt, pair_family,
 from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
+
+
+Matched = Callable[[Sequence[Source]], Correspondence]
 
 
 def match(
@@ -57,32 +60,55 @@ def match(
     aligned = opset.align(sources)
     try:
         signature.check_counts(aligned)
-        return replace(_either(matched, aligned), loaded=tuple(sources))
+        return replace(_either(matched, aligned, names), loaded=tuple(sources))
     except NotEquivalent as error:
         if not partial or not common.equal_inputs(aligned):
             raise
         try:
-            return replace(_either(with_tails, aligned), loaded=tuple(sources))
+            return replace(_either(with_tails, aligned, names), loaded=tuple(sources))
         except NotEquivalent as fault:
             error.hint = f"--partial can't merge them: {fault.message}"
             raise error from None
 
 
-def _either(
-    matched: Callable[[Sequence[Source]], Correspondence], aligned: Sequence[Source]
-) -> Correspondence:
+def _either(matched: Matched, given: Sequence[Source], names: Sequence[str]) -> Correspondence:
     """Return the family of the sources as they are, else in one spelling. Raises NotEquivalent."""
     try:
-        return matched(aligned)
-    except NotEquivalent as first_error:
-        respelled = tuple(map(fused.respelled, aligned))
-        if all(other is source for other, source in zip(respelled, aligned, strict=True)):
-            raise
+        return matched(given)
+    except NotEquivalent as error:
+        return _in_one_spelling(given, names, matched, error)
+
+
+def _in_one_spelling(
+    given: Sequence[Source], names: Sequence[str], matched: Matched, fault: NotEquivalent
+) -> Correspondence:
+    """Return the family of sources that do not match as they are given, by the forms that change no bit of a
+    result, or else by all. Raises the NotEquivalent that says more: `fault`, or one of later."""
+    nearest = fault
+    for exact in (True, False):
+        spellings = spelled.of_family(given, exact=exact)
+        if not any(spelling.counts for spelling in spellings):
+            continue
+        respelled = [spelling.source for spelling in spellings]
         try:
-            return matched(respelled)
-        except NotEquivalent as second_error:
-            nearer = _same_operators(respelled) and not _same_operators(aligned)
-            raise (second_error if nearer else first_error) from None
+            family = matched(respelled)
+        except NotEquivalent as error:
+            if _same_operators(respelled) and not _same_operators(given):
+                nearest = error
+            continue
+        record = spelled.record(spellings, names, given)
+        return replace(family, respelled=replace(record, weights=_computed(family, spellings)))
+    raise nearest from None
+
+
+def _computed(family: Correspondence, spellings: Sequence[spelled.Spelling]) -> frozenset[str]:
+    """Return the names of the weights that forms computed, for one model at least."""
+    made = [spelling.made for spelling in spellings]
+    return frozenset(
+        name
+        for name, parts in family.weights.items()
+        if any(part.own in some for part, some in zip(parts, made, strict=False))
+    )
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:
