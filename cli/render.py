@@ -59,6 +59,11 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    if report.opset > report.source_opset:
+        console.say(
+            f"Opset {report.source_opset} -> {report.opset}: a runtime that stops below "
+            f"{report.opset} runs the sources and not this file. --portable keeps the opset."
+        )
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
     _lowered(report.lowered, console)

@@ -63,6 +63,7 @@ def merge(
     views: bool = False,
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
+    portable: bool = False,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
@@ -73,13 +74,14 @@ def merge(
     name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
     choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
-    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type; `portable` keeps to the
+    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
     return Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
-        views, low_rank, base, progress, proof,
+        views, low_rank, base, progress, proof, portable,
     ).report()  # fmt: skip
 
 
@@ -242,6 +244,6 @@ def _stacked(
         paths, out, names=about.models, io="stacked", share=about.share, combine=about.combined,
         target=about.target, partial=about.partial, verify=False, dims=about.dims,
         libraries=proof.get("libraries", ()),
-        low_rank=functools.partial(factors.restored, merged, about),
+        low_rank=functools.partial(factors.restored, merged, about), portable=about.portable,
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)

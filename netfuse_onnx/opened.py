@@ -31,6 +31,7 @@ def matched(
     named: Sequence[Edge] | None = None,
     factored: factoring.Factoring = lambda family: family,
     combine: str | Mapping[str, str] = "",
+    portable: bool = False,
 ) -> Correspondence:
     """Match, find low-rank differences and rewrite. Where only a run can tell the rank of a value, the first
     source is run."""
@@ -42,9 +43,10 @@ def matched(
         ran = Ran.TOLD if runs else Ran.FAILED
         return runs
 
-    family = match(models, names, partial=partial, complete=complete, named=named)
+    family = match(models, names, partial=partial, complete=complete, named=named, keep_opset=portable)
     family = factored(replace(family, combined=arguments.combined_outputs(combine, family)))
-    return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
+    family = rewritten(replace(family, portable=portable), made_for)
+    return replace(bounds.affordable(family), ran=ran)
 
 
 def read_merged(
@@ -66,7 +68,7 @@ def read_merged(
     with Digests(models) as digests:
         family = matched(
             models, about.models, about.partial, libraries, about.made_for, about.names,
-            functools.partial(factors.restored, merged, about),
+            functools.partial(factors.restored, merged, about), portable=about.portable,
         )  # fmt: skip
         family = routes.matched(family, about.io, about.made_for)
         family = replace(family, own_names=about.names is not None, combined=about.combined)

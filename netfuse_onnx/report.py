@@ -169,6 +169,11 @@ class MergeReport(Report):
     """The weights that adapters change in their base; None where the models are no adapters."""
     views: Views | None = None
     """The views of the bundle that was written; None for a merged file alone."""
+    portable: bool = False
+    source_opset: int = 0
+    """The highest opset of the sources."""
+    opset: int = 0
+    """The opset of the merged file: rules that need a later one than the sources' raise it."""
 
     @property
     def copied(self) -> int | None:

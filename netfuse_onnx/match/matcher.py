@@ -31,13 +31,15 @@ def match(
     partial: bool = False,
     complete: Complete | None = None,
     named: Sequence[Edge] | None = None,
+    keep_opset: bool = False,
 ) -> Correspondence:
     """Return the correspondence of equivalent sources, in the names of the first, with all types inferred.
     Sources that differ are compared again with one spelling for what exporters write in several ways.
 
     `partial` also accepts differing attributes, weight shapes and values that decide shapes. `complete` is
-    for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. Raises
-    NotEquivalent, which names both files, the operators, the difference and a remedy.
+    for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. `keep_opset`
+    raises no source above the highest opset of all. Raises NotEquivalent, which names both files, the
+    operators, the difference and a remedy.
     """
 
     def matched(sources: Sequence[Source]) -> Correspondence:
@@ -48,7 +50,7 @@ def match(
             family = family.paired_by_graphs([*STRICT, Level.LOOSE])
         return family.correspondence(family.pair(partial), names, partial)
 
-    aligned = opset.align(sources)
+    aligned = opset.align(sources, keep=keep_opset)
     signature.check_counts(aligned)
     try:
         family = matched(aligned)

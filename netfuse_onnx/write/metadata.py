@@ -64,6 +64,8 @@ class Metadata:
     """The outputs that are a combination of all models, and how: mean, sum or vote."""
     unmoved: bool = False
     """True where weights are stored in the order of the sources, for the views of a bundle."""
+    portable: bool = False
+    """True where the graph keeps to what other runtimes run."""
 
     @property
     def labels(self) -> Labels:
@@ -114,6 +116,7 @@ def build(
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"portable": True} if family.portable else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
