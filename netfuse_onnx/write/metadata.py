@@ -26,6 +26,7 @@ from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import schema
 from netfuse_onnx.write.digests import JOINED
+from netfuse_onnx.write.written import Written
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -66,6 +67,8 @@ class Metadata:
     """True where weights are stored in the order of the sources, for the views of a bundle."""
     portable: bool = False
     """True where the graph keeps to what other runtimes run."""
+    written: Written | None = None
+    """Facts of the graph as it was written; files of old versions have none."""
 
     @property
     def labels(self) -> Labels:
@@ -117,6 +120,7 @@ def build(
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
         **({"portable": True} if family.portable else {}),
+        "written": Written.of(merged.model).value(),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
@@ -133,7 +137,8 @@ def read(path: str) -> Metadata:
     if KEY not in props:
         raise FileFault(
             f"{path} was not written by netfuse-onnx: it carries no {KEY!r} metadata.",
-            "Give the output of netfuse-onnx merge.",
+            "Give the output of netfuse-onnx merge. Where another tool has dropped its metadata, use that "
+            "tool on each model, then merge.",
         )
     try:
         value = schema.parsed(props[KEY])
@@ -148,6 +153,8 @@ def read(path: str) -> Metadata:
         ) from error
     if "names" in value:
         value["names"] = _edges(value["names"])
+    if "written" in value:
+        value["written"] = Written(**value["written"])
     keys = {field.name for field in dataclasses.fields(Metadata)}
     return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
 
