@@ -29,7 +29,7 @@ from .options import (
 
 ARGUMENTS = (
     "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "views",
-    "low_rank", "base",
+    "low_rank", "base", "portable",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -62,6 +62,12 @@ ARGUMENTS = (
 @tune_option
 @low_rank_options
 @partial_option
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Keep the opset and the operators of the sources, and leave out forms that other runtimes than ONNX "
+    "Runtime do not run: docs/portability.md.",
+)
 @click.option(
     "--strict",
     is_flag=True,

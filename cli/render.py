@@ -26,6 +26,7 @@ from netfuse_onnx.types import Became, Edge
 from .render_adapters import adapters
 from .render_bench import bench
 from .render_bundle import bundle, views
+from .render_changed import changed
 from .render_check import check
 from .render_fleet import fleet
 from .render_hints import hints
@@ -59,6 +60,11 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    if report.opset > report.source_opset:
+        console.say(
+            f"Opset {report.source_opset} -> {report.opset}: a runtime that stops below "
+            f"{report.opset} runs the sources and not this file. --portable keeps the opset."
+        )
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
     _lowered(report.lowered, console)
@@ -90,6 +96,7 @@ def verify(report: VerifyReport, console: Screen) -> None:
     console.say(f"{report.merged}: {len(report.models)} models ({some(report.models)})")
     proofs(report, console)
     console.warn(report.warnings)
+    changed(report.changed, report.bytes.note, console)
     if not report.ok:
         console.say(f"netfuse-onnx: error: {report.failure}")
 
@@ -98,6 +105,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
     console.say(f"{report.merged}: {len(report.models)} models, by netfuse-onnx {report.version}")
     sources = [(name, report.sha256.get(name, "")) for name in report.models]
     console.table(("model", "SHA-256 of the source"), sources)
+    changed(report.changed, "", console)
     if report.recorded:
         console.say("The plan was chosen by measuring, and is recorded node by node.")
     shared = f", shared inputs: {', '.join(report.share)}" if report.share else ""

@@ -25,6 +25,12 @@ from .options import (
 @click.option(
     "--isolation", is_flag=True, help="Feed NaN, infinities and other sizes to every model in turn."
 )
+@click.option(
+    "--values",
+    is_flag=True,
+    help="For a file that another tool has changed since the merge (quantised, float16, optimised): compare "
+    "values and isolation alone, not bytes and graph.",
+)
 @proof_options
 @common_options
 def verify(
@@ -36,8 +42,9 @@ def verify(
     Example:
       netfuse-onnx verify merged.onnx a.onnx b.onnx
       netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
+      netfuse-onnx verify merged-float16.onnx a.onnx b.onnx --values
       netfuse-onnx verify merged.onnx base.onnx --adapter a.safetensors --adapter b.safetensors
     """
     paths, called = sources_of(models, adapters)
-    options = {key: given[key] for key in ("strict", "isolation")}
+    options = {key: given[key] for key in ("strict", "isolation", "values")}
     return answer("verify", as_json, merged, paths, names=called, **options, **proof_arguments(given))

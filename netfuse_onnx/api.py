@@ -23,9 +23,10 @@ from netfuse_onnx import (
     opened,
     refusals,
     sources,
+    verifying,
 )
 from netfuse_onnx.bundle_report import BundleReport
-from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
+from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -35,7 +36,6 @@ from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
 from netfuse_onnx.prove import factors, remake
-from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
 from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
@@ -63,6 +63,7 @@ def merge(
     views: bool = False,
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
+    portable: bool = False,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
@@ -73,13 +74,14 @@ def merge(
     name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
     choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
-    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type; `portable` keeps to the
+    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
     return Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
-        views, low_rank, base, progress, proof,
+        views, low_rank, base, progress, proof, portable,
     ).report()  # fmt: skip
 
 
@@ -99,6 +101,7 @@ def verify(
     *,
     strict: bool = False,
     isolation: bool = False,
+    values: bool = False,
     names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
@@ -107,7 +110,8 @@ def verify(
 
     `paths` are in the order of the merge, or in any order with the name of each model in `names`. `strict`
     refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd values to
-    every model, not only to two.
+    every model, not only to two. With `values`, values alone are compared, not bytes and
+    graph: for a file that another tool has changed since the merge.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
@@ -116,26 +120,9 @@ def verify(
     paths = sources.in_order(merged, paths, names)
     proved = steady(
         [merged, *sources.files(paths)],
-        lambda: _verified(merged, paths, isolation, progress or silent, proof),
+        lambda: verifying.verified(merged, paths, isolation, values, progress or silent, proof),
     )
     return replace(proved, strict=strict)
-
-
-def _verified(
-    merged: str, paths: Sequence[str], isolation: bool, progress: Progress, proof: Proof
-) -> VerifyReport:
-    about, options, family, strangers = opened.read_merged(merged, paths, proof)
-    try:
-        recipes = metadata.recipes(about, family, merged)
-    except FileFault as error:
-        if strangers:
-            raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
-        raise
-    progress("planning again", 0, 1)
-    graph = remake.prove_remade(merged, about, family, recipes)
-    options = replace(options, isolation=isolation, made_for=about.made_for)
-    proved = prove(merged, recipes, family, options, progress, graph=graph)
-    return replace(proved, warnings=(*strangers, *proved.warnings))
 
 
 def bench(
@@ -184,7 +171,7 @@ def bench(
 
 def inspect(merged: str) -> InspectReport:
     """Show the lowering of every node, from the merged file alone."""
-    about = steady([merged], lambda: metadata.read(merged))
+    about, changed = steady([merged], lambda: verifying.recorded(merged))
     return InspectReport(
         merged=merged,
         version=about.version,
@@ -199,6 +186,7 @@ def inspect(merged: str) -> InspectReport:
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
         names=tuple(about.labels.rows()),
+        changed=changed,
     )
 
 
@@ -242,6 +230,6 @@ def _stacked(
         paths, out, names=about.models, io="stacked", share=about.share, combine=about.combined,
         target=about.target, partial=about.partial, verify=False, dims=about.dims,
         libraries=proof.get("libraries", ()),
-        low_rank=functools.partial(factors.restored, merged, about),
+        low_rank=functools.partial(factors.restored, merged, about), portable=about.portable,
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)

@@ -70,6 +70,7 @@ class Merging:
     base: str | None
     progress: Progress | None
     proof: Proof
+    portable: bool = False
 
     def report(self) -> MergeReport:
         """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
@@ -83,7 +84,9 @@ class Merging:
         self._check_target()
         models = sources.read(self.paths)
         with self._folder(), Digests(models) as digests:  # on a thread, while the graphs are worked on
-            match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
+            match = functools.partial(
+                opened.matched, partial=self.partial, libraries=libraries, portable=self.portable
+            )
             with checked.Comparison(match, exact=not self.partial).explained(models, labels):
                 families = made._families(match, models, labels)
                 family = families(targets.provider(made.target))
@@ -251,4 +254,7 @@ class _Work:
             dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
             tuning=tuning,
             combined=family.combined,
+            portable=family.portable,
+            source_opset=max(source.opsets.get("", 0) for source in family.loaded or family.sources),
+            opset=family.opsets.get("", 0),
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from netfuse_onnx.adapter_rows import Adapters
+from netfuse_onnx.changed import Changed
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
@@ -82,6 +83,8 @@ class VerifyReport(Report):
     """The proof of weights that are low-rank differences; None where there are none."""
     views: ViewsProof | None = None
     """The proof of the views of a bundle; None for a merged file alone."""
+    changed: Changed | None = None
+    """The change of the file since the merge; None where there is none."""
 
     @property
     def ok(self) -> bool:
@@ -169,6 +172,11 @@ class MergeReport(Report):
     """The weights that adapters change in their base; None where the models are no adapters."""
     views: Views | None = None
     """The views of the bundle that was written; None for a merged file alone."""
+    portable: bool = False
+    source_opset: int = 0
+    """The highest opset of the sources."""
+    opset: int = 0
+    """The opset of the merged file: rules that need a later one than the sources' raise it."""
 
     @property
     def copied(self) -> int | None:
@@ -300,6 +308,8 @@ class InspectReport(Report):
     """True where measuring chose the plan, so that the file records it."""
     combined: Mapping[str, str] = field(default_factory=dict)
     """The outputs that are given once, and how they are combined."""
+    changed: Changed | None = None
+    """The change of the file since the merge; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,21 +205,21 @@ class Edge:
 class Correspondence:
     """N equivalent sources, expressed in the names of the first. `sources` have one opset, and one spelling
     where the files differ; `loaded` are the same models as their files have them. `weights[v]` has one entry
-    when the tensor is bit-identical in all models, else N entries in model order. `attrs[i]` (only with
-    --partial) holds, for node i, one attribute mapping per model. `ragged` are values whose shape differs
-    between the models by construction (--partial), `least` the smallest size that each of their axes has in
-    any model, where all sizes are known. `declared` are the types that outputs of the merged model may
-    declare (load/claims.py). `believed` are types of values that hold in every run (rewrite/believed.py);
-    what a file says may not. `warnings` and `differences` (--partial): how the merged inputs are narrower
-    than a source's, and what is not one architecture. `ran`: what ONNX Runtime was asked. `edges`: each
-    model's own names, none where all have the first one's. `own_names`: the merged model keeps them; old
-    files have the first model's names for all. `rows`: the inputs whose batch is bound to 1, as rows are
-    apart (rewrite/per_row.py). `combined`: the outputs that are given once, and how they combine all models'
-    values. `unmoved`: weights are stored in the order of the sources, and nodes make other forms
-    (emit/stored_once.py). `respelled`: what had to become one spelling.
-    `tails` (--partial): where only the first part of the graphs is common, for each model what it alone
-    computes from there. `graph` is then the common part, and its outputs are the values that tails read; the
-    outputs of the models are those of the tails, by the names in `edges`, and not every model has each.
+    when the tensor is bit-identical in all models, else N entries in model order. `attrs[i]` (--partial): for
+    node i, one attribute mapping per model. `ragged` are values whose shape differs between the models by
+    construction (--partial), `least` the smallest size that each of their axes has in any model, where all
+    sizes are known. `declared` are the types that outputs of the merged model may declare (load/claims.py).
+    `believed` are types of values that hold in every run (rewrite/believed.py). `warnings` and `differences`
+    (--partial) are sentences for the user: where merged inputs are narrower than a source's, where the
+    sources are not one architecture. `ran`: what ONNX Runtime was asked. `edges`: each model's own names,
+    none where all have the first one's. `own_names`: the merged model keeps them; files of old versions have
+    the first model's names for all. `rows`: the inputs whose batch is bound to 1 (rewrite/per_row.py).
+    `combined`: the outputs that are given once, and how they combine all models' values: mean, sum or vote.
+    `unmoved`: weights keep the order of the sources (emit/stored_once.py). `portable`: the merged file keeps
+    to what other runtimes run, too (plan/refusals.py).
+    `respelled`: what had to become one spelling. `tails` (--partial): where only the first part of the graphs
+    is common, what each model alone computes from there; `graph` is the common part, its outputs are what
+    tails read, and the outputs of the models are those of the tails, by the names in `edges`.
     """
 
     sources: tuple[Source, ...]
@@ -245,6 +245,7 @@ class Correspondence:
     combined: Mapping[str, str] = field(default_factory=dict)
     unmoved: bool = False
     tails: tuple[Graph, ...] = ()
+    portable: bool = False
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:

@@ -23,7 +23,6 @@ from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
 
-
 Matched = Callable[[Sequence[Source]], Correspondence]
 
 
@@ -34,13 +33,15 @@ def match(
     partial: bool = False,
     complete: Complete | None = None,
     named: Sequence[Edge] | None = None,
+    keep_opset: bool = False,
 ) -> Correspondence:
     """Return the correspondence of equivalent sources, in the names of the first, with all types inferred.
     Sources that differ are compared again with one spelling for what exporters write in several ways.
 
     `partial` also accepts differing attributes, weight shapes and values that decide shapes. `complete` is
-    for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. Raises
-    NotEquivalent, which names both files, the operators, the difference and a remedy.
+    for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. `keep_opset`
+    raises no source above the highest opset of all. Raises NotEquivalent, which names both files, the
+    operators, the difference and a remedy.
     """
 
     def matched(sources: Sequence[Source]) -> Correspondence:
@@ -57,7 +58,7 @@ def match(
         cut = _Family(part.trimmed(), part.edges(), complete)
         return tails.with_tails(cut.correspondence(cut.pair(partial=True), names, partial=True), part)
 
-    aligned = opset.align(sources)
+    aligned = opset.align(sources, keep=keep_opset)
     try:
         signature.check_counts(aligned)
         return replace(_either(matched, aligned, names), loaded=tuple(sources))

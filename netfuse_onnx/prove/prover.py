@@ -61,9 +61,9 @@ def prove(
         values = ValuesProof(options.runtime.provider, (), problems=(error.message,))
     blind = tuple(blind_spots(values))
     notes = (graph.note,) if graph.note else ()
-    warnings = (*notes, *blind, *_warnings(values, options))
+    told = (*notes, *blind, *warnings(values, options))
     return VerifyReport(
-        path, family.names, bytes_proof, values, warnings, graph, blind, reconstruction=rebuilt,
+        path, family.names, bytes_proof, values, told, graph, blind, reconstruction=rebuilt,
         views=views.answer() if views else None,
     )  # fmt: skip
 
@@ -138,7 +138,8 @@ def _difference(name: str, recipe: Recipe, model: str, offset: int) -> str:
     return f"Weight {name!r} of the merged model is not {recipe.value!r} of {model}: {what} {offset} differs."
 
 
-def _warnings(values: ValuesProof, options: Options) -> Iterator[str]:
+def warnings(values: ValuesProof, options: Options) -> Iterator[str]:
+    """Yield a sentence for each thing about the comparison that users should know."""
     unoptimised = sorted({row.output for row in values.outputs if row.plain and row.ok})
     if unoptimised:
         yield (

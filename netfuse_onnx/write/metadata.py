@@ -26,6 +26,7 @@ from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
 from netfuse_onnx.write import origins, schema
 from netfuse_onnx.write.digests import JOINED
+from netfuse_onnx.write.written import Written
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -64,6 +65,10 @@ class Metadata:
     """The outputs that are a combination of all models, and how: mean, sum or vote."""
     unmoved: bool = False
     """True where weights are stored in the order of the sources, for the views of a bundle."""
+    portable: bool = False
+    """True where the graph keeps to what other runtimes run."""
+    written: Written | None = None
+    """Facts of the graph as it was written; files of old versions have none."""
 
     @property
     def labels(self) -> Labels:
@@ -115,6 +120,8 @@ def build(
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"portable": True} if family.portable else {}),
+        "written": Written.of(merged.model).value(),
         "weights": {n: _recipe(every, recipe) for n, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
@@ -131,7 +138,8 @@ def read(path: str) -> Metadata:
     if KEY not in props:
         raise FileFault(
             f"{path} was not written by netfuse-onnx: it carries no {KEY!r} metadata.",
-            "Give the output of netfuse-onnx merge.",
+            "Give the output of netfuse-onnx merge. Where another tool has dropped its metadata, use that "
+            "tool on each model, then merge.",
         )
     try:
         value = schema.parsed(props[KEY])
@@ -146,6 +154,8 @@ def read(path: str) -> Metadata:
         ) from error
     if "names" in value:
         value["names"] = _edges(value["names"], value.pop("outputs", None))
+    if "written" in value:
+        value["written"] = Written(**value["written"])
     keys = {field.name for field in dataclasses.fields(Metadata)}
     return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
 
