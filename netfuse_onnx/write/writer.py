@@ -36,7 +36,7 @@ _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes that every reader takes, with r
 _ALIGN = 64  # bytes: a cache line, and the widest vector load
 _SLACK = 1 << 20  # bytes of room for metadata and folder entries
 _GRAPH, _INITIALIZER, _RAW_DATA, _METADATA = b"\x3a", b"\x2a", b"\x4a", b"\x72"  # field tags
-_FORMAT = 2  # of the data file: goes into its name
+_FORMAT = 3  # of the data file: goes into its name
 
 
 class Staged:
@@ -273,7 +273,8 @@ def _write_external(job: _Job) -> str:
             at += size
         weights.write(fd, at, placing.mark(job.folder.name))
     stem = job.folder.name.removesuffix(".onnx")
-    name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
+    recipes, digests, tail = {h.name: job.recipes[h.name] for h in heads}, job.digests.result(), job.tail()
+    name = f"{stem}-{_content(recipes, digests, tail)}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
     fields = []
     for head, (offset, size) in zip(heads, places, strict=True):
@@ -281,7 +282,7 @@ def _write_external(job: _Job) -> str:
         fields.append(_field(_INITIALIZER, head.SerializeToString(deterministic=True)))
     body = job.skeleton.graph + b"".join(fields)
     with _created(job.folder, job.folder.name) as fd:
-        weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
+        weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + tail)
     return name
 
 
@@ -306,24 +307,16 @@ def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
     return _INITIALIZER + varint(len(small) + len(raw) + size) + small + raw
 
 
-def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
+def _content(recipes: Mapping[str, Recipe], digests: Sequence[str], tail: bytes) -> str:
     """Returns 8 hex digits that stand for the data file's bytes, without reading them: the bytes follow from
-    the recipes, in the file's order, and the sources' digests. Only weights in no source file are read."""
-
-    def part(weight: Weight) -> list[object]:
-        if isinstance(weight.data, Extent) and weight.data.path in files:
-            return [files[weight.data.path], weight.data.offset, weight.data.length]
-        total = hashlib.sha256()
-        for block in weights.blocks(weight):
-            total.update(block)
-        return [total.hexdigest()]
-
+    the models, the recipes, in the file's order, and the options of the merge, which the metadata hold. The
+    places where the models' bytes are do not count: an update reads most of them in the merged file."""
     rows = [
-        [name, r.dtype, r.shape, r.outer, r.transform.text, [[p.shape, part(p)] for p in r.parts]]
+        [name, r.dtype, r.shape, r.outer, r.transform.text, [part.shape for part in r.parts]]
         for name, r in recipes.items()
     ]
-    text = json.dumps([_FORMAT, _ALIGN, rows])
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    text = json.dumps([_FORMAT, _ALIGN, list(digests), rows])
+    return hashlib.blake2b(text.encode() + tail, digest_size=4).hexdigest()
 
 
 @contextmanager
