@@ -26,6 +26,7 @@ from netfuse_onnx.types import Became, Edge
 from .render_adapters import adapters
 from .render_bench import bench
 from .render_bundle import bundle, views
+from .render_changes import changes
 from .render_check import check
 from .render_fleet import fleet
 from .render_hints import hints
@@ -59,6 +60,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    changes(report.changes, console)
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
     _lowered(report.lowered, console)

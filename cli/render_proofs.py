@@ -7,6 +7,7 @@ from netfuse_onnx.report import VerifyReport
 
 from .render_bundle import proof as views
 from .render_calls import calls
+from .render_changes import kept
 from .render_low_rank import reconstruction
 from .screen import REASONS, Screen, size, some
 
@@ -29,6 +30,7 @@ def proofs(report: VerifyReport, console: Screen) -> None:
     if values.outputs:
         _values(values, len(report.models), console)
     views(report.views, console)
+    kept(report.kept, console)
 
 
 def _compared(proof: BytesProof, graph: bool) -> str:

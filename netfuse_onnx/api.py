@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
-calls them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, and update, add, remove. They connect the
+stages; the command line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -26,6 +26,9 @@ from netfuse_onnx import (
 )
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
+from netfuse_onnx.lifecycle.verbs import add as add
+from netfuse_onnx.lifecycle.verbs import remove as remove
+from netfuse_onnx.lifecycle.verbs import update as update
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile

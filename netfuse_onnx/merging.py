@@ -27,11 +27,13 @@ from netfuse_onnx import (
 from netfuse_onnx.bundling import Bundling
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.labels import Labels
+from netfuse_onnx.merge_rows import RoutingRow
 from netfuse_onnx.options import Proof, refuse_unknown
 from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plans import Plan, Request
 from netfuse_onnx.prove.graph import prove_graph
+from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
@@ -80,8 +82,8 @@ class Merging:
         asked = hints.Asked(arguments.target(self.target), provider, self.dims)
         at_hand = targets.at_hand(self.target, self.proof.get("provider", "auto"))
         made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
-        self._check_target()
-        models = sources.read(self.paths)
+        self.check_target()
+        models = self.models()
         with self._folder(), Digests(models) as digests:  # on a thread, while the graphs are worked on
             match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
             with checked.Comparison(match, exact=not self.partial).explained(models, labels):
@@ -104,7 +106,19 @@ class Merging:
         """The files that get the weights."""
         return "external" if self.views else cast(writer.Mode, self.data)
 
-    def _check_target(self) -> None:
+    def models(self) -> Sequence[Source]:
+        """Return the models to merge, in order."""
+        return sources.read(self.paths)
+
+    def planned(self, family: Correspondence, once: frozenset[str]) -> tuple[Plan, tuple[RoutingRow, ...]]:
+        """Plan and lower the family, whose inputs `once` are fed once: routes.plan."""
+        return routes.plan(family, self.io, self.routing, share=once, target=self.target, dims=self.dims)
+
+    def kept(self) -> KeptProver | None:
+        """Return what proves that models of an earlier file are as they were; None for a merge."""
+        return None
+
+    def check_target(self) -> None:
         """Raise FileFault unless `out` can be written."""
         read = [*sources.files(self.paths), *filter(None, [self.base])]
         if self.views:
@@ -168,7 +182,7 @@ class _Work:
         if sizes := without_rows(ask.dims) if edges.is_routed(ask.io) else ask.dims:
             inputs.require_symbols(inputs.describe(family), sizes)
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
-        plan, rows = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
+        plan, rows = ask.planned(family, once)
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
         if options and ask.tune is not None:
@@ -221,7 +235,9 @@ class _Work:
             recipes = metadata.recipes(metadata.read(path), plan.family, path)
             graph = prove_graph(path, plan.merged, recipes)
             prover = views.prover() if views else None
-            proved = prove(path, recipes, plan.family, options, ask.progress, graph=graph, views=prover)
+            proved = prove(
+                path, recipes, plan.family, options, ask.progress, graph=graph, views=prover, kept=ask.kept()
+            )
             return wording.renamed(proved, names)
 
     def _before_proofs(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
+    from netfuse_onnx.original import Original
     from netfuse_onnx.plan.nested import NestedPlan
     from netfuse_onnx.rules import Option, Site
 
@@ -119,8 +120,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """The tool that wrote a file, as the file names it. `exporter`: dynamo or TorchScript, where the file
-    shows which of the two exporters of pytorch it was; else ''."""
+    """The tool that wrote a file, as the file names it. `exporter`: dynamo, TorchScript, or '' if unknown."""
 
     name: str = ""
     version: str = ""
@@ -150,8 +150,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """An adapter as one model: the path of its base, the adapter's own files, the changes, and sentences on
-    what they do not keep exactly."""
+    """An adapter as a model: the path of its base, its own files, the changes, and what they do not keep."""
 
     base: str
     files: tuple[str, ...]
@@ -162,7 +161,8 @@ class Adapted:
 @dataclass(frozen=True, slots=True)
 class Source:
     """One input model: its normal form, and what else of the file the merged model must carry. `adapted` is
-    set where the model is an adapter with its base; `path` is then that of the adapter."""
+    set for an adapter with its base; `path` is that of the adapter. `original` is set for a model of a merged
+    file: `path` is that of a graph whose weights lie there."""
 
     path: str
     graph: Graph
@@ -173,6 +173,7 @@ class Source:
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
     producer: Producer = field(default_factory=Producer)
     adapted: Adapted | None = None
+    original: Original | None = None
 
     def with_graph(self, **changes: Any) -> Source:
         """Return the source with these fields of its graph changed."""
@@ -281,8 +282,7 @@ class Became(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The row by which a lowering is known among those of its node: what became of it, by which rule, and the
-    layouts of its inputs and outputs."""
+    """The row that tells a lowering from others of its node: what became of it, the rule, the layouts."""
 
     became: str
     rule: str = ""
@@ -296,8 +296,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """One way to lower a node. `site` is the node as its rules see it, the same object for all ways. `option`
-    is set for a node that runs once on the values of all models."""
+    """One way to lower a node. `site` is the node as its rules see it, one object for all ways. `option` is
+    set where it runs once on the values of all models."""
 
     became: Became
     takes: tuple[Layout | None, ...]
@@ -316,8 +316,8 @@ class Lowering:
 
 @dataclass(frozen=True, slots=True)
 class SizeRow:
-    """Sizes of symbolic dims for which a plan was made, the microseconds that a call takes there by the costs
-    of the target, and those of the best plan for these sizes alone."""
+    """Sizes that a plan was made for, the microseconds of a call by the target's costs, and those of the best
+    plan for these sizes alone."""
 
     dims: Mapping[str, int]
     microseconds: float

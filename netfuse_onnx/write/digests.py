@@ -32,6 +32,8 @@ class Digests:
         self._fault: BaseException | None = None
         paths = (os.path.abspath(file) for source in sources for file in source.files)
         self._stamps = {path: steady.stamp(path) for path in paths}
+        read = (os.path.abspath(file) for source in sources if not source.original for file in source.files)
+        self._unknown = tuple(dict.fromkeys(read))
         self._replaced: set[str] = set()  # before they were hashed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
@@ -45,7 +47,10 @@ class Digests:
 
     def result(self) -> tuple[str, ...]:
         """Waits for one digest per source, in hex. FileFault when a file can't be read."""
-        return tuple(self._of(source, self.files()) for source in self._sources)
+        files = self.files()
+        return tuple(
+            source.original.digest if source.original else self._of(source, files) for source in self._sources
+        )
 
     @staticmethod
     def _of(source: Source, files: Mapping[str, str]) -> str:
@@ -56,7 +61,7 @@ class Digests:
         )
 
     def files(self) -> Mapping[str, str]:
-        """Waits for the digest of every file of every source by absolute path. FileFault as above."""
+        """Waits for the digest of every file that is hashed, by absolute path. FileFault as above."""
         self._thread.join()
         if self._fault is not None:
             raise self._fault
@@ -67,8 +72,9 @@ class Digests:
         only its stamp differs, which some network file systems change by themselves, it is hashed again."""
         files = self.files()
         for path, stamp in self._stamps.items():
-            if path in self._replaced or (steady.stamp(path) != stamp and of_files([path]) != files[path]):
-                raise FileFault(f"{path} was replaced or changed while it was merged.", "Merge again.")
+            changed = path in self._replaced or steady.stamp(path) != stamp
+            if changed and (path not in files or path in self._replaced or of_files([path]) != files[path]):
+                raise FileFault(f"{path} was replaced or changed while it was merged.", "Run it again.")
 
     def lent(self) -> Digests:
         """Returns the same digests for one of several writes: its failure does not stop the work."""
@@ -82,8 +88,8 @@ class Digests:
     def _run(self) -> None:
         try:
             digests: dict[tuple[int, int], str] = {}  # one source given twice is read once
-            for path, stamp in self._stamps.items():
-                status = os.stat(path)
+            for path in self._unknown:
+                stamp, status = self._stamps[path], os.stat(path)
                 key = (status.st_dev, status.st_ino)
                 if key not in digests:
                     digests[key] = _hash(path, self._stop)

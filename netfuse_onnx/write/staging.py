@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.write import lock
@@ -50,10 +50,11 @@ class Staging:
         """The path of the lock file that keeps other runs to the target out while files are moved."""
         return self._place.lock
 
-    def place(self, data: str | None) -> None:
-        """Moves the model and its data file `data` to the target. OSError when that fails."""
+    def place(self, data: str | None, check: Callable[[], None] = lambda: None) -> None:
+        """Moves the model and its data file `data` to the target. OSError when that fails. `check` is called
+        while no other run can move files there, and may raise."""
         sync_folder(self.folder)
-        self._place.put(self.folder, data)
+        self._place.put(self.folder, data, check)
 
     def check_room(self, size: int) -> None:
         """Raises FileFault unless `size` bytes fit on the disk. Where they do not, it first removes the data

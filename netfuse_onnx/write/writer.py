@@ -29,6 +29,7 @@ from netfuse_onnx.write.digests import Digests
 
 Progress = Callable[[str, int, int], None]
 Mode = Literal["auto", "external", "single"]
+Confirm = Callable[[], None]
 Metadata = Mapping[str, str] | Callable[[tuple[str, ...]], Mapping[str, str]]
 
 INLINE_BELOW = 64 << 20  # bytes of a model from which its weights get a file of their own, which loads faster
@@ -81,12 +82,15 @@ class Staged:
         """The name of the data file, '' where the model holds its weights."""
         return self._data or ""
 
-    def commit(self, put: Callable[[staging.Staging], None] | None = None) -> None:
+    def commit(self, put: Callable[[staging.Staging, Confirm], None] | None = None) -> None:
         """Moves the model to its target, or has `put` move all files of the folder. FileFault when that
         fails, or when a source has changed since it was read; then the old model is still there."""
         try:
             self._sources.confirm()
-            (put or (lambda folder: folder.place(self._data)))(self._staging)
+            if put:
+                put(self._staging, self._sources.confirm)
+            else:  # and again under the lock: of two updates of one file, one must not undo the other
+                self._staging.place(self._data, self._sources.confirm)
         except OSError as error:
             raise staging.unwritable(self.out, error) from error
         finally:
@@ -128,7 +132,7 @@ def stage(
     digests = digests or Digests(sources)
     folder: staging.Staging | None = None
     try:
-        staging.check_target(out, _files(sources), external=mode == "external")
+        check(out, sources, external=mode == "external")
         skeleton = _Skeleton(merged)
         inside = mode != "external" and (
             mode == "single" or skeleton.size < INLINE_BELOW or staging.elsewhere(out)
@@ -151,9 +155,11 @@ def stage(
         raise
 
 
-def check(out: str, sources: Sequence[Source]) -> None:
-    """Raises FileFault, before any work, when `out` can't be written or is a file of a source."""
-    staging.check_target(out, _files(sources))
+def check(out: str, sources: Sequence[Source], *, external: bool = False) -> None:
+    """Raises FileFault, before any work, when `out` can't be written or is a file of a source. It may be the
+    merged file that has the source, as it is replaced in one step."""
+    read = [path for source in sources if not source.original for path in source.files]
+    staging.check_target(out, read, external=external)
 
 
 def read_merged(path: str) -> Mapping[str, Weight]:
@@ -167,10 +173,6 @@ def read_merged(path: str) -> Mapping[str, Weight]:
             data = tuple(tensor.string_data)
         held[tensor.name] = Weight(tensor.data_type, tuple(tensor.dims), data)
     return held
-
-
-def _files(sources: Sequence[Source]) -> list[str]:
-    return [path for source in sources for path in source.files]
 
 
 def _check_single(out: str, size: int) -> None:
