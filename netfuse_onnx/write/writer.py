@@ -24,7 +24,7 @@ from netfuse_onnx.storage.protobuf import varint
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import tensors
 from netfuse_onnx.types import Extent, Source, Weight
-from netfuse_onnx.write import placing, staging
+from netfuse_onnx.write import cloning, placing, staging
 from netfuse_onnx.write.digests import Digests
 
 Progress = Callable[[str, int, int], None]
@@ -262,18 +262,15 @@ def _write_inline(job: _Job) -> None:
 def _write_external(job: _Job) -> str:
     """Writes the weights to a file of their own, which the model names by its base name; returns that
     name."""
-    heads, tell, at = job.skeleton.heads, job.teller(), 0
-    places = []
+    heads, tell = job.skeleton.heads, job.teller()
+    places, end = _places([weights.recipe_nbytes(job.recipes[head.name]) for head in heads])
+    placed = [(job.recipes[head.name], at) for head, (at, _) in zip(heads, places, strict=True)]
     unnamed = "data"
     with _created(job.folder, unnamed) as fd:
-        for head in heads:
-            recipe = job.recipes[head.name]
-            at = -(-at // _ALIGN) * _ALIGN
-            size = weights.recipe_nbytes(recipe)
-            weights.copy(recipe, fd, at, tell)
-            places.append((at, size))
-            at += size
-        weights.write(fd, at, placing.mark(job.folder.name))
+        there = cloning.begun(fd, placed, end)
+        for recipe, at in placed:
+            weights.copy(recipe, fd, at, tell, there)
+        os.truncate(fd, weights.write(fd, end, placing.mark(job.folder.name)))
     stem = job.folder.name.removesuffix(".onnx")
     recipes, digests, tail = {h.name: job.recipes[h.name] for h in heads}, job.digests.result(), job.tail()
     name = f"{stem}-{_content(recipes, digests, tail)}.data"
@@ -286,6 +283,16 @@ def _write_external(job: _Job) -> str:
     with _created(job.folder, job.folder.name) as fd:
         weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + tail)
     return name
+
+
+def _places(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], int]:
+    """Returns the offset and the size of each weight in the data file, and where the last one ends."""
+    places, at = [], 0
+    for size in sizes:
+        at = -(-at // _ALIGN) * _ALIGN
+        places.append((at, size))
+        at += size
+    return places, at
 
 
 def _head(tensor: TensorProto, recipes: Mapping[str, Recipe]) -> TensorProto:
