@@ -84,7 +84,7 @@ class Merging:
         made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
         self.check_target()
         models = self.models()
-        with self._folder(), Digests(models) as digests:  # on a thread, while the graphs are worked on
+        with self._folder(), self.digests(models) as digests:  # on a thread, while graphs are worked on
             match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
             with checked.Comparison(match, exact=not self.partial).explained(models, labels):
                 families = made._families(match, models, labels)
@@ -109,6 +109,10 @@ class Merging:
     def models(self) -> Sequence[Source]:
         """Return the models to merge, in order."""
         return sources.read(self.paths)
+
+    def digests(self, models: Sequence[Source]) -> Digests:
+        """Return the digests of the models, which are being computed."""
+        return Digests(models)
 
     def planned(self, family: Correspondence, once: frozenset[str]) -> tuple[Plan, tuple[RoutingRow, ...]]:
         """Plan and lower the family, whose inputs `once` are fed once: routes.plan."""

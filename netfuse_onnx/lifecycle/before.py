@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypedDict
 
-from netfuse_onnx import edges
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.lifecycle.places import Places
 from netfuse_onnx.storage import wire
-from netfuse_onnx.types import Source
 from netfuse_onnx.write import writer
 from netfuse_onnx.write.digests import JOINED
 from netfuse_onnx.write.metadata import Metadata
@@ -28,14 +26,12 @@ class Options(TypedDict):
     data: str
 
 
-def options(places: Places, about: Metadata, stay: Sequence[Source]) -> Options:
-    """Return the options of the merge that the change amounts to. Raises FileFault where they can't be
-    kept."""
-    refuse(places.merged, about)
-    inputs, outputs = _names(places, about, stay)
+def options(places: Places, about: Metadata) -> Options:
+    """Return the options of the merge that the change amounts to."""
+    inputs, outputs = _names(places, about)
     return Options(
         io=about.io,
-        routing=about.io if edges.is_routed(about.io) else "auto",
+        routing="auto",
         share=tuple(inputs.get(name, name) for name in about.share),
         combine={outputs.get(name, name): how for name, how in about.combined.items()},
         target=about.target,
@@ -74,9 +70,7 @@ def data_mode(merged: str) -> writer.Mode:
     return "external" if locations else "single"
 
 
-def _names(
-    places: Places, about: Metadata, stay: Sequence[Source]
-) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def _names(places: Places, about: Metadata) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return the names of inputs and outputs that a model which stays has, the first one where possible, by
     those of the first model before the change. Any model's name may be given to a merge."""
     if about.names is None or not places.kept:

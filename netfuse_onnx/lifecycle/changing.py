@@ -7,13 +7,14 @@ it was and the new one give the same for the models that stay.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
+from netfuse_onnx import sources, wording
 from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.lifecycle import before, origins
+from netfuse_onnx.lifecycle import before
+from netfuse_onnx.lifecycle.held import Held, held
 from netfuse_onnx.lifecycle.places import Places
 from netfuse_onnx.merge_rows import RoutingRow
 from netfuse_onnx.merging import Merging
@@ -24,9 +25,14 @@ from netfuse_onnx.prove import remake
 from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.report import MergeReport
-from netfuse_onnx.sources import read, refuse_target
+from netfuse_onnx.runtime.bundle import is_bundle
 from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import metadata, staging
+from netfuse_onnx.write.digests import Digests
+
+Choose = Callable[[Sequence[str]], Places]
+"""Gives the models after a change from the names of those before it. Raises UsageFault."""
+MEASURE = "merge again with --tune to measure"
 
 
 @dataclass(frozen=True)
@@ -34,58 +40,60 @@ class Changing(Merging):
     """The arguments of one change of a merged file: those of the merge that gives the new one."""
 
     places: Places
-    about: metadata.Metadata
-    stay: Sequence[Source]
-    """All models of the merged file, as it was."""
-    notes: list[str]
+    was: Held
+    notes: list[str] = field(default_factory=list)
 
     def models(self) -> Sequence[Source]:
         """Return the models after the change. Raises FileFault where a new file can't be read."""
-        fresh = iter(read(self.places.new) if self.places.new else ())
-        return [self.stay[place.before] if place.stays else next(fresh) for place in self.places.after]
+        fresh = iter(sources.read(self.places.new) if self.places.new else ())
+        return [self.was.models[place.before] if place.stays else next(fresh) for place in self.places.after]
+
+    def digests(self, models: Sequence[Source]) -> Digests:
+        """Return the digests of the models. A merged file that changes meanwhile is refused."""
+        return Digests(models, {os.path.abspath(self.was.path): self.was.stamp})
 
     def check_target(self) -> None:
         """Raise FileFault unless `out` can be written. It may be the merged file itself."""
-        refuse_target(self.out, self.places.new)
-        staging.check_target(self.out, self.places.new, external=self.data == "external")
+        check_target(self.out, self.places, external=self.data == "external")
+
+    def kept(self) -> KeptProver | None:
+        """Return what compares the file as it was with the new one."""
+        return KeptProver(self.was.path, self.was.about, self.places.kept)
 
     def planned(self, family: Correspondence, once: frozenset[str]) -> tuple[Plan, tuple[RoutingRow, ...]]:
         """Plan and lower the family. A plan that was chosen by measuring stays, where it is on offer."""
-        if not self.about.recorded:
+        about = self.was.about
+        if not about.recorded:
             return super().planned(family, once)
-        rows = self.about.lowered.nodes
+        rows, choices = about.lowered.nodes, tuple(remake.choices(about.lowered.nodes))
         try:
             merged = remake.merge(
                 family, io=self.io, share=once, target=self.target, dims=self.dims, rows=rows
             )
         except NotOnOffer as error:
             self.notes.append(
-                f"The plan that measuring chose does not fit these models ({error}), so that of the target "
-                f"{self.target} was made; merge again with --tune to measure."
+                f"The plan that measuring chose is none of these models ({error}), so the plan is that of the "
+                f"target {self.target}; {MEASURE}."
             )
             return super().planned(family, once)
-        count = len(self.about.models)
+        count = len(about.models)
+        said = "is the one that measuring chose, and a new merge might choose another"
         if family.models != count:
-            self.notes.append(
-                f"The plan was chosen by measuring {count} models, and stays for {family.models}; merge "
-                "again with --tune to measure."
-            )
-        else:
-            self.notes.append("The plan is the one that measuring chose; a new merge would measure again.")
-        choices = tuple(remake.choices(rows))
-        plan = Plan(
-            TUNED, family, merged, self.target, choices, measured=tuple(self.about.measured), io=self.io
-        )
-        return plan, ()
+            said = f"was chosen by measuring {count} models, and stays for {family.models}"
+        self.notes.append(f"The plan {said}; {MEASURE}.")
+        measured = tuple(about.measured)
+        return Plan(TUNED, family, merged, self.target, choices, measured=measured, io=self.io), ()
 
-    def kept(self) -> KeptProver | None:
-        """Return what compares the file as it was with the new one."""
-        return KeptProver(self.places.merged, self.about, self.places.kept)
+
+def check_target(out: str, places: Places, *, external: bool = False) -> None:
+    """Raise FileFault or UsageFault unless `out` can be written and is no new model."""
+    sources.refuse_target(out, places.new)
+    staging.check_target(out, places.new, external=external)
 
 
 def change(
-    places: Places,
-    about: metadata.Metadata,
+    merged: str,
+    choose: Choose,
     *,
     out: str | None,
     verify: bool,
@@ -96,28 +104,22 @@ def change(
     `api.merge`, and FileFault where the merged file does not hold its models."""
     if proof.get("dims"):
         raise UsageFault("The sizes of dimensions are those of the merge.", "Leave out --dim.")
-    merged = places.merged
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="netfuse-update-"))
-        stay = origins.sources(merged, folder)
-        options = before.options(places, about, stay)
-        merging = Changing(
-            paths=places.paths,
-            out=merged if out is None else out,
-            names=[place.name for place in places.after],
-            **options,
-            strict=False,
-            verify=verify,
-            tune=None,
-            views=False,
-            low_rank=None,
-            base=None,
-            progress=progress,
-            proof={**proof, "dims": about.dims},
-            places=places,
-            about=about,
-            stay=stay,
-            notes=[],
+    if is_bundle(merged):
+        raise UsageFault(
+            f"{merged} is a bundle, and only a merged file can be changed.",
+            "Merge again with --views from all models; netfuse-onnx split gets those that you lack.",
         )
-        answer = merging.report()
+    target = merged if out is None else out
+    check_target(target, choose(metadata.read(merged).models))
+    with held(merged, target) as was:
+        places = choose(was.about.models)
+        with wording.renaming(was.shown):
+            merging = Changing(
+                paths=places.paths, out=target, names=[place.name for place in places.after],
+                **before.options(places, was.about), strict=False, verify=verify, tune=None, views=False,
+                low_rank=None, base=None, progress=progress, proof={**proof, "dims": was.about.dims},
+                places=places, was=was,
+            )  # fmt: skip
+            answer = merging.report()
+        answer = wording.renamed(answer, was.shown)
     return replace(answer, changes=places.changes(merging.notes))

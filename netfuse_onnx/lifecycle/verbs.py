@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
@@ -11,7 +12,6 @@ from netfuse_onnx.names import completed
 from netfuse_onnx.options import Proof
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.report import MergeReport
-from netfuse_onnx.write import metadata
 
 
 def update(
@@ -29,9 +29,8 @@ def update(
     a file of another architecture, UsageFault for an unknown name, FileFault where the merged file does not
     hold its models, and the errors of merge; in these cases the merged file is as it was.
     """
-    about = metadata.read(merged)
-    asked = places.updated(merged, about.models, files)
-    return change(asked, about, out=out, verify=verify, progress=progress, proof=proof)
+    choose = functools.partial(places.updated, merged, files=files)
+    return change(merged, choose, out=out, verify=verify, progress=progress, proof=proof)
 
 
 def add(
@@ -45,10 +44,9 @@ def add(
     **proof: Unpack[Proof],
 ) -> MergeReport:
     """Add models to a merged file, behind those that it holds. As `update`."""
-    about = metadata.read(merged)
     own = completed(paths, [""] * len(paths) if names is None else names)
-    asked = places.added(merged, about.models, paths, own)
-    return change(asked, about, out=out, verify=verify, progress=progress, proof=proof)
+    choose = functools.partial(places.added, merged, paths=paths, given=own)
+    return change(merged, choose, out=out, verify=verify, progress=progress, proof=proof)
 
 
 def remove(
@@ -61,6 +59,5 @@ def remove(
     **proof: Unpack[Proof],
 ) -> MergeReport:
     """Remove models from a merged file, which keeps two or more. As `update`."""
-    about = metadata.read(merged)
-    asked = places.removed(merged, about.models, names)
-    return change(asked, about, out=out, verify=verify, progress=progress, proof=proof)
+    choose = functools.partial(places.removed, merged, gone=names)
+    return change(merged, choose, out=out, verify=verify, progress=progress, proof=proof)

@@ -26,12 +26,15 @@ class Digests:
     the base and that of the adapter's files. It is a context manager, which stops unfinished work at its end.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], read: Mapping[str, steady.Stamp | None] | None = None
+    ) -> None:
+        """`read`: other files that must not change, with the stamps that they had when they were read."""
         self._sources = sources
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
         paths = (os.path.abspath(file) for source in sources for file in source.files)
-        self._stamps = {path: steady.stamp(path) for path in paths}
+        self._stamps = {**{path: steady.stamp(path) for path in paths}, **(read or {})}
         read = (os.path.abspath(file) for source in sources if not source.original for file in source.files)
         self._unknown = tuple(dict.fromkeys(read))
         self._replaced: set[str] = set()  # before they were hashed
