@@ -72,8 +72,8 @@ class Changing(Merging):
             )
         except NotOnOffer as error:
             self.notes.append(
-                f"The plan that measuring chose is none of these models ({error}), so the plan is that of the "
-                f"target {self.target}; {MEASURE}."
+                f"The plan that measuring chose is none of these models ({error}), so the plan is that of "
+                f"the target {self.target}; {MEASURE}."
             )
             return super().planned(family, once)
         count = len(about.models)

@@ -17,6 +17,8 @@ JOINED = "+"
 """The sign between the digest of a base and that of an adapter."""
 _BLOCK = 1 << 18  # bytes: stays in the second-level cache between the read and the hash
 
+Stamps = Mapping[str, steady.Stamp | None]
+
 
 class Digests:
     """Computes the digests of a family, from the moment of construction.
@@ -26,15 +28,14 @@ class Digests:
     the base and that of the adapter's files. It is a context manager, which stops unfinished work at its end.
     """
 
-    def __init__(
-        self, sources: Sequence[Source], read: Mapping[str, steady.Stamp | None] | None = None
-    ) -> None:
-        """`read`: other files that must not change, with the stamps that they had when they were read."""
+    def __init__(self, sources: Sequence[Source], others: Stamps | None = None) -> None:
+        """`others` are other files that must not change, with the stamps that they had when they were
+        read."""
         self._sources = sources
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
         paths = (os.path.abspath(file) for source in sources for file in source.files)
-        self._stamps = {**{path: steady.stamp(path) for path in paths}, **(read or {})}
+        self._stamps = {**{path: steady.stamp(path) for path in paths}, **(others or {})}
         read = (os.path.abspath(file) for source in sources if not source.original for file in source.files)
         self._unknown = tuple(dict.fromkeys(read))
         self._replaced: set[str] = set()  # before they were hashed
