@@ -25,7 +25,8 @@ class Digests:
 
     A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
     files, the model first, one a line; names don't count. An adapter with its base has two digests, that of
-    the base and that of the adapter's files. It is a context manager, which stops unfinished work at its end.
+    the base and that of the adapter's files. A source that a merged file gives back has the digest recorded
+    there. It is a context manager, which stops unfinished work at its end.
     """
 
     def __init__(self, sources: Sequence[Source], others: Stamps | None = None) -> None:
@@ -51,13 +52,12 @@ class Digests:
 
     def result(self) -> tuple[str, ...]:
         """Waits for one digest per source, in hex. FileFault when a file can't be read."""
-        files = self.files()
-        return tuple(
-            source.original.digest if source.original else self._of(source, files) for source in self._sources
-        )
+        return tuple(self._of(source, self.files()) for source in self._sources)
 
     @staticmethod
     def _of(source: Source, files: Mapping[str, str]) -> str:
+        if source.original:
+            return source.original.digest
         own = [files[os.path.abspath(path)] for path in source.files]
         count = len(source.adapted.files) if source.adapted else 0
         return JOINED.join(

@@ -24,7 +24,7 @@ from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
-from netfuse_onnx.write import schema
+from netfuse_onnx.write import origins, schema
 from netfuse_onnx.write.digests import JOINED
 
 KEY = "netfuse_onnx"
@@ -119,7 +119,7 @@ def build(
         "cost": merged.cost,
     }
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return {KEY: text} | _inherited(family)
+    return {KEY: text, origins.KEY: origins.text(family, merged.every_recipe)} | _inherited(family)
 
 
 def read(path: str) -> Metadata:
