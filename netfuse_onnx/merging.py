@@ -27,7 +27,7 @@ from netfuse_onnx import (
 from netfuse_onnx.bundling import Bundling
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.labels import Labels
-from netfuse_onnx.merge_rows import RoutingRow
+from netfuse_onnx.merge_rows import RoutingRow, Sharing
 from netfuse_onnx.options import Proof, refuse_unknown
 from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.plan import targets
@@ -45,6 +45,7 @@ from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import bundle, metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write.early import Early
 
 Families = Callable[[str], Correspondence]
 """Gives the family as it is rewritten for a provider, or for none: ''."""
@@ -91,8 +92,7 @@ class Merging:
                 family = families(targets.provider(made.target))
             work = _Work(made, models, digests, families, options)
             answer, plan = work.merged(family)
-        told = hints.of_merge(answer, plan.family, plan.merged, asked)
-        return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+        return self.advised(answer, plan, asked)
 
     # ------------------------------------------------------------------ arguments
 
@@ -117,6 +117,19 @@ class Merging:
     def planned(self, family: Correspondence, once: frozenset[str]) -> tuple[Plan, tuple[RoutingRow, ...]]:
         """Plan and lower the family, whose inputs `once` are fed once: routes.plan."""
         return routes.plan(family, self.io, self.routing, share=once, target=self.target, dims=self.dims)
+
+    def advised(self, answer: MergeReport, plan: Plan, asked: hints.Asked) -> MergeReport:
+        """Return the report with the verdict and the hints, which nothing else depends on."""
+        told = hints.of_merge(answer, plan.family, plan.merged, asked)
+        return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+
+    def shared(self, plan: Plan) -> Sharing | None:
+        """Return what the models share, which nothing else depends on."""
+        return sharing.of(plan.family, plan.merged, self.dims, io=plan.io)
+
+    def early(self) -> Early | None:
+        """Return a copy of the data file that the merged file replaces; None for a merge."""
+        return None
 
     def kept(self) -> KeptProver | None:
         """Return what proves that models of an earlier file are as they were; None for a merge."""
@@ -199,7 +212,7 @@ class _Work:
         about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
         with writer.stage(
             plan.merged, ask.path, self.models, mode=ask.mode, metadata=about, progress=ask.progress,
-            digests=self.digests,
+            digests=self.digests, early=ask.early(),
         ) as staged:  # fmt: skip
             tell = ask.progress or silent
             views = Bundling(staged, plan, family, self.models, once, tell) if ask.views else None
@@ -260,7 +273,7 @@ class _Work:
             target=target,
             lowered=merged.report,
             distinct_bytes=weights.stored(merged.model),
-            sharing=sharing.of(family, merged, ask.dims, io=io),
+            sharing=ask.shared(plan),
             low_rank=factoring.report(family),
             adapters=sources.changes(family),
             names=tuple(Labels.of(family, io, share).rows()),

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from netfuse_onnx import sources, wording
 from netfuse_onnx.errors import UsageFault
+from netfuse_onnx.hints import Asked
 from netfuse_onnx.lifecycle import before
 from netfuse_onnx.lifecycle.held import Held, held
 from netfuse_onnx.lifecycle.places import Places
-from netfuse_onnx.merge_rows import RoutingRow
+from netfuse_onnx.merge_rows import RoutingRow, Sharing
 from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
 from netfuse_onnx.plan.recorded import NotOnOffer
@@ -29,6 +30,7 @@ from netfuse_onnx.runtime.bundle import is_bundle
 from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import metadata, staging
 from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write.early import Early
 
 Choose = Callable[[Sequence[str]], Places]
 """Gives the models after a change from the names of those before it. Raises UsageFault."""
@@ -55,6 +57,18 @@ class Changing(Merging):
     def check_target(self) -> None:
         """Raise FileFault unless `out` can be written. It may be the merged file itself."""
         check_target(self.out, self.places, external=self.data == "external")
+
+    def advised(self, answer: MergeReport, plan: Plan, asked: Asked) -> MergeReport:
+        """Return the report as it is: the advice of the merge still holds."""
+        return answer
+
+    def shared(self, plan: Plan) -> Sharing | None:
+        """Return nothing, as for the advice."""
+        return None
+
+    def early(self) -> Early | None:
+        """Return the copy of the data file that has been begun, if one has."""
+        return self.was.early
 
     def kept(self) -> KeptProver | None:
         """Return what compares the file as it was with the new one."""
@@ -110,8 +124,9 @@ def change(
             "Merge again with --views from all models; netfuse-onnx split gets those that you lack.",
         )
     target = merged if out is None else out
-    check_target(target, choose(metadata.read(merged).models))
-    with held(merged, target) as was:
+    places = choose(metadata.read(merged).models)
+    check_target(target, places)
+    with held(merged, target, copied=places.stay_put) as was:
         places = choose(was.about.models)
         with wording.renaming(was.shown):
             merging = Changing(

@@ -49,6 +49,11 @@ class Places:
         """The place of each model that stays after the change -> its place before."""
         return {k: place.before for k, place in enumerate(self.after) if place.stays}
 
+    @property
+    def stay_put(self) -> bool:
+        """True where as many models as before are in the same places."""
+        return len(self.after) == len(self.names) and all(now == then for now, then in self.kept.items())
+
     def changes(self, notes: Sequence[str]) -> Changes:
         """Return what a report says of the change."""
         fresh = [place.name for place in self.after if not place.stays]

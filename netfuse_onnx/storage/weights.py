@@ -262,6 +262,14 @@ def _copy_run(
         report(moved)
 
 
+def transfer(source: int, start: int, length: int, fd: int, offset: int) -> int:
+    """Copies up to `length` bytes from one open file to another. Returns how many, 0 at the end of `source`.
+    OSError where one can't be read or written."""
+    if moved := _in_kernel(source, start, min(length, _COPY), fd, offset):
+        return moved
+    return write(fd, offset, os.pread(source, min(length, _BLOCK), start)) - offset
+
+
 def _in_kernel(source: int, start: int, length: int, fd: int, offset: int) -> int:
     """Returns the number of bytes copied by copy_file_range; 0 where the system or a file system can't."""
     if not hasattr(os, "copy_file_range"):

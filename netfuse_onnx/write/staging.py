@@ -36,11 +36,11 @@ class Staging:
         self._sweep_dead()
         self.folder, self._lock = self._make()
 
-    def create(self, name: str) -> int:
-        """Opens a new file for writing, with the permissions of the target that it may replace."""
-        fd = os.open(
-            os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-        )
+    def create(self, name: str, *, new: bool = True) -> int:
+        """Opens a file for writing, with the permissions of the target that it may replace. It is a `new`
+        one, or was moved into the folder."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
+        fd = os.open(os.path.join(self.folder, name), flags, 0o666)
         with contextlib.suppress(OSError):  # no target yet, or not ours to imitate
             os.fchmod(fd, stat.S_IMODE(os.stat(self.out).st_mode))
         return fd

@@ -26,6 +26,7 @@ from netfuse_onnx.storage.tensors import tensors
 from netfuse_onnx.types import Extent, Source, Weight
 from netfuse_onnx.write import cloning, placing, staging
 from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write.early import Early
 
 Progress = Callable[[str, int, int], None]
 Mode = Literal["auto", "external", "single"]
@@ -118,6 +119,7 @@ def stage(
     metadata: Metadata,
     progress: Progress | None = None,
     digests: Digests | None = None,
+    early: Early | None = None,
 ) -> Staged:
     """Writes the merged model beside `out`, complete and synced, to be proven and then committed.
 
@@ -125,7 +127,7 @@ def stage(
     latter from 64 MiB on (auto), unless `out` is a link into another folder. `metadata` is given the sources'
     digests when it is a function. `progress` is told what is done, and the weight bytes done and in total, at
     least every 16 MiB. `digests`: those of the sources, where the caller has started them earlier; stage()
-    ends them.
+    ends them. `early`: a copy of the data file of the merged model that this one replaces.
 
     Raises FileFault when the target can't be written or a source can't be read; nothing stays behind.
     """
@@ -140,9 +142,11 @@ def stage(
         if inside:
             _check_single(out, skeleton.size)
         folder = staging.Staging(out)  # which also makes room: it removes what a killed run left
-        folder.check_room(skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
+        there = early.size if early else 0
+        folder.check_room(skeleton.size + _ALIGN * len(merged.recipes) + _SLACK - there)
         write = _write_inline if inside or not merged.recipes else _write_external
-        job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
+        tell = progress or (lambda *_: None)
+        job = _Job(skeleton, merged.recipes, folder, digests, metadata, tell, early)
         data = write(job)
         placing.sync_folder(folder.folder)  # the files in it were synced as they were written
         return Staged(folder, data, digests)
@@ -225,6 +229,7 @@ class _Job:
     digests: Digests
     metadata: Metadata
     progress: Progress
+    early: Early | None
 
     def tail(self) -> bytes:
         given = self.metadata(self.digests.result()) if callable(self.metadata) else self.metadata
@@ -263,11 +268,13 @@ def _write_external(job: _Job) -> str:
     """Writes the weights to a file of their own, which the model names by its base name; returns that
     name."""
     heads, tell = job.skeleton.heads, job.teller()
-    places, end = _places([weights.recipe_nbytes(job.recipes[head.name]) for head in heads])
+    places, end = cloning.places([weights.recipe_nbytes(job.recipes[head.name]) for head in heads], _ALIGN)
     placed = [(job.recipes[head.name], at) for head, (at, _) in zip(heads, places, strict=True)]
     unnamed = "data"
-    with _created(job.folder, unnamed) as fd:
-        there = cloning.begun(fd, placed, end)
+    there = cloning.begun(os.path.join(job.folder.folder, unnamed), placed, end, job.early)
+    with _created(job.folder, unnamed, new=not there) as fd:
+        if there:
+            cloning.clear(fd, placed)
         for recipe, at in placed:
             weights.copy(recipe, fd, at, tell, there)
         os.truncate(fd, weights.write(fd, end, placing.mark(job.folder.name)))
@@ -283,16 +290,6 @@ def _write_external(job: _Job) -> str:
     with _created(job.folder, job.folder.name) as fd:
         weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + tail)
     return name
-
-
-def _places(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], int]:
-    """Returns the offset and the size of each weight in the data file, and where the last one ends."""
-    places, at = [], 0
-    for size in sizes:
-        at = -(-at // _ALIGN) * _ALIGN
-        places.append((at, size))
-        at += size
-    return places, at
 
 
 def _head(tensor: TensorProto, recipes: Mapping[str, Recipe]) -> TensorProto:
@@ -329,9 +326,10 @@ def _content(recipes: Mapping[str, Recipe], digests: Sequence[str], tail: bytes)
 
 
 @contextmanager
-def _created(folder: staging.Staging, name: str) -> Iterator[int]:
-    """Gives a descriptor of a new file in the staging folder, which is synced to disk at the end."""
-    fd = folder.create(name)
+def _created(folder: staging.Staging, name: str, *, new: bool = True) -> Iterator[int]:
+    """Gives a descriptor of a file in the staging folder, a `new` one or one that is there. It is synced to
+    disk at the end."""
+    fd = folder.create(name, new=new)
     try:
         yield fd
         os.fsync(fd)
