@@ -33,6 +33,7 @@ from .options import (
 from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
 from .serve import serve
+from .split import split
 from .text import escape_unencodable, printable, write_json
 from .verify import verify
 
@@ -60,6 +61,7 @@ cli.add_command(bundle)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)
+cli.add_command(split)
 
 
 @cli.command()

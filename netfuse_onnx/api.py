@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
-calls them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split. They connect the stages; the command
+line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -26,6 +26,8 @@ from netfuse_onnx import (
 )
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
+from netfuse_onnx.lifecycle.split import Splitting
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -221,6 +223,22 @@ def bundle(
         [manifest, *sources.files(paths)],
         lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
+
+
+def split(
+    merged: str,
+    folder: str,
+    *,
+    models: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SplitReport:
+    """Write the sources of a merged file, or of a bundle, to a folder, from that file alone. `models` names
+    some of them; `force` replaces files that are there already.
+
+    Raises FileFault where the file does not hold them, or no longer as they were merged.
+    """
+    return Splitting(merged, folder, tuple(models), force, progress or silent).report()
 
 
 def rules() -> RulesReport:
