@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-TOLD = ("merge", "verify", "bench", "bundle", "update", "add", "remove")
+TOLD = ("merge", "verify", "bench", "bundle", "split", "update", "add", "remove")
 """The verbs that tell their progress."""
 
 

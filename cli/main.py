@@ -35,6 +35,7 @@ from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
 from .remove import remove
 from .serve import serve
+from .split import split
 from .text import escape_unencodable, printable, write_json
 from .update import update
 from .verify import verify
@@ -66,6 +67,7 @@ cli.add_command(bundle)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)
+cli.add_command(split)
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from netfuse_onnx import edges
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
@@ -34,6 +35,7 @@ from .render_low_rank import low_rank
 from .render_proofs import proofs
 from .render_routed import routing
 from .render_sharing import sharing
+from .render_split import split
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
@@ -203,6 +205,7 @@ def _why(row: NodeRow) -> str:
 SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     BenchReport: bench,
     BundleReport: bundle,
+    SplitReport: split,
     CheckReport: check,
     FleetReport: fleet,
     InspectReport: inspect,

@@ -19,6 +19,7 @@ from netfuse_onnx import errors, report
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.deploy.triton import TritonReport
 from netfuse_onnx.fleet.report import FleetReport
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.measure.report import BenchReport
 
 PAGE = Path(__file__).parent / "schema.json"
@@ -30,6 +31,7 @@ REPORTS: Mapping[str, type] = {
     "inspect": report.InspectReport,
     "rules": report.RulesReport,
     "bundle": BundleReport,
+    "split": SplitReport,
     "export-triton": TritonReport,
     "plan-fleet": FleetReport,
 }

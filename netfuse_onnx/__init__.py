@@ -24,7 +24,7 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import add, bench, bundle, check, inspect, merge, remove, update, verify
+    from netfuse_onnx.api import add, bench, bundle, check, inspect, merge, remove, split, update, verify
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
@@ -57,6 +57,7 @@ __all__ = [
     "plan_fleet",
     "remove",
     "serve",
+    "split",
     "update",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle, and update, add, remove. They connect the
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split, update, add, remove. They connect the
 stages; the command line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
@@ -26,6 +26,8 @@ from netfuse_onnx import (
 )
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
+from netfuse_onnx.lifecycle.split import Splitting
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.lifecycle.verbs import add as add
 from netfuse_onnx.lifecycle.verbs import remove as remove
 from netfuse_onnx.lifecycle.verbs import update as update
@@ -224,6 +226,22 @@ def bundle(
         [manifest, *sources.files(paths)],
         lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
+
+
+def split(
+    merged: str,
+    folder: str,
+    *,
+    models: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SplitReport:
+    """Write the sources of a merged file, or of a bundle, to a folder, from that file alone. `models` names
+    some of them; `force` replaces files that are there already.
+
+    Raises FileFault where the file does not hold them, or no longer as they were merged.
+    """
+    return Splitting(merged, folder, tuple(models), force, progress or silent).report()
 
 
 def rules() -> RulesReport:
