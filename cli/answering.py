@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+TOLD = ("merge", "verify", "bench", "bundle", "split", "update", "add", "remove")
+"""The verbs that tell their progress."""
+
 
 def answer(verb: str, as_json: bool, *arguments: Any, **options: Any) -> int:
     """Call a verb and print its answer. The imports are here, so that --help loads neither onnx nor numpy."""
@@ -13,7 +16,7 @@ def answer(verb: str, as_json: bool, *arguments: Any, **options: Any) -> int:
     from .progress import progress
 
     with progress() as tell:
-        if verb in ("merge", "verify", "bench", "bundle"):
+        if verb in TOLD:
             options["progress"] = tell
         report = getattr(api, verb)(*arguments, **options)
     return render.answer(report, as_json)

@@ -11,6 +11,7 @@ from netfuse_onnx import edges
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import (
@@ -18,15 +19,16 @@ from netfuse_onnx.report import (
     InspectReport,
     MergeReport,
     Report,
-    RulesReport,
     VerifyReport,
 )
+from netfuse_onnx.rules_report import RulesReport
 from netfuse_onnx.types import Became, Edge
 
 from .render_adapters import adapters
 from .render_bench import bench
 from .render_bundle import bundle, views
 from .render_changed import changed
+from .render_changes import changes
 from .render_check import check
 from .render_fleet import fleet
 from .render_hints import hints
@@ -34,6 +36,7 @@ from .render_low_rank import low_rank
 from .render_proofs import proofs
 from .render_routed import routing
 from .render_sharing import sharing
+from .render_split import split
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
@@ -60,6 +63,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    changes(report.changes, console)
     if report.opset > report.source_opset:
         console.say(
             f"Opset {report.source_opset} -> {report.opset}: a runtime that stops below "
@@ -209,6 +213,7 @@ def _why(row: NodeRow) -> str:
 SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     BenchReport: bench,
     BundleReport: bundle,
+    SplitReport: split,
     CheckReport: check,
     FleetReport: fleet,
     InspectReport: inspect,

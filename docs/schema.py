@@ -19,7 +19,9 @@ from netfuse_onnx import errors, report
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.deploy.triton import TritonReport
 from netfuse_onnx.fleet.report import FleetReport
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.rules_report import RulesReport
 
 PAGE = Path(__file__).parent / "schema.json"
 REPORTS: Mapping[str, type] = {
@@ -28,8 +30,9 @@ REPORTS: Mapping[str, type] = {
     "verify": report.VerifyReport,
     "bench": BenchReport,
     "inspect": report.InspectReport,
-    "rules": report.RulesReport,
+    "rules": RulesReport,
     "bundle": BundleReport,
+    "split": SplitReport,
     "export-triton": TritonReport,
     "plan-fleet": FleetReport,
 }

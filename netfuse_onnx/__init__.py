@@ -24,7 +24,7 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
+    from netfuse_onnx.api import add, bench, bundle, check, inspect, merge, remove, split, update, verify
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
@@ -48,13 +48,17 @@ __all__ = [
     "ValuesDiffer",
     "__version__",
     "adapters",
+    "add",
     "bench",
     "bundle",
     "check",
     "inspect",
     "merge",
     "plan_fleet",
+    "remove",
     "serve",
+    "split",
+    "update",
     "verify",
 ]
 

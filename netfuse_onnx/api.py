@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
-calls them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split, update, add, remove. They connect
+the stages; the command line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -27,6 +27,11 @@ from netfuse_onnx import (
 )
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.lifecycle.split import Splitting
+from netfuse_onnx.lifecycle.split_report import SplitReport
+from netfuse_onnx.lifecycle.verbs import add as add
+from netfuse_onnx.lifecycle.verbs import remove as remove
+from netfuse_onnx.lifecycle.verbs import update as update
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -38,7 +43,8 @@ from netfuse_onnx.options import Proof
 from netfuse_onnx.prove import factors, remake
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, VerifyReport
+from netfuse_onnx.rules_report import RulesReport
 from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
@@ -209,6 +215,22 @@ def bundle(
         [manifest, *sources.files(paths)],
         lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
+
+
+def split(
+    merged: str,
+    folder: str,
+    *,
+    models: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SplitReport:
+    """Write the sources of a merged file, or of a bundle, to a folder, from that file alone. `models` names
+    some of them; `force` replaces files that are there already.
+
+    Raises FileFault where the file does not hold them, or no longer as they were merged.
+    """
+    return Splitting(merged, folder, tuple(models), force, progress or silent).report()
 
 
 def rules() -> RulesReport:

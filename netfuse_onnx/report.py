@@ -11,12 +11,21 @@ from typing import Any
 
 from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.changed import Changed
+from netfuse_onnx.changes import Changes
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
 from netfuse_onnx.merge_rows import RoutingRow, Sharing
-from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, ViewsProof, describe
+from netfuse_onnx.proofs import (
+    BytesProof,
+    GraphProof,
+    KeptProof,
+    Reconstruction,
+    ValuesProof,
+    ViewsProof,
+    describe,
+)
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
@@ -85,6 +94,8 @@ class VerifyReport(Report):
     """The proof of the views of a bundle; None for a merged file alone."""
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
+    kept: KeptProof | None = None
+    """The proof of the models that a change left as they were; None where the file was merged."""
 
     @property
     def ok(self) -> bool:
@@ -93,7 +104,7 @@ class VerifyReport(Report):
 
     @property
     def _right(self) -> bool:
-        others = (self.reconstruction, self.views)
+        others = (self.reconstruction, self.views, self.kept)
         return self.bytes.ok and self.graph.ok and all(proof.ok for proof in others if proof)
 
     @property
@@ -120,6 +131,7 @@ class VerifyReport(Report):
         own = (
             self.reconstruction,
             self.views,
+            self.kept,
             self.values.isolation,
             self.values.selection,
             self.values.mixes,
@@ -177,6 +189,8 @@ class MergeReport(Report):
     """The highest opset of the sources."""
     opset: int = 0
     """The opset of the merged file: rules that need a later one than the sources' raise it."""
+    changes: Changes | None = None
+    """The models that update, add or remove changed; None for a merge."""
 
     @property
     def copied(self) -> int | None:
@@ -310,22 +324,6 @@ class InspectReport(Report):
     """The outputs that are given once, and how they are combined."""
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuleRow:
-    """One line of the table of supported operators."""
-
-    op: str
-    rule: str
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
-class RulesReport(Report):
-    """The table of supported operators."""
-
-    rules: tuple[RuleRow, ...]
 
 
 def _json_value(value: Any) -> Any:

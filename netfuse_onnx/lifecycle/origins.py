@@ -37,7 +37,7 @@ def sources(merged: str, folder: str) -> list[Source]:
     Raises FileFault where the file can't be read, was not written by netfuse-onnx, or does not hold a source.
     """
     opened = Origins.read(merged)
-    holder = _Folder(folder)
+    holder = Linked(folder)
     return [opened.source(model, holder) for model in range(len(opened.about.models))]
 
 
@@ -76,18 +76,23 @@ class Origins:
         """Return True where the file holds what is needed to give a model back."""
         return bool(self.packed.models[model].files)
 
-    def original(self, model: int, folder: _Folder) -> Original:
+    def require(self, model: int) -> None:
+        """Raise FileFault where the file does not hold what a model needs."""
+        if not self.holds(model):
+            name, reason = self.about.models[model], self.note(model)
+            raise FileFault(f"{self.path} can't give back {name}: {reason}.", "Keep the file of that model.")
+
+    def original(self, model: int, folder: Places) -> Original:
         """Return the files of a model, whose weights are in `folder`. Raises FileFault."""
-        row, name = self.packed.models[model], self.about.models[model]
-        if not row.files:
-            raise FileFault(f"{self.path} can't give back {name}: {row.note}.", AGAIN)
+        self.require(model)
+        row = self.packed.models[model]
         files = tuple(
             OriginalFile(file.location, tuple(self._piece(number, folder) for number in file.pieces))
             for file in row.files
         )
         return Original(self.about.sha256[model], files, row.note)
 
-    def source(self, model: int, folder: _Folder) -> Source:
+    def source(self, model: int, folder: Places) -> Source:
         """Return a model as it was loaded. Raises FileFault."""
         original = self.original(model, folder)
         path = os.path.join(folder.path, f"{model}.onnx")
@@ -99,13 +104,13 @@ class Origins:
             file.write(graph.SerializeToString(deterministic=True))
         return replace(load(path), original=original)
 
-    def _piece(self, number: int, folder: _Folder) -> Piece:
+    def _piece(self, number: int, folder: Places) -> Piece:
         if number >= 0:
             return self.packed.runs[number]
         held, part = self.packed.weights[-1 - number]
         return folder.weights(self, held, part)
 
-    def taken_out(self, held: int, part: int, folder: _Folder) -> Piece:
+    def taken_out(self, held: int, part: int, folder: Places) -> Piece:
         """Return a weight as it went into a merged one. Raises FileFault where the file has none such."""
         name, shapes = self.packed.held[held].name, self.packed.held[held].shapes
         try:
@@ -126,11 +131,10 @@ class Origins:
 
 
 @dataclass
-class _Folder:
-    """A folder with the files of a merged model, and with the weights that were taken out of them."""
+class Places:
+    """The weights of a merged file, and a folder for those that are taken out of it."""
 
     path: str
-    _links: dict[str, str] = field(default_factory=dict)
     _taken: dict[tuple[int, int], Piece] = field(default_factory=dict)
 
     def weights(self, given: Origins, held: int, part: int) -> Piece:
@@ -140,12 +144,8 @@ class _Folder:
         return self._taken[held, part]
 
     def linked(self, data: Extent | bytes) -> Extent | bytes:
-        """Return the place of the bytes in this folder."""
-        if isinstance(data, bytes):
-            return data
-        if data.path not in self._links:
-            self._links[data.path] = self._link(data.path)
-        return replace(data, path=self._links[data.path])
+        """Return the place at which bytes of the merged file are read."""
+        return data
 
     def store(self, raw: bytes) -> Extent:
         """Keep bytes in a file of this folder."""
@@ -154,6 +154,20 @@ class _Folder:
             start = file.tell()
             file.write(raw)
         return Extent(path, start, len(raw))
+
+
+@dataclass
+class Linked(Places):
+    """The same, with the files of the merged model linked into the folder."""
+
+    _links: dict[str, str] = field(default_factory=dict)
+
+    def linked(self, data: Extent | bytes) -> Extent | bytes:
+        if isinstance(data, bytes):
+            return data
+        if data.path not in self._links:
+            self._links[data.path] = self._link(data.path)
+        return replace(data, path=self._links[data.path])
 
     def _link(self, path: str) -> str:
         """Return another name of a file, or of a copy of it."""

@@ -17,6 +17,7 @@ from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Telling, 
 from netfuse_onnx.prove.attributes import prove_attributes
 from netfuse_onnx.prove.factors import prove_factors
 from netfuse_onnx.prove.holders import holders, wrong_indices
+from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.level import leaving_out_fusions
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
@@ -42,9 +43,11 @@ def prove(
     *,
     graph: GraphProof,
     views: ViewProver | None = None,
+    kept: KeptProver | None = None,
 ) -> VerifyReport:
-    """Prove the merged model file at `path`, and the views beside it. `graph` is proof (c), which is made
-    before. A failed proof is a report that is not ok.
+    """Prove the merged model file at `path`, the views beside it, and that it `kept` models of an earlier
+    merged file as they were. `graph` is proof (c), which is made before. A failed proof is a report that is
+    not ok.
 
     Raises NotProven when the sources take no inputs that were tried, and nothing else is wrong; FileFault
     when a file can't be read.
@@ -54,7 +57,7 @@ def prove(
     bytes_proof, rebuilt = prove_bytes(path, recipes, family, tell), prove_factors(recipes, family, tell)
     try:
         trusted = graph.ok and not graph.note
-        values = prove_values(path, family, options, tell, trusted=trusted, views=views)
+        values = prove_values(path, family, options, tell, trusted=trusted, views=views, kept=kept)
     except NotProven as error:
         if bytes_proof.ok and graph.ok and (rebuilt is None or rebuilt.ok):
             raise
@@ -64,7 +67,7 @@ def prove(
     told = (*notes, *blind, *warnings(values, options))
     return VerifyReport(
         path, family.names, bytes_proof, values, told, graph, blind, reconstruction=rebuilt,
-        views=views.answer() if views else None,
+        views=views.answer() if views else None, kept=kept.answer() if kept else None,
     )  # fmt: skip
 
 

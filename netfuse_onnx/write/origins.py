@@ -30,7 +30,7 @@ KEY = "netfuse_onnx.sources"
 REFERRED = 64
 """Tensors of at most so many bytes stay among the bytes: a reference takes about as many."""
 MOST = 4 << 20
-"""Of each source at most so many bytes are held that are in no merged weight nor in an earlier source."""
+"""The most bytes of a source that are kept although no merged weight and no earlier source holds them."""
 DATA = "weights.data"
 """The name of the data file of a model that is written anew."""
 ADAPTED = "It is the base with the branches of the adapter: what was merged, not the files of both."
