@@ -18,6 +18,7 @@ from typing import Any
 from netfuse_onnx import errors, report
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.deploy.triton import TritonReport
+from netfuse_onnx.digests_report import DigestsReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.measure.report import BenchReport
 
@@ -26,6 +27,7 @@ REPORTS: Mapping[str, type] = {
     "merge": report.MergeReport,
     "check": report.CheckReport,
     "verify": report.VerifyReport,
+    "verify-digests": DigestsReport,
     "bench": BenchReport,
     "inspect": report.InspectReport,
     "rules": report.RulesReport,
