@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from netfuse_onnx import __version__
 from netfuse_onnx.digests_report import DigestsReport
-from netfuse_onnx.errors import NetfuseError, NotProven, ValuesDiffer
+from netfuse_onnx.errors import NetfuseError, NotProven, SourcesDiffer, ValuesDiffer
 from netfuse_onnx.proofs import OutputProof, ValuesProof, describe
 from netfuse_onnx.prove.prover import blind_rows
 from netfuse_onnx.report import VerifyReport
@@ -29,7 +29,8 @@ _NO_XML = re.compile("[\ufffe\uffff]")
 @dataclass(frozen=True, slots=True)
 class Case:
     """One test case: the model or part that it is about, and at most one of a failure, an error and a reason
-    for skipping. `kind` is that of the failure or error, and `told` what was found."""
+    for skipping. `kind` is that of the failure or error, and `told` what was found. Failures and errors have
+    a line for each problem, in characters that XML can hold."""
 
     owner: str
     name: str
@@ -66,7 +67,9 @@ def document(outcome: VerifyReport | DigestsReport | NetfuseError, head: Head) -
         facts |= {"provider": outcome.values.provider, "cases": "; ".join(outcome.values.cases)}
     facts |= {f"sha256.{model}": digest for model, digest in head.sha256.items()}
     root = ElementTree.Element("testsuites", {"name": NAME, "time": f"{head.seconds:.3f}"})
-    root.attrib |= _counts([case for suite in suites for case in suite.cases])
+    counts = _counts([case for suite in suites for case in suite.cases])
+    del counts["skipped"]  # the schema of Jenkins has it for suites alone
+    root.attrib |= counts
     for suite in suites:
         root.append(_suite(suite, facts))
     ElementTree.indent(root)
@@ -82,13 +85,13 @@ def _suites(outcome: VerifyReport | DigestsReport | NetfuseError) -> Iterator[Su
     elif isinstance(outcome, VerifyReport):
         yield from _proofs(outcome)
     else:
-        said = str(outcome)
+        said = _text(str(outcome))
         which = {"failure": said} if isinstance(outcome, ValuesDiffer) else {"error": said}
         yield Suite("verify", [Case("verify", "verify", kind=outcome.kind, **which)])
 
 
 def _source(model: str, message: str) -> Case:
-    return Case(model, "source", failure=message, kind="sources_differ")
+    return Case(model, "source", failure=_text(message), kind=SourcesDiffer.kind)
 
 
 def _proofs(report: VerifyReport) -> Iterator[Suite]:
@@ -110,7 +113,7 @@ def _proofs(report: VerifyReport) -> Iterator[Suite]:
         yield Suite("isolation", isolation)
     telling = list(_telling(report))
     if telling:
-        yield Suite("telling models apart", telling)
+        yield Suite("telling", telling)
 
 
 def _bytes(report: VerifyReport) -> Case:
@@ -137,8 +140,8 @@ def _output(row: OutputProof) -> Case:
     if row.ok:
         return Case(owner, row.output, told=told)
     if row.differs:
-        return Case(owner, row.output, failure=describe(row), kind=FAILED)
-    return Case(owner, row.output, error=describe(row), kind=UNPROVEN)
+        return Case(owner, row.output, failure=_text(describe(row)), kind=FAILED)
+    return Case(owner, row.output, error=_text(describe(row)), kind=UNPROVEN)
 
 
 def _isolation(values: ValuesProof) -> Iterator[Case]:
@@ -161,7 +164,7 @@ def _telling(report: VerifyReport) -> Iterator[Case]:
         blind[output] = f"{blind[output]} {sentence}" if output in blind else sentence
     names = dict.fromkeys(row.output for row in report.values.telling)
     for output in dict.fromkeys([*blind, *names]):
-        said, name = blind.get(output, ""), output or "all outputs"
+        said, name = _text(blind.get(output, "")), output or "all outputs"
         if said and report.strict:
             yield Case("every model", name, error=said, kind=UNPROVEN)
         else:
@@ -170,7 +173,7 @@ def _telling(report: VerifyReport) -> Iterator[Case]:
 
 def _case(owner: str, name: str, problems: Sequence[str], told: str = "", skipped: str = "") -> Case:
     if problems:
-        return Case(owner, name, failure="\n".join(problems), kind=FAILED)
+        return Case(owner, name, failure="\n".join(map(_text, problems)), kind=FAILED)
     return Case(owner, name, skipped=skipped, told="" if skipped else told)
 
 
@@ -204,8 +207,8 @@ def _test(suite: str, case: Case) -> ElementTree.Element:
     element = ElementTree.Element("testcase", {"classname": f"{suite}.{owner}", "name": _text(case.name)})
     for tag, said in (("failure", case.failure), ("error", case.error)):
         if said:
-            about = {"message": _text(said.splitlines()[0]), "type": case.kind}
-            ElementTree.SubElement(element, tag, about).text = _lines(said)
+            about = {"message": said.split("\n")[0], "type": case.kind}
+            ElementTree.SubElement(element, tag, about).text = said
     if case.skipped:
         ElementTree.SubElement(element, "skipped", {"message": _text(case.skipped)})
     if case.told:

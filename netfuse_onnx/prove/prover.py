@@ -160,8 +160,8 @@ def blind_rows(values: ValuesProof) -> Iterator[tuple[str, str]]:
                 f"On the same input the models {one} and {two} differ by only {spread.ratio:.2g} times "
                 f"what is allowed, so the values could not have shown the two exchanged. {REMEDY}"
                 if spread.ratio
-                else f"On the same input the models {one} and {two} give exactly the same: are they one model? "
-                "The values could not have shown the two exchanged."
+                else f"On the same input the models {one} and {two} give exactly the same: are they one "
+                "model? The values could not have shown the two exchanged."
             ),
         )
     chance = sorted({row.output for row in values.telling if row.reason == RANDOM})
