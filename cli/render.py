@@ -9,6 +9,7 @@ from typing import Any
 
 from netfuse_onnx import edges
 from netfuse_onnx.bundle_report import BundleReport
+from netfuse_onnx.digests_report import DigestsReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lifecycle.split_report import SplitReport
@@ -30,6 +31,7 @@ from .render_bundle import bundle, views
 from .render_changed import changed
 from .render_changes import changes
 from .render_check import check
+from .render_digests import digests
 from .render_fleet import fleet
 from .render_hints import hints
 from .render_low_rank import low_rank
@@ -215,11 +217,12 @@ SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     BundleReport: bundle,
     SplitReport: split,
     CheckReport: check,
+    DigestsReport: digests,
     FleetReport: fleet,
     InspectReport: inspect,
     MergeReport: merge,
     RulesReport: rules,
     VerifyReport: verify,
 }
-DATA = (BenchReport, BundleReport, InspectReport, RulesReport)
+DATA = (BenchReport, BundleReport, DigestsReport, InspectReport, RulesReport)
 """The reports that are what was asked for."""

@@ -159,24 +159,32 @@ def warnings(values: ValuesProof, options: Options) -> Iterator[str]:
 
 def blind_spots(values: ValuesProof) -> Iterator[str]:
     """Yield a sentence for each output in which the comparison could not have shown an exchange."""
+    yield from (sentence for _, sentence in blind_rows(values))
+
+
+def blind_rows(values: ValuesProof) -> Iterator[tuple[str, str]]:
+    """Yield these sentences with their outputs; '' stands for all outputs together."""
     spread, said = values.spread, None
     if spread is not None and not spread.telling:
         said = (spread.models,)  # of whole models, so no output repeats it
         one, two = spread.models
         yield (
-            f"On the same input the models {one} and {two} differ by only {spread.ratio:.2g} times "
-            f"what is allowed, so the values could not have shown the two exchanged. {REMEDY}"
-            if spread.ratio
-            else f"On the same input the models {one} and {two} give exactly the same: are they one model? "
-            "The values could not have shown the two exchanged."
+            "",
+            (
+                f"On the same input the models {one} and {two} differ by only {spread.ratio:.2g} times "
+                f"what is allowed, so the values could not have shown the two exchanged. {REMEDY}"
+                if spread.ratio
+                else f"On the same input the models {one} and {two} give exactly the same: are they one "
+                "model? The values could not have shown the two exchanged."
+            ),
         )
     chance = sorted({row.output for row in values.telling if row.reason == RANDOM})
     if chance:
-        yield f"{', '.join(chance)}: random, so only type and shape were compared."
-    yield from filter(None, map(_combination, values.telling))
+        yield "", f"{', '.join(chance)}: random, so only type and shape were compared."
+    yield from ((row.output, text) for row in values.telling if (text := _combination(row)))
     for row in values.telling:
         if row.alike != said and (reason := _blind(row)):
-            yield f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
+            yield row.output, f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
 
 
 def _combination(row: Telling) -> str:

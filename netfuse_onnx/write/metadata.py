@@ -189,10 +189,15 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
         raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
     rows = zip(paths, digests, merged, metadata.models, strict=True)
     return [
-        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
-        for path, digest, expected, name in rows
-        if digest != expected
+        stranger(path, name, digest, expected) for path, digest, expected, name in rows if digest != expected
     ]
+
+
+def stranger(path: str, name: str, digest: str, expected: str) -> str:
+    """Returns the sentence for a file that is not the one that was merged as the model `name`."""
+    return (
+        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
+    )
 
 
 def _of_part(digest: str, expected: str) -> str:
