@@ -42,7 +42,7 @@ from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesRe
 from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.write import metadata
+from netfuse_onnx.write import fingerprint, metadata
 
 
 def merge(
@@ -135,7 +135,8 @@ def _verified(
     graph = remake.prove_remade(merged, about, family, recipes)
     options = replace(options, isolation=isolation, made_for=about.made_for)
     proved = prove(merged, recipes, family, options, progress, graph=graph)
-    return replace(proved, warnings=(*strangers, *proved.warnings))
+    warnings = (*strangers, *proved.warnings)
+    return replace(proved, warnings=warnings, fingerprint=fingerprint.of(merged))
 
 
 def bench(
@@ -177,7 +178,8 @@ def bench(
                 except NotStackable as error:
                     notes.append(f"Not measured with stacked inputs and outputs: {error.message}")
             report = contest(work, files, effort=effort, with_profile=profile, tell=tell, clock=clock)
-        return replace(report, warnings=(*notes, *report.warnings))
+        warnings = (*notes, *report.warnings)
+        return replace(report, warnings=warnings, fingerprint=fingerprint.of(merged))
 
     return steady([merged, *sources.files(paths)], measured, attempts=1)
 

@@ -82,6 +82,9 @@ class VerifyReport(Report):
     """The proof of weights that are low-rank differences; None where there are none."""
     views: ViewsProof | None = None
     """The proof of the views of a bundle; None for a merged file alone."""
+    fingerprint: str = ""
+    """The fingerprint of the merged file (write/fingerprint.py), by which the report is known to be about
+    it."""
 
     @property
     def ok(self) -> bool:
@@ -169,6 +172,8 @@ class MergeReport(Report):
     """The weights that adapters change in their base; None where the models are no adapters."""
     views: Views | None = None
     """The views of the bundle that was written; None for a merged file alone."""
+    fingerprint: str = ""
+    """As in VerifyReport."""
 
     @property
     def copied(self) -> int | None:
