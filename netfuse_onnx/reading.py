@@ -13,7 +13,7 @@ import functools
 import json
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.report import SCHEMA_VERSION
@@ -43,7 +43,7 @@ def document(path: str) -> dict[str, Any]:
 def report(kind: type[Kind], value: Any, path: str) -> Kind:
     """Return the report of this kind in a document. Raises FileFault where it is another one."""
     try:
-        return read(kind, value)
+        return cast(Kind, read(kind, value))
     except ValueError as error:
         raise FileFault(
             f"{path} is no {kind.__name__} of netfuse-onnx: {error}.",
@@ -54,7 +54,7 @@ def report(kind: type[Kind], value: Any, path: str) -> Kind:
 def read(kind: Any, value: Any) -> Any:
     """Return the value of a type from its JSON. Raises ValueError, which names the place."""
     if dataclasses.is_dataclass(kind):
-        return _record(typing.cast(type, kind), value)
+        return _record(cast(type, kind), value)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _one_of(parts, value)

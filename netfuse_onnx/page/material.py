@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx
 
@@ -21,7 +21,6 @@ from netfuse_onnx.types import Producer
 from netfuse_onnx.write import fingerprint, metadata
 
 Proven = VerifyReport | MergeReport
-Kind = TypeVar("Kind", VerifyReport, MergeReport, BenchReport)
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,9 @@ class Material:
 
     def having(self, proven: Proven | None, bench: BenchReport | None = None) -> Material:
         """Return the same with these reports. Raises UsageFault for one that is about another file."""
-        for report in filter(None, (proven, bench)):
-            self._refuse_stranger(report)
+        for report in (proven, bench):
+            if report is not None:
+                self._refuse_stranger(report)
         if isinstance(proven, MergeReport):
             return replace(self, merge=proven, proof=proven.proof or self.proof, bench=bench or self.bench)
         return replace(self, proof=proven or self.proof, bench=bench or self.bench)
@@ -88,7 +88,9 @@ def read(path: str, sources: Sequence[str] = ()) -> Material:
 def proven(path: str) -> Proven:
     """Return the report in a file that `verify --json` or `merge --json` printed."""
     value = _report(path)
-    return reading.report(MergeReport if "lowered" in value else VerifyReport, value, path)
+    if "lowered" in value:
+        return reading.report(MergeReport, value, path)
+    return reading.report(VerifyReport, value, path)
 
 
 def measured(path: str) -> BenchReport:

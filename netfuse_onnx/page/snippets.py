@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -80,7 +80,10 @@ def _runtime(material: Material, name: str) -> Snippet:
     route = ids(graph, about)
     inputs = [port for port in ports(graph.input) if port.name not in stored]
     symbols = _symbols(inputs)
-    feeds = [_feed(port, about.models if port.name == route else ()) for port in inputs[:MOST_LINES]]
+    feeds = [
+        _places(port.name, about.models) if port.name == route else _feed(port, symbols)
+        for port in inputs[:MOST_LINES]
+    ]
     left = len(inputs) - MOST_LINES
     lines = [
         "import numpy as np",
@@ -131,34 +134,25 @@ _KEPT = frozenset(
 )
 
 
-def _feed(port: Port, models: Sequence[str]) -> str:
-    """Return the line that feeds an input: zeros of its type and shape, or the numbers of models."""
-    if models:
-        return f"{port.name!r}: np.array([0], np.int64),  # 0 is {models[0]!r}, {len(models) - 1} is {models[-1]!r}"
-    dtype = {"string": "object", "bool": "np.bool_"}.get(port.dtype, f"np.{port.dtype}")
-    if port.dtype == "bfloat16":
-        dtype = "ml_dtypes.bfloat16"
+def _places(name: str, models: Sequence[str]) -> str:
+    """Return the line that feeds the numbers of models."""
+    last = len(models) - 1
+    return f"{name!r}: np.array([0], np.int64),  # 0 is {models[0]!r}, {last} is {models[last]!r}"
+
+
+def _feed(port: Port, symbols: Mapping[str, str]) -> str:
+    """Return the line that feeds an input: zeros of its type and shape."""
+    dtype = {"string": "object", "bool": "np.bool_", "bfloat16": "ml_dtypes.bfloat16"}
     if port.dims is None:
         return f"{port.name!r}: ...,  # {port.dtype} of any rank"
-    names = _symbols([port])
-    shape = "".join(f"{names.get(dim, dim) if isinstance(dim, str) else dim}, " for dim in port.dims)
-    return f"{port.name!r}: np.zeros(({shape.rstrip() if len(port.dims) == 1 else shape.rstrip(', ')}), {dtype}),"
+    sizes = [symbols[dim] if isinstance(dim, str) else str(dim) for dim in port.dims]
+    shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+    return f"{port.name!r}: np.zeros({shape}, {dtype.get(port.dtype, f'np.{port.dtype}')}),"
 
 
 def _session(material: Material, name: str) -> Snippet:
-    about = material.about
-    model = about.models[0]
-    rows = [row for row in about.labels.rows() if row.model == model and row.what == "input"]
-    named = {row.merged: row.own for row in rows}
-    own = {}
-    for port in ports(material.model.graph.input):
-        plain = named.get(port.name) or port.name.removeprefix(f"{model}/")
-        if port.name in named or not (
-            edges.is_separate(about.io) and "/" in port.name and plain == port.name
-        ):
-            own.setdefault(plain, port)
-    route = ids(material.model.graph, about)
-    feeds = ", ".join(f"{plain!r}: {plain_name(plain)}" for plain in own if plain != route)
+    model = material.about.models[0]
+    feeds = ", ".join(f"{own!r}: {plain_name(own)}" for own in _own_inputs(material, model))
     sources = "" if material.merge is None else f", sources={list(material.merge.sources)!r}"
     text = "\n".join((
         "from netfuse_onnx import MergedSession",
@@ -168,6 +162,19 @@ def _session(material: Material, name: str) -> Snippet:
     ))  # fmt: skip
     said = "Requests name one model and come one at a time; those that wait together share a merged call."
     return Snippet("Python: MergedSession", said, "python", text)
+
+
+def _own_inputs(material: Material, model: str) -> list[str]:
+    """Return the names of a model's inputs in its own file."""
+    about, graph = material.about, material.model.graph
+    rows = [row.own for row in about.labels.rows() if row.model == model and row.what == "input"]
+    if rows:
+        return rows
+    route, before = ids(graph, about), f"{model}/"
+    names = [info.name for info in graph.input if info.name != route]
+    if not edges.is_separate(about.io):
+        return names
+    return [name.removeprefix(before) for name in names if name.startswith(before) or name in about.share]
 
 
 def plain_name(name: str) -> str:
@@ -203,7 +210,7 @@ def _triton(material: Material) -> Snippet:
         "netfuse-onnx export triton bundle -o repository --name family",
         "tritonserver --model-repository=repository --disable-auto-complete-config",
     ))  # fmt: skip
-    said = f"An endpoint for each of {len(models)} models ({models[0]} to {models[-1]}), and family for rows of all."
+    said = f"An endpoint for each model, {models[0]} to {models[-1]}, and one for rows of all: family."
     return Snippet("NVIDIA Triton", said, "console", text)
 
 
