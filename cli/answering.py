@@ -13,7 +13,7 @@ def answer(verb: str, as_json: bool, *arguments: Any, **options: Any) -> int:
     from .progress import progress
 
     with progress() as tell:
-        if verb in ("merge", "verify", "bench", "bundle"):
+        if verb in ("merge", "verify", "bench", "bundle", "write_report"):
             options["progress"] = tell
         report = getattr(api, verb)(*arguments, **options)
     return render.answer(report, as_json)

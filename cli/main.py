@@ -32,6 +32,7 @@ from .options import (
 )
 from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
+from .report import report
 from .serve import serve
 from .text import escape_unencodable, printable, write_json
 from .verify import verify
@@ -57,6 +58,7 @@ cli.add_command(merge)
 cli.add_command(check)
 cli.add_command(verify)
 cli.add_command(bundle)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)

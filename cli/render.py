@@ -13,6 +13,7 @@ from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -30,6 +31,7 @@ from .render_check import check
 from .render_fleet import fleet
 from .render_hints import hints
 from .render_low_rank import low_rank
+from .render_page import page
 from .render_proofs import proofs
 from .render_routed import routing
 from .render_sharing import sharing
@@ -205,6 +207,7 @@ SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     FleetReport: fleet,
     InspectReport: inspect,
     MergeReport: merge,
+    PageReport: page,
     RulesReport: rules,
     VerifyReport: verify,
 }

@@ -20,6 +20,7 @@ from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.deploy.triton import TritonReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page_report import PageReport
 
 PAGE = Path(__file__).parent / "schema.json"
 REPORTS: Mapping[str, type] = {
@@ -32,6 +33,7 @@ REPORTS: Mapping[str, type] = {
     "bundle": BundleReport,
     "export-triton": TritonReport,
     "plan-fleet": FleetReport,
+    "report": PageReport,
 }
 PLAIN: Mapping[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

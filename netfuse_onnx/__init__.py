@@ -24,7 +24,7 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
+    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify, write_report
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
@@ -56,6 +56,7 @@ __all__ = [
     "plan_fleet",
     "serve",
     "verify",
+    "write_report",
 ]
 
 

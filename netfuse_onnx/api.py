@@ -21,6 +21,7 @@ from netfuse_onnx import (
     edges,
     factoring,
     opened,
+    pages,
     refusals,
     sources,
 )
@@ -34,6 +35,7 @@ from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
+from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.prove import factors, remake
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
@@ -63,6 +65,7 @@ def merge(
     views: bool = False,
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
+    report: str | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
@@ -73,14 +76,20 @@ def merge(
     name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
     choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
-    tolerance of low-rank differences from `base`, 0 for the rounding of the type.
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type; `report` is a page to
+    write, as `write_report` does.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
-    return Merging(
+    if report is not None:
+        pages.check(report, (out, *paths))
+    merged = Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
         views, low_rank, base, progress, proof,
     ).report()  # fmt: skip
+    if report is not None:
+        pages.of_merge(merged, report)
+    return merged
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -223,6 +232,48 @@ def bundle(
         [manifest, *sources.files(paths)],
         lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
+
+
+def write_report(
+    merged: str,
+    out: str,
+    paths: Sequence[str] = (),
+    *,
+    verify: str | VerifyReport | MergeReport | None = None,
+    bench: str | BenchReport | None = None,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+    strict: bool = False,
+    isolation: bool = False,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
+) -> PageReport:
+    """Write a page about a merged file or a bundle to `out`, one HTML file that loads nothing.
+
+    It shows the proofs in `verify` and the times in `bench`: reports, or files with the JSON of `verify`,
+    `merge` and `bench`. With `paths`, the sources, it is proven now; a proof that fails is shown, and the
+    answer is not ok. Where `out` is there, it is replaced if it is such a page, or with `force`.
+
+    Raises UsageFault where a report is about another file, and the errors of `verify`.
+    """
+    given = [path for path in (verify, bench) if isinstance(path, str)]
+    pages.check(out, (merged, *paths, *given), force=force)
+    material = pages.material(merged, paths, verify, bench)
+    prove = functools.partial(_proved, material.path, paths, names, strict, isolation, progress, proof)
+    return pages.made(material, out, prove() if paths else None)
+
+
+def _proved(
+    merged: str,
+    paths: Sequence[str],
+    names: Sequence[str] | None,
+    strict: bool,
+    isolation: bool,
+    progress: Progress | None,
+    proof: Proof,
+) -> VerifyReport:
+    """Prove a merged file. It is a function because the argument `verify` hides the verb."""
+    return verify(merged, paths, names=names, strict=strict, isolation=isolation, progress=progress, **proof)
 
 
 def rules() -> RulesReport:

@@ -21,6 +21,8 @@ from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.page.graph import Drawing, drawing
 from netfuse_onnx.page.layout import places
 from netfuse_onnx.page.material import Material
+from netfuse_onnx.page_report import PageReport
+from netfuse_onnx.report import VerifyReport
 from netfuse_onnx.types import Became
 from netfuse_onnx.units import duration, size
 
@@ -37,12 +39,11 @@ POLICY = (
 )
 
 
-def page(material: Material) -> str:
+def page(material: Material, drawn: Drawing) -> str:
     """Return the text of the page."""
-    from netfuse_onnx.page import scene, sections
-
     environment = _environment()
-    drawn = drawing(material.model, material.about)
+    from netfuse_onnx.page import scene, sections  # they need what Jinja2 brings
+
     at = places(len(drawn.boxes), [(arrow.start, arrow.end) for arrow in drawn.arrows])
     style, script = _own("page.css"), _own("page.js")
     policy = POLICY.format(style=_digest(style), script=_digest(script))
@@ -115,6 +116,16 @@ def _micro(microseconds: float) -> str:
 
 
 # --------------------------------------------------------------------------- the file
+
+
+def made(material: Material, out: str, proof: VerifyReport | None = None) -> PageReport:
+    """Write the page of this material. `proof` is the one that was made for it now."""
+    check_target(out, material.files, force=True)
+    drawn = drawing(material.model, material.about)
+    size = write(page(material, drawn), out)
+    shown = {"merge": material.merge, "proof": material.proof, "bench": material.bench}
+    names = tuple(name for name, report in shown.items() if report is not None)
+    return PageReport(out, material.path, material.about.models, size, len(drawn.boxes), names, proof)
 
 
 def check_target(out: str, read: tuple[str, ...] = (), *, force: bool = False) -> None:

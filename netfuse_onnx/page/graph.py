@@ -174,7 +174,7 @@ def _stored(graph: onnx.GraphProto, about: Metadata) -> Iterator[tuple[str, Stor
         if line is not None:
             shape = tuple(tensor.dims)
             size = -(-math.prod(shape) * BITS.get(tensor.data_type, 0) // 8)
-            yield tensor.name, Stored(line["value"], dtype_name(tensor.data_type), shape, size)
+            yield tensor.name, Stored(line["value"], dtype_name(tensor.data_type).lower(), shape, size)
 
 
 # --------------------------------------------------------------------------- arrows

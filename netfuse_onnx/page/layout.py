@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,12 @@ ACROSS, DOWN, GAP = 192, 62, 132
 """The distances of the middles of neighbours in a layer, of layers, and of columns from each other."""
 LANE = 26
 """The room that a line takes beside boxes, where it passes layers."""
-ASPECT = 1.9
+ASPECT = 1.45
 """The width of the canvas over its height that is aimed at."""
-FARTHEST = 60
-"""The most layers that a line passes."""
+PARTS = (0.45, 0.6, 0.75, 0.9, 1.0, 1.15)
+"""The numbers of columns that are tried, as parts of that for a plain chain."""
+FARTHEST, FARTHEST_OF_MANY, MANY = 60, 6, 5
+"""The most layers that a line passes, and the same for the lines of a box with so many readers."""
 MOST_COLUMNS = 48
 
 Point = tuple[float, float]
@@ -53,14 +56,23 @@ class Places:
 
 def places(count: int, arrows: Sequence[tuple[int, int]]) -> Places:
     """Return the places of `count` boxes, which stand in an order in which what is read comes first. An arrow
-    against that order is drawn, but tells nothing of the layers."""
-    parts = _cut(count, arrows)
+    against that order is drawn, but tells nothing of the layers. Of several numbers of columns, the one is
+    taken with which most fits into a canvas."""
+    rough = math.sqrt(count * DOWN * ASPECT / (ACROSS + GAP))
+    tries = {max(1, min(MOST_COLUMNS, round(rough * part))) for part in PARTS}
+    found = [_placed(_cut(count, arrows, columns), count, arrows) for columns in sorted(tries)]
+    return max(found, key=lambda at: min(ASPECT / max(at.width, 1.0), 1.0 / max(at.height, 1.0)))
+
+
+def _placed(parts: Sequence[range], count: int, arrows: Sequence[tuple[int, int]]) -> Places:
+    """Return the places where these runs of boxes are the columns."""
     middles: list[Point] = [(0.0, 0.0)] * count
     bends: dict[tuple[int, int], tuple[Point, ...]] = {}
-    columns, left, height = [], 0.0, 0.0
+    columns, left, height = list[Column](), 0.0, 0.0
+    readers = Counter(start for start, _ in arrows)
     for part in parts:
         inner = [(a, b) for a, b in arrows if a in part and b in part and a < b]
-        at, lines = _laid(part, inner)
+        at, lines = _laid(part, inner, readers)
         width = max(x for x, _ in at.values()) + WIDTH
         for box, (x, y) in at.items():
             middles[box] = (left + x + WIDTH / 2, y + HEIGHT / 2)
@@ -76,14 +88,13 @@ def places(count: int, arrows: Sequence[tuple[int, int]]) -> Places:
 # --------------------------------------------------------------------------- columns
 
 
-def _cut(count: int, arrows: Sequence[tuple[int, int]]) -> list[range]:
-    """Return the runs of boxes that become columns."""
+def _cut(count: int, arrows: Sequence[tuple[int, int]], wanted: int) -> list[range]:
+    """Return the runs of boxes that become the wanted number of columns."""
     steps = [0] * (count + 1)
     for start, end in arrows:
         steps[min(start, end) + 1] += 1
         steps[max(start, end) + 1] -= 1
     crossing = list(itertools.accumulate(steps))
-    wanted = _columns(count)
     cuts, size = [0], count / wanted
     for number in range(1, wanted):
         ideal = number * size
@@ -91,11 +102,6 @@ def _cut(count: int, arrows: Sequence[tuple[int, int]]) -> list[range]:
         if near:
             cuts.append(min(near, key=lambda place: (crossing[place], abs(place - ideal))))
     return [range(start, end) for start, end in zip(cuts, [*cuts[1:], count], strict=True) if start < end]
-
-
-def _columns(count: int) -> int:
-    """Return the number of columns for which a chain of boxes has the wanted aspect."""
-    return max(1, min(MOST_COLUMNS, round(math.sqrt(count * DOWN * ASPECT / (1.35 * ACROSS + GAP)))))
 
 
 def _between(
@@ -132,11 +138,14 @@ def _far(middles: Sequence[Point], start: int, end: int, bottom: float) -> bool:
 
 
 def _laid(
-    part: Sequence[int], arrows: Iterable[tuple[int, int]]
+    part: Sequence[int], arrows: Iterable[tuple[int, int]], readers: Mapping[int, int]
 ) -> tuple[dict[int, Point], dict[tuple[int, int], tuple[Point, ...]]]:
     """Return the upper left corners of the boxes of one column, and the bends of its lines."""
     layer = _layers(part, arrows)
-    near = [(a, b) for a, b in arrows if layer[b] - layer[a] <= FARTHEST]
+    near = [
+        (start, end) for start, end in arrows
+        if layer[end] - layer[start] <= (FARTHEST if readers[start] < MANY else FARTHEST_OF_MANY)
+    ]  # fmt: skip
     alone = [box for box in part if not any(box in pair for pair in near)]
     at: dict[int, Point] = {}
     lines: dict[tuple[int, int], tuple[Point, ...]] = {}

@@ -114,7 +114,8 @@
     drawnHeads.forEach((head, place) => {
       const room = (columns[place][1] - columns[place][0] + 90) / (size * 0.58);
       head.setAttribute("font-size", size.toFixed(1));
-      head.textContent = columns[place][2].length > room ? cut(columns[place][2], Math.max(4, Math.floor(room))) : columns[place][2];
+      const [, , long, short] = columns[place];
+      head.textContent = long.length <= room ? long : short.length <= room ? short : cut(short, Math.max(3, Math.floor(room)));
     });
   };
   const size = () => [canvas.clientWidth || 800, canvas.clientHeight || 500];

@@ -27,7 +27,7 @@ def scene(drawing: Drawing, at: Places) -> dict[str, Any]:
         "kinds": [str(kind) for kind in KINDS],
         "layouts": layouts,
         "columns": [
-            [round(one.left), round(one.right), heading([drawing.boxes[box] for box in one.boxes])]
+            [round(one.left), round(one.right), *heading([drawing.boxes[box] for box in one.boxes])]
             for one in at.columns
         ],
         "nodes": [
@@ -51,22 +51,21 @@ def embedded(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def heading(boxes: Sequence[Box]) -> str:
-    """Return the modules of a column: the path that all have, then the first and the last name behind it."""
+def heading(boxes: Sequence[Box]) -> tuple[str, str]:
+    """Return the modules of a column: the first and the last name behind the path that all have, and the
+    first alone."""
     paths = [box.module.split(".") for box in boxes if box.module]
     if not paths:
-        return ""
-    first, last = paths[0], paths[-1]
+        return "", ""
     same = 0
-    while same < min(map(len, paths)) and len({path[same] for path in paths}) == 1:
+    while all(len(path) > same for path in paths) and len({path[same] for path in paths}) == 1:
         same += 1
     # `layer.3` says more than `3`: a number goes with the name before it
-    start = (
-        same - 1 if same and any(path[same : same + 1] and path[same].isdigit() for path in paths) else same
-    )
-    ends = [".".join(path[start : same + 1]) for path in (first, last)]
-    shown = " to ".join(dict.fromkeys(filter(None, ends)))
-    return shown or ".".join(first[:same])
+    numbered = any(path[same : same + 1] and path[same].isdigit() for path in paths)
+    start = same - 1 if same and numbered else same
+    ends = [".".join(path[start : same + 1]) for path in (paths[0], paths[-1])]
+    names = list(dict.fromkeys(filter(None, ends))) or [".".join(paths[0][:same])]
+    return " to ".join(names), names[0]
 
 
 def _node(box: Box) -> dict[str, Any]:

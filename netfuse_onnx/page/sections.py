@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx import edges
-from netfuse_onnx.errors import UsageFault
-from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page import plots
 from netfuse_onnx.page.graph import Drawing, ids
 from netfuse_onnx.page.material import Material
 from netfuse_onnx.page.snippets import Port, Snippet, ports, snippets
-from netfuse_onnx.proofs import OutputProof, describe
-from netfuse_onnx.report import VerifyReport
+from netfuse_onnx.proofs import Judged, OutputProof, describe
+from netfuse_onnx.report import NOT_PROVEN, VerifyReport
 from netfuse_onnx.units import duration, size
 
 YES, NO, OPEN, NONE = "yes", "no", "open", "none"
@@ -59,17 +58,12 @@ class Sections:
     rows: Sequence[OutputProof]
     bench: str
     waiting: str
-    modules: Sequence[tuple[str, int, str]]
+    weights: Sequence[tuple[str, int, str]]
+    warnings: Sequence[str]
     snippets: Sequence[Snippet]
 
 
 def sections(material: Material, drawn: Drawing) -> Sections:
-    try:
-        from netfuse_onnx.page import plots
-    except ImportError as error:
-        raise UsageFault(
-            "Jinja2, which writes the page, is not installed.", "pip install 'netfuse-onnx[report]'"
-        ) from error
     about, graph = material.about, material.model.graph
     stored = {tensor.name for tensor in graph.initializer}
     opsets = sorted((entry.domain or "ai.onnx", entry.version) for entry in material.model.opset_import)
@@ -90,7 +84,8 @@ def sections(material: Material, drawn: Drawing) -> Sections:
         rows=sorted(proof.values.outputs, key=lambda row: -row.ratio) if proof else (),
         bench=plots.bench(material.bench) if material.bench else "",
         waiting=plots.waiting(material.bench) if material.bench else "",
-        modules=_modules(drawn),
+        weights=_largest(drawn),
+        warnings=_warnings(material),
         snippets=snippets(material),
     )
 
@@ -126,7 +121,9 @@ def _verdict(proof: VerifyReport | None) -> Tile:
     if proof.ok:
         worst = proof.values.worst
         return Tile("Proven", f"worst output at {worst.ratio:.2g} of its tolerance" if worst else "", YES)
-    return Tile("Can't tell" if proof.exit_code == 5 else "Not equal", proof.failure, OPEN if proof.exit_code == 5 else NO)
+    if proof.exit_code == NOT_PROVEN:
+        return Tile("Can't tell", proof.failure, OPEN)
+    return Tile("Not equal", proof.failure, NO)
 
 
 # --------------------------------------------------------------------------- tables
@@ -143,62 +140,89 @@ def _reasons(material: Material) -> list[tuple[str, int, str]]:
     ]
 
 
-MOST_MODULES = 12
+MOST_WEIGHTS = 12
+"""The number of weights that the page lists."""
 
 
-def _modules(drawn: Drawing) -> list[tuple[str, int, str]]:
+def _largest(drawn: Drawing) -> list[tuple[str, int, str]]:
     """Return the weights with the most bytes: name, bytes, type and shape. Two boxes may read one weight."""
     found = {(weight.value, weight.shape): weight for box in drawn.boxes for weight in box.weights}
-    largest = sorted(found.values(), key=lambda weight: -weight.nbytes)[:MOST_MODULES]
+    largest = sorted(found.values(), key=lambda weight: -weight.nbytes)[:MOST_WEIGHTS]
     return [(one.value, one.nbytes, f"{one.dtype} [{', '.join(map(str, one.shape))}]") for one in largest]
+
+
+def _warnings(material: Material) -> list[str]:
+    """Return the warnings of all reports, each once: a merge repeats those of its proof."""
+    reports = (material.merge, material.proof)
+    found = [warning for report in reports if report for warning in (*report.warnings,)]
+    return list(dict.fromkeys(found))
 
 
 # --------------------------------------------------------------------------- proofs
 
 
-def _proofs(report: VerifyReport) -> Sequence[Proof]:
+def _proofs(report: VerifyReport) -> list[Proof]:
     """Return a line for each proof that was made, and for those that were not."""
-    values, models = report.values, len(report.models)
-    wrong = [row for row in values.outputs if not row.ok]
-    said = f"{len(values.outputs)} outputs of {models} models on {values.provider.upper()}, in {len(values.cases)} cases"
-    problems = (*values.problems, *map(describe, wrong))
-    mark = YES if values.ok else OPEN if values.unproven else NO
-    found = [_bytes(report), _graph(report), Proof("Values", mark, said, problems)]
-    if part := report.reconstruction:
-        said = f"W0 + L R of {len(part.weights)} weights; largest error {part.error:.2g} of what is allowed"
-        found.append(Proof("Low rank", YES if part.ok else NO, said, part.problems))
+    values = report.values
+    found = [_bytes(report), _graph(report), _values(report)]
+    if low_rank := report.reconstruction:
+        error = f"largest error {low_rank.error:.2g} of what is allowed"
+        found.append(
+            _judged("Low rank", low_rank, f"W0 + L R of {_count(len(low_rank.weights), 'weight')}; {error}")
+        )
     if isolation := values.isolation:
-        said = f"{isolation.models} models were fed NaN and infinities in {isolation.calls} calls, without effect on others; {isolation.refused} calls of unequal sizes failed, as they must"
-        found.append(Proof("Isolation", YES if isolation.ok else NO, said, isolation.problems))
+        calls = _count(isolation.calls, "call")
+        fed = f"NaN and infinities went into {_count(isolation.models, 'model')} in {calls}"
+        refused = f"{_count(isolation.refused, 'call')} of unequal sizes failed, as they must"
+        found.append(_judged("Isolation", isolation, f"{fed}, without effect on others; {refused}"))
     if selection := values.selection:
-        said = f"{selection.calls} calls of some models; {selection.refused} with an id of no model failed, as they must"
-        found.append(Proof("Selection", YES if selection.ok else NO, said, selection.problems))
+        refused = f"{selection.refused} with an id of no model failed, as they must"
+        found.append(
+            _judged("Selection", selection, f"{_count(selection.calls, 'call')} of some models; {refused}")
+        )
     if mixes := values.mixes:
-        said = f"{mixes.rows} rows in {mixes.calls} calls of other mixes; {mixes.refused} that name no model failed, as they must"
-        found.append(Proof("Rows", YES if mixes.ok else NO, said, mixes.problems))
+        refused = f"{mixes.refused} that name no model failed, as they must"
+        calls = f"{_count(mixes.rows, 'row')} in {_count(mixes.calls, 'call')} of other mixes"
+        found.append(_judged("Rows", mixes, f"{calls}; {refused}"))
     if views := report.views:
-        said = f"{views.outputs} outputs of {views.views} views equal those of their sources"
-        found.append(Proof("Views", YES if views.ok else NO, said, views.problems))
+        said = (
+            f"{_count(views.outputs, 'output')} of {_count(views.views, 'view')} equal those of their sources"
+        )
+        found.append(_judged("Views", views, said))
     if (spread := values.spread) and spread.telling:
-        said = f"the two models most alike, {' and '.join(spread.models)}, differ by {spread.ratio:.3g} times the tolerance: an exchange would show"
-        found.append(Proof("Telling apart", YES, said))
+        two = f"the two models most alike, {' and '.join(spread.models)}, differ by {spread.ratio:.3g} times"
+        found.append(Proof("Telling apart", YES, f"{two} the tolerance: an exchange would show"))
     return found
+
+
+def _judged(name: str, part: Judged, said: str) -> Proof:
+    return Proof(name, YES if part.ok else NO, said, part.problems)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _values(report: VerifyReport) -> Proof:
+    values = report.values
+    wrong = [row for row in values.outputs if not row.ok]
+    outputs, cases = _count(len(values.outputs), "output"), _count(len(values.cases), "case")
+    said = f"{outputs} of {_count(len(report.models), 'model')} on {values.provider.upper()}, in {cases}"
+    mark = YES if values.ok else OPEN if values.unproven else NO
+    return Proof("Values", mark, said, (*values.problems, *map(describe, wrong)))
 
 
 def _bytes(report: VerifyReport) -> Proof:
     part = report.bytes
-    said = f"{part.weights} weights ({size(part.bytes)}) and {part.attributes} attributes equal the sources' bit for bit"
+    weights, attributes = _count(part.weights, "weight"), _count(part.attributes, "attribute")
+    said = f"{weights} ({size(part.bytes)}) and {attributes} equal the sources', bit for bit"
     if part.elsewhere:
-        said += f"; {part.elsewhere} more are computed into constants and proven by values"
-    return Proof("Bytes", YES if part.ok else NO, said, part.problems)
+        said += f"; {part.elsewhere} more are computed into constants, proven by values"
+    return _judged("Bytes", part, said)
 
 
 def _graph(report: VerifyReport) -> Proof:
     part = report.graph
     if not part.made:
         return Proof("Graph", NONE, part.note)
-    said = f"{part.nodes} nodes are what merging these sources gives"
-    return Proof("Graph", YES if part.ok else NO, said, part.problems)
-
-
-__all__ = ["BenchReport", "Sections", "sections"]
+    return _judged("Graph", part, f"{_count(part.nodes, 'node')} are what merging these sources gives")

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from netfuse_onnx import edges
@@ -56,7 +57,7 @@ def _port(info: onnx.ValueInfoProto) -> Port:
         dims = tuple(
             dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim
         )
-    return Port(info.name, dtype_name(kind.elem_type), dims)
+    return Port(info.name, dtype_name(kind.elem_type).lower(), dims)
 
 
 def snippets(material: Material) -> list[Snippet]:
@@ -142,12 +143,18 @@ def _places(name: str, models: Sequence[str]) -> str:
 
 def _feed(port: Port, symbols: Mapping[str, str]) -> str:
     """Return the line that feeds an input: zeros of its type and shape."""
-    dtype = {"string": "object", "bool": "np.bool_", "bfloat16": "ml_dtypes.bfloat16"}
     if port.dims is None:
         return f"{port.name!r}: ...,  # {port.dtype} of any rank"
     sizes = [symbols[dim] if isinstance(dim, str) else str(dim) for dim in port.dims]
     shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-    return f"{port.name!r}: np.zeros({shape}, {dtype.get(port.dtype, f'np.{port.dtype}')}),"
+    return f"{port.name!r}: np.zeros({shape}, {_numpy(port.dtype)}),"
+
+
+def _numpy(dtype: str) -> str:
+    """Return the type of numpy for one of ONNX; those that numpy lacks are in ml_dtypes."""
+    others = {"float": "float32", "double": "float64", "bool": "bool_", "string": "object_"}
+    name = others.get(dtype, dtype)
+    return f"np.{name}" if hasattr(np, name) else f"ml_dtypes.{name}"
 
 
 def _session(material: Material, name: str) -> Snippet:
