@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-TOLD = ("merge", "verify", "bench", "bundle", "split", "update", "add", "remove")
+TOLD = ("merge", "verify", "bench", "bundle", "split", "update", "add", "remove", "write_report")
 """The verbs that tell their progress."""
 
 

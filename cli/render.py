@@ -15,6 +15,7 @@ from netfuse_onnx.labels import Labels, NameRow, grouped
 from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
@@ -35,6 +36,7 @@ from .render_digests import digests
 from .render_fleet import fleet
 from .render_hints import hints
 from .render_low_rank import low_rank
+from .render_page import page
 from .render_proofs import proofs
 from .render_routed import routing
 from .render_sharing import sharing
@@ -221,6 +223,7 @@ SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     FleetReport: fleet,
     InspectReport: inspect,
     MergeReport: merge,
+    PageReport: page,
     RulesReport: rules,
     VerifyReport: verify,
 }

@@ -26,6 +26,7 @@ from netfuse_onnx.digests_report import DigestsReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.rules_report import RulesReport
 
 PAGE = Path(__file__).parent / "schema.json"
@@ -42,6 +43,7 @@ REPORTS: Mapping[str, type] = {
     "split": SplitReport,
     "export-triton": TritonReport,
     "plan-fleet": FleetReport,
+    "report": PageReport,
 }
 PLAIN: Mapping[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

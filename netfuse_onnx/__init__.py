@@ -25,7 +25,19 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import add, bench, bundle, check, inspect, merge, remove, split, update, verify
+    from netfuse_onnx.api import (
+        add,
+        bench,
+        bundle,
+        check,
+        inspect,
+        merge,
+        remove,
+        split,
+        update,
+        verify,
+        write_report,
+    )
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
@@ -64,6 +76,7 @@ __all__ = [
     "split",
     "update",
     "verify",
+    "write_report",
 ]
 
 

@@ -43,7 +43,7 @@ from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
-from netfuse_onnx.write import bundle, metadata, staging, writer
+from netfuse_onnx.write import bundle, fingerprint, metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 from netfuse_onnx.write.early import Early
 
@@ -219,9 +219,11 @@ class _Work:
         ) as staged:  # fmt: skip
             tell = ask.progress or silent
             views = Bundling(staged, plan, family, self.models, once, tell) if ask.views else None
+            answer = replace(answer, fingerprint=fingerprint.of(staged.model_path))
             if options and ask.verify:
                 options = replace(options, made_for=plan.made_for)
                 proof = self._prove_staged(staged, plan, options, views)
+                proof = replace(proof, fingerprint=answer.fingerprint)
                 answer = refusals.proven(answer, proof, ask.strict)
             if views:
                 viewed, files = views.commit()

@@ -96,6 +96,9 @@ class VerifyReport(Report):
     """The change of the file since the merge; None where there is none."""
     kept: KeptProof | None = None
     """The proof of the models that a change left as they were; None where the file was merged."""
+    fingerprint: str = ""
+    """The fingerprint of the merged file (write/fingerprint.py), by which the report is known to be about
+    it."""
 
     @property
     def ok(self) -> bool:
@@ -191,6 +194,8 @@ class MergeReport(Report):
     """The opset of the merged file: rules that need a later one than the sources' raise it."""
     changes: Changes | None = None
     """The models that update, add or remove changed; None for a merge."""
+    fingerprint: str = ""
+    """As in VerifyReport."""
 
     @property
     def copied(self) -> int | None:
