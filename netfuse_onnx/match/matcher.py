@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import fused, opset
+from netfuse_onnx.load import fused, opset, spelled_sizes
 from netfuse_onnx.load.claims import Complete, resolve_claims
 from netfuse_onnx.match import attributes, edges, signature, tied
 from netfuse_onnx.match import partial as partial_
@@ -53,7 +53,7 @@ def match(
     try:
         family = matched(aligned)
     except NotEquivalent as first_error:
-        respelled = tuple(map(fused.respelled, aligned))
+        respelled = tuple(map(_respelled, aligned))
         if all(other is source for other, source in zip(respelled, aligned, strict=True)):
             raise
         try:
@@ -62,6 +62,11 @@ def match(
             nearer = _same_operators(respelled) and not _same_operators(aligned)
             raise (second_error if nearer else first_error) from None
     return replace(family, loaded=tuple(sources))
+
+
+def _respelled(source: Source) -> Source:
+    """Return the source with one spelling for sizes and for groups of operators."""
+    return fused.respelled(spelled_sizes.respelled(source))
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:
