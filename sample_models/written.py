@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from sample_models.families import Family, Input
 from sample_models.weights import randomise
 
 OLDEST = {"dynamo": 18, "torchscript": 11}
-"""The oldest opset that this package asks each exporter for. Dynamo writes 18 and converts down, which fails for
-many operators."""
+"""The oldest opset that each exporter is asked for. Dynamo writes 18; it converts down, or fails to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def fuse(network: nn.Module) -> None:
     """Put each BatchNorm2d that follows a Conv2d among the children of a module into its weights."""
     for module in list(network.modules()):
         children = list(module.named_children())
-        for (name, conv), (after, norm) in zip(children, children[1:], strict=False):
+        for (name, conv), (after, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, after, nn.Identity())

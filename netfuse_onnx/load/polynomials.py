@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 Atom = tuple[object, ...]
-"""A hashable key: ("input", index, axis), ("of", value, axis), ("min", polynomial, number), ("quotient", p, q)."""
+"""A key: ("input", index, axis), ("of", value, axis), ("min", polynomial, number), ("quotient", p, q)."""
 Monomial = tuple[Atom, ...]
 MOST_TERMS = 16
 """The largest number of terms. Sizes that networks compute have few."""
