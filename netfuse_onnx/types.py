@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
     from netfuse_onnx.plan.nested import NestedPlan
+    from netfuse_onnx.respelling import Respelled
     from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
@@ -202,19 +203,18 @@ class Edge:
 class Correspondence:
     """N equivalent sources, expressed in the names of the first. `sources` have one opset, and one spelling
     where the files differ; `loaded` are the same models as their files have them. `weights[v]` has one entry
-    when the tensor is bit-identical in all models, else N entries in model order.
-    `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
-    `ragged` are values whose shape differs between the models by construction (--partial), `least` the
-    smallest size that each of their axes has in any model, where all sizes are known.
-    `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
-    types of values that hold in every run (rewrite/believed.py); what a file says may not.
-    `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
-    `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
-    them; files of old versions have the first model's names for all. `rows`: the inputs whose batch is bound
-    to 1, as each row is computed by itself (rewrite/per_row.py). `combined`: the outputs that are given once,
-    and how they combine all models' values: mean, sum or vote. `unmoved`: weights are stored in the order of
-    the sources, and nodes make other forms (emit/stored_once.py).
+    when the tensor is bit-identical in all models, else N entries in model order. `attrs[i]` (only with
+    --partial) holds, for node i, one attribute mapping per model. `ragged` are values whose shape differs
+    between the models by construction (--partial), `least` the smallest size that each of their axes has in
+    any model, where all sizes are known. `declared` are the types that outputs of the merged model may
+    declare (load/claims.py). `believed` are types of values that hold in every run (rewrite/believed.py);
+    what a file says may not. `warnings` and `differences` (--partial): how the merged inputs are narrower
+    than a source's, and what is not one architecture. `ran`: what ONNX Runtime was asked. `edges`: each
+    model's own names, none where all have the first one's. `own_names`: the merged model keeps them; old
+    files have the first model's names for all. `rows`: the inputs whose batch is bound to 1, as rows are
+    apart (rewrite/per_row.py). `combined`: the outputs that are given once, and how they combine all models'
+    values. `unmoved`: weights are stored in the order of the sources, and nodes make other forms
+    (emit/stored_once.py). `respelled`: what had to become one spelling.
     """
 
     sources: tuple[Source, ...]
@@ -236,6 +236,7 @@ class Correspondence:
     rows: frozenset[str] = frozenset()
     loaded: tuple[Source, ...] = ()
     low_rank: LowRank | None = None
+    respelled: Respelled | None = None
     combined: Mapping[str, str] = field(default_factory=dict)
     unmoved: bool = False
 
@@ -316,8 +317,7 @@ class Lowering:
 
 @dataclass(frozen=True, slots=True)
 class SizeRow:
-    """Sizes of symbolic dims for which a plan was made, the microseconds that a call takes there by the costs
-    of the target, and those of the best plan for these sizes alone."""
+    """Sizes for which a plan was made, the microseconds, and those of the best plan for them alone."""
 
     dims: Mapping[str, int]
     microseconds: float

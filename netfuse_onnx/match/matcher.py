@@ -8,11 +8,11 @@ weight that one file ties and another has twice is no difference: weights are co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import fused, opset, spelled_sizes
+from netfuse_onnx.load import opset, spelled
 from netfuse_onnx.load.claims import Complete, resolve_claims
 from netfuse_onnx.match import attributes, edges, signature, tied
 from netfuse_onnx.match import partial as partial_
@@ -51,22 +51,45 @@ def match(
     aligned = opset.align(sources)
     signature.check_counts(aligned)
     try:
-        family = matched(aligned)
-    except NotEquivalent as first_error:
-        respelled = tuple(map(_respelled, aligned))
-        if all(other is source for other, source in zip(respelled, aligned, strict=True)):
-            raise
-        try:
-            family = matched(respelled)
-        except NotEquivalent as second_error:
-            nearer = _same_operators(respelled) and not _same_operators(aligned)
-            raise (second_error if nearer else first_error) from None
+        return replace(matched(aligned), loaded=tuple(sources))
+    except NotEquivalent as error:
+        family = _in_one_spelling(aligned, names, matched, error)
     return replace(family, loaded=tuple(sources))
 
 
-def _respelled(source: Source) -> Source:
-    """Return the source with one spelling for sizes and for groups of operators."""
-    return fused.respelled(spelled_sizes.respelled(source))
+Matched = Callable[[Sequence[Source]], Correspondence]
+
+
+def _in_one_spelling(
+    given: Sequence[Source], names: Sequence[str], matched: Matched, fault: NotEquivalent
+) -> Correspondence:
+    """Return the family of sources that do not match as they are given, by the forms that change no bit of a
+    result, or else by all. Raises the NotEquivalent that says more: `fault`, or one of later."""
+    nearest = fault
+    for exact in (True, False):
+        spellings = spelled.of_family(given, exact=exact)
+        if not any(spelling.counts for spelling in spellings):
+            continue
+        respelled = [spelling.source for spelling in spellings]
+        try:
+            family = matched(respelled)
+        except NotEquivalent as error:
+            if _same_operators(respelled) and not _same_operators(given):
+                nearest = error
+            continue
+        record = spelled.record(spellings, names, given)
+        return replace(family, respelled=replace(record, weights=_computed(family, spellings)))
+    raise nearest from None
+
+
+def _computed(family: Correspondence, spellings: Sequence[spelled.Spelling]) -> frozenset[str]:
+    """Return the names of the weights that forms computed, for one model at least."""
+    made = [spelling.made for spelling in spellings]
+    return frozenset(
+        name
+        for name, parts in family.weights.items()
+        if any(part.own in some for part, some in zip(parts, made, strict=False))
+    )
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:

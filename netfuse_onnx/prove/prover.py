@@ -73,7 +73,7 @@ def prove_bytes(
 ) -> BytesProof:
     """Make proof (a): undo every recipe and compare with the sources, weights and learned attributes."""
     merged = writer.read_merged(path)
-    problems, size, own = [], 0, _made_here(family)
+    problems, size, own = [], 0, _made_here(family) | _respelled(family)
     for done, (name, recipe) in enumerate(recipes.items()):
         tell("comparing the weights", done, len(recipes))
         if name not in merged:
@@ -98,7 +98,11 @@ def prove_bytes(
     model = wire.scan(path).model
     problems += wrong_indices(model, recipes, family)
     attributes = prove_attributes(model, family, frozenset(recipes))
-    computed = attributes.elsewhere + _computed(recipes, family)
+    computed = (
+        attributes.elsewhere
+        + _computed(recipes, family)
+        + len(_respelled(family) & {recipe.value for recipe in recipes.values()})
+    )
     problems += attributes.problems
     count = sum(recipe.value not in own for recipe in recipes.values())
     return BytesProof(count, size, tuple(problems), attributes.count, attributes.bytes, computed)
@@ -110,6 +114,12 @@ def _made_here(family: Correspondence) -> set[str]:
     found = family.low_rank
     made = {name for pair in found.names.values() for name in pair} if found else set()
     return made | {each.weight for each in (found.factored if found else ()) if each.model is None}
+
+
+def _respelled(family: Correspondence) -> set[str]:
+    """Return the weights that were computed to bring the sources to one spelling. They are compared with what
+    is computed again from the files, and the values are what they rest on."""
+    return {*family.respelled.weights} if family.respelled else set()
 
 
 def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:

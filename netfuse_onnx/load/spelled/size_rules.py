@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from netfuse_onnx.load.polynomials import Poly, equal, exact, of_atom, poly, product
-from netfuse_onnx.load.sizes import Dims, Indices, Sizes, dims_rule, unknown
+from netfuse_onnx.load.spelled.polynomials import Poly, equal, exact, of_atom, poly, product
+from netfuse_onnx.load.spelled.sizes import Dims, Indices, Sizes, dims_rule, unknown
 from netfuse_onnx.ops.axes import REDUCERS, from_front
 from netfuse_onnx.types import Node
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from netfuse_onnx.load import size_rules, value_rules  # noqa: F401  their rules register
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
-from netfuse_onnx.load.size_rules import whole
-from netfuse_onnx.load.sized_nodes import Emitted
-from netfuse_onnx.load.sizes import WHOLE, Dims, Indices, Sizes
-from netfuse_onnx.types import Graph, Node, Source
+from netfuse_onnx.load.spelled import size_rules, value_rules  # noqa: F401  their rules register
+from netfuse_onnx.load.spelled.size_rules import whole
+from netfuse_onnx.load.spelled.sized_nodes import Emitted
+from netfuse_onnx.load.spelled.sizes import WHOLE, Dims, Indices, Sizes
+from netfuse_onnx.types import Graph, Node, Source, Weight
 
 VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that keep the elements and their order."""
@@ -27,15 +27,23 @@ NEUTRAL = ("Cast", "Concat", "Expand", "Gather", "GatherND", "Identity", "Slice"
 """Operators that are views where their operands have no effect."""
 
 
-def respelled(source: Source) -> Source:
-    """Return the source in this spelling; the same object where nothing changes."""
+NAME = "sizes"
+SAYS = "Sizes are computed from the shapes of inputs, and changes of a shape alone are written in one way"
+
+
+def respelled(source: Source) -> tuple[Graph, int, frozenset[Weight]]:
+    """Return the graph in this spelling, the number of nodes that it changed, and its constants; the same
+    graph object where nothing changes."""
+    graph, made, original = source.graph, set[Weight](), source.graph
     for _ in range(PASSES):
-        typed = infer(unclaimed(source)).graph
-        graph = _Pass(Sizes(source, typed)).run()
-        if graph == source.graph:
+        typed = infer(unclaimed(replace(source, graph=graph))).graph
+        one = _Pass(Sizes(replace(source, graph=graph), typed))
+        if (new := one.run()) == graph:
             break
-        source = replace(source, graph=graph)
-    return source
+        graph = new
+        made.update(one.new.weights.values())
+    left = {node.outputs: node for node in graph.nodes}
+    return graph, sum(left.get(node.outputs) != node for node in original.nodes), frozenset(made)
 
 
 PASSES = 4
@@ -57,7 +65,7 @@ class _Pass:
         for node in self.graph.nodes:
             self._respell(node)
         weights = {**self.graph.weights, **self.new.weights}
-        return live(replace(self.graph, nodes=tuple(self.new.nodes), weights=weights))
+        return _live(replace(self.graph, nodes=tuple(self.new.nodes), weights=weights))
 
     def _respell(self, node: Node) -> None:
         (first, *more) = node.outputs
@@ -186,7 +194,7 @@ def _target(before: Dims, after: Dims) -> list[int] | None:
     return None if target.count(-1) > 1 or fixed else target
 
 
-def live(graph: Graph) -> Graph:
+def _live(graph: Graph) -> Graph:
     """Return the graph without nodes and weights that no output depends on."""
     needed, nodes = set(graph.outputs), []
     for node in reversed(graph.nodes):

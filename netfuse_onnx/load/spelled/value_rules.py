@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from netfuse_onnx.load.polynomials import Poly, equal, poly, quotient
-from netfuse_onnx.load.size_rules import broadcast
-from netfuse_onnx.load.sizes import WHOLE, WIDEST, Array, Indices, Sizes, Values, as_polys, value_rule
+from netfuse_onnx.load.spelled.polynomials import Poly, equal, poly, quotient
+from netfuse_onnx.load.spelled.size_rules import broadcast
+from netfuse_onnx.load.spelled.sizes import WHOLE, WIDEST, Array, Indices, Sizes, Values, as_polys, value_rule
 from netfuse_onnx.ops.axes import from_front
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Node

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netfuse_onnx.load.polynomials import Atom, Poly
-from netfuse_onnx.load.sizes import Sizes
+from netfuse_onnx.load.spelled.polynomials import Atom, Poly
+from netfuse_onnx.load.spelled.sizes import Sizes
 from netfuse_onnx.types import Node, Weight
 
 INT64 = 7
@@ -23,8 +25,7 @@ class Emitted:
         self.sizes, graph = sizes, sizes.graph
         self.nodes: list[Node] = []
         self.weights: dict[str, Weight] = {}
-        self._taken = {*graph.inputs, *graph.weights}
-        self._taken.update(name for node in graph.nodes for name in node.outputs)
+        self._inputs = {*graph.inputs}
         self._made: dict[object, str] = {}
         self._own: dict[tuple[int, bytes, tuple[int, ...]], str] = {}
 
@@ -41,7 +42,7 @@ class Emitted:
         dtype = {np.dtype(kind): number for number, kind in NUMPY.items()}[values.dtype]
         key = (dtype, values.tobytes(), values.shape)
         if key not in self._own:
-            self._own[key] = self._fresh()
+            self._own[key] = self._named(key, lambda name: self._same_constant(name, values, dtype))
             self.weights[self._own[key]] = Weight(dtype, values.shape, values.tobytes())
         return self._own[key]
 
@@ -103,17 +104,29 @@ class Emitted:
         """Return the output of a node; an equal one is used again."""
         key = (op, tuple(inputs), tuple(sorted(attrs.items())))
         if key not in self._made:
-            name = self._fresh()
-            self.nodes.append(_node(op, inputs, name, attrs))
+            node = _node(op, inputs, "", attrs)
+            name = self._named(key, lambda name: self._same_node(name, node))
+            self.nodes.append(replace(node, name=name, outputs=(name,)))
             self._made[key] = name
         return self._made[key]
 
-    def _fresh(self) -> str:
-        count = len(self._taken)
-        while f"size__{count}" in self._taken:
-            count += 1
-        self._taken.add(f"size__{count}")
-        return f"size__{count}"
+    def _named(self, key: object, mine: Callable[[str], bool]) -> str:
+        """Return a name that follows from the content, so that a second pass gives the same. A value of the
+        graph that has it already must be `mine`."""
+        name = f"size__{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
+        while not mine(name):
+            name += "_"
+        return name
+
+    def _same_constant(self, name: str, values: NDArray[Any], dtype: int) -> bool:
+        weight = self.sizes.graph.weights.get(name)
+        same = weight is None or weight == Weight(dtype, values.shape, values.tobytes())
+        return same and self.sizes.maker(name) is None and name not in self._inputs
+
+    def _same_node(self, name: str, node: Node) -> bool:
+        maker = self.sizes.maker(name)
+        same = maker is None or replace(maker, name="", outputs=("",)) == node
+        return same and name not in self.sizes.graph.weights and name not in self._inputs
 
 
 def _node(op: str, inputs: Sequence[str], output: str, attrs: Mapping[str, Any]) -> Node:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netfuse_onnx.load.polynomials import Poly, of_atom, poly
+from netfuse_onnx.load.spelled.polynomials import Poly, of_atom, poly
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Graph, Node, Source, ValueType
 

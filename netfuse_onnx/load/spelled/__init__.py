@@ -1,0 +1,104 @@
+"""One spelling for what exporters write in several ways: rules that rewrite sources which do not match.
+
+A rule is a `form`, in the file of its topic. `of_family` applies forms to all sources, at the opset that has
+what they write. docs/spellings.md lists what is brought together, and what it means for the bits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from netfuse_onnx.load import opset
+from netfuse_onnx.load.lift import Unconvertible
+from netfuse_onnx.load.spelled import activations, cuts, norms, one_size  # noqa: F401  forms register
+from netfuse_onnx.load.spelled.engine import FORMS, PASSES, Form, Forms, all_forms
+from netfuse_onnx.respelling import Respelled, Respelling
+from netfuse_onnx.types import Source, ValueType, Weight
+
+ROUNDS = 4
+"""Sizes are written in one way first, then forms apply, which may leave sizes to be written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """A source in the one spelling: how often each form was applied, and the weights that were computed."""
+
+    source: Source
+    counts: Mapping[str, int]
+    made: frozenset[Weight] = frozenset()
+
+
+def respelled(source: Source, *, exact: bool = False) -> Spelling:
+    """Return the source with every form in its one spelling; the same object where nothing changes. With
+    `exact`, only the forms that change no bit of a result."""
+    chosen = frozenset(one.name for one in all_forms() if one.exact or not exact)
+    counts, made = Counter[str](), set[Weight]()
+    current = source
+    for _ in range(ROUNDS):
+        graph, count, constants = one_size.respelled(current)
+        counts[one_size.NAME] += count
+        made |= constants
+        sized = replace(current, graph=graph)
+        current = _formed(sized, chosen, counts, made)
+        if current is sized:
+            break
+    return Spelling(current, +counts, frozenset(made))
+
+
+def _formed(source: Source, chosen: frozenset[str], counts: Counter[str], made: set[Weight]) -> Source:
+    """Apply the chosen forms until none applies any more."""
+    known: dict[str, ValueType] = {}
+    for _ in range(PASSES):
+        forms = Forms(source, known, chosen)
+        graph = forms.run()
+        if graph is source.graph:
+            break
+        counts.update(forms.counts)
+        made |= forms.made
+        source = replace(source, graph=graph)
+    return source
+
+
+def of_family(sources: Sequence[Source], *, exact: bool = False) -> list[Spelling]:
+    """Return all sources in the one spelling. They are raised to an opset that has an operator which one of
+    them spells out or has in another domain, if that can be done."""
+    now = sources[0].opsets.get("", 1)
+    for version in sorted(_newer(sources, now, exact), reverse=True):
+        try:
+            raised = [opset.converted(source, version) for source in sources]
+        except Unconvertible:
+            continue
+        spellings = [respelled(source, exact=exact) for source in raised]
+        used = {name for spelling in spellings for name in spelling.counts}
+        if any(one.name in used and one.opset == version for one in all_forms()):
+            return spellings
+    return [respelled(source, exact=exact) for source in sources]
+
+
+def record(spellings: Sequence[Spelling], names: Sequence[str], given: Sequence[Source]) -> Respelled:
+    """Return the record of a family, which matched in these spellings. `given` are the sources before."""
+    forms = {one.name: (one.says, one.exact) for one in all_forms()} | {one_size.NAME: (one_size.SAYS, True)}
+    rows = [
+        Respelling(model, name, forms[name][0], count, forms[name][1])
+        for model, spelling in zip(names, spellings, strict=True)
+        for name, count in sorted(spelling.counts.items())
+    ]
+    version = spellings[0].source.opsets.get("", 1)
+    return Respelled(tuple(rows), opset=version if version != given[0].opsets.get("", 1) else 0)
+
+
+def _newer(sources: Sequence[Source], now: int, exact: bool) -> set[int]:
+    """Return the opsets to which the family may be raised for the sake of a form."""
+    operators = {node.key for source in sources for node in source.graph.nodes}
+    return {
+        one.opset
+        for key, some in FORMS.items()
+        for one in some
+        if key in operators and one.opset > now and _wanted(one, operators) and (one.exact or not exact)
+    }
+
+
+def _wanted(one: Form, operators: set[str]) -> bool:
+    return not one.needs or not one.needs.isdisjoint(operators)
