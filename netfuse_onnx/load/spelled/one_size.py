@@ -19,6 +19,7 @@ from netfuse_onnx.load.spelled import size_rules, value_rules  # noqa: F401  the
 from netfuse_onnx.load.spelled.size_rules import whole
 from netfuse_onnx.load.spelled.sized_nodes import Emitted
 from netfuse_onnx.load.spelled.sizes import WHOLE, Dims, Indices, Sizes
+from netfuse_onnx.ops import traits
 from netfuse_onnx.types import Graph, Node, Source, Weight
 
 VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -58,6 +59,7 @@ class _Pass:
         self.new = Emitted(sizes)
         self.alias: dict[str, str] = {}
         self.roots: dict[str, str] = {}
+        self.twins: dict[object, str] = {}
         captured = {name for node in self.graph.nodes for name in node.captured}
         self.kept = {*self.graph.outputs, *captured}
 
@@ -76,8 +78,26 @@ class _Pass:
             root = self.roots.get(node.inputs[0], node.inputs[0])
             if self._viewed(node, root):
                 return
-        inputs = [self._operand(node, k, name) for k, name in enumerate(node.inputs)]
-        self.new.nodes.append(replace(node, inputs=tuple(inputs)))
+        self._add(replace(node, inputs=tuple([self._operand(name) for name in node.inputs])))
+
+    def _add(self, node: Node) -> None:
+        """Add a node, unless an equal one was added: then its value is that one's."""
+        (first, *more) = node.outputs
+        plain = not more and first not in self.kept and not traits.random(node)
+        if plain and not traits.has_bodies(node):
+            attrs = sorted((name, str(value)) for name, value in node.attrs.items())
+            key = (node.key, *map(self._same, node.inputs), *attrs)
+            twin = self.twins.setdefault(key, first)
+            if twin != first:
+                self.alias[first] = twin
+                return
+        self.new.nodes.append(node)
+
+    def _same(self, name: str) -> object:
+        """Return a key that equal operands have: names, and the content of small constants of integers."""
+        weight = self.graph.weights.get(name)
+        whole = weight is not None and weight.dtype in WHOLE and isinstance(weight.data, bytes)
+        return weight if whole else name
 
     def _computed(self, name: str) -> bool:
         """Return True where a value is small and known by sizes of the inputs alone."""
@@ -86,7 +106,7 @@ class _Pass:
             return False
         return values.ndim <= 1 and all(map(self.new.can, values.reshape(-1)))
 
-    def _operand(self, node: Node, place: int, name: str) -> str:
+    def _operand(self, name: str) -> str:
         """Return the new name of an operand; of known sizes, that of a constant or of their one spelling."""
         if name in self.graph.weights:
             return name
@@ -140,7 +160,7 @@ class _Pass:
             return True
         made = self._view(node, base, before, after)
         if made is not None:
-            self.new.nodes.append(made)
+            self._add(made)
             self.roots[name] = root
         return made is not None
 
