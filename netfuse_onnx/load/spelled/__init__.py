@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 
 from netfuse_onnx.load import opset
 from netfuse_onnx.load.lift import Unconvertible
-from netfuse_onnx.load.spelled import activations, cuts, norms  # noqa: F401  forms register
+from netfuse_onnx.load.spelled import activations, cuts, neutral, norms, one_size  # noqa: F401  forms register
 from netfuse_onnx.load.spelled.engine import FORMS, PASSES, Form, Forms, all_forms
 from netfuse_onnx.respelling import Respelled, Respelling
 from netfuse_onnx.types import Source, ValueType, Weight
+
+ROUNDS = 4
+"""Sizes are written in one way first, then forms apply, which may leave sizes to be written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +34,31 @@ def respelled(source: Source, *, exact: bool = False) -> Spelling:
     """Return the source with every form in its one spelling; the same object where nothing changes. With
     `exact`, only the forms that change no bit of a result."""
     chosen = frozenset(one.name for one in all_forms() if one.exact or not exact)
-    counts, made, known = Counter[str](), set[Weight](), dict[str, ValueType]()
+    counts, made = Counter[str](), set[Weight]()
     current = source
-    for _ in range(PASSES):
-        forms = Forms(current, known, chosen)
-        graph = forms.run()
-        if graph is current.graph:
+    for _ in range(ROUNDS):
+        graph, count, constants = one_size.respelled(current)
+        counts[one_size.NAME] += count
+        made |= constants
+        sized = replace(current, graph=graph)
+        current = _formed(sized, chosen, counts, made)
+        if current is sized:
             break
-        counts += forms.counts
+    return Spelling(current, +counts, frozenset(made))
+
+
+def _formed(source: Source, chosen: frozenset[str], counts: Counter[str], made: set[Weight]) -> Source:
+    """Apply the chosen forms until none applies any more."""
+    known: dict[str, ValueType] = {}
+    for _ in range(PASSES):
+        forms = Forms(source, known, chosen)
+        graph = forms.run()
+        if graph is source.graph:
+            break
+        counts.update(forms.counts)
         made |= forms.made
-        current = replace(current, graph=graph)
-    return Spelling(current, counts, frozenset(made))
+        source = replace(source, graph=graph)
+    return source
 
 
 def of_family(sources: Sequence[Source], *, exact: bool = False) -> list[Spelling]:
@@ -62,9 +79,9 @@ def of_family(sources: Sequence[Source], *, exact: bool = False) -> list[Spellin
 
 def record(spellings: Sequence[Spelling], names: Sequence[str], given: Sequence[Source]) -> Respelled:
     """Return the record of a family, which matched in these spellings. `given` are the sources before."""
-    forms = {one.name: one for one in all_forms()}
+    forms = {one.name: (one.says, one.exact) for one in all_forms()} | {one_size.NAME: (one_size.SAYS, True)}
     rows = [
-        Respelling(model, name, forms[name].says, count, forms[name].exact)
+        Respelling(model, name, forms[name][0], count, forms[name][1])
         for model, spelling in zip(names, spellings, strict=True)
         for name, count in sorted(spelling.counts.items())
     ]
