@@ -84,8 +84,8 @@ def merge(
     choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
     tolerance of low-rank differences from `base`, 0 for the rounding of the type; `portable` keeps to the
-    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too; `report` is a page
-    to write, as `write_report` does.
+    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too; `report`
+    is a page to write, as `write_report` does.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
