@@ -12,7 +12,20 @@ from dataclasses import dataclass, replace
 
 from netfuse_onnx.load import opset
 from netfuse_onnx.load.lift import Unconvertible
-from netfuse_onnx.load.spelled import activations, cuts, neutral, norms, one_size  # noqa: F401  forms register
+from netfuse_onnx.load.spelled import (  # noqa: F401  forms register: first come those that need more
+    activations,
+    batchnorm,
+    cuts,
+    folded,
+    leftovers,
+    linear,
+    neutral,
+    norms,
+    one_size,
+    pools,
+    scalars,
+    shapes,
+)  # fmt: skip
 from netfuse_onnx.load.spelled.engine import FORMS, PASSES, Form, Forms, all_forms
 from netfuse_onnx.respelling import Respelled, Respelling
 from netfuse_onnx.types import Source, ValueType, Weight
