@@ -203,11 +203,9 @@ def _added(few: Dims, many: Dims) -> list[int] | None:
 
 
 def _target(before: Dims, after: Dims) -> list[int] | None:
-    """Return the target of a Reshape as numbers: -1 for the one size that is none, or 0 for those that stay
-    and -1 for one other."""
+    """Return the target of a Reshape as numbers, with 0 for a size that stays and -1 for one other. From 0,
+    inference knows that it is the same."""
     target: list[int] = []
-    if sum(size.constant is None for size in after) == 1 and all(size.constant != 0 for size in after):
-        return [-1 if size.constant is None else size.constant for size in after]
     for k, size in enumerate(after):
         if size.constant is not None:
             target.append(size.constant)

@@ -58,7 +58,13 @@ def _written(forms: Forms, node: Node, x: str, before: list[int], after: list[in
             return None if _is(forms, node, made, axes, len(large)) else made
     made = replace(node, op="Reshape", inputs=(x, forms.new_constant(np.array(after, np.int64))), attrs={})
     held = forms.constant(node.inputs[1]) if node.op == "Reshape" else None
-    return None if held is not None and held.tolist() == after and node.inputs[0] == x else made
+    return None if held is not None and node.inputs[0] == x and _says(held.tolist(), after) else made
+
+
+def _says(target: list[int], after: list[int]) -> bool:
+    """Return True for this target of a Reshape, with OPEN or 0 for the size that stays (one_size.py)."""
+    pairs = zip(target, after, strict=False)
+    return len(target) == len(after) and all(a == b or (a == 0 and b == OPEN) for a, b in pairs)
 
 
 def _is(forms: Forms, node: Node, made: Node, axes: list[int], rank: int) -> bool:
