@@ -66,8 +66,8 @@ def _in_one_spelling(
     """Return the family of sources that do not match as they are given, by the forms that change no bit of a
     result, or else by all. Raises the NotEquivalent that says more: `fault`, or one of later."""
     nearest = fault
-    for exact in (True, False):
-        spellings = spelled.of_family(given, exact=exact)
+    for chosen in (spelled.EXACT, spelled.ALL):
+        spellings = spelled.of_family(given, chosen)
         if not any(spelling.counts for spelling in spellings):
             continue
         respelled = [spelling.source for spelling in spellings]
@@ -77,9 +77,25 @@ def _in_one_spelling(
             if _same_operators(respelled) and not _same_operators(given):
                 nearest = error
             continue
+        family, spellings = _with_fewer_forms(given, matched, family, spellings)
         record = spelled.record(spellings, names, given)
         return replace(family, respelled=replace(record, weights=_computed(family, spellings)))
     raise nearest from None
+
+
+def _with_fewer_forms(
+    given: Sequence[Source], matched: Matched, family: Correspondence, spellings: list[spelled.Spelling]
+) -> tuple[Correspondence, list[spelled.Spelling]]:
+    """Return the family by those forms alone that were not applied equally often to all models, where they
+    are enough: what all files spell alike stays as it is."""
+    chosen = spelled.needed(spellings)
+    if all(spelling.counts.keys() <= chosen for spelling in spellings):
+        return family, spellings
+    fewer = spelled.of_family(given, chosen)
+    try:
+        return matched([spelling.source for spelling in fewer]), fewer
+    except NotEquivalent:
+        return family, spellings
 
 
 def _computed(family: Correspondence, spellings: Sequence[spelled.Spelling]) -> frozenset[str]:

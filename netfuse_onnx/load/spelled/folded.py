@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from netfuse_onnx.load.spelled.constants import CHANNELS
 from netfuse_onnx.load.spelled.engine import Forms, form
-from netfuse_onnx.load.spelled.shapes import VIEWS
 from netfuse_onnx.ops.kinds import FLOATS, SHAPE_TYPES
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Node, Weight
 
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 WHOLE_NUMBERS = (
     "Add", "Sub", "Mul", "Div", "Cast", "Concat", "Gather", "Slice", "Range", "ConstantOfShape", "Expand",
     "Min", "Max", "Where", "Equal", "Less", "Greater", "Not", "And", "Or", "Neg", "Abs", "Size", "ReduceProd",
