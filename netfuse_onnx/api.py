@@ -198,6 +198,7 @@ def inspect(merged: str) -> InspectReport:
         recorded=about.recorded,
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
+        apart=about.apart,
         names=tuple(about.labels.rows()),
     )
 

@@ -14,7 +14,7 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.merge_rows import RoutingRow, Sharing
+from netfuse_onnx.merge_rows import Apart, RoutingRow, Sharing
 from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, ViewsProof, describe
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
@@ -169,6 +169,8 @@ class MergeReport(Report):
     """The weights that adapters change in their base; None where the models are no adapters."""
     views: Views | None = None
     """The views of the bundle that was written; None for a merged file alone."""
+    apart: Apart | None = None
+    """The part that --partial merged; None where the models are one architecture."""
 
     @property
     def copied(self) -> int | None:
@@ -255,6 +257,7 @@ class CheckReport(Report):
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
     adapters: Adapters | None = None
+    apart: Apart | None = None
     """As in MergeReport."""
 
     @property
@@ -300,6 +303,8 @@ class InspectReport(Report):
     """True where measuring chose the plan, so that the file records it."""
     combined: Mapping[str, str] = field(default_factory=dict)
     """The outputs that are given once, and how they are combined."""
+    apart: Apart | None = None
+    """As in MergeReport."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,15 @@ LOW_RANK = record(
     {"tolerance": number, "sha256": text, "whole": mapped(text), "weights": mapped(FACTORS)}, {}
 )
 """The weights that are W_0 + L R (rewrite/low_rank.py)."""
+APART = record(
+    {
+        "bytes": number,
+        "arithmetic": lambda value: None if value is None else number(value),
+        "rows": listed(record({"models": listed(text), "operators": text, "name": text, "sizes": text}, {})),
+    },
+    {},
+)
+"""The part that --partial merged."""
 HEAD = record({"format": count, "version": text}, {})
 _VALUE = record(
     {
@@ -222,6 +231,7 @@ _VALUE = record(
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
         "unmoved": truth,
+        "apart": APART,
         **REPORT,
     },
 )

@@ -1,0 +1,19 @@
+"""A cost that counts multiply-adds in the place of microseconds."""
+
+from __future__ import annotations
+
+import math
+
+from netfuse_onnx.emit.counting import Step
+from netfuse_onnx.plan.extents import Shapes
+from netfuse_onnx.plan.timed import Timed
+from netfuse_onnx.plan.work import recurrence, work
+
+
+class MultiplyAdds(Timed):
+    """Counts the multiply-adds of products, convolutions and recurrences in the place of microseconds."""
+
+    def _step(self, step: Step, shapes: Shapes) -> float:
+        inputs, output = tuple(map(shapes.of, step.inputs)), shapes.of(step.outputs[0])
+        products = work(step, inputs, output) or recurrence(step, inputs)
+        return math.prod((products.count, products.m, products.n, products.k)) if products else 0.0
