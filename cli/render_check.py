@@ -6,7 +6,7 @@ from netfuse_onnx.families import brief
 from netfuse_onnx.report import CheckReport
 
 from .render_adapters import adapters
-from .render_apart import apart
+from .render_apart import apart, partial
 from .render_hints import hints
 from .render_sharing import sharing
 from .render_verdict import verdict
@@ -16,6 +16,7 @@ from .screen import REASONS, Screen, size, some
 def check(report: CheckReport, console: Screen) -> None:
     if not report.equivalent:
         _families(report, console)
+        partial(report.partial, console)
         return
     alike = f"{some(report.models)} are one architecture of {report.nodes} nodes"
     if report.differences:

@@ -9,7 +9,7 @@ from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.merge_rows import Apart, ApartRow
 from netfuse_onnx.plan import planner
-from netfuse_onnx.plan.multiply_adds import MultiplyAdds
+from netfuse_onnx.plan.multiply_adds import OnWeights
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.plan.outlook import once_per_model
 from netfuse_onnx.plan.sized import assumed, retyped
@@ -61,7 +61,7 @@ def _work(family: Correspondence, merged: Merged, sizes: Mapping[str, int]) -> t
     """Return the multiply-adds of the common nodes of all models, in those that run once and in all. Those of
     a node with weights of several sizes are in proportion to their bytes."""
     assert merged.plan is not None
-    count, lowerings = MultiplyAdds(family.models, sizes), merged.plan.lowerings
+    count, lowerings = OnWeights(family.models, sizes), merged.plan.lowerings
     sites = retyped([each.site for each in lowerings], count.priced(family))
     once = every = 0.0
     for lowering, site in zip(lowerings, sites, strict=True):
@@ -92,7 +92,7 @@ def tail_work(family: Correspondence, model: int, sizes: Mapping[str, int]) -> f
     graph = replace(tail, types={**tail.types, **read})
     one = Correspondence.of_one(replace(family.sources[model], graph=graph))
     bound = {**assumed(graph, dict(sizes)), **sizes}
-    count, lowerings = MultiplyAdds(1, bound), planner.plan(one).lowerings
+    count, lowerings = OnWeights(1, bound), planner.plan(one).lowerings
     sites = retyped([each.site for each in lowerings], count.priced(one))
     pairs = zip(lowerings, sites, strict=True)
     return sum(count.lowering(once_per_model(each), site) for each, site in pairs if not _nested(each.option))

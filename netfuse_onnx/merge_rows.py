@@ -47,8 +47,20 @@ class ApartRow:
 @dataclass(frozen=True, slots=True)
 class Apart:
     """The outcome of --partial for models that differ: the share of the bytes of all models' weights and that
-    of their multiply-adds which is merged, null where there are none, and a row for all that is not."""
+    of their multiply-adds with weights which is merged, null where there are none, and a row for all that is
+    not."""
 
     bytes: float
     arithmetic: float | None
     rows: tuple[ApartRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRow:
+    """What --partial would make of some models that are not one architecture: what it would merge, and a
+    sentence for each difference; or the reason why it would refuse them."""
+
+    models: tuple[str, ...]
+    apart: Apart | None = None
+    differences: tuple[str, ...] = ()
+    reason: str = ""

@@ -14,7 +14,7 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.merge_rows import Apart, RoutingRow, Sharing
+from netfuse_onnx.merge_rows import Apart, PartialRow, RoutingRow, Sharing
 from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, ViewsProof, describe
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
@@ -259,6 +259,8 @@ class CheckReport(Report):
     adapters: Adapters | None = None
     apart: Apart | None = None
     """As in MergeReport."""
+    partial: tuple[PartialRow, ...] = ()
+    """What --partial would make of models that are not one architecture."""
 
     @property
     def ok(self) -> bool:

@@ -23,6 +23,9 @@ from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
 
+ONLY = "--partial can't merge them: "
+"""The beginning of the hint on models that --partial refuses."""
+
 
 def match(
     sources: Sequence[Source],
@@ -64,7 +67,7 @@ def match(
         try:
             return replace(_either(with_tails, aligned), loaded=tuple(sources))
         except NotEquivalent as fault:
-            error.hint = f"--partial can't merge them: {fault.message}"
+            error.hint = f"{ONLY}{fault.message}"
             raise error from None
 
 

@@ -17,3 +17,12 @@ class MultiplyAdds(Timed):
         inputs, output = tuple(map(shapes.of, step.inputs)), shapes.of(step.outputs[0])
         products = work(step, inputs, output) or recurrence(step, inputs)
         return math.prod((products.count, products.m, products.n, products.k)) if products else 0.0
+
+
+class OnWeights(MultiplyAdds):
+    """Counts the multiply-adds of products with weights alone. The sizes of others are often not known, and
+    taken for far too large they would hide all the rest."""
+
+    def _step(self, step: Step, shapes: Shapes) -> float:
+        stored = any(each is not None and each.stored for each in step.inputs)
+        return super()._step(step, shapes) if stored else 0.0
