@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from netfuse_onnx import (
+    apart,
     arguments,
     best_plan,
     bundling,
@@ -41,6 +42,7 @@ from netfuse_onnx.report import MergeReport, VerifyReport
 from netfuse_onnx.routing import without_rows
 from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
+from netfuse_onnx.tailed import refuse_stacked
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import bundle, fingerprint, metadata, staging, writer
@@ -199,6 +201,7 @@ class _Work:
     def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
+        refuse_stacked(family, ask.io)
         if sizes := without_rows(ask.dims) if edges.is_routed(ask.io) else ask.dims:
             inputs.require_symbols(inputs.describe(family), sizes)
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
@@ -292,4 +295,5 @@ class _Work:
             portable=family.portable,
             source_opset=max(source.opsets.get("", 0) for source in family.loaded or family.sources),
             opset=family.opsets.get("", 0),
+            apart=apart.of(family, merged, ask.dims),
         )

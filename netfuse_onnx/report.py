@@ -16,7 +16,7 @@ from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProve
 from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.merge_rows import RoutingRow, Sharing
+from netfuse_onnx.merge_rows import Apart, PartialRow, RoutingRow, Sharing
 from netfuse_onnx.proofs import (
     BytesProof,
     GraphProof,
@@ -196,6 +196,8 @@ class MergeReport(Report):
     """The models that update, add or remove changed; None for a merge."""
     fingerprint: str = ""
     """As in VerifyReport."""
+    apart: Apart | None = None
+    """The part that --partial merged; None where the models are one architecture."""
 
     @property
     def copied(self) -> int | None:
@@ -282,7 +284,10 @@ class CheckReport(Report):
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
     adapters: Adapters | None = None
+    apart: Apart | None = None
     """As in MergeReport."""
+    partial: tuple[PartialRow, ...] = ()
+    """What --partial would make of models that are not one architecture."""
 
     @property
     def ok(self) -> bool:
@@ -329,6 +334,8 @@ class InspectReport(Report):
     """The outputs that are given once, and how they are combined."""
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
+    apart: Apart | None = None
+    """As in MergeReport."""
 
 
 def _json_value(value: Any) -> Any:
