@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split, update, add, remove. They connect the
-stages; the command line calls them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split, update, add, remove. They connect
+the stages; the command line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.

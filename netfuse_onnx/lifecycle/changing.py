@@ -130,7 +130,7 @@ def change(
         places = choose(was.about.models)
         with wording.renaming(was.shown):
             merging = Changing(
-                paths=places.paths, out=target, names=[place.name for place in places.after],
+                paths=was.paths(places), out=target, names=[place.name for place in places.after],
                 **before.options(places, was.about), strict=False, verify=verify, tune=None, views=False,
                 low_rank=None, base=None, progress=progress, proof={**proof, "dims": was.about.dims},
                 places=places, was=was,
