@@ -64,6 +64,8 @@ class Metadata:
     """The outputs that are a combination of all models, and how: mean, sum or vote."""
     unmoved: bool = False
     """True where weights are stored in the order of the sources, for the views of a bundle."""
+    data: str = "auto"
+    """The files that get the weights, as the merge was asked: auto, external or single."""
 
     @property
     def labels(self) -> Labels:
@@ -94,6 +96,7 @@ def build(
     dims: Sizes | None = None,
     recorded: bool = False,
     measured: Sequence[Mapping[str, int]] = (),
+    data: str = "auto",
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     value = {
@@ -114,6 +117,7 @@ def build(
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"data": data} if data != "auto" else {}),
         "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,

@@ -221,6 +221,7 @@ _VALUE = record(
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
         "unmoved": truth,
+        "data": one_of("external", "single"),
         **REPORT,
     },
 )
