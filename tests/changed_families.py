@@ -49,6 +49,14 @@ ARCHITECTURES: Mapping[str, tuple[str, Shapes]] = {
         }""",
         {"table": (50, 16), "g1": (16,), "b1": (16,), "w1": (16, 16), "w2": (16, 9)},
     ),
+    "wide": (
+        """g (float[n, 130] x) => (float[n, 3] y) {
+            h = MatMul(x, w1)
+            r = Relu(h)
+            y = MatMul(r, w2)
+        }""",
+        {"w1": (130, 256), "w2": (256, 3)},
+    ),
     "tied": (
         """g (float[n, 12] x) => (float[n, 12] y, float[n, 12] z) {
             u = MatMul(x, w1)

@@ -23,8 +23,9 @@ def settings_of_merges(draw: st.DrawFn) -> dict[str, object]:
         "target": draw(st.sampled_from(["generic", "generic", "cpu"])),
         "data": draw(st.sampled_from(["auto", "external"])),
     }
-    if options["io"] in ("separate", "stacked") and draw(st.booleans()):
-        options["combine"] = draw(st.sampled_from(["mean", "sum"]))
+    if options["io"] in ("separate", "stacked"):
+        options["combine"] = draw(st.sampled_from(["", "", "mean", {"y": "sum"}]))
+        options["partial"] = draw(st.sampled_from([False, False, True]))
     return options
 
 
@@ -39,9 +40,10 @@ def test_any_sequence_of_changes_is_a_fresh_merge(data: st.DataObject) -> None:
         folder, count = Path(name), itertools.count()
         sharing = draw(st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=1, max_size=6))
         merge = draw(settings_of_merges())
-        models = pool(
-            folder, draw(st.sampled_from(sorted(ARCHITECTURES))), 6, sharing, draw(st.booleans()), **merge
-        )
+        architecture = draw(st.sampled_from(sorted(ARCHITECTURES)))
+        if merge["io"] in ("separate", "stacked") and draw(st.booleans()):
+            merge["share"] = ("ids" if architecture == "table" else "x",)
+        models = pool(folder, architecture, 6, sharing, draw(st.booleans()), **merge)
         held = draw(st.permutations("abcdef"))[: draw(st.integers(2, 4))]
         names = {name: name for name in held}  # of the merged file -> the file that each was made of
         try:
