@@ -215,7 +215,7 @@ class _Work:
         if ask.strict:
             refusals.replicated(answer)
             refusals.slower(answer)
-        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
+        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims, data=ask.data)
         with writer.stage(
             plan.merged, ask.path, self.models, mode=ask.mode, metadata=about, progress=ask.progress,
             digests=self.digests, early=ask.early(),

@@ -70,6 +70,8 @@ class Metadata:
     """True where the graph keeps to what other runtimes run."""
     written: Written | None = None
     """Facts of the graph as it was written; files of old versions have none."""
+    data: str = "auto"
+    """The files that get the weights, as the merge was asked: auto, external or single."""
 
     @property
     def labels(self) -> Labels:
@@ -103,6 +105,7 @@ def build(
     recorded: bool = False,
     measured: Sequence[Mapping[str, int]] = (),
     apart: Apart | None = None,
+    data: str = "auto",
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     every = family.every_weight
@@ -124,6 +127,7 @@ def build(
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"data": data} if data != "auto" else {}),
         **({"portable": True} if family.portable else {}),
         "written": Written.of(merged.model).value(),
         **({"apart": dataclasses.asdict(apart)} if apart else {}),

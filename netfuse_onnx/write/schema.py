@@ -236,6 +236,7 @@ _VALUE = record(
         "portable": truth,
         "written": WRITTEN,
         "apart": APART,
+        "data": one_of("external", "single"),
         **REPORT,
     },
 )
