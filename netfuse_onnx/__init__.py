@@ -15,6 +15,7 @@ from netfuse_onnx.errors import (
     InternalError,
     NetfuseError,
     NotEquivalent,
+    NotExportable,
     NotProven,
     NotRoutable,
     NotStackable,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
+    from netfuse_onnx.pytorch.exporting import export
     from netfuse_onnx.runtime.session import MergedSession
     from netfuse_onnx.server.running import serve
     from netfuse_onnx.source_digests import digests
@@ -42,6 +44,7 @@ __all__ = [
     "MergedSession",
     "NetfuseError",
     "NotEquivalent",
+    "NotExportable",
     "NotProven",
     "NotRoutable",
     "NotStackable",
@@ -55,6 +58,7 @@ __all__ = [
     "bundle",
     "check",
     "digests",
+    "export",
     "inspect",
     "merge",
     "plan_fleet",
@@ -80,6 +84,10 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.fleet.planning import plan_fleet
 
         return plan_fleet
+    if name == "export":
+        from netfuse_onnx.pytorch.exporting import export
+
+        return export
     if name == "digests":  # answers within a second, so it loads no more than it needs
         from netfuse_onnx.source_digests import digests
 

@@ -70,6 +70,8 @@ class Merging:
     base: str | None
     progress: Progress | None
     proof: Proof
+    accept: Callable[[str, Correspondence, Labels], None] | None = None
+    """A further check of the merged file, at a path that is not yet its place. It raises what is wrong."""
 
     def report(self) -> MergeReport:
         """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
@@ -189,6 +191,9 @@ class _Work:
                 options = replace(options, made_for=plan.made_for)
                 proof = self._prove_staged(staged, plan, options, views)
                 answer = refusals.proven(answer, proof, ask.strict)
+            if ask.accept:
+                with wording.renaming(staged.names(ask.out)):
+                    ask.accept(staged.model_path, family, Labels.of(family, io, once))
             if views:
                 viewed, files = views.commit()
                 answer, size = replace(answer, views=viewed), sum(viewed.files.values())
