@@ -76,6 +76,8 @@ class Merging:
     progress: Progress | None
     proof: Proof
     portable: bool
+    accept: Callable[[str, Correspondence, Labels], None] | None = None
+    """A further check of the merged file, at a path that is not yet its place. It raises what is wrong."""
 
     def report(self) -> MergeReport:
         """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
@@ -228,6 +230,9 @@ class _Work:
                 proof = self._prove_staged(staged, plan, options, views)
                 proof = replace(proof, fingerprint=answer.fingerprint)
                 answer = refusals.proven(answer, proof, ask.strict)
+            if ask.accept:
+                with wording.renaming(staged.names(ask.out)):
+                    ask.accept(staged.model_path, family, Labels.of(family, io, once))
             if views:
                 viewed, files = views.commit()
                 answer, size = replace(answer, views=viewed), sum(viewed.files.values())
