@@ -106,7 +106,8 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(opened.matched, partial=partial)
-    comparison = checked.Comparison(match, exact=not partial)
+    partly = None if partial else functools.partial(opened.matched, partial=True)
+    comparison = checked.Comparison(match, exact=not partial, partial=partly)
     return steady(sources.files(paths), lambda: comparison.answer(paths, labels, remake.merge))
 
 
@@ -201,6 +202,7 @@ def inspect(merged: str) -> InspectReport:
         recorded=about.recorded,
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
+        apart=about.apart,
         names=tuple(about.labels.rows()),
         changed=changed,
     )

@@ -24,6 +24,8 @@ from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
 
 Matched = Callable[[Sequence[Source]], Correspondence]
+ONLY = "--partial can't merge them: "
+"""The beginning of the hint on models that --partial refuses."""
 
 
 def match(
@@ -68,7 +70,7 @@ def match(
         try:
             return replace(_either(with_tails, aligned, names), loaded=tuple(sources))
         except NotEquivalent as fault:
-            error.hint = f"--partial can't merge them: {fault.message}"
+            error.hint = f"{ONLY}{fault.message}"
             raise error from None
 
 
@@ -86,8 +88,8 @@ def _in_one_spelling(
     """Return the family of sources that do not match as they are given, by the forms that change no bit of a
     result, or else by all. Raises the NotEquivalent that says more: `fault`, or one of later."""
     nearest = fault
-    for exact in (True, False):
-        spellings = spelled.of_family(given, exact=exact)
+    for chosen in (spelled.EXACT, spelled.ALL):
+        spellings = spelled.of_family(given, chosen)
         if not any(spelling.counts for spelling in spellings):
             continue
         respelled = [spelling.source for spelling in spellings]
@@ -97,9 +99,25 @@ def _in_one_spelling(
             if _same_operators(respelled) and not _same_operators(given):
                 nearest = error
             continue
+        family, spellings = _with_fewer_forms(given, matched, family, spellings)
         record = spelled.record(spellings, names, given)
         return replace(family, respelled=replace(record, weights=_computed(family, spellings)))
     raise nearest from None
+
+
+def _with_fewer_forms(
+    given: Sequence[Source], matched: Matched, family: Correspondence, spellings: list[spelled.Spelling]
+) -> tuple[Correspondence, list[spelled.Spelling]]:
+    """Return the family by those forms alone that were not applied equally often to all models, where they
+    are enough: what all files spell alike stays as it is."""
+    chosen = spelled.needed(spellings)
+    if all(spelling.counts.keys() <= chosen for spelling in spellings):
+        return family, spellings
+    fewer = spelled.of_family(given, chosen)
+    try:
+        return matched([spelling.source for spelling in fewer]), fewer
+    except NotEquivalent:
+        return family, spellings
 
 
 def _computed(family: Correspondence, spellings: Sequence[spelled.Spelling]) -> frozenset[str]:

@@ -200,6 +200,15 @@ LOW_RANK = record(
 """The weights that are W_0 + L R (rewrite/low_rank.py)."""
 WRITTEN = record({"sha256": text, "operators": mapped(count), "types": mapped(count)}, {})
 """Facts of the graph as it was written (write/written.py)."""
+APART = record(
+    {
+        "bytes": number,
+        "arithmetic": lambda value: None if value is None else number(value),
+        "rows": listed(record({"models": listed(text), "operators": text, "name": text, "sizes": text}, {})),
+    },
+    {},
+)
+"""The part that --partial merged."""
 HEAD = record({"format": count, "version": text}, {})
 _VALUE = record(
     {
@@ -226,6 +235,8 @@ _VALUE = record(
         "unmoved": truth,
         "portable": truth,
         "written": WRITTEN,
+        "apart": APART,
+        "data": one_of("external", "single"),
         **REPORT,
     },
 )

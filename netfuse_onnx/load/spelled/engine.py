@@ -8,10 +8,9 @@ forms: the comparison itself ignores these (match/spelling.py).
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
@@ -44,6 +43,30 @@ FORMS: dict[str, list[Form]] = {}
 """Key of an operator -> the forms that end in a node of this operator."""
 
 
+@dataclass
+class Types:
+    """The types of values, which all passes over a source share. They are inferred on demand: most families
+    need none. Where a node became a constant, inference may tell more than before."""
+
+    known: dict[str, ValueType] = field(default_factory=dict)
+    stale: bool = False
+    graph: Graph | None = None
+    """The graph of the last inference."""
+
+    def of(self, name: str, source: Source) -> ValueType:
+        """Return the type of a value of the source; of one that is new in this pass, nothing is known."""
+        wanted = name not in self.known or (self.stale and not _complete(self.known[name]))
+        if wanted and self.graph is not source.graph:
+            self.known.update(infer(unclaimed(source)).graph.types)
+            self.graph, self.stale = source.graph, False
+        return self.known.get(name, ValueType())
+
+
+def _complete(value_type: ValueType) -> bool:
+    dims = value_type.dims
+    return dims is not None and all(isinstance(dim, int) for dim in dims)
+
+
 def form(
     *ops: str, name: str, says: str, opset: int = 1, exact: bool = True, needs: Iterable[str] = ()
 ) -> Callable[[Function], Function]:
@@ -64,12 +87,11 @@ def all_forms() -> list[Form]:
 
 
 class Forms(Constants):
-    """One pass over the nodes of a graph. `known` are the types of values, which all passes over a source
-    share; `chosen` are the forms that apply."""
+    """One pass over the nodes of a graph. `chosen` are the forms that apply."""
 
-    def __init__(self, source: Source, known: dict[str, ValueType], chosen: frozenset[str]) -> None:
+    def __init__(self, source: Source, types: Types, chosen: frozenset[str]) -> None:
         super().__init__(source.graph)
-        self.source, self.known, self.chosen = source, known, chosen
+        self.source, self.types, self.chosen = source, types, chosen
         self.opset = source.opsets.get("", 1)
         self.producers = {name: node for node in self.graph.nodes for name in node.outputs if name}
         self.reads = Counter(name for node in self.graph.nodes for name in node.reads if name)
@@ -86,7 +108,6 @@ class Forms(Constants):
             return self.graph
         if self._renamed:
             nodes = [self._wired(node, self._renamed, outputs=True) for node in nodes]
-            self.known.update({new: self.known.pop(old, ValueType()) for old, new in self._renamed.items()})
         return _live(replace(self.graph, nodes=tuple(nodes), weights=self.weights))
 
     def _wired(self, node: Node, names: Mapping[str, str], outputs: bool = False) -> Node:
@@ -126,6 +147,7 @@ class Forms(Constants):
         if result in self.captured or any(self.reads[other] for other in others if other):
             return None
         self._same[result] = name
+        self.types.stale |= name in self.weights
         if result not in self.graph.outputs:
             return ()
         maker = self.producers.get(name)
@@ -139,16 +161,10 @@ class Forms(Constants):
     # ------------------------------------------------------------------ what forms ask
 
     def type_of(self, name: str) -> ValueType:
-        """Return the type of a value. Types are inferred on demand: most families need none."""
+        """Return the type of a value or a constant."""
         if (weight := self.weights.get(name)) is not None:
             return ValueType(weight.dtype, weight.shape)
-        if name not in self.known:
-            self.known.update({n: t for n, t in self._inferred.items() if n not in self.known})
-        return self.known.get(name, ValueType())
-
-    @functools.cached_property
-    def _inferred(self) -> Mapping[str, ValueType]:
-        return infer(unclaimed(self.source)).graph.types
+        return self.types.of(name, self.source)
 
     def dims(self, name: str) -> tuple[Dim, ...] | None:
         return self.type_of(name).dims
