@@ -292,7 +292,8 @@ def halved(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"), [(without_record, "no record of its sources"), (halved, "The record of the sources in")]
+    ("spoil", "said"),
+    [(without_record, "no record of its sources"), (halved, "The record of the sources in")],
 )
 def test_files_that_do_not_hold_their_models(
     tmp_path: Path, run: Run, spoil: Callable[[Path], None], said: str
