@@ -34,6 +34,7 @@ from .options import (
 from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
 from .remove import remove
+from .report import report
 from .serve import serve
 from .split import split
 from .text import escape_unencodable, printable, write_json
@@ -64,6 +65,7 @@ cli.add_command(update)
 cli.add_command(add)
 cli.add_command(remove)
 cli.add_command(bundle)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from netfuse_onnx import (
+    apart,
     arguments,
     best_plan,
     bundling,
@@ -41,9 +42,10 @@ from netfuse_onnx.report import MergeReport, VerifyReport
 from netfuse_onnx.routing import without_rows
 from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
+from netfuse_onnx.tailed import refuse_stacked
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
-from netfuse_onnx.write import bundle, metadata, staging, writer
+from netfuse_onnx.write import bundle, fingerprint, metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
 from netfuse_onnx.write.early import Early
 
@@ -73,6 +75,9 @@ class Merging:
     base: str | None
     progress: Progress | None
     proof: Proof
+    portable: bool
+    accept: Callable[[str, Correspondence, Labels], None] | None = None
+    """A further check of the merged file, at a path that is not yet its place. It raises what is wrong."""
 
     def report(self) -> MergeReport:
         """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
@@ -86,7 +91,9 @@ class Merging:
         self.check_target()
         models = self.models()
         with self._folder(), self.digests(models) as digests:  # on a thread, while graphs are worked on
-            match = functools.partial(opened.matched, partial=self.partial, libraries=libraries)
+            match = functools.partial(
+                opened.matched, partial=self.partial, libraries=libraries, portable=self.portable
+            )
             with checked.Comparison(match, exact=not self.partial).explained(models, labels):
                 families = made._families(match, models, labels)
                 family = families(targets.provider(made.target))
@@ -196,6 +203,7 @@ class _Work:
     def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
+        refuse_stacked(family, ask.io)
         if sizes := without_rows(ask.dims) if edges.is_routed(ask.io) else ask.dims:
             inputs.require_symbols(inputs.describe(family), sizes)
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
@@ -216,10 +224,15 @@ class _Work:
         ) as staged:  # fmt: skip
             tell = ask.progress or silent
             views = Bundling(staged, plan, family, self.models, once, tell) if ask.views else None
+            answer = replace(answer, fingerprint=fingerprint.of(staged.model_path))
             if options and ask.verify:
                 options = replace(options, made_for=plan.made_for)
                 proof = self._prove_staged(staged, plan, options, views)
+                proof = replace(proof, fingerprint=answer.fingerprint)
                 answer = refusals.proven(answer, proof, ask.strict)
+            if ask.accept:
+                with wording.renaming(staged.names(ask.out)):
+                    ask.accept(staged.model_path, family, Labels.of(family, io, once))
             if views:
                 viewed, files = views.commit()
                 answer, size = replace(answer, views=viewed), sum(viewed.files.values())
@@ -284,4 +297,8 @@ class _Work:
             dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
             tuning=tuning,
             combined=family.combined,
+            portable=family.portable,
+            source_opset=max(source.opsets.get("", 0) for source in family.loaded or family.sources),
+            opset=family.opsets.get("", 0),
+            apart=apart.of(family, merged, ask.dims),
         )

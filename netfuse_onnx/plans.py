@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netfuse_onnx import edges
+from netfuse_onnx import apart, edges
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
@@ -69,7 +69,7 @@ class Plan:
             metadata.build, self.family, self.merged, io=io, share=sorted(share), target=self.target,
             partial=partial, tools=remake.tools(self.family), constants=remake.constants(self.target),
             provider=self.made_for, dims=dims, recorded=self.rows is not None,
-            measured=self.measured, data=data,
+            measured=self.measured, apart=apart.of(self.family, self.merged, dims), data=data,
         )  # fmt: skip
         return build
 

@@ -20,6 +20,7 @@ class Options(TypedDict):
     combine: Mapping[str, str]
     target: str
     partial: bool
+    portable: bool
     data: str
 
 
@@ -33,6 +34,7 @@ def options(places: Places, about: Metadata) -> Options:
         combine={outputs.get(name, name): how for name, how in about.combined.items()},
         target=about.target,
         partial=about.partial,
+        portable=about.portable,
         data=about.data,
     )
 

@@ -37,7 +37,7 @@ Choose = Callable[[Sequence[str]], Places]
 MEASURE = "merge again with --tune to measure"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Changing(Merging):
     """The arguments of one change of a merged file: those of the merge that gives the new one."""
 

@@ -20,6 +20,7 @@ from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.mixes import prove_mixes
+from netfuse_onnx.prove.recast import Recast
 from netfuse_onnx.prove.replay import Replayer
 from netfuse_onnx.prove.selection import choose
 from netfuse_onnx.prove.tell import Teller
@@ -142,7 +143,8 @@ def _session(merged: str, family: Correspondence, options: Options, trusted: boo
     """Load the merged file. Raises RunFailed, also where it would take too much memory or never end."""
     if not trusted and (reason := bounds.of_merged(merged, family, options.max_memory)):
         raise RunFailed(reason)
-    return Session(merged, options.runtime)
+    changed = options.precisions is not None
+    return Recast(merged, family, options) if changed else Session(merged, options.runtime)
 
 
 def _sizes(trial: Trial) -> dict[str, int]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import external, steady
@@ -123,6 +124,18 @@ class _Lent(Digests):
 
     def cancel(self) -> None:
         """Leaves the work to its owner."""
+
+
+def of_each(sources: Sequence[Sequence[Sequence[str]]], threads: int) -> tuple[str, ...]:
+    """Returns one digest per source, as Digests does, read by so many threads. A source is a list of parts,
+    the base and the adapter or one alone, and each part a list of files, the model first. FileFault as
+    above."""
+    paths = dict.fromkeys(path for parts in sources for part in parts for path in part)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        files = dict(zip(paths, pool.map(lambda path: of_files([path]), paths), strict=True))
+    return tuple(
+        JOINED.join(_joined([files[path] for path in part]) for part in parts if part) for parts in sources
+    )
 
 
 def of_files(paths: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.storage.transforms import AS_IS
+from netfuse_onnx.tailed import owner
 from netfuse_onnx.types import Correspondence, Extent, Weight
 
 ALL = "all"
@@ -57,14 +58,14 @@ def regions(
 
 def _of_recipe(family: Correspondence, recipe: Recipe, start: int) -> Iterator[Region]:
     """Yield the region of each part, with the reason why its bytes moved where they did."""
-    whole = family.weights.get(recipe.value, ())
+    whole, only = family.every_weight.get(recipe.value, ()), owner(family, recipe.value)
     owners: dict[Weight, list[int]] = {}
     for model, weight in enumerate(whole):
         owners.setdefault(weight, []).append(model)
     interleaved = recipe.outer > 1 and len(recipe.parts) > 1
     for part, count in zip(recipe.parts, recipe.counts, strict=True):
         if part in owners:
-            models = tuple(owners[part]) if len(whole) > 1 else ()
+            models = tuple(owners[part]) if len(whole) > 1 else () if only is None else (only,)
             why = _moved(recipe, part, interleaved)
             yield Region(part, weights.nbytes(part), models, None if why else start, why)
         bits = count * BITS[recipe.dtype]
