@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,8 +22,10 @@ from test_write_crash import calls_of, hidden, in_child, stopping_at
 
 import netfuse_onnx
 from netfuse_onnx import FileFault, NotEquivalent, UsageFault, ValuesDiffer
+from netfuse_onnx.lifecycle import changing
+from netfuse_onnx.prove import kept
 from netfuse_onnx.storage import weights, wire
-from netfuse_onnx.write import digests, early, metadata
+from netfuse_onnx.write import digests, early, metadata, staging
 
 
 @pytest.fixture
@@ -126,21 +129,22 @@ def test_stopped_in_the_middle(tmp_path: Path, stop: object, monkeypatch: pytest
     assert not left(merged)
 
 
+@pytest.mark.parametrize("moment", [(digests.Digests, "confirm"), (staging.Staging, "place")])
 @pytest.mark.usefixtures("quick")
-def test_two_changes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that comes second would undo the first: it is refused."""
+def test_two_changes_at_once(
+    tmp_path: Path, moment: tuple[type, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that comes second would undo the first: it is refused, up to the moment at which it has the
+    lock."""
     models, merged = wide(tmp_path)
-    real = digests.Digests.confirm
-    inner = []
+    real = getattr(*moment)
 
-    def confirm(self: digests.Digests) -> None:
-        if not inner:
-            inner.append(True)
-            netfuse_onnx.update(str(merged), {"a": models.paths["d"]}, verify=False)
-            monkeypatch.setattr(digests.Digests, "confirm", real)
-        real(self)
+    def late(*arguments: object) -> None:
+        monkeypatch.setattr(*moment, real)
+        netfuse_onnx.update(str(merged), {"a": models.paths["d"]}, verify=False)
+        real(*arguments)
 
-    monkeypatch.setattr(digests.Digests, "confirm", confirm)
+    monkeypatch.setattr(*moment, late)
     with pytest.raises(FileFault, match="was replaced or changed while it was merged"):
         changed(merged, models)
     about = metadata.read(str(merged))
@@ -222,6 +226,23 @@ def test_proofs_whatever_the_edge(tmp_path: Path, io: str) -> None:
         assert report.proof.kept.ok
         assert report.proof.kept.outputs
     assert netfuse_onnx.verify(str(merged), [models.paths[name] for name in "bcd"]).ok
+
+
+def test_the_file_as_it_was_says_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models that stay are compared with what the old file itself computes, whatever was read from it."""
+    models, merged = wide(tmp_path)
+    other = tmp_path / "other.onnx"
+    netfuse_onnx.merge([models.paths[name] for name in "dbc"], str(other), names="abc", verify=False)
+    real = kept.KeptProver
+
+    def prover(_: str, *rest: Any) -> kept.KeptProver:
+        return real(str(other), *rest)
+
+    monkeypatch.setattr(changing, "KeptProver", prover)
+    before = files(merged)
+    with pytest.raises(ValuesDiffer, match="of model a is not what the merged file gave before the change"):
+        netfuse_onnx.update(str(merged), {"b": models.paths["d"]})
+    assert files(merged) == before
 
 
 def _one_byte(path: str, offset: int) -> None:

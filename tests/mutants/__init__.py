@@ -21,6 +21,7 @@ from .of_serving_choices import MUTATIONS as SERVING_CHOICES
 from .of_session import MUTATIONS as SESSION
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
+from .of_updates import MUTATIONS as UPDATES
 from .of_verdict import MUTATIONS as VERDICT
 from .of_views import MUTATIONS as VIEWS
 from .of_write import MUTATIONS as WRITE
@@ -40,6 +41,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *COMBINE,
     *CUDA,
     *ANSWERS,
+    *UPDATES,
     *VERDICT,
     *TUNE,
     *ADAPTERS,
