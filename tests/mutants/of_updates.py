@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutation import Mutation, mutation
 
-FAULTS = "test_update_faults.py::"
+FAULTS, PROOFS = "test_update_faults.py::", "test_update_proofs.py::"
 
 MUTATIONS: tuple[Mutation, ...] = (
     mutation(
@@ -22,18 +22,25 @@ MUTATIONS: tuple[Mutation, ...] = (
         FAULTS + "test_two_changes_at_once",
     ),
     mutation(
+        "models-that-were-changed-in-the-file-stay",
+        "netfuse_onnx/write/digests.py",
+        "if _joined(held) != original.digest:",
+        "if False:",
+        PROOFS + "test_a_file_that_another_tool_has_changed",
+    ),
+    mutation(
         "what-the-old-file-gave-does-not-count",
         "netfuse_onnx/report.py",
         "others = (self.reconstruction, self.views, self.kept)",
         "others = (self.reconstruction, self.views)",
-        FAULTS + "test_the_file_as_it_was_says_what_stays",
+        PROOFS + "test_the_file_as_it_was_says_what_stays",
     ),
     mutation(
         "the-old-file-is-fed-by-the-new-places",
         "netfuse_onnx/prove/kept.py",
         "now = after.get(before, before if before < trial.family.models else 0)",
         "now = min(before, trial.family.models - 1)",
-        FAULTS + "test_proofs_whatever_the_edge",
+        PROOFS + "test_proofs_whatever_the_edge",
     ),
     mutation(
         "a-changed-file-forgets-its-data-file",
