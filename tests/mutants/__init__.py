@@ -22,6 +22,7 @@ from .of_session import MUTATIONS as SESSION
 from .of_split import MUTATIONS as SPLIT
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
+from .of_updates import MUTATIONS as UPDATES
 from .of_verdict import MUTATIONS as VERDICT
 from .of_views import MUTATIONS as VIEWS
 from .of_write import MUTATIONS as WRITE
@@ -42,6 +43,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *COMBINE,
     *CUDA,
     *ANSWERS,
+    *UPDATES,
     *VERDICT,
     *TUNE,
     *ADAPTERS,
