@@ -18,17 +18,31 @@ from netfuse_onnx.errors import (
     NotProven,
     NotRoutable,
     NotStackable,
+    SourcesDiffer,
     StrictViolated,
     UsageFault,
     ValuesDiffer,
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
+    from netfuse_onnx.api import (
+        add,
+        bench,
+        bundle,
+        check,
+        inspect,
+        merge,
+        remove,
+        split,
+        update,
+        verify,
+        write_report,
+    )
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.runtime.session import MergedSession
     from netfuse_onnx.server.running import serve
+    from netfuse_onnx.source_digests import digests
 
 __version__ = "0.1.0"
 
@@ -43,19 +57,26 @@ __all__ = [
     "NotProven",
     "NotRoutable",
     "NotStackable",
+    "SourcesDiffer",
     "StrictViolated",
     "UsageFault",
     "ValuesDiffer",
     "__version__",
     "adapters",
+    "add",
     "bench",
     "bundle",
     "check",
+    "digests",
     "inspect",
     "merge",
     "plan_fleet",
+    "remove",
     "serve",
+    "split",
+    "update",
     "verify",
+    "write_report",
 ]
 
 
@@ -76,6 +97,10 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.fleet.planning import plan_fleet
 
         return plan_fleet
+    if name == "digests":  # answers within a second, so it loads no more than it needs
+        from netfuse_onnx.source_digests import digests
+
+        return digests
     if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 

@@ -99,7 +99,7 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         bytes=expected.bytes_of_weights(family),
         distinct_bytes=weights.stored(merged.model),
         inputs=family.graph.inputs,
-        outputs=family.graph.outputs,
+        outputs=family.outputs,
         opsets=family.opsets,
         differences=family.differences,
         warnings=family.warnings,

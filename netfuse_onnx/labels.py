@@ -69,9 +69,10 @@ class Labels:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
         inputs, outputs = [edge.inputs for edge in self.edges], [edge.outputs for edge in self.edges]
         for what, label, sides in (("input", self.input, inputs), ("output", self.output, outputs)):
-            for name in sides[0] if sides else ():
+            for name in dict.fromkeys(name for side in sides for name in side):
                 for m, (model, side) in enumerate(zip(self.models, sides, strict=False)):
-                    yield NameRow(model, what, side[name], label(m, name))
+                    if name in side:  # an output that not all models have
+                        yield NameRow(model, what, side[name], label(m, name))
 
     def crossed(self, name: str) -> str:
         """Return a model that calls another of its inputs or outputs `name`, which is the first model's; ''

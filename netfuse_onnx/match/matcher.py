@@ -14,7 +14,7 @@ from dataclasses import replace
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load import opset, spelled
 from netfuse_onnx.load.claims import Complete, resolve_claims
-from netfuse_onnx.match import attributes, edges, signature, tied
+from netfuse_onnx.match import attributes, common, edges, signature, tails, tied
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import flatten
@@ -22,6 +22,8 @@ from netfuse_onnx.match.paired import Other, PairedFamily, attempt, pair_family,
 from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
+
+Matched = Callable[[Sequence[Source]], Correspondence]
 
 
 def match(
@@ -31,13 +33,15 @@ def match(
     partial: bool = False,
     complete: Complete | None = None,
     named: Sequence[Edge] | None = None,
+    keep_opset: bool = False,
 ) -> Correspondence:
     """Return the correspondence of equivalent sources, in the names of the first, with all types inferred.
     Sources that differ are compared again with one spelling for what exporters write in several ways.
 
     `partial` also accepts differing attributes, weight shapes and values that decide shapes. `complete` is
-    for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. Raises
-    NotEquivalent, which names both files, the operators, the difference and a remedy.
+    for resolve_claims. `named` are the pairs of inputs and outputs that a merged file recorded. `keep_opset`
+    raises no source above the highest opset of all. Raises NotEquivalent, which names both files, the
+    operators, the difference and a remedy.
     """
 
     def matched(sources: Sequence[Source]) -> Correspondence:
@@ -48,16 +52,32 @@ def match(
             family = family.paired_by_graphs([*STRICT, Level.LOOSE])
         return family.correspondence(family.pair(partial), names, partial)
 
-    aligned = opset.align(sources)
-    signature.check_counts(aligned)
+    def with_tails(sources: Sequence[Source]) -> Correspondence:
+        part = common.common(sources, common.inputs_by_name(sources, named))
+        tails.refuse_little(part)
+        cut = _Family(part.trimmed(), part.edges(), complete)
+        return tails.with_tails(cut.correspondence(cut.pair(partial=True), names, partial=True), part)
+
+    aligned = opset.align(sources, keep=keep_opset)
     try:
-        return replace(matched(aligned), loaded=tuple(sources))
+        signature.check_counts(aligned)
+        return replace(_either(matched, aligned, names), loaded=tuple(sources))
     except NotEquivalent as error:
-        family = _in_one_spelling(aligned, names, matched, error)
-    return replace(family, loaded=tuple(sources))
+        if not partial or not common.equal_inputs(aligned):
+            raise
+        try:
+            return replace(_either(with_tails, aligned, names), loaded=tuple(sources))
+        except NotEquivalent as fault:
+            error.hint = f"--partial can't merge them: {fault.message}"
+            raise error from None
 
 
-Matched = Callable[[Sequence[Source]], Correspondence]
+def _either(matched: Matched, given: Sequence[Source], names: Sequence[str]) -> Correspondence:
+    """Return the family of the sources as they are, else in one spelling. Raises NotEquivalent."""
+    try:
+        return matched(given)
+    except NotEquivalent as error:
+        return _in_one_spelling(given, names, matched, error)
 
 
 def _in_one_spelling(

@@ -107,7 +107,7 @@ class _Shapes:
     def _make_ragged(self, name: str, types: list[ValueType], output: OutputShapes) -> None:
         """Record that the shape of a value may differ, with what is known of it in each model."""
         self.ragged.add(name)
-        self.types[name] = _common(types)
+        self.types[name] = common(types)
         self._groups[name] = output.group
         self._own[name] = [
             _better(value_type, dims) for value_type, dims in zip(types, output.dims, strict=True)
@@ -121,7 +121,7 @@ class _Shapes:
         if name in self.declared:
             rows = zip(self._said, own, strict=True)
             types = [self.declared[name], *(declared.get(twin, ValueType()) for declared, twin in rows)]
-            self.declared[name] = _common(types)
+            self.declared[name] = common(types)
 
     def _shapes_differ(self, shapes: Sequence[Dims], tainted: bool) -> bool:
         """Return True where the shapes may differ. `tainted`: something that the node depends on differs, so
@@ -229,7 +229,7 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
             raise differ.error(ours, i, flat, pairing.steps[i], unlike)
 
 
-def _common(types: Iterable[ValueType]) -> ValueType:
+def common(types: Iterable[ValueType]) -> ValueType:
     """Return what all models have in common of a type."""
     first, *others = types
     dims = first.dims

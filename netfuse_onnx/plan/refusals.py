@@ -50,6 +50,8 @@ def _axis_of_a_vector(step: Step, inputs: Inputs) -> bool:
     return not _is_number(inputs, 1) and (dims is None or len(dims) < 2)
 
 
+PORTABLE = "portable"
+"""The word for all runtimes together, beside the providers of ONNX Runtime."""
 _VECTOR = Refusal(
     "NO_AXIS_OF_VECTORS", _axis_of_a_vector, "CUDA quantises values of rank 1 with one scale for all models"
 )
@@ -66,7 +68,8 @@ REFUSALS: Mapping[str, Mapping[str, Refusal]] = {
             ),
             _VECTOR,
         ),
-    }
+    },
+    PORTABLE: {},
 }
 """By provider and operator."""
 

@@ -1,7 +1,8 @@
-"""Operators that change nothing: times 1, plus 0, a mask of which all is allowed."""
+"""Operators that change nothing: times 1, plus 0, a mask of which all is allowed; and Slices that are one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import zip_longest
 
 import numpy as np
@@ -60,3 +61,26 @@ def _fits(forms: Forms, mask: str, value: str) -> bool:
         return False
     pairs = zip_longest(few[::-1], many[::-1], fillvalue=1)
     return all(a == 1 or (a == b and a is not None) for a, b in pairs)
+
+
+@form("Slice", name="slices", opset=10, says="Slices along several axes, one after the other, became one")
+def _one_slice(forms: Forms, node: Node) -> Node | None:
+    inner = forms.producer(node.inputs[0], "Slice")
+    rows = [_cuts(forms, each) for each in (inner, node) if each is not None]
+    if inner is None or len(rows) != 2 or not all(rows) or rows[0].keys() & rows[1].keys():
+        return None
+    cuts = sorted((rows[0] | rows[1]).items())
+    columns = zip(*[(start, end, axis, step) for axis, (start, end, step) in cuts], strict=True)
+    operands = [forms.new_constant(np.array(column, np.int64)) for column in columns]
+    return replace(node, inputs=(inner.inputs[0], *operands), attrs={})
+
+
+def _cuts(forms: Forms, node: Node) -> dict[int, tuple[int, int, int]]:
+    """Return the start, end and step by axis, counted from the front; none where one is not constant."""
+    dims = forms.dims(node.inputs[0])
+    columns = [forms.constant(name) for name in node.inputs[1:] if name]
+    if dims is None or len(columns) not in (3, 4) or any(column is None for column in columns):
+        return {}
+    starts, ends, axes, *steps = [column.reshape(-1).tolist() for column in columns if column is not None]
+    rows = zip(axes, starts, ends, steps[0] if steps else [1] * len(axes), strict=True)
+    return {axis % len(dims): (start, end, step) for axis, start, end, step in rows}

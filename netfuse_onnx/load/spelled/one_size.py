@@ -188,20 +188,23 @@ def _all_indices(sizes: Sizes, node: Node, dims: Dims) -> bool:
 
 
 def _added(few: Dims, many: Dims) -> list[int] | None:
-    """Return the first axes of size 1 that make the one dims of the other; None where these are not all."""
-    axes, at = [], 0
-    for k, size in enumerate(many):
-        if at < len(few) and few[at] == size:
-            at += 1
-        elif size.constant == 1:
-            axes.append(k)
+    """Return the first axes of size 1 that make the one dims of the other; None where there are none. The
+    forms of shapes.py choose the same ones."""
+    axes, rest = [], list(few)
+    for axis, size in enumerate(many):
+        one = size.constant == 1
+        if rest and rest[0] == size and not (one and len(many) - axis > len(rest)):
+            rest.pop(0)
+        elif one:
+            axes.append(axis)
         else:
             return None
-    return axes if at == len(few) and axes else None
+    return axes if axes and not rest else None
 
 
 def _target(before: Dims, after: Dims) -> list[int] | None:
-    """Return the target of a Reshape as numbers, with 0 for a size that stays and -1 for one other."""
+    """Return the target of a Reshape as numbers, with 0 for a size that stays and -1 for one other. From 0,
+    inference knows that it is the same."""
     target: list[int] = []
     for k, size in enumerate(after):
         if size.constant is not None:
