@@ -15,6 +15,7 @@ from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.load.spelled import (  # noqa: F401  forms register: first come those that need more
     activations,
     batchnorm,
+    contrib,
     cuts,
     folded,
     leftovers,
