@@ -15,6 +15,7 @@ from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.load.spelled import (  # noqa: F401  forms register: first come those that need more
     activations,
     batchnorm,
+    contrib,
     cuts,
     folded,
     leftovers,
@@ -32,6 +33,8 @@ from netfuse_onnx.types import Source, Weight
 ALL = frozenset(one.name for one in all_forms())
 EXACT = frozenset(one.name for one in all_forms() if one.exact)
 """The forms that change no bit of a result."""
+FIRST = frozenset({"slice-of-one"})
+"""The forms of views that no longer stand there once sizes have one spelling."""
 ROUNDS = 4
 """Sizes are written in one way first, then forms apply, which may leave sizes to be written again."""
 
@@ -50,7 +53,7 @@ def respelled(source: Source, chosen: frozenset[str] | None = None) -> Spelling:
     are the forms that apply, where not all do."""
     chosen = ALL if chosen is None else chosen
     counts, made = Counter[str](), set[Weight]()
-    current = source
+    current = _formed(source, chosen & FIRST, counts, made)
     for _ in range(ROUNDS):
         graph, count, constants = one_size.respelled(current)
         counts[one_size.NAME] += count

@@ -55,6 +55,30 @@ def _layer_norm_without_scale(forms: Forms, node: Node) -> Node | None:
     return _normalised(node, "LayerNormalization", (x, scale, bias), *parts[1:])
 
 
+@form("Mul", "Add", name="layer-normalization-parameters", exact=False, needs=["ReduceMean"],
+      says="A scale and a bias beside a LayerNormalization without became its own")  # fmt: skip
+def _with_parameters(forms: Forms, node: Node) -> Node | None:
+    """A LayerNormalization with a scale of ones and no bias, times w, has the scale w; plus b, the bias b."""
+    for x, given in (node.inputs, node.inputs[::-1]):
+        norm, weight = forms.only(x, "LayerNormalization"), forms.weights.get(given)
+        if norm is None or weight is None or len([name for name in norm.outputs if name]) > 1:
+            continue
+        scale, bias = norm.inputs[1], norm.inputs[2] if len(norm.inputs) > 2 else ""
+        like = forms.weights.get(scale)
+        fits = like is not None and (like.dtype, like.shape) == (weight.dtype, weight.shape)
+        if not fits or not _only(forms, bias, 0) or (node.op == "Mul" and not _only(forms, scale, 1)):
+            continue
+        inputs = (norm.inputs[0], given) if node.op == "Mul" else (*norm.inputs[:2], given)
+        return replace(norm, inputs=inputs, outputs=node.outputs)
+    return None
+
+
+def _only(forms: Forms, name: str, value: float) -> bool:
+    """Return True for a constant that is this number everywhere, and where there is none."""
+    values = forms.vector(name) if name else np.array(value)
+    return values is not None and bool((values == value).all())
+
+
 @form("Mul", name="rms-normalization", opset=23, exact=False, needs=["ReduceMean"],
       says="x / sqrt(mean of squares + epsilon) * scale became RMSNormalization")  # fmt: skip
 def _rms_norm(forms: Forms, node: Node) -> Node | None:
