@@ -8,6 +8,7 @@ from netfuse_onnx.report import CheckReport
 from .render_adapters import adapters
 from .render_hints import hints
 from .render_sharing import sharing
+from .render_spelling import spelling
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 
@@ -27,6 +28,7 @@ def check(report: CheckReport, console: Screen) -> None:
     else:
         console.say(f"Equivalent: {alike}.")
     adapters(report.adapters, console)
+    spelling(report.spelling, console)
     _weights(report, console)
     _nodes(report, console)
     sharing(report.sharing, console)

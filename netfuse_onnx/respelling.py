@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from netfuse_onnx.types import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +48,14 @@ class Respelled:
             rows = [row for row in self.rows if row.form == form]
             places = ", ".join(f"{row.count} in {row.model}" for row in rows)
             yield f"{rows[0].says} ({places})."
+
+
+@dataclass(frozen=True, slots=True)
+class Simplified:
+    """A source that onnxslim of this version has simplified: its nodes before and after, and the weights that
+    are not those of the file."""
+
+    version: str
+    before: int
+    after: int
+    made: frozenset[Weight]
