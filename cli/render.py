@@ -27,6 +27,7 @@ from netfuse_onnx.rules_report import RulesReport
 from netfuse_onnx.types import Became, Edge
 
 from .render_adapters import adapters
+from .render_apart import apart
 from .render_bench import bench
 from .render_bundle import bundle, views
 from .render_changed import changed
@@ -84,6 +85,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         tuning(report.tuning, console)
         if report.tuning.sizes:
             assumed(report.tuning.sizes[0], report.dims, console)
+    apart(report.apart, console)
     sharing(report.sharing, console)
     views(report.views, console)
     _names(report.names, console)
@@ -125,6 +127,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     low_rank(report.low_rank, console)
     spelling(report.spelling, console)
+    apart(report.apart, console)
     _lowered(report.lowered, console)
     _names(report.names, console)
     _ids(report, console)

@@ -15,6 +15,7 @@ from netfuse_onnx.errors import (
     InternalError,
     NetfuseError,
     NotEquivalent,
+    NotExportable,
     NotProven,
     NotRoutable,
     NotStackable,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
+    from netfuse_onnx.pytorch.exporting import export
     from netfuse_onnx.runtime.session import MergedSession
     from netfuse_onnx.server.running import serve
     from netfuse_onnx.source_digests import digests
@@ -54,6 +56,7 @@ __all__ = [
     "MergedSession",
     "NetfuseError",
     "NotEquivalent",
+    "NotExportable",
     "NotProven",
     "NotRoutable",
     "NotStackable",
@@ -68,6 +71,7 @@ __all__ = [
     "bundle",
     "check",
     "digests",
+    "export",
     "inspect",
     "merge",
     "plan_fleet",
@@ -97,6 +101,10 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.fleet.planning import plan_fleet
 
         return plan_fleet
+    if name == "export":
+        from netfuse_onnx.pytorch.exporting import export
+
+        return export
     if name == "digests":  # answers within a second, so it loads no more than it needs
         from netfuse_onnx.source_digests import digests
 

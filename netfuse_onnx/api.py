@@ -119,7 +119,8 @@ def check(
     labels = arguments.model_names(paths, names)
     paths = simplified.paths(paths) if simplify else paths
     match = functools.partial(opened.matched, partial=partial)
-    comparison = checked.Comparison(match, exact=not partial)
+    partly = None if partial else functools.partial(opened.matched, partial=True)
+    comparison = checked.Comparison(match, exact=not partial, partial=partly)
     return steady(sources.files(paths), lambda: comparison.answer(paths, labels, remake.merge))
 
 
@@ -214,6 +215,7 @@ def inspect(merged: str) -> InspectReport:
         recorded=about.recorded,
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
+        apart=about.apart,
         names=tuple(about.labels.rows()),
         changed=changed,
         spelling=spelling_rows.read(about.spelling),

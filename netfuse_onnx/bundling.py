@@ -109,7 +109,7 @@ class Bundling:
             "name": self.family.names[model],
             "view": made.file,
             "inputs": [edge.inputs[name] for name in first.inputs],
-            "outputs": [edge.outputs[name] for name in first.outputs],
+            "outputs": [edge.outputs[name] for name in self.family.outputs if name in edge.outputs],
             "exact": not made.note,
             "note": made.note,
             "shared": made.shared,

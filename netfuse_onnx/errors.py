@@ -85,6 +85,12 @@ class SourcesDiffer(AnswerIsNo):
     kind = "sources_differ"
 
 
+class NotExportable(AnswerIsNo):
+    """PyTorch can't export a module."""
+
+    kind = "not_exportable"
+
+
 class NotProven(NetfuseError):
     """The proof could not tell: the models could not be run, or their outputs do not separate the models."""
 

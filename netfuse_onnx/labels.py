@@ -99,8 +99,9 @@ def grouped(rows: Sequence[NameRow]) -> list[Line]:
         groups.setdefault((row.what, seen[row.what, row.model]), []).append(row)
         seen[row.what, row.model] += 1
     lines: list[Line] = []
+    models = {row.model for row in rows}
     for (what, _), group in groups.items():
-        if len({row.own for row in group}) == 1:
+        if len({row.own for row in group}) == 1 and len(group) == len(models):
             lines.append((what, "every", group[0].own, list(dict.fromkeys(row.merged for row in group))))
         else:
             lines += [(what, row.model, row.own, [row.merged]) for row in group]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from netfuse_onnx import (
+    apart,
     arguments,
     best_plan,
     bundling,
@@ -42,6 +43,7 @@ from netfuse_onnx.report import MergeReport, VerifyReport
 from netfuse_onnx.routing import without_rows
 from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
+from netfuse_onnx.tailed import refuse_stacked
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
 from netfuse_onnx.write import bundle, fingerprint, metadata, staging, writer
@@ -75,6 +77,8 @@ class Merging:
     progress: Progress | None
     proof: Proof
     portable: bool
+    accept: Callable[[str, Correspondence, Labels], None] | None = None
+    """A further check of the merged file, at a path that is not yet its place. It raises what is wrong."""
 
     def report(self) -> MergeReport:
         """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
@@ -200,6 +204,7 @@ class _Work:
     def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
+        refuse_stacked(family, ask.io)
         if sizes := without_rows(ask.dims) if edges.is_routed(ask.io) else ask.dims:
             inputs.require_symbols(inputs.describe(family), sizes)
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
@@ -213,7 +218,7 @@ class _Work:
         if ask.strict:
             refusals.replicated(answer)
             refusals.slower(answer)
-        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
+        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims, data=ask.data)
         with writer.stage(
             plan.merged, ask.path, self.models, mode=ask.mode, metadata=about, progress=ask.progress,
             digests=self.digests, early=ask.early(),
@@ -226,6 +231,9 @@ class _Work:
                 proof = self._prove_staged(staged, plan, options, views)
                 proof = replace(proof, fingerprint=answer.fingerprint)
                 answer = refusals.proven(answer, proof, ask.strict)
+            if ask.accept:
+                with wording.renaming(staged.names(ask.out)):
+                    ask.accept(staged.model_path, family, Labels.of(family, io, once))
             if views:
                 viewed, files = views.commit()
                 answer, size = replace(answer, views=viewed), sum(viewed.files.values())
@@ -294,4 +302,5 @@ class _Work:
             portable=family.portable,
             source_opset=max(source.opsets.get("", 0) for source in family.loaded or family.sources),
             opset=family.opsets.get("", 0),
+            apart=apart.of(family, merged, ask.dims),
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +11,10 @@ from netfuse_onnx.changed import Changed
 from netfuse_onnx.changes import Changes
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.factored import LowRankReport
+from netfuse_onnx.json_value import json_value
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.merge_rows import RoutingRow, Sharing
+from netfuse_onnx.merge_rows import Apart, PartialRow, RoutingRow, Sharing
 from netfuse_onnx.proofs import (
     BytesProof,
     GraphProof,
@@ -73,7 +71,7 @@ def _document(report: Report | None, error: NetfuseError | None, exit_code: int)
     if error:
         fault = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
     head = {"schema_version": SCHEMA_VERSION, "ok": error is None, "exit_code": exit_code, "error": fault}
-    return {**head, **{key: value for key, value in (_json_value(report) or {}).items() if key not in head}}
+    return {**head, **{key: value for key, value in (json_value(report) or {}).items() if key not in head}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +197,8 @@ class MergeReport(Report):
     """The models that update, add or remove changed; None for a merge."""
     fingerprint: str = ""
     """As in VerifyReport."""
+    apart: Apart | None = None
+    """The part that --partial merged; None where the models are one architecture."""
 
     @property
     def copied(self) -> int | None:
@@ -286,6 +286,10 @@ class CheckReport(Report):
     sharing: Sharing | None = None
     adapters: Adapters | None = None
     spelling: Spelling | None = None
+    apart: Apart | None = None
+    """As in MergeReport."""
+    partial: tuple[PartialRow, ...] = ()
+    """The family that --partial would make of models that are not one architecture."""
 
     @property
     def ok(self) -> bool:
@@ -333,18 +337,5 @@ class InspectReport(Report):
     spelling: Spelling | None = None
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
-
-
-def _json_value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: _json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"ok": value.ok, **own} if hasattr(value, "ok") else own
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(k): _json_value(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_value(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    apart: Apart | None = None
+    """As in MergeReport."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from netfuse_onnx import edges
+from netfuse_onnx.errors import NotStackable
 from netfuse_onnx.types import Correspondence
 
 
@@ -15,3 +17,13 @@ def having(family: Correspondence, output: str) -> list[int]:
 def owner(family: Correspondence, weight: str) -> int | None:
     """Return the model whose tail has the weight; None for a weight of the common graph."""
     return next((model for model, tail in enumerate(family.tails) if weight in tail.weights), None)
+
+
+def refuse_stacked(family: Correspondence, io: str) -> None:
+    """Raise NotStackable where models end in tails and their outputs are not kept apart."""
+    if family.tails and not edges.is_separate(io):
+        raise NotStackable(
+            f"{family.sources[0].path} and the other models end in operators of their own, so one output "
+            "can't stand for all of them.",
+            "Use --io separate.",
+        )

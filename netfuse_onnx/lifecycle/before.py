@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TypedDict
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.lifecycle.places import Places
-from netfuse_onnx.storage import wire
-from netfuse_onnx.write import writer
 from netfuse_onnx.write.digests import JOINED
 from netfuse_onnx.write.metadata import Metadata
 
@@ -38,7 +35,7 @@ def options(places: Places, about: Metadata) -> Options:
         target=about.target,
         partial=about.partial,
         portable=about.portable,
-        data=data_mode(places.merged),
+        data=about.data,
     )
 
 
@@ -59,17 +56,6 @@ def refuse(merged: str, about: Metadata) -> None:
         raise FileFault(
             f"{merged} is part of a bundle, whose views read its data.", "Merge again with --views."
         )
-
-
-def data_mode(merged: str) -> writer.Mode:
-    """Return the option by which a merged file has, or has not, a data file."""
-    locations = wire.external_locations(merged)
-    folder = os.path.dirname(os.path.abspath(merged))
-    held = sum(os.path.getsize(os.path.join(folder, name)) for name in locations)
-    large = max(held, os.path.getsize(merged)) >= writer.INLINE_BELOW
-    if bool(locations) == large:
-        return "auto"
-    return "external" if locations else "single"
 
 
 def _names(places: Places, about: Metadata) -> tuple[Mapping[str, str], Mapping[str, str]]:

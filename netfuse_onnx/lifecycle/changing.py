@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from netfuse_onnx import sources, wording
+from netfuse_onnx import edges, sources, wording
 from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.hints import Asked
 from netfuse_onnx.lifecycle import before
@@ -37,7 +37,7 @@ Choose = Callable[[Sequence[str]], Places]
 MEASURE = "merge again with --tune to measure"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Changing(Merging):
     """The arguments of one change of a merged file: those of the merge that gives the new one."""
 
@@ -77,6 +77,11 @@ class Changing(Merging):
     def planned(self, family: Correspondence, once: frozenset[str]) -> tuple[Plan, tuple[RoutingRow, ...]]:
         """Plan and lower the family. A plan that was chosen by measuring stays, where it is on offer."""
         about = self.was.about
+        if edges.is_routed(self.io) and family.models != len(about.models):
+            self.notes.append(
+                f"Rows find their models by {self.io}, as before; a merge with --routing auto chooses for as "
+                "many models as there are."
+            )
         if not about.recorded:
             return super().planned(family, once)
         rows, choices = about.lowered.nodes, tuple(remake.choices(about.lowered.nodes))
@@ -130,7 +135,7 @@ def change(
         places = choose(was.about.models)
         with wording.renaming(was.shown):
             merging = Changing(
-                paths=places.paths, out=target, names=[place.name for place in places.after],
+                paths=was.paths(places), out=target, names=[place.name for place in places.after],
                 **before.options(places, was.about), strict=False, verify=verify, tune=None, views=False,
                 low_rank=None, base=None, progress=progress, proof={**proof, "dims": was.about.dims},
                 places=places, was=was,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.lifecycle import before, origins
+from netfuse_onnx.lifecycle.places import Places
 from netfuse_onnx.storage import steady, wire
 from netfuse_onnx.types import Source
 from netfuse_onnx.write import metadata, staging
@@ -24,6 +25,10 @@ class Held:
     models: Sequence[Source]
     stamp: steady.Stamp | None
     early: Early | None
+
+    def paths(self, places: Places) -> list[str]:
+        """Return the path of each model after a change."""
+        return [place.path or self.models[place.before].path for place in places.after]
 
     @property
     def shown(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
+from netfuse_onnx import factored
 from netfuse_onnx.errors import FileFault, InternalError, ValuesDiffer
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.original import Original, OriginalFile, Piece
@@ -37,7 +38,7 @@ def sources(merged: str, folder: str) -> list[Source]:
     Raises FileFault where the file can't be read, was not written by netfuse-onnx, or does not hold a source.
     """
     opened = Origins.read(merged)
-    holder = Linked(folder)
+    holder = LinkedFiles(folder)
     return [opened.source(model, holder) for model in range(len(opened.about.models))]
 
 
@@ -82,7 +83,7 @@ class Origins:
             name, reason = self.about.models[model], self.note(model)
             raise FileFault(f"{self.path} can't give back {name}: {reason}.", "Keep the file of that model.")
 
-    def original(self, model: int, folder: Places) -> Original:
+    def original(self, model: int, folder: WeightFiles) -> Original:
         """Return the files of a model, whose weights are in `folder`. Raises FileFault."""
         self.require(model)
         row = self.packed.models[model]
@@ -92,7 +93,7 @@ class Origins:
         )
         return Original(self.about.sha256[model], files, row.note)
 
-    def source(self, model: int, folder: Places) -> Source:
+    def source(self, model: int, folder: WeightFiles) -> Source:
         """Return a model as it was loaded. Raises FileFault."""
         original = self.original(model, folder)
         path = os.path.join(folder.path, f"{model}.onnx")
@@ -104,13 +105,21 @@ class Origins:
             file.write(graph.SerializeToString(deterministic=True))
         return replace(load(path), original=original)
 
-    def _piece(self, number: int, folder: Places) -> Piece:
+    def _piece(self, number: int, folder: WeightFiles) -> Piece:
         if number >= 0:
             return self.packed.runs[number]
-        held, part = self.packed.weights[-1 - number]
-        return folder.weights(self, held, part)
+        weight = self.packed.weights[-1 - number]
+        if len(weight) == 2:
+            data = folder.weights(self, *weight).data
+            assert not isinstance(data, tuple)
+            return data
+        base, a, b = (folder.weights(self, *weight[k : k + 2]) for k in (0, 2, 4))
+        try:
+            return folder.store(b"".join(factored.sums(base, a, b, weight[6])))
+        except (ValueError, IndexError, KeyError) as error:
+            raise _damaged(self.path, f"factors do not fit: {error}") from error
 
-    def taken_out(self, held: int, part: int, folder: Places) -> Piece:
+    def taken_out(self, held: int, part: int, folder: WeightFiles) -> Weight:
         """Return a weight as it went into a merged one. Raises FileFault where the file has none such."""
         name, shapes = self.packed.held[held].name, self.packed.held[held].shapes
         try:
@@ -120,24 +129,23 @@ class Origins:
             recipe = Recipe(name, parts, weight.dtype, weight.shape, outer, transform)
             if isinstance(weight.data, tuple):
                 raise ValueError("it holds strings")
-            data = taken_out(recipe, folder.linked(weight.data), part, folder.store).data
+            found = taken_out(recipe, folder.linked(weight.data), part, folder.store)
         except (KeyError, ValueError, InternalError, ValuesDiffer) as error:
             raise FileFault(
                 f"{self.path} has its weight {name!r} in another form than was merged: a tool changed it.",
                 "Give the file that netfuse-onnx wrote.",
             ) from error
-        assert not isinstance(data, tuple)
-        return data
+        return found
 
 
 @dataclass
-class Places:
+class WeightFiles:
     """The weights of a merged file, and a folder for those that are taken out of it."""
 
     path: str
-    _taken: dict[tuple[int, int], Piece] = field(default_factory=dict)
+    _taken: dict[tuple[int, int], Weight] = field(default_factory=dict)
 
-    def weights(self, given: Origins, held: int, part: int) -> Piece:
+    def weights(self, given: Origins, held: int, part: int) -> Weight:
         """Return a weight, which is taken out once."""
         if (held, part) not in self._taken:
             self._taken[held, part] = given.taken_out(held, part, self)
@@ -157,7 +165,7 @@ class Places:
 
 
 @dataclass
-class Linked(Places):
+class LinkedFiles(WeightFiles):
     """The same, with the files of the merged model linked into the folder."""
 
     _links: dict[str, str] = field(default_factory=dict)

@@ -35,11 +35,6 @@ class Places:
     after: tuple[Place, ...]
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """The path of each model: that of its new file, or of the merged file."""
-        return tuple(place.path or self.merged for place in self.after)
-
-    @property
     def new(self) -> tuple[str, ...]:
         """The paths of the new files."""
         return tuple(place.path for place in self.after if not place.stays)

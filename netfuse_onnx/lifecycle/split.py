@@ -17,7 +17,7 @@ from urllib.parse import quote
 from onnx import TensorProto
 
 from netfuse_onnx.errors import FileFault, UsageFault
-from netfuse_onnx.lifecycle.origins import Origins, Places
+from netfuse_onnx.lifecycle.origins import Origins, WeightFiles
 from netfuse_onnx.lifecycle.split_report import SplitReport, SplitRow
 from netfuse_onnx.original import Original, OriginalFile
 from netfuse_onnx.prove.trial import Progress
@@ -175,12 +175,12 @@ def _folder(folder: str) -> Iterator[Staging]:
 
 
 @contextlib.contextmanager
-def _scratch(stage: Staging) -> Iterator[Places]:
+def _scratch(stage: Staging) -> Iterator[WeightFiles]:
     """Give a place for the weights that are taken out of merged ones, for the time of one model."""
     folder = os.path.join(stage.folder, "taken")
     os.mkdir(folder)
     try:
-        yield Places(folder)
+        yield WeightFiles(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

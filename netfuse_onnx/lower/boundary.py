@@ -19,6 +19,7 @@ from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.lower.guards import choose, kept_checks
 from netfuse_onnx.ops import kinds
+from netfuse_onnx.tailed import refuse_stacked
 from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
@@ -203,12 +204,7 @@ class Boundary:
     def _refuse_unstackable(self) -> None:
         if not self.stacked:
             return
-        if self.corr.tails:
-            raise NotStackable(
-                f"{self.corr.sources[0].path} and the other models end in operators of their own, so their "
-                "outputs can't be stacked.",
-                "Use --io separate.",
-            )
+        refuse_stacked(self.corr, self.labels.io)
         for role, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
             for name in names:
                 ragged = name in self.corr.ragged

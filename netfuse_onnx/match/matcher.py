@@ -24,6 +24,8 @@ from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
 
 Matched = Callable[[Sequence[Source]], Correspondence]
+ONLY = "--partial can't merge them: "
+"""The beginning of the hint on models that --partial refuses."""
 
 
 def match(
@@ -68,7 +70,7 @@ def match(
         try:
             return replace(_either(with_tails, aligned, names), loaded=tuple(sources))
         except NotEquivalent as fault:
-            error.hint = f"--partial can't merge them: {fault.message}"
+            error.hint = f"{ONLY}{fault.message}"
             raise error from None
 
 

@@ -209,13 +209,18 @@ def _differences(ours: Flat, demands: Demands, others: Iterable[tuple[Flat, Pair
     """Yield a sentence for each operator that is not the same in all models, about its first difference."""
     others = list(others)
     for i, step in enumerate(ours.steps):
+        said, also = "", []
         for flat, pairing in others:
             j = pairing.steps[i]
             what = differ.attribute_text(ours, flat, step, flat.steps[j])
             what = what or demands.difference(i, flat, pairing)
-            if what:
-                yield f"{places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path})."
-                break
+            if what and not said:
+                said = f"{places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path}"
+            elif what:
+                also.append(flat.path)
+        if said:
+            more = f" and {len(also) - FILES} more" if len(also) > FILES else ""
+            yield f"{said}; {', '.join(also[:FILES])}{more}, too)." if also else f"{said})."
 
 
 def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:

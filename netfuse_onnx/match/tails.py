@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.claims import resolve_claims
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.common import LEAST, Common
+from netfuse_onnx.match.edges import warnings
 from netfuse_onnx.match.signature import type_text
 from netfuse_onnx.ops import walk
 from netfuse_onnx.types import Correspondence, Dim, Edge, Graph, Node, Source, ValueType
@@ -59,8 +60,16 @@ def with_tails(family: Correspondence, common: Common) -> Correspondence:
         edges=edges,
         tails=tails,
         declared={key: partial_.common(own) for key, own in types.items()},
+        warnings=(*_warnings(family, common),),
         differences=(*family.differences, *_sentences(family, common, tails)),
     )
+
+
+def _warnings(family: Correspondence, common: Common) -> Iterator[str]:
+    """Yield the sentences on a family, those on names of inputs in the place of those on values inside."""
+    inside = set(warnings(family.names, common.edges()))
+    yield from (sentence for sentence in family.warnings if sentence not in inside)
+    yield from warnings(family.names, common.inputs)
 
 
 def _keys(said: Sequence[Mapping[str, ValueType]]) -> list[dict[str, str]]:

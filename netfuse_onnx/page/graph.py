@@ -167,6 +167,12 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def kind(dtype: int) -> str:
+    """Return an element type as numpy calls it."""
+    name = dtype_name(dtype).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
 def _stored(graph: onnx.GraphProto, about: Metadata) -> Iterator[tuple[str, Stored]]:
     """Yield the weights that the file stores, by their merged names. Constants of rules are none."""
     for tensor in graph.initializer:
@@ -174,7 +180,7 @@ def _stored(graph: onnx.GraphProto, about: Metadata) -> Iterator[tuple[str, Stor
         if line is not None:
             shape = tuple(tensor.dims)
             size = -(-math.prod(shape) * BITS.get(tensor.data_type, 0) // 8)
-            yield tensor.name, Stored(line["value"], dtype_name(tensor.data_type).lower(), shape, size)
+            yield tensor.name, Stored(line["value"], kind(tensor.data_type), shape, size)
 
 
 # --------------------------------------------------------------------------- arrows

@@ -96,7 +96,7 @@
     if (from.length) connector(place, "⤳ " + cut(from[0].n, 22) + (from.length > 1 ? " +" + (from.length - 1) : ""), node.y - H / 2 - 4, "middle");
   });
   const drawnHeads = columns.map(([left, , text]) => {
-    const made = svg("text", { class: "col", x: left, y: -16 }, text);
+    const made = svg("text", { class: "col", x: left, y: -30 }, text);
     heads.append(made);
     return made;
   });
@@ -177,14 +177,14 @@
     panel.append(html("h4", "Cost by the plan, a call"));
     const rows = text.split("; ").map((part, place) => {
       const match = /^(.*?)\s*([\d.]+) us$/.exec(part);
-      return match ? [place ? match[1] : "as planned", Number(match[2])] : [part, null];
+      return match ? [place ? match[1] : "as planned", Number(match[2]), match[2] + " µs"] : [part, null, ""];
     });
     const most = Math.max(...rows.map((row) => row[1] || 0)) || 1, grid = html("div", undefined, "cost");
-    for (const [name, value] of rows) {
+    for (const [name, value, said] of rows) {
       const meter = document.createElement("meter");
       meter.max = most; meter.value = value || 0;
       meter.setAttribute("aria-label", name);
-      grid.append(html("span", name), meter, html("span", value === null ? "" : value + " µs"));
+      grid.append(html("span", name), meter, html("span", said));
     }
     panel.append(grid);
   };
@@ -206,9 +206,8 @@
     if (node.weights) {
       panel.append(html("h4", "Weights, as they are stored"));
       const list = html("dl");
-      for (const [name, dtype, shape, bytes] of node.weights) {
-        const term = html("dt", name, "name");
-        list.append(term, html("dd", dtype + " " + shape + ", " + bytes));
+      for (const [name, dtype, shape, bytes, count] of node.weights) {
+        list.append(html("dt", (count > 1 ? count + " × " : "") + name, "name"), html("dd", dtype + " " + shape + ", " + bytes));
       }
       panel.append(list);
     }

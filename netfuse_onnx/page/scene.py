@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from netfuse_onnx.units import size
 
 KINDS = (*Became, groups.CONVERSION, groups.ROUTING, groups.ADDED, groups.INPUT, groups.OUTPUT)
 """The kinds of boxes, in the order of the legend."""
+NEAR_NUMBER = 3
+"""The number of a module belongs to a heading where it stands so near behind the name."""
 MOST_NAMES = 64
 """The most names of merged inputs or outputs that a box lists."""
 
@@ -60,12 +63,21 @@ def heading(boxes: Sequence[Box]) -> tuple[str, str]:
     same = 0
     while all(len(path) > same for path in paths) and len({path[same] for path in paths}) == 1:
         same += 1
-    # `layer.3` says more than `3`: a number goes with the name before it
-    numbered = any(path[same : same + 1] and path[same].isdigit() for path in paths)
-    start = same - 1 if same and numbered else same
-    ends = [".".join(path[start : same + 1]) for path in (paths[0], paths[-1])]
-    names = list(dict.fromkeys(filter(None, ends))) or [".".join(paths[0][:same])]
+    names = list(dict.fromkeys(filter(None, (_around(path, same) for path in (paths[0], paths[-1])))))
+    names = names or [_around(paths[0], same - 1)]
     return " to ".join(names), names[0]
+
+
+def _around(path: Sequence[str], place: int) -> str:
+    """Return the name at this place of a path, up to the number that follows and from the name before it:
+    `layer.3` says more than `3` or `layer`."""
+    start, end = place, min(place + 1, len(path))
+    while start > 0 and path[start : start + 1] and path[start].isdigit():
+        start -= 1
+    for far in range(place, min(place + NEAR_NUMBER, len(path))):
+        if path[far].isdigit():
+            end = far + 1
+    return ".".join(path[start:end])
 
 
 def _node(box: Box) -> dict[str, Any]:
@@ -85,8 +97,14 @@ def _node(box: Box) -> dict[str, Any]:
         "edge": group.boundary,
         "made": [[op, count] for op, count in box.counts.items()],
         "weights": [
-            [weight.value, weight.dtype, "x".join(map(str, weight.shape)), size(weight.nbytes)]
-            for weight in box.weights
+            [
+                weight.value,
+                weight.dtype,
+                " × ".join(map(str, weight.shape)) or "scalar",
+                size(weight.nbytes),
+                count,
+            ]
+            for weight, count in Counter(box.weights).items()
         ],
         "attrs": [[name, text] for name, text in box.attributes.items()],
         "mod": box.module,

@@ -1,4 +1,4 @@
-"""What the sections of the page show beyond the reports themselves: plots, tables of counts, and marks."""
+"""The sections of the page have more than the reports themselves: plots, tables of counts, and marks."""
 
 from __future__ import annotations
 

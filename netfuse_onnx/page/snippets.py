@@ -12,8 +12,8 @@ import onnx
 
 from netfuse_onnx import edges
 from netfuse_onnx.page.graph import ids
+from netfuse_onnx.page.graph import kind as element_type
 from netfuse_onnx.page.material import Material
-from netfuse_onnx.storage.tensors import dtype_name
 
 MOST_LINES = 12
 """The most inputs that a snippet feeds one by one; the rest is a comment."""
@@ -57,7 +57,7 @@ def _port(info: onnx.ValueInfoProto) -> Port:
         dims = tuple(
             dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim
         )
-    return Port(info.name, dtype_name(kind.elem_type).lower(), dims)
+    return Port(info.name, element_type(kind.elem_type), dims)
 
 
 def snippets(material: Material) -> list[Snippet]:
@@ -152,7 +152,7 @@ def _feed(port: Port, symbols: Mapping[str, str]) -> str:
 
 def _numpy(dtype: str) -> str:
     """Return the type of numpy for one of ONNX; those that numpy lacks are in ml_dtypes."""
-    others = {"float": "float32", "double": "float64", "bool": "bool_", "string": "object_"}
+    others = {"bool": "bool_", "string": "object_"}
     name = others.get(dtype, dtype)
     return f"np.{name}" if hasattr(np, name) else f"ml_dtypes.{name}"
 

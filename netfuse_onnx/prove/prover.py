@@ -19,6 +19,7 @@ from netfuse_onnx.prove.factors import prove_factors
 from netfuse_onnx.prove.holders import holders, wrong_indices
 from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.level import leaving_out_fusions
+from netfuse_onnx.prove.origins import with_origins
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
 from netfuse_onnx.prove.views import ViewProver
@@ -54,6 +55,7 @@ def prove(
     """
     tell = progress or silent
     options = leaving_out_fusions(options, path)
+    graph = with_origins(graph, path, recipes, family)
     bytes_proof, rebuilt = prove_bytes(path, recipes, family, tell), prove_factors(recipes, family, tell)
     try:
         trusted = graph.ok and not graph.note

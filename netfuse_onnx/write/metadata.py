@@ -20,6 +20,7 @@ from netfuse_onnx.factored import Factored, LowRank
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered, Merged
+from netfuse_onnx.merge_rows import Apart, ApartRow
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
@@ -72,12 +73,16 @@ class Metadata:
     they were written in one way, or an old version wrote the file."""
     written: Written | None = None
     """Facts of the graph as it was written; files of old versions have none."""
+    data: str = "auto"
+    """The files that get the weights, as the merge was asked: auto, external or single."""
 
     @property
     def labels(self) -> Labels:
         """The names of the inputs and outputs; none of models whose own names the file does not have."""
         return Labels(self.models, self.names or (), self.io, frozenset(self.share), frozenset(self.combined))
 
+    apart: Apart | None = None
+    """The part that --partial merged of models that differ."""
     low_rank: Mapping[str, Any] | None = None
     """The weights that are W_0 + L R, with what is needed to take their factors out of the file again."""
 
@@ -102,6 +107,8 @@ def build(
     dims: Sizes | None = None,
     recorded: bool = False,
     measured: Sequence[Mapping[str, int]] = (),
+    apart: Apart | None = None,
+    data: str = "auto",
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     every = family.every_weight
@@ -124,8 +131,10 @@ def build(
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
         **({"spelling": spelling.written()} if (spelling := spelling_rows.of(family)) else {}),
+        **({"data": data} if data != "auto" else {}),
         **({"portable": True} if family.portable else {}),
         "written": Written.of(merged.model).value(),
+        **({"apart": dataclasses.asdict(apart)} if apart else {}),
         "weights": {n: _recipe(every, recipe) for n, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
@@ -160,6 +169,9 @@ def read(path: str) -> Metadata:
         value["names"] = _edges(value["names"], value.pop("outputs", None))
     if "written" in value:
         value["written"] = Written(**value["written"])
+    if "apart" in value:
+        rows = tuple(ApartRow(**{**row, "models": tuple(row["models"])}) for row in value["apart"]["rows"])
+        value["apart"] = Apart(**{**value["apart"], "rows": rows})
     keys = {field.name for field in dataclasses.fields(Metadata)}
     return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
 

@@ -8,13 +8,16 @@ Which merged weight a reference names depends on the bytes alone: the first that
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import ModelProto, TensorProto
 
+from netfuse_onnx.factored import Factored
 from netfuse_onnx.load import rebuild
+from netfuse_onnx.load.branches import Side
 from netfuse_onnx.original import OriginalFile, Piece
 from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.pieces import Pieces, length
@@ -35,20 +38,25 @@ DATA = "weights.data"
 """The name of the data file of a model that is written anew."""
 ADAPTED = "It is the base with the branches of the adapter: what was merged, not the files of both."
 ANEW = "Its file is written anew, without what describes it to people: graph and weights are the same."
-TOO_MUCH = "too much of it is in no weight of the merged file"
+FACTORED = "Weights that differ by a low rank are W_0 + L R: within the tolerance of --low-rank."
+UNHELD = 1 << 20
+"""The most bytes of a source's weights that are kept although no merged weight holds them."""
+NOT_HELD = "the merged file does not hold all of its weights, but others that were computed from them"
+TOO_MUCH = "its nodes take too much for the metadata of a merged file"
 _ALIGN = 64
 
 
 def text(family: Correspondence, recipes: Mapping[str, Recipe]) -> str:
     """Return the text for the metadata. `recipes` are those of all weights of the merged file."""
-    return packed(recorded(family.loaded or family.sources, recipes))
+    return packed(recorded(family, recipes))
 
 
-def recorded(sources: Sequence[Source], recipes: Mapping[str, Recipe]) -> Packed:
+def recorded(family: Correspondence, recipes: Mapping[str, Recipe]) -> Packed:
     """Return the files of the sources in terms of the merged weights. Raises FileFault where one can't be
     read."""
-    writer = _Recorder(_Index(recipes))
-    models = tuple(map(writer.model, sources))
+    factored = family.low_rank.factored if family.low_rank else ()
+    writer = _Recorder(_Index(recipes, factored))
+    models = tuple(map(writer.model, family.loaded or family.sources))
     held = tuple(Held(name, writer.index.shapes[name]) for name in writer.places)
     return Packed(held, tuple(writer.weights), tuple(writer.runs), models)
 
@@ -134,24 +142,26 @@ class _Recorder:
     places: dict[str, int] = field(default_factory=dict)
     weights: dict[tuple[int, ...], int] = field(default_factory=dict)
     runs: dict[bytes, int] = field(default_factory=dict)
+    unheld: int = 0
+    """The bytes of the last source's weights that no merged weight holds."""
 
     def model(self, source: Source) -> PackedModel:
         """Record one source: byte for byte where that takes few bytes, else written anew, else not at all."""
         if not source.adapted:
             note = source.original.note if source.original else ""
             if files := self._files(files_of(source)):
-                return PackedModel(files, note)
+                return PackedModel(files, FACTORED if self._computes(files) else note)
         model = rebuild.model(source, places=True) if source.adapted else stripped(source)
         if files := self._files(anew(model)):
             return PackedModel(files, ADAPTED if source.adapted else ANEW)
-        return PackedModel((), TOO_MUCH)
+        return PackedModel((), NOT_HELD if self.unheld > UNHELD else TOO_MUCH)
 
     def _files(self, files: Sequence[OriginalFile]) -> tuple[PackedFile, ...]:
         """Return the files of one source; none where they take too much. Raises FileFault."""
-        placed = opened(files)
+        placed, self.unheld = opened(files), 0
         rows = {name: self._cut(placed.files[name], cuts) for name, cuts in _regions(placed).items()}
-        rest = sum(length(piece) for row in rows.values() for piece in row if not isinstance(piece, tuple))
-        if rest > 2 * MOST:
+        rest = sum(length(piece) for row in rows.values() for piece in row if isinstance(piece, Extent))
+        if self.unheld > UNHELD or rest > 2 * MOST:
             return ()
         found = {name: [*_joined(placed.files[name], row)] for name, row in rows.items()}
         fresh = {piece for row in found.values() for piece in row if isinstance(piece, bytes)}
@@ -159,11 +169,19 @@ class _Recorder:
             return ()
         return tuple(PackedFile(name, tuple(map(self._number, row))) for name, row in found.items())
 
+    def _computes(self, files: Iterable[PackedFile]) -> bool:
+        """Return True where a weight of these files is the sum of others."""
+        numbers = {-1 - piece for file in files for piece in file.pieces if piece < 0}
+        return any(len(weight) > 2 for weight, number in self.weights.items() if number in numbers)
+
     def _cut(self, file: Pieces, regions: Iterable[tuple[int, int]]) -> list[_Reference | Extent]:
         """Return the file as references to merged weights, and the places in it of the bytes between."""
         found, at = list[_Reference | Extent](), 0
         for start, end in regions:
-            if (reference := self.index.find(file.place(start, end))) is not None:
+            reference = self.index.find(file.place(start, end))
+            if reference is None:
+                self.unheld += end - start
+            else:
                 found += [Extent("", at, start - at), reference]
                 at = end
         return [*found, Extent("", at, file.size - at)]
@@ -172,13 +190,18 @@ class _Recorder:
         """Return the number of a run or of a weight."""
         if isinstance(piece, bytes):
             return self.runs.setdefault(piece, len(self.runs))
-        name, part = piece
-        weight = self.places.setdefault(name, len(self.places)), part
+        pairs = ((self.places.setdefault(name, len(self.places)), part) for name, part in piece.parts)
+        weight = (*itertools.chain.from_iterable(pairs), *piece.form)
         return -1 - self.weights.setdefault(weight, len(self.weights))
 
 
-_Reference = tuple[str, int]
-"""The name of a merged weight, and the number of a part of it."""
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A part of a merged weight, by its name and number; or of three, which are W_0, A and B of a weight that
+    is W_0 + L R, with the place of the form among those of `Side`."""
+
+    parts: tuple[tuple[str, int], ...]
+    form: tuple[int, ...] = ()
 
 
 def _joined(file: Pieces, row: Iterable[_Reference | Extent]) -> Iterator[bytes | _Reference]:
@@ -193,19 +216,36 @@ def _joined(file: Pieces, row: Iterable[_Reference | Extent]) -> Iterator[bytes 
 class _Index:
     """Finds the merged weight that holds some bytes: the first one, in the order of their names."""
 
-    def __init__(self, recipes: Mapping[str, Recipe]) -> None:
+    def __init__(self, recipes: Mapping[str, Recipe], factored: Iterable[Factored]) -> None:
         self._by_start: dict[tuple[int, bytes], dict[Weight, _Reference]] = {}
+        self._sums: dict[tuple[int, bytes], dict[Weight, _Reference]] = {}
         self.shapes = {name: tuple(part.shape for part in recipe.parts) for name, recipe in recipes.items()}
+        small = dict[Weight, _Reference]()
         for name, recipe in sorted(recipes.items()):
             for number, part in enumerate(recipe.parts):
-                if recipe.dtype != TensorProto.STRING and weights.nbytes(part) > REFERRED:
-                    plain = as_bytes(part)
-                    self._by_start.setdefault(start_of(plain), {}).setdefault(plain, (name, number))
+                if recipe.dtype != TensorProto.STRING:
+                    reference = _Reference(((name, number),))
+                    _put(self._by_start, part, reference)
+                    small.setdefault(part, reference)
+        for each in factored:
+            for whole, a, b in zip(each.wholes, each.a, each.b, strict=True):
+                found = [small.get(part) for part in (each.base, a, b)]
+                parts = tuple(one.parts[0] for one in found if one)
+                if len(parts) == 3:
+                    _put(self._sums, whole, _Reference(parts, (list(Side).index(each.form.side),)))
 
     def find(self, piece: Piece) -> _Reference | None:
-        """Return where the bytes of a piece are; None where no merged weight holds them."""
+        """Return where the bytes of a piece are, or what they are computed from; None where the merged file
+        has neither."""
         wanted = Weight(TensorProto.UINT8, (length(piece),), piece)
-        for weight, reference in self._by_start.get(start_of(wanted), {}).items():
-            if weights.same(weight, wanted):
-                return reference
+        for held in (self._by_start, self._sums):
+            for weight, reference in held.get(start_of(wanted), {}).items():
+                if weights.same(weight, wanted):
+                    return reference
         return None
+
+
+def _put(held: dict[tuple[int, bytes], dict[Weight, _Reference]], part: Weight, found: _Reference) -> None:
+    if weights.nbytes(part) > REFERRED:
+        plain = as_bytes(part)
+        held.setdefault(start_of(plain), {}).setdefault(plain, found)

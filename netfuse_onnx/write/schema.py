@@ -211,6 +211,15 @@ FILE = record(
 FORM_ROW = record({"model": text, "form": text, "says": text, "count": count, "exact": truth}, {})
 SPELLING = record({"models": listed(FILE), "forms": listed(FORM_ROW), "opset": count, "onnxslim": text}, {})
 """The ways in which the files were written (spelling_rows.py)."""
+APART = record(
+    {
+        "bytes": number,
+        "arithmetic": lambda value: None if value is None else number(value),
+        "rows": listed(record({"models": listed(text), "operators": text, "name": text, "sizes": text}, {})),
+    },
+    {},
+)
+"""The part that --partial merged."""
 HEAD = record({"format": count, "version": text}, {})
 _VALUE = record(
     {
@@ -238,6 +247,8 @@ _VALUE = record(
         "spelling": SPELLING,
         "portable": truth,
         "written": WRITTEN,
+        "apart": APART,
+        "data": one_of("external", "single"),
         **REPORT,
     },
 )
