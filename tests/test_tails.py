@@ -27,6 +27,8 @@ FAMILIES = (
     ("normal", "two", "two"),
     ("passes", "logits"),
     ("logits", "passes", "best"),
+    ("lookup", "scaled"),
+    ("sequence", "scaled", "logits"),
 )
 
 
@@ -56,7 +58,7 @@ def test_the_order_of_the_models_does_not_matter(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from(sorted(TAILS)), min_size=2, max_size=5), st.integers(0, 99))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tails(tmp_path: Path, tails: list[str], seed: int) -> None:
     paths = tailed(tmp_path, tails)
     report = netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), partial=True, seed=seed)
