@@ -40,6 +40,8 @@ TAILS: Mapping[str, tuple[str, str, Shapes]] = {
         {"w": (16, 4)},
     ),
     "half": ("float16[n, 3] y", "l = MatMul(t, w) y = Cast<to = 10>(l)", {"w": (16, 3)}),
+    "long": ("int64[n, 3] y", "l = MatMul(t, w) y = Cast<to = 7>(l)", {"w": (16, 3)}),
+    "wide": ("float[n, 600] y", "s = Neg(t) y = MatMul(s, w)", {"w": (16, 600)}),
     "features": ("float[n, 16] t", "", {}),
     "hidden": ("float[n, 16] y, float[n, 16] r", "y = Neg(t)", {}),
     "normal": ("float[n, 16] y", "m = ReduceL2<axes = [1]>(t) y = Div(t, m)", {}),

@@ -4,6 +4,7 @@ each model's own file gives."""
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tail_files import TAILS, agree, alone, same, tailed
 
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent, NotStackable, UsageFault
+from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.runtime.session import MergedSession
 
 FAMILIES = (
@@ -90,6 +92,38 @@ def test_tails_that_are_exchanged_are_found(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     proof = netfuse_onnx.verify(str(tmp_path / "m.onnx"), paths)
     assert not proof.graph.ok and not proof.values.ok
+
+
+def test_a_cast_to_another_type_ends_the_common_part(tmp_path: Path) -> None:
+    paths = tailed(tmp_path, ("half", "long", "half"))
+    merged(tmp_path, paths)
+    agree(str(tmp_path / "m.onnx"), paths)
+
+
+def test_the_share_that_is_merged(tmp_path: Path) -> None:
+    """Of 6 and 7 products of 16 numbers, those of the common part are merged; so are their weights."""
+    report = merged(tmp_path, tailed(tmp_path, ("hidden", "deep")))
+    assert report.apart is not None and report.apart.arithmetic is not None
+    common, own = 2 * (8 * 16 + 16 * 16), 16 * 16 + 16 * 7
+    assert report.apart.bytes == pytest.approx(common / (common + own), abs=1e-4)
+    assert report.apart.arithmetic == pytest.approx(common / (common + own), abs=1e-4)
+    assert [row.models for row in report.apart.rows] == [("m0",), ("m1",)]
+    assert report.apart.rows[1].operators == "MatMul, Relu, MatMul"
+    assert netfuse_onnx.inspect(str(tmp_path / "m.onnx")).apart == report.apart
+
+
+def test_what_check_says_of_all_models(tmp_path: Path) -> None:
+    """Three that --partial merges, and one that it refuses."""
+    other = tmp_path / "other"
+    other.mkdir()
+    paths = tailed(tmp_path, ("logits", "deep", "two"))
+    paths.append(tailed(other, ("logits",), f"z = Neg(x) {tail_files.BODY.replace('(x,', '(z,')}")[0])
+    report = netfuse_onnx.check(paths, names=["a", "b", "c", "d"])
+    assert not report.ok
+    fits, refused = report.partial
+    assert fits.models == ("a", "b", "c") and fits.apart is not None and 0.5 < fits.apart.bytes < 1
+    assert sum("of its own" in sentence for sentence in fits.differences) == 2
+    assert refused.models == ("d",) and "no operator in common" in refused.reason
 
 
 # --------------------------------------------------------------------------- inputs and outputs
@@ -188,6 +222,14 @@ def test_a_tail_that_mixes_rows_is_known(tmp_path: Path) -> None:
     netfuse_onnx.merge(paths, str(tmp_path / "bundle"), partial=True, views=True)
     with MergedSession(str(tmp_path / "bundle")) as session:
         assert not session.signature("m0").apart
+
+
+def test_the_manifest_says_whose_weights_of_tails_are(tmp_path: Path) -> None:
+    paths = tailed(tmp_path, ("logits", "wide", "two"))
+    netfuse_onnx.merge(paths, str(tmp_path / "bundle"), partial=True, views=True)
+    manifest = json.loads((tmp_path / "bundle" / MANIFEST).read_text())
+    rows = [row for rows in manifest["regions"].values() for row in rows if row[1] == 16 * 600 * 4]
+    assert [owners for _, _, owners in rows] == [[1]]
 
 
 # --------------------------------------------------------------------------- refused

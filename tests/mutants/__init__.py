@@ -11,6 +11,7 @@ from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_packing import MUTATIONS as PACKING
+from .of_partial import MUTATIONS as PARTIAL
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
@@ -44,6 +45,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *ADAPTERS,
     *SERVING_CHOICES,
     *PACKING,
+    *PARTIAL,
     *SESSION,
     *SERVERS,
     *ENGINE,
