@@ -68,7 +68,7 @@ class Bundling:
             raise staging.unwritable(staged.out, error) from error
         sizes = {name: file.bytes for name, file in files.items()}
         sizes[reader.MANIFEST] = os.path.getsize(os.path.join(home, reader.MANIFEST))
-        staged.commit(lambda folder: bundle.put(folder, names))
+        staged.commit(lambda folder, confirm: bundle.put(folder, names, confirm))
         target = os.path.dirname(staged.out)
         return self._report(merged, sizes), tuple(os.path.join(target, name) for name in sizes)
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
+    from netfuse_onnx.original import Original
     from netfuse_onnx.plan.nested import NestedPlan
     from netfuse_onnx.predicted import Prediction
+    from netfuse_onnx.respelling import Respelled
     from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
@@ -120,8 +122,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """The tool that wrote a file, as the file names it. `exporter`: dynamo or TorchScript, where the file
-    shows which of the two exporters of pytorch it was; else ''."""
+    """The tool that wrote a file, as the file names it. `exporter`: dynamo, TorchScript, or '' if unknown."""
 
     name: str = ""
     version: str = ""
@@ -151,8 +152,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """An adapter as one model: the path of its base, the adapter's own files, the changes, and sentences on
-    what they do not keep exactly."""
+    """An adapter as a model: the path of its base, its own files, the changes, and what they do not keep."""
 
     base: str
     files: tuple[str, ...]
@@ -163,7 +163,8 @@ class Adapted:
 @dataclass(frozen=True, slots=True)
 class Source:
     """One input model: its normal form, and what else of the file the merged model must carry. `adapted` is
-    set where the model is an adapter with its base; `path` is then that of the adapter."""
+    set for an adapter with its base; `path` is that of the adapter. `original` is set for a model of a merged
+    file: `path` is that of a graph whose weights lie there."""
 
     path: str
     graph: Graph
@@ -174,6 +175,7 @@ class Source:
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
     producer: Producer = field(default_factory=Producer)
     adapted: Adapted | None = None
+    original: Original | None = None
 
     def with_graph(self, **changes: Any) -> Source:
         """Return the source with these fields of its graph changed."""
@@ -203,22 +205,21 @@ class Edge:
 class Correspondence:
     """N equivalent sources, expressed in the names of the first. `sources` have one opset, and one spelling
     where the files differ; `loaded` are the same models as their files have them. `weights[v]` has one entry
-    when the tensor is bit-identical in all models, else N entries in model order.
-    `attrs[i]` (only with --partial) holds, for node i, one attribute mapping per model.
-    `ragged` are values whose shape differs between the models by construction (--partial), `least` the
-    smallest size that each of their axes has in any model, where all sizes are known.
-    `declared` are the types that outputs of the merged model may declare (load/claims.py). `believed` are
-    types of values that hold in every run (rewrite/believed.py); what a file says may not.
-    `warnings` and `differences` (--partial) are sentences for the user: how the merged inputs are narrower
-    than a source's, and in what the sources are not one architecture. `ran`: what ONNX Runtime was asked.
-    `edges`: each model's own names, none where all have the first one's. `own_names`: the merged model keeps
-    them; files of old versions have the first model's names for all. `rows`: the inputs whose batch is bound
-    to 1, as each row is computed by itself (rewrite/per_row.py). `combined`: the outputs that are given once,
-    and how they combine all models' values: mean, sum or vote. `unmoved`: weights are stored in the order of
-    the sources, and nodes make other forms (emit/stored_once.py).
-    `tails` (--partial): where only the first part of the graphs is common, for each model what it alone
-    computes from there. `graph` is then the common part, and its outputs are the values that tails read; the
-    outputs of the models are those of the tails, by the names in `edges`, and not every model has each.
+    when the tensor is bit-identical in all models, else N entries in model order. `attrs[i]` (--partial): for
+    node i, one attribute mapping per model. `ragged` are values whose shape differs between the models by
+    construction (--partial), `least` the smallest size that each of their axes has in any model, where all
+    sizes are known. `declared` are the types that outputs of the merged model may declare (load/claims.py).
+    `believed` are types of values that hold in every run (rewrite/believed.py). `warnings` and `differences`
+    (--partial) are sentences for the user: where merged inputs are narrower than a source's, where the
+    sources are not one architecture. `ran`: what ONNX Runtime was asked. `edges`: each model's own names,
+    none where all have the first one's. `own_names`: the merged model keeps them; files of old versions have
+    the first model's names for all. `rows`: the inputs whose batch is bound to 1 (rewrite/per_row.py).
+    `combined`: the outputs that are given once, and how they combine all models' values: mean, sum or vote.
+    `unmoved`: weights keep the order of the sources (emit/stored_once.py). `portable`: the merged file keeps
+    to what other runtimes run, too (plan/refusals.py).
+    `respelled`: what had to become one spelling. `tails` (--partial): where only the first part of the graphs
+    is common, what each model alone computes from there; `graph` is the common part, its outputs are what
+    tails read, and the outputs of the models are those of the tails, by the names in `edges`.
     """
 
     sources: tuple[Source, ...]
@@ -240,9 +241,11 @@ class Correspondence:
     rows: frozenset[str] = frozenset()
     loaded: tuple[Source, ...] = ()
     low_rank: LowRank | None = None
+    respelled: Respelled | None = None
     combined: Mapping[str, str] = field(default_factory=dict)
     unmoved: bool = False
     tails: tuple[Graph, ...] = ()
+    portable: bool = False
 
     @classmethod
     def of_one(cls, source: Source) -> Correspondence:
@@ -299,8 +302,7 @@ class Became(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The row by which a lowering is known among those of its node: what became of it, by which rule, and the
-    layouts of its inputs and outputs."""
+    """The row that tells a lowering from others of its node: what became of it, the rule, the layouts."""
 
     became: str
     rule: str = ""
@@ -314,8 +316,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """One way to lower a node. `site` is the node as its rules see it, the same object for all ways. `option`
-    is set for a node that runs once on the values of all models."""
+    """One way to lower a node. `site` is the node as its rules see it, one object for all ways. `option` is
+    set where it runs once on the values of all models."""
 
     became: Became
     takes: tuple[Layout | None, ...]

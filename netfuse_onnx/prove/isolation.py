@@ -17,7 +17,7 @@ import numpy as np
 from netfuse_onnx import edges
 from netfuse_onnx.ops import traits
 from netfuse_onnx.proofs import Isolation
-from netfuse_onnx.prove.compare import compare
+from netfuse_onnx.prove.compare import compare, difference
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Progress, Trial
 from netfuse_onnx.run import inputs, symbols
@@ -103,13 +103,20 @@ class _Lab:
                 compared = m != model and not line.random
                 if compared and not self._same(m, name, after) and self._steady(m, name):
                     one, two = self.names[model], self.names[m]
-                    yield f"Output {name} of model {two} changes when model {one} is fed {what}."
+                    by = self._moved(m, name, after) if not poison else ""
+                    yield f"Output {name} of model {two} changes{by} when model {one} is fed {what}."
 
     def _steady(self, model: int, name: str) -> bool:
         """True where the same inputs give the same bits. Some kernels add up in the order of threads."""
         if self._rerun is None:
             self._rerun = self._run(self.trial.joined(self.drawn)) or {}
         return bool(self._rerun) and self._same(model, name, self._rerun)
+
+    def _moved(self, model: int, name: str, after: Results) -> str:
+        """Return by how much an output changed, relative to its largest element, or ''."""
+        now, before = (self.trial.pick(model, name, results)[0] for results in (after, self.before))
+        gap, scale = difference(now, before)
+        return f" by {100 * gap / scale:.2g} % of its largest value" if scale and np.isfinite(gap) else ""
 
     def _same(self, model: int, name: str, after: Results) -> bool:
         mine, _ = self.trial.pick(model, name, self.before)

@@ -96,10 +96,24 @@ def _both(one: Lineage, other: Lineage) -> Lineage:
     )
 
 
+def quantises(op: str) -> bool:
+    """True for an operator that computes on quantised values, or makes them."""
+    return any(mark in op for mark in QUANTISED)
+
+
 def source_lineages(family: Correspondence, model: int) -> Mapping[str, Lineage]:
     """The lineage of every output of one source, by its own names, from the graph in its file: so no rewrite
     of the compiler, wrong or right, changes the tolerance of an output."""
     return lineages(infer(unclaimed(family.loaded[model])).graph)
+
+
+def coarsened(lines: Mapping[str, Lineage], precisions: Mapping[str, str]) -> Mapping[str, Lineage]:
+    """The lineages, each with the less precise of its own type and that of `precisions`."""
+    found: dict[str, Lineage] = {}
+    for name, line in lines.items():
+        worst = max(line.precision, precisions.get(name, line.precision), key=NAMES.index)
+        found[name] = replace(line, precision=worst)
+    return found
 
 
 def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Lineage]:
@@ -111,7 +125,7 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
     for node in graph.nodes:
         above = [traits.get(name, _Traits()) for name in node.reads if name]
         worst = max((trait.rank for trait in above), default=-1)
-        if any(mark in node.op for mark in QUANTISED):
+        if quantises(node.op):
             worst = NAMES.index("8-bit")
         random = _random(graph, node) or any(trait.random for trait in above)
         own = any(trait.own for trait in above) or not differing.isdisjoint(node.outputs)

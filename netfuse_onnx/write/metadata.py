@@ -25,8 +25,9 @@ from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
-from netfuse_onnx.write import schema
+from netfuse_onnx.write import origins, schema
 from netfuse_onnx.write.digests import JOINED
+from netfuse_onnx.write.written import Written
 
 KEY = "netfuse_onnx"
 FORMAT = 1
@@ -65,6 +66,12 @@ class Metadata:
     """The outputs that are a combination of all models, and how: mean, sum or vote."""
     unmoved: bool = False
     """True where weights are stored in the order of the sources, for the views of a bundle."""
+    portable: bool = False
+    """True where the graph keeps to what other runtimes run."""
+    written: Written | None = None
+    """Facts of the graph as it was written; files of old versions have none."""
+    data: str = "auto"
+    """The files that get the weights, as the merge was asked: auto, external or single."""
 
     @property
     def labels(self) -> Labels:
@@ -98,6 +105,7 @@ def build(
     recorded: bool = False,
     measured: Sequence[Mapping[str, int]] = (),
     apart: Apart | None = None,
+    data: str = "auto",
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
     every = family.every_weight
@@ -119,13 +127,16 @@ def build(
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"data": data} if data != "auto" else {}),
+        **({"portable": True} if family.portable else {}),
+        "written": Written.of(merged.model).value(),
         **({"apart": dataclasses.asdict(apart)} if apart else {}),
         "weights": {n: _recipe(every, recipe) for n, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
     }
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return {KEY: text} | _inherited(family)
+    return {KEY: text, origins.KEY: origins.text(family, merged.every_recipe)} | _inherited(family)
 
 
 def read(path: str) -> Metadata:
@@ -136,7 +147,8 @@ def read(path: str) -> Metadata:
     if KEY not in props:
         raise FileFault(
             f"{path} was not written by netfuse-onnx: it carries no {KEY!r} metadata.",
-            "Give the output of netfuse-onnx merge.",
+            "Give the output of netfuse-onnx merge. Where another tool has dropped its metadata, use that "
+            "tool on each model, then merge.",
         )
     try:
         value = schema.parsed(props[KEY])
@@ -151,6 +163,8 @@ def read(path: str) -> Metadata:
         ) from error
     if "names" in value:
         value["names"] = _edges(value["names"], value.pop("outputs", None))
+    if "written" in value:
+        value["written"] = Written(**value["written"])
     if "apart" in value:
         rows = tuple(ApartRow(**{**row, "models": tuple(row["models"])}) for row in value["apart"]["rows"])
         value["apart"] = Apart(**{**value["apart"], "rows": rows})
@@ -187,10 +201,15 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
         raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
     rows = zip(paths, digests, merged, metadata.models, strict=True)
     return [
-        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
-        for path, digest, expected, name in rows
-        if digest != expected
+        stranger(path, name, digest, expected) for path, digest, expected, name in rows if digest != expected
     ]
+
+
+def stranger(path: str, name: str, digest: str, expected: str) -> str:
+    """Returns the sentence for a file that is not the one that was merged as the model `name`."""
+    return (
+        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
+    )
 
 
 def _of_part(digest: str, expected: str) -> str:

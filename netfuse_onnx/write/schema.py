@@ -198,6 +198,8 @@ LOW_RANK = record(
     {"tolerance": number, "sha256": text, "whole": mapped(text), "weights": mapped(FACTORS)}, {}
 )
 """The weights that are W_0 + L R (rewrite/low_rank.py)."""
+WRITTEN = record({"sha256": text, "operators": mapped(count), "types": mapped(count)}, {})
+"""Facts of the graph as it was written (write/written.py)."""
 APART = record(
     {
         "bytes": number,
@@ -231,7 +233,10 @@ _VALUE = record(
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
         "unmoved": truth,
+        "portable": truth,
+        "written": WRITTEN,
         "apart": APART,
+        "data": one_of("external", "single"),
         **REPORT,
     },
 )
