@@ -101,7 +101,7 @@ def test_a_cast_to_another_type_ends_the_common_part(tmp_path: Path) -> None:
 
 
 def test_the_share_that_is_merged(tmp_path: Path) -> None:
-    """Of 6 and 7 products of 16 numbers, those of the common part are merged; so are their weights."""
+    """The products of the common part are merged, and so are their weights."""
     report = merged(tmp_path, tailed(tmp_path, ("hidden", "deep")))
     assert report.apart is not None and report.apart.arithmetic is not None
     common, own = 2 * (8 * 16 + 16 * 16), 16 * 16 + 16 * 7
@@ -203,7 +203,7 @@ def test_a_session_answers_each_model_with_its_own_outputs(tmp_path: Path, views
 
 
 def test_rows_of_several_requests_stay_apart(tmp_path: Path) -> None:
-    """Of a bundle it is known that rows are computed by themselves, in the tails as well."""
+    """A bundle says that rows are computed by themselves, in the tails as well."""
     paths = tailed(tmp_path, ("softmax", "two", "deep"))
     netfuse_onnx.merge(paths, str(tmp_path / "bundle"), partial=True, views=True)
     rng = np.random.default_rng(2)
