@@ -35,8 +35,8 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class ApartRow:
-    """A part that some models compute each by itself: the operators, the name of the node where it is one, and the
-    sizes of its weights, with those of all models where they differ: `768 x 2, 5, 10`."""
+    """A part that some models compute each by itself: the operators, the name of the node where it is one,
+    and the sizes of its weights, with those of all models where they differ: `768 x 2, 5, 10`."""
 
     models: tuple[str, ...]
     operators: str
