@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,33 @@ def test_the_manifest_says_whose_weights_of_tails_are(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "bundle" / MANIFEST).read_text())
     rows = [row for rows in manifest["regions"].values() for row in rows if row[1] == 16 * 600 * 4]
     assert [owners for _, _, owners in rows] == [[1]]
+
+
+# --------------------------------------------------------------------------- the life of a file
+
+
+def test_what_changes_later_equals_a_fresh_merge(tmp_path: Path) -> None:
+    """A new file, one model less and one more, with other tails; and each source back, byte for byte."""
+    names, other = ["m0", "m1", "m2"], tmp_path / "other"
+    other.mkdir()
+    paths, more = (
+        tailed(tmp_path, ("logits", "deep", "two")),
+        tailed(other, ("wide", "sigmoid", "half", "wide")),
+    )
+    merged(tmp_path, paths)
+    now, out = str(tmp_path / "m.onnx"), str(tmp_path / "now.onnx")
+    for change, wanted, called in (
+        (partial(netfuse_onnx.update, now, {"m1": more[1]}), [paths[0], more[1], paths[2]], names),
+        (partial(netfuse_onnx.remove, now, ["m1"]), [paths[0], paths[2]], ["m0", "m2"]),
+        (partial(netfuse_onnx.add, now, [more[3]]), [*paths, more[3]], [*names, "m3"]),
+    ):
+        assert change(out=out).ok
+        fresh = str(tmp_path / "fresh.onnx")
+        netfuse_onnx.merge(wanted, fresh, partial=True, names=called)
+        assert Path(out).read_bytes() == Path(fresh).read_bytes()
+    netfuse_onnx.split(now, str(tmp_path / "back"))
+    for k, path in enumerate(paths):
+        assert (tmp_path / "back" / f"m{k}.onnx").read_bytes() == Path(path).read_bytes()
 
 
 # --------------------------------------------------------------------------- refused
