@@ -13,6 +13,7 @@ from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_packing import MUTATIONS as PACKING
 from .of_page import MUTATIONS as PAGE
+from .of_partial import MUTATIONS as PARTIAL
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
@@ -51,6 +52,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *ADAPTERS,
     *SERVING_CHOICES,
     *PACKING,
+    *PARTIAL,
     *SESSION,
     *SERVERS,
     *ENGINE,
