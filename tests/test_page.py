@@ -23,7 +23,7 @@ from page_files import HOSTILE, IF, KINDS, chain, named, nodes_of, page, scene, 
 
 import netfuse_onnx
 from netfuse_onnx.page import layout, plot
-from netfuse_onnx.units import duration
+from netfuse_onnx.units import duration, size
 
 # --------------------------------------------------------------------------- the graph
 
@@ -75,7 +75,7 @@ def test_a_box_has_its_layouts_weights_cost_and_reason(tmp_path: Path) -> None:
     assert any("us" in node.get("cost", "") for node in nodes.values())
     weights = [weight for node in nodes.values() for weight in node.get("weights", ())]
     assert {weight[0] for weight in weights} == {"w1", "b1", "w2"}
-    assert sum(4 * np.prod([int(size) for size in w[2].split(" × ")]) * w[4] for w in weights) == 2 * 4 * 208
+    assert sum(4 * np.prod([int(part) for part in w[2].split(" × ")]) * w[4] for w in weights) == 2 * 4 * 208
 
 
 def test_conversions_are_boxes_of_their_own(tmp_path: Path) -> None:
@@ -130,6 +130,7 @@ def test_the_page_has_the_family(tmp_path: Path) -> None:
     for name, source in zip(("red", "green", "blue"), paths, strict=True):
         assert hashlib.sha256(Path(source).read_bytes()).hexdigest() in text
         assert f"{name}/x" in text
+        assert size(os.path.getsize(source)) in text
     assert "3 models in one graph" in re.sub(r"\s+", " ", text)
     assert "Proven" in text
 
@@ -384,3 +385,13 @@ def test_bundles_have_pages(tmp_path: Path, run: Run) -> None:
     assert "graphs of single models" in shown(out.read_text())
     assert run("report", tmp_path / "bundle", "-o", out)[0] == 0
     refused(run("report", tmp_path / "bundle", paths[0], "-o", out, "--verify", "x"), 2, "one of the two")
+
+
+def test_sources_may_come_by_name_in_any_order(tmp_path: Path, run: Run) -> None:
+    paths, out = family(tmp_path, count=3), tmp_path / "r.html"
+    path = merged(tmp_path, paths)
+    code, _, err = run("report", path, *[f"{'abc'[i]}={paths[i]}" for i in (2, 0, 1)], "-o", out)
+    assert code == 0, err
+    text = shown(out.read_text())
+    assert text.index(" a ") < text.index(" b ") < text.index(" c ")
+    assert "Proven" in text

@@ -214,8 +214,12 @@ def _values(report: VerifyReport) -> Proof:
 
 def _bytes(report: VerifyReport) -> Proof:
     part = report.bytes
-    weights, attributes = _count(part.weights, "weight"), _count(part.attributes, "attribute")
-    said = f"{weights} ({size(part.bytes)}) and {attributes} equal the sources', bit for bit"
+    compared = [f"{_count(part.weights, 'weight')} ({size(part.bytes)})"] if part.weights else []
+    if part.attributes:
+        compared.append(f"{_count(part.attributes, 'attribute')} ({size(part.attribute_bytes)})")
+    said = (
+        f"{' and '.join(compared)} equal the sources', bit for bit" if compared else "no weights to compare"
+    )
     if part.elsewhere:
         said += f"; {part.elsewhere} more are computed into constants, proven by values"
     return _judged("Bytes", part, said)
