@@ -30,7 +30,7 @@ from .text import printable
 
 ARGUMENTS = (
     "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "views",
-    "low_rank", "base", "report",
+    "low_rank", "base", "portable", "report",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -63,6 +63,12 @@ ARGUMENTS = (
 @tune_option
 @low_rank_options
 @partial_option
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Keep the opset and the operators of the sources, and leave out forms that other runtimes than ONNX "
+    "Runtime do not run: docs/portability.md.",
+)
 @click.option(
     "--strict",
     is_flag=True,

@@ -61,7 +61,7 @@ def report(
     paths, called = sources_of(models, adapters) if models or adapters else ((), None)
     if proof and paths:
         raise UsageFault("--verify shows a proof, and the models make one.", "Give one of the two.")
-    shown = {"verify": proof, "bench": bench, "force": force, "isolation": isolation}
+    shown: dict[str, Any] = {"verify": proof, "bench": bench, "force": force, "isolation": isolation}
     return answer(
         "write_report", as_json, merged, out, paths, names=called, **shown, **proof_arguments(given)
     )

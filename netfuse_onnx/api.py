@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
-calls them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split, update, add, remove. They connect
+the stages; the command line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -24,9 +24,15 @@ from netfuse_onnx import (
     pages,
     refusals,
     sources,
+    verifying,
 )
 from netfuse_onnx.bundle_report import BundleReport
-from netfuse_onnx.errors import FileFault, NotStackable, ValuesDiffer
+from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.lifecycle.split import Splitting
+from netfuse_onnx.lifecycle.split_report import SplitReport
+from netfuse_onnx.lifecycle.verbs import add as add
+from netfuse_onnx.lifecycle.verbs import remove as remove
+from netfuse_onnx.lifecycle.verbs import update as update
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -37,10 +43,10 @@ from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
 from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.prove import factors, remake
-from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, VerifyReport
+from netfuse_onnx.rules_report import RulesReport
 from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
@@ -65,6 +71,7 @@ def merge(
     views: bool = False,
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
+    portable: bool = False,
     report: str | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
@@ -76,8 +83,9 @@ def merge(
     name; `data` says which file gets the weights: auto, external or single; `tune` is the seconds for
     choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
-    tolerance of low-rank differences from `base`, 0 for the rounding of the type; `report` is a page to
-    write, as `write_report` does.
+    tolerance of low-rank differences from `base`, 0 for the rounding of the type; `portable` keeps to the
+    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too; `report`
+    is a page to write, as `write_report` does.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
@@ -85,7 +93,7 @@ def merge(
         pages.check(report, (out, *paths))
     merged = Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
-        views, low_rank, base, progress, proof,
+        views, low_rank, base, progress, proof, portable,
     ).report()  # fmt: skip
     if report is not None:
         pages.of_merge(merged, report)
@@ -98,7 +106,8 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(opened.matched, partial=partial)
-    comparison = checked.Comparison(match, exact=not partial)
+    partly = None if partial else functools.partial(opened.matched, partial=True)
+    comparison = checked.Comparison(match, exact=not partial, partial=partly)
     return steady(sources.files(paths), lambda: comparison.answer(paths, labels, remake.merge))
 
 
@@ -108,6 +117,7 @@ def verify(
     *,
     strict: bool = False,
     isolation: bool = False,
+    values: bool = False,
     names: Sequence[str] | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
@@ -116,7 +126,8 @@ def verify(
 
     `paths` are in the order of the merge, or in any order with the name of each model in `names`. `strict`
     refuses outputs whose values could not have shown an exchange of models; `isolation` feeds odd values to
-    every model, not only to two.
+    every model, not only to two. With `values`, values alone are compared, not bytes and
+    graph: for a file that another tool has changed since the merge.
 
     Raises NotEquivalent when the sources do not match, ValuesDiffer when they can't be those that were
     merged, NotProven when they take no inputs that were tried or give nothing that can be compared,
@@ -125,27 +136,9 @@ def verify(
     paths = sources.in_order(merged, paths, names)
     proved = steady(
         [merged, *sources.files(paths)],
-        lambda: _verified(merged, paths, isolation, progress or silent, proof),
+        lambda: verifying.verified(merged, paths, isolation, values, progress or silent, proof),
     )
     return replace(proved, strict=strict)
-
-
-def _verified(
-    merged: str, paths: Sequence[str], isolation: bool, progress: Progress, proof: Proof
-) -> VerifyReport:
-    about, options, family, strangers = opened.read_merged(merged, paths, proof)
-    try:
-        recipes = metadata.recipes(about, family, merged)
-    except FileFault as error:
-        if strangers:
-            raise ValuesDiffer(strangers[0], "Give the models that were merged.") from error
-        raise
-    progress("planning again", 0, 1)
-    graph = remake.prove_remade(merged, about, family, recipes)
-    options = replace(options, isolation=isolation, made_for=about.made_for)
-    proved = prove(merged, recipes, family, options, progress, graph=graph)
-    warnings = (*strangers, *proved.warnings)
-    return replace(proved, warnings=warnings, fingerprint=fingerprint.of(merged))
 
 
 def bench(
@@ -195,7 +188,7 @@ def bench(
 
 def inspect(merged: str) -> InspectReport:
     """Show the lowering of every node, from the merged file alone."""
-    about = steady([merged], lambda: metadata.read(merged))
+    about, changed = steady([merged], lambda: verifying.recorded(merged))
     return InspectReport(
         merged=merged,
         version=about.version,
@@ -209,7 +202,9 @@ def inspect(merged: str) -> InspectReport:
         recorded=about.recorded,
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
+        apart=about.apart,
         names=tuple(about.labels.rows()),
+        changed=changed,
     )
 
 
@@ -232,6 +227,22 @@ def bundle(
         [manifest, *sources.files(paths)],
         lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
+
+
+def split(
+    merged: str,
+    folder: str,
+    *,
+    models: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SplitReport:
+    """Write the sources of a merged file, or of a bundle, to a folder, from that file alone. `models` names
+    some of them; `force` replaces files that are there already.
+
+    Raises FileFault where the file does not hold them, or no longer as they were merged.
+    """
+    return Splitting(merged, folder, tuple(models), force, progress or silent).report()
 
 
 def write_report(
@@ -296,6 +307,6 @@ def _stacked(
         paths, out, names=about.models, io="stacked", share=about.share, combine=about.combined,
         target=about.target, partial=about.partial, verify=False, dims=about.dims,
         libraries=proof.get("libraries", ()),
-        low_rank=functools.partial(factors.restored, merged, about),
+        low_rank=functools.partial(factors.restored, merged, about), portable=about.portable,
     )  # fmt: skip
     return MergedFile("merged, stacked", out, "stacked", about.share, report.size)
