@@ -210,7 +210,7 @@ def test_partial_and_low_rank_files_have_pages(tmp_path: Path) -> None:
         for name, rows in (("a", 30), ("b", 90))
     ]
     text = page(merged(tmp_path, paths, partial=True))
-    assert "models may differ in the nodes that are replicated" in shown(text)
+    assert "models may differ in the nodes that are replicated; 0.0 %" in shown(text)
     rng = np.random.default_rng(0)
     w = rng.standard_normal((64, 64)).astype(np.float32)
     for path in paths:
@@ -385,6 +385,30 @@ def test_bundles_have_pages(tmp_path: Path, run: Run) -> None:
     assert "graphs of single models" in shown(out.read_text())
     assert run("report", tmp_path / "bundle", "-o", out)[0] == 0
     refused(run("report", tmp_path / "bundle", paths[0], "-o", out, "--verify", "x"), 2, "one of the two")
+
+
+def test_a_proof_of_values_alone_is_not_called_a_proof_of_all(tmp_path: Path, run: Run) -> None:
+    paths, out = family(tmp_path), tmp_path / "r.html"
+    path = merged(tmp_path, paths)
+    tampered(path, lambda proto: proto.graph.node.append(onnx.helper.make_node("Neg", ["a/y"], ["more"])))
+    proof = _json(run, tmp_path / "p.json", "verify", path, *paths, "--values")
+    assert run("report", path, "-o", out, "--verify", proof)[0] == 0
+    text = shown(out.read_text())
+    assert "Proven in part" in text
+    assert "✓ Bytes" not in text
+    assert "✓ Values" in text
+    assert "was changed after it was merged" in text
+
+
+def test_a_file_that_was_updated_has_its_page(tmp_path: Path, run: Run) -> None:
+    paths, out = family(tmp_path, count=3), tmp_path / "r.html"
+    path = merged(tmp_path, paths)
+    fresh = save(tmp_path / "new.onnx", model(MLP_TEXT, {"w1": (8, 16), "b1": (16,), "w2": (16, 4)}, 9))
+    done = _json(run, tmp_path / "update.json", "update", path, "--model", "b", fresh)
+    assert run("report", path, "-o", out, "--verify", done)[0] == 0
+    text = re.sub(r"\s+", " ", shown(out.read_text()))
+    assert "Updated b As before a, c" in text
+    assert "✓ Before and after" in text
 
 
 def test_sources_may_come_by_name_in_any_order(tmp_path: Path, run: Run) -> None:
