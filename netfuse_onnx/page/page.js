@@ -35,7 +35,7 @@
     if (kindOf(node) === "conversion") return "→ " + node.to;
     if (kindOf(node) === "input" || kindOf(node) === "output") return cut(node.n, 20);
     const made = (node.made || []).reduce((sum, one) => sum + one[1], 0);
-    return short(node.o, made > 1 ? 14 : 18) + (made > 1 ? " ×" + made : "");
+    return short(node.o, made > 1 ? 12 : 16) + (made > 1 ? " ×" + made : "");
   };
   const subtitle = (node) => {
     if (kindOf(node) === "input" || kindOf(node) === "output") {
