@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+TOLD = ("merge", "verify", "bench", "bundle", "split", "update", "add", "remove", "write_report")
+"""The verbs that tell their progress."""
+
 
 def answer(
     verb: str, as_json: bool, *arguments: Any, keep: Callable[[Any], None] | None = None, **options: Any
@@ -17,7 +20,7 @@ def answer(
     from .progress import progress
 
     with progress() as tell:
-        if verb in ("merge", "verify", "bench", "bundle"):
+        if verb in TOLD:
             options["progress"] = tell
         report = getattr(api, verb)(*arguments, **options)
     if keep:

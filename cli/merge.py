@@ -26,10 +26,11 @@ from .options import (
     proof_options,
     tune_option,
 )
+from .text import printable
 
 ARGUMENTS = (
     "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "views",
-    "low_rank", "base",
+    "low_rank", "base", "portable", "report",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -63,6 +64,12 @@ ARGUMENTS = (
 @low_rank_options
 @partial_option
 @click.option(
+    "--portable",
+    is_flag=True,
+    help="Keep the opset and the operators of the sources, and leave out forms that other runtimes than ONNX "
+    "Runtime do not run: docs/portability.md.",
+)
+@click.option(
     "--strict",
     is_flag=True,
     help="Fail where a node would be replicated or, with --tune, where no plan is faster than the best "
@@ -73,6 +80,7 @@ ARGUMENTS = (
 )
 @click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
 @click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
+@click.option("--report", metavar="FILE.html", help="Also write a page about the merged file: see report.")
 @proof_options
 @common_options
 def merge(
@@ -97,6 +105,7 @@ def merge(
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --low-rank --base base.onnx
       netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge a.onnx b.onnx -o served --views
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --report report.html
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)
@@ -106,4 +115,7 @@ def merge(
     given["combine"] = combined(given["combine"])
     given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ARGUMENTS}
-    return answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
+    code = answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
+    if given["report"] and not as_json:
+        click.echo(printable(f"{given['report']}: the page of it. Open it in a browser."), err=True)
+    return code

@@ -7,13 +7,19 @@ from netfuse_onnx.report import VerifyReport
 
 from .render_bundle import proof as views
 from .render_calls import calls
+from .render_changes import kept
 from .render_low_rank import reconstruction
 from .screen import REASONS, Screen, size, some
+
+OUTPUTS = 40
+"""At most so many rows of outputs are printed; --json has them all."""
 
 
 def proofs(report: VerifyReport, console: Screen) -> None:
     """Print the proofs of bytes, graph and values."""
-    if report.bytes.ok:
+    if report.bytes.note:
+        console.say("Bytes and graph: not compared (--values).")
+    elif report.bytes.ok:
         console.say(f"Bytes: {_compared(report.bytes, report.graph.made)}.")
     for problem in report.bytes.problems[:REASONS]:
         console.say(f"Bytes: {problem}")
@@ -28,7 +34,30 @@ def proofs(report: VerifyReport, console: Screen) -> None:
         console.say(f"Values: {problem}")
     if values.outputs:
         _values(values, len(report.models), console)
+    if report.bytes.note:
+        _errors(values, console)
     views(report.views, console)
+    kept(report.kept, console)
+
+
+def _errors(values: ValuesProof, console: Screen) -> None:
+    """Print the largest error of every output, relative to its scale."""
+    rows = [
+        (
+            row.model,
+            row.output,
+            f"{row.error:.3g}",
+            f"{row.allowed:.3g}",
+            _share(row.error, row.scale),
+            row.precision,
+        )
+        for row in values.outputs[:OUTPUTS]
+    ]
+    console.table(("model", "output", "error", "allowed", "of its largest", "computed in"), rows)
+
+
+def _share(error: float, scale: float) -> str:
+    return f"{100 * error / scale:.2g} %" if scale else ""
 
 
 def _compared(proof: BytesProof, graph: bool) -> str:

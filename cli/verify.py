@@ -32,6 +32,12 @@ WITH_DIGESTS = frozenset({"merged", "models", "adapters", "digests", "junit", "a
     "--isolation", is_flag=True, help="Feed NaN, infinities and other sizes to every model in turn."
 )
 @click.option(
+    "--values",
+    is_flag=True,
+    help="For a file that another tool has changed since the merge (quantised, float16, optimised): compare "
+    "values and isolation alone, not bytes and graph.",
+)
+@click.option(
     "--digests",
     is_flag=True,
     help="Only tell if the models are the files that were merged, by their SHA-256. Runs nothing.",
@@ -54,6 +60,7 @@ def verify(
     Example:
       netfuse-onnx verify merged.onnx a.onnx b.onnx
       netfuse-onnx verify merged.onnx a.onnx b.onnx --isolation --strict
+      netfuse-onnx verify merged-float16.onnx a.onnx b.onnx --values
       netfuse-onnx verify merged.onnx base.onnx --adapter a.safetensors --adapter b.safetensors
       netfuse-onnx verify merged.onnx a.onnx b.onnx --junit proofs.xml
       netfuse-onnx verify merged.onnx a.onnx b.onnx --digests
@@ -66,7 +73,7 @@ def verify(
     with kept(junit, merged, paths) as keep:
         if digests:
             return _digests(merged, paths, called, as_json, keep)
-        options = {key: given[key] for key in ("strict", "isolation")} | proof_arguments(given)
+        options = {key: given[key] for key in ("strict", "isolation", "values")} | proof_arguments(given)
         return answer("verify", as_json, merged, paths, names=called, keep=keep, **options)
 
 

@@ -24,7 +24,10 @@ from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.deploy.triton import TritonReport
 from netfuse_onnx.digests_report import DigestsReport
 from netfuse_onnx.fleet.report import FleetReport
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page_report import PageReport
+from netfuse_onnx.rules_report import RulesReport
 
 PAGE = Path(__file__).parent / "schema.json"
 FIELDS = Path(__file__).parent / "schema_fields.json"
@@ -35,10 +38,12 @@ REPORTS: Mapping[str, type] = {
     "verify-digests": DigestsReport,
     "bench": BenchReport,
     "inspect": report.InspectReport,
-    "rules": report.RulesReport,
+    "rules": RulesReport,
     "bundle": BundleReport,
+    "split": SplitReport,
     "export-triton": TritonReport,
     "plan-fleet": FleetReport,
+    "report": PageReport,
 }
 PLAIN: Mapping[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},

@@ -26,7 +26,19 @@ from netfuse_onnx.errors import (
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
+    from netfuse_onnx.api import (
+        add,
+        bench,
+        bundle,
+        check,
+        inspect,
+        merge,
+        remove,
+        split,
+        update,
+        verify,
+        write_report,
+    )
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
     from netfuse_onnx.pytorch.exporting import export
@@ -54,6 +66,7 @@ __all__ = [
     "ValuesDiffer",
     "__version__",
     "adapters",
+    "add",
     "bench",
     "bundle",
     "check",
@@ -62,8 +75,12 @@ __all__ = [
     "inspect",
     "merge",
     "plan_fleet",
+    "remove",
     "serve",
+    "split",
+    "update",
     "verify",
+    "write_report",
 ]
 
 

@@ -21,6 +21,10 @@ from netfuse_onnx.write import metadata
 from netfuse_onnx.write.digests import Digests
 
 
+def _as_it_is(family: Correspondence) -> Correspondence:
+    return family
+
+
 def matched(
     models: Sequence[Source],
     names: Sequence[str],
@@ -28,8 +32,9 @@ def matched(
     libraries: tuple[str, ...] = (),
     made_for: str = "",
     named: Sequence[Edge] | None = None,
-    factored: factoring.Factoring = lambda family: family,
+    factored: factoring.Factoring = _as_it_is,
     combine: str | Mapping[str, str] = "",
+    portable: bool = False,
 ) -> Correspondence:
     """Match, find low-rank differences and rewrite. Where only a run can tell the rank of a value, the first
     source is run."""
@@ -41,16 +46,18 @@ def matched(
         ran = Ran.TOLD if runs else Ran.FAILED
         return runs
 
-    family = match(models, names, partial=partial, complete=complete, named=named)
+    family = match(models, names, partial=partial, complete=complete, named=named, keep_opset=portable)
     family = factored(replace(family, combined=arguments.combined_outputs(combine, family)))
-    return replace(bounds.affordable(rewritten(family, made_for)), ran=ran)
+    family = rewritten(replace(family, portable=portable), made_for)
+    return replace(bounds.affordable(family), ran=ran)
 
 
 def read_merged(
-    merged: str, paths: Sequence[str], proof: Proof
+    merged: str, paths: Sequence[str], proof: Proof, *, weights: bool = True
 ) -> tuple[metadata.Metadata, Options, Correspondence, list[str]]:
     """Return the metadata of a merged file, the options to run it with, the family of its sources, and a
-    warning for each source that is not the file that was merged."""
+    warning for each source that is not the file that was merged. Without `weights`, no factors are taken
+    out of the file."""
     refuse_unknown(proof)
     about = metadata.read(merged)
     libraries = runtime.libraries(proof.get("libraries", ()))
@@ -61,7 +68,8 @@ def read_merged(
     with Digests(models) as digests:
         family = matched(
             models, about.models, about.partial, libraries, about.made_for, about.names,
-            functools.partial(factors.restored, merged, about),
+            functools.partial(factors.restored, merged, about) if weights else _as_it_is,
+            portable=about.portable,
         )  # fmt: skip
         family = routes.matched(family, about.io, about.made_for)
         family = replace(family, own_names=about.names is not None, combined=about.combined)

@@ -22,7 +22,8 @@ class BytesProof(Judged):
     """Proof (a): every merged weight, with its recipe undone, equals the sources' weights bit for bit, and so
     do attributes that are learned or differ between the models. `attributes` counts those of every model.
     `elsewhere` counts weights and attributes that were computed into constants or other operators; the proofs
-    of the values and of the graph cover them. Sizes are in bytes."""
+    of the values and of the graph cover them. Sizes are in bytes. `note` is the reason why the proof was
+    not made; '' where it was."""
 
     weights: int = 0
     bytes: int = 0
@@ -30,6 +31,11 @@ class BytesProof(Judged):
     attributes: int = 0
     attribute_bytes: int = 0
     elsewhere: int = 0
+    note: str = ""
+
+    @property
+    def made(self) -> bool:
+        return not self.note
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,17 @@ class ViewsProof(Judged):
     views: int = 0
     outputs: int = 0
     unsteady: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptProof(Judged):
+    """The proof that a change of a merged file left its other `models` as they were: on the same inputs, the
+    file before and the file after gave the same `outputs`, so many of them bit for bit (`exact`)."""
+
+    models: int = 0
+    outputs: int = 0
+    exact: int = 0
     problems: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Runtimes beside ONNX Runtime that merged files are tested on: OpenVINO, OpenCV and tract, from the index of pip.
+"""Runtimes beside ONNX Runtime that merged files are tested on, from the indexes of pip and npm.
 
 Each is a function from a path to a function from inputs to outputs, by name. What is wrong with a file or
 its inputs is an error of whatever class the runtime raises.
@@ -66,5 +66,6 @@ def output_names(path: str) -> list[str]:
 
 
 RUNTIMES: dict[str, Callable[[str], Run]] = {"openvino": openvino, "opencv": opencv, "tract": tract}
+"""Those that the tests run on where they are installed."""
 MODULES = {"openvino": "openvino", "opencv": "cv2", "tract": "tract"}
 """The module that each comes as."""

@@ -50,11 +50,13 @@ def read(source: Source) -> Source:
     return source
 
 
-def align(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """Return the sources at one opset. Raises NotEquivalent where that is impossible."""
+def align(sources: Sequence[Source], *, keep: bool = False) -> tuple[Source, ...]:
+    """Return the sources at one opset: the highest of them with `keep`, else at least TARGET. Raises
+    NotEquivalent where that is impossible."""
     sources = _other_domains(sources)
     versions = {source.opsets.get("", 0) for source in sources}
     goals = sorted({max(TARGET, *versions), max(OLDEST, *versions), max(versions)}, reverse=True)
+    goals = goals[-1:] if keep else goals
     reason = ""
     for goal in goals:
         if versions == {goal}:

@@ -17,7 +17,7 @@ from netfuse_onnx.layouts import Hop, Layout, route
 from netfuse_onnx.ops.kinds import UNJOINABLE
 from netfuse_onnx.plan.account import UNKNOWN_DIM, Account, Accounts
 from netfuse_onnx.plan.nested import NestedPlan
-from netfuse_onnx.plan.refusals import refused
+from netfuse_onnx.plan.refusals import PORTABLE, refused
 from netfuse_onnx.rules import Site
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import Correspondence, Dim, Lowering, ValueType, Weight
@@ -49,6 +49,9 @@ class Cost:
     provider = ""
     """The provider that the target names: its own options are on offer, and what it refuses is not."""
 
+    portable = False
+    """True where forms that other runtimes do not run are not on offer."""
+
     def __init__(self, models: int, accounts: Accounts | None = None) -> None:
         self.models = models
         self.accounts = accounts or Accounts(self.provider)
@@ -71,7 +74,10 @@ class Cost:
 
     def refusal(self, offer: Lowering) -> str:
         """The reason why the provider would not run what a lowering emits, or ''."""
-        return refused(self.accounts.of(offer), offer.site, self.provider) if self.provider else ""
+        kinds = [self.provider] if self.provider else []
+        kinds += [PORTABLE] if self.portable else []
+        account = self.accounts.of(offer) if kinds else Account(())
+        return next(filter(None, (refused(account, offer.site, kind) for kind in kinds)), "")
 
     def _account(self, account: Account, sized: Site) -> float:
         nodes = account.launches + RESHAPE * account.views + AT_LOAD * account.at_load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from netfuse_onnx.dims import Sizes, points
 from netfuse_onnx.plan import targets
@@ -16,15 +17,23 @@ from netfuse_onnx.plan.targets import Target
 from netfuse_onnx.plan.timed import Timed
 from netfuse_onnx.types import Correspondence
 
+C = TypeVar("C", bound=Cost)
+
 
 def cost(target: str, family: Correspondence, dims: Sizes) -> Cost:
     """Nodes and bytes, or microseconds on the target. FileFault where the target is a file that can't
     be read."""
     if target == "generic":
-        return Cost(family.models)
+        return _limited(Cost(family.models), family)
     constants = targets.target(target)
-    each = [_at(constants, family, point) for point in points(dims)]
+    each = [_limited(_at(constants, family, point), family) for point in points(dims)]
     return each[0] if len(each) == 1 else Several(each)
+
+
+def _limited(cost: C, family: Correspondence) -> C:
+    """The cost, with the lowerings on offer that the family may have."""
+    cost.portable = family.portable
+    return cost
 
 
 def _at(constants: Target | Card, family: Correspondence, dims: Mapping[str, int]) -> Timed:

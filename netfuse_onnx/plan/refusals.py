@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx.emit.counting import Step
-from netfuse_onnx.ops.schemas import MICROSOFT
-from netfuse_onnx.plan.account import Account
+from netfuse_onnx.ops.schemas import MICROSOFT, facts
+from netfuse_onnx.plan.account import Account, broadcasts_matrices
 from netfuse_onnx.plan.extents import types_of
 from netfuse_onnx.rules import Site
 from netfuse_onnx.types import Dim, ValueType
@@ -22,7 +22,8 @@ Inputs = Sequence[ValueType | None]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A form that a kernel refuses. `gap` is its constant in run/gaps.py; `meets` is true for a node that has
+    """A form that a kernel refuses. `gap` is its constant in run/gaps.py, or in
+    run/others.py where other runtimes have it; `meets` is true for a node that has
     the form, or may have it; `reason` is what users read."""
 
     gap: str
@@ -50,6 +51,19 @@ def _axis_of_a_vector(step: Step, inputs: Inputs) -> bool:
     return not _is_number(inputs, 1) and (dims is None or len(dims) < 2)
 
 
+PORTABLE = "portable"
+"""The word for all runtimes together, beside the providers of ONNX Runtime."""
+NEWER = "it takes operators that the opset and the domains of the sources lack"
+
+
+def _repeats_matrices(step: Step, inputs: Inputs) -> bool:
+    return broadcasts_matrices(step)
+
+
+def _always(step: Step, inputs: Inputs) -> bool:
+    return True
+
+
 _VECTOR = Refusal(
     "NO_AXIS_OF_VECTORS", _axis_of_a_vector, "CUDA quantises values of rank 1 with one scale for all models"
 )
@@ -66,13 +80,23 @@ REFUSALS: Mapping[str, Mapping[str, Refusal]] = {
             ),
             _VECTOR,
         ),
-    }
+    },
+    PORTABLE: {
+        "MatMul": Refusal(
+            "OPENCV_ONE_MATRIX",
+            _repeats_matrices,
+            "OpenCV takes one model's matrix for all where it is repeated",
+        ),
+        "Einsum": Refusal("OPENCV_EINSUM", _always, "OpenCV reads no Einsum with an axis of models"),
+    },
 }
 """By provider and operator."""
 
 
 def refused(account: Account, site: Site, provider: str) -> str:
-    """The reason why a provider would not run the nodes of an account, or ''."""
+    """The reason why a provider, or PORTABLE, would not run the nodes of an account, or ''."""
+    if provider == PORTABLE and any(_foreign(step, site) for step in account.steps):
+        return NEWER
     table = REFUSALS.get(provider, {})
     concerned = [(table[key], step) for step in account.steps if (key := _key(step)) in table]
     if not concerned:
@@ -83,6 +107,13 @@ def refused(account: Account, site: Site, provider: str) -> str:
         if refusal.meets(step, inputs):
             return refusal.reason
     return ""
+
+
+def _foreign(step: Step, site: Site) -> bool:
+    """True for a node of a domain, or of a version, that the sources do not have."""
+    if step.domain:
+        return step.domain != site.node.domain
+    return facts(step.op, "", site.opset) is None
 
 
 def _key(step: Step) -> str:

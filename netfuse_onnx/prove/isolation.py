@@ -17,12 +17,13 @@ import numpy as np
 from netfuse_onnx import edges
 from netfuse_onnx.ops import traits
 from netfuse_onnx.proofs import Isolation
-from netfuse_onnx.prove.compare import compare
+from netfuse_onnx.prove.compare import compare, difference
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Progress, Trial
 from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.inputs import Case
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
+from netfuse_onnx.tailed import having
 
 Results = Mapping[str, Value]
 
@@ -98,17 +99,24 @@ class _Lab:
             return
         what = poison or "other values"
         for name, line in self.judge.lines.items():
-            for m in range(self.models):
+            for m in having(self.trial.family, name):
                 compared = m != model and not line.random
                 if compared and not self._same(m, name, after) and self._steady(m, name):
                     one, two = self.names[model], self.names[m]
-                    yield f"Output {name} of model {two} changes when model {one} is fed {what}."
+                    by = self._moved(m, name, after) if not poison else ""
+                    yield f"Output {name} of model {two} changes{by} when model {one} is fed {what}."
 
     def _steady(self, model: int, name: str) -> bool:
         """True where the same inputs give the same bits. Some kernels add up in the order of threads."""
         if self._rerun is None:
             self._rerun = self._run(self.trial.joined(self.drawn)) or {}
         return bool(self._rerun) and self._same(model, name, self._rerun)
+
+    def _moved(self, model: int, name: str, after: Results) -> str:
+        """Return by how much an output changed, relative to its largest element, or ''."""
+        now, before = (self.trial.pick(model, name, results)[0] for results in (after, self.before))
+        gap, scale = difference(now, before)
+        return f" by {100 * gap / scale:.2g} % of its largest value" if scale and np.isfinite(gap) else ""
 
     def _same(self, model: int, name: str, after: Results) -> bool:
         mine, _ = self.trial.pick(model, name, self.before)
@@ -147,7 +155,7 @@ class _Lab:
         told = ", ".join(f"{name}={size}" for name, size in case.sizes.items())
         problems = []
         for name, line in self.judge.lines.items():
-            for m in range(self.models):
+            for m in having(self.trial.family, name):
                 if line.random:
                     continue
                 right = self._same(m, name, after) if m != model else self._close(m, name, after, want)
@@ -177,7 +185,7 @@ class _Lab:
 def steered(trial: Trial) -> bool:
     """True where floats that are fed decide a size or a loop: an infinite one would take all memory."""
     fed = {spec.name for spec in trial.specs if spec.dtype and spec.numpy.kind in "fV"}
-    for node in trial.family.graph.nodes:
+    for node in itertools.chain(trial.family.graph.nodes, *(tail.nodes for tail in trial.family.tails)):
         if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
             continue
         fed.update(node.outputs)

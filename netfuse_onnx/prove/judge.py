@@ -18,7 +18,7 @@ from netfuse_onnx.load import folded
 from netfuse_onnx.proofs import OutputProof
 from netfuse_onnx.prove import combined
 from netfuse_onnx.prove.compare import BY_PRECISION, EXACT, Gap, Magnitudes, Tolerance, compare
-from netfuse_onnx.prove.lineage import Lineage, Scores, family_lineages, source_lineages
+from netfuse_onnx.prove.lineage import Lineage, Scores, coarsened, family_lineages, source_lineages
 from netfuse_onnx.prove.noise import Noise, measure
 from netfuse_onnx.prove.trial import Options, Progress, Trial
 from netfuse_onnx.run.runtime import Array, RunFailed, Runtime, Session, Value
@@ -40,7 +40,7 @@ class Judge:
     def __init__(self, trial: Trial, tell: Progress) -> None:
         self.trial = trial
         self.tell = tell
-        self.every = family_lineages(trial.family)
+        self.every = coarsened(family_lineages(trial.family), trial.options.precisions or {})
         """Output -> its lineage, those of combined outputs too."""
         once = trial.family.combined
         self.lines = {name: line for name, line in self.every.items() if name not in once}
@@ -132,10 +132,16 @@ class _OneModel:
     def trial(self) -> Trial:
         return self.judge.trial
 
+    @property
+    def own(self) -> Mapping[str, str]:
+        """The outputs of the model, with its own names of them."""
+        return self.trial.family.edge(self.model).outputs
+
     def table(self) -> list[list[OutputProof]]:
         """Return a row of outputs for each case."""
         table = [
-            [self._row(case, name) for name in self.judge.lines] for case in range(len(self.trial.cases))
+            [self._row(case, name) for name in self.judge.lines if name in self.own]
+            for case in range(len(self.trial.cases))
         ]
         failed = {case for case, rows in enumerate(table) if not all(row.ok for row in rows)}
         return self._compared_again(table, failed) if failed else table
@@ -228,6 +234,7 @@ class _OneModel:
         with folded.opened(source) as path:
             scores = scores_of(path, line.scores.value, feeds, trial.options.runtime)
         got, _ = trial.pick(self.model, row.output, self.results[case])
+        line = replace(line, precision=self.judge.lines[row.output].precision)
         return resolve_ties(row, got, trial.outputs[self.model][case][row.output], scores, line)
 
 

@@ -61,6 +61,8 @@ class _Traits:
 def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
     """Return the lineage of every output of a family, by the first source as its file is. The weights and
     inputs that take part are those that still do after the rewrites."""
+    if family.tails:
+        return _of_tails(family)
     differing = {name for name, parts in family.weights.items() if len(parts) > 1}
     differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
     parts = lineages(family.graph, differing)
@@ -71,10 +73,47 @@ def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
     }
 
 
+def _of_tails(family: Correspondence) -> Mapping[str, Lineage]:
+    """Return the lineage of every output of a family with tails: the most careful of those of the models that
+    have it. All weights and inputs count as taking part."""
+    found: dict[str, Lineage] = {}
+    for model in range(family.models):
+        lines = source_lineages(family, model)
+        for name, own in family.edge(model).outputs.items():
+            line = replace(lines[own], own=True, inputs=frozenset(family.graph.inputs))
+            found[name] = _both(found[name], line) if name in found else line
+    return found
+
+
+def _both(one: Lineage, other: Lineage) -> Lineage:
+    return replace(
+        one,
+        precision=max(one.precision, other.precision, key=NAMES.index),
+        random=one.random or other.random,
+        rounded=one.rounded and other.rounded,
+        bounded=one.bounded and other.bounded,
+        scores=one.scores or other.scores,
+    )
+
+
+def quantises(op: str) -> bool:
+    """True for an operator that computes on quantised values, or makes them."""
+    return any(mark in op for mark in QUANTISED)
+
+
 def source_lineages(family: Correspondence, model: int) -> Mapping[str, Lineage]:
     """The lineage of every output of one source, by its own names, from the graph in its file: so no rewrite
     of the compiler, wrong or right, changes the tolerance of an output."""
     return lineages(infer(unclaimed(family.loaded[model])).graph)
+
+
+def coarsened(lines: Mapping[str, Lineage], precisions: Mapping[str, str]) -> Mapping[str, Lineage]:
+    """The lineages, each with the less precise of its own type and that of `precisions`."""
+    found: dict[str, Lineage] = {}
+    for name, line in lines.items():
+        worst = max(line.precision, precisions.get(name, line.precision), key=NAMES.index)
+        found[name] = replace(line, precision=worst)
+    return found
 
 
 def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Lineage]:
@@ -86,7 +125,7 @@ def lineages(graph: Graph, differing: Set[str] = frozenset()) -> Mapping[str, Li
     for node in graph.nodes:
         above = [traits.get(name, _Traits()) for name in node.reads if name]
         worst = max((trait.rank for trait in above), default=-1)
-        if any(mark in node.op for mark in QUANTISED):
+        if quantises(node.op):
             worst = NAMES.index("8-bit")
         random = _random(graph, node) or any(trait.random for trait in above)
         own = any(trait.own for trait in above) or not differing.isdisjoint(node.outputs)

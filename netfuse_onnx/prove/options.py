@@ -18,7 +18,8 @@ class Options:
     for a case of their own; `file` is an .npz of inputs; `rtol` and `atol` override the tolerances. `search`
     looks for inputs that show more than the first that run; `isolation` feeds odd values to every model, not
     to two; `max_memory` is in bytes; `wide` is the rung of the ladder on which spatial sizes begin; `single`
-    runs a batch of 1 only; `made_for` is the provider that the file was merged for, '' for none."""
+    runs a batch of 1 only; `made_for` is the provider that the file was merged for, '' for none. `precisions`
+    has what each output is computed in, of a file that was changed after the merge; None for others."""
 
     runtime: Runtime
     io: str = "separate"
@@ -35,6 +36,7 @@ class Options:
     single: bool = False
     made_for: str = ""
     further: tuple[Mapping[str, int], ...] = ()
+    precisions: Mapping[str, str] | None = None
 
     def remembering(self, dims: Sizes, family: Correspondence) -> Options:
         """Add the sizes of the merge, for symbols that the sources have and these options do not bind."""

@@ -25,7 +25,9 @@ OF_OTHERS: tuple[Pass, ...] = (fuse_quantised,)
 
 
 def rewritten(family: Correspondence, provider: str = "") -> Correspondence:
-    """The family after all passes for the provider of the target."""
-    for rewrite in (*PASSES, *(OF_CUDA if provider == "cuda" else OF_OTHERS)):
+    """The family after all passes for the provider of the target; after those for all targets where it is to
+    run on other runtimes."""
+    others = OF_CUDA if provider == "cuda" else OF_OTHERS
+    for rewrite in PASSES if family.portable else (*PASSES, *others):
         family = rewrite(family)
     return family

@@ -11,6 +11,7 @@ from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_packing import MUTATIONS as PACKING
+from .of_page import MUTATIONS as PAGE
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
@@ -47,4 +48,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SESSION,
     *SERVERS,
     *ENGINE,
+    *PAGE,
 )
