@@ -285,7 +285,7 @@ class CheckReport(Report):
     apart: Apart | None = None
     """As in MergeReport."""
     partial: tuple[PartialRow, ...] = ()
-    """What --partial would make of models that are not one architecture."""
+    """The family that --partial would make of models that are not one architecture."""
 
     @property
     def ok(self) -> bool:

@@ -49,7 +49,7 @@ def _cast_like(forms: Forms, node: Node) -> Node | None:
     says="A Concat, Sum, Max, Min or Mean of one value was removed",
 )
 def _one_operand(forms: Forms, node: Node) -> str | None:
-    """What joins one value is that value."""
+    """A node that joins one value gives that value."""
     return node.inputs[0] if len(node.inputs) == 1 else None
 
 
