@@ -4,6 +4,7 @@ from .mutation import Mutation
 from .of_adapters import MUTATIONS as ADAPTERS
 from .of_answers import MUTATIONS as ANSWERS
 from .of_chosen import MUTATIONS as CHOSEN
+from .of_ci import MUTATIONS as CI
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
 from .of_engine import MUTATIONS as ENGINE
@@ -57,4 +58,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVERS,
     *ENGINE,
     *PAGE,
+    *CI,
 )
