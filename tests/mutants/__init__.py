@@ -3,6 +3,7 @@
 from .mutation import Mutation
 from .of_adapters import MUTATIONS as ADAPTERS
 from .of_answers import MUTATIONS as ANSWERS
+from .of_changed import MUTATIONS as CHANGED
 from .of_chosen import MUTATIONS as CHOSEN
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
@@ -34,6 +35,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *WRITE,
     *VIEWS,
     *PROVE,
+    *CHANGED,
     *CHOSEN,
     *ROUTED,
     *COMBINE,
