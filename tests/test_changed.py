@@ -147,6 +147,40 @@ def test_a_file_as_it_was_written_is_not_changed(io: str, data: str, tmp_path: P
     assert since_merge(path, metadata.read(path)) is None
 
 
+def weights_alone(path: str, out: str) -> None:
+    """One weight as bytes, with a DequantizeLinear behind it: no activation is quantised."""
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name.startswith("w1"))
+    values = numpy_helper.to_array(tensor)
+    scale = np.float32(np.abs(values).max() / 127)
+    added = [(np.round(values / scale).astype(np.int8), "bytes"), (scale, "scale")]
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for v, name in added)
+    node = onnx.helper.make_node("DequantizeLinear", ["bytes", "scale"], [tensor.name])
+    model.graph.initializer.remove(tensor)
+    model.graph.node.insert(0, node)
+    onnx.save(model, out)
+
+
+def test_weights_alone_that_were_quantised_are_no_floats(tmp_path: Path) -> None:
+    paths, out = families.family(tmp_path), str(tmp_path / "bytes.onnx")
+    weights_alone(families.merged(tmp_path, paths), out)
+    report = netfuse_onnx.verify(out, paths, values=True)
+    assert report.ok and report.changed and report.changed.how == QUANTISED
+    assert {row.precision for row in report.values.outputs} == {"8-bit"}
+
+
+def test_another_type_of_a_weight_is_a_change(tmp_path: Path) -> None:
+    path = families.merged(tmp_path, families.family(tmp_path))
+
+    def retyped(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+
+    families.tampered(path, retyped)
+    assert since_merge(path, metadata.read(path))
+
+
 def test_a_file_of_an_old_version_shows_only_what_is_sure(folder: Path) -> None:
     """Its metadata lack the facts of the graph."""
     for change, how in ((changing.dynamic, QUANTISED), (changing.slim, None)):
