@@ -17,6 +17,7 @@ import click
 from netfuse_onnx import __version__
 from netfuse_onnx.errors import InternalError, NetfuseError, Stopped, UsageFault
 
+from .add import add
 from .answering import answer
 from .bundle import bundle
 from .check import check
@@ -32,8 +33,12 @@ from .options import (
 )
 from .plan_fleet import plan_fleet
 from .process import discard_output, quiet, signals
+from .remove import remove
+from .report import report
 from .serve import serve
+from .split import split
 from .text import escape_unencodable, printable, write_json
+from .update import update
 from .verify import verify
 
 ISSUES = "This is a bug. Please report it with the models' architecture and the output of --debug."
@@ -56,10 +61,15 @@ def cli() -> None:
 cli.add_command(merge)
 cli.add_command(check)
 cli.add_command(verify)
+cli.add_command(update)
+cli.add_command(add)
+cli.add_command(remove)
 cli.add_command(bundle)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)
+cli.add_command(split)
 
 
 @cli.command()

@@ -26,10 +26,11 @@ from .options import (
     proof_options,
     tune_option,
 )
+from .text import printable
 
 ARGUMENTS = (
     "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "views",
-    "low_rank", "base", "portable",
+    "low_rank", "base", "portable", "report",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -79,6 +80,7 @@ ARGUMENTS = (
 )
 @click.option("--external-data", "external", is_flag=True, help="Always write weights to a second file.")
 @click.option("--single-file", "single", is_flag=True, help="Always write one file (up to 2 GiB).")
+@click.option("--report", metavar="FILE.html", help="Also write a page about the merged file: see report.")
 @proof_options
 @common_options
 def merge(
@@ -103,6 +105,7 @@ def merge(
       netfuse-onnx merge a.onnx b.onnx -o merged.onnx --low-rank --base base.onnx
       netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx --io stacked --select
       netfuse-onnx merge a.onnx b.onnx -o served --views
+      netfuse-onnx merge a.onnx b.onnx -o merged.onnx --report report.html
       netfuse-onnx merge base.onnx --adapter a.safetensors --adapter tenant-b/ -o merged.onnx
     """
     at_least_two(models, adapters)
@@ -112,4 +115,7 @@ def merge(
     given["combine"] = combined(given["combine"])
     given["data"] = data_arguments(given["external"], given["single"])
     given = {key: given[key] for key in ARGUMENTS}
-    return answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
+    code = answer("merge", as_json, paths, names=called, verify=not no_verify, **given, **proof)
+    if given["report"] and not as_json:
+        click.echo(printable(f"{given['report']}: the page of it. Open it in a browser."), err=True)
+    return code

@@ -71,6 +71,11 @@ io_options = _options(
     ),
 )
 models_argument = click.argument("models", nargs=-1, metavar="[NAME=]A.onnx [NAME=]B.onnx ...")
+merged_argument = click.argument("merged", metavar="merged.onnx")
+change_options = _options(
+    click.option("-o", "--out", metavar="next.onnx", help="Write this file, and leave merged.onnx alone."),
+    click.option("--no-verify", is_flag=True, help="Write without the proofs. Needs no ONNX Runtime."),
+)
 names_option = click.option(
     "--names",
     metavar="a,b,c",

@@ -9,31 +9,39 @@ from typing import Any
 
 from netfuse_onnx import edges
 from netfuse_onnx.bundle_report import BundleReport
+from netfuse_onnx.digests_report import DigestsReport
 from netfuse_onnx.fleet.report import FleetReport
 from netfuse_onnx.labels import Labels, NameRow, grouped
+from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.lowered import Lowered, NodeRow
 from netfuse_onnx.measure.report import BenchReport
+from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.report import (
     CheckReport,
     InspectReport,
     MergeReport,
     Report,
-    RulesReport,
     VerifyReport,
 )
+from netfuse_onnx.rules_report import RulesReport
 from netfuse_onnx.types import Became, Edge
 
 from .render_adapters import adapters
+from .render_apart import apart
 from .render_bench import bench
 from .render_bundle import bundle, views
 from .render_changed import changed
+from .render_changes import changes
 from .render_check import check
+from .render_digests import digests
 from .render_fleet import fleet
 from .render_hints import hints
 from .render_low_rank import low_rank
+from .render_page import page
 from .render_proofs import proofs
 from .render_routed import routing
 from .render_sharing import sharing
+from .render_split import split
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
@@ -60,6 +68,7 @@ def merge(report: MergeReport, console: Screen) -> None:
     console.say(
         f"{report.out}: {len(report.models)} models ({some(report.models)}) in one, {size(report.size)}"
     )
+    changes(report.changes, console)
     if report.opset > report.source_opset:
         console.say(
             f"Opset {report.source_opset} -> {report.opset}: a runtime that stops below "
@@ -74,6 +83,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         tuning(report.tuning, console)
         if report.tuning.sizes:
             assumed(report.tuning.sizes[0], report.dims, console)
+    apart(report.apart, console)
     sharing(report.sharing, console)
     views(report.views, console)
     _names(report.names, console)
@@ -114,6 +124,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
     )
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     low_rank(report.low_rank, console)
+    apart(report.apart, console)
     _lowered(report.lowered, console)
     _names(report.names, console)
     _ids(report, console)
@@ -209,12 +220,15 @@ def _why(row: NodeRow) -> str:
 SHOWN_BY: Mapping[type[Report], Callable[[Any, Screen], None]] = {
     BenchReport: bench,
     BundleReport: bundle,
+    SplitReport: split,
     CheckReport: check,
+    DigestsReport: digests,
     FleetReport: fleet,
     InspectReport: inspect,
     MergeReport: merge,
+    PageReport: page,
     RulesReport: rules,
     VerifyReport: verify,
 }
-DATA = (BenchReport, BundleReport, InspectReport, RulesReport)
+DATA = (BenchReport, BundleReport, DigestsReport, InspectReport, RulesReport)
 """The reports that are what was asked for."""

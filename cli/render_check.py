@@ -6,6 +6,7 @@ from netfuse_onnx.families import brief
 from netfuse_onnx.report import CheckReport
 
 from .render_adapters import adapters
+from .render_apart import apart, partial
 from .render_hints import hints
 from .render_sharing import sharing
 from .render_verdict import verdict
@@ -15,6 +16,7 @@ from .screen import REASONS, Screen, size, some
 def check(report: CheckReport, console: Screen) -> None:
     if not report.equivalent:
         _families(report, console)
+        partial(report.partial, console)
         return
     alike = f"{some(report.models)} are one architecture of {report.nodes} nodes"
     if report.differences:
@@ -29,6 +31,7 @@ def check(report: CheckReport, console: Screen) -> None:
     adapters(report.adapters, console)
     _weights(report, console)
     _nodes(report, console)
+    apart(report.apart, console)
     sharing(report.sharing, console)
     console.say(f"Inputs: {some(report.inputs)}. Outputs: {some(report.outputs)}.")
     console.warn(report.warnings)

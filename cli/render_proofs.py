@@ -7,6 +7,7 @@ from netfuse_onnx.report import VerifyReport
 
 from .render_bundle import proof as views
 from .render_calls import calls
+from .render_changes import kept
 from .render_low_rank import reconstruction
 from .screen import REASONS, Screen, size, some
 
@@ -36,6 +37,7 @@ def proofs(report: VerifyReport, console: Screen) -> None:
     if report.bytes.note:
         _errors(values, console)
     views(report.views, console)
+    kept(report.kept, console)
 
 
 def _errors(values: ValuesProof, console: Screen) -> None:

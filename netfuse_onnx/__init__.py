@@ -15,20 +15,36 @@ from netfuse_onnx.errors import (
     InternalError,
     NetfuseError,
     NotEquivalent,
+    NotExportable,
     NotProven,
     NotRoutable,
     NotStackable,
+    SourcesDiffer,
     StrictViolated,
     UsageFault,
     ValuesDiffer,
 )
 
 if TYPE_CHECKING:
-    from netfuse_onnx.api import bench, bundle, check, inspect, merge, verify
+    from netfuse_onnx.api import (
+        add,
+        bench,
+        bundle,
+        check,
+        inspect,
+        merge,
+        remove,
+        split,
+        update,
+        verify,
+        write_report,
+    )
     from netfuse_onnx.fleet.planning import plan_fleet
     from netfuse_onnx.load.adapters import paths as adapters
+    from netfuse_onnx.pytorch.exporting import export
     from netfuse_onnx.runtime.session import MergedSession
     from netfuse_onnx.server.running import serve
+    from netfuse_onnx.source_digests import digests
 
 __version__ = "0.1.0"
 
@@ -40,22 +56,31 @@ __all__ = [
     "MergedSession",
     "NetfuseError",
     "NotEquivalent",
+    "NotExportable",
     "NotProven",
     "NotRoutable",
     "NotStackable",
+    "SourcesDiffer",
     "StrictViolated",
     "UsageFault",
     "ValuesDiffer",
     "__version__",
     "adapters",
+    "add",
     "bench",
     "bundle",
     "check",
+    "digests",
+    "export",
     "inspect",
     "merge",
     "plan_fleet",
+    "remove",
     "serve",
+    "split",
+    "update",
     "verify",
+    "write_report",
 ]
 
 
@@ -76,6 +101,14 @@ def __getattr__(name: str) -> Any:
         from netfuse_onnx.fleet.planning import plan_fleet
 
         return plan_fleet
+    if name == "export":
+        from netfuse_onnx.pytorch.exporting import export
+
+        return export
+    if name == "digests":  # answers within a second, so it loads no more than it needs
+        from netfuse_onnx.source_digests import digests
+
+        return digests
     if name in __all__:  # a verb, whose name no module of the package may have
         from netfuse_onnx import api
 

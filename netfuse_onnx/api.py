@@ -1,5 +1,5 @@
-"""The verbs: merge, check, verify, inspect, rules, bench, bundle. They connect the stages; the command line
-calls them.
+"""The verbs: merge, check, verify, inspect, rules, bench, bundle, split, update, add, remove. They connect
+the stages; the command line calls them.
 
 Paths are strings. All verbs raise FileFault for files that can't be read or written and UsageFault for
 arguments that make no sense; each says what else it raises.
@@ -21,12 +21,18 @@ from netfuse_onnx import (
     edges,
     factoring,
     opened,
+    pages,
     refusals,
     sources,
     verifying,
 )
 from netfuse_onnx.bundle_report import BundleReport
 from netfuse_onnx.errors import NotStackable
+from netfuse_onnx.lifecycle.split import Splitting
+from netfuse_onnx.lifecycle.split_report import SplitReport
+from netfuse_onnx.lifecycle.verbs import add as add
+from netfuse_onnx.lifecycle.verbs import remove as remove
+from netfuse_onnx.lifecycle.verbs import update as update
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -35,14 +41,16 @@ from netfuse_onnx.measure.rounds import Effort
 from netfuse_onnx.measure.workload import Workload
 from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
+from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.prove import factors, remake
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.prove.values import silent
-from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, RulesReport, VerifyReport
+from netfuse_onnx.report import CheckReport, InspectReport, MergeReport, VerifyReport
+from netfuse_onnx.rules_report import RulesReport
 from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.steady import steady
-from netfuse_onnx.write import metadata
+from netfuse_onnx.write import fingerprint, metadata
 
 
 def merge(
@@ -64,6 +72,7 @@ def merge(
     low_rank: float | factoring.Factoring | None = None,
     base: str | None = None,
     portable: bool = False,
+    report: str | None = None,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
@@ -75,14 +84,20 @@ def merge(
     choosing the plan by measuring on this machine, None for not at all; with `views`, `out` is the folder of
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
     tolerance of low-rank differences from `base`, 0 for the rounding of the type; `portable` keeps to the
-    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too.
+    opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too; `report`
+    is a page to write, as `write_report` does.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
-    return Merging(
+    if report is not None:
+        pages.check(report, (out, *paths))
+    merged = Merging(
         paths, out, names, io, routing, tuple(share), combine, target, partial, strict, verify, data, tune,
         views, low_rank, base, progress, proof, portable,
     ).report()  # fmt: skip
+    if report is not None:
+        pages.of_merge(merged, report)
+    return merged
 
 
 def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
@@ -91,7 +106,8 @@ def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: 
     the others."""
     labels = arguments.model_names(paths, names)
     match = functools.partial(opened.matched, partial=partial)
-    comparison = checked.Comparison(match, exact=not partial)
+    partly = None if partial else functools.partial(opened.matched, partial=True)
+    comparison = checked.Comparison(match, exact=not partial, partial=partly)
     return steady(sources.files(paths), lambda: comparison.answer(paths, labels, remake.merge))
 
 
@@ -164,7 +180,8 @@ def bench(
                 except NotStackable as error:
                     notes.append(f"Not measured with stacked inputs and outputs: {error.message}")
             report = contest(work, files, effort=effort, with_profile=profile, tell=tell, clock=clock)
-        return replace(report, warnings=(*notes, *report.warnings))
+        warnings = (*notes, *report.warnings)
+        return replace(report, warnings=warnings, fingerprint=fingerprint.of(merged))
 
     return steady([merged, *sources.files(paths)], measured, attempts=1)
 
@@ -185,6 +202,7 @@ def inspect(merged: str) -> InspectReport:
         recorded=about.recorded,
         low_rank=factoring.recorded(about.low_rank, about.models),
         combined=about.combined,
+        apart=about.apart,
         names=tuple(about.labels.rows()),
         changed=changed,
     )
@@ -209,6 +227,64 @@ def bundle(
         [manifest, *sources.files(paths)],
         lambda: bundle_check.checked(folder, paths, names, progress or silent, proof),
     )
+
+
+def split(
+    merged: str,
+    folder: str,
+    *,
+    models: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SplitReport:
+    """Write the sources of a merged file, or of a bundle, to a folder, from that file alone. `models` names
+    some of them; `force` replaces files that are there already.
+
+    Raises FileFault where the file does not hold them, or no longer as they were merged.
+    """
+    return Splitting(merged, folder, tuple(models), force, progress or silent).report()
+
+
+def write_report(
+    merged: str,
+    out: str,
+    paths: Sequence[str] = (),
+    *,
+    verify: str | VerifyReport | MergeReport | None = None,
+    bench: str | BenchReport | None = None,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+    strict: bool = False,
+    isolation: bool = False,
+    progress: Progress | None = None,
+    **proof: Unpack[Proof],
+) -> PageReport:
+    """Write a page about a merged file or a bundle to `out`, one HTML file that loads nothing.
+
+    It shows the proofs in `verify` and the times in `bench`: reports, or files with the JSON of `verify`,
+    `merge` and `bench`. With `paths`, the sources, it is proven now; a proof that fails is shown, and the
+    answer is not ok. Where `out` is there, it is replaced if it is such a page, or with `force`.
+
+    Raises UsageFault where a report is about another file, and the errors of `verify`.
+    """
+    given = [path for path in (verify, bench) if isinstance(path, str)]
+    pages.check(out, (merged, *paths, *given), force=force)
+    material = pages.material(merged, paths, verify, bench)
+    prove = functools.partial(_proved, material.path, paths, names, strict, isolation, progress, proof)
+    return pages.made(material, out, prove() if paths else None)
+
+
+def _proved(
+    merged: str,
+    paths: Sequence[str],
+    names: Sequence[str] | None,
+    strict: bool,
+    isolation: bool,
+    progress: Progress | None,
+    proof: Proof,
+) -> VerifyReport:
+    """Prove a merged file. It is a function because the argument `verify` hides the verb."""
+    return verify(merged, paths, names=names, strict=strict, isolation=isolation, progress=progress, **proof)
 
 
 def rules() -> RulesReport:

@@ -97,6 +97,11 @@ def combined_outputs(given: str | Mapping[str, str], family: Correspondence) -> 
     """Return the combined outputs by the first model's names, each with mean, sum or vote. `given` is one
     such word for all outputs, or one for each name, which may be any model's; '' stands for all others."""
     wanted = {"": given} if isinstance(given, str) else dict(given)
+    if family.tails and any(wanted.values()):
+        raise UsageFault(
+            "The models end in operators of their own, so their outputs can't be combined.",
+            "Leave out --combine.",
+        )
     for how in filter(None, wanted.values()):
         choice("combination", how)
     every = dict.fromkeys(family.graph.outputs, wanted.pop("", ""))

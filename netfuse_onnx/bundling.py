@@ -68,7 +68,7 @@ class Bundling:
             raise staging.unwritable(staged.out, error) from error
         sizes = {name: file.bytes for name, file in files.items()}
         sizes[reader.MANIFEST] = os.path.getsize(os.path.join(home, reader.MANIFEST))
-        staged.commit(lambda folder: bundle.put(folder, names))
+        staged.commit(lambda folder, confirm: bundle.put(folder, names, confirm))
         target = os.path.dirname(staged.out)
         return self._report(merged, sizes), tuple(os.path.join(target, name) for name in sizes)
 
@@ -109,7 +109,7 @@ class Bundling:
             "name": self.family.names[model],
             "view": made.file,
             "inputs": [edge.inputs[name] for name in first.inputs],
-            "outputs": [edge.outputs[name] for name in first.outputs],
+            "outputs": [edge.outputs[name] for name in self.family.outputs if name in edge.outputs],
             "exact": not made.note,
             "note": made.note,
             "shared": made.shared,

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from netfuse_onnx import expected, families, hints, sharing, sources
+from netfuse_onnx import apart, expected, families, hints, sharing, sources
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.lowered import Merged
+from netfuse_onnx.match.matcher import ONLY
 from netfuse_onnx.match.signature import surely_different
+from netfuse_onnx.merge_rows import PartialRow
 from netfuse_onnx.report import CheckReport, FamilyRow, UnreadableRow
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Correspondence, Source
@@ -25,6 +27,8 @@ class Comparison:
 
     match: families.Match
     exact: bool
+    partial: families.Match | None = None
+    """A match with --partial, which tells what that would merge."""
 
     def answer(self, paths: Sequence[str], names: Sequence[str], lower: Lower) -> CheckReport:
         """Return the report on models with these names. `lower` merges them as merge does; it writes nothing.
@@ -48,7 +52,8 @@ class Comparison:
             self._refuse_different(models, names)
             family = self.match(models, names)
         except NotEquivalent as error:
-            return self._families(models, names, error)
+            report = self._families(models, names, error)
+            return replace(report, partial=tuple(self._with_partial(models, names, lower)))
         target = expected.provider()
         made_for = self.match(models, names, made_for=target) if target == "cuda" else family
         merged = lower(family)
@@ -83,8 +88,38 @@ class Comparison:
         difference = difference or families.difference(error, *paths[:2])
         return CheckReport(paths, tuple(names), False, rows, difference=difference)
 
+    def _with_partial(
+        self, models: Sequence[Source], names: Sequence[str], lower: Lower
+    ) -> Iterator[PartialRow]:
+        """Yield what --partial would make of all models together, else of each group that it would merge."""
+        if self.partial is None:
+            return
+        try:
+            yield _merged_partly(self.partial(models, names), lower)
+            return
+        except NotEquivalent as error:
+            fault = error
+        if len(models) == 2:
+            yield PartialRow(tuple(names), reason=_reason(fault.message, fault.hint))
+            return
+        for row in families.rows(models, names, self.partial, exact=False):
+            some = [models[names.index(name)] for name in row.models]
+            if len(some) > 1:
+                yield _merged_partly(self.partial(some, row.models), lower)
+            elif row.difference:
+                yield PartialRow(row.models, reason=_reason(row.difference.message, row.difference.hint))
+
     def _rows(self, models: Sequence[Source], names: Sequence[str]) -> tuple[FamilyRow, ...]:
         return families.rows(models, names, self.match, exact=self.exact)
+
+
+def _merged_partly(family: Correspondence, lower: Lower) -> PartialRow:
+    return PartialRow(family.names, apart.of(family, lower(family), {}), family.differences)
+
+
+def _reason(message: str, hint: str) -> str:
+    """Return why --partial refuses models: what ends their common part, where that is known."""
+    return hint.removeprefix(ONLY) if hint.startswith(ONLY) else message
 
 
 def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) -> CheckReport:
@@ -99,7 +134,7 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         bytes=expected.bytes_of_weights(family),
         distinct_bytes=weights.stored(merged.model),
         inputs=family.graph.inputs,
-        outputs=family.graph.outputs,
+        outputs=family.outputs,
         opsets=family.opsets,
         differences=family.differences,
         warnings=family.warnings,
@@ -108,4 +143,5 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         hints=hints.of_check(family, merged),
         sharing=sharing.of(family, merged, {}),
         adapters=sources.changes(family),
+        apart=apart.of(family, merged, {}),
     )

@@ -79,6 +79,18 @@ class ValuesDiffer(AnswerIsNo):
     kind = "values_differ"
 
 
+class SourcesDiffer(AnswerIsNo):
+    """The files are not those that were merged, by their SHA-256."""
+
+    kind = "sources_differ"
+
+
+class NotExportable(AnswerIsNo):
+    """PyTorch can't export a module."""
+
+    kind = "not_exportable"
+
+
 class NotProven(NetfuseError):
     """The proof could not tell: the models could not be run, or their outputs do not separate the models."""
 

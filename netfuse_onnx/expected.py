@@ -104,7 +104,12 @@ def bytes_of_files(family: Correspondence) -> int:
     """Return the bytes of the files of all sources. A file that several sources share is counted for each:
     a session of each loads it. 0 where one can't be read any more: the merge is done without it."""
     try:
-        return sum(sum(map(os.path.getsize, source.files)) for source in family.sources)
+        return sum(
+            sum(file.size for file in source.original.files)
+            if source.original
+            else sum(map(os.path.getsize, source.files))
+            for source in family.sources
+        )
     except OSError:
         return 0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from netfuse_onnx.load.branches import Form
+from netfuse_onnx.load.branches import Form, Side
+from netfuse_onnx.storage.elements import Files
+from netfuse_onnx.storage.numbers import array, encoded, rows
 from netfuse_onnx.storage.weights import nbytes
 from netfuse_onnx.types import Weight
 
@@ -83,3 +85,14 @@ class LowRankReport:
     whole: Mapping[str, str]
     tolerance: float = 0.0
     sha256: str = ""
+
+
+def sums(base: Weight, a: Weight, b: Weight, side: int) -> Iterator[bytes]:
+    """Yield W_0 + L R in the type of W_0, some rows at a time. `side` is the place of the form in `Side`.
+    Raises ValueError, KeyError or IndexError where these do not fit."""
+    form, top = Form(list(Side)[side], base.shape), 0
+    left, right = form.matrices(array(a), array(b))
+    with Files() as files:
+        for values in rows(base, form.matrix[1], files):
+            yield encoded(values + left[top : top + len(values)] @ right, base.dtype)
+            top += len(values)

@@ -226,5 +226,5 @@ def _alike(one: ValueType, other: ValueType) -> bool:
 def _stackable(family: Correspondence, merged: Merged) -> bool:
     """True where --io stacked is surely possible: every input and output is a tensor of one shape."""
     names: Sequence[str] = (*family.graph.inputs, *family.graph.outputs)
-    tensors = all(family.graph.types[name].proto is None for name in names)
+    tensors = not family.tails and all(family.graph.types[name].proto is None for name in names)
     return tensors and not (merged.plan and merged.plan.ragged)

@@ -69,9 +69,10 @@ class Labels:
         """Yield all inputs, then all outputs: name by name, each for every model. No edges, no rows."""
         inputs, outputs = [edge.inputs for edge in self.edges], [edge.outputs for edge in self.edges]
         for what, label, sides in (("input", self.input, inputs), ("output", self.output, outputs)):
-            for name in sides[0] if sides else ():
+            for name in dict.fromkeys(name for side in sides for name in side):
                 for m, (model, side) in enumerate(zip(self.models, sides, strict=False)):
-                    yield NameRow(model, what, side[name], label(m, name))
+                    if name in side:  # an output that not all models have
+                        yield NameRow(model, what, side[name], label(m, name))
 
     def crossed(self, name: str) -> str:
         """Return a model that calls another of its inputs or outputs `name`, which is the first model's; ''
@@ -98,8 +99,9 @@ def grouped(rows: Sequence[NameRow]) -> list[Line]:
         groups.setdefault((row.what, seen[row.what, row.model]), []).append(row)
         seen[row.what, row.model] += 1
     lines: list[Line] = []
+    models = {row.model for row in rows}
     for (what, _), group in groups.items():
-        if len({row.own for row in group}) == 1:
+        if len({row.own for row in group}) == 1 and len(group) == len(models):
             lines.append((what, "every", group[0].own, list(dict.fromkeys(row.merged for row in group))))
         else:
             lines += [(what, row.model, row.own, [row.merged]) for row in group]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from netfuse_onnx.predicted import SizeRow
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.types import Became, Plan, SizeRow
+from netfuse_onnx.types import Became, Plan
 
 if TYPE_CHECKING:
     import onnx

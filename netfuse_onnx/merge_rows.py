@@ -31,3 +31,36 @@ class Sharing:
     read: int | None
     once: float
     arithmetic: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApartRow:
+    """The part that some models compute each by itself: the operators, the name of the node where it is one, and the
+    sizes of its weights, with those of all models where they differ: `768 x 2, 5, 10`."""
+
+    models: tuple[str, ...]
+    operators: str
+    name: str
+    sizes: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """The outcome of --partial for models that differ: the share of the bytes of all models' weights and that
+    of their multiply-adds with weights which is merged, null where there are none, and a row for all that is
+    not."""
+
+    bytes: float
+    arithmetic: float | None
+    rows: tuple[ApartRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRow:
+    """The answer of --partial for some models that are not one architecture: what it would merge, and a
+    sentence for each difference; or the reason why it would refuse them."""
+
+    models: tuple[str, ...]
+    apart: Apart | None = None
+    differences: tuple[str, ...] = ()
+    reason: str = ""

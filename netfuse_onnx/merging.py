@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from netfuse_onnx import (
+    apart,
     arguments,
     best_plan,
     bundling,
@@ -27,11 +28,13 @@ from netfuse_onnx import (
 from netfuse_onnx.bundling import Bundling
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.labels import Labels
+from netfuse_onnx.merge_rows import RoutingRow, Sharing
 from netfuse_onnx.options import Proof, refuse_unknown
 from netfuse_onnx.options import checked as checked_options
 from netfuse_onnx.plan import targets
 from netfuse_onnx.plans import Plan, Request
 from netfuse_onnx.prove.graph import prove_graph
+from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import silent
@@ -39,10 +42,12 @@ from netfuse_onnx.report import MergeReport, VerifyReport
 from netfuse_onnx.routing import without_rows
 from netfuse_onnx.run import inputs, runtime, symbols
 from netfuse_onnx.storage import weights
+from netfuse_onnx.tailed import refuse_stacked
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Correspondence, Source
-from netfuse_onnx.write import bundle, metadata, staging, writer
+from netfuse_onnx.write import bundle, fingerprint, metadata, staging, writer
 from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write.early import Early
 
 Families = Callable[[str], Correspondence]
 """Gives the family as it is rewritten for a provider, or for none: ''."""
@@ -70,7 +75,9 @@ class Merging:
     base: str | None
     progress: Progress | None
     proof: Proof
-    portable: bool = False
+    portable: bool
+    accept: Callable[[str, Correspondence, Labels], None] | None = None
+    """A further check of the merged file, at a path that is not yet its place. It raises what is wrong."""
 
     def report(self) -> MergeReport:
         """Merge, prove, put the file in place, and say what was done. Raises the errors of `api.merge`."""
@@ -81,9 +88,9 @@ class Merging:
         asked = hints.Asked(arguments.target(self.target), provider, self.dims)
         at_hand = targets.at_hand(self.target, self.proof.get("provider", "auto"))
         made = replace(self, target=arguments.tuned_for(at_hand, self.tune, provider))
-        self._check_target()
-        models = sources.read(self.paths)
-        with self._folder(), Digests(models) as digests:  # on a thread, while the graphs are worked on
+        self.check_target()
+        models = self.models()
+        with self._folder(), self.digests(models) as digests:  # on a thread, while graphs are worked on
             match = functools.partial(
                 opened.matched, partial=self.partial, libraries=libraries, portable=self.portable
             )
@@ -92,8 +99,7 @@ class Merging:
                 family = families(targets.provider(made.target))
             work = _Work(made, models, digests, families, options)
             answer, plan = work.merged(family)
-        told = hints.of_merge(answer, plan.family, plan.merged, asked)
-        return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+        return self.advised(answer, plan, asked)
 
     # ------------------------------------------------------------------ arguments
 
@@ -107,7 +113,36 @@ class Merging:
         """The files that get the weights."""
         return "external" if self.views else cast(writer.Mode, self.data)
 
-    def _check_target(self) -> None:
+    def models(self) -> Sequence[Source]:
+        """Return the models to merge, in order."""
+        return sources.read(self.paths)
+
+    def digests(self, models: Sequence[Source]) -> Digests:
+        """Return the digests of the models, which are being computed."""
+        return Digests(models)
+
+    def planned(self, family: Correspondence, once: frozenset[str]) -> tuple[Plan, tuple[RoutingRow, ...]]:
+        """Plan and lower the family, whose inputs `once` are fed once: routes.plan."""
+        return routes.plan(family, self.io, self.routing, share=once, target=self.target, dims=self.dims)
+
+    def advised(self, answer: MergeReport, plan: Plan, asked: hints.Asked) -> MergeReport:
+        """Return the report with the verdict and the hints, which nothing else depends on."""
+        told = hints.of_merge(answer, plan.family, plan.merged, asked)
+        return replace(answer, verdict=expected.of_merge(answer, plan.family), hints=told)
+
+    def shared(self, plan: Plan) -> Sharing | None:
+        """Return what the models share, which nothing else depends on."""
+        return sharing.of(plan.family, plan.merged, self.dims, io=plan.io)
+
+    def early(self) -> Early | None:
+        """Return a copy of the data file that the merged file replaces; None for a merge."""
+        return None
+
+    def kept(self) -> KeptProver | None:
+        """Return what proves that models of an earlier file are as they were; None for a merge."""
+        return None
+
+    def check_target(self) -> None:
         """Raise FileFault unless `out` can be written."""
         read = [*sources.files(self.paths), *filter(None, [self.base])]
         if self.views:
@@ -168,10 +203,11 @@ class _Work:
     def merged(self, family: Correspondence) -> tuple[MergeReport, Plan]:
         """Plan, lower, write and prove, and put the files in place."""
         ask, options = self.ask, self.options
+        refuse_stacked(family, ask.io)
         if sizes := without_rows(ask.dims) if edges.is_routed(ask.io) else ask.dims:
             inputs.require_symbols(inputs.describe(family), sizes)
         once = routes.shared(family, ask.io, arguments.shared_inputs(ask.share, family))
-        plan, rows = routes.plan(family, ask.io, ask.routing, share=once, target=ask.target, dims=ask.dims)
+        plan, rows = ask.planned(family, once)
         io, tuning = plan.io, None
         options = replace(options, io=io, share=once) if options else None
         if options and ask.tune is not None:
@@ -181,17 +217,22 @@ class _Work:
         if ask.strict:
             refusals.replicated(answer)
             refusals.slower(answer)
-        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims)
+        about = plan.metadata(io=io, share=once, partial=ask.partial, dims=ask.dims, data=ask.data)
         with writer.stage(
             plan.merged, ask.path, self.models, mode=ask.mode, metadata=about, progress=ask.progress,
-            digests=self.digests,
+            digests=self.digests, early=ask.early(),
         ) as staged:  # fmt: skip
             tell = ask.progress or silent
             views = Bundling(staged, plan, family, self.models, once, tell) if ask.views else None
+            answer = replace(answer, fingerprint=fingerprint.of(staged.model_path))
             if options and ask.verify:
                 options = replace(options, made_for=plan.made_for)
                 proof = self._prove_staged(staged, plan, options, views)
+                proof = replace(proof, fingerprint=answer.fingerprint)
                 answer = refusals.proven(answer, proof, ask.strict)
+            if ask.accept:
+                with wording.renaming(staged.names(ask.out)):
+                    ask.accept(staged.model_path, family, Labels.of(family, io, once))
             if views:
                 viewed, files = views.commit()
                 answer, size = replace(answer, views=viewed), sum(viewed.files.values())
@@ -224,7 +265,9 @@ class _Work:
             recipes = metadata.recipes(metadata.read(path), plan.family, path)
             graph = prove_graph(path, plan.merged, recipes)
             prover = views.prover() if views else None
-            proved = prove(path, recipes, plan.family, options, ask.progress, graph=graph, views=prover)
+            proved = prove(
+                path, recipes, plan.family, options, ask.progress, graph=graph, views=prover, kept=ask.kept()
+            )
             return wording.renamed(proved, names)
 
     def _before_proofs(
@@ -243,7 +286,7 @@ class _Work:
             target=target,
             lowered=merged.report,
             distinct_bytes=weights.stored(merged.model),
-            sharing=sharing.of(family, merged, ask.dims, io=io),
+            sharing=ask.shared(plan),
             low_rank=factoring.report(family),
             adapters=sources.changes(family),
             names=tuple(Labels.of(family, io, share).rows()),
@@ -257,4 +300,5 @@ class _Work:
             portable=family.portable,
             source_opset=max(source.opsets.get("", 0) for source in family.loaded or family.sources),
             opset=family.opsets.get("", 0),
+            apart=apart.of(family, merged, ask.dims),
         )

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from netfuse_onnx import arguments, factoring, routes, sources
-from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.options import Proof, refuse_unknown
@@ -64,11 +63,7 @@ def read_merged(
     libraries = runtime.libraries(proof.get("libraries", ()))
     options = checked_options(about.io, about.share, proof, libraries)
     sources.refuse_other_kind(about, merged, paths)
-    if len(paths) != len(about.models):
-        raise UsageFault(
-            f"{merged} holds {len(about.models)} models, {len(paths)} were given.",
-            f"Give the models that were merged, in their order: {', '.join(about.models)}.",
-        )
+    sources.refuse_other_number(about, merged, paths)
     models = sources.read(paths)
     with Digests(models) as digests:
         family = matched(

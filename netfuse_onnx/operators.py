@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from netfuse_onnx.plan import control
-from netfuse_onnx.report import RuleRow
 from netfuse_onnx.rules._registry import DIFFERING, table
 from netfuse_onnx.rules.fallback import REASONS
+from netfuse_onnx.rules_report import RuleRow
 
 
 def rows() -> tuple[RuleRow, ...]:

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netfuse_onnx import edges
+from netfuse_onnx import apart, edges
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.lower.interpreter import lower
 from netfuse_onnx.lowered import Merged
@@ -62,14 +62,14 @@ class Plan:
         return targets.provider(self.target)
 
     def metadata(
-        self, *, io: str, share: frozenset[str], partial: bool, dims: Sizes
+        self, *, io: str, share: frozenset[str], partial: bool, dims: Sizes, data: str = "auto"
     ) -> Callable[[tuple[str, ...]], Mapping[str, str]]:
         """A function that gives the metadata of the file from the digests of the sources."""
         build: Callable[[tuple[str, ...]], Mapping[str, str]] = functools.partial(
             metadata.build, self.family, self.merged, io=io, share=sorted(share), target=self.target,
             partial=partial, tools=remake.tools(self.family), constants=remake.constants(self.target),
             provider=self.made_for, dims=dims, recorded=self.rows is not None,
-            measured=self.measured,
+            measured=self.measured, apart=apart.of(self.family, self.merged, dims), data=data,
         )  # fmt: skip
         return build
 

@@ -77,6 +77,17 @@ class ViewsProof(Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class KeptProof(Judged):
+    """The proof that a change of a merged file left its other `models` as they were: on the same inputs, the
+    file before and the file after gave the same `outputs`, so many of them bit for bit (`exact`)."""
+
+    models: int = 0
+    outputs: int = 0
+    exact: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GraphProof(Judged):
     """Proof (c): the graph of the file is the one that merging these sources gives. `note` is the reason why
     the proof was not made; '' where it was."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from netfuse_onnx.adapter_rows import Adapters
 from netfuse_onnx.changed import Changed
+from netfuse_onnx.changes import Changes
 from netfuse_onnx.errors import FileFault, NetfuseError, NotEquivalent, NotProven, ValuesDiffer
 from netfuse_onnx.factored import LowRankReport
+from netfuse_onnx.json_value import json_value
 from netfuse_onnx.labels import NameRow
 from netfuse_onnx.lowered import Lowered
-from netfuse_onnx.merge_rows import RoutingRow, Sharing
-from netfuse_onnx.proofs import BytesProof, GraphProof, Reconstruction, ValuesProof, ViewsProof, describe
+from netfuse_onnx.merge_rows import Apart, PartialRow, RoutingRow, Sharing
+from netfuse_onnx.proofs import (
+    BytesProof,
+    GraphProof,
+    KeptProof,
+    Reconstruction,
+    ValuesProof,
+    ViewsProof,
+    describe,
+)
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
@@ -63,7 +70,7 @@ def _document(report: Report | None, error: NetfuseError | None, exit_code: int)
     if error:
         fault = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": exit_code}
     head = {"schema_version": SCHEMA_VERSION, "ok": error is None, "exit_code": exit_code, "error": fault}
-    return {**head, **{key: value for key, value in (_json_value(report) or {}).items() if key not in head}}
+    return {**head, **{key: value for key, value in (json_value(report) or {}).items() if key not in head}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,11 @@ class VerifyReport(Report):
     """The proof of the views of a bundle; None for a merged file alone."""
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
+    kept: KeptProof | None = None
+    """The proof of the models that a change left as they were; None where the file was merged."""
+    fingerprint: str = ""
+    """The fingerprint of the merged file (write/fingerprint.py), by which the report is known to be about
+    it."""
 
     @property
     def ok(self) -> bool:
@@ -93,7 +105,7 @@ class VerifyReport(Report):
 
     @property
     def _right(self) -> bool:
-        others = (self.reconstruction, self.views)
+        others = (self.reconstruction, self.views, self.kept)
         return self.bytes.ok and self.graph.ok and all(proof.ok for proof in others if proof)
 
     @property
@@ -120,6 +132,7 @@ class VerifyReport(Report):
         own = (
             self.reconstruction,
             self.views,
+            self.kept,
             self.values.isolation,
             self.values.selection,
             self.values.mixes,
@@ -177,6 +190,12 @@ class MergeReport(Report):
     """The highest opset of the sources."""
     opset: int = 0
     """The opset of the merged file: rules that need a later one than the sources' raise it."""
+    changes: Changes | None = None
+    """The models that update, add or remove changed; None for a merge."""
+    fingerprint: str = ""
+    """As in VerifyReport."""
+    apart: Apart | None = None
+    """The part that --partial merged; None where the models are one architecture."""
 
     @property
     def copied(self) -> int | None:
@@ -263,7 +282,10 @@ class CheckReport(Report):
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
     adapters: Adapters | None = None
+    apart: Apart | None = None
     """As in MergeReport."""
+    partial: tuple[PartialRow, ...] = ()
+    """The family that --partial would make of models that are not one architecture."""
 
     @property
     def ok(self) -> bool:
@@ -310,34 +332,5 @@ class InspectReport(Report):
     """The outputs that are given once, and how they are combined."""
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuleRow:
-    """One line of the table of supported operators."""
-
-    op: str
-    rule: str
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
-class RulesReport(Report):
-    """The table of supported operators."""
-
-    rules: tuple[RuleRow, ...]
-
-
-def _json_value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: _json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"ok": value.ok, **own} if hasattr(value, "ok") else own
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(k): _json_value(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_value(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    apart: Apart | None = None
+    """As in MergeReport."""

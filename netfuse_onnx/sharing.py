@@ -5,24 +5,21 @@ All of them are read off the merged graph and the accounts of its plan, which sa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from netfuse_onnx import edges
+from netfuse_onnx.apart import tail_work
 from netfuse_onnx.dims import Sizes, points
-from netfuse_onnx.emit.counting import Step
 from netfuse_onnx.expected import bytes_of_weights
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.merge_rows import Sharing
 from netfuse_onnx.ops import traits, walk
-from netfuse_onnx.plan.extents import Shapes
+from netfuse_onnx.plan.multiply_adds import MultiplyAdds
 from netfuse_onnx.plan.nested import NestedPlan
 from netfuse_onnx.plan.outlook import once_per_model
 from netfuse_onnx.plan.sized import assumed, retyped
-from netfuse_onnx.plan.timed import Timed
-from netfuse_onnx.plan.work import recurrence, work
 from netfuse_onnx.rules import Site
 from netfuse_onnx.storage import weights
 from netfuse_onnx.types import Became, Correspondence, Lowering
@@ -31,7 +28,10 @@ from netfuse_onnx.types import Became, Correspondence, Lowering
 def of(family: Correspondence, merged: Merged, dims: Sizes, *, io: str = edges.SEPARATE) -> Sharing:
     """Return what the models share in a merged graph. Open dims have the first sizes of `dims`, or assumed
     ones. Where a call chooses its models, only that tells what it reads and computes."""
-    once, every, one = _arithmetic(family, merged, assumed(family.graph, points(dims)[0]))
+    sizes = assumed(family.graph, points(dims)[0])
+    once, every, one = _arithmetic(family, merged, sizes)
+    tails = [tail_work(family, model, sizes) for model in range(family.models)]
+    every, one = every + sum(tails), one + tails[0]
     return Sharing(
         stored=weights.stored(merged.model),
         sources=bytes_of_weights(family),
@@ -44,15 +44,6 @@ def of(family: Correspondence, merged: Merged, dims: Sizes, *, io: str = edges.S
 # --------------------------------------------------------------------------- arithmetic
 
 
-class _MultiplyAdds(Timed):
-    """Counts the multiply-adds of products, convolutions and recurrences in the place of microseconds."""
-
-    def _step(self, step: Step, shapes: Shapes) -> float:
-        inputs, output = tuple(map(shapes.of, step.inputs)), shapes.of(step.outputs[0])
-        products = work(step, inputs, output) or recurrence(step, inputs)
-        return math.prod((products.count, products.m, products.n, products.k)) if products else 0.0
-
-
 def _arithmetic(
     family: Correspondence, merged: Merged, sizes: Mapping[str, int]
 ) -> tuple[float, float, float]:
@@ -60,13 +51,13 @@ def _arithmetic(
     merged model, and those of a call of one model."""
     if merged.plan is None:
         return 0.0, 0.0, 0.0
-    count = _MultiplyAdds(family.models, sizes)
+    count = MultiplyAdds(family.models, sizes)
     lowerings = merged.plan.lowerings
     return _counted(lowerings, retyped([each.site for each in lowerings], count.priced(family)), count)
 
 
 def _counted(
-    lowerings: Sequence[Lowering], sites: Sequence[Site], count: _MultiplyAdds
+    lowerings: Sequence[Lowering], sites: Sequence[Site], count: MultiplyAdds
 ) -> tuple[float, float, float]:
     once = every = one = 0.0
     for lowering, sized in zip(lowerings, sites, strict=True):

@@ -82,6 +82,15 @@ def refuse_other_kind(about: metadata.Metadata, merged: str, paths: Sequence[str
         raise UsageFault(f"{merged} was not merged from adapters.", "Give the models that were merged.")
 
 
+def refuse_other_number(about: metadata.Metadata, merged: str, paths: Sequence[str]) -> None:
+    """Raise UsageFault where a file of more or fewer models is given."""
+    if len(paths) != len(about.models):
+        raise UsageFault(
+            f"{merged} holds {len(about.models)} models, {len(paths)} were given.",
+            f"Give the models that were merged, in their order: {', '.join(about.models)}.",
+        )
+
+
 def refuse_target(out: str, paths: Sequence[str]) -> None:
     """Raise UsageFault where a model is the merged file at `out`: a second `merge *.onnx -o merged.onnx`."""
     with contextlib.suppress(OSError, ValueError, FileFault):  # whoever reads or writes them will say so

@@ -1,7 +1,7 @@
 """The frozen values that travel: load -> match -> rewrite -> plan -> lower -> write -> verify.
 
-Nothing here computes anything expensive, and nothing here imports onnx at run time, so every stage may
-import it. Shapes are per model unless a name says `merged`; sizes are bytes.
+Nothing here computes anything expensive or imports onnx at run time, so every stage may import it. Shapes
+are per model unless a name says `merged`; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from netfuse_onnx.factored import LowRank
     from netfuse_onnx.layouts import Layout
+    from netfuse_onnx.original import Original
     from netfuse_onnx.plan.nested import NestedPlan
+    from netfuse_onnx.predicted import Prediction
+    from netfuse_onnx.respelling import Respelled
     from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
@@ -119,8 +122,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """The tool that wrote a file, as the file names it. `exporter`: dynamo or TorchScript, where the file
-    shows which of the two exporters of pytorch it was; else ''."""
+    """The tool that wrote a file, as the file names it. `exporter`: dynamo, TorchScript, or '' if unknown."""
 
     name: str = ""
     version: str = ""
@@ -150,8 +152,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """An adapter as one model: the path of its base, the adapter's own files, the changes, and sentences on
-    what they do not keep exactly."""
+    """An adapter as a model: the path of its base, its own files, the changes, and what they do not keep."""
 
     base: str
     files: tuple[str, ...]
@@ -162,7 +163,8 @@ class Adapted:
 @dataclass(frozen=True, slots=True)
 class Source:
     """One input model: its normal form, and what else of the file the merged model must carry. `adapted` is
-    set where the model is an adapter with its base; `path` is then that of the adapter."""
+    set for an adapter with its base; `path` is that of the adapter. `original` is set for a model of a merged
+    file: `path` is that of a graph whose weights lie there."""
 
     path: str
     graph: Graph
@@ -173,6 +175,7 @@ class Source:
     node_count: int = 0  # non-trivial nodes of the file as it stands (all but Constant and Identity)
     producer: Producer = field(default_factory=Producer)
     adapted: Adapted | None = None
+    original: Original | None = None
 
     def with_graph(self, **changes: Any) -> Source:
         """Return the source with these fields of its graph changed."""
@@ -214,6 +217,9 @@ class Correspondence:
     `combined`: the outputs that are given once, and how they combine all models' values: mean, sum or vote.
     `unmoved`: weights keep the order of the sources (emit/stored_once.py). `portable`: the merged file keeps
     to what other runtimes run, too (plan/refusals.py).
+    `respelled`: what had to become one spelling. `tails` (--partial): where only the first part of the graphs
+    is common, what each model alone computes from there; `graph` is the common part, its outputs are what
+    tails read, and the outputs of the models are those of the tails, by the names in `edges`.
     """
 
     sources: tuple[Source, ...]
@@ -235,8 +241,10 @@ class Correspondence:
     rows: frozenset[str] = frozenset()
     loaded: tuple[Source, ...] = ()
     low_rank: LowRank | None = None
+    respelled: Respelled | None = None
     combined: Mapping[str, str] = field(default_factory=dict)
     unmoved: bool = False
+    tails: tuple[Graph, ...] = ()
     portable: bool = False
 
     @classmethod
@@ -248,6 +256,19 @@ class Correspondence:
     @property
     def models(self) -> int:
         return len(self.sources)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the models, by the names of the first model that has each."""
+        if not self.tails:
+            return self.graph.outputs
+        return tuple(dict.fromkeys(name for edge in self.edges for name in edge.outputs))
+
+    @property
+    def every_weight(self) -> Mapping[str, tuple[Weight, ...]]:
+        """The weights of the common graph, and those that only one model's tail has."""
+        own = {name: (weight,) for tail in self.tails for name, weight in tail.weights.items()}
+        return {**self.weights, **own} if own else self.weights
 
     def type_of(self, name: str) -> ValueType:
         """The per-model type of a value or weight, as far as a plan may believe it."""
@@ -281,8 +302,7 @@ class Became(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The row by which a lowering is known among those of its node: what became of it, by which rule, and the
-    layouts of its inputs and outputs."""
+    """The row that tells a lowering from others of its node: what became of it, the rule, the layouts."""
 
     became: str
     rule: str = ""
@@ -296,8 +316,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """One way to lower a node. `site` is the node as its rules see it, the same object for all ways. `option`
-    is set for a node that runs once on the values of all models."""
+    """One way to lower a node. `site` is the node as its rules see it, one object for all ways. `option` is
+    set where it runs once on the values of all models."""
 
     became: Became
     takes: tuple[Layout | None, ...]
@@ -312,28 +332,6 @@ class Lowering:
         """The row of this lowering, in the words that a report shows."""
         takes = tuple(str(layout or "unread") for layout in self.takes)
         return Choice(str(self.became), self.rule, takes, tuple(map(str, self.gives)))
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRow:
-    """Sizes of symbolic dims for which a plan was made, the microseconds that a call takes there by the costs
-    of the target, and those of the best plan for these sizes alone."""
-
-    dims: Mapping[str, int]
-    microseconds: float
-    best: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The expected cost of a plan on its target, in microseconds a call: by what became of the nodes,
-    and for whole plans that it was chosen over. `nodes`: per node, its cost beside its next best way's.
-    `sizes`: one row for each combination of sizes that the plan was made for."""
-
-    parts: Mapping[str, float]
-    alternatives: Mapping[str, float]
-    nodes: tuple[str, ...]
-    sizes: tuple[SizeRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from netfuse_onnx.prove.only_values import prove_only_values
 from netfuse_onnx.prove.prover import prove
 from netfuse_onnx.prove.trial import Progress
 from netfuse_onnx.report import VerifyReport
-from netfuse_onnx.write import metadata
+from netfuse_onnx.write import fingerprint, metadata
 
 
 def recorded(merged: str) -> tuple[metadata.Metadata, Changed | None]:
@@ -32,7 +32,8 @@ def verified(
     options = replace(options, isolation=isolation, made_for=about.made_for)
     if values:
         proved = prove_only_values(merged, family, options, progress, changed)
-        return replace(proved, warnings=(*strangers, *proved.warnings))
+        warnings = (*strangers, *proved.warnings)
+        return replace(proved, warnings=warnings, fingerprint=fingerprint.of(merged))
     try:
         recipes = metadata.recipes(about, family, merged)
     except FileFault as error:
@@ -44,4 +45,5 @@ def verified(
     progress("planning again", 0, 1)
     graph = remake.prove_remade(merged, about, family, recipes)
     proved = prove(merged, recipes, family, options, progress, graph=graph)
-    return replace(proved, warnings=(*strangers, *proved.warnings), changed=changed)
+    warnings = (*strangers, *proved.warnings)
+    return replace(proved, warnings=warnings, changed=changed, fingerprint=fingerprint.of(merged))

@@ -25,7 +25,7 @@ WORDS = {
         "minItems",
         "maxItems",
     ),
-    *("anyOf", "enum", "const", "$ref", "$defs", "$schema", "title", "description"),
+    *("anyOf", "enum", "const", "$ref", "$defs", "$id", "$schema", "title", "description"),
 }
 
 

@@ -84,7 +84,7 @@ def test_every_kind_of_error_and_every_document_is_in_the_page() -> None:
     page = (DOCS / "json.md").read_text()
     for one in SCHEMA["$defs"]["error"]["properties"]["kind"]["enum"]:
         assert f"| `{one}` |" in page
-    for form in ("merge", "check", "verify", "bench", "bundle", "inspect", "rules"):
+    for form in ("merge", "check", "verify", "bench", "bundle", "split", "inspect", "report", "rules"):
         section = re.split(r"\n##+ ", page.split(f"\n## {form}\n")[1])[0]
         named = set(re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE))
         named = {name.strip("`") for cell in named for name in cell.split(", ")}

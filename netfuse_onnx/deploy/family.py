@@ -130,6 +130,11 @@ def endpoint_names(family: str, models: Sequence[str], renamed: Mapping[str, str
 
 def _family(name: str, endpoints: tuple[Endpoint, ...], file: File, found: Sequence[Signature]) -> Family:
     first = endpoints[0]
+    if not all(one.alike for one in found):
+        raise UsageFault(
+            "Not every model has each output, and one model of Triton has the same for all.",
+            "Serve the file with netfuse-onnx serve, or merge models that end alike.",
+        )
     inputs = tuple(_joint([one.inputs[k] for one in endpoints]) for k in range(len(first.inputs)))
     outputs = tuple(_joint([one.outputs[k] for one in endpoints]) for k in range(len(first.outputs)))
     batches = all(_counts_rows(one, tensors) for one, tensors in zip(endpoints, found, strict=True))

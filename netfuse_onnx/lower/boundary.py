@@ -6,7 +6,7 @@ names, one leading axis of size N. A shared input keeps its name, shape and type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 import onnx
@@ -19,6 +19,7 @@ from netfuse_onnx.labels import Labels
 from netfuse_onnx.layouts import PER_MODEL, SHARED, STACKED, Layout
 from netfuse_onnx.lower.guards import choose, kept_checks
 from netfuse_onnx.ops import kinds
+from netfuse_onnx.tailed import refuse_stacked
 from netfuse_onnx.types import Correspondence, Dim, ValueType
 
 Keep = Callable[[str, Layout, Held], None]
@@ -88,6 +89,19 @@ class Boundary:
                 tensor = value[m] if isinstance(value, tuple) else value
                 emit.output(tensor, self.labels.output(m, name), itself=name in through)
 
+    def drain_tails(self, emit: Emitter, tails: Sequence[Sequence[Tensor]]) -> None:
+        """Create the outputs of a family with tails, model by model."""
+        inputs = {id(tensor) for tensor in emit.graph.inputs}
+        for m, tensors in enumerate(tails):
+            for name, tensor in zip(self._own_types(m), tensors, strict=True):
+                label = self.labels.output(m, name)
+                emit.output(tensor, label, itself=id(tensor) in inputs and tensor.name == label)
+
+    def _own_types(self, model: int) -> dict[str, ValueType]:
+        """The types of the outputs of a model that has a tail."""
+        tail = self.corr.tails[model]
+        return dict(zip(self.corr.edge(model).outputs, map(tail.type_of, tail.outputs), strict=True))
+
     def _checked(self, emit: Emitter, fetch: Fetch, through: Set[str]) -> dict[str, Tensor]:
         """An output that runs the checks of the ids, where nothing else does."""
         values = {name: fetch(name, STACKED(0)) for name in self.corr.graph.outputs if name not in through}
@@ -114,6 +128,9 @@ class Boundary:
                 yield self._stacked_info(name)
             return
         for m, model in enumerate(self.corr.names):
+            if self.corr.tails:
+                yield from (value_info(self.labels.output(m, n), k) for n, k in self._own_types(m).items())
+                continue
             for name in each:
                 yield value_info(self.labels.output(m, name), self._of_model(name, model))
 
@@ -164,6 +181,7 @@ class Boundary:
                 f"Leave out --share-input {min(once)}, or use --io separate.",
             )
         labels = {self.labels.output(model, name) for model in range(self.corr.models) for name in both}
+        labels |= {self.labels.output(m, key) for m, key in self._passed_through()}
         inputs = [info.name for info in self.input_infos()]
         outputs = [info.name for info in self.output_infos() if info.name not in labels]
         seen: set[str] = set()
@@ -175,9 +193,18 @@ class Boundary:
                 )
             seen.add(name)
 
+    def _passed_through(self) -> Iterator[tuple[int, str]]:
+        """The outputs of tails that are inputs."""
+        fed = set(self.corr.graph.inputs) - self.share
+        for m, tail in enumerate(self.corr.tails):
+            names = self.corr.edge(m)
+            rows = zip(names.outputs.items(), tail.outputs, strict=True)
+            yield from ((m, key) for (key, own), out in rows if out in fed and names.inputs[out] == own)
+
     def _refuse_unstackable(self) -> None:
         if not self.stacked:
             return
+        refuse_stacked(self.corr, self.labels.io)
         for role, names in (("input", self.corr.graph.inputs), ("output", self.corr.graph.outputs)):
             for name in names:
                 ragged = name in self.corr.ragged

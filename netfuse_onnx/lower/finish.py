@@ -47,7 +47,8 @@ def export(
     large, small = _place_weights(model.graph, emit.recipes, views=corr.unmoved)
     joins = sum(c.nodes for c in conversions if c.boundary and c.value in corr.graph.inputs)
     report = _report(corr, plan, model, conversions, boundary + joins)
-    inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}
+    every = corr.every_weight
+    inline = {name: recipe for name, recipe in small.items() if recipe.value in every}
     return Merged(model, large, report, round(plan.cost, 3), inline, plan)
 
 

@@ -23,6 +23,7 @@ from netfuse_onnx.lower import boundary
 from netfuse_onnx.lower.emitted.passes import rewrite_emitted
 from netfuse_onnx.lower.finish import export
 from netfuse_onnx.lower.routed import Routed
+from netfuse_onnx.lower.tails import emit_tails
 from netfuse_onnx.lowered import Conversion, Merged
 from netfuse_onnx.ops import kinds, traits
 from netfuse_onnx.plan.blame import blamed
@@ -49,14 +50,18 @@ def _lowered(
     kind = Routed if edges.is_routed(io) else boundary.Boundary
     edge = kind(corr, io, share, plan.ragged)
     opset = corr.opsets.get("", 1)
-    emit = Emitter(corr.graph.name, corr.models, opset, corr.weights, edge.names(), plan.provider)
+    emit = Emitter(corr.graph.name, corr.models, opset, corr.every_weight, edge.names(), plan.provider)
     conversions: list[Conversion] = []
     lowerer = _Lowerer(corr, plan, emit, conversions, trusting=trusting)
     edge.feed(emit, lowerer.keep)
     lowerer.run()
+    tails = emit_tails(corr, emit, lowerer.fetch, lowerer.once)
     core = len(emit.graph.nodes)
     lowerer.edge = True
-    edge.drain(emit, lowerer.fetch, lowerer.made)
+    if tails:
+        edge.drain_tails(emit, tails)
+    else:
+        edge.drain(emit, lowerer.fetch, lowerer.made)
     drained = {id(node) for node in emit.graph.nodes[core:]}
     rewrite_emitted(emit)
     merged = export(corr, plan, emit, edge, conversions, drained)
@@ -194,7 +199,7 @@ class _Lowerer:
         reads = zip(node.reads, lowering.takes, strict=True)
         ins = [self.fetch(name, take) if name and take else None for name, take in reads]
         if lowering.became is Became.SHARED:
-            return self._once(node, node.attrs, ins)
+            return self.once(node, node.attrs, ins)
         if lowering.became is Became.REPLICATED:
             return self._replicate(index, node, ins)
         if isinstance(lowering.option, NestedPlan):
@@ -217,7 +222,7 @@ class _Lowerer:
             self.emit.scope = f"{model}/{scope}"
             attrs = self.corr.attrs[index][m] if index in self.corr.attrs else node.attrs
             mine = [x[m] if isinstance(x, tuple) else x for x in ins]
-            per_model.append(self._once(node, attrs, mine))
+            per_model.append(self.once(node, attrs, mine))
         self.emit.scope = scope
         return [tuple(outs) for outs in zip(*per_model, strict=True)]
 
@@ -258,7 +263,7 @@ class _Lowerer:
     def _layout_of(self, name: str) -> Layout:
         return STACKED(0) if self._is_mapped(name) else SHARED
 
-    def _once(self, node: Node, attrs: Mapping[str, Any], ins: Sequence[Any]) -> list[Tensor]:
+    def once(self, node: Node, attrs: Mapping[str, Any], ins: Sequence[Any]) -> list[Tensor]:
         count = len(node.inputs)
         if node.captured:
             attrs = bind(attrs, self.emit)

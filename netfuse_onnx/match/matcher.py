@@ -8,13 +8,13 @@ weight that one file ties and another has twice is no difference: weights are co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from netfuse_onnx.errors import NotEquivalent
-from netfuse_onnx.load import fused, opset
+from netfuse_onnx.load import opset, spelled
 from netfuse_onnx.load.claims import Complete, resolve_claims
-from netfuse_onnx.match import attributes, edges, signature, tied
+from netfuse_onnx.match import attributes, common, edges, signature, tails, tied
 from netfuse_onnx.match import partial as partial_
 from netfuse_onnx.match.demands import Demands
 from netfuse_onnx.match.flat import flatten
@@ -22,6 +22,10 @@ from netfuse_onnx.match.paired import Other, PairedFamily, attempt, pair_family,
 from netfuse_onnx.match.refine import STRICT, Level
 from netfuse_onnx.ops import tables
 from netfuse_onnx.types import Correspondence, Edge, Source
+
+Matched = Callable[[Sequence[Source]], Correspondence]
+ONLY = "--partial can't merge them: "
+"""The beginning of the hint on models that --partial refuses."""
 
 
 def match(
@@ -50,20 +54,80 @@ def match(
             family = family.paired_by_graphs([*STRICT, Level.LOOSE])
         return family.correspondence(family.pair(partial), names, partial)
 
+    def with_tails(sources: Sequence[Source]) -> Correspondence:
+        part = common.common(sources, common.inputs_by_name(sources, named))
+        tails.refuse_little(part)
+        cut = _Family(part.trimmed(), part.edges(), complete)
+        return tails.with_tails(cut.correspondence(cut.pair(partial=True), names, partial=True), part)
+
     aligned = opset.align(sources, keep=keep_opset)
-    signature.check_counts(aligned)
     try:
-        family = matched(aligned)
-    except NotEquivalent as first_error:
-        respelled = tuple(map(fused.respelled, aligned))
-        if all(other is source for other, source in zip(respelled, aligned, strict=True)):
+        signature.check_counts(aligned)
+        return replace(_either(matched, aligned, names), loaded=tuple(sources))
+    except NotEquivalent as error:
+        if not partial or not common.equal_inputs(aligned):
             raise
         try:
+            return replace(_either(with_tails, aligned, names), loaded=tuple(sources))
+        except NotEquivalent as fault:
+            error.hint = f"{ONLY}{fault.message}"
+            raise error from None
+
+
+def _either(matched: Matched, given: Sequence[Source], names: Sequence[str]) -> Correspondence:
+    """Return the family of the sources as they are, else in one spelling. Raises NotEquivalent."""
+    try:
+        return matched(given)
+    except NotEquivalent as error:
+        return _in_one_spelling(given, names, matched, error)
+
+
+def _in_one_spelling(
+    given: Sequence[Source], names: Sequence[str], matched: Matched, fault: NotEquivalent
+) -> Correspondence:
+    """Return the family of sources that do not match as they are given, by the forms that change no bit of a
+    result, or else by all. Raises the NotEquivalent that says more: `fault`, or one of later."""
+    nearest = fault
+    for chosen in (spelled.EXACT, spelled.ALL):
+        spellings = spelled.of_family(given, chosen)
+        if not any(spelling.counts for spelling in spellings):
+            continue
+        respelled = [spelling.source for spelling in spellings]
+        try:
             family = matched(respelled)
-        except NotEquivalent as second_error:
-            nearer = _same_operators(respelled) and not _same_operators(aligned)
-            raise (second_error if nearer else first_error) from None
-    return replace(family, loaded=tuple(sources))
+        except NotEquivalent as error:
+            if _same_operators(respelled) and not _same_operators(given):
+                nearest = error
+            continue
+        family, spellings = _with_fewer_forms(given, matched, family, spellings)
+        record = spelled.record(spellings, names, given)
+        return replace(family, respelled=replace(record, weights=_computed(family, spellings)))
+    raise nearest from None
+
+
+def _with_fewer_forms(
+    given: Sequence[Source], matched: Matched, family: Correspondence, spellings: list[spelled.Spelling]
+) -> tuple[Correspondence, list[spelled.Spelling]]:
+    """Return the family by those forms alone that were not applied equally often to all models, where they
+    are enough: what all files spell alike stays as it is."""
+    chosen = spelled.needed(spellings)
+    if all(spelling.counts.keys() <= chosen for spelling in spellings):
+        return family, spellings
+    fewer = spelled.of_family(given, chosen)
+    try:
+        return matched([spelling.source for spelling in fewer]), fewer
+    except NotEquivalent:
+        return family, spellings
+
+
+def _computed(family: Correspondence, spellings: Sequence[spelled.Spelling]) -> frozenset[str]:
+    """Return the names of the weights that forms computed, for one model at least."""
+    made = [spelling.made for spelling in spellings]
+    return frozenset(
+        name
+        for name, parts in family.weights.items()
+        if any(part.own in some for part, some in zip(parts, made, strict=False))
+    )
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:

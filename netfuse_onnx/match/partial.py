@@ -107,7 +107,7 @@ class _Shapes:
     def _make_ragged(self, name: str, types: list[ValueType], output: OutputShapes) -> None:
         """Record that the shape of a value may differ, with what is known of it in each model."""
         self.ragged.add(name)
-        self.types[name] = _common(types)
+        self.types[name] = common(types)
         self._groups[name] = output.group
         self._own[name] = [
             _better(value_type, dims) for value_type, dims in zip(types, output.dims, strict=True)
@@ -121,7 +121,7 @@ class _Shapes:
         if name in self.declared:
             rows = zip(self._said, own, strict=True)
             types = [self.declared[name], *(declared.get(twin, ValueType()) for declared, twin in rows)]
-            self.declared[name] = _common(types)
+            self.declared[name] = common(types)
 
     def _shapes_differ(self, shapes: Sequence[Dims], tainted: bool) -> bool:
         """Return True where the shapes may differ. `tainted`: something that the node depends on differs, so
@@ -209,13 +209,18 @@ def _differences(ours: Flat, demands: Demands, others: Iterable[tuple[Flat, Pair
     """Yield a sentence for each operator that is not the same in all models, about its first difference."""
     others = list(others)
     for i, step in enumerate(ours.steps):
+        said, also = "", []
         for flat, pairing in others:
             j = pairing.steps[i]
             what = differ.attribute_text(ours, flat, step, flat.steps[j])
             what = what or demands.difference(i, flat, pairing)
-            if what:
-                yield f"{places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path})."
-                break
+            if what and not said:
+                said = f"{places(ours, i, flat, j)}: {what} ({ours.path} and {flat.path}"
+            elif what:
+                also.append(flat.path)
+        if said:
+            more = f" and {len(also) - FILES} more" if len(also) > FILES else ""
+            yield f"{said}; {', '.join(also[:FILES])}{more}, too)." if also else f"{said})."
 
 
 def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
@@ -229,7 +234,7 @@ def _same_types(ours: Flat, flat: Flat, pairing: Pairing) -> None:
             raise differ.error(ours, i, flat, pairing.steps[i], unlike)
 
 
-def _common(types: Iterable[ValueType]) -> ValueType:
+def common(types: Iterable[ValueType]) -> ValueType:
     """Return what all models have in common of a type."""
     first, *others = types
     dims = first.dims

@@ -150,6 +150,8 @@ class BenchReport(Report):
     """The choices of a MergedSession with the merged file; null where no call of one model was measured."""
     snippet: str = ""
     """Python that opens the merged file under the settings that were fastest for it."""
+    fingerprint: str = ""
+    """The fingerprint of the merged file, as in VerifyReport."""
 
     @property
     def ok(self) -> bool:

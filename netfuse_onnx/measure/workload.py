@@ -139,7 +139,7 @@ class Workload:
 
     def split_models(self, result: Mapping[str, Value], io: str) -> Results:
         """Return the merged model's outputs per model."""
-        return self._packing(io).split(result, self.outputs[0])
+        return self._packing(io).split(result, self.trial.family.outputs)
 
     def _packing(self, io: str, share: Sequence[str] = ()) -> Packing:
         return Packing(Labels.of(self.trial.family, io, frozenset(share)))

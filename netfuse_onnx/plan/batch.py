@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from netfuse_onnx.errors import NotRoutable
 from netfuse_onnx.plan.rows_apart import require_rows_apart
+from netfuse_onnx.rewrite.fold import fold
 from netfuse_onnx.routing import routing
 from netfuse_onnx.types import Correspondence
 
@@ -43,7 +44,12 @@ def batch_of(family: Correspondence, share: frozenset[str]) -> Batch:
     if not symbols:
         return Batch((), rows, FIXED)
     try:
-        require_rows_apart(family, share, until=time.monotonic() + SECONDS)
+        until = time.monotonic() + SECONDS
+        if not family.tails:
+            require_rows_apart(family, share, until=until)
+        for model, source in enumerate(family.sources if family.tails else ()):
+            once = frozenset(family.edge(model).inputs[name] for name in share)
+            require_rows_apart(fold(Correspondence.of_one(source)), once, until=until)
     except NotRoutable as why:
         return Batch(symbols, rows, why.message.replace(path, name))
     except Exception as error:  # what can't be analysed is not proven, and no reason to fail a merge

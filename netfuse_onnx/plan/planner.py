@@ -21,8 +21,9 @@ from netfuse_onnx.plan.search import Search, solved
 from netfuse_onnx.plan.several import Several
 from netfuse_onnx.plan.sized import retyped
 from netfuse_onnx.plan.timed import Timed
+from netfuse_onnx.predicted import SizeRow
 from netfuse_onnx.run import symbols
-from netfuse_onnx.types import Became, Choice, Correspondence, Node, Plan, SizeRow
+from netfuse_onnx.types import Became, Choice, Correspondence, Node, Plan
 
 __all__ = ["Candidates", "Search", "candidates", "chosen", "plan", "price"]
 

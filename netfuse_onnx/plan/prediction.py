@@ -9,8 +9,9 @@ from netfuse_onnx.layouts import PER_MODEL
 from netfuse_onnx.plan.cost import Cost
 from netfuse_onnx.plan.offers import Candidates
 from netfuse_onnx.plan.search import solved
+from netfuse_onnx.predicted import Prediction
 from netfuse_onnx.rules import Site
-from netfuse_onnx.types import Became, Correspondence, Lowering, Plan, Prediction
+from netfuse_onnx.types import Became, Correspondence, Lowering, Plan
 
 Pick = Callable[[int, list[Lowering]], list[Lowering]]
 """The lowerings of node i that an alternative allows, of those on offer; none is all."""

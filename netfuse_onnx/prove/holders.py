@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from netfuse_onnx.ops import walk
 from netfuse_onnx.storage.recipe import Recipe
+from netfuse_onnx.tailed import owner
 from netfuse_onnx.types import Correspondence, Weight
 
 
@@ -30,6 +31,8 @@ class Holder:
 def holders(recipe: Recipe, family: Correspondence) -> list[Holder]:
     """Return the weights with which a merged weight is compared, in the order of its parts."""
     whole = family.weights.get(recipe.value, ())
+    if (model := owner(family, recipe.value)) is not None:
+        return [Holder(k, part.own, family.names[model]) for k, part in enumerate(recipe.parts)]
     if len(whole) < 2 or len(whole) != family.models:
         return [Holder(k, part.own, "") for k, part in enumerate(recipe.parts)]
     key: Callable[[Weight], Hashable] = id if len(recipe.parts) == len(whole) else _same

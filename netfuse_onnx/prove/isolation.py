@@ -23,6 +23,7 @@ from netfuse_onnx.prove.trial import Progress, Trial
 from netfuse_onnx.run import inputs, symbols
 from netfuse_onnx.run.inputs import Case
 from netfuse_onnx.run.runtime import RunFailed, Session, Value
+from netfuse_onnx.tailed import having
 
 Results = Mapping[str, Value]
 
@@ -98,7 +99,7 @@ class _Lab:
             return
         what = poison or "other values"
         for name, line in self.judge.lines.items():
-            for m in range(self.models):
+            for m in having(self.trial.family, name):
                 compared = m != model and not line.random
                 if compared and not self._same(m, name, after) and self._steady(m, name):
                     one, two = self.names[model], self.names[m]
@@ -154,7 +155,7 @@ class _Lab:
         told = ", ".join(f"{name}={size}" for name, size in case.sizes.items())
         problems = []
         for name, line in self.judge.lines.items():
-            for m in range(self.models):
+            for m in having(self.trial.family, name):
                 if line.random:
                     continue
                 right = self._same(m, name, after) if m != model else self._close(m, name, after, want)
@@ -184,7 +185,7 @@ class _Lab:
 def steered(trial: Trial) -> bool:
     """True where floats that are fed decide a size or a loop: an infinite one would take all memory."""
     fed = {spec.name for spec in trial.specs if spec.dtype and spec.numpy.kind in "fV"}
-    for node in trial.family.graph.nodes:
+    for node in itertools.chain(trial.family.graph.nodes, *(tail.nodes for tail in trial.family.tails)):
         if traits.of(node.op).shape_only or fed.isdisjoint(node.reads):
             continue
         fed.update(node.outputs)

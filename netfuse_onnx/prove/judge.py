@@ -132,10 +132,16 @@ class _OneModel:
     def trial(self) -> Trial:
         return self.judge.trial
 
+    @property
+    def own(self) -> Mapping[str, str]:
+        """The outputs of the model, with its own names of them."""
+        return self.trial.family.edge(self.model).outputs
+
     def table(self) -> list[list[OutputProof]]:
         """Return a row of outputs for each case."""
         table = [
-            [self._row(case, name) for name in self.judge.lines] for case in range(len(self.trial.cases))
+            [self._row(case, name) for name in self.judge.lines if name in self.own]
+            for case in range(len(self.trial.cases))
         ]
         failed = {case for case, rows in enumerate(table) if not all(row.ok for row in rows)}
         return self._compared_again(table, failed) if failed else table

@@ -61,6 +61,8 @@ class _Traits:
 def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
     """Return the lineage of every output of a family, by the first source as its file is. The weights and
     inputs that take part are those that still do after the rewrites."""
+    if family.tails:
+        return _of_tails(family)
     differing = {name for name, parts in family.weights.items() if len(parts) > 1}
     differing |= {out for index in family.attrs for out in family.graph.nodes[index].outputs}
     parts = lineages(family.graph, differing)
@@ -69,6 +71,29 @@ def family_lineages(family: Correspondence) -> Mapping[str, Lineage]:
         for name, line in source_lineages(family, 0).items()
         for part in (parts[name],)
     }
+
+
+def _of_tails(family: Correspondence) -> Mapping[str, Lineage]:
+    """Return the lineage of every output of a family with tails: the most careful of those of the models that
+    have it. All weights and inputs count as taking part."""
+    found: dict[str, Lineage] = {}
+    for model in range(family.models):
+        lines = source_lineages(family, model)
+        for name, own in family.edge(model).outputs.items():
+            line = replace(lines[own], own=True, inputs=frozenset(family.graph.inputs))
+            found[name] = _both(found[name], line) if name in found else line
+    return found
+
+
+def _both(one: Lineage, other: Lineage) -> Lineage:
+    return replace(
+        one,
+        precision=max(one.precision, other.precision, key=NAMES.index),
+        random=one.random or other.random,
+        rounded=one.rounded and other.rounded,
+        bounded=one.bounded and other.bounded,
+        scores=one.scores or other.scores,
+    )
 
 
 def quantises(op: str) -> bool:

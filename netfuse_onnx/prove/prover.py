@@ -17,7 +17,9 @@ from netfuse_onnx.proofs import ALIKE, RANDOM, BytesProof, GraphProof, Telling, 
 from netfuse_onnx.prove.attributes import prove_attributes
 from netfuse_onnx.prove.factors import prove_factors
 from netfuse_onnx.prove.holders import holders, wrong_indices
+from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.level import leaving_out_fusions
+from netfuse_onnx.prove.origins import with_origins
 from netfuse_onnx.prove.trial import Options, Progress
 from netfuse_onnx.prove.values import prove_values, silent
 from netfuse_onnx.prove.views import ViewProver
@@ -42,19 +44,22 @@ def prove(
     *,
     graph: GraphProof,
     views: ViewProver | None = None,
+    kept: KeptProver | None = None,
 ) -> VerifyReport:
-    """Prove the merged model file at `path`, and the views beside it. `graph` is proof (c), which is made
-    before. A failed proof is a report that is not ok.
+    """Prove the merged model file at `path`, the views beside it, and that it `kept` models of an earlier
+    merged file as they were. `graph` is proof (c), which is made before. A failed proof is a report that is
+    not ok.
 
     Raises NotProven when the sources take no inputs that were tried, and nothing else is wrong; FileFault
     when a file can't be read.
     """
     tell = progress or silent
     options = leaving_out_fusions(options, path)
+    graph = with_origins(graph, path, recipes, family)
     bytes_proof, rebuilt = prove_bytes(path, recipes, family, tell), prove_factors(recipes, family, tell)
     try:
         trusted = graph.ok and not graph.note
-        values = prove_values(path, family, options, tell, trusted=trusted, views=views)
+        values = prove_values(path, family, options, tell, trusted=trusted, views=views, kept=kept)
     except NotProven as error:
         if bytes_proof.ok and graph.ok and (rebuilt is None or rebuilt.ok):
             raise
@@ -64,7 +69,7 @@ def prove(
     told = (*notes, *blind, *warnings(values, options))
     return VerifyReport(
         path, family.names, bytes_proof, values, told, graph, blind, reconstruction=rebuilt,
-        views=views.answer() if views else None,
+        views=views.answer() if views else None, kept=kept.answer() if kept else None,
     )  # fmt: skip
 
 
@@ -73,7 +78,7 @@ def prove_bytes(
 ) -> BytesProof:
     """Make proof (a): undo every recipe and compare with the sources, weights and learned attributes."""
     merged = writer.read_merged(path)
-    problems, size, own = [], 0, _made_here(family)
+    problems, size, own = [], 0, _made_here(family) | _respelled(family)
     for done, (name, recipe) in enumerate(recipes.items()):
         tell("comparing the weights", done, len(recipes))
         if name not in merged:
@@ -98,7 +103,11 @@ def prove_bytes(
     model = wire.scan(path).model
     problems += wrong_indices(model, recipes, family)
     attributes = prove_attributes(model, family, frozenset(recipes))
-    computed = attributes.elsewhere + _computed(recipes, family)
+    computed = (
+        attributes.elsewhere
+        + _computed(recipes, family)
+        + len(_respelled(family) & {recipe.value for recipe in recipes.values()})
+    )
     problems += attributes.problems
     count = sum(recipe.value not in own for recipe in recipes.values())
     return BytesProof(count, size, tuple(problems), attributes.count, attributes.bytes, computed)
@@ -110,6 +119,12 @@ def _made_here(family: Correspondence) -> set[str]:
     found = family.low_rank
     made = {name for pair in found.names.values() for name in pair} if found else set()
     return made | {each.weight for each in (found.factored if found else ()) if each.model is None}
+
+
+def _respelled(family: Correspondence) -> set[str]:
+    """Return the weights that were computed to bring the sources to one spelling. They are compared with what
+    is computed again from the files, and the values are what they rest on."""
+    return {*family.respelled.weights} if family.respelled else set()
 
 
 def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:
@@ -146,24 +161,32 @@ def warnings(values: ValuesProof, options: Options) -> Iterator[str]:
 
 def blind_spots(values: ValuesProof) -> Iterator[str]:
     """Yield a sentence for each output in which the comparison could not have shown an exchange."""
+    yield from (sentence for _, sentence in blind_rows(values))
+
+
+def blind_rows(values: ValuesProof) -> Iterator[tuple[str, str]]:
+    """Yield these sentences with their outputs; '' stands for all outputs together."""
     spread, said = values.spread, None
     if spread is not None and not spread.telling:
         said = (spread.models,)  # of whole models, so no output repeats it
         one, two = spread.models
         yield (
-            f"On the same input the models {one} and {two} differ by only {spread.ratio:.2g} times "
-            f"what is allowed, so the values could not have shown the two exchanged. {REMEDY}"
-            if spread.ratio
-            else f"On the same input the models {one} and {two} give exactly the same: are they one model? "
-            "The values could not have shown the two exchanged."
+            "",
+            (
+                f"On the same input the models {one} and {two} differ by only {spread.ratio:.2g} times "
+                f"what is allowed, so the values could not have shown the two exchanged. {REMEDY}"
+                if spread.ratio
+                else f"On the same input the models {one} and {two} give exactly the same: are they one "
+                "model? The values could not have shown the two exchanged."
+            ),
         )
     chance = sorted({row.output for row in values.telling if row.reason == RANDOM})
     if chance:
-        yield f"{', '.join(chance)}: random, so only type and shape were compared."
-    yield from filter(None, map(_combination, values.telling))
+        yield "", f"{', '.join(chance)}: random, so only type and shape were compared."
+    yield from ((row.output, text) for row in values.telling if (text := _combination(row)))
     for row in values.telling:
         if row.alike != said and (reason := _blind(row)):
-            yield f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
+            yield row.output, f"Output {row.output} {reason}, so an exchange would not show there. {REMEDY}"
 
 
 def _combination(row: Telling) -> str:

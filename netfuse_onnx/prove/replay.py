@@ -23,6 +23,7 @@ from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run.bound import CUDA_GRAPH, Bound, fix, fixed_dims
 from netfuse_onnx.run.runtime import RunFailed, Session, Value, open_session, providers, session_options
+from netfuse_onnx.tailed import having
 
 Values = Mapping[str, Value]
 
@@ -66,7 +67,7 @@ class Replayer:
         other = trial.joined([other_feeds(trial, model) for model in range(trial.family.models)])
 
         def compared(got: Values) -> Iterator[tuple[str, Gap]]:
-            for model, name in ((m, n) for m in range(trial.family.models) for n in self.judge.lines):
+            for model, name in ((m, n) for n in self.judge.lines for m in having(trial.family, n)):
                 value, problem = trial.pick(model, name, got)
                 want, _ = trial.pick(model, name, results)
                 gap = Gap(problem=problem) if problem else self._gap(name, value, want, model)

@@ -19,12 +19,15 @@ from netfuse_onnx.prove.compare import Tolerance, compare, finite, ratios
 from netfuse_onnx.prove.judge import Judge
 from netfuse_onnx.prove.trial import Trial
 from netfuse_onnx.run.runtime import Array, Value
+from netfuse_onnx.tailed import having
 
 Block = Array | Sequence[Value]
 """The results of some models: an array with a row for each where they have one shape and type."""
 BLOCK = 1 << 16
 """The elements of a block, about."""
 _NO_CHANNELS = np.zeros(0)
+UNKNOWN = -1.0
+"""The distance of two models in an output that not both have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,11 @@ class Teller:
         names = [n for n, line in self.judge.lines.items() if not line.random and not self._empty(n)]
         if self.models < 2 or not self.labels or not names:
             return None
-        best = functools.reduce(np.maximum, (self._same_input(name).best for name in names))
+        best = functools.reduce(np.maximum, map(self._between, names))
+        best[best == UNKNOWN] = np.inf  # models without a common output
         one, two = nearest(best)
+        if np.isinf(best[one, two]) and self.trial.family.tails:
+            return None
         return Spread(float(best[one, two]), (self.names[one], self.names[two]))
 
     def telling(self) -> tuple[Telling, ...]:
@@ -80,19 +86,21 @@ class Teller:
     # ------------------------------------------------------------------ one output
 
     def _telling(self, name: str) -> Telling:
-        line = self.judge.lines[name]
+        line, names = self.judge.lines[name], [self.names[m] for m in having(self.trial.family, name)]
         anyone = (self.names[0], self.names[1])
         if line.random:
             return Telling(name, 0.0, anyone, RANDOM)
+        if len(names) < 2:
+            return Telling(name, float("inf"), anyone)  # the output of one model alone
         if not line.own and line.inputs <= self.trial.options.share:
             return Telling(name, float("inf"), anyone)  # one value for all: there is nothing to exchange
         table = self._same_input(name) if line.own else self._own_inputs(name)
         one, two = nearest(table.best)
-        alike = tuple((self.names[i], self.names[j]) for i, j in table.pairs(below=APART))
+        alike = tuple((names[i], names[j]) for i, j in table.pairs(below=APART))
         return Telling(
             name,
             float(table.best[one, two]),
-            (self.names[one], self.names[two]),
+            (names[one], names[two]),
             self._reason(name, table.best) if alike else "",
             alike,
             self._axis(name),
@@ -110,14 +118,24 @@ class Teller:
             return f"{every[0]} everywhere"
         return "the same in all models" if not np.triu(best, 1).any() else ALIKE
 
+    def _between(self, name: str) -> Array:
+        """Return the distance of each pair of models in one output; UNKNOWN where one of them lacks it."""
+        models = having(self.trial.family, name)
+        best: Array = np.full((self.models, self.models), UNKNOWN)
+        best[np.ix_(models, models)] = self._same_input(name).best
+        best[np.tril_indices(self.models)] = np.inf
+        return best
+
     def _same_input(self, name: str) -> Distances:
         """Return the distances of the models on the inputs of the first one."""
-        return self._table(name, [[some[k][name] for some in self.trial.same_input] for k in self.labels])
+        some = [self.trial.same_input[m] for m in having(self.trial.family, name)]
+        return self._table(name, [[each[k][name] for each in some] for k in self.labels])
 
     def _own_inputs(self, name: str) -> Distances:
         """Return the distances of the models on inputs of their own."""
         cases = range(len(self.trial.cases))
-        return self._table(name, [[some[case][name] for some in self.trial.outputs] for case in cases])
+        some = [self.trial.outputs[m] for m in having(self.trial.family, name)]
+        return self._table(name, [[each[case][name] for each in some] for case in cases])
 
     def _table(self, name: str, cases: Sequence[Sequence[Value]]) -> Distances:
         """Compare all pairs of models. `cases` holds the values of all models, case by case.
@@ -125,15 +143,16 @@ class Teller:
         A model is compared with as many others at once as keep the numbers in the cache, so that a thousand
         models take a thousand steps, and the memory does not depend on the number of pairs.
         """
-        axis, best, channels = self._axis(name), np.full((self.models, self.models), np.inf), _NO_CHANNELS
+        places = having(self.trial.family, name)
+        axis, best, channels = self._axis(name), np.full((len(places), len(places)), np.inf), _NO_CHANNELS
         size = max(v.size if isinstance(v, np.ndarray) else 1 for values in cases for v in values)
         step = max(1, BLOCK // max(size, 1))
-        for first in range(0, self.models, step):
+        for first in range(0, len(places), step):
             blocks = [_block(values[first : first + step]) for values in cases]
-            for two in range(first + 1, self.models):
+            for two in range(first + 1, len(places)):
                 before = min(step, two - first)
                 found = [
-                    self._distances(name, block[:before], values[two], two, axis)
+                    self._distances(name, block[:before], values[two], places[two], axis)
                     for block, values in zip(blocks, cases, strict=True)
                 ]
                 most = functools.reduce(np.maximum, found)
@@ -176,7 +195,7 @@ class Teller:
     def _values(self, name: str) -> Iterator[Value]:
         """Yield the results of all sources in all cases for an output."""
         for some in self.trial.outputs:
-            yield from (outputs[name] for outputs in some)
+            yield from (outputs[name] for outputs in some if name in outputs)
 
     def _empty(self, name: str) -> bool:
         return not any(finite(value) for value in self._values(name))

@@ -18,6 +18,7 @@ from netfuse_onnx.proofs import RANDOM, Isolation, Mixes, Selection, ValuesProof
 from netfuse_onnx.prove.compare import difference
 from netfuse_onnx.prove.isolation import isolate
 from netfuse_onnx.prove.judge import Judge
+from netfuse_onnx.prove.kept import KeptProver
 from netfuse_onnx.prove.mixes import prove_mixes
 from netfuse_onnx.prove.recast import Recast
 from netfuse_onnx.prove.replay import Replayer
@@ -38,12 +39,14 @@ def prove_values(
     *,
     trusted: bool = False,
     views: ViewProver | None = None,
+    kept: KeptProver | None = None,
 ) -> ValuesProof:
     """Run the sources, then the merged model file, and compare every output of every model.
 
     `trusted` says that the graph of the file is the one that merging gives; else its memory is estimated
-    before it is run. `views` are checked beside their sources. Raises NotProven when the sources take no
-    inputs that were tried, UsageFault on --dim or --inputs that do not fit the models.
+    before it is run. `views` are checked beside their sources, and `kept` after the merged file. Raises
+    NotProven when the sources take no inputs that were tried, UsageFault on --dim or --inputs that do not fit
+    the models.
     """
     tell = progress or silent
     trial = Trial(family, options)
@@ -61,6 +64,8 @@ def prove_values(
         left_out, skipped = options.runtime.left_out, tuple(trial.skipped)
         return ValuesProof(provider, labels, skipped=skipped, problems=problems, left_out=left_out)
     rows = judge.rows(ran.results)
+    if kept:
+        kept.check(judge, ran.results)
     teller = Teller(trial, judge)
     return ValuesProof(
         provider=provider,

@@ -82,7 +82,8 @@ class Packing:
         if edges.is_routed(self.labels.io):
             return [{n: self.pick(m, n, result)[0] for n in every} for m in range(self.count)]
         if edges.is_separate(self.labels.io):
-            parts = [{n: result[label(m, n)] for n in every} for m in range(self.count)]
+            own = [edge.outputs for edge in self.labels.edges]
+            parts = [{n: result[label(m, n)] for n in every if n in own[m]} for m in range(self.count)]
         else:
             places = [self.ids.index(m) for m in range(len(self.labels.models))]
             parts = [{n: np.asarray(result[label(m, n)])[k] for n in every} for m, k in enumerate(places)]
@@ -120,10 +121,11 @@ class Packing:
         self, values: Values, label: Callable[[int, str], str], once: frozenset[str]
     ) -> dict[str, Value]:
         merged: dict[str, Value] = {}
-        for name in values[0]:
+        for name in dict.fromkeys(name for own in values for name in own):
             if edges.is_separate(self.labels.io) or name in once:
                 for model, own in enumerate(values):
-                    merged.setdefault(label(model, name), own[name])
+                    if name in own:  # not every model has each output
+                        merged.setdefault(label(model, name), own[name])
             else:
                 merged[label(0, name)] = np.stack([np.asarray(values[m][name]) for m in self.ids])
         return merged

@@ -312,8 +312,8 @@ def _rows_apart(file: File, bundle: Bundle | None, word: bool | None) -> tuple[b
         return False, "no input has a batch axis"
     for port in (*file.inputs, *file.outputs):
         if port.element is None:
-            return False, f"{port.own[0]!r} is not a tensor"
+            return False, f"{port.name!r} is not a tensor"
     for port in file.outputs:
         if not port.rows:
-            return False, f"output {port.own[0]!r} has no batch axis"
+            return False, f"output {port.name!r} has no batch axis"
     return True, ""

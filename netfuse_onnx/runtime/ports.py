@@ -27,7 +27,8 @@ where the rank is not known."""
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input or output of all models. Tuples have an entry for each model.
+    """One input or output of all models. Tuples have an entry for each model. An output that a model lacks
+    has the name '' there.
 
     `once` is True for an input that a merged call takes once, and for an output that is a combination of all
     models. `rows` is True where the first axis is the batch. `repeated` is True for an input whose one row in
@@ -46,8 +47,23 @@ class Port:
     @property
     def is_open(self) -> bool:
         """True for a first size without a name."""
-        dims = self.dims[0]
-        return dims is not None and dims[0] == f"{self.own[0]}.0"
+        dims = self.dims[self.first]
+        return dims is not None and dims[0] == f"{self.name}.0"
+
+    @property
+    def first(self) -> int:
+        """The first model that has it."""
+        return next(place for place, name in enumerate(self.own) if name)
+
+    @property
+    def name(self) -> str:
+        """The own name of the first model that has it."""
+        return self.own[self.first]
+
+    @property
+    def given(self) -> list[Dims]:
+        """The shapes of the models that have it."""
+        return [dims for dims, name in zip(self.dims, self.own, strict=True) if name]
 
     @property
     def unknown(self) -> str:
@@ -108,11 +124,12 @@ def _facts(session: Any) -> dict[str, Any]:
 def _agree(bundle: Bundle, facts: Mapping[str, Any]) -> None:
     """Raise FileFault where the manifest and the merged file name other models, inputs or outputs."""
     own = [[[*view.inputs], [*view.outputs]] for view in bundle.views]
+    named = [[[*sides[0]], [*filter(None, sides[1])]] for sides in facts.get("names") or own]
     for what, said, fact in (
         ("models", [*bundle.models], facts["models"]),
         ("inputs and outputs", bundle.io, facts["io"]),
         ("shared inputs", {*bundle.share}, {*facts["share"]}),
-        ("names of models' own inputs and outputs", own, facts.get("names") or own),
+        ("names of models' own inputs and outputs", own, named),
     ):
         if said != fact:
             raise FileFault(
@@ -140,6 +157,8 @@ class _Names:
             self.own = [tuple(map(tuple, sides)) for sides in facts["names"]]
         elif bundle is not None:
             self.own = [(view.inputs, view.outputs) for view in bundle.views]
+            if len({len(view.outputs) for view in bundle.views}) > 1:
+                raise FileFault(f"The manifest of {bundle.folder} has models with other outputs.", AGAIN)
         else:
             self.own = [(self._first(inputs, self.share), self._first(outputs, self.combined))] * len(
                 self.models
@@ -162,7 +181,8 @@ class _Names:
         first = self.own[0][side][k]
         if self.once(side, first) or not edges.is_separate(self.io):
             return (first,) * len(self.models)
-        return tuple(f"{model}/{own[side][k]}" for model, own in zip(self.models, self.own, strict=True))
+        pairs = zip(self.models, (own[side][k] for own in self.own), strict=True)
+        return tuple(f"{model}/{name}" if name else "" for model, name in pairs)
 
 
 def _ids(io: str, names: Any, inputs: Sequence[str]) -> str:
@@ -176,16 +196,17 @@ def _ids(io: str, names: Any, inputs: Sequence[str]) -> str:
 
 
 def _port(names: _Names, side: int, k: int, given: Mapping[str, Any], own: Any) -> Port:
-    merged, first = names.merged(side, k), names.own[0][side][k]
+    merged, first = names.merged(side, k), next(filter(None, (own[side][k] for own in names.own)), "")
     try:
-        args = [given[name] for name in merged]
-    except KeyError as error:
+        args = [given[name] for name in merged if name]
+        kind = args[0].type
+    except (KeyError, IndexError) as error:
         raise FileFault(
             f"The file has no input or output {error}, which its metadata name.", AGAIN
         ) from error
     once = names.once(side, first)
     leading = not once and (edges.is_stacked(names.io) or edges.is_selected(names.io))
-    shapes = [own_dims(arg.shape, first, leading=leading) for arg in args]
+    shapes = [own_dims(given[n].shape, first, leading=leading) if n else None for n in merged]
     repeated = False
     if own is not None and edges.is_routed(names.io):
         arg = next(arg for arg in (own.get_outputs() if side else own.get_inputs()) if arg.name == first)
@@ -193,7 +214,6 @@ def _port(names: _Names, side: int, k: int, given: Mapping[str, Any], own: Any) 
         repeated = once and not side and (shape or (1,))[0] != 1 == (in_call or (0,))[0]
         if not once or repeated or side:
             shapes = [_of_rows(shape, in_call)] * len(shapes)
-    kind = args[0].type
     return Port(
         tuple(sides[side][k] for sides in names.own), merged, kind, element(kind), tuple(shapes), once,
         repeated=repeated,
@@ -225,16 +245,15 @@ def _batch(routed: bool, inputs: Sequence[Port], outputs: Sequence[Port]) -> fro
     if routed:
         return leading
     leading -= {dim for shape in shapes for dim in shape[1:]}
-    given = {dims[0] for port in outputs if (dims := port.dims[0])}
-    unnamed = any(f"{port.own[0]}.0" in given for port in outputs)  # it may be any of them
+    given = {dims[0] for port in outputs if (dims := port.dims[port.first])}
+    unnamed = any(f"{port.name}.0" in given for port in outputs)  # it may be any of them
     found = leading if unnamed else (leading & given) or leading
     return found if len(found) == 1 else frozenset()
 
 
 def _with_rows(port: Port, batch: frozenset[str], always: bool) -> Port:
     """Return the port with its batch axis marked: where its first size is that of the batch."""
-    dims = port.dims[0]
-    rows = always or bool(dims and dims[0] in batch)
+    rows = always or all(dims and dims[0] in batch for dims in port.given)
     if port.repeated and not rows:  # an axis of its own, which another model fixes at 1
         return replace(port, rows=False, repeated=False, dims=tuple((1, *(d or ())[1:]) for d in port.dims))
     return replace(port, rows=rows)

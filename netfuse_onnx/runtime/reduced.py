@@ -29,6 +29,8 @@ def check(reduce: Reduces) -> None:
 def reduced(reduce: Reduces, every: Sequence[Outputs]) -> dict[str, Any]:
     """Return each wanted output combined of all models, by the first model's names. `every` has the outputs
     of each model, in one order. Raises UsageFault for an output that has no such combination."""
+    if len({len(outputs) for outputs in every}) > 1:
+        raise UsageFault("The models do not all have the same outputs.", "Combine them yourself.")
     names = list(every[0])
     words: Mapping[str, Reduce] = reduce if isinstance(reduce, Mapping) else dict.fromkeys(names, reduce)
     for name in words:
@@ -53,6 +55,8 @@ def _unfit(values: Sequence[Any]) -> str:
         return "it is not a tensor"
     if len({value.shape for value in values}) > 1:
         return "its shape differs between the models"
+    if len({value.dtype for value in values}) > 1:
+        return "its element type differs between the models"
     return ""
 
 

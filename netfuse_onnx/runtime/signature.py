@@ -43,7 +43,7 @@ class Signature:
     """The inputs and outputs of one model, by its own names, in the order of the merge.
 
     `batched` is True where a request may have several rows, and `apart` where each row's outputs depend on
-    that row alone.
+    that row alone. `alike` is False where not every model has each output.
     """
 
     model: str
@@ -51,18 +51,19 @@ class Signature:
     outputs: tuple[Tensor, ...]
     batched: bool
     apart: bool
+    alike: bool = True
 
 
 def signature(file: File, place: int, *, apart: bool) -> Signature:
     """Return the signature of the model at a place of the merge order."""
     return Signature(
         file.models[place], _tensors(file.inputs, place), _tensors(file.outputs, place),
-        batched=bool(file.batch), apart=apart,
+        batched=bool(file.batch), apart=apart, alike=all(map(all, (port.own for port in file.outputs))),
     )  # fmt: skip
 
 
 def _tensors(ports: Sequence[Port], place: int) -> tuple[Tensor, ...]:
-    return tuple(_tensor(port, place) for port in ports)
+    return tuple(_tensor(port, place) for port in ports if port.own[place])
 
 
 def _tensor(port: Port, place: int) -> Tensor:

@@ -72,5 +72,6 @@ class Core:
         refuse_unspeakable(signatures)
         sources = [Source(self.session, self.bridge, signature) for signature in signatures]
         endpoints: dict[str, Endpoint] = {one.name: one for one in sources}
-        endpoints[family] = Family(family, self.session, self.bridge, signatures)
+        if all(signature.alike for signature in signatures):
+            endpoints[family] = Family(family, self.session, self.bridge, signatures)
         return Catalog(endpoints, family, models)

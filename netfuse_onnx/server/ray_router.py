@@ -140,7 +140,8 @@ class Router:
                 endpoints[name] = Remote(name, remote, bridge, remote.signature(model))
             elif remote.models:
                 each = [remote.signature(one) for one in remote.models]
-                endpoints[name] = Family(name, remote, bridge, each)
+                if all(signature.alike for signature in each):
+                    endpoints[name] = Family(name, remote, bridge, each)
         return Catalog(endpoints, "", tuple(filter(None, short)))
 
 

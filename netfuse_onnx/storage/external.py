@@ -73,7 +73,7 @@ def resolve(
             if fault := inline_count_fault(tensor):
                 raise _fault(path, tensor, fault)
             continue
-        extent = _by_scanner(tensor, scanned) or resolver.extent(tensor)
+        extent = by_scanner(tensor, scanned) or resolver.extent(tensor)
         want = nbytes(tensor.data_type, tensor.dims)
         if extent.length != want:
             raise _fault(path, tensor, f"holds {extent.length} bytes, shape {list(tensor.dims)} takes {want}")
@@ -88,7 +88,7 @@ def resolve(
 def locations(model: onnx.ModelProto, scanned: Set[Extent]) -> frozenset[str]:
     """Returns the external data locations that the model itself names, without those of the scanner."""
     outside = (t for t in tensors(model) if t.data_location == TensorProto.EXTERNAL)
-    named = (t for t in outside if not _by_scanner(t, scanned))
+    named = (t for t in outside if not by_scanner(t, scanned))
     return frozenset(entry.value for t in named for entry in t.external_data if entry.key == "location")
 
 
@@ -149,7 +149,7 @@ class _Resolver:
         return file, status.st_size
 
 
-def _by_scanner(tensor: TensorProto, scanned: Set[Extent]) -> Extent | None:
+def by_scanner(tensor: TensorProto, scanned: Set[Extent]) -> Extent | None:
     """Returns the extent of a reference that the scanner made, None for one of the file itself."""
     if len(tensor.external_data) != 3 or tensor.external_data[0].key != "location":
         return None

@@ -33,12 +33,16 @@ class Window:
         self.fd, self.size = fd, size
         self._base, self._data = 0, b""
 
+    def read(self, start: int, length: int) -> bytes:
+        """Returns at most `length` bytes from `start` on, fewer where the file ends."""
+        return os.pread(self.fd, length, start)
+
     def take(self, start: int, end: int) -> bytes:
         """Returns bytes start..end, which must lie inside the file."""
         at = start - self._base
         if at >= 0 and end - self._base <= len(self._data):
             return self._data[at : end - self._base]
-        data = os.pread(self.fd, end - start, start)
+        data = self.read(start, end - start)
         if len(data) != end - start:
             raise MalformedError("it changed while it was read")
         return data
@@ -48,7 +52,7 @@ class Window:
         index = at - self._base
         data = self._data
         if not 0 <= index <= len(data) - 10:
-            self._base, self._data = at, os.pread(self.fd, _WINDOW, at)
+            self._base, self._data = at, self.read(at, _WINDOW)
             index, data = 0, self._data
         value = shift = 0
         for byte in data[index : index + min(10, end - at)]:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import BinaryIO
 
 from netfuse_onnx.errors import FileFault
@@ -21,11 +22,16 @@ from netfuse_onnx.types import Extent
 
 def store(raw: bytes) -> Extent:
     """Writes `raw` to the temporary file; returns its place. FileFault when there is no room for it."""
+    return store_blocks([raw])
+
+
+def store_blocks(blocks: Iterable[bytes]) -> Extent:
+    """Writes the blocks one after the other, as `store` does. What making a block raises is raised."""
     try:
         with _Spill.lock, _Spill.file() as out:
             start = out.tell()
-            out.write(raw)
-            return Extent(_Spill.path, start, len(raw))
+            out.writelines(blocks)
+            return Extent(_Spill.path, start, out.tell() - start)
     except OSError as error:
         raise FileFault(
             f"No temporary file could be written in {tempfile.gettempdir()}: {error.strerror}.",

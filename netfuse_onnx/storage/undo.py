@@ -7,7 +7,7 @@ only the reading of files with the writer: it finds the parts by itself, and cal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, pairwise, zip_longest
 
 import numpy as np
@@ -53,9 +53,11 @@ def first_difference(
         return next(filter(None, found), None)
 
 
-def taken_out(recipe: Recipe, merged: Extent | bytes, part: int) -> Weight:
+def taken_out(
+    recipe: Recipe, merged: Extent | bytes, part: int, store: Callable[[bytes], Extent] = spill.store
+) -> Weight:
     """Returns the source weight that went into a merged weight as this part, by reference where its bytes lie
-    together, else as a copy in the temporary file.
+    together, else as a copy that `store` keeps: by default in the temporary file.
 
     Raises ValuesDiffer when the size is wrong, FileFault when a file can't be read or there is no room.
     """
@@ -80,7 +82,7 @@ def taken_out(recipe: Recipe, merged: Extent | bytes, part: int) -> Weight:
             done += rows * columns
     if done != elements.size or elements.nbytes != size:
         raise InternalError("Elements of a weight were left out.", "Please report this.")
-    return Weight(recipe.dtype, source.shape, spill.store(elements.tobytes()))
+    return Weight(recipe.dtype, source.shape, store(elements.tobytes()))
 
 
 def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> None:

@@ -152,25 +152,38 @@ def stream(recipe: Recipe, block: int = _BLOCK) -> Iterator[bytes]:
             yield from _packed(values, bits)
 
 
-def copy(recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] | None = None) -> None:
+def moves(recipe: Recipe) -> bool:
+    """Returns True where the parts are not whole runs of bytes of the sources, long enough to be copied."""
+    bits = _run_bits(recipe)
+    whole = recipe.transform == AS_IS and not any(size % 8 for size in bits)
+    return not whole or min(bits, default=0) // 8 < _RUN
+
+
+def copy(
+    recipe: Recipe, fd: int, offset: int, progress: Callable[[int], None] | None = None, there: str = ""
+) -> None:
     """Writes the merged weight to `fd` from byte `offset`.
 
     Long runs that need no transform are copied inside the kernel, the rest is streamed. `progress` is
-    told the bytes of each block. It raises OSError when the target can't be written, FileFault when a
-    source can't be read.
+    told the bytes of each block. `there`: the path of the file of which `fd` is a copy, if it is one: what
+    that has in the same place is not written. It raises OSError when the target can't be written, FileFault
+    when a source can't be read.
     """
     report = progress or (lambda _: None)
-    bits = _run_bits(recipe)
-    if recipe.transform != AS_IS or any(size % 8 for size in bits) or min(bits, default=0) // 8 < _RUN:
+    if moves(recipe):
         for block in stream(recipe):
             offset = write(fd, offset, block)
             report(len(block))
         return
     recipe.check()
+    sizes = [bits // 8 for bits in _run_bits(recipe)]
     with Files() as files:
         for run in range(recipe.outer):
-            for part, size in zip(recipe.parts, (size // 8 for size in bits), strict=True):
-                _copy_run(part, run * size, size, fd, offset, files, report)
+            for part, size in zip(recipe.parts, sizes, strict=True):
+                if there and part.data == Extent(there, offset - run * size, nbytes(part)):
+                    report(size)
+                else:
+                    _copy_run(part, run * size, size, fd, offset, files, report)
                 offset += size
 
 
@@ -247,6 +260,14 @@ def _copy_run(
             moved = write(fd, offset, block) - offset
         start, offset, length = start + moved, offset + moved, length - moved
         report(moved)
+
+
+def transfer(source: int, start: int, length: int, fd: int, offset: int) -> int:
+    """Copies up to `length` bytes from one open file to another. Returns how many, 0 at the end of `source`.
+    OSError where one can't be read or written."""
+    if moved := _in_kernel(source, start, min(length, _COPY), fd, offset):
+        return moved
+    return write(fd, offset, os.pread(source, min(length, _BLOCK), start)) - offset
 
 
 def _in_kernel(source: int, start: int, length: int, fd: int, offset: int) -> int:

@@ -110,14 +110,20 @@ def _skeleton(path: str, threshold: int) -> tuple[onnx.ModelProto, set[Extent]]:
     """Returns the skeleton of a model file, and the extents that the scanner put there."""
     try:
         with _opened(path) as (fd, size):
-            scanner = _Scanner(Window(fd, size), os.path.abspath(path), threshold)
-            return onnx.ModelProto.FromString(scanner.skeleton()), scanner.extents
+            return skeleton(Window(fd, size), os.path.abspath(path), threshold)
     except MalformedError as error:
         raise FileFault(f"{path} is not a valid ONNX model: {error}.", _DAMAGED) from error
     except DecodeError as error:
         raise FileFault(f"{path} is not a valid ONNX model: a field has the wrong form.", _DAMAGED) from error
     except OSError as error:
         raise external.unreadable(path, error) from error
+
+
+def skeleton(window: Window, path: str, threshold: int) -> tuple[onnx.ModelProto, set[Extent]]:
+    """Returns the skeleton of what a window shows of a model, and the extents in `path` that are put there.
+    Raises MalformedError or DecodeError for what is no model."""
+    scanner = _Scanner(window, path, threshold)
+    return onnx.ModelProto.FromString(scanner.skeleton()), scanner.extents
 
 
 @dataclass

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from netfuse_onnx.errors import FileFault
@@ -94,12 +94,13 @@ def write_manifest(home: str, value: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def put(source: staging.Staging, names: Sequence[str]) -> None:
-    """Move the files `names` from a staging folder into its home, then the manifest, and remove what is left
-    of earlier bundles. OSError when that fails, FileFault where a file of somebody else has one of the names;
-    then the old bundle still stands."""
+def put(source: staging.Staging, names: Sequence[str], check: Callable[[], None] = lambda: None) -> None:
+    """Unless `check` raises, move the files `names` from a staging folder into its home, then the manifest,
+    and remove what is left of earlier bundles. OSError when that fails, FileFault where a file of somebody
+    else has one of the names; then the old bundle still stands."""
     placing.sync_folder(source.folder)
     with lock.exclusive(source.lock_file) as alone:
+        check()
         listed = _listed(source.home)
         for name in names:
             _refuse_other(source, name, listed)

@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.storage import external, steady
@@ -17,21 +18,28 @@ JOINED = "+"
 """The sign between the digest of a base and that of an adapter."""
 _BLOCK = 1 << 18  # bytes: stays in the second-level cache between the read and the hash
 
+Stamps = Mapping[str, steady.Stamp | None]
+
 
 class Digests:
     """Computes the digests of a family, from the moment of construction.
 
     A source of one file has that file's SHA-256. One with external data has the SHA-256 of the digests of its
     files, the model first, one a line; names don't count. An adapter with its base has two digests, that of
-    the base and that of the adapter's files. It is a context manager, which stops unfinished work at its end.
+    the base and that of the adapter's files. A source that a merged file gives back has the digest recorded
+    there. It is a context manager, which stops unfinished work at its end.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], others: Stamps | None = None) -> None:
+        """`others` are other files that must not change, with the stamps that they had when they were
+        read."""
         self._sources = sources
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
         paths = (os.path.abspath(file) for source in sources for file in source.files)
-        self._stamps = {path: steady.stamp(path) for path in paths}
+        self._stamps = {**{path: steady.stamp(path) for path in paths}, **(others or {})}
+        read = (os.path.abspath(file) for source in sources if not source.original for file in source.files)
+        self._unknown = tuple(dict.fromkeys(read))
         self._replaced: set[str] = set()  # before they were hashed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
@@ -49,6 +57,8 @@ class Digests:
 
     @staticmethod
     def _of(source: Source, files: Mapping[str, str]) -> str:
+        if source.original:
+            return source.original.digest
         own = [files[os.path.abspath(path)] for path in source.files]
         count = len(source.adapted.files) if source.adapted else 0
         return JOINED.join(
@@ -56,7 +66,7 @@ class Digests:
         )
 
     def files(self) -> Mapping[str, str]:
-        """Waits for the digest of every file of every source by absolute path. FileFault as above."""
+        """Waits for the digest of every file that is hashed, by absolute path. FileFault as above."""
         self._thread.join()
         if self._fault is not None:
             raise self._fault
@@ -67,8 +77,9 @@ class Digests:
         only its stamp differs, which some network file systems change by themselves, it is hashed again."""
         files = self.files()
         for path, stamp in self._stamps.items():
-            if path in self._replaced or (steady.stamp(path) != stamp and of_files([path]) != files[path]):
-                raise FileFault(f"{path} was replaced or changed while it was merged.", "Merge again.")
+            changed = path in self._replaced or steady.stamp(path) != stamp
+            if changed and (path not in files or path in self._replaced or of_files([path]) != files[path]):
+                raise FileFault(f"{path} was replaced or changed while it was merged.", "Run it again.")
 
     def lent(self) -> Digests:
         """Returns the same digests for one of several writes: its failure does not stop the work."""
@@ -82,8 +93,8 @@ class Digests:
     def _run(self) -> None:
         try:
             digests: dict[tuple[int, int], str] = {}  # one source given twice is read once
-            for path, stamp in self._stamps.items():
-                status = os.stat(path)
+            for path in self._unknown:
+                stamp, status = self._stamps[path], os.stat(path)
                 key = (status.st_dev, status.st_ino)
                 if key not in digests:
                     digests[key] = _hash(path, self._stop)
@@ -113,6 +124,18 @@ class _Lent(Digests):
 
     def cancel(self) -> None:
         """Leaves the work to its owner."""
+
+
+def of_each(sources: Sequence[Sequence[Sequence[str]]], threads: int) -> tuple[str, ...]:
+    """Returns one digest per source, as Digests does, read by so many threads. A source is a list of parts,
+    the base and the adapter or one alone, and each part a list of files, the model first. FileFault as
+    above."""
+    paths = dict.fromkeys(path for parts in sources for part in parts for path in part)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        files = dict(zip(paths, pool.map(lambda path: of_files([path]), paths), strict=True))
+    return tuple(
+        JOINED.join(_joined([files[path] for path in part]) for part in parts if part) for parts in sources
+    )
 
 
 def of_files(paths: Sequence[str]) -> str:

@@ -20,11 +20,12 @@ from netfuse_onnx.factored import Factored, LowRank
 from netfuse_onnx.labels import Labels
 from netfuse_onnx.load import validate
 from netfuse_onnx.lowered import Lowered, Merged
+from netfuse_onnx.merge_rows import Apart, ApartRow
 from netfuse_onnx.storage import wire
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.transforms import AS_IS
 from netfuse_onnx.types import Correspondence, Edge
-from netfuse_onnx.write import schema
+from netfuse_onnx.write import origins, schema
 from netfuse_onnx.write.digests import JOINED
 from netfuse_onnx.write.written import Written
 
@@ -69,12 +70,16 @@ class Metadata:
     """True where the graph keeps to what other runtimes run."""
     written: Written | None = None
     """Facts of the graph as it was written; files of old versions have none."""
+    data: str = "auto"
+    """The files that get the weights, as the merge was asked: auto, external or single."""
 
     @property
     def labels(self) -> Labels:
         """The names of the inputs and outputs; none of models whose own names the file does not have."""
         return Labels(self.models, self.names or (), self.io, frozenset(self.share), frozenset(self.combined))
 
+    apart: Apart | None = None
+    """The part that --partial merged of models that differ."""
     low_rank: Mapping[str, Any] | None = None
     """The weights that are W_0 + L R, with what is needed to take their factors out of the file again."""
 
@@ -99,8 +104,11 @@ def build(
     dims: Sizes | None = None,
     recorded: bool = False,
     measured: Sequence[Mapping[str, int]] = (),
+    apart: Apart | None = None,
+    data: str = "auto",
 ) -> dict[str, str]:
     """Returns all metadata_props of a merged model, the sources' own too. `digests`: SHA-256 by source."""
+    every = family.every_weight
     value = {
         "format": FORMAT,
         "version": __version__,
@@ -115,18 +123,20 @@ def build(
         **({"dims": {n: d if isinstance(d, int) else list(d) for n, d in dims.items()}} if dims else {}),
         **({"recorded": True} if recorded else {}),
         **({"measured": [dict(sizes) for sizes in measured]} if any(measured) else {}),
-        **({"names": _names(family)} if any(family.edge(0) != edge for edge in family.edges) else {}),
+        **_names(family),
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"data": data} if data != "auto" else {}),
         **({"portable": True} if family.portable else {}),
         "written": Written.of(merged.model).value(),
-        "weights": {name: _recipe(family, recipe) for name, recipe in merged.every_recipe.items()},
+        **({"apart": dataclasses.asdict(apart)} if apart else {}),
+        "weights": {n: _recipe(every, recipe) for n, recipe in merged.every_recipe.items()},
         **merged.report.written(),
         "cost": merged.cost,
     }
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return {KEY: text} | _inherited(family)
+    return {KEY: text, origins.KEY: origins.text(family, merged.every_recipe)} | _inherited(family)
 
 
 def read(path: str) -> Metadata:
@@ -152,23 +162,32 @@ def read(path: str) -> Metadata:
             f"The netfuse-onnx metadata of {path} is damaged: {error}.", "Merge again."
         ) from error
     if "names" in value:
-        value["names"] = _edges(value["names"])
+        value["names"] = _edges(value["names"], value.pop("outputs", None))
     if "written" in value:
         value["written"] = Written(**value["written"])
+    if "apart" in value:
+        rows = tuple(ApartRow(**{**row, "models": tuple(row["models"])}) for row in value["apart"]["rows"])
+        value["apart"] = Apart(**{**value["apart"], "rows": rows})
     keys = {field.name for field in dataclasses.fields(Metadata)}
     return Metadata(lowered=Lowered.read(value), **{key: value[key] for key in value.keys() & keys})
 
 
-def _names(family: Correspondence) -> list[list[list[str]]]:
-    """Returns the own names of each model's inputs and outputs, in the order of the first model's."""
+def _names(family: Correspondence) -> dict[str, Any]:
+    """Returns the own names of each model's inputs and outputs, in the order of the first model's; '' for an
+    output that a model lacks. Where some do, `outputs` are the names in which they correspond."""
     edges = [family.edge(model) for model in range(family.models)]
-    return [[list(edge.inputs.values()), list(edge.outputs.values())] for edge in edges]
+    if not family.tails and all(edge == edges[0] for edge in edges):
+        return {}
+    keys = family.outputs
+    names = [[[*edge.inputs.values()], [edge.outputs.get(key, "") for key in keys]] for edge in edges]
+    return {"names": names, **({"outputs": list(keys)} if family.tails else {})}
 
 
-def _edges(names: Sequence[Sequence[Sequence[str]]]) -> tuple[Edge, ...]:
+def _edges(names: Sequence[Sequence[Sequence[str]]], outputs: Sequence[str] | None) -> tuple[Edge, ...]:
     """Returns the edges that `_names` wrote."""
-    pairs = [[dict(zip(*sides, strict=True)) for sides in zip(names[0], row, strict=True)] for row in names]
-    return tuple(Edge(inputs, outputs) for inputs, outputs in pairs)
+    first = [names[0][0], names[0][1] if outputs is None else outputs]
+    pairs = [[dict(zip(*sides, strict=True)) for sides in zip(first, row, strict=True)] for row in names]
+    return tuple(Edge(inputs, {key: name for key, name in given.items() if name}) for inputs, given in pairs)
 
 
 def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) -> list[str]:
@@ -182,10 +201,15 @@ def strangers(metadata: Metadata, paths: Sequence[str], digests: Sequence[str]) 
         raise UsageFault("The models are given in another order than merged.", f"Give {shlex.join(ordered)}")
     rows = zip(paths, digests, merged, metadata.models, strict=True)
     return [
-        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
-        for path, digest, expected, name in rows
-        if digest != expected
+        stranger(path, name, digest, expected) for path, digest, expected, name in rows if digest != expected
     ]
+
+
+def stranger(path: str, name: str, digest: str, expected: str) -> str:
+    """Returns the sentence for a file that is not the one that was merged as the model `name`."""
+    return (
+        f"{path} is not the file that was merged as {name}: its SHA-256 differs{_of_part(digest, expected)}."
+    )
 
 
 def _of_part(digest: str, expected: str) -> str:
@@ -219,10 +243,10 @@ def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, 
     Raises FileFault where the metadata do not fit the sources or the merged file.
     """
     tensors = {t.name: t for t in wire.scan(path).model.graph.initializer}
-    recipes = {}
+    recipes, every = {}, family.every_weight
     for name, line in metadata.weights.items():
         try:
-            parts = family.weights[line["value"]]
+            parts = every[line["value"]]
             chosen = tuple(parts[i] for i in line.get("parts", range(len(parts))))
             outer, transform = line.get("outer", 1), line.get("transform", AS_IS)
             shape = tuple(tensors[name].dims)
@@ -237,7 +261,7 @@ def recipes(metadata: Metadata, family: Correspondence, path: str) -> dict[str, 
     return recipes
 
 
-def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
+def _recipe(every: Mapping[str, Sequence[Any]], recipe: Recipe) -> dict[str, Any]:
     """Returns the line of one merged weight. `parts`, positions among the models' weights, is left out where
     they are all of them."""
     line: dict[str, Any] = {"value": recipe.value}
@@ -245,7 +269,7 @@ def _recipe(family: Correspondence, recipe: Recipe) -> dict[str, Any]:
         line["outer"] = recipe.outer
     if recipe.transform != AS_IS:
         line["transform"] = recipe.transform.text
-    whole = family.weights[recipe.value]
+    whole = every[recipe.value]
     if tuple(recipe.parts) != tuple(whole):
         line["parts"] = _positions(recipe, whole)
     return line

@@ -20,7 +20,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 
 from netfuse_onnx.storage import wire
 from netfuse_onnx.write import lock
@@ -41,10 +41,12 @@ class Place:
         self._mark = mark(name)
         self._form = re.compile(re.escape(name.removesuffix(".onnx")) + r"-[0-9a-f]{8}\.data")
 
-    def put(self, folder: str, data: str | None) -> None:
-        """Moves the model, and its data file `data`, here from `folder`. OSError when that fails, LockHeld
-        when the lock can't be had; then the old model still stands."""
+    def put(self, folder: str, data: str | None, check: Callable[[], None] = lambda: None) -> None:
+        """Moves the model, and its data file `data`, here from `folder`, unless `check` raises: no other run
+        to this target moves anything then. OSError when that fails, LockHeld when the lock can't be had; then
+        the old model still stands."""
         with lock.exclusive(self.lock) as alone:
+            check()
             in_use = (_locations(self._at(self.name)) or frozenset()) | ({data} if data else frozenset())
             orphans = self._orphans(in_use, alone)
             if orphans:

@@ -18,6 +18,7 @@ from netfuse_onnx.storage import weights
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import BITS
 from netfuse_onnx.storage.transforms import AS_IS
+from netfuse_onnx.tailed import owner
 from netfuse_onnx.types import Correspondence, Extent, Weight
 
 ALL = "all"
@@ -57,14 +58,14 @@ def regions(
 
 def _of_recipe(family: Correspondence, recipe: Recipe, start: int) -> Iterator[Region]:
     """Yield the region of each part, with the reason why its bytes moved where they did."""
-    whole = family.weights.get(recipe.value, ())
+    whole, only = family.every_weight.get(recipe.value, ()), owner(family, recipe.value)
     owners: dict[Weight, list[int]] = {}
     for model, weight in enumerate(whole):
         owners.setdefault(weight, []).append(model)
     interleaved = recipe.outer > 1 and len(recipe.parts) > 1
     for part, count in zip(recipe.parts, recipe.counts, strict=True):
         if part in owners:
-            models = tuple(owners[part]) if len(whole) > 1 else ()
+            models = tuple(owners[part]) if len(whole) > 1 else () if only is None else (only,)
             why = _moved(recipe, part, interleaved)
             yield Region(part, weights.nbytes(part), models, None if why else start, why)
         bits = count * BITS[recipe.dtype]
@@ -86,31 +87,30 @@ class Index:
     def __init__(self, found: Sequence[Region]) -> None:
         self._by_start: dict[tuple[int, bytes], list[Region]] = {}
         for region in found:
-            self._by_start.setdefault(_key(region.weight), []).append(region)
+            self._by_start.setdefault(start_of(region.weight), []).append(region)
 
     def region(self, weight: Weight, model: int) -> Region | None:
         """Return a region with the bytes of a model's weight: one whose bytes did not move where there is
         any, else one that says why they did. None where the merged file has no such weight."""
         moved = None
-        for region in self._by_start.get(_key(weight), ()):
-            if region.belongs_to(model) and _same_bytes(weight, region.weight):
+        for region in self._by_start.get(start_of(weight), ()):
+            if region.belongs_to(model) and weights.same(as_bytes(weight), as_bytes(region.weight)):
                 if region.offset is not None:
                     return region
                 moved = moved or region
         return moved
 
 
-def _key(weight: Weight) -> tuple[int, bytes]:
+def start_of(weight: Weight) -> tuple[int, bytes]:
     """Return the size of a weight and a digest of its first bytes, which differ between most weights."""
     page = weights.first_page(weight)
     start = page if isinstance(page, bytes) else b"".join(page)
     return weights.nbytes(weight), hashlib.blake2b(start, digest_size=16).digest()
 
 
-def _same_bytes(a: Weight, b: Weight) -> bool:
-    """Return True for two weights of one raw form, whatever their types and shapes."""
-    sides = (Weight(TensorProto.UINT8, (weights.nbytes(each),), each.data) for each in (a, b))
-    return weights.same(*sides)
+def as_bytes(weight: Weight) -> Weight:
+    """Return a weight of the same raw form, whatever its type and shape."""
+    return Weight(TensorProto.UINT8, (weights.nbytes(weight),), weight.data)
 
 
 def written(found: Sequence[Region], models: int) -> list[list[Any]]:

@@ -200,6 +200,15 @@ LOW_RANK = record(
 """The weights that are W_0 + L R (rewrite/low_rank.py)."""
 WRITTEN = record({"sha256": text, "operators": mapped(count), "types": mapped(count)}, {})
 """Facts of the graph as it was written (write/written.py)."""
+APART = record(
+    {
+        "bytes": number,
+        "arithmetic": lambda value: None if value is None else number(value),
+        "rows": listed(record({"models": listed(text), "operators": text, "name": text, "sizes": text}, {})),
+    },
+    {},
+)
+"""The part that --partial merged."""
 HEAD = record({"format": count, "version": text}, {})
 _VALUE = record(
     {
@@ -220,11 +229,14 @@ _VALUE = record(
         "recorded": truth,
         "measured": listed(mapped(count)),
         "names": listed(EDGE),
+        "outputs": listed(text),
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
         "unmoved": truth,
         "portable": truth,
         "written": WRITTEN,
+        "apart": APART,
+        "data": one_of("external", "single"),
         **REPORT,
     },
 )
@@ -245,4 +257,6 @@ def whole(value: Any) -> dict[str, Any]:
     counts = [list(map(len, row)) for row in named or ()]
     if named is not None and (not counts or counts != counts[:1] * len(models) or len(counts[0]) != 2):
         raise ValueError("'names' are not as many inputs and outputs for each model")
+    if "outputs" in found and (not counts or counts[0][1] != len(set(found["outputs"]))):
+        raise ValueError("'outputs' are not a name for each of 'names'")
     return found

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.write import lock
@@ -36,11 +36,11 @@ class Staging:
         self._sweep_dead()
         self.folder, self._lock = self._make()
 
-    def create(self, name: str) -> int:
-        """Opens a new file for writing, with the permissions of the target that it may replace."""
-        fd = os.open(
-            os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-        )
+    def create(self, name: str, *, new: bool = True) -> int:
+        """Opens a file for writing, with the permissions of the target that it may replace. It is a `new`
+        one, or was moved into the folder."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
+        fd = os.open(os.path.join(self.folder, name), flags, 0o666)
         with contextlib.suppress(OSError):  # no target yet, or not ours to imitate
             os.fchmod(fd, stat.S_IMODE(os.stat(self.out).st_mode))
         return fd
@@ -50,10 +50,11 @@ class Staging:
         """The path of the lock file that keeps other runs to the target out while files are moved."""
         return self._place.lock
 
-    def place(self, data: str | None) -> None:
-        """Moves the model and its data file `data` to the target. OSError when that fails."""
+    def place(self, data: str | None, check: Callable[[], None] = lambda: None) -> None:
+        """Moves the model and its data file `data` to the target. OSError when that fails. `check` is called
+        while no other run can move files there, and may raise."""
         sync_folder(self.folder)
-        self._place.put(self.folder, data)
+        self._place.put(self.folder, data, check)
 
     def check_room(self, size: int) -> None:
         """Raises FileFault unless `size` bytes fit on the disk. Where they do not, it first removes the data

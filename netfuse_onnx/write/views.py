@@ -105,23 +105,23 @@ class Writer:
 
     def _place(self, proto: ModelProto, model: int, data: BinaryIO) -> _Counts:
         """Give each large weight of a view its place, in the proto itself."""
-        kept = list(_movable(proto))  # which keeps their ids
-        movable, counts = set(map(id, kept)), _Counts()
+        kept = list(movable(proto))  # which keeps their ids
+        outward, counts = set(map(id, kept)), _Counts()
         for tensor in tensors(proto):
             outside = tensor.data_location == TensorProto.EXTERNAL
-            if tensor.data_type == TensorProto.STRING or not (outside or id(tensor) in movable):
+            if tensor.data_type == TensorProto.STRING or not (outside or id(tensor) in outward):
                 continue
             weight = weights.weight_of(tensor)
             size = weights.nbytes(weight)
-            if id(tensor) not in movable or _steers(weight):
+            if id(tensor) not in outward or steers(weight):
                 weights.fetch(tensor)
-                if id(tensor) not in movable:
+                if id(tensor) not in outward:
                     counts.again += size
                     self._say(tensor.name, size, "an attribute holds it", "graph", copies=1)
                 continue
             region = self.index.region(weight, model) if size > REFERRED else None
             if region is not None and region.offset is not None:
-                _refer(tensor, Extent(self.data, region.offset, size))
+                refer(tensor, Extent(self.data, region.offset, size))
                 counts.shared += size
             elif size <= SMALL:  # the merged file holds it itself
                 weights.fetch(tensor)
@@ -129,7 +129,7 @@ class Writer:
                 offset = self._again(tensor.name, weight, region.why if region else UNUSED, data)
                 readers = self._readers.setdefault(offset, (size, []))[1]
                 readers += [model] if model not in readers else []
-                _refer(tensor, Extent(_PLACEHOLDER, offset, size))
+                refer(tensor, Extent(_PLACEHOLDER, offset, size))
                 counts.again += size
         return counts
 
@@ -192,14 +192,14 @@ class Writer:
         return name
 
 
-def _refer(tensor: TensorProto, extent: Extent) -> None:
+def refer(tensor: TensorProto, extent: Extent) -> None:
     """Make a tensor refer to bytes in another file, in place of values that it may hold."""
     for name in VALUES:
         tensor.ClearField(name)
     external.refer(tensor, extent)
 
 
-def _movable(proto: ModelProto) -> Iterator[TensorProto]:
+def movable(proto: ModelProto) -> Iterator[TensorProto]:
     """Yield the tensors that may lie outside the file: initializers, those of bodies too, and the values of
     Constant nodes. ONNX Runtime reads no other attribute from a data file."""
     for graph in walk.graphs(proto.graph):
@@ -210,7 +210,7 @@ def _movable(proto: ModelProto) -> Iterator[TensorProto]:
                 yield from (each.t for each in node.attribute if each.name == "value")
 
 
-def _steers(weight: Weight) -> bool:
+def steers(weight: Weight) -> bool:
     """Return True for a weight that may decide a shape, so that inference must find it in the graph."""
     is_list = weight.dtype == TensorProto.INT64 and len(weight.shape) <= 1
     return is_list and weights.nbytes(weight) <= STEERING
@@ -236,14 +236,14 @@ def _graph(family: Correspondence, source: Source, model: int) -> tuple[ModelPro
         return rebuild.model(source, places=True), ADAPTED
     if family.low_rank and family.low_rank.factored:
         return _of_family(family, model), FACTORED
+    return stripped(source), ""
+
+
+def stripped(source: Source) -> ModelProto:
+    """Return the skeleton of a source's file without what describes nodes and values to people: exporters
+    write a stack trace for each node, which takes more bytes than the rest of the graph. The metadata of the
+    model stay."""
     proto = wire.scan(source.path, threshold=REFERRED).model
-    _strip(proto)
-    return proto, ""
-
-
-def _strip(proto: ModelProto) -> None:
-    """Remove what describes nodes and values to people: exporters write a stack trace for each node, which
-    takes more bytes than the rest of the graph. The metadata of the model stay."""
     for graph in walk.graphs(proto.graph):
         for each in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
             _clear(each)
@@ -252,6 +252,7 @@ def _strip(proto: ModelProto) -> None:
         for node in walk.nodes(scope):
             for part in (node, *node.attribute):
                 _clear(part)
+    return proto
 
 
 def _clear(message: Message) -> None:

@@ -24,11 +24,13 @@ from netfuse_onnx.storage.protobuf import varint
 from netfuse_onnx.storage.recipe import Recipe
 from netfuse_onnx.storage.tensors import tensors
 from netfuse_onnx.types import Extent, Source, Weight
-from netfuse_onnx.write import placing, staging
+from netfuse_onnx.write import cloning, placing, staging
 from netfuse_onnx.write.digests import Digests
+from netfuse_onnx.write.early import Early
 
 Progress = Callable[[str, int, int], None]
 Mode = Literal["auto", "external", "single"]
+Confirm = Callable[[], None]
 Metadata = Mapping[str, str] | Callable[[tuple[str, ...]], Mapping[str, str]]
 
 INLINE_BELOW = 64 << 20  # bytes of a model from which its weights get a file of their own, which loads faster
@@ -36,7 +38,7 @@ _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes that every reader takes, with r
 _ALIGN = 64  # bytes: a cache line, and the widest vector load
 _SLACK = 1 << 20  # bytes of room for metadata and folder entries
 _GRAPH, _INITIALIZER, _RAW_DATA, _METADATA = b"\x3a", b"\x2a", b"\x4a", b"\x72"  # field tags
-_FORMAT = 2  # of the data file: goes into its name
+_FORMAT = 3  # of the data file: goes into its name
 
 
 class Staged:
@@ -81,12 +83,15 @@ class Staged:
         """The name of the data file, '' where the model holds its weights."""
         return self._data or ""
 
-    def commit(self, put: Callable[[staging.Staging], None] | None = None) -> None:
+    def commit(self, put: Callable[[staging.Staging, Confirm], None] | None = None) -> None:
         """Moves the model to its target, or has `put` move all files of the folder. FileFault when that
         fails, or when a source has changed since it was read; then the old model is still there."""
         try:
             self._sources.confirm()
-            (put or (lambda folder: folder.place(self._data)))(self._staging)
+            if put:
+                put(self._staging, self._sources.confirm)
+            else:  # and again under the lock: of two updates of one file, one must not undo the other
+                self._staging.place(self._data, self._sources.confirm)
         except OSError as error:
             raise staging.unwritable(self.out, error) from error
         finally:
@@ -114,6 +119,7 @@ def stage(
     metadata: Metadata,
     progress: Progress | None = None,
     digests: Digests | None = None,
+    early: Early | None = None,
 ) -> Staged:
     """Writes the merged model beside `out`, complete and synced, to be proven and then committed.
 
@@ -121,14 +127,14 @@ def stage(
     latter from 64 MiB on (auto), unless `out` is a link into another folder. `metadata` is given the sources'
     digests when it is a function. `progress` is told what is done, and the weight bytes done and in total, at
     least every 16 MiB. `digests`: those of the sources, where the caller has started them earlier; stage()
-    ends them.
+    ends them. `early`: a copy of the data file of the merged model that this one replaces.
 
     Raises FileFault when the target can't be written or a source can't be read; nothing stays behind.
     """
     digests = digests or Digests(sources)
     folder: staging.Staging | None = None
     try:
-        staging.check_target(out, _files(sources), external=mode == "external")
+        check(out, sources, external=mode == "external")
         skeleton = _Skeleton(merged)
         inside = mode != "external" and (
             mode == "single" or skeleton.size < INLINE_BELOW or staging.elsewhere(out)
@@ -136,9 +142,11 @@ def stage(
         if inside:
             _check_single(out, skeleton.size)
         folder = staging.Staging(out)  # which also makes room: it removes what a killed run left
-        folder.check_room(skeleton.size + _ALIGN * len(merged.recipes) + _SLACK)
+        there = early.size if early else 0
+        folder.check_room(skeleton.size + _ALIGN * len(merged.recipes) + _SLACK - there)
         write = _write_inline if inside or not merged.recipes else _write_external
-        job = _Job(skeleton, merged.recipes, folder, digests, metadata, progress or (lambda *_: None))
+        tell = progress or (lambda *_: None)
+        job = _Job(skeleton, merged.recipes, folder, digests, metadata, tell, early)
         data = write(job)
         placing.sync_folder(folder.folder)  # the files in it were synced as they were written
         return Staged(folder, data, digests)
@@ -151,9 +159,11 @@ def stage(
         raise
 
 
-def check(out: str, sources: Sequence[Source]) -> None:
-    """Raises FileFault, before any work, when `out` can't be written or is a file of a source."""
-    staging.check_target(out, _files(sources))
+def check(out: str, sources: Sequence[Source], *, external: bool = False) -> None:
+    """Raises FileFault, before any work, when `out` can't be written or is a file of a source. It may be the
+    merged file that has the source, as it is replaced in one step."""
+    read = [path for source in sources if not source.original for path in source.files]
+    staging.check_target(out, read, external=external)
 
 
 def read_merged(path: str) -> Mapping[str, Weight]:
@@ -167,10 +177,6 @@ def read_merged(path: str) -> Mapping[str, Weight]:
             data = tuple(tensor.string_data)
         held[tensor.name] = Weight(tensor.data_type, tuple(tensor.dims), data)
     return held
-
-
-def _files(sources: Sequence[Source]) -> list[str]:
-    return [path for source in sources for path in source.files]
 
 
 def _check_single(out: str, size: int) -> None:
@@ -223,6 +229,7 @@ class _Job:
     digests: Digests
     metadata: Metadata
     progress: Progress
+    early: Early | None
 
     def tail(self) -> bytes:
         given = self.metadata(self.digests.result()) if callable(self.metadata) else self.metadata
@@ -260,20 +267,20 @@ def _write_inline(job: _Job) -> None:
 def _write_external(job: _Job) -> str:
     """Writes the weights to a file of their own, which the model names by its base name; returns that
     name."""
-    heads, tell, at = job.skeleton.heads, job.teller(), 0
-    places = []
+    heads, tell = job.skeleton.heads, job.teller()
+    places, end = cloning.places([weights.recipe_nbytes(job.recipes[head.name]) for head in heads], _ALIGN)
+    placed = [(job.recipes[head.name], at) for head, (at, _) in zip(heads, places, strict=True)]
     unnamed = "data"
-    with _created(job.folder, unnamed) as fd:
-        for head in heads:
-            recipe = job.recipes[head.name]
-            at = -(-at // _ALIGN) * _ALIGN
-            size = weights.recipe_nbytes(recipe)
-            weights.copy(recipe, fd, at, tell)
-            places.append((at, size))
-            at += size
-        weights.write(fd, at, placing.mark(job.folder.name))
+    there = cloning.begun(os.path.join(job.folder.folder, unnamed), placed, end, job.early)
+    with _created(job.folder, unnamed, new=not there) as fd:
+        if there:
+            cloning.clear(fd, placed)
+        for recipe, at in placed:
+            weights.copy(recipe, fd, at, tell, there)
+        os.truncate(fd, weights.write(fd, end, placing.mark(job.folder.name)))
     stem = job.folder.name.removesuffix(".onnx")
-    name = f"{stem}-{_content({h.name: job.recipes[h.name] for h in heads}, job.digests.files())}.data"
+    recipes, digests, tail = {h.name: job.recipes[h.name] for h in heads}, job.digests.result(), job.tail()
+    name = f"{stem}-{_content(recipes, digests, tail)}.data"
     os.rename(os.path.join(job.folder.folder, unnamed), os.path.join(job.folder.folder, name))
     fields = []
     for head, (offset, size) in zip(heads, places, strict=True):
@@ -281,7 +288,7 @@ def _write_external(job: _Job) -> str:
         fields.append(_field(_INITIALIZER, head.SerializeToString(deterministic=True)))
     body = job.skeleton.graph + b"".join(fields)
     with _created(job.folder, job.folder.name) as fd:
-        weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + job.tail())
+        weights.write(fd, 0, job.skeleton.model + _field(_GRAPH, body) + tail)
     return name
 
 
@@ -306,30 +313,23 @@ def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
     return _INITIALIZER + varint(len(small) + len(raw) + size) + small + raw
 
 
-def _content(recipes: Mapping[str, Recipe], files: Mapping[str, str]) -> str:
+def _content(recipes: Mapping[str, Recipe], digests: Sequence[str], tail: bytes) -> str:
     """Returns 8 hex digits that stand for the data file's bytes, without reading them: the bytes follow from
-    the recipes, in the file's order, and the sources' digests. Only weights in no source file are read."""
-
-    def part(weight: Weight) -> list[object]:
-        if isinstance(weight.data, Extent) and weight.data.path in files:
-            return [files[weight.data.path], weight.data.offset, weight.data.length]
-        total = hashlib.sha256()
-        for block in weights.blocks(weight):
-            total.update(block)
-        return [total.hexdigest()]
-
+    the models, the recipes, in the file's order, and the options of the merge, which the metadata hold. The
+    places where the models' bytes are do not count: an update reads most of them in the merged file."""
     rows = [
-        [name, r.dtype, r.shape, r.outer, r.transform.text, [[p.shape, part(p)] for p in r.parts]]
+        [name, r.dtype, r.shape, r.outer, r.transform.text, [part.shape for part in r.parts]]
         for name, r in recipes.items()
     ]
-    text = json.dumps([_FORMAT, _ALIGN, rows])
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    text = json.dumps([_FORMAT, _ALIGN, list(digests), rows])
+    return hashlib.blake2b(text.encode() + tail, digest_size=4).hexdigest()
 
 
 @contextmanager
-def _created(folder: staging.Staging, name: str) -> Iterator[int]:
-    """Gives a descriptor of a new file in the staging folder, which is synced to disk at the end."""
-    fd = folder.create(name)
+def _created(folder: staging.Staging, name: str, *, new: bool = True) -> Iterator[int]:
+    """Gives a descriptor of a file in the staging folder, a `new` one or one that is there. It is synced to
+    disk at the end."""
+    fd = folder.create(name, new=new)
     try:
         yield fd
         os.fsync(fd)

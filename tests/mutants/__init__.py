@@ -12,6 +12,7 @@ from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
 from .of_packing import MUTATIONS as PACKING
+from .of_page import MUTATIONS as PAGE
 from .of_plan import MUTATIONS as PLAN
 from .of_prove import MUTATIONS as PROVE
 from .of_routed import MUTATIONS as ROUTED
@@ -49,4 +50,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SESSION,
     *SERVERS,
     *ENGINE,
+    *PAGE,
 )

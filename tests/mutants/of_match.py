@@ -320,14 +320,14 @@ MUTATIONS = (
     ),
     mutation(
         "layer-normalisation-of-any-axis",
-        "netfuse_onnx/load/fused.py",
-        "if [axis % len(dims) for axis in axes] != list(range(len(dims)))[-len(axes) :]:",
-        "if False:",
+        "netfuse_onnx/load/spelled/norms.py",
+        " and [axis % len(dims) for axis in axes] == last",
+        "",
         "test_spelling.py::test_what_only_looks_alike_stays[a middle axis]",
     ),
     mutation(
         "not-less-with-nan",
-        "netfuse_onnx/load/fused.py",
+        "netfuse_onnx/load/spelled/cuts.py",
         "forms.dtype(maker.inputs[0]) in INTEGERS",
         "True",
         "test_spelling.py::test_what_only_looks_alike_stays[NaN]",

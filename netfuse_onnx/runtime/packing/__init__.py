@@ -80,11 +80,15 @@ class Packing:
         self._separate = edges.is_separate(contract.io)
         self._express = Express(contract) if can_express(contract) else None
         ports = [port for port in contract.outputs if not port.once]
-        self.every = list(dict.fromkeys(name for port in ports for name in port.merged))
+        self.every = list(dict.fromkeys(name for port in ports for name in port.merged if name))
         self.combined = [port.merged[0] for port in contract.outputs if port.once]
-        self._wanted = [[port.merged[m] for port in ports] for m in range(len(contract.models))]
+        self._wanted = [
+            [port.merged[m] for port in ports if port.own[m]] for m in range(len(contract.models))
+        ]
         self._own_inputs = [[p.own[m] for p in contract.inputs] for m in range(len(contract.models))]
-        self._own_outputs = [[p.own[m] for p in contract.outputs] for m in range(len(contract.models))]
+        self._own_outputs = [
+            [p.own[m] for p in contract.outputs if p.own[m]] for m in range(len(contract.models))
+        ]
 
     def merged(self, requests: Sequence[Request]) -> Packed:
         """Pack requests of one form into a merged call. Several of one model, or models with unequal rows,

@@ -34,9 +34,11 @@ class Cutter:
         self.all = contract.outputs
         self.each = [port for port in contract.outputs if not port.once]
         every = range(len(contract.models))
-        self.back = {port.own[0]: [_back(contract, port, m) for m in every] for port in contract.outputs}
+        self.back = {port.own: [_back(contract, port, m) for m in every] for port in contract.outputs}
         self.in_order = list(range(len(contract.models)))
         self.names = [[port.own[m] for port in self.each] for m in self.in_order]
+        self.lacking = not all(map(all, (port.own for port in self.each)))
+        """True where not every model has each output."""
         self.stacked = not edges.is_separate(contract.io)
 
     def own_slots(
@@ -46,6 +48,8 @@ class Cutter:
     ) -> list[Outputs]:  # fmt: skip
         """Return the outputs of these models, each of which fills the slot of its model. `requests` are only
         looked at where axes are cut back. `views` are kept with results that stay in their place."""
+        if self.lacking:
+            return self._own_slots(models, results, fresh, requests)
         views = {} if views is None else views
         ordered = models == self.in_order
         columns = []
@@ -53,7 +57,7 @@ class Cutter:
             values = self._views(port, results, views)
             if not ordered:
                 values = [values[model] for model in models]
-            if any(back := self.back[port.own[0]]):
+            if any(back := self.back[port.own]):
                 pairs = zip(values, requests, strict=True)
                 values = [np.array(_cut(value, back[one.model], one.inputs)) for value, one in pairs]
             elif port.element is not None and (self.stacked or not fresh):
@@ -68,6 +72,23 @@ class Cutter:
             dict(zip(self.names[model], values, strict=True))
             for model, *values in zip(models, *columns, strict=True)
         ]
+
+    def _own_slots(
+        self, models: Sequence[int], results: Mapping[str, Any], fresh: bool, requests: Sequence[Request]
+    ) -> list[Outputs]:
+        """Return the outputs that each of these models has."""
+        outputs: list[Outputs] = [{} for _ in models]
+        for port in self.each:
+            for place, (model, out) in enumerate(zip(models, outputs, strict=True)):
+                if name := port.own[model]:
+                    value = results[port.merged[model]]
+                    if back := self.back[port.own][model]:
+                        value = np.array(_cut(value, back, requests[place].inputs))
+                    elif port.element is not None and not fresh:
+                        value = value.copy()
+                    held = port.element is not None and port.element.number
+                    out[name] = from_bits(value, port.element) if held and port.element else value
+        return outputs
 
     def _views(self, port: Port, results: Mapping[str, Any], views: Views) -> list[Any]:
         """Return one output of all models, as it stands in their slots; None for a model without one."""
@@ -89,13 +110,15 @@ class Cutter:
         outputs: list[Outputs] = [{} for _ in requests]
         count = len({seat.slot for seat in seats}) if edges.is_selected(self.contract.io) else None
         for port in self.each:
-            names, back, is_array = port.own, self.back[port.own[0]], port.element is not None
+            names, back, is_array = port.own, self.back[port.own], port.element is not None
             side_by_side = port.rows and self.contract.apart
             if self.stacked:
                 self._sized(port, results[port.merged[0]], count or len(names))
             slots: dict[int, Any] = {}
             for request, seat, out in zip(requests, seats, outputs, strict=True):
                 model = request.model
+                if not names[model]:
+                    continue
                 value = slots.get(seat.slot)
                 if value is None:
                     value = results[port.merged[model]]
@@ -115,7 +138,7 @@ class Cutter:
         """Return the outputs of requests whose rows stand one below the other in arrays of so many rows."""
         outputs: list[Outputs] = [{} for _ in requests]
         for port in self.each:
-            result, back = results[port.merged[0]], self.back[port.own[0]]
+            result, back = results[port.merged[0]], self.back[port.own]
             self._sized(port, result, total)
             for request, seat, out in zip(requests, seats, outputs, strict=True):
                 value = result[seat.start : seat.start + seat.rows]
@@ -129,14 +152,14 @@ class Cutter:
         outputs: list[Outputs] = [{} for _ in requests]
         total = sum([request.rows for request in requests])
         model = requests[0].model
-        for port in self.all:
+        for port in (port for port in self.all if port.own[model]):
             result, start = results[port.own[model]], 0
             for request, out in zip(requests, outputs, strict=True):
                 value = result
                 if len(requests) > 1:
                     self._sized(port, result, total)
                     value = _cut(
-                        result[start : start + request.rows], self.back[port.own[0]][model], request.inputs
+                        result[start : start + request.rows], self.back[port.own][model], request.inputs
                     )
                     start += request.rows
                 out[port.own[model]] = np.array(value) if port.element else value
