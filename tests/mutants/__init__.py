@@ -3,6 +3,7 @@
 from .mutation import Mutation
 from .of_adapters import MUTATIONS as ADAPTERS
 from .of_answers import MUTATIONS as ANSWERS
+from .of_changed import MUTATIONS as CHANGED
 from .of_chosen import MUTATIONS as CHOSEN
 from .of_ci import MUTATIONS as CI
 from .of_combine import MUTATIONS as COMBINE
@@ -42,6 +43,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *WRITE,
     *VIEWS,
     *PROVE,
+    *CHANGED,
     *CHOSEN,
     *ROUTED,
     *COMBINE,
