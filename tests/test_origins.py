@@ -8,16 +8,33 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from commands import Run, refused
-from families import save, tampered
-from onnx import numpy_helper
+from families import WIDE, WIDE_WEIGHTS, family, merged, save, tampered
+from onnx import helper, numpy_helper
 from split_families import wide
 
 from netfuse_onnx import api
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.write import origins, packing
+
+
+def test_weights_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    paths = family(tmp_path, WIDE, WIDE_WEIGHTS, count=3)
+    for k, path in enumerate(paths):
+        proto = onnx.load(path)
+        values = np.zeros((64, 64), np.float32)
+        values[-1] = k + 1
+        tensors = [numpy_helper.from_array(values, "a"), numpy_helper.from_array(values * 10, "b")]
+        proto.graph.initializer.extend(tensors)
+        nodes = [helper.make_node("MatMul", [x, w], [y]) for x, w, y in (("x", "a", "s"), ("s", "b", "t"))]
+        proto.graph.node[0].input[0] = "t"
+        for node in reversed(nodes):
+            proto.graph.node.insert(0, node)
+        save(Path(path), proto)
+    assert all(row.exact for row in api.split(merged(tmp_path, paths), str(tmp_path / "back")).models)
 
 
 def with_record(out: str, change: Callable[[str], str | None]) -> None:
@@ -92,7 +109,7 @@ def test_a_file_without_a_record(tmp_path: Path, run: Run) -> None:
         repacked(lambda value: value.update(weights=[[0, 0, 1]])),
         repacked(lambda value: value.update(runs=[5])),
         repacked(lambda value: value["models"].pop()),  # type: ignore[attr-defined]
-        repacked(lambda value: value["models"][0].update(files=[["../x", [0]]])),  # type: ignore[index]
+        repacked(lambda value: value["models"][0].update(files=[["", [0]], ["../x", [0]]])),  # type: ignore[index]
         repacked(lambda value: value["models"][0].update(files=[["x", [0]]])),  # type: ignore[index]
         repacked(lambda value: value["models"][0].update(files=[["", [999]]])),  # type: ignore[index]
     ],

@@ -19,6 +19,7 @@ from .of_rules import MUTATIONS as RULES
 from .of_servers import MUTATIONS as SERVERS
 from .of_serving_choices import MUTATIONS as SERVING_CHOICES
 from .of_session import MUTATIONS as SESSION
+from .of_split import MUTATIONS as SPLIT
 from .of_storage import MUTATIONS as STORAGE
 from .of_tune import MUTATIONS as TUNE
 from .of_updates import MUTATIONS as UPDATES
@@ -33,6 +34,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *LOWER,
     *LOW_RANK,
     *STORAGE,
+    *SPLIT,
     *WRITE,
     *VIEWS,
     *PROVE,
