@@ -216,8 +216,8 @@ MUTATIONS = (
     mutation(
         "strangers-not-named",
         "netfuse_onnx/write/metadata.py",
-        "        if digest != expected\n",
-        "        if False\n",
+        "for path, digest, expected, name in rows if digest != expected",
+        "for path, digest, expected, name in rows if False",
         "test_verify.py::test_a_strange_source_is_named",
     ),
     mutation(
@@ -250,7 +250,7 @@ MUTATIONS = (
     ),
     mutation(
         "another-number-of-models",
-        "netfuse_onnx/opened.py",
+        "netfuse_onnx/sources.py",
         "    if len(paths) != len(about.models):\n",
         "    if False:\n",
         "test_verify.py::test_another_number_is_refused",
