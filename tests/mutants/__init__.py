@@ -7,6 +7,7 @@ from .of_chosen import MUTATIONS as CHOSEN
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
 from .of_engine import MUTATIONS as ENGINE
+from .of_exporters import MUTATIONS as EXPORTERS
 from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -49,4 +50,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVERS,
     *ENGINE,
     *PAGE,
+    *EXPORTERS,
 )
