@@ -31,15 +31,15 @@ class Respelled:
     rows: tuple[Respelling, ...]
     weights: frozenset[str] = frozenset()
     opset: int = 0
+    models: int = 0
 
     @property
     def differing(self) -> tuple[Respelling, ...]:
         """The rows of forms that were applied more often to some models: in these the files differed."""
-        models = {row.model for row in self.rows}
         counts: dict[str, list[int]] = {}
         for row in self.rows:
             counts.setdefault(row.form, []).append(row.count)
-        equal = {form for form, some in counts.items() if len(some) == len(models) and len(set(some)) == 1}
+        equal = {form for form, some in counts.items() if len(some) == self.models and len(set(some)) == 1}
         return tuple(row for row in self.rows if row.form not in equal)
 
     def sentences(self) -> Iterator[str]:

@@ -76,3 +76,9 @@ def test_every_form_has_a_name_and_a_sentence() -> None:
     forms = all_forms()
     assert len({one.name for one in forms}) == len(forms)
     assert all(one.says[0].isupper() or one.says[0] in "(0x1" for one in forms)
+
+
+def test_the_page_lists_every_form() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "spellings.md").read_text()
+    for one in all_forms():
+        assert f"| `{one.name}` | {one.says} |" in page, one.name

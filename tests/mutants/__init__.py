@@ -8,6 +8,7 @@ from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
 from .of_engine import MUTATIONS as ENGINE
 from .of_exporters import MUTATIONS as EXPORTERS
+from .of_forms import MUTATIONS as FORMS
 from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
 from .of_match import MUTATIONS as MATCH
@@ -28,6 +29,7 @@ from .of_write import MUTATIONS as WRITE
 
 MUTATIONS: tuple[Mutation, ...] = (
     *MATCH,
+    *FORMS,
     *PLAN,
     *RULES,
     *LOWER,
