@@ -209,7 +209,7 @@ def _commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "commands"), _commands(), ids=[where for where, _ in _commands()])
 def test_the_commands_in_the_docs_run(tmp_path: Path, prepared: Path, where: str, commands: str) -> None:
-    """Each block runs in a folder of its own with a.onnx, b.onnx, c.onnx and merged.onnx."""
+    """Each block runs in a folder of its own with a.onnx, b.onnx, c.onnx and merged.onnx, and what came later."""
     work = tmp_path / "work"
     shutil.copytree(prepared, work)
     done = _shell(commands, work, tmp_path)
@@ -218,13 +218,15 @@ def test_the_commands_in_the_docs_run(tmp_path: Path, prepared: Path, where: str
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a family of three and what the command merges them to."""
+    """A folder with a family of three, what the command merges them to, and two later models."""
     folder = tmp_path_factory.mktemp("prepared")
     family(folder, count=3)
     done = _shell(
         "netfuse-onnx merge a.onnx b.onnx c.onnx -o merged.onnx", folder, tmp_path_factory.mktemp("home")
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    for name, later in (("a", "d"), ("c", "new_b")):
+        shutil.copy(folder / f"{name}.onnx", folder / f"{later}.onnx")
     return folder
 
 

@@ -84,7 +84,7 @@ MUTATIONS = (
     mutation(
         "small-weights-not-proved",
         "netfuse_onnx/lower/finish.py",
-        "inline = {name: recipe for name, recipe in small.items() if recipe.value in corr.weights}",
+        "inline = {name: recipe for name, recipe in small.items() if recipe.value in every}",
         "inline = {}",
         "test_verify.py::test_every_weight_takes_part_in_the_proof_of_the_bytes",
     ),

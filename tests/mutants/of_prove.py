@@ -212,8 +212,8 @@ MUTATIONS = (
     mutation(
         "the-first-case-counts",
         "netfuse_onnx/prove/judge.py",
-        "for name in self.judge.lines] for case in range(len(self.trial.cases))",
-        "for name in self.judge.lines] for case in range(1)",
+        "            for case in range(len(self.trial.cases))\n        ]",
+        "            for case in range(1)\n        ]",
         "test_pins_prove.py::test_every_case_is_compared",
     ),
     mutation(
@@ -304,15 +304,15 @@ MUTATIONS = (
     mutation(
         "models-of-one-block-not-compared",
         "netfuse_onnx/prove/tell.py",
-        "for two in range(first + 1, self.models):",
-        "for two in range(first + step, self.models):",
+        "for two in range(first + 1, len(places)):",
+        "for two in range(first + step, len(places)):",
         "test_tell_pairs.py::test_every_pair_is_compared_as_if_alone",
     ),
     mutation(
         "models-of-other-blocks-not-compared",
         "netfuse_onnx/prove/tell.py",
-        "for two in range(first + 1, self.models):",
-        "for two in range(first + 1, min(first + step, self.models)):",
+        "for two in range(first + 1, len(places)):",
+        "for two in range(first + 1, min(first + step, len(places))):",
         "test_tell_pairs.py::test_every_pair_is_compared_as_if_alone",
     ),
     mutation(
