@@ -14,6 +14,7 @@ from test_normal_forms import outputs
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent
 from netfuse_onnx.load.loader import load
+from netfuse_onnx.load.spelled import respelled
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.storage import weights
 
@@ -57,6 +58,7 @@ NEARLY: dict[str, tuple[str, str, str]] = {
         "{ a = Conv<pads=[0,0,0,0]>(x, k) y = BatchNormalization(a, s, t, m, v) }"),
     "read twice": (PICTURE, "{ y = Conv(x, k, b) }",
         "{ a = Conv(x, k) n = BatchNormalization(a, s, t, m, v) y = Add(n, a) }"),
+    "a shift of columns": (PICTURE, "{ y = Conv(x, k, b) }", "{ a = Conv(x, k) y = Add(a, s) }"),
     "not along channels": (WORDS, "{ p = MatMul(x, w) y = Add(p, l) }",
         "{ p = MatMul(x, w) y = BatchNormalization(p, s, t, m, v) }"),
     "a scale that softmax needs": (WORDS, f"{SPLIT} {{ {HEADS} p = MatMul(q2, k2) f = Softmax(p) y = Mul(f, a) }}",
@@ -108,6 +110,12 @@ def test_what_is_nearly_the_same_is_refused(name: str, tmp_path: Path) -> None:
     paths = [save(tmp_path / f"m{k}.onnx", model(dims, body, k)) for k, body in enumerate(bodies)]
     with pytest.raises(NotEquivalent):
         netfuse_onnx.merge(paths, str(tmp_path / "out.onnx"))
+
+
+def test_a_convolution_that_others_read_is_not_computed_twice(tmp_path: Path) -> None:
+    dims, _, body = NEARLY["read twice"]
+    source = load(save(tmp_path / "m.onnx", model(dims, body, 0)))
+    assert not respelled(source).counts and respelled(source).source.graph is source.graph
 
 
 def test_the_record_tells_models_forms_and_places(tmp_path: Path) -> None:

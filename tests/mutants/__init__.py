@@ -9,6 +9,7 @@ from .of_ci import MUTATIONS as CI
 from .of_combine import MUTATIONS as COMBINE
 from .of_cuda import MUTATIONS as CUDA
 from .of_engine import MUTATIONS as ENGINE
+from .of_exporters import MUTATIONS as EXPORTERS
 from .of_forms import MUTATIONS as FORMS
 from .of_low_rank import MUTATIONS as LOW_RANK
 from .of_lower import MUTATIONS as LOWER
@@ -60,5 +61,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVERS,
     *ENGINE,
     *PAGE,
+    *EXPORTERS,
     *CI,
 )

@@ -59,7 +59,7 @@ def respelled(source: Source, chosen: frozenset[str] | None = None) -> Spelling:
         graph, count, constants = one_size.respelled(current)
         counts[one_size.NAME] += count
         made |= constants
-        sized = replace(current, graph=graph)
+        sized = current if graph is current.graph else replace(current, graph=graph)
         current = _formed(sized, chosen, counts, made)
         if current is sized:
             break
