@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from onnx import numpy_helper
 import netfuse_onnx
 from netfuse_onnx import FileFault, NotEquivalent, UsageFault, ValuesDiffer
 from netfuse_onnx.lifecycle import changing
+from netfuse_onnx.lifecycle.before import refuse
 from netfuse_onnx.prove import kept
+from netfuse_onnx.spelling_rows import Spelling
 from netfuse_onnx.storage import wire
-from netfuse_onnx.write import digests
+from netfuse_onnx.write import digests, metadata
 
 # --------------------------------------------------------------------------- proofs
 
@@ -226,3 +229,17 @@ def test_the_commands_say_what_they_did(tmp_path: Path, run: Run) -> None:
     assert code == 0
     assert '"removed": ["a"]' in out.replace("\n", "").replace("  ", "") or '"removed"' in out
     assert wire.scan(merged).files
+
+
+def test_files_that_only_their_sources_can_change(tmp_path: Path) -> None:
+    merged = str(pool(tmp_path, "mlp", 2, [0], False).fresh("ab", tmp_path / "merged"))
+    about = metadata.read(merged)
+    refuse(merged, about)
+    slim = Spelling((), onnxslim="0.1").written()
+    for other, said in (
+        (replace(about, spelling=slim), "onnxslim had simplified"),
+        (replace(about, low_rank={}), "low-rank differences"),
+        (replace(about, sha256=("1+2", "1+3")), "adapters of one base"),
+    ):
+        with pytest.raises(FileFault, match=said):
+            refuse(merged, other)

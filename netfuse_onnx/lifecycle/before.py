@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
+from netfuse_onnx import spelling_rows
 from netfuse_onnx.errors import FileFault
 from netfuse_onnx.lifecycle.places import Places
 from netfuse_onnx.write.digests import JOINED
@@ -51,6 +52,11 @@ def refuse(merged: str, about: Metadata) -> None:
         raise FileFault(
             f"{merged} was merged from adapters of one base, whose files it does not hold.",
             "Merge again from the base and all adapters.",
+        )
+    if (spelling := spelling_rows.read(about.spelling)) is not None and spelling.onnxslim:
+        raise FileFault(
+            f"{merged} was merged from models that onnxslim had simplified, and holds them as it left them.",
+            "Merge again from all models, with --simplify; netfuse-onnx split gets those that you lack.",
         )
     if about.unmoved:
         raise FileFault(
