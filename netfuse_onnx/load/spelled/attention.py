@@ -30,6 +30,24 @@ def _behind_axes(forms: Forms, node: Node) -> list[Node] | None:
     ]
 
 
+@form("Reshape", name="transposed-in-groups", needs=["Transpose"],
+      says="A Transpose between Reshapes that join the other axes became one of all axes")  # fmt: skip
+def _in_groups(forms: Forms, node: Node) -> Node | None:
+    """x [a, b, s, d] as [a b, s, d], its last axes exchanged, and as [a, b, d, s] is a Transpose."""
+    turned = forms.only(node.inputs[0], "Transpose")
+    joined = forms.only(turned.inputs[0], "Reshape") if turned else None
+    if turned is None or joined is None or list(turned.attrs.get("perm", ())) != [0, 2, 1]:
+        return None
+    before, middle, after = (
+        forms.sizes.dims.get(name) for name in (joined.inputs[0], *joined.outputs, *node.outputs)
+    )
+    if before is None or middle is None or after is None or len(before) != 4:
+        return None
+    if middle[1:] != before[2:] or after != (*before[:2], before[3], before[2]):
+        return None
+    return replace(node, op="Transpose", inputs=joined.inputs[:1], attrs={"perm": [0, 1, 3, 2]})
+
+
 @form(
     "MatMul",
     name="scale-of-keys",
