@@ -283,22 +283,23 @@ def write_report(
     """
     given = [path for path in (verify, bench) if isinstance(path, str)]
     pages.check(out, (merged, *paths, *given), force=force)
+    merged = pages.merged_path(merged)
+    paths = sources.in_order(merged, paths, names)
     material = pages.material(merged, paths, verify, bench)
-    prove = functools.partial(_proved, material.path, paths, names, strict, isolation, progress, proof)
-    return pages.made(material, out, prove() if paths else None)
+    made = _proved(merged, paths, strict, isolation, progress, proof) if paths else None
+    return pages.made(material, out, made)
 
 
 def _proved(
     merged: str,
     paths: Sequence[str],
-    names: Sequence[str] | None,
     strict: bool,
     isolation: bool,
     progress: Progress | None,
     proof: Proof,
 ) -> VerifyReport:
-    """Prove a merged file. It is a function because the argument `verify` hides the verb."""
-    return verify(merged, paths, names=names, strict=strict, isolation=isolation, progress=progress, **proof)
+    """Prove a merged file. It is a function because an argument called `verify` hides the verb."""
+    return verify(merged, paths, strict=strict, isolation=isolation, progress=progress, **proof)
 
 
 def rules() -> RulesReport:

@@ -289,7 +289,7 @@ class CheckReport(Report):
     apart: Apart | None = None
     """As in MergeReport."""
     partial: tuple[PartialRow, ...] = ()
-    """The family that --partial would make of models that are not one architecture."""
+    """The outcome of --partial for models that are not one architecture."""
 
     @property
     def ok(self) -> bool:

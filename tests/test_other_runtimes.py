@@ -65,10 +65,8 @@ promised of the merged file then."""
 STATIC_TARGETS = {"tract"}
 """Runtimes that refuse a Reshape whose target depends on what is fed, and not on its size alone."""
 
-PRODUCTS = {"bert", "convnext", "vit", "distilbert", "gpt2", "gpt2_step"}
-"""OpenCV takes the first model's weights for all of them in a product [N,B,S,K] x [N,1,K,O], without an error."""
-EINSUM = {"xlnet"}
-"""OpenCV 5.0 writes past the end of a table when it reads the Einsum of several letters: an error or a crash."""
+PORTABLE = {("opencv", "xlnet")}
+"""Families that run with --portable only: OpenCV reads no Einsum with an axis of models."""
 
 
 def installed(runtime: str) -> pytest.MarkDecorator:
@@ -145,18 +143,10 @@ def agree(got: Arrays, want: Arrays, what: str) -> None:
         np.testing.assert_allclose(got[key], value, rtol=0, atol=limit, err_msg=f"{key} of {what}")
 
 
-def merged(paths: list[str], folder: Path, io: str) -> str:
+def merged(paths: list[str], folder: Path, io: str, runtime: str, name: str) -> str:
     out = str(folder / f"merged-{io}.onnx")
-    netfuse_onnx.merge(paths, out, io=io, verify=False)
+    netfuse_onnx.merge(paths, out, io=io, verify=False, portable=(runtime, name) in PORTABLE)
     return out
-
-
-def broadcast_products(path: str) -> int:
-    """Products of stacked weights [N, 1, .., K, O]."""
-    graph = onnx.load(path, load_external_data=False).graph
-    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    weights = [shapes.get(node.input[1], []) for node in graph.node if node.op_type == "MatMul"]
-    return sum(len(shape) > 3 and shape[:2] == [MODELS, 1] for shape in weights)
 
 
 # ------------------------------------------------------------------------ right values
@@ -167,21 +157,13 @@ def broadcast_products(path: str) -> int:
 def test_each_model_gives_its_own_values(
     runtime: str, name: str, io: str, tmp_path: Path, folder: Path
 ) -> None:
-    if runtime == "opencv" and name in EINSUM:
-        pytest.skip("OpenCV crashes on this Einsum: see EINSUM")
     paths = exported(name, folder)
     each = [drawn(name, {}, m) for m in range(MODELS)]
     wants = [samples.session(path)(values) for path, values in zip(paths, each, strict=True)]
     agree(RUNTIMES[runtime](paths[0])(each[0]), wants[0], "the source")
-    path = merged(paths, tmp_path, io)
+    path = merged(paths, tmp_path, io, runtime, name)
     got = RUNTIMES[runtime](path)(fed(each, paths, io))
-    agree(own(got, paths, 0, io), wants[0], "model 0")
-    if runtime == "opencv" and (broadcast_products(path) or name in PRODUCTS):
-        assert name in PRODUCTS and broadcast_products(path), "keep PRODUCTS as it is"
-        with pytest.raises(AssertionError):  # once OpenCV, or the product, is mended: take it off the list
-            agree(own(got, paths, 1, io), wants[1], "model 1")
-        return
-    for m in range(1, MODELS):
+    for m in range(MODELS):
         agree(own(got, paths, m, io), wants[m], f"model {m}")
 
 
@@ -226,10 +208,8 @@ def fails(run: Run, feeds: Arrays) -> bool:
 @pytest.mark.parametrize(("runtime", "name"), cases())
 def test_unequal_sizes_fail(runtime: str, name: str, tmp_path: Path, folder: Path) -> None:
     """A merged U-Net that was fed 32x64 and 64x32 once gave a wrong answer without an error."""
-    if runtime == "opencv" and name in EINSUM:
-        pytest.skip("OpenCV crashes on this Einsum: see EINSUM")
     paths = exported(name, folder)
-    path = merged(paths, tmp_path, "separate")
+    path = merged(paths, tmp_path, "separate", runtime, name)
     run = RUNTIMES[runtime](path)
     equal = [drawn(name, {}, m) for m in range(MODELS)]
     for sizes in unequal(name):

@@ -64,12 +64,14 @@ def simplified(path: str) -> Source:
         _run(source, out)
         slim = load(out)
         graph = _with_own_weights(slim.graph, source.graph)
-    if (graph.inputs, graph.outputs) != (source.graph.inputs, source.graph.outputs):
+    if not {*graph.inputs} <= {*source.graph.inputs} or graph.outputs != source.graph.outputs:
         raise _fault(path, "it changes the inputs or outputs")
     given = {*source.graph.weights.values()}
     made = frozenset(weight for weight in graph.weights.values() if weight not in given)
-    declared = {name: source.graph.types[name] for name in (*graph.inputs, *graph.outputs)}
-    graph = replace(graph, types={**graph.types, **declared}, name=source.graph.name)
+    ends = (*source.graph.inputs, *source.graph.outputs)  # an input that nothing reads is dropped
+    declared = {name: source.graph.types[name] for name in ends if name in source.graph.types}
+    types = {**graph.types, **declared}
+    graph = replace(graph, inputs=source.graph.inputs, types=types, name=source.graph.name)
     about = Simplified(version(), len(source.graph.nodes), len(graph.nodes), made)
     return replace(source, graph=graph, opsets=slim.opsets, simplified=about)
 
