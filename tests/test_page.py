@@ -411,6 +411,14 @@ def test_a_file_that_was_updated_has_its_page(tmp_path: Path, run: Run) -> None:
     assert "✓ Before and after" in text
 
 
+def test_files_of_two_exporters_are_told(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    tampered(paths[1], lambda proto: setattr(proto, "producer_name", "another tool"))
+    text = shown(page(merged(tmp_path, paths)))
+    assert "another tool" in text
+    assert "Spelling" in text
+
+
 def test_sources_may_come_by_name_in_any_order(tmp_path: Path, run: Run) -> None:
     paths, out = family(tmp_path, count=3), tmp_path / "r.html"
     path = merged(tmp_path, paths)

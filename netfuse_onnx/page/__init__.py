@@ -6,7 +6,6 @@
                     --layout--+
 
 `groups.py` joins the nodes of the merged graph to the nodes of the source from which they were made,
-`graph.py` adds their facts, and `layout.py` gives them places. `sections.py`, `plots.py` and `snippets.py` have
-what the templates show beyond the reports themselves. Nothing here runs a model: pages.py connects it with the
-verbs.
+`graph.py` adds their facts, and `layout.py` gives them places. What templates show beyond the reports is in
+`sections.py`, `plots.py` and `snippets.py`. `pages.py`, one level up, connects the page with the verbs.
 """

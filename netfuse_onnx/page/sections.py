@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx import edges
+from netfuse_onnx import edges, spelling_rows
 from netfuse_onnx.page import plots
 from netfuse_onnx.page.graph import Drawing, ids
 from netfuse_onnx.page.material import Material
@@ -61,6 +61,7 @@ class Sections:
     waiting: str
     weights: Sequence[tuple[str, int, str]]
     warnings: Sequence[str]
+    written: Sequence[str]
     snippets: Sequence[Snippet]
 
 
@@ -68,7 +69,7 @@ def sections(material: Material, drawn: Drawing) -> Sections:
     about, graph = material.about, material.model.graph
     stored = {tensor.name for tensor in graph.initializer}
     opsets = sorted((entry.domain or "ai.onnx", entry.version) for entry in material.model.opset_import)
-    proof = material.proof
+    proof, spelling = material.proof, spelling_rows.read(about.spelling)
     return Sections(
         file=os.path.basename(material.path),
         tiles=list(_tiles(material)),
@@ -87,6 +88,7 @@ def sections(material: Material, drawn: Drawing) -> Sections:
         waiting=plots.waiting(material.bench) if material.bench else "",
         weights=_largest(drawn),
         warnings=_warnings(material),
+        written=list(spelling.sentences()) if spelling else (),
         snippets=snippets(material),
     )
 
