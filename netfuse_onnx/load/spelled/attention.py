@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from netfuse_onnx.load.spelled.engine import Forms, form
 from netfuse_onnx.load.spelled.scalars import MODERATE
 from netfuse_onnx.ops.kinds import FLOATS
@@ -28,6 +30,33 @@ def _behind_axes(forms: Forms, node: Node) -> list[Node] | None:
         replace(node, inputs=(x, *node.inputs[1:]), outputs=(moved,)),
         replace(product, inputs=(moved, _scalar(forms, number, x)), outputs=node.outputs),
     ]
+
+
+@form("Reshape", name="transposed-in-groups", needs=["Transpose"],
+      says="A Transpose between Reshapes that join the other axes became one of all axes")  # fmt: skip
+def _in_groups(forms: Forms, node: Node) -> list[Node] | None:
+    """x [a, b, s, d] as [a b, s, d], its last axes exchanged, and as [a, b, d, s] is a Transpose."""
+    turned = forms.only(node.inputs[0], "Transpose")
+    joined = forms.only(turned.inputs[0], "Reshape") if turned else None
+    if turned is None or joined is None or list(turned.attrs.get("perm", ())) != [0, 2, 1]:
+        return None
+    before, middle, after = (
+        forms.sizes.dims.get(name) for name in (joined.inputs[0], *joined.outputs, *node.outputs)
+    )
+    if before is None or middle is None or after is None or len(before) < 4 or len(after) != 4:
+        return None
+    if not middle[1:] == before[-2:] == (after[3], after[2]):
+        return None
+    x, made = joined.inputs[0], list[Node]()
+    if before[:-2] != after[:2]:
+        target = [size.constant if size.constant is not None else -1 for size in (*after[:2], *before[-2:])]
+        target[0] = 0 if target[0] == -1 and before[0] == after[0] else target[0]
+        if target.count(-1) > 1 or any(size.constant == 0 for size in after):
+            return None
+        x = forms.fresh(x)
+        shape = forms.new_constant(np.array(target, np.int64))
+        made.append(Node("Reshape", "", joined.name, (joined.inputs[0], shape), (x,), {}))
+    return [*made, replace(node, op="Transpose", inputs=(x,), attrs={"perm": [0, 1, 3, 2]})]
 
 
 @form(

@@ -8,6 +8,7 @@ forms: the comparison itself ignores these (match/spelling.py).
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.spelled.constants import Constants
+from netfuse_onnx.load.spelled.sizes import Sizes
 from netfuse_onnx.types import Dim, Graph, Node, Source, ValueType
 
 PASSES = 64
@@ -159,6 +161,11 @@ class Forms(Constants):
         return None if node.key == "Identity" else (Node("Identity", "", node.name, (name,), (result,), {}),)
 
     # ------------------------------------------------------------------ what forms ask
+
+    @functools.cached_property
+    def sizes(self) -> Sizes:
+        """The dims of all values before this pass as polynomials in the sizes of the inputs."""
+        return Sizes(self.source, infer(unclaimed(self.source)).graph)
 
     def type_of(self, name: str) -> ValueType:
         """Return the type of a value or a constant."""
