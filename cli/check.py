@@ -15,6 +15,7 @@ from .options import (
     named_models,
     names_option,
     partial_option,
+    simplify_option,
 )
 
 
@@ -23,9 +24,15 @@ from .options import (
 @adapter_option
 @names_option
 @partial_option
+@simplify_option
 @common_options
 def check(
-    models: tuple[str, ...], adapters: tuple[str, ...], names: str | None, partial: bool, as_json: bool
+    models: tuple[str, ...],
+    adapters: tuple[str, ...],
+    names: str | None,
+    partial: bool,
+    simplify: bool,
+    as_json: bool,
 ) -> int:
     """Tell if the models are one architecture, and if not which are, what differs, and where.
 
@@ -37,7 +44,7 @@ def check(
     at_least_two(models, adapters)
     paths, called = named_models(models, names, adapters)
     try:
-        return answer("check", as_json, paths, names=called, partial=partial)
+        return answer("check", as_json, paths, names=called, partial=partial, simplify=simplify)
     except FileFault as error:
         if not as_json:
             from .render_check import readable

@@ -96,7 +96,9 @@ def _source(model: str, message: str) -> Case:
 
 def _proofs(report: VerifyReport) -> Iterator[Suite]:
     values = report.values
-    rest = [text for text in report.warnings if text not in (*report.blind, report.graph.note)]
+    rest = [
+        text for text in report.warnings if text not in (*report.blind, report.graph.note, report.bytes.note)
+    ]
     yield Suite("bytes", [_bytes(report)], rest)
     if report.reconstruction:
         rebuilt = report.reconstruction
@@ -108,6 +110,9 @@ def _proofs(report: VerifyReport) -> Iterator[Suite]:
     yield Suite("values", list(_values(values)))
     if report.views:
         yield Suite("views", [_case("merged", "views", report.views.problems)])
+    if report.kept:
+        told = f"{report.kept.outputs} outputs are as before, {report.kept.exact} bit for bit"
+        yield Suite("kept", [_case("merged", "models that were not changed", report.kept.problems, told)])
     isolation = list(_isolation(values))
     if isolation:
         yield Suite("isolation", isolation)
@@ -120,7 +125,7 @@ def _bytes(report: VerifyReport) -> Case:
     proof = report.bytes
     told = f"{proof.weights} weights and {proof.attributes} attributes equal the sources', bit for bit"
     nothing = "" if proof.weights or proof.attributes else "There are no weights to compare by bytes."
-    return _case("merged", "weights and attributes", proof.problems, told, skipped=nothing)
+    return _case("merged", "weights and attributes", proof.problems, told, skipped=proof.note or nothing)
 
 
 def _values(values: ValuesProof) -> Iterator[Case]:

@@ -22,6 +22,7 @@ from .answering import answer
 from .bundle import bundle
 from .check import check
 from .export import export
+from .hook import hook
 from .merge import merge
 from .options import (
     adapter_option,
@@ -69,6 +70,7 @@ cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(export)
 cli.add_command(plan_fleet)
+cli.add_command(hook)
 cli.add_command(split)
 
 

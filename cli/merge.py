@@ -24,13 +24,14 @@ from .options import (
     partial_option,
     proof_arguments,
     proof_options,
+    simplify_option,
     tune_option,
 )
 from .text import printable
 
 ARGUMENTS = (
     "io", "routing", "share", "combine", "target", "partial", "strict", "out", "data", "tune", "views",
-    "low_rank", "base", "portable", "report",
+    "low_rank", "base", "simplify", "portable", "report",
 )  # fmt: skip
 """The options that are arguments of the verb as they are."""
 
@@ -63,6 +64,7 @@ ARGUMENTS = (
 @tune_option
 @low_rank_options
 @partial_option
+@simplify_option
 @click.option(
     "--portable",
     is_flag=True,

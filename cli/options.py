@@ -124,6 +124,13 @@ partial_option = click.option(
 )
 
 
+simplify_option = click.option(
+    "--simplify",
+    is_flag=True,
+    help="Compare and merge the models as onnxslim simplifies them; their values are proven as they are.",
+)
+
+
 class WithOptionalValues(click.Command):
     """A command with options whose value may be left out. What follows one is its value only where that is a
     number: a model may stand there, too."""

@@ -41,6 +41,7 @@ from .render_page import page
 from .render_proofs import proofs
 from .render_routed import routing
 from .render_sharing import sharing
+from .render_spelling import spelling
 from .render_split import split
 from .render_tuning import assumed, sizes, tuning
 from .render_verdict import verdict
@@ -76,6 +77,7 @@ def merge(report: MergeReport, console: Screen) -> None:
         )
     low_rank(report.low_rank, console)
     adapters(report.adapters, console)
+    spelling(report.spelling, console)
     _lowered(report.lowered, console)
     routing(report.routing, console)
     sizes(report.lowered, report.dims, console)
@@ -124,6 +126,7 @@ def inspect(report: InspectReport, console: Screen) -> None:
     )
     console.say(f"I/O {report.io}{shared}; target {report.target}; {report.weights} merged weights")
     low_rank(report.low_rank, console)
+    spelling(report.spelling, console)
     apart(report.apart, console)
     _lowered(report.lowered, console)
     _names(report.names, console)

@@ -9,6 +9,7 @@ from .render_adapters import adapters
 from .render_apart import apart, partial
 from .render_hints import hints
 from .render_sharing import sharing
+from .render_spelling import spelling
 from .render_verdict import verdict
 from .screen import REASONS, Screen, size, some
 
@@ -29,6 +30,7 @@ def check(report: CheckReport, console: Screen) -> None:
     else:
         console.say(f"Equivalent: {alike}.")
     adapters(report.adapters, console)
+    spelling(report.spelling, console)
     _weights(report, console)
     _nodes(report, console)
     apart(report.apart, console)

@@ -24,6 +24,7 @@ from netfuse_onnx import (
     pages,
     refusals,
     sources,
+    spelling_rows,
     verifying,
 )
 from netfuse_onnx.bundle_report import BundleReport
@@ -33,6 +34,7 @@ from netfuse_onnx.lifecycle.split_report import SplitReport
 from netfuse_onnx.lifecycle.verbs import add as add
 from netfuse_onnx.lifecycle.verbs import remove as remove
 from netfuse_onnx.lifecycle.verbs import update as update
+from netfuse_onnx.load import simplified
 from netfuse_onnx.measure.clock import Clock
 from netfuse_onnx.measure.contest import contest
 from netfuse_onnx.measure.entries import MergedFile
@@ -73,6 +75,7 @@ def merge(
     base: str | None = None,
     portable: bool = False,
     report: str | None = None,
+    simplify: bool = False,
     progress: Progress | None = None,
     **proof: Unpack[Proof],
 ) -> MergeReport:
@@ -85,10 +88,13 @@ def merge(
     a bundle: the merged file, and a graph of each model that reads its weights from there; `low_rank` is the
     tolerance of low-rank differences from `base`, 0 for the rounding of the type; `portable` keeps to the
     opset and operators of the sources, and to forms that other runtimes than ONNX Runtime run, too; `report`
-    is a page to write, as `write_report` does.
+    is a page to write, as `write_report` does; `simplify` runs onnxslim on a copy of each source first.
     Raises NotEquivalent, StrictViolated, NotStackable and its kinds, NotProven, and ValuesDiffer with the
     MergeReport in its `report`; in these cases `out` is as it was.
     """
+    if simplify:
+        refusals.not_simplified(views=views, low_rank=low_rank is not None)
+        paths = simplified.paths(paths)
     if report is not None:
         pages.check(report, (out, *paths))
     merged = Merging(
@@ -100,11 +106,18 @@ def merge(
     return merged
 
 
-def check(paths: Sequence[str], *, names: Sequence[str] | None = None, partial: bool = False) -> CheckReport:
-    """Answer if the models are one architecture. A no is a report that is not ok: it has the families of the
-    models, and what differs. A FileFault names all files that can't be read; its `report` has the families of
-    the others."""
+def check(
+    paths: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    partial: bool = False,
+    simplify: bool = False,
+) -> CheckReport:
+    """Answer if the models are one architecture, with `simplify` as onnxslim simplifies them. A no is a
+    report that is not ok: it has the families of the models, and what differs. A FileFault names all files
+    that can't be read; its `report` has the families of the others."""
     labels = arguments.model_names(paths, names)
+    paths = simplified.paths(paths) if simplify else paths
     match = functools.partial(opened.matched, partial=partial)
     partly = None if partial else functools.partial(opened.matched, partial=True)
     comparison = checked.Comparison(match, exact=not partial, partial=partly)
@@ -205,6 +218,7 @@ def inspect(merged: str) -> InspectReport:
         apart=about.apart,
         names=tuple(about.labels.rows()),
         changed=changed,
+        spelling=spelling_rows.read(about.spelling),
     )
 
 
@@ -269,22 +283,23 @@ def write_report(
     """
     given = [path for path in (verify, bench) if isinstance(path, str)]
     pages.check(out, (merged, *paths, *given), force=force)
+    merged = pages.merged_path(merged)
+    paths = sources.in_order(merged, paths, names)
     material = pages.material(merged, paths, verify, bench)
-    prove = functools.partial(_proved, material.path, paths, names, strict, isolation, progress, proof)
-    return pages.made(material, out, prove() if paths else None)
+    made = _proved(merged, paths, strict, isolation, progress, proof) if paths else None
+    return pages.made(material, out, made)
 
 
 def _proved(
     merged: str,
     paths: Sequence[str],
-    names: Sequence[str] | None,
     strict: bool,
     isolation: bool,
     progress: Progress | None,
     proof: Proof,
 ) -> VerifyReport:
-    """Prove a merged file. It is a function because the argument `verify` hides the verb."""
-    return verify(merged, paths, names=names, strict=strict, isolation=isolation, progress=progress, **proof)
+    """Prove a merged file. It is a function because an argument called `verify` hides the verb."""
+    return verify(merged, paths, strict=strict, isolation=isolation, progress=progress, **proof)
 
 
 def rules() -> RulesReport:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from netfuse_onnx import apart, expected, families, hints, sharing, sources
+from netfuse_onnx import apart, expected, families, hints, sharing, sources, spelling_rows
 from netfuse_onnx.errors import FileFault, NotEquivalent
 from netfuse_onnx.lowered import Merged
 from netfuse_onnx.match.matcher import ONLY
@@ -143,5 +143,6 @@ def _equivalent(paths: Sequence[str], family: Correspondence, merged: Merged) ->
         hints=hints.of_check(family, merged),
         sharing=sharing.of(family, merged, {}),
         adapters=sources.changes(family),
+        spelling=spelling_rows.of(family),
         apart=apart.of(family, merged, {}),
     )

@@ -35,8 +35,8 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class ApartRow:
-    """The part that some models compute each by itself: the operators, the name of the node where it is one, and the
-    sizes of its weights, with those of all models where they differ: `768 x 2, 5, 10`."""
+    """A part that some models compute each by itself: the operators, the name of the node where it is one,
+    and the sizes of its weights, with those of all models where they differ: `768 x 2, 5, 10`."""
 
     models: tuple[str, ...]
     operators: str
@@ -57,7 +57,7 @@ class Apart:
 
 @dataclass(frozen=True, slots=True)
 class PartialRow:
-    """The answer of --partial for some models that are not one architecture: what it would merge, and a
+    """The outcome of --partial for some models that are not one architecture: the part that is merged, and a
     sentence for each difference; or the reason why it would refuse them."""
 
     models: tuple[str, ...]

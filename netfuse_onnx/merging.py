@@ -23,6 +23,7 @@ from netfuse_onnx import (
     routes,
     sharing,
     sources,
+    spelling_rows,
     wording,
 )
 from netfuse_onnx.bundling import Bundling
@@ -297,6 +298,7 @@ class _Work:
             dims={name: (size,) if isinstance(size, int) else tuple(size) for name, size in sizes},
             tuning=tuning,
             combined=family.combined,
+            spelling=spelling_rows.of(family),
             portable=family.portable,
             source_opset=max(source.opsets.get("", 0) for source in family.loaded or family.sources),
             opset=family.opsets.get("", 0),

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from netfuse_onnx import arguments, factoring, routes, sources
+from netfuse_onnx import arguments, factoring, routes, sources, spelling_rows
+from netfuse_onnx.load import simplified
 from netfuse_onnx.load.claims import Run
 from netfuse_onnx.match.matcher import match
 from netfuse_onnx.options import Proof, refuse_unknown
@@ -64,6 +65,9 @@ def read_merged(
     options = checked_options(about.io, about.share, proof, libraries)
     sources.refuse_other_kind(about, merged, paths)
     sources.refuse_other_number(about, merged, paths)
+    spelling = spelling_rows.read(about.spelling)
+    if spelling is not None and spelling.onnxslim:
+        paths = simplified.paths(paths)
     models = sources.read(paths)
     with Digests(models) as digests:
         family = matched(

@@ -11,12 +11,18 @@ from netfuse_onnx.page import material as materials
 from netfuse_onnx.page.material import Material
 from netfuse_onnx.page_report import PageReport
 from netfuse_onnx.report import MergeReport, VerifyReport
+from netfuse_onnx.runtime import bundle as bundles
 
 
 def check(out: str, read: Sequence[str], *, force: bool = False) -> None:
     """Raise UsageFault or FileFault where a page can't be written to `out`, before any work is done."""
     build.check()
     build.check_target(out, tuple(read), force=force)
+
+
+def merged_path(path: str) -> str:
+    """Return the merged file at a path: the file itself, or the one in a bundle."""
+    return bundles.read(path).merged_path if bundles.is_bundle(path) else path
 
 
 def material(
@@ -35,7 +41,7 @@ def material(
 
 def of_merge(report: MergeReport, out: str) -> PageReport:
     """Write the page of a file that was merged just now."""
-    return build.made(material(report.out, (), report, None), out)
+    return build.made(material(merged_path(report.out), (), report, None), out)
 
 
 def made(found: Material, out: str, proof: VerifyReport | None) -> PageReport:

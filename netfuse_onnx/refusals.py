@@ -12,6 +12,13 @@ from netfuse_onnx.run import bounds
 from netfuse_onnx.types import Correspondence
 
 
+def not_simplified(*, views: bool, low_rank: bool) -> None:
+    """Raise UsageFault for what needs the graphs of the files as they are."""
+    for option, given in (("--views", views), ("--low-rank", low_rank)):
+        if given:
+            raise UsageFault(f"--simplify can't be combined with {option}.", "Simplify the files first.")
+
+
 def replicated(answer: MergeReport) -> None:
     """Raise StrictViolated where a node would be replicated because no rule applies."""
     rows = [row for row in answer.lowered.replicated if row.reason != CHEAPER]

@@ -24,6 +24,7 @@ from netfuse_onnx.proofs import (
     ViewsProof,
     describe,
 )
+from netfuse_onnx.spelling_rows import Spelling
 from netfuse_onnx.tuning import Tuning
 from netfuse_onnx.types import Producer
 from netfuse_onnx.verdict import Verdict
@@ -185,6 +186,8 @@ class MergeReport(Report):
     """The weights that adapters change in their base; None where the models are no adapters."""
     views: Views | None = None
     """The views of the bundle that was written; None for a merged file alone."""
+    spelling: Spelling | None = None
+    """The ways in which the files were written, where they differ, and what was brought together."""
     portable: bool = False
     source_opset: int = 0
     """The highest opset of the sources."""
@@ -282,10 +285,11 @@ class CheckReport(Report):
     hints: tuple[str, ...] = ()
     sharing: Sharing | None = None
     adapters: Adapters | None = None
+    spelling: Spelling | None = None
     apart: Apart | None = None
     """As in MergeReport."""
     partial: tuple[PartialRow, ...] = ()
-    """The family that --partial would make of models that are not one architecture."""
+    """The outcome of --partial for models that are not one architecture."""
 
     @property
     def ok(self) -> bool:
@@ -330,6 +334,7 @@ class InspectReport(Report):
     """True where measuring chose the plan, so that the file records it."""
     combined: Mapping[str, str] = field(default_factory=dict)
     """The outputs that are given once, and how they are combined."""
+    spelling: Spelling | None = None
     changed: Changed | None = None
     """The change of the file since the merge; None where there is none."""
     apart: Apart | None = None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from netfuse_onnx.types import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,15 @@ class Respelled:
     rows: tuple[Respelling, ...]
     weights: frozenset[str] = frozenset()
     opset: int = 0
+    models: int = 0
 
     @property
     def differing(self) -> tuple[Respelling, ...]:
         """The rows of forms that were applied more often to some models: in these the files differed."""
-        models = {row.model for row in self.rows}
         counts: dict[str, list[int]] = {}
         for row in self.rows:
             counts.setdefault(row.form, []).append(row.count)
-        equal = {form for form, some in counts.items() if len(some) == len(models) and len(set(some)) == 1}
+        equal = {form for form, some in counts.items() if len(some) == self.models and len(set(some)) == 1}
         return tuple(row for row in self.rows if row.form not in equal)
 
     def sentences(self) -> Iterator[str]:
@@ -44,3 +48,14 @@ class Respelled:
             rows = [row for row in self.rows if row.form == form]
             places = ", ".join(f"{row.count} in {row.model}" for row in rows)
             yield f"{rows[0].says} ({places})."
+
+
+@dataclass(frozen=True, slots=True)
+class Simplified:
+    """A source that onnxslim of this version has simplified: its nodes before and after, and the weights that
+    are not those of the file."""
+
+    version: str
+    before: int
+    after: int
+    made: frozenset[Weight]

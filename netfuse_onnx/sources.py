@@ -11,6 +11,7 @@ from netfuse_onnx.adapter_rows import Adapters, listed
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.load.adapters import AdapterPath, adapted
 from netfuse_onnx.load.loader import load
+from netfuse_onnx.load.simplified import SimplifiedPath, simplified
 from netfuse_onnx.names import models_in_order
 from netfuse_onnx.storage.steady import steady
 from netfuse_onnx.types import Correspondence, Source
@@ -24,9 +25,14 @@ def read(paths: Sequence[str]) -> list[Source]:
     """Return all sources. Raises FileFault for the first unreadable one, UsageFault for a merged model,
     AdapterMismatch for an adapter that does not fit its base."""
     base = base_of(paths)
-    sources = steady(files(paths), lambda: adapted(base, paths) if base else [load(path) for path in paths])
+    sources = steady(files(paths), lambda: adapted(base, paths) if base else list(map(_loaded, paths)))
     _refuse_merged(sources[:1] if base else sources)
     return sources
+
+
+def _loaded(path: str) -> Source:
+    """Return one source, simplified where its path says so."""
+    return simplified(path) if isinstance(path, SimplifiedPath) else load(path)
 
 
 def base_of(paths: Sequence[str]) -> str:
@@ -50,7 +56,7 @@ def read_each(paths: Sequence[str]) -> list[Source | FileFault]:
     loaded: list[Source | FileFault] = []
     for path in paths:
         try:
-            loaded.append(load(path))
+            loaded.append(_loaded(path))
         except FileFault as fault:
             loaded.append(fault)
     _refuse_merged(one for one in loaded if isinstance(one, Source))

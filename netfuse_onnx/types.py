@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from netfuse_onnx.original import Original
     from netfuse_onnx.plan.nested import NestedPlan
     from netfuse_onnx.predicted import Prediction
-    from netfuse_onnx.respelling import Respelled
+    from netfuse_onnx.respelling import Respelled, Simplified
     from netfuse_onnx.rules import Option, Site
 
 # --------------------------------------------------------------------------- weights
@@ -176,6 +176,7 @@ class Source:
     producer: Producer = field(default_factory=Producer)
     adapted: Adapted | None = None
     original: Original | None = None
+    simplified: Simplified | None = None
 
     def with_graph(self, **changes: Any) -> Source:
         """Return the source with these fields of its graph changed."""

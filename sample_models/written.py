@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,12 +39,13 @@ class Way:
         return f"{self.exporter} {self.opset}{norms}{', fixed sizes' if self.static else ''}"
 
 
-def write(build: Callable[[], nn.Module], family: Family, inputs: tuple[Input, ...], way: Way,
-          path: Path, seed: int) -> Path:  # fmt: skip
-    """Write a network with random weights of `seed` to `path`."""
+def write(
+    network: nn.Module, family: Family, inputs: tuple[Input, ...], way: Way, path: Path, seed: int
+) -> Path:
+    """Write a network with random weights of `seed` to `path`. Where norms are fused, the network changes."""
     for noisy in ("torch.onnx", "onnxscript", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    network = build().eval()
+    network.eval()
     randomise(network, seed)
     if way.norms == "fused":
         fuse(network)

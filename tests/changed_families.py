@@ -3,6 +3,7 @@ several ways, and the comparison of a merged file with a fresh merge of what sho
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,3 +125,14 @@ def files(merged: Path) -> dict[str, bytes]:
     """The bytes of all files of a merged model, by name."""
     names = [merged.name, *wire.external_locations(str(merged))]
     return {name: (merged.parent / name).read_bytes() for name in names}
+
+
+def wide(folder: Path, **options: object) -> tuple[Pool, Path]:
+    """A merged file of a, b and c with a data file, and a model d."""
+    models = pool(folder, "wide", 4, [0], False, data="external", **options)
+    return models, models.fresh("abc", folder / "merged")
+
+
+def left(merged: Path) -> set[str]:
+    """The files in the folder that are not of the merged file."""
+    return set(os.listdir(merged.parent)) - set(files(merged))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +13,7 @@ from families import save
 from onnx import numpy_helper, parser
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
+LEARNED = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>'
 BODY = "h = MatMul(x, w1) r = Relu(h) g = MatMul(r, w2) t = Tanh(g)"
 SHAPES = {"w1": (8, 16), "w2": (16, 16)}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,10 +40,23 @@ TAILS: Mapping[str, tuple[str, str, Shapes]] = {
         {"w": (16, 4)},
     ),
     "half": ("float16[n, 3] y", "l = MatMul(t, w) y = Cast<to = 10>(l)", {"w": (16, 3)}),
+    "long": ("int64[n, 3] y", "l = MatMul(t, w) y = Cast<to = 7>(l)", {"w": (16, 3)}),
+    "wide": ("float[n, 600] y", "s = Neg(t) y = MatMul(s, w)", {"w": (16, 600)}),
     "features": ("float[n, 16] t", "", {}),
     "hidden": ("float[n, 16] y, float[n, 16] r", "y = Neg(t)", {}),
     "normal": ("float[n, 16] y", "m = ReduceL2<axes = [1]>(t) y = Div(t, m)", {}),
     "passes": ("float[n, 16] t, float[n, 8] z", "z = Identity(x)", {}),
+    "lookup": (
+        "float[n, 4] y",
+        "s = ReduceMax<axes = [1], keepdims = 0>(t) i = Cast<to = 7>(s) y = Gather(e, i)",
+        {"e": (9, 4)},
+    ),
+    "scaled": (
+        "float[n, 16] y",
+        "y = ai.onnx.ml.Scaler<offset = [0.5], scale = [2.0]>(t)",
+        {},
+    ),
+    "sequence": ("seq(float[n, 16]) y", "u = Neg(t) y = SequenceConstruct(t, u)", {}),
     "if": (
         "float[n, 3] y",
         """l = MatMul(t, w) s = ReduceSum<keepdims = 0>(l) c = Less(s, zero) y = If(c) <
@@ -59,7 +74,9 @@ def tailed(folder: Path, tails: Sequence[str], body: str = BODY, batch: str = "n
         outputs, tail, held = TAILS[name]
         text = f"g (float[{batch}, 8] x) => ({outputs.replace('[n', f'[{batch}')}) {{ {body} {tail} }}"
         proto, rng = (
-            parser.parse_model(HEAD + text.replace("float[n", f"float[{batch}")),
+            parser.parse_model(
+                (LEARNED if "ml" in tail else HEAD) + text.replace("float[n", f"float[{batch}")
+            ),
             np.random.default_rng(k),
         )
         for weight, shape in {**SHAPES, **held}.items():
@@ -89,9 +106,12 @@ def agree(merged: str, paths: Sequence[str], rows: int = 2, seed: int = 5) -> No
     same(got, wanted)
 
 
-def same(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+def same(got: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> None:
     assert sorted(got) == sorted(wanted)
     for name, value in wanted.items():
+        if isinstance(value, list):
+            same(dict(enumerate(got[name])), dict(enumerate(value)))
+            continue
         assert got[name].dtype == value.dtype and got[name].shape == value.shape
         loose = 2e-3 if value.dtype == np.float16 else 1e-5
         np.testing.assert_allclose(got[name], value, rtol=loose, atol=loose)

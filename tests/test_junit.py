@@ -12,7 +12,7 @@ from families import family, merged, tampered
 from netfuse_onnx.cli import junit
 
 from netfuse_onnx.errors import FileFault, ValuesDiffer
-from netfuse_onnx.proofs import BytesProof, GraphProof, OutputProof, Telling, ValuesProof
+from netfuse_onnx.proofs import BytesProof, GraphProof, KeptProof, OutputProof, Telling, ValuesProof
 from netfuse_onnx.report import VerifyReport
 
 Element = ElementTree.Element
@@ -190,6 +190,15 @@ def test_what_was_not_proven_is_an_error_and_what_was_not_made_is_skipped() -> N
     assert told == ["a is not the file that was merged"]
     strict = cases(parsed(report(strict=True)))["telling.every model", "y"].find("error")
     assert strict is not None and "says nothing about a and b" in strict.attrib["message"]
+
+
+def test_values_alone_and_models_that_were_kept() -> None:
+    note = "The bytes were not compared: --values."
+    kept = KeptProof(models=1, outputs=2, exact=2, problems=("Output y of a changed.",))
+    found = cases(parsed(report(bytes=BytesProof(note=note), kept=kept)))
+    skipped = found["bytes.merged", "weights and attributes"].find("skipped")
+    assert skipped is not None and skipped.attrib["message"] == note
+    assert found["kept.merged", "models that were not changed"].find("failure") is not None
 
 
 def test_no_output_is_no_success() -> None:

@@ -23,7 +23,7 @@ from page_files import HOSTILE, IF, KINDS, chain, named, nodes_of, page, scene, 
 
 import netfuse_onnx
 from netfuse_onnx.page import layout, plot
-from netfuse_onnx.units import duration
+from netfuse_onnx.units import duration, size
 
 # --------------------------------------------------------------------------- the graph
 
@@ -75,7 +75,7 @@ def test_a_box_has_its_layouts_weights_cost_and_reason(tmp_path: Path) -> None:
     assert any("us" in node.get("cost", "") for node in nodes.values())
     weights = [weight for node in nodes.values() for weight in node.get("weights", ())]
     assert {weight[0] for weight in weights} == {"w1", "b1", "w2"}
-    assert sum(4 * np.prod([int(size) for size in w[2].split(" × ")]) * w[4] for w in weights) == 2 * 4 * 208
+    assert sum(4 * np.prod([int(part) for part in w[2].split(" × ")]) * w[4] for w in weights) == 2 * 4 * 208
 
 
 def test_conversions_are_boxes_of_their_own(tmp_path: Path) -> None:
@@ -130,6 +130,7 @@ def test_the_page_has_the_family(tmp_path: Path) -> None:
     for name, source in zip(("red", "green", "blue"), paths, strict=True):
         assert hashlib.sha256(Path(source).read_bytes()).hexdigest() in text
         assert f"{name}/x" in text
+        assert size(os.path.getsize(source)) in text
     assert "3 models in one graph" in re.sub(r"\s+", " ", text)
     assert "Proven" in text
 
@@ -209,7 +210,7 @@ def test_partial_and_low_rank_files_have_pages(tmp_path: Path) -> None:
         for name, rows in (("a", 30), ("b", 90))
     ]
     text = page(merged(tmp_path, paths, partial=True))
-    assert "models may differ in the nodes that are replicated" in shown(text)
+    assert "models may differ in the nodes that are replicated; 0.0 %" in shown(text)
     rng = np.random.default_rng(0)
     w = rng.standard_normal((64, 64)).astype(np.float32)
     for path in paths:
@@ -384,3 +385,45 @@ def test_bundles_have_pages(tmp_path: Path, run: Run) -> None:
     assert "graphs of single models" in shown(out.read_text())
     assert run("report", tmp_path / "bundle", "-o", out)[0] == 0
     refused(run("report", tmp_path / "bundle", paths[0], "-o", out, "--verify", "x"), 2, "one of the two")
+
+
+def test_a_proof_of_values_alone_is_not_called_a_proof_of_all(tmp_path: Path, run: Run) -> None:
+    paths, out = family(tmp_path), tmp_path / "r.html"
+    path = merged(tmp_path, paths)
+    tampered(path, lambda proto: proto.graph.node.append(onnx.helper.make_node("Neg", ["a/y"], ["more"])))
+    proof = _json(run, tmp_path / "p.json", "verify", path, *paths, "--values")
+    assert run("report", path, "-o", out, "--verify", proof)[0] == 0
+    text = shown(out.read_text())
+    assert "Proven in part" in text
+    assert "✓ Bytes" not in text
+    assert "✓ Values" in text
+    assert "was changed after it was merged" in text
+
+
+def test_a_file_that_was_updated_has_its_page(tmp_path: Path, run: Run) -> None:
+    paths, out = family(tmp_path, count=3), tmp_path / "r.html"
+    path = merged(tmp_path, paths)
+    fresh = save(tmp_path / "new.onnx", model(MLP_TEXT, {"w1": (8, 16), "b1": (16,), "w2": (16, 4)}, 9))
+    done = _json(run, tmp_path / "update.json", "update", path, "--model", "b", fresh)
+    assert run("report", path, "-o", out, "--verify", done)[0] == 0
+    text = re.sub(r"\s+", " ", shown(out.read_text()))
+    assert "Updated b As before a, c" in text
+    assert "✓ Before and after" in text
+
+
+def test_files_of_two_exporters_are_told(tmp_path: Path) -> None:
+    paths = family(tmp_path)
+    tampered(paths[1], lambda proto: setattr(proto, "producer_name", "another tool"))
+    text = shown(page(merged(tmp_path, paths)))
+    assert "another tool" in text
+    assert "Spelling" in text
+
+
+def test_sources_may_come_by_name_in_any_order(tmp_path: Path, run: Run) -> None:
+    paths, out = family(tmp_path, count=3), tmp_path / "r.html"
+    path = merged(tmp_path, paths)
+    code, _, err = run("report", path, *[f"{'abc'[i]}={paths[i]}" for i in (2, 0, 1)], "-o", out)
+    assert code == 0, err
+    text = shown(out.read_text())
+    assert text.index(" a ") < text.index(" b ") < text.index(" c ")
+    assert "Proven" in text

@@ -4,6 +4,8 @@ each model's own file gives."""
 from __future__ import annotations
 
 import itertools
+import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from tail_files import TAILS, agree, alone, same, tailed
 
 import netfuse_onnx
 from netfuse_onnx.errors import NotEquivalent, NotStackable, UsageFault
+from netfuse_onnx.runtime.bundle import MANIFEST
 from netfuse_onnx.runtime.session import MergedSession
 
 FAMILIES = (
@@ -27,6 +30,8 @@ FAMILIES = (
     ("normal", "two", "two"),
     ("passes", "logits"),
     ("logits", "passes", "best"),
+    ("lookup", "scaled"),
+    ("sequence", "scaled", "logits"),
 )
 
 
@@ -56,7 +61,7 @@ def test_the_order_of_the_models_does_not_matter(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from(sorted(TAILS)), min_size=2, max_size=5), st.integers(0, 99))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tails(tmp_path: Path, tails: list[str], seed: int) -> None:
     paths = tailed(tmp_path, tails)
     report = netfuse_onnx.merge(paths, str(tmp_path / "m.onnx"), partial=True, seed=seed)
@@ -88,6 +93,38 @@ def test_tails_that_are_exchanged_are_found(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     proof = netfuse_onnx.verify(str(tmp_path / "m.onnx"), paths)
     assert not proof.graph.ok and not proof.values.ok
+
+
+def test_a_cast_to_another_type_ends_the_common_part(tmp_path: Path) -> None:
+    paths = tailed(tmp_path, ("half", "long", "half"))
+    merged(tmp_path, paths)
+    agree(str(tmp_path / "m.onnx"), paths)
+
+
+def test_the_share_that_is_merged(tmp_path: Path) -> None:
+    """The products of the common part are merged, and so are their weights."""
+    report = merged(tmp_path, tailed(tmp_path, ("hidden", "deep")))
+    assert report.apart is not None and report.apart.arithmetic is not None
+    common, own = 2 * (8 * 16 + 16 * 16), 16 * 16 + 16 * 7
+    assert report.apart.bytes == pytest.approx(common / (common + own), abs=1e-4)
+    assert report.apart.arithmetic == pytest.approx(common / (common + own), abs=1e-4)
+    assert [row.models for row in report.apart.rows] == [("m0",), ("m1",)]
+    assert report.apart.rows[1].operators == "MatMul, Relu, MatMul"
+    assert netfuse_onnx.inspect(str(tmp_path / "m.onnx")).apart == report.apart
+
+
+def test_what_check_says_of_all_models(tmp_path: Path) -> None:
+    """Three that --partial merges, and one that it refuses."""
+    other = tmp_path / "other"
+    other.mkdir()
+    paths = tailed(tmp_path, ("logits", "deep", "two"))
+    paths.append(tailed(other, ("logits",), f"z = Neg(x) {tail_files.BODY.replace('(x,', '(z,')}")[0])
+    report = netfuse_onnx.check(paths, names=["a", "b", "c", "d"])
+    assert not report.ok
+    fits, refused = report.partial
+    assert fits.models == ("a", "b", "c") and fits.apart is not None and 0.5 < fits.apart.bytes < 1
+    assert sum("of its own" in sentence for sentence in fits.differences) == 2
+    assert refused.models == ("d",) and "no operator in common" in refused.reason
 
 
 # --------------------------------------------------------------------------- inputs and outputs
@@ -167,7 +204,7 @@ def test_a_session_answers_each_model_with_its_own_outputs(tmp_path: Path, views
 
 
 def test_rows_of_several_requests_stay_apart(tmp_path: Path) -> None:
-    """Of a bundle it is known that rows are computed by themselves, in the tails as well."""
+    """A bundle says that rows are computed by themselves, in the tails as well."""
     paths = tailed(tmp_path, ("softmax", "two", "deep"))
     netfuse_onnx.merge(paths, str(tmp_path / "bundle"), partial=True, views=True)
     rng = np.random.default_rng(2)
@@ -186,6 +223,41 @@ def test_a_tail_that_mixes_rows_is_known(tmp_path: Path) -> None:
     netfuse_onnx.merge(paths, str(tmp_path / "bundle"), partial=True, views=True)
     with MergedSession(str(tmp_path / "bundle")) as session:
         assert not session.signature("m0").apart
+
+
+def test_the_manifest_says_whose_weights_of_tails_are(tmp_path: Path) -> None:
+    paths = tailed(tmp_path, ("logits", "wide", "two"))
+    netfuse_onnx.merge(paths, str(tmp_path / "bundle"), partial=True, views=True)
+    manifest = json.loads((tmp_path / "bundle" / MANIFEST).read_text())
+    rows = [row for rows in manifest["regions"].values() for row in rows if row[1] == 16 * 600 * 4]
+    assert [owners for _, _, owners in rows] == [[1]]
+
+
+# --------------------------------------------------------------------------- the life of a file
+
+
+def test_what_changes_later_equals_a_fresh_merge(tmp_path: Path) -> None:
+    """A new file, one model less and one more, with other tails; and each source back, byte for byte."""
+    names, other = ["m0", "m1", "m2"], tmp_path / "other"
+    other.mkdir()
+    paths, more = (
+        tailed(tmp_path, ("logits", "deep", "two")),
+        tailed(other, ("wide", "sigmoid", "half", "wide")),
+    )
+    merged(tmp_path, paths)
+    now, out = str(tmp_path / "m.onnx"), str(tmp_path / "now.onnx")
+    for change, wanted, called in (
+        (partial(netfuse_onnx.update, now, {"m1": more[1]}), [paths[0], more[1], paths[2]], names),
+        (partial(netfuse_onnx.remove, now, ["m1"]), [paths[0], paths[2]], ["m0", "m2"]),
+        (partial(netfuse_onnx.add, now, [more[3]]), [*paths, more[3]], [*names, "m3"]),
+    ):
+        assert change(out=out).ok
+        fresh = str(tmp_path / "fresh.onnx")
+        netfuse_onnx.merge(wanted, fresh, partial=True, names=called)
+        assert Path(out).read_bytes() == Path(fresh).read_bytes()
+    netfuse_onnx.split(now, str(tmp_path / "back"))
+    for k, path in enumerate(paths):
+        assert (tmp_path / "back" / f"m{k}.onnx").read_bytes() == Path(path).read_bytes()
 
 
 # --------------------------------------------------------------------------- refused

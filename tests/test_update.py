@@ -6,9 +6,13 @@ import itertools
 import tempfile
 from pathlib import Path
 
+import onnx
+import pytest
 from changed_families import ARCHITECTURES, files, pool
+from families import WIDE, WIDE_WEIGHTS, family
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from test_recorded import matched, plans, written
 
 import netfuse_onnx
 from netfuse_onnx import NotStackable
@@ -23,6 +27,8 @@ def settings_of_merges(draw: st.DrawFn) -> dict[str, object]:
         "target": draw(st.sampled_from(["generic", "generic", "cpu"])),
         "data": draw(st.sampled_from(["auto", "external"])),
     }
+    if options["target"] == "cpu":
+        options["dims"] = draw(st.sampled_from([{}, {"n": 3}, {"n": (1, 4)}]))
     if options["io"] in ("separate", "stacked"):
         options["combine"] = draw(st.sampled_from(["", "", "mean", {"y": "sum"}]))
         options["partial"] = draw(st.sampled_from([False, False, True]))
@@ -75,3 +81,35 @@ def test_any_sequence_of_changes_is_a_fresh_merge(data: st.DataObject) -> None:
         netfuse_onnx.split(str(merged), str(folder / "split"))
         for name, file in names.items():
             assert (folder / "split" / f"{name}.onnx").read_bytes() == Path(models.paths[file]).read_bytes()
+
+
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_plan_that_was_measured_stays(tmp_path: Path, place: int) -> None:
+    """It is no plan of a fresh merge, which would measure again: the report says so."""
+    paths = family(tmp_path, WIDE, WIDE_WEIGHTS, count=3)
+    merged = written(tmp_path, paths[:2], plans(matched(paths[:2]))[place])
+    before = netfuse_onnx.inspect(merged)
+    updated = netfuse_onnx.update(merged, {"b": paths[2]})
+    assert updated.changes is not None
+    assert "the one that measuring chose" in updated.changes.notes[0]
+    after = netfuse_onnx.inspect(merged)
+    assert before.recorded
+    assert after.recorded
+    assert after.lowered.nodes == before.lowered.nodes
+    assert netfuse_onnx.verify(merged, [paths[0], paths[2]]).ok
+    added = netfuse_onnx.add(merged, [paths[1]], names=["d"])
+    assert added.changes is not None
+    assert "by measuring 2 models, and stays for 3" in added.changes.notes[0]
+    assert netfuse_onnx.verify(merged, [paths[0], paths[2], paths[1]]).ok
+
+
+def test_models_with_data_files_of_their_own(tmp_path: Path) -> None:
+    """Sources that keep their weights beside them, one of them under another name."""
+    models = pool(tmp_path, "wide", 4, [0], False, data="external")
+    for name, path in models.paths.items():
+        proto = onnx.load(path)
+        onnx.save(proto, path, save_as_external_data=True, location=f"{name}.weights", size_threshold=0)
+    merged = models.fresh("abc", tmp_path / "changed")
+    netfuse_onnx.remove(str(merged), ["a"])
+    netfuse_onnx.add(str(merged), [models.paths["d"]], names=["d"])
+    assert files(merged) == files(models.fresh("bcd", tmp_path / "fresh"))

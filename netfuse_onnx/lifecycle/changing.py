@@ -51,8 +51,10 @@ class Changing(Merging):
         return [self.was.models[place.before] if place.stays else next(fresh) for place in self.places.after]
 
     def digests(self, models: Sequence[Source]) -> Digests:
-        """Return the digests of the models. A merged file that changes meanwhile is refused."""
-        return Digests(models, {os.path.abspath(self.was.path): self.was.stamp})
+        """Return the digests of the models. A merged file that changes meanwhile is refused, and with the
+        proofs one that holds other models than were merged."""
+        read = {os.path.abspath(self.was.path): self.was.stamp}
+        return Digests(models, read, checked=self.verify)
 
     def check_target(self) -> None:
         """Raise FileFault unless `out` can be written. It may be the merged file itself."""

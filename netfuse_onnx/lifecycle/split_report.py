@@ -41,6 +41,10 @@ class SplitReport(Report):
         return all(row.files for row in self.models)
 
     @property
+    def exit_code(self) -> int:
+        return self.fault.exit_code if self.fault else 0
+
+    @property
     def fault(self) -> NetfuseError | None:
         """The first model that did not come out."""
         for row in self.models:

@@ -21,6 +21,9 @@ from netfuse_onnx.types import Edge, Graph, Source
 LEAST = 0.5
 """The share of the bytes of weights, or of the operators that read some, that must be common. With less, the
 graphs differ in their middle rather than at their end."""
+LOOKED_AT = 64
+"""The largest number of steps on the same values that are compared with one of another source. Those of one
+name pair first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +108,17 @@ def _paired(a: Flat, b: Flat) -> dict[int, int]:
     waiting: dict[Hashable, list[int]] = defaultdict(list)
     for i, step in enumerate(a.steps):
         waiting[_key(step, a, step.ins)].append(i)
+    named = {step.outs: i for i, step in enumerate(a.steps)}
     twins = {"": "", **dict(zip(b.inputs, a.inputs, strict=True))}
     pairs: dict[int, int] = {}
     for j, step in enumerate(b.steps):
         reads = [name if name in b.weights else twins.get(name) for name in step.ins]
         candidates = [] if None in reads else waiting.get(_key(step, b, [n or "" for n in reads]), [])
         if candidates:
-            i = max(candidates, key=lambda i, step=step: _likeness(a, a.steps[i], b, step))  # type: ignore[misc]
+            i = named.get(step.outs, -1)
+            if i not in candidates:
+                likeness = [_likeness(a, a.steps[k], b, step) for k in candidates[:LOOKED_AT]]
+                i = candidates[likeness.index(max(likeness))]
             candidates.remove(i)
             pairs[i] = j
             outs = zip(a.steps[i].outs, step.outs, strict=False)
@@ -130,12 +137,12 @@ def _key(step: Step, flat: Flat, reads: Sequence[str]) -> Hashable:
     return step.op, step.domain, step.scope, tuple(typing), tuple(ordered)
 
 
-def _likeness(a: Flat, mine: Step, b: Flat, its: Step) -> tuple[bool, bool, bool]:
+def _likeness(a: Flat, mine: Step, b: Flat, its: Step) -> tuple[bool, bool]:
     """Return how much two steps that may be one have in common besides."""
     shapes = [
         [flat.weights[n].shape for n in step.ins if n in flat.weights] for flat, step in ((a, mine), (b, its))
     ]
-    return mine.outs == its.outs, shapes[0] == shapes[1], essential(mine, a) == essential(its, b)
+    return shapes[0] == shapes[1], essential(mine, a) == essential(its, b)
 
 
 def _kept(flats: Sequence[Flat], pairs: Sequence[dict[int, int]]) -> set[int]:

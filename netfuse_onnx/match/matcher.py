@@ -123,11 +123,14 @@ def _with_fewer_forms(
 def _computed(family: Correspondence, spellings: Sequence[spelled.Spelling]) -> frozenset[str]:
     """Return the names of the weights that forms computed, for one model at least."""
     made = [spelling.made for spelling in spellings]
-    return frozenset(
+    names = {
         name
         for name, parts in family.weights.items()
         if any(part.own in some for part, some in zip(parts, made, strict=False))
-    )
+    }
+    for tail, some in zip(family.tails, made, strict=False):
+        names |= {name for name, weight in tail.weights.items() if weight.own in some}
+    return frozenset(names)
 
 
 def _same_operators(sources: Sequence[Source]) -> bool:

@@ -28,6 +28,8 @@ UNJOINABLE = frozenset(
 """Element types that Concat, Split, Gather and Transpose do not take, nor Reshape all of them."""
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+NARROW_FLOATS = FLOATS - {TensorProto.DOUBLE}
+"""Those for which ONNX Runtime has kernels of Gelu, HardSigmoid, HardSwish and GlobalAveragePool."""
 INDEX_TYPES = frozenset({TensorProto.INT32, TensorProto.INT64})
 """The element types that shapes, axes and indices have."""
 SHAPE_TYPES = INDEX_TYPES | {TensorProto.BOOL}

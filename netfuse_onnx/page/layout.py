@@ -146,7 +146,8 @@ def _laid(
         (start, end) for start, end in arrows
         if layer[end] - layer[start] <= (FARTHEST if readers[start] < MANY else FARTHEST_OF_MANY)
     ]  # fmt: skip
-    alone = [box for box in part if not any(box in pair for pair in near)]
+    joined = {box for arrow in near for box in arrow}
+    alone = [box for box in part if box not in joined]
     at: dict[int, Point] = {}
     lines: dict[tuple[int, int], tuple[Point, ...]] = {}
     left = 0.0

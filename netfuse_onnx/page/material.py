@@ -15,7 +15,6 @@ from netfuse_onnx.factored import LowRankReport
 from netfuse_onnx.load import producer
 from netfuse_onnx.measure.report import BenchReport
 from netfuse_onnx.report import MergeReport, VerifyReport
-from netfuse_onnx.runtime import bundle as bundles
 from netfuse_onnx.storage import wire
 from netfuse_onnx.types import Producer
 from netfuse_onnx.write import fingerprint, metadata
@@ -26,7 +25,7 @@ Proven = VerifyReport | MergeReport
 @dataclass(frozen=True)
 class Material:
     """A merged file and the reports on it. `size` is in bytes, of all `files`. `producers` are those of the
-    sources, empty where the sources are not at hand."""
+    sources and `sizes` the bytes of their files, empty where the sources are not at hand."""
 
     path: str
     model: onnx.ModelProto
@@ -35,6 +34,7 @@ class Material:
     size: int
     fingerprint: str
     producers: tuple[Producer, ...] = ()
+    sizes: tuple[int, ...] = ()
     proof: VerifyReport | None = None
     merge: MergeReport | None = None
     bench: BenchReport | None = None
@@ -69,11 +69,11 @@ class Material:
 
 
 def read(path: str, sources: Sequence[str] = ()) -> Material:
-    """Return the material of a merged file or a bundle, without reports. Raises FileFault."""
-    if bundles.is_bundle(path):
-        path = bundles.read(path).merged_path
+    """Return the material of a merged file, without reports. Raises FileFault."""
     about = metadata.read(path)
     scanned = wire.scan(path)
+    own = [wire.scan(source) for source in sources if os.path.isfile(source)]
+    own = own if len(own) == len(about.models) else []
     return Material(
         path,
         scanned.model,
@@ -81,7 +81,8 @@ def read(path: str, sources: Sequence[str] = ()) -> Material:
         scanned.files,
         sum(map(os.path.getsize, scanned.files)),
         fingerprint.of_model(scanned.model),
-        tuple(producer.of(wire.scan(source).model) for source in sources if os.path.isfile(source)),
+        tuple(producer.of(source.model) for source in own),
+        tuple(sum(map(os.path.getsize, source.files)) for source in own),
     )
 
 

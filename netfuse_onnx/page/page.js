@@ -30,11 +30,12 @@
     if (text.length <= most) return text;
     return "…" + text.slice(text.length - most + 1);
   };
+  const short = (text, most) => text.length <= most ? text : text.slice(0, most - 1) + "…";
   const title = (node) => {
     if (kindOf(node) === "conversion") return "→ " + node.to;
     if (kindOf(node) === "input" || kindOf(node) === "output") return cut(node.n, 20);
     const made = (node.made || []).reduce((sum, one) => sum + one[1], 0);
-    return cut(node.o, 16) + (made > 1 ? "  ×" + made : "");
+    return short(node.o, made > 1 ? 12 : 16) + (made > 1 ? " ×" + made : "");
   };
   const subtitle = (node) => {
     if (kindOf(node) === "input" || kindOf(node) === "output") {
@@ -70,31 +71,33 @@
     lines.append(made);
     return made;
   });
-  const connector = (place, text, y, anchor) => {
-    boxes.append(svg("text", { class: "tag", x: nodes[place].x, y, "text-anchor": anchor }, text));
-  };
+  const round = (node) => /^(conversion|input|output)$/.test(kindOf(node));
   const drawnNodes = nodes.map((node, place) => {
     const made = svg("g", { class: "v k-" + kindOf(node), "data-i": place,
       transform: "translate(" + (node.x - W / 2) + " " + (node.y - H / 2) + ")" });
-    const round = kindOf(node) === "conversion" || kindOf(node) === "input" || kindOf(node) === "output";
-    if (kindOf(node) === "replicated") {
-      made.append(svg("rect", { class: "copy", x: 6, y: -6, width: W, height: H, rx: 6 }));
-      made.append(svg("rect", { class: "copy", x: 3, y: -3, width: W, height: H, rx: 6 }));
-    }
-    made.append(svg("rect", { class: "box", width: W, height: H, rx: round ? H / 2 : 6 }));
-    if (!round) made.append(svg("rect", { class: "side", width: 5, height: H, rx: 2 }));
-    made.append(svg("text", { x: round ? W / 2 : 13, y: 17, "text-anchor": round ? "middle" : "start" }, title(node)));
-    made.append(svg("text", { class: "sub", x: round ? W / 2 : 13, y: 32, "text-anchor": round ? "middle" : "start" },
-      subtitle(node)));
+    made.append(svg("rect", { class: "box", width: W, height: H, rx: round(node) ? H / 2 : 6 }));
     boxes.append(made);
     return made;
   });
-  nodes.forEach((node, place) => {
-    const away = readers[place].filter((one) => edges[one][4] === 0).length;
-    const from = feeders[place].filter((one) => edges[one][4] === 0).map((one) => nodes[edges[one][0]]);
-    if (away) connector(place, "⤳ " + away + (away > 1 ? " readers further on" : " reader further on"), node.y + H / 2 + 12, "middle");
-    if (from.length) connector(place, "⤳ " + cut(from[0].n, 22) + (from.length > 1 ? " +" + (from.length - 1) : ""), node.y - H / 2 - 4, "middle");
-  });
+  // The words of a box are made when they are first large enough to be read: most boxes never need them.
+  const worded = new Uint8Array(nodes.length);
+  const away = (place, ways) => ways[place].filter((one) => edges[one][4] === 0);
+  const words = (place) => {
+    worded[place] = 1;
+    const node = nodes[place], made = drawnNodes[place], middle = round(node);
+    const at = { x: middle ? W / 2 : 13, "text-anchor": middle ? "middle" : "start" };
+    if (!middle) made.append(svg("rect", { class: "side", width: 5, height: H, rx: 2 }));
+    made.append(svg("text", { ...at, y: 17 }, title(node)), svg("text", { ...at, class: "sub", y: 32 }, subtitle(node)));
+    if (kindOf(node) === "replicated") {
+      for (const off of [3, 6]) made.prepend(svg("rect", { class: "copy", x: off, y: -off, width: W, height: H, rx: 6 }));
+    }
+    const tag = (y, text) => boxes.append(svg("text", { class: "tag", x: node.x, y, "text-anchor": "middle" }, text));
+    const to = away(place, readers), from = away(place, feeders);
+    if (to.length) tag(node.y + H / 2 + 12, "⤳ " + to.length + (to.length > 1 ? " readers" : " reader") + " further on");
+    if (from.length) {
+      tag(node.y - H / 2 - 4, "⤳ " + cut(nodes[edges[from[0]][0]].n, 22) + (from.length > 1 ? " +" + (from.length - 1) : ""));
+    }
+  };
   const drawnHeads = columns.map(([left, , text]) => {
     const made = svg("text", { class: "col", x: left, y: -30 }, text);
     heads.append(made);
@@ -110,10 +113,18 @@
   const show = () => {
     world.setAttribute("transform", "translate(" + left.toFixed(2) + " " + top.toFixed(2) + ") scale(" + scale.toFixed(4) + ")");
     root.setAttribute("class", scale < 0.28 ? "far farther" : scale < 0.55 ? "far" : "");
-    const size = Math.min(90, Math.max(13, 12 / scale));
+    if (scale >= 0.28) {
+      const [width, height] = size();
+      nodes.forEach((node, place) => {
+        if (worded[place]) return;
+        const x = left + node.x * scale, y = top + node.y * scale;
+        if (x > -W && y > -W && x < width + W && y < height + W) words(place);
+      });
+    }
+    const letters = Math.min(90, Math.max(13, 12 / scale));
     drawnHeads.forEach((head, place) => {
-      const room = (columns[place][1] - columns[place][0] + 90) / (size * 0.58);
-      head.setAttribute("font-size", size.toFixed(1));
+      const room = (columns[place][1] - columns[place][0] + 90) / (letters * 0.58);
+      head.setAttribute("font-size", letters.toFixed(1));
       const [, , long, short] = columns[place];
       head.textContent = long.length <= room ? long : short.length <= room ? short : cut(short, Math.max(3, Math.floor(room)));
     });
@@ -154,10 +165,11 @@
     panel.append(html("h4", heading));
     const list = html("ul");
     for (const one of places.slice(0, 40)) {
-      const place = edges[one][ends], button = html("button", nodes[place].o + "  ");
+      const place = edges[one][ends], button = html("button", title(nodes[place]) + "  ");
       const layout = layouts[edges[one][2]];
       button.type = "button";
-      button.append(html("span", nodes[place].n + (layout ? "  " + layout : ""), "name"));
+      const name = /put$/.test(kindOf(nodes[place])) ? kindOf(nodes[place]) : nodes[place].n;
+      button.append(html("span", name + (layout ? "  " + layout : ""), "name"));
       button.addEventListener("click", () => jump(place));
       const item = html("li");
       item.append(button);
@@ -191,12 +203,13 @@
   const describe = (place) => {
     const node = nodes[place];
     panel.textContent = "";
-    const head = html("h3", kindOf(node) === "conversion" ? (node.from || "…") + " → " + node.to : node.o);
+    const put = /put$/.test(kindOf(node));
+    const head = html("h3", kindOf(node) === "conversion" ? (node.from || "…") + " → " + node.to : put ? node.n : node.o);
     head.id = "panel-title";
     panel.append(head);
     panel.append(html("span", word(node), "chip k-" + kindOf(node)));
     if (node.edge) panel.append(html("span", "joins an input or splits an output", "chip k-input"));
-    panel.append(html("p", node.n, "name"));
+    if (!put) panel.append(html("p", node.n, "name"));
     if (node.why) panel.append(html("p", "Reason: " + node.why + "."));
     facts([["rule", node.rule], ["module", node.mod], ["takes", (node.takes || []).map((one) => one || "–").join(", ")],
       ["gives", (node.gives || []).map((one) => one || "–").join(", ")],
@@ -205,7 +218,7 @@
     else if (node.rule || node.why) panel.append(html("p", "Cost: nothing to choose from, or no target was priced."));
     if (node.weights) {
       panel.append(html("h4", "Weights, as they are stored"));
-      const list = html("dl");
+      const list = html("dl", undefined, "own");
       for (const [name, dtype, shape, bytes, count] of node.weights) {
         list.append(html("dt", (count > 1 ? count + " × " : "") + name, "name"), html("dd", dtype + " " + shape + ", " + bytes));
       }
@@ -422,6 +435,7 @@
     before = [scale, left, top];
     root.setAttribute("viewBox", "-20 -60 " + (scene.width + 40) + " " + (scene.height + 80));
     [scale, left, top] = [1, 0, 0];
+    nodes.forEach((_, place) => { if (!worded[place]) words(place); });
     show();
     for (const one of document.querySelectorAll("details")) one.open = true;
   });

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, ROW, NAMES, VALUES = 860.0, 30.0, 250.0, 140.0
+WIDTH, ROW, NAMES, VALUES = 860.0, 30.0, 250.0, 190.0
 """The width of a plot, the height of a row, and the room of the names and of the values, in pixels."""
 LETTERS = 36
 

@@ -82,9 +82,13 @@ def waiting(report: BenchReport) -> Markup:
     """Return the plot of calls that want some of the models: how much faster the merged call is."""
     rows = [
         Bar(
-            f"{row.models} of {len(report.models)} wait", row.times.median, row.times.low, row.times.high,
-            CHOSEN if row.times.median > 1.0 else "", f"against {row.best}",
+            f"{row.models} of {len(report.models)} wait, {row.best}", row.times.median, row.times.low,
+            row.times.high, CHOSEN if row.times.median > 1.0 else "",
         )
         for row in report.waiting
     ]  # fmt: skip
-    return bars(rows, lambda value: f"{value:.2f} ×", "Speed of a merged call, by the models that wait")
+    return bars(
+        rows,
+        lambda value: f"{value:.2f} ×",
+        "Speed of a merged call beside sessions, by the models that wait",
+    )

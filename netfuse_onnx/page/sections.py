@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netfuse_onnx import edges
+from netfuse_onnx import edges, spelling_rows
 from netfuse_onnx.page import plots
 from netfuse_onnx.page.graph import Drawing, ids
 from netfuse_onnx.page.material import Material
 from netfuse_onnx.page.snippets import Port, Snippet, ports, snippets
 from netfuse_onnx.proofs import Judged, OutputProof, describe
+from netfuse_onnx.prove import afterwards
 from netfuse_onnx.report import NOT_PROVEN, VerifyReport
 from netfuse_onnx.units import duration, size
 
@@ -60,6 +61,7 @@ class Sections:
     waiting: str
     weights: Sequence[tuple[str, int, str]]
     warnings: Sequence[str]
+    written: Sequence[str]
     snippets: Sequence[Snippet]
 
 
@@ -67,7 +69,7 @@ def sections(material: Material, drawn: Drawing) -> Sections:
     about, graph = material.about, material.model.graph
     stored = {tensor.name for tensor in graph.initializer}
     opsets = sorted((entry.domain or "ai.onnx", entry.version) for entry in material.model.opset_import)
-    proof = material.proof
+    proof, spelling = material.proof, spelling_rows.read(about.spelling)
     return Sections(
         file=os.path.basename(material.path),
         tiles=list(_tiles(material)),
@@ -86,6 +88,7 @@ def sections(material: Material, drawn: Drawing) -> Sections:
         waiting=plots.waiting(material.bench) if material.bench else "",
         weights=_largest(drawn),
         warnings=_warnings(material),
+        written=list(spelling.sentences()) if spelling else (),
         snippets=snippets(material),
     )
 
@@ -118,6 +121,9 @@ def _nodes(source: int, merged: int) -> str:
 def _verdict(proof: VerifyReport | None) -> Tile:
     if proof is None:
         return Tile("Not proven here", "give --verify, or the sources", OPEN)
+    left = [name for name, part in (("bytes", proof.bytes), ("graph", proof.graph)) if not part.made]
+    if proof.ok and left:
+        return Tile("Proven in part", f"not compared: {' and '.join(left)}", OPEN)
     if proof.ok:
         worst = proof.values.worst
         return Tile("Proven", f"worst output at {worst.ratio:.2g} of its tolerance" if worst else "", YES)
@@ -153,8 +159,10 @@ def _largest(drawn: Drawing) -> list[tuple[str, int, str]]:
 
 def _warnings(material: Material) -> list[str]:
     """Return the warnings of all reports, each once: a merge repeats those of its proof."""
-    reports = (material.merge, material.proof)
-    found = [warning for report in reports if report for warning in (*report.warnings,)]
+    changed = afterwards.since_merge(material.path, material.about)
+    found = [changed.sentence] if changed else []
+    for report in (material.merge, material.proof):
+        found += report.warnings if report else ()
     return list(dict.fromkeys(found))
 
 
@@ -189,6 +197,10 @@ def _proofs(report: VerifyReport) -> list[Proof]:
             f"{_count(views.outputs, 'output')} of {_count(views.views, 'view')} equal those of their sources"
         )
         found.append(_judged("Views", views, said))
+    if kept := report.kept:
+        outputs, models = _count(kept.outputs, "output"), _count(kept.models, "model")
+        said = f"{outputs} of {models} that stayed are equal, {kept.exact} of them bit for bit"
+        found.append(_judged("Before and after", kept, said))
     if (spread := values.spread) and spread.telling:
         two = f"the two models most alike, {' and '.join(spread.models)}, differ by {spread.ratio:.3g} times"
         found.append(Proof("Telling apart", YES, f"{two} the tolerance: an exchange would show"))
@@ -214,8 +226,14 @@ def _values(report: VerifyReport) -> Proof:
 
 def _bytes(report: VerifyReport) -> Proof:
     part = report.bytes
-    weights, attributes = _count(part.weights, "weight"), _count(part.attributes, "attribute")
-    said = f"{weights} ({size(part.bytes)}) and {attributes} equal the sources', bit for bit"
+    if not part.made:
+        return Proof("Bytes", NONE, part.note)
+    compared = [f"{_count(part.weights, 'weight')} ({size(part.bytes)})"] if part.weights else []
+    if part.attributes:
+        compared.append(f"{_count(part.attributes, 'attribute')} ({size(part.attribute_bytes)})")
+    said = (
+        f"{' and '.join(compared)} equal the sources', bit for bit" if compared else "no weights to compare"
+    )
     if part.elsewhere:
         said += f"; {part.elsewhere} more are computed into constants, proven by values"
     return _judged("Bytes", part, said)

@@ -88,6 +88,13 @@ def _learned(family: Correspondence) -> Iterator[Learned]:
         for attrs in each:
             for body in walk.bodies_of(attrs).values():
                 yield from _in_body(body)
+    for model, tail in zip(family.names, family.tails, strict=False):
+        for index, node in enumerate(tail.nodes):
+            if tables.learned(node.op, node.domain) and node.attrs:
+                scope = f"{model}/{node.name or f'{node.op}_{index}'}"
+                yield Learned(node, scope, (walk.without_bodies(node.attrs),))
+            for body in walk.bodies_of(node.attrs).values():
+                yield from _in_body(body)
 
 
 def _in_body(body: GraphProto) -> Iterator[Learned]:

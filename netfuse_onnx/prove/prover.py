@@ -124,7 +124,12 @@ def _made_here(family: Correspondence) -> set[str]:
 def _respelled(family: Correspondence) -> set[str]:
     """Return the weights that were computed to bring the sources to one spelling. They are compared with what
     is computed again from the files, and the values are what they rest on."""
-    return {*family.respelled.weights} if family.respelled else set()
+    names = {*family.respelled.weights} if family.respelled else set()
+    made = [source.simplified.made if source.simplified else frozenset() for source in family.sources]
+    if any(made):
+        rows = ((name, zip(parts, made, strict=False)) for name, parts in family.weights.items())
+        names.update(name for name, row in rows if any(part.own in some for part, some in row))
+    return names
 
 
 def _computed(recipes: Mapping[str, Recipe], family: Correspondence) -> int:

@@ -32,6 +32,8 @@ def tools(family: Correspondence) -> dict[str, str]:
     import onnx_graphsurgeon as gs
 
     versions = {"onnx": onnx.__version__, "onnx-graphsurgeon": gs.__version__}
+    if (simplified := family.sources[0].simplified) is not None:
+        versions["onnxslim"] = simplified.version
     if family.ran is Ran.TOLD:
         versions["onnxruntime"] = onnxruntime().__version__
     elif family.ran is Ran.FAILED:  # it is not installed, or lacks a library of operators

@@ -98,7 +98,7 @@ def export(
 MERGE: Mapping[str, Any] = {
     "io": "separate", "routing": "auto", "share": (), "combine": "", "target": "generic", "partial": False,
     "strict": False, "verify": True, "data": "auto", "tune": None, "views": False, "low_rank": None,
-    "base": None,
+    "base": None, "portable": False,
 }  # fmt: skip
 """The options of `merge` that an export takes, with their defaults."""
 

@@ -52,6 +52,8 @@ def _raised(corr: Correspondence) -> Correspondence | None:
     """The correspondence at an opset that has the operator, None where that can't be done."""
     if corr.opsets.get("", 0) >= OPSET:
         return corr
+    if corr.tails:  # they stay at their opset
+        return None
     source = replace(corr.sources[0], graph=corr.graph, opsets=corr.opsets)
     try:
         lifted = opset.converted(source, OPSET)

@@ -66,7 +66,9 @@ class Domains:
 
     def __init__(self, family: Correspondence) -> None:
         self.family = family
-        graph = family.graph
+        graph, self.weights = family.graph, family.every_weight
+        own = [node for tail in family.tails for node in tail.nodes]
+        graph = replace(graph, nodes=(*graph.nodes, *own)) if own else graph
         steps = flatten(replace(family.sources[0], graph=graph)).steps
         self.made = {out: step for step in steps for out in step.outs}
         self.readers: dict[str, list[tuple[Step, int]]] = {}
@@ -171,7 +173,7 @@ class Domains:
 
     def _dims(self, name: str) -> Sequence[Dim] | None:
         """The sizes of a value, the smallest of all models where they differ."""
-        held = self.family.weights.get(name)
+        held = self.weights.get(name)
         if held and len({len(part.shape) for part in held}) == 1:
             return tuple(map(min, zip(*(part.shape for part in held), strict=True)))
         return self.family.least.get(name) or self.family.graph.types.get(name, ValueType()).dims
@@ -181,7 +183,7 @@ class Domains:
         while name in self.made and traits.of(self.made[name].op).carries is Carries.MOST:
             name = self.made[name].ins[0]
         found = set[int]()
-        for weight in self.family.weights.get(name, ()):
+        for weight in self.weights.get(name, ()):
             if math.prod(weight.shape) <= ALPHABET:
                 array = weights.array(weight)
                 if array.dtype.kind in "iuf":

@@ -18,7 +18,7 @@ from netfuse_onnx.errors import InternalError, ValuesDiffer
 from netfuse_onnx.storage import spill
 from netfuse_onnx.storage.elements import Elements, Files, elements_of
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.storage.tensors import BITS, Values, nbytes
+from netfuse_onnx.storage.tensors import BITS, Values, nbytes, pack
 from netfuse_onnx.storage.transforms import AS_IS, Tile
 from netfuse_onnx.types import Extent, Weight
 
@@ -64,9 +64,11 @@ def taken_out(
     recipe.check()
     _check_size(recipe, merged)
     source = recipe.parts[part]
-    size = nbytes(recipe.dtype, source.shape)
-    if recipe.transform == AS_IS and recipe.outer == 1 and BITS[recipe.dtype] >= 8:
-        start = sum(nbytes(recipe.dtype, each.shape) for each in recipe.parts[:part])
+    size, bits = nbytes(recipe.dtype, source.shape), BITS[recipe.dtype]
+    before = bits * sum(math.prod(each.shape) for each in recipe.parts[:part])
+    aligned = before % 8 == 0 and math.prod(source.shape) * bits % 8 == 0
+    if recipe.transform == AS_IS and recipe.outer == 1 and aligned:
+        start = before // 8
         if isinstance(merged, bytes):
             return Weight(recipe.dtype, source.shape, merged[start : start + size])
         return Weight(recipe.dtype, source.shape, Extent(merged.path, merged.offset + start, size))
@@ -80,9 +82,10 @@ def taken_out(
             steps = (stride * elements.itemsize, elements.itemsize)
             as_strided(elements[start:], (rows, columns), steps)[:] = values[:, :, 0]
             done += rows * columns
-    if done != elements.size or elements.nbytes != size:
+    raw = pack(elements, bits) if bits < 8 else elements.tobytes()
+    if done != elements.size or len(raw) != size:
         raise InternalError("Elements of a weight were left out.", "Please report this.")
-    return Weight(recipe.dtype, source.shape, store(elements.tobytes()))
+    return Weight(recipe.dtype, source.shape, store(raw))
 
 
 def _check_size(recipe: Recipe, merged: Extent | bytes | tuple[bytes, ...]) -> None:

@@ -38,6 +38,8 @@ def _parts(family: Correspondence) -> Iterator[Any]:
     for node in family.graph.nodes:
         attrs = [(key, _plain(value)) for key, value in sorted(node.attrs.items())]
         yield node.op, node.domain, node.inputs, node.outputs, node.captured, attrs
+    for tail in family.tails:
+        yield [(node.op, node.domain, node.inputs, node.outputs) for node in tail.nodes], tail.outputs
     for index, each in sorted(family.attrs.items()):
         yield index, [[(key, _plain(value)) for key, value in sorted(own.items())] for own in each]
     for name, kind in sorted(family.graph.types.items()):

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from netfuse_onnx.errors import FileFault
+from netfuse_onnx.original import Piece
 from netfuse_onnx.storage import external, steady
-from netfuse_onnx.types import Source
+from netfuse_onnx.storage.elements import Files
+from netfuse_onnx.types import Extent, Source
 
 JOINED = "+"
 """The sign between the digest of a base and that of an adapter."""
@@ -30,10 +32,12 @@ class Digests:
     there. It is a context manager, which stops unfinished work at its end.
     """
 
-    def __init__(self, sources: Sequence[Source], others: Stamps | None = None) -> None:
-        """`others` are other files that must not change, with the stamps that they had when they were
-        read."""
-        self._sources = sources
+    def __init__(
+        self, sources: Sequence[Source], others: Stamps | None = None, *, checked: bool = False
+    ) -> None:
+        """`others` are other files that must not change, with the stamps that they had when they were read.
+        With `checked`, models that a merged file gives back are hashed and compared with what it records."""
+        self._sources, self._checked = sources, checked
         self._files: dict[str, str] = {}
         self._fault: BaseException | None = None
         paths = (os.path.abspath(file) for source in sources for file in source.files)
@@ -101,10 +105,26 @@ class Digests:
                 self._files[path] = digests[key]
                 if steady.stamp(path) != stamp:
                     self._replaced.add(path)
+            for source in self._sources if self._checked else ():
+                self._check(source)
         except OSError as error:
             self._fault = external.unreadable(path, error)
         except BaseException as error:  # raised again by the thread that asks for the result
             self._fault = error
+
+    def _check(self, source: Source) -> None:
+        """Raises FileFault where a merged file gives back another model than was merged. One whose file does
+        not come back byte for byte can't be compared."""
+        original = source.original
+        if original is None or original.note:
+            return
+        with Files() as files:
+            held = [_hash_pieces(file.pieces, files, self._stop) for file in original.files]
+        if _joined(held) != original.digest:
+            raise FileFault(
+                f"{source.path} is no longer the model that was merged: its SHA-256 differs.",
+                "A tool has changed the merged file: give the one that netfuse-onnx wrote, or --no-verify.",
+            )
 
 
 class _Lent(Digests):
@@ -150,6 +170,17 @@ def _joined(digests: Sequence[str]) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _hash_pieces(pieces: Sequence[Piece], files: Files, stop: threading.Event) -> str:
+    total = hashlib.sha256()
+    for piece in pieces:
+        size = piece.length if isinstance(piece, Extent) else len(piece)
+        for at in range(0, size, _BLOCK):
+            if stop.is_set():
+                raise FileFault("Hashing the sources was stopped.")
+            total.update(files.read(piece, at, min(_BLOCK, size - at)))
+    return total.hexdigest()
 
 
 def _hash(path: str, stop: threading.Event) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netfuse_onnx import __version__
+from netfuse_onnx import __version__, spelling_rows
 from netfuse_onnx.dims import Sizes
 from netfuse_onnx.errors import FileFault, InternalError, UsageFault
 from netfuse_onnx.factored import Factored, LowRank
@@ -68,6 +68,9 @@ class Metadata:
     """True where weights are stored in the order of the sources, for the views of a bundle."""
     portable: bool = False
     """True where the graph keeps to what other runtimes run."""
+    spelling: Mapping[str, Any] | None = None
+    """The ways in which the files were written, and what was brought together (spelling_rows.py); None where
+    they were written in one way, or an old version wrote the file."""
     written: Written | None = None
     """Facts of the graph as it was written; files of old versions have none."""
     data: str = "auto"
@@ -127,6 +130,7 @@ def build(
         **({"low_rank": _factored(family.low_rank)} if family.low_rank else {}),
         **({"combined": dict(family.combined)} if family.combined else {}),
         **({"unmoved": True} if family.unmoved else {}),
+        **({"spelling": spelling.written()} if (spelling := spelling_rows.of(family)) else {}),
         **({"data": data} if data != "auto" else {}),
         **({"portable": True} if family.portable else {}),
         "written": Written.of(merged.model).value(),

@@ -9,6 +9,7 @@ Which merged weight a reference names depends on the bytes alone: the first that
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from netfuse_onnx.original import OriginalFile, Piece
 from netfuse_onnx.storage import external, weights, wire
 from netfuse_onnx.storage.pieces import Pieces, length
 from netfuse_onnx.storage.recipe import Recipe
-from netfuse_onnx.storage.tensors import nbytes, tensors
+from netfuse_onnx.storage.tensors import BITS, nbytes, tensors
 from netfuse_onnx.types import Correspondence, Extent, Source, Weight
 from netfuse_onnx.write.packing import Held, Packed, PackedFile, PackedModel, packed
 from netfuse_onnx.write.regions import as_bytes, start_of
@@ -246,6 +247,7 @@ class _Index:
 
 
 def _put(held: dict[tuple[int, bytes], dict[Weight, _Reference]], part: Weight, found: _Reference) -> None:
-    if weights.nbytes(part) > REFERRED:
+    """Note where the bytes of a weight are. The bits that fill the last byte of a packed one are lost."""
+    if weights.nbytes(part) > REFERRED and math.prod(part.shape) * BITS[part.dtype] % 8 == 0:
         plain = as_bytes(part)
         held.setdefault(start_of(plain), {}).setdefault(plain, found)

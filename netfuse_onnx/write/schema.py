@@ -200,6 +200,17 @@ LOW_RANK = record(
 """The weights that are W_0 + L R (rewrite/low_rank.py)."""
 WRITTEN = record({"sha256": text, "operators": mapped(count), "types": mapped(count)}, {})
 """Facts of the graph as it was written (write/written.py)."""
+FILE = record(
+    {
+        **dict.fromkeys(("model", "producer", "version", "exporter"), text),
+        "opset": count,
+        "nodes": listed(count),
+    },
+    {},
+)
+FORM_ROW = record({"model": text, "form": text, "says": text, "count": count, "exact": truth}, {})
+SPELLING = record({"models": listed(FILE), "forms": listed(FORM_ROW), "opset": count, "onnxslim": text}, {})
+"""The ways in which the files were written (spelling_rows.py)."""
 APART = record(
     {
         "bytes": number,
@@ -233,6 +244,7 @@ _VALUE = record(
         "low_rank": LOW_RANK,
         "combined": mapped(one_of("mean", "sum", "vote")),
         "unmoved": truth,
+        "spelling": SPELLING,
         "portable": truth,
         "written": WRITTEN,
         "apart": APART,

@@ -314,11 +314,17 @@ def _inline_head(head: TensorProto, recipe: Recipe) -> bytes:
 
 
 def _content(recipes: Mapping[str, Recipe], digests: Sequence[str], tail: bytes) -> str:
-    """Returns 8 hex digits that stand for the data file's bytes, without reading them: the bytes follow from
-    the models, the recipes, in the file's order, and the options of the merge, which the metadata hold. The
-    places where the models' bytes are do not count: an update reads most of them in the merged file."""
+    """Returns 8 hex digits that stand for the data file's bytes, without reading them all: the bytes follow
+    from the models, the recipes, in the file's order, and the options of the merge, which the metadata hold.
+    The places where the models' bytes are do not count: an update reads most of them in the merged file."""
+
+    def part(weight: Weight) -> list[object]:
+        page = weights.first_page(weight)
+        start = page if isinstance(page, bytes) else b"".join(page)
+        return [weight.shape, hashlib.blake2b(start, digest_size=8).hexdigest()]
+
     rows = [
-        [name, r.dtype, r.shape, r.outer, r.transform.text, [part.shape for part in r.parts]]
+        [name, r.dtype, r.shape, r.outer, r.transform.text, [*map(part, r.parts)]]
         for name, r in recipes.items()
     ]
     text = json.dumps([_FORMAT, _ALIGN, list(digests), rows])

@@ -55,8 +55,8 @@ MUTATIONS = (
     mutation(
         "the-sum-is-no-part-of-the-answer",
         "netfuse_onnx/report.py",
-        "        others = (self.reconstruction, self.views)\n",
-        "        others = (self.views,)\n",
+        "        others = (self.reconstruction, self.views, self.kept)\n",
+        "        others = (self.views, self.kept)\n",
         "test_low_rank.py::test_one_changed_element_is_found",
     ),
     mutation(

@@ -48,8 +48,8 @@ MUTATIONS = (
     mutation(
         "views-are-no-part-of-the-answer",
         "netfuse_onnx/report.py",
-        "        others = (self.reconstruction, self.views)\n",
-        "        others = (self.reconstruction,)\n",
+        "        others = (self.reconstruction, self.views, self.kept)\n",
+        "        others = (self.reconstruction, self.kept)\n",
         "test_views.py::test_a_failed_proof_leaves_the_old_bundle",
     ),
     mutation(

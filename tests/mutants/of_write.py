@@ -6,8 +6,8 @@ MUTATIONS = (
     mutation(
         "a-data-file-named-without-its-layout",
         "netfuse_onnx/write/writer.py",
-        "[name, r.dtype, r.shape, r.outer, r.transform.text, [[p.shape, part(p)] for p in r.parts]]",
-        "[name, [part(p) for p in r.parts]]",
+        "[name, r.dtype, r.shape, r.outer, r.transform.text, [*map(part, r.parts)]]",
+        "[name, [*map(part, r.parts)]]",
         "test_pins_write.py::test_the_data_file_is_named_by_its_layout_too",
     ),
     mutation(
@@ -20,8 +20,8 @@ MUTATIONS = (
     mutation(
         "a-data-file-named-without-its-sources",
         "netfuse_onnx/write/writer.py",
-        "return [files[weight.data.path], weight.data.offset, weight.data.length]",
-        "return [weight.data.offset, weight.data.length]",
+        "text = json.dumps([_FORMAT, _ALIGN, list(digests), rows])",
+        "text = json.dumps([_FORMAT, _ALIGN, rows])",
         "test_pins_write.py::test_the_data_file_is_named_by_what_the_sources_hold",
     ),
     mutation(
@@ -187,8 +187,8 @@ MUTATIONS = (
     ),
     mutation(
         "weights-not-aligned",
-        "netfuse_onnx/write/writer.py",
-        "            at = -(-at // _ALIGN) * _ALIGN\n",
+        "netfuse_onnx/write/cloning.py",
+        "        at = -(-at // align) * align\n",
         "",
         "test_pins_write.py::test_every_weight_starts_at_a_cache_line",
     ),
@@ -216,8 +216,8 @@ MUTATIONS = (
     mutation(
         "strangers-not-named",
         "netfuse_onnx/write/metadata.py",
-        "        if digest != expected\n",
-        "        if False\n",
+        "for path, digest, expected, name in rows if digest != expected",
+        "for path, digest, expected, name in rows if False",
         "test_verify.py::test_a_strange_source_is_named",
     ),
     mutation(
@@ -250,7 +250,7 @@ MUTATIONS = (
     ),
     mutation(
         "another-number-of-models",
-        "netfuse_onnx/opened.py",
+        "netfuse_onnx/sources.py",
         "    if len(paths) != len(about.models):\n",
         "    if False:\n",
         "test_verify.py::test_another_number_is_refused",

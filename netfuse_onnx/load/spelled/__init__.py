@@ -14,7 +14,9 @@ from netfuse_onnx.load import opset
 from netfuse_onnx.load.lift import Unconvertible
 from netfuse_onnx.load.spelled import (  # noqa: F401  forms register: first come those that need more
     activations,
+    attention,
     batchnorm,
+    contrib,
     cuts,
     folded,
     leftovers,
@@ -57,7 +59,7 @@ def respelled(source: Source, chosen: frozenset[str] | None = None) -> Spelling:
         graph, count, constants = one_size.respelled(current)
         counts[one_size.NAME] += count
         made |= constants
-        sized = replace(current, graph=graph)
+        sized = current if graph is current.graph else replace(current, graph=graph)
         current = _formed(sized, chosen, counts, made)
         if current is sized:
             break
@@ -112,7 +114,8 @@ def record(spellings: Sequence[Spelling], names: Sequence[str], given: Sequence[
         for name, count in sorted(spelling.counts.items())
     ]
     version = spellings[0].source.opsets.get("", 1)
-    return Respelled(tuple(rows), opset=version if version != given[0].opsets.get("", 1) else 0)
+    raised = version if version != given[0].opsets.get("", 1) else 0
+    return Respelled(tuple(rows), opset=raised, models=len(names))
 
 
 def _newer(sources: Sequence[Source], now: int, chosen: frozenset[str]) -> set[int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from netfuse_onnx.load.spelled.algebra import Polynomial, candidates, equals, inside, polynomial
 from netfuse_onnx.load.spelled.engine import Forms, form
-from netfuse_onnx.ops.kinds import FLOATS
+from netfuse_onnx.ops.kinds import FLOATS, NARROW_FLOATS
 from netfuse_onnx.types import Node
 
 HALF_OF_BOTH: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}
@@ -26,7 +26,7 @@ def _of(forms: Forms, node: Node, inner: Node, outer: Polynomial, within: Polyno
         dtype = forms.dtype(x)
         found = polynomial(forms, node.outputs[0], {x: 0, inner.outputs[0]: 1})
         if equals(found, outer, dtype) and equals(polynomial(forms, inner.inputs[0], {x: 0}), within, dtype):
-            return x if dtype in FLOATS else None
+            return x if dtype in NARROW_FLOATS else None
     return None
 
 
@@ -79,7 +79,7 @@ def _hard_sigmoid_by_clip(forms: Forms, node: Node) -> Node | None:
     """Clip(a x + b, 0, c) / c is a HardSigmoid with a slope of a / c."""
     inner = inside(forms, node.outputs[0], "Clip", depth=2)
     low, high = _bounds(forms, inner) if inner else (None, None)
-    if inner is None or low != 0.0 or not high or forms.dtype(inner.outputs[0]) not in FLOATS:
+    if inner is None or low != 0.0 or not high or forms.dtype(inner.outputs[0]) not in NARROW_FLOATS:
         return None
     scaled = polynomial(forms, node.outputs[0], {inner.outputs[0]: 0})
     if not equals(scaled, {(1,): 1 / high}, forms.dtype(inner.outputs[0])):

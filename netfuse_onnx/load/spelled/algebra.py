@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from netfuse_onnx.load.spelled.engine import Forms
-from netfuse_onnx.storage.numbers import BFLOAT16, FLOAT16
+from netfuse_onnx.storage.numbers import BFLOAT16, DOUBLE, FLOAT16
 from netfuse_onnx.types import Node
 
 DEPTH = 8
@@ -18,7 +18,7 @@ Polynomial = Mapping[Powers, float]
 
 def tolerance(dtype: int) -> float:
     """Return the relative error by which a constant may miss a number that its type can't hold."""
-    return {FLOAT16: 2.0**-11, BFLOAT16: 2.0**-8}.get(dtype, 1e-6)
+    return {FLOAT16: 2.0**-11, BFLOAT16: 2.0**-8, DOUBLE: 1e-9}.get(dtype, 1e-6)
 
 
 def equals(found: Polynomial | None, wanted: Polynomial, dtype: int) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.spelled import size_rules, value_rules  # noqa: F401  their rules register
+from netfuse_onnx.load.spelled.polynomials import product
 from netfuse_onnx.load.spelled.size_rules import whole
 from netfuse_onnx.load.spelled.sized_nodes import Emitted
 from netfuse_onnx.load.spelled.sizes import WHOLE, Dims, Indices, Sizes
@@ -152,7 +153,7 @@ class _Pass:
         """Write a view of its root in one way; False where the dims do not tell how."""
         name = node.outputs[0]
         before, after = self.sizes.dims.get(root), self.sizes.dims.get(name)
-        if before is None or after is None or root in self.graph.weights:
+        if before is None or after is None or root in self.graph.weights or not _equal_count(before, after):
             return False
         base = self.alias.get(root, root)
         if before == after:
@@ -185,6 +186,14 @@ class _Pass:
 def _all_indices(sizes: Sizes, node: Node, dims: Dims) -> bool:
     """Return True where a GatherND fetches each element of all indexed axes, in their order."""
     return False if node.attrs.get("batch_dims") else value_rules.each_place(sizes, node.inputs[1], dims)
+
+
+def _equal_count(before: Dims, after: Dims) -> bool:
+    """Return True where both dims have the same number of elements in every run."""
+    try:
+        return product(before) == product(after)
+    except ArithmeticError:
+        return False
 
 
 def _added(few: Dims, many: Dims) -> list[int] | None:

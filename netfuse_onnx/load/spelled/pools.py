@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from netfuse_onnx.load.spelled.engine import Forms, form
-from netfuse_onnx.ops.kinds import FLOATS
+from netfuse_onnx.ops.kinds import NARROW_FLOATS
 from netfuse_onnx.types import Node
 
 
@@ -16,7 +16,7 @@ from netfuse_onnx.types import Node
 def _global_average(forms: Forms, node: Node) -> list[Node] | None:
     """ReduceMean over all axes from the third on is a GlobalAveragePool, with a Squeeze where they go."""
     dims, axes = forms.dims(node.inputs[0]), forms.axes(node)
-    if dims is None or not axes or len(dims) != 4 or forms.dtype(node.inputs[0]) not in FLOATS:
+    if dims is None or not axes or len(dims) != 4 or forms.dtype(node.inputs[0]) not in NARROW_FLOATS:
         return None
     if sorted(axis % len(dims) for axis in axes) != [*range(2, len(dims))]:
         return None
