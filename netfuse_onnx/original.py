@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from netfuse_onnx.types import Extent
 
@@ -27,8 +28,10 @@ class OriginalFile:
 @dataclass(frozen=True, slots=True)
 class Original:
     """A source: its files, the model first, and the digest that the merged file has of them. `note` says in
-    what the files differ from those that were merged; it is '' where they are the same byte for byte."""
+    what the files differ from those that were merged; it is '' where they are the same byte for byte.
+    `regions` are the places of the tensors in each file, once they have been looked for."""
 
     digest: str
     files: tuple[OriginalFile, ...]
     note: str = ""
+    regions: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict, compare=False)

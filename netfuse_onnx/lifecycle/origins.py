@@ -98,12 +98,13 @@ class Origins:
         original = self.original(model, folder)
         path = os.path.join(folder.path, f"{model}.onnx")
         try:
-            graph = _graph(original)
+            placed = origins.opened(original.files)
         except (MalformedError, DecodeError) as error:
             raise _damaged(self.path, f"{self.about.models[model]} is no model: {error}") from error
+        found = replace(original, regions=origins.regions(placed))
         with open(path, "xb") as file:
-            file.write(graph.SerializeToString(deterministic=True))
-        return replace(load(path), original=original)
+            file.write(_graph(placed).SerializeToString(deterministic=True))
+        return replace(load(path), original=found)
 
     def _piece(self, number: int, folder: WeightFiles) -> Piece:
         if number >= 0:
@@ -187,9 +188,8 @@ class LinkedFiles(WeightFiles):
         return target
 
 
-def _graph(original: Original) -> ModelProto:
+def _graph(placed: origins.Placed) -> ModelProto:
     """Return the graph of a model, whose weights refer to files in one folder."""
-    placed = origins.opened(original.files)
     kept = list(views.movable(placed.model))  # which keeps their ids
     movable = set(map(id, kept))
     for tensor, (name, start, end) in placed.places:

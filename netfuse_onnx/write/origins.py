@@ -45,6 +45,8 @@ UNHELD = 1 << 20
 NOT_HELD = "the merged file does not hold all of its weights, but others that were computed from them"
 TOO_MUCH = "its nodes take too much for the metadata of a merged file"
 _ALIGN = 64
+Regions = Mapping[str, Sequence[tuple[int, int]]]
+"""By file, the first byte and the end of each tensor in it."""
 
 
 def text(family: Correspondence, recipes: Mapping[str, Recipe]) -> str:
@@ -122,7 +124,7 @@ def opened(files: Sequence[OriginalFile]) -> Placed:
     return Placed(model, held, places)
 
 
-def _regions(placed: Placed) -> dict[str, list[tuple[int, int]]]:
+def regions(placed: Placed) -> dict[str, list[tuple[int, int]]]:
     """Return the places of the tensors in each file, in order, without those that overlap others."""
     found: dict[str, list[tuple[int, int]]] = {name: [] for name in placed.files}
     for name, start, end in sorted({place for _, place in placed.places}):
@@ -150,21 +152,25 @@ class _Recorder:
         """Record one source: byte for byte where that takes few bytes, else written anew, else not at all."""
         if not source.adapted:
             note = source.original.note if source.original else ""
-            if files := self._files(files_of(source)):
+            known = source.original.regions if source.original else {}
+            if files := self._files(files_of(source), known):
                 return PackedModel(files, FACTORED if self._computes(files) else note)
         model = rebuild.model(source, places=True) if source.adapted else stripped(source)
         if files := self._files(anew(model)):
             return PackedModel(files, ADAPTED if source.adapted else ANEW)
         return PackedModel((), NOT_HELD if self.unheld > UNHELD else TOO_MUCH)
 
-    def _files(self, files: Sequence[OriginalFile]) -> tuple[PackedFile, ...]:
-        """Return the files of one source; none where they take too much. Raises FileFault."""
-        placed, self.unheld = opened(files), 0
-        rows = {name: self._cut(placed.files[name], cuts) for name, cuts in _regions(placed).items()}
+    def _files(self, files: Sequence[OriginalFile], known: Regions | None = None) -> tuple[PackedFile, ...]:
+        """Return the files of one source; none where they take too much. `known` are the places of its
+        tensors, where they have been found before. Raises FileFault."""
+        self.unheld = 0
+        held = {file.location: Pieces(file.pieces) for file in files}
+        places = known or regions(opened(files))
+        rows = {name: self._cut(held[name], cuts) for name, cuts in places.items()}
         rest = sum(length(piece) for row in rows.values() for piece in row if isinstance(piece, Extent))
         if self.unheld > UNHELD or rest > 2 * MOST:
             return ()
-        found = {name: [*_joined(placed.files[name], row)] for name, row in rows.items()}
+        found = {name: [*_joined(held[name], row)] for name, row in rows.items()}
         fresh = {piece for row in found.values() for piece in row if isinstance(piece, bytes)}
         if sum(map(len, fresh - self.runs.keys())) > MOST:
             return ()
