@@ -14,6 +14,7 @@ import pytest
 from changed_families import files, left, pool, wide
 from commands import Run, refused
 from onnx import numpy_helper
+from tail_files import tailed
 
 import netfuse_onnx
 from netfuse_onnx import FileFault, NotEquivalent, UsageFault, ValuesDiffer
@@ -57,6 +58,24 @@ def test_proofs_whatever_the_edge(tmp_path: Path, io: str) -> None:
         assert report.proof.kept.ok
         assert report.proof.kept.outputs
     assert netfuse_onnx.verify(str(merged), [models.paths[name] for name in "bcd"]).ok
+
+
+def test_proofs_of_models_with_tails(tmp_path: Path) -> None:
+    """Each model has outputs of its own, some by a name that another one uses for something else."""
+    paths = tailed(tmp_path, ("logits", "two", "passes", "best", "hidden"))
+    merged = str(tmp_path / "merged.onnx")
+    netfuse_onnx.merge(paths[:4], merged, names="abcd", partial=True, verify=False)
+    for change, counted in (
+        (lambda: netfuse_onnx.update(merged, {"b": paths[4]}), 1 + 2 + 1),
+        (lambda: netfuse_onnx.remove(merged, ["a"]), 2 + 2 + 1),
+        (lambda: netfuse_onnx.add(merged, [paths[1]], names=["e"]), 2 + 2 + 1),
+    ):
+        report = change()
+        assert report.proof is not None
+        assert report.proof.kept is not None
+        assert report.proof.kept.ok
+        assert report.proof.kept.exact == counted * len(report.proof.values.cases)
+    assert netfuse_onnx.verify(merged, [paths[k] for k in (4, 2, 3, 1)]).ok
 
 
 def test_the_file_as_it_was_says_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

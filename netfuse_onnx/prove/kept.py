@@ -39,14 +39,14 @@ class KeptProver:
     def check(self, judge: Judge, results: Sequence[Values]) -> None:
         """Run the old file on the cases of the proof, and compare with the new file's results."""
         trial = judge.trial
-        names = names_before(trial, self.about, self.places)
-        packing = Packing(labels_before(trial, self.about, names))
+        names = inputs_before(trial, self.about, self.places)
+        packing = Packing(labels_before(trial, self.about, names, next(iter(self.places))))
         judge.tell("running the merged model as it was", 0, 1)
         try:
             session = Session(self.path, trial.options.runtime)
             for case in range(len(trial.cases)):
                 before = session.run(packing.inputs(self._feeds(trial, case, names)))
-                self._compare(judge, case, packing, names, before, results[case])
+                self._compare(judge, case, packing, before, results[case])
         except RunFailed as error:
             self._problems.append(f"The merged file as it was does not run in ONNX Runtime: {error}.")
 
@@ -55,7 +55,7 @@ class KeptProver:
         problems = tuple(dict.fromkeys(self._problems))
         return KeptProof(len(self.places), self._outputs, self._exact, problems)
 
-    def _feeds(self, trial: Trial, case: int, names: Edge) -> list[dict[str, Value]]:
+    def _feeds(self, trial: Trial, case: int, names: Mapping[str, str]) -> list[dict[str, Value]]:
         """Return the inputs of each model of the old file, by the names there. A model that stays gets those
         that it gets in the new file; another one those of the new model at its place, or of the first."""
         after = {before: now for now, before in self.places.items()}
@@ -63,17 +63,16 @@ class KeptProver:
         for before in range(len(self.about.models)):
             now = after.get(before, before if before < trial.family.models else 0)
             drawn = trial.feeds(trial.cases[case], now)
-            feeds.append({names.inputs[name]: value for name, value in drawn.items()})
+            feeds.append({names[name]: value for name, value in drawn.items()})
         return feeds
 
-    def _compare(
-        self, judge: Judge, case: int, packing: Packing, names: Edge, before: Values, after: Values
-    ) -> None:
+    def _compare(self, judge: Judge, case: int, packing: Packing, before: Values, after: Values) -> None:
         trial = judge.trial
-        own = [name for name in names.outputs if name not in trial.family.combined]
         for now, then in self.places.items():
-            for name in own:
-                want, lacking = packing.pick(then, names.outputs[name], before)
+            for name, old in outputs_before(trial, self.about, now, then).items():
+                if name in trial.family.combined:
+                    continue
+                want, lacking = packing.pick(then, old, before)
                 got, missing = trial.pick(now, name, after)
                 self._outputs += 1
                 if lacking or missing:
@@ -96,24 +95,32 @@ def _close(judge: Judge, name: str, model: int, case: int, got: Value, want: Val
     return compare(got, want, judge.tolerance(name, want, model)).ok
 
 
-def names_before(trial: Trial, about: Metadata, places: Mapping[int, int]) -> Edge:
-    """Return the names that inputs and outputs have in the old file's own terms, which are its first model's,
-    by those of the new file's first model."""
+def inputs_before(trial: Trial, about: Metadata, places: Mapping[int, int]) -> Mapping[str, str]:
+    """Return the names that inputs have in the old file's own terms, which are its first model's, by those of
+    the new file's first model."""
     now, then = next(iter(places.items()))
-    edge = trial.family.edge(now)
-    if about.names is None:  # all models had the same names
-        return edge
-    sides = [(edge.inputs, about.names[then].inputs), (edge.outputs, about.names[then].outputs)]
-    inputs, outputs = (
-        {name: {own: first for first, own in old.items()}[own] for name, own in new.items()}
-        for new, old in sides
-    )
-    return Edge(inputs, outputs)
+    return _terms(trial.family.edge(now).inputs, about.names[then].inputs if about.names else None)
 
 
-def labels_before(trial: Trial, about: Metadata, names: Edge) -> Labels:
-    """Return the names of the inputs and outputs of the old file."""
-    same = Edge({n: n for n in names.inputs.values()}, {n: n for n in names.outputs.values()})
+def outputs_before(trial: Trial, about: Metadata, now: int, then: int) -> Mapping[str, str]:
+    """Return the same of the outputs of one model that stays: with --partial, each may have its own."""
+    return _terms(trial.family.edge(now).outputs, about.names[then].outputs if about.names else None)
+
+
+def _terms(after: Mapping[str, str], before: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the old file's terms by those of the new one, each given with a model's own names. A file that
+    records no names has models with the same ones, which are its terms."""
+    if before is None:
+        return after
+    terms = {own: term for term, own in before.items()}
+    return {term: terms[own] for term, own in after.items()}
+
+
+def labels_before(trial: Trial, about: Metadata, inputs: Mapping[str, str], model: int) -> Labels:
+    """Return the names of the inputs and outputs of the old file. `model` is one that stays, of the new
+    file."""
+    own = trial.family.edge(model).outputs.values()
+    same = Edge({name: name for name in inputs.values()}, {name: name for name in own})
     edges = about.names or (same,) * len(about.models)
-    repeated = frozenset(names.inputs[name] for name in trial.repeated)
+    repeated = frozenset(inputs[name] for name in trial.repeated)
     return Labels(about.models, edges, about.io, frozenset(about.share), frozenset(about.combined), repeated)
