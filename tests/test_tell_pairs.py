@@ -33,7 +33,10 @@ def teller(cases: Sequence[Sequence[Value]], dims: Sequence[Dim]) -> Teller:
         return Tolerance(base.rtol, base.atol, 1e-3 * model, scales.of(value))
 
     family = SimpleNamespace(
-        models=models, names=tuple(map(str, range(models))), edge_type=lambda _: SimpleNamespace(dims=dims)
+        models=models,
+        names=tuple(map(str, range(models))),
+        edge_type=lambda _: SimpleNamespace(dims=dims),
+        tails=(),
     )
     same = [{str(k): {"y": case[m]} for k, case in enumerate(cases)} for m in range(models)]
     outputs = [[{"y": case[m]} for case in cases] for m in range(models)]

@@ -8,7 +8,7 @@ it was and the new one give the same for the models that stay.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from netfuse_onnx import edges, sources, wording
@@ -16,7 +16,7 @@ from netfuse_onnx.errors import UsageFault
 from netfuse_onnx.hints import Asked
 from netfuse_onnx.lifecycle import before
 from netfuse_onnx.lifecycle.held import Held, held
-from netfuse_onnx.lifecycle.places import Places
+from netfuse_onnx.lifecycle.places import Choose, Places
 from netfuse_onnx.merge_rows import RoutingRow, Sharing
 from netfuse_onnx.merging import Merging
 from netfuse_onnx.options import Proof
@@ -32,8 +32,6 @@ from netfuse_onnx.write import metadata, staging
 from netfuse_onnx.write.digests import Digests
 from netfuse_onnx.write.early import Early
 
-Choose = Callable[[Sequence[str]], Places]
-"""Gives the models after a change from the names of those before it. Raises UsageFault."""
 MEASURE = "merge again with --tune to measure"
 
 
@@ -133,7 +131,7 @@ def change(
     target = merged if out is None else out
     places = choose(metadata.read(merged).models)
     check_target(target, places)
-    with held(merged, target, copied=places.stay_put) as was:
+    with held(merged, target, choose, copied=places.stay_put) as was:
         places = choose(was.about.models)
         with wording.renaming(was.shown):
             merging = Changing(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from netfuse_onnx.lifecycle import before, origins
-from netfuse_onnx.lifecycle.places import Places
+from netfuse_onnx.lifecycle.places import Choose, Places
 from netfuse_onnx.storage import steady, wire
 from netfuse_onnx.types import Source
 from netfuse_onnx.write import metadata, staging
@@ -18,11 +18,11 @@ from netfuse_onnx.write.early import Early
 
 @dataclass(frozen=True)
 class Held:
-    """A merged file that was read: its metadata, its models, and its stamp then."""
+    """A merged file that was read: its metadata, its models that stay, by place, and its stamp then."""
 
     path: str
     about: metadata.Metadata
-    models: Sequence[Source]
+    models: Mapping[int, Source]
     stamp: steady.Stamp | None
     early: Early | None
 
@@ -33,15 +33,15 @@ class Held:
     @property
     def shown(self) -> Mapping[str, str]:
         """The words for messages in place of the paths of the models, which last as long as the change."""
-        pairs = zip(self.models, self.about.models, strict=True)
-        return {source.path: f"{self.path} ({name})" for source, name in pairs}
+        names = self.about.models
+        return {source.path: f"{self.path} ({names[place]})" for place, source in self.models.items()}
 
 
 @contextlib.contextmanager
-def held(merged: str, out: str, *, copied: bool) -> Iterator[Held]:
-    """Read a merged file. For the time of the change a hidden folder beside it, or beside `out` where that is
-    impossible, has another name of its data, which last even when the file is replaced. With `copied`, a copy
-    of a data file is begun. Raises FileFault."""
+def held(merged: str, out: str, choose: Choose, *, copied: bool) -> Iterator[Held]:
+    """Read a merged file, and those of its models that stay after a change. For the time of the change a
+    hidden folder beside it, or beside `out` where that is impossible, has another name of its data, which
+    last even when the file is replaced. With `copied`, a copy of a data file is begun. Raises FileFault."""
     home = os.path.dirname(staging.real(merged))
     beside = merged if os.access(home, os.W_OK | os.X_OK) else out
     try:
@@ -56,7 +56,8 @@ def held(merged: str, out: str, *, copied: bool) -> Iterator[Held]:
         inner = os.path.join(folder.folder, f"read-{next(attempts)}")
         os.mkdir(inner)
         early.extend(_begun(merged, inner) if copied else ())
-        return Held(merged, about, origins.sources(merged, inner), stamp, early[-1] if early else None)
+        stay = origins.Origins.read(merged).some(choose(about.models).kept.values(), inner)
+        return Held(merged, about, stay, stamp, early[-1] if early else None)
 
     try:
         yield steady.steady([merged], read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
@@ -38,8 +38,7 @@ def sources(merged: str, folder: str) -> list[Source]:
     Raises FileFault where the file can't be read, was not written by netfuse-onnx, or does not hold a source.
     """
     opened = Origins.read(merged)
-    holder = LinkedFiles(folder)
-    return [opened.source(model, holder) for model in range(len(opened.about.models))]
+    return list(opened.some(range(len(opened.about.models)), folder).values())
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,11 @@ class Origins:
         except ValueError as error:
             raise _damaged(path, str(error)) from error
         return cls(path, about, packed, writer.read_merged(path))
+
+    def some(self, models: Iterable[int], folder: str) -> dict[int, Source]:
+        """Return some models as they were loaded, as `sources` does. Raises FileFault."""
+        holder = LinkedFiles(folder)
+        return {model: self.source(model, holder) for model in models}
 
     def note(self, model: int) -> str:
         """Return in what a model's files differ from those that were merged; '' where they are the same."""

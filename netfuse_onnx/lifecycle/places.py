@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netfuse_onnx import arguments
@@ -60,6 +60,10 @@ class Places:
             kept=tuple(place.name for place in self.after if place.stays),
             notes=tuple(notes),
         )
+
+
+Choose = Callable[[Sequence[str]], Places]
+"""Gives the models after a change from the names of those before it. Raises UsageFault."""
 
 
 def updated(merged: str, names: Sequence[str], files: Mapping[str, str]) -> Places:
