@@ -133,10 +133,10 @@ def _root(forms: Forms, name: str, power: float) -> str | None:
     if node is None:
         return None
     if node.op == "Pow":
-        return node.inputs[0] if forms.number(node.inputs[1]) == power else None
+        return node.inputs[0] if _beside(forms, *node.inputs, power) else None
     if node.op == "Sqrt":
         return node.inputs[0] if power == 0.5 else None
-    if power != -0.5 or (node.op == "Div" and forms.number(node.inputs[0]) != 1.0):
+    if power != -0.5 or (node.op == "Div" and not _beside(forms, *node.inputs[::-1], 1)):
         return None
     return _root(forms, node.inputs[-1], 0.5)
 
@@ -173,4 +173,9 @@ def _square(forms: Forms, node: Node) -> bool:
     """Return True for x * x and for Pow(x, 2)."""
     if node.op == "Mul":
         return node.inputs[0] == node.inputs[1]
-    return forms.number(node.inputs[1]) == 2
+    return _beside(forms, node.inputs[0], node.inputs[1], 2)
+
+
+def _beside(forms: Forms, value: str, constant: str, number: float) -> bool:
+    """Return True for a constant that is this number and leaves the rank of a value beside it."""
+    return forms.number(constant) == number and forms.keeps_rank(value, constant)
