@@ -43,6 +43,8 @@ GRAPHS = {
     "a reciprocal that adds an axis": _layer_norm(
         "float[1,1,1,1] h = {1}", "q = Mul(c, c)", "s = Sqrt(a) r = Div(h, s) d = Mul(c, r)"
     ),
+    "keepdims of 2, which ONNX Runtime takes for 0": "g (float[2,3,4,5] x) => (float y) "
+    "{ a = ReduceMean<axes=[2,3], keepdims=2>(x) y = Relu(a) }",
     "positions that are expanded": _positions("i = Expand(r, five)"),
     "positions that are moved and expanded": _positions("p = Add(r, n) q = Sub(p, n) i = Expand(q, five)"),
 }  # fmt: skip
