@@ -79,7 +79,13 @@ def _hard_sigmoid_by_clip(forms: Forms, node: Node) -> Node | None:
     """Clip(a x + b, 0, c) / c is a HardSigmoid with a slope of a / c."""
     inner = inside(forms, node.outputs[0], "Clip", depth=2)
     low, high = _bounds(forms, inner) if inner else (None, None)
-    if inner is None or low != 0.0 or not high or forms.dtype(inner.outputs[0]) not in NARROW_FLOATS:
+    if (
+        inner is None
+        or low != 0.0
+        or high is None
+        or not 0 < high < math.inf
+        or forms.dtype(inner.outputs[0]) not in NARROW_FLOATS
+    ):
         return None
     scaled = polynomial(forms, node.outputs[0], {inner.outputs[0]: 0})
     if not equals(scaled, {(1,): 1 / high}, forms.dtype(inner.outputs[0])):
@@ -129,8 +135,8 @@ def _bounds(forms: Forms, clip: Node) -> tuple[float | None, float | None]:
 def _clip(forms: Forms, node: Node, x: str, low: float, high: float) -> Node | None:
     """Return a Clip with constant bounds, or a Relu."""
     dtype = forms.dtype(x)
-    if dtype not in FLOATS:
-        return None
+    if dtype not in FLOATS or low == math.inf or high == -math.inf:
+        return None  # a bound that all values exceed is no absent bound
     if (low, high) == (0.0, math.inf):
         return replace(node, op="Relu", inputs=(x,), attrs={})
     names = ["" if math.isinf(each) else forms.of_type(each, dtype) for each in (low, high)]
@@ -138,38 +144,76 @@ def _clip(forms: Forms, node: Node, x: str, low: float, high: float) -> Node | N
     return replace(node, op="Clip", inputs=inputs, attrs={})
 
 
-@form(
-    "Clip",
-    name="clip-of-relu",
-    opset=12,
-    says="Relu before or after a Clip, or a Clip without upper bound, became one operator",
-)
-def _clip_of_relu(forms: Forms, node: Node) -> Node | None:
-    """Clip(Relu(x), .., h) is Clip(x, 0, h), and Clip(x, 0) is a Relu."""
+def _clip_of_relu(forms: Forms, node: Node) -> tuple[str, float, float] | None:
+    """Return x and the bounds of a Clip of a Relu, and of a Clip from 0 without an end."""
     low, high = _bounds(forms, node)
     if low is None or high is None:
         return None
     inner = forms.producer(node.inputs[0], "Relu")
     if inner is not None and high > 0:
-        return _clip(forms, node, inner.inputs[0], max(low, 0.0), high)
-    return _clip(forms, node, node.inputs[0], low, high) if (low, high) == (0.0, math.inf) else None
+        return inner.inputs[0], max(low, 0.0), high
+    return (node.inputs[0], low, high) if (low, high) == (0.0, math.inf) else None
 
 
-@form("Min", "Max", name="min-max", opset=12, says="Min and Max with a number became Clip")
-def _clip_of_min(forms: Forms, node: Node) -> Node | None:
-    """Max(x, l) and Min(x, h) are Clips, and one of the other is a Clip with both bounds."""
-    if len(node.inputs) != 2 or (found := forms.with_scalar(node)) is None:
+def _min_max(forms: Forms, node: Node) -> tuple[str, float, float] | None:
+    """Return x and the bounds of a Min or Max with a number, and of one of another bound."""
+    if len(node.inputs) != 2 or (found := forms.with_scalar(node)) is None or not math.isfinite(found[1]):
         return None
     x, number = found
-    if not math.isfinite(number):
-        return None
     low, high = (-math.inf, number) if node.op == "Min" else (number, math.inf)
-    inner = forms.producer(x, "Clip", "Relu")
-    if inner is not None:
-        bounds = (0.0, math.inf) if inner.op == "Relu" else _bounds(forms, inner)
-        if None in bounds:
-            return None
-        lower, upper = (each if each is not None else math.nan for each in bounds)
-        if lower <= number <= upper:
-            return _clip(forms, node, inner.inputs[0], max(low, lower), min(high, upper))
-    return _clip(forms, node, x, low, high)
+    inner = forms.producer(x, "Clip", "Relu", "Min", "Max")
+    before = _bounded(forms, inner) if inner is not None else None
+    if before is None or not before[1] <= number <= before[2]:
+        return x, low, high
+    return before[0], max(low, before[1]), min(high, before[2])
+
+
+def _bounded(forms: Forms, node: Node) -> tuple[str, float, float] | None:
+    """Return x and the bounds that one node sets; None where they are not constant."""
+    if node.op == "Relu":
+        return node.inputs[0], 0.0, math.inf
+    if node.op == "Clip":
+        low, high = _bounds(forms, node)
+        return None if low is None or high is None else (node.inputs[0], low, high)
+    return _min_max(forms, node)
+
+
+def _finite(low: float, high: float) -> bool:
+    """Return True where infinity becomes a bound, or for a Relu, which keeps it. A Clip with one bound makes
+    the largest number of it."""
+    return math.isfinite(low) and (math.isfinite(high) or low == 0)
+
+
+@form("Clip", name="clip-of-relu", opset=12, says="A Relu before a Clip became one of its bounds")
+def _clip_with_relu(forms: Forms, node: Node) -> Node | None:
+    """Clip(Relu(x), .., h) is Clip(x, 0, h)."""
+    found = _clip_of_relu(forms, node)
+    return _clip(forms, node, *found) if found and math.isfinite(found[2]) else None
+
+
+@form("Clip", name="clip-without-end", opset=12, exact=False,
+      says="A Clip without upper bound became Relu, or one Clip with the Relu before it")  # fmt: skip
+def _clip_without_end(forms: Forms, node: Node) -> Node | None:
+    """Clip(x, 0) is a Relu, but for infinity."""
+    found = _clip_of_relu(forms, node)
+    return _clip(forms, node, *found) if found else None
+
+
+@form(
+    "Min",
+    "Max",
+    name="min-max",
+    opset=12,
+    says="Min and Max with numbers became Clip with both bounds, or Relu",
+)
+def _clip_of_both(forms: Forms, node: Node) -> Node | None:
+    """Min(Max(x, l), h) is Clip(x, l, h), and Max(x, 0) a Relu."""
+    found = _min_max(forms, node)
+    return _clip(forms, node, *found) if found and _finite(*found[1:]) else None
+
+
+@form("Min", "Max", name="min-or-max", opset=12, exact=False, says="Min or Max with a number became Clip")
+def _clip_of_one(forms: Forms, node: Node) -> Node | None:
+    """Max(x, l) and Min(x, h) are Clips with one bound, but for infinity."""
+    found = _min_max(forms, node)
+    return _clip(forms, node, *found) if found else None

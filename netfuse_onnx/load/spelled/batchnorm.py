@@ -136,6 +136,8 @@ def _product(forms: Forms, node: Node, x: str, scale: Numbers, shift: Numbers) -
     if product is None or forms.reads[product.outputs[0]] != 1:
         return None
     weight, dims = forms.weights.get(product.inputs[1]), forms.dims(product.outputs[0])
+    if bias and not forms.keeps_rank(product.outputs[0], bias):
+        return None  # the channels of a sum of rank 3 are not its last axis
     values = forms.vector(bias) if bias else np.zeros(len(scale))
     if weight is None or weight.dtype not in FLOATS or dims is None or len(dims) != 2 or values is None:
         return None

@@ -78,9 +78,9 @@ def _one_slice(forms: Forms, node: Node) -> Node | None:
 def _cuts(forms: Forms, node: Node) -> dict[int, tuple[int, int, int]]:
     """Return the start, end and step by axis, counted from the front; none where one is not constant."""
     dims = forms.dims(node.inputs[0])
-    columns = [forms.constant(name) for name in node.inputs[1:] if name]
+    columns = [forms.constant(name) for name in node.inputs[1:]]
     if dims is None or len(columns) not in (3, 4) or any(column is None for column in columns):
-        return {}
+        return {}  # an axis that is not given comes before steps that are
     starts, ends, axes, *steps = [column.reshape(-1).tolist() for column in columns if column is not None]
     rows = zip(axes, starts, ends, steps[0] if steps else [1] * len(axes), strict=True)
     return {axis % len(dims): (start, end, step) for axis, start, end, step in rows}

@@ -133,10 +133,10 @@ def _root(forms: Forms, name: str, power: float) -> str | None:
     if node is None:
         return None
     if node.op == "Pow":
-        return node.inputs[0] if forms.number(node.inputs[1]) == power else None
+        return node.inputs[0] if _beside(forms, node.inputs[0], node.inputs[1], power) else None
     if node.op == "Sqrt":
         return node.inputs[0] if power == 0.5 else None
-    if power != -0.5 or (node.op == "Div" and forms.number(node.inputs[0]) != 1.0):
+    if power != -0.5 or (node.op == "Div" and not _beside(forms, node.inputs[1], node.inputs[0], 1)):
         return None
     return _root(forms, node.inputs[-1], 0.5)
 
@@ -146,7 +146,7 @@ def _mean_of_squares(forms: Forms, name: str) -> tuple[str, list[int], float] | 
     shifted = forms.producer(name, "Add")
     with_epsilon = forms.with_scalar(shifted) if shifted else None
     mean = forms.producer(with_epsilon[0], "ReduceMean") if with_epsilon else None
-    if with_epsilon is None or mean is None or not mean.attrs.get("keepdims", 1):
+    if with_epsilon is None or mean is None or mean.attrs.get("keepdims", 1) != 1:
         return None
     squared, axes = forms.producer(mean.inputs[0], "Mul", "Pow"), forms.axes(mean)
     if squared is None or not axes or not _square(forms, squared) or not math.isfinite(with_epsilon[1]):
@@ -164,7 +164,7 @@ def _mean_and_variance(forms: Forms, quotient: Node) -> tuple[str, list[int], fl
         if mean is None or base is None or base.inputs != centred.inputs:
             continue
         alike = mean.inputs[0] == centred.inputs[0] and forms.axes(mean) == found[1]
-        if alike and mean.attrs.get("keepdims", 1):
+        if alike and mean.attrs.get("keepdims", 1) == 1:
             return centred.inputs[0], *found[1:]
     return None
 
@@ -173,4 +173,9 @@ def _square(forms: Forms, node: Node) -> bool:
     """Return True for x * x and for Pow(x, 2)."""
     if node.op == "Mul":
         return node.inputs[0] == node.inputs[1]
-    return forms.number(node.inputs[1]) == 2
+    return _beside(forms, node.inputs[0], node.inputs[1], 2)
+
+
+def _beside(forms: Forms, value: str, constant: str, number: float) -> bool:
+    """Return True for a constant that is this number and leaves the rank of a value beside it."""
+    return forms.number(constant) == number and forms.keeps_rank(value, constant)

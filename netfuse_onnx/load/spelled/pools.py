@@ -20,7 +20,7 @@ def _global_average(forms: Forms, node: Node) -> list[Node] | None:
         return None
     if sorted(axis % len(dims) for axis in axes) != [*range(2, len(dims))]:
         return None
-    if node.attrs.get("keepdims", 1):
+    if node.attrs.get("keepdims", 1) == 1:
         return [replace(node, op="GlobalAveragePool", inputs=node.inputs[:1], attrs={})]
     pooled = forms.fresh(node.outputs[0])
     squeezed = forms.new_constant(np.arange(2, len(dims), dtype=np.int64))

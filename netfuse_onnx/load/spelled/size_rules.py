@@ -194,7 +194,7 @@ def _reduced(sizes: Sizes, node: Node) -> Told:
             return [dims]
         axes = list(range(len(dims)))
     gone = {from_front(axis, len(dims)) for axis in axes}
-    if node.attrs.get("keepdims", 1):
+    if node.attrs.get("keepdims", 1) == 1:
         return [tuple([poly(1) if k in gone else size for k, size in enumerate(dims)])]
     return [tuple([size for k, size in enumerate(dims) if k not in gone])]
 

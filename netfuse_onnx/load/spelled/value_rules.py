@@ -132,7 +132,21 @@ def _spread(values: Values | None, dims: tuple[Poly, ...]) -> Values | None:
     found = as_indices(values)
     if found is None:
         return None
-    return Indices(dims, found.base, (*[poly(0)] * (len(dims) - len(found.steps)), *found.steps))
+    before = (*[poly(1)] * (len(dims) - len(found.dims)), *found.dims)
+    steps = (*[poly(0)] * (len(dims) - len(found.steps)), *found.steps)
+    kept = [_step(*each) for each in zip(steps, before, dims, strict=True)]
+    return (
+        Indices(dims, found.base, tuple([step for step in kept if step is not None]))
+        if None not in kept
+        else None
+    )
+
+
+def _step(step: Poly, before: Poly, after: Poly) -> Poly | None:
+    """Return the step along an axis that is broadcast; None where the size before may be 1 or not."""
+    if not step.terms or before == after:
+        return step
+    return poly(0) if before.constant == 1 else None
 
 
 def as_indices(values: Values | None) -> Indices | None:
