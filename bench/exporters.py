@@ -109,7 +109,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="netfuse-exporters-") as name:
         folder = Path(name)
         rows = (
-            real(args.real, folder) if args.real else exported(args.only or list(NETWORKS), args.full, folder)
+            real(args.real, folder)
+            if args.real
+            else exported(args.only or list(NETWORKS), not args.full, folder)
         )
         for row in rows:
             text = f"| {row} |" if args.markdown else f"{row} ({row.seconds:.1f} s)"

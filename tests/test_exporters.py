@@ -17,9 +17,11 @@ from onnx import numpy_helper, parser
 import netfuse_onnx
 from netfuse_onnx import api
 from netfuse_onnx.errors import NotEquivalent, UsageFault
-from netfuse_onnx.load import simplified
+from netfuse_onnx.load import folded, simplified
 from netfuse_onnx.load.loader import load
 from netfuse_onnx.load.spelled import one_size
+from netfuse_onnx.match.matcher import match
+from netfuse_onnx.prove.loaded import movable
 
 torch = pytest.importorskip("torch")
 
@@ -179,3 +181,47 @@ def test_simplify_goes_without_some_options(given: dict[str, object], tmp_path: 
     path = text_model(BY_NUMBERS, tmp_path / "a.onnx", 0)
     with pytest.raises(UsageFault, match="--simplify"):
         api.merge([path, path], str(tmp_path / "m"), simplify=True, **given)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------- rounding
+
+NORMED = """<ir_version: 10, opset_import: ["" : 17]> g (float[b, 2, 4, 4] x) => (float y)
+    <float[3, 2, 1, 1] w, float[3] scale, float[3] bias, float[3] mean, float[3] variance, float[3, 3, 1, 1] v>
+    { h = Conv(x, w)  n = BatchNormalization(h, scale, bias, mean, variance)  r = Relu(n)  y = Conv(r, v) }"""
+FOLDED = """<ir_version: 10, opset_import: ["" : 17]> g (float[b, 2, 4, 4] x) => (float y)
+    <float[3, 2, 1, 1] w, float[3] bias, float[3, 3, 1, 1] v>
+    { h = Conv(x, w, bias)  r = Relu(h)  y = Conv(r, v) }"""
+
+
+def filled(text: str, path: Path, seed: int) -> str:
+    proto, rng = parser.parse_model(text), np.random.default_rng(seed)
+    for info in proto.graph.value_info:
+        dims = tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+        values = rng.uniform(0.5, 2.0, dims).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(values, info.name))
+    del proto.graph.value_info[:]
+    onnx.save(proto, path)
+    return str(path)
+
+
+def test_noise_covers_the_weights_into_which_a_norm_is_folded(tmp_path: Path) -> None:
+    """The product with the scale is rounded, so the weight is moved by its steps, and no other weight."""
+    paths = [filled(text, tmp_path / f"{k}.onnx", k) for k, text in enumerate((NORMED, FOLDED))]
+    family = match([load(path) for path in paths], ["a", "b"])
+    source = movable(family, 0)
+    assert source is not None and source.adapted is not None
+    assert [change.weight for change in source.adapted.changes] == ["w"]
+    assert movable(family, 1) is None
+    given = {each.name: numpy_helper.to_array(each) for each in onnx.load(paths[0]).graph.initializer}
+    with folded.opened(source, moved=1) as path:
+        model = onnx.load(path)
+        moved = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    apart = {name for name, values in given.items() if not np.array_equal(values, moved[name])}
+    assert apart == {"w"}
+    steps = np.abs(moved["w"] - given["w"]) / given["w"]
+    assert 0 < steps.max() <= 2 * np.finfo(np.float32).eps
+
+
+def test_noise_is_that_of_the_file_where_no_norm_is_folded(tmp_path: Path) -> None:
+    paths = [filled(NORMED, tmp_path / f"{k}.onnx", k) for k in range(2)]
+    assert movable(match([load(path) for path in paths], ["a", "b"]), 0) is None

@@ -103,6 +103,7 @@ def _moved(base: Weight, change: Change, seed: int) -> Weight:
     """Return the changed weight with each element moved by one rounding step up, down or not at all: as the
     sum of two numbers it was rounded, and another order of adding up rounds in another way. The change of a
     low-rank difference is none: what is merged is exact to the rounding of the largest element in a row.
+    A weight that is replaced moves by steps of its elements.
     Without a seed, and where its elements are no floats, the weight is not moved."""
     changed = weight(base, change)
     if not seed or changed.dtype not in numbers.DIGITS:

@@ -13,7 +13,10 @@ import numpy as np
 from netfuse_onnx.load import folded
 from netfuse_onnx.run import observe
 from netfuse_onnx.run.runtime import RunFailed, Runtime, Session, Value
-from netfuse_onnx.types import Adapted, Change, Correspondence, Graph, Source, ValueType
+from netfuse_onnx.types import Adapted, Change, Correspondence, Graph, Source, ValueType, Weight
+
+SCALING = ("batch-normalization-folded", "channel-scale-folded")
+"""Forms that multiply the weights before them by a scale, and round the products."""
 
 
 def session_of(source: Source, runtime: Runtime, *, optimise: bool = True, moved: int = 0) -> Session:
@@ -96,12 +99,35 @@ def biased(graph: Graph) -> list[Biased]:
 
 def movable(family: Correspondence, model: int) -> Source | None:
     """Return a source as an adapted one, whose changed weights are those that the merged model computes from
-    several: the changes of an adapter, or none of weights that are low-rank differences. None where there are
-    no such weights, or the file holds them in other forms."""
+    several: the changes of an adapter, none of weights that are low-rank differences, and none of those that
+    are multiplied by the scale of a folded BatchNormalization. None where there are no such weights, or the
+    file holds them in other forms."""
     source = family.sources[model]
-    if source.adapted or family.low_rank is None:
-        return source if source.adapted else None
+    if source.adapted:
+        return source
+    changes = [Change("", name, False, "", "") for name in _factored(family, model)]
+    changes += [Change("", name, False, "", "", replaced=weight) for name, weight in _scaled(family, model)]
+    held = folded.tensors(source.path) if changes else set[str]()
+    kept = {
+        change.weight: change for change in sorted(changes, key=lambda c: c.weight) if change.weight in held
+    }
+    return replace(source, adapted=Adapted(source.path, (), tuple(kept.values()))) if kept else None
+
+
+def _factored(family: Correspondence, model: int) -> list[str]:
+    """Return the names of the weights of a model that are low-rank differences."""
+    if family.low_rank is None:
+        return []
     wanted = {each.wholes[model].own for each in family.low_rank.factored}
-    names = {name for name, weight in source.graph.weights.items() if weight.own in wanted}
-    changes = [Change("", name, False, "", "") for name in sorted(names & folded.tensors(source.path))]
-    return replace(source, adapted=Adapted(source.path, (), tuple(changes))) if changes else None
+    return [name for name, weight in family.sources[model].graph.weights.items() if weight.own in wanted]
+
+
+def _scaled(family: Correspondence, model: int) -> list[tuple[str, Weight]]:
+    """Return the weights of a model that were multiplied by a scale and rounded when it was respelled: those
+    that are gone since. One-dimensional ones are the scales."""
+    rows = family.respelled.rows if family.respelled and family.loaded else ()
+    if not any(row.form in SCALING and row.model == family.names[model] for row in rows):
+        return []
+    left = {weight.own for weight in family.sources[model].graph.weights.values()}
+    loaded = family.loaded[model].graph.weights.items()
+    return [(name, weight.own) for name, weight in loaded if len(weight.shape) > 1 and weight.own not in left]

@@ -5,7 +5,8 @@ it is measured there: the same inputs with graph optimisations off, the same inp
 (which takes other matrix kernels, as a merged model does), and inputs that are moved by one step of their own
 rounding. Where an adapter is folded into the weights of a source, or the merged model holds weights as
 W_0 + L R, x W becomes x W_0 + (x L) R: other sums, whose rounding is in proportion to |x| |W|, not to the
-result. It is that of a weight whose elements are moved by one step, and so these weights are moved, too.
+result. It is that of a weight whose elements are moved by one step, and so these weights are moved, too. The
+same holds of a weight into which the scale of a BatchNormalization is folded: its product is rounded.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from .mutation import Mutation, mutation
 
 SPELLED = "netfuse_onnx/load/spelled/"
 DIFFER = "test_exporters.py::test_sizes_that_differ_are_refused"
+NOISE = "test_exporters.py::test_noise_covers_the_weights_into_which_a_norm_is_folded"
 COUNTED = "test_exporters.py::test_positions_that_are_counted_are_no_positions"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -36,5 +37,19 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        paths = simplified.paths(paths)\n",
         "        paths = list(paths)\n",
         "test_exporters.py::test_simplified_models_merge",
+    ),
+    mutation(
+        "weights-with-a-folded-norm-are-not-moved",
+        "netfuse_onnx/prove/loaded.py",
+        'SCALING = ("batch-normalization-folded", "channel-scale-folded")',
+        'SCALING = ("channel-scale-folded",)',
+        NOISE,
+    ),
+    mutation(
+        "all-weights-of-a-model-with-a-folded-norm-are-moved",
+        "netfuse_onnx/prove/loaded.py",
+        "if len(weight.shape) > 1 and weight.own not in left]",
+        "if len(weight.shape) > 1]",
+        NOISE,
     ),
 )
