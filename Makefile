@@ -51,7 +51,7 @@ $(VENV)/.run: pyproject.toml requirements-dev.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the development tools, torch, transformers and other runtimes and servers"
-	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve,fleet,report,examples]'
+	@$(INSTALL) -e '.[$(RUNTIME),samples,dev,runtimes,serve,fleet,report,simplify,examples]'
 	@touch $@
 
 # Engines that exports are tested on, in `make test-all`. Of nvidia-pytriton, the server that it carries is used

@@ -56,7 +56,7 @@ def refuse(merged: str, about: Metadata) -> None:
     if (spelling := spelling_rows.read(about.spelling)) is not None and spelling.onnxslim:
         raise FileFault(
             f"{merged} was merged from models that onnxslim had simplified, and holds them as it left them.",
-            "Merge again from all models, with --simplify; netfuse-onnx split gets those that you lack.",
+            "Merge again from all models, with --simplify; netfuse-onnx split gets those that it holds.",
         )
     if about.unmoved:
         raise FileFault(

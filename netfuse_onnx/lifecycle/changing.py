@@ -126,7 +126,7 @@ def change(
     if is_bundle(merged):
         raise UsageFault(
             f"{merged} is a bundle, and only a merged file can be changed.",
-            "Merge again with --views from all models; netfuse-onnx split gets those that you lack.",
+            "Merge again with --views from all models; netfuse-onnx split gets those that it holds.",
         )
     target = merged if out is None else out
     places = choose(metadata.read(merged).models)
