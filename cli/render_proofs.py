@@ -66,6 +66,8 @@ def _compared(proof: BytesProof, graph: bool) -> str:
     parts = [f"{proof.weights} weights ({size(proof.bytes)})"] if proof.weights else []
     if proof.attributes:
         parts.append(f"{proof.attributes} attributes ({size(proof.attribute_bytes)})")
+    if not parts and proof.elsewhere:
+        return f"all {proof.elsewhere} weights are computed from those of the sources; proven {others}"
     if not parts:
         return f"no weights to compare by bytes; proven {others}"
     rest = f"; {proof.elsewhere} more are computed into constants, proven {others}" if proof.elsewhere else ""
