@@ -39,13 +39,16 @@ POLICY = (
 )
 
 
+SCRIPTS = ("graph.js", "page.js")
+
+
 def page(material: Material, drawn: Drawing) -> str:
     """Return the text of the page."""
     environment = _environment()
     from netfuse_onnx.page import scene, sections  # they need what Jinja2 brings
 
     at = places(len(drawn.boxes), [(arrow.start, arrow.end) for arrow in drawn.arrows])
-    style, script = _own("page.css"), _own("page.js")
+    style, script = _own("page.css"), _script()
     policy = POLICY.format(style=_digest(style), script=_digest(script))
     return environment.get_template("page.html.j2").render(
         m=material,
@@ -61,6 +64,12 @@ def page(material: Material, drawn: Drawing) -> str:
         script=script,
         version=__version__,
     )
+
+
+def _script() -> str:
+    """Return the scripts as one, whose names are not those of the window."""
+    text = "".join(map(_own, SCRIPTS))
+    return f'"use strict";\n(() => {{\n{text}}})();\n'
 
 
 def _counts(drawn: Drawing) -> Counter[str]:
