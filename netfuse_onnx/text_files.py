@@ -19,11 +19,13 @@ def write(out: str, text: str) -> None:
     except (OSError, ValueError) as error:
         raise FileFault(f"{out} can't be written: {error}.", "Check the folder.") from error
     try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
+        with os.fdopen(number, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, target)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise FileFault(f"{out} can't be written: {error}.", "Check the path.") from error
     finally:
         with contextlib.suppress(OSError):

@@ -6,13 +6,11 @@ from __future__ import annotations
 import keyword
 import os
 import re
-import secrets
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from netfuse_onnx import __version__, names
+from netfuse_onnx import __version__, names, text_files
 from netfuse_onnx.deploy.ray_template import TEMPLATE
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.report import Report
@@ -134,19 +132,7 @@ def _write(out: str, text: str, force: bool) -> None:
         raise FileFault(
             f"{out} is there already, and may hold changes of yours.", "Use --force, or another -o."
         )
-    folder, name = os.path.split(os.path.abspath(os.path.realpath(out)))
-    beside = os.path.join(folder, f".{name}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, os.path.join(folder, name))
-    except (OSError, ValueError) as error:
-        raise FileFault(f"{out} can't be written: {error}.", "Give another -o.") from error
-    finally:
-        with suppress(OSError, ValueError):
-            os.unlink(beside)
+    text_files.write(out, text)
 
 
 def _text_of(path: str) -> str | None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import secrets
 from collections import Counter
-from contextlib import suppress
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from netfuse_onnx import __version__
+from netfuse_onnx import __version__, text_files
 from netfuse_onnx.errors import FileFault, UsageFault
 from netfuse_onnx.page.graph import Drawing, drawing
 from netfuse_onnx.page.layout import places
@@ -163,18 +161,5 @@ def is_ours(path: str) -> bool:
 
 def write(text: str, out: str) -> int:
     """Write the page in one step and return its bytes. Raises FileFault, and leaves what is there."""
-    folder, name = os.path.split(os.path.abspath(os.path.realpath(out)))
-    beside = os.path.join(folder, f".{name}.{secrets.token_hex(4)}")
-    data = text.encode("utf-8")
-    try:
-        with open(beside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, os.path.join(folder, name))
-    except (OSError, ValueError) as error:
-        raise FileFault(f"{out} can't be written: {error}.", "Give another -o.") from error
-    finally:
-        with suppress(OSError, ValueError):
-            os.unlink(beside)
-    return len(data)
+    text_files.write(out, text)
+    return len(text.encode())
