@@ -150,7 +150,7 @@ def times(paths: Sequence[str]) -> list[float]:
 
 
 def per_channel(merged: str, folder: Path) -> str:
-    """What becomes of a merged file that is quantised with a scale for each channel."""
+    """Return the outcome for a merged file that is quantised with a scale for each channel."""
     out = str(folder / "per-channel.onnx")
     try:
         static(merged, out, per_channel=True)

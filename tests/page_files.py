@@ -74,7 +74,7 @@ def scene(text: str) -> dict[str, Any]:
 
 
 def shown(text: str) -> str:
-    """What a reader of the page sees, without the graph."""
+    """Return the text that a reader of the page sees, without the graph."""
     body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
     return html.unescape(re.sub(r"<[^>]+>", " ", body))
 

@@ -22,7 +22,7 @@ TOLERANCE = {"f": 3e-5, "d": 1e-6, "e": 2e-2}
 
 
 def outputs(model: bytes, x: np.ndarray) -> list[np.ndarray] | None:
-    """What ONNX Runtime gives; None where it does not run the model."""
+    """Return the outputs of ONNX Runtime; None where it does not run the model."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads, options.log_severity_level = 1, 4

@@ -60,7 +60,7 @@ ENDS = {
 def before_and_after(
     text: str, feeds: dict[str, np.ndarray], folder: Path, chosen: frozenset[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What ONNX Runtime gives for a graph, and for its one spelling."""
+    """Return the outputs of ONNX Runtime for a graph, and for its one spelling."""
     proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {text}')
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     source = opset.align([load(save(folder / "m.onnx", proto))])[0]

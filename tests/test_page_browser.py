@@ -81,7 +81,7 @@ class Seen:
         return str(self.page.inner_text("#panel-title"))
 
     def middle(self) -> tuple[float, float]:
-        """How far the chosen box is from the middle of the canvas, in pixels."""
+        """Return the distance of the chosen box from the middle of the canvas, in pixels."""
         box, canvas = (
             self.page.locator(".v.on rect.box").bounding_box(),
             self.page.locator("#canvas").bounding_box(),

@@ -186,7 +186,7 @@ np.save(sys.argv[3], net.forward())
 def by_opencv(
     nodes: list[onnx.NodeProto], x: np.ndarray, w: np.ndarray, out: int, folder: Path
 ) -> np.ndarray | None:
-    """What OpenCV gives, in a process of its own; None where it fails."""
+    """Return the outputs of OpenCV, which runs in a process of its own; None where it fails."""
     graph = helper.make_graph(
         nodes,
         "g",

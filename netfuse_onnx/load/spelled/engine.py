@@ -110,7 +110,7 @@ class Forms(Constants):
             return self.graph
         if self._renamed:
             nodes = [self._wired(node, self._renamed, outputs=True) for node in nodes]
-        return _live(replace(self.graph, nodes=tuple(nodes), weights=self.weights))
+        return live(replace(self.graph, nodes=tuple(nodes), weights=self.weights))
 
     def _wired(self, node: Node, names: Mapping[str, str], outputs: bool = False) -> Node:
         """Return a node that reads other values, and with `outputs` gives them, too."""
@@ -221,8 +221,8 @@ class Forms(Constants):
         return rank == 0 or (dims is not None and rank <= len(dims))
 
 
-def _live(graph: Graph) -> Graph:
-    """Remove the nodes and weights that no output depends on."""
+def live(graph: Graph) -> Graph:
+    """Return the graph without nodes and weights that no output depends on."""
     needed, live = set(graph.outputs), []
     for node in reversed(graph.nodes):
         if not needed.isdisjoint(node.outputs):

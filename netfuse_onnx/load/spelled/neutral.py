@@ -23,7 +23,7 @@ def _times_one(forms: Forms, node: Node) -> str | None:
     return None
 
 
-@form("Add", "Sub", name="plus-zero", says="A sum with 0 was removed")
+@form("Add", "Sub", name="plus-zero", says="A sum with 0 was removed", exact=False)
 def _plus_zero(forms: Forms, node: Node) -> str | None:
     pairs = (node.inputs, node.inputs[::-1]) if node.op == "Add" else (node.inputs,)
     for value, zero in pairs:

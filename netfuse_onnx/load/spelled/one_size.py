@@ -16,6 +16,7 @@ import numpy as np
 from netfuse_onnx.load.claims import unclaimed
 from netfuse_onnx.load.infer import infer
 from netfuse_onnx.load.spelled import size_rules, value_rules  # noqa: F401  their rules register
+from netfuse_onnx.load.spelled.engine import live
 from netfuse_onnx.load.spelled.polynomials import product
 from netfuse_onnx.load.spelled.size_rules import whole
 from netfuse_onnx.load.spelled.sized_nodes import Emitted
@@ -68,7 +69,7 @@ class _Pass:
         for node in self.graph.nodes:
             self._respell(node)
         weights = {**self.graph.weights, **self.new.weights}
-        return _live(replace(self.graph, nodes=tuple(self.new.nodes), weights=weights))
+        return live(replace(self.graph, nodes=tuple(self.new.nodes), weights=weights))
 
     def _respell(self, node: Node) -> None:
         (first, *more) = node.outputs
@@ -224,14 +225,3 @@ def _target(before: Dims, after: Dims) -> list[int] | None:
             target.append(-1)
     fixed = [k for k, size in enumerate(after) if size.constant == 0]
     return None if target.count(-1) > 1 or fixed else target
-
-
-def _live(graph: Graph) -> Graph:
-    """Return the graph without nodes and weights that no output depends on."""
-    needed, nodes = set(graph.outputs), []
-    for node in reversed(graph.nodes):
-        if not needed.isdisjoint(node.outputs):
-            nodes.append(node)
-            needed.update(node.reads)
-    weights = {name: weight for name, weight in graph.weights.items() if name in needed}
-    return replace(graph, nodes=tuple(nodes[::-1]), weights=weights)
